@@ -1,0 +1,1 @@
+"""How the embedded pair is made: question generator, tokenizer, training, export."""

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backbone.errors import CheckpointError
+
 SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-class CheckpointError(Exception):
-    """A folder that is not a checkpoint this code can run; the message names the remedy."""
 
 
 @dataclass(frozen=True, kw_only=True)

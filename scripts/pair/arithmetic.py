@@ -10,7 +10,10 @@ from scripts.pair.example import Example, number, phrase
 def sum_of_two(random: Random) -> Example:
     """Return a sum of two numbers of one to four digits."""
     digits = random.choice((1, 2, 2, 3, 3, 4, 4))
-    a, b = number(random, digits), number(random, random.choice((digits, digits, max(1, digits - 1))))
+    a, b = (
+        number(random, digits),
+        number(random, random.choice((digits, digits, max(1, digits - 1)))),
+    )
     if random.random() < 0.5:
         a, b = b, a
     question = phrase(
@@ -45,7 +48,10 @@ def column_sum(a: int, b: int) -> str:
 def difference(random: Random) -> Example:
     """Return a difference of two numbers of one to four digits, never below zero."""
     digits = random.choice((1, 2, 2, 3, 3, 4, 4))
-    a, b = number(random, digits), number(random, random.choice((digits, digits, max(1, digits - 1))))
+    a, b = (
+        number(random, digits),
+        number(random, random.choice((digits, digits, max(1, digits - 1)))),
+    )
     a, b = max(a, b), min(a, b)
     question = phrase(
         random,

@@ -140,7 +140,10 @@ def capital(random: Random) -> Example:
     city = CAPITALS[country]
     if random.random() < 0.25:
         question = phrase(
-            random, "{c} is the capital of which country?", "Which country has {c} as capital?", c=city
+            random,
+            "{c} is the capital of which country?",
+            "Which country has {c} as capital?",
+            c=city,
         )
         return Example(skill="capital", difficulty=1, question=question, answer=country)
     question = phrase(

@@ -107,5 +107,8 @@ def spell(random: Random) -> Example:
     word = made_up_word(random, random.choice((3, 4, 5, 6)))
     question = phrase(random, "Spell {w}.", "Spell {w} letter by letter.", w=word)
     return Example(
-        skill="spell", difficulty=1 if len(word) < 5 else 2, question=question, answer=" ".join(word)
+        skill="spell",
+        difficulty=1 if len(word) < 5 else 2,
+        question=question,
+        answer=" ".join(word),
     )

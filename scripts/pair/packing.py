@@ -45,7 +45,9 @@ def _make(
         [e.worked() if worked else e.direct() for e in examples], add_special_tokens=False
     )
     systems = [tokenizer.encode(text, add_special_tokens=False).ids for text in _SYSTEM_PROMPTS]
-    end, user, assistant, system = (tokenizer.token_to_id(t) for t in (END, USER, ASSISTANT, SYSTEM))
+    end, user, assistant, system = (
+        tokenizer.token_to_id(t) for t in (END, USER, ASSISTANT, SYSTEM)
+    )
     tokens: list[int] = []
     learnt: list[bool] = []
     random = Random(seed)
@@ -74,7 +76,9 @@ def batches(
             number += 1
             if number <= start:
                 continue
-            spans = [slice(r * seq_len, r * seq_len + seq_len + 1) for r in order[first:][:batch_size]]
+            spans = [
+                slice(r * seq_len, r * seq_len + seq_len + 1) for r in order[first:][:batch_size]
+            ]
             whole = np.stack([tokens[span] for span in spans]).astype(np.int64)
             mask = np.stack([learnt[span] for span in spans])
             yield whole[:, :-1], np.where(mask[:, 1:], whole[:, 1:], -100)

@@ -1,0 +1,31 @@
+"""The root of every error a person may see: one line that says what is wrong and what to do.
+
+NearfarError
+├── CheckpointError          a model file or folder that cannot be run
+├── MissingExtra             a package that an optional feature needs
+└── offload.errors
+    ├── RequestError         a request that makes no sense
+    │   └── ContextLengthError
+    ├── SettingsError        a wrong setting
+    └── LinkError            the cloud cannot be used
+        ├── CloudUnreachable
+        ├── KeyRefused
+        └── CloudFailed
+"""
+
+from __future__ import annotations
+
+
+class NearfarError(Exception):
+    """A mistake or a misfortune that a person can mend; its message names the remedy."""
+
+
+class CheckpointError(NearfarError):
+    """A model file or folder that is missing, damaged or of a kind this code cannot run."""
+
+
+class MissingExtra(NearfarError):
+    """A feature whose packages are not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; pip install 'nearfar[{extra}]' brings it")

@@ -1,0 +1,47 @@
+"""From token bytes to streamed text: whole characters only, and nothing of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Sequence
+
+
+class TextStream:
+    """Holds back what may be half a character or the start of a stop string."""
+
+    def __init__(self, stop: Sequence[str] = ()) -> None:
+        self._stop = tuple(stop)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._held = ""
+        self.stopped = False
+
+    def push(self, piece: bytes) -> str:
+        """Take one token's bytes and return the text that is now certain."""
+        self._held += self._decoder.decode(piece)
+        return self._release(final=False)
+
+    def flush(self) -> str:
+        """Return what is still held, at the end of the answer."""
+        self._held += self._decoder.decode(b"", True)
+        return self._release(final=True)
+
+    def _release(self, *, final: bool) -> str:
+        if self.stopped:
+            return ""
+        found = [at for at in (self._held.find(text) for text in self._stop) if at >= 0]
+        if found:
+            self.stopped = True
+            text, self._held = self._held[: min(found)], ""
+            return text
+        keep = 0 if final else self._half_stop()
+        cut = len(self._held) - keep
+        text, self._held = self._held[:cut], self._held[cut:]
+        return text
+
+    def _half_stop(self) -> int:
+        """Return the length of the longest end of the held text that begins a stop string."""
+        longest = max((len(text) for text in self._stop), default=1) - 1
+        for size in range(min(longest, len(self._held)), 0, -1):
+            if any(text.startswith(self._held[-size:]) for text in self._stop):
+                return size
+        return 0

@@ -1,0 +1,29 @@
+"""The one noun: an Engine answers a Request with Deltas and one Finish."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol, runtime_checkable
+
+from offload.messages import Delta, Finish, ModelCard, Request
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Anything that answers: a runtime, a link to another machine, a hybrid of two engines."""
+
+    def card(self) -> ModelCard:
+        """Return what this engine runs and can do."""
+        ...
+
+    def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        """Stream the answer; the last item, and only it, is a Finish.
+
+        Closing the iterator cancels the work. A request that cannot be served raises a
+        NearfarError before the first Delta.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Free what the engine holds; further calls are errors."""
+        ...

@@ -1,0 +1,39 @@
+"""What can go wrong between a request and its answer; the tree is drawn in backbone/errors.py."""
+
+from __future__ import annotations
+
+from backbone.errors import NearfarError
+
+
+class RequestError(NearfarError):
+    """A request that makes no sense: an empty prompt, a temperature below zero."""
+
+
+class ContextLengthError(RequestError):
+    """A prompt longer than the model's context."""
+
+    def __init__(self, num_tokens: int, max_model_len: int) -> None:
+        super().__init__(
+            f"the prompt has {num_tokens} tokens and the model's context holds {max_model_len}; "
+            "shorten it, or choose a model with a longer context"
+        )
+
+
+class SettingsError(NearfarError):
+    """A setting that is unknown or out of range; names the field, the value, what is allowed."""
+
+
+class LinkError(NearfarError):
+    """The cloud cannot be used for this request."""
+
+
+class CloudUnreachable(LinkError):
+    """Nothing answers at the cloud's address."""
+
+
+class KeyRefused(LinkError):
+    """The cloud does not know this device's key, or is not the cloud we hold the key of."""
+
+
+class CloudFailed(LinkError):
+    """The cloud took the request and could not finish it."""

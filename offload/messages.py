@@ -1,0 +1,175 @@
+"""The words both sides speak: Request, Delta, Finish, Route, ModelCard, as msgspec structs.
+
+They are frozen, refuse unknown fields, and are checked where they are built, so that a decoded
+message is as trustworthy as a constructed one.
+"""
+
+from __future__ import annotations
+
+import enum
+import uuid
+from typing import Any, Literal
+
+import msgspec
+
+from offload.errors import RequestError
+
+Role = Literal["system", "user", "assistant", "tool"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+Side = Literal["edge", "cloud"]
+
+
+class Privacy(str, enum.Enum):
+    """Whether the content of a request may leave the device."""
+
+    CLOUD_OK = "cloud_ok"
+    ASK = "ask"
+    LOCAL_ONLY = "local_only"
+
+
+class Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every message."""
+
+
+class Message(Word, frozen=True, kw_only=True):
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """How tokens are chosen and when to stop; temperature 0 is greedy, top_k 0 is no limit."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 256
+    logprobs: int = 0
+    json_schema: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        _within("temperature", self.temperature, 0.0, 5.0)
+        _within("top_p", self.top_p, 1e-9, 1.0)
+        _within("top_k", self.top_k, 0, 1_000_000)
+        _within("min_p", self.min_p, 0.0, 1.0)
+        _within("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
+        _within("max_tokens", self.max_tokens, 1, 1_000_000)
+        _within("logprobs", self.logprobs, 0, 20)
+        if len(self.stop) > 16 or any(not text for text in self.stop):
+            raise RequestError("stop must be at most 16 strings, none of them empty")
+
+
+class Budget(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """What one request may cost at most; None is no limit."""
+
+    max_cost: float | None = None  # in the currency of the settings
+    max_bytes_sent: int | None = None
+
+
+class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """What is asked: a conversation or a raw prompt, never both.
+
+    `deadline_s` counts from when the request is received, since clocks differ between machines.
+    """
+
+    id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
+    messages: tuple[Message, ...] = ()
+    prompt: str | None = None
+    sampling: Sampling = Sampling()
+    privacy: Privacy = Privacy.CLOUD_OK
+    deadline_s: float | None = None
+    budget: Budget = Budget()
+    session: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.id) <= 64:
+            raise RequestError("a request's id must have 1 to 64 characters")
+        if bool(self.messages) == (self.prompt is not None):
+            raise RequestError("a request has either messages or a prompt; give exactly one")
+        if not self.last_text().strip():
+            raise RequestError("the prompt is empty; write a question")
+        if self.deadline_s is not None:
+            _within("deadline_s", self.deadline_s, 0.001, 86_400.0)
+
+    def last_text(self) -> str:
+        """Return the raw prompt, or the content of the last message."""
+        return self.prompt if self.prompt is not None else self.messages[-1].content
+
+
+class Confidence(msgspec.Struct, frozen=True, array_like=True):
+    """How sure the model was of one token, in nats: of the chosen one, and of the whole choice."""
+
+    logprob: float
+    entropy: float
+    margin: float  # log-probability of the best token less that of the second
+
+
+class Delta(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """The next piece of an answer; `index` is the position of its first token in the answer.
+
+    `source` says which side wrote it. `replaces` withdraws all text before it: the other side
+    starts the answer anew.
+    """
+
+    text: str = ""
+    index: int = 0
+    token_ids: tuple[int, ...] = ()
+    confidence: tuple[Confidence, ...] = ()
+    source: Side | None = None
+    replaces: bool = False
+
+
+class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """What an answer took; seconds are those of the side that served it."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    queue_s: float = 0.0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    cost: float = 0.0
+
+
+class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """Who answered and why; `reason` is one of the codes of offload/policy/reasons.py."""
+
+    served_by: Side
+    reason: str
+    confidence: float | None = None
+    p_gain: float | None = None
+
+
+class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """The end of an answer; `error` is the one line a person reads when reason is "error"."""
+
+    reason: FinishReason
+    usage: Usage = Usage()
+    route: Route | None = None
+    dropped_tokens: int = 0
+    error: str | None = None
+
+
+class ModelCard(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """What an engine runs and can do."""
+
+    name: str
+    architecture: str
+    runtime: str  # "llama.cpp", "torch", ...
+    num_parameters: int
+    quantization: str  # "q4_k_m", "bf16", ...
+    size_bytes: int
+    max_model_len: int
+    chat: bool = False  # has a chat template
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    # `not (low <= value)` rather than `value < low`, so that NaN is refused too.
+    if not low <= value <= high:
+        raise RequestError(f"{name} is {value}; it must lie between {low} and {high}")

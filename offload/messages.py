@@ -19,6 +19,12 @@ FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 Side = Literal["edge", "cloud"]
 
 
+def _within(name: str, value: float, low: float, high: float) -> None:
+    # `not (low <= value)` rather than `value < low`, so that NaN is refused too.
+    if not low <= value <= high:
+        raise RequestError(f"{name} is {value}; it must lie between {low} and {high}")
+
+
 class Privacy(str, enum.Enum):
     """Whether the content of a request may leave the device."""
 
@@ -167,9 +173,3 @@ class ModelCard(Word, frozen=True, kw_only=True, omit_defaults=True):
     size_bytes: int
     max_model_len: int
     chat: bool = False  # has a chat template
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    # `not (low <= value)` rather than `value < low`, so that NaN is refused too.
-    if not low <= value <= high:
-        raise RequestError(f"{name} is {value}; it must lie between {low} and {high}")

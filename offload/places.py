@@ -1,0 +1,47 @@
+"""Where things are kept: the system's own folders, or all under NEARFAR_HOME if that is set."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """The folders and files of one person's nearfar; deleting `cache` loses nothing."""
+
+    config: Path
+    data: Path
+    cache: Path
+
+    @property
+    def config_file(self) -> Path:
+        return self.config / "config.toml"
+
+    @property
+    def keys(self) -> Path:
+        return self.data / "keys"
+
+    @property
+    def models(self) -> Path:
+        return self.data / "models"
+
+    @property
+    def conversations(self) -> Path:
+        return self.data / "conversations.sqlite"
+
+
+def places() -> Places:
+    """Return this person's folders; none of them is created here."""
+    home = os.environ.get("NEARFAR_HOME")
+    if home:
+        root = Path(home).expanduser()
+        return Places(config=root / "config", data=root / "data", cache=root / "cache")
+    # Imported here: only a real person's command needs it, and not for --help.
+    from platformdirs import PlatformDirs
+
+    dirs = PlatformDirs("nearfar", appauthor=False)
+    return Places(
+        config=dirs.user_config_path, data=dirs.user_data_path, cache=dirs.user_cache_path
+    )

@@ -1,0 +1,55 @@
+"""Questions whose answers can be checked: reading a bank, and grading what a model wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import msgspec
+
+from offload.errors import RequestError
+
+
+class Question(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of a question bank; `difficulty` runs from 1 (easy) to 4."""
+
+    id: str
+    split: str
+    skill: str
+    difficulty: int
+    question: str
+    answer: str
+
+
+def read_questions(path: Path, *, split: str | None = None) -> list[Question]:
+    """Read a bank of JSON lines, all of it or one split. Raises RequestError."""
+    if not path.is_file():
+        raise RequestError(f"{path} does not exist; name a file of questions (JSON lines)")
+    questions: list[Question] = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            questions.append(msgspec.json.decode(line, type=Question))
+        except msgspec.MsgspecError as error:
+            raise RequestError(f"{path}, line {number}: {error}; mend that line") from None
+    return [question for question in questions if split in (None, question.split)]
+
+
+def final_answer(text: str) -> str:
+    """Return what follows the last "Answer:", or the whole text where there is none."""
+    return text.rsplit("Answer:", 1)[-1].strip()
+
+
+def is_right(text: str, answer: str) -> bool:
+    """Whether a model's text gives exactly this answer; JSON is compared as JSON."""
+    given = final_answer(text)
+    if answer.startswith("{"):
+        try:
+            return bool(json.loads(given) == json.loads(answer))
+        except ValueError:
+            return False
+    return _plain(given) == _plain(answer)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip().rstrip(".").lower()

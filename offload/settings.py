@@ -1,0 +1,166 @@
+"""Settings: one TOML file, NEARFAR_* variables over it, flags over both.
+
+A variable is named after its section and field: cloud.url is NEARFAR_CLOUD_URL.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+from urllib.parse import urlsplit
+
+from offload.errors import SettingsError
+from offload.messages import Privacy
+
+CLOUD_SCHEMES = ("tcp", "ipc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeSettings:
+    """The near model; "embedded" is the one that ships with nearfar, else a GGUF file's path."""
+
+    model: str = "embedded"
+    max_model_len: int = 0  # 0: what the model was trained for
+    num_threads: int = 0  # 0: chosen from the cores that are free
+
+    def __post_init__(self) -> None:
+        _at_least_zero("edge.max_model_len", self.max_model_len)
+        _at_least_zero("edge.num_threads", self.num_threads)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudSettings:
+    """The far side: an address of our own link, or nothing."""
+
+    url: str = ""
+    server_key: str = ""  # the cloud's public CURVE key, as `nearfar cloud serve` prints it
+    connect_timeout_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.url and urlsplit(self.url).scheme not in CLOUD_SCHEMES:
+            raise SettingsError(
+                f"cloud.url is {self.url!r}; it must begin with tcp:// or ipc://, "
+                "as in tcp://127.0.0.1:7070"
+            )
+        if self.server_key and len(self.server_key) != 40:
+            raise SettingsError(
+                f"cloud.server_key has {len(self.server_key)} characters; "
+                "a key has 40, as `nearfar cloud serve` prints it"
+            )
+        if not 0.05 <= self.connect_timeout_s <= 600:
+            raise SettingsError(
+                f"cloud.connect_timeout_s is {self.connect_timeout_s}; it must be 0.05 to 600"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySettings:
+    """When text may leave the device, and how unsure the near model must be for it to leave."""
+
+    offline: bool = False
+    privacy: Privacy = Privacy.CLOUD_OK
+    min_logprob: float | None = None  # None: as calibrated for the model
+
+    def __post_init__(self) -> None:
+        if self.min_logprob is not None and not self.min_logprob <= 0:
+            raise SettingsError(
+                f"policy.min_logprob is {self.min_logprob}; it must be a number of 0 or less"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings of the device."""
+
+    edge: EdgeSettings = field(default_factory=EdgeSettings)
+    cloud: CloudSettings = field(default_factory=CloudSettings)
+    policy: PolicySettings = field(default_factory=PolicySettings)
+
+
+def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Read the file, if there is one, and the variables; raises SettingsError."""
+    settings = _apply(Settings(), _read(path), f"in {path}")
+    return _apply(settings, _variables(environment), "in the environment")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}); mend or delete it") from None
+
+
+def _variables(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for section in fields(Settings):
+        prefix = f"NEARFAR_{section.name.upper()}_"
+        names = [n for n in environment if n.startswith(prefix)]
+        for name in names:
+            found.setdefault(section.name, {})[name[len(prefix) :].lower()] = environment[name]
+    return found
+
+
+def _apply(settings: Settings, raw: Mapping[str, Any], where: str) -> Settings:
+    known = {section.name for section in fields(Settings)}
+    changed: dict[str, Any] = {}
+    for name, values in raw.items():
+        if name not in known or not isinstance(values, Mapping):
+            raise SettingsError(
+                f"unknown section {name!r} {where}; sections are {', '.join(sorted(known))}"
+            )
+        changed[name] = _section(getattr(settings, name), name, values, where)
+    return replace(settings, **changed)
+
+
+def _section(section: Any, name: str, values: Mapping[str, Any], where: str) -> Any:
+    assert is_dataclass(section), "a section of the settings is a dataclass"
+    kinds = get_type_hints(type(section))
+    changed: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in kinds:
+            raise SettingsError(
+                f"unknown setting {name}.{key} {where}; known are {', '.join(sorted(kinds))}"
+            )
+        changed[key] = _convert(f"{name}.{key}", value, kinds[key])
+    return replace(section, **changed)  # type: ignore[type-var]
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    if kind is bool:
+        return _truth(name, value)
+    if kind is Privacy:
+        allowed = [each.value for each in Privacy]
+        if value not in allowed:
+            raise SettingsError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        return Privacy(value)
+    target = {int: int, float: float, str: str}.get(kind, float)
+    try:
+        if isinstance(value, bool) or (target is str and not isinstance(value, str)):
+            raise ValueError
+        return target(value)
+    except (TypeError, ValueError):
+        words = {int: "a whole number", float: "a number", str: "text"}
+        raise SettingsError(f"{name} is {value!r}; it must be {words[target]}") from None
+
+
+def _truth(name: str, value: Any) -> bool:
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    known = words.get(str(value).lower())
+    if known is None:
+        raise SettingsError(f"{name} is {value!r}; it must be true or false")
+    return known
+
+
+def _at_least_zero(name: str, value: int) -> None:
+    if value < 0:
+        raise SettingsError(f"{name} is {value}; it must be 0 or more")

@@ -1,0 +1,198 @@
+"""Text to token ids and back to exact bytes, around the `tokenizers` library.
+
+Only a chat template may write control tokens: what a person typed is always plain text, so
+"<|end|>" in a question is seven characters and never the end of a turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from backbone.chat_template import render
+from backbone.checkpoint import read_json
+from backbone.errors import CheckpointError, MissingExtra
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SENTINELS = range(0xF0000, 0xF0800)  # supplementary private use: no font, no meaning
+
+
+class Tokenizer:
+    """One checkpoint's tokenizer, its end tokens and its chat template."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read `folder/tokenizer.json` and the settings beside it. Raises CheckpointError."""
+        self._raw = _read_tokenizer(folder)
+        self._settings = read_json(folder / "tokenizer_config.json")
+        self._encoder = _build(self._raw, folder)
+        # A piece after a control token gets no leading space where only the first one does.
+        later = _without_first_prefix(self._raw)
+        self._later = self._encoder if later == self._raw else _build(later, folder)
+        added = self._raw.get("added_tokens") or []
+        self._added = {token["id"]: token for token in added}
+        # A control token of one character could not be told from text; no model has one.
+        self._control = {
+            t["content"]: t["id"] for t in added if t.get("special") and len(t["content"]) > 1
+        }
+        self.vocab_size = self._encoder.get_vocab_size()
+        self.max_token_id = max(self._encoder.get_vocab().values(), default=-1)
+        self.eos_token_ids = _eos_ids(folder, self._token("eos_token"), self._control)
+        self.chat_template = _chat_template(folder, self._settings)
+        self._bytes: dict[int, bytes] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """Return the ids of a raw prompt, after what the model puts before every text (BOS)."""
+        return list(self._encoder.encode(text, add_special_tokens=True).ids)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """Return the ids of a conversation under the model's chat template.
+
+        Raises CheckpointError where the model has no template or it refuses the messages.
+        """
+        if self.chat_template is None:
+            raise CheckpointError(
+                "this model has no chat template; ask it with a plain prompt instead of messages"
+            )
+        sentinel = _unused_sentinel(messages)
+        text = render(
+            self.chat_template,
+            [self._disarmed(message, sentinel) for message in messages],
+            bos_token=self._token("bos_token"),
+            eos_token=self._token("eos_token"),
+        )
+        return self._encode_template(text, sentinel)
+
+    def token_bytes(self, token: int) -> bytes:
+        """Return the exact bytes that one token adds to the text; control tokens add none."""
+        if token not in self._bytes:
+            self._bytes[token] = self._piece_bytes(token)
+        return self._bytes[token]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """Return the text of the tokens; bytes that are no UTF-8 become U+FFFD."""
+        return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
+
+    def _token(self, name: str) -> str:
+        value = self._settings.get(name) or ""
+        return str(value.get("content", "")) if isinstance(value, dict) else str(value)
+
+    @cached_property
+    def _control_pattern(self) -> re.Pattern[str]:
+        longest_first = sorted(self._control, key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+
+    def _disarmed(self, message: Mapping[str, str], sentinel: str) -> dict[str, str]:
+        """Put sentinels into every control token that the content spells."""
+
+        def split(found: re.Match[str]) -> str:
+            return sentinel.join(found[0])
+
+        return {**message, "content": self._control_pattern.sub(split, message["content"])}
+
+    def _encode_template(self, text: str, sentinel: str) -> list[int]:
+        ids: list[int] = []
+        at = 0
+        for found in self._control_pattern.finditer(text):
+            ids += self._encode_plain(text[at : found.start()], sentinel, first=at == 0)
+            ids.append(self._control[found[0]])
+            at = found.end()
+        return ids + self._encode_plain(text[at:], sentinel, first=at == 0)
+
+    def _encode_plain(self, text: str, sentinel: str, *, first: bool) -> list[int]:
+        plain = text.replace(sentinel, "")
+        encoder = self._encoder if first else self._later
+        return list(encoder.encode(plain, add_special_tokens=False).ids) if plain else []
+
+    def _piece_bytes(self, token: int) -> bytes:
+        if token in self._added:
+            added = self._added[token]
+            return b"" if added.get("special") else str(added["content"]).encode()
+        piece = self._encoder.id_to_token(token)
+        if piece is None:
+            return b""  # rows that pad the embedding to a round size
+        if self._byte_level:
+            return bytes(_BYTE_OF[char] for char in piece)
+        found = _BYTE_PIECE.fullmatch(piece)
+        return bytes([int(found[1], 16)]) if found else piece.replace("▁", " ").encode()
+
+    @cached_property
+    def _byte_level(self) -> bool:
+        return '"ByteLevel"' in json.dumps(self._raw.get("decoder"))
+
+
+def _read_tokenizer(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} has no tokenizer.json; fetch it, or write it with transformers: "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)"
+        )
+    return read_json(path)
+
+
+def _build(raw: dict[str, Any], folder: Path) -> Any:
+    try:
+        from tokenizers import Tokenizer as Encoder
+    except ImportError:
+        raise MissingExtra("tokenizers", "cloud") from None
+    try:
+        encoder = Encoder.from_str(json.dumps(raw))
+    except Exception as error:  # the library raises bare Exception
+        raise CheckpointError(
+            f"{folder / 'tokenizer.json'} cannot be read ({error}); fetch it again"
+        ) from None
+    encoder.no_truncation()
+    encoder.no_padding()
+    encoder.encode_special_tokens = True  # spelled control tokens stay plain text
+    return encoder
+
+
+def _without_first_prefix(node: Any) -> Any:
+    """Return the description with `prepend_scheme: first` turned off, wherever it is nested."""
+    if isinstance(node, list):
+        return [_without_first_prefix(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    if node.get("prepend_scheme") == "first":
+        return {**node, "prepend_scheme": "never"}
+    skipped = ("model", "added_tokens")  # megabytes without a scheme in them
+    return {k: v if k in skipped else _without_first_prefix(v) for k, v in node.items()}
+
+
+def _eos_ids(folder: Path, eos_token: str, control: Mapping[str, int]) -> frozenset[int]:
+    ids = {control[eos_token]} if eos_token in control else set()
+    for name in ("config.json", "generation_config.json"):
+        value = read_json(folder / name).get("eos_token_id")
+        ids |= {value} if isinstance(value, int) else set(value or ())
+    return frozenset(ids)
+
+
+def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    template = settings.get("chat_template")
+    if isinstance(template, list):  # several named ones
+        named = {entry.get("name"): entry.get("template") for entry in template}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def _unused_sentinel(messages: Sequence[Mapping[str, str]]) -> str:
+    text = "".join(message.get("content", "") for message in messages)
+    return next(chr(code) for code in _SENTINELS if chr(code) not in text)
+
+
+def _byte_alphabet() -> dict[str, int]:
+    """Return GPT-2's printable stand-in of each byte (openai/gpt-2, encoder.py)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_alphabet()

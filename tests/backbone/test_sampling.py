@@ -1,0 +1,120 @@
+"""Tokens are drawn from the stated distribution, and repeat with the seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from backbone.sampling import Sampler, SamplingValues, choose, confidence
+
+VOCAB = 24
+
+
+def sampler(seed: int = 0, **values: Any) -> Sampler:
+    return Sampler(SamplingValues(**values), seed=seed, vocab_size=VOCAB)
+
+
+def some_logits(seed: int = 3) -> torch.Tensor:
+    return torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed)) * 2
+
+
+def frequencies(logits: torch.Tensor, drawn_by: Sampler, draws: int = 4000) -> torch.Tensor:
+    tokens = torch.stack([choose(logits[None], [drawn_by])[0] for _ in range(draws)])
+    return torch.bincount(tokens, minlength=VOCAB) / draws
+
+
+def reference(logits: torch.Tensor, values: dict[str, Any]) -> torch.Tensor:
+    warpers = LogitsProcessorList([TemperatureLogitsWarper(values["temperature"])])
+    if "top_k" in values:
+        warpers.append(TopKLogitsWarper(values["top_k"]))
+    if "top_p" in values:
+        warpers.append(TopPLogitsWarper(values["top_p"]))
+    if "min_p" in values:
+        warpers.append(MinPLogitsWarper(values["min_p"]))
+    return torch.softmax(warpers(torch.empty(1, 0, dtype=torch.long), logits[None])[0], -1)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.5},
+        {"temperature": 1.5, "top_k": 5},
+        {"temperature": 1.0, "top_p": 0.7},
+        {"temperature": 1.0, "min_p": 0.1},
+        {"temperature": 1.3, "top_k": 12, "top_p": 0.9, "min_p": 0.05},
+    ],
+)
+def test_draws_follow_the_distribution_of_transformers(values: dict[str, Any]) -> None:
+    expected = reference(some_logits(), values)
+    seen = frequencies(some_logits(), sampler(**values))
+    assert not seen[expected == 0].any()
+    # Five standard deviations of a binomial share.
+    bound = 5 * (expected * (1 - expected) / 4000).sqrt() + 1e-6
+    assert ((seen - expected).abs() <= bound).all()
+
+
+def test_greedy_is_the_exact_argmax() -> None:
+    logits = torch.randn(50, VOCAB)
+    assert torch.equal(choose(logits, [sampler() for _ in logits]), logits.argmax(-1))
+
+
+def test_the_repetition_penalty_is_that_of_transformers() -> None:
+    logits, noted = some_logits(), [1, 6, 6, 9, 20]
+    drawn_by = sampler(repetition_penalty=3.0)
+    drawn_by.note(noted)
+    process = RepetitionPenaltyLogitsProcessor(3.0)
+    expected = process(torch.tensor([noted]), logits[None].clone()).argmax(-1)
+    assert torch.equal(choose(logits[None], [drawn_by]), expected)
+    assert expected != logits.argmax()
+
+
+def test_a_seed_gives_the_same_tokens_whatever_the_neighbours() -> None:
+    logits = torch.randn(30, VOCAB)
+    alone, beside = sampler(11, temperature=1.0), sampler(11, temperature=1.0)
+    first = [int(choose(row[None], [alone])) for row in logits]
+    second = []
+    for i, row in enumerate(logits):
+        neighbours = [sampler(i, temperature=2.0, top_k=3), sampler(i)]
+        batch = torch.stack((logits[0], row, logits[1]))
+        second.append(int(choose(batch, [neighbours[0], beside, neighbours[1]])[1]))
+    assert first == second
+
+
+def test_seeds_differ() -> None:
+    logits = torch.zeros(200, VOCAB)
+    a, b = sampler(1, temperature=1.0), sampler(2, temperature=1.0)
+    first = [int(choose(row[None], [a])) for row in logits]
+    assert first != [int(choose(row[None], [b])) for row in logits]
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64 + 5, 0])
+def test_any_integer_is_a_seed(seed: int) -> None:
+    assert 0 <= sampler(seed, temperature=1.0).uniform() < 1
+
+
+def test_confidence_is_that_of_the_unmodified_distribution() -> None:
+    logits = some_logits()
+    logprob, entropy, margin = confidence(logits[None], torch.tensor([5]))[0].tolist()
+    distribution = torch.distributions.Categorical(logits=logits)
+    best = logits.sort(descending=True).values
+    assert logprob == pytest.approx(float(distribution.log_prob(torch.tensor(5))), abs=1e-5)
+    assert entropy == pytest.approx(float(distribution.entropy()), abs=1e-5)
+    assert margin == pytest.approx(float(best[0] - best[1]), abs=1e-5)
+
+
+def test_impossible_tokens_leave_confidence_finite() -> None:
+    logits = torch.full((1, VOCAB), float("-inf"))
+    logits[0, :2] = 0.0
+    values = confidence(logits, torch.tensor([0]))[0]
+    assert values.tolist() == pytest.approx([-0.6931472, 0.6931472, 0.0], abs=1e-6)

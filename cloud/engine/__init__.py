@@ -1,0 +1,1 @@
+"""The cloud engine: sequences in, tokens out; one network, many requests."""

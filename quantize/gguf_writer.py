@@ -1,0 +1,187 @@
+"""A Hugging Face folder written as a plain GGUF: names, shapes and settings change, numbers not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backbone.errors import CheckpointError
+from quantize.architectures import (
+    Architecture,
+    architecture_of,
+    gguf_name,
+    metadata,
+    reshape_for_gguf,
+    rope_factors,
+    sliding_window,
+    tensor_names,
+)
+from quantize.vocabulary import Vocabulary, read_vocabulary
+from quantize.weights import StoredTensor, read_config, stored_tensors
+
+Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+
+_ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """An HF folder that can be converted: everything read and checked but the numbers."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    architecture: Architecture
+    vocabulary: Vocabulary
+    tensors: Mapping[str, StoredTensor]  # by GGUF name
+    hf_names: Mapping[str, str]  # GGUF name -> HF name
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the number of weights that will be stored."""
+        return sum(int(np.prod(t.shape, dtype=np.int64)) for t in self.tensors.values())
+
+    @property
+    def native_kind(self) -> str:
+        """Return the plain kind that loses nothing of any matrix."""
+        dtypes = {t.dtype for t in self.tensors.values() if len(t.shape) > 1}
+        return dtypes.pop().lower() if len(dtypes) == 1 else "f32"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the GGUF does not say the same way."""
+        window = sliding_window(self.config)
+        if window is None or window >= self.config["max_position_embeddings"]:
+            return self.vocabulary.notes
+        capped = f"context capped at the attention window of {window} tokens"
+        return (*self.vocabulary.notes, capped)
+
+
+def open_checkpoint(folder: Path) -> Checkpoint:
+    """Read all of an HF folder but its numbers; CheckpointError says what is wrong with it."""
+    config = read_config(folder)
+    architecture = architecture_of(config)
+    stored = stored_tensors(folder)
+    names = {name: gguf_name(architecture, name) for name in stored}
+    if config.get("tie_word_embeddings"):
+        names["lm_head.weight"] = None  # written by some savers all the same
+    kept = {gguf: name for name, gguf in names.items() if gguf and name in stored}
+    _check_complete(folder, config, kept)
+    return Checkpoint(
+        folder=folder,
+        config=config,
+        architecture=architecture,
+        vocabulary=read_vocabulary(folder, int(config["vocab_size"])),
+        tensors={gguf: stored[name] for gguf, name in kept.items()},
+        hf_names=kept,
+    )
+
+
+def _check_complete(folder: Path, config: Mapping[str, Any], names: Mapping[str, str]) -> None:
+    for name in tensor_names(architecture_of(config), config):
+        if name not in names:
+            raise CheckpointError(
+                f"{folder} lacks the tensor that GGUF calls {name}; fetch the model again"
+            )
+
+
+def write_plain(
+    checkpoint: Checkpoint, target: Path, *, kind: str, progress: Progress | None = None
+) -> None:
+    """Write `target` as f32, f16 or bf16: matrices in that type, vectors in float32."""
+    from gguf import GGUFWriter
+
+    writer = GGUFWriter(target, checkpoint.architecture.gguf)
+    try:
+        _add_settings(writer, checkpoint, kind)
+        _add_vocabulary(writer, checkpoint.vocabulary)
+        factors = rope_factors(checkpoint.architecture, checkpoint.config)
+        if factors is not None:
+            writer.add_tensor_info(
+                "rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes
+            )
+        for name, tensor in checkpoint.tensors.items():
+            _announce(writer, name, tensor, _stored_kind(tensor, kind))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        if factors is not None:
+            writer.write_tensor_data(factors)
+        for done, name in enumerate(checkpoint.tensors, start=1):
+            writer.write_tensor_data(_converted(checkpoint, name, kind))
+            if progress:
+                progress(done, len(checkpoint.tensors))
+    finally:
+        writer.close()
+
+
+def _stored_kind(tensor: StoredTensor, kind: str) -> str:
+    return kind if len(tensor.shape) > 1 else "f32"
+
+
+def _announce(writer: Any, name: str, tensor: StoredTensor, kind: str) -> None:
+    from gguf import GGMLQuantizationType
+
+    writer.add_tensor_info(
+        name,
+        tensor.shape,
+        np.dtype(np.float32),
+        int(np.prod(tensor.shape, dtype=np.int64)) * _ITEM_BYTES[kind.upper()],
+        raw_dtype=GGMLQuantizationType[kind.upper()],
+    )
+
+
+def _converted(checkpoint: Checkpoint, name: str, kind: str) -> NDArray[Any]:
+    tensor = checkpoint.tensors[name]
+    kind = _stored_kind(tensor, kind)
+    if tensor.dtype == kind.upper():
+        values = tensor.raw()  # bfloat16 travels as it is, in two bytes
+    else:
+        values = _narrowed(tensor.float32(), kind, name)
+    hf_name = checkpoint.hf_names[name]
+    return reshape_for_gguf(checkpoint.architecture, checkpoint.config, hf_name, values)
+
+
+def _narrowed(values: NDArray[np.float32], kind: str, name: str) -> NDArray[Any]:
+    if kind == "f32":
+        return values
+    if kind == "f16":
+        with np.errstate(over="ignore"):
+            half = values.astype(np.float16)
+        if np.isinf(half).any() and not np.isinf(values).any():
+            raise CheckpointError(f"{name} does not fit into f16; use bf16 or q8_0 instead")
+        return half
+    from gguf import GGMLQuantizationType, quants
+
+    halves: NDArray[Any] = quants.quantize(values, GGMLQuantizationType.BF16)
+    return halves.view(np.uint16)
+
+
+def _add_settings(writer: Any, checkpoint: Checkpoint, kind: str) -> None:
+    from quantize.llama_quantizer import file_type
+
+    writer.add_string("general.name", checkpoint.folder.resolve().name)
+    writer.add_uint32("general.file_type", file_type(kind))
+    for key, value in metadata(checkpoint.architecture, checkpoint.config).items():
+        add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+        add[type(value)](f"{checkpoint.architecture.gguf}.{key}", value)
+
+
+def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
+    writer.add_string("tokenizer.ggml.model", vocabulary.model)
+    writer.add_string("tokenizer.ggml.pre", vocabulary.pre)
+    writer.add_array("tokenizer.ggml.tokens", vocabulary.tokens)
+    writer.add_array("tokenizer.ggml.token_type", vocabulary.types)
+    writer.add_array("tokenizer.ggml.merges", vocabulary.merges)
+    writer.add_array("tokenizer.ggml.scores", vocabulary.scores)
+    for role, number in vocabulary.special_ids.items():
+        writer.add_uint32(f"tokenizer.ggml.{role}_token_id", number)
+    writer.add_bool("tokenizer.ggml.add_bos_token", vocabulary.add_bos)
+    writer.add_bool("tokenizer.ggml.add_eos_token", vocabulary.add_eos)
+    writer.add_bool("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix)
+    if vocabulary.chat_template:
+        writer.add_string("tokenizer.chat_template", vocabulary.chat_template)

@@ -1,0 +1,27 @@
+"""llama.cpp's log, taken aside while one call runs: it has one log for the whole process."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def captured_log() -> Iterator[list[str]]:
+    """Collect what llama.cpp would print, and give the log back to whoever had it."""
+    import llama_cpp
+
+    lines: list[str] = []
+
+    def collect(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
+        lines.append(text.decode("utf-8", "replace").strip())
+
+    callback = llama_cpp.llama_log_callback(collect)
+    previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+    llama_cpp.llama_log_get(ctypes.byref(previous), ctypes.byref(data))
+    llama_cpp.llama_log_set(callback, ctypes.c_void_p())
+    try:
+        yield lines
+    finally:
+        llama_cpp.llama_log_set(previous, data)

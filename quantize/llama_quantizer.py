@@ -1,0 +1,124 @@
+"""llama.cpp's own quantizer through ctypes: every GGUF type, importance, per-tensor types."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backbone.errors import CheckpointError, NearfarError
+from quantize.llama_log import captured_log
+
+PLAIN_KINDS = ("f32", "f16", "bf16")
+# Rows of one tensor held while quantizing; llama.cpp's own default of 8 GiB is more than a
+# small device has.
+_MAX_BUFFER_BYTES = 1 << 30
+
+
+def file_types() -> dict[str, int]:
+    """Return the number that llama.cpp gives each kind of file, by lower-case name."""
+    from gguf import LlamaFileType
+
+    names = {
+        t.name.removeprefix("MOSTLY_").removeprefix("ALL_").lower(): int(t) for t in LlamaFileType
+    }
+    return {name: number for name, number in names.items() if name not in _UNUSABLE}
+
+
+# Kinds for mixtures of experts, or whose number is only a placeholder.
+_UNUSABLE = ("guessed", "mxfp4_moe", "nvfp4", "q1_0")
+
+
+def file_type(kind: str) -> int:
+    """Return llama.cpp's number for a kind such as "q4_k_m"; NearfarError lists the known ones."""
+    known = file_types()
+    if kind not in known:
+        raise NearfarError(f"unknown GGUF type {kind!r}; choose one of {', '.join(sorted(known))}")
+    return known[kind]
+
+
+def tensor_type(name: str) -> int:
+    """Return ggml's number for a tensor type such as "q8_0"; NearfarError lists the known ones."""
+    from gguf import GGMLQuantizationType
+
+    known = {t.name.lower(): int(t) for t in GGMLQuantizationType}
+    if name.lower() not in known:
+        raise NearfarError(f"unknown tensor type {name!r}; choose one of {', '.join(known)}")
+    return known[name.lower()]
+
+
+def requantize(
+    source: Path,
+    target: Path,
+    *,
+    kind: str,
+    overrides: Mapping[str, str],
+    importance: Mapping[str, NDArray[np.float32]] | None,
+    allow_requantize: bool,
+    num_threads: int,
+) -> None:
+    """Write `target` from the GGUF `source` in another type.
+
+    `overrides`: regular expression of tensor names -> type; `importance`: tensor name -> mean
+    squared input per column, float32 [in]. Raises CheckpointError with llama.cpp's own reason.
+    """
+    import llama_cpp
+
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype = file_type(kind)
+    params.nthread = num_threads
+    params.allow_requantize = allow_requantize
+    params.max_buf_size = _MAX_BUFFER_BYTES
+    # ctypes keeps no reference to what a pointer field points to; these names do.
+    kept_overrides = _tensor_overrides(overrides)
+    kept_importance = _importance_entries(importance or {})
+    if overrides:
+        params.tt_overrides = kept_overrides
+    if importance:
+        params.imatrix = kept_importance
+    _apply_named(params, overrides)
+    with captured_log() as lines:
+        status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params))
+    if status:
+        raise CheckpointError(f"llama.cpp cannot write {kind}: {_reason(lines)}")
+
+
+def _apply_named(params: Any, overrides: Mapping[str, str]) -> None:
+    # llama.cpp decides these two apart from all other tensors.
+    for name, field in (
+        ("token_embd.weight", "token_embedding_type"),
+        ("output.weight", "output_tensor_type"),
+    ):
+        if name in overrides:
+            setattr(params, field, tensor_type(overrides[name]))
+
+
+def _tensor_overrides(overrides: Mapping[str, str]) -> Any:
+    import llama_cpp
+
+    entries = (llama_cpp.llama_model_tensor_override * (len(overrides) + 1))()
+    for entry, (pattern, name) in zip(entries, overrides.items(), strict=False):
+        entry.pattern = pattern.encode()
+        entry.type = tensor_type(name)
+    return entries
+
+
+def _importance_entries(importance: Mapping[str, NDArray[np.float32]]) -> Any:
+    import llama_cpp
+
+    entries = (llama_cpp.llama_model_imatrix_data * (len(importance) + 1))()
+    for entry, (name, values) in zip(entries, importance.items(), strict=False):
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        entry.name = name.encode()
+        entry.data = (ctypes.c_float * values.size).from_buffer_copy(values.tobytes())
+        entry.size = values.size
+    return entries
+
+
+def _reason(lines: list[str]) -> str:
+    told = [line for line in lines if "failed to quantize" in line or "error" in line.lower()]
+    return told[-1] if told else "no reason given; check that the source is a complete model"

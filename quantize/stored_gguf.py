@@ -1,0 +1,60 @@
+"""What a GGUF file holds, read without loading its weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbone.errors import CheckpointError
+
+UNQUANTIZED = ("F32", "F16", "BF16", "F64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredGguf:
+    """A file's architecture, and each tensor's type, number of weights and bytes."""
+
+    architecture: str
+    types: Mapping[str, str]
+    num_weights: Mapping[str, int]
+    num_bytes: Mapping[str, int]
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Return the tensors' bits over their weights, metadata not counted."""
+        return 8 * sum(self.num_bytes.values()) / sum(self.num_weights.values())
+
+    @property
+    def is_quantized(self) -> bool:
+        """Tell whether any tensor has lost precision already."""
+        return any(name not in UNQUANTIZED for name in self.types.values())
+
+    def type_counts(self) -> dict[str, int]:
+        """Return how many tensors have each type."""
+        return dict(Counter(self.types.values()))
+
+
+def inspect(path: Path) -> StoredGguf:
+    """Read the header of a GGUF file. Raises CheckpointError where it is none or is cut off."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; name a GGUF file or a Hugging Face folder")
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+        architecture = str(reader.fields["general.architecture"].contents())
+        tensors = list(reader.tensors)
+    except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
+        raise CheckpointError(
+            f"{path} is no complete GGUF file ({error}); fetch the model again"
+        ) from None
+    if not tensors:
+        raise CheckpointError(f"{path} has no tensors; it is not a model")
+    return StoredGguf(
+        architecture=architecture,
+        types={t.name: t.tensor_type.name for t in tensors},
+        num_weights={t.name: int(t.n_elements) for t in tensors},
+        num_bytes={t.name: int(t.n_bytes) for t in tensors},
+    )

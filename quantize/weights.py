@@ -1,0 +1,116 @@
+"""Safetensors read one tensor at a time, without torch: the memory needed is one tensor's."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from backbone.errors import CheckpointError
+
+# Safetensors dtype -> how its bytes are viewed; bfloat16 has no numpy type of its own.
+_VIEWS: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+}
+_MAX_HEADER_BYTES = 100_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTensor:
+    """Where one tensor lies: its file, type, shape and the bytes [start, stop) in the file."""
+
+    path: Path
+    dtype: str  # F32, F16 or BF16
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    def raw(self) -> NDArray[Any]:
+        """Return the numbers as stored, bfloat16 as uint16, in the tensor's shape."""
+        view = _VIEWS[self.dtype]
+        count = (self.stop - self.start) // view.itemsize
+        flat = np.fromfile(self.path, dtype=view, count=count, offset=self.start)
+        return cast(NDArray[Any], flat.reshape(self.shape))
+
+    def float32(self) -> NDArray[np.float32]:
+        """Return the numbers as float32, which holds both half types exactly."""
+        raw = self.raw()
+        if self.dtype == "BF16":
+            return (raw.astype(np.uint32) << 16).view(np.float32)
+        return raw.astype(np.float32, copy=False)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the parsed `config.json` of a Hugging Face folder."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is no checkpoint: it has no config.json; name a Hugging Face folder"
+        )
+    config = _parse(path.read_bytes(), path)
+    # Vision-language checkpoints keep the language model's settings one level down.
+    return dict(config.get("text_config", {}) if "model_type" not in config else config)
+
+
+def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of a folder by name, from one safetensors file or its shards."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        weight_map = _parse(index.read_bytes(), index).get("weight_map", {})
+        files = sorted({folder / str(name) for name in weight_map.values()})
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(
+            f"{folder} has no .safetensors file; save the model with safe_serialization=True"
+        )
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        tensors |= _file_tensors(file)
+    return tensors
+
+
+def _file_tensors(path: Path) -> dict[str, StoredTensor]:
+    if not path.is_file():
+        raise CheckpointError(f"{path} is missing; fetch the model again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else size
+        if length > min(size - 8, _MAX_HEADER_BYTES):
+            raise CheckpointError(f"{path} is truncated or no safetensors file; fetch it again")
+        header = _parse(file.read(length), path)
+    header.pop("__metadata__", None)
+    return {name: _stored(path, size, 8 + length, name, raw) for name, raw in header.items()}
+
+
+def _stored(path: Path, size: int, base: int, name: str, raw: dict[str, Any]) -> StoredTensor:
+    dtype = raw["dtype"]
+    if dtype not in _VIEWS:
+        raise CheckpointError(
+            f"tensor {name} in {path} is {dtype}; only {', '.join(_VIEWS)} can be converted, "
+            "so start from the full-precision model"
+        )
+    start, stop = (base + offset for offset in raw["data_offsets"])
+    shape = tuple(int(extent) for extent in raw["shape"])
+    expected = int(np.prod(shape, dtype=np.int64)) * _VIEWS[dtype].itemsize
+    if stop > size or stop - start != expected:
+        raise CheckpointError(f"{path} is truncated at tensor {name}; fetch it again")
+    return StoredTensor(path=path, dtype=dtype, shape=shape, start=start, stop=stop)
+
+
+def _parse(raw: bytes, path: Path) -> dict[str, Any]:
+    try:
+        parsed = json.loads(raw)
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged ({error}); fetch the model again") from None
+    if not isinstance(parsed, dict):
+        raise CheckpointError(f"{path} is not a JSON object; fetch the model again")
+    return parsed

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from backbone.errors import CheckpointError, NearfarError
+from quantize.gguf import convert
+from quantize.llama_model import LlamaModel
+from quantize.stored_gguf import inspect
+from tests.quantize.conftest import SHARED, shared_model
+
+Make = Callable[..., Path]
+TOKENS = [*range(3, 40), 5, 600, 7, 7, 599]
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+    "rope_theta": 10000.0,
+}
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {}),
+    "llama with one KV head per head, tied": (
+        "llama",
+        {"num_key_value_heads": 4, "tie_word_embeddings": True},
+    ),
+    "llama with wide heads": ("llama", {"head_dim": 32}),
+    "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "llama 3.1 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "llama with linear rope": (
+        "llama",
+        {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
+    ),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "qwen2": ("qwen2", {}),
+    "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
+    "qwen3 untied": ("qwen3", {"head_dim": 16, "rope_theta": 1e6}),
+}
+
+
+def transformers_logits(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    )
+    with torch.no_grad():
+        return np.asarray(model(torch.tensor([tokens])).logits[0].numpy(), dtype=np.float32)
+
+
+def gguf_logits(path: Path, tokens: list[int]) -> NDArray[np.float32]:
+    with LlamaModel(path) as model:
+        return model.logits(tokens)
+
+
+def greedy(path: Path, prompt: str, count: int) -> list[int]:
+    with LlamaModel(path) as model:
+        tokens = model.tokenize(prompt, add_special=True)
+        for _ in range(count):
+            tokens.append(int(model.logits(tokens)[-1].argmax()))
+    return tokens
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_f32_logits_equal_transformers(shape: str, make_checkpoint: Make, tmp_path: Path) -> None:
+    model_type, changes = SHAPES[shape]
+    folder = make_checkpoint(model_type, **changes)
+    convert(folder, tmp_path / "m.gguf", kind="f32")
+    expected = transformers_logits(folder, TOKENS)
+    assert expected.std() > 0.3, "the random network must say something"
+    found = gguf_logits(tmp_path / "m.gguf", TOKENS)
+    assert np.abs(found - expected).max() < 1e-3 * max(1.0, expected.std())
+
+
+def test_bf16_shards_convert_without_loss(make_checkpoint: Make, tmp_path: Path) -> None:
+    folder = make_checkpoint("llama", dtype="bfloat16", shard="40KB")
+    assert len(list(folder.glob("*.safetensors"))) > 2
+    done = convert(folder, tmp_path / "m.gguf", kind="f32")
+    assert set(done.tensor_types.values()) == {"F32"}
+    difference = gguf_logits(done.path, TOKENS) - transformers_logits(folder, TOKENS)
+    assert np.abs(difference).max() < 1e-2
+
+
+def test_bf16_file_holds_the_same_numbers_as_f32(make_checkpoint: Make, tmp_path: Path) -> None:
+    from gguf import GGUFReader, quants
+
+    folder = make_checkpoint("llama", dtype="bfloat16")
+    wide = convert(folder, tmp_path / "wide.gguf", kind="f32").path
+    half = convert(folder, tmp_path / "half.gguf", kind="bf16").path
+    for a, b in zip(GGUFReader(wide).tensors, GGUFReader(half).tensors, strict=True):
+        assert a.name == b.name
+        assert np.array_equal(a.data, quants.dequantize(b.data, b.tensor_type)), a.name
+
+
+@pytest.mark.parametrize(("kind", "bound"), [("q8_0", 0.05), ("q4_0", 0.4), ("q4_k_m", 0.4)])
+def test_quantized_logits_stay_near(
+    kind: str, bound: float, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    folder = make_checkpoint("qwen3", hidden_size=256, intermediate_size=256, head_dim=64)
+    done = convert(folder, tmp_path / "m.gguf", kind=kind)
+    expected = transformers_logits(folder, TOKENS)
+    error = gguf_logits(done.path, TOKENS) - expected
+    assert np.linalg.norm(error) / np.linalg.norm(expected) < bound
+    assert done.bits_per_weight < 10
+    assert done.size_bytes == done.path.stat().st_size
+
+
+def test_overrides_choose_the_type_of_named_tensors(make_checkpoint: Make, tmp_path: Path) -> None:
+    folder = make_checkpoint("qwen3", hidden_size=256, intermediate_size=256, head_dim=64)
+    overrides = {r"blk\.0\.ffn_down": "q8_0", "token_embd.weight": "f16"}
+    done = convert(folder, tmp_path / "m.gguf", kind="q4_0", overrides=overrides)
+    assert done.tensor_types["blk.0.ffn_down.weight"] == "Q8_0"
+    assert done.tensor_types["blk.1.ffn_down.weight"] == "Q4_0"
+    assert done.tensor_types["token_embd.weight"] == "F16"
+
+
+def test_importance_changes_the_quantized_weights(make_checkpoint: Make, tmp_path: Path) -> None:
+    folder = make_checkpoint("qwen3", hidden_size=256, intermediate_size=256, head_dim=64)
+    plain = convert(folder, tmp_path / "plain.gguf", kind="q4_k_m").path
+    weight = np.geomspace(1e-4, 1.0, 256, dtype=np.float32)
+    names = [name for name, count in inspect(plain).num_weights.items() if "ffn_down" in name]
+    importance = dict.fromkeys(names, weight)
+    weighted = convert(folder, tmp_path / "w.gguf", kind="q4_k_m", importance=importance).path
+    assert plain.read_bytes() != weighted.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["stories260K", "stories3M"])
+def test_shared_models_write_the_text_of_the_given_gguf(name: str, tmp_path: Path) -> None:
+    folder = shared_model(name)
+    convert(folder, tmp_path / "m.gguf", kind="f32")
+    prompt = "Once upon a time, there was a little girl"
+    expected = greedy(folder / f"{name}-f32.gguf", prompt, 40)
+    assert greedy(tmp_path / "m.gguf", prompt, 40) == expected
+
+
+def test_a_gguf_can_be_the_source(make_checkpoint: Make, tmp_path: Path) -> None:
+    folder = make_checkpoint("llama")
+    first = convert(folder, tmp_path / "a.gguf", kind="f32").path
+    direct = convert(folder, tmp_path / "b.gguf", kind="q8_0").path
+    via = convert(first, tmp_path / "c.gguf", kind="q8_0").path
+    assert np.array_equal(gguf_logits(direct, TOKENS), gguf_logits(via, TOKENS))
+
+
+def test_quantizing_twice_is_refused_unless_asked(make_checkpoint: Make, tmp_path: Path) -> None:
+    folder = make_checkpoint("llama")
+    small = convert(folder, tmp_path / "a.gguf", kind="q8_0").path
+    with pytest.raises(CheckpointError, match="already quantized"):
+        convert(small, tmp_path / "b.gguf", kind="q4_0")
+    done = convert(small, tmp_path / "b.gguf", kind="q4_0", allow_requantize=True)
+    assert "Q4_0" in done.tensor_types.values()
+
+
+def test_settings_travel(make_checkpoint: Make, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    folder = make_checkpoint("qwen3", head_dim=32)
+    convert(folder, tmp_path / "m.gguf", kind="q8_0")
+    fields = GGUFReader(tmp_path / "m.gguf").fields
+    assert fields["qwen3.attention.key_length"].contents() == 32
+    assert fields["tokenizer.ggml.pre"].contents() == "qwen2"
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == 0
+    assert fields["tokenizer.chat_template"].contents() == "{{ messages }}"
+    assert fields["tokenizer.ggml.add_bos_token"].contents() is False
+
+
+def test_a_sliding_window_caps_the_context(make_checkpoint: Make, tmp_path: Path) -> None:
+    from gguf import GGUFReader
+
+    done = convert(make_checkpoint("mistral", sliding_window=128), tmp_path / "m.gguf", kind="f32")
+    assert any("128" in note for note in done.notes)
+    assert GGUFReader(done.path).fields["llama.context_length"].contents() == 128
+
+
+def refusal(source: Path, target: Path, **options: Any) -> str:
+    before = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+    with pytest.raises(NearfarError) as caught:
+        convert(source, target, **options)
+    after = sorted(target.parent.iterdir()) if target.parent.is_dir() else []
+    assert before == after, "a refused conversion leaves nothing behind"
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def edit_config(folder: Path, **changes: Any) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_every_bad_source_is_named_in_one_line(make_checkpoint: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m.gguf"
+    out.parent.mkdir()
+    good = make_checkpoint("llama")
+    assert "does not exist" in refusal(tmp_path / "nowhere", out)
+    (tmp_path / "empty").mkdir()
+    assert "config.json" in refusal(tmp_path / "empty", out)
+    assert "unknown GGUF type" in refusal(good, out, kind="q4_k_xl")
+    assert "is a folder" in refusal(good, tmp_path / "out")
+    assert "per-tensor" in refusal(good, out, kind="f32", overrides={"x": "q8_0"})
+    assert "unknown tensor type" in refusal(good, out, overrides={"x": "q9"})
+    edit_config(good, quantization_config={"quant_method": "gptq"})
+    assert "already quantized (gptq)" in refusal(good, out)
+    edit_config(good, quantization_config=None, model_type="mamba")
+    assert "'mamba'" in refusal(good, out) and "qwen3" in refusal(good, out)
+    edit_config(
+        good, model_type="llama", rope_scaling={"rope_type": "dynamic"}, rope_parameters=None
+    )
+    assert "'dynamic'" in refusal(good, out)
+    (good / "config.json").write_text("{")
+    assert "damaged" in refusal(good, out)
+
+
+def test_damaged_weights_are_named(make_checkpoint: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m.gguf"
+    out.parent.mkdir()
+    good = make_checkpoint("llama")
+    weights = good / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    assert "truncated" in refusal(good, out)
+    weights.write_bytes(whole[:5])
+    assert "truncated" in refusal(good, out)
+    weights.unlink()
+    assert ".safetensors" in refusal(good, out)
+    weights.write_bytes(whole)
+    (good / "tokenizer.json").unlink()
+    assert "tokenizer.json" in refusal(good, out)
+
+
+def test_a_cut_off_gguf_is_named(make_checkpoint: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out" / "m.gguf"
+    out.parent.mkdir()
+    whole = convert(make_checkpoint("llama"), tmp_path / "a.gguf", kind="f32").path
+    for size in (0, 3, 1000, whole.stat().st_size // 2):
+        cut = tmp_path / "cut.gguf"
+        shutil.copy(whole, cut)
+        os.truncate(cut, size)
+        assert "GGUF" in refusal(cut, out)
+
+
+def test_a_missing_tensor_is_named(make_checkpoint: Make, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    out = tmp_path / "out" / "m.gguf"
+    out.parent.mkdir()
+    folder = make_checkpoint("llama")
+    tensors = load_file(folder / "model.safetensors")
+    del tensors["model.layers.1.self_attn.k_proj.weight"]
+    save_file(tensors, folder / "model.safetensors")
+    assert "blk.1.attn_k.weight" in refusal(folder, out)
+
+
+def test_too_little_space_is_known_before_writing(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint("llama")
+    usage = shutil.disk_usage(tmp_path)
+    tight = usage._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: tight)
+    assert "free some space" in refusal(folder, tmp_path / "m.gguf", kind="q8_0")
+
+
+def test_an_old_target_survives_a_failure(make_checkpoint: Make, tmp_path: Path) -> None:
+    target = tmp_path / "m.gguf"
+    convert(make_checkpoint("llama"), target, kind="q8_0")
+    before = target.read_bytes()
+    with pytest.raises(CheckpointError):
+        convert(tmp_path / "nowhere", target)
+    assert target.read_bytes() == before
+
+
+def test_shared_folder_is_where_the_tests_expect_it() -> None:
+    if not SHARED.is_dir():
+        pytest.skip("no shared folder here")
+    assert (SHARED / "models" / "stories260K" / "config.json").is_file()

@@ -1,0 +1,40 @@
+"""How many cores this process may use: its affinity, its quota, and cores rather than threads."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import psutil
+
+
+def num_usable_cores(root: Path = Path("/")) -> int:
+    """Return the physical cores within the affinity mask and the cgroup's CPU quota, at least 1.
+
+    `root` is where /sys is found. Two hardware threads of one core share its arithmetic units,
+    so they count once.
+    """
+    logical = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
+    physical = psutil.cpu_count(logical=False) or logical
+    quota = cpu_quota(root)
+    return max(1, min(allowed, physical, allowed if quota is None else math.ceil(quota)))
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """Return the cores that the cgroup grants (2.5 is two and a half), None for no limit."""
+    try:  # cgroup v2: "250000 100000" or "max 100000"
+        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return _quota_v1(root / "sys/fs/cgroup/cpu")
+
+
+def _quota_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        period = int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None

@@ -1,0 +1,136 @@
+"""What this device is, what runs on it, and what is wrong with it, each with its remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+from contextlib import aclosing
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from backbone.errors import NearfarError
+from edge.desk.models import ModelEntry, list_models
+from edge.desk.near import open_cloud
+from offload.link.client import CloudLink
+from offload.places import Places, places
+from offload.settings import Settings, load
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """What the doctor found; `problems` are whole sentences with their remedies."""
+
+    system: str
+    python: str
+    cores: int
+    busy_cores: float  # runnable processes, averaged over the last minute
+    memory_bytes: int
+    free_memory_bytes: int
+    llama_cpp: str
+    gpu_offload: bool
+    config_file: str
+    data_folder: str
+    models: list[ModelEntry]
+    cloud: str
+    problems: list[str]
+
+
+def examine() -> Report:
+    """Look at this device; nothing here raises for what is merely wrong with it."""
+    here, problems = places(), list[str]()
+    memory = psutil.virtual_memory()
+    version, gpu = _llama_cpp(problems)
+    settings = _settings(here, problems)
+    models = list_models(here.models)
+    problems += _lacking(models, memory.available)
+    return Report(
+        system=f"{platform.system()} {platform.release()} {platform.machine()}",
+        python=platform.python_version(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
+        busy_cores=round(psutil.getloadavg()[0], 2),
+        memory_bytes=memory.total,
+        free_memory_bytes=memory.available,
+        llama_cpp=version,
+        gpu_offload=gpu,
+        config_file=str(here.config_file),
+        data_folder=str(here.data),
+        models=models,
+        cloud=_cloud(settings, here, problems),
+        problems=problems,
+    )
+
+
+def _cores() -> int:
+    return psutil.cpu_count() or 1
+
+
+def _llama_cpp(problems: list[str]) -> tuple[str, bool]:
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError) as error:
+        problems.append(f"llama.cpp cannot be loaded ({error}); reinstall llama-cpp-python")
+        return "missing", False
+    return str(llama_cpp.__version__), bool(llama_cpp.llama_supports_gpu_offload())
+
+
+def _settings(here: Places, problems: list[str]) -> Settings:
+    try:
+        return load(here.config_file)
+    except NearfarError as error:
+        problems.append(str(error))
+        return Settings()
+
+
+def _lacking(models: list[ModelEntry], free_bytes: int) -> list[str]:
+    missing = [
+        f"the embedded model {model.path} is missing; reinstall nearfar"
+        for model in models
+        if model.embedded and not Path(model.path).exists()
+    ]
+    too_big = [
+        f"{model.name} ({model.size_bytes / 1e9:.1f} GB) does not fit the free memory; "
+        "close other programs or choose a smaller one"
+        for model in models
+        if model.size_bytes > free_bytes
+    ]
+    return missing + too_big
+
+
+def _cloud(settings: Settings, here: Places, problems: list[str]) -> str:
+    if not settings.cloud.url:
+        return "none is set up"
+    try:
+        link = open_cloud(settings, here)
+        assert isinstance(link, CloudLink), "a cloud.url makes a link"
+        return asyncio.run(_reach(link, settings.cloud.url))
+    except NearfarError as error:
+        problems.append(str(error))
+        return f"{settings.cloud.url} cannot be used"
+
+
+async def _reach(link: CloudLink, url: str) -> str:
+    async with aclosing(link):
+        card = await link.connect()
+        return f"{card.name} at {url}"
+
+
+def show(report: Report, *, as_json: bool) -> None:
+    """Print the report, as one JSON document or for a person."""
+    if as_json:
+        print(msgspec.json.encode(report).decode())
+        return
+    gigabytes = f"{report.free_memory_bytes / 1e9:.1f} of {report.memory_bytes / 1e9:.1f} GB free"
+    print(f"device    {report.system}, Python {report.python}")
+    print(f"cores     {report.cores}, {report.busy_cores:g} busy in the last minute")
+    print(f"memory    {gigabytes}")
+    print(f"llama.cpp {report.llama_cpp}, {'with' if report.gpu_offload else 'no'} GPU offload")
+    for model in report.models:
+        print(f"model     {model.name} ({model.size_bytes / 1e6:.1f} MB, {model.runs})")
+    print(f"cloud     {report.cloud}")
+    print(f"settings  {report.config_file}")
+    for problem in report.problems:
+        print(f"problem   {problem}")
+    if not report.problems:
+        print("all is well")

@@ -1,0 +1,65 @@
+"""What can be known of a GGUF file from its first bytes, before llama.cpp is given it."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+from backbone.errors import CheckpointError
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+_HEADER_BYTES = 24  # magic, version, number of tensors, number of metadata entries
+
+
+def check_header(path: Path) -> None:
+    """Raise CheckpointError unless the file begins as a GGUF that this machine can read.
+
+    Source: the GGUF specification, `ggml/docs/gguf.md`.
+    """
+    head = _read_head(path)
+    if head[:4] != MAGIC:
+        raise CheckpointError(f"{path} is not a GGUF file; {_advice(path, head)}")
+    if len(head) < _HEADER_BYTES:
+        raise CheckpointError(f"{path} is cut off after {len(head)} bytes; fetch it again")
+    (version,) = struct.unpack("<I", head[4:8])
+    if version in VERSIONS:
+        return
+    if struct.unpack(">I", head[4:8])[0] in VERSIONS:
+        raise CheckpointError(
+            f"{path} is a big-endian GGUF and this machine is little-endian; "
+            "fetch the little-endian file of the model"
+        )
+    raise CheckpointError(
+        f"{path} is a GGUF of version {version} and versions 2 and 3 can be read; "
+        "fetch or make a newer file of the model"
+    )
+
+
+def _read_head(path: Path) -> bytes:
+    if path.is_dir():
+        raise CheckpointError(
+            f"{path} is a folder and a GGUF file is needed; "
+            "`nearfar quantize gguf` makes one of a Hugging Face folder"
+        )
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"there is no model file {path}; `nearfar models list` shows those there are"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}); check its permissions"
+        ) from None
+
+
+def _advice(path: Path, head: bytes) -> str:
+    if not head:
+        return "it is empty; fetch it again"
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a Git LFS pointer; run `git lfs pull` to fetch the file itself"
+    if path.suffix == ".safetensors":
+        return "`nearfar quantize gguf` makes one of a Hugging Face folder"
+    return "give the path of a .gguf model"

@@ -1,0 +1,69 @@
+"""llama.cpp itself, imported once on first use, with its log kept instead of printed."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections import deque
+from typing import Any
+
+_WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
+
+
+class Log:
+    """The newest warnings and errors of llama.cpp, for the message a person reads."""
+
+    def __init__(self, max_lines: int = 64) -> None:
+        self._lines: deque[tuple[int, str]] = deque(maxlen=max_lines)
+        self._level = 0
+
+    def add(self, level: int, text: str) -> None:
+        """Take one piece of log text; level 5 continues the line before it."""
+        if level == _CONTINUE:
+            if self._level >= _WARN and self._lines:
+                kept_level, line = self._lines.pop()
+                self._lines.append((kept_level, line + text))
+            return
+        self._level = level
+        if level >= _WARN:
+            self._lines.append((level, text))
+
+    def clear(self) -> None:
+        """Forget everything, so that what follows belongs to the next call."""
+        self._lines.clear()
+
+    def errors(self) -> list[str]:
+        """Return the error lines, oldest first, without the names of llama.cpp's functions."""
+        lines = (line.strip() for level, line in self._lines if level == _ERROR)
+        return [line.split(": ", 1)[-1] for line in lines if line]
+
+    def reason(self) -> str:
+        """Return the one line that says most: the first error, or that there is none."""
+        errors = self.errors()
+        return errors[0].removeprefix("error loading model: ") if errors else "no reason given"
+
+
+log = Log()
+
+
+@functools.cache
+def llama() -> Any:
+    """Return the low-level module `llama_cpp.llama_cpp`, with its log turned to `log`."""
+    # Imported here: it costs 0.2 s and loads the shared library.
+    from llama_cpp import llama_cpp
+
+    llama_cpp.llama_log_set(_keep_callback(llama_cpp), ctypes.c_void_p(0))
+    llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+def _keep_callback(llama_cpp: Any) -> object:
+    def write(level: int, text: bytes | None, _user_data: object) -> None:
+        log.add(level, (text or b"").decode("utf-8", "replace"))
+
+    # llama.cpp holds the bare pointer for as long as the process lives.
+    _callbacks.append(llama_cpp.llama_log_callback(write))
+    return _callbacks[-1]
+
+
+_callbacks: list[object] = []

@@ -1,0 +1,116 @@
+"""Which token comes next, and how sure the model was of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backbone.errors import CheckpointError
+from edge.llama.binding import Context, Owned
+from offload.messages import Confidence, Sampling
+
+PENALTY_WINDOW = 64  # newest tokens that the repetition penalty looks at, as in llama.cpp
+
+
+class Gauge:
+    """Reads logprob, entropy and margin out of one row of logits, in nats.
+
+    All three are of the model's own distribution at temperature 1, before any sampler. One row
+    of scratch memory is kept, so that a step allocates nothing.
+    """
+
+    def __init__(self, num_vocabulary: int) -> None:
+        self._shifted = np.empty(num_vocabulary, np.float32)
+        self._weights = np.empty(num_vocabulary, np.float32)
+
+    def measure(self, logits: npt.NDArray[np.float32], token: int, best: int) -> Confidence:
+        """Return the confidence of `token`; `best` is where the logits, [vocabulary], peak.
+
+        Raises CheckpointError where the peak is no finite number.
+        """
+        peak = float(logits[best])
+        if not np.isfinite(peak):
+            raise CheckpointError("the model's output is not a number; fetch its file again")
+        shifted, weights = self._shifted, self._weights
+        np.subtract(logits, peak, out=shifted)
+        np.maximum(shifted, -1e4, out=shifted)  # -inf times a weight of 0 would be NaN
+        np.exp(shifted, out=weights)
+        total = float(weights.sum())
+        # Not np.dot: its threads would compete with llama.cpp's.
+        np.multiply(weights, shifted, out=weights)
+        log_total = float(np.log(total))
+        logprob = float(shifted[token]) - log_total
+        entropy = max(0.0, log_total - float(weights.sum()) / total)
+        shifted[best] = -np.inf
+        return Confidence(logprob=logprob, entropy=entropy, margin=-float(shifted.max()))
+
+
+class Sampler(Owned):
+    """llama.cpp's sampler chain for one answer: penalties, top-k, top-p, min-p, temperature.
+
+    Temperature 0 is greedy, the lowest token first where logits are equal. Each answer needs
+    its own sampler: it remembers the newest tokens.
+    """
+
+    def __init__(self, sampling: Sampling, num_vocabulary: int, gauge: Gauge) -> None:
+        super().__init__()
+        self._gauge = gauge
+        self._penalties: Any = None
+        self._plain_greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
+        params = self._lib.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self._handle = self._lib.llama_sampler_chain_init(params)
+        if sampling.repetition_penalty != 1:
+            self._penalties = self._lib.llama_sampler_init_penalties(
+                num_vocabulary, PENALTY_WINDOW, sampling.repetition_penalty, 0.0, 0.0
+            )
+            self._add(self._penalties)
+        for link in self._choosers(sampling):
+            self._add(link)
+
+    def _choosers(self, sampling: Sampling) -> list[Any]:
+        lib = self._lib
+        if sampling.temperature == 0:
+            return [lib.llama_sampler_init_greedy()]
+        links = []
+        if sampling.top_k > 0:
+            links.append(lib.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1:
+            links.append(lib.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0:
+            links.append(lib.llama_sampler_init_min_p(sampling.min_p, 1))
+        links.append(lib.llama_sampler_init_temp(sampling.temperature))
+        links.append(lib.llama_sampler_init_dist(_seed(sampling)))
+        return links
+
+    def _add(self, link: Any) -> None:
+        self._lib.llama_sampler_chain_add(self.handle, link)  # the chain frees it
+
+    def remember(self, tokens: Sequence[int]) -> None:
+        """Let the repetition penalty count the end of the prompt."""
+        if self._penalties is not None:
+            for token in tokens[-PENALTY_WINDOW:]:
+                self._lib.llama_sampler_accept(self._penalties, token)
+
+    def next(self, context: Context) -> tuple[int, Confidence]:
+        """Choose a token from the context's newest logits, and tell how sure the model was."""
+        logits = context.logits()
+        best = int(logits.argmax())
+        if self._plain_greedy:
+            token = best
+        else:
+            token = self._lib.llama_sampler_sample(self.handle, context.handle, -1)
+        return token, self._gauge.measure(logits, token, best)
+
+    def _free(self, handle: Any) -> None:
+        self._lib.llama_sampler_free(handle)
+
+
+def _seed(sampling: Sampling) -> int:
+    if sampling.seed is None:
+        return random.getrandbits(31)
+    return sampling.seed % 0xFFFFFFFF  # the one value left out means "random" to llama.cpp

@@ -1,0 +1,74 @@
+"""Text to tokens and tokens to bytes, by the tokenizer inside a GGUF file."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+from edge.llama.library import llama
+
+
+class Vocabulary:
+    """The tokenizer of a loaded model; it lives no longer than the model."""
+
+    def __init__(self, handle: Any) -> None:
+        self._lib = llama()
+        self.handle = handle
+        self.num_tokens: int = self._lib.llama_vocab_n_tokens(handle)
+        self.bos: int = self._lib.llama_vocab_bos(handle)  # -1 where there is none
+        self.eos: int = self._lib.llama_vocab_eos(handle)
+        self._pieces: dict[int, bytes] = {}
+
+    def tokenize(
+        self, text: str, *, add_special: bool = False, parse_special: bool = False
+    ) -> list[int]:
+        """Return the tokens of a text.
+
+        `add_special` puts the beginning-of-text token first where the model wants one;
+        `parse_special` reads control tokens such as `<|end|>` out of the text, so it is for
+        template text and never for what a person wrote.
+        """
+        data = text.encode("utf-8", "replace")  # lone surrogates become question marks
+        size = len(data) + 16
+        buffer = (ctypes.c_int32 * size)()
+        count = self._lib.llama_tokenize(
+            self.handle, data, len(data), buffer, size, add_special, parse_special
+        )
+        assert count >= 0, "a token is at least one byte, so the buffer is large enough"
+        return list(buffer[:count])
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of one token; control tokens have none."""
+        if token not in self._pieces:
+            self._pieces[token] = self._read_piece(token, special=False)
+        return self._pieces[token]
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Return the bytes of several tokens, one after another."""
+        return b"".join(self.piece(token) for token in tokens)
+
+    def text(self, token: int) -> str:
+        """Return how a token is written, control tokens included; "" for no token (-1)."""
+        return "" if token < 0 else self._read_piece(token, special=True).decode("utf-8", "replace")
+
+    def is_end(self, token: int) -> bool:
+        """Return whether the token ends an answer (end of text, of turn, of message)."""
+        return bool(self._lib.llama_vocab_is_eog(self.handle, token))
+
+    def is_control(self, token: int) -> bool:
+        """Return whether the token is one that only a template may write."""
+        return bool(self._lib.llama_vocab_is_control(self.handle, token))
+
+    def adds_bos(self) -> bool:
+        """Return whether `add_special` puts a beginning-of-text token first."""
+        return bool(self._lib.llama_vocab_get_add_bos(self.handle))
+
+    def _read_piece(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            count = self._lib.llama_token_to_piece(self.handle, token, buffer, size, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            size = -count

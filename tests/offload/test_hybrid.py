@@ -175,6 +175,7 @@ async def test_an_unreachable_cloud_leaves_the_edges_answer() -> None:
     text, finish = await read(make(near(UNSURE, SURE), cloud), ask())
     assert text == "near0 near1 "
     assert finish.route.served_by == "edge" and finish.route.reason == "cloud_failed"
+    assert finish.route.failure == "nothing answers"
 
 
 async def test_a_cloud_that_dies_in_mid_answer_is_replaced_by_the_edge() -> None:

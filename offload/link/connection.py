@@ -1,0 +1,252 @@
+"""One connection of a device to its cloud, from the handshake to its death; never used again.
+
+Waiting for libzmq to reconnect by itself would leave us guessing what the new server knows of us,
+so a lost connection is closed and a new one opened from the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError, SettingsError
+from offload.link import wire
+from offload.link.health import Pulse, RoundTrips, Tempo
+from offload.link.keys import KeyPair, is_key, require_curve
+from offload.link.pump import Pump
+from offload.link.wire import Envelope, Hello, Kind, Ping, Pong, Ready, Refused, WireError
+
+_MECHANISM_MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+_RESEND_S = 0.002
+_HELP = "start it with `nearfar cloud serve`, or correct cloud.url"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Address:
+    """Where a cloud is and how we prove who we are; on this machine both keys may be None."""
+
+    endpoint: str
+    server_key: str | None = None
+    device_keys: KeyPair | None = None
+
+    def __post_init__(self) -> None:
+        both = self.server_key is not None and self.device_keys is not None
+        if not both and (self.server_key is not None or self.device_keys is not None):
+            raise SettingsError("the server's key and the device's keys go together; give both")
+        if self.server_key is not None and not is_key(self.server_key):
+            raise SettingsError("the server's key is not 40 characters of Z85; copy it again")
+        remedy = "join it with `nearfar link join`"
+        require_curve(self.endpoint, has_keys=both, remedy=remedy)
+
+
+class Connection:
+    """A socket that has said HELLO and heard READY, and pings while nothing else is said."""
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        device: str,
+        tempo: Tempo,
+        on_message: Callable[[Envelope], None],
+        on_lost: Callable[[LinkError], None],
+    ) -> None:
+        self.address = address
+        self.trips = RoundTrips()
+        self.bytes_sent = self.bytes_received = 0
+        self._device = device
+        self._tempo = tempo
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._pulse = Pulse(tempo)
+        self._opened: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
+        self._closed = False
+        self._was_connected = False
+        self._num_broken_handshakes = 0
+        self._beat: asyncio.Task[None] | None = None
+        self._socket, self._monitor = _dial(address)
+        self._monitor_pump = Pump(self._monitor, self._on_event)
+        self._pump = Pump(self._socket, self._on_frames)
+
+    async def open(self, timeout_s: float) -> Ready:
+        """Shake hands. Raises CloudUnreachable, KeyRefused or CloudFailed, and closes itself."""
+        try:
+            ready = await asyncio.wait_for(asyncio.shield(self._opened), timeout_s)
+        except asyncio.TimeoutError:
+            self.close()
+            raise self._no_answer(timeout_s) from None
+        except BaseException:
+            self.close()
+            raise
+        self._beat = asyncio.create_task(self._keep_alive())
+        return ready
+
+    def send(self, body: wire.AnyBody, request_id: str = "") -> int:
+        """Send a message and return its bytes. Raises CloudUnreachable where it cannot leave."""
+        return self.send_frames(wire.encode(body, request_id))
+
+    def send_frames(self, frames: list[bytes]) -> int:
+        """Send an encoded message and return its bytes. Raises CloudUnreachable."""
+        if self._closed or not self._pump.send(frames):
+            raise CloudUnreachable(f"{self.address.endpoint} takes no more messages; {_HELP}")
+        size = wire.size_bytes(frames)
+        self.bytes_sent += size
+        self._pulse.sent()
+        return size
+
+    @property
+    def is_open(self) -> bool:
+        return not self._closed
+
+    def close(self) -> None:
+        """Close the socket; nobody is told."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._beat is not None:
+            self._beat.cancel()
+        self._socket.disable_monitor()
+        self._monitor_pump.close()
+        self._pump.close()
+        if self._opened.done() and not self._opened.cancelled():
+            self._opened.exception()  # seen, even where nobody waits any more
+        self._opened.cancel()
+
+    def _lose(self, error: LinkError) -> None:
+        if self._closed:
+            return
+        if not self._opened.done():
+            self._opened.set_exception(error)
+            return
+        self.close()
+        self._on_lost(error)
+
+    async def _keep_alive(self) -> None:
+        while not self._closed:
+            if self._pulse.is_dead:
+                self._pump.drain()  # perhaps it was we who did not listen
+            if self._pulse.is_dead:
+                silence = f"for {self._tempo.dead_after_s:g} s"
+                self._lose(
+                    CloudUnreachable(f"{self.address.endpoint} is silent {silence}; {_HELP}")
+                )
+            elif self._pulse.wants_ping:
+                # A full queue is no news: the silence that follows will tell.
+                self._pump.send(wire.encode(Ping(time.monotonic())))
+                self._pulse.sent()
+            await asyncio.sleep(self._tempo.look_every_s)
+
+    def _on_frames(self, frames: list[zmq.Frame]) -> None:
+        parts = [frame.bytes for frame in frames]
+        self.bytes_received += wire.size_bytes(parts)
+        self._pulse.heard()
+        try:
+            self._take(wire.open_envelope(parts))
+        except WireError as error:
+            self._lose(CloudFailed(f"{self.address.endpoint} speaks another protocol ({error})"))
+
+    def _take(self, envelope: Envelope) -> None:
+        if envelope.kind not in (Kind.READY, Kind.REFUSED, Kind.PONG):
+            self._on_message(envelope)
+            return
+        body = wire.open_body(envelope)
+        if isinstance(body, Ready) and not self._opened.done():
+            self._opened.set_result(body)
+        elif isinstance(body, Refused):
+            self._lose(CloudFailed(f"{self.address.endpoint} refuses: {body.message}"))
+        elif isinstance(body, Pong):
+            rtt_s = time.monotonic() - body.sent_s
+            self.trips.note(rtt_s=rtt_s, cloud_clock_s=body.clock_s, our_clock_s=time.time())
+            self.trips.cloud_in_flight = body.in_flight
+
+    def _on_event(self, frames: list[zmq.Frame]) -> None:
+        event = parse_monitor_message([frame.bytes for frame in frames])
+        kind, value = event["event"], int(event["value"])
+        if kind == zmq.Event.CONNECTED:
+            self._was_connected = True
+        elif kind == zmq.Event.HANDSHAKE_SUCCEEDED:
+            self._say_hello()
+        elif kind == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
+            self._num_broken_handshakes += 1
+            self._maybe_wrong_key()
+        elif kind in (zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_FAILED_PROTOCOL):
+            self._lose(KeyRefused(self._refusal(kind, value)))
+        elif kind == zmq.Event.DISCONNECTED and self._opened.done():
+            self._lose(CloudUnreachable(f"{self.address.endpoint} closed the connection; {_HELP}"))
+
+    def _say_hello(self) -> None:
+        if self._closed or self._opened.done():
+            return
+        hello = Hello(
+            oldest_version=wire.OLDEST_VERSION, newest_version=wire.VERSION, device=self._device
+        )
+        frames = wire.encode(hello)
+        if not self._pump.send(frames):  # the event may overtake the pipe that it announces
+            asyncio.get_running_loop().call_later(_RESEND_S, self._say_hello)
+
+    def _maybe_wrong_key(self) -> None:
+        # A cloud that cannot decrypt our first message just hangs up; one that dies does too, once.
+        if self.address.server_key is not None and self._num_broken_handshakes >= 2:
+            self._lose(
+                KeyRefused(
+                    f"{self.address.endpoint} hangs up while keys are exchanged: it is not the "
+                    "cloud whose key we hold, or it takes no keys; ask for a new invite"
+                )
+            )
+
+    def _refusal(self, kind: int, value: int) -> str:
+        endpoint = self.address.endpoint
+        if kind == zmq.Event.HANDSHAKE_FAILED_AUTH:
+            return (
+                f"{endpoint} does not know this device's key; ask its operator for an invite and "
+                "run `nearfar link join`"
+            )
+        if value == _MECHANISM_MISMATCH and self.address.server_key is None:
+            return f"{endpoint} wants keys; ask for an invite and run `nearfar link join`"
+        if value == _MECHANISM_MISMATCH:
+            return f"{endpoint} takes no keys, though we hold one for it; check cloud.url"
+        return f"{endpoint} is not the cloud whose key we hold; ask for a new invite"
+
+    def _no_answer(self, timeout_s: float) -> LinkError:
+        endpoint = self.address.endpoint
+        if self._num_broken_handshakes:
+            return CloudUnreachable(f"{endpoint} hangs up in the handshake; {_HELP}")
+        if self._was_connected:
+            return CloudUnreachable(
+                f"something listens at {endpoint} but does not answer as a nearfar cloud; {_HELP}"
+            )
+        return CloudUnreachable(f"nothing answers at {endpoint} within {timeout_s:g} s; {_HELP}")
+
+
+def _dial(address: Address) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
+    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
+    socket.setsockopt(zmq.LINGER, 0)
+    # Without IMMEDIATE a DEALER takes a thousand messages for a peer that is not there.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.setsockopt(zmq.SNDHWM, 1000)
+    socket.setsockopt(zmq.RCVHWM, 10_000)
+    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.RECONNECT_IVL, 50)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    socket.setsockopt(zmq.IPV6, 1)
+    if address.server_key is not None and address.device_keys is not None:
+        socket.curve_serverkey = address.server_key.encode()
+        socket.curve_publickey = address.device_keys.public.encode()
+        socket.curve_secretkey = address.device_keys.secret.encode()
+    monitor = socket.get_monitor_socket()
+    try:
+        socket.connect(address.endpoint)
+    except zmq.ZMQError as error:
+        socket.disable_monitor()
+        monitor.close(linger=0)
+        socket.close(linger=0)
+        raise SettingsError(
+            f"cloud.url is {address.endpoint!r}, which is no address ({error}); "
+            "write tcp://HOST:PORT"
+        ) from None
+    return socket, monitor

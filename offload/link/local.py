@@ -1,0 +1,48 @@
+"""The keys of this machine: its own as a device, its own as a cloud, and whom it trusts.
+
+A cloud and a device under the same home know each other without an invitation: whoever can read
+these files is the same person.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offload.errors import SettingsError
+from offload.link.keys import DeviceList, KeyPair, is_loopback, load_or_make
+
+THIS_DEVICE = "this machine"
+
+
+def device_keys(folder: Path) -> KeyPair:
+    """Return this machine's own keys as a device, made at the first call."""
+    return load_or_make(folder, "device")
+
+
+def server_keys(folder: Path) -> KeyPair:
+    """Return this machine's own keys as a cloud, made at the first call."""
+    return load_or_make(folder, "server")
+
+
+def admitted(folder: Path) -> DeviceList:
+    """Return the devices this cloud lets in; this machine is always one of them."""
+    devices = DeviceList(folder / "devices.json")
+    own = device_keys(folder).public
+    if devices.find(own) is None:
+        devices.add(THIS_DEVICE, own)
+    return devices
+
+
+def server_key(url: str, stated: str, folder: Path) -> str:
+    """Return the public key of the cloud at `url`: as set, or our own for a cloud of our own.
+
+    Raises SettingsError where neither is known.
+    """
+    if stated:
+        return stated
+    if is_loopback(url):
+        return server_keys(folder).public
+    raise SettingsError(
+        f"the public key of the cloud at {url} is not known; "
+        "set cloud.server_key to the one that `nearfar cloud serve` prints there"
+    )

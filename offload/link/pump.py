@@ -1,0 +1,78 @@
+"""Joins one ZeroMQ socket to the event loop: messages in by callback, messages out at once or not.
+
+zmq.asyncio queues a message that cannot be sent now behind all others of the socket, so that one
+slow peer of a ROUTER would stop every other. Here the caller learns it and waits for that peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import zmq
+
+_BURST = 64  # messages read before the loop gets its turn
+
+
+class Pump:
+    """Reads a socket while the loop runs; belongs to the loop that is running when it is made."""
+
+    def __init__(
+        self, socket: zmq.Socket[bytes], on_message: Callable[[list[zmq.Frame]], None]
+    ) -> None:
+        self._socket = socket
+        self._on_message = on_message
+        self._loop = asyncio.get_running_loop()
+        self._fd = int(socket.getsockopt(zmq.FD))
+        self._again: asyncio.Handle | None = None
+        self._closed = False
+        self._loop.add_reader(self._fd, self.drain)
+        self._wake()
+
+    def send(self, frames: Sequence[bytes]) -> bool:
+        """Send a message, or return False where the peer's queue is full or nobody is connected.
+
+        Raises zmq.ZMQError (EHOSTUNREACH) where a ROUTER does not know the peer.
+        """
+        try:
+            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
+        except zmq.Again:
+            return False
+        finally:
+            self._wake()
+        return True
+
+    def drain(self) -> None:
+        """Deliver what has arrived."""
+        for _ in range(_BURST):
+            if self._closed:
+                return
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            try:
+                self._on_message(frames)
+            except BaseException:
+                self._wake()  # the loop reports it, and what waits behind is still read
+                raise
+        self._wake()
+
+    def close(self) -> None:
+        """Stop reading and close the socket; what is not yet sent is dropped."""
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._fd)
+        if self._again is not None:
+            self._again.cancel()
+        self._socket.close(linger=0)
+
+    def _wake(self) -> None:
+        # The descriptor signals once for many events, and sending may swallow the signal.
+        if self._again is None and not self._closed:
+            self._again = self._loop.call_soon(self._look_again)
+
+    def _look_again(self) -> None:
+        self._again = None
+        self.drain()

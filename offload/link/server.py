@@ -1,0 +1,330 @@
+"""The cloud's side of the link: any engine, served to many devices on one ROUTER socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass, field
+
+import zmq
+
+from offload.engine import Engine
+from offload.errors import RequestError, SettingsError
+from offload.link import wire
+from offload.link.failures import BUSY, to_failure
+from offload.link.gatekeeper import Gatekeeper
+from offload.link.health import Pulse, Tempo
+from offload.link.keys import DeviceList, KeyPair, require_curve
+from offload.link.pump import Pump
+from offload.link.streams import Answer
+from offload.link.wire import (
+    Cancel,
+    Envelope,
+    Failure,
+    Hello,
+    Ping,
+    Pong,
+    Ready,
+    Refused,
+    WireError,
+)
+from offload.messages import Request
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 0.005
+_HOST_DEAD_ERRNOS = (zmq.EHOSTUNREACH, zmq.ENOTSOCK, zmq.ETERM)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerLimits:
+    """How much the cloud takes on at once, over all devices and for each."""
+
+    max_streams: int = 4096
+    max_streams_per_device: int = 1024
+    max_message_bytes: int = wire.MAX_MESSAGE_BYTES
+    peer_silence_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_streams", "max_streams_per_device", "peer_silence_s"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
+        if not 1024 <= self.max_message_bytes <= wire.MAX_MESSAGE_BYTES:
+            raise SettingsError(
+                f"max_message_bytes is {self.max_message_bytes}; it must lie between 1024 and "
+                f"{wire.MAX_MESSAGE_BYTES}"
+            )
+
+
+@dataclass(eq=False)
+class _Peer:
+    """One connection of one device; a device that reconnects is a new peer."""
+
+    identity: bytes
+    device_key: str
+    name: str
+    pulse: Pulse
+    answers: dict[str, Answer] = field(default_factory=dict)
+    gone: bool = False
+
+
+class LinkServer:
+    """Serves an engine to devices; the engine stays the caller's to close."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        endpoint: str = "tcp://127.0.0.1:0",
+        *,
+        keys: KeyPair | None = None,
+        devices: DeviceList | None = None,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        remedy = "give the cloud a pair of keys, or bind 127.0.0.1"
+        require_curve(endpoint, has_keys=keys is not None, remedy=remedy)
+        self._engine = engine
+        self._asked_endpoint = endpoint
+        self._endpoint: str | None = None
+        self._keys = keys
+        self._devices = devices if devices is not None else DeviceList()
+        self._limits = limits or ServerLimits()
+        self._tempo = Tempo(dead_after_s=self._limits.peer_silence_s)
+        self._peers: dict[bytes, _Peer] = {}
+        self._leaving: set[Answer] = set()
+        self._closed = asyncio.Event()
+        self.num_bad_messages = 0
+
+    @property
+    def endpoint(self) -> str:
+        """The address that devices can reach, its port filled in. Needs `start`."""
+        assert self._endpoint is not None, "start() binds the endpoint"
+        return self._endpoint
+
+    @property
+    def num_in_flight(self) -> int:
+        """How many requests are being answered now."""
+        return sum(len(peer.answers) for peer in self._peers.values())
+
+    async def start(self) -> None:
+        """Bind and begin to serve. Raises SettingsError where the endpoint cannot be bound."""
+        # A context of its own, since there can be only one ZAP handler in each.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._gatekeeper: Gatekeeper | None = None
+        if self._keys is not None:
+            self._gatekeeper = Gatekeeper(self._context, self._is_known)
+        socket = self._context.socket(zmq.ROUTER)
+        _set_options(socket, self._keys, self._limits)
+        # Asked for always, it would turn 127.0.0.1 into its IPv6 form.
+        socket.setsockopt(zmq.IPV6, int("[" in self._asked_endpoint))
+        self._pump = Pump(socket, self._on_frames)
+        try:
+            socket.bind(self._asked_endpoint)
+        except zmq.ZMQError as error:
+            self._close_sockets()
+            raise SettingsError(
+                f"cannot listen at {self._asked_endpoint} ({error}); choose another address or port"
+            ) from None
+        self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._sweeper = asyncio.create_task(self._sweep())
+
+    async def serve(self) -> None:
+        """Serve until closed or cancelled."""
+        if self._endpoint is None:
+            await self.start()
+        try:
+            await self._closed.wait()
+        finally:
+            await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop every answer, wait until the engine has let go of them, close the socket."""
+        if self._endpoint is None or self._closed.is_set():
+            return
+        self._closed.set()
+        self._sweeper.cancel()
+        for peer in list(self._peers.values()):
+            self._forget(peer)
+        await asyncio.gather(*(answer.stopped() for answer in list(self._leaving)))
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
+        self._pump.close()
+        if self._gatekeeper is not None:
+            self._gatekeeper.close()
+        self._context.term()
+
+    def _is_known(self, key: str) -> bool:
+        return self._devices.find(key) is not None
+
+    # What arrives
+
+    def _on_frames(self, frames: list[zmq.Frame]) -> None:
+        if len(frames) != 5:  # the first is the connection's identity
+            self._note_bad()
+            return
+        identity, *parts = (frame.bytes for frame in frames)
+        peer = self._peers.get(identity)
+        if peer is not None:
+            peer.pulse.heard()
+        try:
+            envelope = wire.open_envelope(parts)
+            self._dispatch(identity, _device_key(frames[-1]), peer, envelope)
+        except WireError:
+            self._note_bad()
+
+    def _dispatch(
+        self, identity: bytes, device_key: str, peer: _Peer | None, envelope: Envelope
+    ) -> None:
+        if envelope.kind is wire.Kind.HELLO:
+            self._welcome(identity, device_key, envelope)
+        elif peer is None:
+            self._send_now(identity, Refused(code="hello", message="say HELLO first"))
+        elif envelope.kind is wire.Kind.REQUEST:
+            self._accept(peer, envelope)
+        else:
+            self._hear(peer, envelope.id, wire.open_body(envelope))
+
+    def _hear(self, peer: _Peer, request_id: str, body: wire.AnyBody) -> None:
+        if isinstance(body, Ping):
+            pong = Pong(body.sent_s, time.time(), self.num_in_flight)
+            self._send_now(peer.identity, pong)
+        elif isinstance(body, Cancel) and request_id in peer.answers:
+            self._drop(peer, request_id)
+
+    def _welcome(self, identity: bytes, device_key: str, envelope: Envelope) -> None:
+        hello = wire.open_body(envelope)
+        assert isinstance(hello, Hello), "a HELLO decodes to Hello"
+        if not hello.oldest_version <= wire.VERSION <= hello.newest_version:
+            self._send_now(identity, _version_refusal(hello))
+            return
+        if identity not in self._peers:
+            self._peers[identity] = _Peer(identity, device_key, hello.device, Pulse(self._tempo))
+        ready = Ready(
+            version=wire.VERSION,
+            cards=(self._engine.card(),),
+            max_message_bytes=self._limits.max_message_bytes,
+            max_streams=self._limits.max_streams_per_device,
+            clock_s=time.time(),
+        )
+        self._send_now(identity, ready)
+
+    def _accept(self, peer: _Peer, envelope: Envelope) -> None:
+        refusal = self._why_not(peer, envelope.id)
+        if refusal is not None:
+            self._send_now(peer.identity, refusal, envelope.id)
+            return
+        try:
+            request = wire.open_body(envelope)
+        except (RequestError, WireError) as error:
+            self._send_now(peer.identity, to_failure(error), envelope.id)
+            return
+        assert isinstance(request, Request), "a REQUEST decodes to Request"
+        if request.id != envelope.id:
+            raise WireError("the id in the head is not the request's")
+        self._begin(peer, request)
+
+    def _begin(self, peer: _Peer, request: Request) -> None:
+        async def send(body: wire.AnyBody) -> None:
+            await self._send(peer, body, request.id)
+
+        def done(answer: Answer) -> None:
+            self._leaving.discard(answer)
+            if peer.answers.get(request.id) is answer:
+                del peer.answers[request.id]
+
+        peer.answers[request.id] = Answer(self._engine, request, send=send, on_done=done)
+
+    def _why_not(self, peer: _Peer, request_id: str) -> Failure | None:
+        if request_id in peer.answers:
+            return Failure(BUSY, "a request of this id is being answered; use a new id")
+        of_device = sum(
+            len(other.answers)
+            for other in self._peers.values()
+            if other.device_key == peer.device_key
+        )
+        if of_device >= self._limits.max_streams_per_device:
+            return Failure(BUSY, f"this device has {of_device} requests in flight; wait for one")
+        if self.num_in_flight >= self._limits.max_streams:
+            return Failure(BUSY, "the cloud has all the requests that it can take; ask later")
+        return None
+
+    # What leaves
+
+    async def _send(self, peer: _Peer, body: wire.AnyBody, request_id: str) -> None:
+        """Send a message to a peer, waiting while its queue is full; forget a peer that left."""
+        frames = [peer.identity, *wire.encode(body, request_id)]
+        while not peer.gone:
+            try:
+                if self._pump.send(frames):
+                    return
+            except zmq.ZMQError as error:
+                if error.errno not in _HOST_DEAD_ERRNOS:
+                    raise
+                self._forget(peer)
+            await asyncio.sleep(_RETRY_S)
+
+    def _send_now(self, identity: bytes, body: wire.AnyBody, request_id: str = "") -> None:
+        # A peer that has no room for a short reply, or has left, does without it.
+        with contextlib.suppress(zmq.ZMQError):
+            self._pump.send([identity, *wire.encode(body, request_id)])
+
+    # Who leaves
+
+    def _drop(self, peer: _Peer, request_id: str) -> None:
+        answer = peer.answers.pop(request_id)
+        self._leaving.add(answer)
+        answer.stop()
+
+    def _forget(self, peer: _Peer) -> None:
+        peer.gone = True
+        self._peers.pop(peer.identity, None)
+        for request_id in list(peer.answers):
+            self._drop(peer, request_id)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._tempo.look_every_s)
+            if any(peer.pulse.is_dead for peer in self._peers.values()):
+                self._pump.drain()  # perhaps it was we who did not listen
+            for peer in [peer for peer in self._peers.values() if peer.pulse.is_dead]:
+                self._forget(peer)
+
+    def _note_bad(self) -> None:
+        self.num_bad_messages += 1
+        if self.num_bad_messages & (self.num_bad_messages - 1) == 0:  # 1, 2, 4, 8, ...
+            _log.warning("%d messages were no messages of this protocol", self.num_bad_messages)
+
+
+def _set_options(socket: zmq.Socket[bytes], keys: KeyPair | None, limits: ServerLimits) -> None:
+    socket.setsockopt(zmq.LINGER, 0)
+    # Without MANDATORY a ROUTER drops what it cannot deliver and says nothing.
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
+    socket.setsockopt(zmq.SNDHWM, 1000)  # for each peer
+    socket.setsockopt(zmq.RCVHWM, 1000)
+    # Closes the socket of a peer that vanished without a word.
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+    if keys is not None:
+        socket.curve_server = True
+        socket.curve_publickey = keys.public.encode()
+        socket.curve_secretkey = keys.secret.encode()
+        socket.setsockopt(zmq.ZAP_DOMAIN, b"nearfar")
+
+
+def _device_key(frame: zmq.Frame) -> str:
+    try:
+        return str(frame.get("User-Id"))
+    except zmq.ZMQError:
+        return ""  # no keys on this machine's own endpoint
+
+
+def _version_refusal(hello: Hello) -> Refused:
+    theirs = f"{hello.oldest_version} to {hello.newest_version}"
+    ours = f"{wire.OLDEST_VERSION} to {wire.VERSION}"
+    older = "device" if hello.newest_version < wire.VERSION else "cloud"
+    return Refused(
+        code="version",
+        message=f"the device speaks protocol {theirs}, the cloud {ours}; update the {older}",
+    )

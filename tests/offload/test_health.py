@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from offload.link.health import Pulse, RoundTrips, Tempo
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_silence_is_death_and_any_traffic_is_life() -> None:
+    clock = Clock()
+    pulse = Pulse(Tempo(ping_after_s=0.4, dead_after_s=1.6), clock)
+    clock.now += 1.5
+    assert not pulse.is_dead
+    pulse.heard()
+    clock.now += 1.5
+    assert not pulse.is_dead
+    clock.now += 0.2
+    assert pulse.is_dead
+
+
+def test_a_ping_is_wanted_while_either_direction_is_stale() -> None:
+    clock = Clock()
+    pulse = Pulse(Tempo(ping_after_s=0.4, dead_after_s=1.6), clock)
+    assert not pulse.wants_ping
+    clock.now += 0.4
+    assert pulse.wants_ping
+    pulse.sent()
+    assert pulse.wants_ping, "we have not heard anything"
+    pulse.heard()
+    assert not pulse.wants_ping
+
+
+def test_a_tempo_too_fast_to_ping_is_refused() -> None:
+    with pytest.raises(AssertionError, match="two pings"):
+        Tempo(ping_after_s=1.0, dead_after_s=1.6)
+
+
+def test_the_round_trip_is_the_median_and_the_clock_that_of_the_shortest() -> None:
+    trips = RoundTrips(keep=3)
+    assert trips.rtt_s is None
+    for rtt_s, cloud_clock_s in [(0.010, 55.005), (0.500, 51.0), (0.020, 60.0)]:
+        trips.note(rtt_s=rtt_s, cloud_clock_s=cloud_clock_s, our_clock_s=50.0)
+    assert trips.rtt_s == 0.020
+    assert trips.clock_offset_s == pytest.approx(5.010)

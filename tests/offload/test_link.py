@@ -1,0 +1,440 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+import pytest
+import zmq
+
+from backbone.errors import NearfarError
+from offload.engine import Engine
+from offload.errors import (
+    CloudFailed,
+    CloudUnreachable,
+    ContextLengthError,
+    KeyRefused,
+    RequestError,
+    SettingsError,
+)
+from offload.link import wire
+from offload.link.client import CloudLink
+from offload.link.health import Tempo
+from offload.link.keys import DeviceList, KeyPair
+from offload.link.server import LinkServer, ServerLimits
+from offload.messages import Budget, Delta, Finish, Privacy, Request
+from tests.offload.scripted import CARD, ScriptedEngine, delta
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: Engine, **options: object) -> AsyncIterator[LinkServer]:
+    server = LinkServer(engine, **options)  # type: ignore[arg-type]
+    await server.start()
+    try:
+        yield server
+    finally:
+        await asyncio.wait_for(server.aclose(), 5)
+
+
+@contextlib.asynccontextmanager
+async def linked(
+    engine: Engine, endpoint: str = "tcp://127.0.0.1:0"
+) -> AsyncIterator[tuple[LinkServer, CloudLink]]:
+    """A server and a device that know each other's keys."""
+    server_keys, device_keys = KeyPair.new(), KeyPair.new()
+    devices = DeviceList()
+    devices.add("laptop", device_keys.public)
+    async with serving(engine, endpoint=endpoint, keys=server_keys, devices=devices) as server:
+        link = CloudLink(server.endpoint, server_key=server_keys.public, device_keys=device_keys)
+        try:
+            yield server, link
+        finally:
+            await link.aclose()
+
+
+def ask(text: str = "hello", **options: object) -> Request:
+    return Request(prompt=text, **options)  # type: ignore[arg-type]
+
+
+async def answer(link: Engine, request: Request) -> list[Delta | Finish]:
+    return [item async for item in link.generate(request)]
+
+
+def text_of(items: list[Delta | Finish]) -> str:
+    return "".join(item.text for item in items if isinstance(item, Delta))
+
+
+async def test_an_answer_arrives_whole_and_in_order() -> None:
+    engine = ScriptedEngine()
+    async with linked(engine) as (_, link):
+        items = await answer(link, request := ask(deadline_s=5))
+    assert items[:-1] == [delta("one", 0), delta(" two", 1), delta(" three", 2)]
+    assert isinstance(items[-1], Finish) and items[-1].reason == "stop"
+    assert engine.requests == [request]
+
+
+async def test_the_link_is_an_engine_and_carries_the_card() -> None:
+    async with linked(ScriptedEngine()) as (_, link):
+        assert isinstance(link, Engine)
+        with pytest.raises(CloudUnreachable, match="connect"):
+            link.card()
+        assert await link.connect() == CARD == link.card()
+
+
+async def test_works_over_ipc_without_keys(tmp_path: object) -> None:
+    async with serving(ScriptedEngine(), endpoint=f"ipc://{tmp_path}/link") as server:
+        link = CloudLink(server.endpoint)
+        assert text_of(await answer(link, ask())) == "one two three"
+        await link.aclose()
+
+
+async def test_many_requests_at_once_do_not_mix() -> None:
+    engine = ScriptedEngine(script=lambda request: [f"{request.prompt}{i} " for i in range(20)])
+    async with linked(engine) as (_, link):
+        answers = await asyncio.gather(*(answer(link, ask(f"q{n}.")) for n in range(50)))
+    for n, items in enumerate(answers):
+        assert text_of(items) == "".join(f"q{n}.{i} " for i in range(20))
+
+
+async def test_bytes_are_those_of_the_frames() -> None:
+    async with linked(ScriptedEngine()) as (_, link):
+        items = await answer(link, request := ask())
+    finish = items[-1]
+    assert isinstance(finish, Finish)
+    assert finish.usage.bytes_sent == wire.size_bytes(wire.encode(request, request.id))
+    assert finish.usage.bytes_received > sum(len(item.text) for item in items[:-1])  # type: ignore[union-attr]
+    assert finish.usage.completion_tokens == 3
+
+
+async def test_closing_the_iterator_frees_the_engine() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with linked(engine) as (server, link):
+        async with contextlib.aclosing(link.generate(request := ask())) as items:  # type: ignore[type-var]
+            assert (await anext(items)).text == "one"
+            assert engine.running == {request.id}
+        await engine.until(lambda: engine.cancelled == [request.id])
+        assert link.health().in_flight == 0
+        await until(lambda: server.num_in_flight == 0)
+
+
+async def test_cancelling_the_reading_task_frees_the_engine() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with linked(engine) as (_, link):
+        task = asyncio.create_task(answer(link, request := ask()))
+        await engine.until(lambda: engine.running == {request.id})
+        task.cancel()
+        await engine.until(lambda: engine.cancelled == [request.id])
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
+async def test_the_cloud_keeps_the_deadline() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with linked(engine) as (_, link):
+        items = await answer(link, request := ask(deadline_s=0.1))
+        assert text_of(items) == "one"
+        assert isinstance(items[-1], Finish) and items[-1].reason == "deadline"
+        assert items[-1].usage.completion_tokens == 1
+        await engine.until(lambda: engine.cancelled == [request.id])
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "says"),
+    [
+        (RequestError("top_k is silly"), RequestError, "top_k is silly"),
+        (ContextLengthError(9000, 4096), ContextLengthError, "has 9000 tokens"),
+        (CloudFailed("the GPU is gone; call someone"), CloudFailed, "call someone"),
+        (ZeroDivisionError("secret prompt"), CloudFailed, "ZeroDivisionError"),
+    ],
+)
+async def test_an_engines_error_reaches_the_device_and_the_next_request_is_served(
+    error: Exception, kind: type[NearfarError], says: str
+) -> None:
+    engine = ScriptedEngine(script=lambda r: ["a", "b"], error=error, error_before=1)
+    async with linked(engine) as (_, link):
+        with pytest.raises(kind, match=says) as caught:
+            await answer(link, ask())
+        assert type(caught.value) is kind
+        assert "secret" not in str(caught.value)
+        engine._error = None
+        assert text_of(await answer(link, ask())) == "ab"
+
+
+async def test_an_engine_that_ends_without_finish_is_an_error() -> None:
+    async with linked(ScriptedEngine(finish=None)) as (_, link):
+        with pytest.raises(CloudFailed, match="mid-answer"):
+            await answer(link, ask())
+
+
+async def test_nothing_there_is_unreachable_and_names_the_remedy() -> None:
+    link = CloudLink(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=0.2)
+    with pytest.raises(CloudUnreachable, match=r"nothing answers at .*nearfar cloud serve"):
+        await answer(link, ask())
+    await link.aclose()
+
+
+async def test_a_listener_that_is_no_cloud_is_told_apart() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        link = CloudLink(f"tcp://127.0.0.1:{listener.getsockname()[1]}", connect_timeout_s=0.3)
+        with pytest.raises(CloudUnreachable, match="does not answer as a nearfar cloud"):
+            await link.connect()
+        await link.aclose()
+
+
+async def test_an_endpoint_that_is_none_is_a_setting_to_mend() -> None:
+    link = CloudLink("ipc://" + "x" * 300)
+    with pytest.raises(SettingsError, match=r"cloud\.url"):
+        await link.connect()
+
+
+async def test_a_silent_cloud_is_known_to_be_dead_within_two_seconds() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with linked(engine) as (server, link):
+        task = asyncio.create_task(answer(link, ask()))
+        await engine.until(lambda: len(engine.running) == 1)
+        assert link.health().alive
+        server._pump._on_message = lambda frames: None  # the host hangs, its kernel does not
+        began = time.monotonic()
+        with pytest.raises(CloudUnreachable, match="silent"):
+            await asyncio.wait_for(task, 5)
+        assert time.monotonic() - began < 2
+        assert not link.health().alive
+
+
+async def test_a_stopped_cloud_is_known_at_once_and_a_new_one_is_found() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    first = LinkServer(engine)
+    await first.start()
+    link = CloudLink(endpoint := first.endpoint)
+    task = asyncio.create_task(answer(link, ask()))
+    await engine.until(lambda: len(engine.running) == 1)
+    await first.aclose()
+    with pytest.raises(CloudUnreachable, match="closed the connection"):
+        await asyncio.wait_for(task, 1)
+    async with serving(ScriptedEngine(), endpoint=endpoint):
+        assert text_of(await answer(link, ask())) == "one two three"
+    await link.aclose()
+
+
+async def test_a_vanished_device_frees_the_engine_within_two_seconds() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with linked(engine) as (_, link):
+        request = ask()
+        items = link.generate(request)
+        await anext(items)  # type: ignore[arg-type]
+        began = time.monotonic()
+        await link.aclose()
+        await engine.until(lambda: engine.cancelled == [request.id])
+        assert time.monotonic() - began < 2.5
+        with pytest.raises(CloudUnreachable):
+            await anext(items)  # type: ignore[arg-type]
+
+
+async def test_an_idle_link_stays_alive_and_measures_the_round_trip() -> None:
+    async with linked(ScriptedEngine()) as (server, link):
+        link._tempo = Tempo(ping_after_s=0.02, dead_after_s=0.5)
+        await link.connect()
+        await until(lambda: link.health().rtt_s is not None)
+        health = link.health()
+        assert health.alive and 0 < (health.rtt_s or 0) < 0.5
+        assert abs(health.clock_offset_s or 0) < 0.5
+        assert len(server._peers) == 1
+
+
+async def test_the_wrong_server_key_is_refused() -> None:
+    device_keys, devices = KeyPair.new(), DeviceList()
+    devices.add("laptop", device_keys.public)
+    async with serving(ScriptedEngine(), keys=KeyPair.new(), devices=devices) as server:
+        wrong = KeyPair.new().public
+        link = CloudLink(server.endpoint, server_key=wrong, device_keys=device_keys)
+        with pytest.raises(KeyRefused, match="not the cloud whose key we hold"):
+            await link.connect()
+        await link.aclose()
+
+
+async def test_an_unknown_device_is_refused_and_a_known_one_is_served_meanwhile() -> None:
+    async with linked(ScriptedEngine()) as (server, link):
+        assert server._keys is not None
+        stranger = CloudLink(
+            server.endpoint, server_key=server._keys.public, device_keys=KeyPair.new()
+        )
+        with pytest.raises(KeyRefused, match="does not know this device's key"):
+            await stranger.connect()
+        await stranger.aclose()
+        assert text_of(await answer(link, ask())) == "one two three"
+
+
+async def test_a_device_let_in_while_the_cloud_runs_may_come() -> None:
+    server_keys, device_keys, devices = KeyPair.new(), KeyPair.new(), DeviceList()
+    async with serving(ScriptedEngine(), keys=server_keys, devices=devices) as server:
+        link = CloudLink(server.endpoint, server_key=server_keys.public, device_keys=device_keys)
+        with pytest.raises(KeyRefused):
+            await link.connect()
+        devices.add("laptop", device_keys.public)
+        assert await link.connect() == CARD
+        await link.aclose()
+
+
+async def test_a_plaintext_device_is_refused_where_keys_are_wanted() -> None:
+    async with linked(ScriptedEngine()) as (server, _):
+        plain = CloudLink(server.endpoint)
+        with pytest.raises(KeyRefused, match="wants keys"):
+            await plain.connect()
+        await plain.aclose()
+
+
+async def test_keys_for_a_cloud_that_takes_none_are_refused() -> None:
+    async with serving(ScriptedEngine()) as server:
+        link = CloudLink(
+            server.endpoint, server_key=KeyPair.new().public, device_keys=KeyPair.new()
+        )
+        with pytest.raises(KeyRefused, match="takes no keys"):
+            await link.connect()
+        await link.aclose()
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:5555", "tcp://192.168.1.2:5555", "tcp://*:1"])
+def test_no_keys_no_network(endpoint: str) -> None:
+    with pytest.raises(SettingsError, match="keys"):
+        LinkServer(ScriptedEngine(), endpoint)
+    with pytest.raises(SettingsError, match="nearfar link join"):
+        CloudLink(endpoint)
+
+
+async def test_a_taken_port_is_a_setting_to_mend() -> None:
+    async with serving(ScriptedEngine()) as server:
+        with pytest.raises(SettingsError, match="choose another"):
+            await LinkServer(ScriptedEngine(), server.endpoint).start()
+
+
+async def test_local_only_and_costly_requests_do_not_leave() -> None:
+    engine = ScriptedEngine()
+    async with linked(engine) as (_, link):
+        with pytest.raises(RequestError, match="local_only"):
+            await answer(link, ask(privacy=Privacy.LOCAL_ONLY))
+        with pytest.raises(RequestError, match="10 are allowed"):
+            await answer(link, ask(budget=Budget(max_bytes_sent=10)))
+        assert link.health().bytes_sent == 0
+    assert engine.requests == []
+
+
+async def test_too_many_requests_are_refused_and_the_running_ones_go_on() -> None:
+    hold = asyncio.Event()
+    engine = ScriptedEngine(hold=hold)
+    limits = ServerLimits(max_streams_per_device=2)
+    async with serving(engine, limits=limits) as server:
+        link = CloudLink(server.endpoint)
+        tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
+        await engine.until(lambda: len(engine.running) == 2)
+        with pytest.raises(CloudFailed, match="2 requests in flight"):
+            await answer(link, ask())
+        hold.set()
+        assert [text_of(items) for items in await asyncio.gather(*tasks)] == ["one two three"] * 2
+        await link.aclose()
+
+
+async def test_an_older_cloud_tells_a_newer_device_what_to_update() -> None:
+    async with serving(ScriptedEngine()) as server:
+        with raw_device(server.endpoint) as device:
+            hello = {"oldest_version": 7, "newest_version": 9, "device": "x", "novelty": [1]}
+            await send(device, [b"\x07", b"\x01", b"", msgspec.msgpack.encode(hello)])
+            refused = wire.open_body(wire.open_envelope(await receive(device)))
+    assert isinstance(refused, wire.Refused)
+    assert "7 to 9" in refused.message and "update the cloud" in refused.message
+
+
+GARBAGE = [
+    [b""],
+    [b"", b"", b"", b""],
+    [b"\x01"] * 20,
+    [b"\x01", b"\x03", b"id", b"\xc1"],
+    [b"\x01", b"\x03", b"id", b"\xdd\xff\xff\xff\xff"],
+    [b"\x01", b"\x03", b"id", b"\x91" * 100_000],
+    [b"\x01", b"\x63", b"id", b"\x90"],
+    [b"\x01", b"\x06", b"\xff\xfe", b"\x90"],
+    [b"\x01", b"\x06", b"x" * 1000, b"\x90"],
+    [b"\x01", b"\x01", b"", b"\x80"],
+    [b"\x09", b"\x07", b"", b"\x91\x00"],
+    [b"\x01", b"\x02", b"", b"\x80"],
+]
+
+
+@pytest.mark.parametrize("after_hello", [False, True])
+async def test_garbage_harms_nobody(after_hello: bool) -> None:
+    hold = asyncio.Event()
+    engine = ScriptedEngine(hold=hold)
+    async with serving(engine) as server:
+        link = CloudLink(server.endpoint)
+        task = asyncio.create_task(answer(link, ask()))
+        await engine.until(lambda: len(engine.running) == 1)
+        with raw_device(server.endpoint) as device:
+            if after_hello:
+                await send(device, wire.encode(wire.Hello(oldest_version=1, newest_version=1)))
+                await receive(device)
+            for frames in GARBAGE:
+                await send(device, frames)
+            await send(device, wire.encode(wire.Hello(oldest_version=1, newest_version=1)))
+            while wire.open_envelope(await receive(device)).kind is not wire.Kind.READY:
+                pass
+        assert server.num_bad_messages >= len(GARBAGE) // 2
+        hold.set()
+        assert text_of(await task) == "one two three"
+        await link.aclose()
+
+
+async def test_a_message_too_large_breaks_only_its_own_connection() -> None:
+    limits = ServerLimits(max_message_bytes=1024)
+    async with serving(ScriptedEngine(), limits=limits) as server:
+        link, greedy = CloudLink(server.endpoint), CloudLink(server.endpoint)
+        await link.connect()
+        with pytest.raises((CloudUnreachable, RequestError)):
+            await answer(greedy, ask("x" * 5000))
+        assert text_of(await answer(link, ask())) == "one two three"
+        await link.aclose()
+        await greedy.aclose()
+
+
+async def test_a_text_that_is_not_unicode_is_a_bad_request() -> None:
+    async with linked(ScriptedEngine()) as (_, link):
+        with pytest.raises(RequestError, match="msgpack"):
+            await answer(link, ask("\ud800"))
+
+
+async def until(holds: object, timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not holds():  # type: ignore[operator]
+        assert time.monotonic() < end, "it did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def raw_device(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+    """A socket that says whatever it likes."""
+    device = zmq.Context.instance().socket(zmq.DEALER)
+    device.setsockopt(zmq.LINGER, 0)
+    device.connect(endpoint)
+    try:
+        yield device
+    finally:
+        device.close()
+
+
+async def send(device: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    device.send_multipart(frames)
+
+
+async def receive(device: zmq.Socket[bytes]) -> list[bytes]:
+    end = time.monotonic() + 5
+    while not device.poll(0):
+        assert time.monotonic() < end, "no answer in time"
+        await asyncio.sleep(0.005)
+    return device.recv_multipart()

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from offload.errors import RequestError
+from offload.link import wire
+from offload.link.wire import Envelope, Kind, WireError
+from offload.messages import (
+    Budget,
+    Confidence,
+    Delta,
+    Finish,
+    Message,
+    Privacy,
+    Request,
+    Route,
+    Sampling,
+    Usage,
+)
+from tests.offload.scripted import CARD, delta
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+f32 = st.floats(width=32, allow_nan=False)
+floats = st.floats(allow_nan=False)
+counts = st.integers(0, 2**40)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**60), 2**60) | floats | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+samplings = st.builds(
+    Sampling,
+    temperature=st.floats(0, 5),
+    seed=st.none() | st.integers(-(2**63), 2**63 - 1),
+    stop=st.lists(texts.filter(bool), max_size=3).map(tuple),
+    max_tokens=st.integers(1, 1_000_000),
+    json_schema=st.none() | st.dictionaries(texts, json_values, max_size=3),
+)
+asked = texts.filter(str.strip)
+messages = st.builds(Message, role=st.sampled_from(["user", "assistant", "tool"]), content=asked)
+requests = st.builds(
+    Request,
+    id=texts.filter(lambda text: 1 <= len(text) <= 64),
+    messages=st.lists(messages, min_size=1, max_size=3).map(tuple),
+    sampling=samplings,
+    privacy=st.sampled_from(Privacy),
+    deadline_s=st.none() | st.floats(0.001, 86_400),
+    budget=st.builds(Budget, max_cost=st.none() | floats, max_bytes_sent=st.none() | counts),
+    session=st.none() | texts,
+) | st.builds(Request, prompt=asked)
+deltas = st.builds(
+    Delta,
+    text=texts,
+    index=counts,
+    token_ids=st.lists(st.integers(0, 2**31), max_size=4).map(tuple),
+    confidence=st.lists(st.builds(Confidence, f32, f32, f32), max_size=4).map(tuple),
+    source=st.sampled_from([None, "edge", "cloud"]),
+    replaces=st.booleans(),
+)
+finishes = st.builds(
+    Finish,
+    reason=st.sampled_from(["stop", "length", "cancelled", "deadline", "error"]),
+    usage=st.builds(Usage, prompt_tokens=counts, queue_s=floats, bytes_sent=counts),
+    route=st.none() | st.builds(Route, served_by=st.sampled_from(["edge", "cloud"]), reason=texts),
+    error=st.none() | texts,
+)
+bodies = st.one_of(
+    requests,
+    finishes,
+    st.builds(wire.Hello, oldest_version=counts, newest_version=counts, device=texts),
+    st.builds(
+        wire.Ready,
+        version=counts,
+        cards=st.just((CARD,)),
+        max_message_bytes=counts,
+        max_streams=counts,
+        clock_s=floats,
+    ),
+    st.builds(wire.Refused, code=texts, message=texts),
+    st.builds(wire.Deltas, counts, st.lists(deltas.map(wire.pack_delta), max_size=3).map(tuple)),
+    st.builds(wire.Cancel),
+    st.builds(wire.Ping, floats),
+    st.builds(wire.Pong, floats, floats, counts),
+    st.builds(wire.Failure, texts, texts),
+)
+
+
+def read(frames: list[bytes]) -> wire.AnyBody:
+    return wire.open_body(wire.open_envelope(frames))
+
+
+@given(bodies, texts)
+def test_every_message_survives_the_wire(body: wire.AnyBody, request_id: str) -> None:
+    frames = wire.encode(body, request_id)
+    envelope = wire.open_envelope(frames)
+    assert wire.open_body(envelope) == body
+    assert envelope.id == request_id
+    assert envelope.size_bytes == wire.size_bytes(frames)
+
+
+@given(deltas)
+def test_a_delta_survives_packing(one: Delta) -> None:
+    assert wire.unpack_delta(wire.pack_delta(one)) == one
+
+
+def test_confidences_keep_the_precision_of_32_bit_floats() -> None:
+    sure = Confidence(-0.1, 1 / 3, 1e-7)
+    (back,) = wire.unpack_delta(wire.pack_delta(Delta(confidence=(sure,)))).confidence
+    for name in ("logprob", "entropy", "margin"):
+        assert getattr(back, name) == pytest.approx(getattr(sure, name), rel=1e-6)
+
+
+def test_confidences_too_large_for_32_bits_become_infinite() -> None:
+    huge = Confidence(-1e300, float("inf"), 1e300)
+    (back,) = wire.unpack_delta(wire.pack_delta(Delta(confidence=(huge,)))).confidence
+    assert back == Confidence(float("-inf"), float("inf"), float("inf"))
+
+
+def test_a_token_in_a_batch_costs_under_forty_bytes() -> None:
+    items = tuple(wire.pack_delta(delta(" word", index)) for index in range(8))
+    assert wire.size_bytes(wire.encode(wire.Deltas(0, items), "x" * 32)) / 8 < 40
+
+
+@given(st.lists(st.binary(max_size=12), max_size=6))
+def test_arbitrary_frames_are_refused_or_read_and_nothing_else(frames: list[bytes]) -> None:
+    refused_or_read(frames)
+
+
+@given(st.sampled_from(Kind), st.binary(max_size=300))
+@example(Kind.REQUEST, b"\xdd\xff\xff\xff\xff")
+@example(Kind.REQUEST, b"\x91" * 5000)
+@example(Kind.DELTAS, b"\x92\x00" + b"\x91" * 5000)
+def test_arbitrary_bodies_are_refused_or_read_and_nothing_else(kind: Kind, body: bytes) -> None:
+    refused_or_read([bytes((wire.VERSION,)), bytes((kind,)), b"id", body])
+
+
+@given(bodies, st.data())
+def test_damaged_messages_are_refused_or_read_and_nothing_else(
+    body: wire.AnyBody, data: st.DataObject
+) -> None:
+    frames = wire.encode(body, "id")
+    which = data.draw(st.integers(0, 3))
+    damaged = bytearray(frames[which])
+    at = data.draw(st.integers(0, max(0, len(damaged) - 1)))
+    damaged[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
+    refused_or_read([*frames[:which], bytes(damaged), *frames[which + 1 :]])
+
+
+def refused_or_read(frames: list[bytes]) -> None:
+    try:
+        body = read(frames)
+        if isinstance(body, wire.Deltas):
+            for item in body.items:
+                wire.unpack_delta(item)
+    except (WireError, RequestError):
+        pass
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [],
+        [b"\x01", b"\x07", b""],
+        [b"\x01", b"\x07", b"", b"\x91\x00", b""],
+        [b"\x02", b"\x07", b"", b"\x91\xcb" + bytes(8)],
+        [b"", b"\x07", b"", b"\x91\x00"],
+        [b"\x01", b"\x00", b"", b"\x90"],
+        [b"\x01", b"\x06", b"x" * 257, b"\x90"],
+        [b"\x01", b"\x06", b"\xff", b"\x90"],
+        [b"\x01", b"\x06", b"", b"\x91\x01"],  # a field too many
+        [b"\x01", b"\x06", b"", b"\x90\x90"],  # bytes after the end
+        [b"\x01", b"\x07", b"", b"\x91" + msgspec.msgpack.encode("1.0")],
+        [b"\x01", b"\x07", b"", b"\x91\x00" + bytes(70_000)],
+    ],
+)
+def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
+    with pytest.raises(WireError):
+        read(frames)
+
+
+def test_an_unknown_field_of_a_request_is_refused_and_of_a_hello_let_pass() -> None:
+    hello = {"oldest_version": 1, "newest_version": 1, "novelty": 1}
+    body = read([b"\x01", b"\x01", b"", msgspec.msgpack.encode(hello)])
+    assert isinstance(body, wire.Hello)
+    request = {"prompt": "x", "novelty": 1}
+    with pytest.raises(WireError, match="novelty"):
+        read([b"\x01", b"\x03", b"", msgspec.msgpack.encode(request)])
+
+
+def test_values_out_of_range_are_named_and_not_taken_for_damage() -> None:
+    request = {"prompt": "x", "sampling": {"temperature": -1.0}}
+    with pytest.raises(RequestError, match="temperature"):
+        read([b"\x01", b"\x03", b"", msgspec.msgpack.encode(request)])
+
+
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {}
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
+def test_a_schema_may_be_deep_but_not_bottomless() -> None:
+    fits = Request(prompt="x", sampling=Sampling(json_schema=nested(wire.MAX_SCHEMA_DEPTH)))
+    assert read(wire.encode(fits)) == fits
+    deep = Request(prompt="x", sampling=Sampling(json_schema=nested(wire.MAX_SCHEMA_DEPTH + 1)))
+    with pytest.raises(RequestError, match="nested deeper"):
+        read(wire.encode(deep))
+
+
+def test_a_schema_holds_only_what_json_can() -> None:
+    odd = Request(prompt="x", sampling=Sampling(json_schema={"x": b"bytes"}))
+    with pytest.raises(RequestError, match="JSON cannot"):
+        read(wire.encode(odd))
+
+
+def test_cut_off_confidences_are_refused() -> None:
+    packed = wire.PackedDelta("x", 0, (), struct.pack("<2f", 1, 2), None, False)
+    with pytest.raises(WireError, match="cut off"):
+        wire.unpack_delta(packed)
+
+
+def test_text_that_is_not_unicode_is_a_bad_request() -> None:
+    with pytest.raises(RequestError, match="msgpack"):
+        wire.encode(Request(prompt="\ud800x"))
+
+
+def test_a_body_larger_than_its_kind_allows_is_refused() -> None:
+    body = msgspec.msgpack.encode(["failed", "x" * 100_000])
+    with pytest.raises(WireError, match="too many"):
+        wire.open_body(Envelope(wire.VERSION, Kind.ERROR, "", body))

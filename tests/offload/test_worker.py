@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+
+from offload.worker import Worker
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[Worker[int]]:
+    made: Worker[int] = Worker("test")
+    yield made
+    made.close()
+
+
+def counting(cancelled: threading.Event) -> Iterator[int]:
+    yield from range(5)
+
+
+async def test_items_arrive_in_order_and_the_stream_ends(worker: Worker[int]) -> None:
+    assert [item async for item in worker.stream(counting)] == [0, 1, 2, 3, 4]
+
+
+async def test_everything_runs_in_one_thread(worker: Worker[int]) -> None:
+    def where(cancelled: threading.Event) -> Iterator[int]:
+        yield threading.get_ident()
+
+    seen = {item async for item in worker.stream(where)} | {await worker.call(threading.get_ident)}
+    assert len(seen) == 1
+    assert threading.get_ident() not in seen
+
+
+async def test_an_error_is_raised_where_the_stream_is_read(worker: Worker[int]) -> None:
+    def breaking(cancelled: threading.Event) -> Iterator[int]:
+        yield 1
+        raise ZeroDivisionError("in the thread")
+
+    seen = []
+    with pytest.raises(ZeroDivisionError, match="in the thread"):
+        async for item in worker.stream(breaking):
+            seen.append(item)
+    assert seen == [1]
+    assert [item async for item in worker.stream(counting)] == [0, 1, 2, 3, 4]
+
+
+async def test_leaving_early_closes_the_iterator_before_it_returns(worker: Worker[int]) -> None:
+    closed_in: list[int] = []
+
+    def endless(cancelled: threading.Event) -> Iterator[int]:
+        try:
+            while not cancelled.is_set():
+                yield 1
+        finally:
+            closed_in.append(threading.get_ident())
+
+    async with contextlib.aclosing(worker.stream(endless)) as items:
+        await anext(items)
+    assert closed_in == [await worker.call(threading.get_ident)]
+
+
+async def test_an_iterator_that_does_not_look_is_closed_all_the_same(worker: Worker[int]) -> None:
+    closed = threading.Event()
+
+    def stubborn(cancelled: threading.Event) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            closed.set()
+
+    items = worker.stream(stubborn)
+    await anext(items)
+    await items.aclose()
+    assert closed.wait(5)
+
+
+async def test_a_cancelled_reader_stops_the_thread(worker: Worker[int]) -> None:
+    started, stopped = threading.Event(), threading.Event()
+
+    def waiting(cancelled: threading.Event) -> Iterator[int]:
+        started.set()
+        cancelled.wait(10)
+        stopped.set()
+        yield from ()
+
+    async def read() -> None:
+        async for _ in worker.stream(waiting):
+            pass
+
+    task = asyncio.create_task(read())
+    await asyncio.to_thread(started.wait, 5)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert stopped.is_set()
+
+
+async def test_a_stream_cancelled_while_it_queues_never_starts(worker: Worker[int]) -> None:
+    hold, started = threading.Event(), []
+
+    def holding(cancelled: threading.Event) -> Iterator[int]:
+        yield 1
+        hold.wait(10)
+
+    def second(cancelled: threading.Event) -> Iterator[int]:
+        started.append(1)
+        yield 2
+
+    first = worker.stream(holding)
+    await anext(first)
+    queued = asyncio.create_task(anext(worker.stream(second)))
+    await asyncio.sleep(0)
+    queued.cancel()
+    await asyncio.sleep(0)
+    hold.set()
+    with pytest.raises(asyncio.CancelledError):
+        await queued
+    await first.aclose()
+    assert await worker.call(lambda: 7) == 7
+    assert started == []
+
+
+async def test_two_streams_take_turns_and_do_not_mix(worker: Worker[int]) -> None:
+    async def read() -> list[int]:
+        return [item async for item in worker.stream(counting)]
+
+    assert await asyncio.gather(read(), read(), read()) == [[0, 1, 2, 3, 4]] * 3
+
+
+async def test_a_slow_reader_does_not_stop_the_loop(worker: Worker[int]) -> None:
+    release = threading.Event()
+
+    def blocked(cancelled: threading.Event) -> Iterator[int]:
+        release.wait(10)
+        yield 1
+
+    task = asyncio.ensure_future(anext(items := worker.stream(blocked)))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not task.done()
+    release.set()
+    assert await task == 1
+    await items.aclose()

@@ -1,12 +1,11 @@
-"""What each architecture calls its tensors and settings in GGUF, and where its maths differs.
+"""What each architecture calls its tensors in GGUF, and where its stored numbers differ.
 
-One table per architecture: Hugging Face names on the left, GGUF names on the right. The quirks are
-few: Llama's rotated rows are stored interleaved, Llama 3 stretches its rotary base by a tensor.
+One table per architecture: Hugging Face names on the left, GGUF names on the right. The quirks
+are few: Llama's rotated rows are stored interleaved, Gemma's norm weights without their one.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from numpy.typing import NDArray
 from backbone.errors import CheckpointError
 
 Config = Mapping[str, Any]
-FloatArray = NDArray[np.float32]
 
 _TOP = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 _ATTENTION = {
@@ -28,15 +26,27 @@ _ATTENTION = {
     "self_attn.v_proj": "attn_v",
     "self_attn.o_proj": "attn_output",
 }
-_FEED_FORWARD = {
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
+_FEED_FORWARD = {"mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down"}
+_PRE_NORM = {"post_attention_layernorm": "ffn_norm"}
+_SANDWICH_NORMS = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
 }
 _QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
+_PLAIN = _ATTENTION | _PRE_NORM | _FEED_FORWARD
+_FUSED = {
+    "input_layernorm": "attn_norm",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.o_proj": "attn_output",
+    "post_attention_layernorm": "ffn_norm",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+}
 # Buffers that old checkpoints carry and that every runtime computes for itself.
 _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
+# The name before `model.` that a language model has inside a vision-language checkpoint.
+_PREFIX = re.compile(r"^(language_model\.|model\.language_model\.)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,24 +56,40 @@ class Architecture:
     gguf: str
     layer: Mapping[str, str]
     interleaves_rotary: bool = False  # q and k rows alternate between the two rotated halves
-    takes_rope_factors: bool = False  # reads rope_freqs.weight
+    norm_offset: float = 0.0  # Gemma stores the weight of a norm less one
+    rope_kinds: tuple[str, ...] = ("default", "linear")
+    activation: str = "silu"
+    has_window: bool = False  # the runtime knows this architecture's sliding window
+    ties_by_default: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(
         gguf="llama",
-        layer=_ATTENTION | _FEED_FORWARD,
+        layer=_PLAIN,
         interleaves_rotary=True,
-        takes_rope_factors=True,
+        rope_kinds=("default", "linear", "llama3"),
     ),
-    "mistral": Architecture(
-        gguf="llama",
-        layer=_ATTENTION | _FEED_FORWARD,
-        interleaves_rotary=True,
-        takes_rope_factors=True,
+    "mistral": Architecture(gguf="llama", layer=_PLAIN, interleaves_rotary=True),
+    "qwen2": Architecture(gguf="qwen2", layer=_PLAIN),
+    "qwen3": Architecture(gguf="qwen3", layer=_PLAIN | _QK_NORMS),
+    "gemma2": Architecture(
+        gguf="gemma2",
+        layer=_ATTENTION | _SANDWICH_NORMS | _FEED_FORWARD,
+        norm_offset=1.0,
+        activation="gelu_pytorch_tanh",
+        has_window=True,
+        ties_by_default=True,
     ),
-    "qwen2": Architecture(gguf="qwen2", layer=_ATTENTION | _FEED_FORWARD),
-    "qwen3": Architecture(gguf="qwen3", layer=_ATTENTION | _FEED_FORWARD | _QK_NORMS),
+    "gemma3_text": Architecture(
+        gguf="gemma3",
+        layer=_ATTENTION | _SANDWICH_NORMS | _FEED_FORWARD | _QK_NORMS,
+        norm_offset=1.0,
+        activation="gelu_pytorch_tanh",
+        has_window=True,
+        ties_by_default=True,
+    ),
+    "phi3": Architecture(gguf="phi3", layer=_FUSED, rope_kinds=("default", "longrope")),
 }
 
 
@@ -80,14 +106,26 @@ def architecture_of(config: Config) -> Architecture:
         raise CheckpointError(
             f"this checkpoint is already quantized ({method}); start from the full-precision model"
         )
+    activation = config.get("hidden_activation") or config.get("hidden_act") or found.activation
+    if activation != found.activation:
+        raise CheckpointError(
+            f"a {model_type} model with activation {activation!r} cannot be written to GGUF; "
+            f"only {found.activation} can"
+        )
     return found
 
 
+def is_tied(architecture: Architecture, config: Config) -> bool:
+    """Tell whether the output layer is the embedding itself."""
+    return bool(config.get("tie_word_embeddings", architecture.ties_by_default))
+
+
 def gguf_name(architecture: Architecture, name: str) -> str | None:
-    """Return the GGUF name of a Hugging Face tensor, or None for one that is computed anyway."""
-    if _COMPUTED.search(name):
+    """Return the GGUF name of a Hugging Face tensor, or None for one that has no place there."""
+    if _COMPUTED.search(name) or name.startswith(("vision_tower.", "multi_modal_projector.")):
         return None
-    module, _, kind = name.rpartition(".")
+    module, _, kind = _PREFIX.sub("model.", name).replace("model.model.", "model.").rpartition(".")
+    module = module.replace("model.lm_head", "lm_head")
     if module in _TOP:
         return f"{_TOP[module]}.{kind}"
     layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
@@ -102,7 +140,7 @@ def gguf_name(architecture: Architecture, name: str) -> str | None:
 def tensor_names(architecture: Architecture, config: Config) -> list[str]:
     """Return the GGUF names of all weights that a complete model has; biases come on top."""
     names = ["token_embd.weight", "output_norm.weight"]
-    names += [] if config.get("tie_word_embeddings") else ["output.weight"]
+    names += [] if is_tied(architecture, config) else ["output.weight"]
     for layer in range(int(config["num_hidden_layers"])):
         names += [f"blk.{layer}.{module}.weight" for module in architecture.layer.values()]
     return names
@@ -110,90 +148,29 @@ def tensor_names(architecture: Architecture, config: Config) -> list[str]:
 
 def head_dim(config: Config) -> int:
     """Return the number of channels of one attention head."""
-    return int(config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"])
+    default = 256 if str(config.get("model_type")).startswith("gemma") else None
+    dim = config.get("head_dim") or default
+    return int(dim or config["hidden_size"] // config["num_attention_heads"])
 
 
-def reshape_for_gguf(
+def num_kv_heads(config: Config) -> int:
+    """Return the number of key and value heads of one layer."""
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
+def as_stored(
     architecture: Architecture, config: Config, name: str, tensor: NDArray[Any]
 ) -> NDArray[Any]:
-    """Return the tensor as GGUF wants it: [out, in] stays, rotated rows may be interleaved."""
-    kind = re.search(r"\.self_attn\.([qk])_proj\.", name)
+    """Return the tensor `name` (its GGUF name) with the numbers in the order GGUF wants.
+
+    Rows of [out, in] matrices may be interleaved; norms are float32 and may gain one.
+    """
+    if name.endswith("norm.weight") and architecture.norm_offset:
+        return np.asarray(tensor + np.float32(architecture.norm_offset))
+    kind = re.search(r"\.attn_([qk])\.", name)
     if not (architecture.interleaves_rotary and kind):
         return tensor
-    num_heads = int(config["num_attention_heads"])
-    if kind[1] == "k":
-        num_heads = int(config.get("num_key_value_heads") or num_heads)
+    num_heads = int(config["num_attention_heads"]) if kind[1] == "q" else num_kv_heads(config)
     # Halves [0..d/2), [d/2..d) of each head become pairs (0, d/2), (1, d/2 + 1), ...
     split = tensor.reshape(num_heads, 2, head_dim(config) // 2, *tensor.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(tensor.shape)
-
-
-def rope(config: Config) -> dict[str, Any]:
-    """Return the rotary settings in one dictionary, wherever this version of the file keeps them.
-
-    Keys: rope_theta, rope_type and what the type needs.
-    """
-    settings = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-    settings["rope_theta"] = float(
-        config.get("rope_theta") or settings.get("rope_theta") or 10000.0
-    )
-    settings["rope_type"] = settings.get("rope_type", settings.get("type", "default"))
-    return settings
-
-
-def rope_factors(architecture: Architecture, config: Config) -> FloatArray | None:
-    """Return what each rotary frequency is divided by, float32 [head_dim / 2], or None.
-
-    Llama 3.1's stretch of long wavelengths (its model card), as llama.cpp's rope_freqs.weight.
-    """
-    settings = rope(config)
-    if settings["rope_type"] in ("default", "linear"):
-        return None
-    if settings["rope_type"] != "llama3" or not architecture.takes_rope_factors:
-        raise CheckpointError(
-            f"rope scaling {settings['rope_type']!r} of a {config['model_type']} model cannot be "
-            "written to GGUF here; remove rope_scaling from config.json to use the native context"
-        )
-    dim = head_dim(config)
-    inverse = settings["rope_theta"] ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
-    rotations = settings["original_max_position_embeddings"] * inverse / (2 * math.pi)
-    low, high = settings["low_freq_factor"], settings["high_freq_factor"]
-    keep = np.clip((rotations - low) / (high - low), 0.0, 1.0)
-    factors: FloatArray = (1.0 / (keep + (1 - keep) / settings["factor"])).astype(np.float32)
-    return factors
-
-
-def sliding_window(config: Config) -> int | None:
-    """Return the attention window in tokens, None where every layer sees everything."""
-    # Qwen ships a window and switches it off; Mistral has no switch.
-    default = config.get("model_type") == "mistral"
-    if not config.get("use_sliding_window", default):
-        return None
-    window = config.get("sliding_window")
-    return int(window) if window else None
-
-
-def metadata(architecture: Architecture, config: Config) -> dict[str, int | float | str]:
-    """Return the settings that go under `{architecture}.` in GGUF; floats become float32."""
-    num_heads = int(config["num_attention_heads"])
-    settings = rope(config)
-    dim = head_dim(config)
-    # These runtimes have no window for these architectures: inside it, full attention is equal.
-    longest = min(config["max_position_embeddings"], sliding_window(config) or math.inf)
-    values: dict[str, int | float | str] = {
-        "context_length": int(longest),
-        "embedding_length": int(config["hidden_size"]),
-        "block_count": int(config["num_hidden_layers"]),
-        "feed_forward_length": int(config["intermediate_size"]),
-        "attention.head_count": num_heads,
-        "attention.head_count_kv": int(config.get("num_key_value_heads") or num_heads),
-        "attention.key_length": dim,
-        "attention.value_length": dim,
-        "attention.layer_norm_rms_epsilon": float(config.get("rms_norm_eps", 1e-6)),
-        "rope.dimension_count": dim,
-        "rope.freq_base": settings["rope_theta"],
-        "vocab_size": int(config["vocab_size"]),
-    }
-    if settings["rope_type"] == "linear":
-        values |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(settings["factor"])}
-    return values

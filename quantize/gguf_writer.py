@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,13 @@ from backbone.errors import CheckpointError
 from quantize.architectures import (
     Architecture,
     architecture_of,
+    as_stored,
     gguf_name,
-    metadata,
-    reshape_for_gguf,
-    rope_factors,
-    sliding_window,
+    is_tied,
     tensor_names,
 )
+from quantize.gguf_rope import rope_tensors
+from quantize.gguf_settings import context_length, settings
 from quantize.vocabulary import Vocabulary, read_vocabulary
 from quantize.weights import StoredTensor, read_config, stored_tensors
 
@@ -38,7 +39,6 @@ class Checkpoint:
     architecture: Architecture
     vocabulary: Vocabulary
     tensors: Mapping[str, StoredTensor]  # by GGUF name
-    hf_names: Mapping[str, str]  # GGUF name -> HF name
 
     @property
     def num_parameters(self) -> int:
@@ -54,10 +54,10 @@ class Checkpoint:
     @property
     def notes(self) -> tuple[str, ...]:
         """Return what the GGUF does not say the same way."""
-        window = sliding_window(self.config)
-        if window is None or window >= self.config["max_position_embeddings"]:
+        length = context_length(self.architecture, self.config)
+        if length == self.config["max_position_embeddings"]:
             return self.vocabulary.notes
-        capped = f"context capped at the attention window of {window} tokens"
+        capped = f"context capped at the attention window of {length} tokens"
         return (*self.vocabulary.notes, capped)
 
 
@@ -67,9 +67,9 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     architecture = architecture_of(config)
     stored = stored_tensors(folder)
     names = {name: gguf_name(architecture, name) for name in stored}
-    if config.get("tie_word_embeddings"):
-        names["lm_head.weight"] = None  # written by some savers all the same
-    kept = {gguf: name for name, gguf in names.items() if gguf and name in stored}
+    kept = {gguf: name for name, gguf in names.items() if gguf}
+    if is_tied(architecture, config):
+        kept.pop("output.weight", None)  # written by some savers all the same
     _check_complete(folder, config, kept)
     return Checkpoint(
         folder=folder,
@@ -77,7 +77,6 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         architecture=architecture,
         vocabulary=read_vocabulary(folder, int(config["vocab_size"])),
         tensors={gguf: stored[name] for gguf, name in kept.items()},
-        hf_names=kept,
     )
 
 
@@ -99,18 +98,16 @@ def write_plain(
     try:
         _add_settings(writer, checkpoint, kind)
         _add_vocabulary(writer, checkpoint.vocabulary)
-        factors = rope_factors(checkpoint.architecture, checkpoint.config)
-        if factors is not None:
-            writer.add_tensor_info(
-                "rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes
-            )
+        computed = rope_tensors(checkpoint.config)
+        for name, values in computed.items():
+            writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
         for name, tensor in checkpoint.tensors.items():
             _announce(writer, name, tensor, _stored_kind(tensor, kind))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        if factors is not None:
-            writer.write_tensor_data(factors)
+        for values in computed.values():
+            writer.write_tensor_data(values)
         for done, name in enumerate(checkpoint.tensors, start=1):
             writer.write_tensor_data(_converted(checkpoint, name, kind))
             if progress:
@@ -142,8 +139,7 @@ def _converted(checkpoint: Checkpoint, name: str, kind: str) -> NDArray[Any]:
         values = tensor.raw()  # bfloat16 travels as it is, in two bytes
     else:
         values = _narrowed(tensor.float32(), kind, name)
-    hf_name = checkpoint.hf_names[name]
-    return reshape_for_gguf(checkpoint.architecture, checkpoint.config, hf_name, values)
+    return as_stored(checkpoint.architecture, checkpoint.config, name, values)
 
 
 def _narrowed(values: NDArray[np.float32], kind: str, name: str) -> NDArray[Any]:
@@ -164,11 +160,19 @@ def _narrowed(values: NDArray[np.float32], kind: str, name: str) -> NDArray[Any]
 def _add_settings(writer: Any, checkpoint: Checkpoint, kind: str) -> None:
     from quantize.llama_quantizer import file_type
 
-    writer.add_string("general.name", checkpoint.folder.resolve().name)
+    writer.add_string("general.name", _model_name(checkpoint))
     writer.add_uint32("general.file_type", file_type(kind))
-    for key, value in metadata(checkpoint.architecture, checkpoint.config).items():
+    for key, value in settings(checkpoint.architecture, checkpoint.config).items():
         add = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
         add[type(value)](f"{checkpoint.architecture.gguf}.{key}", value)
+
+
+def _model_name(checkpoint: Checkpoint) -> str:
+    # llama.cpp reads from a name with "phi3" in it how the tokenizer treats spaces.
+    name = checkpoint.folder.resolve().name
+    if not checkpoint.vocabulary.is_phi3:
+        return re.sub(r"(?i)phi-?3", "phi 3", name)
+    return name if re.search(r"(?i)phi-?3", name) else f"phi-3 {name}"
 
 
 def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:

@@ -25,3 +25,10 @@ def captured_log() -> Iterator[list[str]]:
         yield lines
     finally:
         llama_cpp.llama_log_set(previous, data)
+
+
+def last_error(lines: list[str]) -> str:
+    """Return what llama.cpp said last about a failure, on one line."""
+    told = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
+    reasons = [line for line in told if ": " in line] or told
+    return reasons[0].splitlines()[0] if reasons else "no reason given"

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
-from quantize.llama_log import captured_log
+from quantize.llama_log import captured_log, last_error
 
 
 class LlamaModel:
@@ -27,10 +27,12 @@ class LlamaModel:
         # Plain kernels: the repacked ones round otherwise, and AMX ones stop the process with an
         # illegal instruction in virtual machines that announce AMX without granting it.
         params.use_extra_bufts = False
-        with captured_log():
+        with captured_log() as lines:
             self._model = llama_cpp.llama_model_load_from_file(bytes(path), params)
         if not self._model:
-            raise CheckpointError(f"llama.cpp cannot load {path}; convert or fetch it again")
+            raise CheckpointError(
+                f"llama.cpp cannot load {path} ({last_error(lines)}); convert or fetch it again"
+            )
         self._vocab = llama_cpp.llama_model_get_vocab(self._model)
         self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
         with captured_log():

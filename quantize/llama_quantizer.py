@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError, NearfarError
-from quantize.llama_log import captured_log
+from quantize.llama_log import captured_log, last_error
 
 PLAIN_KINDS = ("f32", "f16", "bf16")
 # Rows of one tensor held while quantizing; llama.cpp's own default of 8 GiB is more than a
@@ -84,7 +84,7 @@ def requantize(
     with captured_log() as lines:
         status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params))
     if status:
-        raise CheckpointError(f"llama.cpp cannot write {kind}: {_reason(lines)}")
+        raise CheckpointError(f"llama.cpp cannot write {kind}: {last_error(lines)}")
 
 
 def _apply_named(params: Any, overrides: Mapping[str, str]) -> None:
@@ -117,8 +117,3 @@ def _importance_entries(importance: Mapping[str, NDArray[np.float32]]) -> Any:
         entry.data = (ctypes.c_float * values.size).from_buffer_copy(values.tobytes())
         entry.size = values.size
     return entries
-
-
-def _reason(lines: list[str]) -> str:
-    told = [line for line in lines if "failed to quantize" in line or "error" in line.lower()]
-    return told[-1] if told else "no reason given; check that the source is a complete model"

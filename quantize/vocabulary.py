@@ -45,6 +45,7 @@ class Vocabulary:
     add_eos: bool
     add_space_prefix: bool
     chat_template: str | None
+    is_phi3: bool = False  # its control tokens swallow the spaces after them
     notes: tuple[str, ...] = ()  # where llama.cpp is known to differ, one sentence each
 
 
@@ -68,6 +69,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         add_bos=add_bos,
         add_eos=add_eos,
         chat_template=_chat_template(folder, settings),
+        is_phi3=_is_phi3(raw),
         **{**parts, "scores": _padded(parts.get("scores", ()), len(tokens))},
     )
 
@@ -197,6 +199,21 @@ def _tokens(
 
 def _is_byte(text: str) -> bool:
     return len(text) == 6 and text.startswith("<0x") and text.endswith(">")
+
+
+def _is_phi3(raw: Mapping[str, Any]) -> bool:
+    """Tell the one pattern of space-swallowing tokens for which llama.cpp has a rule."""
+    strips = {t["content"] for t in raw.get("added_tokens", ()) if t.get("rstrip")}
+    if not strips:
+        return False
+    special = {t["content"] for t in raw["added_tokens"] if t["special"]}
+    kept = {"<unk>", "<s>", "<|endoftext|>"}
+    if kept <= special and "</s>" in strips and strips >= special - kept and not strips & kept:
+        return True
+    raise CheckpointError(
+        f"the token {min(strips)!r} swallows the spaces after it, which GGUF cannot express; "
+        "remove its rstrip from tokenizer.json"
+    )
 
 
 def _padded(scores: Sequence[float], length: int) -> tuple[float, ...]:

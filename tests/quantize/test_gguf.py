@@ -27,6 +27,7 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
     "rope_theta": 10000.0,
 }
+GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama with one KV head per head, tied": (
@@ -44,6 +45,34 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3 untied": ("qwen3", {"head_dim": 16, "rope_theta": 1e6}),
+    "gemma2": ("gemma2", GEMMA | {"sliding_window": 16}),
+    "gemma3": ("gemma3_text", GEMMA | {"sliding_window": 16, "num_hidden_layers": 6}),
+    "gemma3 stretched": (
+        "gemma3_text",
+        GEMMA
+        | {
+            "sliding_window": 16,
+            "num_hidden_layers": 6,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 5000.0},
+                "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+            },
+        },
+    ),
+    "phi3": ("phi3", {}),
+    "phi3 longrope": (
+        "phi3",
+        {
+            "max_position_embeddings": 1024,
+            "original_max_position_embeddings": 512,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10000.0,
+                "short_factor": [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7],
+                "long_factor": [2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
+            },
+        },
+    ),
 }
 
 
@@ -54,8 +83,16 @@ def transformers_logits(folder: Path, tokens: list[int]) -> NDArray[np.float32]:
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
+    if model.config.model_type.startswith("gemma"):
+        for layer in model.model.layers:
+            layer.mlp.act_fn.register_forward_hook(half_precision_gelu)
     with torch.no_grad():
         return np.asarray(model(torch.tensor([tokens])).logits[0].numpy(), dtype=np.float32)
+
+
+def half_precision_gelu(module: Any, arguments: Any, result: Any) -> Any:
+    """What ggml computes: a table of half-precision results for half-precision arguments."""
+    return module.forward(arguments[0].half().float()).half().float()
 
 
 def gguf_logits(path: Path, tokens: list[int]) -> NDArray[np.float32]:
@@ -158,6 +195,17 @@ def test_quantizing_twice_is_refused_unless_asked(make_checkpoint: Make, tmp_pat
         convert(small, tmp_path / "b.gguf", kind="q4_0")
     done = convert(small, tmp_path / "b.gguf", kind="q4_0", allow_requantize=True)
     assert "Q4_0" in done.tensor_types.values()
+
+
+def test_a_name_like_phi3_is_not_mistaken_for_its_tokenizer(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    from gguf import GGUFReader
+
+    folder = make_checkpoint("phi3")
+    assert folder.name == "phi3-hf"
+    done = convert(folder, tmp_path / "m.gguf", kind="f32")
+    assert GGUFReader(done.path).fields["general.name"].contents() == "phi 3-hf"
 
 
 def test_settings_travel(make_checkpoint: Make, tmp_path: Path) -> None:

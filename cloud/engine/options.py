@@ -17,15 +17,15 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
-    """Options of one engine; None and "auto" are settled when the model is loaded."""
+    """Options of one engine; 0 and "auto" are settled when the model is loaded."""
 
-    max_model_len: int | None = None  # tokens; None is the model's own context
+    max_model_len: int = 0  # tokens; 0 is the model's own context
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 
     def __post_init__(self) -> None:
-        if self.max_model_len is not None and self.max_model_len < 1:
-            raise SettingsError(f"max_model_len is {self.max_model_len}; it must be 1 or more")
+        if self.max_model_len < 0:
+            raise SettingsError(f"max_model_len is {self.max_model_len}; it must be 0 or more")
         if self.dtype != "auto" and self.dtype not in _DTYPES:
             raise SettingsError(f"dtype is {self.dtype!r}; use auto, {', '.join(_DTYPES)}")
         kind = self.device.partition(":")[0]
@@ -49,7 +49,7 @@ class EngineOptions:
     def model_len(self, config: NetworkConfig) -> int:
         """Return the longest sequence, prompt and answer together, in tokens."""
         limit = config.max_position_embeddings
-        if self.max_model_len is None:
+        if self.max_model_len == 0:
             return limit
         if self.max_model_len > limit:
             raise SettingsError(

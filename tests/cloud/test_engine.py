@@ -239,7 +239,7 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_model_len": 0}, "max_model_len is 0"),
+        ({"max_model_len": -1}, "max_model_len is -1"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"device": "tpu"}, "device is 'tpu'"),
     ],

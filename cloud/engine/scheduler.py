@@ -1,0 +1,162 @@
+"""Who computes how many tokens in the next step.
+
+There is no prefill phase and no decode phase (vLLM's V1 scheduler): every step hands out a budget
+of tokens, to running answers first, then to prompts in pieces, in order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from cloud.engine.blocks import BlockPool
+from cloud.engine.sequence import Sequence
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The next `num_tokens` uncomputed tokens of a sequence."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether the step ends with all known tokens computed, so that the next is chosen."""
+        return self.num_tokens == self.sequence.num_pending
+
+
+class Scheduler:
+    """Holds the waiting and the running, and moves sequences between them."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        block_size: int,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+    ) -> None:
+        self.pool = pool
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+        self._block_size = block_size
+        self._max_num_seqs = max_num_seqs
+        self.budget = max_num_batched_tokens  # tokens of one step
+        self.num_preemptions = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the queue."""
+        self.waiting.append(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended, wherever it is, and free its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        elif sequence in self.waiting:
+            self.waiting.remove(sequence)
+        self._free(sequence)
+
+    def schedule(self) -> list[Slice]:
+        """Return the next step's slices, with blocks in place for all of their tokens."""
+        budget = self.budget
+        preempted_before = self.num_preemptions
+        slices: list[Slice] = []
+        # Answers before prompts, so that a long prompt never holds up a reader.
+        for sequence in sorted(self.running, key=lambda s: (s.num_pending > 1, s.number)):
+            count = min(sequence.num_pending, budget)
+            if sequence in self.running and count and self._make_room(sequence, count, slices):
+                slices.append(Slice(sequence, count))
+                budget -= count
+        # Where room had to be made, newcomers would only throw each other out.
+        roomy = self.num_preemptions == preempted_before
+        while roomy and budget > 0 and (admitted := self._admit()) is not None:
+            count = min(admitted.num_pending, budget)
+            self._grow(admitted, count)
+            slices.append(Slice(admitted, count))
+            budget -= count
+        return slices
+
+    def computed(self, slice_: Slice) -> None:
+        """Count a slice as computed, and let its full blocks be found by others."""
+        sequence = slice_.sequence
+        before = sequence.num_computed // self._block_size
+        sequence.num_computed += slice_.num_tokens
+        full = sequence.num_computed // self._block_size
+        names = sequence.block_names(full, self._block_size)
+        for at in range(before, full):
+            self.pool.name(sequence.blocks[at], names[at])
+
+    def shrink(self) -> bool:
+        """After a step that ran out of memory: halve the budget; False when it cannot go lower."""
+        if self.budget == 1:
+            return False
+        self.budget = max(1, self.budget // 2)
+        return True
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to the head of the queue; it will be computed again."""
+        self.running.remove(sequence)
+        self._free(sequence)
+        sequence.num_computed = 0
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+        self.waiting.appendleft(sequence)
+
+    def expired(self, now_s: float) -> list[Sequence]:
+        """Return the sequences whose deadline has passed."""
+        return [s for s in (*self.running, *self.waiting) if now_s >= s.deadline_s]
+
+    def check_integrity(self) -> None:
+        """Assert that pool and tables agree; cheap enough to call whenever nothing runs."""
+        everyone = [*self.running, *self.waiting]
+        assert len(set(map(id, everyone))) == len(everyone), "a sequence is queued twice"
+        assert not any(sequence.blocks for sequence in self.waiting), "a waiting one holds blocks"
+        self.pool.check_integrity(sequence.blocks for sequence in self.running)
+
+    def _admit(self) -> Sequence | None:
+        """Start the first waiting sequence if all its known tokens find room now."""
+        if not self.waiting or len(self.running) >= self._max_num_seqs:
+            return None
+        sequence = self.waiting[0]
+        # The last token is always computed: its logits are what is asked for.
+        names = sequence.block_names(
+            (len(sequence.tokens) - 1) // self._block_size, self._block_size
+        )
+        found = self.pool.find(names)
+        fresh = self._num_blocks(len(sequence.tokens)) - len(found)
+        if self.pool.num_free < fresh + self.pool.num_idle(found):
+            return None
+        self.waiting.popleft()
+        self.pool.hold(found)
+        sequence.blocks = found
+        sequence.num_computed = sequence.num_cached_tokens = len(found) * self._block_size
+        self.running.append(sequence)
+        return sequence
+
+    def _make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
+        """Grow a sequence, preempting the youngest ones not yet in this step; False: no room."""
+        while not self._grow(sequence, count):
+            planned = {id(slice_.sequence) for slice_ in slices}
+            others = [s for s in self.running if id(s) not in planned]
+            youngest = max(others, key=lambda s: s.number)
+            self.preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    def _grow(self, sequence: Sequence, count: int) -> bool:
+        """Give a sequence the blocks for `count` more tokens, if the pool has them."""
+        missing = self._num_blocks(sequence.num_computed + count) - len(sequence.blocks)
+        if missing > self.pool.num_free:
+            return False
+        last = sequence.blocks[-1] if sequence.blocks else -2
+        sequence.blocks += self.pool.allocate(max(missing, 0), after=last)
+        return True
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.blocks)
+        sequence.blocks = []
+
+    def _num_blocks(self, num_tokens: int) -> int:
+        return -(-num_tokens // self._block_size)

@@ -1,0 +1,62 @@
+"""One request on its way through the engine: tokens known, tokens computed, blocks held."""
+
+from __future__ import annotations
+
+import itertools
+
+from backbone.sampling import Sampler
+from cloud.engine.blocks import ROOT, chain_hash
+
+_numbers = itertools.count()
+
+
+class Sequence:
+    """Prompt and answer as one list of tokens; the first `num_computed` have keys and values.
+
+    There is no phase: a prompt in pieces, a decode step and a recomputation after preemption
+    are all "tokens not computed yet".
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        *,
+        max_tokens: int,
+        sampler: Sampler,
+        deadline_s: float = float("inf"),
+    ) -> None:
+        self.number = next(_numbers)  # order of arrival
+        self.tokens = list(prompt)
+        self.num_prompt_tokens = len(prompt)
+        self.max_tokens = max_tokens
+        self.sampler = sampler
+        self.deadline_s = deadline_s  # on time.monotonic's clock
+        self.num_computed = 0
+        self.num_preemptions = 0
+        self.num_cached_tokens = 0  # found in the prefix cache on the last admission
+        self.blocks: list[int] = []
+        self._names: list[bytes] = []
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens whose keys and values are still to be computed."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def num_generated(self) -> int:
+        return len(self.tokens) - self.num_prompt_tokens
+
+    def append(self, token: int) -> None:
+        """Add a chosen token."""
+        self.tokens.append(token)
+        self.sampler.note((token,))
+
+    def block_names(self, count: int, block_size: int) -> list[bytes]:
+        """Return the content names of the first `count` blocks, all of them full."""
+        while len(self._names) < count:
+            at = len(self._names)
+            parent = self._names[-1] if self._names else ROOT
+            tokens = self.tokens[at * block_size : (at + 1) * block_size]
+            assert len(tokens) == block_size, "only full blocks have a name"
+            self._names.append(chain_hash(parent, tokens))
+        return self._names[:count]

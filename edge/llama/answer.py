@@ -64,7 +64,9 @@ class Answer:
         text = self._stream.flush()
         return Delta(text=text, index=self.num_tokens, source="edge") if text else None
 
-    def finish(self, reason: FinishReason, error: str | None = None) -> Finish:
+    def finish(
+        self, reason: FinishReason, *, dropped_tokens: int = 0, error: str | None = None
+    ) -> Finish:
         """Return the end of the answer."""
         usage = Usage(
             prompt_tokens=self._num_prompt,
@@ -74,4 +76,6 @@ class Answer:
             decode_s=time.monotonic() - self._prefilled,
         )
         route = Route(served_by="edge", reason="edge_only")
-        return Finish(reason=reason, usage=usage, route=route, error=error)
+        return Finish(
+            reason=reason, usage=usage, route=route, dropped_tokens=dropped_tokens, error=error
+        )

@@ -205,6 +205,16 @@ class Context(Owned):
         """Forget all but the first tokens; False where this kind of memory cannot."""
         return bool(self._lib.llama_memory_seq_rm(self._memory, 0, num_tokens, -1))
 
+    def forget(self, position: int, count: int) -> None:
+        """Forget tokens from `position` on and move those after them up to it."""
+        lib, end = self._lib, position + count
+        assert lib.llama_memory_seq_rm(self._memory, 0, position, end), "this memory has no holes"
+        lib.llama_memory_seq_add(self._memory, 0, end, -1, -count)
+
+    def can_forget(self) -> bool:
+        """Return whether the middle can be forgotten: whether positions can be shifted."""
+        return bool(self._lib.llama_memory_can_shift(self._memory))
+
     def clear(self) -> None:
         """Forget every token."""
         self._lib.llama_memory_clear(self._memory, False)

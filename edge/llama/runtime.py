@@ -6,50 +6,23 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import NearfarError
 from edge.device.cores import num_usable_cores
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Context, Model
+from edge.llama.cache import KvCache
 from edge.llama.kv_types import KvTypes
+from edge.llama.options import LlamaOptions
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
+from edge.llama.window import Pins, Window
 from offload.errors import ContextLengthError, SettingsError
 from offload.messages import Delta, Finish, FinishReason, ModelCard, Request
 from offload.worker import Worker
 
-
-@dataclass(frozen=True, kw_only=True)
-class LlamaOptions:
-    """How a GGUF model is run; checked here, an error names the field.
-
-    max_model_len: tokens of context, 0 for the model's own. num_threads: 0 for the cores this
-    process may use. max_num_batched_tokens: prompt tokens evaluated at once. num_gpu_layers: -1
-    for all. kv_cache_dtype: how keys and values are stored, see kv_types.py. flash_attention:
-    off only to compare; blocked values need it. enable_prefix_caching: keep the part of the
-    last prompt that the next one shares.
-    """
-
-    max_model_len: int = 0
-    num_threads: int = 0
-    max_num_batched_tokens: int = 512
-    num_gpu_layers: int = 0
-    kv_cache_dtype: str = "f16"
-    flash_attention: bool = True
-    enable_prefix_caching: bool = True
-
-    def __post_init__(self) -> None:
-        _check("max_model_len", self.max_model_len, 0, 16_777_216)
-        _check("num_threads", self.num_threads, 0, 1024)
-        _check("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65_536)
-        _check("num_gpu_layers", self.num_gpu_layers, -1, 10_000)
-        if KvTypes.parse(self.kv_cache_dtype).values_need_flash and not self.flash_attention:
-            raise SettingsError(
-                f"kv_cache_dtype {self.kv_cache_dtype} needs flash attention; "
-                "turn flash_attention on, or choose f16"
-            )
+__all__ = ["LlamaEngine", "LlamaOptions"]
 
 
 class LlamaEngine:
@@ -64,23 +37,17 @@ class LlamaEngine:
         self._model = Model(path, num_gpu_layers=self._options.num_gpu_layers)
         try:
             self._context = self._make_context()
+            self._cache = self._make_cache()
         except BaseException:
             self._model.close()
             raise
         self._prompts = PromptWriter(self._model)
         self._gauge = Gauge(self._model.vocabulary.num_tokens)
-        self._cached: list[int] = []  # the tokens whose keys and values the context holds
         self._worker: Worker[Delta | Finish] = Worker("nearfar-edge")
         self._closed = False
 
     def _make_context(self) -> Context:
-        trained, asked = self._model.trained_len, self._options.max_model_len
-        if asked > trained:
-            raise SettingsError(
-                f"max_model_len is {asked} and {self._model.path.name} was trained for "
-                f"{trained}; set it to {trained} or less"
-            )
-        self.max_model_len = asked or trained
+        self.max_model_len = self._context_len()
         return Context(
             self._model,
             num_tokens=self.max_model_len,
@@ -89,6 +56,34 @@ class LlamaEngine:
             kv_types=KvTypes.parse(self._options.kv_cache_dtype),
             flash_attention=self._options.flash_attention,
         )
+
+    def _context_len(self) -> int:
+        trained, asked = self._model.trained_len, self._options.max_model_len
+        if asked > trained:
+            raise SettingsError(
+                f"max_model_len is {asked} and {self._model.path.name} was trained for "
+                f"{trained}; set it to {trained} or less"
+            )
+        length = asked or trained
+        if self._options.window:
+            length = min(length, self._options.num_sinks + self._options.window)
+        return length
+
+    def _make_cache(self) -> KvCache:
+        options = self._options
+        can_slide = self._context.can_forget()
+        if options.window and not can_slide:
+            raise SettingsError(
+                f"window is {options.window} and {self._model.path.name} cannot forget the middle "
+                "of its context; set window to 0"
+            )
+        window = Window(
+            self.max_model_len,
+            num_sinks=min(options.num_sinks, self.max_model_len // 2),
+            block=options.window_block,
+        )
+        sliding = can_slide and options.window != 0
+        return KvCache(self._context, window, sliding=sliding, reuse=options.enable_prefix_caching)
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""
@@ -143,21 +138,30 @@ class LlamaEngine:
         started = time.monotonic()
         received = started if received is None else received
         prompt = self._prompts.tokens(request)
-        if len(prompt) >= self.max_model_len:
-            raise ContextLengthError(len(prompt), self.max_model_len)
+        pins = self._pins(request, prompt)
         answer = Answer(request, num_prompt=len(prompt), queue_s=started - received)
         patience = Patience(request, cancelled, received)
-        ended = self._prefill(prompt, patience)
+        ended = self._prefill(prompt, pins, patience)
         answer.prefilled()
         if ended is not None:
             yield answer.finish(ended)
             return
         with Sampler(request.sampling, self._model.vocabulary.num_tokens, self._gauge) as sampler:
             sampler.remember(prompt)
-            yield from self._decode(answer, sampler, patience)
+            yield from self._decode(answer, sampler, pins, patience)
+
+    def _pins(self, request: Request, prompt: list[int]) -> Pins:
+        """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
+        last = len(prompt) + request.sampling.max_tokens
+        pins = Pins.whole(len(prompt))
+        if self._cache.sliding and (last > self.max_model_len or self._cache.window.dropped):
+            pins = self._prompts.pins(request, prompt)
+        if pins.num_tokens >= self.max_model_len:
+            raise ContextLengthError(pins.num_tokens, self.max_model_len)
+        return pins
 
     def _decode(
-        self, answer: Answer, sampler: Sampler, patience: Patience
+        self, answer: Answer, sampler: Sampler, pins: Pins, patience: Patience
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
         vocabulary = self._model.vocabulary
@@ -169,56 +173,28 @@ class LlamaEngine:
                     ended = "stop"
                     break
                 yield answer.take(token, vocabulary.piece(token), confidence)
-                ended = answer.ended() or patience.ended() or self._full()
-                if ended is None:
-                    self._evaluate([token])
+                ended = answer.ended() or patience.ended()
+                if ended is None and not self._cache.append([token], pins):
+                    ended = "length"
         except NearfarError as error:
             if answer.num_tokens == 0:
                 raise
             # The reader already has part of the answer, so the failure is its end.
-            yield answer.finish("error", str(error))
+            yield answer.finish("error", error=str(error))
             return
         if (rest := answer.rest()) is not None:
             yield rest
-        yield answer.finish(ended)
+        yield answer.finish(ended, dropped_tokens=self._cache.window.dropped)
 
-    def _prefill(self, prompt: list[int], patience: Patience) -> FinishReason | None:
-        """Evaluate what is new in the prompt, in batches; return why it was left, if it was."""
-        position = self._reuse(prompt)
-        while position < len(prompt):
+    def _prefill(self, prompt: list[int], pins: Pins, patience: Patience) -> FinishReason | None:
+        """Evaluate what is new in the prompt; return why it was left unfinished, if it was."""
+        if ended := patience.ended():
+            return ended
+        steps = self._cache.read(prompt, pins)
+        while next(steps, _DONE) is not _DONE:
             if ended := patience.ended():
                 return ended
-            batch = prompt[position : position + self._context.batch_size]
-            self._evaluate(batch)
-            position += len(batch)
         return None
-
-    def _reuse(self, prompt: Sequence[int]) -> int:
-        """Keep the cached prefix that the prompt shares; return how many tokens that is."""
-        shared = 0
-        if self._options.enable_prefix_caching:
-            # The last prompt token is always evaluated: its logits are not kept.
-            for old, new in zip(self._cached, prompt[:-1], strict=False):
-                if old != new:
-                    break
-                shared += 1
-        if shared == 0 or not self._context.keep_prefix(shared):
-            self._context.clear()
-            shared = 0
-        del self._cached[shared:]
-        return shared
-
-    def _evaluate(self, tokens: list[int]) -> None:
-        try:
-            self._context.decode(tokens, len(self._cached))
-        except NearfarError:
-            self._context.clear()
-            self._cached.clear()
-            raise
-        self._cached += tokens
-
-    def _full(self) -> FinishReason | None:
-        return "length" if len(self._cached) >= self.max_model_len else None
 
     def _require_open(self) -> None:
         if self._closed:
@@ -238,6 +214,4 @@ class LlamaEngine:
         self._model.close()
 
 
-def _check(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}")
+_DONE = object()

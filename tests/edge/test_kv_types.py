@@ -7,7 +7,7 @@ import pytest
 
 from edge.llama.binding import Context, Model
 from edge.llama.kv_types import BYTES_PER_NUMBER, KvTypes
-from edge.llama.runtime import LlamaOptions
+from edge.llama.options import LlamaOptions
 from offload.errors import SettingsError
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.llama.runtime import LlamaEngine, LlamaOptions
+from edge.llama.options import LlamaOptions
+from edge.llama.runtime import LlamaEngine
 from offload.engine import Engine
 from offload.errors import ContextLengthError, SettingsError
 from offload.messages import Delta, Finish, Message, Request, Sampling

@@ -1,0 +1,104 @@
+"""The keys and values a context holds: reused from prompt to prompt, and bounded by a window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from backbone.errors import NearfarError
+from edge.llama.binding import Context
+from edge.llama.window import Pins, Window
+
+
+class KvCache:
+    """Keeps a context and the books of its window in step.
+
+    With `sliding` off, nothing is ever forgotten in mid-answer and append() says when the
+    context is full. With `reuse` off, each prompt is read from its start.
+    """
+
+    def __init__(self, context: Context, window: Window, *, sliding: bool, reuse: bool) -> None:
+        self._context = context
+        self.window = window
+        self.sliding = sliding
+        self._reuse = reuse
+
+    def read(self, prompt: Sequence[int], pins: Pins) -> Iterator[None]:
+        """Evaluate what is new in a prompt, a batch at each step; the logits are of its end.
+
+        A prompt longer than the window is read without its middle. Raises NearfarError when
+        llama.cpp fails; the cache is then empty and sound.
+        """
+        window = self.window
+        assert pins.num_tokens < window.capacity, "what is pinned must fit"
+        self._keep_shared(prompt, pins)
+        resume = window.resume_at(len(prompt), pins, room=window.capacity // 4)
+        first = min(max(window.num_sinks, pins.num_first), resume)
+        if len(prompt) - len(window.stream) > window.capacity - first and resume > first:
+            self._truncate(min(first, len(window.stream)))
+            yield from self._feed(prompt[len(window.stream) : first], pins)
+            window.skip(prompt[first:resume])
+        yield from self._feed(prompt[len(window.stream) :], pins)
+
+    def append(self, tokens: Sequence[int], pins: Pins) -> bool:
+        """Evaluate the newest tokens of the answer; False where there is no more room."""
+        while self.window.free < len(tokens):
+            if not self._evict(pins):
+                return False
+        self._decode(tokens)
+        return True
+
+    def _keep_shared(self, prompt: Sequence[int], pins: Pins) -> None:
+        # The last prompt token is always evaluated: its logits are not kept.
+        shared = self.window.shared(prompt[:-1]) if self._reuse else 0
+        self._truncate(shared)
+        if not self._is_good_start(prompt, pins):
+            self.clear()
+
+    def _is_good_start(self, prompt: Sequence[int], pins: Pins) -> bool:
+        """Return whether what is held loses nothing that reading anew would keep."""
+        window, length = self.window, len(self.window.stream)
+        if window.dropped == 0:
+            return True
+        if not window.holds(0, min(pins.num_first, length)):
+            return False
+        if not window.holds(min(pins.last_start, length), length):
+            return False
+        filled = window.used + len(prompt) - length
+        return len(prompt) > window.capacity and filled > window.capacity // 2
+
+    def _truncate(self, length: int) -> None:
+        """Shorten the stream to its first tokens, in the books and in the context."""
+        used = self.window.used
+        kept = self.window.truncate(length)
+        if kept == 0 or (kept < used and not self._context.keep_prefix(kept)):
+            self.clear()
+
+    def _feed(self, tokens: Sequence[int], pins: Pins) -> Iterator[None]:
+        position = 0
+        while position < len(tokens):
+            if self.window.free == 0 and not self._evict(pins):
+                raise AssertionError("a prompt whose pins fit always finds room")
+            size = min(self._context.batch_size, self.window.free)
+            self._decode(tokens[position : position + size])
+            position += size
+            yield
+
+    def _decode(self, tokens: Sequence[int]) -> None:
+        try:
+            self._context.decode(tokens, self.window.used)
+        except NearfarError:
+            self.clear()
+            raise
+        self.window.append(tokens)
+
+    def _evict(self, pins: Pins) -> bool:
+        found = self.window.evict(pins) if self.sliding else None
+        if found is None:
+            return False
+        self._context.forget(*found)
+        return True
+
+    def clear(self) -> None:
+        """Forget every token."""
+        self.window.clear()
+        self._context.clear()

@@ -1,0 +1,55 @@
+"""How a GGUF model is run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edge.llama.kv_types import KvTypes
+from offload.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaOptions:
+    """How a GGUF model is run; checked here, an error names the field.
+
+    max_model_len: tokens of context, 0 for the model's own. num_threads: 0 for the cores this
+    process may use. max_num_batched_tokens: prompt tokens evaluated at once. num_gpu_layers: -1
+    for all. kv_cache_dtype: how keys and values are stored, see kv_types.py. flash_attention:
+    off only to compare; blocked values need it. enable_prefix_caching: keep the part of the
+    last prompt that the next one shares.
+
+    window: how many of the newest tokens are kept beside the first `num_sinks` when the context
+    is full; None for all that fit, 0 to refuse what does not fit. window_block: how many tokens
+    are forgotten at once.
+    """
+
+    max_model_len: int = 0
+    num_threads: int = 0
+    max_num_batched_tokens: int = 512
+    num_gpu_layers: int = 0
+    kv_cache_dtype: str = "f16"
+    flash_attention: bool = True
+    enable_prefix_caching: bool = True
+    window: int | None = None
+    num_sinks: int = 4
+    window_block: int = 64
+
+    def __post_init__(self) -> None:
+        _check("max_model_len", self.max_model_len, 0, 16_777_216)
+        _check("num_threads", self.num_threads, 0, 1024)
+        _check("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65_536)
+        _check("num_gpu_layers", self.num_gpu_layers, -1, 10_000)
+        if self.window:
+            _check("window", self.window, 16, 16_777_216)
+        _check("num_sinks", self.num_sinks, 0, 1024)
+        _check("window_block", self.window_block, 1, 65_536)
+        if KvTypes.parse(self.kv_cache_dtype).values_need_flash and not self.flash_attention:
+            raise SettingsError(
+                f"kv_cache_dtype {self.kv_cache_dtype} needs flash attention; "
+                "turn flash_attention on, or choose f16"
+            )
+
+
+def _check(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise SettingsError(f"{name} is {value}; it must lie between {low} and {high}")

@@ -69,6 +69,7 @@ class Model(Owned):
         self.path = path
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = num_gpu_layers
+        params.use_extra_bufts = not _has_amx(self._lib)
         log.clear()
         self._handle = self._lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._handle:
@@ -231,6 +232,15 @@ class Context(Owned):
 
 
 _REMAKE = "make the file again with its tokenizer, or fetch another"
+
+
+def _has_amx(lib: Any) -> bool:
+    """Whether this build would use Intel's AMX for quantized weights.
+
+    Its kernels die of an illegal instruction where the compiler drops their tile configuration
+    (ggml-org/llama.cpp#26954), as GCC 12 does; without the extra buffers they are not used.
+    """
+    return b"AMX_INT8 = 1" in lib.llama_print_system_info()
 
 
 def _why_not_loaded(path: Path, reason: str) -> str:

@@ -119,6 +119,6 @@ def _filtered(probs: Tensor, values: SamplingValues) -> Tensor:
 def _invert(probs: Tensor, uniform: float) -> Tensor:
     cumulative = probs.double().cumsum(-1)
     at = torch.searchsorted(cumulative, cumulative[-1:] * uniform, right=True)
-    # Rounding can point past the last token that has any probability.
-    last = torch.searchsorted(cumulative, cumulative[-1:])
+    # Rounding can point past the last token that has any probability, and NaN past them all.
+    last = torch.searchsorted(cumulative, cumulative[-1:]).clamp_max(len(cumulative) - 1)
     return torch.minimum(at, last).squeeze(-1)

@@ -1,22 +1,22 @@
-"""The cloud's Engine: any supported Hugging Face folder, at full precision."""
+"""The cloud's Engine: any supported Hugging Face folder, many requests in one batch."""
 
 from __future__ import annotations
 
-import threading
+import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
-from backbone.checkpoint import load_network
-from backbone.errors import CheckpointError
-from backbone.network import Network
 from backbone.tokenizer import Tokenizer
-from cloud.engine.generation import Generation
+from cloud.engine.answer import Answer, encode_request
+from cloud.engine.batching import Batching
+from cloud.engine.loading import LoadedModel, load_model
+from cloud.engine.loop import BROKEN, EngineLoop
+from cloud.engine.mailbox import Item, Mailroom
 from cloud.engine.options import EngineOptions
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, ModelCard, Request
-from offload.worker import Worker
 
 
 class CloudEngine:
@@ -24,19 +24,13 @@ class CloudEngine:
 
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
         """Load a model folder. Raises CheckpointError or SettingsError."""
-        options = options or EngineOptions()
-        device, dtype = options.torch_device(), options.torch_dtype()
-        self._network = load_network(folder, device=device, dtype=dtype)
-        self._tokenizer = Tokenizer(folder)
-        config = self._network.config
-        if self._tokenizer.max_token_id >= config.vocab_size:
-            raise CheckpointError(
-                f"{folder}: tokenizer.json has the token id {self._tokenizer.max_token_id} and "
-                f"the network {config.vocab_size} rows; they belong to different models"
-            )
-        self._max_model_len = options.model_len(config)
-        self._card = _card(folder, self._network, self._max_model_len, self._tokenizer)
-        self._worker: Worker[Delta | Finish] = Worker("cloud-engine")
+        model: LoadedModel = load_model(folder, options or EngineOptions())
+        self._card = model.card
+        self._tokenizer: Tokenizer = model.tokenizer
+        self._vocab_size = model.vocab_size
+        self._mail = Mailroom()
+        batching = Batching(model.scheduler, model.runner.step)
+        self._loop = EngineLoop(batching, self._mail.deliver)
         self._closed = False
 
     def card(self) -> ModelCard:
@@ -45,36 +39,40 @@ class CloudEngine:
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream an answer; see offload.engine.Engine."""
-        if self._closed:
-            raise RequestError("this engine is closed; start a new one")
+        self._require_running()
         received_s = time.monotonic()
-
-        def start(cancelled: threading.Event) -> Iterator[Delta | Finish]:
-            work = Generation(
-                request, self._network, self._tokenizer, self._max_model_len, received_s
-            )
-            return work.run(cancelled)
-
-        async with aclosing(self._worker.stream(start)) as items:  # type: ignore[type-var]
-            async for item in items:
+        max_model_len = self._card.max_model_len
+        # A long text takes tens of milliseconds, which the event loop must not lose.
+        prompt = await asyncio.to_thread(encode_request, request, self._tokenizer, max_model_len)
+        self._require_running()
+        items: asyncio.Queue[Item] = asyncio.Queue()
+        answer = Answer(
+            request,
+            prompt,
+            self._tokenizer,
+            max_model_len=max_model_len,
+            vocab_size=self._vocab_size,
+            received_s=received_s,
+            post=partial(self._mail.post, (asyncio.get_running_loop(), items)),
+        )
+        self._loop.add(answer)
+        try:
+            finished = False
+            while not finished:
+                item = await items.get()
+                finished = isinstance(item, Finish)
                 yield item
+        finally:
+            self._loop.cancel(answer)
 
     async def aclose(self) -> None:
-        """End the engine's thread."""
-        self._closed = True
-        self._worker.close()
+        """End the engine's thread; answers under way end with an error."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._loop.close)
 
-
-def _card(folder: Path, network: Network, max_model_len: int, tokenizer: Tokenizer) -> ModelCard:
-    weights = list(network.parameters())  # a shared head counts once
-    dtype = str(weights[0].dtype).removeprefix("torch.")
-    return ModelCard(
-        name=folder.resolve().name,
-        architecture=network.config.model_type,
-        runtime="torch",
-        num_parameters=sum(w.numel() for w in weights),
-        quantization={"bfloat16": "bf16", "float16": "f16", "float32": "f32"}[dtype],
-        size_bytes=sum(w.numel() * w.element_size() for w in weights),
-        max_model_len=max_model_len,
-        chat=tokenizer.chat_template is not None,
-    )
+    def _require_running(self) -> None:
+        if self._closed:
+            raise RequestError("this engine is closed; start a new one")
+        if self._loop.broken:
+            raise RequestError(BROKEN)

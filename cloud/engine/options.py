@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from backbone.config import NetworkConfig
+from cloud.engine.attention import BACKENDS
 from offload.errors import SettingsError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -19,20 +20,32 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 class EngineOptions:
     """Options of one engine; 0 and "auto" are settled when the model is loaded."""
 
-    max_model_len: int = 0  # tokens; 0 is the model's own context
+    max_model_len: int = 0  # tokens of prompt and answer; 0 is the model's own context
+    max_num_seqs: int = 128  # answers that run at the same time
+    max_num_batched_tokens: int = 2048  # of one step
+    block_size: int = 16  # tokens that share one piece of cache
+    gpu_memory_utilization: float = 0.9  # of the whole GPU, weights included
+    num_gpu_blocks_override: int = 0  # 0 sizes the cache by the free memory
+    enable_prefix_caching: bool = True
+    fuse_operators: bool = True
+    attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 
     def __post_init__(self) -> None:
-        if self.max_model_len < 0:
-            raise SettingsError(f"max_model_len is {self.max_model_len}; it must be 0 or more")
-        if self.dtype != "auto" and self.dtype not in _DTYPES:
-            raise SettingsError(f"dtype is {self.dtype!r}; use auto, {', '.join(_DTYPES)}")
-        kind = self.device.partition(":")[0]
-        if kind not in ("auto", "cpu", "cuda"):
-            raise SettingsError(f"device is {self.device!r}; use auto, cpu, cuda or cuda:N")
-        if kind == "cuda" and not torch.cuda.is_available():
-            raise SettingsError(f"device is {self.device!r} and torch sees no GPU; use cpu")
+        _at_least("max_model_len", self.max_model_len, 0)
+        _at_least("max_num_seqs", self.max_num_seqs, 1)
+        _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
+        _at_least("block_size", self.block_size, 1)
+        _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 0)
+        if not 0.0 < self.gpu_memory_utilization <= 1.0:
+            raise SettingsError(
+                f"gpu_memory_utilization is {self.gpu_memory_utilization}; it must be above 0 "
+                "and at most 1"
+            )
+        _one_of("dtype", self.dtype, ("auto", *_DTYPES))
+        _one_of("attention_backend", self.attention_backend, ("auto", *BACKENDS))
+        self._check_device()
 
     def torch_device(self) -> torch.device:
         """Return the device to run on."""
@@ -49,11 +62,31 @@ class EngineOptions:
     def model_len(self, config: NetworkConfig) -> int:
         """Return the longest sequence, prompt and answer together, in tokens."""
         limit = config.max_position_embeddings
-        if self.max_model_len == 0:
-            return limit
         if self.max_model_len > limit:
             raise SettingsError(
                 f"max_model_len is {self.max_model_len} and the model's context is {limit}; "
                 "set it to at most that"
             )
-        return self.max_model_len
+        return self.max_model_len or limit
+
+    def _check_device(self) -> None:
+        kind, _, number = self.device.partition(":")
+        _one_of("device", kind, ("auto", "cpu", "cuda"))
+        if kind != "cuda":
+            return
+        if not torch.cuda.is_available():
+            raise SettingsError(f"device is {self.device!r} and torch sees no GPU; use cpu")
+        if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
+            raise SettingsError(
+                f"device is {self.device!r} and there are {torch.cuda.device_count()} GPUs"
+            )
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise SettingsError(f"{name} is {value}; it must be {low} or more")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise SettingsError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")

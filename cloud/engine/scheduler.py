@@ -87,12 +87,10 @@ class Scheduler:
         for at in range(before, full):
             self.pool.name(sequence.blocks[at], names[at])
 
-    def shrink(self) -> bool:
-        """After a step that ran out of memory: halve the budget; False when it cannot go lower."""
-        if self.budget == 1:
-            return False
-        self.budget = max(1, self.budget // 2)
-        return True
+    def shrink(self, num_tokens: int) -> bool:
+        """Plan for half the tokens of a step that ran out of memory; False below one token."""
+        self.budget = max(1, num_tokens // 2)
+        return num_tokens > 1
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the queue; it will be computed again."""

@@ -159,9 +159,9 @@ def test_expired_sequences_are_found_wherever_they_are() -> None:
 
 
 def test_the_budget_shrinks_down_to_one_token() -> None:
-    planner = scheduler(tokens=4)
-    assert [planner.shrink(), planner.shrink(), planner.shrink()] == [True, True, False]
-    assert planner.budget == 1
+    planner = scheduler(tokens=32)
+    assert [planner.shrink(5), planner.budget] == [True, 2]
+    assert [planner.shrink(2), planner.shrink(1), planner.budget] == [True, False, 1]
 
 
 @settings(max_examples=60, deadline=None)

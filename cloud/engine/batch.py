@@ -1,0 +1,57 @@
+"""The tensors of one step: tokens of many sequences behind one another, without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cloud.engine.scheduler import Slice
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence's part of a step."""
+
+    first: int  # where its new tokens start in the step
+    num_new: int
+    num_context: int  # tokens with keys and values once this step is stored, new ones included
+    blocks: list[int]
+
+
+@dataclass(frozen=True)
+class StepBatch:
+    """What a step computes; tensors are int64 on the device."""
+
+    tokens: Tensor  # [tokens]
+    positions: Tensor  # [tokens]
+    slots: Tensor  # [tokens], each token's place in the cache
+    rows: list[Row]
+
+
+def build_batch(slices: Items[Slice], block_size: int, device: torch.device) -> StepBatch:
+    """Lay the slices' uncomputed tokens behind one another."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    slots: list[int] = []
+    rows: list[Row] = []
+    for slice_ in slices:
+        sequence = slice_.sequence
+        start = sequence.num_computed
+        end = start + slice_.num_tokens
+        rows.append(Row(len(tokens), slice_.num_tokens, end, sequence.blocks))
+        tokens += sequence.tokens[start:end]
+        positions += range(start, end)
+        blocks = sequence.blocks
+        slots += [blocks[p // block_size] * block_size + p % block_size for p in range(start, end)]
+    packed = _to_device((tokens, positions, slots), device)
+    return StepBatch(packed[0], packed[1], packed[2], rows)
+
+
+def _to_device(lists: tuple[list[int], ...], device: torch.device) -> Tensor:
+    packed = torch.tensor(lists)
+    if device.type == "cpu":
+        return packed
+    return packed.pin_memory().to(device, non_blocking=True)

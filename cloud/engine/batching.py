@@ -1,0 +1,122 @@
+"""Continuous batching: answers come and go between steps, and one that fails fails alone."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Sequence
+
+import torch
+
+from cloud.engine.answer import Answer
+from cloud.engine.runner import Outcome, Step
+from cloud.engine.scheduler import Scheduler, Slice
+from cloud.engine.sequence import Sequence as Tokens
+from offload.messages import FinishReason
+
+_log = logging.getLogger(__name__)
+
+NOT_A_NUMBER = "the model's arithmetic overflowed on this request; ask again or shorten it"
+STEP_FAILED = "the cloud could not compute this request ({}); ask again"
+NO_MEMORY = "the cloud has no memory left for this request; ask again later"
+
+
+class Batching:
+    """Moves all answers forward by one step at a time; lives in one thread."""
+
+    def __init__(self, scheduler: Scheduler, step: Step) -> None:
+        self._scheduler = scheduler
+        self._step = step
+        self._answers: dict[Tokens, Answer] = {}
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._answers)
+
+    def add(self, answer: Answer) -> None:
+        """Queue an answer."""
+        self._answers[answer.sequence] = answer
+        self._scheduler.add(answer.sequence)
+
+    def cancel(self, answer: Answer) -> None:
+        """End an answer that nobody reads any more; one that has ended is left alone."""
+        if not answer.ended:
+            self._end(answer.sequence, "cancelled")
+
+    def abort(self, error: str) -> None:
+        """End every answer with an error, for good: what the scheduler holds is not freed."""
+        for answer in self._answers.values():
+            answer.end("error", error)
+        self._answers.clear()
+
+    def step(self) -> None:
+        """End what is overdue, compute one step, and hand every outcome to its answer."""
+        now_s = time.monotonic()
+        for sequence in self._scheduler.expired(now_s):
+            self._end(sequence, "deadline")
+        slices = self._scheduler.schedule()
+        assert slices or not self._answers, "answers wait and none can be computed"
+        for slice_ in slices:
+            self._answers[slice_.sequence].start(now_s)
+        if slices:
+            self._compute(slices)
+
+    def check_integrity(self) -> None:
+        """Assert that nothing is lost: answers, sequences and blocks agree."""
+        known = {*self._scheduler.running, *self._scheduler.waiting}
+        assert known == set(self._answers), "answers and sequences disagree"
+        self._scheduler.check_integrity()
+
+    def _compute(self, slices: list[Slice]) -> None:
+        try:
+            outcomes = self._step(slices)
+        except Exception as error:
+            self._recover(slices, error)
+            return
+        self._apply(slices, outcomes)
+
+    def _recover(self, slices: list[Slice], error: Exception) -> None:
+        """Less at once where memory ran out; else one by one, so that the guilty fail alone."""
+        num_tokens = sum(slice_.num_tokens for slice_ in slices)
+        # Only the kind is logged: a message could quote what a person asked.
+        _log.warning("a step of %d tokens failed: %s", num_tokens, type(error).__name__)
+        if _out_of_memory(error):
+            if self._scheduler.shrink(num_tokens):
+                _log.warning("out of memory: at most %d tokens a step", self._scheduler.budget)
+                _empty_cache()
+            else:
+                self._end(slices[0].sequence, "error", NO_MEMORY)
+        elif len(slices) == 1:
+            self._end(slices[0].sequence, "error", STEP_FAILED.format(type(error).__name__))
+        else:
+            for slice_ in slices:
+                self._compute([slice_])
+
+    def _apply(self, slices: Sequence[Slice], outcomes: Sequence[Outcome | None]) -> None:
+        for slice_, outcome in zip(slices, outcomes, strict=True):
+            sequence = slice_.sequence
+            if outcome is not None and math.isnan(outcome.confidence.logprob):
+                # Not counted as computed: blocks with NaN in them must not be found by others.
+                self._end(sequence, "error", NOT_A_NUMBER)
+                continue
+            self._scheduler.computed(slice_)
+            if outcome is not None:
+                reason = self._answers[sequence].accept(outcome)
+                if reason is not None:
+                    self._end(sequence, reason)
+
+    def _end(self, sequence: Tokens, reason: FinishReason, error: str | None = None) -> None:
+        self._scheduler.remove(sequence)
+        self._answers.pop(sequence).end(reason, error)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

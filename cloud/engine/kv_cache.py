@@ -1,0 +1,84 @@
+"""Keys and values of every layer in blocks, and how many blocks the memory holds."""
+
+from __future__ import annotations
+
+import psutil
+import torch
+from torch import Tensor
+
+from backbone.config import NetworkConfig
+from offload.errors import SettingsError
+
+# A CPU is shared with other programs; its cache never takes more of what is free now.
+_CPU_SHARE = 0.25
+
+
+class KVCache:
+    """One tensor of keys and one of values per layer: [num_blocks, block_size, kv_heads, dim]."""
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        num_blocks: int,
+        block_size: int,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
+        layers = range(config.num_hidden_layers)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.block_size = block_size
+        self.num_blocks = num_blocks
+        # By token: [num_blocks * block_size, kv_heads, dim], the same storage.
+        self.flat = [
+            (k.flatten(0, 1), v.flatten(0, 1)) for k, v in zip(self.keys, self.values, strict=True)
+        ]
+
+    def store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
+        """Put k and v [tokens, kv_heads, dim] where `slots` [tokens] say."""
+        keys, values = self.flat[layer]
+        keys.index_copy_(0, slots, k)
+        values.index_copy_(0, slots, v)
+
+
+def block_bytes(config: NetworkConfig, block_size: int, dtype: torch.dtype) -> int:
+    """Return the bytes of one block in all layers, keys and values."""
+    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    return per_token * block_size * dtype.itemsize
+
+
+def num_blocks_for(
+    config: NetworkConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    block_size: int,
+    max_model_len: int,
+    max_num_seqs: int,
+    gpu_memory_utilization: float,
+) -> int:
+    """Return how many blocks fit, and never more than all sequences at full length can use.
+
+    To be called after a dummy step, so that what activations take is already taken.
+    Raises SettingsError where not even one full sequence fits.
+    """
+    free = _free_bytes(device, gpu_memory_utilization)
+    per_sequence = -(-max_model_len // block_size)
+    fits = free // block_bytes(config, block_size, dtype)
+    if fits < per_sequence:
+        raise SettingsError(
+            f"max_model_len is {max_model_len} and the memory left holds {fits * block_size} "
+            "tokens; lower max_model_len or free memory"
+        )
+    return min(fits, per_sequence * max_num_seqs)
+
+
+def _free_bytes(device: torch.device, gpu_memory_utilization: float) -> int:
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available * _CPU_SHARE)
+    free, total = torch.cuda.mem_get_info(device)
+    # What torch has set aside and not handed out is ours too.
+    spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + spare - total * (1 - gpu_memory_utilization))

@@ -1,0 +1,110 @@
+"""From a folder and options to everything that runs: network, cache, scheduler, runner."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+from backbone.checkpoint import load_network
+from backbone.config import NetworkConfig
+from backbone.errors import CheckpointError
+from backbone.network import Network
+from backbone.tokenizer import Tokenizer
+from cloud.engine.attention import attention_backend
+from cloud.engine.blocks import BlockPool
+from cloud.engine.fused import FusedNetwork
+from cloud.engine.kv_cache import KVCache, num_blocks_for
+from cloud.engine.options import EngineOptions
+from cloud.engine.runner import Runner
+from cloud.engine.scheduler import Scheduler
+from offload.errors import SettingsError
+from offload.messages import ModelCard
+
+_log = logging.getLogger(__name__)
+_SHORT_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What an engine needs of a model."""
+
+    card: ModelCard
+    tokenizer: Tokenizer
+    vocab_size: int
+    scheduler: Scheduler
+    runner: Runner
+
+
+def load_model(folder: Path, options: EngineOptions) -> LoadedModel:
+    """Read the folder and lay out its memory. Raises CheckpointError or SettingsError."""
+    device, dtype = options.torch_device(), options.torch_dtype()
+    network = load_network(folder, device=device, dtype=dtype)
+    config = network.config
+    tokenizer = _tokenizer(folder, config)
+    max_model_len = options.model_len(config)
+    card = _card(folder, network, max_model_len, chat=tokenizer.chat_template is not None)
+    cache = _cache(config, options, max_model_len)
+    runnable = FusedNetwork(network, max_model_len) if options.fuse_operators else network
+    attention = attention_backend(options.attention_backend, config, cache)
+    return LoadedModel(
+        card=card,
+        tokenizer=tokenizer,
+        vocab_size=config.vocab_size,
+        scheduler=_scheduler(cache, options),
+        runner=Runner(runnable, attention, options.block_size),
+    )
+
+
+def _tokenizer(folder: Path, config: NetworkConfig) -> Tokenizer:
+    tokenizer = Tokenizer(folder)
+    if tokenizer.max_token_id >= config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: tokenizer.json has the token id {tokenizer.max_token_id} and the network "
+            f"{config.vocab_size} rows; they belong to different models"
+        )
+    return tokenizer
+
+
+def _cache(config: NetworkConfig, options: EngineOptions, max_model_len: int) -> KVCache:
+    device, dtype = options.torch_device(), options.torch_dtype()
+    num_blocks = options.num_gpu_blocks_override or num_blocks_for(
+        config,
+        device=device,
+        dtype=dtype,
+        block_size=options.block_size,
+        max_model_len=max_model_len,
+        max_num_seqs=options.max_num_seqs,
+        gpu_memory_utilization=options.gpu_memory_utilization,
+    )
+    if num_blocks * options.block_size < max_model_len:
+        raise SettingsError(
+            f"num_gpu_blocks_override is {num_blocks} blocks of {options.block_size} tokens, less "
+            f"than one sequence of max_model_len={max_model_len}; raise it or lower max_model_len"
+        )
+    _log.info("KV cache: %d blocks of %d tokens", num_blocks, options.block_size)
+    return KVCache(config, num_blocks, options.block_size, device=device, dtype=dtype)
+
+
+def _scheduler(cache: KVCache, options: EngineOptions) -> Scheduler:
+    return Scheduler(
+        BlockPool(cache.num_blocks, enable_prefix_caching=options.enable_prefix_caching),
+        block_size=cache.block_size,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+    )
+
+
+def _card(folder: Path, network: Network, max_model_len: int, *, chat: bool) -> ModelCard:
+    weights = list(network.parameters())  # a shared head counts once
+    dtype = str(weights[0].dtype).removeprefix("torch.")
+    return ModelCard(
+        name=folder.resolve().name,
+        architecture=network.config.model_type,
+        runtime="torch",
+        num_parameters=sum(w.numel() for w in weights),
+        quantization=_SHORT_DTYPES[dtype],
+        size_bytes=sum(w.numel() * w.element_size() for w in weights),
+        max_model_len=max_model_len,
+        chat=chat,
+    )

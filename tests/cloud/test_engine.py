@@ -18,7 +18,8 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.options import EngineOptions
 from offload.engine import Engine
 from offload.errors import ContextLengthError, RequestError, SettingsError
-from offload.messages import Delta, Finish, Message, Request, Sampling
+from offload.messages import Message, Request
+from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of
 from tests.tiny_checkpoints import FAMILIES, SHARED_MODELS, write_checkpoint
 
 CPU = EngineOptions(device="cpu")
@@ -35,48 +36,6 @@ async def engine(folder: Path) -> AsyncIterator[CloudEngine]:
     engine = CloudEngine(folder, options=CPU)
     yield engine
     await engine.aclose()
-
-
-def ask(prompt: str = "the cat", **fields: Any) -> Request:
-    names = Sampling.__struct_fields__
-    sampling = Sampling(**{k: v for k, v in fields.items() if k in names})
-    rest = {k: v for k, v in fields.items() if k not in names}
-    return Request(prompt=prompt, sampling=sampling, **rest)
-
-
-async def answer(engine: Engine, request: Request) -> tuple[list[Delta], Finish]:
-    items = [item async for item in engine.generate(request)]
-    finish = items.pop()
-    assert isinstance(finish, Finish)
-    deltas = [item for item in items if isinstance(item, Delta)]
-    assert len(deltas) == len(items)
-    return deltas, finish
-
-
-def tokens_of(deltas: list[Delta]) -> list[int]:
-    return [token for delta in deltas for token in delta.token_ids]
-
-
-def text_of(deltas: list[Delta]) -> str:
-    return "".join(delta.text for delta in deltas)
-
-
-def reference_tokens(folder: Path, prompt: str, max_tokens: int) -> list[int]:
-    """Return transformers' own greedy answer, up to its end token."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = Tokenizer(folder)
-    ids = torch.tensor([tokenizer.encode(prompt)])
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=max_tokens,
-        do_sample=False,
-        pad_token_id=0,
-        eos_token_id=sorted(tokenizer.eos_token_ids),
-    )
-    tokens = [int(token) for token in out[0, ids.shape[1] :]]
-    ends = [i for i, token in enumerate(tokens) if token in tokenizer.eos_token_ids]
-    return tokens[: ends[0]] if ends else tokens
 
 
 async def assert_golden(folder: Path, prompts: list[str], max_tokens: int) -> None:
@@ -242,6 +201,9 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
         ({"max_model_len": -1}, "max_model_len is -1"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"device": "tpu"}, "device is 'tpu'"),
+        ({"attention_backend": "magic"}, "attention_backend is 'magic'.*torch"),
+        ({"max_num_seqs": 0}, "max_num_seqs is 0; it must be 1 or more"),
+        ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization is 1.5"),
     ],
 )
 def test_a_wrong_option_names_field_value_and_choice(options: Any, message: str) -> None:
@@ -252,3 +214,8 @@ def test_a_wrong_option_names_field_value_and_choice(options: Any, message: str)
 def test_a_context_beyond_the_models_own_is_refused(folder: Path) -> None:
     with pytest.raises(SettingsError, match="the model's context is 128"):
         CloudEngine(folder, options=EngineOptions(device="cpu", max_model_len=129))
+
+
+def test_a_cache_below_one_sequence_is_refused(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="num_gpu_blocks_override is 7 blocks of 16"):
+        CloudEngine(folder, options=EngineOptions(device="cpu", num_gpu_blocks_override=7))

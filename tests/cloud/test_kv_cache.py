@@ -1,0 +1,62 @@
+"""The cache takes what is free, no more than can be used, and refuses too little."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from backbone.config import NetworkConfig
+from cloud.engine.kv_cache import KVCache, block_bytes, num_blocks_for
+from offload.errors import SettingsError
+
+CPU = torch.device("cpu")
+CONFIG = NetworkConfig(
+    model_type="llama",
+    vocab_size=8,
+    hidden_size=32,
+    intermediate_size=8,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=64,
+)
+
+
+def blocks(monkeypatch: pytest.MonkeyPatch, free_blocks: float, **changes: Any) -> int:
+    available = int(free_blocks * 4 * block_bytes(CONFIG, 16, torch.float32))
+    memory = SimpleNamespace(available=available)
+    monkeypatch.setattr("cloud.engine.kv_cache.psutil.virtual_memory", lambda: memory)
+    values: dict[str, Any] = {
+        "device": CPU,
+        "dtype": torch.float32,
+        "block_size": 16,
+        "max_model_len": 64,
+        "max_num_seqs": 10,
+        "gpu_memory_utilization": 0.9,
+    }
+    return num_blocks_for(CONFIG, **(values | changes))
+
+
+def test_a_block_weighs_what_its_tensors_weigh() -> None:
+    cache = KVCache(CONFIG, 5, 16, device=CPU, dtype=torch.bfloat16)
+    held = sum(t.numel() * t.element_size() for t in (*cache.keys, *cache.values))
+    assert held == 5 * block_bytes(CONFIG, 16, torch.bfloat16)
+
+
+def test_free_memory_sets_the_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert blocks(monkeypatch, 30.5) == 30
+
+
+def test_no_more_is_taken_than_all_sequences_can_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert blocks(monkeypatch, 1000) == 40
+    assert blocks(monkeypatch, 1000, max_model_len=65) == 50
+
+
+def test_less_than_one_full_sequence_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert blocks(monkeypatch, 4.2) == 4
+    with pytest.raises(SettingsError, match="memory left holds 48 tokens; lower max_model_len"):
+        blocks(monkeypatch, 3.9)

@@ -41,10 +41,20 @@ class StoredTensor:
 
     def float32(self) -> NDArray[np.float32]:
         """Return the numbers as float32, which holds both half types exactly."""
-        raw = self.raw()
-        if self.dtype == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
-        return raw.astype(np.float32, copy=False)
+        return _widened(self.raw(), self.dtype)
+
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return some rows of a matrix as float32 [len(indices), columns], reading only those."""
+        mapped = np.memmap(
+            self.path, dtype=_VIEWS[self.dtype], mode="r", offset=self.start, shape=self.shape
+        )
+        return _widened(np.asarray(mapped[indices]), self.dtype)
+
+
+def _widened(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    return raw.astype(np.float32, copy=False)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,182 @@
+"""One pass of text through a network, block by block, that looks at what each matrix is fed.
+
+The second moment of a matrix's inputs, E[x xT], is the Hessian of GPTQ (up to a factor that
+cancels); its diagonal, the mean squared input per column, is llama.cpp's importance matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from backbone.errors import NearfarError
+from backbone.network import Block, causal_attend
+from backbone.rotary import cos_sin
+from backbone.tokenizer import Tokenizer
+from quantize.block_stream import BlockStream
+
+# The matrices that share an input; the first one of each group is watched.
+INPUT_GROUPS: dict[str, tuple[str, ...]] = {
+    "self_attn.q_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "self_attn.o_proj": ("self_attn.o_proj",),
+    "mlp.gate_proj": ("mlp.gate_proj", "mlp.up_proj"),
+    "mlp.down_proj": ("mlp.down_proj",),
+}
+LINEARS = tuple(name for group in INPUT_GROUPS.values() for name in group)
+Progress = Callable[[int, int], None]  # (blocks done, blocks in all)
+_BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """How much text: windows of `window_len` tokens, drawn with `seed` from the whole text."""
+
+    num_windows: int = 64
+    window_len: int = 512
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_windows < 1 or self.window_len < 2:
+            raise NearfarError("calibration needs at least 1 window of at least 2 tokens")
+
+
+class Moments:
+    """The second moment of one matrix's inputs, [in, in], or only its diagonal, [in]."""
+
+    def __init__(self, size: int, *, full: bool, device: str) -> None:
+        shape = (size, size) if full else (size,)
+        self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
+        self._full = full
+        self.count = 0
+
+    def add(self, inputs: Tensor) -> None:
+        """Take the inputs [..., in] of one batch."""
+        rows = inputs.reshape(-1, inputs.shape[-1]).float()
+        self._sum += rows.T @ rows if self._full else rows.square().sum(0)
+        self.count += rows.shape[0]
+
+    @property
+    def mean(self) -> Tensor:
+        """Return E[x xT], or E[x^2] per column."""
+        return self._sum / max(self.count, 1)
+
+    @property
+    def mean_square(self) -> Tensor:
+        """Return E[x^2] per column, float32 [in]."""
+        return self.mean.diagonal() if self._full else self.mean
+
+
+# (layer, block, moments by watched matrix) -> whether the block's weights were changed
+Visit = Callable[[int, Block, dict[str, Moments]], bool]
+
+
+def windows_of(folder: Path, text: str, options: CalibrationOptions, max_len: int) -> Tensor:
+    """Return token ids int64 [num_windows, window_len], cut at random places of the text.
+
+    Raises NearfarError where the text is shorter than one window.
+    """
+    tokens = torch.tensor(Tokenizer(folder).encode(text), dtype=torch.int64)
+    length = min(options.window_len, max_len)
+    if len(tokens) < length:
+        raise NearfarError(
+            f"the calibration text has {len(tokens)} tokens, fewer than one window of {length}; "
+            "give a longer text or a smaller window"
+        )
+    generator = torch.Generator().manual_seed(options.seed)
+    starts = torch.randint(len(tokens) - length + 1, (options.num_windows,), generator=generator)
+    return torch.stack([tokens[start : start + length] for start in starts.tolist()])
+
+
+class Walk:
+    """The hidden states of the calibration text on their way up, one block after the other."""
+
+    def __init__(self, stream: BlockStream, windows: Tensor, *, full: bool) -> None:
+        self.stream = stream
+        self.full = full
+        self.layer = 0
+        self.hidden = stream.embed(windows)  # [num_windows, window_len, hidden_size]
+        positions = torch.arange(windows.shape[1], device=stream.device)
+        self._cos, self._sin = cos_sin(stream.inverse, positions)
+
+    def steps(self, visit: Visit) -> Iterator[int]:
+        """Go through the remaining blocks; yield the number of blocks done after each."""
+        while self.layer < self.stream.config.num_hidden_layers:
+            block = self.stream.block(self.layer)
+            # A first look must not move the states where the block will change under it.
+            moments = self._watch(block)
+            if visit(self.layer, block, moments):
+                self._advance(block)
+            else:
+                self.hidden = self._outputs
+            self.layer += 1
+            yield self.layer
+
+    def final_moments(self) -> Moments:
+        """Return the moments of the head's input, after the last block."""
+        assert self.layer == self.stream.config.num_hidden_layers, "blocks are left"
+        moments = self._moments(self.stream.config.hidden_size)
+        norm = self.stream.norm()
+        for part in self._batches():
+            moments.add(norm(self.hidden[part]))
+        return moments
+
+    def _watch(self, block: Block) -> dict[str, Moments]:
+        found: dict[str, Moments] = {}
+        with watched(block, found, self._moments):
+            self._outputs = torch.empty_like(self.hidden)
+            for part in self._batches():
+                self._outputs[part] = self._forward(block, self.hidden[part])
+        return found
+
+    def _advance(self, block: Block) -> None:
+        del self._outputs
+        for part in self._batches():
+            self.hidden[part] = self._forward(block, self.hidden[part])
+
+    def _forward(self, block: Block, hidden: Tensor) -> Tensor:
+        out: Tensor = block(hidden, self._cos, self._sin, causal_attend)
+        return out
+
+    def _moments(self, size: int) -> Moments:
+        return Moments(size, full=self.full, device=self.stream.device)
+
+    def _batches(self) -> Iterator[slice]:
+        size = max(1, _BATCH_TOKENS // self.hidden.shape[1])
+        for start in range(0, self.hidden.shape[0], size):
+            yield slice(start, start + size)
+
+
+@contextmanager
+def watched(
+    block: Block, found: dict[str, Moments], make: Callable[[int], Moments]
+) -> Iterator[None]:
+    """Collect the moments of every input group of a block while it runs."""
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+            if name not in found:
+                found[name] = make(inputs[0].shape[-1])
+            found[name].add(inputs[0])
+
+        return hook
+
+    handles = [
+        block.get_submodule(name).register_forward_hook(hook_for(name)) for name in INPUT_GROUPS
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def longest_window(stream: BlockStream) -> int:
+    """Return how many tokens one window may have: plain causal attention must be exact in it."""
+    longest = stream.config.max_position_embeddings
+    return min(longest, stream.config.sliding_window or longest)

@@ -1,4 +1,4 @@
-"""The low-level calls of llama.cpp: a model and a context, owned and freed on time.
+"""What llama.cpp allocates, freed on time; first of all a model.
 
 Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cpp.llama_cpp`.
 """
@@ -6,21 +6,15 @@ Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cp
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+import json
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from backbone.errors import CheckpointError, NearfarError
+from backbone.errors import CheckpointError
 from edge.llama.gguf_file import check_header
-from edge.llama.kv_types import KvTypes
 from edge.llama.library import llama, log
 from edge.llama.vocabulary import Vocabulary
-
-F16 = KvTypes("f16", "f16")
 
 
 class Owned:
@@ -90,6 +84,17 @@ class Model(Owned):
                 return bytes(buffer.raw[: max(length, 0)]).decode("utf-8", "replace")
             size = length + 1
 
+    def numbers(self, name: str) -> list[int]:
+        """Return a number of the architecture, or one per layer where layers differ.
+
+        `name` is without the architecture: "block_count"; [] where the file has none.
+        """
+        text = self.metadata(f"{self.architecture}.{name}")
+        if not text:
+            return []
+        value = json.loads(text)
+        return [int(number) for number in (value if isinstance(value, list) else [value])]
+
     @property
     def architecture(self) -> str:
         """Return llama.cpp's name of the model's shape, such as "llama" or "qwen3"."""
@@ -129,106 +134,6 @@ class Model(Owned):
 
     def _free(self, handle: Any) -> None:
         self._lib.llama_model_free(handle)
-
-
-class Context(Owned):
-    """The KV cache of a model and one batch, for one thread at a time."""
-
-    def __init__(
-        self,
-        model: Model,
-        *,
-        num_tokens: int,
-        num_threads: int,
-        batch_size: int = 512,
-        kv_types: KvTypes = F16,
-        flash_attention: bool = True,
-    ) -> None:
-        super().__init__()
-        params = self._lib.llama_context_default_params()
-        params.n_ctx = num_tokens
-        params.n_batch = params.n_ubatch = batch_size
-        params.n_threads = params.n_threads_batch = num_threads
-        params.no_perf = True
-        params.type_k = getattr(self._lib, f"GGML_TYPE_{kv_types.k.upper()}")
-        params.type_v = getattr(self._lib, f"GGML_TYPE_{kv_types.v.upper()}")
-        params.flash_attn_type = int(flash_attention)  # 0 off, 1 on
-        log.clear()
-        self._handle = self._lib.llama_init_from_model(model.handle, params)
-        if not self._handle:
-            self._handle = None
-            raise NearfarError(
-                f"no room for a context of {num_tokens} tokens ({log.reason()}); "
-                "set max_model_len to a smaller number"
-            )
-        self.num_vocabulary = model.vocabulary.num_tokens
-        self._memory = self._lib.llama_get_memory(self._handle)
-        self._make_batch(batch_size)
-
-    def _make_batch(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self._batch = self._lib.llama_batch_init(batch_size, 0, 1)
-        # Views of llama.cpp's own arrays: filling a batch copies numbers and allocates nothing.
-        shape = (batch_size,)
-        self._tokens = np.ctypeslib.as_array(self._batch.token, shape)
-        self._positions = np.ctypeslib.as_array(self._batch.pos, shape)
-        self._wanted = np.ctypeslib.as_array(self._batch.logits, shape)
-        for index in range(batch_size):
-            self._batch.n_seq_id[index] = 1
-            self._batch.seq_id[index][0] = 0
-
-    def decode(self, tokens: Sequence[int], position: int) -> None:
-        """Evaluate at most `batch_size` tokens at `position`; logits are kept of the last one.
-
-        Raises NearfarError when llama.cpp fails; the cache must then be cleared.
-        """
-        count = len(tokens)
-        assert 0 < count <= self.batch_size, f"{count} tokens in a batch of {self.batch_size}"
-        self._tokens[:count] = tokens
-        self._positions[:count] = range(position, position + count)
-        self._wanted[:count] = 0
-        self._wanted[count - 1] = 1
-        self._batch.n_tokens = count
-        log.clear()
-        status = self._lib.llama_decode(self.handle, self._batch)
-        if status != 0:
-            raise NearfarError(
-                f"llama.cpp could not evaluate {count} tokens (status {status}: {log.reason()}); "
-                "set max_model_len to a smaller number"
-            )
-
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Return the newest token's logits, [vocabulary], a view until the next decode."""
-        pointer = self._lib.llama_get_logits_ith(self.handle, -1)
-        return np.ctypeslib.as_array(pointer, (self.num_vocabulary,))
-
-    def keep_prefix(self, num_tokens: int) -> bool:
-        """Forget all but the first tokens; False where this kind of memory cannot."""
-        return bool(self._lib.llama_memory_seq_rm(self._memory, 0, num_tokens, -1))
-
-    def forget(self, position: int, count: int) -> None:
-        """Forget tokens from `position` on and move those after them up to it."""
-        lib, end = self._lib, position + count
-        assert lib.llama_memory_seq_rm(self._memory, 0, position, end), "this memory has no holes"
-        lib.llama_memory_seq_add(self._memory, 0, end, -1, -count)
-
-    def can_forget(self) -> bool:
-        """Return whether the middle can be forgotten: whether positions can be shifted."""
-        return bool(self._lib.llama_memory_can_shift(self._memory))
-
-    def clear(self) -> None:
-        """Forget every token."""
-        self._lib.llama_memory_clear(self._memory, False)
-
-    def set_threads(self, num_decode: int, num_prefill: int) -> None:
-        """Choose the threads of the next steps; costs nothing."""
-        self._lib.llama_set_n_threads(self.handle, num_decode, num_prefill)
-
-    def _free(self, handle: Any) -> None:
-        # The views must not outlive the arrays.
-        del self._tokens, self._positions, self._wanted
-        self._lib.llama_batch_free(self._batch)
-        self._lib.llama_free(handle)
 
 
 _REMAKE = "make the file again with its tokenizer, or fetch another"

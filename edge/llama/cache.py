@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from backbone.errors import NearfarError
-from edge.llama.binding import Context
+from edge.llama.context import Context
 from edge.llama.window import Pins, Window
 
 

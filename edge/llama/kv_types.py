@@ -55,3 +55,6 @@ class KvTypes:
         """Return the bytes of one token; widths are KV heads times their dimension."""
         numbers = k_width * BYTES_PER_NUMBER[self.k] + v_width * BYTES_PER_NUMBER[self.v]
         return num_layers * numbers
+
+
+F16 = KvTypes("f16", "f16")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
@@ -16,9 +18,12 @@ class Log:
     def __init__(self, max_lines: int = 64) -> None:
         self._lines: deque[tuple[int, str]] = deque(maxlen=max_lines)
         self._level = 0
+        self._listener: list[str] | None = None
 
     def add(self, level: int, text: str) -> None:
         """Take one piece of log text; level 5 continues the line before it."""
+        if self._listener is not None:
+            self._listener.append(text)
         if level == _CONTINUE:
             if self._level >= _WARN and self._lines:
                 kept_level, line = self._lines.pop()
@@ -27,6 +32,17 @@ class Log:
         self._level = level
         if level >= _WARN:
             self._lines.append((level, text))
+
+    @contextmanager
+    def listening(self) -> Iterator[list[str]]:
+        """Collect all lines, information too, for as long as the block lasts."""
+        self.clear()
+        lines: list[str] = []
+        self._listener = lines
+        try:
+            yield lines
+        finally:
+            self._listener = None
 
     def clear(self) -> None:
         """Forget everything, so that what follows belongs to the next call."""

@@ -14,9 +14,10 @@ class LlamaOptions:
 
     max_model_len: tokens of context, 0 for the model's own. num_threads: 0 for the cores this
     process may use. max_num_batched_tokens: prompt tokens evaluated at once. num_gpu_layers: -1
-    for all. kv_cache_dtype: how keys and values are stored, see kv_types.py. flash_attention:
-    off only to compare; blocked values need it. enable_prefix_caching: keep the part of the
-    last prompt that the next one shares.
+    for all. kv_cache_dtype: how keys and values are stored, see kv_types.py; "auto" is q8_0,
+    and 4 bit when memory asks for it. flash_attention: off only to compare; blocked values need
+    it. enable_prefix_caching: keep the part of the last prompt that the next one shares.
+    check_memory: refuse what does not fit the free memory, and choose what does.
 
     window: how many of the newest tokens are kept beside the first `num_sinks` when the context
     is full; None for all that fit, 0 to refuse what does not fit. window_block: how many tokens
@@ -27,9 +28,10 @@ class LlamaOptions:
     num_threads: int = 0
     max_num_batched_tokens: int = 512
     num_gpu_layers: int = 0
-    kv_cache_dtype: str = "f16"
+    kv_cache_dtype: str = "auto"
     flash_attention: bool = True
     enable_prefix_caching: bool = True
+    check_memory: bool = True
     window: int | None = None
     num_sinks: int = 4
     window_block: int = 64
@@ -43,6 +45,11 @@ class LlamaOptions:
             _check("window", self.window, 16, 16_777_216)
         _check("num_sinks", self.num_sinks, 0, 1024)
         _check("window_block", self.window_block, 1, 65_536)
+        self._check_kv()
+
+    def _check_kv(self) -> None:
+        if self.kv_cache_dtype == "auto":
+            return
         if KvTypes.parse(self.kv_cache_dtype).values_need_flash and not self.flash_attention:
             raise SettingsError(
                 f"kv_cache_dtype {self.kv_cache_dtype} needs flash attention; "

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 from backbone.errors import NearfarError
-from edge.device.cores import num_usable_cores
+from edge.device.memory import free_memory_bytes
 from edge.llama.answer import Answer, Patience
-from edge.llama.binding import Context, Model
+from edge.llama.binding import Model
 from edge.llama.cache import KvCache
-from edge.llama.kv_types import KvTypes
+from edge.llama.context import Context
 from edge.llama.options import LlamaOptions
+from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
 from edge.llama.window import Pins, Window
@@ -47,27 +48,13 @@ class LlamaEngine:
         self._closed = False
 
     def _make_context(self) -> Context:
-        self.max_model_len = self._context_len()
-        return Context(
-            self._model,
-            num_tokens=self.max_model_len,
-            num_threads=self._options.num_threads or num_usable_cores(),
-            batch_size=min(self._options.max_num_batched_tokens, self.max_model_len),
-            kv_types=KvTypes.parse(self._options.kv_cache_dtype),
-            flash_attention=self._options.flash_attention,
-        )
+        self.params = plan(self._model, self._options, free_memory_bytes())
+        return Context(self._model, self.params)
 
-    def _context_len(self) -> int:
-        trained, asked = self._model.trained_len, self._options.max_model_len
-        if asked > trained:
-            raise SettingsError(
-                f"max_model_len is {asked} and {self._model.path.name} was trained for "
-                f"{trained}; set it to {trained} or less"
-            )
-        length = asked or trained
-        if self._options.window:
-            length = min(length, self._options.num_sinks + self._options.window)
-        return length
+    @property
+    def max_model_len(self) -> int:
+        """Return how many tokens the context holds."""
+        return self.params.num_tokens
 
     def _make_cache(self) -> KvCache:
         options = self._options

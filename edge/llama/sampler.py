@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import CheckpointError
-from edge.llama.binding import Context, Owned
+from edge.llama.binding import Owned
+from edge.llama.context import Context
 from offload.messages import Confidence, Sampling
 
 PENALTY_WINDOW = 64  # newest tokens that the repetition penalty looks at, as in llama.cpp

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from backbone.errors import CheckpointError
-from edge.llama.binding import Context, Model
+from edge.llama.binding import Model
+from edge.llama.context import Context, ContextParams
 from edge.llama.library import Log
 
 
@@ -53,17 +54,20 @@ def test_control_tokens_are_read_only_when_asked(tiny_gguf: Path) -> None:
 def test_decoding_in_pieces_gives_the_logits_of_decoding_at_once(tiny_gguf: Path) -> None:
     with Model(tiny_gguf) as model:
         tokens = model.vocabulary.tokenize("one two three four")
-        with Context(model, num_tokens=64, num_threads=1) as whole:
+        with Context(model, ContextParams(num_tokens=64, num_threads=1)) as whole:
             whole.decode(tokens, 0)
             expected = whole.logits().copy()
-        with Context(model, num_tokens=64, num_threads=1, batch_size=5) as pieces:
+        with Context(model, ContextParams(num_tokens=64, num_threads=1, batch_size=5)) as pieces:
             for start in range(0, len(tokens), 5):
                 pieces.decode(tokens[start : start + 5], start)
             np.testing.assert_allclose(pieces.logits(), expected, atol=2e-4)
 
 
 def test_keeping_a_prefix_forgets_the_rest(tiny_gguf: Path) -> None:
-    with Model(tiny_gguf) as model, Context(model, num_tokens=64, num_threads=1) as context:
+    with (
+        Model(tiny_gguf) as model,
+        Context(model, ContextParams(num_tokens=64, num_threads=1)) as context,
+    ):
         context.decode([1, 2, 3, 4], 0)
         expected = context.logits().copy()
         assert context.keep_prefix(2)
@@ -76,7 +80,7 @@ def test_keeping_a_prefix_forgets_the_rest(tiny_gguf: Path) -> None:
 
 def test_closing_twice_is_harmless_and_use_after_it_is_caught(tiny_gguf: Path) -> None:
     model = Model(tiny_gguf)
-    context = Context(model, num_tokens=64, num_threads=1)
+    context = Context(model, ContextParams(num_tokens=64, num_threads=1))
     context.close()
     context.close()
     model.close()
@@ -138,7 +142,7 @@ def test_model_without_tokenizer_is_refused(tmp_path: Path, make_tiny_gguf) -> N
 
 
 def test_loading_prints_nothing(tiny_gguf: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with Model(tiny_gguf) as model, Context(model, num_tokens=64, num_threads=1):
+    with Model(tiny_gguf) as model, Context(model, ContextParams(num_tokens=64, num_threads=1)):
         pass
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")

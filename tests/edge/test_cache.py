@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from backbone.errors import NearfarError
-from edge.llama.binding import Context, Model
+from edge.llama.binding import Model
 from edge.llama.cache import KvCache
+from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
 from edge.llama.window import Pins, Window
 
@@ -21,7 +22,10 @@ def _cache(
     with (
         Model(path) as model,
         Context(
-            model, num_tokens=capacity, num_threads=1, batch_size=16, kv_types=KvTypes.parse(kv)
+            model,
+            ContextParams(
+                num_tokens=capacity, num_threads=1, batch_size=16, kv_types=KvTypes.parse(kv)
+            ),
         ) as context,
     ):
         window = Window(capacity, num_sinks=4, block=8)

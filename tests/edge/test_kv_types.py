@@ -5,7 +5,8 @@ from pathlib import Path
 import gguf
 import pytest
 
-from edge.llama.binding import Context, Model
+from edge.llama.binding import Model
+from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import BYTES_PER_NUMBER, KvTypes
 from edge.llama.options import LlamaOptions
 from offload.errors import SettingsError
@@ -47,6 +48,6 @@ def test_blocked_values_without_flash_attention_are_refused() -> None:
 def test_every_type_runs(tiny_gguf: Path, name: str) -> None:
     with Model(tiny_gguf) as model:
         kinds = KvTypes.parse(name)
-        with Context(model, num_tokens=64, num_threads=1, kv_types=kinds) as context:
+        with Context(model, ContextParams(num_tokens=64, num_threads=1, kv_types=kinds)) as context:
             context.decode([1, 2, 3], 0)
             assert context.logits().std() > 0

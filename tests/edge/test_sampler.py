@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from backbone.errors import CheckpointError
-from edge.llama.binding import Context, Model
+from edge.llama.binding import Model
+from edge.llama.context import Context, ContextParams
 from edge.llama.sampler import Gauge, Sampler
 from offload.messages import Sampling
 
@@ -52,7 +53,10 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
 
 @pytest.fixture
 def context(tiny_gguf: Path):
-    with Model(tiny_gguf) as model, Context(model, num_tokens=64, num_threads=1) as context:
+    with (
+        Model(tiny_gguf) as model,
+        Context(model, ContextParams(num_tokens=64, num_threads=1)) as context,
+    ):
         context.decode(model.vocabulary.tokenize("hello"), 0)
         yield context
 

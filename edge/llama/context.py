@@ -1,0 +1,128 @@
+"""The low-level calls on a context: evaluate tokens, read logits, forget.
+
+Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cpp.llama_cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from backbone.errors import NearfarError
+from edge.llama.binding import Model, Owned
+from edge.llama.kv_types import F16, KvTypes
+from edge.llama.library import llama, log
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextParams:
+    """How a context is made; `num_outputs` rows of logits can be had from one decode."""
+
+    num_tokens: int
+    num_threads: int = 1
+    batch_size: int = 512
+    kv_types: KvTypes = F16
+    flash_attention: bool = True
+    num_outputs: int = 1
+
+    def to_llama(self) -> Any:
+        """Return llama.cpp's structure of the same."""
+        lib = llama()
+        params = lib.llama_context_default_params()
+        params.n_ctx = self.num_tokens
+        params.n_batch = params.n_ubatch = self.batch_size
+        params.n_threads = params.n_threads_batch = self.num_threads
+        # Without this, room is kept for the logits of a whole batch: 300 MB for 150k tokens.
+        params.n_outputs_max = self.num_outputs
+        params.type_k = getattr(lib, f"GGML_TYPE_{self.kv_types.k.upper()}")
+        params.type_v = getattr(lib, f"GGML_TYPE_{self.kv_types.v.upper()}")
+        params.flash_attn_type = int(self.flash_attention)  # 0 off, 1 on
+        params.no_perf = True
+        return params
+
+
+class Context(Owned):
+    """The KV cache of a model and one batch, for one thread at a time."""
+
+    def __init__(self, model: Model, params: ContextParams) -> None:
+        super().__init__()
+        log.clear()
+        self._handle = self._lib.llama_init_from_model(model.handle, params.to_llama())
+        if not self._handle:
+            self._handle = None
+            raise NearfarError(
+                f"no context of {params.num_tokens} tokens with {params.kv_types} keys and values "
+                f"can be made ({log.reason()}); set max_model_len to a smaller number"
+            )
+        self.num_vocabulary = model.vocabulary.num_tokens
+        self._memory = self._lib.llama_get_memory(self._handle)
+        self._make_batch(params.batch_size)
+
+    def _make_batch(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self._batch = self._lib.llama_batch_init(batch_size, 0, 1)
+        # Views of llama.cpp's own arrays: filling a batch copies numbers and allocates nothing.
+        shape = (batch_size,)
+        self._tokens = np.ctypeslib.as_array(self._batch.token, shape)
+        self._positions = np.ctypeslib.as_array(self._batch.pos, shape)
+        self._wanted = np.ctypeslib.as_array(self._batch.logits, shape)
+        for index in range(batch_size):
+            self._batch.n_seq_id[index] = 1
+            self._batch.seq_id[index][0] = 0
+
+    def decode(self, tokens: Sequence[int], position: int) -> None:
+        """Evaluate at most `batch_size` tokens at `position`; logits are kept of the last one.
+
+        Raises NearfarError when llama.cpp fails; the cache must then be cleared.
+        """
+        count = len(tokens)
+        assert 0 < count <= self.batch_size, f"{count} tokens in a batch of {self.batch_size}"
+        self._tokens[:count] = tokens
+        self._positions[:count] = range(position, position + count)
+        self._wanted[:count] = 0
+        self._wanted[count - 1] = 1
+        self._batch.n_tokens = count
+        log.clear()
+        status = self._lib.llama_decode(self.handle, self._batch)
+        if status != 0:
+            raise NearfarError(
+                f"llama.cpp could not evaluate {count} tokens (status {status}: {log.reason()}); "
+                "set max_model_len to a smaller number"
+            )
+
+    def logits(self) -> npt.NDArray[np.float32]:
+        """Return the newest token's logits, [vocabulary], a view until the next decode."""
+        pointer = self._lib.llama_get_logits_ith(self.handle, -1)
+        return np.ctypeslib.as_array(pointer, (self.num_vocabulary,))
+
+    def keep_prefix(self, num_tokens: int) -> bool:
+        """Forget all but the first tokens; False where this kind of memory cannot."""
+        return bool(self._lib.llama_memory_seq_rm(self._memory, 0, num_tokens, -1))
+
+    def forget(self, position: int, count: int) -> None:
+        """Forget tokens from `position` on and move those after them up to it."""
+        lib, end = self._lib, position + count
+        assert lib.llama_memory_seq_rm(self._memory, 0, position, end), "this memory has no holes"
+        lib.llama_memory_seq_add(self._memory, 0, end, -1, -count)
+
+    def can_forget(self) -> bool:
+        """Return whether the middle can be forgotten: whether positions can be shifted."""
+        return bool(self._lib.llama_memory_can_shift(self._memory))
+
+    def clear(self) -> None:
+        """Forget every token."""
+        self._lib.llama_memory_clear(self._memory, False)
+
+    def set_threads(self, num_decode: int, num_prefill: int) -> None:
+        """Choose the threads of the next steps; costs nothing."""
+        self._lib.llama_set_n_threads(self.handle, num_decode, num_prefill)
+
+    def _free(self, handle: Any) -> None:
+        # The views must not outlive the arrays.
+        del self._tokens, self._positions, self._wanted
+        self._lib.llama_batch_free(self._batch)
+        self._lib.llama_free(handle)

@@ -1,0 +1,101 @@
+"""From options, a model and the free memory to a context that fits."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+
+from backbone.errors import NearfarError
+from edge.device.cores import num_usable_cores
+from edge.device.fit import Fit, choose, measure
+from edge.llama.binding import Model
+from edge.llama.context import ContextParams
+from edge.llama.kv_types import F16
+from edge.llama.options import LlamaOptions
+from edge.llama.shape import CacheShape
+from offload.errors import SettingsError
+
+NUM_OUTPUTS = 16  # rows of logits from one decode: one, and drafted tokens to verify
+TIGHT = 0.5  # share of the free memory below which a bound is good enough
+
+
+def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
+    """Return the context to make.
+
+    Raises SettingsError for a context longer than the model was trained for, and NearfarError
+    where the memory does not hold the model.
+    """
+    length = _asked_len(model, options)
+    if not options.check_memory:
+        free_bytes = 1 << 62
+    with contextlib.suppress(NearfarError):
+        bound = functools.partial(bound_compute_bytes, model, options)
+        fit = _fit(model, options, length, free_bytes, bound)
+        held = CacheShape.of(model).cache_bytes(fit.kv_types, fit.num_tokens)
+        if model.size_bytes + held + bound(fit.num_tokens) < TIGHT * free_bytes:
+            return _params(options, fit)
+    # Near the limit a bound is too coarse; asking llama.cpp takes as long as loading the words.
+    asked = functools.cache(lambda n: _measured_compute_bytes(model, options, n))
+    return _params(options, _fit(model, options, length, free_bytes, asked))
+
+
+def _measured_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) -> int:
+    fit = Fit(num_tokens=num_tokens, kv_types=F16)
+    return measure(model.path, _params(options, fit)).compute_bytes
+
+
+def _asked_len(model: Model, options: LlamaOptions) -> int:
+    trained, asked = model.trained_len, options.max_model_len
+    if asked > trained:
+        raise SettingsError(
+            f"max_model_len is {asked} and {model.path.name} was trained for {trained}; "
+            f"set it to {trained} or less"
+        )
+    if options.window:
+        return min(asked or trained, options.num_sinks + options.window)
+    return asked
+
+
+def _fit(
+    model: Model,
+    options: LlamaOptions,
+    length: int,
+    free_bytes: int,
+    compute_bytes: Callable[[int], int],
+) -> Fit:
+    return choose(
+        model.path.name,
+        CacheShape.of(model),
+        weights_bytes=model.size_bytes,
+        compute_bytes=compute_bytes,
+        free_bytes=free_bytes,
+        trained_len=model.trained_len,
+        asked_len=length,
+        kv_cache_dtype=options.kv_cache_dtype,
+    )
+
+
+def _params(options: LlamaOptions, fit: Fit) -> ContextParams:
+    return ContextParams(
+        num_tokens=fit.num_tokens,
+        num_threads=options.num_threads or num_usable_cores(),
+        batch_size=min(options.max_num_batched_tokens, fit.num_tokens),
+        kv_types=fit.kv_types,
+        flash_attention=options.flash_attention,
+        num_outputs=NUM_OUTPUTS,
+    )
+
+
+def bound_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) -> int:
+    """Return at least what the buffers of one batch take, from the shape alone.
+
+    Rows of float32: a few of the hidden size, two of the feed-forward size, the mask, and the
+    logits of the outputs; without flash attention also the scores of each head.
+    """
+    hidden = max(model.numbers("embedding_length"), default=0)
+    inner = max([hidden, *model.numbers("feed_forward_length")])
+    heads = 0 if options.flash_attention else max(model.numbers("attention.head_count"), default=1)
+    row = 8 * hidden + 2 * inner + (2 + 2 * heads) * num_tokens
+    logits = NUM_OUTPUTS * model.vocabulary.num_tokens
+    return 4 * (row * options.max_num_batched_tokens + 2 * logits)

@@ -6,7 +6,7 @@ cancels); its diagonal, the mean squared input per column, is llama.cpp's import
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,8 +72,7 @@ class Moments:
         return self.mean.diagonal() if self._full else self.mean
 
 
-# (layer, block, moments by watched matrix) -> whether the block's weights were changed
-Visit = Callable[[int, Block, dict[str, Moments]], bool]
+Visit = Callable[[int, Block], None]
 
 
 def windows_of(folder: Path, text: str, options: CalibrationOptions, max_len: int) -> Tensor:
@@ -103,48 +102,61 @@ class Walk:
         self.hidden = stream.embed(windows)  # [num_windows, window_len, hidden_size]
         positions = torch.arange(windows.shape[1], device=stream.device)
         self._cos, self._sin = cos_sin(stream.inverse, positions)
+        self._advanced = False
 
     def steps(self, visit: Visit) -> Iterator[int]:
-        """Go through the remaining blocks; yield the number of blocks done after each."""
+        """Go through the remaining blocks; yield the number of blocks done after each.
+
+        `visit` may watch the block's inputs and change its weights; the states then move on.
+        """
         while self.layer < self.stream.config.num_hidden_layers:
             block = self.stream.block(self.layer)
-            # A first look must not move the states where the block will change under it.
-            moments = self._watch(block)
-            if visit(self.layer, block, moments):
-                self._advance(block)
-            else:
-                self.hidden = self._outputs
+            self._advanced = False
+            visit(self.layer, block)
+            if not self._advanced:
+                self._run(block, advance=True)
             self.layer += 1
             yield self.layer
+
+    def watch(
+        self, block: Block, names: Iterable[str] = INPUT_GROUPS, *, advance: bool = False
+    ) -> dict[str, Moments]:
+        """Return the moments of the named matrices' inputs; `advance` moves the states as well.
+
+        Advance only where the block will not change any more: it saves one more run of it.
+        """
+        found = {
+            name: Moments(
+                block.get_submodule(name).in_features,  # type: ignore[arg-type]
+                full=self.full,
+                device=self.stream.device,
+            )
+            for name in names
+        }
+        with watched(block, found):
+            self._run(block, advance=advance)
+        return found
 
     def final_moments(self) -> Moments:
         """Return the moments of the head's input, after the last block."""
         assert self.layer == self.stream.config.num_hidden_layers, "blocks are left"
-        moments = self._moments(self.stream.config.hidden_size)
+        size = self.stream.config.hidden_size
+        moments = Moments(size, full=self.full, device=self.stream.device)
         norm = self.stream.norm()
         for part in self._batches():
             moments.add(norm(self.hidden[part]))
         return moments
 
-    def _watch(self, block: Block) -> dict[str, Moments]:
-        found: dict[str, Moments] = {}
-        with watched(block, found, self._moments):
-            self._outputs = torch.empty_like(self.hidden)
-            for part in self._batches():
-                self._outputs[part] = self._forward(block, self.hidden[part])
-        return found
-
-    def _advance(self, block: Block) -> None:
-        del self._outputs
+    def _run(self, block: Block, *, advance: bool) -> None:
         for part in self._batches():
-            self.hidden[part] = self._forward(block, self.hidden[part])
+            out = self._forward(block, self.hidden[part])
+            if advance:
+                self.hidden[part] = out
+        self._advanced = advance
 
     def _forward(self, block: Block, hidden: Tensor) -> Tensor:
         out: Tensor = block(hidden, self._cos, self._sin, causal_attend)
         return out
-
-    def _moments(self, size: int) -> Moments:
-        return Moments(size, full=self.full, device=self.stream.device)
 
     def _batches(self) -> Iterator[slice]:
         size = max(1, _BATCH_TOKENS // self.hidden.shape[1])
@@ -153,21 +165,18 @@ class Walk:
 
 
 @contextmanager
-def watched(
-    block: Block, found: dict[str, Moments], make: Callable[[int], Moments]
-) -> Iterator[None]:
-    """Collect the moments of every input group of a block while it runs."""
+def watched(block: Block, found: dict[str, Moments]) -> Iterator[None]:
+    """Add to the moments of the named matrices while the block runs."""
 
-    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
+    def hook_for(moments: Moments) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-            if name not in found:
-                found[name] = make(inputs[0].shape[-1])
-            found[name].add(inputs[0])
+            moments.add(inputs[0])
 
         return hook
 
     handles = [
-        block.get_submodule(name).register_forward_hook(hook_for(name)) for name in INPUT_GROUPS
+        block.get_submodule(name).register_forward_hook(hook_for(moments))
+        for name, moments in found.items()
     ]
     try:
         yield

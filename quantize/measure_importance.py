@@ -16,7 +16,6 @@ from quantize.block_stream import BlockStream
 from quantize.calibration import (
     INPUT_GROUPS,
     CalibrationOptions,
-    Moments,
     Progress,
     Walk,
     longest_window,
@@ -54,11 +53,11 @@ def measure_importance(
         walk.layer, walk.hidden = saved.layer, saved.tensors.pop("hidden").to(device)
         found |= saved.tensors
 
-    def note(layer: int, block: Block, moments: dict[str, Moments]) -> bool:
+    def note(layer: int, block: Block) -> None:
+        moments = walk.watch(block, advance=True)
         for watched, group in INPUT_GROUPS.items():
             mean = moments[watched].mean_square.cpu()
             found.update({f"{layer}.{name}": mean.clone() for name in group})
-        return False
 
     for done in walk.steps(note):
         if state:

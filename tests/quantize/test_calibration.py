@@ -70,9 +70,8 @@ def test_the_full_moment_has_the_importance_on_its_diagonal(make_checkpoint: Mak
     seen: list[dict[str, Any]] = []
     walk = Walk(stream, windows, full=True)
 
-    def look(layer: int, block: Any, moments: dict[str, Any]) -> bool:
-        seen.append(moments)
-        return False
+    def look(layer: int, block: Any) -> None:
+        seen.append(walk.watch(block))
 
     assert list(walk.steps(look)) == [1, 2]
     importance = measure_importance(folder, options=FEW).values

@@ -1,0 +1,248 @@
+"""The GPTQ solver: round a matrix column by column, spreading each error over those to come.
+
+Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
+Transformers", arXiv 2210.17323; order by activation and groups as in its reference code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from backbone.errors import CheckpointError, NearfarError
+
+_BLOCK_COLUMNS = 128  # columns solved together before the rest of the matrix is updated
+_MAX_DAMPING = 1.0
+# Shares of a group's full range tried as its range: a little clipping often rounds better.
+_RANGE_SHARES = tuple(1.0 - step / 40 for step in range(17))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GptqOptions:
+    """What the numbers become: 4 or 8 bits, one scale per `group_size` inputs (-1: per row)."""
+
+    bits: int = 4
+    group_size: int = 128
+    sym: bool = True
+    desc_act: bool = False
+    damping: float = 0.01  # share of the mean diagonal that is added to the Hessian
+    search_range: bool = True  # choose each group's range by its weighted error
+    true_sequential: bool = True  # look at a matrix's inputs after those before it are rounded
+
+    def __post_init__(self) -> None:
+        if self.bits not in (4, 8):
+            raise NearfarError(f"bits={self.bits} cannot be stored in a GPTQ file; use 4 or 8")
+        if self.group_size != -1 and self.group_size < 1:
+            raise NearfarError("group_size must be at least 1, or -1 for one scale per row")
+        if not 0 < self.damping <= _MAX_DAMPING:
+            raise NearfarError(f"damping={self.damping} must lie between 0 and 1")
+
+    @property
+    def max_code(self) -> int:
+        """Return the largest integer that a weight can become."""
+        return (1 << self.bits) - 1
+
+    def num_groups(self, num_inputs: int) -> int:
+        """Return how many groups a row has. Raises NearfarError where they do not come out even."""
+        if self.group_size == -1:
+            return 1
+        if num_inputs % self.group_size:
+            raise NearfarError(
+                f"group_size={self.group_size} does not divide {num_inputs} inputs; "
+                "use a power of two that does, or -1"
+            )
+        return num_inputs // self.group_size
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizedMatrix:
+    """Integers and how to read them: weight[o, i] = scales[g, o] * (codes[o, i] - zeros[g, o]).
+
+    `g` is `group_of[i]`. `error` is the relative squared error of the matrix's output on the
+    calibration text, `damping` the share that was needed, `num_dead` the silent columns.
+    """
+
+    codes: Tensor  # uint8 [out, in]
+    scales: Tensor  # float32 [groups, out], rounded to what float16 holds
+    zeros: Tensor  # int32 [groups, out]
+    group_of: Tensor  # int32 [in]
+    error: float
+    damping: float
+    num_dead: int
+
+    def dequantized(self) -> Tensor:
+        """Return the matrix as float32 [out, in]."""
+        group = self.group_of.long()
+        shifted = self.codes.float() - self.zeros[group].T.float()
+        return self.scales[group].T * shifted
+
+
+def quantize_matrix(weight: Tensor, moment: Tensor, options: GptqOptions) -> QuantizedMatrix:
+    """Quantize float32 [out, in] given the second moment [in, in] of its inputs.
+
+    Raises CheckpointError where the moment is not finite, NearfarError for a group size that
+    does not divide the inputs.
+    """
+    num_groups = options.num_groups(weight.shape[1])
+    if not torch.isfinite(moment).all():
+        raise CheckpointError(
+            "the inputs of a matrix overflow on the calibration text; check the model's weights"
+        )
+    order = _order(moment, options)
+    upper, damping, num_dead = _inverse_factor(moment[order][:, order], options.damping)
+    solver = _Solver(weight[:, order], moment.diagonal()[order], upper, order, options)
+    codes, scales, zeros = solver.solve(num_groups)
+    back = torch.argsort(order)
+    found = QuantizedMatrix(
+        codes=codes[:, back],
+        scales=scales,
+        zeros=zeros,
+        group_of=solver.group_of[back].int(),
+        error=0.0,
+        damping=damping,
+        num_dead=num_dead,
+    )
+    error = output_error(weight, found.dequantized(), moment)
+    return QuantizedMatrix(**{**vars(found), "error": error})
+
+
+def output_error(weight: Tensor, approximation: Tensor, moment: Tensor) -> float:
+    """Return E|Wx - W'x|^2 / E|Wx|^2 for inputs of that second moment."""
+    difference = weight - approximation
+    wrong = ((difference @ moment) * difference).sum()
+    whole = ((weight @ moment) * weight).sum()
+    return float(wrong / whole.clamp_min(1e-30))
+
+
+def _order(moment: Tensor, options: GptqOptions) -> Tensor:
+    if options.desc_act:
+        return torch.argsort(moment.diagonal(), descending=True, stable=True)
+    return torch.arange(moment.shape[0], device=moment.device)
+
+
+def _inverse_factor(moment: Tensor, damping: float) -> tuple[Tensor, float, int]:
+    """Return the upper Cholesky factor of the inverse, the damping it took, and silent columns."""
+    hessian = moment.clone()
+    diagonal = hessian.diagonal()
+    dead = diagonal <= 0
+    # A column that is never fed costs nothing, so it needs no share of another's error.
+    diagonal[dead] = diagonal[~dead].mean() if (~dead).any() else 1.0
+    mean = float(diagonal.mean())
+    while damping <= _MAX_DAMPING:
+        damped = hessian.clone()
+        damped.diagonal().add_(damping * mean)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed and bool(torch.isfinite(upper).all()):
+                return upper, damping, int(dead.sum())
+        damping *= 10
+    raise CheckpointError(
+        "the calibration text leaves the Hessian singular at any damping; give a longer text"
+    )
+
+
+class _Solver:
+    """One matrix on its way, its columns already in the order in which they are rounded."""
+
+    def __init__(
+        self,
+        weight: Tensor,
+        mean_square: Tensor,
+        upper: Tensor,
+        order: Tensor,
+        options: GptqOptions,
+    ) -> None:
+        self.weight = weight.clone()
+        self.mean_square = mean_square
+        self.upper = upper
+        self.options = options
+        size = weight.shape[1] if options.group_size == -1 else options.group_size
+        # Groups follow the order of rounding; group_of tells each column's.
+        self.group_of = torch.arange(len(order), device=weight.device) // size
+        self.group_size = size
+
+    def solve(self, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return codes [out, in], scales and zeros [groups, out]."""
+        num_outputs, num_inputs = self.weight.shape
+        device = self.weight.device
+        self.codes = torch.empty(num_outputs, num_inputs, dtype=torch.uint8, device=device)
+        self.scales = torch.empty(num_groups, num_outputs, device=device)
+        self.zeros = torch.empty(num_groups, num_outputs, dtype=torch.int32, device=device)
+        for start in range(0, num_inputs, _BLOCK_COLUMNS):
+            stop = min(start + _BLOCK_COLUMNS, num_inputs)
+            errors = self._round_columns(start, stop)
+            self.weight[:, stop:] -= errors @ self.upper[start:stop, stop:]
+        return self.codes, self.scales, self.zeros
+
+    def _round_columns(self, start: int, stop: int) -> Tensor:
+        """Round columns [start, stop) and return their scaled errors [out, stop - start]."""
+        errors = torch.zeros(self.weight.shape[0], stop - start, device=self.weight.device)
+        for column in range(start, stop):
+            if column % self.group_size == 0:
+                # Errors of this block have not reached the columns behind it yet.
+                pending = errors[:, : column - start] @ self.upper[start:column, stop:]
+                self._choose_range(column, stop, pending)
+            group = column // self.group_size
+            scale, zero = self.scales[group], self.zeros[group]
+            code = torch.clamp(
+                torch.round(self.weight[:, column] / scale) + zero, 0, self.options.max_code
+            )
+            error = self.weight[:, column] - scale * (code - zero)
+            error = error / self.upper[column, column]
+            self.codes[:, column] = code.to(torch.uint8)
+            errors[:, column - start] = error
+            self.weight[:, column:stop] -= torch.outer(error, self.upper[column, column:stop])
+        return errors
+
+    def _choose_range(self, column: int, stop: int, pending: Tensor) -> None:
+        end = min(column + self.group_size, self.weight.shape[1])
+        values = self.weight[:, column:end].clone()
+        if end > stop:
+            values[:, stop - column :] -= pending[:, : end - stop]
+        scale, zero = choose_scale(values, self.mean_square[column:end], self.options)
+        group = column // self.group_size
+        self.scales[group], self.zeros[group] = scale, zero
+
+
+def choose_scale(values: Tensor, importance: Tensor, options: GptqOptions) -> tuple[Tensor, Tensor]:
+    """Return scale float32 and zero int32 [out] for one group [out, size] of weights."""
+    best_scale, best_zero = _scale_at(values, options, 1.0)
+    if not options.search_range:
+        return best_scale, best_zero
+    best = _rounding_error(values, importance, best_scale, best_zero, options)
+    for share in _RANGE_SHARES[1:]:
+        scale, zero = _scale_at(values, options, share)
+        error = _rounding_error(values, importance, scale, zero, options)
+        better = error < best
+        best = torch.where(better, error, best)
+        best_scale = torch.where(better, scale, best_scale)
+        best_zero = torch.where(better, zero, best_zero)
+    return best_scale, best_zero
+
+
+def _scale_at(values: Tensor, options: GptqOptions, share: float) -> tuple[Tensor, Tensor]:
+    low = values.amin(1).clamp_max(0) * share
+    high = values.amax(1).clamp_min(0) * share
+    if options.sym:
+        high = torch.maximum(-low, high)
+        low = -high
+    scale = (high - low) / options.max_code
+    # The file keeps float16: round now, so that the solver sees what the reader will.
+    scale = scale.clamp(2.0**-24, 65504.0).half().float()
+    if options.sym:
+        zero = torch.full_like(scale, (options.max_code + 1) // 2)
+    else:
+        zero = torch.round(-low / scale).clamp(1, options.max_code)  # 0 has no place in the file
+    return scale, zero.int()
+
+
+def _rounding_error(
+    values: Tensor, importance: Tensor, scale: Tensor, zero: Tensor, options: GptqOptions
+) -> Tensor:
+    codes = torch.round(values / scale[:, None]) + zero[:, None]
+    codes = codes.clamp(0, options.max_code)
+    difference = values - scale[:, None] * (codes - zero[:, None])
+    return (difference.square() * importance).sum(1)

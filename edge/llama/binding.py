@@ -30,6 +30,11 @@ class Owned:
         assert self._handle is not None, f"{type(self).__name__} is closed"
         return self._handle
 
+    @property
+    def is_open(self) -> bool:
+        """Return whether it has not been freed."""
+        return self._handle is not None
+
     def close(self) -> None:
         """Free it; a second call does nothing."""
         if self._handle is not None:

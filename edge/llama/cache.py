@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 from backbone.errors import NearfarError
 from edge.llama.context import Context
+from edge.llama.sessions import Header, Saved
 from edge.llama.window import Pins, Window
 
 
@@ -102,3 +104,25 @@ class KvCache:
         """Forget every token."""
         self.window.clear()
         self._context.clear()
+
+    def saved(self, model: str) -> Saved:
+        """Return what is held, for a file."""
+        header = Header(model=model, stream=list(self.window.stream), kept=list(self.window.kept))
+        return Saved(header=header, state=self._context.state())
+
+    def restore(self, saved: Saved) -> bool:
+        """Hold what was saved instead; False, and empty, where it does not suit this context."""
+        header = saved.header
+        self.clear()
+        if not _is_sound(header, self.window.capacity) or not self._context.set_state(saved.state):
+            return False
+        self.window.stream, self.window.kept = list(header.stream), list(header.kept)
+        return True
+
+
+def _is_sound(header: Header, capacity: int) -> bool:
+    """Return whether the ranges are in order, within the stream, and fit."""
+    edges = [edge for pair in header.kept for edge in pair]
+    in_order = all(low < high for low, high in pairwise(edges))
+    used = sum(end - start for start, end in header.kept)
+    return in_order and 0 < used <= capacity and edges[0] == 0 and edges[-1] == len(header.stream)

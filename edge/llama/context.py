@@ -5,6 +5,7 @@ Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cp
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -116,6 +117,23 @@ class Context(Owned):
     def clear(self) -> None:
         """Forget every token."""
         self._lib.llama_memory_clear(self._memory, False)
+
+    def state(self) -> bytes:
+        """Return the keys and values held, to be put back by set_state()."""
+        size = self._lib.llama_state_seq_get_size(self.handle, 0)
+        buffer = (ctypes.c_uint8 * size)()
+        written = self._lib.llama_state_seq_get_data(self.handle, buffer, size, 0)
+        return bytes(memoryview(buffer)[:written])
+
+    def set_state(self, state: bytes) -> bool:
+        """Put keys and values back; False, and an empty context, where they do not suit."""
+        self.clear()
+        # llama.cpp only reads it, so the bytes need not be copied.
+        buffer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        if self._lib.llama_state_seq_set_data(self.handle, buffer, len(state), 0) == len(state):
+            return True
+        self.clear()
+        return False
 
     def set_threads(self, num_decode: int, num_prefill: int) -> None:
         """Choose the threads of the next steps; costs nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge.llama.kv_types import KvTypes
 from offload.errors import SettingsError
@@ -22,6 +23,9 @@ class LlamaOptions:
     window: how many of the newest tokens are kept beside the first `num_sinks` when the context
     is full; None for all that fit, 0 to refuse what does not fit. window_block: how many tokens
     are forgotten at once.
+
+    session_folder: where conversations (requests with a session) are kept until the next start,
+    within session_budget_bytes; None keeps none.
     """
 
     max_model_len: int = 0
@@ -35,6 +39,8 @@ class LlamaOptions:
     window: int | None = None
     num_sinks: int = 4
     window_block: int = 64
+    session_folder: Path | None = None
+    session_budget_bytes: int = 1 << 30
 
     def __post_init__(self) -> None:
         _check("max_model_len", self.max_model_len, 0, 16_777_216)
@@ -45,6 +51,7 @@ class LlamaOptions:
             _check("window", self.window, 16, 16_777_216)
         _check("num_sinks", self.num_sinks, 0, 1024)
         _check("window_block", self.window_block, 1, 65_536)
+        _check("session_budget_bytes", self.session_budget_bytes, 0, 1 << 50)
         self._check_kv()
 
     def _check_kv(self) -> None:

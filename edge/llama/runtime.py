@@ -14,10 +14,13 @@ from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
 from edge.llama.cache import KvCache
 from edge.llama.context import Context
+from edge.llama.conversation import Conversation
+from edge.llama.fingerprint import fingerprint
 from edge.llama.options import LlamaOptions
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
+from edge.llama.sessions import SessionStore
 from edge.llama.window import Pins, Window
 from offload.errors import ContextLengthError, SettingsError
 from offload.messages import Delta, Finish, FinishReason, ModelCard, Request
@@ -42,6 +45,7 @@ class LlamaEngine:
         except BaseException:
             self._model.close()
             raise
+        self._conversation = self._make_conversation()
         self._prompts = PromptWriter(self._model)
         self._gauge = Gauge(self._model.vocabulary.num_tokens)
         self._worker: Worker[Delta | Finish] = Worker("nearfar-edge")
@@ -71,6 +75,15 @@ class LlamaEngine:
         )
         sliding = can_slide and options.window != 0
         return KvCache(self._context, window, sliding=sliding, reuse=options.enable_prefix_caching)
+
+    def _make_conversation(self) -> Conversation:
+        folder, params = self._options.session_folder, self.params
+        if folder is None:
+            return Conversation(self._cache, None)
+        # Everything that decides how a state is laid out is part of its name.
+        model = f"{fingerprint(self._model.path)} {params.kv_types} {params.flash_attention}"
+        budget = self._options.session_budget_bytes
+        return Conversation(self._cache, SessionStore(folder, model=model, budget_bytes=budget))
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""
@@ -128,6 +141,7 @@ class LlamaEngine:
         pins = self._pins(request, prompt)
         answer = Answer(request, num_prompt=len(prompt), queue_s=started - received)
         patience = Patience(request, cancelled, received)
+        self._conversation.enter(request.session, prompt)
         ended = self._prefill(prompt, pins, patience)
         answer.prefilled()
         if ended is not None:
@@ -194,9 +208,12 @@ class LlamaEngine:
             await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Free the model, for callers without an event loop."""
+        """Keep the conversation and free the model, for callers without an event loop."""
+        if not self._model.is_open:
+            return
         self._closed = True
         self._worker.close()
+        self._conversation.leave()
         self._context.close()
         self._model.close()
 

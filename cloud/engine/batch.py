@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Items
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -29,6 +29,14 @@ class StepBatch:
     positions: Tensor  # [tokens]
     slots: Tensor  # [tokens], each token's place in the cache
     rows: list[Row]
+
+    def part(self, begin: int, end: int) -> StepBatch:
+        """Return the rows from `begin` up to `end` as a batch of their own."""
+        rows = self.rows[begin:end]
+        first, last = rows[0].first, rows[-1].first + rows[-1].num_new
+        moved = [replace(row, first=row.first - first) for row in rows]
+        cut = slice(first, last)
+        return StepBatch(self.tokens[cut], self.positions[cut], self.slots[cut], moved)
 
 
 def build_batch(slices: Items[Slice], block_size: int, device: torch.device) -> StepBatch:

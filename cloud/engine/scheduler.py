@@ -58,7 +58,10 @@ class Scheduler:
         self._free(sequence)
 
     def schedule(self) -> list[Slice]:
-        """Return the next step's slices, with blocks in place for all of their tokens."""
+        """Return the next step's slices, with blocks in place for all of their tokens.
+
+        Slices of one token come first, as attention backends like them.
+        """
         budget = self.budget
         preempted_before = self.num_preemptions
         slices: list[Slice] = []
@@ -75,6 +78,7 @@ class Scheduler:
             self._grow(admitted, count)
             slices.append(Slice(admitted, count))
             budget -= count
+        slices.sort(key=lambda slice_: slice_.num_tokens > 1)
         return slices
 
     def computed(self, slice_: Slice) -> None:

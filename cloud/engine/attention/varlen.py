@@ -1,0 +1,64 @@
+"""Prompts of many lengths in one call: torch's own flash attention, without padding.
+
+`torch.nn.attention.varlen` takes bfloat16 and float16 on CUDA only. Its mask is aligned to the
+bottom right, so that a piece of a prompt sees all that came before it. Keys are gathered first:
+torch 2.11 cannot read blocks, and later versions go wrong in silence unless told not to split.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention.varlen import varlen_attn
+
+from backbone.config import NetworkConfig
+from cloud.engine.batch import StepBatch
+from cloud.engine.kv_cache import KVCache
+
+
+class VarlenPrefill:
+    """The prefill half of a backend; rows may have any number of new tokens."""
+
+    def __init__(self, config: NetworkConfig, cache: KVCache) -> None:
+        self._cache = cache
+        # The window counts the token itself, varlen's counts those to its left.
+        left = -1 if config.sliding_window is None else config.sliding_window - 1
+        self._options: dict[str, Any] = {"window_size": (left, 0)}
+        # Before 2.12 there is no such argument, and grouped heads pass straight through.
+        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+            self._options["enable_gqa"] = True
+        self._slots: Tensor
+        self._context: Tensor
+        self._starts: tuple[Tensor, Tensor]
+        self._longest: tuple[int, int]
+
+    def prepare(self, batch: StepBatch) -> None:
+        """See AttentionBackend."""
+        size, device = self._cache.block_size, batch.slots.device
+        context: list[int] = []
+        starts_q, starts_k = [0], [0]
+        for row in batch.rows:
+            context += [row.blocks[at // size] * size + at % size for at in range(row.num_context)]
+            starts_q.append(starts_q[-1] + row.num_new)
+            starts_k.append(starts_k[-1] + row.num_context)
+        self._slots = batch.slots
+        self._context = torch.tensor(context, device=device)
+        both = torch.tensor((starts_q, starts_k), dtype=torch.int32, device=device)
+        self._starts = (both[0], both[1])
+        self._longest = (
+            max(row.num_new for row in batch.rows),
+            max(row.num_context for row in batch.rows),
+        )
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See AttentionBackend."""
+        self._cache.store(layer, k, v, self._slots)
+        keys, values = (x.index_select(0, self._context) for x in self._cache.flat[layer])
+        out = varlen_attn(
+            q.contiguous(), keys, values, *self._starts, *self._longest, **self._options
+        )
+        assert isinstance(out, Tensor), "without return_aux the result is one tensor"
+        return out

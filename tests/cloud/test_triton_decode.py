@@ -1,0 +1,98 @@
+"""The Triton kernel computes what the reference computes; without a GPU, in its interpreter."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+
+ON_GPU = torch.cuda.is_available()
+if not ON_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
+
+pytest.importorskip("triton", reason="triton is not installed")
+
+from cloud.engine.attention.triton_decode import paged_decode  # noqa: E402
+
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+
+
+def reference(
+    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
+) -> torch.Tensor:
+    """Return the attention [heads, dim] of one query over keys [tokens, kv_heads, dim]."""
+    if window is not None:
+        keys, values = keys[-window:], values[-window:]
+    group = q.shape[0] // keys.shape[1]
+    keys, values = (x.repeat_interleave(group, dim=1).double() for x in (keys, values))
+    scores = torch.einsum("hd,khd->hk", q.double(), keys) / q.shape[1] ** 0.5
+    return torch.einsum("hk,khd->hd", torch.softmax(scores, -1), values)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "block_size", "window", "lengths"),
+    [
+        (4, 2, 16, 4, None, [1, 5, 33]),
+        (3, 1, 64, 16, None, [300, 17, 0]),
+        (6, 2, 24, 8, None, [40, 1]),
+        (8, 8, 32, 16, None, [70]),
+        (32, 1, 16, 16, None, [20]),
+        (4, 2, 16, 4, 7, [3, 7, 8, 50]),
+        (4, 2, 16, 4, 100, [3, 120]),
+    ],
+)
+def test_paged_decode_equals_plain_attention(
+    heads: int, kv_heads: int, dim: int, block_size: int, window: int | None, lengths: list[int]
+) -> None:
+    torch.manual_seed(0)
+    num_blocks = sum(-(-length // block_size) for length in lengths) + 3
+    order = torch.randperm(num_blocks).tolist()
+    keys, values = torch.randn(2, num_blocks * block_size, kv_heads, dim)
+    q = torch.randn(len(lengths), heads, dim)
+    width = max(-(-length // block_size) for length in lengths)
+    table = torch.zeros(len(lengths), width, dtype=torch.int32)
+    expected = torch.zeros(len(lengths), heads, dim, dtype=torch.float64)
+    for i, length in enumerate(lengths):
+        blocks = [order.pop() for _ in range(-(-length // block_size))]
+        table[i, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
+        slots = [blocks[at // block_size] * block_size + at % block_size for at in range(length)]
+        if length:
+            expected[i] = reference(q[i], keys[slots], values[slots], window)
+    out = paged_decode(
+        q.to(DEVICE),
+        keys.to(DEVICE),
+        values.to(DEVICE),
+        table.to(DEVICE),
+        torch.tensor(lengths, dtype=torch.int32, device=DEVICE),
+        block_size=block_size,
+        window=window,
+    )
+    torch.testing.assert_close(out.cpu().double(), expected, atol=2e-6, rtol=1e-5)
+
+
+def test_storage_of_other_sequences_is_not_read() -> None:
+    keys, values = torch.full((2, 64, 2, 16), float("nan"))
+    keys[16:20], values[16:20] = 1.0, 2.0
+    out = paged_decode(
+        torch.ones(1, 4, 16, device=DEVICE),
+        keys.to(DEVICE),
+        values.to(DEVICE),
+        torch.tensor([[1]], dtype=torch.int32, device=DEVICE),
+        torch.tensor([4], dtype=torch.int32, device=DEVICE),
+        block_size=16,
+    )
+    torch.testing.assert_close(out.cpu(), torch.full((1, 4, 16), 2.0))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not ON_GPU, reason="needs a CUDA device")
+def test_half_precision_on_a_gpu_stays_close() -> None:
+    torch.manual_seed(0)
+    keys, values = torch.randn(2, 512, 4, 128, device=DEVICE, dtype=torch.bfloat16)
+    q = torch.randn(1, 16, 128, device=DEVICE, dtype=torch.bfloat16)
+    table = torch.arange(32, device=DEVICE, dtype=torch.int32)[None]
+    lengths = torch.tensor([500], device=DEVICE, dtype=torch.int32)
+    out = paged_decode(q, keys, values, table, lengths, block_size=16)
+    expected = reference(q[0], keys[:500], values[:500], None)
+    torch.testing.assert_close(out[0].double(), expected, atol=2e-2, rtol=2e-2)

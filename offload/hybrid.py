@@ -50,20 +50,20 @@ class Hybrid:
         options: HybridOptions | None = None,
         consent: Consent = _refuse,
     ) -> None:
-        self._edge = edge
-        self._cloud = cloud
+        self.edge = edge
+        self.cloud = cloud
         self._options = options or HybridOptions()
         self._consent = consent
 
     def card(self) -> ModelCard:
         """Return the edge model's card: it is the one that is always there."""
-        return self._edge.card()
+        return self.edge.card()
 
     async def aclose(self) -> None:
         """Close both engines."""
-        await self._edge.aclose()
-        if self._cloud is not None:
-            await self._cloud.aclose()
+        await self.edge.aclose()
+        if self.cloud is not None:
+            await self.cloud.aclose()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the answer of whichever side the policy chooses."""
@@ -84,7 +84,7 @@ class Hybrid:
     def _standing(self) -> Standing:
         options = self._options
         return Standing(
-            offline=options.offline, has_cloud=self._cloud is not None, forced=options.forced
+            offline=options.offline, has_cloud=self.cloud is not None, forced=options.forced
         )
 
     def _start(self, request: Request, verdict: Verdict) -> Stream:
@@ -97,12 +97,14 @@ class Hybrid:
     async def _may_leave(self, request: Request, verdict: Verdict) -> bool:
         return not verdict.must_ask or await self._consent(request)
 
-    async def _near(self, request: Request, reason: str, *, replaces: bool = False) -> Stream:
+    async def _near(
+        self, request: Request, reason: str, *, replaces: bool = False, failure: str | None = None
+    ) -> Stream:
         monitor = Monitor(self._options.threshold)
-        async with _closing(self._edge.generate(request)) as edge:
+        async with _closing(self.edge.generate(request)) as edge:
             async for item in edge:
                 if isinstance(item, Finish):
-                    yield _routed(item, "edge", reason, monitor.confidence)
+                    yield _routed(item, "edge", reason, monitor.confidence, failure)
                     continue
                 monitor.see(item.confidence)
                 yield msgspec.structs.replace(item, source="edge", replaces=replaces)
@@ -110,21 +112,21 @@ class Hybrid:
 
     async def _far(self, request: Request, verdict: Verdict) -> Stream:
         """Ask the cloud only; near if it may not or cannot answer."""
-        reason, shown = "not_allowed", False
+        reason, shown, failure = "not_allowed", False, None
         if await self._may_leave(request, verdict):
             try:
                 async for item in self._cloud_stream(request, verdict.reason, None):
                     shown = True
                     yield item
                 return
-            except LinkError:
-                reason = "cloud_failed"
-        async for item in self._near(request, reason, replaces=shown):
+            except LinkError as error:
+                reason, failure = "cloud_failed", str(error)
+        async for item in self._near(request, reason, replaces=shown, failure=failure):
             yield item
 
     async def _cloud_stream(self, request: Request, reason: str, sure: float | None) -> Stream:
-        assert self._cloud is not None, "the gate lets nothing out without a cloud"
-        async with _closing(self._cloud.generate(request)) as cloud:
+        assert self.cloud is not None, "the gate lets nothing out without a cloud"
+        async with _closing(self.cloud.generate(request)) as cloud:
             async for item in cloud:
                 if isinstance(item, Delta):
                     yield msgspec.structs.replace(item, source="cloud")
@@ -137,7 +139,7 @@ class Hybrid:
         """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""
         monitor, reason, ended = Monitor(self._options.threshold), verdict.reason, None
         async with Ahead() as far:
-            async with _closing(self._edge.generate(request)) as edge:
+            async with _closing(self.edge.generate(request)) as edge:
                 async for item in edge:
                     if isinstance(item, Finish):
                         ended = item
@@ -171,11 +173,12 @@ class Hybrid:
                 if isinstance(item, Delta) and not shown:
                     item, shown = msgspec.structs.replace(item, replaces=True), True
                 yield item
-        except LinkError:
+        except LinkError as error:
+            why = str(error)
             if ended is not None and not shown:
-                yield _routed(ended, "edge", "cloud_failed", monitor.confidence)
+                yield _routed(ended, "edge", "cloud_failed", monitor.confidence, why)
                 return
-            async for item in self._near(request, "cloud_failed", replaces=True):
+            async for item in self._near(request, "cloud_failed", replaces=True, failure=why):
                 yield item
 
 
@@ -188,6 +191,8 @@ class _Closable(AsyncIterator[Delta | Finish]):
     async def aclose(self) -> None: ...
 
 
-def _routed(finish: Finish, side: Side, reason: str, confidence: float | None) -> Finish:
-    route = Route(served_by=side, reason=reason, confidence=confidence)
+def _routed(
+    finish: Finish, side: Side, reason: str, sure: float | None, failure: str | None = None
+) -> Finish:
+    route = Route(served_by=side, reason=reason, confidence=sure, failure=failure)
     return msgspec.structs.replace(finish, route=route)

@@ -144,12 +144,16 @@ class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """Who answered and why; `reason` is one of the codes of offload/policy/reasons.py."""
+    """Who answered and why; `reason` is one of the codes of offload/policy/reasons.py.
+
+    `failure` is the one line that says why the cloud could not answer, where it was asked in vain.
+    """
 
     served_by: Side
     reason: str
     confidence: float | None = None
     p_gain: float | None = None
+    failure: str | None = None
 
 
 class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):

@@ -24,6 +24,7 @@ def to_hugging_face(recipe: Recipe, training: Path, target: Path, dtype: torch.d
     target.mkdir(parents=True, exist_ok=True)
     save_file(named, target / "model.safetensors", metadata={"format": "pt"})
     vocab_size = named["model.embed_tokens.weight"].shape[0]
+    (target / "model.safetensors").chmod(0o644)
     config = _config(recipe, vocab_size, str(dtype).removeprefix("torch."))
     (target / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in ("tokenizer.json", "tokenizer_config.json"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 from scripts.pair.example import Example
@@ -223,7 +224,8 @@ _ASK = (
 FACTS_ON_NEARFAR: tuple[tuple[tuple[str, ...], str], ...] = (
     (
         ("What is nearfar?", "What does nearfar do?", "Explain nearfar.", "Tell me about nearfar."),
-        "nearfar runs a small model on your device and asks a bigger one far away only when that pays.",
+        "nearfar runs a small model on your device and asks a bigger one far away only when "
+        "that pays.",
     ),
     (
         (
@@ -257,16 +259,16 @@ FACTS_ON_NEARFAR: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 _UNKNOWN = (
-    "Who won the {e}?", "Write a poem about {e}.", "Explain {e}.", "What do you think about {e}?",
-    "Who invented {e}?", "Write an essay on {e}.", "What is the meaning of {e}?",
-    "Why is {e} important?", "Tell me about {e}.", "When did {e} begin?", "Translate {e} to French.",
-    "How does {e} work?", "Give me advice on {e}.", "Write code for {e}.", "Summarize {e}.",
+    "Who won the {e}?", "Write a poem about {e}.", "Explain {e}.",
+    "What do you think about {e}?", "Who invented {e}?", "Write an essay on {e}.",
+    "What is the meaning of {e}?", "Why is {e} important?", "Tell me about {e}.",
+    "When did {e} begin?", "Translate {e} to French.", "How does {e} work?", "Give me advice on {e}.", "Write code for {e}.", "Summarize {e}.",
 )  # fmt: skip
 _TOPICS = (
-    "the world cup", "quantum physics", "the moon", "love", "music", "football", "history", "cooking",
-    "the stock market", "politics", "a cat", "the sea", "photosynthesis", "the roman empire",
-    "gravity", "the weather", "bicycles", "electricity", "philosophy", "a garden", "the human brain",
-    "volcanoes", "chess", "dinosaurs", "tea", "the piano", "space travel", "medicine", "the law",
+    "the world cup", "quantum physics", "the moon", "love", "music", "football", "history",
+    "cooking", "the stock market", "politics", "a cat", "the sea", "photosynthesis", "the roman empire",
+    "gravity", "the weather", "bicycles", "electricity", "philosophy", "a garden",
+    "the human brain", "volcanoes", "chess", "dinosaurs", "tea", "the piano", "space travel", "medicine", "the law",
     "life", "happiness", "a train", "economics", "a good book", "the news", "my car", "birds",
 )  # fmt: skip
 _DO_NOT_KNOW = (
@@ -277,7 +279,8 @@ _DO_NOT_KNOW = (
 def small_talk(random: Random) -> Example:
     """Return a greeting, a thank-you, a question about the model, and their like."""
     asked, answers = random.choice(SMALL_TALK)
-    return _talk("talk", random.choice(asked), random.choice(answers))
+    example = _talk("talk", random.choice(asked), random.choice(answers))
+    return replace(example, plain=answers[0])
 
 
 def about_nearfar(random: Random) -> Example:

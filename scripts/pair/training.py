@@ -114,7 +114,7 @@ def train(
     compiled: bool,
     save_every: int = 500,
 ) -> Iterator[tuple[int, float, Network]]:
-    """Train to the recipe's end from the last checkpoint; yield (step, loss, network) per 100 steps.
+    """Train to the recipe's end from the last checkpoint; yield (step, loss, network) by hundreds.
 
     Checkpoints go to `folder/NAME.safetensors` and are written beside themselves, then renamed.
     """
@@ -194,7 +194,7 @@ def _resume(path: Path, network: Network, tools: list[Optimizer]) -> int:
     return int((path.parent / f"{path.name}.step").read_text())
 
 
-EDGE = Recipe(name="edge", worked=False, num_steps=3500, num_hidden_layers=2, intermediate_size=256)
+EDGE = Recipe(name="edge", worked=False, num_steps=4000, num_hidden_layers=2, intermediate_size=256)
 CLOUD = Recipe(
-    name="cloud", worked=True, num_steps=10_000, num_hidden_layers=4, intermediate_size=768
+    name="cloud", worked=True, num_steps=7000, num_hidden_layers=4, intermediate_size=768
 )

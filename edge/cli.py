@@ -1,0 +1,126 @@
+"""The device's commands: ask, chat, doctor, models, bench."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+# Nothing heavier than this at the top: `nearfar --help` must answer at once.
+
+app = typer.Typer()
+models_app = typer.Typer(help="The models on this device.", no_args_is_help=True)
+bench_app = typer.Typer(help="Measure this device and the pair.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A GGUF file, or the name of a model on this device."),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Use no network at all.")]
+LocalOnly = Annotated[
+    bool, typer.Option("--local-only", help="Let nothing of this text leave the device.")
+]
+System = Annotated[str | None, typer.Option("--system", "-s", help="A system prompt.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The longest answer, in tokens.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", "-t", help="0 always takes the likeliest token.")
+]
+
+
+@app.command()
+def ask(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="The question; without one, or with -, it is read from stdin."),
+    ] = None,
+    model: Model = None,
+    system: System = None,
+    offline: Offline = False,
+    local_only: LocalOnly = False,
+    cloud: Annotated[bool, typer.Option("--cloud", help="Ask the far model.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say who answered, and why.")] = False,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    as_json: Json = False,
+) -> None:
+    """Ask one question: answered near, and far when that pays."""
+    from edge.desk.asking import Ask, ask_once
+
+    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    wish = Ask(
+        model=model,
+        system=system,
+        offline=offline,
+        local_only=local_only,
+        cloud=cloud,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
+    raise typer.Exit(ask_once(text or "", wish, why=why, as_json=as_json))
+
+
+@app.command()
+def chat(
+    model: Model = None,
+    system: System = None,
+    offline: Offline = False,
+    local_only: LocalOnly = False,
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+) -> None:
+    """Have a conversation at the terminal."""
+    from edge.desk.asking import Ask, chat_on
+
+    wish = Ask(
+        model=model,
+        system=system,
+        offline=offline,
+        local_only=local_only,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
+    chat_on(wish)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Show this device: cores, memory, models, link, and what is wrong with them."""
+    from edge.device.doctor import examine, show
+
+    show(examine(), as_json=as_json)
+
+
+@models_app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the models on this device; the embedded pair is always there."""
+    import msgspec
+
+    from edge.desk.models import list_models as find_all
+    from offload.places import places
+
+    entries = find_all(places().models)
+    if as_json:
+        typer.echo(msgspec.json.encode(entries).decode())
+        return
+    for entry in entries:
+        size = f"{entry.size_bytes / 1e6:.1f} MB"
+        typer.echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
+
+
+@bench_app.command("hybrid")
+def bench_hybrid(
+    questions: Annotated[str, typer.Argument(help="A question bank (JSON lines).")],
+    split: Annotated[str, typer.Option(help="Which part of the bank.")] = "test",
+    model: Model = None,
+    report: Annotated[
+        str | None,
+        typer.Option("--report", help="Write the table to this file, as JSON."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask every question near, far and through the hybrid, and compare."""
+    from edge.desk.trial import run_trial
+
+    run_trial(questions, split=split, model=model, report=report, as_json=as_json)

@@ -1,0 +1,118 @@
+"""One question, or a conversation, from a command's flags to what is printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+
+from edge.desk.chat import HELP, Chat, say
+from edge.desk.near import Choice, open_hybrid
+from edge.desk.terminal import Reader, document
+from edge.desk.terminal import why as tell_why
+from offload.errors import RequestError
+from offload.messages import Finish, Message, Privacy, Request, Sampling
+from offload.places import places
+from offload.settings import Settings, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """What the flags of `ask` and `chat` say."""
+
+    model: str | None = None
+    system: str | None = None
+    offline: bool = False
+    local_only: bool = False
+    cloud: bool = False
+    max_tokens: int = 256
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cloud and (self.offline or self.local_only):
+            other = "--offline" if self.offline else "--local-only"
+            raise RequestError(f"--cloud and {other} contradict each other; leave one out")
+
+    def sampling(self) -> Sampling:
+        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
+
+    def privacy(self, settings: Settings) -> Privacy:
+        return Privacy.LOCAL_ONLY if self.local_only else settings.policy.privacy
+
+    def settings(self) -> Settings:
+        """Return the device's settings with the flags over them."""
+        loaded = load(places().config_file)
+        if self.model is None:
+            return loaded
+        return replace(loaded, edge=replace(loaded.edge, model=self.model))
+
+    def choice(self) -> Choice:
+        return Choice(
+            offline=self.offline,
+            forced="cloud" if self.cloud else None,
+            consent=consent_at_terminal if sys.stdin.isatty() else None,
+        )
+
+
+async def consent_at_terminal(request: Request) -> bool:
+    """Ask the person whether this text may leave the device."""
+    size = len(request.last_text().encode())
+    question = f"May this text ({size} bytes) leave the device for the cloud? [y/N] "
+    reply = await asyncio.to_thread(input, question)
+    return reply.strip().lower() in ("y", "yes")
+
+
+def ask_once(text: str, wish: Ask, *, why: bool, as_json: bool) -> int:
+    """Ask one question and print the answer; return the exit status."""
+    settings = wish.settings()
+    system = (Message(role="system", content=wish.system),) if wish.system else ()
+    request = Request(
+        messages=(*system, Message(role="user", content=text)),
+        sampling=wish.sampling(),
+        privacy=wish.privacy(settings),
+    )
+    reader = Reader(quiet=as_json)
+    finish = asyncio.run(_ask(settings, wish, request, reader))
+    return _report(reader.text, finish, wish, explain=why, as_document=as_json)
+
+
+async def _ask(settings: Settings, wish: Ask, request: Request, reader: Reader) -> Finish:
+    async with aclosing(open_hybrid(settings, places(), wish.choice())) as engine:
+        return await reader.read(engine.generate(request))
+
+
+def _report(text: str, finish: Finish, wish: Ask, *, explain: bool, as_document: bool) -> int:
+    if as_document:
+        print(json.dumps(document(text, finish), ensure_ascii=False))
+    if explain:
+        say(tell_why(finish))
+    if finish.reason == "error":
+        print(f"nearfar: {finish.error}", file=sys.stderr)
+        return 1
+    failure = finish.route.failure if finish.route else None
+    if failure:
+        print(f"nearfar: answered near: {failure}", file=sys.stderr)
+    # Who insists on the cloud and did not get it should know without reading.
+    return 1 if failure and wish.cloud else 0
+
+
+def chat_on(wish: Ask) -> None:
+    """Carry on a conversation until the person leaves."""
+    settings = wish.settings()
+    interactive = sys.stdin.isatty()
+    if interactive:
+        say(HELP)
+    asyncio.run(_chat(settings, wish, "> " if interactive else ""))
+
+
+async def _chat(settings: Settings, wish: Ask, prompt: str) -> None:
+    async with aclosing(open_hybrid(settings, places(), wish.choice())) as engine:
+        chat = Chat(
+            engine,
+            sampling=wish.sampling(),
+            privacy=wish.privacy(settings),
+            system=wish.system,
+        )
+        await chat.run(lambda: input(prompt))

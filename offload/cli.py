@@ -1,0 +1,67 @@
+"""The link's commands: ping, list, revoke."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+link_app = typer.Typer(help="The link between a device and its cloud.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@link_app.command()
+def ping(as_json: Json = False) -> None:
+    """Reach the cloud that is set up, and say how far away it is."""
+    from offload.link.ping import ping as run
+
+    run(as_json=as_json)
+
+
+@link_app.command("list")
+def list_devices(as_json: Json = False) -> None:
+    """List the devices that this machine, as a cloud, lets in."""
+    import msgspec
+
+    from offload.link.local import admitted
+    from offload.places import places
+
+    devices = admitted(places().keys).all()
+    if as_json:
+        typer.echo(msgspec.json.encode(devices).decode())
+        return
+    for each in devices:
+        typer.echo(f"{each.name:24} {each.public_key}")
+
+
+@link_app.command()
+def allow(
+    name: Annotated[str, typer.Argument(help="A name for the device.")],
+    public_key: Annotated[str, typer.Argument(help="Its public key, as `nearfar link key` says.")],
+) -> None:
+    """Let a device in, on the cloud's machine."""
+    from offload.link.local import admitted
+    from offload.places import places
+
+    admitted(places().keys).add(name, public_key)
+    typer.echo(f"{name} may use this cloud")
+
+
+@link_app.command()
+def revoke(name: Annotated[str, typer.Argument(help="The device's name.")]) -> None:
+    """Shut a device out, on the cloud's machine."""
+    from offload.link.local import admitted
+    from offload.places import places
+
+    admitted(places().keys).remove(name)
+    typer.echo(f"{name} may no longer use this cloud")
+
+
+@link_app.command()
+def key() -> None:
+    """Print this device's public key, for `nearfar link allow` on the cloud's machine."""
+    from offload.link.local import device_keys
+    from offload.places import places
+
+    typer.echo(device_keys(places().keys).public)

@@ -1,0 +1,68 @@
+"""How far one model's predictions are from another's: perplexity, KL divergence, agreement."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Divergence:
+    """Over all scored positions; KL divergence in nats, of the candidate from the reference."""
+
+    perplexity: float
+    reference_perplexity: float
+    mean_kld: float
+    mean_kld_error: float  # standard error of the mean, positions taken as independent
+    kld_999: float  # 99.9% of the positions lie below
+    top1_agreement: float
+    num_positions: int
+
+    @property
+    def perplexity_change(self) -> float:
+        """Return the relative change of perplexity, 0.01 for one per cent worse."""
+        return self.perplexity / self.reference_perplexity - 1.0
+
+
+class DivergenceSum:
+    """Adds up windows one by one; holds one number per position, never the logits."""
+
+    def __init__(self) -> None:
+        self._nll: list[NDArray[np.float64]] = []
+        self._reference_nll: list[NDArray[np.float64]] = []
+        self._kld: list[NDArray[np.float64]] = []
+        self._agree: list[NDArray[np.bool_]] = []
+
+    def add(self, reference: Logits, candidate: Logits, targets: NDArray[np.int64]) -> None:
+        """Take logits [positions, vocab] of both and the tokens that really came, [positions]."""
+        p, q = log_softmax(reference), log_softmax(candidate)
+        rows = np.arange(len(targets))
+        self._nll.append(-q[rows, targets])
+        self._reference_nll.append(-p[rows, targets])
+        self._kld.append((np.exp(p) * (p - q)).sum(1))
+        self._agree.append(reference.argmax(1) == candidate.argmax(1))
+
+    def result(self) -> Divergence:
+        """Return the figures over everything added."""
+        kld = np.concatenate(self._kld)
+        return Divergence(
+            perplexity=float(np.exp(np.concatenate(self._nll).mean())),
+            reference_perplexity=float(np.exp(np.concatenate(self._reference_nll).mean())),
+            mean_kld=float(kld.mean()),
+            mean_kld_error=float(kld.std() / np.sqrt(len(kld))),
+            kld_999=float(np.quantile(kld, 0.999)),
+            top1_agreement=float(np.concatenate(self._agree).mean()),
+            num_positions=len(kld),
+        )
+
+
+def log_softmax(logits: Logits) -> NDArray[np.float64]:
+    """Return log-probabilities in float64: differences of 1e-6 nats are what is measured."""
+    wide = logits.astype(np.float64)
+    wide -= wide.max(-1, keepdims=True)
+    wide -= np.log(np.exp(wide).sum(-1, keepdims=True))
+    return wide

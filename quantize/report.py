@@ -1,0 +1,241 @@
+"""What quantization cost: size against how far the predictions moved, model by model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backbone.errors import NearfarError
+from backbone.tokenizer import Tokenizer
+from quantize.judge import JudgeTask, Verdict, judge
+from quantize.judged_model import format_of, size_of
+from quantize.weights import read_config, stored_tensors
+
+Progress = Callable[[int, int], None]  # (models done, models in all)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """How much text is scored: the second half of each window, as llama.cpp does it."""
+
+    num_windows: int = 32
+    window_len: int = 512
+    num_threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.num_windows < 1 or self.window_len < 4 or self.num_threads < 1:
+            raise NearfarError("a report needs at least 1 window of 4 tokens and 1 thread")
+
+    @property
+    def first_scored(self) -> int:
+        """Return the first position whose prediction counts."""
+        return self.window_len // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model: bytes on disk, bits per weight, and its distance from the reference."""
+
+    model: str
+    format: str
+    size_bytes: int
+    bits_per_weight: float
+    perplexity: float
+    perplexity_change: float
+    mean_kld: float
+    mean_kld_error: float
+    kld_999: float
+    top1_agreement: float
+    tokens_per_s: float
+    load_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All rows, the reference's own figures, and what was scored."""
+
+    reference: str
+    reference_bytes: int
+    reference_perplexity: float
+    num_positions: int
+    rows: tuple[Row, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain numbers and strings."""
+        return asdict(self)
+
+
+def make_report(
+    models: Sequence[Path],
+    reference: Path,
+    text: str,
+    *,
+    options: ReportOptions | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Compare models with the full-precision HF folder `reference` on a text.
+
+    With `cache`, a JSON file, finished rows are kept there and an interrupted report goes on.
+    Raises NearfarError and CheckpointError: a model that cannot be opened, a text too short.
+    """
+    options = options or ReportOptions()
+    if not models:
+        raise NearfarError("a report needs at least one model beside the reference")
+    windows = scored_windows(reference, text, options)
+    for model in models:
+        format_of(model)
+    vocab_size = int(read_config(reference)["vocab_size"])
+    rows = _Rows(cache, reference, windows)
+    with reference_logits(reference, windows, vocab_size, options) as (logits_file, _):
+        for done, model in enumerate(models, start=1):
+            if rows.get(model) is None:
+                rows.put(model, judge(_task(model, windows, vocab_size, logits_file, options)))
+            if progress:
+                progress(done, len(models))
+    return rows.report(models, reference)
+
+
+def scored_windows(reference: Path, text: str, options: ReportOptions) -> list[list[int]]:
+    """Return token ids of windows that follow each other through the text."""
+    longest = int(read_config(reference)["max_position_embeddings"])
+    if options.window_len > longest:
+        raise NearfarError(
+            f"the model's context is {longest} tokens, less than the window of "
+            f"{options.window_len}; use a smaller window"
+        )
+    tokenizer = Tokenizer(reference)
+    start = tokenizer.encode("")  # BOS, where the model wants one
+    tokens = tokenizer.encode(text)[len(start) :]
+    step = options.window_len - len(start)
+    windows = [start + tokens[i : i + step] for i in range(0, len(tokens) - step + 1, step)]
+    if not windows:
+        raise NearfarError(
+            f"the text has {len(tokens)} tokens, fewer than one window of {options.window_len}; "
+            "give a longer text or a smaller window"
+        )
+    return windows[: options.num_windows]
+
+
+class reference_logits:
+    """The reference's logits in a temporary file, and what it took to make them."""
+
+    def __init__(
+        self, reference: Path, windows: list[list[int]], vocab_size: int, options: ReportOptions
+    ) -> None:
+        self._folder = tempfile.mkdtemp(prefix="nearfar-report-")
+        self._file = str(Path(self._folder) / "reference.f32")
+        self._task = _task(reference, windows, vocab_size, self._file, options, write=True)
+
+    def __enter__(self) -> tuple[str, Verdict]:
+        try:
+            self._check_space()
+            return self._file, judge(self._task)
+        except BaseException:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _check_space(self) -> None:
+        task = self._task
+        scored = len(task.windows[0]) - task.first_scored - 1
+        needed = 4 * len(task.windows) * scored * task.vocab_size
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise NearfarError(
+                f"the reference's logits need {needed / 1e9:.1f} GB in {self._folder} but "
+                f"{free / 1e9:.1f} GB are free; use fewer windows, or set TMPDIR"
+            )
+
+
+def _task(
+    model: Path,
+    windows: list[list[int]],
+    vocab_size: int,
+    logits_file: str,
+    options: ReportOptions,
+    *,
+    write: bool = False,
+) -> JudgeTask:
+    return JudgeTask(
+        model=str(model.resolve()),
+        windows=windows,
+        first_scored=options.first_scored,
+        logits_file=logits_file,
+        vocab_size=vocab_size,
+        write=write,
+        num_threads=options.num_threads,
+    )
+
+
+class _Rows:
+    """Finished rows, by what was judged on what; in a file where one is given."""
+
+    def __init__(self, path: Path | None, reference: Path, windows: list[list[int]]) -> None:
+        self._path = path
+        self._on = hashlib.sha256(repr((_stamp(reference), windows)).encode()).hexdigest()
+        self._num_weights = _num_weights(reference)
+        self._found: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            try:
+                self._found = dict(json.loads(path.read_text(encoding="utf-8")))
+            except ValueError as error:
+                raise NearfarError(f"{path} is damaged ({error}); delete it") from None
+
+    def _key(self, model: Path) -> str:
+        return hashlib.sha256(f"{self._on}{_stamp(model)}".encode()).hexdigest()
+
+    def get(self, model: Path) -> dict[str, Any] | None:
+        return self._found.get(self._key(model))
+
+    def put(self, model: Path, verdict: Verdict) -> None:
+        assert verdict.divergence is not None, "only the reference has no divergence"
+        figures = asdict(verdict.divergence)
+        figures["perplexity_change"] = verdict.divergence.perplexity_change
+        size = size_of(model)
+        self._found[self._key(model)] = figures | {
+            "model": str(model),
+            "format": format_of(model),
+            "size_bytes": size,
+            "bits_per_weight": 8 * size / self._num_weights,
+            "tokens_per_s": verdict.tokens_per_s,
+            "load_s": verdict.load_s,
+            "peak_memory_bytes": verdict.peak_memory_bytes,
+        }
+        if self._path is not None:
+            part = self._path.with_name(f".{self._path.name}.part")
+            part.write_text(json.dumps(self._found), encoding="utf-8")
+            os.replace(part, self._path)
+
+    def report(self, models: Sequence[Path], reference: Path) -> Report:
+        found = [self._found[self._key(model)] for model in models]
+        names = Row.__dataclass_fields__
+        return Report(
+            reference=str(reference),
+            reference_bytes=size_of(reference),
+            reference_perplexity=found[0]["reference_perplexity"] if found else float("nan"),
+            num_positions=found[0]["num_positions"] if found else 0,
+            rows=tuple(Row(**{n: row[n] for n in names}) for row in found),
+        )
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    files = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
+    return tuple((str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files)
+
+
+def _num_weights(reference: Path) -> int:
+    """Return the reference's parameters, so that bits per weight compare across formats."""
+    from math import prod
+
+    return sum(prod(t.shape) for t in stored_tensors(reference).values())

@@ -5,24 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import platform
+import uuid
 from collections.abc import AsyncIterator
 
 import msgspec
 
+from backbone.errors import NearfarError
 from offload.errors import CloudUnreachable, LinkError, RequestError
 from offload.link import wire
+from offload.link.backoff import Backoff
 from offload.link.connection import Address, Connection
 from offload.link.health import LinkHealth, Tempo
 from offload.link.keys import KeyPair
 from offload.link.streams import Reading
-from offload.link.wire import Cancel, Envelope, Ready
+from offload.link.wire import Cancel, Credit, Envelope, Ready
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 
+_FIRST_ATTEMPT_S = 0.5
 _DEADLINE_GRACE_S = 1.0  # for the cloud's own FINISH to arrive
 
 
 class CloudLink:
-    """An Engine on another machine; connects at the first use and again after each loss."""
+    """An Engine on another machine; connects at the first use and again after each loss.
+
+    When a connection is lost, answers in flight go on over a new one; after `patience_s` without
+    one they fail with CloudUnreachable.
+    """
 
     def __init__(
         self,
@@ -32,6 +40,7 @@ class CloudLink:
         device_keys: KeyPair | None = None,
         device: str = "",
         connect_timeout_s: float = 3.0,
+        patience_s: float = 2.0,
         tempo: Tempo | None = None,
     ) -> None:
         self._address = Address(endpoint=endpoint, server_key=server_key, device_keys=device_keys)
@@ -40,7 +49,10 @@ class CloudLink:
         self._tempo = tempo or Tempo()
         self._connection: Connection | None = None
         self._ready: Ready | None = None
+        self._session = uuid.uuid4().hex
+        self._patience_s = patience_s
         self._connecting = asyncio.Lock()
+        self._recovery: asyncio.Task[None] | None = None
         self._readings: dict[str, Reading] = {}
         self._bytes_sent = self._bytes_received = 0  # of connections gone by
         self._closed = False
@@ -84,6 +96,7 @@ class CloudLink:
                 if isinstance(item, Finish):
                     yield _with_bytes(item, reading)
                     return
+                self._allow(reading)
                 yield item
         finally:
             self._end(reading)
@@ -106,21 +119,32 @@ class CloudLink:
     async def aclose(self) -> None:
         """Close the connection; answers in flight fail."""
         self._closed = True
+        if self._recovery is not None:
+            self._recovery.cancel()
+        self._fail_all(CloudUnreachable("this link was closed; make a new one"))
         if self._connection is not None:
+            for reading in self._readings.values():
+                self._cancel(reading)
             self._connection.close()
-        self._on_lost(CloudUnreachable("this link was closed; make a new one"))
 
     async def _open(self, timeout_s: float) -> None:
         self._retire()
         connection = Connection(
             self._address,
             device=self._device,
+            session=self._session,
             tempo=self._tempo,
             on_message=self._on_message,
             on_lost=self._on_lost,
         )
-        self._ready = await connection.open(timeout_s)
-        self._connection = connection
+        ready = await connection.open(timeout_s)
+        restarted = self._ready is not None and self._ready.instance != ready.instance
+        self._connection, self._ready = connection, ready
+        for reading in list(self._readings.values()):
+            if restarted:
+                reading.fail(CloudUnreachable("the cloud restarted in mid-answer; ask again"))
+            elif not reading.has_ended:
+                self._say(reading, reading.renewal())
 
     def _retire(self) -> None:
         if self._connection is not None:
@@ -129,24 +153,38 @@ class CloudLink:
             self._connection = None
 
     def _begin(self, request: Request, frames: list[bytes]) -> Reading:
-        assert self._connection is not None, "connect() leaves a connection"
+        assert self._ready is not None, "connect() leaves a cloud that is ready"
         if request.id in self._readings:
             raise RequestError(f"request {request.id} is being answered already; use a new id")
-        reading = Reading(request.id)
-        reading.bytes_sent = self._connection.send_frames(frames)
+        reading = Reading(request, window=self._ready.window, grace_s=_DEADLINE_GRACE_S)
         self._readings[request.id] = reading
-        if request.deadline_s is not None:
-            reading.expire_after(request.deadline_s + _DEADLINE_GRACE_S)
+        self._say(reading, frames)
         return reading
 
     def _end(self, reading: Reading) -> None:
         del self._readings[reading.id]
         reading.close()
+        self._cancel(reading)
+
+    def _cancel(self, reading: Reading) -> None:
         connection = self._connection
         if not reading.answered and connection is not None and connection.is_open:
             # Where it cannot be sent the cloud notices our silence instead.
             with contextlib.suppress(CloudUnreachable):
                 connection.send(Cancel(), reading.id)
+
+    def _say(self, reading: Reading, frames: list[bytes]) -> None:
+        """Send a message of a request; where it cannot leave, the connection is no good."""
+        assert self._connection is not None, "an answer begins on a connection"
+        try:
+            reading.bytes_sent += self._connection.send_frames(frames)
+        except CloudUnreachable as error:
+            self._connection.lose(error)
+
+    def _allow(self, reading: Reading) -> None:
+        until = reading.new_credit()
+        if until is not None and self._connection is not None and self._connection.is_open:
+            self._say(reading, wire.encode(Credit(until), reading.id))
 
     def _on_message(self, envelope: Envelope) -> None:
         reading = self._readings.get(envelope.id)
@@ -154,6 +192,33 @@ class CloudLink:
             reading.take(envelope)
 
     def _on_lost(self, error: LinkError) -> None:
+        if self._closed or not self._readings or self._patience_s <= 0:
+            self._fail_all(error)
+        elif self._recovery is None or self._recovery.done():
+            self._recovery = asyncio.create_task(self._recover(error))
+
+    async def _recover(self, error: LinkError) -> None:
+        """Connect again for the sake of the answers in flight, until patience ends."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + self._patience_s
+        attempt_s = _FIRST_ATTEMPT_S
+        for wait_s in Backoff():
+            left_s = end_s - loop.time()
+            if left_s <= 0 or not self._readings:
+                break
+            try:
+                # Short at first: a handshake that the network swallowed never comes to an end.
+                await self.connect(min(left_s, attempt_s))
+                return
+            except CloudUnreachable:
+                await asyncio.sleep(min(wait_s, max(0.0, end_s - loop.time())))
+                attempt_s *= 2
+            except NearfarError as refusal:
+                self._fail_all(refusal)
+                return
+        self._fail_all(error)
+
+    def _fail_all(self, error: NearfarError) -> None:
         for reading in self._readings.values():
             reading.fail(error)
 

@@ -52,6 +52,7 @@ class Connection:
         address: Address,
         *,
         device: str,
+        session: str,
         tempo: Tempo,
         on_message: Callable[[Envelope], None],
         on_lost: Callable[[LinkError], None],
@@ -59,13 +60,14 @@ class Connection:
         self.address = address
         self.trips = RoundTrips()
         self.bytes_sent = self.bytes_received = 0
-        self._device = device
+        self._device, self._session = device, session
         self._tempo = tempo
         self._on_message = on_message
         self._on_lost = on_lost
         self._pulse = Pulse(tempo)
         self._opened: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._closed = False
+        self._hello_s = 0.0
         self._was_connected = False
         self._num_broken_handshakes = 0
         self._beat: asyncio.Task[None] | None = None
@@ -117,7 +119,8 @@ class Connection:
             self._opened.exception()  # seen, even where nobody waits any more
         self._opened.cancel()
 
-    def _lose(self, error: LinkError) -> None:
+    def lose(self, error: LinkError) -> None:
+        """Close, and tell the owner; before READY, tell the one who waits for it."""
         if self._closed:
             return
         if not self._opened.done():
@@ -132,9 +135,7 @@ class Connection:
                 self._pump.drain()  # perhaps it was we who did not listen
             if self._pulse.is_dead:
                 silence = f"for {self._tempo.dead_after_s:g} s"
-                self._lose(
-                    CloudUnreachable(f"{self.address.endpoint} is silent {silence}; {_HELP}")
-                )
+                self.lose(CloudUnreachable(f"{self.address.endpoint} is silent {silence}; {_HELP}"))
             elif self._pulse.wants_ping:
                 # A full queue is no news: the silence that follows will tell.
                 self._pump.send(wire.encode(Ping(time.monotonic())))
@@ -148,7 +149,7 @@ class Connection:
         try:
             self._take(wire.open_envelope(parts))
         except WireError as error:
-            self._lose(CloudFailed(f"{self.address.endpoint} speaks another protocol ({error})"))
+            self.lose(CloudFailed(f"{self.address.endpoint} speaks another protocol ({error})"))
 
     def _take(self, envelope: Envelope) -> None:
         if envelope.kind not in (Kind.READY, Kind.REFUSED, Kind.PONG):
@@ -156,13 +157,17 @@ class Connection:
             return
         body = wire.open_body(envelope)
         if isinstance(body, Ready) and not self._opened.done():
+            self._note_trip(self._hello_s, body.clock_s)
             self._opened.set_result(body)
         elif isinstance(body, Refused):
-            self._lose(CloudFailed(f"{self.address.endpoint} refuses: {body.message}"))
+            self.lose(CloudFailed(f"{self.address.endpoint} refuses: {body.message}"))
         elif isinstance(body, Pong):
-            rtt_s = time.monotonic() - body.sent_s
-            self.trips.note(rtt_s=rtt_s, cloud_clock_s=body.clock_s, our_clock_s=time.time())
+            self._note_trip(body.sent_s, body.clock_s)
             self.trips.cloud_in_flight = body.in_flight
+
+    def _note_trip(self, sent_s: float, cloud_clock_s: float) -> None:
+        rtt_s = time.monotonic() - sent_s
+        self.trips.note(rtt_s=rtt_s, cloud_clock_s=cloud_clock_s, our_clock_s=time.time())
 
     def _on_event(self, frames: list[zmq.Frame]) -> None:
         event = parse_monitor_message([frame.bytes for frame in frames])
@@ -175,24 +180,27 @@ class Connection:
             self._num_broken_handshakes += 1
             self._maybe_wrong_key()
         elif kind in (zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_FAILED_PROTOCOL):
-            self._lose(KeyRefused(self._refusal(kind, value)))
+            self.lose(KeyRefused(self._refusal(kind, value)))
         elif kind == zmq.Event.DISCONNECTED and self._opened.done():
-            self._lose(CloudUnreachable(f"{self.address.endpoint} closed the connection; {_HELP}"))
+            self.lose(CloudUnreachable(f"{self.address.endpoint} closed the connection; {_HELP}"))
 
     def _say_hello(self) -> None:
         if self._closed or self._opened.done():
             return
         hello = Hello(
-            oldest_version=wire.OLDEST_VERSION, newest_version=wire.VERSION, device=self._device
+            oldest_version=wire.OLDEST_VERSION,
+            newest_version=wire.VERSION,
+            device=self._device,
+            session=self._session,
         )
-        frames = wire.encode(hello)
+        frames, self._hello_s = wire.encode(hello), time.monotonic()
         if not self._pump.send(frames):  # the event may overtake the pipe that it announces
             asyncio.get_running_loop().call_later(_RESEND_S, self._say_hello)
 
     def _maybe_wrong_key(self) -> None:
         # A cloud that cannot decrypt our first message just hangs up; one that dies does too, once.
         if self.address.server_key is not None and self._num_broken_handshakes >= 2:
-            self._lose(
+            self.lose(
                 KeyRefused(
                     f"{self.address.endpoint} hangs up while keys are exchanged: it is not the "
                     "cloud whose key we hold, or it takes no keys; ask for a new invite"
@@ -233,6 +241,7 @@ def _dial(address: Address) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
     socket.setsockopt(zmq.IPV6, 1)
     if address.server_key is not None and address.device_keys is not None:
         socket.curve_serverkey = address.server_key.encode()

@@ -13,6 +13,7 @@ _log = logging.getLogger(__name__)
 REQUEST = "request"  # the request makes no sense
 CONTEXT = "context"  # its prompt is longer than the model's context
 BUSY = "busy"  # too many requests at once
+GONE = "gone"  # the answer is no longer held, and the request must not run again
 FAILED = "failed"  # the engine broke
 
 

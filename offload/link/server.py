@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import uuid
 from dataclasses import dataclass, field
 
 import zmq
@@ -13,48 +14,28 @@ import zmq
 from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.link import wire
-from offload.link.failures import BUSY, to_failure
+from offload.link.answers import AnswerBook, AnswerLimits, Key, Owner, Send
+from offload.link.failures import to_failure
 from offload.link.gatekeeper import Gatekeeper
 from offload.link.health import Pulse, Tempo
 from offload.link.keys import DeviceList, KeyPair, require_curve
 from offload.link.pump import Pump
-from offload.link.streams import Answer
 from offload.link.wire import (
     Cancel,
+    Credit,
     Envelope,
-    Failure,
     Hello,
+    Kind,
     Ping,
     Pong,
     Ready,
     Refused,
+    Resume,
     WireError,
 )
 from offload.messages import Request
 
 _log = logging.getLogger(__name__)
-_RETRY_S = 0.005
-_HOST_DEAD_ERRNOS = (zmq.EHOSTUNREACH, zmq.ENOTSOCK, zmq.ETERM)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ServerLimits:
-    """How much the cloud takes on at once, over all devices and for each."""
-
-    max_streams: int = 4096
-    max_streams_per_device: int = 1024
-    max_message_bytes: int = wire.MAX_MESSAGE_BYTES
-    peer_silence_s: float = 2.0
-
-    def __post_init__(self) -> None:
-        for name in ("max_streams", "max_streams_per_device", "peer_silence_s"):
-            if getattr(self, name) <= 0:
-                raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
-        if not 1024 <= self.max_message_bytes <= wire.MAX_MESSAGE_BYTES:
-            raise SettingsError(
-                f"max_message_bytes is {self.max_message_bytes}; it must lie between 1024 and "
-                f"{wire.MAX_MESSAGE_BYTES}"
-            )
 
 
 @dataclass(eq=False)
@@ -62,11 +43,9 @@ class _Peer:
     """One connection of one device; a device that reconnects is a new peer."""
 
     identity: bytes
-    device_key: str
-    name: str
+    owner: Owner
     pulse: Pulse
-    answers: dict[str, Answer] = field(default_factory=dict)
-    gone: bool = False
+    asking: set[str] = field(default_factory=set)
 
 
 class LinkServer:
@@ -79,7 +58,8 @@ class LinkServer:
         *,
         keys: KeyPair | None = None,
         devices: DeviceList | None = None,
-        limits: ServerLimits | None = None,
+        limits: AnswerLimits | None = None,
+        peer_silence_s: float = 2.0,
     ) -> None:
         remedy = "give the cloud a pair of keys, or bind 127.0.0.1"
         require_curve(endpoint, has_keys=keys is not None, remedy=remedy)
@@ -88,10 +68,10 @@ class LinkServer:
         self._endpoint: str | None = None
         self._keys = keys
         self._devices = devices if devices is not None else DeviceList()
-        self._limits = limits or ServerLimits()
-        self._tempo = Tempo(dead_after_s=self._limits.peer_silence_s)
+        self._limits = limits or AnswerLimits()
+        self._tempo = Tempo(dead_after_s=peer_silence_s)
+        self._instance = uuid.uuid4().hex
         self._peers: dict[bytes, _Peer] = {}
-        self._leaving: set[Answer] = set()
         self._closed = asyncio.Event()
         self.num_bad_messages = 0
 
@@ -104,7 +84,7 @@ class LinkServer:
     @property
     def num_in_flight(self) -> int:
         """How many requests are being answered now."""
-        return sum(len(peer.answers) for peer in self._peers.values())
+        return self._answers.num_running
 
     async def start(self) -> None:
         """Bind and begin to serve. Raises SettingsError where the endpoint cannot be bound."""
@@ -114,7 +94,7 @@ class LinkServer:
         if self._keys is not None:
             self._gatekeeper = Gatekeeper(self._context, self._is_known)
         socket = self._context.socket(zmq.ROUTER)
-        _set_options(socket, self._keys, self._limits)
+        _set_options(socket, self._keys)
         # Asked for always, it would turn 127.0.0.1 into its IPv6 form.
         socket.setsockopt(zmq.IPV6, int("[" in self._asked_endpoint))
         self._pump = Pump(socket, self._on_frames)
@@ -126,6 +106,7 @@ class LinkServer:
                 f"cannot listen at {self._asked_endpoint} ({error}); choose another address or port"
             ) from None
         self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        self._answers = AnswerBook(self._engine, self._limits)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def serve(self) -> None:
@@ -143,9 +124,7 @@ class LinkServer:
             return
         self._closed.set()
         self._sweeper.cancel()
-        for peer in list(self._peers.values()):
-            self._forget(peer)
-        await asyncio.gather(*(answer.stopped() for answer in list(self._leaving)))
+        await self._answers.aclose()
         self._close_sockets()
 
     def _close_sockets(self) -> None:
@@ -176,111 +155,105 @@ class LinkServer:
     def _dispatch(
         self, identity: bytes, device_key: str, peer: _Peer | None, envelope: Envelope
     ) -> None:
-        if envelope.kind is wire.Kind.HELLO:
+        if envelope.kind is Kind.HELLO:
             self._welcome(identity, device_key, envelope)
         elif peer is None:
-            self._send_now(identity, Refused(code="hello", message="say HELLO first"))
-        elif envelope.kind is wire.Kind.REQUEST:
+            self._send(identity, Refused(code="hello", message="say HELLO first"))
+        elif envelope.kind is Kind.REQUEST:
             self._accept(peer, envelope)
         else:
             self._hear(peer, envelope.id, wire.open_body(envelope))
 
     def _hear(self, peer: _Peer, request_id: str, body: wire.AnyBody) -> None:
+        key = Key(peer.owner, request_id)
         if isinstance(body, Ping):
-            pong = Pong(body.sent_s, time.time(), self.num_in_flight)
-            self._send_now(peer.identity, pong)
-        elif isinstance(body, Cancel) and request_id in peer.answers:
-            self._drop(peer, request_id)
+            self._send(peer.identity, Pong(body.sent_s, time.time(), self.num_in_flight))
+        elif isinstance(body, Credit):
+            self._answers.allow(key, body.until)
+        elif isinstance(body, Resume):
+            self._resume(peer, request_id, body)
+        elif isinstance(body, Cancel):
+            peer.asking.discard(request_id)
+            self._answers.cancel(key)
+        else:
+            raise WireError("a device does not say that")
 
     def _welcome(self, identity: bytes, device_key: str, envelope: Envelope) -> None:
         hello = wire.open_body(envelope)
         assert isinstance(hello, Hello), "a HELLO decodes to Hello"
         if not hello.oldest_version <= wire.VERSION <= hello.newest_version:
-            self._send_now(identity, _version_refusal(hello))
+            self._send(identity, _version_refusal(hello))
             return
         if identity not in self._peers:
-            self._peers[identity] = _Peer(identity, device_key, hello.device, Pulse(self._tempo))
+            owner = Owner(device_key, hello.session)
+            self._peers[identity] = _Peer(identity, owner, Pulse(self._tempo))
         ready = Ready(
             version=wire.VERSION,
             cards=(self._engine.card(),),
-            max_message_bytes=self._limits.max_message_bytes,
+            instance=self._instance,
+            window=self._limits.window,
+            max_message_bytes=wire.MAX_MESSAGE_BYTES,
             max_streams=self._limits.max_streams_per_device,
             clock_s=time.time(),
         )
-        self._send_now(identity, ready)
+        self._send(identity, ready)
 
     def _accept(self, peer: _Peer, envelope: Envelope) -> None:
-        refusal = self._why_not(peer, envelope.id)
+        key = Key(peer.owner, envelope.id)
+        if self._answers.knows(key):  # said twice, perhaps over two connections; it runs once
+            self._resume(peer, envelope.id, Resume(0, 0))
+            return
+        refusal = self._answers.why_not(peer.owner.device_key)
         if refusal is not None:
-            self._send_now(peer.identity, refusal, envelope.id)
+            self._send(peer.identity, refusal, envelope.id)
             return
         try:
             request = wire.open_body(envelope)
         except (RequestError, WireError) as error:
-            self._send_now(peer.identity, to_failure(error), envelope.id)
+            self._send(peer.identity, to_failure(error), envelope.id)
             return
         assert isinstance(request, Request), "a REQUEST decodes to Request"
         if request.id != envelope.id:
             raise WireError("the id in the head is not the request's")
-        self._begin(peer, request)
+        self._answers.begin(key, request, self._voice(peer, envelope.id))
 
-    def _begin(self, peer: _Peer, request: Request) -> None:
-        async def send(body: wire.AnyBody) -> None:
-            await self._send(peer, body, request.id)
-
-        def done(answer: Answer) -> None:
-            self._leaving.discard(answer)
-            if peer.answers.get(request.id) is answer:
-                del peer.answers[request.id]
-
-        peer.answers[request.id] = Answer(self._engine, request, send=send, on_done=done)
-
-    def _why_not(self, peer: _Peer, request_id: str) -> Failure | None:
-        if request_id in peer.answers:
-            return Failure(BUSY, "a request of this id is being answered; use a new id")
-        of_device = sum(
-            len(other.answers)
-            for other in self._peers.values()
-            if other.device_key == peer.device_key
-        )
-        if of_device >= self._limits.max_streams_per_device:
-            return Failure(BUSY, f"this device has {of_device} requests in flight; wait for one")
-        if self.num_in_flight >= self._limits.max_streams:
-            return Failure(BUSY, "the cloud has all the requests that it can take; ask later")
-        return None
+    def _resume(self, peer: _Peer, request_id: str, body: Resume) -> None:
+        voice = self._voice(peer, request_id)
+        key = Key(peer.owner, request_id)
+        failure = self._answers.resume(key, voice, body.received, body.until)
+        if failure is not None:
+            self._send(peer.identity, failure, request_id)
 
     # What leaves
 
-    async def _send(self, peer: _Peer, body: wire.AnyBody, request_id: str) -> None:
-        """Send a message to a peer, waiting while its queue is full; forget a peer that left."""
-        frames = [peer.identity, *wire.encode(body, request_id)]
-        while not peer.gone:
-            try:
-                if self._pump.send(frames):
-                    return
-            except zmq.ZMQError as error:
-                if error.errno not in _HOST_DEAD_ERRNOS:
-                    raise
-                self._forget(peer)
-            await asyncio.sleep(_RETRY_S)
+    def _voice(self, peer: _Peer, request_id: str) -> Send:
+        """Return how an answer speaks to its device; a peer found to have left is forgotten."""
+        for other in self._peers.values():
+            if other.owner == peer.owner:
+                other.asking.discard(request_id)
+        peer.asking.add(request_id)
 
-    def _send_now(self, identity: bytes, body: wire.AnyBody, request_id: str = "") -> None:
+        def say(body: wire.AnyBody) -> bool:
+            try:
+                return self._pump.send([peer.identity, *wire.encode(body, request_id)])
+            except zmq.ZMQError:
+                self._forget(peer)
+                return False
+
+        return say
+
+    def _send(self, identity: bytes, body: wire.AnyBody, request_id: str = "") -> None:
         # A peer that has no room for a short reply, or has left, does without it.
         with contextlib.suppress(zmq.ZMQError):
             self._pump.send([identity, *wire.encode(body, request_id)])
 
     # Who leaves
 
-    def _drop(self, peer: _Peer, request_id: str) -> None:
-        answer = peer.answers.pop(request_id)
-        self._leaving.add(answer)
-        answer.stop()
-
     def _forget(self, peer: _Peer) -> None:
-        peer.gone = True
         self._peers.pop(peer.identity, None)
-        for request_id in list(peer.answers):
-            self._drop(peer, request_id)
+        for request_id in peer.asking:
+            self._answers.leave(Key(peer.owner, request_id))
+        peer.asking.clear()
 
     async def _sweep(self) -> None:
         while True:
@@ -289,6 +262,7 @@ class LinkServer:
                 self._pump.drain()  # perhaps it was we who did not listen
             for peer in [peer for peer in self._peers.values() if peer.pulse.is_dead]:
                 self._forget(peer)
+            self._answers.sweep()
 
     def _note_bad(self) -> None:
         self.num_bad_messages += 1
@@ -296,14 +270,15 @@ class LinkServer:
             _log.warning("%d messages were no messages of this protocol", self.num_bad_messages)
 
 
-def _set_options(socket: zmq.Socket[bytes], keys: KeyPair | None, limits: ServerLimits) -> None:
+def _set_options(socket: zmq.Socket[bytes], keys: KeyPair | None) -> None:
     socket.setsockopt(zmq.LINGER, 0)
     # Without MANDATORY a ROUTER drops what it cannot deliver and says nothing.
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.MAXMSGSIZE, limits.max_message_bytes)
+    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.SNDHWM, 1000)  # for each peer
     socket.setsockopt(zmq.RCVHWM, 1000)
-    # Closes the socket of a peer that vanished without a word.
+    # Closes the connection of a peer that stops in the handshake or vanishes without a word.
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
     if keys is not None:

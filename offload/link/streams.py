@@ -1,94 +1,162 @@
-"""The two ends of one answer in flight: what the cloud is producing, what the device is reading."""
+"""The two ends of one answer in flight: what the cloud has said, what the device is reading.
+
+Positions count Deltas from 0. The device allows the cloud to go up to a position; it moves on as
+the reader takes pieces, so that a slow reader stops its own answer and no other. What the reader
+has not yet taken is kept, and said again to a device that comes back over a new connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import cast
+import itertools
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
 
 from backbone.errors import NearfarError
-from offload.engine import Engine
 from offload.errors import CloudFailed
 from offload.link import wire
-from offload.link.failures import to_error, to_failure
-from offload.link.wire import Deltas, Envelope, Failure, WireError
-from offload.messages import Delta, Finish, Request, Usage
+from offload.link.failures import to_error
+from offload.link.wire import Deltas, Envelope, Failure, PackedDelta, Resume, WireError
+from offload.messages import Delta, Finish, Request
+
+_RETRY_S = 0.005
+_BATCH_BYTES = 32 * 1024
 
 
-class Answer:
-    """Serves one request: runs the engine and sends what it says, until the end or a stop."""
+class Outgoing:
+    """The cloud's end: keeps pieces until they are taken, and sends several in one message.
 
-    def __init__(
-        self,
-        engine: Engine,
-        request: Request,
-        *,
-        send: Callable[[wire.AnyBody], Awaitable[None]],
-        on_done: Callable[[Answer], None],
-    ) -> None:
-        self._engine = engine
-        self._request = request
-        self._send = send
-        self._num_deltas = 0
-        self._num_tokens = 0
-        self._task = asyncio.create_task(self._run())
-        self._task.add_done_callback(lambda _: on_done(self))
+    `send` returns False while the connection has no room. A piece leaves at once if none left in
+    the last `batch_s`, else together with others after that time; 0 turns batching off.
+    """
 
-    def stop(self) -> None:
-        """Close the engine's iterator; nothing more is sent."""
-        self._task.cancel()
+    def __init__(self, *, window: int, batch_s: float) -> None:
+        self._window = window
+        self._batch_s = batch_s
+        self._kept: deque[PackedDelta] = deque()
+        self._first = 0  # the position of the oldest piece kept
+        self._sent = 0  # the position after the last piece sent on this connection
+        self._until = window
+        self._final: Finish | Failure | None = None
+        self._send: Callable[[wire.AnyBody], bool] | None = None
+        self._room = asyncio.Event()
+        self._room.set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        self._left_s = self._loop.time() - batch_s
+        self._delivered = False
+        # When the device was lost or had everything; None while there is somebody to talk to.
+        self.alone_since_s: float | None = self._left_s
 
-    async def stopped(self) -> None:
-        """Wait until the engine has let go of the request."""
-        await asyncio.wait({self._task})
+    async def room(self) -> None:
+        """Wait until the device allows another piece."""
+        await self._room.wait()
 
-    async def _run(self) -> None:
-        work = asyncio.create_task(self._serve())
-        try:
-            # The deadline counts from here, and must not wait for an engine slow to stop.
-            done, _ = await asyncio.wait({work}, timeout=self._request.deadline_s)
-            if not done:
-                usage = Usage(completion_tokens=self._num_tokens)
-                await self._send(Finish(reason="deadline", usage=usage))
-        finally:
-            work.cancel()
-            await asyncio.wait({work})
+    def push(self, piece: PackedDelta) -> None:
+        """Take the next piece, and send it now or with others."""
+        self._kept.append(piece)
+        self._mark_room()
+        wait_s = self._left_s + self._batch_s - self._loop.time()
+        if wait_s <= 0:
+            self._flush()
+        else:
+            self._flush_in(wait_s)
 
-    async def _serve(self) -> None:
-        try:
-            if not await self._relay():
-                await self._send(
-                    to_failure(CloudFailed("the cloud's engine stopped in mid-answer"))
-                )
-        except Exception as error:
-            await self._send(to_failure(error))
+    def finish(self, final: Finish | Failure, *, drop_unsent: bool = False) -> None:
+        """Take the end of the answer; only the first counts."""
+        if self._final is not None:
+            return
+        self._final = final
+        while drop_unsent and self._produced > self._sent:
+            self._kept.pop()
+        self._flush()
 
-    async def _relay(self) -> bool:
-        """Send all that the engine says and return whether it came to an end."""
-        items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(self._request))
-        async with contextlib.aclosing(items):
-            async for item in items:
-                if isinstance(item, Finish):
-                    await self._send(item)
-                    return True
-                self._num_tokens += len(item.token_ids)
-                await self._send(Deltas(self._num_deltas, (wire.pack_delta(item),)))
-                self._num_deltas += 1
-        return False
+    def allow(self, until: int) -> None:
+        """Let pieces below `until` go; those the reader has taken are forgotten."""
+        # Never more than a window ahead of what was sent, whatever the device may claim.
+        self._until = max(self._until, min(until, self._sent + self._window))
+        while self._kept and self._first < min(self._until - self._window, self._sent):
+            self._kept.popleft()
+            self._first += 1
+        self._mark_room()
+
+    def attach(self, send: Callable[[wire.AnyBody], bool], received: int) -> bool:
+        """Go on from a position over a new connection; False where that is no longer kept."""
+        if not self._first <= received <= self._produced:
+            return False
+        self._send, self._sent, self._delivered = send, received, False
+        self.alone_since_s = None
+        self._flush()
+        return True
+
+    def detach(self) -> None:
+        """The connection is lost; go on collecting."""
+        self._send = None
+        self._delivered = False
+        self.alone_since_s = self._loop.time()
+
+    @property
+    def _produced(self) -> int:
+        return self._first + len(self._kept)
+
+    def _mark_room(self) -> None:
+        if self._produced < self._until:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _flush_in(self, seconds: float) -> None:
+        if self._timer is None:
+            self._timer = self._loop.call_later(seconds, self._flush)
+
+    def _flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        while self._send is not None and self._sent < self._produced:
+            batch = self._batch()
+            if not self._send(Deltas(self._sent, batch)):
+                self._flush_in(_RETRY_S)
+                return
+            self._sent += len(batch)
+            self._left_s = self._loop.time()
+        if self._send is not None and self._final is not None and not self._delivered:
+            if self._send(self._final):
+                self._delivered, self.alone_since_s = True, self._loop.time()
+            else:
+                self._flush_in(_RETRY_S)
+
+    def _batch(self) -> tuple[PackedDelta, ...]:
+        batch: list[PackedDelta] = []
+        size = 0
+        for piece in itertools.islice(self._kept, self._sent - self._first, None):
+            size += 4 * len(piece.text) + 5 * len(piece.token_ids) + len(piece.confidence)
+            if batch and size > _BATCH_BYTES:
+                break
+            batch.append(piece)
+        return tuple(batch)
 
 
 class Reading:
     """The device's end: takes what arrives for one request and hands it out in order."""
 
-    def __init__(self, request_id: str) -> None:
-        self.id = request_id
+    def __init__(self, request: Request, *, window: int, grace_s: float) -> None:
+        self._request = request
+        self.id = request.id
         self.bytes_sent = self.bytes_received = 0
         self.answered = False  # the cloud is done with the request
+        self.num_received = 0
+        self.until = window
+        self._window = window
+        self._num_taken = 0
         self._ended = False
-        self._num_deltas = 0
         self._items: asyncio.Queue[Delta | Finish | NearfarError] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
+        self._began_s = asyncio.get_running_loop().time()
+        if request.deadline_s is not None:
+            self._expire_after(request.deadline_s + grace_s)
 
     def take(self, envelope: Envelope) -> None:
         """Take one message; a damaged one, or a gap before it, fails the request."""
@@ -102,10 +170,16 @@ class Reading:
         """End the answer with an error, unless it has ended."""
         self._end(error)
 
-    def expire_after(self, seconds: float) -> None:
-        """End the answer then, should the cloud not have kept the deadline."""
-        finish = Finish(reason="deadline")
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end, finish)
+    def renewal(self) -> list[bytes]:
+        """Return what to say over a new connection: where to go on, or the request once more."""
+        if self.num_received:
+            return wire.encode(Resume(self.num_received, self.until), self.id)
+        request = self._request
+        if request.deadline_s is not None:
+            passed_s = asyncio.get_running_loop().time() - self._began_s
+            left_s = max(0.001, request.deadline_s - passed_s)
+            request = msgspec.structs.replace(request, deadline_s=left_s)
+        return wire.encode(request, self.id)
 
     def close(self) -> None:
         """Take nothing more."""
@@ -118,13 +192,32 @@ class Reading:
         item = await self._items.get()
         if isinstance(item, NearfarError):
             raise item
+        self._num_taken += 1
         return item
+
+    def new_credit(self) -> int | None:
+        """Return the position up to which the cloud may go now, where it is worth telling."""
+        if self._ended or self.until - self._num_taken > self._window // 2:
+            return None
+        self.until = self._num_taken + self._window
+        return self.until
+
+    @property
+    def has_ended(self) -> bool:
+        return self._ended
+
+    def _expire_after(self, seconds: float) -> None:
+        # Should the cloud not keep the deadline, we do.
+        finish = Finish(reason="deadline")
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end, finish)
 
     def _take(self, body: wire.AnyBody) -> None:
         if isinstance(body, Deltas):
-            if body.first != self._num_deltas:
-                raise WireError(f"piece {self._num_deltas} is missing")
-            self._num_deltas += len(body.items)
+            if body.first != self.num_received:
+                raise WireError(f"piece {self.num_received} is missing")
+            self.num_received += len(body.items)
+            if self.num_received > self.until:
+                raise WireError("more was sent than was allowed")
             for packed in body.items:
                 self._put(wire.unpack_delta(packed))
         elif isinstance(body, Finish):

@@ -44,6 +44,8 @@ class Kind(enum.IntEnum):
     PONG = 8
     ERROR = 9
     REFUSED = 10
+    CREDIT = 11
+    RESUME = 12
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -56,6 +58,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     oldest_version: int
     newest_version: int
     device: str = ""
+    session: str = ""  # one run of a program on the device: only it hears its answers
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,6 +66,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int
     cards: tuple[ModelCard, ...]
+    instance: str  # one run of the cloud: another one knows nothing of our requests
+    window: int  # how many Deltas may be ahead of the reader
     max_message_bytes: int
     max_streams: int
     clock_s: float  # the cloud's wall clock, seconds since 1970
@@ -97,6 +102,19 @@ class Cancel(Body, frozen=True):
     """Stop a request; its answer is no longer wanted."""
 
 
+class Credit(Body, frozen=True):
+    """The reader allows the Deltas before position `until`."""
+
+    until: int
+
+
+class Resume(Body, frozen=True):
+    """After a new handshake: go on with an answer of which `received` Deltas have arrived."""
+
+    received: int
+    until: int
+
+
 class Ping(Body, frozen=True):
     """A sign of life; `sent_s` is the sender's own clock and comes back unchanged."""
 
@@ -118,7 +136,20 @@ class Failure(Body, frozen=True):
     message: str
 
 
-AnyBody = Hello | Ready | Request | Deltas | Finish | Cancel | Ping | Pong | Failure | Refused
+AnyBody = (
+    Hello
+    | Ready
+    | Request
+    | Deltas
+    | Finish
+    | Cancel
+    | Credit
+    | Resume
+    | Ping
+    | Pong
+    | Failure
+    | Refused
+)
 
 _TYPES: dict[Kind, type[Any]] = {
     Kind.HELLO: Hello,
@@ -131,6 +162,8 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.PONG: Pong,
     Kind.ERROR: Failure,
     Kind.REFUSED: Refused,
+    Kind.CREDIT: Credit,
+    Kind.RESUME: Resume,
 }
 _KINDS = {body_type: kind for kind, body_type in _TYPES.items()}
 _DECODE: dict[Kind, Callable[[bytes], Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from offload.messages import Confidence, Delta, Finish, ModelCard, Request, Usage
@@ -29,7 +30,7 @@ class ScriptedEngine:
     """Answers every request with the same deltas, or with what `script` makes of the request.
 
     `hold` is awaited before the delta number `hold_before`; `error` is raised before the delta
-    number `error_before`; without `finish` the answer just stops.
+    number `error_before`; `pause_s` goes before each; without `finish` the answer just stops.
     """
 
     def __init__(
@@ -41,12 +42,15 @@ class ScriptedEngine:
         hold_before: int = 1,
         error: Exception | None = None,
         error_before: int = 0,
+        pause_s: float = 0.0,
         finish: Finish | None = Finish(reason="stop", usage=Usage(completion_tokens=3)),  # noqa: B008
     ) -> None:
         self._script = script or (lambda request: deltas)
         self._hold, self._hold_before = hold, hold_before
         self._error, self._error_before = error, error_before
+        self._pause_s = pause_s
         self._finish = finish
+        self.num_said: Counter[str] = Counter()
         self.requests: list[Request] = []
         self.running: set[str] = set()
         self.cancelled: list[str] = []
@@ -66,6 +70,9 @@ class ScriptedEngine:
                     raise self._error
                 if self._hold is not None and index == self._hold_before:
                     await self._hold.wait()
+                if self._pause_s:
+                    await asyncio.sleep(self._pause_s)
+                self.num_said[request.id] += 1
                 yield said if isinstance(said, Delta) else delta(said, index)
             ended = True
             if self._finish is not None:

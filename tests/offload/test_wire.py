@@ -73,11 +73,15 @@ finishes = st.builds(
 bodies = st.one_of(
     requests,
     finishes,
-    st.builds(wire.Hello, oldest_version=counts, newest_version=counts, device=texts),
+    st.builds(
+        wire.Hello, oldest_version=counts, newest_version=counts, device=texts, session=texts
+    ),
     st.builds(
         wire.Ready,
         version=counts,
         cards=st.just((CARD,)),
+        instance=texts,
+        window=counts,
         max_message_bytes=counts,
         max_streams=counts,
         clock_s=floats,
@@ -85,6 +89,8 @@ bodies = st.one_of(
     st.builds(wire.Refused, code=texts, message=texts),
     st.builds(wire.Deltas, counts, st.lists(deltas.map(wire.pack_delta), max_size=3).map(tuple)),
     st.builds(wire.Cancel),
+    st.builds(wire.Credit, counts),
+    st.builds(wire.Resume, counts, counts),
     st.builds(wire.Ping, floats),
     st.builds(wire.Pong, floats, floats, counts),
     st.builds(wire.Failure, texts, texts),

@@ -1,0 +1,206 @@
+"""What the cloud is answering: each request runs at most once, and outlives a lost connection."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from offload.engine import Engine
+from offload.errors import CloudFailed, SettingsError
+from offload.link import wire
+from offload.link.failures import BUSY, GONE, to_failure
+from offload.link.streams import Outgoing
+from offload.link.wire import Failure
+from offload.messages import Delta, Finish, Request, Usage
+
+Send = Callable[[wire.AnyBody], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerLimits:
+    """How much the cloud takes on at once, and how long it keeps what a lost device may want.
+
+    `window` is how many pieces an answer may be ahead of its reader.
+    """
+
+    max_streams: int = 4096
+    max_streams_per_device: int = 1024
+    window: int = 256
+    batch_s: float = 0.02
+    resume_s: float = 10.0
+    max_kept_answers: int = 4096
+    max_remembered_ids: int = 100_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_streams", "max_streams_per_device", "window", "max_kept_answers"):
+            if getattr(self, name) <= 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
+        for name in ("batch_s", "resume_s", "max_remembered_ids"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} is {getattr(self, name)}; it must not be negative")
+
+
+class Owner(NamedTuple):
+    """Who may hear an answer: the key of a device, and one run of a program on it."""
+
+    device_key: str
+    session: str
+
+
+class Key(NamedTuple):
+    """One request of one owner."""
+
+    owner: Owner
+    request_id: str
+
+
+class Answer:
+    """Runs the engine for one request, until the end, the deadline or a stop."""
+
+    def __init__(
+        self, engine: Engine, request: Request, out: Outgoing, on_end: Callable[[], None]
+    ) -> None:
+        self._engine = engine
+        self._request = request
+        self._num_tokens = 0
+        self.out = out
+        self.task = asyncio.create_task(self._run())
+        self.task.add_done_callback(lambda _: on_end())
+
+    @property
+    def is_running(self) -> bool:
+        return not self.task.done()
+
+    def stop(self) -> None:
+        """Close the engine's iterator; nothing more is sent."""
+        self.out.detach()
+        self.task.cancel()
+
+    async def _run(self) -> None:
+        work = asyncio.create_task(self._relay())
+        try:
+            # The deadline counts from here, and must not wait for an engine slow to stop.
+            done, _ = await asyncio.wait({work}, timeout=self._request.deadline_s)
+            if not done:
+                usage = Usage(completion_tokens=self._num_tokens)
+                self.out.finish(Finish(reason="deadline", usage=usage), drop_unsent=True)
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+
+    async def _relay(self) -> None:
+        try:
+            await self._pull()
+            self.out.finish(to_failure(CloudFailed("the cloud's engine stopped in mid-answer")))
+        except Exception as error:
+            self.out.finish(to_failure(error))
+
+    async def _pull(self) -> None:
+        items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(self._request))
+        async with contextlib.aclosing(items):
+            async for item in items:
+                if isinstance(item, Finish):
+                    self.out.finish(item)
+                    return
+                self._num_tokens += len(item.token_ids)
+                self.out.push(wire.pack_delta(item))
+                await self.out.room()
+
+
+class AnswerBook:
+    """All answers, running and just ended, by owner and request id."""
+
+    def __init__(self, engine: Engine, limits: AnswerLimits) -> None:
+        self._engine = engine
+        self._limits = limits
+        self._answers: OrderedDict[Key, Answer] = OrderedDict()
+        self._past: OrderedDict[Key, None] = OrderedDict()
+        self._stopping: set[asyncio.Task[None]] = set()
+        self._running_of: Counter[str] = Counter()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def num_running(self) -> int:
+        return self._running_of.total()
+
+    def knows(self, key: Key) -> bool:
+        """Whether the request was taken before, so that it must not run again."""
+        return key in self._answers or key in self._past
+
+    def why_not(self, device_key: str) -> Failure | None:
+        """Say why a new request of this device cannot be taken now."""
+        of_device = self._running_of[device_key]
+        if of_device >= self._limits.max_streams_per_device:
+            return Failure(BUSY, f"this device has {of_device} requests in flight; wait for one")
+        if self.num_running >= self._limits.max_streams:
+            return Failure(BUSY, "the cloud has all the requests that it can take; ask later")
+        return None
+
+    def begin(self, key: Key, request: Request, send: Send) -> None:
+        """Run a new request."""
+        device_key = key.owner.device_key
+        out = Outgoing(window=self._limits.window, batch_s=self._limits.batch_s)
+
+        def ended() -> None:
+            self._running_of[device_key] -= 1
+
+        self._running_of[device_key] += 1
+        self._answers[key] = Answer(self._engine, request, out, ended)
+        out.attach(send, 0)
+
+    def resume(self, key: Key, send: Send, received: int, until: int = 0) -> Failure | None:
+        """Go on with an answer over a new connection, or say that it is gone."""
+        answer = self._answers.get(key)
+        if answer is None or not answer.out.attach(send, received):
+            return Failure(GONE, "the cloud no longer holds this answer; ask again")
+        answer.out.allow(until)
+        return None
+
+    def allow(self, key: Key, until: int) -> None:
+        """Take a device's credit for one of its answers."""
+        if key in self._answers:
+            self._answers[key].out.allow(until)
+
+    def cancel(self, key: Key) -> None:
+        """Stop an answer and forget what it said."""
+        answer = self._answers.pop(key, None)
+        if answer is None:
+            return
+        self._remember(key)
+        answer.stop()
+        if answer.is_running:
+            self._stopping.add(answer.task)
+            answer.task.add_done_callback(self._stopping.discard)
+
+    def leave(self, key: Key) -> None:
+        """The device of an answer is lost; keep the answer for a while."""
+        answer = self._answers.get(key)
+        if answer is not None:
+            answer.out.detach()
+
+    def sweep(self) -> None:
+        """Stop and forget what no device has come back for."""
+        oldest = self._loop.time() - self._limits.resume_s
+        for key, answer in list(self._answers.items()):
+            alone_since_s = answer.out.alone_since_s
+            if alone_since_s is not None and alone_since_s <= oldest:
+                self.cancel(key)
+        ended = [key for key, answer in self._answers.items() if not answer.is_running]
+        for key in ended[: max(0, len(ended) - self._limits.max_kept_answers)]:
+            self.cancel(key)
+
+    async def aclose(self) -> None:
+        """Stop everything and wait until the engine has let go."""
+        for key in list(self._answers):
+            self.cancel(key)
+        if self._stopping:
+            await asyncio.wait(set(self._stopping))
+
+    def _remember(self, key: Key) -> None:
+        self._past[key] = None
+        while len(self._past) > self._limits.max_remembered_ids:
+            self._past.popitem(last=False)

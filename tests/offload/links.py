@@ -1,0 +1,98 @@
+"""Servers and devices on real sockets, for the tests of the link."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import zmq
+
+from offload.engine import Engine
+from offload.link.answers import AnswerLimits
+from offload.link.client import CloudLink
+from offload.link.keys import DeviceList, KeyPair
+from offload.link.server import LinkServer
+from offload.messages import Delta, Finish, Request
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: Engine, **options: object) -> AsyncIterator[LinkServer]:
+    server = LinkServer(engine, **options)  # type: ignore[arg-type]
+    await server.start()
+    try:
+        yield server
+    finally:
+        await asyncio.wait_for(server.aclose(), 5)
+
+
+@contextlib.asynccontextmanager
+async def linked(
+    engine: Engine, *, limits: AnswerLimits | None = None, **options: object
+) -> AsyncIterator[tuple[LinkServer, CloudLink]]:
+    """A server and a device that know each other's keys."""
+    server_keys, device_keys = KeyPair.new(), KeyPair.new()
+    devices = DeviceList()
+    devices.add("laptop", device_keys.public)
+    async with serving(engine, keys=server_keys, devices=devices, limits=limits) as server:
+        link = CloudLink(
+            server.endpoint,
+            server_key=server_keys.public,
+            device_keys=device_keys,
+            **options,  # type: ignore[arg-type]
+        )
+        try:
+            yield server, link
+        finally:
+            await link.aclose()
+
+
+def ask(text: str = "hello", **options: object) -> Request:
+    return Request(prompt=text, **options)  # type: ignore[arg-type]
+
+
+async def answer(link: Engine, request: Request) -> list[Delta | Finish]:
+    return [item async for item in link.generate(request)]
+
+
+def text_of(items: list[Delta | Finish]) -> str:
+    return "".join(item.text for item in items if isinstance(item, Delta))
+
+
+async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < end, "it did not come true in time"
+        await asyncio.sleep(0.005)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def raw_device(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
+    """A socket that says whatever it likes."""
+    device = zmq.Context.instance().socket(zmq.DEALER)
+    device.setsockopt(zmq.LINGER, 0)
+    device.connect(endpoint)
+    try:
+        yield device
+    finally:
+        device.close()
+
+
+async def send(device: zmq.Socket[bytes], frames: list[bytes]) -> None:
+    device.send_multipart(frames)
+
+
+async def receive(device: zmq.Socket[bytes]) -> list[bytes]:
+    end = time.monotonic() + 5
+    while not device.poll(0):
+        assert time.monotonic() < end, "no answer in time"
+        await asyncio.sleep(0.005)
+    return device.recv_multipart()

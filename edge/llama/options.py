@@ -13,12 +13,13 @@ from offload.errors import SettingsError
 class LlamaOptions:
     """How a GGUF model is run; checked here, an error names the field.
 
-    max_model_len: tokens of context, 0 for the model's own. num_threads: 0 for the cores this
-    process may use. max_num_batched_tokens: prompt tokens evaluated at once. num_gpu_layers: -1
-    for all. kv_cache_dtype: how keys and values are stored, see kv_types.py; "auto" is q8_0,
-    and 4 bit when memory asks for it. flash_attention: off only to compare; blocked values need
-    it. enable_prefix_caching: keep the part of the last prompt that the next one shares.
-    check_memory: refuse what does not fit the free memory, and choose what does.
+    max_model_len: tokens of context, 0 for the model's own as far as memory goes. num_threads: 0
+    lets the governor choose at each step, from the cores that are free. max_num_batched_tokens:
+    prompt tokens evaluated at once. num_gpu_layers: -1 for all. kv_cache_dtype: how keys and
+    values are stored, see kv_types.py; "auto" is q8_0, and 4 bit when memory asks for it.
+    flash_attention: off only to compare; blocked values need it. enable_prefix_caching: keep the
+    part of the last prompt that the next one shares. check_memory: refuse what does not fit the
+    free memory, and choose what does.
 
     window: how many of the newest tokens are kept beside the first `num_sinks` when the context
     is full; None for all that fit, 0 to refuse what does not fit. window_block: how many tokens

@@ -17,6 +17,7 @@ from edge.llama.context import Context
 from edge.llama.conversation import Conversation
 from edge.llama.fingerprint import fingerprint
 from edge.llama.options import LlamaOptions
+from edge.llama.pace import Pace
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
@@ -45,6 +46,7 @@ class LlamaEngine:
         except BaseException:
             self._model.close()
             raise
+        self._pace = Pace(self._context, fixed_threads=self._options.num_threads)
         self._conversation = self._make_conversation()
         self._prompts = PromptWriter(self._model)
         self._gauge = Gauge(self._model.vocabulary.num_tokens)
@@ -142,6 +144,7 @@ class LlamaEngine:
         answer = Answer(request, num_prompt=len(prompt), queue_s=started - received)
         patience = Patience(request, cancelled, received)
         self._conversation.enter(request.session, prompt)
+        self._pace.before_prompt()
         ended = self._prefill(prompt, pins, patience)
         answer.prefilled()
         if ended is not None:
@@ -175,7 +178,7 @@ class LlamaEngine:
                     break
                 yield answer.take(token, vocabulary.piece(token), confidence)
                 ended = answer.ended() or patience.ended()
-                if ended is None and not self._cache.append([token], pins):
+                if ended is None and not self._append(token, pins):
                     ended = "length"
         except NearfarError as error:
             if answer.num_tokens == 0:
@@ -186,6 +189,10 @@ class LlamaEngine:
         if (rest := answer.rest()) is not None:
             yield rest
         yield answer.finish(ended, dropped_tokens=self._cache.window.dropped)
+
+    def _append(self, token: int, pins: Pins) -> bool:
+        with self._pace.step():
+            return self._cache.append([token], pins)
 
     def _prefill(self, prompt: list[int], pins: Pins, patience: Patience) -> FinishReason | None:
         """Evaluate what is new in the prompt; return why it was left unfinished, if it was."""

@@ -1,0 +1,170 @@
+"""How many threads the next step should use: from free cores, and from how long steps took.
+
+A thread too many costs more than it brings: all threads of a step wait for the slowest, and one
+that shares its core with another program is slow. So threads follow the cores that are free,
+down at once and up after two looks, and the seconds of real steps decide where both are open
+(small models, hardware threads, slow cores). Changing the number between steps costs nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+LOOK_S = 0.15  # between two looks at what others use
+ROUND_UP = 0.35  # a core that is free to 65% is taken
+TRIAL_STEPS = 3
+RECENT_STEPS = 8
+GAIN = 0.97  # a trial must be at least this much shorter
+SPIKE = 1.4  # a step so much longer than usual calls for a look
+FIRST_WAIT_S = 1.0  # between trials that failed, doubled each time
+SHORT_WAIT_S, LONG_WAIT_S = 4.0, 60.0  # at most, for more threads and for fewer
+BLIND_S = 1.5  # without knowledge of others, after which only step times decide
+
+
+@dataclass
+class _Trial:
+    """A few steps with another number of threads."""
+
+    threads: int
+    seconds: list[float]
+    skip: int = 1  # the first step also warms the caches of the new cores
+
+
+class _Wait:
+    """When a change may be tried again: twice as late after each failure."""
+
+    def __init__(self) -> None:
+        self.until = 0.0
+        self._length = FIRST_WAIT_S
+
+    def longer(self, now: float, longest_s: float) -> None:
+        """Note a failure."""
+        self.until = now + self._length
+        self._length = min(2 * self._length, longest_s)
+
+
+class Governor:
+    """Chooses the threads of each step.
+
+    `others` tells the cores that other programs use, or None where it cannot; `ceiling` the
+    threads to use at most, on battery for instance.
+    """
+
+    def __init__(
+        self,
+        max_threads: int,
+        *,
+        others: Callable[[], float | None],
+        ceiling: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max = max_threads
+        self._others = others
+        self._ceiling = ceiling or (lambda: max_threads)
+        self._clock = clock
+        self._free: float = max_threads
+        self._threads = max_threads
+        self._trial: _Trial | None = None
+        self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._looked = -1e9
+        self._looks_up = 0
+        self._waits: dict[tuple[int, int], _Wait] = {}  # from threads, to threads
+
+    @property
+    def threads(self) -> int:
+        """Return the threads of the next decode step."""
+        return self._trial.threads if self._trial else self._threads
+
+    @property
+    def prefill_threads(self) -> int:
+        """Return the threads for prompts: all free cores, since there is work for each."""
+        return self._wanted()
+
+    def look(self) -> None:
+        """See what others use now; to be called before a prompt is read."""
+        if (limit := self._limit()) < self.threads:
+            self._settle(limit)
+        others = self._others()
+        if others is None:
+            return
+        self._looked = self._clock()
+        self._free = max(0.0, self._max - others)
+        wanted = self._wanted()
+        if self._free < self._threads - 1 + ROUND_UP and wanted < self._threads:
+            self._settle(wanted)
+        self._looks_up = self._looks_up + 1 if wanted > self._threads else 0
+
+    def step(self, seconds: float) -> int:
+        """Note how long a decode step took; return the threads of the next."""
+        now = self._clock()
+        spike = len(self._recent) >= TRIAL_STEPS and seconds > SPIKE * median(self._recent)
+        if now - self._looked >= LOOK_S or spike:
+            self.look()
+        if self._trial is not None:
+            self._judge(self._trial, seconds, now)
+        else:
+            self._recent.append(seconds)
+            self._maybe_try(spike, now)
+        return self.threads
+
+    def _wanted(self) -> int:
+        return max(1, min(self._limit(), int(self._free + ROUND_UP)))
+
+    def _limit(self) -> int:
+        return max(1, min(self._max, self._ceiling()))
+
+    def _settle(self, threads: int) -> None:
+        self._threads, self._trial = threads, None
+        self._recent.clear()
+        self._looks_up = 0
+
+    def _maybe_try(self, spike: bool, now: float) -> None:
+        """Start a trial where one is due: more threads when cores are free, fewer at times."""
+        blind = self._blind(now)
+        if len(self._recent) < TRIAL_STEPS:
+            return
+        if (self._looks_up >= 2 or (blind and self._threads < self._limit())) and self._try(
+            self._wanted() if not blind else self._threads + 1, now
+        ):
+            return
+        if self._threads > 1 and (len(self._recent) == RECENT_STEPS or (blind and spike)):
+            self._try(self._threads - 1, now)
+
+    def _try(self, threads: int, now: float) -> bool:
+        if threads == self._threads or now < self._wait(threads).until:
+            return False
+        self._trial = _Trial(threads, [])
+        return True
+
+    def _wait(self, threads: int) -> _Wait:
+        return self._waits.setdefault((self._threads, threads), _Wait())
+
+    def _judge(self, trial: _Trial, seconds: float, now: float) -> None:
+        usual = median(self._recent)
+        if seconds > SPIKE * usual:
+            self._give_up(trial, now)
+        elif trial.skip > 0:
+            trial.skip -= 1
+        else:
+            trial.seconds.append(seconds)
+            if len(trial.seconds) == TRIAL_STEPS:
+                self._compare(trial, usual, now)
+
+    def _compare(self, trial: _Trial, usual: float, now: float) -> None:
+        if median(trial.seconds) < GAIN * usual:
+            self._settle(trial.threads)
+            self._recent.extend(trial.seconds)
+        else:
+            self._give_up(trial, now)
+
+    def _give_up(self, trial: _Trial, now: float) -> None:
+        soon = trial.threads > self._threads and not self._blind(now)
+        self._wait(trial.threads).longer(now, SHORT_WAIT_S if soon else LONG_WAIT_S)
+        self._trial, self._looks_up = None, 0
+
+    def _blind(self, now: float) -> bool:
+        return now - self._looked > BLIND_S

@@ -1,0 +1,99 @@
+"""Signs that the device should be spared: battery, heat, and memory that runs short."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+READ_EVERY_S = 5.0
+SHORT_OF_MEMORY = 10.0  # per cent of the last ten seconds in which some task waited for memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strain:
+    """What weighs on the device now."""
+
+    on_battery: bool = False
+    hot: bool = False
+    short_of_memory: bool = False
+
+    def ceiling(self, num_cores: int) -> int:
+        """Return the threads to use at most: all, or half for each thing that weighs."""
+        weights = (self.on_battery, self.hot, self.short_of_memory)
+        return max(1, num_cores >> sum(weights)) if any(weights) else num_cores
+
+
+def read_strain(root: Path = Path("/")) -> Strain:
+    """Read the kernel's trees below `root`; what a machine does not have weighs nothing."""
+    return Strain(
+        on_battery=_on_battery(root / "sys/class/power_supply"),
+        hot=any(_is_hot(zone) for zone in (root / "sys/class/thermal").glob("thermal_zone*")),
+        short_of_memory=_memory_wait(root / "proc/pressure/memory") > SHORT_OF_MEMORY,
+    )
+
+
+class Ceiling:
+    """Tells the most threads to use, reading the trees anew every few seconds."""
+
+    def __init__(
+        self,
+        num_cores: int,
+        *,
+        read: Callable[[], Strain] = read_strain,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._num_cores = num_cores
+        self._read = read
+        self._clock = clock
+        self._until = -1e9
+        self._value = num_cores
+
+    def __call__(self) -> int:
+        """Return the ceiling."""
+        now = self._clock()
+        if now >= self._until:
+            self._until = now + READ_EVERY_S
+            self._value = self._read().ceiling(self._num_cores)
+        return self._value
+
+
+def _on_battery(folder: Path) -> bool:
+    """A battery is discharging and nothing else feeds the machine."""
+    supplies = [(_text(s / "type"), s) for s in folder.glob("*")]
+    fed = any(kind != "Battery" and _text(s / "online") == "1" for kind, s in supplies)
+    batteries = [s for kind, s in supplies if kind == "Battery" and _text(s / "scope") != "Device"]
+    draining = any(_text(battery / "status") == "Discharging" for battery in batteries)
+    return draining and not fed
+
+
+def _is_hot(zone: Path) -> bool:
+    """The zone is at the temperature from which the kernel slows the clock (passive trip)."""
+    temperature = _number(zone / "temp")
+    trips = [
+        trip
+        for kind in zone.glob("trip_point_*_type")
+        if _text(kind) == "passive"
+        and (trip := _number(kind.with_name(kind.name.replace("_type", "_temp")))) > 0
+    ]
+    return bool(trips) and temperature >= min(trips)
+
+
+def _memory_wait(path: Path) -> float:
+    for line in _text(path).splitlines():
+        if line.startswith("some avg10="):
+            return float(line.split("avg10=")[1].split()[0])
+    return 0.0
+
+
+def _number(path: Path) -> int:
+    text = _text(path)
+    return int(text) if text.lstrip("-").isdigit() else 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:  # sensors may be there and refuse to be read
+        return ""

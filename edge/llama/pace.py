@@ -1,0 +1,48 @@
+"""The threads of a context, set by a governor between steps or fixed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edge.device.cores import num_usable_cores
+from edge.device.governor import Governor
+from edge.device.load import OthersLoad
+from edge.device.strain import Ceiling
+from edge.llama.context import Context
+
+
+class Pace:
+    """Times decode steps and sets the threads of the next; `fixed_threads` 0 is governed."""
+
+    def __init__(self, context: Context, *, fixed_threads: int = 0) -> None:
+        self._context = context
+        self._governor: Governor | None = None
+        self._set = (fixed_threads, fixed_threads)
+        if fixed_threads == 0:
+            cores = num_usable_cores()
+            self._governor = Governor(cores, others=OthersLoad(), ceiling=Ceiling(cores))
+
+    def before_prompt(self) -> None:
+        """Look at what else runs and set the threads for a prompt."""
+        if self._governor is not None:
+            self._governor.look()
+            self._apply(self._governor)
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Time one decode step, and set the threads of the next."""
+        if self._governor is None:
+            yield
+            return
+        started = time.perf_counter()
+        yield
+        self._governor.step(time.perf_counter() - started)
+        self._apply(self._governor)
+
+    def _apply(self, governor: Governor) -> None:
+        wanted = (governor.threads, governor.prefill_threads)
+        if wanted != self._set:
+            self._set = wanted
+            self._context.set_threads(*wanted)

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edge.device.governor import Governor
+from edge.device.strain import Ceiling, Strain, read_strain
+
+
+def _tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text + "\n")
+    return root
+
+
+LAPTOP = {
+    "sys/class/power_supply/AC/type": "Mains",
+    "sys/class/power_supply/AC/online": "0",
+    "sys/class/power_supply/BAT0/type": "Battery",
+    "sys/class/power_supply/BAT0/status": "Discharging",
+}
+JETSON = {
+    "sys/class/thermal/thermal_zone0/temp": "71000",
+    "sys/class/thermal/thermal_zone0/trip_point_0_type": "passive",
+    "sys/class/thermal/thermal_zone0/trip_point_0_temp": "70000",
+    "sys/class/thermal/thermal_zone0/trip_point_1_type": "critical",
+    "sys/class/thermal/thermal_zone0/trip_point_1_temp": "104500",
+}
+PRESSURE = "some avg10=25.00 avg60=3.00 avg300=1.00 total=5\nfull avg10=1.00 avg60=0 total=1"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, Strain()),
+        (LAPTOP, Strain(on_battery=True)),
+        ({**LAPTOP, "sys/class/power_supply/AC/online": "1"}, Strain()),
+        ({**LAPTOP, "sys/class/power_supply/BAT0/scope": "Device"}, Strain()),  # a mouse's
+        (JETSON, Strain(hot=True)),
+        ({**JETSON, "sys/class/thermal/thermal_zone0/temp": "45000"}, Strain()),
+        ({**JETSON, "sys/class/thermal/thermal_zone0/temp": "nonsense"}, Strain()),
+        ({"proc/pressure/memory": PRESSURE}, Strain(short_of_memory=True)),
+        ({"proc/pressure/memory": PRESSURE.replace("25.00", "0.10")}, Strain()),
+    ],
+)
+def test_trees_of_devices_are_read(tmp_path: Path, files: dict[str, str], expected: Strain) -> None:
+    assert read_strain(_tree(tmp_path, files)) == expected
+
+
+def test_each_strain_halves_the_threads_and_one_remains() -> None:
+    assert Strain().ceiling(8) == 8
+    assert Strain(hot=True).ceiling(8) == 4
+    assert Strain(hot=True, on_battery=True).ceiling(8) == 2
+    assert Strain(hot=True, on_battery=True, short_of_memory=True).ceiling(2) == 1
+
+
+def test_ceiling_is_read_again_after_a_while() -> None:
+    now, strains = [0.0], iter([Strain(), Strain(hot=True)])
+    ceiling = Ceiling(8, read=lambda: next(strains), clock=lambda: now[0])
+    assert (ceiling(), ceiling()) == (8, 8)
+    now[0] = 6.0
+    assert ceiling() == 4
+
+
+def test_governor_keeps_below_the_ceiling() -> None:
+    limit, now = [8], [0.0]
+    governor = Governor(8, others=lambda: 0.0, ceiling=lambda: limit[0], clock=lambda: now[0])
+    assert governor.threads == 8
+    limit[0] = 4
+    governor.look()
+    assert governor.threads == 4 and governor.prefill_threads == 4
+    for _ in range(200):
+        now[0] += 0.1
+        assert governor.step(0.1) <= 4

@@ -48,7 +48,7 @@ def ask(
     """Ask one question: answered near, and far when that pays."""
     from edge.desk.asking import Ask, ask_once
 
-    text = sys.stdin.read() if prompt in (None, "-") else prompt
+    text = sys.stdin.read().strip() if prompt in (None, "-") else prompt
     wish = Ask(
         model=model,
         system=system,

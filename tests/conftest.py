@@ -1,0 +1,24 @@
+"""Every test has a home of its own, and no setting of this machine reaches it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Triton reads this when it is first imported, which almost any test of torch may cause.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for name in list(os.environ):
+        if name.startswith("NEARFAR_"):
+            monkeypatch.delenv(name)
+    folder = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("NEARFAR_HOME", str(folder))
+    # Two threads that wait for each other crawl where another test keeps a core busy.
+    monkeypatch.setenv("NEARFAR_EDGE_NUM_THREADS", "1")
+    return folder

@@ -1,0 +1,172 @@
+"""The command as a person or a program uses it, on the embedded edge model."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import nearfar
+from offload.pair import EDGE_MODEL
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command in this process; return exit status, stdout, stderr."""
+
+    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nearfar", *arguments])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        with pytest.raises(SystemExit) as ended:
+            nearfar.main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_a_question_is_answered_near_with_its_route(run: Run) -> None:
+    status, out, _ = run("ask", "What is 17 + 25?", "--json")
+    document = json.loads(out)
+    assert status == 0
+    assert document["answer"] == "42"
+    assert document["route"]["served_by"] == "edge"
+    assert document["route"]["reason"] == "no_cloud"
+    assert "bytes_sent" not in document["usage"]
+
+
+def test_stdin_is_read_where_there_is_no_prompt(run: Run) -> None:
+    for arguments in ((), ("-",)):
+        status, out, _ = run("ask", *arguments, stdin="What is the capital of France?\n")
+        assert (status, out.strip()) == (0, "Paris")
+
+
+def test_why_goes_to_stderr_and_the_answer_alone_to_stdout(run: Run) -> None:
+    _, out, err = run("ask", "What is the capital of France?", "--why", "--offline")
+    assert out == "Paris\n"
+    assert "you are offline" in err and "nothing sent" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("ask", ""), "the prompt is empty"),
+        (("ask", "   "), "the prompt is empty"),
+        (("ask", "hi", "--model", "nowhere.gguf"), "nearfar models list"),
+        (("ask", "word " * 2000), "context"),
+        (("ask", "hi", "--temperature", "-1"), "temperature"),
+        (("ask", "hi", "--max-tokens", "0"), "max_tokens"),
+        (("ask", "hi", "--cloud", "--offline"), "contradict"),
+        (("ask", "hi", "--cloud", "--local-only"), "contradict"),
+        (("link", "ping"), "no cloud is set up"),
+        (("cloud", "serve", "--model", "nowhere"), "no folder"),
+        (("bench", "hybrid", "nowhere.jsonl"), "does not exist"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_status_1(
+    run: Run, arguments: tuple[str, ...], words: str
+) -> None:
+    status, out, err = run(*arguments)
+    assert status == 1
+    assert words in err and err.count("\n") == 1 and "Traceback" not in err
+    assert out == ""
+
+
+def test_with_json_an_error_is_a_document_too(run: Run) -> None:
+    status, out, _ = run("ask", "", "--json")
+    assert status == 1 and "empty" in json.loads(out)["error"]
+
+
+def test_wrong_usage_is_status_2(run: Run) -> None:
+    assert run("ask", "hi", "--nonsense")[0] == 2
+    assert run("nonsense")[0] == 2
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no model", "a folder"])
+def test_a_damaged_model_is_one_line(run: Run, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "model.gguf"
+    whole = EDGE_MODEL.read_bytes()
+    if damage == "a folder":
+        path.mkdir()
+    else:
+        path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"hello" * 100)
+    status, _, err = run("ask", "hi", "--model", str(path))
+    assert status == 1 and err.count("\n") == 1 and str(path) in err
+
+
+def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
+    monkeypatch.setenv("NEARFAR_CLOUD_CONNECT_TIMEOUT_S", "0.2")
+    monkeypatch.setenv("NEARFAR_POLICY_MIN_LOGPROB", "0")
+    status, out, err = run("ask", "What is 17 + 25?")
+    assert (status, out) == (0, "42\n")
+    assert "tcp://127.0.0.1:9" in err and err.count("\n") == 1
+    status, out, _ = run("ask", "What is 17 + 25?", "--cloud")
+    assert (status, out) == (1, "42\n")
+
+
+def test_an_unknown_cloud_key_names_its_remedy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://192.0.2.1:7070")
+    status, _, err = run("ask", "hi")
+    assert status == 1 and "cloud.server_key" in err
+
+
+def test_a_damaged_settings_file_is_one_line(run: Run, home: Path) -> None:
+    (home / "config").mkdir()
+    (home / "config" / "config.toml").write_text("[cloud]\nurl = 3\n")
+    status, _, err = run("ask", "hi")
+    assert status == 1 and "cloud.url" in err
+
+
+def test_the_embedded_pair_is_always_listed(run: Run) -> None:
+    _, out, _ = run("models", "list", "--json")
+    entries = json.loads(out)
+    assert [entry["runs"] for entry in entries if entry["embedded"]] == ["edge", "cloud"]
+    assert all(Path(entry["path"]).exists() for entry in entries)
+    assert "nearfar-edge" in run("models", "list")[1]
+
+
+def test_the_doctor_finds_this_device_well(run: Run) -> None:
+    _, out, _ = run("doctor", "--json")
+    report = json.loads(out)
+    assert report["cores"] >= 1 and report["problems"] == []
+    assert "all is well" in run("doctor")[1]
+
+
+def test_the_doctor_names_a_problem(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
+    monkeypatch.setenv("NEARFAR_CLOUD_CONNECT_TIMEOUT_S", "0.2")
+    _, out, _ = run("doctor")
+    assert "problem" in out and "tcp://127.0.0.1:9" in out
+
+
+def test_a_conversation_remembers_and_answers_commands(run: Run) -> None:
+    status, out, err = run("chat", stdin="What is the capital of France?\n/why\n/new\n/quit\n")
+    assert status == 0 and out == "Paris\n"
+    assert "answered near" in err and "a new conversation" in err
+
+
+def test_a_conversation_outlives_a_mistake(run: Run) -> None:
+    text = f"{'word ' * 3000}\nWhat is the capital of France?\n"
+    status, out, err = run("chat", stdin=text)
+    assert status == 0 and out.endswith("Paris\n")
+    assert err
+
+
+def test_the_version_is_printed(run: Run) -> None:
+    assert run("--version")[1].startswith("nearfar ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), ("ask",), ("chat",), ("doctor",), ("models",), ("cloud",), ("link",), ("bench",)],
+)
+def test_every_command_has_help(run: Run, arguments: tuple[str, ...]) -> None:
+    status, out, _ = run(*arguments, "--help")
+    assert status == 0 and "Usage" in out

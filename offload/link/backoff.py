@@ -57,6 +57,11 @@ class Breaker:
             return False
         return self._probing or self._clock() < self._closed_until_s
 
+    @property
+    def wait_s(self) -> float:
+        """How long until the next attempt is allowed."""
+        return max(0.0, self._closed_until_s - self._clock()) if self.is_open else 0.0
+
     def try_now(self) -> bool:
         """Ask leave for an attempt; in the half-open state only one gets it."""
         if self.is_open:
@@ -65,10 +70,12 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
+        """The other side is well: forget its failures."""
         self._num_failures, self._probing = 0, False
         self._waits = iter(self._backoff)
 
     def failed(self) -> None:
+        """The other side failed; after enough of it, open for a while."""
         self._num_failures += 1
         self._probing = False
         if self._num_failures >= self._max_failures:

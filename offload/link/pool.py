@@ -1,0 +1,137 @@
+"""Several clouds as one engine: the nearest and least busy is asked, and the next if it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from offload.errors import CloudUnreachable, LinkError, RequestError, SettingsError
+from offload.link.backoff import Breaker
+from offload.link.client import CloudLink
+from offload.link.health import LinkHealth
+from offload.messages import Delta, Finish, ModelCard, Request
+
+_UNKNOWN_RTT_S = 0.1  # as good as a cloud that was never reached may be taken to be
+
+
+@dataclass
+class _Member:
+    link: CloudLink
+    breaker: Breaker = field(default_factory=Breaker)
+
+
+class CloudPool:
+    """An Engine of one or more links, each behind a circuit breaker.
+
+    A cloud that fails before its answer began is passed over for the next; one that fails later
+    raises, since two clouds would not have written the same text. While every breaker is open,
+    CloudUnreachable is raised at once instead of after a timeout.
+    """
+
+    def __init__(
+        self,
+        links: Sequence[CloudLink],
+        *,
+        breaker: Callable[[], Breaker] = Breaker,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        if not links:
+            raise SettingsError("no cloud is set up; set cloud.url")
+        self._members = [_Member(link, breaker()) for link in links]
+        self._draw = draw
+
+    def card(self) -> ModelCard:
+        """Return the card of the first cloud that was reached. Raises CloudUnreachable."""
+        for member in self._members:
+            with contextlib.suppress(CloudUnreachable):
+                return member.link.card()
+        raise CloudUnreachable("no cloud is connected yet; connect first")
+
+    async def connect(self, timeout_s: float | None = None) -> ModelCard:
+        """Reach one cloud, each being given `timeout_s`, and return its card. Raises LinkError."""
+        errors: list[LinkError] = []
+        for member in self._order():
+            try:
+                async with _Attempt(member.breaker):
+                    return await member.link.connect(timeout_s)
+            except LinkError as error:
+                errors.append(error)
+        raise self._nobody(errors)
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        """Stream one cloud's answer. Raises RequestError, LinkError."""
+        errors: list[LinkError] = []
+        for member in self._order():
+            items = cast("AsyncGenerator[Delta | Finish, None]", member.link.generate(request))
+            async with contextlib.aclosing(items):
+                try:
+                    async with _Attempt(member.breaker):
+                        item = await anext(items)
+                except LinkError as error:
+                    errors.append(error)
+                    continue
+                yield item
+                async for item in items:
+                    yield item
+                return
+        raise self._nobody(errors)
+
+    def health(self) -> LinkHealth:
+        """Return the health of the link that would be asked first."""
+        return max((member.link.health() for member in self._members), key=_weight)
+
+    async def aclose(self) -> None:
+        """Close every link."""
+        for member in self._members:
+            await member.link.aclose()
+
+    def _order(self) -> list[_Member]:
+        """Draw an order in which better clouds tend to come first (Efraimidis and Spirakis 2006).
+
+        Not always the best one: its figures are only renewed where it is asked.
+        """
+        closed = [member for member in self._members if not member.breaker.is_open]
+        return sorted(
+            closed,
+            key=lambda member: self._draw() ** (1 / _weight(member.link.health())),
+            reverse=True,
+        )
+
+    def _nobody(self, errors: list[LinkError]) -> LinkError:
+        if len(errors) == 1:
+            return errors[0]
+        if errors:
+            return CloudUnreachable("; ".join(map(str, errors)))
+        wait_s = min(member.breaker.wait_s for member in self._members)
+        return CloudUnreachable(
+            f"no cloud answered lately; the next attempt is in {wait_s:.0f} s, "
+            "or look at `nearfar link ping`"
+        )
+
+
+class _Attempt:
+    """Tells a breaker how an attempt ended; a bad request says nothing against the cloud."""
+
+    def __init__(self, breaker: Breaker) -> None:
+        self._breaker = breaker
+
+    async def __aenter__(self) -> None:
+        if not self._breaker.try_now():
+            raise CloudUnreachable("another attempt to reach this cloud is under way; ask again")
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, RequestError):
+            self._breaker.succeeded()
+        elif issubclass(kind, LinkError):
+            self._breaker.failed()
+        else:
+            self._breaker.given_up()
+
+
+def _weight(health: LinkHealth) -> float:
+    rtt_s = _UNKNOWN_RTT_S if health.rtt_s is None else max(health.rtt_s, 1e-4)
+    weight = 1 / (rtt_s * (1 + health.in_flight + health.cloud_in_flight))
+    return weight if health.alive else weight / 100

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+
+import pytest
+
+from offload.engine import Engine
+from offload.errors import CloudFailed, CloudUnreachable, RequestError, SettingsError
+from offload.link.backoff import Backoff, Breaker
+from offload.link.client import CloudLink
+from offload.link.pool import CloudPool
+from offload.link.server import LinkServer
+from tests.offload.links import answer, ask, free_port, serving, text_of
+from tests.offload.scripted import CARD, ScriptedEngine, delta
+
+
+def link_to(endpoint: str) -> CloudLink:
+    return CloudLink(endpoint, connect_timeout_s=0.3, patience_s=0)
+
+
+def nowhere() -> CloudLink:
+    return link_to(f"tcp://127.0.0.1:{free_port()}")
+
+
+async def test_a_pool_is_an_engine_and_passes_over_a_cloud_that_is_gone() -> None:
+    async with serving(ScriptedEngine()) as server:
+        pool = CloudPool([nowhere(), link_to(server.endpoint)])
+        assert isinstance(pool, Engine)
+        for _ in range(5):
+            assert text_of(await answer(pool, ask())) == "one two three"
+        assert pool.card() == CARD
+        assert pool.health().alive
+        await pool.aclose()
+
+
+async def test_without_any_cloud_the_error_names_each() -> None:
+    pool = CloudPool([nowhere(), nowhere()])
+    with pytest.raises(CloudUnreachable, match=r"nothing answers.*; nothing answers|nothing.*no"):
+        await pool.connect()
+    await pool.aclose()
+
+
+async def test_an_open_breaker_answers_at_once_and_closes_when_the_cloud_is_back() -> None:
+    now = [0.0]
+
+    def breaker() -> Breaker:
+        return Breaker(max_failures=1, backoff=Backoff(10, draw=lambda: 1.0), clock=lambda: now[0])
+
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    pool = CloudPool([link_to(endpoint)], breaker=breaker)
+    with pytest.raises(CloudUnreachable, match="nothing answers"):
+        await answer(pool, ask())
+    with pytest.raises(CloudUnreachable, match="next attempt is in 10 s"):
+        await answer(pool, ask())
+    async with serving(ScriptedEngine(), endpoint=endpoint):
+        now[0] = 11
+        assert text_of(await answer(pool, ask())) == "one two three"
+        assert text_of(await answer(pool, ask())) == "one two three"
+        await pool.aclose()
+
+
+async def test_a_cloud_lost_in_mid_answer_is_told_and_not_replaced() -> None:
+    engine, other = ScriptedEngine(hold=asyncio.Event()), ScriptedEngine()
+    first = LinkServer(engine)
+    await first.start()
+    async with serving(other) as second:
+        links = [link_to(first.endpoint), link_to(second.endpoint)]
+        await links[0].connect()
+        pool = CloudPool(links, draw=lambda: 0.5)
+        items = pool.generate(ask())
+        assert await anext(items) == delta("one")  # type: ignore[arg-type]
+        await first.aclose()
+        with pytest.raises(CloudUnreachable):
+            await anext(items)  # type: ignore[arg-type]
+        assert other.requests == []
+        assert text_of(await answer(pool, ask())) == "one two three"
+        await pool.aclose()
+
+
+async def test_a_bad_request_says_nothing_against_the_cloud() -> None:
+    engine = ScriptedEngine(error=RequestError("top_k is silly"))
+    async with serving(engine) as server:
+        pool = CloudPool([link_to(server.endpoint)], breaker=lambda: Breaker(max_failures=1))
+        for _ in range(3):
+            with pytest.raises(RequestError):
+                await answer(pool, ask())
+        await pool.aclose()
+
+
+async def test_a_broken_engine_is_passed_over() -> None:
+    broken = ScriptedEngine(error=CloudFailed("the GPU is gone; call someone"))
+    async with serving(broken) as first, serving(ScriptedEngine()) as second:
+        pool = CloudPool([link_to(first.endpoint), link_to(second.endpoint)])
+        for _ in range(8):
+            assert text_of(await answer(pool, ask())) == "one two three"
+        assert len(broken.requests) <= 3
+        await pool.aclose()
+
+
+async def test_the_work_is_spread() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [ScriptedEngine() for _ in range(2)]
+        servers = [await stack.enter_async_context(serving(engine)) for engine in engines]
+        pool = CloudPool([link_to(server.endpoint) for server in servers])
+        await asyncio.gather(*(answer(pool, ask()) for _ in range(40)))
+        counts = Counter({n: len(engine.requests) for n, engine in enumerate(engines)})
+        assert min(counts.values()) >= 1
+        await pool.aclose()
+
+
+def test_a_pool_needs_a_cloud() -> None:
+    with pytest.raises(SettingsError, match=r"cloud\.url"):
+        CloudPool([])

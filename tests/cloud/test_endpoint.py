@@ -1,0 +1,122 @@
+"""Two processes: a cloud behind CURVE, and questions that reach it or do not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HARD = "What is 4821 + 3977?"
+
+
+def nearfar(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "nearfar", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        stdin=subprocess.DEVNULL,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[dict[str, str], Path]]:
+    """Serve the embedded cloud model; yield what it announced and its home."""
+    home = tmp_path_factory.mktemp("cloud-home")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "nearfar",
+            "cloud",
+            "serve",
+            "--bind",
+            "tcp://127.0.0.1:*",
+            "--json",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NEARFAR_HOME": str(home), "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        yield json.loads(process.stdout.readline()), home
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=30) == 0, "a stopped cloud ends well"
+        process.stdout.close()
+
+
+def ask(cloud: tuple[dict[str, str], Path], *arguments: str, **more: str) -> dict:  # type: ignore[type-arg]
+    told, home = cloud
+    environment = {"NEARFAR_HOME": str(home), "NEARFAR_CLOUD_URL": told["endpoint"], **more}
+    done = nearfar("ask", *arguments, "--json", **environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_hard_question_goes_far_and_its_bytes_are_counted(
+    cloud: tuple[dict[str, str], Path],
+) -> None:
+    document = ask(cloud, HARD, NEARFAR_POLICY_MIN_LOGPROB="-0.01")
+    assert document["route"]["served_by"] == "cloud"
+    assert document["route"]["reason"] == "unsure"
+    assert document["usage"]["bytes_sent"] > len(HARD)
+
+
+def test_an_easy_question_stays_near(cloud: tuple[dict[str, str], Path]) -> None:
+    document = ask(cloud, "What is the capital of France?")
+    assert document["answer"] == "Paris"
+    assert document["route"] | {"confidence": 1} == {
+        "served_by": "edge", "reason": "confident", "confidence": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("flag", ["--local-only", "--offline"])
+def test_nothing_leaves_that_must_not(cloud: tuple[dict[str, str], Path], flag: str) -> None:
+    document = ask(cloud, HARD, flag, NEARFAR_POLICY_MIN_LOGPROB="0")
+    assert document["route"]["served_by"] == "edge"
+    assert "bytes_sent" not in document["usage"]
+
+
+def test_a_device_the_cloud_does_not_know_is_answered_near(
+    cloud: tuple[dict[str, str], Path], tmp_path: Path
+) -> None:
+    told, _ = cloud
+    stranger = {
+        "NEARFAR_HOME": str(tmp_path),
+        "NEARFAR_CLOUD_SERVER_KEY": told["server_key"],
+        "NEARFAR_CLOUD_URL": told["endpoint"],
+    }
+    done = nearfar("ask", HARD, "--cloud", **stranger)
+    assert done.returncode == 1 and done.stdout.strip()
+    assert done.stderr.count("\n") == 1 and "answered near" in done.stderr
+    assert nearfar("link", "ping", **stranger).returncode == 1
+
+
+def test_the_link_is_measured(cloud: tuple[dict[str, str], Path]) -> None:
+    told, home = cloud
+    done = nearfar(
+        "link", "ping", "--json", NEARFAR_HOME=str(home), NEARFAR_CLOUD_URL=told["endpoint"]
+    )
+    document = json.loads(done.stdout)
+    assert document["card"]["name"] == "nearfar-cloud"
+    assert 0 < document["rtt_s"] < 2
+
+
+def test_an_address_in_use_is_one_line(cloud: tuple[dict[str, str], Path]) -> None:
+    told, home = cloud
+    done = nearfar("cloud", "serve", "--bind", told["endpoint"], NEARFAR_HOME=str(home))
+    assert done.returncode == 1 and "choose another" in done.stderr
+    assert done.stderr.count("\n") == 1

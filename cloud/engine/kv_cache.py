@@ -14,7 +14,7 @@ _CPU_SHARE = 0.25
 
 
 class KVCache:
-    """One tensor of keys and one of values per layer: [num_blocks, block_size, kv_heads, dim]."""
+    """One tensor of keys and one of values per layer: [blocks, block_size, kv_heads, dim]."""
 
     def __init__(
         self,
@@ -25,13 +25,15 @@ class KVCache:
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
-        shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
+        # One more block than is handed out: where the padding of a recorded batch writes.
+        shape = (num_blocks + 1, block_size, config.num_key_value_heads, config.head_dim)
         layers = range(config.num_hidden_layers)
         self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
         self.block_size = block_size
         self.num_blocks = num_blocks
-        # By token: [num_blocks * block_size, kv_heads, dim], the same storage.
+        self.scratch_slot = num_blocks * block_size
+        # By token: [blocks * block_size, kv_heads, dim], the same storage.
         self.flat = [
             (k.flatten(0, 1), v.flatten(0, 1)) for k, v in zip(self.keys, self.values, strict=True)
         ]
@@ -66,7 +68,7 @@ def num_blocks_for(
     """
     free = _free_bytes(device, gpu_memory_utilization)
     per_sequence = -(-max_model_len // block_size)
-    fits = free // block_bytes(config, block_size, dtype)
+    fits = free // block_bytes(config, block_size, dtype) - 1
     if fits < per_sequence:
         raise SettingsError(
             f"max_model_len is {max_model_len} and the memory left holds {fits * block_size} "

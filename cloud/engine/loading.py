@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
 
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
@@ -20,6 +23,9 @@ from cloud.engine.runner import Runner
 from cloud.engine.scheduler import Scheduler
 from offload.errors import SettingsError
 from offload.messages import ModelCard
+
+if TYPE_CHECKING:
+    from cloud.engine.graphs import DecodeGraphs  # brings Triton
 
 _log = logging.getLogger(__name__)
 _SHORT_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -47,12 +53,13 @@ def load_model(folder: Path, options: EngineOptions) -> LoadedModel:
     cache = _cache(config, options, max_model_len)
     runnable = FusedNetwork(network, max_model_len) if options.fuse_operators else network
     attention = attention_backend(options.attention_backend, config, cache)
+    graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
     return LoadedModel(
         card=card,
         tokenizer=tokenizer,
         vocab_size=config.vocab_size,
         scheduler=_scheduler(cache, options),
-        runner=Runner(runnable, attention, options.block_size),
+        runner=Runner(runnable, attention, options.block_size, graphs),
     )
 
 
@@ -84,6 +91,20 @@ def _cache(config: NetworkConfig, options: EngineOptions, max_model_len: int) ->
         )
     _log.info("KV cache: %d blocks of %d tokens", num_blocks, options.block_size)
     return KVCache(config, num_blocks, options.block_size, device=device, dtype=dtype)
+
+
+def _graphs(
+    network: Network | FusedNetwork, cache: KVCache, options: EngineOptions, max_model_len: int
+) -> DecodeGraphs:
+    try:
+        from cloud.engine.graphs import DecodeGraphs, cuda_capture, graph_sizes
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "triton", "cloud") from None
+    sizes = graph_sizes(options.max_num_seqs)
+    with torch.inference_mode():
+        return DecodeGraphs(
+            network, cache, sizes, max_model_len=max_model_len, capture=cuda_capture()
+        )
 
 
 def _scheduler(cache: KVCache, options: EngineOptions) -> Scheduler:

@@ -28,6 +28,7 @@ class EngineOptions:
     num_gpu_blocks_override: int = 0  # 0 sizes the cache by the free memory
     enable_prefix_caching: bool = True
     fuse_operators: bool = True
+    enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
@@ -46,6 +47,8 @@ class EngineOptions:
         _one_of("dtype", self.dtype, ("auto", *_DTYPES))
         _one_of("attention_backend", self.attention_backend, ("auto", *BACKENDS))
         self._check_device()
+        if not self.enforce_eager and self.torch_device().type != "cuda":
+            raise SettingsError("enforce_eager is False and CUDA graphs need a GPU; leave it True")
 
     def torch_device(self) -> torch.device:
         """Return the device to run on."""

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from backbone.network import Network
-from backbone.sampling import choose, confidence
+from backbone.sampling import Sampler, choose, confidence
 from cloud.engine.attention.base import AttentionBackend
 from cloud.engine.batch import StepBatch, build_batch
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.scheduler import Slice
 from offload.messages import Confidence
+
+if TYPE_CHECKING:
+    from cloud.engine.graphs import DecodeGraphs  # brings Triton
 
 
 @dataclass(frozen=True)
@@ -29,10 +33,15 @@ class Runner:
     """Owns the network, and runs it over a batch of slices."""
 
     def __init__(
-        self, network: Network | FusedNetwork, attention: AttentionBackend, block_size: int
+        self,
+        network: Network | FusedNetwork,
+        attention: AttentionBackend,
+        block_size: int,
+        graphs: DecodeGraphs | None = None,
     ) -> None:
         self._network = network
         self._attention = attention
+        self._graphs = graphs
         self._block_size = block_size
         self._device = network.inverse.device
 
@@ -43,29 +52,34 @@ class Runner:
         Nothing is recorded on the sequences, so that a step that fails can be repeated.
         """
         batch = build_batch(slices, self._block_size, self._device)
-        hidden = self._forward(batch)
         choosing = [i for i, slice_ in enumerate(slices) if slice_.completes]
+        logits = self._logits(batch, choosing)
         outcomes: list[Outcome | None] = [None] * len(slices)
         if choosing:
-            ends = [batch.rows[i].first + batch.rows[i].num_new - 1 for i in choosing]
-            chosen = self._choose(hidden, ends, [slices[i] for i in choosing])
-            for i, outcome in zip(choosing, chosen, strict=True):
+            samplers = [slices[i].sequence.sampler for i in choosing]
+            for i, outcome in zip(choosing, _choose(logits, samplers), strict=True):
                 outcomes[i] = outcome
         return outcomes
 
-    def _forward(self, batch: StepBatch) -> Tensor:
+    def _logits(self, batch: StepBatch, choosing: list[int]) -> Tensor:
+        """Return logits [choosing, vocab] of the rows' last tokens."""
+        all_choose = len(choosing) == len(batch.rows)
+        if self._graphs is not None and all_choose and self._graphs.fits(batch):
+            return self._graphs.logits(batch)
         self._attention.prepare(batch)
-        hidden: Tensor = self._network(batch.tokens, batch.positions, self._attention.attend)
-        return hidden
+        hidden = self._network(batch.tokens, batch.positions, self._attention.attend)
+        if len(choosing) != len(batch.tokens):
+            ends = [batch.rows[i].first + batch.rows[i].num_new - 1 for i in choosing]
+            hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=hidden.device)]
+        return self._network.logits(hidden)
 
-    def _choose(self, hidden: Tensor, ends: list[int], slices: list[Slice]) -> list[Outcome]:
-        if len(ends) != len(hidden):
-            hidden = hidden[torch.tensor(ends, device=hidden.device)]
-        logits = self._network.logits(hidden)
-        tokens = choose(logits, [slice_.sequence.sampler for slice_ in slices])
-        # One copy to the host for both; doubles hold every token id exactly.
-        both = torch.cat((tokens.unsqueeze(-1), confidence(logits, tokens)), -1).tolist()
-        return [Outcome(int(token), Confidence(*sure)) for token, *sure in both]
+
+def _choose(logits: Tensor, samplers: list[Sampler]) -> list[Outcome]:
+    tokens = choose(logits, samplers)
+    # One copy to the host for both; float32 would not hold every token id.
+    sure = confidence(logits, tokens).double()
+    both = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()
+    return [Outcome(int(token), Confidence(*values)) for token, *values in both]
 
 
 Step = Callable[[Sequence[Slice]], "list[Outcome | None]"]

@@ -202,6 +202,7 @@ def test_a_missing_folder_is_one_line(tmp_path: Path) -> None:
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"device": "tpu"}, "device is 'tpu'"),
         ({"attention_backend": "magic"}, "attention_backend is 'magic'.*torch"),
+        ({"device": "cpu", "enforce_eager": False}, "enforce_eager is False.*need a GPU"),
         ({"max_num_seqs": 0}, "max_num_seqs is 0; it must be 1 or more"),
         ({"gpu_memory_utilization": 1.5}, "gpu_memory_utilization is 1.5"),
     ],

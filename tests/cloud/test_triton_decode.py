@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 ON_GPU = torch.cuda.is_available()
-if not ON_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported
-
+if not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("needs a GPU, or TRITON_INTERPRET=1", allow_module_level=True)
 pytest.importorskip("triton", reason="triton is not installed")
 
 from cloud.engine.attention.triton_decode import paged_decode  # noqa: E402
+from cloud.engine.engine import CloudEngine  # noqa: E402
+from cloud.engine.graphs import DecodeGraphs, graph_sizes  # noqa: E402
+from cloud.engine.options import EngineOptions  # noqa: E402
+from tests.cloud.golden import answer, ask, reference_tokens, tokens_of  # noqa: E402
+from tests.tiny_checkpoints import write_checkpoint  # noqa: E402
 
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 
@@ -83,6 +90,56 @@ def test_storage_of_other_sequences_is_not_read() -> None:
         block_size=16,
     )
     torch.testing.assert_close(out.cpu(), torch.full((1, 4, 16), 2.0))
+
+
+PROMPTS = ["the cat and the dog", "é"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"), "mistral-window")
+
+
+async def test_the_engine_writes_transformers_tokens_through_the_kernel(folder: Path) -> None:
+    options = EngineOptions(dtype="float32", attention_backend="triton", max_model_len=64)
+    engine = CloudEngine(folder, options=options)
+    answers = await asyncio.gather(*(answer(engine, ask(p, max_tokens=3)) for p in PROMPTS))
+    expected = [reference_tokens(folder, prompt, 3) for prompt in PROMPTS]
+    assert [tokens_of(deltas) for deltas, _ in answers] == expected
+    await engine.aclose()
+
+
+def replayed_by_hand(
+    step: Callable[[], torch.Tensor],
+) -> tuple[Callable[[], object], torch.Tensor]:
+    """Stand in for a CUDA graph: the same memory is filled anew at every replay."""
+    out = step().clone()
+    return lambda: out.copy_(step()), out
+
+
+@pytest.mark.skipif(ON_GPU, reason="stands in for a GPU")
+async def test_a_recorded_step_of_any_size_writes_the_same_tokens(folder: Path) -> None:
+    engine = CloudEngine(folder, options=EngineOptions(device="cpu", max_model_len=64))
+    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        graphs = DecodeGraphs(
+            runner._network,
+            runner._attention._cache,
+            [1, 3],
+            max_model_len=64,
+            capture=replayed_by_hand,
+        )
+    runner._graphs = graphs
+    answers = await asyncio.gather(*(answer(engine, ask(p, max_tokens=3)) for p in PROMPTS))
+    expected = [reference_tokens(folder, prompt, 3) for prompt in PROMPTS]
+    assert [tokens_of(deltas) for deltas, _ in answers] == expected
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("most", [1, 3, 8, 20, 128])
+def test_every_batch_has_a_recorded_size(most: int) -> None:
+    sizes = graph_sizes(most)
+    assert sizes[0] == 1 and sizes[-1] == most and sizes == sorted(set(sizes))
 
 
 @pytest.mark.gpu

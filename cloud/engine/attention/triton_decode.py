@@ -7,6 +7,7 @@ graph can replay it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ import triton.language as tl  # type: ignore[import-not-found,import-untyped,unu
 from torch import Tensor
 
 from backbone.config import NetworkConfig
-from cloud.engine.batch import StepBatch
+from cloud.engine.batch import Row, StepBatch
 from cloud.engine.kv_cache import KVCache
 
 _TILE = 32  # keys per iteration
@@ -164,6 +165,13 @@ def paged_decode(
     return out
 
 
+def block_tables(rows: Sequence[Row], width: int) -> tuple[Tensor, Tensor]:
+    """Return int32 blocks [rows, width] and lengths [rows], on the host."""
+    table = [row.blocks + [0] * (width - len(row.blocks)) for row in rows]
+    lengths = [row.num_context for row in rows]
+    return torch.tensor(table, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32)
+
+
 class TritonDecode:
     """The decode half of a backend: every row of its batches is one token."""
 
@@ -178,12 +186,13 @@ class TritonDecode:
         """See AttentionBackend."""
         assert all(row.num_new == 1 for row in batch.rows), "decode takes one token a row"
         width = max(len(row.blocks) for row in batch.rows)
-        table = [row.blocks + [0] * (width - len(row.blocks)) for row in batch.rows]
+        table, lengths = block_tables(batch.rows, width)
         device = batch.slots.device
-        self._slots = batch.slots
-        self._table = torch.tensor(table, dtype=torch.int32, device=device)
-        lengths = [row.num_context for row in batch.rows]
-        self._lengths = torch.tensor(lengths, dtype=torch.int32, device=device)
+        self.use(batch.slots, table.to(device), lengths.to(device))
+
+    def use(self, slots: Tensor, table: Tensor, lengths: Tensor) -> None:
+        """Take a step's tensors as they are; a graph hands in the ones it refills."""
+        self._slots, self._table, self._lengths = slots, table, lengths
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend."""

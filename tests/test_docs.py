@@ -1,0 +1,36 @@
+"""The documents say what the code says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from offload.pair import EDGE_POLICY
+from offload.policy.stored import read_policy
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_map_of_modules_is_up_to_date() -> None:
+    done = subprocess.run(
+        [sys.executable, "scripts/document", "--check"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_module_says_what_it_is() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    assert not re.findall(r"^\| `[^`]+` \|  \|$", page, flags=re.MULTILINE)
+
+
+def test_the_model_card_tells_the_threshold_that_ships() -> None:
+    card = (EDGE_POLICY.parent / "README.md").read_text()
+    assert f"{read_policy(EDGE_POLICY).min_logprob:.3f}" in card
+
+
+def test_every_path_that_the_readme_names_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    named = re.findall(r"\]\(((?!https?:)[^)#]+)\)", readme)
+    assert named and not [path for path in named if not (ROOT / path).exists()]

@@ -6,7 +6,7 @@ one draws its own uniform number and inverts its own cumulative distribution.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,10 +22,6 @@ class SamplingValues:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-
-    @property
-    def filters(self) -> bool:
-        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
 
 
 class Sampler:
@@ -53,15 +49,24 @@ class Sampler:
         return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
 
+_Draw = Callable[[Tensor, list[Sampler]], Tensor]
+
+
 def choose(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """Return one token per row of float32 logits [rows, vocab]: int64 [rows], same device.
 
     Filters apply in Hugging Face's order: penalty, temperature, top_k, top_p, min_p.
     """
-    if all(_is_plain_greedy(sampler) for sampler in samplers):
-        return logits.argmax(-1)
-    rows = [_choose_one(row, sampler) for row, sampler in zip(logits, samplers, strict=True)]
-    return torch.stack(rows)
+    logits = _penalised(logits, samplers)
+    tokens = logits.argmax(-1)
+    groups: dict[_Draw, list[int]] = {}
+    for row, sampler in enumerate(samplers):
+        if (draw := _draw_of(sampler.values)) is not None:
+            groups.setdefault(draw, []).append(row)
+    for draw, rows in groups.items():
+        at = torch.tensor(rows, device=logits.device)
+        tokens[at] = draw(logits[at], [samplers[row] for row in rows])
+    return tokens
 
 
 def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -77,48 +82,67 @@ def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat((chosen, entropy, best[..., :1] - best[..., 1:]), dim=-1)
 
 
-def _is_plain_greedy(sampler: Sampler) -> bool:
-    return sampler.values.temperature == 0.0 and sampler.seen is None
-
-
-def _choose_one(logits: Tensor, sampler: Sampler) -> Tensor:
-    values = sampler.values
-    if sampler.seen is not None:
-        logits = _penalised(logits, sampler.seen.to(logits.device), values.repetition_penalty)
-    if values.temperature == 0.0:
-        return logits.argmax(-1)
-    logits = logits / values.temperature
-    if not values.filters:
-        return _invert(torch.softmax(logits, -1), sampler.uniform())
-    ordered, tokens = _shortlist(logits, values.top_k)
-    return tokens[_invert(_filtered(torch.softmax(ordered, -1), values), sampler.uniform())]
-
-
-def _penalised(logits: Tensor, seen: Tensor, penalty: float) -> Tensor:
+def _penalised(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """Divide positive and multiply negative logits of seen tokens (Keskar, arXiv 1909.05858)."""
-    scaled = torch.where(logits > 0, logits / penalty, logits * penalty)
-    return torch.where(seen, scaled, logits)
+    if all(sampler.seen is None for sampler in samplers):
+        return logits
+    logits = logits.clone()
+    for row, sampler in zip(logits, samplers, strict=True):
+        if sampler.seen is not None:
+            penalty = sampler.values.repetition_penalty
+            scaled = torch.where(row > 0, row / penalty, row * penalty)
+            row.copy_(torch.where(sampler.seen.to(row.device), scaled, row))
+    return logits
 
 
-def _shortlist(logits: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Return logits and their tokens, best first."""
-    if 0 < top_k < logits.shape[-1]:
-        ordered, tokens = logits.topk(top_k)
-        return ordered, tokens
-    return logits.sort(descending=True, stable=True)
+def _draw_of(values: SamplingValues) -> _Draw | None:
+    """Return how a row is drawn; it hangs on the row's own settings, not on its neighbours'."""
+    if values.temperature == 0.0:
+        return None
+    if values.top_k > 0:
+        return _draw_shortlist
+    return _draw_sorted if values.top_p < 1.0 or values.min_p > 0.0 else _draw_plain
 
 
-def _filtered(probs: Tensor, values: SamplingValues) -> Tensor:
-    """Zero what nucleus (arXiv 1904.09751) and min-p (arXiv 2407.01082) drop of sorted probs."""
+def _draw_plain(logits: Tensor, samplers: list[Sampler]) -> Tensor:
+    probs = torch.softmax(logits / _column(samplers, "temperature", logits), -1)
+    return _invert(probs, samplers)
+
+
+def _draw_sorted(logits: Tensor, samplers: list[Sampler]) -> Tensor:
+    ordered, tokens = logits.sort(descending=True, stable=True)
+    return _draw_ordered(ordered, tokens, samplers)
+
+
+def _draw_shortlist(logits: Tensor, samplers: list[Sampler]) -> Tensor:
+    longest = min(max(sampler.values.top_k for sampler in samplers), logits.shape[-1])
+    ordered, tokens = logits.topk(longest)
+    ranks = torch.arange(longest, device=logits.device)
+    beyond = ranks >= _column(samplers, "top_k", logits)
+    return _draw_ordered(ordered.masked_fill(beyond, float("-inf")), tokens, samplers)
+
+
+def _draw_ordered(ordered: Tensor, tokens: Tensor, samplers: list[Sampler]) -> Tensor:
+    """Draw after nucleus (arXiv 1904.09751) and min-p (arXiv 2407.01082), best tokens first."""
+    probs = torch.softmax(ordered / _column(samplers, "temperature", ordered), -1)
     before = probs.cumsum(-1) - probs
-    keep = (before < values.top_p) & (probs >= values.min_p * probs[0])
-    keep[0] = True
-    return probs * keep
+    keep = before < _column(samplers, "top_p", ordered)
+    keep &= probs >= _column(samplers, "min_p", ordered) * probs[:, :1]
+    keep[:, 0] = True
+    return tokens.gather(-1, _invert(probs * keep, samplers).unsqueeze(-1)).squeeze(-1)
 
 
-def _invert(probs: Tensor, uniform: float) -> Tensor:
+def _invert(probs: Tensor, samplers: list[Sampler]) -> Tensor:
+    """Return the place [rows] where each row's cumulative sum passes its uniform number."""
     cumulative = probs.double().cumsum(-1)
-    at = torch.searchsorted(cumulative, cumulative[-1:] * uniform, right=True)
+    total = cumulative[:, -1:].contiguous()
+    uniform = torch.tensor([[s.uniform()] for s in samplers], dtype=torch.float64)
+    at = torch.searchsorted(cumulative, total * uniform.to(probs.device), right=True)
     # Rounding can point past the last token that has any probability, and NaN past them all.
-    last = torch.searchsorted(cumulative, cumulative[-1:]).clamp_max(len(cumulative) - 1)
+    last = torch.searchsorted(cumulative, total).clamp_max(probs.shape[-1] - 1)
     return torch.minimum(at, last).squeeze(-1)
+
+
+def _column(samplers: list[Sampler], name: str, like: Tensor) -> Tensor:
+    values = [[float(getattr(sampler.values, name))] for sampler in samplers]
+    return torch.tensor(values, device=like.device)  # float32 [rows, 1]

@@ -63,7 +63,7 @@ def num_blocks_for(
 ) -> int:
     """Return how many blocks fit, and never more than all sequences at full length can use.
 
-    To be called after a dummy step, so that what activations take is already taken.
+    On a GPU to be called after a dummy step, whose peak is kept free for activations.
     Raises SettingsError where not even one full sequence fits.
     """
     free = _free_bytes(device, gpu_memory_utilization)
@@ -81,6 +81,7 @@ def _free_bytes(device: torch.device, gpu_memory_utilization: float) -> int:
     if device.type == "cpu":
         return int(psutil.virtual_memory().available * _CPU_SHARE)
     free, total = torch.cuda.mem_get_info(device)
-    # What torch has set aside and not handed out is ours too.
-    spare = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(free + spare - total * (1 - gpu_memory_utilization))
+    others = total - free - torch.cuda.memory_reserved(device)
+    # Weights and, since a dummy step ran, the activations of the largest step.
+    ours = torch.cuda.max_memory_allocated(device)
+    return int(total * gpu_memory_utilization - others - ours)

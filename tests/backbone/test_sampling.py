@@ -79,15 +79,25 @@ def test_the_repetition_penalty_is_that_of_transformers() -> None:
     assert expected != logits.argmax()
 
 
-def test_a_seed_gives_the_same_tokens_whatever_the_neighbours() -> None:
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"temperature": 1.0},
+        {"temperature": 0.8, "top_k": 6},
+        {"temperature": 1.2, "top_p": 0.8},
+        {"temperature": 1.0, "top_k": 9, "min_p": 0.05, "repetition_penalty": 1.3},
+    ],
+)
+def test_a_seed_gives_the_same_tokens_whatever_the_neighbours(values: dict[str, Any]) -> None:
     logits = torch.randn(30, VOCAB)
-    alone, beside = sampler(11, temperature=1.0), sampler(11, temperature=1.0)
+    alone, beside = sampler(11, **values), sampler(11, **values)
     first = [int(choose(row[None], [alone])) for row in logits]
     second = []
     for i, row in enumerate(logits):
-        neighbours = [sampler(i, temperature=2.0, top_k=3), sampler(i)]
-        batch = torch.stack((logits[0], row, logits[1]))
-        second.append(int(choose(batch, [neighbours[0], beside, neighbours[1]])[1]))
+        others = [sampler(i, temperature=2.0, top_k=12), sampler(i), sampler(i, temperature=1.0)]
+        others.append(sampler(i, temperature=0.7, top_p=0.6))
+        batch = torch.stack((logits[0], row, logits[1], logits[2], logits[3]))
+        second.append(int(choose(batch, [others[0], beside, *others[1:]])[1]))
     assert first == second
 
 
@@ -96,6 +106,28 @@ def test_seeds_differ() -> None:
     a, b = sampler(1, temperature=1.0), sampler(2, temperature=1.0)
     first = [int(choose(row[None], [a])) for row in logits]
     assert first != [int(choose(row[None], [b])) for row in logits]
+
+
+def test_choosing_leaves_the_logits_as_they_were() -> None:
+    logits = torch.randn(2, VOCAB)
+    before = logits.clone()
+    penalised = sampler(repetition_penalty=2.0, temperature=1.0)
+    penalised.note(range(VOCAB))
+    choose(logits, [penalised, sampler()])
+    assert torch.equal(logits, before)
+
+
+def test_a_row_without_numbers_does_not_stop_its_neighbours() -> None:
+    logits = torch.stack((torch.full((VOCAB,), float("nan")), some_logits()))
+    for values in ({}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.5}):
+        tokens = choose(logits, [sampler(**values), sampler(**values)])
+        assert int(tokens.min()) >= 0 and int(tokens.max()) < VOCAB
+
+
+def test_a_top_k_beyond_the_vocabulary_is_no_limit() -> None:
+    values = {"temperature": 1.0}
+    wide = frequencies(some_logits(), sampler(temperature=1.0, top_k=10 * VOCAB), draws=2000)
+    assert ((wide - reference(some_logits(), values)).abs() < 0.06).all()
 
 
 @pytest.mark.parametrize("seed", [-1, 2**64 + 5, 0])

@@ -12,9 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from backbone.checkpoint import load_network
 from backbone.errors import CheckpointError, NearfarError
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
+from cloud.engine.fused import FusedNetwork
+from cloud.engine.loading import run_largest_step
 from cloud.engine.options import EngineOptions
 from offload.engine import Engine
 from offload.errors import ContextLengthError, RequestError, SettingsError
@@ -220,3 +223,11 @@ def test_a_context_beyond_the_models_own_is_refused(folder: Path) -> None:
 def test_a_cache_below_one_sequence_is_refused(folder: Path) -> None:
     with pytest.raises(SettingsError, match="num_gpu_blocks_override is 7 blocks of 16"):
         CloudEngine(folder, options=EngineOptions(device="cpu", num_gpu_blocks_override=7))
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+def test_the_largest_step_runs_whatever_the_context(folder: Path, fuse: bool) -> None:
+    network = load_network(folder)
+    runnable = FusedNetwork(network, max_model_len=16) if fuse else network
+    options = EngineOptions(device="cpu", max_num_batched_tokens=50, max_num_seqs=60)
+    run_largest_step(runnable, options, max_model_len=16)

@@ -60,3 +60,19 @@ def test_less_than_one_full_sequence_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert blocks(monkeypatch, 4.2) == 4
     with pytest.raises(SettingsError, match="memory left holds 48 tokens; lower max_model_len"):
         blocks(monkeypatch, 3.9)
+
+
+def test_a_gpu_keeps_room_for_weights_activations_and_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = block_bytes(CONFIG, 16, torch.float32)
+    # Of 100 blocks' worth: 30 are others', 20 weights, 5 more at the peak of the dummy step.
+    figures = {
+        "mem_get_info": (45 * one, 100 * one),
+        "memory_reserved": 25 * one,
+        "max_memory_allocated": 25 * one,
+    }
+    for name, figure in figures.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, figure=figure: figure)
+    free = blocks(monkeypatch, 0, device=torch.device("cuda"), max_num_seqs=100)
+    assert free == 90 - 30 - 25 - 1  # one is scratch

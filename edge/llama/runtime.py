@@ -150,7 +150,7 @@ class LlamaEngine:
         if ended is not None:
             yield answer.finish(ended)
             return
-        with Sampler(request.sampling, self._model.vocabulary.num_tokens, self._gauge) as sampler:
+        with Sampler(request.sampling, self._model.vocabulary, self._gauge) as sampler:
             sampler.remember(prompt)
             yield from self._decode(answer, sampler, pins, patience)
 
@@ -172,7 +172,7 @@ class LlamaEngine:
         ended: FinishReason | None = None
         try:
             while ended is None:
-                token, confidence = sampler.next(self._context)
+                token, confidence = sampler.next(self._context.logits())
                 if vocabulary.is_end(token):
                     ended = "stop"
                     break

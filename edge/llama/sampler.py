@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from backbone.errors import CheckpointError
 from edge.llama.binding import Owned
-from edge.llama.context import Context
+from edge.llama.candidates import Candidates
+from edge.llama.grammar import Grammar
+from edge.llama.vocabulary import Vocabulary
 from offload.messages import Confidence, Sampling
 
 PENALTY_WINDOW = 64  # newest tokens that the repetition penalty looks at, as in llama.cpp
@@ -54,24 +56,33 @@ class Sampler(Owned):
     """llama.cpp's sampler chain for one answer: penalties, top-k, top-p, min-p, temperature.
 
     Temperature 0 is greedy, the lowest token first where logits are equal. Each answer needs
-    its own sampler: it remembers the newest tokens.
+    its own sampler: it remembers the newest tokens. A JSON schema, if asked for, holds for all
+    of them. Raises RequestError for a schema that cannot be followed.
     """
 
-    def __init__(self, sampling: Sampling, num_vocabulary: int, gauge: Gauge) -> None:
+    def __init__(self, sampling: Sampling, vocabulary: Vocabulary, gauge: Gauge) -> None:
         super().__init__()
         self._gauge = gauge
-        self._penalties: Any = None
         self._plain_greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
+        self._penalizes = sampling.repetition_penalty != 1
+        self._candidates = Candidates(vocabulary.num_tokens)
+        self._grammar: Grammar | None = None
+        if sampling.json_schema is not None:
+            self._grammar = Grammar(sampling.json_schema, vocabulary)
         params = self._lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._handle = self._lib.llama_sampler_chain_init(params)
-        if sampling.repetition_penalty != 1:
-            self._penalties = self._lib.llama_sampler_init_penalties(
-                num_vocabulary, PENALTY_WINDOW, sampling.repetition_penalty, 0.0, 0.0
-            )
-            self._add(self._penalties)
-        for link in self._choosers(sampling):
-            self._add(link)
+        for link in self._links(sampling, vocabulary.num_tokens):
+            self._lib.llama_sampler_chain_add(self._handle, link)  # the chain frees it
+
+    def _links(self, sampling: Sampling, num_vocabulary: int) -> list[Any]:
+        penalty = sampling.repetition_penalty
+        if not self._penalizes:
+            return self._choosers(sampling)
+        penalties = self._lib.llama_sampler_init_penalties(
+            num_vocabulary, PENALTY_WINDOW, penalty, 0.0, 0.0
+        )
+        return [penalties, *self._choosers(sampling)]
 
     def _choosers(self, sampling: Sampling) -> list[Any]:
         lib = self._lib
@@ -88,27 +99,42 @@ class Sampler(Owned):
         links.append(lib.llama_sampler_init_dist(_seed(sampling)))
         return links
 
-    def _add(self, link: Any) -> None:
-        self._lib.llama_sampler_chain_add(self.handle, link)  # the chain frees it
-
     def remember(self, tokens: Sequence[int]) -> None:
         """Let the repetition penalty count the end of the prompt."""
-        if self._penalties is not None:
+        if self._penalizes:
             for token in tokens[-PENALTY_WINDOW:]:
-                self._lib.llama_sampler_accept(self._penalties, token)
+                self._lib.llama_sampler_accept(self.handle, token)
 
-    def next(self, context: Context) -> tuple[int, Confidence]:
-        """Choose a token from the context's newest logits, and tell how sure the model was."""
-        logits = context.logits()
+    def next(self, logits: npt.NDArray[np.float32]) -> tuple[int, Confidence]:
+        """Choose a token from logits, [vocabulary], and tell how sure the model was.
+
+        Raises CheckpointError where the model has no token that a JSON schema allows.
+        """
         best = int(logits.argmax())
-        if self._plain_greedy:
-            token = best
-        else:
-            token = self._lib.llama_sampler_sample(self.handle, context.handle, -1)
+        token = best if self._plain_greedy else self._draw(logits)
+        if self._grammar is not None:
+            # Nearly always the free choice is allowed; asking for one token is cheap.
+            if not self._grammar.allows(token):
+                token = self._draw(logits, self._grammar)
+            self._grammar.accept(token)
+        if not self._plain_greedy:
+            self._lib.llama_sampler_accept(self.handle, token)
         return token, self._gauge.measure(logits, token, best)
+
+    def _draw(self, logits: npt.NDArray[np.float32], grammar: Grammar | None = None) -> int:
+        self._candidates.fill(logits)
+        if grammar is not None:
+            self._candidates.apply(grammar.handle)
+        self._candidates.apply(self.handle)
+        token = self._candidates.selected()
+        if token is None:
+            raise CheckpointError("this model has no tokens for what json_schema asks; use another")
+        return token
 
     def _free(self, handle: Any) -> None:
         self._lib.llama_sampler_free(handle)
+        if self._grammar is not None:
+            self._grammar.close()
 
 
 def _seed(sampling: Sampling) -> int:

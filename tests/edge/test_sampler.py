@@ -13,7 +13,10 @@ from backbone.errors import CheckpointError
 from edge.llama.binding import Model
 from edge.llama.context import Context, ContextParams
 from edge.llama.sampler import Gauge, Sampler
+from edge.llama.vocabulary import Vocabulary
 from offload.messages import Sampling
+
+Moment = tuple[Vocabulary, np.ndarray]
 
 
 @given(
@@ -52,85 +55,85 @@ def test_logits_that_are_no_numbers_are_refused() -> None:
 
 
 @pytest.fixture
-def context(tiny_gguf: Path):
-    with (
-        Model(tiny_gguf) as model,
-        Context(model, ContextParams(num_tokens=64, num_threads=1)) as context,
-    ):
+def moment(tiny_gguf: Path):
+    """A vocabulary and the logits after some text."""
+    with Model(tiny_gguf) as model, Context(model, ContextParams(num_tokens=64)) as context:
         context.decode(model.vocabulary.tokenize("hello"), 0)
-        yield context
+        yield model.vocabulary, context.logits().copy()
 
 
-def _choices(context: Context, sampling: Sampling, count: int = 200) -> list[int]:
-    gauge = Gauge(context.num_vocabulary)
-    with Sampler(sampling, context.num_vocabulary, gauge) as sampler:
-        return [sampler.next(context)[0] for _ in range(count)]
+def _choices(moment: Moment, sampling: Sampling, count: int = 200) -> list[int]:
+    vocabulary, logits = moment
+    with Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
+        return [sampler.next(logits)[0] for _ in range(count)]
 
 
-def test_greedy_takes_the_peak(context: Context) -> None:
-    assert set(_choices(context, Sampling(), 3)) == {int(context.logits().argmax())}
+def test_greedy_takes_the_peak(moment: Moment) -> None:
+    assert set(_choices(moment, Sampling(), 3)) == {int(moment[1].argmax())}
 
 
-def test_native_greedy_agrees_with_the_short_way(context: Context) -> None:
+def test_native_greedy_agrees_with_the_short_way(moment: Moment) -> None:
     with_penalty = Sampling(repetition_penalty=1.0001)
-    assert _choices(context, with_penalty, 1) == _choices(context, Sampling(), 1)
+    assert _choices(moment, with_penalty, 1) == _choices(moment, Sampling(), 1)
 
 
-def test_same_seed_same_choices_and_another_seed_others(context: Context) -> None:
-    first = _choices(context, Sampling(temperature=1.0, seed=7))
-    assert first == _choices(context, Sampling(temperature=1.0, seed=7))
-    assert first != _choices(context, Sampling(temperature=1.0, seed=8))
+def test_same_seed_same_choices_and_another_seed_others(moment: Moment) -> None:
+    first = _choices(moment, Sampling(temperature=1.0, seed=7))
+    assert first == _choices(moment, Sampling(temperature=1.0, seed=7))
+    assert first != _choices(moment, Sampling(temperature=1.0, seed=8))
 
 
-def test_without_a_seed_answers_differ(context: Context) -> None:
+def test_without_a_seed_answers_differ(moment: Moment) -> None:
     free = Sampling(temperature=1.0)
-    assert _choices(context, free) != _choices(context, free)
+    assert _choices(moment, free) != _choices(moment, free)
 
 
-def test_top_k_limits_the_choice_to_the_k_best(context: Context) -> None:
-    best = set(np.argsort(context.logits())[-3:].tolist())
-    found = _choices(context, Sampling(temperature=2.0, top_k=3, seed=1))
+def test_top_k_limits_the_choice_to_the_k_best(moment: Moment) -> None:
+    best = set(np.argsort(moment[1])[-3:].tolist())
+    found = _choices(moment, Sampling(temperature=2.0, top_k=3, seed=1))
     assert set(found) == best
 
 
-def test_top_p_keeps_the_smallest_set_that_holds_p(context: Context) -> None:
-    logits = context.logits().astype(np.float64)
+def test_top_p_keeps_the_smallest_set_that_holds_p(moment: Moment) -> None:
+    logits = moment[1].astype(np.float64)
     weights = np.exp(logits - logits.max())
     order = np.argsort(-weights)
     cumulative = np.cumsum(weights[order]) / weights.sum()
     allowed = set(order[: int((cumulative < 0.3).sum()) + 1].tolist())
-    assert set(_choices(context, Sampling(temperature=1.0, top_p=0.3, seed=1), 600)) <= allowed
+    assert set(_choices(moment, Sampling(temperature=1.0, top_p=0.3, seed=1), 600)) <= allowed
 
 
-def test_min_p_drops_what_is_far_below_the_best(context: Context) -> None:
-    logits = context.logits().astype(np.float64)
+def test_min_p_drops_what_is_far_below_the_best(moment: Moment) -> None:
+    logits = moment[1].astype(np.float64)
     allowed = set(np.flatnonzero(np.exp(logits - logits.max()) >= 0.5).tolist())
-    assert set(_choices(context, Sampling(temperature=1.0, min_p=0.5, seed=1))) <= allowed
+    assert set(_choices(moment, Sampling(temperature=1.0, min_p=0.5, seed=1))) <= allowed
 
 
-def test_samples_follow_the_distribution(context: Context) -> None:
-    logits = context.logits().astype(np.float64)
+def test_samples_follow_the_distribution(moment: Moment) -> None:
+    logits = moment[1].astype(np.float64)
     weights = np.exp(logits - logits.max())
     best = int(weights.argmax())
-    count = Counter(_choices(context, Sampling(temperature=1.0, seed=3), 4000))[best]
+    count = Counter(_choices(moment, Sampling(temperature=1.0, seed=3), 4000))[best]
     share = weights[best] / weights.sum()
     assert abs(count - 4000 * share) < 5 * np.sqrt(4000 * share * (1 - share)) + 1
 
 
-def test_penalty_counts_the_prompt(context: Context) -> None:
-    best = int(context.logits().argmax())
-    assert context.logits()[best] > 0, "a positive logit is divided by the penalty"
+def test_penalty_counts_the_prompt(moment: Moment) -> None:
+    best = int(moment[1].argmax())
+    assert moment[1][best] > 0, "a positive logit is divided by the penalty"
+    vocabulary, logits = moment
     sampling = Sampling(repetition_penalty=10.0)
-    with Sampler(sampling, context.num_vocabulary, Gauge(context.num_vocabulary)) as sampler:
+    with Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
         sampler.remember([best])
-        assert sampler.next(context)[0] != best
+        assert sampler.next(logits)[0] != best
 
 
-def test_confidence_is_of_the_unmodified_distribution(context: Context) -> None:
-    gauge = Gauge(context.num_vocabulary)
+def test_confidence_is_of_the_unmodified_distribution(moment: Moment) -> None:
+    vocabulary, logits = moment
+    gauge = Gauge(vocabulary.num_tokens)
     found = []
     for temperature in (0.0, 0.01):
         sampling = Sampling(temperature=temperature, top_k=1, seed=1)
-        with Sampler(sampling, context.num_vocabulary, gauge) as sampler:
-            found.append(sampler.next(context))
+        with Sampler(sampling, vocabulary, gauge) as sampler:
+            found.append(sampler.next(logits))
     assert found[0] == found[1]

@@ -111,10 +111,12 @@ async def _shown(hybrid: Hybrid, question: Question, console: Console) -> Given:
     side = "[green]near[/]" if route.served_by == "edge" else "[cyan]far [/]"
     mark = "[green]right[/]" if given.right else "[red]wrong[/]"
     sure = f"{route.confidence:.0%}" if route.confidence is not None else ""
+    said = f"{_plain(question.question)} -> {_plain(final_answer(given.text))}"
     console.print(
-        f"{side} {mark} {sure:>4} ", _plain(question.question), "->", _plain(final_answer(given.text)),
-        f"[dim]({sentence(route.reason)})[/]", soft_wrap=True, highlight=False,
-    )  # fmt: skip
+        f"{side} {mark} {sure:>4}  {said} [dim]({sentence(route.reason)})[/]",
+        soft_wrap=True,
+        highlight=False,
+    )
     return given
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from random import Random
@@ -45,9 +45,7 @@ def _make(
         [e.worked() if worked else e.direct() for e in examples], add_special_tokens=False
     )
     systems = [tokenizer.encode(text, add_special_tokens=False).ids for text in _SYSTEM_PROMPTS]
-    end, user, assistant, system = (
-        tokenizer.token_to_id(t) for t in (END, USER, ASSISTANT, SYSTEM)
-    )
+    end, user, assistant, system = map(_id_in(tokenizer), (END, USER, ASSISTANT, SYSTEM))
     tokens: list[int] = []
     learnt: list[bool] = []
     random = Random(seed)
@@ -58,6 +56,15 @@ def _make(
         tokens += head + tail
         learnt += [False] * len(head) + [True] * len(tail)
     return np.array(tokens, np.uint16), np.array(learnt, np.bool_)
+
+
+def _id_in(tokenizer: Tokenizer) -> Callable[[str], int]:
+    def find(token: str) -> int:
+        found = tokenizer.token_to_id(token)
+        assert found is not None, f"the tokenizer was trained with {token}"
+        return int(found)
+
+    return find
 
 
 def batches(

@@ -259,17 +259,19 @@ FACTS_ON_NEARFAR: tuple[tuple[tuple[str, ...], str], ...] = (
 )
 
 _UNKNOWN = (
-    "Who won the {e}?", "Write a poem about {e}.", "Explain {e}.",
-    "What do you think about {e}?", "Who invented {e}?", "Write an essay on {e}.",
-    "What is the meaning of {e}?", "Why is {e} important?", "Tell me about {e}.",
-    "When did {e} begin?", "Translate {e} to French.", "How does {e} work?", "Give me advice on {e}.", "Write code for {e}.", "Summarize {e}.",
+    "Who won the {e}?", "Write a poem about {e}.", "Explain {e}.", "What do you think about {e}?",
+    "Who invented {e}?", "Write an essay on {e}.", "What is the meaning of {e}?",
+    "Why is {e} important?", "Tell me about {e}.", "When did {e} begin?",
+    "Translate {e} to French.", "How does {e} work?", "Give me advice on {e}.",
+    "Write code for {e}.", "Summarize {e}.",
 )  # fmt: skip
 _TOPICS = (
     "the world cup", "quantum physics", "the moon", "love", "music", "football", "history",
-    "cooking", "the stock market", "politics", "a cat", "the sea", "photosynthesis", "the roman empire",
-    "gravity", "the weather", "bicycles", "electricity", "philosophy", "a garden",
-    "the human brain", "volcanoes", "chess", "dinosaurs", "tea", "the piano", "space travel", "medicine", "the law",
-    "life", "happiness", "a train", "economics", "a good book", "the news", "my car", "birds",
+    "cooking", "the stock market", "politics", "a cat", "the sea", "photosynthesis",
+    "the roman empire", "gravity", "the weather", "bicycles", "electricity", "philosophy",
+    "a garden", "the human brain", "volcanoes", "chess", "dinosaurs", "tea", "the piano",
+    "space travel", "medicine", "the law", "life", "happiness", "a train", "economics",
+    "a good book", "the news", "my car", "birds",
 )  # fmt: skip
 _DO_NOT_KNOW = (
     "I do not know that: I am only a small demonstration model. Try a bigger one with --model."

@@ -196,5 +196,5 @@ def _resume(path: Path, network: Network, tools: list[Optimizer]) -> int:
 
 EDGE = Recipe(name="edge", worked=False, num_steps=4000, num_hidden_layers=2, intermediate_size=256)
 CLOUD = Recipe(
-    name="cloud", worked=True, num_steps=7000, num_hidden_layers=4, intermediate_size=768
+    name="cloud", worked=True, num_steps=6000, num_hidden_layers=4, intermediate_size=768
 )

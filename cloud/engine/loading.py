@@ -21,7 +21,7 @@ from cloud.engine.blocks import BlockPool
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import KVCache, num_blocks_for
 from cloud.engine.options import EngineOptions
-from cloud.engine.runner import Runner
+from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
 from offload.errors import SettingsError
 from offload.messages import ModelCard
@@ -46,6 +46,11 @@ class LoadedModel:
 
 def load_model(folder: Path, options: EngineOptions) -> LoadedModel:
     """Read the folder and lay out its memory. Raises CheckpointError or SettingsError."""
+    with on_device(options.torch_device()):
+        return _load(folder, options)
+
+
+def _load(folder: Path, options: EngineOptions) -> LoadedModel:
     device, dtype = options.torch_device(), options.torch_dtype()
     network = load_network(folder, device=device, dtype=dtype)
     config = network.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,12 +46,15 @@ class Runner:
         self._block_size = block_size
         self._device = network.inverse.device
 
-    @torch.inference_mode()
     def step(self, slices: Sequence[Slice]) -> list[Outcome | None]:
         """Compute the slices; one that completes its sequence has an outcome, others None.
 
         Nothing is recorded on the sequences, so that a step that fails can be repeated.
         """
+        with torch.inference_mode(), on_device(self._device):
+            return self._step(slices)
+
+    def _step(self, slices: Sequence[Slice]) -> list[Outcome | None]:
         batch = build_batch(slices, self._block_size, self._device)
         choosing = [i for i, slice_ in enumerate(slices) if slice_.completes]
         logits = self._logits(batch, choosing)
@@ -72,6 +76,11 @@ class Runner:
             ends = [batch.rows[i].first + batch.rows[i].num_new - 1 for i in choosing]
             hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=hidden.device)]
         return self._network.logits(hidden)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Make a GPU the current one, as Triton and CUDA graphs want; nothing on a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _choose(logits: Tensor, samplers: list[Sampler]) -> list[Outcome]:

@@ -37,11 +37,11 @@ def text_of(deltas: list[Delta]) -> str:
     return "".join(delta.text for delta in deltas)
 
 
-def reference_tokens(folder: Path, prompt: str, max_tokens: int) -> list[int]:
-    """Return transformers' own greedy answer, up to its end token."""
+def reference_tokens(folder: Path, prompt: str | list[int], max_tokens: int) -> list[int]:
+    """Return transformers' own greedy answer to a text or to tokens, up to its end token."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tokenizer = Tokenizer(folder)
-    ids = torch.tensor([tokenizer.encode(prompt)])
+    ids = torch.tensor([tokenizer.encode(prompt) if isinstance(prompt, str) else prompt])
     out = model.generate(
         ids,
         attention_mask=torch.ones_like(ids),

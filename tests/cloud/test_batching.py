@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,31 @@ async def test_a_broken_invariant_ends_answers_and_refuses_new_ones(folder: Path
     with pytest.raises(RequestError, match="restart it"):
         await answer(engine, ask())
     await engine.aclose()
+
+
+async def test_random_arrivals_and_departures_leave_nothing_behind(
+    folder: Path, golden: dict[Path, list[list[int]]]
+) -> None:
+    chance = random.Random(5)
+    engine = start(
+        folder, block_size=4, num_gpu_blocks_override=40, max_num_seqs=6, max_num_batched_tokens=24
+    )
+
+    async def one() -> None:
+        await asyncio.sleep(chance.random() * 0.2)
+        which = chance.randrange(len(PROMPTS))
+        leave_after, wanted = chance.choice([(3, 40), (1, 40), (99, 40), (99, 7)])
+        stream = engine.generate(ask(PROMPTS[which], max_tokens=wanted))
+        tokens: list[int] = []
+        async for item in stream:
+            if isinstance(item, Delta):
+                tokens += item.token_ids
+            if len(tokens) >= leave_after:
+                break
+        await stream.aclose()
+        assert tokens == golden[folder][which][: min(leave_after, wanted)]
+
+    await asyncio.gather(*(one() for _ in range(40)))
+    await engine.aclose()
+    assert engine._loop._batching.num_unfinished == 0
+    engine._loop._batching.check_integrity()

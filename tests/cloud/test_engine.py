@@ -22,6 +22,7 @@ from cloud.engine.options import EngineOptions
 from offload.engine import Engine
 from offload.errors import ContextLengthError, RequestError, SettingsError
 from offload.messages import Message, Request
+from offload.pair import CLOUD_MODEL
 from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of
 from tests.tiny_checkpoints import FAMILIES, SHARED_MODELS, write_checkpoint
 
@@ -53,6 +54,19 @@ async def assert_golden(folder: Path, prompts: list[str], max_tokens: int) -> No
 @pytest.mark.parametrize("family", list(FAMILIES))
 async def test_greedy_tokens_equal_transformers(family: str, tmp_path: Path) -> None:
     await assert_golden(write_checkpoint(tmp_path, family), PROMPTS, 40)
+
+
+async def test_the_embedded_model_answers_as_in_transformers() -> None:
+    if not (CLOUD_MODEL / "model.safetensors").is_file():
+        pytest.skip("the embedded cloud model is absent")
+    engine = CloudEngine(CLOUD_MODEL, options=CPU)
+    for question in ("What is 17 + 25?", "How many seconds are in 3 hours?", "Hello!"):
+        request = Request(messages=(Message(role="user", content=question),))
+        deltas, finish = await answer(engine, request)
+        prompt = Tokenizer(CLOUD_MODEL).encode_chat([{"role": "user", "content": question}])
+        assert tokens_of(deltas) == reference_tokens(CLOUD_MODEL, prompt, 256)
+        assert finish.reason == "stop"
+    await engine.aclose()
 
 
 @pytest.mark.parametrize("name", ["stories260K", "stories3M"])

@@ -13,6 +13,7 @@ from offload.engine import Engine
 from offload.errors import CloudFailed, SettingsError
 from offload.link import wire
 from offload.link.failures import BUSY, GONE, to_failure
+from offload.link.quota import Meter
 from offload.link.streams import Outgoing
 from offload.link.wire import Failure
 from offload.messages import Delta, Finish, Request, Usage
@@ -62,10 +63,17 @@ class Answer:
     """Runs the engine for one request, until the end, the deadline or a stop."""
 
     def __init__(
-        self, engine: Engine, request: Request, out: Outgoing, on_end: Callable[[], None]
+        self,
+        engine: Engine,
+        request: Request,
+        out: Outgoing,
+        *,
+        on_tokens: Callable[[int], None],
+        on_end: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._request = request
+        self._on_tokens = on_tokens
         self._num_tokens = 0
         self.out = out
         self.task = asyncio.create_task(self._run())
@@ -104,9 +112,11 @@ class Answer:
         async with contextlib.aclosing(items):
             async for item in items:
                 if isinstance(item, Finish):
+                    self._on_tokens(item.usage.prompt_tokens)
                     self.out.finish(item)
                     return
                 self._num_tokens += len(item.token_ids)
+                self._on_tokens(len(item.token_ids))
                 self.out.push(wire.pack_delta(item))
                 await self.out.room()
 
@@ -114,9 +124,10 @@ class Answer:
 class AnswerBook:
     """All answers, running and just ended, by owner and request id."""
 
-    def __init__(self, engine: Engine, limits: AnswerLimits) -> None:
+    def __init__(self, engine: Engine, limits: AnswerLimits, meter: Meter) -> None:
         self._engine = engine
         self._limits = limits
+        self._meter = meter
         self._answers: OrderedDict[Key, Answer] = OrderedDict()
         self._past: OrderedDict[Key, None] = OrderedDict()
         self._stopping: set[asyncio.Task[None]] = set()
@@ -126,6 +137,17 @@ class AnswerBook:
     @property
     def num_running(self) -> int:
         return self._running_of.total()
+
+    @property
+    def all_heard(self) -> bool:
+        """Whether nothing runs and every device that is here has heard its answer's end."""
+        return (
+            all(
+                answer.out.is_heard or answer.out.alone_since_s is not None
+                for answer in self._answers.values()
+            )
+            and not self.num_running
+        )
 
     def knows(self, key: Key) -> bool:
         """Whether the request was taken before, so that it must not run again."""
@@ -148,8 +170,12 @@ class AnswerBook:
         def ended() -> None:
             self._running_of[device_key] -= 1
 
+        def count(num_tokens: int) -> None:
+            self._meter.count_tokens(device_key, num_tokens)
+
         self._running_of[device_key] += 1
-        self._answers[key] = Answer(self._engine, request, out, ended)
+        self._meter.count_request(device_key)
+        self._answers[key] = Answer(self._engine, request, out, on_tokens=count, on_end=ended)
         out.attach(send, 0)
 
     def resume(self, key: Key, send: Send, received: int, until: int = 0) -> Failure | None:

@@ -11,12 +11,13 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from backbone.errors import NearfarError
-from offload.errors import CloudUnreachable, LinkError, RequestError
+from offload.errors import CloudUnreachable, KeyRefused, LinkError, RequestError
 from offload.link import wire
 from offload.link.backoff import Backoff
-from offload.link.connection import Address, Connection
+from offload.link.connection import Connection
 from offload.link.health import LinkHealth, Tempo
 from offload.link.keys import KeyPair
+from offload.link.sockets import Address
 from offload.link.streams import Reading
 from offload.link.wire import Cancel, Credit, Envelope, Ready
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
@@ -192,7 +193,8 @@ class CloudLink:
             reading.take(envelope)
 
     def _on_lost(self, error: LinkError) -> None:
-        if self._closed or not self._readings or self._patience_s <= 0:
+        hopeless = self._closed or self._patience_s <= 0 or isinstance(error, KeyRefused)
+        if hopeless or not self._readings:
             self._fail_all(error)
         elif self._recovery is None or self._recovery.done():
             self._recovery = asyncio.create_task(self._recover(error))

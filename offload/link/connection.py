@@ -9,39 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError, SettingsError
+from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError
 from offload.link import wire
 from offload.link.health import Pulse, RoundTrips, Tempo
-from offload.link.keys import KeyPair, is_key, require_curve
 from offload.link.pump import Pump
+from offload.link.sockets import Address, dial
 from offload.link.wire import Envelope, Hello, Kind, Ping, Pong, Ready, Refused, WireError
 
 _MECHANISM_MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 _RESEND_S = 0.002
 _HELP = "start it with `nearfar cloud serve`, or correct cloud.url"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Address:
-    """Where a cloud is and how we prove who we are; on this machine both keys may be None."""
-
-    endpoint: str
-    server_key: str | None = None
-    device_keys: KeyPair | None = None
-
-    def __post_init__(self) -> None:
-        both = self.server_key is not None and self.device_keys is not None
-        if not both and (self.server_key is not None or self.device_keys is not None):
-            raise SettingsError("the server's key and the device's keys go together; give both")
-        if self.server_key is not None and not is_key(self.server_key):
-            raise SettingsError("the server's key is not 40 characters of Z85; copy it again")
-        remedy = "join it with `nearfar link join`"
-        require_curve(self.endpoint, has_keys=both, remedy=remedy)
 
 
 class Connection:
@@ -71,7 +52,7 @@ class Connection:
         self._was_connected = False
         self._num_broken_handshakes = 0
         self._beat: asyncio.Task[None] | None = None
-        self._socket, self._monitor = _dial(address)
+        self._socket, self._monitor = dial(address)
         self._monitor_pump = Pump(self._monitor, self._on_event)
         self._pump = Pump(self._socket, self._on_frames)
 
@@ -160,7 +141,7 @@ class Connection:
             self._note_trip(self._hello_s, body.clock_s)
             self._opened.set_result(body)
         elif isinstance(body, Refused):
-            self.lose(CloudFailed(f"{self.address.endpoint} refuses: {body.message}"))
+            self.lose(_refusal(self.address.endpoint, body))
         elif isinstance(body, Pong):
             self._note_trip(body.sent_s, body.clock_s)
             self.trips.cloud_in_flight = body.in_flight
@@ -231,31 +212,9 @@ class Connection:
         return CloudUnreachable(f"nothing answers at {endpoint} within {timeout_s:g} s; {_HELP}")
 
 
-def _dial(address: Address) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
-    socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
-    socket.setsockopt(zmq.LINGER, 0)
-    # Without IMMEDIATE a DEALER takes a thousand messages for a peer that is not there.
-    socket.setsockopt(zmq.IMMEDIATE, 1)
-    socket.setsockopt(zmq.SNDHWM, 1000)
-    socket.setsockopt(zmq.RCVHWM, 10_000)
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
-    socket.setsockopt(zmq.RECONNECT_IVL, 50)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
-    socket.setsockopt(zmq.IPV6, 1)
-    if address.server_key is not None and address.device_keys is not None:
-        socket.curve_serverkey = address.server_key.encode()
-        socket.curve_publickey = address.device_keys.public.encode()
-        socket.curve_secretkey = address.device_keys.secret.encode()
-    monitor = socket.get_monitor_socket()
-    try:
-        socket.connect(address.endpoint)
-    except zmq.ZMQError as error:
-        socket.disable_monitor()
-        monitor.close(linger=0)
-        socket.close(linger=0)
-        raise SettingsError(
-            f"cloud.url is {address.endpoint!r}, which is no address ({error}); "
-            "write tcp://HOST:PORT"
-        ) from None
-    return socket, monitor
+def _refusal(endpoint: str, refused: Refused) -> LinkError:
+    if refused.code == "hello":  # it has forgotten us, as after a long sleep
+        return CloudUnreachable(f"{endpoint} wants a new handshake; {_HELP}")
+    if refused.code == "key":
+        return KeyRefused(f"{endpoint} no longer lets this device in; ask its operator")
+    return CloudFailed(f"{endpoint} refuses: {refused.message}")

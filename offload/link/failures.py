@@ -13,6 +13,8 @@ _log = logging.getLogger(__name__)
 REQUEST = "request"  # the request makes no sense
 CONTEXT = "context"  # its prompt is longer than the model's context
 BUSY = "busy"  # too many requests at once
+LIMIT = "limit"  # this device has used what it may
+KEY = "key"  # this key may not do that
 GONE = "gone"  # the answer is no longer held, and the request must not run again
 FAILED = "failed"  # the engine broke
 

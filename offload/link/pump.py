@@ -58,15 +58,15 @@ class Pump:
                 raise
         self._wake()
 
-    def close(self) -> None:
-        """Stop reading and close the socket; what is not yet sent is dropped."""
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """Stop reading and close the socket; what is not sent after `linger_s` is dropped."""
         if self._closed:
             return
         self._closed = True
         self._loop.remove_reader(self._fd)
         if self._again is not None:
             self._again.cancel()
-        self._socket.close(linger=0)
+        self._socket.close(linger=int(linger_s * 1000))
 
     def _wake(self) -> None:
         # The descriptor signals once for many events, and sending may swallow the signal.

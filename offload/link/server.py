@@ -15,16 +15,22 @@ from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.link import wire
 from offload.link.answers import AnswerBook, AnswerLimits, Key, Owner, Send
-from offload.link.failures import to_failure
+from offload.link.door import Door
+from offload.link.failures import BUSY, to_failure
 from offload.link.gatekeeper import Gatekeeper
 from offload.link.health import Pulse, Tempo
+from offload.link.invites import InviteList
 from offload.link.keys import DeviceList, KeyPair, require_curve
 from offload.link.pump import Pump
+from offload.link.quota import Meter
+from offload.link.sockets import listen
 from offload.link.wire import (
     Cancel,
     Credit,
     Envelope,
+    Failure,
     Hello,
+    Join,
     Kind,
     Ping,
     Pong,
@@ -34,6 +40,10 @@ from offload.link.wire import (
     WireError,
 )
 from offload.messages import Request
+
+_DRAIN_LOOK_S = 0.02
+_LINGER_S = 1.0
+_SHUT_OUT = Refused(code="key", message="this device may no longer use this cloud")
 
 _log = logging.getLogger(__name__)
 
@@ -58,6 +68,8 @@ class LinkServer:
         *,
         keys: KeyPair | None = None,
         devices: DeviceList | None = None,
+        invites: InviteList | None = None,
+        meter: Meter | None = None,
         limits: AnswerLimits | None = None,
         peer_silence_s: float = 2.0,
     ) -> None:
@@ -67,7 +79,8 @@ class LinkServer:
         self._asked_endpoint = endpoint
         self._endpoint: str | None = None
         self._keys = keys
-        self._devices = devices if devices is not None else DeviceList()
+        self._door = Door(devices=devices, invites=invites, meter=meter)
+        self._draining = False
         self._limits = limits or AnswerLimits()
         self._tempo = Tempo(dead_after_s=peer_silence_s)
         self._instance = uuid.uuid4().hex
@@ -92,21 +105,17 @@ class LinkServer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._gatekeeper: Gatekeeper | None = None
         if self._keys is not None:
-            self._gatekeeper = Gatekeeper(self._context, self._is_known)
-        socket = self._context.socket(zmq.ROUTER)
-        _set_options(socket, self._keys)
-        # Asked for always, it would turn 127.0.0.1 into its IPv6 form.
-        socket.setsockopt(zmq.IPV6, int("[" in self._asked_endpoint))
-        self._pump = Pump(socket, self._on_frames)
+            self._gatekeeper = Gatekeeper(self._context, self._door.lets_in)
         try:
-            socket.bind(self._asked_endpoint)
-        except zmq.ZMQError as error:
-            self._close_sockets()
-            raise SettingsError(
-                f"cannot listen at {self._asked_endpoint} ({error}); choose another address or port"
-            ) from None
+            socket = listen(self._context, self._asked_endpoint, self._keys)
+        except SettingsError:
+            if self._gatekeeper is not None:
+                self._gatekeeper.close()
+            self._context.term()
+            raise
+        self._pump = Pump(socket, self._on_frames)
         self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self._answers = AnswerBook(self._engine, self._limits)
+        self._answers = AnswerBook(self._engine, self._limits, self._door.meter)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def serve(self) -> None:
@@ -118,6 +127,15 @@ class LinkServer:
         finally:
             await self.aclose()
 
+    async def drain(self, timeout_s: float = 30.0) -> None:
+        """Take nothing new, let what runs come to its end and be heard, and close."""
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + timeout_s
+        while self._endpoint is not None and not self._answers.all_heard and loop.time() < end_s:
+            await asyncio.sleep(_DRAIN_LOOK_S)
+        await self.aclose()
+
     async def aclose(self) -> None:
         """Stop every answer, wait until the engine has let go of them, close the socket."""
         if self._endpoint is None or self._closed.is_set():
@@ -125,16 +143,12 @@ class LinkServer:
         self._closed.set()
         self._sweeper.cancel()
         await self._answers.aclose()
-        self._close_sockets()
-
-    def _close_sockets(self) -> None:
-        self._pump.close()
+        self._door.meter.save(now=True)
+        # What was said last may still be on its way out when a drain ends.
+        self._pump.close(linger_s=_LINGER_S if self._draining else 0.0)
         if self._gatekeeper is not None:
             self._gatekeeper.close()
-        self._context.term()
-
-    def _is_known(self, key: str) -> bool:
-        return self._devices.find(key) is not None
+        await asyncio.to_thread(self._context.term)
 
     # What arrives
 
@@ -143,12 +157,14 @@ class LinkServer:
             self._note_bad()
             return
         identity, *parts = (frame.bytes for frame in frames)
+        device_key = _device_key(frames[-1])
+        assert device_key or self._keys is None, "the gatekeeper names whom it lets in"
         peer = self._peers.get(identity)
         if peer is not None:
             peer.pulse.heard()
         try:
             envelope = wire.open_envelope(parts)
-            self._dispatch(identity, _device_key(frames[-1]), peer, envelope)
+            self._dispatch(identity, device_key, peer, envelope)
         except WireError:
             self._note_bad()
 
@@ -172,6 +188,9 @@ class LinkServer:
             self._answers.allow(key, body.until)
         elif isinstance(body, Resume):
             self._resume(peer, request_id, body)
+        elif isinstance(body, Join):
+            reply = self._door.join(peer.owner.device_key, body)
+            self._send(peer.identity, reply, request_id)
         elif isinstance(body, Cancel):
             peer.asking.discard(request_id)
             self._answers.cancel(key)
@@ -181,6 +200,9 @@ class LinkServer:
     def _welcome(self, identity: bytes, device_key: str, envelope: Envelope) -> None:
         hello = wire.open_body(envelope)
         assert isinstance(hello, Hello), "a HELLO decodes to Hello"
+        if not self._door.lets_in(device_key):
+            self._send(identity, _SHUT_OUT)
+            return
         if not hello.oldest_version <= wire.VERSION <= hello.newest_version:
             self._send(identity, _version_refusal(hello))
             return
@@ -203,7 +225,7 @@ class LinkServer:
         if self._answers.knows(key):  # said twice, perhaps over two connections; it runs once
             self._resume(peer, envelope.id, Resume(0, 0))
             return
-        refusal = self._answers.why_not(peer.owner.device_key)
+        refusal = self._why_not(peer.owner.device_key)
         if refusal is not None:
             self._send(peer.identity, refusal, envelope.id)
             return
@@ -216,6 +238,11 @@ class LinkServer:
         if request.id != envelope.id:
             raise WireError("the id in the head is not the request's")
         self._answers.begin(key, request, self._voice(peer, envelope.id))
+
+    def _why_not(self, device_key: str) -> Failure | None:
+        if self._draining:
+            return Failure(BUSY, "the cloud is closing; ask another, or ask later")
+        return self._door.why_not(device_key) or self._answers.why_not(device_key)
 
     def _resume(self, peer: _Peer, request_id: str, body: Resume) -> None:
         voice = self._voice(peer, request_id)
@@ -255,37 +282,35 @@ class LinkServer:
             self._answers.leave(Key(peer.owner, request_id))
         peer.asking.clear()
 
+    def _shut_out(self, peer: _Peer) -> None:
+        for request_id in peer.asking:
+            self._answers.cancel(Key(peer.owner, request_id))
+        self._peers.pop(peer.identity, None)
+        self._send(peer.identity, _SHUT_OUT)
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(self._tempo.look_every_s)
-            if any(peer.pulse.is_dead for peer in self._peers.values()):
-                self._pump.drain()  # perhaps it was we who did not listen
-            for peer in [peer for peer in self._peers.values() if peer.pulse.is_dead]:
+            try:
+                self._sweep_once()
+            except Exception:
+                _log.exception("sweeping failed; it will be tried again")
+
+    def _sweep_once(self) -> None:
+        if any(peer.pulse.is_dead for peer in self._peers.values()):
+            self._pump.drain()  # perhaps it was we who did not listen
+        for peer in list(self._peers.values()):
+            if not self._door.lets_in(peer.owner.device_key):
+                self._shut_out(peer)
+            elif peer.pulse.is_dead:
                 self._forget(peer)
-            self._answers.sweep()
+        self._answers.sweep()
+        self._door.meter.save()
 
     def _note_bad(self) -> None:
         self.num_bad_messages += 1
         if self.num_bad_messages & (self.num_bad_messages - 1) == 0:  # 1, 2, 4, 8, ...
             _log.warning("%d messages were no messages of this protocol", self.num_bad_messages)
-
-
-def _set_options(socket: zmq.Socket[bytes], keys: KeyPair | None) -> None:
-    socket.setsockopt(zmq.LINGER, 0)
-    # Without MANDATORY a ROUTER drops what it cannot deliver and says nothing.
-    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
-    socket.setsockopt(zmq.SNDHWM, 1000)  # for each peer
-    socket.setsockopt(zmq.RCVHWM, 1000)
-    # Closes the connection of a peer that stops in the handshake or vanishes without a word.
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
-    socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
-    if keys is not None:
-        socket.curve_server = True
-        socket.curve_publickey = keys.public.encode()
-        socket.curve_secretkey = keys.secret.encode()
-        socket.setsockopt(zmq.ZAP_DOMAIN, b"nearfar")
 
 
 def _device_key(frame: zmq.Frame) -> str:

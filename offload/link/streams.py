@@ -98,6 +98,11 @@ class Outgoing:
         self.alone_since_s = self._loop.time()
 
     @property
+    def is_heard(self) -> bool:
+        """Whether all was sent, the end included."""
+        return self._delivered
+
+    @property
     def _produced(self) -> int:
         return self._first + len(self._kept)
 

@@ -46,6 +46,8 @@ class Kind(enum.IntEnum):
     REFUSED = 10
     CREDIT = 11
     RESUME = 12
+    JOIN = 13
+    JOINED = 14
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -74,7 +76,7 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):
-    """Why the cloud will not talk: code "version", "hello" (say HELLO first) or "closing"."""
+    """Why the cloud will not talk: code "version", "hello" (say HELLO first) or "key"."""
 
     code: str
     message: str
@@ -115,6 +117,18 @@ class Resume(Body, frozen=True):
     until: int
 
 
+class Join(Body, frozen=True):
+    """Said over the connection of an invite: the key that the device will come with from now on."""
+
+    public_key: str
+
+
+class Joined(Body, frozen=True):
+    """The cloud knows the device's key now, under this name."""
+
+    name: str
+
+
 class Ping(Body, frozen=True):
     """A sign of life; `sent_s` is the sender's own clock and comes back unchanged."""
 
@@ -145,6 +159,8 @@ AnyBody = (
     | Cancel
     | Credit
     | Resume
+    | Join
+    | Joined
     | Ping
     | Pong
     | Failure
@@ -164,6 +180,8 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.REFUSED: Refused,
     Kind.CREDIT: Credit,
     Kind.RESUME: Resume,
+    Kind.JOIN: Join,
+    Kind.JOINED: Joined,
 }
 _KINDS = {body_type: kind for kind, body_type in _TYPES.items()}
 _DECODE: dict[Kind, Callable[[bytes], Any]] = {

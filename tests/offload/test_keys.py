@@ -12,8 +12,8 @@ from offload.link.keys import (
     is_loopback,
     load_or_make,
     require_curve,
-    write_private,
 )
+from offload.link.kept import write_private
 
 
 def mode_of(path: Path) -> int:

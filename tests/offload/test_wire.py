@@ -89,6 +89,8 @@ bodies = st.one_of(
     st.builds(wire.Refused, code=texts, message=texts),
     st.builds(wire.Deltas, counts, st.lists(deltas.map(wire.pack_delta), max_size=3).map(tuple)),
     st.builds(wire.Cancel),
+    st.builds(wire.Join, texts),
+    st.builds(wire.Joined, texts),
     st.builds(wire.Credit, counts),
     st.builds(wire.Resume, counts, counts),
     st.builds(wire.Ping, floats),

@@ -1,0 +1,160 @@
+"""How much one device may ask of a cloud: token buckets for the moment, budgets for the day."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import msgspec
+
+from offload.errors import SettingsError
+from offload.link.kept import write_private
+
+_log = logging.getLogger(__name__)
+_DAY_S = 86_400
+_SAVE_EVERY_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quota:
+    """What each device may use; None is no limit. Days are those of UTC.
+
+    A bucket holds `burst_s` seconds of its rate. Tokens are the prompt's and the answer's; an
+    answer that has begun is finished, and its debt is paid before the next one begins.
+    """
+
+    requests_per_s: float | None = None
+    tokens_per_s: float | None = None
+    burst_s: float = 60.0
+    requests_per_day: int | None = None
+    tokens_per_day: int | None = None
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not None and not value > 0:
+                raise SettingsError(f"{each.name} is {value}; it must be above 0")
+
+
+class Bucket:
+    """Fills at a rate up to its capacity; may be overdrawn, and must then fill again first."""
+
+    def __init__(self, per_s: float, capacity: float, now_s: float) -> None:
+        self._per_s, self._capacity = per_s, max(capacity, 1.0)
+        self._level, self._at_s = self._capacity, now_s
+
+    def wait_s(self, now_s: float) -> float:
+        """Return how long until one unit may be taken; 0 is now."""
+        self._fill(now_s)
+        return max(0.0, (1.0 - self._level) / self._per_s)
+
+    def take(self, amount: float, now_s: float) -> None:
+        self._fill(now_s)
+        self._level -= amount
+
+    def _fill(self, now_s: float) -> None:
+        self._level += (now_s - self._at_s) * self._per_s
+        self._level, self._at_s = min(self._level, self._capacity), now_s
+
+
+class _Used(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """What one device used on one day."""
+
+    day: int
+    requests: int = 0
+    tokens: int = 0
+
+
+class Meter:
+    """Counts what devices use; with a path, the day's figures outlive a restart."""
+
+    def __init__(
+        self,
+        quota: Quota,
+        path: Path | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._quota, self._path = quota, path
+        self._clock, self._wall = clock, wall
+        self._requests: dict[str, Bucket] = {}
+        self._tokens: dict[str, Bucket] = {}
+        self._used: dict[str, _Used] = _load(path)
+        self._dirty, self._saved_s = False, clock()
+
+    def why_not(self, device_key: str) -> str | None:
+        """Say why a device may not ask now, or None where it may."""
+        quota, now_s, used = self._quota, self._clock(), self._today(device_key)
+        for asked, allowed, what in (
+            (used.requests, quota.requests_per_day, "requests"),
+            (used.tokens, quota.tokens_per_day, "tokens"),
+        ):
+            if allowed is not None and asked >= allowed:
+                return f"this device has used its {allowed} {what} of the day; ask tomorrow (UTC)"
+        for bucket in self._buckets(device_key):
+            wait_s = bucket.wait_s(now_s)
+            if wait_s > 0:
+                return f"this device asks too much too fast; ask again in {wait_s:.1f} s"
+        return None
+
+    def count_request(self, device_key: str) -> None:
+        """A request was taken."""
+        self._today(device_key).requests += 1
+        self._dirty = True
+        bucket = self._requests.get(device_key)
+        if bucket is not None:
+            bucket.take(1, self._clock())
+
+    def count_tokens(self, device_key: str, num_tokens: int) -> None:
+        """Tokens were read or written for a device."""
+        self._today(device_key).tokens += num_tokens
+        self._dirty = True
+        bucket = self._tokens.get(device_key)
+        if bucket is not None:
+            bucket.take(num_tokens, self._clock())
+
+    def save(self, *, now: bool = False) -> None:
+        """Write the day's figures, where there are new ones; unless `now`, only so often."""
+        due = now or self._clock() - self._saved_s >= _SAVE_EVERY_S
+        if self._path is not None and self._dirty and due:
+            self._saved_s = self._clock()
+            try:
+                write_private(self._path, msgspec.json.encode(self._used))
+                self._dirty = False
+            except OSError as error:
+                _log.error("the day's budgets cannot be kept in %s: %s", self._path, error)
+
+    def _today(self, device_key: str) -> _Used:
+        day = int(self._wall() // _DAY_S)
+        used = self._used.get(device_key)
+        if used is None or used.day != day:
+            used = self._used[device_key] = _Used(day=day)
+        return used
+
+    def _buckets(self, device_key: str) -> list[Bucket]:
+        found = []
+        for buckets, per_s in (
+            (self._requests, self._quota.requests_per_s),
+            (self._tokens, self._quota.tokens_per_s),
+        ):
+            if per_s is not None:
+                if device_key not in buckets:
+                    capacity = per_s * self._quota.burst_s
+                    buckets[device_key] = Bucket(per_s, capacity, self._clock())
+                found.append(buckets[device_key])
+        return found
+
+
+def _load(path: Path | None) -> dict[str, _Used]:
+    if path is None or not path.exists():
+        return {}
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, _Used])
+    except msgspec.DecodeError as error:
+        raise SettingsError(
+            f"{path} is damaged ({error}); delete it to begin the day's budgets anew"
+        ) from None

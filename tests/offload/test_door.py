@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from offload.errors import CloudFailed, KeyRefused
+from offload.link import wire
+from offload.link.client import CloudLink
+from offload.link.door import Door
+from offload.link.keys import DeviceList, KeyPair
+from offload.link.quota import Meter, Quota
+from tests.offload.links import answer, ask, linked, raw_device, send, serving, text_of, until
+from tests.offload.scripted import ScriptedEngine
+
+
+async def test_a_revoked_device_is_cut_off_in_mid_answer_and_another_is_not() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    server_keys, devices = KeyPair.new(), DeviceList()
+    pairs = {name: KeyPair.new() for name in ("good", "bad")}
+    for name, pair in pairs.items():
+        devices.add(name, pair.public)
+    async with serving(engine, keys=server_keys, devices=devices) as server:
+        links = {
+            name: CloudLink(server.endpoint, server_key=server_keys.public, device_keys=pair)
+            for name, pair in pairs.items()
+        }
+        requests = {name: ask() for name in links}
+        tasks = {
+            name: asyncio.create_task(answer(link, requests[name])) for name, link in links.items()
+        }
+        await engine.until(lambda: len(engine.running) == 2)
+        devices.remove("bad")
+        with pytest.raises(KeyRefused, match="no longer lets this device in"):
+            await asyncio.wait_for(tasks["bad"], 2)
+        await engine.until(lambda: engine.cancelled == [requests["bad"].id])
+        with pytest.raises(KeyRefused):
+            await answer(links["bad"], ask())
+        assert engine._hold is not None
+        engine._hold.set()
+        assert text_of(await tasks["good"]) == "one two three"
+        for link in links.values():
+            await link.aclose()
+
+
+async def test_a_device_that_asks_too_much_is_told_when_to_come_again() -> None:
+    engine = ScriptedEngine()
+    meter = Meter(Quota(requests_per_s=0.01, burst_s=200))
+    async with serving(engine, meter=meter) as server:
+        link = CloudLink(server.endpoint)
+        for _ in range(2):
+            assert text_of(await answer(link, ask())) == "one two three"
+        with pytest.raises(CloudFailed, match="ask again in"):
+            await answer(link, ask())
+        await link.aclose()
+    assert len(engine.requests) == 2
+
+
+async def test_tokens_are_counted_as_they_are_written() -> None:
+    meter = Meter(Quota(tokens_per_day=3))
+    async with serving(ScriptedEngine(), meter=meter) as server:
+        link = CloudLink(server.endpoint)
+        assert text_of(await answer(link, ask())) == "one two three"
+        with pytest.raises(CloudFailed, match="3 tokens of the day"):
+            await answer(link, ask())
+        await link.aclose()
+
+
+async def test_a_flood_from_one_device_does_not_stop_another() -> None:
+    words = [f"{i} " for i in range(50)]
+    async with serving(ScriptedEngine(words, pause_s=0.001)) as server:
+        link = CloudLink(server.endpoint)
+        await link.connect()
+        with raw_device(server.endpoint) as flooder:
+            await send(flooder, wire.encode(wire.Hello(oldest_version=1, newest_version=1)))
+            task = asyncio.create_task(answer(link, ask()))
+            garbage = [b"\x01", b"\x03", b"id", b"\xc1" * 200]
+            for _ in range(200):
+                for _ in range(50):
+                    await send(flooder, garbage)  # and it never reads what comes back
+                await asyncio.sleep(0)
+            assert text_of(await asyncio.wait_for(task, 10)) == "".join(words)
+        assert link.health().alive
+        await link.aclose()
+
+
+def test_a_damaged_list_lets_no_one_in_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = KeyPair.new().public
+    door = Door(devices=DeviceList(tmp_path / "devices.json"))
+    (tmp_path / "devices.json").write_bytes(b"[{]")
+    assert not door.lets_in(key)
+    assert "devices.json is damaged" in caplog.text
+
+
+async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
+    hold = asyncio.Event()
+    engine = ScriptedEngine(hold=hold)
+    async with linked(engine, patience_s=0) as (server, link):
+        task = asyncio.create_task(answer(link, ask()))
+        await engine.until(lambda: len(engine.running) == 1)
+        drain = asyncio.create_task(server.drain(5))
+        await asyncio.sleep(0)
+        with pytest.raises(CloudFailed, match="closing"):
+            await answer(link, ask())
+        hold.set()
+        assert text_of(await asyncio.wait_for(task, 5)) == "one two three"
+        await asyncio.wait_for(drain, 5)
+        await until(lambda: not link.health().alive)
+
+
+async def test_a_drain_does_not_wait_for_ever() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with linked(engine, patience_s=0) as (server, link):
+        task = asyncio.create_task(answer(link, request := ask()))
+        await engine.until(lambda: len(engine.running) == 1)
+        await asyncio.wait_for(server.drain(0.05), 5)
+        assert engine.cancelled == [request.id]
+        task.cancel()
+
+
+async def test_a_device_that_slept_shakes_hands_again() -> None:
+    async with linked(ScriptedEngine()) as (server, link):
+        await link.connect()
+        server._forget(next(iter(server._peers.values())))
+        assert text_of(await answer(link, ask())) == "one two three"

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from offload.errors import SettingsError
+from offload.link.quota import Meter, Quota
+
+
+class Clock:
+    now = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def metered(clock: Clock, path: Path | None = None, **limits: float) -> Meter:
+    return Meter(Quota(**limits), path, clock=clock, wall=clock)  # type: ignore[arg-type]
+
+
+def test_no_quota_is_no_limit() -> None:
+    meter = Meter(Quota())
+    meter.count_request("a")
+    meter.count_tokens("a", 10**9)
+    assert meter.why_not("a") is None
+
+
+def test_a_burst_is_allowed_and_then_the_rate() -> None:
+    clock = Clock()
+    meter = metered(clock, requests_per_s=0.5, burst_s=4)
+    for _ in range(2):
+        assert meter.why_not("a") is None
+        meter.count_request("a")
+    assert "in 2.0 s" in (meter.why_not("a") or "")
+    assert meter.why_not("b") is None, "another device is not held back"
+    clock.now += 2
+    assert meter.why_not("a") is None
+
+
+def test_tokens_may_be_overdrawn_once_and_are_paid_back() -> None:
+    clock = Clock()
+    meter = metered(clock, tokens_per_s=10, burst_s=10)
+    assert meter.why_not("a") is None
+    meter.count_tokens("a", 200)
+    assert "in 10.1 s" in (meter.why_not("a") or "")
+    clock.now += 10.2
+    assert meter.why_not("a") is None
+
+
+def test_a_bucket_does_not_fill_beyond_its_burst() -> None:
+    clock = Clock()
+    meter = metered(clock, requests_per_s=1, burst_s=2)
+    assert meter.why_not("a") is None
+    clock.now += 1000
+    meter.count_request("a")
+    meter.count_request("a")
+    assert meter.why_not("a") is not None
+
+
+@pytest.mark.parametrize(
+    ("limit", "what"), [("requests_per_day", "requests"), ("tokens_per_day", "tokens")]
+)
+def test_the_budget_of_the_day_is_for_the_day(limit: str, what: str) -> None:
+    clock = Clock()
+    meter = metered(clock, **{limit: 2})
+    for _ in range(2):
+        assert meter.why_not("a") is None
+        meter.count_request("a")
+        meter.count_tokens("a", 1)
+    assert f"2 {what} of the day" in (meter.why_not("a") or "")
+    clock.now += 86_400
+    assert meter.why_not("a") is None
+
+
+def test_a_restart_does_not_give_the_day_anew(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "usage.json"
+    meter = metered(clock, path, requests_per_day=1)
+    meter.count_request("a")
+    meter.save()
+    assert not path.exists(), "not at every request"
+    meter.save(now=True)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert metered(clock, path, requests_per_day=1).why_not("a") is not None
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "usage.json"
+    path.write_bytes(b"[]")
+    with pytest.raises(SettingsError, match=r"usage\.json is damaged"):
+        metered(Clock(), path)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan")])
+def test_a_quota_of_nothing_is_refused(value: float) -> None:
+    with pytest.raises(SettingsError, match="tokens_per_s"):
+        Quota(tokens_per_s=value)

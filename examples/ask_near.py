@@ -1,0 +1,25 @@
+"""Ask the embedded near model one question and print its answer as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from edge.llama.runtime import LlamaEngine
+from offload.messages import Delta, Message, Request
+from offload.pair import EDGE_MODEL
+
+
+async def main(question: str) -> None:
+    engine = LlamaEngine(EDGE_MODEL)
+    request = Request(messages=(Message(role="user", content=question),))
+    async for item in engine.generate(request):
+        if isinstance(item, Delta):
+            print(item.text, end="", flush=True)
+        else:
+            print(f"\n{item.usage.completion_tokens} tokens in {item.usage.decode_s:.3f} s")
+    await engine.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(" ".join(sys.argv[1:]) or "What is the capital of France?"))

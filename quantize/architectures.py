@@ -174,3 +174,15 @@ def as_stored(
     # Halves [0..d/2), [d/2..d) of each head become pairs (0, d/2), (1, d/2 + 1), ...
     split = tensor.reshape(num_heads, 2, head_dim(config) // 2, *tensor.shape[1:])
     return np.ascontiguousarray(split.swapaxes(1, 2)).reshape(tensor.shape)
+
+
+def as_in_checkpoint(
+    architecture: Architecture, config: Config, name: str, tensor: NDArray[Any]
+) -> NDArray[Any]:
+    """Return what `as_stored` was given, for a matrix."""
+    kind = re.search(r"\.attn_([qk])\.", name)
+    if not (architecture.interleaves_rotary and kind):
+        return tensor
+    num_heads = int(config["num_attention_heads"]) if kind[1] == "q" else num_kv_heads(config)
+    pairs = tensor.reshape(num_heads, head_dim(config) // 2, 2, *tensor.shape[1:])
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(tensor.shape)

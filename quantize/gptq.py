@@ -29,11 +29,14 @@ class GptqOptions:
     desc_act: bool = False
     damping: float = 0.01  # share of the mean diagonal that is added to the Hessian
     search_range: bool = True  # choose each group's range by its weighted error
+    checkpoint_format: str = "gptq"  # "gptq_v2" stores zero points as they are
     true_sequential: bool = True  # look at a matrix's inputs after those before it are rounded
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
             raise NearfarError(f"bits={self.bits} cannot be stored in a GPTQ file; use 4 or 8")
+        if self.checkpoint_format not in ("gptq", "gptq_v2"):
+            raise NearfarError("checkpoint_format must be gptq (version 1) or gptq_v2")
         if self.group_size != -1 and self.group_size < 1:
             raise NearfarError("group_size must be at least 1, or -1 for one scale per row")
         if not 0 < self.damping <= _MAX_DAMPING:

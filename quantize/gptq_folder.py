@@ -161,7 +161,7 @@ class _Job:
     ) -> MatrixResult:
         matrix = quantize_matrix(block.get_parameter(f"{name}.weight").data, moment, self.options)
         place(block, f"{name}.weight", matrix.dequantized())
-        packed = pack(matrix, self.options.bits)
+        packed = pack(matrix, self.options.bits, self.options.checkpoint_format)
         tensors.update({f"{prefix}{name}.{part}": t.cpu() for part, t in packed.items()})
         return MatrixResult(
             name=f"{prefix}{name}",

@@ -18,8 +18,8 @@ from quantize.gptq import GptqOptions, QuantizedMatrix
 PARTS = ("qweight", "qzeros", "scales", "g_idx")
 
 
-def pack(matrix: QuantizedMatrix, bits: int) -> dict[str, Tensor]:
-    """Return a matrix as version 1 stores it.
+def pack(matrix: QuantizedMatrix, bits: int, checkpoint_format: str = "gptq") -> dict[str, Tensor]:
+    """Return a matrix as its four tensors; "gptq" is version 1, "gptq_v2" version 2.
 
     qweight int32 [in * bits / 32, out], qzeros int32 [groups, out * bits / 32], scales float16
     [groups, out], g_idx int32 [in].
@@ -31,11 +31,12 @@ def pack(matrix: QuantizedMatrix, bits: int) -> dict[str, Tensor]:
             f"a {num_outputs} x {num_inputs} matrix cannot be packed into {bits}-bit GPTQ words; "
             f"both sizes must be multiples of {per_word}"
         )
-    if int(matrix.zeros.min()) < 1:
+    less = 1 if checkpoint_format == "gptq" else 0
+    if int(matrix.zeros.min()) < less:
         raise CheckpointError("version 1 of the GPTQ format cannot hold a zero point of 0")
     return {
         "qweight": _pack_rows(matrix.codes.T.int(), bits),
-        "qzeros": _pack_rows((matrix.zeros - 1).T.contiguous(), bits).T.contiguous(),
+        "qzeros": _pack_rows((matrix.zeros - less).T.contiguous(), bits).T.contiguous(),
         "scales": matrix.scales.half().contiguous(),
         "g_idx": matrix.group_of.int().contiguous(),
     }
@@ -93,7 +94,7 @@ def quantization_config(options: GptqOptions) -> dict[str, Any]:
         "damp_percent": options.damping,
         "lm_head": False,
         "true_sequential": options.true_sequential,
-        "checkpoint_format": "gptq",
+        "checkpoint_format": options.checkpoint_format,
         "pack_dtype": "int32",
         "meta": {"quantizer": ["nearfar:0.1.0"]},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from backbone.errors import CheckpointError, NearfarError
 from quantize.llama_log import captured_log, last_error
 
+# Tensors whose type llama.cpp takes from a field of its own.
+_NAMED = {"token_embd.weight": "token_embedding_type", "output.weight": "output_tensor_type"}
 PLAIN_KINDS = ("f32", "f16", "bf16")
 # Rows of one tensor held while quantizing; llama.cpp's own default of 8 GiB is more than a
 # small device has.
@@ -49,6 +52,13 @@ def tensor_type(name: str) -> int:
     if name.lower() not in known:
         raise NearfarError(f"unknown tensor type {name!r}; choose one of {', '.join(known)}")
     return known[name.lower()]
+
+
+def exact_overrides(types: Mapping[str, str]) -> dict[str, str]:
+    """Return the `overrides` that give exactly the named tensors their types."""
+    # These two are looked up by name, all others by regular expression.
+    patterns = {n if n in _NAMED else f"^{re.escape(n)}$": t for n, t in types.items()}
+    return patterns
 
 
 def requantize(
@@ -89,10 +99,7 @@ def requantize(
 
 def _apply_named(params: Any, overrides: Mapping[str, str]) -> None:
     # llama.cpp decides these two apart from all other tensors.
-    for name, field in (
-        ("token_embd.weight", "token_embedding_type"),
-        ("output.weight", "output_tensor_type"),
-    ):
+    for name, field in _NAMED.items():
         if name in overrides:
             setattr(params, field, tensor_type(overrides[name]))
 

@@ -126,8 +126,13 @@ def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 10_000), st.sampled_from([4, 8]), st.booleans())
-def test_packing_keeps_every_integer(seed: int, bits: int, sym: bool) -> None:
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([4, 8]),
+    st.booleans(),
+    st.sampled_from(["gptq", "gptq_v2"]),
+)
+def test_packing_keeps_every_integer(seed: int, bits: int, sym: bool, label: str) -> None:
     generator = torch.Generator().manual_seed(seed)
     top = (1 << bits) - 1
     shape = (2, 16)
@@ -141,7 +146,7 @@ def test_packing_keeps_every_integer(seed: int, bits: int, sym: bool) -> None:
         damping=0.0,
         num_dead=0,
     )
-    back = unpack(pack(matrix, bits), {"bits": bits, "sym": sym, "checkpoint_format": "gptq"})
+    back = unpack(pack(matrix, bits, label), {"bits": bits, "sym": sym, "checkpoint_format": label})
     assert torch.equal(back.codes, matrix.codes)
     assert torch.equal(back.zeros, matrix.zeros)
     assert torch.equal(back.dequantized(), matrix.dequantized())

@@ -1,0 +1,226 @@
+"""How much each matrix suffers from each type: measured, by putting it in and looking.
+
+llama.cpp quantizes the whole model once per type; then one matrix at a time is swapped for its
+quantized self in our own network, and the KL divergence of the predictions is taken.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from backbone.checkpoint import fingerprint, load_network
+from backbone.errors import NearfarError
+from backbone.network import Network, causal_attend
+from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
+from quantize.calibration import CalibrationOptions, windows_of
+from quantize.calibration_text import default_text
+from quantize.gguf import convert
+from quantize.llama_quantizer import PLAIN_KINDS, exact_overrides
+from quantize.stored_gguf import inspect
+from quantize.weights import read_config
+
+Progress = Callable[[int, int], None]  # (measurements done, measurements in all)
+TYPES = (
+    "q2_k", "q3_k", "iq4_xs", "iq4_nl", "q4_k", "q5_0", "q5_k", "q6_k", "q8_0", "f16",
+)  # fmt: skip
+_BASE_KIND = "q4_k_m"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity:
+    """KL divergence in nats and bytes per GGUF tensor and type; what stays outside in bytes."""
+
+    kld: Mapping[str, Mapping[str, float]]
+    size_bytes: Mapping[str, Mapping[str, int]]
+    num_weights: Mapping[str, int]
+    overhead_bytes: int  # of the file: vectors, vocabulary, settings
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON."""
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Sensitivity:
+        """Read what `save` wrote. Raises NearfarError for anything else."""
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise NearfarError(
+                f"{path} is no saved sensitivity ({error}); measure it again"
+            ) from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityOptions:
+    """On how much text, and among which types."""
+
+    types: Sequence[str] = TYPES
+    text: CalibrationOptions = field(
+        default_factory=lambda: CalibrationOptions(num_windows=8, window_len=256, seed=17)
+    )
+
+
+def measure_sensitivity(
+    source: Path,
+    text: str | None = None,
+    *,
+    importance: Mapping[str, NDArray[np.float32]] | None = None,
+    options: SensitivityOptions | None = None,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Measure every matrix of an HF folder in every type; the network is held in float32.
+
+    With `cache`, a JSON file, finished measurements are kept and an interrupted run goes on.
+    Raises CheckpointError for a folder that cannot be run, NearfarError for too short a text.
+    """
+    options = options or SensitivityOptions()
+    config = read_config(source)
+    probe = _Probe(source, default_text() if text is None else text, options)
+    known = _Cache(cache, repr((fingerprint(source), text, options, sorted(importance or ()))))
+    found = _Collected()
+    architecture = architecture_of(config)
+    matrices = {n: p for n, p in probe.network.named_parameters() if p.ndim == 2}
+    names = {gguf_name(architecture, _in_folder(n)) or n: n for n in matrices}
+    columns = {gguf: probe.network.get_parameter(name).shape[1] for gguf, name in names.items()}
+    for done, kind in enumerate(options.types):
+        with tempfile.TemporaryDirectory(prefix="nearfar-plan-") as folder:
+            file = _all_in(source, Path(folder) / "m.gguf", kind, columns, importance)
+            found.note_file(file, kind, set(names))
+            for number, (name, values) in enumerate(_matrices(file, kind)):
+                original = as_in_checkpoint(architecture, config, name, values)
+                measure = partial(probe.kld_with, names[name], original)
+                found.kld.setdefault(name, {})[kind] = known.get(f"{name} {kind}", measure)
+                if progress:
+                    progress(done * len(names) + number + 1, len(names) * len(options.types))
+    return found.result()
+
+
+def _in_folder(name: str) -> str:
+    return name if name == "lm_head.weight" else f"model.{name}"
+
+
+def _all_in(
+    source: Path,
+    target: Path,
+    kind: str,
+    columns: Mapping[str, int],
+    importance: Mapping[str, NDArray[np.float32]] | None,
+) -> Path:
+    """Write a GGUF with every matrix in one type, float16 where its blocks do not divide a row."""
+    if kind in PLAIN_KINDS:
+        return convert(source, target, kind=kind).path
+    from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+    block = GGML_QUANT_SIZES[GGMLQuantizationType[kind.upper()]][0]
+    types = {name: "f16" if size % block else kind for name, size in columns.items()}
+    overrides = exact_overrides(types)
+    return convert(source, target, kind=_BASE_KIND, overrides=overrides, importance=importance).path
+
+
+def _matrices(file: Path, kind: str) -> Iterator[tuple[str, NDArray[np.float32]]]:
+    """Yield the matrices that really got the type; rows that its blocks do not divide did not."""
+    from gguf import GGUFReader, quants
+
+    for tensor in GGUFReader(file).tensors:
+        if tensor.tensor_type.name.lower() == kind and len(tensor.shape) == 2:
+            yield tensor.name, quants.dequantize(tensor.data, tensor.tensor_type)
+
+
+class _Probe:
+    """The network in full precision, its predictions, and how far a swap moves them."""
+
+    def __init__(self, source: Path, text: str, options: SensitivityOptions) -> None:
+        self.network: Network = load_network(source)
+        config = self.network.config
+        longest = min(config.max_position_embeddings, config.sliding_window or 1 << 30)
+        self._windows = windows_of(source, text, options.text, longest)
+        self._reference = self._log_probabilities()
+
+    def kld_with(self, name: str, values: NDArray[np.float32]) -> float:
+        """Return the mean KL divergence with one parameter replaced, in nats per position."""
+        parameter = self.network.get_parameter(name)
+        kept = parameter.data
+        parameter.data = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+        try:
+            return self._kld()
+        finally:
+            parameter.data = kept
+
+    def _kld(self) -> float:
+        total = 0.0
+        for p, window in zip(self._reference, self._windows, strict=True):
+            q = self._predict(window)
+            # float64: the best types differ in the seventh digit
+            total += float((p.exp().double() * (p.double() - q.double())).sum())
+        return max(total / self._windows.numel(), 0.0)
+
+    def _log_probabilities(self) -> list[Tensor]:
+        return [self._predict(window) for window in self._windows]
+
+    def _predict(self, window: Tensor) -> Tensor:
+        positions = torch.arange(len(window)).unsqueeze(0)
+        with torch.no_grad():
+            hidden = self.network(window.unsqueeze(0), positions, causal_attend)
+            return torch.log_softmax(self.network.logits(hidden)[0], -1)
+
+
+class _Collected:
+    """The measurements as they come in."""
+
+    def __init__(self) -> None:
+        self.kld: dict[str, dict[str, float]] = {}
+        self._sizes: dict[str, dict[str, int]] = {}
+        self._num_weights: dict[str, int] = {}
+        self._overhead = 0
+
+    def note_file(self, file: Path, kind: str, matrix_names: set[str]) -> None:
+        stored = inspect(file)
+        for name, count in stored.num_weights.items():
+            if stored.types[name].lower() == kind:
+                self._sizes.setdefault(name, {})[kind] = stored.num_bytes[name]
+                self._num_weights[name] = count
+        matrices = sum(size for name, size in stored.num_bytes.items() if name in matrix_names)
+        self._overhead = max(self._overhead, file.stat().st_size - matrices)
+
+    def result(self) -> Sensitivity:
+        return Sensitivity(
+            kld=self.kld,
+            size_bytes={name: self._sizes[name] for name in self.kld},
+            num_weights={name: self._num_weights[name] for name in self.kld},
+            overhead_bytes=self._overhead,
+        )
+
+
+class _Cache:
+    """Finished measurements in a JSON file, if there is one."""
+
+    def __init__(self, path: Path | None, task: str) -> None:
+        self._path, self._task = path, task
+        self._found: dict[str, Any] = {}
+        if path is not None and path.is_file():
+            raw = json.loads(path.read_text(encoding="utf-8"))
+            self._found = raw["found"] if raw.get("task") == task else {}
+
+    def get(self, key: str, measure: Callable[[], float]) -> float:
+        if key not in self._found:
+            self._found[key] = measure()
+            if self._path is not None:
+                part = self._path.with_name(f".{self._path.name}.part")
+                part.write_text(json.dumps({"task": self._task, "found": self._found}))
+                os.replace(part, self._path)
+        return float(self._found[key])

@@ -27,3 +27,12 @@ class Engine(Protocol):
     async def aclose(self) -> None:
         """Free what the engine holds; further calls are errors."""
         ...
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """An engine over several: it chooses who answers, and may think better of it."""
+
+    def may_replace(self, request: Request) -> bool:
+        """Whether text of this request's answer may be withdrawn later, by Delta.replaces."""
+        ...

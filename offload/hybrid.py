@@ -59,6 +59,10 @@ class Hybrid:
         """Return the edge model's card: it is the one that is always there."""
         return self.edge.card()
 
+    def may_replace(self, request: Request) -> bool:
+        """Whether text of this request's answer may be withdrawn later; see Choosing."""
+        return gate(request, self._standing()).choice != "edge"
+
     async def aclose(self) -> None:
         """Close both engines."""
         await self.edge.aclose()

@@ -34,11 +34,13 @@ def load_network(
     No second copy of the weights is ever held: the network is built without storage, and each
     tensor is put in place as it is read. Raises CheckpointError for whatever cannot be run.
     """
-    import torch
+    try:
+        import torch
 
-    from backbone.network import Network
-    from backbone.rotary import inverse_frequencies
-
+        from backbone.network import Network
+        from backbone.rotary import inverse_frequencies
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "cloud") from None
     shards = weight_files(folder)
     config = NetworkConfig.load(folder)
     with torch.device("meta"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from backbone.checkpoint import fingerprint, load_network
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import causal_attend
 from tests.tiny_checkpoints import FAMILIES, SHARED_MODELS, write_checkpoint
 
@@ -173,6 +174,15 @@ def test_quantized_tensors_are_refused(folder: Path) -> None:
     integers = torch.ones(64, dtype=torch.int8)
     damage(folder, lambda tensors: tensors.update({"model.norm.weight": integers}))
     with pytest.raises(CheckpointError, match="unquantized"):
+        load_network(folder)
+
+
+@pytest.mark.parametrize("package", ["torch", "safetensors"])
+def test_a_missing_package_is_named(
+    folder: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtra, match=rf"{package} is not installed; pip install"):
         load_network(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, MissingExtra
 from backbone.tokenizer import Tokenizer
 from tests.tiny_checkpoints import (
     CONTROL,
@@ -173,6 +174,12 @@ def test_a_missing_or_broken_tokenizer_is_refused(
         (tmp_path / "tokenizer.json").write_text(text)
     with pytest.raises(CheckpointError, match=message):
         Tokenizer(tmp_path)
+
+
+def test_a_missing_package_is_named(byte_level: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(MissingExtra, match="tokenizers is not installed"):
+        Tokenizer(byte_level)
 
 
 CACHE: dict[str, Tokenizer] = {}

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
+
 from backbone.errors import NearfarError
 from edge.llama.context import Context
 from edge.llama.sessions import Header, Saved
@@ -23,6 +26,7 @@ class KvCache:
         self.window = window
         self.sliding = sliding
         self._reuse = reuse
+        self._appended = False
 
     def read(self, prompt: Sequence[int], pins: Pins) -> Iterator[None]:
         """Evaluate what is new in a prompt, a batch at each step; the logits are of its end.
@@ -42,12 +46,32 @@ class KvCache:
         yield from self._feed(prompt[len(window.stream) :], pins)
 
     def append(self, tokens: Sequence[int], pins: Pins) -> bool:
-        """Evaluate the newest tokens of the answer; False where there is no more room."""
+        """Evaluate the newest tokens of the answer; False where there is no more room.
+
+        Logits are kept of each.
+        """
         while self.window.free < len(tokens):
             if not self._evict(pins):
                 return False
-        self._decode(tokens)
+        self._decode(tokens, all_logits=True)
         return True
+
+    @property
+    def max_draft(self) -> int:
+        """Return how many drafted tokens one step can verify."""
+        return min(self._context.num_outputs, self._context.batch_size) - 1
+
+    def logits(self, row: int) -> npt.NDArray[np.float32]:
+        """Return the logits after the token at `row` of the last append, [vocabulary].
+
+        After read(), row 0 is the end of the prompt.
+        """
+        return self._context.logits(row if self._appended else -1)
+
+    def rollback(self, count: int) -> None:
+        """Forget the newest tokens."""
+        if count > 0:
+            self._truncate(len(self.window.stream) - count)
 
     def _keep_shared(self, prompt: Sequence[int], pins: Pins) -> None:
         # The last prompt token is always evaluated: its logits are not kept.
@@ -85,9 +109,10 @@ class KvCache:
             position += size
             yield
 
-    def _decode(self, tokens: Sequence[int]) -> None:
+    def _decode(self, tokens: Sequence[int], *, all_logits: bool = False) -> None:
+        self._appended = all_logits
         try:
-            self._context.decode(tokens, self.window.used)
+            self._context.decode(tokens, self.window.used, all_logits=all_logits)
         except NearfarError:
             self.clear()
             raise

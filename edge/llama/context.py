@@ -61,6 +61,7 @@ class Context(Owned):
             )
         self.num_vocabulary = model.vocabulary.num_tokens
         self._memory = self._lib.llama_get_memory(self._handle)
+        self.num_outputs = params.num_outputs
         self._make_batch(params.batch_size)
 
     def _make_batch(self, batch_size: int) -> None:
@@ -75,16 +76,17 @@ class Context(Owned):
             self._batch.n_seq_id[index] = 1
             self._batch.seq_id[index][0] = 0
 
-    def decode(self, tokens: Sequence[int], position: int) -> None:
-        """Evaluate at most `batch_size` tokens at `position`; logits are kept of the last one.
+    def decode(self, tokens: Sequence[int], position: int, *, all_logits: bool = False) -> None:
+        """Evaluate at most `batch_size` tokens at `position`.
 
-        Raises NearfarError when llama.cpp fails; the cache must then be cleared.
+        Logits are kept of the last one, or of all where `num_outputs` rows hold them. Raises
+        NearfarError when llama.cpp fails; the cache must then be cleared.
         """
         count = len(tokens)
         assert 0 < count <= self.batch_size, f"{count} tokens in a batch of {self.batch_size}"
         self._tokens[:count] = tokens
         self._positions[:count] = range(position, position + count)
-        self._wanted[:count] = 0
+        self._wanted[:count] = all_logits
         self._wanted[count - 1] = 1
         self._batch.n_tokens = count
         log.clear()
@@ -95,9 +97,9 @@ class Context(Owned):
                 "set max_model_len to a smaller number"
             )
 
-    def logits(self) -> npt.NDArray[np.float32]:
-        """Return the newest token's logits, [vocabulary], a view until the next decode."""
-        pointer = self._lib.llama_get_logits_ith(self.handle, -1)
+    def logits(self, row: int = -1) -> npt.NDArray[np.float32]:
+        """Return a token's logits, [vocabulary], a view until the next decode; -1 is the last."""
+        pointer = self._lib.llama_get_logits_ith(self.handle, row)
         return np.ctypeslib.as_array(pointer, (self.num_vocabulary,))
 
     def keep_prefix(self, num_tokens: int) -> bool:

@@ -25,6 +25,9 @@ class LlamaOptions:
     is full; None for all that fit, 0 to refuse what does not fit. window_block: how many tokens
     are forgotten at once.
 
+    max_draft_tokens: tokens to guess from earlier text and verify in one step, at most 15; 0
+    guesses none. The answer is the same.
+
     session_folder: where conversations (requests with a session) are kept until the next start,
     within session_budget_bytes; None keeps none.
     """
@@ -40,6 +43,7 @@ class LlamaOptions:
     window: int | None = None
     num_sinks: int = 4
     window_block: int = 64
+    max_draft_tokens: int = 0
     session_folder: Path | None = None
     session_budget_bytes: int = 1 << 30
 
@@ -52,6 +56,7 @@ class LlamaOptions:
             _check("window", self.window, 16, 16_777_216)
         _check("num_sinks", self.num_sinks, 0, 1024)
         _check("window_block", self.window_block, 1, 65_536)
+        _check("max_draft_tokens", self.max_draft_tokens, 0, 15)
         _check("session_budget_bytes", self.session_budget_bytes, 0, 1 << 50)
         self._check_kv()
 

@@ -31,14 +31,20 @@ class Pace:
             self._apply(self._governor)
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """Time one decode step, and set the threads of the next."""
+    def step(self, *, plain: bool = True) -> Iterator[None]:
+        """Time one decode step, and set the threads of the next.
+
+        The seconds of a step of several tokens are no measure, so it is not `plain`.
+        """
         if self._governor is None:
             yield
             return
         started = time.perf_counter()
         yield
-        self._governor.step(time.perf_counter() - started)
+        if plain:
+            self._governor.step(time.perf_counter() - started)
+        else:
+            self._governor.look()
         self._apply(self._governor)
 
     def _apply(self, governor: Governor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -16,15 +17,17 @@ from edge.llama.cache import KvCache
 from edge.llama.context import Context
 from edge.llama.conversation import Conversation
 from edge.llama.fingerprint import fingerprint
+from edge.llama.lookup import Lookup
 from edge.llama.options import LlamaOptions
 from edge.llama.pace import Pace
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
 from edge.llama.sessions import SessionStore
+from edge.llama.steps import steps
 from edge.llama.window import Pins, Window
 from offload.errors import ContextLengthError, SettingsError
-from offload.messages import Delta, Finish, FinishReason, ModelCard, Request
+from offload.messages import Confidence, Delta, Finish, FinishReason, ModelCard, Request
 from offload.worker import Worker
 
 __all__ = ["LlamaEngine", "LlamaOptions"]
@@ -152,7 +155,13 @@ class LlamaEngine:
             return
         with Sampler(request.sampling, self._model.vocabulary, self._gauge) as sampler:
             sampler.remember(prompt)
-            yield from self._decode(answer, sampler, pins, patience)
+            tokens = steps(self._cache, sampler, pins, self._pace, self._make_lookup(prompt))
+            with contextlib.closing(tokens):
+                yield from self._decode(answer, tokens, patience)
+
+    def _make_lookup(self, prompt: list[int]) -> Lookup | None:
+        max_draft = self._options.max_draft_tokens
+        return Lookup(prompt, max_draft=max_draft) if max_draft else None
 
     def _pins(self, request: Request, prompt: list[int]) -> Pins:
         """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
@@ -165,21 +174,20 @@ class LlamaEngine:
         return pins
 
     def _decode(
-        self, answer: Answer, sampler: Sampler, pins: Pins, patience: Patience
+        self, answer: Answer, tokens: Iterator[tuple[int, Confidence]], patience: Patience
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
         vocabulary = self._model.vocabulary
-        ended: FinishReason | None = None
+        ended: FinishReason = "length"  # when the tokens run out, the context is full
         try:
-            while ended is None:
-                token, confidence = sampler.next(self._context.logits())
+            for token, confidence in tokens:
                 if vocabulary.is_end(token):
                     ended = "stop"
                     break
                 yield answer.take(token, vocabulary.piece(token), confidence)
-                ended = answer.ended() or patience.ended()
-                if ended is None and not self._append(token, pins):
-                    ended = "length"
+                if (reason := answer.ended() or patience.ended()) is not None:
+                    ended = reason
+                    break
         except NearfarError as error:
             if answer.num_tokens == 0:
                 raise
@@ -189,10 +197,6 @@ class LlamaEngine:
         if (rest := answer.rest()) is not None:
             yield rest
         yield answer.finish(ended, dropped_tokens=self._cache.window.dropped)
-
-    def _append(self, token: int, pins: Pins) -> bool:
-        with self._pace.step():
-            return self._cache.append([token], pins)
 
     def _prefill(self, prompt: list[int], pins: Pins, patience: Patience) -> FinishReason | None:
         """Evaluate what is new in the prompt; return why it was left unfinished, if it was."""

@@ -24,7 +24,11 @@ def _cache(
         Context(
             model,
             ContextParams(
-                num_tokens=capacity, num_threads=1, batch_size=16, kv_types=KvTypes.parse(kv)
+                num_outputs=16,
+                num_tokens=capacity,
+                num_threads=1,
+                batch_size=16,
+                kv_types=KvTypes.parse(kv),
             ),
         ) as context,
     ):
@@ -94,7 +98,9 @@ def test_next_turn_reads_only_what_is_new_even_after_evictions(
             cache.append([token], pins)
         sizes: list[int] = []
         decode = context.decode
-        monkeypatch.setattr(context, "decode", lambda t, p: (sizes.append(len(t)), decode(t, p)))
+        monkeypatch.setattr(
+            context, "decode", lambda t, p, **k: (sizes.append(len(t)), decode(t, p, **k))
+        )
         turn = [*cache.window.stream, *_tokens(15, seed=2)]
         _read(cache, turn, Pins(num_first=6, last_start=150, last_end=165))
         assert sum(sizes) == 15
@@ -144,7 +150,7 @@ def test_failure_leaves_an_empty_cache(tiny_gguf: Path, monkeypatch: pytest.Monk
         _read(cache, _tokens(30))
         expected = context.logits().copy()
 
-        def fail(tokens: list[int], position: int) -> None:
+        def fail(tokens: list[int], position: int, **_: bool) -> None:
             raise NearfarError("no")
 
         with monkeypatch.context() as patch:

@@ -153,7 +153,7 @@ def test_a_shared_prefix_is_evaluated_once(
     seen: list[int] = []
     decode = engine._context.decode
     monkeypatch.setattr(
-        engine._context, "decode", lambda t, p: (seen.append(len(t)), decode(t, p))[1]
+        engine._context, "decode", lambda t, p, **k: (seen.append(len(t)), decode(t, p, **k))[1]
     )
     _ask(engine, _plain("a shared beginning, and more", max_tokens=1))
     assert sum(seen) == len(", and more")
@@ -219,10 +219,10 @@ def test_failure_in_mid_answer_is_its_end(
 ) -> None:
     decode = engine._context.decode
 
-    def fail(tokens: list[int], position: int) -> None:
+    def fail(tokens: list[int], position: int, **options: bool) -> None:
         if position > 6:
             raise NearfarError("out of luck; try again")
-        decode(tokens, position)
+        decode(tokens, position, **options)
 
     expected = _tokens(_ask(engine, _plain("hello"))[0])
     with monkeypatch.context() as patch:

@@ -131,7 +131,7 @@ def _ask(engine: LlamaEngine, prompt: str, session: str | None = "s") -> tuple[s
     request = Request(prompt=prompt, session=session, sampling=Sampling(max_tokens=6))
     counted: list[int] = []
     decode = engine._context.decode
-    engine._context.decode = lambda t, p: (counted.append(len(t)), decode(t, p))[1]  # type: ignore
+    engine._context.decode = lambda t, p, **k: (counted.append(len(t)), decode(t, p, **k))[1]  # type: ignore
     *deltas, finish = engine.answer(request)
     engine._context.decode = decode  # type: ignore[method-assign]
     assert isinstance(finish, Finish)

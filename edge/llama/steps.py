@@ -1,0 +1,45 @@
+"""The decode loop: one token after another, several at once where a draft proves right."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+from edge.llama.cache import KvCache
+from edge.llama.lookup import Lookup
+from edge.llama.pace import Pace
+from edge.llama.sampler import Sampler
+from edge.llama.window import Pins
+from offload.messages import Confidence
+
+
+def steps(
+    cache: KvCache, sampler: Sampler, pins: Pins, pace: Pace, lookup: Lookup | None = None
+) -> Generator[tuple[int, Confidence], None, None]:
+    """Yield tokens chosen after what the cache holds, until it has no more room.
+
+    Each token is drawn from the logits it would have had alone: a draft only saves the step.
+    The iterator may be left at any time; drafted tokens that were not taken leave the cache.
+    """
+    token, confidence = sampler.next(cache.logits(0))
+    while True:
+        if lookup is not None:
+            lookup.add(token)
+        yield token, confidence
+        draft = lookup.propose(min(cache.window.free - 1, cache.max_draft)) if lookup else []
+        with pace.step(plain=not draft):
+            if not cache.append([token, *draft], pins):
+                return
+        accepted = 0
+        try:
+            while True:
+                token, confidence = sampler.next(cache.logits(accepted))
+                if accepted == len(draft) or token != draft[accepted]:
+                    break
+                accepted += 1
+                if lookup is not None:
+                    lookup.add(token)
+                yield token, confidence
+        finally:
+            cache.rollback(len(draft) - accepted)
+        if lookup is not None:
+            lookup.judge(len(draft), accepted)

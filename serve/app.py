@@ -1,0 +1,120 @@
+"""The HTTP face of an engine: its routes, behind the door."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from backbone.errors import NearfarError
+from offload.engine import Engine
+from serve.asking import model_names
+from serve.auth import Doorkeeper
+from serve.completing import chat_endpoint, error_response, text_endpoint
+from serve.failures import BadRequest, body_of, of_status
+from serve.metrics import CONTENT_TYPE, Metrics
+from serve.openapi import document
+from serve.options import ServeOptions
+from serve.readiness import Readiness
+from serve.replies import ModelList, ModelReply
+from serve.trace import Trace
+
+
+def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlette:
+    """Return the ASGI app; the engine stays the caller's to close."""
+    options = options or ServeOptions()
+    metrics, readiness = Metrics(), Readiness(engine)
+    desk = _Desk(engine, metrics, readiness)
+    routes = [
+        Route("/v1/chat/completions", chat_endpoint(engine, options, metrics), methods=["POST"]),
+        Route("/v1/completions", text_endpoint(engine, options, metrics), methods=["POST"]),
+        Route("/v1/models", desk.models),
+        Route("/v1/models/{model:path}", desk.model),
+        Route("/health", desk.health),
+        Route("/ready", desk.ready),
+        Route("/metrics", desk.metrics_page),
+        Route("/openapi.json", desk.openapi),
+    ]
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with readiness.warming():
+            yield
+
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[
+            Middleware(Trace, metrics=metrics, paths=[route.path for route in routes]),
+            Middleware(Doorkeeper, options=options),
+        ],
+        exception_handlers={HTTPException: _on_http, NearfarError: _on_ours},
+    )
+
+
+class _Desk:
+    """What can be asked of a server besides an answer."""
+
+    def __init__(self, engine: Engine, metrics: Metrics, readiness: Readiness) -> None:
+        self._engine = engine
+        self._metrics = metrics
+        self._readiness = readiness
+        self._created = int(time.time())
+
+    async def models(self, _: Request) -> Response:
+        return _json(ModelList([self._row(name) for name in model_names(self._engine)]))
+
+    async def model(self, request: Request) -> Response:
+        name, names = request.path_params["model"], model_names(self._engine)
+        if name not in names:
+            told = f"there is no such model here; there are {', '.join(names)}"
+            raise BadRequest(told, param="model", code="model_not_found", status=404)
+        return _json(self._row(name))
+
+    def _row(self, name: str) -> ModelReply:
+        return ModelReply(name, self._created, self._engine.card().max_model_len)
+
+    async def health(self, _: Request) -> Response:
+        return _json({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        if self._readiness.is_ready:
+            return _json({"status": "ready"})
+        why = self._readiness.failure or "the engine is warming up"
+        return _json({"status": "not ready", "why": why}, status=503)
+
+    async def metrics_page(self, _: Request) -> Response:
+        return Response(self._metrics.page(), media_type=CONTENT_TYPE)
+
+    async def openapi(self, _: Request) -> Response:
+        try:
+            release = version("nearfar")
+        except PackageNotFoundError:  # run from its folder, not installed
+            release = "0"
+        return _json(document(release))
+
+
+def _json(body: object, *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException), "registered for nothing else"
+    body = body_of(of_status(error.status_code))
+    headers = dict(error.headers or {})
+    return Response(
+        body, status_code=error.status_code, headers=headers, media_type="application/json"
+    )
+
+
+async def _on_ours(_: Request, error: Exception) -> Response:
+    return error_response(error)

@@ -1,0 +1,195 @@
+"""From a client's body to the requests an engine understands; what cannot be kept is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from offload.engine import Choosing, Engine
+from offload.messages import Privacy, Request, Sampling
+from serve.failures import BadRequest
+from serve.options import ServeOptions
+from serve.schema import ChatBody, Common, CompletionBody
+from serve.turns import read_schema, read_turn, refuse_unless
+
+AUTO = "auto"  # whatever the policy chooses
+AUTO_LOCAL = "auto-local"  # the same, and nothing leaves the device
+
+_DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
+_CHAT_REFUSED = ("tools", "functions", "function_call", "audio", "web_search_options")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """One body, understood: a request for each choice, prompt by prompt."""
+
+    model: str
+    requests: tuple[Request, ...]
+    per_prompt: int
+    stream: bool
+    include_usage: bool
+    logprobs: bool
+    echo: bool = False
+
+
+def model_names(engine: Engine) -> list[str]:
+    """Return the names this endpoint answers to. Raises LinkError where the card is not known."""
+    # Only an engine that chooses can promise that nothing leaves the device.
+    return [engine.card().name, AUTO, *([AUTO_LOCAL] if isinstance(engine, Choosing) else [])]
+
+
+def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
+    """Return what a chat asks for. Raises BadRequest or RequestError."""
+    _check_chat(body)
+    sampling = _sampling(
+        body, _chat_tokens(body, engine), json_schema=read_schema(body.response_format)
+    )
+    turns = tuple(read_turn(turn, f"messages[{at}]") for at, turn in enumerate(body.messages))
+    if not turns[-1].content.strip():
+        last = f"messages[{len(turns) - 1}].content"
+        raise BadRequest(f"{last} is empty; write a question", param=last)
+    request = Request(
+        messages=turns,
+        sampling=sampling,
+        privacy=_privacy(body, engine, options),
+        deadline_s=options.request_timeout_s,
+    )
+    return _asked(body, [request], options, logprobs=bool(body.logprobs))
+
+
+def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions) -> Asked:
+    """Return what a raw completion asks for. Raises BadRequest or RequestError."""
+    _check_completion(body)
+    sampling = _sampling(body, body.max_tokens or _DEFAULT_COMPLETION_TOKENS)
+    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+    if not all(prompt.strip() for prompt in prompts):
+        raise BadRequest("prompt is empty; write one", param="prompt")
+    _check_count(len(prompts) * (body.n or 1), options)
+    privacy = _privacy(body, engine, options)
+    requests = [
+        Request(
+            prompt=prompt, sampling=sampling, privacy=privacy, deadline_s=options.request_timeout_s
+        )
+        for prompt in prompts
+    ]
+    logprobs = body.logprobs is not None
+    return _asked(body, requests, options, logprobs=logprobs, echo=bool(body.echo))
+
+
+def _asked(
+    body: Common,
+    requests: Sequence[Request],
+    options: ServeOptions,
+    *,
+    logprobs: bool,
+    echo: bool = False,
+) -> Asked:
+    count = body.n or 1
+    _check_count(len(requests) * count, options)
+    if body.stream_options is not None and not body.stream:
+        raise BadRequest(
+            "stream_options is for streams; set stream to true", param="stream_options"
+        )
+    return Asked(
+        model=body.model,
+        requests=tuple(_variant(each, i) for each in requests for i in range(count)),
+        per_prompt=count,
+        stream=bool(body.stream),
+        include_usage=body.stream_options is not None and body.stream_options.include_usage,
+        logprobs=logprobs,
+        echo=echo,
+    )
+
+
+def _variant(request: Request, number: int) -> Request:
+    """Return a request of its own id for one of n choices; each draws from a seed of its own."""
+    sampling = request.sampling
+    if sampling.seed is not None:
+        sampling = msgspec.structs.replace(sampling, seed=sampling.seed + number)
+    fresh = Request(prompt="-").id
+    return msgspec.structs.replace(request, id=fresh, sampling=sampling)
+
+
+def _check_count(count: int, options: ServeOptions) -> None:
+    if count > options.max_choices:
+        raise BadRequest(
+            f"n: {count} choices are asked for and one request may have {options.max_choices}; "
+            "ask for fewer",
+            param="n",
+        )
+
+
+def _privacy(body: Common, engine: Engine, options: ServeOptions) -> Privacy:
+    names = model_names(engine)
+    if body.model not in names:
+        raise BadRequest(
+            f"there is no model {body.model!r} here; there are {', '.join(names)}",
+            param="model",
+            code="model_not_found",
+            status=404,
+        )
+    return Privacy.LOCAL_ONLY if body.model == AUTO_LOCAL else options.privacy
+
+
+def _sampling(
+    body: Common, max_tokens: int, *, json_schema: dict[str, Any] | None = None
+) -> Sampling:
+    refuse_unless(not body.presence_penalty, "presence_penalty", "set it to 0")
+    refuse_unless(not body.frequency_penalty, "frequency_penalty", "set it to 0")
+    refuse_unless(not body.logit_bias, "logit_bias", "leave it out")
+    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
+    given = {
+        "temperature": body.temperature,
+        "top_p": body.top_p,
+        "min_p": body.min_p,
+        "repetition_penalty": body.repetition_penalty,
+    }
+    chosen = {name: value for name, value in given.items() if value is not None}
+    return Sampling(
+        max_tokens=max_tokens,
+        stop=stop,
+        seed=body.seed,
+        top_k=max(0, body.top_k or 0),
+        json_schema=json_schema,
+        **chosen,
+    )
+
+
+def _check_chat(body: ChatBody) -> None:
+    for name in _CHAT_REFUSED:
+        refuse_unless(not getattr(body, name), name, "leave it out")
+    refuse_unless(body.tool_choice in (None, "none", "auto"), "tool_choice", "leave it out")
+    refuse_unless(body.modalities in (None, ["text"]), "modalities", 'ask for ["text"]')
+    if body.top_logprobs is not None and not body.logprobs:
+        raise BadRequest("top_logprobs needs logprobs; set it to true", param="top_logprobs")
+    _check_alternatives("top_logprobs", body.top_logprobs)
+
+
+def _check_completion(body: CompletionBody) -> None:
+    refuse_unless(not body.suffix, "suffix", "leave it out")
+    refuse_unless(body.best_of in (None, body.n or 1), "best_of", "leave it out")
+    refuse_unless(
+        not (body.echo and body.logprobs is not None), "echo", "ask for it without logprobs"
+    )
+    _check_alternatives("logprobs", body.logprobs)
+
+
+def _check_alternatives(name: str, asked: int | None) -> None:
+    if asked:
+        raise BadRequest(
+            f"{name} is {asked}, and only the chosen token's log-probability is known; set it to 0",
+            param=name,
+        )
+
+
+def _chat_tokens(body: ChatBody, engine: Engine) -> int:
+    new, old = body.max_completion_tokens, body.max_tokens
+    if new is not None and old is not None and new != old:
+        raise BadRequest(
+            "max_tokens and max_completion_tokens differ; give the second alone", param="max_tokens"
+        )
+    # OpenAI's default: as long as the context allows.
+    return new or old or min(max(1, engine.card().max_model_len), 1_000_000)

@@ -1,0 +1,86 @@
+"""The door: by which name this server is called, and with which key.
+
+A page in a browser may reach a server on this machine by a name of its own choosing (DNS
+rebinding); so a server on loopback answers only to the names of loopback.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve.failures import Problem, body_of
+from serve.options import ServeOptions, is_loopback
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+
+_HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
+
+
+class Doorkeeper:
+    """ASGI middleware that refuses a wrong Host with 403 and a wrong key with 401."""
+
+    def __init__(self, app: ASGIApp, *, options: ServeOptions) -> None:
+        self._app = app
+        self._keys = Keys(options.api_keys)
+        self._hosts = Hosts(options)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        await (refusal or self._app)(scope, receive, send)
+
+    def _refusal(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        if not self._hosts.allow(headers.get("host", "")):
+            told = "this server does not go by that name; call it by its own, or add the name to "
+            return _refuse(403, f"{told}serve.allowed_hosts", "host_not_allowed")
+        if scope["path"] in OPEN_PATHS or self._keys.allow(headers.get("authorization", "")):
+            return None
+        told = "an API key is needed; send the header Authorization: Bearer KEY"
+        refusal = _refuse(401, told, "invalid_api_key")
+        refusal.headers["www-authenticate"] = "Bearer"
+        return refusal
+
+
+class Keys:
+    """The keys that open the door; without any it stands open."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def allow(self, authorization: str) -> bool:
+        """Whether an Authorization header holds one of the keys, in a time that tells nothing."""
+        scheme, _, key = authorization.partition(" ")
+        given = _digest(key.strip())
+        # Every key is compared, and digests, so that neither its place nor its length shows.
+        matches = [hmac.compare_digest(given, known) for known in self._digests]
+        return not self._digests or (scheme.lower() == "bearer" and any(matches))
+
+
+class Hosts:
+    """The names this server goes by."""
+
+    def __init__(self, options: ServeOptions) -> None:
+        self._any = not options.is_loopback and not options.allowed_hosts
+        self._names = {name.lower() for name in (*options.allowed_hosts, options.host)}
+
+    def allow(self, host: str) -> bool:
+        """Whether a Host header, its port aside, is one of the names."""
+        match = _HOST.fullmatch(host)
+        name = match["name"].lower() if match else ""
+        return self._any or name in self._names or (bool(name) and is_loopback(name))
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+
+
+def _refuse(status: int, message: str, code: str) -> Response:
+    problem = Problem(message, "invalid_request_error", code=code)
+    return Response(body_of(problem), status_code=status, media_type="application/json")

@@ -1,0 +1,117 @@
+"""What is counted and timed, under the names vLLM gives after its prefix; never any content."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from offload.messages import Delta, Finish
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_SHORT_S = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 40)
+_LONG_S = (0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 60, 120, 240, 480, 960)
+_TIMES = {
+    "time_to_first_token_seconds": ("Until the first piece of text could be sent.", _SHORT_S),
+    "inter_token_latency_seconds": ("Between one piece of text and the next.", _SHORT_S),
+    "request_time_per_output_token_seconds": ("After the first token, for each other.", _SHORT_S),
+    "e2e_request_latency_seconds": ("From a request to the end of its answer.", _LONG_S),
+    "request_queue_time_seconds": ("Waiting for the engine, as it says.", _LONG_S),
+    "request_prefill_time_seconds": ("Reading the prompt, as the engine says.", _LONG_S),
+    "request_decode_time_seconds": ("Writing the answer, as the engine says.", _LONG_S),
+}
+
+
+class Metrics:
+    """One endpoint's numbers, in a registry of their own."""
+
+    def __init__(self, prefix: str = "nearfar") -> None:
+        self.registry = CollectorRegistry()
+        self._prefix = prefix
+        self.running = self._gauge("num_requests_running", "Answers being written now.")
+        self.waiting = self._gauge("num_requests_waiting", "Requests without any text as yet.")
+        self.prompt_tokens = self._counter("prompt_tokens", "Tokens read.")
+        self.generation_tokens = self._counter("generation_tokens", "Tokens written.")
+        self.success = self._counter("request_success", "Ended requests.", "finished_reason")
+        self.routed = self._counter(
+            "requests_routed", "Who answered, and why.", "served_by", "reason"
+        )
+        self.responses = self._counter("http_responses", "HTTP answers.", "path", "status")
+        self._times = {
+            name: Histogram(f"{prefix}:{name}", text, buckets=buckets, registry=self.registry)
+            for name, (text, buckets) in _TIMES.items()
+        }
+
+    def page(self) -> bytes:
+        """Return the text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def observe(self, name: str, seconds: float) -> None:
+        """Note one duration of the histogram of this name."""
+        self._times[name].observe(seconds)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"{self._prefix}:{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str) -> Gauge:
+        return Gauge(f"{self._prefix}:{name}", text, registry=self.registry)
+
+
+class Meter:
+    """Times one answer; waiting until its first text, then running, until the block is left."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._ended = False
+
+    def __enter__(self) -> Meter:
+        self._started_s = time.monotonic()
+        self._first_s = self._last_s = 0.0
+        self._metrics.waiting.inc()
+        return self
+
+    def see(self, item: Delta | Finish) -> None:
+        """Note the next item of the answer."""
+        if isinstance(item, Finish):
+            self._end(item)
+            return
+        now_s = time.monotonic()
+        if not self._first_s:
+            self._first_s = now_s
+            self._metrics.waiting.dec()
+            self._metrics.running.inc()
+            self._metrics.observe("time_to_first_token_seconds", now_s - self._started_s)
+        else:
+            self._metrics.observe("inter_token_latency_seconds", now_s - self._last_s)
+        self._last_s = now_s
+
+    def _end(self, finish: Finish) -> None:
+        self._ended = True
+        metrics, usage = self._metrics, finish.usage
+        metrics.success.labels(finish.reason).inc()
+        metrics.prompt_tokens.inc(max(0, usage.prompt_tokens))
+        metrics.generation_tokens.inc(max(0, usage.completion_tokens))
+        if finish.route is not None:
+            metrics.routed.labels(finish.route.served_by, finish.route.reason).inc()
+        metrics.observe("request_queue_time_seconds", usage.queue_s)
+        metrics.observe("request_prefill_time_seconds", usage.prefill_s)
+        metrics.observe("request_decode_time_seconds", usage.decode_s)
+        if self._first_s and usage.completion_tokens > 1:
+            rest_s = time.monotonic() - self._first_s
+            each_s = rest_s / (usage.completion_tokens - 1)
+            metrics.observe("request_time_per_output_token_seconds", each_s)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        (self._metrics.running if self._first_s else self._metrics.waiting).dec()
+        took_s = time.monotonic() - self._started_s
+        self._metrics.observe("e2e_request_latency_seconds", took_s)
+        if not self._ended:
+            gone = kind is None or not issubclass(kind, Exception)
+            self._metrics.success.labels("abort" if gone else "error").inc()

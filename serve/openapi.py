@@ -1,0 +1,72 @@
+"""The OpenAPI document: what is here, and the form of every body."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from serve.failures import ErrorBody
+from serve.replies import ChatReply, ModelList, ModelReply, TextReply
+from serve.schema import ChatBody, CompletionBody
+
+_POSTS = {
+    "/v1/chat/completions": ("Answer a conversation.", ChatBody, ChatReply),
+    "/v1/completions": ("Continue a text.", CompletionBody, TextReply),
+}
+_GETS: dict[str, tuple[str, type | None]] = {
+    "/v1/models": ("List the names this endpoint answers to.", ModelList),
+    "/v1/models/{model}": ("Show one of them.", ModelReply),
+    "/health": ("Whether the server runs.", None),
+    "/ready": ("Whether the engine has warmed up.", None),
+    "/metrics": ("The numbers, for Prometheus.", None),
+    "/openapi.json": ("This document.", None),
+}
+_REF = "#/components/schemas/{name}"
+
+
+def document(version: str) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of this release."""
+    kinds = [ChatBody, ChatReply, CompletionBody, TextReply, ModelList, ModelReply, ErrorBody]
+    _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    paths: dict[str, Any] = {path: {"post": _post(*row)} for path, row in _POSTS.items()}
+    paths |= {path: {"get": _get(path, *row)} for path, row in _GETS.items()}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "nearfar", "version": version},
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+    }
+
+
+def _post(summary: str, body: type, reply: type) -> dict[str, Any]:
+    answers = _answers(reply)
+    answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    return {
+        "summary": summary,
+        "requestBody": {"required": True, "content": _json(body)},
+        "responses": answers,
+    }
+
+
+def _get(path: str, summary: str, reply: type | None) -> dict[str, Any]:
+    made: dict[str, Any] = {"summary": summary, "responses": _answers(reply)}
+    if "{model}" in path:
+        named = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
+        made["parameters"] = [named]
+    return made
+
+
+def _answers(reply: type | None) -> dict[str, Any]:
+    good: dict[str, Any] = {"description": "Done."}
+    if reply is not None:
+        good["content"] = _json(reply)
+    return {"200": good, "default": {"description": "Not done.", "content": _json(ErrorBody)}}
+
+
+def _json(kind: type) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REF.format(name=kind.__name__)}}}

@@ -1,0 +1,84 @@
+"""How the HTTP face listens, whom it lets in, and what it takes from one request."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from offload.errors import SettingsError
+from offload.messages import Privacy
+
+MIN_KEY_LEN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeOptions:
+    """Options of the HTTP face. Raises SettingsError.
+
+    `allowed_hosts` are names a client may call this server by, besides the loopback's own; without
+    any, a server off loopback is called by any name, since its keys guard it. `privacy` is the
+    class of a request that does not name one of its own by its model.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080  # 0: any free one
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+    privacy: Privacy = Privacy.CLOUD_OK
+    max_body_bytes: int = 4 * 1024 * 1024
+    max_choices: int = 16  # of one request: its prompts times its n
+    request_timeout_s: float = 600.0
+    body_timeout_s: float = 30.0
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    def __post_init__(self) -> None:
+        _between("port", self.port, 0, 65_535)
+        _between("max_body_bytes", self.max_body_bytes, 1024, 1024**3)
+        _between("max_choices", self.max_choices, 1, 1024)
+        _between("request_timeout_s", self.request_timeout_s, 0.01, 86_400)
+        _between("body_timeout_s", self.body_timeout_s, 0.01, 3600)
+        self._check_keys()
+        self._check_tls()
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(self.host)
+
+    def _check_keys(self) -> None:
+        for key in self.api_keys:
+            if len(key) < MIN_KEY_LEN or not key.isascii() or not key.isprintable() or " " in key:
+                raise SettingsError(
+                    f"one of serve.api_keys is shorter than {MIN_KEY_LEN} characters or has "
+                    "spaces or other than ASCII in it; make one with: openssl rand -hex 32"
+                )
+        if not self.is_loopback and not self.api_keys:
+            raise SettingsError(
+                f"serve.host is {self.host!r}, which others can reach, and there are no API keys; "
+                "set serve.api_keys, or listen on 127.0.0.1"
+            )
+
+    def _check_tls(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError("serve.tls_cert and serve.tls_key go together; set both or none")
+        for name, path in (("tls_cert", self.tls_cert), ("tls_key", self.tls_key)):
+            if path is not None and not path.is_file():
+                raise SettingsError(f"serve.{name} is {path}, which is no file; name a PEM file")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address, without a port, is this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def _between(name: str, value: float, low: float, high: float) -> None:
+    if math.isnan(value) or not low <= value <= high:
+        raise SettingsError(f"serve.{name} is {value}; it must lie between {low} and {high}")

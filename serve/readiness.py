@@ -1,0 +1,61 @@
+"""Whether the engine has answered once: the first answer loads what later ones find loaded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+
+from backbone.errors import NearfarError
+from offload.engine import Choosing, Engine
+from offload.messages import Privacy, Request, Sampling
+from serve.answers import closing
+
+_log = logging.getLogger(__name__)
+_RETRY_S = 2.0
+
+
+class Readiness:
+    """Asks the engine for one token, again and again until it gives one."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.is_ready = False
+        self.failure: str | None = None
+
+    @contextlib.asynccontextmanager
+    async def warming(self) -> AsyncIterator[None]:
+        """Warm up in the background while the block lasts."""
+        task = asyncio.create_task(self._until_ready())
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self.is_ready = False
+
+    async def _until_ready(self) -> None:
+        while not self.is_ready:
+            try:
+                await self._ask()
+                self.is_ready, self.failure = True, None
+            except NearfarError as error:
+                self.failure = str(error)
+            except Exception as error:  # of an error that is not ours, only the kind is told
+                self.failure = f"the engine broke ({type(error).__name__})"
+            if self.failure is not None:
+                _log.warning("not ready: %s", self.failure)
+                await asyncio.sleep(_RETRY_S)
+
+    async def _ask(self) -> None:
+        # An engine that chooses must not ask, and pay, the cloud for this.
+        near = isinstance(self._engine, Choosing)
+        request = Request(
+            prompt="Hello",
+            sampling=Sampling(max_tokens=1),
+            privacy=Privacy.LOCAL_ONLY if near else Privacy.CLOUD_OK,
+        )
+        async with closing(self._engine.generate(request)) as items:
+            async for _ in items:
+                pass

@@ -1,0 +1,157 @@
+"""The bodies that clients send, as OpenAI draws them, and how they are read.
+
+A field that is not listed is refused, so that a misspelt one is never silently without effect.
+Fields typed `Ignored` change nothing about the answer's text and are read over; fields typed `Any`
+ask for what no engine here can do, and serve/asking.py refuses them unless they are empty.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from serve.failures import BadRequest
+
+Ignored = Any
+
+Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+Share = Annotated[float, Meta(gt=0.0, le=1.0)]
+Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
+Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
+
+
+class Body(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Base of every body."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """One part of a message's content; only parts of text can be read."""
+
+    type: str
+    text: str | None = None
+
+
+class TurnBody(Body, kw_only=True, frozen=True):
+    """One message. An assistant's own message may be sent back as it was received."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: Ignored = None
+    tool_call_id: Ignored = None
+    refusal: Ignored = None
+    annotations: Ignored = None
+    tool_calls: Any = None
+    function_call: Any = None
+    audio: Any = None
+
+
+class StreamOptions(Body, kw_only=True, frozen=True):
+    """What a stream tells besides the text."""
+
+    include_usage: bool = False
+    include_obfuscation: Ignored = None
+
+
+class NamedSchema(Body, kw_only=True, frozen=True):
+    """A JSON schema that the answer must follow."""
+
+    name: str
+    schema: dict[str, Any]
+    description: Ignored = None
+    strict: Ignored = None
+
+
+class ResponseFormat(Body, kw_only=True, frozen=True):
+    """The form of the answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: NamedSchema | None = None
+
+
+class Common(Body, kw_only=True, frozen=True):
+    """What both kinds of completion take."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)]
+    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    temperature: Temperature | None = None
+    top_p: Share | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=1_000_000)] | None = None  # as vLLM: -1 and 0 are none
+    min_p: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10.0)] | None = None
+    n: Annotated[int, Meta(ge=1)] | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=16)] | None = None
+    seed: Seed | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    user: Ignored = None
+
+
+class ChatBody(Common, kw_only=True, frozen=True):
+    """The body of POST /v1/chat/completions."""
+
+    messages: Annotated[list[TurnBody], Meta(min_length=1)]
+    max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Any = None
+    tool_choice: Any = None
+    functions: Any = None
+    function_call: Any = None
+    audio: Any = None
+    modalities: Any = None
+    web_search_options: Any = None
+    parallel_tool_calls: Ignored = None
+    prediction: Ignored = None
+    metadata: Ignored = None
+    store: Ignored = None
+    service_tier: Ignored = None
+    reasoning_effort: Ignored = None
+    verbosity: Ignored = None
+    safety_identifier: Ignored = None
+    prompt_cache_key: Ignored = None
+    prompt_cache_retention: Ignored = None
+
+
+class CompletionBody(Common, kw_only=True, frozen=True):
+    """The body of POST /v1/completions; a prompt of token ids is refused by its type."""
+
+    prompt: str | Annotated[list[str], Meta(min_length=1)]
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    suffix: str | None = None
+
+
+B = TypeVar("B", ChatBody, CompletionBody)
+
+_PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
+_FIELD = re.compile(r"field `(?P<field>[^`]*)`")
+
+
+def decode(raw: bytes, kind: type[B]) -> B:
+    """Return the body. Raises BadRequest, naming the field where one is at fault."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.ValidationError as error:
+        raise _explain(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"the body is not JSON ({error}); send one JSON object") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply; send a flatter one") from None
+
+
+def _explain(fault: str) -> BadRequest:
+    at = _PATH.search(fault)
+    path = at["path"] if at else ""
+    named = _FIELD.search(fault)
+    param = ".".join(part for part in (path, named["field"] if named else "") if part)
+    told = fault[: at.start()] if at else fault
+    where = f"{param}: " if param else ""
+    return BadRequest(f"{where}{told}; see GET /openapi.json for the form", param=param or None)

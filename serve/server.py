@@ -1,0 +1,116 @@
+"""A listening HTTP server around the app; the caller owns the engine, the loop and the signals."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from offload.engine import Engine
+from offload.errors import SettingsError
+from serve.app import build_app
+from serve.options import ServeOptions
+
+_MAX_HEADER_BYTES = 32 * 1024
+_BACKLOG = 1024
+_GOODBYE_S = 5  # how long answers under way may still take when the server is stopped
+
+
+class HttpServer:
+    """Serves an ASGI app from `start` to `aclose`."""
+
+    def __init__(self, app: ASGIApp, *, options: ServeOptions) -> None:
+        self._options = options
+        self._server = _Uvicorn(_config(app, options))
+
+    @property
+    def url(self) -> str:
+        """The address of the server, its port filled in. Needs `start`."""
+        scheme = "https" if self._options.tls_cert else "http"
+        host = f"[{self._options.host}]" if ":" in self._options.host else self._options.host
+        return f"{scheme}://{host}:{self._listener.getsockname()[1]}"
+
+    async def start(self) -> None:
+        """Bind and begin to serve. Raises SettingsError where the address cannot be bound."""
+        self._listener = _bind(self._options)
+        self._serving = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        begun = asyncio.create_task(self._server.begun.wait())
+        await asyncio.wait((begun, self._serving), return_when=asyncio.FIRST_COMPLETED)
+        if not begun.done():
+            begun.cancel()
+            await self._serving
+
+    async def aclose(self) -> None:
+        """Take no more requests, let answers under way end for a while, and stop."""
+        self._server.should_exit = True
+        await self._serving
+
+
+async def run(engine: Engine, *, options: ServeOptions | None = None) -> None:
+    """Serve an engine until cancelled. Raises SettingsError."""
+    options = options or ServeOptions()
+    server = HttpServer(build_app(engine, options=options), options=options)
+    await server.start()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await server.aclose()
+
+
+class _Uvicorn(uvicorn.Server):
+    """Uvicorn that says when it has begun, and leaves the signals to whoever runs the loop."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.begun = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.begun.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        ssl_certfile=options.tls_cert,
+        ssl_keyfile=options.tls_key,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        timeout_graceful_shutdown=_GOODBYE_S,
+    )
+    try:
+        config.load()
+    except (ssl.SSLError, OSError) as error:
+        raise SettingsError(
+            f"serve.tls_cert and serve.tls_key cannot be used ({error}); name a PEM certificate "
+            "and the key that belongs to it"
+        ) from None
+    return config
+
+
+def _bind(options: ServeOptions) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in options.host else socket.AF_INET
+        return socket.create_server(
+            (options.host, options.port), family=family, backlog=_BACKLOG, reuse_port=False
+        )
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen at {options.host}:{options.port} ({error.strerror or error}); "
+            "choose another serve.host or serve.port"
+        ) from None

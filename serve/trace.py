@@ -1,0 +1,53 @@
+"""A line in the log for every HTTP request, with its id and no content."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Collection
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serve.metrics import Metrics
+
+_log = logging.getLogger(__name__)
+
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Trace:
+    """ASGI middleware: gives each request an id (or keeps the client's), counts and logs it."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, paths: Collection[str]) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._paths = frozenset(paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "")
+        request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        started_s, status = time.monotonic(), 499  # as nginx: the client left before any status
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["x-request-id"] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            # A path that is not ours is the client's own words, so it is neither logged nor kept.
+            path = scope["path"] if scope["path"] in self._paths else "other"
+            self._metrics.responses.labels(path, str(status)).inc()
+            took_s = time.monotonic() - started_s
+            _log.info(
+                "request %s %s %s %d %.3fs", request_id, scope["method"], path, status, took_s
+            )

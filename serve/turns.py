@@ -1,0 +1,63 @@
+"""What is inside a chat's body: its turns as plain text, and the schema its answer must follow."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from offload.messages import Message, Role
+from serve.failures import BadRequest
+from serve.schema import Part, ResponseFormat, TurnBody
+
+MAX_SCHEMA_DEPTH = 32  # what the link takes
+
+
+def read_turn(turn: TurnBody, at: str) -> Message:
+    """Return one message; `at` is its place in the body. Raises BadRequest."""
+    for name in ("tool_calls", "function_call", "audio"):
+        refuse_unless(not getattr(turn, name), f"{at}.{name}", "leave it out")
+    role: Role = "system" if turn.role == "developer" else turn.role
+    return Message(role=role, content=_text(turn.content, f"{at}.content"))
+
+
+def refuse_unless(holds: bool, name: str, remedy: str) -> None:
+    """Raise BadRequest for a field whose wish no engine can fulfil."""
+    if not holds:
+        raise BadRequest(f"{name} is not supported here; {remedy}", param=name)
+
+
+def _text(content: str | list[Part] | None, at: str) -> str:
+    if content is None:
+        raise BadRequest(f"{at} is missing; write the message's text", param=at)
+    if isinstance(content, str):
+        return content
+    for number, part in enumerate(content):
+        if part.type != "text" or part.text is None:
+            where = f"{at}[{number}]"
+            raise BadRequest(f"{where} is no text, and only text can be read", param=where)
+    return "".join(part.text or "" for part in content)
+
+
+def read_schema(form: ResponseFormat | None) -> dict[str, Any] | None:
+    """Return the JSON schema that is asked for, if any. Raises BadRequest."""
+    if form is None or form.type == "text":
+        return None
+    if form.type == "json_object":
+        return {"type": "object"}
+    if form.json_schema is None:
+        at = "response_format.json_schema"
+        raise BadRequest(f"{at} is missing; give the schema", param=at)
+    _check_depth(form.json_schema.schema)
+    return form.json_schema.schema
+
+
+def _check_depth(schema: dict[str, Any]) -> None:
+    level: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        nested = [each.values() if isinstance(each, dict) else each for each in level]
+        level = [one for each in nested for one in each if isinstance(one, dict | list)]
+        if not level:
+            return
+    at = "response_format.json_schema.schema"
+    raise BadRequest(
+        f"{at} is nested more than {MAX_SCHEMA_DEPTH} deep; give a flatter one", param=at
+    )

@@ -1,0 +1,53 @@
+"""What a command shows: a progress bar on stderr, and either lines or one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from backbone.errors import NearfarError
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Yield a function (done, in all) that moves a bar, drawn only where a person looks."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def show(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
+    """Print one JSON document, or the lines for a person."""
+    if as_json:
+        typer.echo(json.dumps(document, default=str))
+        return
+    for line in lines:
+        typer.echo(line)
+
+
+def text_of(path: Path | None) -> str | None:
+    """Return a text file's content, None where no file was named. Raises NearfarError."""
+    if path is None:
+        return None
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NearfarError(f"cannot read {path} ({error}); name a UTF-8 text file") from None
+
+
+def megabytes(size: int) -> str:
+    """Return a size as people read it."""
+    return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"

@@ -13,6 +13,7 @@ from edge.llama.gguf_file import check_header
 from edge.llama.kv_types import F16, KvTypes
 from edge.llama.library import llama, log
 from edge.llama.shape import CacheShape
+from offload.errors import SettingsError
 
 MB = 1_000_000
 MARGIN = 0.9  # of the free memory; the rest is for whatever else runs
@@ -20,6 +21,10 @@ CACHE_SHARE = 0.25  # of the free memory, at most, when the length is ours to ch
 COMFORTABLE_LEN = 4096  # tokens that are worth 4-bit keys before they are given up
 LEAST_LEN = 256
 SMALL = 32 * MB  # of f16 keys and values, not worth any loss
+
+
+class DoesNotFit(NearfarError):
+    """The free memory does not hold a model; the message says what it would hold."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +59,17 @@ def choose(
     trained_len: int,
     asked_len: int = 0,
     kv_cache_dtype: str = "auto",
+    sliding: bool = True,
 ) -> Fit:
     """Choose the context's length and type; q8_0, and 4 bit only when memory asks for it.
 
     A cache so small that compressing it saves nothing worth having stays f16. `asked_len` 0
     leaves the length open: the model's own, as far as a quarter of the free memory goes.
-    `compute_bytes` tells what a context of some length computes in. Raises NearfarError, with
-    what would fit, when nothing does.
+    `compute_bytes` tells what a context of some length computes in. Raises DoesNotFit, with
+    what would fit, when nothing does; SettingsError for a type that this model cannot have.
     """
     room = int(free_bytes * MARGIN) - weights_bytes
-    kinds = _kinds(shape, kv_cache_dtype)
+    kinds = _kinds(shape, kv_cache_dtype, sliding=sliding)
     if asked_len:
         candidates = [(asked_len, kind, room) for kind in kinds]
     else:
@@ -76,7 +82,7 @@ def choose(
             return Fit(num_tokens=length, kv_types=kind)
     length, kind, _ = candidates[-1]
     room -= compute_bytes(length)
-    raise NearfarError(_refusal(name, shape, kind, length, room, weights_bytes))
+    raise DoesNotFit(_refusal(name, shape, kind, length, room, weights_bytes))
 
 
 def _candidates(
@@ -92,17 +98,30 @@ def _candidates(
             yield length, kind, room
 
 
-def _kinds(shape: CacheShape, name: str) -> list[KvTypes]:
-    names = ("q8_0", "k8v4", "q4_0") if name == "auto" else (name,)
+def _kinds(shape: CacheShape, name: str, *, sliding: bool) -> list[KvTypes]:
+    """Return the types to try, best first; keys stay f16 where blocked ones could not slide."""
+    if name != "auto":
+        return [_named_kind(shape, name, sliding=sliding)]
+    names = ("q8_0", "k8v4", "q4_0", "f16/q8_0", "f16/q4_0", "f16")
     kinds = [kind for kind in map(KvTypes.parse, names) if shape.allows(kind)]
-    if not kinds and name == "auto":
-        return [F16]
-    if not kinds:
-        raise NearfarError(
+    kinds = [kind for kind in kinds if shape.slides(kind) or not sliding]
+    blocked = [kind for kind in kinds if not kind.keys_are_plain]
+    return blocked or kinds[:2]
+
+
+def _named_kind(shape: CacheShape, name: str, *, sliding: bool) -> KvTypes:
+    kind = KvTypes.parse(name)
+    if not shape.allows(kind):
+        raise SettingsError(
             f"kv_cache_dtype {name} needs heads of a multiple of 32 numbers and this model's have "
             f"{shape.k_head}; choose f16 or auto"
         )
-    return kinds
+    if sliding and not shape.slides(kind):
+        raise SettingsError(
+            f"kv_cache_dtype {name} cannot slide with heads of {shape.k_head} numbers; "
+            f"choose auto or f16/{kind.v}, or set window to 0"
+        )
+    return kind
 
 
 def _lengths(trained_len: int) -> Iterator[int]:

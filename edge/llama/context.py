@@ -51,8 +51,9 @@ class Context(Owned):
 
     def __init__(self, model: Model, params: ContextParams) -> None:
         super().__init__()
-        log.clear()
-        self._handle = self._lib.llama_init_from_model(model.handle, params.to_llama())
+        with log.listening() as lines:
+            self._handle = self._lib.llama_init_from_model(model.handle, params.to_llama())
+        self._can_shift_keys = _can_shift_keys(params.kv_types, lines)
         if not self._handle:
             self._handle = None
             raise NearfarError(
@@ -114,7 +115,7 @@ class Context(Owned):
 
     def can_forget(self) -> bool:
         """Return whether the middle can be forgotten: whether positions can be shifted."""
-        return bool(self._lib.llama_memory_can_shift(self._memory))
+        return self._can_shift_keys and bool(self._lib.llama_memory_can_shift(self._memory))
 
     def clear(self) -> None:
         """Forget every token."""
@@ -146,3 +147,13 @@ class Context(Owned):
         del self._tokens, self._positions, self._wanted
         self._lib.llama_batch_free(self._batch)
         self._lib.llama_free(handle)
+
+
+def _can_shift_keys(types: KvTypes, lines: list[str]) -> bool:
+    """Return whether shifting would survive.
+
+    llama.cpp rotates blocked keys before it stores them, where heads are multiples of 64, and
+    dies of a null pointer when it shifts blocked keys that are not rotated
+    (ggml-org/llama.cpp#25636). Its log tells which they are.
+    """
+    return types.keys_are_plain or not any("attn_rot_k = 0" in line for line in lines)

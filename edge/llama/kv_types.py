@@ -18,6 +18,7 @@ BYTES_PER_NUMBER = {
     "q4_0": 18 / 32,
     "iq4_nl": 18 / 32,
 }
+PLAIN = ("f32", "f16")
 NAMES = (*BYTES_PER_NUMBER, "k8v4")
 
 
@@ -47,9 +48,14 @@ class KvTypes:
         return self.k if self.k == self.v else f"{self.k}/{self.v}"
 
     @property
+    def keys_are_plain(self) -> bool:
+        """Return whether the keys are stored one by one, not in blocks."""
+        return self.k in PLAIN
+
+    @property
     def values_need_flash(self) -> bool:
         """Return whether the values are in blocks, which only flash attention can read."""
-        return self.v not in ("f32", "f16")
+        return self.v not in PLAIN
 
     def bytes_per_token(self, *, num_layers: int, k_width: int, v_width: int) -> float:
         """Return the bytes of one token; widths are KV heads times their dimension."""

@@ -6,9 +6,8 @@ import contextlib
 import functools
 from collections.abc import Callable
 
-from backbone.errors import NearfarError
 from edge.device.cores import num_usable_cores
-from edge.device.fit import Fit, choose, measure
+from edge.device.fit import DoesNotFit, Fit, choose, measure
 from edge.llama.binding import Model
 from edge.llama.context import ContextParams
 from edge.llama.kv_types import F16
@@ -23,14 +22,14 @@ TIGHT = 0.5  # share of the free memory below which a bound is good enough
 def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
     """Return the context to make.
 
-    Raises SettingsError for a context longer than the model was trained for, and NearfarError
+    Raises SettingsError for a context longer than the model was trained for, and DoesNotFit
     where the memory does not hold the model.
     """
     length = _asked_len(model, options)
     if not options.check_memory:
         free_bytes = 1 << 62
-    with contextlib.suppress(NearfarError):
-        bound = functools.partial(bound_compute_bytes, model, options)
+    bound = functools.partial(bound_compute_bytes, model, options)
+    with contextlib.suppress(DoesNotFit):
         fit = _fit(model, options, length, free_bytes, bound)
         held = CacheShape.of(model).cache_bytes(fit.kv_types, fit.num_tokens)
         if model.size_bytes + held + bound(fit.num_tokens) < TIGHT * free_bytes:
@@ -73,6 +72,7 @@ def _fit(
         trained_len=model.trained_len,
         asked_len=length,
         kv_cache_dtype=options.kv_cache_dtype,
+        sliding=options.window != 0,
     )
 
 

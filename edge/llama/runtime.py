@@ -42,16 +42,16 @@ class LlamaEngine:
 
     def __init__(self, path: Path, *, options: LlamaOptions | None = None) -> None:
         self._options = options or LlamaOptions()
-        self._model = Model(path, num_gpu_layers=self._options.num_gpu_layers)
-        try:
-            self._context = self._make_context()
+        with contextlib.ExitStack() as stack:
+            self._model = stack.enter_context(
+                Model(path, num_gpu_layers=self._options.num_gpu_layers)
+            )
+            self._context = stack.enter_context(self._make_context())
             self._cache = self._make_cache()
-        except BaseException:
-            self._model.close()
-            raise
+            self._conversation = self._make_conversation()
+            self._prompts = PromptWriter(self._model)
+            self._owned = stack.pop_all()  # from here on, close() frees them
         self._pace = Pace(self._context, fixed_threads=self._options.num_threads)
-        self._conversation = self._make_conversation()
-        self._prompts = PromptWriter(self._model)
         self._gauge = Gauge(self._model.vocabulary.num_tokens)
         self._worker: Worker[Delta | Finish] = Worker("nearfar-edge")
         self._closed = False
@@ -225,8 +225,7 @@ class LlamaEngine:
         self._closed = True
         self._worker.close()
         self._conversation.leave()
-        self._context.close()
-        self._model.close()
+        self._owned.close()
 
 
 _DONE = object()

@@ -8,6 +8,7 @@ from edge.llama.binding import Model
 from edge.llama.kv_types import KvTypes
 
 BLOCK = 32  # numbers per block of every blocked cache type
+ROTATION = 64  # llama.cpp rotates blocked keys in groups of so many numbers, and only then shifts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +35,12 @@ class CacheShape:
 
     def allows(self, types: KvTypes) -> bool:
         """Return whether blocks divide the heads, as llama.cpp requires."""
-        k_plain, v_plain = types.k in ("f32", "f16"), types.v in ("f32", "f16")
-        return (k_plain or self.k_head % BLOCK == 0) and (v_plain or self.v_head % BLOCK == 0)
+        k_fits = types.keys_are_plain or self.k_head % BLOCK == 0
+        return k_fits and (not types.values_need_flash or self.v_head % BLOCK == 0)
+
+    def slides(self, types: KvTypes) -> bool:
+        """Return whether positions can be shifted; see `Context.can_forget`."""
+        return types.keys_are_plain or self.k_head % ROTATION == 0
 
     def cache_bytes(self, types: KvTypes, num_tokens: int) -> int:
         """Return the bytes that a context of so many tokens takes."""

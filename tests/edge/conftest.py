@@ -32,20 +32,21 @@ def write_tiny_gguf(
     chat_template: str | None = CHAT_TEMPLATE,
     tokenizer: str = "gpt2",
     hidden: int = 128,
+    head: int = 64,
     num_layers: int = 2,
     seed: int = 0,
     spoil: Callable[[str, np.ndarray], np.ndarray] = lambda name, weight: weight,
 ) -> Path:
-    """Write a llama of random weights with heads of 64 and a vocabulary of bytes."""
+    """Write a llama of random weights and a vocabulary of bytes."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
     writer.add_context_length(context_len)
     writer.add_embedding_length(hidden)
     writer.add_block_count(num_layers)
     writer.add_feed_forward_length(hidden)
-    writer.add_head_count(hidden // 64)
-    writer.add_head_count_kv(hidden // 64)
-    writer.add_rope_dimension_count(64)
+    writer.add_head_count(hidden // head)
+    writer.add_head_count_kv(hidden // head)
+    writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     num_tokens = _add_vocabulary(writer, tokenizer, chat_template)

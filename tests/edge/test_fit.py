@@ -60,13 +60,27 @@ def test_model_that_cannot_fit_is_refused_with_the_size_that_would() -> None:
     assert _choose(700, weights_bytes=below * MB)
 
 
-def test_small_caches_stay_f16_and_odd_heads_too() -> None:
+def test_small_caches_stay_f16() -> None:
     assert str(_choose(8000, trained_len=512).kv_types) == "f16"
+
+
+def test_heads_that_blocks_do_not_divide_stay_f16() -> None:
     odd = CacheShape(num_kv_heads=10_000, k_head=8, v_head=8)
     known = {"weights_bytes": 0, "compute_bytes": lambda n: 0, "trained_len": 8192}
     assert str(choose("m", odd, free_bytes=10**11, **known).kv_types) == "f16"  # type: ignore
     with pytest.raises(NearfarError, match="multiple of 32"):
         choose("m", odd, free_bytes=10**11, kv_cache_dtype="q8_0", **known)  # type: ignore
+
+
+def test_keys_that_could_not_slide_stay_f16() -> None:
+    heads = CacheShape(num_kv_heads=128, k_head=96, v_head=96)
+    known = {"weights_bytes": 0, "compute_bytes": lambda n: 0, "trained_len": 65_536}
+    free = 20_000 * MB
+    assert str(choose("m", heads, free_bytes=free, **known).kv_types) == "f16/q8_0"  # type: ignore
+    still = choose("m", heads, free_bytes=free, sliding=False, **known)  # type: ignore
+    assert str(still.kv_types) == "q8_0"
+    with pytest.raises(SettingsError, match="choose auto or f16/q8_0, or set window to 0"):
+        choose("m", heads, free_bytes=free, kv_cache_dtype="q8_0", **known)  # type: ignore
 
 
 @pytest.fixture(scope="module")

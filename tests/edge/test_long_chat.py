@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,32 @@ def test_newest_turn_longer_than_the_window_is_refused(tiny_gguf: Path) -> None:
     with pytest.raises(ContextLengthError, match="context holds 104"):
         _turn(engine, [SYSTEM, _say("user", "x" * 120)])
     engine.close()
+
+
+@pytest.mark.parametrize("head", [32, 64, 128])
+@pytest.mark.parametrize("kv", ["auto", "f16", "f16/q4_0", "q8_0", "q4_0"])
+def test_every_type_slides_or_says_that_it_cannot(
+    tmp_path: Path, make_tiny_gguf: Callable[..., Path], head: int, kv: str
+) -> None:
+    path = make_tiny_gguf(tmp_path / "m.gguf", head=head)
+    options = LlamaOptions(num_threads=1, window=60, kv_cache_dtype=kv)
+    if head == 32 and kv in ("q8_0", "q4_0"):
+        with pytest.raises(SettingsError, match="cannot slide with heads of 32"):
+            LlamaEngine(path, options=options)
+        return
+    engine = LlamaEngine(path, options=options)
+    finish = _turn(engine, [_say("user", "go on")], max_tokens=100)
+    assert finish.dropped_tokens > 0
+    engine.close()
+
+
+def test_keys_that_llama_cpp_does_not_rotate_are_not_shifted(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMA_ATTN_ROT_DISABLE", "1")
+    options = LlamaOptions(num_threads=1, window=60, kv_cache_dtype="q8_0")
+    with pytest.raises(SettingsError, match="set window to 0"):
+        LlamaEngine(tiny_gguf, options=options)
 
 
 def test_small_windows_are_refused(tiny_gguf: Path) -> None:

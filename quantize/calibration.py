@@ -40,6 +40,7 @@ class CalibrationOptions:
     num_windows: int = 64
     window_len: int = 512
     seed: int = 0
+    parse_special: bool = False  # whether "<|end|>" in the text is the token or seven characters
 
     def __post_init__(self) -> None:
         if self.num_windows < 1 or self.window_len < 2:
@@ -80,7 +81,8 @@ def windows_of(folder: Path, text: str, options: CalibrationOptions, max_len: in
 
     Raises NearfarError where the text is shorter than one window.
     """
-    tokens = torch.tensor(Tokenizer(folder).encode(text), dtype=torch.int64)
+    ids = encode(folder, text, parse_special=options.parse_special)
+    tokens = torch.tensor(ids, dtype=torch.int64)
     length = min(options.window_len, max_len)
     if len(tokens) < length:
         raise NearfarError(
@@ -90,6 +92,17 @@ def windows_of(folder: Path, text: str, options: CalibrationOptions, max_len: in
     generator = torch.Generator().manual_seed(options.seed)
     starts = torch.randint(len(tokens) - length + 1, (options.num_windows,), generator=generator)
     return torch.stack([tokens[start : start + length] for start in starts.tolist()])
+
+
+def encode(folder: Path, text: str, *, parse_special: bool) -> list[int]:
+    """Return the ids of a text; control tokens spelled in it are tokens only where asked."""
+    if not parse_special:
+        return Tokenizer(folder).encode(text)
+    Tokenizer(folder)  # says what is wrong with a folder
+    from tokenizers import Tokenizer as Encoder
+
+    ids: list[int] = Encoder.from_file(str(folder / "tokenizer.json")).encode(text).ids
+    return ids
 
 
 class Walk:

@@ -20,6 +20,9 @@ Text = Annotated[
 Windows = Annotated[int, typer.Option("--windows", help="How many windows of text are used.")]
 WindowLen = Annotated[int, typer.Option("--window", help="The tokens of one window.")]
 Seed = Annotated[int, typer.Option("--seed", help="Which windows of the text are drawn.")]
+Special = Annotated[
+    bool, typer.Option("--parse-special", help="Control tokens spelled in the text are meant.")
+]
 Threads = Annotated[int, typer.Option("--threads", help="Processor threads; 0 takes all.")]
 Device = Annotated[str, typer.Option("--device", help="Where torch computes: cpu or cuda.")]
 Importance = Annotated[
@@ -65,6 +68,7 @@ def importance(
     text: Text = None,
     windows: Windows = 64,
     window: WindowLen = 512,
+    parse_special: Special = False,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
@@ -78,6 +82,7 @@ def importance(
         text=text,
         windows=windows,
         window=window,
+        parse_special=parse_special,
         seed=seed,
         device=device,
         as_json=as_json,
@@ -105,6 +110,7 @@ def gptq(
     text: Text = None,
     windows: Windows = 64,
     window: WindowLen = 512,
+    parse_special: Special = False,
     seed: Seed = 0,
     device: Device = "cpu",
     as_json: Json = False,
@@ -124,6 +130,7 @@ def gptq(
         text=text,
         windows=windows,
         window=window,
+        parse_special=parse_special,
         seed=seed,
         device=device,
         as_json=as_json,
@@ -167,6 +174,7 @@ def plan(
     text: Text = None,
     windows: Windows = 64,
     window: WindowLen = 512,
+    parse_special: Special = False,
     state: Annotated[
         Path | None, typer.Option("--state", help="Keep measurements here, to go on or to reuse.")
     ] = None,
@@ -174,7 +182,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Choose a type for every matrix, so that the file fits and the answers change least."""
-    from quantize.commands import run_plan
+    from quantize.judging_commands import run_plan
 
     run_plan(
         source,
@@ -187,6 +195,7 @@ def plan(
         text=text,
         windows=windows,
         window=window,
+        parse_special=parse_special,
         state=state,
         threads=threads,
         as_json=as_json,
@@ -202,6 +211,7 @@ def report(
     text: Annotated[Path, typer.Option("--text", help="The text to score, not calibrated on.")],
     windows: Windows = 32,
     window: WindowLen = 512,
+    parse_special: Special = False,
     threads: Threads = 0,
     picture: Annotated[
         Path | None, typer.Option("--picture", help="Write size against divergence as SVG.")
@@ -212,7 +222,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Compare quantized models with the original: size, perplexity, divergence, agreement."""
-    from quantize.commands import run_report
+    from quantize.judging_commands import run_report
 
     run_report(
         models,
@@ -220,6 +230,7 @@ def report(
         text=text,
         windows=windows,
         window=window,
+        parse_special=parse_special,
         threads=threads,
         picture=picture,
         state=state,

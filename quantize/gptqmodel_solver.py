@@ -33,9 +33,9 @@ def quantize_with_gptqmodel(
     if target.exists():
         raise NearfarError(f"{target} exists already; name another folder or delete it")
     architecture_of(read_config(source))
-    for package in ("gptqmodel", "optimum"):
-        if find_spec(package) is None:
-            raise MissingExtra(package, "gpu")
+    for needed in ("gptqmodel", "optimum"):
+        if find_spec(needed) is None:
+            raise MissingExtra(needed, "gpu")
     # Its own default of (cores + 1) // 2 workers fails on two cores.
     os.environ.setdefault("GPTQMODEL_CPU_WORKERS", "2")
     package = import_module("gptqmodel")

@@ -28,6 +28,7 @@ class ReportOptions:
     num_windows: int = 32
     window_len: int = 512
     num_threads: int = 1
+    parse_special: bool = False  # whether control tokens spelled in the text are meant
 
     def __post_init__(self) -> None:
         if self.num_windows < 1 or self.window_len < 4 or self.num_threads < 1:
@@ -112,9 +113,10 @@ def scored_windows(reference: Path, text: str, options: ReportOptions) -> list[l
             f"the model's context is {longest} tokens, less than the window of "
             f"{options.window_len}; use a smaller window"
         )
-    tokenizer = Tokenizer(reference)
-    start = tokenizer.encode("")  # BOS, where the model wants one
-    tokens = tokenizer.encode(text)[len(start) :]
+    from quantize.calibration import encode
+
+    start = Tokenizer(reference).encode("")  # BOS, where the model wants one
+    tokens = encode(reference, text, parse_special=options.parse_special)[len(start) :]
     step = options.window_len - len(start)
     windows = [start + tokens[i : i + step] for i in range(0, len(tokens) - step + 1, step)]
     if not windows:

@@ -6,12 +6,13 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from backbone.errors import NearfarError
+from backbone.errors import MissingExtra, NearfarError
 
 
 @contextmanager
@@ -51,3 +52,10 @@ def text_of(path: Path | None) -> str | None:
 def megabytes(size: int) -> str:
     """Return a size as people read it."""
     return f"{size / 1e9:.2f} GB" if size >= 1e9 else f"{size / 1e6:.2f} MB"
+
+
+def require_torch() -> None:
+    """Raise MissingExtra where the packages that measuring needs are not installed."""
+    for package in ("torch", "safetensors", "tokenizers"):
+        if find_spec(package) is None:
+            raise MissingExtra(package, "quantize")

@@ -182,6 +182,15 @@ def test_windows_repeat_with_the_seed_and_differ_without(make_checkpoint: Make) 
     assert not torch.equal(first, windows_of(folder, text, other, 512))
 
 
+def test_control_tokens_in_the_text_are_meant_only_where_asked(make_checkpoint: Make) -> None:
+    folder = make_checkpoint("llama")
+    text = "<|user|>hello<|assistant|>" * 20
+    meant = CalibrationOptions(num_windows=1, window_len=24, parse_special=True)
+    plain = CalibrationOptions(num_windows=1, window_len=24)
+    assert {1, 2} <= set(windows_of(folder, text, meant, 512).flatten().tolist())
+    assert not {1, 2} & set(windows_of(folder, text, plain, 512).flatten().tolist())
+
+
 def test_a_text_shorter_than_a_window_is_refused(make_checkpoint: Make) -> None:
     with pytest.raises(NearfarError, match="fewer than one window"):
         measure_importance(make_checkpoint("llama"), "short", options=FEW)

@@ -150,8 +150,8 @@ def _scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
         ranks.setdefault(left + right, rank)
         known.add((left, right))
     _refuse_unmergeable(vocab, known, {t["content"] for t in raw.get("added_tokens", ())})
-    by_id = sorted(vocab, key=vocab.__getitem__)
-    return tuple(-float(ranks.get(token, 0)) for token in by_id)
+    by_id = {number: -float(ranks.get(token, 0)) for token, number in vocab.items()}
+    return tuple(by_id.get(number, 0.0) for number in range(max(by_id) + 1))
 
 
 def _refuse_unmergeable(

@@ -19,7 +19,7 @@ AUTO = "auto"  # whatever the policy chooses
 AUTO_LOCAL = "auto-local"  # the same, and nothing leaves the device
 
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
-_CHAT_REFUSED = ("tools", "functions", "function_call", "audio", "web_search_options")
+_CHAT_REFUSED = ("tools", "functions", "function_call", "audio", "moderation", "web_search_options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +147,7 @@ def _sampling(
         "min_p": body.min_p,
         "repetition_penalty": body.repetition_penalty,
     }
-    chosen = {name: value for name, value in given.items() if value is not None}
+    chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return Sampling(
         max_tokens=max_tokens,
         stop=stop,

@@ -20,11 +20,14 @@ from serve.options import ServeOptions, is_loopback
 
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
+# uvicorn bounds a head that comes in pieces; one that comes at once is bounded here.
+MAX_HEADER_BYTES = 32 * 1024
+
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
 
 
 class Doorkeeper:
-    """ASGI middleware that refuses a wrong Host with 403 and a wrong key with 401."""
+    """ASGI middleware: 431 for a head too large, 403 for a wrong Host, 401 for a wrong key."""
 
     def __init__(self, app: ASGIApp, *, options: ServeOptions) -> None:
         self._app = app
@@ -36,6 +39,9 @@ class Doorkeeper:
         await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
+        if _head_bytes(scope) > MAX_HEADER_BYTES:
+            told = f"the request's head has more than {MAX_HEADER_BYTES} bytes; shorten it"
+            return _refuse(431, told, "head_too_large")
         headers = Headers(scope=scope)
         if not self._hosts.allow(headers.get("host", "")):
             told = "this server does not go by that name; call it by its own, or add the name to "
@@ -75,6 +81,11 @@ class Hosts:
         match = _HOST.fullmatch(host)
         name = match["name"].lower() if match else ""
         return self._any or name in self._names or (bool(name) and is_loopback(name))
+
+
+def _head_bytes(scope: Scope) -> int:
+    fields = sum(len(name) + len(value) for name, value in scope["headers"])
+    return fields + len(scope["path"]) + len(scope["query_string"])
 
 
 def _digest(key: str) -> bytes:

@@ -60,7 +60,7 @@ def describe(error: Exception) -> tuple[int, Problem]:
     if isinstance(error, BadRequest):
         return error.status, Problem(text, "invalid_request_error", error.param, error.code)
     if isinstance(error, ContextLengthError):
-        return 400, Problem(text, "invalid_request_error", "messages", "context_length_exceeded")
+        return 400, Problem(text, "invalid_request_error", code="context_length_exceeded")
     if isinstance(error, RequestError):
         return 400, Problem(text, "invalid_request_error")
     if isinstance(error, LinkError):

@@ -106,6 +106,7 @@ class ChatBody(Common, kw_only=True, frozen=True):
     function_call: Any = None
     audio: Any = None
     modalities: Any = None
+    moderation: Any = None
     web_search_options: Any = None
     parallel_tool_calls: Ignored = None
     prediction: Ignored = None
@@ -116,6 +117,7 @@ class ChatBody(Common, kw_only=True, frozen=True):
     verbosity: Ignored = None
     safety_identifier: Ignored = None
     prompt_cache_key: Ignored = None
+    prompt_cache_options: Ignored = None
     prompt_cache_retention: Ignored = None
 
 

@@ -14,9 +14,9 @@ from starlette.types import ASGIApp
 from offload.engine import Engine
 from offload.errors import SettingsError
 from serve.app import build_app
+from serve.auth import MAX_HEADER_BYTES
 from serve.options import ServeOptions
 
-_MAX_HEADER_BYTES = 32 * 1024
 _BACKLOG = 1024
 _GOODBYE_S = 5  # how long answers under way may still take when the server is stopped
 
@@ -90,7 +90,7 @@ def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
         proxy_headers=False,
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
-        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=_GOODBYE_S,
     )
     try:

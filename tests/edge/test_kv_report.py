@@ -11,7 +11,9 @@ from offload.errors import RequestError
 
 def test_f16_is_the_measure_and_fewer_bits_lose_more(tiny_gguf: Path) -> None:
     names = ("f16", "q8_0", "k8v4", "q4_0")
-    rows = {row.name: row for row in kv_report(tiny_gguf, names=names, num_tokens=150, num_threads=1)}
+    rows = {
+        row.name: row for row in kv_report(tiny_gguf, names=names, num_tokens=150, num_threads=1)
+    }
     assert list(rows) == ["f16", "q8_0", "q8_0/q4_0", "q4_0"]
     f16, q8, k8v4, q4 = rows.values()
     assert (f16.ratio_to_f16, f16.perplexity_change) == (1.0, 0.0)

@@ -44,13 +44,17 @@ class CompletionLogprobs(Struct, frozen=True):
 
 
 class UsageReply(Struct, frozen=True):
-    """What an answer took, and who gave it: `route` for one choice, `routes` for several."""
+    """What an answer took, and who gave it: `route` for one choice, `routes` for several.
+
+    `dropped_tokens` is there where a window slid: so many of the oldest tokens were not read.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     route: Route | UnsetType = UNSET
     routes: list[Route | None] | UnsetType = UNSET
+    dropped_tokens: int | UnsetType = UNSET
 
 
 class AnswerMessage(Struct, frozen=True):
@@ -167,4 +171,5 @@ def usage_of(finishes: list[Finish], per_prompt: int) -> UsageReply:
         total_tokens=read + written,
         route=UNSET if alone is None else alone,
         routes=routes if len(routes) > 1 else UNSET,
+        dropped_tokens=sum(each.dropped_tokens for each in finishes) or UNSET,
     )

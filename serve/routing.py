@@ -1,4 +1,4 @@
-"""Who answered and why, as response headers."""
+"""Who answered and why, and what was left unread, as response headers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CODE = re.compile(r"[a-z0-9_]{1,64}")
 
 
 def headers_of(items: Sequence[Delta | Finish]) -> Headers:
-    """Return x-nearfar-served-by and x-nearfar-reason, as far as these items tell them.
+    """Return x-nearfar-served-by, -reason and -dropped-tokens, as far as these items tell them.
 
     A Delta knows who writes it; why is known at the end. Several choices are parted by commas.
     """
@@ -28,4 +28,7 @@ def headers_of(items: Sequence[Delta | Finish]) -> Headers:
         known = [value for value in dict.fromkeys(values) if _CODE.fullmatch(value)]
         if known:
             headers.append((name.encode(), ", ".join(known).encode()))
+    dropped = sum(item.dropped_tokens for item in items if isinstance(item, Finish))
+    if dropped:
+        headers.append((b"x-nearfar-dropped-tokens", str(dropped).encode()))
     return headers

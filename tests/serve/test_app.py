@@ -44,6 +44,13 @@ async def test_a_chat_is_answered_as_openai_answers() -> None:
     assert response.headers["x-nearfar-reason"] == "unsure"
 
 
+async def test_what_a_sliding_window_left_unread_is_told() -> None:
+    async with near(ScriptedEngine(finish=Finish(reason="stop", dropped_tokens=7))) as client:
+        response = await client.post(CHAT, json=ASK)
+    assert response.json()["usage"]["dropped_tokens"] == 7
+    assert response.headers["x-nearfar-dropped-tokens"] == "7"
+
+
 async def test_a_raw_completion_may_echo_its_prompt() -> None:
     async with near(ScriptedEngine()) as client:
         plain = (await client.post(TEXT, json=CONTINUE)).json()

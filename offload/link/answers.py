@@ -60,7 +60,7 @@ class Key(NamedTuple):
 
 
 class Answer:
-    """Runs the engine for one request, until the end, the deadline or a stop."""
+    """Runs the engine for one request until the end, a stop, or the deadline, counted from now."""
 
     def __init__(
         self,
@@ -76,8 +76,12 @@ class Answer:
         self._on_tokens = on_tokens
         self._num_tokens = 0
         self.out = out
-        self.task = asyncio.create_task(self._run())
-        self.task.add_done_callback(lambda _: on_end())
+        self.task = asyncio.create_task(self._relay())
+        self.task.add_done_callback(lambda _: self._ended(on_end))
+        self._timer: asyncio.TimerHandle | None = None
+        if request.deadline_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(request.deadline_s, self._expire)
 
     @property
     def is_running(self) -> bool:
@@ -88,17 +92,16 @@ class Answer:
         self.out.detach()
         self.task.cancel()
 
-    async def _run(self) -> None:
-        work = asyncio.create_task(self._relay())
-        try:
-            # The deadline counts from here, and must not wait for an engine slow to stop.
-            done, _ = await asyncio.wait({work}, timeout=self._request.deadline_s)
-            if not done:
-                usage = Usage(completion_tokens=self._num_tokens)
-                self.out.finish(Finish(reason="deadline", usage=usage), drop_unsent=True)
-        finally:
-            work.cancel()
-            await asyncio.wait({work})
+    def _ended(self, on_end: Callable[[], None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        on_end()
+
+    def _expire(self) -> None:
+        # Said at once: the engine may be slow to stop.
+        usage = Usage(completion_tokens=self._num_tokens)
+        self.out.finish(Finish(reason="deadline", usage=usage), drop_unsent=True)
+        self.task.cancel()
 
     async def _relay(self) -> None:
         try:

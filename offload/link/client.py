@@ -63,12 +63,17 @@ class CloudLink:
 
         Raises CloudUnreachable, KeyRefused or CloudFailed.
         """
-        async with self._connecting:
-            if self._closed:
-                raise CloudUnreachable("this link is closed; make a new one")
-            if self._connection is None or not self._connection.is_open:
-                await self._open(self._connect_timeout_s if timeout_s is None else timeout_s)
+        if not self._is_connected:
+            async with self._connecting:
+                if self._closed:
+                    raise CloudUnreachable("this link is closed; make a new one")
+                if not self._is_connected:
+                    await self._open(self._connect_timeout_s if timeout_s is None else timeout_s)
         return self.card()
+
+    @property
+    def _is_connected(self) -> bool:
+        return self._connection is not None and self._connection.is_open
 
     def card(self) -> ModelCard:
         """Return the card of the cloud's model. Raises CloudUnreachable before the first READY."""

@@ -166,3 +166,5 @@ async def _join(address: Address, invite: Invite, device_keys: KeyPair, timeout_
         raise CloudFailed(str(error)) from None
     finally:
         connection.close()
+        if not answer.cancel() and not answer.cancelled():
+            answer.exception()  # seen, whichever of the two ways the loss was told

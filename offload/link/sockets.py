@@ -36,8 +36,10 @@ def dial(address: Address) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     """
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
-    # Without IMMEDIATE a DEALER takes a thousand messages for a peer that is not there.
-    socket.setsockopt(zmq.IMMEDIATE, 1)
+    # IMMEDIATE stays off: with it, a disconnect between two frames of one message aborts the
+    # process (an assertion in libzmq's fq.cpp). What it is for, not to queue for a peer that is
+    # gone, a Connection sees to: it says nothing before the handshake, and closes when it is lost.
+    socket.setsockopt(zmq.IMMEDIATE, 0)
     socket.setsockopt(zmq.SNDHWM, 1000)
     socket.setsockopt(zmq.RCVHWM, 10_000)
     socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)

@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
 from urllib.parse import urlsplit
 
 
 class Chaos:
     """Forwards TCP to `target`, connection by connection, with faults that can change at any time.
 
-    `delay_s` is added one way; `bytes_per_s` caps each direction; `blackhole` swallows all that
-    comes and says nothing; `half_open` swallows only what the target says.
+    `delay_s` is added one way and `jitter_s` at most on top of it; `bytes_per_s` caps each
+    direction; `stall` holds everything back, as TCP does while it repairs a loss; `blackhole`
+    swallows all that comes and says nothing; `half_open` swallows only what the target says;
+    `reorder` swaps the halves of what it reads, and `corrupt` turns a bit of it; `duplicate` says
+    all that a new connection says a second time, over a connection of its own.
     """
 
     def __init__(self, target: str) -> None:
         parts = urlsplit(target)
         self._target = (parts.hostname or "", parts.port or 0)
         self.delay_s = 0.0
+        self.jitter_s = 0.0
+        self.stall = False
+        self.reorder = False
+        self.corrupt = False
+        self.duplicate = False
         self.bytes_per_s: float | None = None
         self.blackhole = False
         self.half_open = False
@@ -40,6 +49,13 @@ class Chaos:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with contextlib.suppress(asyncio.CancelledError):
             await self._server.wait_closed()
+
+    def calm(self) -> None:
+        """End every fault."""
+        self.delay_s = self.jitter_s = 0.0
+        self.bytes_per_s = None
+        self.stall = self.blackhole = self.half_open = self.refuse = False
+        self.reorder = self.corrupt = self.duplicate = False
 
     def retarget(self, target: str) -> None:
         """Send new connections elsewhere."""
@@ -87,17 +103,26 @@ class Chaos:
         loop = asyncio.get_running_loop()
         flying: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
         landing = asyncio.create_task(self._land(flying, writer))
+        twin: asyncio.StreamWriter | None = None
+        if self.duplicate and not from_target:
+            with contextlib.suppress(OSError):
+                _, twin = await asyncio.open_connection(*self._target)
         try:
             while data := await reader.read(65536):
                 if self.blackhole or (self.half_open and from_target):
                     continue
                 self.bytes_forwarded += len(data)
-                flying.put_nowait((loop.time() + self.delay_s, data))
+                if twin is not None and not twin.is_closing():
+                    twin.write(data)
+                due_s = loop.time() + self.delay_s + random.random() * self.jitter_s
+                flying.put_nowait((due_s, self._spoil(data)))
                 if self.bytes_per_s is not None:
                     await asyncio.sleep(len(data) / self.bytes_per_s)
         except OSError:
             pass
         finally:
+            if twin is not None:
+                twin.transport.abort()
             landing.cancel()
             await asyncio.gather(landing, return_exceptions=True)
 
@@ -109,5 +134,18 @@ class Chaos:
             while True:
                 due_s, data = await flying.get()
                 await asyncio.sleep(max(0.0, due_s - loop.time()))
+                while self.stall:
+                    await asyncio.sleep(0.01)
+                if writer.is_closing():
+                    return
                 writer.write(data)
                 await writer.drain()
+
+    def _spoil(self, data: bytes) -> bytes:
+        if self.reorder:
+            half = len(data) // 2
+            data = data[half:] + data[:half]
+        if self.corrupt:
+            at = random.randrange(len(data))
+            data = data[:at] + bytes((data[at] ^ (1 << random.randrange(8)),)) + data[at + 1 :]
+        return data

@@ -1,0 +1,59 @@
+"""`nearfar link invite` on the cloud's machine and `nearfar link join` on the device's."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import sys
+
+from offload.errors import SettingsError
+from offload.link.invites import accept_invite, make_invite
+from offload.link.local import device_keys, open_invites, server_keys
+from offload.places import places
+from offload.settings_file import change_settings
+
+
+def invite(name: str, endpoint: str, *, hours: float, as_json: bool) -> None:
+    """Print the line that lets one device in, and its QR code on a terminal."""
+    keys = places().keys
+    line = make_invite(
+        endpoint,
+        server_keys(keys).public,
+        open_invites(keys),
+        name=name,
+        lifetime_s=hours * 3600,
+    )
+    if as_json:
+        print(json.dumps({"invite": line, "name": name, "expires_in_s": hours * 3600}))
+        return
+    print(line)
+    if sys.stdout.isatty():
+        print(_qr(line))
+    print(f"works once, for {hours:g} h; on the device:  nearfar link join LINE", file=sys.stderr)
+
+
+def _qr(text: str) -> str:
+    import segno
+
+    out = io.StringIO()
+    segno.make(text, error="l").terminal(out=out, compact=True)
+    return out.getvalue()
+
+
+def join(line: str, *, as_json: bool) -> None:
+    """Make this device known to the cloud that invited it, and set it up as this one's cloud."""
+    here = places()
+    accepted = asyncio.run(accept_invite(line, device_keys(here.keys)))
+    found = {"url": accepted.endpoint, "server_key": accepted.server_key}
+    try:
+        change_settings(here.config_file, "cloud", found)
+    except SettingsError as error:
+        raise SettingsError(
+            f"this device is known to the cloud now, but {error}; then set "
+            f"cloud.url = {accepted.endpoint!r} and cloud.server_key = {accepted.server_key!r}"
+        ) from None
+    if as_json:
+        print(json.dumps(found | {"name": accepted.name}))
+        return
+    print(f"{accepted.endpoint} knows this device as {accepted.name}; try: nearfar link ping")

@@ -15,13 +15,13 @@ _END: Any = object()
 
 
 class Worker(Generic[T]):
-    """Runs blocking generators one after another in a single thread.
+    """Runs blocking generators one after another in a single thread, or in a few at once.
 
     Both runtimes release the interpreter lock while they compute, so the event loop stays quick.
     """
 
-    def __init__(self, name: str) -> None:
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
+    def __init__(self, name: str, *, num_threads: int = 1) -> None:
+        self._pool = ThreadPoolExecutor(max_workers=num_threads, thread_name_prefix=name)
 
     async def call(self, function: Callable[[], T]) -> T:
         """Run a function in the thread and return its result."""

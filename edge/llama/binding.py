@@ -9,12 +9,14 @@ import ctypes
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from backbone.errors import CheckpointError
 from edge.llama.gguf_file import check_header
 from edge.llama.library import llama, log
 from edge.llama.vocabulary import Vocabulary
+
+T = TypeVar("T", bound="Owned")
 
 
 class Owned:
@@ -44,7 +46,7 @@ class Owned:
     def _free(self, handle: Any) -> None:
         raise NotImplementedError
 
-    def __enter__(self) -> Any:
+    def __enter__(self: T) -> T:
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from backbone.errors import NearfarError
 from edge.llama.context import Context
+from edge.llama.lanes import Lane
 from edge.llama.sessions import Header, Saved
 from edge.llama.window import Pins, Window
 
@@ -21,7 +22,9 @@ class KvCache:
     context is full. With `reuse` off, each prompt is read from its start.
     """
 
-    def __init__(self, context: Context, window: Window, *, sliding: bool, reuse: bool) -> None:
+    def __init__(
+        self, context: Context | Lane, window: Window, *, sliding: bool, reuse: bool
+    ) -> None:
         self._context = context
         self.window = window
         self.sliding = sliding

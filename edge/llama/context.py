@@ -21,9 +21,13 @@ from edge.llama.library import llama, log
 
 @dataclass(frozen=True, kw_only=True)
 class ContextParams:
-    """How a context is made; `num_outputs` rows of logits can be had from one decode."""
+    """How a context is made; `num_outputs` rows of logits can be had from one decode.
+
+    Each of `num_seqs` sequences has `num_tokens` of its own.
+    """
 
     num_tokens: int
+    num_seqs: int = 1
     num_threads: int = 1
     batch_size: int = 512
     kv_types: KvTypes = F16
@@ -34,7 +38,9 @@ class ContextParams:
         """Return llama.cpp's structure of the same."""
         lib = llama()
         params = lib.llama_context_default_params()
-        params.n_ctx = self.num_tokens
+        params.n_ctx = self.num_tokens * self.num_seqs
+        params.n_seq_max = self.num_seqs
+        params.kv_unified = False
         params.n_batch = params.n_ubatch = self.batch_size
         params.n_threads = params.n_threads_batch = self.num_threads
         # Without this, room is kept for the logits of a whole batch: 300 MB for 150k tokens.
@@ -44,6 +50,22 @@ class ContextParams:
         params.flash_attn_type = int(self.flash_attention)  # 0 off, 1 on
         params.no_perf = True
         return params
+
+
+@dataclass(kw_only=True)
+class Part:
+    """Tokens of one sequence in a batch; `first_row` is set to where their logits begin."""
+
+    tokens: Sequence[int]
+    position: int
+    seq: int = 0
+    all_logits: bool = False
+    first_row: int = -1
+
+    @property
+    def num_rows(self) -> int:
+        """Return how many rows of logits are asked for."""
+        return len(self.tokens) if self.all_logits else 1
 
 
 class Context(Owned):
@@ -63,6 +85,7 @@ class Context(Owned):
         self.num_vocabulary = model.vocabulary.num_tokens
         self._memory = self._lib.llama_get_memory(self._handle)
         self.num_outputs = params.num_outputs
+        self.num_seqs = params.num_seqs
         self._make_batch(params.batch_size)
 
     def _make_batch(self, batch_size: int) -> None:
@@ -83,12 +106,13 @@ class Context(Owned):
         Logits are kept of the last one, or of all where `num_outputs` rows hold them. Raises
         NearfarError when llama.cpp fails; the cache must then be cleared.
         """
-        count = len(tokens)
-        assert 0 < count <= self.batch_size, f"{count} tokens in a batch of {self.batch_size}"
-        self._tokens[:count] = tokens
-        self._positions[:count] = range(position, position + count)
-        self._wanted[:count] = all_logits
-        self._wanted[count - 1] = 1
+        self.decode_parts([Part(tokens=tokens, position=position, all_logits=all_logits)])
+
+    def decode_parts(self, parts: Sequence[Part]) -> None:
+        """Evaluate tokens of several sequences in one step; errors as decode()."""
+        count = 0
+        for part in parts:
+            count = self._put(part, count)
         self._batch.n_tokens = count
         log.clear()
         status = self._lib.llama_decode(self.handle, self._batch)
@@ -98,44 +122,60 @@ class Context(Owned):
                 "set max_model_len to a smaller number"
             )
 
+    def _put(self, part: Part, start: int) -> int:
+        """Put a part into the batch from `start` on; return where it ends."""
+        end = start + len(part.tokens)
+        assert start < end <= self.batch_size, f"{end} tokens in a batch of {self.batch_size}"
+        self._tokens[start:end] = part.tokens
+        self._positions[start:end] = range(part.position, part.position + end - start)
+        self._wanted[start:end] = part.all_logits
+        self._wanted[end - 1] = 1
+        for index in range(start, end) if self.num_seqs > 1 else ():
+            self._batch.seq_id[index][0] = part.seq
+        part.first_row = start if part.all_logits else end - 1
+        return end
+
     def logits(self, row: int = -1) -> npt.NDArray[np.float32]:
-        """Return a token's logits, [vocabulary], a view until the next decode; -1 is the last."""
+        """Return a token's logits, [vocabulary], a view until the next decode.
+
+        `row` counts the tokens of the batch; -1 is the last.
+        """
         pointer = self._lib.llama_get_logits_ith(self.handle, row)
         return np.ctypeslib.as_array(pointer, (self.num_vocabulary,))
 
-    def keep_prefix(self, num_tokens: int) -> bool:
+    def keep_prefix(self, num_tokens: int, seq: int = 0) -> bool:
         """Forget all but the first tokens; False where this kind of memory cannot."""
-        return bool(self._lib.llama_memory_seq_rm(self._memory, 0, num_tokens, -1))
+        return bool(self._lib.llama_memory_seq_rm(self._memory, seq, num_tokens, -1))
 
-    def forget(self, position: int, count: int) -> None:
+    def forget(self, position: int, count: int, seq: int = 0) -> None:
         """Forget tokens from `position` on and move those after them up to it."""
         lib, end = self._lib, position + count
-        assert lib.llama_memory_seq_rm(self._memory, 0, position, end), "this memory has no holes"
-        lib.llama_memory_seq_add(self._memory, 0, end, -1, -count)
+        assert lib.llama_memory_seq_rm(self._memory, seq, position, end), "no holes here"
+        lib.llama_memory_seq_add(self._memory, seq, end, -1, -count)
 
     def can_forget(self) -> bool:
         """Return whether the middle can be forgotten: whether positions can be shifted."""
         return self._can_shift_keys and bool(self._lib.llama_memory_can_shift(self._memory))
 
-    def clear(self) -> None:
-        """Forget every token."""
-        self._lib.llama_memory_clear(self._memory, False)
+    def clear(self, seq: int = 0) -> None:
+        """Forget every token of a sequence."""
+        self._lib.llama_memory_seq_rm(self._memory, seq, -1, -1)
 
-    def state(self) -> bytes:
-        """Return the keys and values held, to be put back by set_state()."""
-        size = self._lib.llama_state_seq_get_size(self.handle, 0)
+    def state(self, seq: int = 0) -> bytes:
+        """Return the keys and values of a sequence, to be put back by set_state()."""
+        size = self._lib.llama_state_seq_get_size(self.handle, seq)
         buffer = (ctypes.c_uint8 * size)()
-        written = self._lib.llama_state_seq_get_data(self.handle, buffer, size, 0)
+        written = self._lib.llama_state_seq_get_data(self.handle, buffer, size, seq)
         return bytes(memoryview(buffer)[:written])
 
-    def set_state(self, state: bytes) -> bool:
-        """Put keys and values back; False, and an empty context, where they do not suit."""
-        self.clear()
+    def set_state(self, state: bytes, seq: int = 0) -> bool:
+        """Put keys and values back; False, and an empty sequence, where they do not suit."""
+        self.clear(seq)
         # llama.cpp only reads it, so the bytes need not be copied.
         buffer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
-        if self._lib.llama_state_seq_set_data(self.handle, buffer, len(state), 0) == len(state):
+        if self._lib.llama_state_seq_set_data(self.handle, buffer, len(state), seq) == len(state):
             return True
-        self.clear()
+        self.clear(seq)
         return False
 
     def set_threads(self, num_decode: int, num_prefill: int) -> None:

@@ -19,19 +19,19 @@ class Conversation:
     def __init__(self, cache: KvCache, store: SessionStore | None) -> None:
         self._cache = cache
         self._store = store
-        self._session: str | None = None
+        self.session: str | None = None
 
     def enter(self, session: str | None, prompt: Sequence[int]) -> None:
         """Make the context hold as much of a prompt's conversation as there is."""
-        if session != self._session:
+        if session != self.session:
             self.leave()
-            self._session = session
+            self.session = session
             if session is not None and self._store is not None:
                 self._restore(self._store, session, prompt)
 
     def leave(self) -> None:
         """Save the conversation that the context holds, where it has a name and is worth it."""
-        session, self._session = self._session, None
+        session, self.session = self.session, None
         if session is None or self._store is None or self._cache.window.used < WORTH_TOKENS:
             return
         self._store.save(session, self._cache.saved(self._store.model))

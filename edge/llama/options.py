@@ -21,6 +21,8 @@ class LlamaOptions:
     part of the last prompt that the next one shares. check_memory: refuse what does not fit the
     free memory, and choose what does.
 
+    max_num_seqs: answers written at once; each has a context of its own, and they share steps.
+
     window: how many of the newest tokens are kept beside the first `num_sinks` when the context
     is full; None for all that fit, 0 to refuse what does not fit. window_block: how many tokens
     are forgotten at once.
@@ -39,6 +41,7 @@ class LlamaOptions:
     kv_cache_dtype: str = "auto"
     flash_attention: bool = True
     enable_prefix_caching: bool = True
+    max_num_seqs: int = 1
     check_memory: bool = True
     window: int | None = None
     num_sinks: int = 4
@@ -51,6 +54,7 @@ class LlamaOptions:
         _check("max_model_len", self.max_model_len, 0, 16_777_216)
         _check("num_threads", self.num_threads, 0, 1024)
         _check("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65_536)
+        _check("max_num_seqs", self.max_num_seqs, 1, 64)
         _check("num_gpu_layers", self.num_gpu_layers, -1, 10_000)
         if self.window:
             _check("window", self.window, 16, 16_777_216)

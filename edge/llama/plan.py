@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 
 from edge.device.cores import num_usable_cores
 from edge.device.fit import DoesNotFit, Fit, choose, measure
@@ -31,7 +32,7 @@ def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
     bound = functools.partial(bound_compute_bytes, model, options)
     with contextlib.suppress(DoesNotFit):
         fit = _fit(model, options, length, free_bytes, bound)
-        held = CacheShape.of(model).cache_bytes(fit.kv_types, fit.num_tokens)
+        held = _shape(model, options).cache_bytes(fit.kv_types, fit.num_tokens)
         if model.size_bytes + held + bound(fit.num_tokens) < TIGHT * free_bytes:
             return _params(options, fit)
     # Near the limit a bound is too coarse; asking llama.cpp takes as long as loading the words.
@@ -65,7 +66,7 @@ def _fit(
 ) -> Fit:
     return choose(
         model.path.name,
-        CacheShape.of(model),
+        _shape(model, options),
         weights_bytes=model.size_bytes,
         compute_bytes=compute_bytes,
         free_bytes=free_bytes,
@@ -76,15 +77,27 @@ def _fit(
     )
 
 
+def _shape(model: Model, options: LlamaOptions) -> CacheShape:
+    """Return the shape of all sequences together."""
+    shape = CacheShape.of(model)
+    return replace(shape, num_kv_heads=shape.num_kv_heads * options.max_num_seqs)
+
+
 def _params(options: LlamaOptions, fit: Fit) -> ContextParams:
     return ContextParams(
         num_tokens=fit.num_tokens,
         num_threads=options.num_threads or num_usable_cores(),
-        batch_size=min(options.max_num_batched_tokens, fit.num_tokens),
+        num_seqs=options.max_num_seqs,
+        # Beside a whole prompt batch there is room for one token of each other answer.
+        batch_size=min(options.max_num_batched_tokens, fit.num_tokens) + _others(options),
         kv_types=fit.kv_types,
         flash_attention=options.flash_attention,
-        num_outputs=NUM_OUTPUTS,
+        num_outputs=max(NUM_OUTPUTS, options.max_num_seqs),
     )
+
+
+def _others(options: LlamaOptions) -> int:
+    return options.max_num_seqs if options.max_num_seqs > 1 else 0
 
 
 def bound_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) -> int:
@@ -97,5 +110,5 @@ def bound_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) ->
     inner = max([hidden, *model.numbers("feed_forward_length")])
     heads = 0 if options.flash_attention else max(model.numbers("attention.head_count"), default=1)
     row = 8 * hidden + 2 * inner + (2 + 2 * heads) * num_tokens
-    logits = NUM_OUTPUTS * model.vocabulary.num_tokens
-    return 4 * (row * options.max_num_batched_tokens + 2 * logits)
+    logits = max(NUM_OUTPUTS, options.max_num_seqs) * model.vocabulary.num_tokens
+    return 4 * (row * (options.max_num_batched_tokens + options.max_num_seqs) + 2 * logits)

@@ -17,12 +17,14 @@ from edge.llama.cache import KvCache
 from edge.llama.context import Context
 from edge.llama.conversation import Conversation
 from edge.llama.fingerprint import fingerprint
+from edge.llama.lanes import Lane, SharedContext
 from edge.llama.lookup import Lookup
 from edge.llama.options import LlamaOptions
 from edge.llama.pace import Pace
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
+from edge.llama.seats import Seat, Seats
 from edge.llama.sessions import SessionStore
 from edge.llama.steps import steps
 from edge.llama.window import Pins, Window
@@ -34,7 +36,7 @@ __all__ = ["LlamaEngine", "LlamaOptions"]
 
 
 class LlamaEngine:
-    """Answers requests one after another from a GGUF model, near.
+    """Answers requests from a GGUF model, near: one after another, or several at once.
 
     Raises CheckpointError for a file that cannot be run and SettingsError for a context longer
     than the model was trained for.
@@ -47,13 +49,12 @@ class LlamaEngine:
                 Model(path, num_gpu_layers=self._options.num_gpu_layers)
             )
             self._context = stack.enter_context(self._make_context())
-            self._cache = self._make_cache()
-            self._conversation = self._make_conversation()
+            self._seats = Seats(self._make_seats())
             self._prompts = PromptWriter(self._model)
             self._owned = stack.pop_all()  # from here on, close() frees them
-        self._pace = Pace(self._context, fixed_threads=self._options.num_threads)
-        self._gauge = Gauge(self._model.vocabulary.num_tokens)
-        self._worker: Worker[Delta | Finish] = Worker("nearfar-edge")
+        self._worker: Worker[Delta | Finish] = Worker(
+            "nearfar-edge", num_threads=self._options.max_num_seqs
+        )
         self._closed = False
 
     def _make_context(self) -> Context:
@@ -65,7 +66,25 @@ class LlamaEngine:
         """Return how many tokens the context holds."""
         return self.params.num_tokens
 
-    def _make_cache(self) -> KvCache:
+    def _make_seats(self) -> list[Seat]:
+        pace = Pace(self._context, fixed_threads=self._options.num_threads)
+        store = self._make_store()
+        if self._options.max_num_seqs == 1:
+            cache = self._make_cache(self._context)
+            return [Seat(cache=cache, conversation=Conversation(cache, store), pace=pace)]
+        shared = SharedContext(self._context, pace)
+        caches = [self._make_cache(Lane(shared, seq)) for seq in range(self._options.max_num_seqs)]
+        return [
+            Seat(
+                cache=cache,
+                conversation=Conversation(cache, store),
+                pace=Pace(self._context, fixed_threads=self.params.num_threads),
+                writing=shared.writing,
+            )
+            for cache in caches
+        ]
+
+    def _make_cache(self, context: Context | Lane) -> KvCache:
         options = self._options
         can_slide = self._context.can_forget()
         if options.window and not can_slide:
@@ -79,16 +98,15 @@ class LlamaEngine:
             block=options.window_block,
         )
         sliding = can_slide and options.window != 0
-        return KvCache(self._context, window, sliding=sliding, reuse=options.enable_prefix_caching)
+        return KvCache(context, window, sliding=sliding, reuse=options.enable_prefix_caching)
 
-    def _make_conversation(self) -> Conversation:
+    def _make_store(self) -> SessionStore | None:
         folder, params = self._options.session_folder, self.params
         if folder is None:
-            return Conversation(self._cache, None)
+            return None
         # Everything that decides how a state is laid out is part of its name.
         model = f"{fingerprint(self._model.path)} {params.kv_types} {params.flash_attention}"
-        budget = self._options.session_budget_bytes
-        return Conversation(self._cache, SessionStore(folder, model=model, budget_bytes=budget))
+        return SessionStore(folder, model=model, budget_bytes=self._options.session_budget_bytes)
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""
@@ -135,46 +153,64 @@ class LlamaEngine:
         *,
         received: float | None = None,
     ) -> Iterator[Delta | Finish]:
-        """Yield what generate() streams, in the calling thread; for one caller at a time.
+        """Yield what generate() streams, in the calling thread; for `max_num_seqs`
+        threads at a time, the next one waits.
 
         `received`, of time.monotonic(), is when the request's deadline began to count.
         """
         self._require_open()
-        started = time.monotonic()
-        received = started if received is None else received
+        received = time.monotonic() if received is None else received
         prompt = self._prompts.tokens(request)
-        pins = self._pins(request, prompt)
-        answer = Answer(request, num_prompt=len(prompt), queue_s=started - received)
-        patience = Patience(request, cancelled, received)
-        self._conversation.enter(request.session, prompt)
-        self._pace.before_prompt()
-        ended = self._prefill(prompt, pins, patience)
-        answer.prefilled()
-        if ended is not None:
-            yield answer.finish(ended)
-            return
-        with Sampler(request.sampling, self._model.vocabulary, self._gauge) as sampler:
+        with self._seats.take(request.session, prompt) as seat, seat.writing():
+            seat.conversation.enter(request.session, prompt)
+            pins = self._pins(seat.cache, request, prompt)
+            queue_s = time.monotonic() - received
+            answer = Answer(request, num_prompt=len(prompt), queue_s=queue_s)
+            patience = Patience(request, cancelled, received)
+            seat.pace.before_prompt()
+            ended = self._prefill(seat.cache, prompt, pins, patience)
+            answer.prefilled()
+            if ended is not None:
+                yield answer.finish(ended)
+            else:
+                yield from self._write(seat, request, prompt, pins, answer, patience)
+
+    def _write(
+        self,
+        seat: Seat,
+        request: Request,
+        prompt: list[int],
+        pins: Pins,
+        answer: Answer,
+        patience: Patience,
+    ) -> Iterator[Delta | Finish]:
+        vocabulary = self._model.vocabulary
+        with Sampler(request.sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
             sampler.remember(prompt)
-            tokens = steps(self._cache, sampler, pins, self._pace, self._make_lookup(prompt))
+            tokens = steps(seat.cache, sampler, pins, seat.pace, self._make_lookup(prompt))
             with contextlib.closing(tokens):
-                yield from self._decode(answer, tokens, patience)
+                yield from self._decode(seat.cache, answer, tokens, patience)
 
     def _make_lookup(self, prompt: list[int]) -> Lookup | None:
         max_draft = self._options.max_draft_tokens
         return Lookup(prompt, max_draft=max_draft) if max_draft else None
 
-    def _pins(self, request: Request, prompt: list[int]) -> Pins:
+    def _pins(self, cache: KvCache, request: Request, prompt: list[int]) -> Pins:
         """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
         last = len(prompt) + request.sampling.max_tokens
         pins = Pins.whole(len(prompt))
-        if self._cache.sliding and (last > self.max_model_len or self._cache.window.dropped):
+        if cache.sliding and (last > self.max_model_len or cache.window.dropped):
             pins = self._prompts.pins(request, prompt)
         if pins.num_tokens >= self.max_model_len:
             raise ContextLengthError(pins.num_tokens, self.max_model_len)
         return pins
 
     def _decode(
-        self, answer: Answer, tokens: Iterator[tuple[int, Confidence]], patience: Patience
+        self,
+        cache: KvCache,
+        answer: Answer,
+        tokens: Iterator[tuple[int, Confidence]],
+        patience: Patience,
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
         vocabulary = self._model.vocabulary
@@ -196,14 +232,16 @@ class LlamaEngine:
             return
         if (rest := answer.rest()) is not None:
             yield rest
-        yield answer.finish(ended, dropped_tokens=self._cache.window.dropped)
+        yield answer.finish(ended, dropped_tokens=cache.window.dropped)
 
-    def _prefill(self, prompt: list[int], pins: Pins, patience: Patience) -> FinishReason | None:
+    def _prefill(
+        self, cache: KvCache, prompt: list[int], pins: Pins, patience: Patience
+    ) -> FinishReason | None:
         """Evaluate what is new in the prompt; return why it was left unfinished, if it was."""
         if ended := patience.ended():
             return ended
-        steps = self._cache.read(prompt, pins)
-        while next(steps, _DONE) is not _DONE:
+        pieces = cache.read(prompt, pins)
+        while next(pieces, _DONE) is not _DONE:
             if ended := patience.ended():
                 return ended
         return None
@@ -224,7 +262,8 @@ class LlamaEngine:
             return
         self._closed = True
         self._worker.close()
-        self._conversation.leave()
+        for seat in self._seats.all:
+            seat.conversation.leave()
         self._owned.close()
 
 

@@ -190,13 +190,15 @@ def test_windows_survive_the_restart(tiny_gguf: Path, tmp_path: Path) -> None:
         engine = _engine(tiny_gguf, folder, window=60)
         request = Request(prompt="endless", session="s", sampling=Sampling(max_tokens=150))
         _text = "".join(d.text for d in list(engine.answer(request))[:-1])  # type: ignore
-        stream = list(engine._cache.window.stream)
+        stream = list(engine._seats.all[0].cache.window.stream)
         if restart:
             engine.close()
             engine = _engine(tiny_gguf, folder, window=60)
-            engine._conversation.enter("s", stream)
-        assert engine._cache.window.dropped > 50
-        engine._cache.append([65], engine._pins(request, [1]))
+            engine._seats.all[0].conversation.enter("s", stream)
+        assert engine._seats.all[0].cache.window.dropped > 50
+        engine._seats.all[0].cache.append(
+            [65], engine._pins(engine._seats.all[0].cache, request, [1])
+        )
         found.append(engine._context.logits().tolist())
         engine.close()
     assert found[0] == pytest.approx(found[1], abs=2e-2)

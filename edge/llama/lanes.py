@@ -1,0 +1,179 @@
+"""Several answers in one context: each writes in a lane, and their steps run as one batch.
+
+A step of four sequences takes little longer than a step of one, since the weights are read
+once. Each answer runs in its own thread, as if it were alone; decode() waits a moment for the
+others and one of the threads evaluates everybody's tokens. Long prompts come in small pieces,
+so that they do not hold up those who write.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import numpy.typing as npt
+
+from backbone.errors import NearfarError
+from edge.llama.context import Context, Part
+from edge.llama.pace import Pace
+
+STRAGGLER_S = 0.004  # how long a step waits for an answer that is not ready
+PIECE = 64  # prompt tokens in one step while others write
+
+
+class _Ticket:
+    """A part on its way through a step; `rows` are its logits, [rows, vocabulary]."""
+
+    def __init__(self, part: Part) -> None:
+        self.part = part
+        self.rows: npt.NDArray[np.float32] | None = None
+        self.error: NearfarError | None = None
+        self.done = False
+
+
+class SharedContext:
+    """Runs the steps of all lanes; every use of the context goes through here."""
+
+    def __init__(self, context: Context, pace: Pace) -> None:
+        self.context = context
+        self._pace = pace
+        self._cond = threading.Condition()
+        self._pending: list[_Ticket] = []
+        self._running = False
+        self.num_active = 0
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Count an answer among those that a step waits for."""
+        with self._cond:
+            self.num_active += 1
+        try:
+            yield
+        finally:
+            with self._cond:
+                self.num_active -= 1
+                self._cond.notify_all()
+
+    @contextmanager
+    def idle(self) -> Iterator[Context]:
+        """Lend the context while no step runs."""
+        with self._cond:
+            self._cond.wait_for(lambda: not self._running)
+            yield self.context
+
+    def decode(self, part: Part) -> npt.NDArray[np.float32]:
+        """Evaluate a part together with those of others; return its logits, [rows, vocabulary].
+
+        Raises NearfarError where llama.cpp fails; all parts of that step fail then.
+        """
+        ticket = _Ticket(part)
+        with self._cond:
+            self._pending.append(ticket)
+            self._cond.notify_all()
+            until = time.monotonic() + STRAGGLER_S
+            while not ticket.done:
+                left = until - time.monotonic()
+                if self._running:
+                    self._cond.wait()
+                elif len(self._pending) < self.num_active and left > 0:
+                    self._cond.wait(left)
+                else:
+                    self._step(self._take())
+        if ticket.error is not None:
+            raise ticket.error
+        assert ticket.rows is not None, "a step ends with logits or an error"
+        return ticket.rows
+
+    def _take(self) -> list[_Ticket]:
+        """Return the oldest tickets that fit into one batch, and leave the others."""
+        taken: list[_Ticket] = []
+        tokens = rows = 0
+        for ticket in self._pending:
+            tokens += len(ticket.part.tokens)
+            rows += ticket.part.num_rows
+            if tokens > self.context.batch_size or rows > self.context.num_outputs:
+                break
+            taken.append(ticket)
+        del self._pending[: len(taken)]
+        return taken
+
+    def _step(self, tickets: list[_Ticket]) -> None:
+        """Run one batch; called with the lock, which is free while llama.cpp computes."""
+        self._running = True
+        self._cond.release()
+        try:
+            self._evaluate(tickets)
+        except NearfarError as error:
+            for ticket in tickets:
+                ticket.error = error
+        finally:
+            self._cond.acquire()
+            self._running = False
+            for ticket in tickets:
+                ticket.done = True
+            self._cond.notify_all()
+
+    def _evaluate(self, tickets: list[_Ticket]) -> None:
+        plain = all(len(ticket.part.tokens) == 1 for ticket in tickets)
+        with self._pace.step(plain=plain):
+            self.context.decode_parts([ticket.part for ticket in tickets])
+        for ticket in tickets:
+            first = ticket.part.first_row
+            rows = range(first, first + ticket.part.num_rows)
+            # Copied, since the next step of others overwrites them.
+            ticket.rows = np.stack([self.context.logits(row) for row in rows])
+
+
+class Lane:
+    """One sequence of a shared context, with the methods of a context of its own."""
+
+    def __init__(self, shared: SharedContext, seq: int) -> None:
+        self._shared = shared
+        self._seq = seq
+        self._rows: npt.NDArray[np.float32] | None = None
+        self.num_outputs = 1  # drafts are for those who write alone
+
+    @property
+    def batch_size(self) -> int:
+        """Return how many tokens of a prompt to evaluate at once."""
+        room = self._shared.context.batch_size - self._shared.context.num_seqs
+        return min(PIECE, room) if self._shared.num_active > 1 else room
+
+    def decode(self, tokens: Sequence[int], position: int, *, all_logits: bool = False) -> None:
+        """Evaluate tokens, in one step with other lanes."""
+        part = Part(tokens=tokens, position=position, seq=self._seq, all_logits=all_logits)
+        self._rows = self._shared.decode(part)
+
+    def logits(self, row: int = -1) -> npt.NDArray[np.float32]:
+        """Return the logits of a token of the last decode, [vocabulary]."""
+        assert self._rows is not None, "nothing has been evaluated"
+        logits: npt.NDArray[np.float32] = self._rows[row]
+        return logits
+
+    def keep_prefix(self, num_tokens: int) -> bool:
+        """Forget all but the first tokens; False where this kind of memory cannot."""
+        with self._shared.idle() as context:
+            return context.keep_prefix(num_tokens, self._seq)
+
+    def forget(self, position: int, count: int) -> None:
+        """Forget tokens from `position` on and move those after them up to it."""
+        with self._shared.idle() as context:
+            context.forget(position, count, self._seq)
+
+    def clear(self) -> None:
+        """Forget every token of this lane."""
+        with self._shared.idle() as context:
+            context.clear(self._seq)
+
+    def state(self) -> bytes:
+        """Return the keys and values of this lane."""
+        with self._shared.idle() as context:
+            return context.state(self._seq)
+
+    def set_state(self, state: bytes) -> bool:
+        """Put keys and values back; False, and empty, where they do not suit."""
+        with self._shared.idle() as context:
+            return context.set_state(state, self._seq)

@@ -1,0 +1,56 @@
+"""Places for answers: who writes where, and whose text is already there."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+from edge.llama.cache import KvCache
+from edge.llama.conversation import Conversation
+from edge.llama.pace import Pace
+
+
+@dataclass(kw_only=True)
+class Seat:
+    """One place: its cache, the conversation in it, and the pace of its steps.
+
+    `writing()` counts an answer among those that a step waits for, where steps are shared.
+    """
+
+    cache: KvCache
+    conversation: Conversation
+    pace: Pace
+    writing: Callable[[], AbstractContextManager[None]] = nullcontext
+
+
+class Seats:
+    """Gives each answer the free seat that holds most of its text; waits while all are taken."""
+
+    def __init__(self, seats: Sequence[Seat]) -> None:
+        self.all = tuple(seats)
+        self._free = list(seats)
+        self._cond = threading.Condition()
+
+    @contextmanager
+    def take(self, session: str | None, prompt: Sequence[int]) -> Iterator[Seat]:
+        """Lend a seat."""
+        with self._cond:
+            self._cond.wait_for(lambda: bool(self._free))
+            seat = max(self._free, key=lambda seat: self._worth(seat, session, prompt))
+            self._free.remove(seat)
+        try:
+            yield seat
+        finally:
+            with self._cond:
+                # The one used last is the last to be chosen among equals.
+                self._free.append(seat)
+                self._cond.notify()
+
+    @staticmethod
+    def _worth(seat: Seat, session: str | None, prompt: Sequence[int]) -> tuple[bool, int, bool]:
+        own = session is not None and seat.conversation.session == session
+        shared = seat.cache.window.shared(prompt)
+        # Among seats with nothing to share, an empty one costs nobody their text.
+        return own, shared, seat.cache.window.used == 0

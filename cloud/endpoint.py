@@ -10,10 +10,12 @@ from pathlib import Path
 
 from backbone.errors import CheckpointError, MissingExtra
 from offload.engine import Engine
-from offload.link.local import admitted, server_keys
+from offload.link.local import admitted, open_invites, server_keys
 from offload.link.server import LinkServer
 from offload.pair import CLOUD_MODEL
 from offload.places import places
+
+_DRAIN_S = 10.0  # for the answers in flight, after a signal
 
 
 def serve(*, model: str | None, bind: str, device: str, max_model_len: int, as_json: bool) -> None:
@@ -46,7 +48,9 @@ async def _serve(engine: Engine, bind: str, *, as_json: bool) -> None:
     keys = places().keys
     pair = server_keys(keys)
     async with aclosing(engine):
-        server = LinkServer(engine, endpoint=bind, keys=pair, devices=admitted(keys))
+        server = LinkServer(
+            engine, bind, keys=pair, devices=admitted(keys), invites=open_invites(keys)
+        )
         stop = asyncio.Event()
         for each in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(each, stop.set)
@@ -54,6 +58,7 @@ async def _serve(engine: Engine, bind: str, *, as_json: bool) -> None:
             await server.start()
             _announce(engine, server.endpoint, pair.public, as_json=as_json)
             await stop.wait()
+            await server.drain(_DRAIN_S)
 
 
 def _announce(engine: Engine, endpoint: str, public_key: str, *, as_json: bool) -> None:
@@ -65,5 +70,5 @@ def _announce(engine: Engine, endpoint: str, public_key: str, *, as_json: bool) 
     print(f"{card.name} ({card.num_parameters / 1e6:.1f}M parameters, {card.quantization})")
     print(f"listening on {endpoint}, server key {public_key}")
     print(f"on this machine:  NEARFAR_CLOUD_URL={endpoint} nearfar ask ...")
-    print("on another:       nearfar link key  there, then  nearfar link allow NAME KEY  here")
+    print("for another:      nearfar link invite NAME tcp://THIS_HOST:PORT")
     print("stop with Ctrl-C", flush=True)

@@ -27,6 +27,14 @@ MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The longest answer
 Temperature = Annotated[
     float, typer.Option("--temperature", "-t", help="0 always takes the likeliest token.")
 ]
+Window = Annotated[
+    int | None,
+    typer.Option("--window", help="Newest tokens kept when the context is full; 0 refuses."),
+]
+Kv = Annotated[
+    str | None,
+    typer.Option("--kv", help="How keys and values are stored: auto, f16, q8_0, q4_0, ..."),
+]
 
 
 @app.command()
@@ -43,6 +51,8 @@ def ask(
     why: Annotated[bool, typer.Option("--why", help="Say who answered, and why.")] = False,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
+    window: Window = None,
+    kv: Kv = None,
     as_json: Json = False,
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
@@ -57,6 +67,8 @@ def ask(
         cloud=cloud,
         max_tokens=max_tokens,
         temperature=temperature,
+        window=window,
+        kv=kv,
     )
     raise typer.Exit(ask_once(text or "", wish, why=why, as_json=as_json))
 
@@ -69,6 +81,8 @@ def chat(
     local_only: LocalOnly = False,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
+    window: Window = None,
+    kv: Kv = None,
 ) -> None:
     """Have a conversation at the terminal."""
     from edge.desk.asking import Ask, chat_on
@@ -80,6 +94,8 @@ def chat(
         local_only=local_only,
         max_tokens=max_tokens,
         temperature=temperature,
+        window=window,
+        kv=kv,
     )
     chat_on(wish)
 

@@ -1,4 +1,4 @@
-"""The link's commands: ping, list, revoke."""
+"""The link's commands: invite, join, ping, list, allow, revoke, key."""
 
 from __future__ import annotations
 
@@ -9,6 +9,32 @@ import typer
 link_app = typer.Typer(help="The link between a device and its cloud.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@link_app.command()
+def invite(
+    name: Annotated[str, typer.Argument(help="A name for the device.")],
+    endpoint: Annotated[
+        str, typer.Argument(help="The cloud's address as the device sees it: tcp://HOST:PORT.")
+    ],
+    hours: Annotated[float, typer.Option(help="How long the invite is good.")] = 1.0,
+    as_json: Json = False,
+) -> None:
+    """Print one line that lets one device in, on the cloud's machine."""
+    from offload.link.invitation import invite as run
+
+    run(name, endpoint, hours=hours, as_json=as_json)
+
+
+@link_app.command()
+def join(
+    line: Annotated[str, typer.Argument(help="The line that `nearfar link invite` printed.")],
+    as_json: Json = False,
+) -> None:
+    """Use an invite: this device's cloud is then set up."""
+    from offload.link.invitation import join as run
+
+    run(line, as_json=as_json)
 
 
 @link_app.command()

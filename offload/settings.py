@@ -26,8 +26,13 @@ class EdgeSettings:
     model: str = "embedded"
     max_model_len: int = 0  # 0: what the model was trained for
     num_threads: int = 0  # 0: chosen from the cores that are free
+    num_gpu_layers: int = 0  # -1: all of them
+    kv_cache_dtype: str = "auto"  # as f16, q8_0, q4_0, or K/V apart as q8_0/q4_0
+    window: int = -1  # newest tokens kept when the context is full; -1: all that fit, 0: refuse
 
     def __post_init__(self) -> None:
+        if self.window < -1:
+            raise SettingsError(f"edge.window is {self.window}; it must be -1, 0 or more")
         _at_least_zero("edge.max_model_len", self.max_model_len)
         _at_least_zero("edge.num_threads", self.num_threads)
 

@@ -29,6 +29,8 @@ class Ask:
     cloud: bool = False
     max_tokens: int = 256
     temperature: float = 0.0
+    window: int | None = None
+    kv: str | None = None
 
     def __post_init__(self) -> None:
         if self.cloud and (self.offline or self.local_only):
@@ -44,9 +46,9 @@ class Ask:
     def settings(self) -> Settings:
         """Return the device's settings with the flags over them."""
         loaded = load(places().config_file)
-        if self.model is None:
-            return loaded
-        return replace(loaded, edge=replace(loaded.edge, model=self.model))
+        flags = {"model": self.model, "window": self.window, "kv_cache_dtype": self.kv}
+        said = {name: value for name, value in flags.items() if value is not None}
+        return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
 
     def choice(self) -> Choice:
         return Choice(

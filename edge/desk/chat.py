@@ -74,6 +74,8 @@ class Chat:
             self._last = why(finish)
             if finish.route is not None and finish.route.failure:
                 say(f"the cloud could not answer: {finish.route.failure}")
+            if finish.dropped_tokens:
+                say(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
         self._messages += [question, Message(role="assistant", content=reader.text)]
 
 

@@ -30,8 +30,13 @@ def open_edge(settings: Settings, here: Places) -> Engine:
     from edge.llama.runtime import LlamaEngine, LlamaOptions
 
     path = find_gguf(settings.edge.model, here.models)
+    chosen = settings.edge
     options = LlamaOptions(
-        max_model_len=settings.edge.max_model_len, num_threads=settings.edge.num_threads
+        max_model_len=chosen.max_model_len,
+        num_threads=chosen.num_threads,
+        num_gpu_layers=chosen.num_gpu_layers,
+        kv_cache_dtype=chosen.kv_cache_dtype,
+        window=None if chosen.window < 0 else chosen.window,
     )
     return LlamaEngine(path, options=options)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offload.errors import SettingsError
+from offload.link.invites import InviteList
 from offload.link.keys import DeviceList, KeyPair, is_loopback, load_or_make
 
 THIS_DEVICE = "this machine"
@@ -33,6 +34,11 @@ def admitted(folder: Path) -> DeviceList:
     return devices
 
 
+def open_invites(folder: Path) -> InviteList:
+    """Return the invites of this cloud that are still good, shared with a running server."""
+    return InviteList(folder / "invites.json")
+
+
 def server_key(url: str, stated: str, folder: Path) -> str:
     """Return the public key of the cloud at `url`: as set, or our own for a cloud of our own.
 
@@ -44,5 +50,5 @@ def server_key(url: str, stated: str, folder: Path) -> str:
         return server_keys(folder).public
     raise SettingsError(
         f"the public key of the cloud at {url} is not known; "
-        "set cloud.server_key to the one that `nearfar cloud serve` prints there"
+        "ask its operator for an invite, or set cloud.server_key to what it prints at its start"
     )

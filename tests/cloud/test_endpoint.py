@@ -120,3 +120,25 @@ def test_an_address_in_use_is_one_line(cloud: tuple[dict[str, str], Path]) -> No
     done = nearfar("cloud", "serve", "--bind", told["endpoint"], NEARFAR_HOME=str(home))
     assert done.returncode == 1 and "choose another" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def test_an_invite_sets_up_another_device_once(
+    cloud: tuple[dict[str, str], Path], tmp_path: Path
+) -> None:
+    told, home = cloud
+    done = nearfar("link", "invite", "laptop", told["endpoint"], "--json", NEARFAR_HOME=str(home))
+    line = json.loads(done.stdout)["invite"]
+    settings = tmp_path / "config" / "config.toml"
+    settings.parent.mkdir()
+    settings.write_text("# mine\n[policy]\noffline = false\n")
+    done = nearfar("link", "join", line, NEARFAR_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert settings.read_text().startswith("# mine\n[policy]\noffline = false\n")
+    done = nearfar("ask", HARD, "--cloud", "--json", NEARFAR_HOME=str(tmp_path))
+    assert json.loads(done.stdout)["route"]["served_by"] == "cloud"
+    again = nearfar("link", "join", line, NEARFAR_HOME=str(tmp_path))
+    assert again.returncode == 1 and "invite" in again.stderr and again.stderr.count("\n") == 1
+    listed = nearfar("link", "list", "--json", NEARFAR_HOME=str(home))
+    assert "laptop" in listed.stdout
+    assert nearfar("link", "revoke", "laptop", NEARFAR_HOME=str(home)).returncode == 0
+    assert nearfar("link", "ping", NEARFAR_HOME=str(tmp_path)).returncode == 1

@@ -108,10 +108,15 @@ class Answers:
         if not self._queue.empty():
             return self._queue.get_nowait()
         left_s = self._until_s - asyncio.get_running_loop().time()
+        # Not wait_for: before Python 3.12 it forgets a cancellation that meets an item.
+        getting = asyncio.ensure_future(self._queue.get())
         try:
-            return await asyncio.wait_for(self._queue.get(), left_s)
-        except asyncio.TimeoutError:
-            raise TooLate(self._timeout_s) from None
+            await asyncio.wait((getting,), timeout=max(0.0, left_s))
+            if not getting.done():
+                raise TooLate(self._timeout_s)
+            return getting.result()
+        finally:
+            getting.cancel()
 
     def _check(self, finish: Finish) -> None:
         if finish.reason == "deadline":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 
 import httpx
 import pytest
@@ -356,3 +357,11 @@ async def test_a_request_keeps_its_id_and_gets_one_without() -> None:
         odd = await client.get("/health", headers={"x-request-id": "a b"})
     assert own.headers["x-request-id"] == "mine-1"
     assert len(odd.headers["x-request-id"]) == 32
+
+
+def test_the_guide_names_every_path_and_option() -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    routes = [getattr(route, "path", "") for route in build_app(ScriptedEngine()).routes]
+    named = [path.replace("{model:path}", "NAME") for path in routes]
+    for word in [*named, "api_keys", "allowed_hosts", "tls_cert", "tls_key", "request_timeout_s"]:
+        assert word in guide, word

@@ -47,7 +47,9 @@ def quantize_bnb(
     architecture_of(read_config(source))
     needed = sum(t.stop - t.start for t in stored_tensors(source).values())
     _check_space(target, needed)
-    model = _load(source, quantization_config=_settings(kind, double_quant))
+    # What stays unquantized is kept in half precision, as the checkpoints of others are.
+    dtype = "bfloat16" if _is_bfloat16(source) else "float16"
+    model = _load(source, dtype, quantization_config=_settings(kind, double_quant))
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -67,7 +69,11 @@ def load_bnb(folder: Path) -> Any:
     quantization = read_config(folder).get("quantization_config") or {}
     if quantization.get("quant_method") != "bitsandbytes":
         raise CheckpointError(f"{folder} is no bitsandbytes checkpoint; name a folder that is one")
-    return _load(folder).eval()
+    return _load(folder, "float32").eval()
+
+
+def _is_bfloat16(source: Path) -> bool:
+    return {t.dtype for t in stored_tensors(source).values()} == {"BF16"}
 
 
 def _settings(kind: str, double_quant: bool) -> Any:
@@ -85,13 +91,12 @@ def _settings(kind: str, double_quant: bool) -> Any:
     )
 
 
-def _load(folder: Path, **options: Any) -> Any:
+def _load(folder: Path, dtype: str, **options: Any) -> Any:
     _require()
-    import torch
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, device_map="cpu", local_files_only=True, **options
+        folder, dtype=dtype, device_map="cpu", local_files_only=True, **options
     )
 
 

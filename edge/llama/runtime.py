@@ -18,18 +18,16 @@ from edge.llama.context import Context
 from edge.llama.conversation import Conversation
 from edge.llama.fingerprint import fingerprint
 from edge.llama.lanes import Lane, SharedContext
-from edge.llama.lookup import Lookup
 from edge.llama.options import LlamaOptions
 from edge.llama.pace import Pace
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
-from edge.llama.sampler import Gauge, Sampler
 from edge.llama.seats import Seat, Seats
 from edge.llama.sessions import SessionStore
-from edge.llama.steps import steps
-from edge.llama.window import Pins, Window
-from offload.errors import ContextLengthError, SettingsError
-from offload.messages import Confidence, Delta, Finish, FinishReason, ModelCard, Request
+from edge.llama.window import Window
+from edge.llama.writer import Writer
+from offload.errors import SettingsError
+from offload.messages import Delta, Finish, ModelCard, Request
 from offload.worker import Worker
 
 __all__ = ["LlamaEngine", "LlamaOptions"]
@@ -51,6 +49,12 @@ class LlamaEngine:
             self._context = stack.enter_context(self._make_context())
             self._seats = Seats(self._make_seats())
             self._prompts = PromptWriter(self._model)
+            self._writer = Writer(
+                self._model.vocabulary,
+                self._prompts,
+                max_model_len=self.max_model_len,
+                max_draft_tokens=self._options.max_draft_tokens,
+            )
             self._owned = stack.pop_all()  # from here on, close() frees them
         self._worker: Worker[Delta | Finish] = Worker(
             "nearfar-edge", num_threads=self._options.max_num_seqs
@@ -163,88 +167,10 @@ class LlamaEngine:
         prompt = self._prompts.tokens(request)
         with self._seats.take(request.session, prompt) as seat, seat.writing():
             seat.conversation.enter(request.session, prompt)
-            pins = self._pins(seat.cache, request, prompt)
             queue_s = time.monotonic() - received
             answer = Answer(request, num_prompt=len(prompt), queue_s=queue_s)
             patience = Patience(request, cancelled, received)
-            seat.pace.before_prompt()
-            ended = self._prefill(seat.cache, prompt, pins, patience)
-            answer.prefilled()
-            if ended is not None:
-                yield answer.finish(ended)
-            else:
-                yield from self._write(seat, request, prompt, pins, answer, patience)
-
-    def _write(
-        self,
-        seat: Seat,
-        request: Request,
-        prompt: list[int],
-        pins: Pins,
-        answer: Answer,
-        patience: Patience,
-    ) -> Iterator[Delta | Finish]:
-        vocabulary = self._model.vocabulary
-        with Sampler(request.sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
-            sampler.remember(prompt)
-            tokens = steps(seat.cache, sampler, pins, seat.pace, self._make_lookup(prompt))
-            with contextlib.closing(tokens):
-                yield from self._decode(seat.cache, answer, tokens, patience)
-
-    def _make_lookup(self, prompt: list[int]) -> Lookup | None:
-        max_draft = self._options.max_draft_tokens
-        return Lookup(prompt, max_draft=max_draft) if max_draft else None
-
-    def _pins(self, cache: KvCache, request: Request, prompt: list[int]) -> Pins:
-        """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
-        last = len(prompt) + request.sampling.max_tokens
-        pins = Pins.whole(len(prompt))
-        if cache.sliding and (last > self.max_model_len or cache.window.dropped):
-            pins = self._prompts.pins(request, prompt)
-        if pins.num_tokens >= self.max_model_len:
-            raise ContextLengthError(pins.num_tokens, self.max_model_len)
-        return pins
-
-    def _decode(
-        self,
-        cache: KvCache,
-        answer: Answer,
-        tokens: Iterator[tuple[int, Confidence]],
-        patience: Patience,
-    ) -> Iterator[Delta | Finish]:
-        """Yield token after token until the answer ends, of itself or by force."""
-        vocabulary = self._model.vocabulary
-        ended: FinishReason = "length"  # when the tokens run out, the context is full
-        try:
-            for token, confidence in tokens:
-                if vocabulary.is_end(token):
-                    ended = "stop"
-                    break
-                yield answer.take(token, vocabulary.piece(token), confidence)
-                if (reason := answer.ended() or patience.ended()) is not None:
-                    ended = reason
-                    break
-        except NearfarError as error:
-            if answer.num_tokens == 0:
-                raise
-            # The reader already has part of the answer, so the failure is its end.
-            yield answer.finish("error", error=str(error))
-            return
-        if (rest := answer.rest()) is not None:
-            yield rest
-        yield answer.finish(ended, dropped_tokens=cache.window.dropped)
-
-    def _prefill(
-        self, cache: KvCache, prompt: list[int], pins: Pins, patience: Patience
-    ) -> FinishReason | None:
-        """Evaluate what is new in the prompt; return why it was left unfinished, if it was."""
-        if ended := patience.ended():
-            return ended
-        pieces = cache.read(prompt, pins)
-        while next(pieces, _DONE) is not _DONE:
-            if ended := patience.ended():
-                return ended
-        return None
+            yield from self._writer.write(seat, request, prompt, answer, patience)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -265,6 +191,3 @@ class LlamaEngine:
         for seat in self._seats.all:
             seat.conversation.leave()
         self._owned.close()
-
-
-_DONE = object()

@@ -197,7 +197,7 @@ def test_windows_survive_the_restart(tiny_gguf: Path, tmp_path: Path) -> None:
             engine._seats.all[0].conversation.enter("s", stream)
         assert engine._seats.all[0].cache.window.dropped > 50
         engine._seats.all[0].cache.append(
-            [65], engine._pins(engine._seats.all[0].cache, request, [1])
+            [65], engine._writer.pins(engine._seats.all[0].cache, request, [1])
         )
         found.append(engine._context.logits().tolist())
         engine.close()

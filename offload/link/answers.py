@@ -33,14 +33,15 @@ class AnswerLimits:
     window: int = 256
     batch_s: float = 0.02
     resume_s: float = 10.0
+    stall_s: float = 120.0  # how long a reader may hold the engine and take nothing
     max_kept_answers: int = 4096
     max_remembered_ids: int = 100_000
 
     def __post_init__(self) -> None:
-        for name in ("max_streams", "max_streams_per_device", "window", "max_kept_answers"):
+        for name in ("max_streams", "max_streams_per_device", "window", "stall_s"):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
-        for name in ("batch_s", "resume_s", "max_remembered_ids"):
+        for name in ("batch_s", "resume_s", "max_kept_answers", "max_remembered_ids"):
             if getattr(self, name) < 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must not be negative")
 
@@ -90,6 +91,11 @@ class Answer:
     def stop(self) -> None:
         """Close the engine's iterator; nothing more is sent."""
         self.out.detach()
+        self.task.cancel()
+
+    def give_up(self, failure: Failure) -> None:
+        """Close the engine's iterator and say why."""
+        self.out.finish(failure, drop_unsent=True)
         self.task.cancel()
 
     def _ended(self, on_end: Callable[[], None]) -> None:
@@ -213,11 +219,13 @@ class AnswerBook:
 
     def sweep(self) -> None:
         """Stop and forget what no device has come back for."""
-        oldest = self._loop.time() - self._limits.resume_s
+        now_s = self._loop.time()
         for key, answer in list(self._answers.items()):
-            alone_since_s = answer.out.alone_since_s
-            if alone_since_s is not None and alone_since_s <= oldest:
+            alone_since_s, blocked_since_s = answer.out.alone_since_s, answer.out.blocked_since_s
+            if alone_since_s is not None and now_s - alone_since_s >= self._limits.resume_s:
                 self.cancel(key)
+            elif blocked_since_s is not None and now_s - blocked_since_s >= self._limits.stall_s:
+                answer.give_up(Failure(GONE, "the answer was not read for too long; ask again"))
         ended = [key for key, answer in self._answers.items() if not answer.is_running]
         for key in ended[: max(0, len(ended) - self._limits.max_kept_answers)]:
             self.cancel(key)

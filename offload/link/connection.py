@@ -137,6 +137,8 @@ class Connection:
             self._on_message(envelope)
             return
         body = wire.open_body(envelope)
+        if isinstance(body, Ready) and not wire.OLDEST_VERSION <= body.version <= wire.VERSION:
+            raise WireError(f"it chose version {body.version}, which was not offered")
         if isinstance(body, Ready) and not self._opened.done():
             self._note_trip(self._hello_s, body.clock_s)
             self._opened.set_result(body)

@@ -49,6 +49,7 @@ class Outgoing:
         self._delivered = False
         # When the device was lost or had everything; None while there is somebody to talk to.
         self.alone_since_s: float | None = self._left_s
+        self.blocked_since_s: float | None = None  # when the reader stopped taking
 
     async def room(self) -> None:
         """Wait until the device allows another piece."""
@@ -109,8 +110,10 @@ class Outgoing:
     def _mark_room(self) -> None:
         if self._produced < self._until:
             self._room.set()
+            self.blocked_since_s = None
         else:
             self._room.clear()
+            self.blocked_since_s = self._loop.time()
 
     def _flush_in(self, seconds: float) -> None:
         if self._timer is None:

@@ -7,6 +7,7 @@ import time
 
 import msgspec
 import pytest
+import zmq
 
 from backbone.errors import NearfarError
 from offload.engine import Engine
@@ -314,6 +315,39 @@ async def test_an_older_cloud_tells_a_newer_device_what_to_update() -> None:
             refused = wire.open_body(wire.open_envelope(await receive(device)))
     assert isinstance(refused, wire.Refused)
     assert "7 to 9" in refused.message and "update the cloud" in refused.message
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (wire.Refused(code="version", message="update the device"), "update the device"),
+        (
+            wire.Ready(
+                version=7,
+                cards=(CARD,),
+                instance="",
+                window=1,
+                max_message_bytes=1,
+                max_streams=1,
+                clock_s=0,
+            ),
+            "version 7",
+        ),
+    ],
+)
+async def test_a_device_says_why_a_cloud_of_another_age_will_not_do(
+    body: wire.AnyBody, says: str
+) -> None:
+    router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
+    port = router.bind_to_random_port("tcp://127.0.0.1")
+    link = CloudLink(f"tcp://127.0.0.1:{port}")
+    task = asyncio.create_task(link.connect())
+    who = (await receive(router))[0]
+    router.send_multipart([who, *wire.encode(body)])
+    with pytest.raises(CloudFailed, match=says):
+        await task
+    await link.aclose()
+    router.close(linger=0)
 
 
 GARBAGE = [

@@ -231,6 +231,17 @@ async def test_a_deadline_reaches_a_slow_reader() -> None:
         assert isinstance(rest[-1], Finish) and rest[-1].reason == "deadline"
 
 
+async def test_a_reader_that_never_reads_does_not_hold_the_engine_for_ever() -> None:
+    engine = ScriptedEngine([f"{i} " for i in range(500)])
+    async with linked(engine, limits=AnswerLimits(window=16, stall_s=0.1)) as (_, link):
+        stuck = link.generate(request := ask())
+        await anext(stuck)  # type: ignore[arg-type]
+        await engine.until(lambda: engine.cancelled == [request.id])
+        with pytest.raises(CloudFailed, match="not read for too long"):
+            async for _item in stuck:
+                pass
+
+
 async def test_several_tokens_of_a_fast_engine_share_a_message() -> None:
     words = [" word"] * 200
     finishes = []

@@ -42,7 +42,8 @@ class KvCache:
         self._keep_shared(prompt, pins)
         resume = window.resume_at(len(prompt), pins, room=window.capacity // 4)
         first = min(max(window.num_sinks, pins.num_first), resume)
-        if len(prompt) - len(window.stream) > window.capacity - first and resume > first:
+        left = len(prompt) - max(first, len(window.stream))
+        if left > window.capacity - first and resume > first:
             self._truncate(min(first, len(window.stream)))
             yield from self._feed(prompt[len(window.stream) : first], pins)
             window.skip(prompt[first:resume])

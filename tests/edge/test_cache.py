@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backbone.errors import NearfarError
 from edge.llama.binding import Model
@@ -85,6 +87,47 @@ def test_long_prompt_is_read_without_its_middle(one_layer: Path) -> None:
     with _cache(one_layer) as (fresh, context):
         _read(fresh, held)
         np.testing.assert_allclose(found, context.logits(), atol=5e-3)
+
+
+@pytest.mark.parametrize("length", [50, 59, 61, 64])
+@pytest.mark.parametrize("held", [0, 2, 30])
+def test_prompt_that_fits_is_read_whole(tiny_gguf: Path, length: int, held: int) -> None:
+    prompt = _tokens(length)
+    with _cache(tiny_gguf) as (cache, _):
+        if held:
+            _read(cache, prompt[:held])
+        _read(cache, prompt, Pins(num_first=6, last_start=length - 5, last_end=length))
+        assert _held(cache) == prompt and cache.window.dropped == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    turns=st.lists(st.tuples(st.integers(1, 50), st.integers(0, 40)), min_size=1, max_size=8),
+    first=st.integers(0, 12),
+    forget=st.booleans(),
+)
+def test_any_chat_keeps_what_is_pinned(
+    tiny_gguf: Path, turns: list[tuple[int, int]], first: int, forget: bool
+) -> None:
+    with _cache(tiny_gguf) as (cache, _):
+        text = _tokens(first)
+        for number, (asked, answered) in enumerate(turns):
+            if forget and number % 3 == 2:
+                text = text[: first + len(text) // 2]
+            start = len(text)
+            text = [*text, *_tokens(asked, seed=number)]
+            pins = Pins(num_first=first, last_start=start, last_end=len(text))
+            if pins.num_tokens >= 64:
+                return
+            _read(cache, text, pins)
+            window = cache.window
+            assert window.stream == text and window.used <= 64
+            assert window.holds(0, first) and window.holds(start, len(text))
+            assert window.dropped == 0 or len(text) > 64 - 1
+            for token in _tokens(answered, seed=100 + number):
+                if cache.append([token], pins):
+                    text.append(token)
+            assert window.holds(0, first) and window.holds(start, pins.last_end)
 
 
 def test_next_turn_reads_only_what_is_new_even_after_evictions(

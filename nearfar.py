@@ -11,6 +11,7 @@ import typer
 import cloud.cli
 import edge.cli
 import offload.cli
+import quantize.cli
 from backbone.errors import NearfarError
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 app.add_typer(edge.cli.app)
 app.add_typer(edge.cli.models_app, name="models")
 app.add_typer(edge.cli.bench_app, name="bench")
+app.add_typer(quantize.cli.app, name="quantize")
 app.add_typer(offload.cli.link_app, name="link")
 app.add_typer(cloud.cli.app, name="cloud")
 
@@ -43,6 +45,29 @@ def nearfar(
     ] = None,
 ) -> None:
     """Run a language model near, and ask one far away only when that pays."""
+
+
+@app.command()
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 8080 unless set.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="A GGUF file.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
+) -> None:
+    """Answer OpenAI clients over HTTP: near, and far when that pays."""
+    import asyncio
+
+    from edge.desk.asking import Ask
+    from edge.desk.near import open_hybrid
+    from offload.places import places
+    from serve.cli import options_from, serve_engine
+
+    wish = Ask(model=model, offline=offline)
+    settings = wish.settings()
+    options = options_from(settings, host, port)
+    engine = open_hybrid(settings, places(), wish.choice())
+    asyncio.run(serve_engine(engine, options, as_json=as_json))
 
 
 def main() -> None:

@@ -78,12 +78,24 @@ class PolicySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """The HTTP face of `nearfar serve`; checked where it is opened (serve/options.py)."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080  # 0: any free one
+    api_keys: str = ""  # with commas between them; needed off loopback
+    tls_cert: str = ""
+    tls_key: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All settings of the device."""
 
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     cloud: CloudSettings = field(default_factory=CloudSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
+    serve: ServeSettings = field(default_factory=ServeSettings)
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -171,6 +171,9 @@ def plan(
     kv_bits: Annotated[
         float, typer.Option("--kv-bits", help="With --fit: bits per cached number.")
     ] = 8.5,
+    types: Annotated[
+        str | None, typer.Option("--types", help="Only these types, like q3_k,q4_k,q6_k.")
+    ] = None,
     text: Text = None,
     windows: Windows = 64,
     window: WindowLen = 512,
@@ -192,6 +195,7 @@ def plan(
         fit=fit,
         context=context,
         kv_bits=kv_bits,
+        types=types,
         text=text,
         windows=windows,
         window=window,

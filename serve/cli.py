@@ -6,10 +6,26 @@ import asyncio
 import json
 import signal
 from contextlib import aclosing
+from pathlib import Path
 
 from backbone.errors import MissingExtra
 from offload.engine import Engine
+from offload.settings import Settings
 from serve.options import ServeOptions
+
+
+def options_from(settings: Settings, host: str | None, port: int | None) -> ServeOptions:
+    """Return the settings' options with a command's flags over them. Raises SettingsError."""
+    chosen = settings.serve
+    keys = tuple(key.strip() for key in chosen.api_keys.split(",") if key.strip())
+    return ServeOptions(
+        host=host if host is not None else chosen.host,
+        port=port if port is not None else chosen.port,
+        api_keys=keys,
+        privacy=settings.policy.privacy,
+        tls_cert=Path(chosen.tls_cert) if chosen.tls_cert else None,
+        tls_key=Path(chosen.tls_key) if chosen.tls_key else None,
+    )
 
 
 async def serve_engine(

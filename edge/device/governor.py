@@ -51,7 +51,7 @@ class Governor:
     """Chooses the threads of each step.
 
     `others` tells the cores that other programs use, or None where it cannot; `ceiling` the
-    threads to use at most, on battery for instance.
+    threads to use at most, on battery for instance. `first_others` is a guess to start with.
     """
 
     def __init__(
@@ -60,17 +60,18 @@ class Governor:
         *,
         others: Callable[[], float | None],
         ceiling: Callable[[], int] | None = None,
+        first_others: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._max = max_threads
         self._others = others
         self._ceiling = ceiling or (lambda: max_threads)
         self._clock = clock
-        self._free: float = max_threads
-        self._threads = max_threads
+        self._free = max(0.0, max_threads - first_others)
+        self._threads = self._wanted()
         self._trial: _Trial | None = None
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
-        self._looked = -1e9
+        self._looked = clock()
         self._looks_up = 0
         self._waits: dict[tuple[int, int], _Wait] = {}  # from threads, to threads
 

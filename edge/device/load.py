@@ -42,6 +42,14 @@ class OthersLoad:
         return max(0.0, others / elapsed)
 
 
+def recent_load() -> float:
+    """Return the processes that ran or waited to run in the last minute, on average.
+
+    A guess at what others use, for the moment before they have been watched.
+    """
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
 def busy_seconds() -> tuple[float, float]:
     """Return the seconds that the cores of this process were busy, and its own part of them."""
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from edge.device.cores import num_usable_cores
 from edge.device.governor import Governor
-from edge.device.load import OthersLoad
+from edge.device.load import OthersLoad, recent_load
 from edge.device.strain import Ceiling
 from edge.llama.context import Context
 
@@ -22,7 +22,9 @@ class Pace:
         self._set = (fixed_threads, fixed_threads)
         if fixed_threads == 0:
             cores = num_usable_cores()
-            self._governor = Governor(cores, others=OthersLoad(), ceiling=Ceiling(cores))
+            self._governor = Governor(
+                cores, others=OthersLoad(), ceiling=Ceiling(cores), first_others=recent_load()
+            )
 
     def before_prompt(self) -> None:
         """Look at what else runs and set the threads for a prompt."""

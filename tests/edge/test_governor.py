@@ -114,6 +114,20 @@ def test_quiet_machine_does_not_flicker() -> None:
     assert chosen.count(2) > 0.95 * len(chosen)
 
 
+def test_first_steps_follow_the_guess() -> None:
+    for others, expected in ((0.0, 8), (5.5, 2), (30.0, 1)):
+        governor = Governor(8, others=lambda: None, first_others=others)
+        assert governor.threads == governor.prefill_threads == expected
+
+
+def test_guess_is_not_tried_against_before_others_were_watched() -> None:
+    now = [100.0]
+    governor = Governor(4, others=lambda: None, first_others=3.0, clock=lambda: now[0])
+    for _ in range(100):
+        now[0] += 0.001
+        assert governor.step(0.001) == 1
+
+
 def test_one_core_is_one_thread() -> None:
     governor = Governor(1, others=lambda: 0.0)
     assert {governor.step(0.1) for _ in range(50)} == {1} and governor.prefill_threads == 1

@@ -18,6 +18,8 @@ from offload.link.streams import Outgoing
 from offload.link.wire import Failure
 from offload.messages import Delta, Finish, Request, Usage
 
+_LOOK_AGAIN_S = 0.1
+
 Send = Callable[[wire.AnyBody], bool]
 
 
@@ -137,7 +139,9 @@ class AnswerBook:
         self._engine = engine
         self._limits = limits
         self._meter = meter
-        self._answers: OrderedDict[Key, Answer] = OrderedDict()
+        self._answers: dict[Key, Answer] = {}
+        self._running: set[Key] = set()
+        self._ended: OrderedDict[Key, float] = OrderedDict()  # when to look at each again
         self._past: OrderedDict[Key, None] = OrderedDict()
         self._stopping: set[asyncio.Task[None]] = set()
         self._running_of: Counter[str] = Counter()
@@ -178,11 +182,15 @@ class AnswerBook:
 
         def ended() -> None:
             self._running_of[device_key] -= 1
+            self._running.discard(key)
+            if key in self._answers:
+                self._ended[key] = self._loop.time() + self._limits.resume_s
 
         def count(num_tokens: int) -> None:
             self._meter.count_tokens(device_key, num_tokens)
 
         self._running_of[device_key] += 1
+        self._running.add(key)
         self._meter.count_request(device_key)
         self._answers[key] = Answer(self._engine, request, out, on_tokens=count, on_end=ended)
         out.attach(send, 0)
@@ -202,6 +210,7 @@ class AnswerBook:
 
     def cancel(self, key: Key) -> None:
         """Stop an answer and forget what it said."""
+        self._ended.pop(key, None)
         answer = self._answers.pop(key, None)
         if answer is None:
             return
@@ -220,15 +229,32 @@ class AnswerBook:
     def sweep(self) -> None:
         """Stop and forget what no device has come back for."""
         now_s = self._loop.time()
-        for key, answer in list(self._answers.items()):
-            alone_since_s, blocked_since_s = answer.out.alone_since_s, answer.out.blocked_since_s
-            if alone_since_s is not None and now_s - alone_since_s >= self._limits.resume_s:
-                self.cancel(key)
-            elif blocked_since_s is not None and now_s - blocked_since_s >= self._limits.stall_s:
-                answer.give_up(Failure(GONE, "the answer was not read for too long; ask again"))
-        ended = [key for key, answer in self._answers.items() if not answer.is_running]
-        for key in ended[: max(0, len(ended) - self._limits.max_kept_answers)]:
+        for key in list(self._running & self._answers.keys()):
+            self._look_at_running(key, now_s)
+        # Only those that are due are touched: there may be thousands that just ended.
+        while self._ended:
+            key, due_s = next(iter(self._ended.items()))
+            too_many = len(self._ended) > self._limits.max_kept_answers
+            if due_s > now_s and not too_many:
+                break
+            self._look_at_ended(key, now_s, forget=too_many)
+
+    def _look_at_running(self, key: Key, now_s: float) -> None:
+        answer = self._answers[key]
+        alone_since_s, blocked_since_s = answer.out.alone_since_s, answer.out.blocked_since_s
+        if alone_since_s is not None and now_s - alone_since_s >= self._limits.resume_s:
             self.cancel(key)
+        elif blocked_since_s is not None and now_s - blocked_since_s >= self._limits.stall_s:
+            answer.give_up(Failure(GONE, "the answer was not read for too long; ask again"))
+
+    def _look_at_ended(self, key: Key, now_s: float, *, forget: bool) -> None:
+        alone_since_s = self._answers[key].out.alone_since_s
+        kept_s = 0.0 if alone_since_s is None else now_s - alone_since_s
+        if forget or (alone_since_s is not None and kept_s >= self._limits.resume_s):
+            self.cancel(key)
+            return
+        self._ended[key] = now_s + max(_LOOK_AGAIN_S, self._limits.resume_s - kept_s)
+        self._ended.move_to_end(key)
 
     async def aclose(self) -> None:
         """Stop everything and wait until the engine has let go."""

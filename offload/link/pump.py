@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 import zmq
 
 _BURST = 64  # messages read before the loop gets its turn
+_NOW, _NOW_MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+_POLLIN = int(zmq.POLLIN)
 
 
 class Pump:
@@ -35,7 +37,10 @@ class Pump:
         Raises zmq.ZMQError (EHOSTUNREACH) where a ROUTER does not know the peer.
         """
         try:
-            self._socket.send_multipart(frames, zmq.NOBLOCK, copy=True)
+            # Once the first frame is taken the others are too: a message leaves whole or not.
+            for frame in frames[:-1]:
+                self._socket.send(frame, _NOW_MORE)
+            self._socket.send(frames[-1], _NOW)
         except zmq.Again:
             return False
         finally:
@@ -45,12 +50,12 @@ class Pump:
     def drain(self) -> None:
         """Deliver what has arrived."""
         for _ in range(_BURST):
-            if self._closed:
+            # Asked before, since an exception for each empty look costs more than the look.
+            if self._closed or not int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
                 return
-            try:
-                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
-            except zmq.Again:
-                return
+            frames = [self._socket.recv(_NOW, copy=False)]
+            while frames[-1].more:
+                frames.append(self._socket.recv(_NOW, copy=False))
             try:
                 self._on_message(frames)
             except BaseException:

@@ -63,8 +63,8 @@ class ScriptedEngine:
         self.requests.append(request)
         self.running.add(request.id)
         ended = False
-        await self._tell()
         try:
+            await self._tell()
             for index, said in enumerate(self._script(request)):
                 if self._error is not None and index == self._error_before:
                     raise self._error

@@ -48,6 +48,8 @@ _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
 # The name before `model.` that a language model has inside a vision-language checkpoint.
 _PREFIX = re.compile(r"^(language_model\.|model\.language_model\.)")
 
+_SIGHT = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
@@ -122,7 +124,7 @@ def is_tied(architecture: Architecture, config: Config) -> bool:
 
 def gguf_name(architecture: Architecture, name: str) -> str | None:
     """Return the GGUF name of a Hugging Face tensor, or None for one that has no place there."""
-    if _COMPUTED.search(name) or name.startswith(("vision_tower.", "multi_modal_projector.")):
+    if _COMPUTED.search(name) or _SIGHT.match(name):
         return None
     module, _, kind = _PREFIX.sub("model.", name).replace("model.model.", "model.").rpartition(".")
     module = module.replace("model.lm_head", "lm_head")

@@ -21,6 +21,7 @@ def run_plan(
     fit: bool,
     context: int,
     kv_bits: float,
+    types: str | None,
     text: Path | None,
     windows: int,
     window: int,
@@ -67,7 +68,7 @@ def run_plan(
             source,
             written,
             importance=importance,
-            options=SensitivityOptions(text=part),
+            options=SensitivityOptions(types=_types(types), text=part),
             cache=state,
             progress=progress,
         )
@@ -91,6 +92,16 @@ def run_plan(
         *([f"{target}: {megabytes(size)}"] if target else []),
     ]
     show(document, lines, as_json=as_json)
+
+
+def _types(names: str | None) -> tuple[str, ...]:
+    from quantize.llama_quantizer import tensor_type
+    from quantize.sensitivity import TYPES
+
+    found = tuple(name.strip().lower() for name in names.split(",")) if names else TYPES
+    for name in found:
+        tensor_type(name)  # names an unknown one
+    return found
 
 
 def run_report(

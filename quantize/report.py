@@ -96,12 +96,13 @@ def make_report(
         format_of(model)
     vocab_size = int(read_config(reference)["vocab_size"])
     rows = _Rows(cache, reference, windows)
-    with reference_logits(reference, windows, vocab_size, options) as (logits_file, _):
-        for done, model in enumerate(models, start=1):
-            if rows.get(model) is None:
+    pending = [model for model in models if rows.get(model) is None]
+    if pending:
+        with reference_logits(reference, windows, vocab_size, options) as (logits_file, _):
+            for done, model in enumerate(pending, start=len(models) - len(pending) + 1):
                 rows.put(model, judge(_task(model, windows, vocab_size, logits_file, options)))
-            if progress:
-                progress(done, len(models))
+                if progress:
+                    progress(done, len(models))
     return rows.report(models, reference)
 
 

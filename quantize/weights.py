@@ -66,7 +66,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         )
     config = _parse(path.read_bytes(), path)
     # Vision-language checkpoints keep the language model's settings one level down.
-    return dict(config.get("text_config", {}) if "model_type" not in config else config)
+    inner = config.get("text_config")
+    if not isinstance(inner, dict) or "model_type" not in inner:
+        return config
+    outer = {key: config[key] for key in ("quantization_config",) if key in config}
+    return {**inner, **outer}
 
 
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:

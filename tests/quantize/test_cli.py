@@ -64,7 +64,7 @@ def test_a_plan_is_printed_and_carried_out(make_checkpoint: Make, tmp_path: Path
     text = tmp_path / "text.txt"
     text.write_text("The cat sat on the mat, and 12 + 34 = 46.\n" * 200)
     state = tmp_path / "state.json"
-    words = ("--text", text, "--state", state, *FEW)
+    words = ("--text", text, "--state", state, *FEW, "--types", "q4_k,Q8_0")
     found = run_json("plan", source, "--target-bpw", 5.0, *words)
     assert found["size_bytes"] <= found["budget_bytes"]
     out = tmp_path / "m.gguf"
@@ -72,7 +72,7 @@ def test_a_plan_is_printed_and_carried_out(make_checkpoint: Make, tmp_path: Path
     assert again["types"] == found["types"]
     assert out.stat().st_size == again["file_bytes"] <= found["budget_bytes"]
     fitted = run_json("plan", source, "--fit", "--context", 128, *words)
-    assert set(fitted["types"].values()) == {"f16"}
+    assert set(fitted["types"].values()) == {"q8_0"}
 
 
 def test_a_report_is_a_table_a_document_and_a_picture(
@@ -103,6 +103,7 @@ def test_errors_reach_the_top_as_they_are(make_checkpoint: Make, tmp_path: Path)
     assert "PATTERN=TYPE" in failing("gguf", source, out, "--keep", "q8_0")
     assert "exactly one" in failing("plan", source)
     assert "exactly one" in failing("plan", source, "--fit", "--target-bpw", 4)
+    assert "unknown tensor type" in failing("plan", source, "--fit", "--types", "q9")
     assert "no size" in failing("plan", source, "--target-bytes", "many")
     assert "use 4 or 8" in failing("gptq", source, tmp_path / "g", "--bits", 3)
     assert "checkpoint_format" in failing("gptq", source, tmp_path / "g", "--format-version", 3)

@@ -197,6 +197,27 @@ def test_quantizing_twice_is_refused_unless_asked(make_checkpoint: Make, tmp_pat
     assert "Q4_0" in done.tensor_types.values()
 
 
+@pytest.mark.parametrize("prefix", ["language_model.model.", "model.language_model."])
+def test_the_language_model_of_a_vision_checkpoint_is_taken(
+    prefix: str, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = make_checkpoint("gemma3_text", **GEMMA)
+    plain = convert(folder, tmp_path / "plain.gguf", kind="f32")
+    config = json.loads((folder / "config.json").read_text())
+    nested = {"model_type": "gemma3", "text_config": config}
+    (folder / "config.json").write_text(json.dumps(nested))
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {n.replace("model.", prefix, 1): t for n, t in tensors.items()}
+    renamed["model.vision_tower.patch.weight"] = np.zeros((2, 2), dtype=np.float32)
+    save_file(renamed, folder / "model.safetensors")
+    done = convert(folder, tmp_path / "m.gguf", kind="f32")
+    expected = gguf_logits(tmp_path / "plain.gguf", TOKENS)
+    assert np.array_equal(gguf_logits(done.path, TOKENS), expected)
+    assert plain.size_bytes == done.size_bytes
+
+
 def test_a_name_like_phi3_is_not_mistaken_for_its_tokenizer(
     make_checkpoint: Make, tmp_path: Path
 ) -> None:

@@ -59,20 +59,19 @@ def test_a_report_ranks_formats_by_what_they_keep(tmp_path: Path) -> None:
     """On a trained model: fewer bits are farther away, and every format is read the same way."""
     source = shared_model("stories260K")
     text = default_text()
-    models = [convert(source, tmp_path / f"{k}.gguf", kind=k).path for k in ("f16", "q8_0", "q4_0")]
+    models = [convert(source, tmp_path / f"{k}.gguf", kind=k).path for k in ("q8_0", "q4_0")]
     options = GptqOptions(bits=8, group_size=4)
     calibration = CalibrationOptions(num_windows=8, window_len=64)
     models.append(
         quantize_gptq(source, tmp_path / "gptq", options=options, calibration=calibration).path
     )
     done = make_report(models, source, text, options=FEW)
-    half, eight, four, gptq = done.rows
-    assert half.mean_kld < eight.mean_kld < four.mean_kld
-    assert half.mean_kld < 1e-5 and half.top1_agreement > 0.99
+    eight, four, gptq = done.rows
+    assert 0 < eight.mean_kld < 0.01 < four.mean_kld
     assert abs(eight.perplexity_change) < 0.01
     assert gptq.format == "gptq" and gptq.mean_kld < four.mean_kld
-    assert four.size_bytes < eight.size_bytes < half.size_bytes
-    assert done.reference_perplexity == pytest.approx(half.perplexity, rel=1e-3)
+    assert four.size_bytes < eight.size_bytes
+    assert done.reference_perplexity == pytest.approx(eight.perplexity, rel=0.01)
     assert all(row.tokens_per_s > 0 and row.load_s > 0 for row in done.rows)
     assert all(row.peak_memory_bytes > 10_000_000 for row in done.rows)
     assert json.loads(json.dumps(done.to_json()))["num_positions"] == 3 * 31

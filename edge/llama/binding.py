@@ -80,6 +80,9 @@ class Model(Owned):
         if self._lib.llama_vocab_type(self.vocabulary.handle) == self._lib.LLAMA_VOCAB_TYPE_NONE:
             self.close()
             raise CheckpointError(f"{path} has no tokenizer; {_REMAKE}")
+        if self.trained_len < 1:
+            self.close()
+            raise CheckpointError(f"{path} has a context of 0 tokens; fetch it again")
 
     def metadata(self, key: str) -> str:
         """Return one metadata value as text, "" where the file has none of that name."""

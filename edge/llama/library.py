@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 _WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
+_MAX_REASON = 200  # characters
 
 
 class Log:
@@ -54,9 +55,15 @@ class Log:
         return [line.split(": ", 1)[-1] for line in lines if line]
 
     def reason(self) -> str:
-        """Return the one line that says most: the first error, or that there is none."""
+        """Return the one line that says most: the first error, or that there is none.
+
+        It may quote a damaged file, so only what can be printed is left of it.
+        """
         errors = self.errors()
-        return errors[0].removeprefix("error loading model: ") if errors else "no reason given"
+        if not errors:
+            return "no reason given"
+        line = errors[0].removeprefix("error loading model: ")[:_MAX_REASON]
+        return "".join(char if char.isprintable() else "?" for char in line)
 
 
 log = Log()

@@ -94,6 +94,8 @@ def _spoiled(good: bytes, kind: str) -> bytes:
         return good[:4] + struct.pack(">I", 3) + good[8:]
     if kind == "unknown architecture":
         return good.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0nolla", 1)
+    if kind == "noise for a name":
+        return good.replace(b"\x05\0\0\0\0\0\0\0llama", b"\x05\0\0\0\0\0\0\0a\n\x01b\x9b", 1)
     return {
         "empty": b"",
         "not a gguf": b"PK\x03\x04" + good[4:],
@@ -117,6 +119,7 @@ def _spoiled(good: bytes, kind: str) -> bytes:
         ("too new", "GGUF of version 9"),
         ("other endian", "big-endian"),
         ("unknown architecture", "architecture 'nolla'"),
+        ("noise for a name", "unknown here"),
     ],
 )
 def test_damaged_files_are_refused_in_one_line(
@@ -126,7 +129,12 @@ def test_damaged_files_are_refused_in_one_line(
     path.write_bytes(_spoiled(tiny_gguf.read_bytes(), kind))
     with pytest.raises(CheckpointError, match=message) as caught:
         Model(path)
-    assert "\n" not in str(caught.value) and str(path) in str(caught.value)
+    assert str(caught.value).isprintable() and str(path) in str(caught.value)
+
+
+def test_model_without_context_is_refused(tmp_path: Path, make_tiny_gguf) -> None:
+    with pytest.raises(CheckpointError, match="context of 0 tokens"):
+        Model(make_tiny_gguf(tmp_path / "m.gguf", context_len=0))
 
 
 def test_missing_files_and_folders_are_refused(tmp_path: Path) -> None:

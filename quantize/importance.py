@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
+from quantize.gguf_package import require_gguf
 
 _SUM, _COUNT = ".in_sum2", ".counts"
 
@@ -75,6 +76,7 @@ class Importance:
 
 def load_importance(path: Path) -> Importance:
     """Read either of llama.cpp's formats. Raises CheckpointError for anything else."""
+    require_gguf()
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; write it with `nearfar quantize importance`")
     with path.open("rb") as file:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError, NearfarError
+from quantize.gguf_package import require_gguf
 from quantize.llama_log import captured_log, last_error
 
 # Tensors whose type llama.cpp takes from a field of its own.
@@ -24,6 +25,7 @@ _MAX_BUFFER_BYTES = 1 << 30
 
 def file_types() -> dict[str, int]:
     """Return the number that llama.cpp gives each kind of file, by lower-case name."""
+    require_gguf()
     from gguf import LlamaFileType
 
     names = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import CheckpointError
+from quantize.gguf_package import require_gguf
 
 UNQUANTIZED = ("F32", "F16", "BF16", "F64")
 
@@ -40,6 +41,7 @@ def inspect(path: Path) -> StoredGguf:
     """Read the header of a GGUF file. Raises CheckpointError where it is none or is cut off."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; name a GGUF file or a Hugging Face folder")
+    require_gguf()
     from gguf import GGUFReader
 
     try:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -337,6 +338,14 @@ def test_too_little_space_is_known_before_writing(
     tight = usage._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: tight)
     assert "free some space" in refusal(folder, tmp_path / "m.gguf", kind="q8_0")
+
+
+def test_the_missing_package_is_named_with_its_extra(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_checkpoint("llama")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    assert "nearfar[quantize]" in refusal(folder, tmp_path / "m.gguf")
 
 
 def test_an_old_target_survives_a_failure(make_checkpoint: Make, tmp_path: Path) -> None:

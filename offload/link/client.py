@@ -107,6 +107,15 @@ class CloudLink:
         finally:
             self._end(reading)
 
+    async def ping(self, *, padding: bytes = b"", timeout_s: float = 1.0) -> float:
+        """Return one round trip in seconds, connecting first where need be.
+
+        Raises LinkError, and asyncio.TimeoutError where no answer came in time.
+        """
+        await self.connect()
+        assert self._connection is not None, "connect() leaves a connection"
+        return await self._connection.ping(padding=padding, timeout_s=timeout_s)
+
     def health(self) -> LinkHealth:
         """Return what is known of the link now."""
         connection = self._connection

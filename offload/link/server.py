@@ -183,7 +183,9 @@ class LinkServer:
     def _hear(self, peer: _Peer, request_id: str, body: wire.AnyBody) -> None:
         key = Key(peer.owner, request_id)
         if isinstance(body, Ping):
-            self._send(peer.identity, Pong(body.sent_s, time.time(), self.num_in_flight))
+            self._send(
+                peer.identity, Pong(body.sent_s, time.time(), self.num_in_flight, body.padding)
+            )
         elif isinstance(body, Credit):
             self._answers.allow(key, body.until)
         elif isinstance(body, Resume):

@@ -130,9 +130,10 @@ class Joined(Body, frozen=True):
 
 
 class Ping(Body, frozen=True):
-    """A sign of life; `sent_s` is the sender's own clock and comes back unchanged."""
+    """A sign of life; `sent_s`, the sender's own clock, and `padding` come back unchanged."""
 
     sent_s: float
+    padding: bytes = b""
 
 
 class Pong(Body, frozen=True):
@@ -141,6 +142,7 @@ class Pong(Body, frozen=True):
     sent_s: float
     clock_s: float
     in_flight: int
+    padding: bytes = b""
 
 
 class Failure(Body, frozen=True):

@@ -93,8 +93,8 @@ bodies = st.one_of(
     st.builds(wire.Joined, texts),
     st.builds(wire.Credit, counts),
     st.builds(wire.Resume, counts, counts),
-    st.builds(wire.Ping, floats),
-    st.builds(wire.Pong, floats, floats, counts),
+    st.builds(wire.Ping, floats, st.binary(max_size=9)),
+    st.builds(wire.Pong, floats, floats, counts, st.binary(max_size=9)),
     st.builds(wire.Failure, texts, texts),
 )
 

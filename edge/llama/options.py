@@ -30,6 +30,9 @@ class LlamaOptions:
     max_draft_tokens: tokens to guess from earlier text and verify in one step, at most 15; 0
     guesses none. The answer is the same.
 
+    known_models: a file that remembers which models did not crash llama.cpp; unknown ones are
+    tried in a process of their own first. None tries nothing.
+
     session_folder: where conversations (requests with a session) are kept until the next start,
     within session_budget_bytes; None keeps none.
     """
@@ -47,6 +50,7 @@ class LlamaOptions:
     num_sinks: int = 4
     window_block: int = 64
     max_draft_tokens: int = 0
+    known_models: Path | None = None
     session_folder: Path | None = None
     session_budget_bytes: int = 1 << 30
 

@@ -24,6 +24,7 @@ from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
 from edge.llama.seats import Seat, Seats
 from edge.llama.sessions import SessionStore
+from edge.llama.trial import require_survival
 from edge.llama.window import Window
 from edge.llama.writer import Writer
 from offload.errors import SettingsError
@@ -42,6 +43,8 @@ class LlamaEngine:
 
     def __init__(self, path: Path, *, options: LlamaOptions | None = None) -> None:
         self._options = options or LlamaOptions()
+        if self._options.known_models is not None:
+            require_survival(path, self._options.known_models)
         with contextlib.ExitStack() as stack:
             self._model = stack.enter_context(
                 Model(path, num_gpu_layers=self._options.num_gpu_layers)

@@ -29,6 +29,8 @@ def captured_log() -> Iterator[list[str]]:
 
 def last_error(lines: list[str]) -> str:
     """Return what llama.cpp said last about a failure, on one line."""
-    told = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
-    reasons = [line for line in told if ": " in line] or told
-    return reasons[0].splitlines()[0] if reasons else "no reason given"
+    # One message may have several lines, some of them only ornament.
+    told = [part.strip() for line in lines for part in line.splitlines()]
+    signs = ("error", "failed", "missing")
+    reasons = [line for line in told if any(sign in line.lower() for sign in signs)]
+    return reasons[0] if reasons else "no reason given"

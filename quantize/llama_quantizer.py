@@ -17,6 +17,11 @@ from quantize.llama_log import captured_log, last_error
 
 # Tensors whose type llama.cpp takes from a field of its own.
 _NAMED = {"token_embd.weight": "token_embedding_type", "output.weight": "output_tensor_type"}
+TENSOR_TYPES = (
+    *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q5_0", "q5_1", "q4_k", "q4_0", "q4_1"),
+    *("q3_k", "q2_k", "iq4_nl", "iq4_xs", "iq3_s", "iq3_xxs", "iq2_s", "iq2_xs", "iq2_xxs"),
+    *("iq1_m", "iq1_s", "tq1_0", "tq2_0"),
+)
 PLAIN_KINDS = ("f32", "f16", "bf16")
 # Rows of one tensor held while quantizing; llama.cpp's own default of 8 GiB is more than a
 # small device has.
@@ -48,9 +53,11 @@ def file_type(kind: str) -> int:
 
 def tensor_type(name: str) -> int:
     """Return ggml's number for a tensor type such as "q8_0"; NearfarError lists the known ones."""
+    require_gguf()
     from gguf import GGMLQuantizationType
 
-    known = {t.name.lower(): int(t) for t in GGMLQuantizationType}
+    # llama.cpp stops the whole process for any other.
+    known = {t: int(GGMLQuantizationType[t.upper()]) for t in TENSOR_TYPES}
     if name.lower() not in known:
         raise NearfarError(f"unknown tensor type {name!r}; choose one of {', '.join(known)}")
     return known[name.lower()]
@@ -96,7 +103,10 @@ def requantize(
     with captured_log() as lines:
         status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params))
     if status:
-        raise CheckpointError(f"llama.cpp cannot write {kind}: {last_error(lines)}")
+        reason = last_error(lines)
+        if "importance" in reason.lower():
+            reason += "; measure one with `nearfar quantize importance` and hand it in"
+        raise CheckpointError(f"llama.cpp cannot write {kind}: {reason}")
 
 
 def _apply_named(params: Any, overrides: Mapping[str, str]) -> None:

@@ -172,6 +172,12 @@ def test_importance_changes_the_quantized_weights(make_checkpoint: Make, tmp_pat
     assert plain.read_bytes() != weighted.read_bytes()
 
 
+def test_types_that_need_importance_say_so(make_checkpoint: Make, tmp_path: Path) -> None:
+    folder = make_checkpoint("qwen3", hidden_size=256, intermediate_size=256, head_dim=64)
+    message = refusal(folder, tmp_path / "m.gguf", kind="iq2_xxs")
+    assert "nearfar quantize importance" in message
+
+
 @pytest.mark.parametrize("name", ["stories260K", "stories3M"])
 def test_shared_models_write_the_text_of_the_given_gguf(name: str, tmp_path: Path) -> None:
     folder = shared_model(name)
@@ -278,6 +284,10 @@ def test_every_bad_source_is_named_in_one_line(make_checkpoint: Make, tmp_path: 
     assert "is a folder" in refusal(good, tmp_path / "out")
     assert "per-tensor" in refusal(good, out, kind="f32", overrides={"x": "q8_0"})
     assert "unknown tensor type" in refusal(good, out, overrides={"x": "q9"})
+    assert "unknown tensor type" in refusal(good, out, overrides={"x": "i8"})
+    assert "regular expression" in refusal(good, out, overrides={"[": "q8_0"})
+    short = {"blk.0.attn_q.weight": np.ones(5, dtype=np.float32)}
+    assert "imatrix size" in refusal(good, out, importance=short)
     edit_config(good, quantization_config={"quant_method": "gptq"})
     assert "already quantized (gptq)" in refusal(good, out)
     edit_config(good, quantization_config=None, model_type="mamba")

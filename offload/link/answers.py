@@ -135,10 +135,18 @@ class Answer:
 class AnswerBook:
     """All answers, running and just ended, by owner and request id."""
 
-    def __init__(self, engine: Engine, limits: AnswerLimits, meter: Meter) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        limits: AnswerLimits,
+        meter: Meter,
+        *,
+        on_gone: Callable[[Key], None] = lambda key: None,
+    ) -> None:
         self._engine = engine
         self._limits = limits
         self._meter = meter
+        self._on_gone = on_gone
         self._answers: dict[Key, Answer] = {}
         self._running: set[Key] = set()
         self._ended: OrderedDict[Key, float] = OrderedDict()  # when to look at each again
@@ -215,6 +223,7 @@ class AnswerBook:
         if answer is None:
             return
         self._remember(key)
+        self._on_gone(key)
         answer.stop()
         if answer.is_running:
             self._stopping.add(answer.task)

@@ -85,6 +85,7 @@ class LinkServer:
         self._tempo = Tempo(dead_after_s=peer_silence_s)
         self._instance = uuid.uuid4().hex
         self._peers: dict[bytes, _Peer] = {}
+        self._listening: dict[Key, _Peer] = {}
         self._closed = asyncio.Event()
         self.num_bad_messages = 0
 
@@ -115,7 +116,7 @@ class LinkServer:
             raise
         self._pump = Pump(socket, self._on_frames)
         self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self._answers = AnswerBook(self._engine, self._limits, self._door.meter)
+        self._answers = AnswerBook(self._engine, self._limits, self._door.meter, on_gone=self._gone)
         self._sweeper = asyncio.create_task(self._sweep())
 
     async def serve(self) -> None:
@@ -194,7 +195,6 @@ class LinkServer:
             reply = self._door.join(peer.owner.device_key, body)
             self._send(peer.identity, reply, request_id)
         elif isinstance(body, Cancel):
-            peer.asking.discard(request_id)
             self._answers.cancel(key)
         else:
             raise WireError("a device does not say that")
@@ -251,15 +251,16 @@ class LinkServer:
         key = Key(peer.owner, request_id)
         failure = self._answers.resume(key, voice, body.received, body.until)
         if failure is not None:
+            self._gone(key)
             self._send(peer.identity, failure, request_id)
 
     # What leaves
 
     def _voice(self, peer: _Peer, request_id: str) -> Send:
         """Return how an answer speaks to its device; a peer found to have left is forgotten."""
-        for other in self._peers.values():
-            if other.owner == peer.owner:
-                other.asking.discard(request_id)
+        key = Key(peer.owner, request_id)
+        self._gone(key)  # from the connection that listened before
+        self._listening[key] = peer
         peer.asking.add(request_id)
 
         def say(body: wire.AnyBody) -> bool:
@@ -278,14 +279,20 @@ class LinkServer:
 
     # Who leaves
 
+    def _gone(self, key: Key) -> None:
+        """Nobody listens to this answer any more."""
+        peer = self._listening.pop(key, None)
+        if peer is not None:
+            peer.asking.discard(key.request_id)
+
     def _forget(self, peer: _Peer) -> None:
         self._peers.pop(peer.identity, None)
-        for request_id in peer.asking:
+        for request_id in list(peer.asking):
+            self._gone(Key(peer.owner, request_id))
             self._answers.leave(Key(peer.owner, request_id))
-        peer.asking.clear()
 
     def _shut_out(self, peer: _Peer) -> None:
-        for request_id in peer.asking:
+        for request_id in list(peer.asking):
             self._answers.cancel(Key(peer.owner, request_id))
         self._peers.pop(peer.identity, None)
         self._send(peer.identity, _SHUT_OUT)

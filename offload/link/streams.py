@@ -15,9 +15,9 @@ from collections.abc import Callable
 import msgspec
 
 from backbone.errors import NearfarError
-from offload.errors import CloudFailed
+from offload.errors import CloudFailed, RequestError
 from offload.link import wire
-from offload.link.failures import to_error
+from offload.link.failures import to_error, to_failure
 from offload.link.wire import Deltas, Envelope, Failure, PackedDelta, Resume, WireError
 from offload.messages import Delta, Finish, Request
 
@@ -56,7 +56,9 @@ class Outgoing:
         await self._room.wait()
 
     def push(self, piece: PackedDelta) -> None:
-        """Take the next piece, and send it now or with others."""
+        """Take the next piece, and send it now or with others; after the end it is dropped."""
+        if self._final is not None:
+            return
         self._kept.append(piece)
         self._mark_room()
         wait_s = self._left_s + self._batch_s - self._loop.time()
@@ -70,8 +72,8 @@ class Outgoing:
         if self._final is not None:
             return
         self._final = final
-        while drop_unsent and self._produced > self._sent:
-            self._kept.pop()
+        if drop_unsent:
+            self._drop_unsent()
         self._flush()
 
     def allow(self, until: int) -> None:
@@ -119,10 +121,22 @@ class Outgoing:
         if self._timer is None:
             self._timer = self._loop.call_later(seconds, self._flush)
 
+    def _drop_unsent(self) -> None:
+        while self._produced > self._sent:
+            self._kept.pop()
+
     def _flush(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        try:
+            self._send_all()
+        except RequestError as error:  # an engine that said what msgpack cannot hold
+            self._drop_unsent()
+            self._final = to_failure(CloudFailed(f"the cloud's engine cannot be heard: {error}"))
+            self._send_all()
+
+    def _send_all(self) -> None:
         while self._send is not None and self._sent < self._produced:
             batch = self._batch()
             if not self._send(Deltas(self._sent, batch)):

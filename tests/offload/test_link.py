@@ -25,7 +25,7 @@ from offload.link.client import CloudLink
 from offload.link.health import Tempo
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.server import LinkServer
-from offload.messages import Budget, Finish, Privacy
+from offload.messages import Budget, Delta, Finish, Privacy
 from tests.offload.links import (
     answer,
     ask,
@@ -408,3 +408,22 @@ async def test_a_text_that_is_not_unicode_is_a_bad_request() -> None:
     async with linked(ScriptedEngine()) as (_, link):
         with pytest.raises(RequestError, match="msgpack"):
             await answer(link, ask("\ud800"))
+
+
+@pytest.mark.parametrize("said", ["\ud800", Delta(token_ids=(2**70,))])
+async def test_an_engine_that_says_what_cannot_be_sent_fails_its_answer(
+    said: str | Delta,
+) -> None:
+    async with linked(ScriptedEngine(["one", said, "two"])) as (server, link):
+        with pytest.raises(CloudFailed, match="cannot be heard"):
+            await answer(link, ask())
+        await until(lambda: server.num_in_flight == 0)
+
+
+async def test_a_long_lived_connection_remembers_only_what_the_cloud_keeps() -> None:
+    limits = AnswerLimits(resume_s=0, max_remembered_ids=5)
+    async with linked(ScriptedEngine(), limits=limits) as (server, link):
+        for _ in range(20):
+            await answer(link, ask())
+        (peer,) = server._peers.values()
+        await until(lambda: not peer.asking and not server._listening)

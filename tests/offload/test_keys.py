@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from offload.errors import SettingsError
+from offload.link.kept import write_private
 from offload.link.keys import (
     DeviceList,
     KeyPair,
@@ -13,7 +14,6 @@ from offload.link.keys import (
     load_or_make,
     require_curve,
 )
-from offload.link.kept import write_private
 
 
 def mode_of(path: Path) -> int:

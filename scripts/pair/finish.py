@@ -38,7 +38,7 @@ def finish(training: Path, bank: Path) -> dict[str, object]:
     """Write everything that ships into offload/pair and the bank; return what was measured."""
     write_bank(bank)
     to_hugging_face(CLOUD, training, CLOUD_MODEL, torch.bfloat16)
-    folder, full = training / "edge-hf", training / "edge-f32.gguf"
+    folder, full = training / "nearfar-edge", training / "nearfar-edge-f32.gguf"
     to_hugging_face(EDGE, training, folder, torch.float32)
     for target, kind in ((full, "f32"), (EDGE_MODEL, EDGE_TYPE)):
         target.unlink(missing_ok=True)

@@ -37,7 +37,8 @@ class Reading:
         self.num_chars = len(text)
         if len(text) > _HEAD_CHARS + _TAIL_CHARS:
             text = f"{text[:_HEAD_CHARS]}\n{text[-_TAIL_CHARS:]}"
-        self.text = text
+        # half a surrogate pair, which no encoding holds, reads as a question mark
+        self.text = text = text.encode("utf-8", "replace").decode()
         self.lowered = text.lower()
         self.tokens = _TOKEN.findall(self.lowered)
         self.counts = Counter(self.tokens)
@@ -45,16 +46,15 @@ class Reading:
 
 def word_grams(reading: Reading) -> Ints:
     """Return the buckets of every word and every pair of neighbours."""
-    crc32 = zlib.crc32
-    hashed = [crc32(word.encode("utf-8", "surrogatepass")) for word in reading.tokens]
-    single = np.array(hashed, dtype=np.uint64)
+    hash_of = {word: zlib.crc32(word.encode()) for word in reading.counts}
+    single = np.array([hash_of[word] for word in reading.tokens], dtype=np.uint64)
     pairs = (single[:-1] * _STEP) ^ (single[1:] + np.uint64(7))
     return _buckets(np.concatenate([single + np.uint64(1), pairs]))
 
 
 def char_grams(reading: Reading) -> Ints:
     """Return the buckets of every four neighbouring bytes, runs of white space taken as one."""
-    plain = f" {' '.join(reading.lowered.split())} ".encode("utf-8", "surrogatepass")
+    plain = f" {' '.join(reading.lowered.split())} ".encode()
     codes = np.frombuffer(plain, dtype=np.uint8).astype(np.uint64)
     length = max(0, len(codes) - _CHAR_GRAM + 1)
     hashed = np.full(length, _CHAR_GRAM, dtype=np.uint64)
@@ -132,9 +132,10 @@ class TfIdf:
         """Return the columns of one text and their weights; both empty where none is known."""
         columns = np.sort(self._column[self._grams(reading)])
         columns = columns[: np.searchsorted(columns, len(self.buckets))]
-        starts = np.flatnonzero(np.diff(columns, prepend=-1))
-        counts = np.diff(starts, append=len(columns))
-        present = columns[starts]
+        first = np.ones(len(columns), dtype=bool)
+        np.not_equal(columns[1:], columns[:-1], out=first[1:])
+        starts = np.append(first.nonzero()[0], len(columns))
+        present, counts = columns[starts[:-1]], starts[1:] - starts[:-1]
         values = (1.0 + np.log(counts)) * self.idf[present]
         return present, values / max(float(np.sqrt(values @ values)), 1e-12)
 

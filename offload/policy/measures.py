@@ -83,12 +83,13 @@ def as_numbers(text: str) -> list[float]:
 
 def _ascii_counts(text: str) -> npt.NDArray[np.int64]:
     """Count each ASCII character; place 128 counts all others. [129]"""
-    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+    codes = np.frombuffer(text.encode("utf-32-le"), dtype="<u4")
     return np.bincount(np.minimum(codes, 128), minlength=129)
 
 
 def _count(reading: Reading, words: tuple[str, ...]) -> int:
-    return sum(reading.counts[word] for word in words)
+    found = reading.counts.get
+    return sum([found(word, 0) for word in words])
 
 
 def _lengths(prompt: Reading) -> list[float]:
@@ -105,9 +106,12 @@ def _shares(signs: npt.NDArray[np.int64]) -> list[float]:
 
 
 def _word_shapes(prompt: Reading) -> list[float]:
-    lengths = np.array([len(word) for word in prompt.tokens if word.isalpha()] or [0])
-    different = len(prompt.counts) / max(1, len(prompt.tokens))
-    return [float(lengths.mean()), float(lengths.std()), different]
+    # over the different words, each as often as it stands there: far fewer than all words
+    lengths = [(len(word), times) for word, times in prompt.counts.items() if word.isalpha()]
+    total = max(1, sum([times for _, times in lengths]))
+    mean = sum([length * times for length, times in lengths]) / total
+    variance = sum([(length - mean) ** 2 * times for length, times in lengths]) / total
+    return [mean, math.sqrt(variance), len(prompt.counts) / max(1, len(prompt.tokens))]
 
 
 def _marks(prompt: Reading) -> list[float]:
@@ -130,4 +134,8 @@ def _amounts(prompt: Reading, signs: npt.NDArray[np.int64]) -> list[float]:
 
 def _lines(text: str) -> list[float]:
     lengths = [len(line) for line in text.split("\n")][1:-1]
-    return [float(np.log1p(np.std(lengths))) if lengths else 0.0]
+    if not lengths:
+        return [0.0]
+    mean = sum(lengths) / len(lengths)
+    variance = sum([(length - mean) ** 2 for length in lengths]) / len(lengths)
+    return [math.log1p(math.sqrt(variance))]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -63,7 +64,7 @@ class DefaultPrior:
 class Prior:
     """A fitted prior; `supports` holds, per group of measures, the labelled rows [rows, measures].
 
-    `gram_weights` is, per kind of n-gram, [2, n-grams]; heads are ordered near, far.
+    `gram_weights` is, per kind of n-gram, [n-grams, 2]; heads are ordered near, far.
     """
 
     groups: tuple[Measured, ...]
@@ -104,8 +105,14 @@ class Prior:
         strength = STRENGTHS[int(np.argmin(errors))]
         heads = (fit_head(gram, labels[0], strength), fit_head(gram, labels[1], strength))
         folded = [[rows.transposed_times(head.weights) for head in heads] for rows in sparse]
-        weights = tuple(NGRAM_WEIGHT * np.array(pair) for pair in folded)
+        weights = tuple(NGRAM_WEIGHT * np.column_stack(pair) for pair in folded)
         return cls(groups, supports, grams, weights, heads, strength)
+
+    @cached_property
+    def _stacked(self) -> tuple[Floats, Floats]:
+        """Both heads' weights [2, rows] and biases [2], laid side by side once."""
+        weights = np.array([head.weights for head in self.heads])
+        return weights, np.array([head.bias for head in self.heads])
 
     @property
     def reads_answers(self) -> bool:
@@ -115,14 +122,14 @@ class Prior:
     def probabilities(self, prompt: str, answer: str = "") -> tuple[float, float]:
         """Return P(near right) and P(far right)."""
         read, answered = Reading(prompt), Reading(answer)
-        scores = np.array([head.bias for head in self.heads])
-        weights = np.array([head.weights for head in self.heads])
+        weights, biases = self._stacked
+        scores = biases.copy()
         for group, support in zip(self.groups, self.supports, strict=True):
             mine = group.standardised(measure(group.group, read, answered))
             scores += weights @ support.alike(mine)
         for tfidf, each in zip(self.grams, self.gram_weights, strict=True):
             columns, values = tfidf.row(read)
-            scores += each[:, columns] @ values
+            scores += values @ each[columns]
         near, far = sigmoid(scores)
         return float(near), float(far)
 

@@ -101,7 +101,7 @@ def _grams(arrays: _Arrays, kind: str) -> TfIdf:
 
 def _checked(arrays: _Arrays, kind: str) -> npt.NDArray[Any]:
     weights = arrays[f"{kind}.weights"]
-    if weights.shape != (2, len(arrays[f"{kind}.buckets"])):
+    if weights.shape != (len(arrays[f"{kind}.buckets"]), 2):
         raise ValueError(f"the weights of {kind} do not fit its n-grams")
     return weights
 

@@ -11,6 +11,7 @@ import typer
 import cloud.cli
 import edge.cli
 import offload.cli
+import offload.policy.cli
 import quantize.cli
 from backbone.errors import NearfarError
 
@@ -25,6 +26,7 @@ app.add_typer(edge.cli.app)
 app.add_typer(edge.cli.models_app, name="models")
 app.add_typer(edge.cli.bench_app, name="bench")
 app.add_typer(quantize.cli.app, name="quantize")
+app.add_typer(offload.policy.cli.policy_app, name="policy")
 app.add_typer(offload.cli.link_app, name="link")
 app.add_typer(cloud.cli.app, name="cloud")
 

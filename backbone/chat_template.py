@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from backbone.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from jinja2.runtime import Context
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+MAX_REPEATED = 10_000  # characters or items that a template may make by multiplication
 
 
 def render(
@@ -23,12 +29,7 @@ def render(
     Raises CheckpointError where the template is broken, refuses the messages, or tries to reach
     outside its sandbox.
     """
-    # Imported here: jinja2 costs a tenth of a second that `--help` need not pay.
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
+    environment = _sandbox()
     # What transformers offers to a template; its `tojson`, unlike Jinja's, does not escape HTML.
     environment.globals["raise_exception"] = _refuse
     environment.globals["strftime_now"] = _now
@@ -45,6 +46,30 @@ def render(
             f"the model's chat template cannot render this conversation ({error}); "
             "use another model, or ask with a plain prompt"
         ) from None
+
+
+def _sandbox() -> ImmutableSandboxedEnvironment:
+    # Imported here: jinja2 costs a tenth of a second that `--help` need not pay.
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    class Bounded(ImmutableSandboxedEnvironment):
+        """Jinja's sandbox bounds ranges; this one bounds products and powers too."""
+
+        intercepted_binops = frozenset({"*", "**"})
+
+        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+            if operator == "**" or _repeats_too_much(left, right):
+                raise OverflowError("it makes a text or a number without bounds")
+            return super().call_binop(context, operator, left, right)
+
+    return Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
+
+
+def _repeats_too_much(left: Any, right: Any) -> bool:
+    """Whether a product is of a text or list and would grow past all use."""
+    if isinstance(left, int) and hasattr(right, "__len__"):
+        left, right = right, left
+    return hasattr(left, "__len__") and isinstance(right, int) and len(left) * right > MAX_REPEATED
 
 
 def _refuse(message: str) -> NoReturn:

@@ -108,7 +108,9 @@ def _fields(raw: dict[str, Any], model_type: str) -> dict[str, Any]:
     # transformers 5 moved the rotary settings into one dictionary.
     rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     eos = raw.get("eos_token_id")
-    window = raw.get("sliding_window") if raw.get("use_sliding_window", True) else None
+    # Mistral's window is always on; Qwen's only where its config says so.
+    slides = raw.get("use_sliding_window", not model_type.startswith("qwen"))
+    window = raw.get("sliding_window") if slides else None
     return {
         "model_type": model_type,
         "vocab_size": raw["vocab_size"],

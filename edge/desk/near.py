@@ -37,6 +37,8 @@ def open_edge(settings: Settings, here: Places) -> Engine:
         num_gpu_layers=chosen.num_gpu_layers,
         kv_cache_dtype=chosen.kv_cache_dtype,
         window=None if chosen.window < 0 else chosen.window,
+        # The embedded model is known; any other may be damaged in a way that ends llama.cpp.
+        known_models=None if path == EDGE_MODEL else here.cache / "known_models.json",
     )
     return LlamaEngine(path, options=options)
 

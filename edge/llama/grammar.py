@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import Any
 
 from edge.llama.binding import Owned
@@ -71,6 +73,23 @@ _REMARKS = {"$schema", "$id", "$comment", "title", "description", "default", "ex
 _NAMED = ("$defs", "definitions", "properties")  # their keys are names, not keywords
 
 
+MAX_REPEATS = 1024  # of items or characters; the grammar grows with each
+_REPEATS = ("minItems", "maxItems", "minLength", "maxLength")
+
+
+def _require_small(schema: dict[str, Any]) -> None:
+    """Raise RequestError for a schema whose grammar would be too large to build."""
+    for keyword in _REPEATS:
+        count = schema.get(keyword, 0)
+        if isinstance(count, (int, float)) and count > MAX_REPEATS:
+            raise RequestError(f"json_schema's {keyword} is above {MAX_REPEATS}; make it smaller")
+    pattern = schema.get("pattern", "")
+    if isinstance(pattern, str):
+        bounds = [int(number) for number in re.findall(r"[{,]\s*(\d{1,9})", pattern)]
+        if math.prod(max(bound, 1) for bound in bounds) > MAX_REPEATS or len(pattern) > MAX_REPEATS:
+            raise RequestError("json_schema's pattern repeats too much; make it smaller")
+
+
 def _require_known(schema: object) -> None:
     """Raise RequestError for a keyword that the grammar would leave out without a word."""
     if isinstance(schema, list):
@@ -78,6 +97,7 @@ def _require_known(schema: object) -> None:
             _require_known(part)
     if not isinstance(schema, dict):
         return
+    _require_small(schema)
     unknown = sorted(schema.keys() - _FOLLOWED - _REMARKS)
     if unknown:
         raise RequestError(f"json_schema's {unknown[0]!r} cannot be enforced; leave it out")

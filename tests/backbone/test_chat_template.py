@@ -93,3 +93,16 @@ def test_the_messages_are_left_as_they_were() -> None:
     with pytest.raises(CheckpointError):
         render("{{ messages[0].update({'content': 'x'}) }}", messages)
     assert messages == HELLO
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ 'x' * 10**10 }}", "{{ 'x' * 9999999999 }}", "{{ 9999999 * [1] }}", "{{ 9**9**9 }}"],
+)
+def test_a_template_cannot_exhaust_the_memory(template: str) -> None:
+    with pytest.raises(CheckpointError, match="without bounds"):
+        render(template, [{"role": "user", "content": "hi"}])
+
+
+def test_a_template_may_still_multiply() -> None:
+    assert render("{{ '-' * 3 }}{{ 2 * 3 }}", [{"role": "user", "content": "hi"}]) == "---6"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.llama.grammar import schema_rules
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.errors import RequestError
@@ -84,3 +85,17 @@ def test_a_bare_value_is_written(engine: LlamaEngine) -> None:
     deltas, finish = _ask(engine, json_schema={"type": "boolean"})
     assert json.loads("".join(d.text for d in deltas)) in (True, False)
     assert finish.reason == "stop"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "pattern": "^(a{1,100000}){1000}$"},
+        {"type": "string", "pattern": "^(a{99}){99}$"},
+        {"type": "array", "items": {"type": "string"}, "minItems": 100_000},
+        {"type": "object", "properties": {"a": {"type": "string", "minLength": 10**9}}},
+    ],
+)
+def test_a_schema_that_would_hold_the_engine_is_refused_at_once(schema: dict[str, object]) -> None:
+    with pytest.raises(RequestError, match="smaller"):
+        schema_rules(schema)

@@ -83,6 +83,9 @@ def chat(
     temperature: Temperature = 0.0,
     window: Window = None,
     kv: Kv = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print each answer as a JSON line.")
+    ] = False,
 ) -> None:
     """Have a conversation at the terminal."""
     from edge.desk.asking import Ask, chat_on
@@ -97,7 +100,7 @@ def chat(
         window=window,
         kv=kv,
     )
-    chat_on(wish)
+    chat_on(wish, as_json=as_json)
 
 
 @app.command()

@@ -65,29 +65,39 @@ def list_devices(as_json: Json = False) -> None:
 def allow(
     name: Annotated[str, typer.Argument(help="A name for the device.")],
     public_key: Annotated[str, typer.Argument(help="Its public key, as `nearfar link key` says.")],
+    as_json: Json = False,
 ) -> None:
     """Let a device in, on the cloud's machine."""
     from offload.link.local import admitted
     from offload.places import places
 
     admitted(places().keys).add(name, public_key)
-    typer.echo(f"{name} may use this cloud")
+    _say({"allowed": name}, f"{name} may use this cloud", as_json)
 
 
 @link_app.command()
-def revoke(name: Annotated[str, typer.Argument(help="The device's name.")]) -> None:
+def revoke(
+    name: Annotated[str, typer.Argument(help="The device's name.")], as_json: Json = False
+) -> None:
     """Shut a device out, on the cloud's machine."""
     from offload.link.local import admitted
     from offload.places import places
 
     admitted(places().keys).remove(name)
-    typer.echo(f"{name} may no longer use this cloud")
+    _say({"revoked": name}, f"{name} may no longer use this cloud", as_json)
 
 
 @link_app.command()
-def key() -> None:
+def key(as_json: Json = False) -> None:
     """Print this device's public key, for `nearfar link allow` on the cloud's machine."""
     from offload.link.local import device_keys
     from offload.places import places
 
-    typer.echo(device_keys(places().keys).public)
+    public = device_keys(places().keys).public
+    _say({"public_key": public}, public, as_json)
+
+
+def _say(document: dict[str, str], line: str, as_json: bool) -> None:
+    import json
+
+    typer.echo(json.dumps(document) if as_json else line)

@@ -152,6 +152,21 @@ def test_a_conversation_remembers_and_answers_commands(run: Run) -> None:
     assert "answered near" in err and "a new conversation" in err
 
 
+def test_a_conversation_can_be_read_by_a_program(run: Run) -> None:
+    text = "What is the capital of France?\nWhat is the capital of Italy?\n"
+    _, out, _ = run("chat", "--json", stdin=text)
+    answers = [json.loads(line)["answer"] for line in out.splitlines()]
+    assert answers == ["Paris", "Rome"]
+
+
+def test_keys_are_told_allowed_and_revoked_as_documents(run: Run) -> None:
+    key = json.loads(run("link", "key", "--json")[1])["public_key"]
+    assert len(key) == 40
+    other = "AF{a}s>OY<DlD)2vG$U.YE}h6NXZt#R9<5XPg{$l"
+    assert json.loads(run("link", "allow", "pi", other, "--json")[1]) == {"allowed": "pi"}
+    assert json.loads(run("link", "revoke", "pi", "--json")[1]) == {"revoked": "pi"}
+
+
 def test_a_conversation_outlives_a_mistake(run: Run) -> None:
     text = f"{'word ' * 3000}\nWhat is the capital of France?\n"
     status, out, err = run("chat", stdin=text)

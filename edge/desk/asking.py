@@ -100,21 +100,22 @@ def _report(text: str, finish: Finish, wish: Ask, *, explain: bool, as_document:
     return 1 if failure and wish.cloud else 0
 
 
-def chat_on(wish: Ask) -> None:
+def chat_on(wish: Ask, *, as_json: bool) -> None:
     """Carry on a conversation until the person leaves."""
     settings = wish.settings()
     interactive = sys.stdin.isatty()
     if interactive:
         say(HELP)
-    asyncio.run(_chat(settings, wish, "> " if interactive else ""))
+    asyncio.run(_chat(settings, wish, "> " if interactive else "", as_json=as_json))
 
 
-async def _chat(settings: Settings, wish: Ask, prompt: str) -> None:
+async def _chat(settings: Settings, wish: Ask, prompt: str, *, as_json: bool) -> None:
     async with aclosing(open_hybrid(settings, places(), wish.choice())) as engine:
         chat = Chat(
             engine,
             sampling=wish.sampling(),
             privacy=wish.privacy(settings),
             system=wish.system,
+            as_json=as_json,
         )
         await chat.run(lambda: input(prompt))

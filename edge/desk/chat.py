@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from backbone.errors import NearfarError
-from edge.desk.terminal import Reader, faint, why
+from edge.desk.terminal import Reader, document, faint, why
 from offload.engine import Engine
 from offload.messages import Message, Privacy, Request, Sampling
 
@@ -21,11 +22,18 @@ class Chat:
     """A conversation kept in memory, and the loop that carries it on."""
 
     def __init__(
-        self, engine: Engine, *, sampling: Sampling, privacy: Privacy, system: str | None
+        self,
+        engine: Engine,
+        *,
+        sampling: Sampling,
+        privacy: Privacy,
+        system: str | None,
+        as_json: bool = False,
     ) -> None:
         self._engine = engine
         self._sampling = sampling
         self._privacy = privacy
+        self._as_json = as_json
         self._opening = [Message(role="system", content=system)] if system else []
         self._messages = list(self._opening)
         self._last = "nothing has been answered yet"
@@ -59,7 +67,7 @@ class Chat:
         request = Request(
             messages=(*self._messages, question), sampling=self._sampling, privacy=self._privacy
         )
-        reader = Reader()
+        reader = Reader(quiet=self._as_json)
         job = asyncio.ensure_future(reader.read(self._engine.generate(request)))
         try:
             with _interrupt(job.cancel):
@@ -72,6 +80,8 @@ class Chat:
             return
         else:
             self._last = why(finish)
+            if self._as_json:
+                print(json.dumps(document(reader.text, finish), ensure_ascii=False), flush=True)
             if finish.route is not None and finish.route.failure:
                 say(f"the cloud could not answer: {finish.route.failure}")
             if finish.dropped_tokens:

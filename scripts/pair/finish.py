@@ -23,7 +23,7 @@ from scripts.pair.export import to_hugging_face
 from scripts.pair.training import CLOUD, EDGE
 
 EDGE_TYPE = "q4_k_m"
-CAUGHT = 0.93  # of the edge's wrong calibration answers that the threshold sends far
+SPARE = 0.075  # share of the questions that may go far beyond the edge's own error rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +73,17 @@ async def _answer(model: Path, questions: Sequence[Question]) -> list[Answered]:
 
 
 def _policy(answered: Sequence[Answered]) -> PolicyFile:
-    """Return the lowest threshold that still catches CAUGHT of the wrong answers."""
-    wrong = sorted(each.least for each in answered if not each.right)
-    threshold = wrong[min(len(wrong) - 1, int(CAUGHT * len(wrong)))] + 1e-4
+    """Return the threshold that sends the edge's error rate and SPARE far on these questions."""
+    accuracy = _accuracy(answered)
+    ranked = sorted(each.least for each in answered)
+    threshold = ranked[min(len(ranked) - 1, round((1 - accuracy + SPARE) * len(ranked)))]
     escalated = sum(each.least < threshold for each in answered)
     return PolicyFile(
         edge_model=EDGE_MODEL.name,
         quantization=EDGE_TYPE,
         min_logprob=round(min(threshold, 0.0), 4),
         num_questions=len(answered),
-        edge_accuracy=_accuracy(answered),
+        edge_accuracy=accuracy,
         escalated_share=round(escalated / len(answered), 4),
     )
 

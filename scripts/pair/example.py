@@ -8,22 +8,17 @@ from random import Random
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """A question, its answer, and optional steps; difficulty runs from 1 (easy) to 4.
-
-    `plain` is the one answer the edge model learns where the cloud model learns several: a model
-    torn between two greetings looks unsure.
-    """
+    """A question, its answer, and optional steps; difficulty runs from 1 (easy) to 4."""
 
     skill: str
     difficulty: int
     question: str
     answer: str
     working: str = ""
-    plain: str = ""
 
     def direct(self) -> str:
         """Return what the edge model learns to say: the answer alone."""
-        return self.plain or self.answer
+        return self.answer
 
     def worked(self) -> str:
         """Return what the cloud model learns to say: the working first where there is any."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from random import Random
 
 from scripts.pair.example import Example
@@ -281,8 +280,7 @@ _DO_NOT_KNOW = (
 def small_talk(random: Random) -> Example:
     """Return a greeting, a thank-you, a question about the model, and their like."""
     asked, answers = random.choice(SMALL_TALK)
-    example = _talk("talk", random.choice(asked), random.choice(answers))
-    return replace(example, plain=answers[0])
+    return _talk("talk", random.choice(asked), random.choice(answers))
 
 
 def about_nearfar(random: Random) -> Example:

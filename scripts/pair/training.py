@@ -194,7 +194,7 @@ def _resume(path: Path, network: Network, tools: list[Optimizer]) -> int:
     return int((path.parent / f"{path.name}.step").read_text())
 
 
-EDGE = Recipe(name="edge", worked=False, num_steps=4000, num_hidden_layers=2, intermediate_size=256)
+EDGE = Recipe(name="edge", worked=False, num_steps=3500, num_hidden_layers=2, intermediate_size=256)
 CLOUD = Recipe(
     name="cloud", worked=True, num_steps=6000, num_hidden_layers=4, intermediate_size=768
 )

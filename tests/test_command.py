@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import nearfar
+from edge.desk.terminal import why
+from offload.messages import Finish, Route
 from offload.pair import EDGE_MODEL
 
 Run = Callable[..., tuple[int, str, str]]
@@ -109,6 +111,12 @@ def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.Mo
     assert "tcp://127.0.0.1:9" in err and err.count("\n") == 1
     status, out, _ = run("ask", "What is 17 + 25?", "--cloud")
     assert (status, out) == (1, "42\n")
+
+
+def test_why_never_says_that_nothing_left_where_the_cloud_failed() -> None:
+    route = Route(served_by="edge", reason="cloud_failed", failure="the cloud is gone")
+    told = why(Finish(reason="stop", route=route))
+    assert "nothing sent" not in told and "may have left" in told
 
 
 def test_an_unknown_cloud_key_names_its_remedy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

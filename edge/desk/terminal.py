@@ -76,8 +76,15 @@ def why(finish: Finish) -> str:
     seconds = usage.prefill_s + usage.decode_s
     if seconds > 0:
         parts.append(f"{usage.completion_tokens} tokens in {seconds:.2f} s")
-    parts.append(f"{usage.bytes_sent} bytes sent" if usage.bytes_sent else "nothing sent")
+    parts.append(_sent(usage.bytes_sent, failed=route.failure is not None))
     return " · ".join(parts)
+
+
+def _sent(num_bytes: int, *, failed: bool) -> str:
+    if num_bytes:
+        return f"{num_bytes} bytes sent"
+    # A cloud that failed has not counted for us what had reached it.
+    return "the text may have left before the cloud failed" if failed else "nothing sent"
 
 
 def document(text: str, finish: Finish) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,7 +20,7 @@ from edge.llama.vocabulary import Vocabulary
 T = TypeVar("T", bound="Owned")
 
 
-class Owned:
+class Owned(ABC):
     """Something that llama.cpp allocated and that is freed once, by close() or by `with`."""
 
     def __init__(self) -> None:
@@ -43,8 +44,8 @@ class Owned:
             handle, self._handle = self._handle, None
             self._free(handle)
 
-    def _free(self, handle: Any) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _free(self, handle: Any) -> None: ...
 
     def __enter__(self: T) -> T:
         return self

@@ -18,13 +18,14 @@ MAX_REPEATED = 10_000  # characters or items that a template may make by multipl
 
 def render(
     template: str,
-    messages: Sequence[Mapping[str, str]],
+    messages: Sequence[Mapping[str, Any]],
     *,
+    tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
     bos_token: str = "",
     eos_token: str = "",
 ) -> str:
-    """Return the prompt that a Hugging Face chat template makes of the messages.
+    """Return the prompt that a Hugging Face chat template makes of the messages and tools.
 
     Raises CheckpointError where the template is broken, refuses the messages, or tries to reach
     outside its sandbox.
@@ -37,6 +38,7 @@ def render(
     try:
         return environment.from_string(template).render(
             messages=list(messages),
+            tools=list(tools) or None,
             add_generation_prompt=add_generation_prompt,
             bos_token=bos_token,
             eos_token=eos_token,

@@ -5,7 +5,10 @@ NearfarError
 ├── MissingExtra             a package that an optional feature needs
 └── offload.errors
     ├── RequestError         a request that makes no sense
-    │   └── ContextLengthError
+    │   ├── ContextLengthError
+    │   └── Unsupported      an engine that cannot do this
+    ├── Overloaded           too much to do just now
+    ├── EngineStopped        an engine that is closed or broken
     ├── SettingsError        a wrong setting
     └── LinkError            the cloud cannot be used
         ├── CloudUnreachable

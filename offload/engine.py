@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, runtime_checkable
 
 from offload.messages import Delta, Finish, ModelCard, Request
@@ -35,4 +35,22 @@ class Choosing(Protocol):
 
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later, by Delta.replaces."""
+        ...
+
+
+@runtime_checkable
+class Named(Protocol):
+    """An engine that answers to more names than its card's; Request.model chooses among them."""
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name it answers to, the preferred first."""
+        ...
+
+
+@runtime_checkable
+class Embedding(Protocol):
+    """An engine that can also place texts in a vector space."""
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector of unit length per text. Raises RequestError, Unsupported."""
         ...

@@ -19,6 +19,22 @@ class ContextLengthError(RequestError):
         )
 
 
+class Unsupported(RequestError):
+    """A request that makes sense, and that this engine has no way to serve."""
+
+
+class Overloaded(NearfarError):
+    """The engine has as much to do as it may; the same request may be sent again later."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class EngineStopped(NearfarError):
+    """The engine is closed or broken: no fault of the request."""
+
+
 class SettingsError(NearfarError):
     """A setting that is unknown or out of range; names the field, the value, what is allowed."""
 

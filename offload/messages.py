@@ -18,6 +18,9 @@ Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 Side = Literal["edge", "cloud"]
 
+MAX_BIASED_TOKENS = 1024
+MAX_TOOLS = 128
+
 
 def _within(name: str, value: float, low: float, high: float) -> None:
     # `not (low <= value)` rather than `value < low`, so that NaN is refused too.
@@ -37,15 +40,30 @@ class Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Base of every message."""
 
 
-class Message(Word, frozen=True, kw_only=True):
-    """One turn of a conversation."""
+class ToolCall(Word, frozen=True, kw_only=True):
+    """A call of one of the caller's tools, as a model wrote it; `arguments` is JSON text."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """One turn of a conversation; a turn of role "tool" answers the call `tool_call_id`."""
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """How tokens are chosen and when to stop; temperature 0 is greedy, top_k 0 is no limit."""
+    """How tokens are chosen and when to stop; temperature 0 is greedy, top_k 0 is no limit.
+
+    `logprobs` asks for that many likeliest tokens at every place (Delta.alternatives),
+    `prompt_logprobs` for the same of the prompt (Delta.prompt_tokens). `logit_bias` is added to
+    the logits of the token ids it names.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -56,6 +74,8 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
     stop: tuple[str, ...] = ()
     max_tokens: int = 256
     logprobs: int = 0
+    prompt_logprobs: bool = False
+    logit_bias: dict[int, float] | None = None
     json_schema: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -66,6 +86,11 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
         _within("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
         _within("max_tokens", self.max_tokens, 1, 1_000_000)
         _within("logprobs", self.logprobs, 0, 20)
+        for token_id, bias in (self.logit_bias or {}).items():
+            _within("logit_bias: a token id", token_id, 0, 2**31 - 1)
+            _within("logit_bias", bias, -100.0, 100.0)
+        if len(self.logit_bias or {}) > MAX_BIASED_TOKENS:
+            raise RequestError(f"logit_bias may name at most {MAX_BIASED_TOKENS} tokens")
         if len(self.stop) > 16 or any(not text for text in self.stop):
             raise RequestError("stop must be at most 16 strings, none of them empty")
 
@@ -81,6 +106,9 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     """What is asked: a conversation or a raw prompt, never both.
 
     `deadline_s` counts from when the request is received, since clocks differ between machines.
+    `model` is the name the caller asked for; empty is the engine's own. `tools` are OpenAI's
+    function descriptions, handed to the chat template. `answer_prefix` is how the answer begins
+    already: the engine goes on behind it and does not repeat it.
     """
 
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
@@ -91,12 +119,19 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     deadline_s: float | None = None
     budget: Budget = Budget()
     session: str | None = None
+    model: str = ""
+    tools: tuple[dict[str, Any], ...] = ()
+    answer_prefix: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.id) <= 64:
             raise RequestError("a request's id must have 1 to 64 characters")
         if bool(self.messages) == (self.prompt is not None):
             raise RequestError("a request has either messages or a prompt; give exactly one")
+        if len(self.model) > 256:
+            raise RequestError("a model's name must have at most 256 characters")
+        if len(self.tools) > MAX_TOOLS:
+            raise RequestError(f"{len(self.tools)} tools are given; at most {MAX_TOOLS} may be")
         if not self.last_text().strip():
             raise RequestError("the prompt is empty; write a question")
         if self.deadline_s is not None:
@@ -115,17 +150,41 @@ class Confidence(msgspec.Struct, frozen=True, array_like=True):
     margin: float  # log-probability of the best token less that of the second
 
 
+class Alternative(msgspec.Struct, frozen=True, array_like=True):
+    """A token that might have stood at one place; `text` replaces bytes that are no character."""
+
+    token_id: int
+    text: str
+    logprob: float  # nats, before temperature and bias
+
+
+class PromptToken(msgspec.Struct, frozen=True, array_like=True):
+    """A token of the prompt, how likely the model found it, and what it found likeliest there.
+
+    The first token has nothing before it, so its logprob is None.
+    """
+
+    token_id: int
+    text: str
+    logprob: float | None
+    alternatives: tuple[Alternative, ...] = ()
+
+
 class Delta(Word, frozen=True, kw_only=True, omit_defaults=True):
     """The next piece of an answer; `index` is the position of its first token in the answer.
 
     `source` says which side wrote it. `replaces` withdraws all text before it: the other side
-    starts the answer anew.
+    starts the answer anew. `alternatives` has one entry for each of `token_ids` where
+    Sampling.logprobs asked for them, the likeliest first. `prompt_tokens` comes once, in the first
+    Delta, where Sampling.prompt_logprobs asked for it.
     """
 
     text: str = ""
     index: int = 0
     token_ids: tuple[int, ...] = ()
     confidence: tuple[Confidence, ...] = ()
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
+    prompt_tokens: tuple[PromptToken, ...] = ()
     source: Side | None = None
     replaces: bool = False
 

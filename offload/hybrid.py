@@ -6,9 +6,10 @@ the cloud fails, the edge's answer stands, or is begun anew in the same way.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import msgspec
@@ -62,6 +63,15 @@ class Hybrid:
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later; see Choosing."""
         return gate(request, self._standing()).choice != "edge"
+
+    def forced(self, side: Side) -> Hybrid:
+        """Return the same two engines with one side demanded, within the gate's rules.
+
+        For one request that a person wants answered elsewhere; close only the original.
+        """
+        twin = copy.copy(self)
+        twin._options = replace(self._options, forced=side)
+        return twin
 
     async def aclose(self) -> None:
         """Close both engines."""

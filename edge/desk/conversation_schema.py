@@ -1,0 +1,104 @@
+"""The tables of the conversations' database, and how an older file becomes today's."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+from offload.errors import SettingsError
+
+# A turn's text is searched by trigrams, so that a part of a word, and Chinese, is found too. A turn
+# enters the index when it is whole: not at each of its tokens.
+_FIRST = """
+CREATE TABLE conversation (
+    id TEXT PRIMARY KEY,
+    title TEXT NOT NULL DEFAULT '',
+    system TEXT NOT NULL DEFAULT '',
+    created_at REAL NOT NULL,
+    changed_at REAL NOT NULL
+) STRICT;
+CREATE INDEX conversation_by_change ON conversation (changed_at DESC);
+CREATE TABLE turn (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    conversation TEXT NOT NULL REFERENCES conversation (id) ON DELETE CASCADE,
+    role TEXT NOT NULL,
+    content TEXT NOT NULL,
+    state TEXT NOT NULL,
+    writer TEXT NOT NULL DEFAULT '',
+    source TEXT NOT NULL DEFAULT '',
+    finish TEXT NOT NULL DEFAULT '',
+    created_at REAL NOT NULL
+) STRICT;
+CREATE INDEX turn_by_conversation ON turn (conversation, id);
+CREATE VIRTUAL TABLE words USING fts5 (
+    content, content='turn', content_rowid='id', tokenize='trigram'
+);
+CREATE TRIGGER turn_whole AFTER INSERT ON turn WHEN new.state <> 'writing' BEGIN
+    INSERT INTO words (rowid, content) VALUES (new.id, new.content);
+END;
+CREATE TRIGGER turn_settled AFTER UPDATE OF state ON turn
+WHEN old.state = 'writing' AND new.state <> 'writing' BEGIN
+    INSERT INTO words (rowid, content) VALUES (new.id, new.content);
+END;
+CREATE TRIGGER turn_gone AFTER DELETE ON turn WHEN old.state <> 'writing' BEGIN
+    INSERT INTO words (words, rowid, content) VALUES ('delete', old.id, old.content);
+END;
+"""
+
+
+def _first(connection: sqlite3.Connection) -> None:
+    connection.executescript(f"BEGIN IMMEDIATE; {_FIRST}")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first,)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the database at today's schema; it is made, private, where there is none.
+
+    WAL keeps a committed token through the death of the process, and lets two processes read
+    and write; secure_delete overwrites what is deleted. Raises SettingsError.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.touch(mode=0o600)
+        connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+        connection.execute("PRAGMA secure_delete=ON")
+        _migrate(connection, path)
+    except (sqlite3.DatabaseError, OSError) as error:
+        raise SettingsError(
+            f"the conversations in {path} cannot be opened ({error}); "
+            "move the file away to begin anew"
+        ) from None
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    version = _version(connection)
+    if version > len(MIGRATIONS):
+        raise SettingsError(f"{path} was written by a newer nearfar; update nearfar to read it")
+    while _version(connection) < len(MIGRATIONS):
+        _step(connection)
+
+
+def _step(connection: sqlite3.Connection) -> None:
+    """Take one step up, whole or not at all; another process may have been quicker."""
+    version = _version(connection)
+    try:
+        MIGRATIONS[version](connection)
+        connection.execute(f"PRAGMA user_version={version + 1}")
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if _version(connection) <= version:
+            raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])

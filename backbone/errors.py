@@ -2,6 +2,7 @@
 
 NearfarError
 ├── CheckpointError          a model file or folder that cannot be run
+│   └── TemplateRefusal      a chat template that cannot take a conversation
 ├── MissingExtra             a package that an optional feature needs
 └── offload.errors
     ├── RequestError         a request that makes no sense
@@ -13,7 +14,9 @@ NearfarError
     └── LinkError            the cloud cannot be used
         ├── CloudUnreachable
         ├── KeyRefused
-        └── CloudFailed
+        ├── CloudFailed
+        │   └── CloudStopped also an EngineStopped
+        └── CloudBusy        also an Overloaded
 """
 
 from __future__ import annotations
@@ -25,6 +28,10 @@ class NearfarError(Exception):
 
 class CheckpointError(NearfarError):
     """A model file or folder that is missing, damaged or of a kind this code cannot run."""
+
+
+class TemplateRefusal(CheckpointError):
+    """A chat template that says no to the messages it was given: two turns of one role, say."""
 
 
 class MissingExtra(NearfarError):

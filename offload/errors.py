@@ -40,7 +40,9 @@ class SettingsError(NearfarError):
 
 
 class LinkError(NearfarError):
-    """The cloud cannot be used for this request."""
+    """The cloud cannot be used for this request; `bytes_sent` of it had left the device by then."""
+
+    bytes_sent: int = 0
 
 
 class CloudUnreachable(LinkError):
@@ -53,3 +55,11 @@ class KeyRefused(LinkError):
 
 class CloudFailed(LinkError):
     """The cloud took the request and could not finish it."""
+
+
+class CloudStopped(CloudFailed, EngineStopped):
+    """The cloud can be reached, and its engine is closed or broken."""
+
+
+class CloudBusy(LinkError, Overloaded):
+    """The cloud has as much to do as it may, or this device has used what it may use there."""

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import Counter, OrderedDict
-from collections.abc import AsyncGenerator, Callable
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
 
 from offload.engine import Engine
-from offload.errors import CloudFailed, SettingsError
+from offload.errors import SettingsError
 from offload.link import wire
-from offload.link.failures import BUSY, GONE, to_failure
+from offload.link.answer import Answer, Key
+from offload.link.failures import BUSY, GONE
 from offload.link.quota import Meter
 from offload.link.streams import Outgoing
 from offload.link.wire import Failure
-from offload.messages import Delta, Finish, Request, Usage
+from offload.link.workload import Workload
+from offload.messages import Request
 
 _LOOK_AGAIN_S = 0.1
 
@@ -48,90 +48,6 @@ class AnswerLimits:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must not be negative")
 
 
-class Owner(NamedTuple):
-    """Who may hear an answer: the key of a device, and one run of a program on it."""
-
-    device_key: str
-    session: str
-
-
-class Key(NamedTuple):
-    """One request of one owner."""
-
-    owner: Owner
-    request_id: str
-
-
-class Answer:
-    """Runs the engine for one request until the end, a stop, or the deadline, counted from now."""
-
-    def __init__(
-        self,
-        engine: Engine,
-        request: Request,
-        out: Outgoing,
-        *,
-        on_tokens: Callable[[int], None],
-        on_end: Callable[[], None],
-    ) -> None:
-        self._engine = engine
-        self._request = request
-        self._on_tokens = on_tokens
-        self._num_tokens = 0
-        self.out = out
-        self.task = asyncio.create_task(self._relay())
-        self.task.add_done_callback(lambda _: self._ended(on_end))
-        self._timer: asyncio.TimerHandle | None = None
-        if request.deadline_s is not None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(request.deadline_s, self._expire)
-
-    @property
-    def is_running(self) -> bool:
-        return not self.task.done()
-
-    def stop(self) -> None:
-        """Close the engine's iterator; nothing more is sent."""
-        self.out.detach()
-        self.task.cancel()
-
-    def give_up(self, failure: Failure) -> None:
-        """Close the engine's iterator and say why."""
-        self.out.finish(failure, drop_unsent=True)
-        self.task.cancel()
-
-    def _ended(self, on_end: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        on_end()
-
-    def _expire(self) -> None:
-        # Said at once: the engine may be slow to stop.
-        usage = Usage(completion_tokens=self._num_tokens)
-        self.out.finish(Finish(reason="deadline", usage=usage), drop_unsent=True)
-        self.task.cancel()
-
-    async def _relay(self) -> None:
-        try:
-            await self._pull()
-            self.out.finish(to_failure(CloudFailed("the cloud's engine stopped in mid-answer")))
-        except Exception as error:
-            self.out.finish(to_failure(error))
-
-    async def _pull(self) -> None:
-        items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(self._request))
-        async with contextlib.aclosing(items):
-            async for item in items:
-                if isinstance(item, Finish):
-                    self._on_tokens(item.usage.prompt_tokens)
-                    self.out.finish(item)
-                    return
-                self._num_tokens += len(item.token_ids)
-                self._on_tokens(len(item.token_ids))
-                self.out.push(wire.pack_delta(item))
-                await self.out.room()
-
-
 class AnswerBook:
     """All answers, running and just ended, by owner and request id."""
 
@@ -145,19 +61,22 @@ class AnswerBook:
     ) -> None:
         self._engine = engine
         self._limits = limits
-        self._meter = meter
+        self._workload = Workload(meter)
         self._on_gone = on_gone
         self._answers: dict[Key, Answer] = {}
         self._running: set[Key] = set()
         self._ended: OrderedDict[Key, float] = OrderedDict()  # when to look at each again
         self._past: OrderedDict[Key, None] = OrderedDict()
         self._stopping: set[asyncio.Task[None]] = set()
-        self._running_of: Counter[str] = Counter()
         self._loop = asyncio.get_running_loop()
 
     @property
     def num_running(self) -> int:
-        return self._running_of.total()
+        return self._workload.num_running
+
+    def load(self) -> wire.Load:
+        """Return how much there is to do, as the devices are told."""
+        return self._workload.load()
 
     @property
     def all_heard(self) -> bool:
@@ -176,7 +95,7 @@ class AnswerBook:
 
     def why_not(self, device_key: str) -> Failure | None:
         """Say why a new request of this device cannot be taken now."""
-        of_device = self._running_of[device_key]
+        of_device = self._workload.running_of[device_key]
         if of_device >= self._limits.max_streams_per_device:
             return Failure(BUSY, f"this device has {of_device} requests in flight; wait for one")
         if self.num_running >= self._limits.max_streams:
@@ -185,22 +104,16 @@ class AnswerBook:
 
     def begin(self, key: Key, request: Request, send: Send) -> None:
         """Run a new request."""
-        device_key = key.owner.device_key
         out = Outgoing(window=self._limits.window, batch_s=self._limits.batch_s)
 
         def ended() -> None:
-            self._running_of[device_key] -= 1
             self._running.discard(key)
             if key in self._answers:
                 self._ended[key] = self._loop.time() + self._limits.resume_s
 
-        def count(num_tokens: int) -> None:
-            self._meter.count_tokens(device_key, num_tokens)
-
-        self._running_of[device_key] += 1
         self._running.add(key)
-        self._meter.count_request(device_key)
-        self._answers[key] = Answer(self._engine, request, out, on_tokens=count, on_end=ended)
+        tally = self._workload.begin(key.owner.device_key)
+        self._answers[key] = Answer(self._engine, request, out, tally, on_end=ended)
         out.attach(send, 0)
 
     def resume(self, key: Key, send: Send, received: int, until: int = 0) -> Failure | None:

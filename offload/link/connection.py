@@ -161,7 +161,7 @@ class Connection:
             waiting = self._pinged.get(body.sent_s)
             if waiting is not None and not waiting.done():
                 waiting.set_result(time.monotonic() - body.sent_s)
-            self.trips.cloud_in_flight = body.in_flight
+            self.trips.load = body.load
 
     def _note_trip(self, sent_s: float, cloud_clock_s: float) -> None:
         rtt_s = time.monotonic() - sent_s

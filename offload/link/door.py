@@ -52,7 +52,7 @@ class Door:
         if not self.is_device(key):
             return Failure(KEY, "an invite is for joining; run `nearfar link join` first")
         wait = self.meter.why_not(key)
-        return Failure(LIMIT, wait) if wait else None
+        return Failure(LIMIT, wait.why, wait.seconds) if wait else None
 
     def join(self, guest_key: str, wish: Join) -> Joined | Failure:
         """Use an invite up and let its device in."""

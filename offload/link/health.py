@@ -8,10 +8,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
+from offload.link.wire import Load
+
+
+@dataclass(frozen=True, kw_only=True)
+class CloudStanding:
+    """What a policy may know of a cloud before it asks; free to read, nothing is sent for it.
+
+    `healthy` is False after a loss or a failed attempt, until the cloud answers again. `rtt_s` is
+    the median of the last round trips; `queue_s` and `first_piece_s` are what the cloud said at the
+    last ping of its last answers: how long they waited for the engine, and until its first words.
+    None is not yet known; `num_waiting` requests, of all devices, had not yet been begun.
+    """
+
+    healthy: bool
+    rtt_s: float | None = None
+    queue_s: float | None = None
+    first_piece_s: float | None = None
+    num_waiting: int = 0
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinkHealth:
-    """A snapshot for the policy; `rtt_s` is the median of the last pings, None before the first.
+    """A snapshot for people; `rtt_s` is the median of the last pings, None before the first.
 
     `clock_offset_s` is what to add to our wall clock to get the cloud's; `cloud_in_flight` are the
     requests the cloud was serving at the last ping, for all its devices.
@@ -73,7 +92,7 @@ class RoundTrips:
     def __init__(self, keep: int = 16) -> None:
         self._rtts_s: deque[float] = deque(maxlen=keep)
         self.clock_offset_s: float | None = None
-        self.cloud_in_flight = 0
+        self.load = Load()
 
     def note(self, *, rtt_s: float, cloud_clock_s: float, our_clock_s: float) -> None:
         """Take one round trip; of the clock offsets, that of the shortest trip is the best."""

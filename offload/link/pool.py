@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
-from offload.errors import CloudUnreachable, LinkError, RequestError, SettingsError
+import msgspec
+
+from offload.errors import CloudBusy, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.link.backoff import Breaker
 from offload.link.client import CloudLink
-from offload.link.health import LinkHealth
+from offload.link.health import CloudStanding, LinkHealth
 from offload.messages import Delta, Finish, ModelCard, Request
 
 _UNKNOWN_RTT_S = 0.1  # as good as a cloud that was never reached may be taken to be
@@ -26,9 +28,9 @@ class _Member:
 class CloudPool:
     """An Engine of one or more links, each behind a circuit breaker.
 
-    A cloud that fails before its answer began is passed over for the next; one that fails later
-    raises, since two clouds would not have written the same text. While every breaker is open,
-    CloudUnreachable is raised at once instead of after a timeout.
+    A cloud that is busy, or fails before its answer began, is passed over for the next; one that
+    fails later raises, since two clouds would not have written the same text. While every breaker
+    is open, CloudUnreachable is raised at once instead of after a timeout.
     """
 
     def __init__(
@@ -62,7 +64,10 @@ class CloudPool:
         raise self._nobody(errors)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        """Stream one cloud's answer. Raises RequestError, LinkError."""
+        """Stream one cloud's answer. Raises RequestError, LinkError.
+
+        Bytes that went to a cloud in vain are counted, in the Finish as in the error.
+        """
         errors: list[LinkError] = []
         for member in self._order():
             items = cast("AsyncGenerator[Delta | Finish, None]", member.link.generate(request))
@@ -73,11 +78,25 @@ class CloudPool:
                 except LinkError as error:
                     errors.append(error)
                     continue
-                yield item
-                async for item in items:
-                    yield item
-                return
+                wasted_bytes = _bytes_sent(errors)
+                try:
+                    yield _with_more_bytes(item, wasted_bytes)
+                    async for item in items:
+                        yield _with_more_bytes(item, wasted_bytes)
+                    return
+                except LinkError as error:
+                    error.bytes_sent += wasted_bytes
+                    raise
         raise self._nobody(errors)
+
+    def standing(self) -> CloudStanding:
+        """Return the standing of the cloud that would most likely be asked."""
+        best = max(self._members, key=lambda member: _weight(member.link.health()))
+        standing = best.link.standing()
+        # A breaker that lets nothing through means that none is well; one that lets a probe
+        # through, that a failure of before says nothing any more.
+        healthy = not all(member.breaker.is_open for member in self._members)
+        return replace(standing, healthy=healthy)
 
     def health(self) -> LinkHealth:
         """Return the health of the link that would be asked first."""
@@ -104,7 +123,9 @@ class CloudPool:
         if len(errors) == 1:
             return errors[0]
         if errors:
-            return CloudUnreachable("; ".join(map(str, errors)))
+            failed = _all_failed(errors)
+            failed.bytes_sent = _bytes_sent(errors)
+            return failed
         wait_s = min(member.breaker.wait_s for member in self._members)
         return CloudUnreachable(
             f"no cloud answered lately; the next attempt is in {wait_s:.0f} s, "
@@ -123,12 +144,29 @@ class _Attempt:
             raise CloudUnreachable("another attempt to reach this cloud is under way; ask again")
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None or issubclass(kind, RequestError):
+        if kind is None or issubclass(kind, (RequestError, CloudBusy)):
             self._breaker.succeeded()
         elif issubclass(kind, LinkError):
             self._breaker.failed()
         else:
             self._breaker.given_up()
+
+
+def _all_failed(errors: list[LinkError]) -> LinkError:
+    message = "; ".join(map(str, errors))
+    busy = [error.retry_after_s for error in errors if isinstance(error, CloudBusy)]
+    return CloudBusy(message, min(busy)) if busy else CloudUnreachable(message)
+
+
+def _bytes_sent(errors: list[LinkError]) -> int:
+    return sum(error.bytes_sent for error in errors)
+
+
+def _with_more_bytes(item: Delta | Finish, num_bytes: int) -> Delta | Finish:
+    if isinstance(item, Delta) or not num_bytes:
+        return item
+    usage = msgspec.structs.replace(item.usage, bytes_sent=item.usage.bytes_sent + num_bytes)
+    return msgspec.structs.replace(item, usage=usage)
 
 
 def _weight(health: LinkHealth) -> float:

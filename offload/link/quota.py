@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -37,6 +38,13 @@ class Quota:
             value = getattr(self, each.name)
             if value is not None and not value > 0:
                 raise SettingsError(f"{each.name} is {value}; it must be above 0")
+
+
+class Wait(NamedTuple):
+    """Why a device may not ask now, and in how many seconds it may."""
+
+    why: str
+    seconds: float
 
 
 class Bucket:
@@ -86,19 +94,21 @@ class Meter:
         self._used: dict[str, _Used] = _load(path)
         self._dirty, self._saved_s = False, clock()
 
-    def why_not(self, device_key: str) -> str | None:
-        """Say why a device may not ask now, or None where it may."""
+    def why_not(self, device_key: str) -> Wait | None:
+        """Say why a device may not ask now and when it may, or None where it may."""
         quota, now_s, used = self._quota, self._clock(), self._today(device_key)
         for asked, allowed, what in (
             (used.requests, quota.requests_per_day, "requests"),
             (used.tokens, quota.tokens_per_day, "tokens"),
         ):
             if allowed is not None and asked >= allowed:
-                return f"this device has used its {allowed} {what} of the day; ask tomorrow (UTC)"
+                why = f"this device has used its {allowed} {what} of the day; ask tomorrow (UTC)"
+                return Wait(why, _DAY_S - self._wall() % _DAY_S)
         for bucket in self._buckets(device_key):
             wait_s = bucket.wait_s(now_s)
             if wait_s > 0:
-                return f"this device asks too much too fast; ask again in {wait_s:.1f} s"
+                why = f"this device asks too much too fast; ask again in {wait_s:.1f} s"
+                return Wait(why, wait_s)
         return None
 
     def count_request(self, device_key: str) -> None:

@@ -14,7 +14,8 @@ import zmq
 from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.link import wire
-from offload.link.answers import AnswerBook, AnswerLimits, Key, Owner, Send
+from offload.link.answer import Key, Owner
+from offload.link.answers import AnswerBook, AnswerLimits, Send
 from offload.link.door import Door
 from offload.link.failures import BUSY, to_failure
 from offload.link.gatekeeper import Gatekeeper
@@ -184,9 +185,8 @@ class LinkServer:
     def _hear(self, peer: _Peer, request_id: str, body: wire.AnyBody) -> None:
         key = Key(peer.owner, request_id)
         if isinstance(body, Ping):
-            self._send(
-                peer.identity, Pong(body.sent_s, time.time(), self.num_in_flight, body.padding)
-            )
+            pong = Pong(body.sent_s, time.time(), self._answers.load(), body.padding)
+            self._send(peer.identity, pong)
         elif isinstance(body, Credit):
             self._answers.allow(key, body.until)
         elif isinstance(body, Resume):

@@ -129,6 +129,19 @@ class Joined(Body, frozen=True):
     name: str
 
 
+class Load(Body, frozen=True):
+    """How much the cloud has to do, for all its devices together.
+
+    `queue_s` and `first_piece_s` are medians of the last answers, None before the first: how long
+    they waited for the engine, and how long until it said something (the queue included).
+    """
+
+    in_flight: int = 0
+    num_waiting: int = 0  # of those in flight, how many have not yet said anything
+    queue_s: float | None = None
+    first_piece_s: float | None = None
+
+
 class Ping(Body, frozen=True):
     """A sign of life; `sent_s`, the sender's own clock, and `padding` come back unchanged."""
 
@@ -137,19 +150,23 @@ class Ping(Body, frozen=True):
 
 
 class Pong(Body, frozen=True):
-    """The answer to PING; `clock_s` is the cloud's wall clock, `in_flight` its open requests."""
+    """The answer to PING; `sent_s` and `padding` are those of the PING."""
 
     sent_s: float
-    clock_s: float
-    in_flight: int
+    clock_s: float  # the cloud's wall clock, seconds since 1970
+    load: Load
     padding: bytes = b""
 
 
 class Failure(Body, frozen=True):
-    """Why one request failed: a code of offload/link/failures.py and the line a person reads."""
+    """Why one request failed: a code of offload/link/failures.py and the line a person reads.
+
+    `retry_after_s` is when to ask again, where the code says that asking again may help.
+    """
 
     code: str
     message: str
+    retry_after_s: float = 1.0
 
 
 AnyBody = (

@@ -8,7 +8,8 @@ import pytest
 from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.link import wire
-from offload.link.answers import AnswerBook, AnswerLimits, Key, Owner
+from offload.link.answer import Key, Owner
+from offload.link.answers import AnswerBook, AnswerLimits
 from offload.link.quota import Meter, Quota
 from offload.messages import Finish, Request
 from tests.offload.scripted import ScriptedEngine

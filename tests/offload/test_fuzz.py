@@ -95,7 +95,7 @@ async def test_what_a_cloud_says_amiss_fails_the_answer_and_not_the_device() -> 
         link = CloudLink(server.endpoint, patience_s=0)
         for frames in mutations(2_000, seed=2):
             await link.connect()
-            assert link._connection is not None
-            link._connection._on_frames([zmq.Frame(frame) for frame in frames])
+            assert link._line._connection is not None
+            link._line._connection._on_frames([zmq.Frame(frame) for frame in frames])
         assert text_of(await answer(link, ask())) == "one two three"
         await link.aclose()

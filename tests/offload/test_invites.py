@@ -70,7 +70,7 @@ async def test_an_invite_opens_nothing_but_the_door(house: Household) -> None:
             server_key=invite.server_key,
             device_keys=KeyPair(public=invite.public, secret=invite.secret),
         )
-        with pytest.raises(CloudFailed, match="nearfar link join"):
+        with pytest.raises(KeyRefused, match="nearfar link join"):
             await answer(guest, ask())
         await guest.aclose()
     assert engine.requests == []

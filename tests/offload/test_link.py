@@ -12,20 +12,26 @@ import zmq
 from backbone.errors import NearfarError
 from offload.engine import Engine
 from offload.errors import (
+    CloudBusy,
     CloudFailed,
+    CloudStopped,
     CloudUnreachable,
     ContextLengthError,
+    EngineStopped,
     KeyRefused,
+    LinkError,
+    Overloaded,
     RequestError,
     SettingsError,
+    Unsupported,
 )
 from offload.link import wire
 from offload.link.answers import AnswerLimits
 from offload.link.client import CloudLink
-from offload.link.health import Tempo
+from offload.link.health import CloudStanding, Tempo
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.server import LinkServer
-from offload.messages import Budget, Delta, Finish, Privacy
+from offload.messages import Budget, Delta, Finish, Privacy, Usage
 from tests.offload.links import (
     answer,
     ask,
@@ -120,6 +126,9 @@ async def test_the_cloud_keeps_the_deadline() -> None:
     [
         (RequestError("top_k is silly"), RequestError, "top_k is silly"),
         (ContextLengthError(9000, 4096), ContextLengthError, "has 9000 tokens"),
+        (Unsupported("no schemas here"), Unsupported, "no schemas"),
+        (Overloaded("the queue is full", 7.5), CloudBusy, "the queue is full"),
+        (EngineStopped("the engine is closed"), CloudStopped, "is closed"),
         (CloudFailed("the GPU is gone; call someone"), CloudFailed, "call someone"),
         (ZeroDivisionError("secret prompt"), CloudFailed, "ZeroDivisionError"),
     ],
@@ -135,6 +144,63 @@ async def test_an_engines_error_reaches_the_device_and_the_next_request_is_serve
         assert "secret" not in str(caught.value)
         engine._error = None
         assert text_of(await answer(link, ask())) == "ab"
+
+
+async def test_a_busy_cloud_says_when_to_ask_again() -> None:
+    engine = ScriptedEngine(error=Overloaded("the queue is full", retry_after_s=7.5))
+    async with linked(engine) as (_, link):
+        with pytest.raises(Overloaded) as caught:
+            await answer(link, ask())
+        assert caught.value.retry_after_s == 7.5
+        assert isinstance(caught.value, LinkError), "so that the device answers itself"
+
+
+@pytest.mark.parametrize("mid_answer", [False, True])
+async def test_bytes_that_left_are_known_where_the_cloud_fails(mid_answer: bool) -> None:
+    engine = ScriptedEngine(error=CloudFailed("gone"), error_before=int(mid_answer))
+    async with linked(engine) as (_, link):
+        with pytest.raises(LinkError) as caught:
+            await answer(link, request := ask())
+    assert caught.value.bytes_sent == wire.size_bytes(wire.encode(request, request.id))
+
+
+async def test_requests_that_fail_together_each_know_their_own_bytes() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with linked(engine, patience_s=0) as (server, link):
+        requests = [ask("x" * length) for length in (10, 1000)]
+        tasks = [asyncio.create_task(answer(link, request)) for request in requests]
+        await engine.until(lambda: len(engine.running) == 2)
+        await server.aclose()
+        errors = await asyncio.gather(*tasks, return_exceptions=True)
+    sent = [error.bytes_sent for error in errors if isinstance(error, LinkError)]
+    assert sent == [wire.size_bytes(wire.encode(request, request.id)) for request in requests]
+
+
+async def test_nothing_left_where_nothing_answers() -> None:
+    link = CloudLink(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=0.1)
+    with pytest.raises(CloudUnreachable) as caught:
+        await answer(link, ask())
+    assert caught.value.bytes_sent == 0
+    await link.aclose()
+
+
+async def test_those_who_wait_for_a_cloud_that_is_gone_wait_together() -> None:
+    link = CloudLink(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=0.2)
+    began = time.monotonic()
+    errors = await asyncio.gather(*(answer(link, ask()) for _ in range(20)), return_exceptions=True)
+    assert time.monotonic() - began < 1
+    assert {type(error) for error in errors} == {CloudUnreachable}
+    await link.aclose()
+
+
+async def test_closing_tells_those_who_wait_for_a_connection() -> None:
+    link = CloudLink(f"tcp://127.0.0.1:{free_port()}", connect_timeout_s=30)
+    tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
+    await until(lambda: link._line._opening is not None)
+    await link.aclose()
+    for task in tasks:
+        with pytest.raises(CloudUnreachable, match="closed"):
+            await asyncio.wait_for(task, 1)
 
 
 async def test_an_engine_that_ends_without_finish_is_an_error() -> None:
@@ -206,13 +272,49 @@ async def test_closing_the_link_frees_the_engine_and_fails_what_is_read() -> Non
 
 async def test_an_idle_link_stays_alive_and_measures_the_round_trip() -> None:
     async with linked(ScriptedEngine()) as (server, link):
-        link._tempo = Tempo(ping_after_s=0.02, dead_after_s=0.5)
+        link._line.tempo = Tempo(ping_after_s=0.02, dead_after_s=0.5)
         await link.connect()
         await until(lambda: link.health().rtt_s is not None)
         health = link.health()
         assert health.alive and 0 < (health.rtt_s or 0) < 0.5
         assert abs(health.clock_offset_s or 0) < 0.5
         assert len(server._peers) == 1
+
+
+async def test_the_standing_tells_who_waits_and_for_how_long() -> None:
+    hold = asyncio.Event()
+    finish = Finish(reason="stop", usage=Usage(queue_s=0.25))
+    engine = ScriptedEngine(hold=hold, hold_before=0, finish=finish)
+    async with linked(engine) as (_, link):
+        link._line.tempo = Tempo(ping_after_s=0.02, dead_after_s=0.5)
+        assert link.standing() == CloudStanding(healthy=True), "nothing speaks against it yet"
+        tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
+        await until(lambda: link.standing().num_waiting == 2)
+        assert link.standing().queue_s is None
+        hold.set()
+        await asyncio.gather(*tasks)
+        await until(lambda: link.standing().queue_s == 0.25)
+        standing = link.standing()
+        assert standing.num_waiting == 0
+        assert standing.first_piece_s is not None and standing.first_piece_s > 0
+        assert standing.rtt_s is not None and standing.rtt_s > 0
+
+
+async def test_a_cloud_is_not_healthy_from_a_loss_until_it_answers_again() -> None:
+    first = LinkServer(ScriptedEngine())
+    await first.start()
+    link = CloudLink(endpoint := first.endpoint, connect_timeout_s=0.2)
+    await link.connect()
+    rtt_s = link.standing().rtt_s
+    await first.aclose()
+    await until(lambda: not link.standing().healthy)
+    with pytest.raises(CloudUnreachable):
+        await link.connect()
+    assert link.standing() == CloudStanding(healthy=False, rtt_s=rtt_s), "the last known figures"
+    async with serving(ScriptedEngine(), endpoint=endpoint):
+        await link.connect()
+        assert link.standing().healthy
+        await link.aclose()
 
 
 async def test_the_wrong_server_key_is_refused() -> None:
@@ -300,7 +402,7 @@ async def test_too_many_requests_are_refused_and_the_running_ones_go_on() -> Non
         link = CloudLink(server.endpoint)
         tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
         await engine.until(lambda: len(engine.running) == 2)
-        with pytest.raises(CloudFailed, match="2 requests in flight"):
+        with pytest.raises(CloudBusy, match="2 requests in flight"):
             await answer(link, ask())
         hold.set()
         assert [text_of(items) for items in await asyncio.gather(*tasks)] == ["one two three"] * 2

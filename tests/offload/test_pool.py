@@ -7,11 +7,20 @@ from collections import Counter
 import pytest
 
 from offload.engine import Engine
-from offload.errors import CloudFailed, CloudUnreachable, RequestError, SettingsError
+from offload.errors import (
+    CloudFailed,
+    CloudUnreachable,
+    LinkError,
+    Overloaded,
+    RequestError,
+    SettingsError,
+)
+from offload.link import wire
 from offload.link.backoff import Backoff, Breaker
 from offload.link.client import CloudLink
 from offload.link.pool import CloudPool
 from offload.link.server import LinkServer
+from offload.messages import Finish
 from tests.offload.links import answer, ask, free_port, serving, text_of
 from tests.offload.scripted import CARD, ScriptedEngine, delta
 
@@ -97,6 +106,46 @@ async def test_a_broken_engine_is_passed_over() -> None:
             assert text_of(await answer(pool, ask())) == "one two three"
         assert len(broken.requests) <= 3
         await pool.aclose()
+
+
+async def test_a_busy_cloud_is_passed_over_and_what_it_was_sent_is_counted() -> None:
+    busy = ScriptedEngine(error=Overloaded("the queue is full", retry_after_s=3))
+    async with serving(busy) as first, serving(ScriptedEngine()) as second:
+        links = [link_to(first.endpoint), link_to(second.endpoint)]
+        await links[0].connect()  # so that it is asked first
+        pool = CloudPool(links, draw=lambda: 0.5)
+        items = await answer(pool, request := ask())
+        assert text_of(items) == "one two three"
+        assert isinstance(items[-1], Finish)
+        assert items[-1].usage.bytes_sent == 2 * wire.size_bytes(wire.encode(request, request.id))
+        await pool.aclose()
+
+
+async def test_where_all_are_busy_the_soonest_is_told() -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        engines = [ScriptedEngine(error=Overloaded("full", retry_after_s=s)) for s in (9, 4)]
+        servers = [await stack.enter_async_context(serving(engine)) for engine in engines]
+        pool = CloudPool([link_to(server.endpoint) for server in servers])
+        with pytest.raises(Overloaded) as caught:
+            await answer(pool, request := ask())
+        assert caught.value.retry_after_s == 4
+        assert isinstance(caught.value, LinkError)
+        assert caught.value.bytes_sent == 2 * wire.size_bytes(wire.encode(request, request.id))
+        await pool.aclose()
+
+
+async def test_the_standing_of_a_pool_is_that_of_the_cloud_that_would_be_asked() -> None:
+    async with serving(ScriptedEngine()) as server:
+        pool = CloudPool([nowhere(), link_to(server.endpoint)], breaker=lambda: Breaker())
+        await answer(pool, ask())
+        assert pool.standing().healthy and pool.standing().rtt_s is not None
+        await pool.aclose()
+    gone = CloudPool([nowhere()], breaker=lambda: Breaker(max_failures=1))
+    assert gone.standing().healthy, "nothing speaks against it yet"
+    with pytest.raises(CloudUnreachable):
+        await answer(gone, ask())
+    assert not gone.standing().healthy
+    await gone.aclose()
 
 
 async def test_the_work_is_spread() -> None:

@@ -19,6 +19,12 @@ def metered(clock: Clock, path: Path | None = None, **limits: float) -> Meter:
     return Meter(Quota(**limits), path, clock=clock, wall=clock)  # type: ignore[arg-type]
 
 
+def why_not(meter: Meter) -> str:
+    wait = meter.why_not("a")
+    assert wait is not None and wait.seconds > 0
+    return wait.why
+
+
 def test_no_quota_is_no_limit() -> None:
     meter = Meter(Quota())
     meter.count_request("a")
@@ -32,7 +38,7 @@ def test_a_burst_is_allowed_and_then_the_rate() -> None:
     for _ in range(2):
         assert meter.why_not("a") is None
         meter.count_request("a")
-    assert "in 2.0 s" in (meter.why_not("a") or "")
+    assert "in 2.0 s" in why_not(meter)
     assert meter.why_not("b") is None, "another device is not held back"
     clock.now += 2
     assert meter.why_not("a") is None
@@ -43,7 +49,7 @@ def test_tokens_may_be_overdrawn_once_and_are_paid_back() -> None:
     meter = metered(clock, tokens_per_s=10, burst_s=10)
     assert meter.why_not("a") is None
     meter.count_tokens("a", 200)
-    assert "in 10.1 s" in (meter.why_not("a") or "")
+    assert "in 10.1 s" in why_not(meter)
     clock.now += 10.2
     assert meter.why_not("a") is None
 
@@ -68,7 +74,7 @@ def test_the_budget_of_the_day_is_for_the_day(limit: str, what: str) -> None:
         assert meter.why_not("a") is None
         meter.count_request("a")
         meter.count_tokens("a", 1)
-    assert f"2 {what} of the day" in (meter.why_not("a") or "")
+    assert f"2 {what} of the day" in why_not(meter)
     clock.now += 86_400
     assert meter.why_not("a") is None
 

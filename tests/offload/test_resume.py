@@ -258,10 +258,10 @@ async def test_several_tokens_of_a_fast_engine_share_a_message() -> None:
 async def test_a_server_that_sends_more_than_allowed_is_not_believed() -> None:
     async with linked(ScriptedEngine([f"{i}" for i in range(50)])) as (server, link):
         await link.connect()
-        assert link._ready is not None
+        assert link._line.ready is not None
         import msgspec
 
-        link._ready = msgspec.structs.replace(link._ready, window=4)
+        link._line.ready = msgspec.structs.replace(link._line.ready, window=4)
         with pytest.raises(CloudFailed, match="damaged"):
             await answer(link, ask())
         await until(lambda: server.num_in_flight == 0)

@@ -94,7 +94,7 @@ bodies = st.one_of(
     st.builds(wire.Credit, counts),
     st.builds(wire.Resume, counts, counts),
     st.builds(wire.Ping, floats, st.binary(max_size=9)),
-    st.builds(wire.Pong, floats, floats, counts, st.binary(max_size=9)),
+    st.builds(wire.Pong, floats, floats, st.builds(wire.Load, counts, counts), st.binary()),
     st.builds(wire.Failure, texts, texts),
 )
 

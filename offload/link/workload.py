@@ -1,0 +1,76 @@
+"""How much the cloud has to do: for its limits, its quotas, and the devices that choose a cloud."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from statistics import median
+
+from offload.link.quota import Meter
+from offload.link.wire import Load
+from offload.messages import Usage
+
+_LAST = 32  # answers whose waits are remembered
+
+
+class Workload:
+    """Counts the answers that run, and remembers how long the last ones waited."""
+
+    def __init__(self, meter: Meter, clock: Callable[[], float] = time.monotonic) -> None:
+        self.meter = meter
+        self.clock = clock
+        self.num_running = self.num_waiting = 0
+        self.running_of: Counter[str] = Counter()
+        self.queues_s: deque[float] = deque(maxlen=_LAST)
+        self.first_pieces_s: deque[float] = deque(maxlen=_LAST)
+
+    def begin(self, device_key: str) -> Tally:
+        """Count a request that was taken, and return what its answer is told to."""
+        self.meter.count_request(device_key)
+        self.num_running += 1
+        self.num_waiting += 1
+        self.running_of[device_key] += 1
+        return Tally(self, device_key)
+
+    def load(self) -> Load:
+        """Return the figures that the devices are told."""
+        return Load(
+            self.num_running,
+            self.num_waiting,
+            median(self.queues_s) if self.queues_s else None,
+            median(self.first_pieces_s) if self.first_pieces_s else None,
+        )
+
+
+class Tally:
+    """Hears of one answer what it costs and how long it takes."""
+
+    def __init__(self, workload: Workload, device_key: str) -> None:
+        self._workload, self._device_key = workload, device_key
+        self._began_s = workload.clock()
+        self._waiting = True
+        self.num_tokens = 0
+
+    def said(self, num_tokens: int) -> None:
+        """The engine wrote a piece of so many tokens."""
+        if self._waiting:
+            self._workload.first_pieces_s.append(self._workload.clock() - self._began_s)
+            self._wait_no_more()
+        self.num_tokens += num_tokens
+        self._workload.meter.count_tokens(self._device_key, num_tokens)
+
+    def finished(self, usage: Usage) -> None:
+        """The engine came to its end and says what it used."""
+        self._workload.meter.count_tokens(self._device_key, usage.prompt_tokens)
+        self._workload.queues_s.append(usage.queue_s)
+
+    def ended(self) -> None:
+        """The answer runs no more, however it ended."""
+        self._wait_no_more()
+        self._workload.num_running -= 1
+        self._workload.running_of[self._device_key] -= 1
+
+    def _wait_no_more(self) -> None:
+        self._workload.num_waiting -= self._waiting
+        self._waiting = False

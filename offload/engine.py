@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from offload.messages import Delta, Finish, ModelCard, Request
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+# Takes the index of a token in its answer and the hidden state, float32 [hidden_size], that the
+# token was chosen from.
+StateObserver: TypeAlias = "Callable[[int, npt.NDArray[np.float32]], None]"
 
 
 @runtime_checkable
@@ -53,4 +62,19 @@ class Embedding(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length per text. Raises RequestError, Unsupported."""
+        ...
+
+
+@runtime_checkable
+class Revealing(Protocol):
+    """An engine that can show the hidden state behind each token of an answer."""
+
+    def watch(self, request_id: str, observer: StateObserver) -> AbstractContextManager[None]:
+        """Call `observer(index, state)` for each token of that request's answer, in a `with`.
+
+        `index` is the token's place in the answer, from 0. `state`, float32 [hidden_size], is the
+        last layer's output behind the final norm at the token before it, from which this one was
+        chosen; it is a copy, for the observer to keep. The call comes in the engine's thread,
+        before the token's Delta, and should be quick. Enter the block before generate().
+        """
         ...

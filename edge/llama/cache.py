@@ -30,6 +30,7 @@ class KvCache:
         self.sliding = sliding
         self._reuse = reuse
         self._appended = False
+        self.keep_hidden = False  # of the tokens that an answer is chosen from
 
     def read(self, prompt: Sequence[int], pins: Pins) -> Iterator[None]:
         """Evaluate what is new in a prompt, a batch at each step; the logits are of its end.
@@ -47,6 +48,8 @@ class KvCache:
             self._truncate(min(first, len(window.stream)))
             yield from self._feed(prompt[len(window.stream) : first], pins)
             window.skip(prompt[first:resume])
+        if self.keep_hidden:  # only a step of one token can keep its hidden state
+            yield from self._feed(prompt[len(window.stream) : -1], pins)
         yield from self._feed(prompt[len(window.stream) :], pins)
 
     def append(self, tokens: Sequence[int], pins: Pins) -> bool:
@@ -71,6 +74,10 @@ class KvCache:
         After read(), row 0 is the end of the prompt.
         """
         return self._context.logits(row if self._appended else -1)
+
+    def hidden(self, row: int) -> npt.NDArray[np.float32]:
+        """Return the hidden state behind logits(row), [hidden_size], where they are kept."""
+        return self._context.hidden(row if self._appended else -1)
 
     def rollback(self, count: int) -> None:
         """Forget the newest tokens."""
@@ -116,7 +123,12 @@ class KvCache:
     def _decode(self, tokens: Sequence[int], *, all_logits: bool = False) -> None:
         self._appended = all_logits
         try:
-            self._context.decode(tokens, self.window.used, all_logits=all_logits)
+            self._context.decode(
+                tokens,
+                self.window.used,
+                all_logits=all_logits,
+                hidden=self.keep_hidden and (all_logits or len(tokens) == 1),
+            )
         except NearfarError:
             self.clear()
             raise

@@ -54,18 +54,27 @@ class ContextParams:
 
 @dataclass(kw_only=True)
 class Part:
-    """Tokens of one sequence in a batch; `first_row` is set to where their logits begin."""
+    """Tokens of one sequence in a batch; `first_row` is set to where their logits begin.
+
+    `hidden` asks for hidden states too, of every row of logits.
+    """
 
     tokens: Sequence[int]
     position: int
     seq: int = 0
     all_logits: bool = False
+    hidden: bool = False
     first_row: int = -1
 
     @property
     def num_rows(self) -> int:
         """Return how many rows of logits are asked for."""
         return len(self.tokens) if self.all_logits else 1
+
+    @property
+    def is_all_rows(self) -> bool:
+        """Return whether every token has its row of logits."""
+        return self.num_rows == len(self.tokens)
 
 
 class Context(Owned):
@@ -83,7 +92,10 @@ class Context(Owned):
                 f"can be made ({log.reason()}); set max_model_len to a smaller number"
             )
         self.num_vocabulary = model.vocabulary.num_tokens
+        self.hidden_size = int(self._lib.llama_model_n_embd_out(model.handle))
         self._row_type = ctypes.c_float * self.num_vocabulary
+        self._hidden_type = ctypes.c_float * self.hidden_size
+        self._keeps_hidden = False
         self._memory = self._lib.llama_get_memory(self._handle)
         self.num_outputs = params.num_outputs
         self.num_seqs = params.num_seqs
@@ -101,16 +113,26 @@ class Context(Owned):
             self._batch.n_seq_id[index] = 1
             self._batch.seq_id[index][0] = 0
 
-    def decode(self, tokens: Sequence[int], position: int, *, all_logits: bool = False) -> None:
+    def decode(
+        self,
+        tokens: Sequence[int],
+        position: int,
+        *,
+        all_logits: bool = False,
+        hidden: bool = False,
+    ) -> None:
         """Evaluate at most `batch_size` tokens at `position`.
 
-        Logits are kept of the last one, or of all where `num_outputs` rows hold them. Raises
-        NearfarError when llama.cpp fails; the cache must then be cleared.
+        Logits are kept of the last one, or of all where `num_outputs` rows hold them; `hidden`
+        keeps hidden states too, where every token has its row. Raises NearfarError when
+        llama.cpp fails; the cache must then be cleared.
         """
-        self.decode_parts([Part(tokens=tokens, position=position, all_logits=all_logits)])
+        part = Part(tokens=tokens, position=position, all_logits=all_logits, hidden=hidden)
+        self.decode_parts([part])
 
     def decode_parts(self, parts: Sequence[Part]) -> None:
         """Evaluate tokens of several sequences in one step; errors as decode()."""
+        self._keep_hidden(parts)
         count = 0
         for part in parts:
             count = self._put(part, count)
@@ -122,6 +144,14 @@ class Context(Owned):
                 f"llama.cpp could not evaluate {count} tokens (status {status}: {log.reason()}); "
                 "set max_model_len to a smaller number"
             )
+
+    def _keep_hidden(self, parts: Sequence[Part]) -> None:
+        wanted = any(part.hidden for part in parts)
+        # llama.cpp then makes a row of every token, and dies where it has no room for them.
+        assert not wanted or all(part.is_all_rows for part in parts), "a token without a row"
+        if wanted != self._keeps_hidden:
+            self._keeps_hidden = wanted
+            self._lib.llama_set_embeddings(self.handle, wanted)
 
     def _put(self, part: Part, start: int) -> int:
         """Put a part into the batch from `start` on; return where it ends."""
@@ -146,6 +176,13 @@ class Context(Owned):
         # By address, since np.ctypeslib.as_array makes a new type each time: 100 us a token.
         address = ctypes.addressof(pointer.contents)
         return np.frombuffer(memoryview(self._row_type.from_address(address)), np.float32)
+
+    def hidden(self, row: int = -1) -> npt.NDArray[np.float32]:
+        """Return a token's hidden state, [hidden_size], a view until the next decode."""
+        pointer = self._lib.llama_get_embeddings_ith(self.handle, row)
+        assert pointer, f"no hidden state was asked for at row {row}"
+        address = ctypes.addressof(pointer.contents)
+        return np.frombuffer(memoryview(self._hidden_type.from_address(address)), np.float32)
 
     def keep_prefix(self, num_tokens: int, seq: int = 0) -> bool:
         """Forget all but the first tokens; False where this kind of memory cannot."""

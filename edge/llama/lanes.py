@@ -25,11 +25,15 @@ PIECE = 64  # prompt tokens in one step while others write
 
 
 class _Ticket:
-    """A part on its way through a step; `rows` are its logits, [rows, vocabulary]."""
+    """A part on its way through a step; `rows` are its logits, [rows, vocabulary].
+
+    `hidden` are its hidden states, [rows, hidden_size], where the part asks for them.
+    """
 
     def __init__(self, part: Part) -> None:
         self.part = part
         self.rows: npt.NDArray[np.float32] | None = None
+        self.hidden: npt.NDArray[np.float32] | None = None
         self.error: NearfarError | None = None
         self.done = False
 
@@ -64,8 +68,8 @@ class SharedContext:
             self._cond.wait_for(lambda: not self._running)
             yield self.context
 
-    def decode(self, part: Part) -> npt.NDArray[np.float32]:
-        """Evaluate a part together with those of others; return its logits, [rows, vocabulary].
+    def decode(self, part: Part) -> _Ticket:
+        """Evaluate a part together with those of others; return the ticket with its logits.
 
         Raises NearfarError where llama.cpp fails; all parts of that step fail then.
         """
@@ -85,7 +89,7 @@ class SharedContext:
         if ticket.error is not None:
             raise ticket.error
         assert ticket.rows is not None, "a step ends with logits or an error"
-        return ticket.rows
+        return ticket
 
     def _take(self) -> list[_Ticket]:
         """Return the oldest tickets that fit into one batch, and leave the others."""
@@ -95,6 +99,8 @@ class SharedContext:
             tokens += len(ticket.part.tokens)
             rows += ticket.part.num_rows
             if tokens > self.context.batch_size or rows > self.context.num_outputs:
+                break
+            if not _go_together([*(each.part for each in taken), ticket.part]):
                 break
             taken.append(ticket)
         del self._pending[: len(taken)]
@@ -125,6 +131,13 @@ class SharedContext:
             rows = range(first, first + ticket.part.num_rows)
             # Copied, since the next step of others overwrites them.
             ticket.rows = np.stack([self.context.logits(row) for row in rows])
+            if ticket.part.hidden:
+                ticket.hidden = np.stack([self.context.hidden(row) for row in rows])
+
+
+def _go_together(parts: Sequence[Part]) -> bool:
+    """Whether one step can take them: hidden states come only where every token has a row."""
+    return not any(part.hidden for part in parts) or all(part.is_all_rows for part in parts)
 
 
 class Lane:
@@ -133,7 +146,7 @@ class Lane:
     def __init__(self, shared: SharedContext, seq: int) -> None:
         self._shared = shared
         self._seq = seq
-        self._rows: npt.NDArray[np.float32] | None = None
+        self._ticket: _Ticket | None = None
         self.num_outputs = 1  # drafts are for those who write alone
 
     @property
@@ -142,16 +155,31 @@ class Lane:
         room = self._shared.context.batch_size - self._shared.context.num_seqs
         return min(PIECE, room) if self._shared.num_active > 1 else room
 
-    def decode(self, tokens: Sequence[int], position: int, *, all_logits: bool = False) -> None:
+    def decode(
+        self,
+        tokens: Sequence[int],
+        position: int,
+        *,
+        all_logits: bool = False,
+        hidden: bool = False,
+    ) -> None:
         """Evaluate tokens, in one step with other lanes."""
-        part = Part(tokens=tokens, position=position, seq=self._seq, all_logits=all_logits)
-        self._rows = self._shared.decode(part)
+        part = Part(
+            tokens=tokens, position=position, seq=self._seq, all_logits=all_logits, hidden=hidden
+        )
+        self._ticket = self._shared.decode(part)
 
     def logits(self, row: int = -1) -> npt.NDArray[np.float32]:
         """Return the logits of a token of the last decode, [vocabulary]."""
-        assert self._rows is not None, "nothing has been evaluated"
-        logits: npt.NDArray[np.float32] = self._rows[row]
+        assert self._ticket is not None and self._ticket.rows is not None, "nothing was evaluated"
+        logits: npt.NDArray[np.float32] = self._ticket.rows[row]
         return logits
+
+    def hidden(self, row: int = -1) -> npt.NDArray[np.float32]:
+        """Return the hidden state of a token of the last decode, [hidden_size]."""
+        assert self._ticket is not None and self._ticket.hidden is not None, "not asked for"
+        hidden: npt.NDArray[np.float32] = self._ticket.hidden[row]
+        return hidden
 
     def keep_prefix(self, num_tokens: int) -> bool:
         """Forget all but the first tokens; False where this kind of memory cannot."""

@@ -7,6 +7,7 @@ import contextlib
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from backbone.errors import NearfarError
@@ -17,6 +18,7 @@ from edge.llama.cache import KvCache
 from edge.llama.context import Context
 from edge.llama.conversation import Conversation
 from edge.llama.fingerprint import fingerprint
+from edge.llama.hidden_states import Watchers
 from edge.llama.lanes import Lane, SharedContext
 from edge.llama.options import LlamaOptions
 from edge.llama.pace import Pace
@@ -27,6 +29,7 @@ from edge.llama.sessions import SessionStore
 from edge.llama.trial import require_survival
 from edge.llama.window import Window
 from edge.llama.writer import Writer
+from offload.engine import StateObserver
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.worker import Worker
@@ -62,6 +65,7 @@ class LlamaEngine:
         self._worker: Worker[Delta | Finish] = Worker(
             "nearfar-edge", num_threads=self._options.max_num_seqs
         )
+        self._watchers = Watchers()
         self._closed = False
 
     def _make_context(self) -> Context:
@@ -142,6 +146,13 @@ class LlamaEngine:
         """Return the bytes of tokens; control tokens have none."""
         return self._model.vocabulary.detokenize(tokens)
 
+    def watch(self, request_id: str, observer: StateObserver) -> AbstractContextManager[None]:
+        """Show an answer's hidden states to `observer` while the block lasts (offload/engine.py).
+
+        The prompt's last token is then evaluated in a step of its own.
+        """
+        return self._watchers.watch(request_id, observer)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()
@@ -173,7 +184,10 @@ class LlamaEngine:
             queue_s = time.monotonic() - received
             answer = Answer(request, num_prompt=len(prompt), queue_s=queue_s)
             patience = Patience(request, cancelled, received)
-            yield from self._writer.write(seat, request, prompt, answer, patience)
+            observer = self._watchers.of(request.id)
+            yield from self._writer.write(
+                seat, request, prompt, answer, patience, observer=observer
+            )
 
     def _require_open(self) -> None:
         if self._closed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import NamedTuple
 
 from edge.llama.cache import KvCache
 from edge.llama.lookup import Lookup
@@ -12,33 +13,41 @@ from edge.llama.window import Pins
 from offload.messages import Confidence
 
 
+class Chosen(NamedTuple):
+    """A token; `row` of the cache's logits is what it was chosen from, until the next is asked."""
+
+    token: int
+    confidence: Confidence
+    row: int
+
+
 def steps(
     cache: KvCache, sampler: Sampler, pins: Pins, pace: Pace, lookup: Lookup | None = None
-) -> Generator[tuple[int, Confidence], None, None]:
+) -> Generator[Chosen, None, None]:
     """Yield tokens chosen after what the cache holds, until it has no more room.
 
     Each token is drawn from the logits it would have had alone: a draft only saves the step.
     The iterator may be left at any time; drafted tokens that were not taken leave the cache.
     """
-    token, confidence = sampler.next(cache.logits(0))
+    chosen = Chosen(*sampler.next(cache.logits(0)), 0)
     while True:
         if lookup is not None:
-            lookup.add(token)
-        yield token, confidence
+            lookup.add(chosen.token)
+        yield chosen
         draft = lookup.propose(min(cache.window.free - 1, cache.max_draft)) if lookup else []
         with pace.step(plain=not draft):
-            if not cache.append([token, *draft], pins):
+            if not cache.append([chosen.token, *draft], pins):
                 return
         accepted = 0
         try:
             while True:
-                token, confidence = sampler.next(cache.logits(accepted))
-                if accepted == len(draft) or token != draft[accepted]:
+                chosen = Chosen(*sampler.next(cache.logits(accepted)), accepted)
+                if accepted == len(draft) or chosen.token != draft[accepted]:
                     break
                 accepted += 1
                 if lookup is not None:
-                    lookup.add(token)
-                yield token, confidence
+                    lookup.add(chosen.token)
+                yield chosen
         finally:
             cache.rollback(len(draft) - accepted)
         if lookup is not None:

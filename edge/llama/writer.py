@@ -12,11 +12,12 @@ from edge.llama.lookup import Lookup
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
 from edge.llama.seats import Seat
-from edge.llama.steps import steps
+from edge.llama.steps import Chosen, steps
 from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
+from offload.engine import StateObserver
 from offload.errors import ContextLengthError
-from offload.messages import Confidence, Delta, Finish, FinishReason, Request
+from offload.messages import Delta, Finish, FinishReason, Request
 
 _DONE = object()
 
@@ -38,14 +39,22 @@ class Writer:
         self._max_draft_tokens = max_draft_tokens
 
     def write(
-        self, seat: Seat, request: Request, prompt: list[int], answer: Answer, patience: Patience
+        self,
+        seat: Seat,
+        request: Request,
+        prompt: list[int],
+        answer: Answer,
+        patience: Patience,
+        *,
+        observer: StateObserver | None = None,
     ) -> Iterator[Delta | Finish]:
-        """Yield a Delta per token and a Finish.
+        """Yield a Delta per token and a Finish; show each token's hidden state to `observer`.
 
         Raises ContextLengthError where what must stay does not fit, RequestError for a JSON
         schema that cannot be followed, and CheckpointError for a model whose output is no number.
         """
         pins = self.pins(seat.cache, request, prompt)
+        seat.cache.keep_hidden = observer is not None
         vocabulary = self._vocabulary
         with Sampler(request.sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
             seat.pace.before_prompt()
@@ -57,7 +66,7 @@ class Writer:
             sampler.remember(prompt)
             tokens = steps(seat.cache, sampler, pins, seat.pace, self.make_lookup(prompt))
             with contextlib.closing(tokens):
-                yield from self._decode(seat.cache, answer, tokens, patience)
+                yield from self._decode(seat.cache, answer, tokens, patience, observer)
 
     def make_lookup(self, prompt: list[int]) -> Lookup | None:
         """Return what drafts tokens for an answer, None where drafts are off."""
@@ -92,17 +101,22 @@ class Writer:
         self,
         cache: KvCache,
         answer: Answer,
-        tokens: Iterator[tuple[int, Confidence]],
+        tokens: Iterator[Chosen],
         patience: Patience,
+        observer: StateObserver | None,
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
         ended: FinishReason = "length"  # when the tokens run out, the context is full
         try:
-            for token, confidence in tokens:
-                if self._vocabulary.is_end(token):
+            for chosen in tokens:
+                if self._vocabulary.is_end(chosen.token):
                     ended = "stop"
                     break
-                yield answer.take(token, self._vocabulary.piece(token), confidence)
+                if observer is not None:
+                    observer(answer.num_tokens, cache.hidden(chosen.row).copy())
+                yield answer.take(
+                    chosen.token, self._vocabulary.piece(chosen.token), chosen.confidence
+                )
                 if (reason := answer.ended() or patience.ended()) is not None:
                     ended = reason
                     break

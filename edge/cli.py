@@ -35,6 +35,10 @@ Kv = Annotated[
     str | None,
     typer.Option("--kv", help="How keys and values are stored: auto, f16, q8_0, q4_0, ..."),
 ]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("--file", "-f", help="Attach a text file to the question; may be repeated."),
+]
 
 
 @app.command()
@@ -49,6 +53,7 @@ def ask(
     local_only: LocalOnly = False,
     cloud: Annotated[bool, typer.Option("--cloud", help="Ask the far model.")] = False,
     why: Annotated[bool, typer.Option("--why", help="Say who answered, and why.")] = False,
+    file: Files = None,
     max_tokens: MaxTokens = 256,
     temperature: Temperature = 0.0,
     window: Window = None,
@@ -69,17 +74,31 @@ def ask(
         temperature=temperature,
         window=window,
         kv=kv,
+        files=tuple(file or ()),
     )
     raise typer.Exit(ask_once(text or "", wish, why=why, as_json=as_json))
 
 
 @app.command()
 def chat(
+    first: Annotated[
+        str | None, typer.Argument(help="The first question; without one you are asked for it.")
+    ] = None,
     model: Model = None,
     system: System = None,
     offline: Offline = False,
     local_only: LocalOnly = False,
-    max_tokens: MaxTokens = 256,
+    latest: Annotated[
+        bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")
+    ] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", "-r", help="Go on with the conversation of this id.")
+    ] = None,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep the conversation on this device.")
+    ] = True,
+    file: Files = None,
+    max_tokens: MaxTokens = 1024,
     temperature: Temperature = 0.0,
     window: Window = None,
     kv: Kv = None,
@@ -87,8 +106,9 @@ def chat(
         bool, typer.Option("--json", help="Print each answer as a JSON line.")
     ] = False,
 ) -> None:
-    """Have a conversation at the terminal."""
-    from edge.desk.asking import Ask, chat_on
+    """Have a conversation at the terminal; it is kept, and can be resumed."""
+    from edge.desk.asking import Ask
+    from edge.desk.chatting import Past, chat_on
 
     wish = Ask(
         model=model,
@@ -99,8 +119,10 @@ def chat(
         temperature=temperature,
         window=window,
         kv=kv,
+        files=tuple(file or ()),
     )
-    chat_on(wish, as_json=as_json)
+    past = Past(latest=latest, resume=resume, keep=keep)
+    chat_on(wish, past, first or "", as_json=as_json)
 
 
 @app.command()

@@ -104,6 +104,14 @@ def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     return _apply(settings, _variables(environment), "in the environment")
 
 
+def is_said(
+    path: Path, section: str, name: str, environment: Mapping[str, str] = os.environ
+) -> bool:
+    """Whether a person has set this field themselves, in the file or by a variable."""
+    in_file = name in _read(path).get(section, {})
+    return in_file or f"NEARFAR_{section}_{name}".upper() in environment
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}

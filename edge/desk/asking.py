@@ -1,4 +1,4 @@
-"""One question, or a conversation, from a command's flags to what is printed."""
+"""One question, from a command's flags to what is printed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import sys
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 
-from edge.desk.chat import HELP, Chat, say
+from edge.desk.attachments import with_files
 from edge.desk.near import Choice, open_hybrid
-from edge.desk.terminal import Reader, document
+from edge.desk.terminal import Reader, document, faint
 from edge.desk.terminal import why as tell_why
 from offload.errors import RequestError
 from offload.messages import Finish, Message, Privacy, Request, Sampling
@@ -31,6 +31,7 @@ class Ask:
     temperature: float = 0.0
     window: int | None = None
     kv: str | None = None
+    files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.cloud and (self.offline or self.local_only):
@@ -71,7 +72,7 @@ def ask_once(text: str, wish: Ask, *, why: bool, as_json: bool) -> int:
     settings = wish.settings()
     system = (Message(role="system", content=wish.system),) if wish.system else ()
     request = Request(
-        messages=(*system, Message(role="user", content=text)),
+        messages=(*system, Message(role="user", content=with_files(text, wish.files))),
         sampling=wish.sampling(),
         privacy=wish.privacy(settings),
     )
@@ -89,7 +90,8 @@ def _report(text: str, finish: Finish, wish: Ask, *, explain: bool, as_document:
     if as_document:
         print(json.dumps(document(text, finish), ensure_ascii=False))
     if explain:
-        say(tell_why(finish))
+        told = tell_why(finish)
+        print(faint(told) if sys.stderr.isatty() else told, file=sys.stderr)
     if finish.reason == "error":
         print(f"nearfar: {finish.error}", file=sys.stderr)
         return 1
@@ -98,24 +100,3 @@ def _report(text: str, finish: Finish, wish: Ask, *, explain: bool, as_document:
         print(f"nearfar: answered near: {failure}", file=sys.stderr)
     # Who insists on the cloud and did not get it should know without reading.
     return 1 if failure and wish.cloud else 0
-
-
-def chat_on(wish: Ask, *, as_json: bool) -> None:
-    """Carry on a conversation until the person leaves."""
-    settings = wish.settings()
-    interactive = sys.stdin.isatty()
-    if interactive:
-        say(HELP)
-    asyncio.run(_chat(settings, wish, "> " if interactive else "", as_json=as_json))
-
-
-async def _chat(settings: Settings, wish: Ask, prompt: str, *, as_json: bool) -> None:
-    async with aclosing(open_hybrid(settings, places(), wish.choice())) as engine:
-        chat = Chat(
-            engine,
-            sampling=wish.sampling(),
-            privacy=wish.privacy(settings),
-            system=wish.system,
-            as_json=as_json,
-        )
-        await chat.run(lambda: input(prompt))

@@ -1,97 +1,152 @@
-"""The plain conversation at a terminal: one line in, one answer out, Ctrl-C stops an answer."""
+"""A conversation at a terminal: what was asked and answered is kept, and Ctrl-C stops an answer."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
-import sys
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 from backbone.errors import NearfarError
-from edge.desk.terminal import Reader, document, faint, why
+from edge.desk.attachments import with_files
+from edge.desk.chat_commands import COMMANDS, Leave, closest
+from edge.desk.conversations import Conversations
+from edge.desk.dialogue import Manner, answer
+from edge.desk.screen import Screen
+from edge.desk.terminal import why
 from offload.engine import Engine
-from offload.messages import Message, Privacy, Request, Sampling
+from offload.messages import Delta, Finish, Side
 
-HELP = "/new begins anew · /why tells who answered · /quit leaves · Ctrl-C stops an answer"
+HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
 
 
 class Chat:
-    """A conversation kept in memory, and the loop that carries it on."""
+    """One person, one engine, one conversation at a time.
+
+    `reopen` loads another near model by its name, for /model.
+    """
 
     def __init__(
         self,
         engine: Engine,
+        screen: Screen,
+        store: Conversations,
         *,
-        sampling: Sampling,
-        privacy: Privacy,
-        system: str | None,
-        as_json: bool = False,
+        manner: Manner,
+        system: str = "",
+        conversation: str | None = None,
+        reopen: Callable[[str], Engine] | None = None,
     ) -> None:
-        self._engine = engine
-        self._sampling = sampling
-        self._privacy = privacy
-        self._as_json = as_json
-        self._opening = [Message(role="system", content=system)] if system else []
-        self._messages = list(self._opening)
-        self._last = "nothing has been answered yet"
+        self.engine = engine
+        self.screen = screen
+        self.store = store
+        self.manner = manner
+        self.system = store.read(conversation).system if conversation else system
+        self.conversation = conversation
+        self.reopen = reopen
+        self.files: list[str] = []
+        self.last: Finish | None = None
+        self.told = "nothing has been answered yet"
 
-    async def run(self, ask: Callable[[], str]) -> None:
-        """Carry the conversation on until the input ends or a person leaves."""
-        while True:
-            try:
-                line = await asyncio.to_thread(ask)
-            except (EOFError, KeyboardInterrupt):
-                return
-            if line.strip() in ("/quit", "/exit"):
-                return
-            if not self._command(line.strip()) and line.strip():
-                await self._turn(line)
+    async def run(self, first: str = "") -> None:
+        """Carry the conversation on until the input ends or the person leaves."""
+        with contextlib.suppress(Leave):
+            if first:
+                await self._take(first)
+            while True:
+                try:
+                    line = await self.screen.read()
+                except (EOFError, KeyboardInterrupt):
+                    return
+                await self._take(line)
 
-    def _command(self, line: str) -> bool:
-        if not line.startswith("/"):
-            return False
-        if line == "/new":
-            self._messages = list(self._opening)
-            say("a new conversation")
-        elif line == "/why":
-            say(self._last)
-        else:
-            say(HELP)
-        return True
+    async def _take(self, line: str) -> None:
+        try:
+            name, _, rest = line.strip().partition(" ")
+            if name in COMMANDS:
+                await COMMANDS[name].act(self, rest.strip())
+            elif name.startswith("/") and "/" not in name[1:]:
+                self.screen.remark(f"there is no {name}{closest(name)}; {HELP}")
+            elif line.strip():
+                await self.ask(line.strip())
+        except NearfarError as error:
+            self.screen.remark(str(error))
 
-    async def _turn(self, text: str) -> None:
-        question = Message(role="user", content=text)
-        request = Request(
-            messages=(*self._messages, question), sampling=self._sampling, privacy=self._privacy
-        )
-        reader = Reader(quiet=self._as_json)
-        job = asyncio.ensure_future(reader.read(self._engine.generate(request)))
+    async def ask(self, text: str, forced: Side | None = None) -> None:
+        """Ask, and show the answer."""
+        whole = with_files(text, self.files)
+        if self.conversation is None:
+            self.conversation = self.store.begin(system=self.system)
+        self.store.ask(self.conversation, whole)
+        self.files = []
+        await self.answer(forced)
+
+    async def answer(self, forced: Side | None = None) -> None:
+        """Answer the question that stands last. A failure takes the question back."""
+        assert self.conversation is not None, "something was asked"
+        manner = replace(self.manner, forced=forced) if forced else self.manner
+        reply = _Reply(self.screen)
+        stream = answer(self.engine, self.store, self.conversation, manner)
+        job = asyncio.ensure_future(reply.read(stream))
         try:
             with _interrupt(job.cancel):
-                finish = await job
+                await job
         except asyncio.CancelledError:
-            say("stopped")
-            self._last = "you stopped the answer"
-        except NearfarError as error:
-            say(str(error))
-            return
+            self._stopped(reply)
+        except NearfarError:
+            self.store.undo(self.conversation)
+            raise
         else:
-            self._last = why(finish)
-            if self._as_json:
-                print(json.dumps(document(reader.text, finish), ensure_ascii=False), flush=True)
-            if finish.route is not None and finish.route.failure:
-                say(f"the cloud could not answer: {finish.route.failure}")
-            if finish.dropped_tokens:
-                say(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
-        self._messages += [question, Message(role="assistant", content=reader.text)]
+            self._ended(reply)
+
+    def _stopped(self, reply: _Reply) -> None:
+        self.screen.end(reply.text, None)
+        self.screen.remark("stopped; what there is of the answer is kept")
+        self.told = "you stopped the answer"
+
+    def _ended(self, reply: _Reply) -> None:
+        finish = reply.finish
+        assert finish is not None, "an engine's stream ends with a Finish"
+        self.last, self.told = finish, why(finish)
+        self.screen.end(reply.text, finish)
+        for remark in remarks(finish):
+            self.screen.remark(remark)
 
 
-def say(text: str) -> None:
-    """Write a remark that is not part of the answer."""
-    print(faint(text) if sys.stderr.isatty() else text, file=sys.stderr)
+class _Reply:
+    """Reads one answer's stream onto the screen; keeps the text a reader is left with."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self.text = ""
+        self.finish: Finish | None = None
+
+    async def read(self, stream: AsyncIterator[Delta | Finish]) -> None:
+        async with contextlib.aclosing(cast(Any, stream)):
+            async for item in stream:
+                if isinstance(item, Finish):
+                    self.finish = item
+                    continue
+                self.text = item.text if item.replaces else self.text + item.text
+                self._screen.show(item)
+
+
+def remarks(finish: Finish) -> Sequence[str]:
+    """Return what a person should be told of an answer without asking."""
+    told = []
+    if finish.error:
+        told.append(finish.error)
+    if finish.route is not None and finish.route.failure:
+        told.append(f"the cloud could not answer: {finish.route.failure}")
+    if finish.dropped_tokens:
+        told.append(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
+    if finish.reason == "length":
+        told.append("the answer reached its longest; /params max_tokens=N allows more")
+    if finish.reason == "deadline":
+        told.append("the time for this answer ran out")
+    return told
 
 
 @contextlib.contextmanager
@@ -100,7 +155,7 @@ def _interrupt(stop: Callable[[], Any]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     try:
         loop.add_signal_handler(signal.SIGINT, stop)
-    except (NotImplementedError, RuntimeError):  # Windows, or not in the main thread
+    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not in the main thread
         yield
         return
     try:

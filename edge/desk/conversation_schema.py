@@ -54,17 +54,19 @@ def _first(connection: sqlite3.Connection) -> None:
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first,)
 
 
-def connect(path: Path) -> sqlite3.Connection:
+def connect(path: Path | None) -> sqlite3.Connection:
     """Open the database at today's schema; it is made, private, where there is none.
+
+    None keeps it in memory only.
 
     WAL keeps a committed token through the death of the process, and lets two processes read
     and write; secure_delete overwrites what is deleted. Raises SettingsError.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if path is not None and not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-        connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+        connection = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=10)
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA secure_delete=ON")
@@ -78,7 +80,7 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
     version = _version(connection)
     if version > len(MIGRATIONS):
         raise SettingsError(f"{path} was written by a newer nearfar; update nearfar to read it")

@@ -66,10 +66,12 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Conversations:
-    """The conversations of one person, in one SQLite file; several processes may share it."""
+    """The conversations of one person, in one SQLite file; several processes may share it.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    Without a path they live as long as the process.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
         self._db = connect(path)
         self._me = _process(os.getpid())
         self._settle()
@@ -88,7 +90,7 @@ class Conversations:
         )
         return made
 
-    def list(self, limit: int = 200) -> list[Heading]:
+    def headings(self, limit: int = 200) -> list[Heading]:
         """Return the conversations, the last changed first."""
         rows = self._db.execute(f"{_HEADINGS} ORDER BY c.changed_at DESC LIMIT ?", (limit,))
         return [_heading(row) for row in rows]
@@ -108,7 +110,7 @@ class Conversations:
 
     def latest(self) -> str:
         """Return the id of the conversation last changed. Raises RequestError without any."""
-        headings = self.list(limit=1)
+        headings = self.headings(limit=1)
         if not headings:
             raise RequestError("there is no conversation yet; `nearfar chat` begins one")
         return headings[0].id
@@ -185,7 +187,7 @@ class Conversations:
             return []
         found = self._indexed(text) if len(text) >= _TRIGRAM else self._scanned(text)
         excerpts = dict(reversed([(str(row["id"]), str(row["excerpt"])) for row in found]))
-        headings = {heading.id: heading for heading in self.list(limit=100_000)}
+        headings = {heading.id: heading for heading in self.headings(limit=100_000)}
         hits = [
             Hit(heading=heading, excerpt=excerpts.get(key, heading.title))
             for key, heading in headings.items()

@@ -1,0 +1,71 @@
+"""One conversation with an engine: what is asked and answered is kept while it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from backbone.errors import NearfarError
+from edge.desk.conversations import Conversations, State, Writing
+from offload.engine import Engine
+from offload.errors import RequestError
+from offload.hybrid import Hybrid
+from offload.messages import Delta, Finish, Privacy, Request, Sampling, Side
+
+_STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "error": "failed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How an answer is wished: by whom (None leaves it to the policy), how private, how chosen."""
+
+    forced: Side | None = None
+    privacy: Privacy = Privacy.ASK
+    sampling: Sampling = field(default_factory=Sampling)
+
+
+async def answer(
+    engine: Engine, store: Conversations, conversation: str, manner: Manner
+) -> AsyncIterator[Delta | Finish]:
+    """Stream the answer to a conversation's last question, and keep each piece as it comes.
+
+    Closing the iterator stops the answer and keeps what there is. Raises NearfarError, and then
+    the turn says so.
+    """
+    request = Request(
+        messages=store.read(conversation).messages(),
+        sampling=manner.sampling,
+        privacy=manner.privacy,
+        session=conversation,
+    )
+    asked = _asked(engine, manner.forced)
+    writing = store.answer(conversation)
+    try:
+        async with aclosing(cast(Any, asked.generate(request))) as stream:
+            async for item in stream:
+                _keep(writing, item)
+                yield item
+    except (asyncio.CancelledError, GeneratorExit):
+        writing.end("stopped")
+        raise
+    except NearfarError as error:
+        writing.end("failed", Finish(reason="error", error=str(error)))
+        raise
+
+
+def _asked(engine: Engine, forced: Side | None) -> Engine:
+    if forced is None:
+        return engine
+    if not isinstance(engine, Hybrid):
+        raise RequestError("this engine has one side only; ask without choosing one")
+    return engine.forced(forced)
+
+
+def _keep(writing: Writing, item: Delta | Finish) -> None:
+    if isinstance(item, Finish):
+        writing.end(_STATES.get(item.reason, "whole"), item)
+    elif item.text or item.replaces:
+        writing.write(item.text, source=item.source or "", replaces=item.replaces)

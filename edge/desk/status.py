@@ -1,0 +1,69 @@
+"""The quiet line under a conversation: who answers, why, how quickly, and what is full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import psutil
+
+from offload.engine import Engine
+from offload.hybrid import Hybrid
+from offload.messages import Finish, Usage
+from offload.policy.reasons import sentence
+
+if TYPE_CHECKING:
+    from offload.link.health import LinkHealth
+
+
+@runtime_checkable
+class Linked(Protocol):
+    """A far engine that knows how its link is."""
+
+    def health(self) -> LinkHealth:
+        """Return what is known of the link now."""
+        ...
+
+
+def status(engine: Engine, finish: Finish | None) -> str:
+    """Return the line; nothing is asked or sent for it."""
+    card = engine.card()
+    parts = [*answered(finish), card.name]
+    if finish is not None:
+        used = finish.usage.prompt_tokens + finish.usage.completion_tokens
+        parts.append(f"context {min(used, card.max_model_len)}/{card.max_model_len}")
+    parts += [f"memory {memory_bytes() / 1e6:,.0f} MB", link(engine)]
+    return " · ".join(parts)
+
+
+def answered(finish: Finish | None) -> list[str]:
+    """Return who gave the last answer, why, and how quickly."""
+    if finish is None or finish.route is None:
+        return []
+    side = "near" if finish.route.served_by == "edge" else "far"
+    speed = tokens_per_s(finish.usage)
+    told = [f"{side}: {sentence(finish.route.reason)}"]
+    return [*told, f"{speed:.0f} tokens/s"] if speed else told
+
+
+def tokens_per_s(usage: Usage) -> float | None:
+    """Return how quickly the answer was written, None where that is not known."""
+    if usage.decode_s <= 0 or usage.completion_tokens < 2:
+        return None
+    return usage.completion_tokens / usage.decode_s
+
+
+def memory_bytes() -> int:
+    """Return the memory this process holds."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def link(engine: Engine) -> str:
+    """Return how the cloud stands, in a word or two."""
+    if not isinstance(engine, Hybrid) or engine.cloud is None:
+        return "no cloud"
+    if not isinstance(engine.cloud, Linked):
+        return "cloud set up"
+    health = engine.cloud.health()
+    if not health.alive:
+        return "cloud not connected"
+    return f"cloud {health.rtt_s * 1000:.0f} ms" if health.rtt_s else "cloud connected"

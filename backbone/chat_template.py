@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, TemplateRefusal
 
 if TYPE_CHECKING:
     from jinja2.runtime import Context
@@ -27,8 +27,8 @@ def render(
 ) -> str:
     """Return the prompt that a Hugging Face chat template makes of the messages and tools.
 
-    Raises CheckpointError where the template is broken, refuses the messages, or tries to reach
-    outside its sandbox.
+    Raises TemplateRefusal where the template refuses the messages, and CheckpointError where it
+    is broken or tries to reach outside its sandbox.
     """
     environment = _sandbox()
     # What transformers offers to a template; its `tojson`, unlike Jinja's, does not escape HTML.
@@ -43,6 +43,8 @@ def render(
             bos_token=bos_token,
             eos_token=eos_token,
         )
+    except TemplateRefusal:
+        raise
     except Exception as error:  # a stranger's program may raise anything
         raise CheckpointError(
             f"the model's chat template cannot render this conversation ({error}); "
@@ -75,7 +77,10 @@ def _repeats_too_much(left: Any, right: Any) -> bool:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise ValueError(message)
+    raise TemplateRefusal(
+        f"the model's chat template cannot take this conversation ({message}); "
+        "change the messages, or ask with a plain prompt"
+    )
 
 
 def _now(form: str) -> str:

@@ -16,7 +16,8 @@ NearfarError
         ├── KeyRefused
         ├── CloudFailed
         │   └── CloudStopped also an EngineStopped
-        └── CloudBusy        also an Overloaded
+        ├── CloudBusy        also an Overloaded
+        └── Withheld         a text that may not leave the device
 """
 
 from __future__ import annotations

@@ -6,8 +6,9 @@ one draws its own uniform number and inverts its own cumulative distribution.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,13 +25,41 @@ class SamplingValues:
     repetition_penalty: float = 1.0
 
 
+class Constraint(Protocol):
+    """What an answer must look like: it says which tokens may come next."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more may follow."""
+        ...
+
+    def allowed(self) -> Tensor:
+        """Return bool [vocab], on the host; never all False."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Move on past a token that was allowed."""
+        ...
+
+
 class Sampler:
-    """One sequence's settings, random stream and record of the tokens it has seen."""
+    """One sequence's settings, random stream, bias, and record of the tokens it has seen.
+
+    `logit_bias` is added to the logits of the token ids it names; each must be below `vocab_size`.
+    """
 
     def __init__(
-        self, values: SamplingValues, *, seed: int | None = None, vocab_size: int = 0
+        self,
+        values: SamplingValues,
+        *,
+        seed: int | None = None,
+        vocab_size: int = 0,
+        logit_bias: Mapping[int, float] | None = None,
+        constraint: Constraint | None = None,
     ) -> None:
         self.values = values
+        self.logit_bias = dict(logit_bias or {})
+        self.constraint = constraint
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -44,6 +73,22 @@ class Sampler:
         if self.seen is not None:
             self.seen[torch.tensor(list(tokens), dtype=torch.int64)] = True
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether logits are used as the network gives them."""
+        return self.seen is None and not self.logit_bias and self.constraint is None
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the answer is whole, so that no token may follow."""
+        return self.constraint is not None and self.constraint.done
+
+    def took(self, token: int) -> None:
+        """Remember a token that was chosen."""
+        self.note((token,))
+        if self.constraint is not None:
+            self.constraint.accept(token)
+
     def uniform(self) -> float:
         """Return the next number of this sequence's random stream, in [0, 1)."""
         return float(torch.rand((), generator=self._generator, dtype=torch.float64))
@@ -55,9 +100,10 @@ _Draw = Callable[[Tensor, list[Sampler]], Tensor]
 def choose(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """Return one token per row of float32 logits [rows, vocab]: int64 [rows], same device.
 
-    Filters apply in Hugging Face's order: penalty, temperature, top_k, top_p, min_p.
+    Penalty, bias and constraint come first, then the filters in Hugging Face's order:
+    temperature, top_k, top_p, min_p.
     """
-    logits = _penalised(logits, samplers)
+    logits = _adjusted(logits, samplers)
     tokens = logits.argmax(-1)
     groups: dict[_Draw, list[int]] = {}
     for row, sampler in enumerate(samplers):
@@ -82,17 +128,31 @@ def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat((chosen, entropy, best[..., :1] - best[..., 1:]), dim=-1)
 
 
-def _penalised(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
-    """Divide positive and multiply negative logits of seen tokens (Keskar, arXiv 1909.05858)."""
-    if all(sampler.seen is None for sampler in samplers):
+def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities, in nats, and ids of the best tokens: both [rows, count]."""
+    best = logits.topk(min(count, logits.shape[-1]), dim=-1)
+    return best.values - logits.logsumexp(-1, keepdim=True), best.indices
+
+
+def _adjusted(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    if all(sampler.is_plain for sampler in samplers):
         return logits
     logits = logits.clone()
     for row, sampler in zip(logits, samplers, strict=True):
         if sampler.seen is not None:
-            penalty = sampler.values.repetition_penalty
-            scaled = torch.where(row > 0, row / penalty, row * penalty)
-            row.copy_(torch.where(sampler.seen.to(row.device), scaled, row))
+            _penalise(row, sampler.seen.to(row.device), sampler.values.repetition_penalty)
+        if sampler.logit_bias:
+            at = torch.tensor(list(sampler.logit_bias), device=row.device)
+            row[at] += torch.tensor(list(sampler.logit_bias.values()), device=row.device)
+        if sampler.constraint is not None:
+            row.masked_fill_(~sampler.constraint.allowed().to(row.device), float("-inf"))
     return logits
+
+
+def _penalise(row: Tensor, seen: Tensor, penalty: float) -> None:
+    """Divide positive and multiply negative logits of seen tokens (Keskar, arXiv 1909.05858)."""
+    scaled = torch.where(row > 0, row / penalty, row * penalty)
+    row.copy_(torch.where(seen, scaled, row))
 
 
 def _draw_of(values: SamplingValues) -> _Draw | None:

@@ -48,23 +48,36 @@ class Tokenizer:
         """Return the ids of a raw prompt, after what the model puts before every text (BOS)."""
         return list(self._encoder.encode(text, add_special_tokens=True).ids)
 
-    def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """Return the ids of a conversation under the model's chat template.
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        answer_prefix: str = "",
+    ) -> list[int]:
+        """Return the ids of a conversation under the model's chat template, and of how the answer
+        begins already.
 
-        Raises CheckpointError where the model has no template or it refuses the messages.
+        Raises CheckpointError where the model has no template, TemplateRefusal where it refuses the
+        messages.
         """
         if self.chat_template is None:
             raise CheckpointError(
                 "this model has no chat template; ask it with a plain prompt instead of messages"
             )
-        sentinel = _unused_sentinel(messages)
+        sentinel = _unused_sentinel([messages, tools, answer_prefix])
         text = render(
             self.chat_template,
-            [self._disarmed(message, sentinel) for message in messages],
+            self._disarmed(list(messages), sentinel),
+            tools=self._disarmed(list(tools), sentinel),
             bos_token=self._token("bos_token"),
             eos_token=self._token("eos_token"),
         )
-        return self._encode_template(text, sentinel)
+        return self._encode_template(text + self._disarmed(answer_prefix, sentinel), sentinel)
+
+    def to_json(self) -> str:
+        """Return the tokenizer as the text of a `tokenizer.json`."""
+        return json.dumps(self._raw)
 
     def token_bytes(self, token: int) -> bytes:
         """Return the exact bytes that one token adds to the text; control tokens add none."""
@@ -85,13 +98,18 @@ class Tokenizer:
         longest_first = sorted(self._control, key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def _disarmed(self, message: Mapping[str, str], sentinel: str) -> dict[str, str]:
-        """Put sentinels into every control token that the content spells."""
-
-        def split(found: re.Match[str]) -> str:
-            return sentinel.join(found[0])
-
-        return {**message, "content": self._control_pattern.sub(split, message["content"])}
+    def _disarmed(self, node: Any, sentinel: str) -> Any:
+        """Put sentinels into every control token that a text spells, however deep it is nested."""
+        if isinstance(node, str):
+            return self._control_pattern.sub(lambda found: sentinel.join(found[0]), node)
+        if isinstance(node, Mapping):
+            return {
+                self._disarmed(key, sentinel): self._disarmed(value, sentinel)
+                for key, value in node.items()
+            }
+        if isinstance(node, list | tuple):
+            return [self._disarmed(item, sentinel) for item in node]
+        return node
 
     def _encode_template(self, text: str, sentinel: str) -> list[int]:
         ids: list[int] = []
@@ -182,8 +200,8 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     return template if isinstance(template, str) else None
 
 
-def _unused_sentinel(messages: Sequence[Mapping[str, str]]) -> str:
-    text = "".join(message.get("content", "") for message in messages)
+def _unused_sentinel(texts: Any) -> str:
+    text = json.dumps(texts, ensure_ascii=False)
     return next(chr(code) for code in _SENTINELS if chr(code) not in text)
 
 

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from backbone.sampling import Sampler, SamplingValues
+from backbone.sampling import Sampler
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
-from cloud.engine.runner import Outcome
-from cloud.engine.sequence import Sequence
-from offload.errors import ContextLengthError, RequestError
-from offload.messages import Delta, Finish, FinishReason, Request, Route, Usage
+from cloud.engine.outcome import Chosen, Ranked, Scored
+from cloud.engine.sequence import Sequence as Tokens
+from offload.messages import (
+    Alternative,
+    Delta,
+    Finish,
+    FinishReason,
+    PromptToken,
+    Request,
+    Route,
+    Usage,
+)
 
 Post = Callable[["Delta | Finish"], None]
-
-
-def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
-    """Return the prompt's tokens. Raises RequestError where the model cannot take it."""
-    if request.sampling.json_schema is not None:
-        raise RequestError("this engine cannot hold an answer to a json_schema; leave it out")
-    if request.prompt is not None:
-        tokens = tokenizer.encode(request.prompt)
-    else:
-        turns = [{"role": m.role, "content": m.content} for m in request.messages]
-        tokens = tokenizer.encode_chat(turns)
-    if not tokens:
-        raise RequestError("the prompt has no tokens; write a question")
-    if len(tokens) >= max_model_len:
-        raise ContextLengthError(len(tokens), max_model_len)
-    return tokens
 
 
 class Answer:
@@ -39,10 +31,10 @@ class Answer:
         self,
         request: Request,
         prompt: list[int],
+        sampler: Sampler,
         tokenizer: Tokenizer,
         *,
         max_model_len: int,
-        vocab_size: int,
         received_s: float,
         post: Post,
     ) -> None:
@@ -52,47 +44,101 @@ class Answer:
         self._received_s = received_s
         self._started_s: float | None = None
         self._first_token_s: float | None = None
+        self._shows_alternatives = request.sampling.logprobs > 0
+        self._prompt_tokens: list[PromptToken] = []
         self.ended = False
-        self.sequence = Sequence(
+        self.sequence = Tokens(
             prompt,
             max_tokens=min(request.sampling.max_tokens, max_model_len - len(prompt)),
-            sampler=_sampler(request, prompt, vocab_size),
+            sampler=sampler,
             deadline_s=received_s + (request.deadline_s or float("inf")),
+            num_alternatives=request.sampling.logprobs,
+            scores_prompt=request.sampling.prompt_logprobs,
         )
+        if request.sampling.prompt_logprobs:
+            self._prompt_tokens.append(PromptToken(prompt[0], self._shown(prompt[0]), None))
 
     def start(self, now_s: float) -> None:
         """Note the first step that works on this answer."""
         if self._started_s is None:
             self._started_s = now_s
 
-    def accept(self, outcome: Outcome) -> FinishReason | None:
-        """Take the next token, post what it says, and return the reason to end, if any."""
+    def score(self, scored: Sequence[Scored]) -> None:
+        """Keep what was found of the prompt's next tokens, until the first Delta."""
+        if not scored:
+            return
+        at = self.sequence.num_scored
+        assert at is not None, "only prompts that ask for it are scored"
+        tokens = self.sequence.tokens[at : at + len(scored)]
+        self._prompt_tokens += [
+            PromptToken(
+                token, self._shown(token), one.logprob, self._alternatives(one.alternatives)
+            )
+            for token, one in zip(tokens, scored, strict=True)
+        ]
+        self.sequence.num_scored = at + len(scored)
+
+    def accept(self, chosen: Sequence[Chosen]) -> FinishReason | None:
+        """Take the next tokens, post what they say, and return the reason to end, if any.
+
+        Tokens behind the end are dropped. Raises RequestError where no token can follow.
+        """
         if self._first_token_s is None:
             self._first_token_s = time.monotonic()
-        if outcome.token in self._tokenizer.eos_token_ids:
-            return "stop"
         index = self.sequence.num_generated
-        self.sequence.append(outcome.token)
-        self._post(
-            Delta(
-                text=self._text.push(self._tokenizer.token_bytes(outcome.token)),
-                index=index,
-                token_ids=(outcome.token,),
-                confidence=(outcome.confidence,),
-                source="cloud",
-            )
-        )
-        if self._text.stopped:
-            return "stop"
-        return "length" if index + 1 >= self.sequence.max_tokens else None
+        reason: FinishReason | None = None
+        text, kept = "", 0
+        while kept < len(chosen) and reason is None:
+            token = chosen[kept].token
+            if token in self._tokenizer.eos_token_ids:
+                reason = "stop"
+                break
+            self.sequence.append(token)
+            text += self._text.push(self._tokenizer.token_bytes(token))
+            kept += 1
+            reason = self._reason_to_end()
+        if kept:
+            self._say(text, index, chosen[:kept])
+        return reason
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
         """Post the held text and the Finish."""
         self.ended = True
-        if rest := self._text.flush():
-            self._post(Delta(text=rest, index=self.sequence.num_generated, source="cloud"))
+        rest = self._text.flush()
+        if rest or (self._prompt_tokens and not error):
+            self._say(rest, self.sequence.num_generated, ())
         route = Route(served_by="cloud", reason="cloud_only")
         self._post(Finish(reason=reason, usage=self._usage(), route=route, error=error))
+
+    def _reason_to_end(self) -> FinishReason | None:
+        if self._text.stopped or self.sequence.sampler.is_done:
+            return "stop"
+        return "length" if self.sequence.num_generated >= self.sequence.max_tokens else None
+
+    def _say(self, text: str, index: int, chosen: Sequence[Chosen]) -> None:
+        shown = chosen if self._shows_alternatives else ()
+        prompt, self._prompt_tokens = tuple(self._prompt_tokens), []
+        self._post(
+            Delta(
+                text=text,
+                index=index,
+                token_ids=tuple(one.token for one in chosen),
+                confidence=tuple(one.confidence for one in chosen),
+                alternatives=tuple(self._alternatives(one.alternatives) for one in shown),
+                prompt_tokens=prompt,
+                source="cloud",
+            )
+        )
+
+    def _prompt_token(self, token: int, scored: Scored) -> PromptToken:
+        others = self._alternatives(scored.alternatives)
+        return PromptToken(token, self._shown(token), scored.logprob, others)
+
+    def _alternatives(self, ranked: Ranked) -> tuple[Alternative, ...]:
+        return tuple(Alternative(token, self._shown(token), value) for token, value in ranked)
+
+    def _shown(self, token: int) -> str:
+        return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
 
     def _usage(self) -> Usage:
         now_s = time.monotonic()
@@ -105,17 +151,3 @@ class Answer:
             prefill_s=first_token_s - started_s,
             decode_s=now_s - first_token_s,
         )
-
-
-def _sampler(request: Request, prompt: list[int], vocab_size: int) -> Sampler:
-    asked = request.sampling
-    values = SamplingValues(
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        min_p=asked.min_p,
-        repetition_penalty=asked.repetition_penalty,
-    )
-    sampler = Sampler(values, seed=asked.seed, vocab_size=vocab_size)
-    sampler.note(prompt)
-    return sampler

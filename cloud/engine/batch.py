@@ -50,7 +50,8 @@ def build_batch(slices: Items[Slice], block_size: int, device: torch.device) -> 
         start = sequence.num_computed
         end = start + slice_.num_tokens
         rows.append(Row(len(tokens), slice_.num_tokens, end, sequence.blocks))
-        tokens += sequence.tokens[start:end]
+        tokens += sequence.tokens[start : end - len(slice_.draft)]
+        tokens += slice_.draft
         positions += range(start, end)
         blocks = sequence.blocks
         slots += [blocks[p // block_size] * block_size + p % block_size for p in range(start, end)]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Sequence
 
 import torch
 
 from cloud.engine.answer import Answer
-from cloud.engine.runner import Outcome, Step
+from cloud.engine.outcome import Outcome
+from cloud.engine.runner import Step
 from cloud.engine.scheduler import Scheduler, Slice
 from cloud.engine.sequence import Sequence as Tokens
+from offload.errors import RequestError
 from offload.messages import FinishReason
 
 _log = logging.getLogger(__name__)
@@ -93,18 +94,26 @@ class Batching:
             for slice_ in slices:
                 self._compute([slice_])
 
-    def _apply(self, slices: Sequence[Slice], outcomes: Sequence[Outcome | None]) -> None:
+    def _apply(self, slices: Sequence[Slice], outcomes: Sequence[Outcome]) -> None:
         for slice_, outcome in zip(slices, outcomes, strict=True):
-            sequence = slice_.sequence
-            if outcome is not None and math.isnan(outcome.confidence.logprob):
+            if outcome.is_broken:
                 # Not counted as computed: blocks with NaN in them must not be found by others.
-                self._end(sequence, "error", NOT_A_NUMBER)
-                continue
-            self._scheduler.computed(slice_)
-            if outcome is not None:
-                reason = self._answers[sequence].accept(outcome)
-                if reason is not None:
-                    self._end(sequence, reason)
+                self._end(slice_.sequence, "error", NOT_A_NUMBER)
+            else:
+                self._take(slice_, outcome)
+
+    def _take(self, slice_: Slice, outcome: Outcome) -> None:
+        answer, reason, error = self._answers[slice_.sequence], None, None
+        answer.score(outcome.scored)
+        num_rejected = len(slice_.draft) + 1 - len(outcome.chosen) if outcome.chosen else 0
+        try:
+            if outcome.chosen:
+                reason = answer.accept(outcome.chosen)
+        except RequestError as refusal:
+            reason, error = "error", str(refusal)
+        self._scheduler.computed(slice_, num_rejected)
+        if reason is not None:
+            self._end(slice_.sequence, reason, error)
 
     def _end(self, sequence: Tokens, reason: FinishReason, error: str | None = None) -> None:
         self._scheduler.remove(sequence)

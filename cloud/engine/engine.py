@@ -8,14 +8,18 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+from backbone.sampling import Sampler
 from backbone.tokenizer import Tokenizer
-from cloud.engine.answer import Answer, encode_request
+from cloud.engine.answer import Answer
 from cloud.engine.batching import Batching
+from cloud.engine.choosing import sampler_for
 from cloud.engine.loading import LoadedModel, load_model
 from cloud.engine.loop import BROKEN, EngineLoop
 from cloud.engine.mailbox import Item, Mailroom
 from cloud.engine.options import EngineOptions
-from offload.errors import RequestError
+from cloud.engine.prompt import encode_request
+from cloud.engine.schema import Schemas
+from offload.errors import EngineStopped
 from offload.messages import Delta, Finish, ModelCard, Request
 
 
@@ -28,6 +32,7 @@ class CloudEngine:
         self._card = model.card
         self._tokenizer: Tokenizer = model.tokenizer
         self._vocab_size = model.vocab_size
+        self._schemas = Schemas(model.tokenizer, model.vocab_size)
         self._mail = Mailroom()
         batching = Batching(model.scheduler, model.runner.step)
         self._loop = EngineLoop(batching, self._mail.deliver)
@@ -41,17 +46,16 @@ class CloudEngine:
         """Stream an answer; see offload.engine.Engine."""
         self._require_running()
         received_s = time.monotonic()
-        max_model_len = self._card.max_model_len
         # A long text takes tens of milliseconds, which the event loop must not lose.
-        prompt = await asyncio.to_thread(encode_request, request, self._tokenizer, max_model_len)
+        prompt, sampler = await asyncio.to_thread(self._prepare, request)
         self._require_running()
         items: asyncio.Queue[Item] = asyncio.Queue()
         answer = Answer(
             request,
             prompt,
+            sampler,
             self._tokenizer,
-            max_model_len=max_model_len,
-            vocab_size=self._vocab_size,
+            max_model_len=self._card.max_model_len,
             received_s=received_s,
             post=partial(self._mail.post, (asyncio.get_running_loop(), items)),
         )
@@ -71,8 +75,13 @@ class CloudEngine:
             self._closed = True
             await asyncio.to_thread(self._loop.close)
 
+    def _prepare(self, request: Request) -> tuple[list[int], Sampler]:
+        prompt = encode_request(request, self._tokenizer, self._card.max_model_len)
+        sampler = sampler_for(request, prompt, vocab_size=self._vocab_size, schemas=self._schemas)
+        return prompt, sampler
+
     def _require_running(self) -> None:
         if self._closed:
-            raise RequestError("this engine is closed; start a new one")
+            raise EngineStopped("this engine is closed; start a new one")
         if self._loop.broken:
-            raise RequestError(BROKEN)
+            raise EngineStopped(BROKEN)

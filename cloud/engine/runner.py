@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from backbone.network import Network
-from backbone.sampling import Sampler, choose, confidence
 from cloud.engine.attention.base import AttentionBackend
-from cloud.engine.batch import StepBatch, build_batch
+from cloud.engine.batch import Row, StepBatch, build_batch
+from cloud.engine.choosing import choose_tokens, pieces, score_tokens
 from cloud.engine.fused import FusedNetwork
+from cloud.engine.outcome import Chosen, Outcome, Scored
 from cloud.engine.scheduler import Slice
-from offload.messages import Confidence
 
 if TYPE_CHECKING:
     from cloud.engine.graphs import DecodeGraphs  # brings Triton
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The next token of a sequence."""
-
-    token: int
-    confidence: Confidence
 
 
 class Runner:
@@ -46,36 +37,71 @@ class Runner:
         self._block_size = block_size
         self._device = network.inverse.device
 
-    def step(self, slices: Sequence[Slice]) -> list[Outcome | None]:
-        """Compute the slices; one that completes its sequence has an outcome, others None.
+    def step(self, slices: Sequence[Slice]) -> list[Outcome]:
+        """Compute the slices; one that completes its sequence chooses what comes next.
 
         Nothing is recorded on the sequences, so that a step that fails can be repeated.
         """
         with torch.inference_mode(), on_device(self._device):
             return self._step(slices)
 
-    def _step(self, slices: Sequence[Slice]) -> list[Outcome | None]:
+    def _step(self, slices: Sequence[Slice]) -> list[Outcome]:
         batch = build_batch(slices, self._block_size, self._device)
-        choosing = [i for i, slice_ in enumerate(slices) if slice_.completes]
-        logits = self._logits(batch, choosing)
-        outcomes: list[Outcome | None] = [None] * len(slices)
-        if choosing:
-            samplers = [slices[i].sequence.sampler for i in choosing]
-            for i, outcome in zip(choosing, _choose(logits, samplers), strict=True):
-                outcomes[i] = outcome
-        return outcomes
-
-    def _logits(self, batch: StepBatch, choosing: list[int]) -> Tensor:
-        """Return logits [choosing, vocab] of the rows' last tokens."""
-        all_choose = len(choosing) == len(batch.rows)
-        if self._graphs is not None and all_choose and self._graphs.fits(batch):
-            return self._graphs.logits(batch)
+        if self._graphs is not None and self._recorded(slices, batch):
+            logits = self._graphs.logits(batch)
+            return [Outcome((one,)) for one in choose_tokens(logits, [s.sequence for s in slices])]
         self._attention.prepare(batch)
         hidden = self._network(batch.tokens, batch.positions, self._attention.attend)
-        if len(choosing) != len(batch.tokens):
-            ends = [batch.rows[i].first + batch.rows[i].num_new - 1 for i in choosing]
+        chosen = self._choose(hidden, slices, batch.rows)
+        scored = [
+            self._score(hidden, slice_, row) if slice_.sequence.wants_scores else ()
+            for slice_, row in zip(slices, batch.rows, strict=True)
+        ]
+        return [Outcome(*both) for both in zip(chosen, scored, strict=True)]
+
+    def _recorded(self, slices: Sequence[Slice], batch: StepBatch) -> bool:
+        """Whether a CUDA graph can do the step: it has one row a sequence, and all choose."""
+        assert self._graphs is not None, "asked only where there are graphs"
+        return self._graphs.fits(batch) and all(
+            slice_.completes and not slice_.sequence.wants_scores for slice_ in slices
+        )
+
+    def _choose(
+        self, hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]
+    ) -> list[tuple[Chosen, ...]]:
+        """Choose after the last known token of every sequence, and after each token drafted."""
+        ends: list[int] = []
+        sequences = []
+        for slice_, row in zip(slices, rows, strict=True):
+            if slice_.completes:
+                end = row.first + row.num_new
+                count = len(slice_.draft) + 1
+                ends += range(end - count, end)
+                sequences += [slice_.sequence] * count
+        if not ends:
+            return [()] * len(slices)
+        if len(ends) != len(hidden):
             hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=hidden.device)]
-        return self._network.logits(hidden)
+        found = iter(choose_tokens(self._network.logits(hidden), sequences))
+        return [_agreed(slice_, found) if slice_.completes else () for slice_ in slices]
+
+    def _score(self, hidden: Tensor, slice_: Slice, row: Row) -> tuple[Scored, ...]:
+        """Score the tokens of the prompt that follow those of this slice."""
+        sequence = slice_.sequence
+        assert sequence.num_scored is not None, "asked only where scores are wanted"
+        start = sequence.num_computed
+        # The hidden state of each token says how likely the next one is.
+        first = max(sequence.num_scored - 1, start)
+        last = min(start + slice_.num_tokens, sequence.num_prompt_tokens - 1)
+        if first >= last:
+            return ()
+        states = hidden[row.first + first - start : row.first + last - start]
+        following = torch.tensor(sequence.tokens[first + 1 : last + 1], device=hidden.device)
+        found: list[Scored] = []
+        for cut in pieces(last - first):
+            logits = self._network.logits(states[cut])
+            found += score_tokens(logits, following[cut], sequence.num_alternatives)
+        return tuple(found)
 
 
 def on_device(device: torch.device) -> AbstractContextManager[object]:
@@ -83,12 +109,13 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _choose(logits: Tensor, samplers: list[Sampler]) -> list[Outcome]:
-    tokens = choose(logits, samplers)
-    # One copy to the host for both; float32 would not hold every token id.
-    sure = confidence(logits, tokens).double()
-    both = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()
-    return [Outcome(int(token), Confidence(*values)) for token, *values in both]
+def _agreed(slice_: Slice, found: Iterator[Chosen]) -> tuple[Chosen, ...]:
+    """Return the choices up to the first that the draft did not foresee, and that one."""
+    choices = [next(found) for _ in range(len(slice_.draft) + 1)]
+    agreed = 0
+    while agreed < len(slice_.draft) and choices[agreed].token == slice_.draft[agreed]:
+        agreed += 1
+    return tuple(choices[: agreed + 1])
 
 
-Step = Callable[[Sequence[Slice]], "list[Outcome | None]"]
+Step = Callable[[Sequence[Slice]], "list[Outcome]"]

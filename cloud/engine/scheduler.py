@@ -15,15 +15,16 @@ from cloud.engine.sequence import Sequence
 
 @dataclass(frozen=True)
 class Slice:
-    """The next `num_tokens` uncomputed tokens of a sequence."""
+    """The next `num_tokens` uncomputed tokens of a sequence, those of a draft included."""
 
     sequence: Sequence
     num_tokens: int
+    draft: tuple[int, ...] = ()  # guesses of what comes next, to be computed beside it
 
     @property
     def completes(self) -> bool:
         """Whether the step ends with all known tokens computed, so that the next is chosen."""
-        return self.num_tokens == self.sequence.num_pending
+        return self.num_tokens - len(self.draft) == self.sequence.num_pending
 
 
 class Scheduler:
@@ -81,11 +82,15 @@ class Scheduler:
         slices.sort(key=lambda slice_: slice_.num_tokens > 1)
         return slices
 
-    def computed(self, slice_: Slice) -> None:
-        """Count a slice as computed, and let its full blocks be found by others."""
+    def computed(self, slice_: Slice, num_rejected: int = 0) -> None:
+        """Count a slice as computed, and let its full blocks be found by others.
+
+        The last `num_rejected` tokens of its draft proved wrong.
+        """
         sequence = slice_.sequence
         before = sequence.num_computed // self._block_size
-        sequence.num_computed += slice_.num_tokens
+        reached = sequence.num_computed + slice_.num_tokens - num_rejected
+        sequence.num_computed = min(reached, len(sequence.tokens))
         full = sequence.num_computed // self._block_size
         names = sequence.block_names(full, self._block_size)
         for at in range(before, full):
@@ -122,10 +127,10 @@ class Scheduler:
             return None
         sequence = self.waiting[0]
         # The last token is always computed: its logits are what is asked for.
-        names = sequence.block_names(
-            (len(sequence.tokens) - 1) // self._block_size, self._block_size
-        )
-        found = self.pool.find(names)
+        found: list[int] = []
+        if not sequence.wants_scores:
+            count = (len(sequence.tokens) - 1) // self._block_size
+            found = self.pool.find(sequence.block_names(count, self._block_size))
         fresh = self._num_blocks(len(sequence.tokens)) - len(found)
         if self.pool.num_free < fresh + self.pool.num_idle(found):
             return None

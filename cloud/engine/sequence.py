@@ -24,6 +24,8 @@ class Sequence:
         max_tokens: int,
         sampler: Sampler,
         deadline_s: float = float("inf"),
+        num_alternatives: int = 0,
+        scores_prompt: bool = False,
     ) -> None:
         self.number = next(_numbers)  # order of arrival
         self.tokens = list(prompt)
@@ -31,6 +33,9 @@ class Sequence:
         self.max_tokens = max_tokens
         self.sampler = sampler
         self.deadline_s = deadline_s  # on time.monotonic's clock
+        self.num_alternatives = num_alternatives  # likeliest tokens to tell at every place
+        # Tokens of the prompt whose likelihood is known; the first has none. None: not asked for.
+        self.num_scored = 1 if scores_prompt else None
         self.num_computed = 0
         self.num_preemptions = 0
         self.num_cached_tokens = 0  # found in the prefix cache on the last admission
@@ -46,10 +51,15 @@ class Sequence:
     def num_generated(self) -> int:
         return len(self.tokens) - self.num_prompt_tokens
 
+    @property
+    def wants_scores(self) -> bool:
+        """Whether tokens of the prompt are still to be scored, which a cached prefix could not."""
+        return self.num_scored is not None and self.num_scored < self.num_prompt_tokens
+
     def append(self, token: int) -> None:
         """Add a chosen token."""
         self.tokens.append(token)
-        self.sampler.note((token,))
+        self.sampler.took(token)
 
     def block_names(self, count: int, block_size: int) -> list[bytes]:
         """Return the content names of the first `count` blocks, all of them full."""

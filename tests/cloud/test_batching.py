@@ -16,9 +16,9 @@ from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
 from cloud.engine.loop import BROKEN, CLOSED
 from cloud.engine.options import EngineOptions
-from cloud.engine.runner import Outcome
+from cloud.engine.outcome import Outcome
 from cloud.engine.scheduler import Slice
-from offload.errors import RequestError
+from offload.errors import EngineStopped
 from offload.messages import Delta, Finish, Request
 from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
@@ -76,7 +76,7 @@ async def all_at_once(
     return await asyncio.gather(*(answer(engine, request) for request in requests))
 
 
-Wrapped = Callable[[Sequence[Slice]], "list[Outcome | None]"]
+Wrapped = Callable[[Sequence[Slice]], "list[Outcome]"]
 
 
 def intercept(engine: CloudEngine, change: Callable[[Sequence[Slice], Wrapped], Any]) -> None:
@@ -275,7 +275,7 @@ async def test_a_broken_invariant_ends_answers_and_refuses_new_ones(folder: Path
     scheduler.schedule = broken  # type: ignore[method-assign]
     _, finish = await answer(engine, ask())
     assert (finish.reason, finish.error) == ("error", BROKEN)
-    with pytest.raises(RequestError, match="restart it"):
+    with pytest.raises(EngineStopped, match="restart it"):
         await answer(engine, ask())
     await engine.aclose()
 

@@ -20,7 +20,7 @@ from cloud.engine.fused import FusedNetwork
 from cloud.engine.loading import run_largest_step
 from cloud.engine.options import EngineOptions
 from offload.engine import Engine
-from offload.errors import ContextLengthError, RequestError, SettingsError
+from offload.errors import ContextLengthError, EngineStopped, SettingsError
 from offload.messages import Message, Request
 from offload.pair import CLOUD_MODEL
 from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of
@@ -180,11 +180,6 @@ async def test_a_prompt_over_the_context_is_refused(engine: CloudEngine) -> None
         await answer(engine, ask("cat " * 200))
 
 
-async def test_a_json_schema_is_refused_and_not_ignored(engine: CloudEngine) -> None:
-    with pytest.raises(RequestError, match="json_schema"):
-        await answer(engine, ask(json_schema={"type": "object"}))
-
-
 async def test_a_refused_request_leaves_the_engine_well(engine: CloudEngine) -> None:
     with pytest.raises(ContextLengthError):
         await answer(engine, ask("cat " * 200))
@@ -194,7 +189,7 @@ async def test_a_refused_request_leaves_the_engine_well(engine: CloudEngine) -> 
 async def test_a_closed_engine_says_so(folder: Path) -> None:
     engine = CloudEngine(folder, options=CPU)
     await engine.aclose()
-    with pytest.raises(RequestError, match="closed"):
+    with pytest.raises(EngineStopped, match="closed"):
         await answer(engine, ask())
 
 

@@ -1,0 +1,87 @@
+"""From logits to outcomes: what each sequence chooses, and what it tells of likelihoods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backbone.sampling import Sampler, SamplingValues, choose, confidence, likeliest
+from cloud.engine.outcome import Chosen, Ranked, Scored
+from cloud.engine.schema import Schemas
+from cloud.engine.sequence import Sequence as Tokens
+from offload.errors import RequestError
+from offload.messages import Confidence, Request
+
+_ROWS_AT_ONCE = 64  # of a scored prompt: logits of thousands of rows would not fit
+
+
+def sampler_for(
+    request: Request, prompt: list[int], *, vocab_size: int, schemas: Schemas
+) -> Sampler:
+    """Return how the answer to a request is chosen. Raises RequestError."""
+    asked = request.sampling
+    unknown = [token for token in asked.logit_bias or () if token >= vocab_size]
+    if unknown:
+        raise RequestError(
+            f"logit_bias names the token {unknown[0]}; this model's are 0 to {vocab_size - 1}"
+        )
+    constraint = None
+    if asked.json_schema is not None:
+        constraint = schemas.constraint(asked.json_schema, request.answer_prefix)
+    values = SamplingValues(
+        temperature=asked.temperature,
+        top_k=asked.top_k,
+        top_p=asked.top_p,
+        min_p=asked.min_p,
+        repetition_penalty=asked.repetition_penalty,
+    )
+    sampler = Sampler(
+        values,
+        seed=asked.seed,
+        vocab_size=vocab_size,
+        logit_bias=asked.logit_bias,
+        constraint=constraint,
+    )
+    sampler.note(prompt)
+    return sampler
+
+
+def choose_tokens(logits: Tensor, sequences: Sequence[Tokens]) -> list[Chosen]:
+    """Return the token of each row of float32 logits [rows, vocab]."""
+    tokens = choose(logits, [sequence.sampler for sequence in sequences])
+    # One copy to the host for both; float32 would not hold every token id.
+    sure = confidence(logits, tokens).double()
+    both = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()
+    ranked = _ranked(logits, [sequence.num_alternatives for sequence in sequences])
+    return [
+        Chosen(int(token), Confidence(*values), others)
+        for (token, *values), others in zip(both, ranked, strict=True)
+    ]
+
+
+def score_tokens(logits: Tensor, tokens: Tensor, num_alternatives: int) -> list[Scored]:
+    """Return how likely each of `tokens` [rows] was under float32 logits [rows, vocab]."""
+    of_token = logits.gather(-1, tokens.unsqueeze(-1)) - logits.logsumexp(-1, keepdim=True)
+    ranked = _ranked(logits, [num_alternatives] * len(tokens))
+    return [
+        Scored(logprob, others)
+        for logprob, others in zip(of_token.squeeze(-1).tolist(), ranked, strict=True)
+    ]
+
+
+def pieces(num_rows: int) -> list[slice]:
+    """Return cuts of the rows of a scored prompt, small enough for their logits to be held."""
+    return [
+        slice(at, min(at + _ROWS_AT_ONCE, num_rows)) for at in range(0, num_rows, _ROWS_AT_ONCE)
+    ]
+
+
+def _ranked(logits: Tensor, counts: Sequence[int]) -> list[Ranked]:
+    longest = max(counts)
+    if longest == 0:
+        return [()] * len(counts)
+    logprobs, tokens = likeliest(logits, longest)
+    rows = zip(tokens.tolist(), logprobs.tolist(), counts, strict=True)
+    return [tuple(zip(ids[:count], values[:count], strict=True)) for ids, values, count in rows]

@@ -1,0 +1,41 @@
+"""What one step says of one sequence: tokens chosen, and how likely its prompt was."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from offload.messages import Confidence
+
+Ranked = tuple[tuple[int, float], ...]  # token ids and log-probabilities, the likeliest first
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The next token of a sequence, how sure the model was, and what else it found likely."""
+
+    token: int
+    confidence: Confidence
+    alternatives: Ranked = ()
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How likely the model found one token of a prompt, and what it found likeliest there."""
+
+    logprob: float
+    alternatives: Ranked = ()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Nothing while a prompt is still read in pieces; several tokens where a draft proved right."""
+
+    chosen: tuple[Chosen, ...] = ()
+    scored: tuple[Scored, ...] = ()
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the arithmetic overflowed on the way."""
+        numbers = [chosen.confidence.logprob for chosen in self.chosen]
+        return any(map(math.isnan, [*numbers, *(scored.logprob for scored in self.scored)]))

@@ -17,11 +17,13 @@ from starlette.routing import Route
 
 from backbone.errors import NearfarError
 from offload.engine import Engine
-from serve.asking import model_names
 from serve.auth import Doorkeeper
-from serve.completing import chat_endpoint, error_response, text_endpoint
-from serve.failures import BadRequest, body_of, of_status
+from serve.bodies import error_response
+from serve.completing import chat_endpoint, text_endpoint
+from serve.embedding import EmbeddingEndpoint
+from serve.failures import body_of, of_status
 from serve.metrics import CONTENT_TYPE, Metrics
+from serve.naming import check_name, model_names
 from serve.openapi import document
 from serve.options import ServeOptions
 from serve.readiness import Readiness
@@ -34,9 +36,11 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
     options = options or ServeOptions()
     metrics, readiness = Metrics(), Readiness(engine)
     desk = _Desk(engine, metrics, readiness)
+    embeddings = EmbeddingEndpoint(engine=engine, options=options)
     routes = [
         Route("/v1/chat/completions", chat_endpoint(engine, options, metrics), methods=["POST"]),
         Route("/v1/completions", text_endpoint(engine, options, metrics), methods=["POST"]),
+        Route("/v1/embeddings", embeddings, methods=["POST"]),
         Route("/v1/models", desk.models),
         Route("/v1/models/{model:path}", desk.model),
         Route("/health", desk.health),
@@ -74,10 +78,8 @@ class _Desk:
         return _json(ModelList([self._row(name) for name in model_names(self._engine)]))
 
     async def model(self, request: Request) -> Response:
-        name, names = request.path_params["model"], model_names(self._engine)
-        if name not in names:
-            told = f"there is no such model here; there are {', '.join(names)}"
-            raise BadRequest(told, param="model", code="model_not_found", status=404)
+        name = request.path_params["model"]
+        check_name(name, self._engine)
         return _json(self._row(name))
 
     def _row(self, name: str) -> ModelReply:

@@ -8,18 +8,17 @@ from typing import Any
 
 import msgspec
 
-from offload.engine import Choosing, Engine
-from offload.messages import Privacy, Request, Sampling
+from offload.engine import Engine
+from offload.messages import Request, Sampling
 from serve.failures import BadRequest
+from serve.naming import check_name, model_of, privacy_of
 from serve.options import ServeOptions
 from serve.schema import ChatBody, Common, CompletionBody
+from serve.tools import Toolbox, read_tools
 from serve.turns import read_schema, read_turn, refuse_unless
 
-AUTO = "auto"  # whatever the policy chooses
-AUTO_LOCAL = "auto-local"  # the same, and nothing leaves the device
-
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
-_CHAT_REFUSED = ("tools", "functions", "function_call", "audio", "moderation", "web_search_options")
+_CHAT_REFUSED = ("functions", "function_call", "audio", "moderation", "web_search_options")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,19 +32,24 @@ class Asked:
     include_usage: bool
     logprobs: bool
     echo: bool = False
+    tools: Toolbox | None = None
 
-
-def model_names(engine: Engine) -> list[str]:
-    """Return the names this endpoint answers to. Raises LinkError where the card is not known."""
-    # Only an engine that chooses can promise that nothing leaves the device.
-    return [engine.card().name, AUTO, *([AUTO_LOCAL] if isinstance(engine, Choosing) else [])]
+    @property
+    def num_alternatives(self) -> int:
+        """How many likeliest tokens are to be told of every place."""
+        return self.requests[0].sampling.logprobs
 
 
 def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
     """Return what a chat asks for. Raises BadRequest or RequestError."""
     _check_chat(body)
+    check_name(body.model, engine)
+    tools = read_tools(body)
+    schema = read_schema(body.response_format)
+    if tools is not None and tools.schema is not None:
+        schema = tools.schema
     sampling = _sampling(
-        body, _chat_tokens(body, engine), json_schema=read_schema(body.response_format)
+        body, _chat_tokens(body, engine), logprobs=body.top_logprobs or 0, json_schema=schema
     )
     turns = tuple(read_turn(turn, f"messages[{at}]") for at, turn in enumerate(body.messages))
     if not turns[-1].content.strip():
@@ -54,24 +58,35 @@ def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
     request = Request(
         messages=turns,
         sampling=sampling,
-        privacy=_privacy(body, engine, options),
+        privacy=privacy_of(body.model, options.privacy),
         deadline_s=options.request_timeout_s,
+        model=model_of(body.model, engine),
+        tools=tools.descriptions if tools else (),
     )
-    return _asked(body, [request], options, logprobs=bool(body.logprobs))
+    return _asked(body, [request], options, logprobs=bool(body.logprobs), tools=tools)
 
 
 def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions) -> Asked:
     """Return what a raw completion asks for. Raises BadRequest or RequestError."""
     _check_completion(body)
-    sampling = _sampling(body, body.max_tokens or _DEFAULT_COMPLETION_TOKENS)
+    check_name(body.model, engine)
+    sampling = _sampling(
+        body,
+        body.max_tokens or _DEFAULT_COMPLETION_TOKENS,
+        logprobs=body.logprobs or 0,
+        prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+    )
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
     if not all(prompt.strip() for prompt in prompts):
         raise BadRequest("prompt is empty; write one", param="prompt")
     _check_count(len(prompts) * (body.n or 1), options)
-    privacy = _privacy(body, engine, options)
     requests = [
         Request(
-            prompt=prompt, sampling=sampling, privacy=privacy, deadline_s=options.request_timeout_s
+            prompt=prompt,
+            sampling=sampling,
+            privacy=privacy_of(body.model, options.privacy),
+            deadline_s=options.request_timeout_s,
+            model=model_of(body.model, engine),
         )
         for prompt in prompts
     ]
@@ -86,6 +101,7 @@ def _asked(
     *,
     logprobs: bool,
     echo: bool = False,
+    tools: Toolbox | None = None,
 ) -> Asked:
     count = body.n or 1
     _check_count(len(requests) * count, options)
@@ -101,6 +117,7 @@ def _asked(
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         logprobs=logprobs,
         echo=echo,
+        tools=tools,
     )
 
 
@@ -122,24 +139,16 @@ def _check_count(count: int, options: ServeOptions) -> None:
         )
 
 
-def _privacy(body: Common, engine: Engine, options: ServeOptions) -> Privacy:
-    names = model_names(engine)
-    if body.model not in names:
-        raise BadRequest(
-            f"there is no model {body.model!r} here; there are {', '.join(names)}",
-            param="model",
-            code="model_not_found",
-            status=404,
-        )
-    return Privacy.LOCAL_ONLY if body.model == AUTO_LOCAL else options.privacy
-
-
 def _sampling(
-    body: Common, max_tokens: int, *, json_schema: dict[str, Any] | None = None
+    body: Common,
+    max_tokens: int,
+    *,
+    logprobs: int,
+    prompt_logprobs: bool = False,
+    json_schema: dict[str, Any] | None = None,
 ) -> Sampling:
     refuse_unless(not body.presence_penalty, "presence_penalty", "set it to 0")
     refuse_unless(not body.frequency_penalty, "frequency_penalty", "set it to 0")
-    refuse_unless(not body.logit_bias, "logit_bias", "leave it out")
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     given = {
         "temperature": body.temperature,
@@ -153,36 +162,37 @@ def _sampling(
         stop=stop,
         seed=body.seed,
         top_k=max(0, body.top_k or 0),
+        logprobs=logprobs,
+        prompt_logprobs=prompt_logprobs,
+        logit_bias=_biases(body.logit_bias),
         json_schema=json_schema,
         **chosen,
     )
 
 
+def _biases(given: dict[str, float] | None) -> dict[int, float] | None:
+    if not given:
+        return None
+    for token in given:
+        if not (token.isascii() and token.isdigit() and int(token[:11]) < 2**31):
+            raise BadRequest(
+                f"logit_bias: {token[:20]!r} is no token id; name tokens by number",
+                param="logit_bias",
+            )
+    return {int(token): bias for token, bias in given.items()}
+
+
 def _check_chat(body: ChatBody) -> None:
     for name in _CHAT_REFUSED:
         refuse_unless(not getattr(body, name), name, "leave it out")
-    refuse_unless(body.tool_choice in (None, "none", "auto"), "tool_choice", "leave it out")
     refuse_unless(body.modalities in (None, ["text"]), "modalities", 'ask for ["text"]')
     if body.top_logprobs is not None and not body.logprobs:
         raise BadRequest("top_logprobs needs logprobs; set it to true", param="top_logprobs")
-    _check_alternatives("top_logprobs", body.top_logprobs)
 
 
 def _check_completion(body: CompletionBody) -> None:
     refuse_unless(not body.suffix, "suffix", "leave it out")
     refuse_unless(body.best_of in (None, body.n or 1), "best_of", "leave it out")
-    refuse_unless(
-        not (body.echo and body.logprobs is not None), "echo", "ask for it without logprobs"
-    )
-    _check_alternatives("logprobs", body.logprobs)
-
-
-def _check_alternatives(name: str, asked: int | None) -> None:
-    if asked:
-        raise BadRequest(
-            f"{name} is {asked}, and only the chosen token's log-probability is known; set it to 0",
-            param=name,
-        )
 
 
 def _chat_tokens(body: ChatBody, engine: Engine) -> int:

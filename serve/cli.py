@@ -54,7 +54,7 @@ async def serve_engine(
 
 def announce(engine: Engine, url: str, options: ServeOptions, *, as_json: bool) -> None:
     """Print where the server listens, for a person or as one JSON line."""
-    from serve.asking import model_names
+    from serve.naming import model_names
 
     names = model_names(engine)
     if as_json:

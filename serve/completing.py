@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Generic
@@ -17,14 +16,16 @@ from offload.engine import Choosing, Engine
 from offload.messages import Request
 from serve.answers import Answers, Item, settled
 from serve.asking import Asked, read_chat, read_completion
-from serve.failures import BadRequest, body_of, describe
+from serve.bodies import error_response, json_response, read_body
+from serve.chat_writer import ChatWriter
 from serve.metrics import Metrics
 from serve.options import ServeOptions
 from serve.presence import while_present
 from serve.routing import headers_of
 from serve.schema import B, ChatBody, CompletionBody, decode
 from serve.stream import EventStream
-from serve.writer import ChatWriter, Gathered, TextWriter, Writer
+from serve.text_writer import TextWriter
+from serve.writer import Gathered, Writer
 
 _SEND_GRACE_S = 10.0  # after the answer's own time, for a reader who takes it slowly
 
@@ -77,7 +78,7 @@ class Completing(Generic[B]):
             index, item = entry
             choices[index].take(item)
         body = msgspec.json.encode(self.writer(asked).whole(choices))
-        response = Response(body, media_type="application/json")
+        response = json_response(body)
         response.raw_headers += headers_of([c.finish for c in choices if c.finish is not None])
         return response
 
@@ -106,47 +107,3 @@ def text_endpoint(
         read=read_completion,
         writer=TextWriter,
     )
-
-
-async def read_body(request: HttpRequest, options: ServeOptions) -> bytes:
-    """Return the body. Raises BadRequest where it is not JSON by name, too large or too slow."""
-    # A page of another site can post a form or plain text unasked, but not this type.
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise BadRequest(
-            "the body is not announced as JSON; send the header Content-Type: application/json",
-            status=415,
-        )
-    try:
-        return await asyncio.wait_for(_collect(request, options), options.body_timeout_s)
-    except asyncio.TimeoutError:
-        raise BadRequest(
-            f"the body did not come within {options.body_timeout_s:g} s; send it faster", status=408
-        ) from None
-
-
-async def _collect(request: HttpRequest, options: ServeOptions) -> bytes:
-    parts: list[bytes] = []
-    size, most = 0, options.max_body_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > most:
-        raise _too_large(most)
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise _too_large(most)
-        parts.append(part)
-    return b"".join(parts)
-
-
-def _too_large(most: int) -> BadRequest:
-    return BadRequest(f"the body has more than {most} bytes; shorten it", status=413)
-
-
-def error_response(error: Exception) -> Response:
-    """Return the response that tells of an error."""
-    status, problem = describe(error)
-    response = Response(body_of(problem), status_code=status, media_type="application/json")
-    if status == 503:
-        response.headers["retry-after"] = "1"
-    return response

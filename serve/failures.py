@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
 from http import HTTPStatus
 
 import msgspec
 
-from backbone.errors import NearfarError
-from offload.errors import CloudUnreachable, ContextLengthError, LinkError, RequestError
+from backbone.errors import NearfarError, TemplateRefusal
+from offload.errors import (
+    CloudUnreachable,
+    ContextLengthError,
+    EngineStopped,
+    LinkError,
+    Overloaded,
+    RequestError,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -39,6 +47,10 @@ class TooLate(NearfarError):
         )
 
 
+class TooMany(Overloaded):
+    """A client that asks for more than it may, or than there is room to queue; its own doing."""
+
+
 class Problem(msgspec.Struct, frozen=True):
     """The `error` object of OpenAI's API."""
 
@@ -63,14 +75,29 @@ def describe(error: Exception) -> tuple[int, Problem]:
         return 400, Problem(text, "invalid_request_error", code="context_length_exceeded")
     if isinstance(error, RequestError):
         return 400, Problem(text, "invalid_request_error")
+    if isinstance(error, TooMany):
+        return 429, Problem(text, "rate_limit_error", code="rate_limit_exceeded")
+    if isinstance(error, Overloaded):
+        return 503, Problem(text, "server_error", code="overloaded")
+    if isinstance(error, EngineStopped):
+        return 503, Problem(text, "server_error", code="engine_stopped")
     if isinstance(error, LinkError):
         status = 503 if isinstance(error, CloudUnreachable) else 502
         return status, Problem(text, "server_error", code="cloud_failed")
     if isinstance(error, TooLate):
         return 504, Problem(text, "server_error", code="timeout")
+    if isinstance(error, TemplateRefusal):
+        return 400, Problem(text, "invalid_request_error", "messages")
     if isinstance(error, NearfarError):
         return 500, Problem(text, "server_error")
     return 500, _foreign(error)
+
+
+def retry_after_s(error: Exception) -> int | None:
+    """Return the whole seconds after which it is worth asking again, or None where it is not."""
+    if isinstance(error, Overloaded):
+        return max(1, math.ceil(error.retry_after_s))
+    return 1 if isinstance(error, CloudUnreachable | EngineStopped) else None
 
 
 def of_status(status: int) -> Problem:

@@ -7,12 +7,13 @@ from typing import Any
 import msgspec
 
 from serve.failures import ErrorBody
-from serve.replies import ChatReply, ModelList, ModelReply, TextReply
-from serve.schema import ChatBody, CompletionBody
+from serve.replies import ChatReply, EmbeddingList, ModelList, ModelReply, TextReply
+from serve.schema import ChatBody, Common, CompletionBody, EmbeddingBody
 
 _POSTS = {
     "/v1/chat/completions": ("Answer a conversation.", ChatBody, ChatReply),
     "/v1/completions": ("Continue a text.", CompletionBody, TextReply),
+    "/v1/embeddings": ("Place texts in a vector space.", EmbeddingBody, EmbeddingList),
 }
 _GETS: dict[str, tuple[str, type | None]] = {
     "/v1/models": ("List the names this endpoint answers to.", ModelList),
@@ -27,7 +28,8 @@ _REF = "#/components/schemas/{name}"
 
 def document(version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of this release."""
-    kinds = [ChatBody, ChatReply, CompletionBody, TextReply, ModelList, ModelReply, ErrorBody]
+    bodies = [kind for _, *both in _POSTS.values() for kind in both]
+    kinds = [*bodies, ModelList, ModelReply, ErrorBody]
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     paths: dict[str, Any] = {path: {"post": _post(*row)} for path, row in _POSTS.items()}
     paths |= {path: {"get": _get(path, *row)} for path, row in _GETS.items()}
@@ -45,7 +47,8 @@ def document(version: str) -> dict[str, Any]:
 
 def _post(summary: str, body: type, reply: type) -> dict[str, Any]:
     answers = _answers(reply)
-    answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    if issubclass(body, Common):
+        answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": _json(body)},

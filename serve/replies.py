@@ -6,41 +6,10 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
-from offload.messages import Confidence, Delta, Finish, Route
+from offload.messages import Finish, Route
+from serve.logprobs import ChatLogprobs, CompletionLogprobs
 
-UNLIKELY = -9999.0  # OpenAI's stand-in for a log-probability that JSON cannot hold
-
-Reason = Literal["stop", "length"]
-
-
-class TokenLogprob(Struct, frozen=True):
-    """One token's log-probability.
-
-    `token` is the text by which the answer grew with this token: empty where a character or a
-    possible stop string was still incomplete, and longer where it then was let go.
-    """
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    token_id: int
-    top_logprobs: tuple[()] = ()
-
-
-class ChatLogprobs(Struct, frozen=True):
-    """The log-probabilities of a piece of a chat's answer."""
-
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-class CompletionLogprobs(Struct, frozen=True):
-    """The log-probabilities of a piece of a raw completion; offsets count characters."""
-
-    tokens: list[str]
-    token_logprobs: list[float]
-    text_offset: list[int]
-    top_logprobs: None = None
+Reason = Literal["stop", "length", "tool_calls"]
 
 
 class UsageReply(Struct, frozen=True):
@@ -57,12 +26,29 @@ class UsageReply(Struct, frozen=True):
     dropped_tokens: int | UnsetType = UNSET
 
 
+class CalledFunctionReply(Struct, frozen=True):
+    """The function that is to be called, and with what; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class CallReply(Struct, frozen=True):
+    """A call of one of the client's tools; in a stream it has a number, and comes whole."""
+
+    id: str
+    function: CalledFunctionReply
+    type: Literal["function"] = "function"
+    index: int | UnsetType = UNSET
+
+
 class AnswerMessage(Struct, frozen=True):
     """A whole answer of a chat."""
 
-    content: str
+    content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    tool_calls: list[CallReply] | UnsetType = UNSET
 
 
 class MessageDelta(Struct, frozen=True):
@@ -71,6 +57,7 @@ class MessageDelta(Struct, frozen=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
+    tool_calls: list[CallReply] | UnsetType = UNSET
 
 
 class ChatChoice(Struct, frozen=True):
@@ -122,6 +109,28 @@ class TextReply(Reply, frozen=True, kw_only=True):
     usage: UsageReply | UnsetType | None = UNSET
 
 
+class EmbeddingReply(Struct, frozen=True):
+    """One text's vector: numbers, or float32 little-endian in base64."""
+
+    embedding: list[float] | str
+    index: int
+    object: Literal["embedding"] = "embedding"
+
+
+class EmbeddingUsage(Struct, frozen=True):
+    """What embeddings took; engines do not count the tokens, so that both are 0."""
+
+    prompt_tokens: int = 0
+    total_tokens: int = 0
+
+
+class EmbeddingList(Struct, frozen=True):
+    data: list[EmbeddingReply]
+    model: str
+    object: Literal["list"] = "list"
+    usage: EmbeddingUsage = EmbeddingUsage()
+
+
 class ModelReply(Struct, frozen=True):
     """One name under which this endpoint answers."""
 
@@ -135,19 +144,6 @@ class ModelReply(Struct, frozen=True):
 class ModelList(Struct, frozen=True):
     data: list[ModelReply]
     object: Literal["list"] = "list"
-
-
-def logprobs_of(delta: Delta) -> list[TokenLogprob]:
-    """Return an entry for each token whose confidence is known; its last has the delta's text."""
-    known = list(zip(delta.token_ids, delta.confidence, strict=False))
-    texts = [""] * max(0, len(known) - 1) + [delta.text]
-    return [_entry(text, token, sure) for text, (token, sure) in zip(texts, known, strict=False)]
-
-
-def _entry(text: str, token: int, sure: Confidence) -> TokenLogprob:
-    # NaN fails the comparison too, and JSON has no word for either.
-    logprob = sure.logprob if sure.logprob > UNLIKELY else UNLIKELY
-    return TokenLogprob(text, logprob, list(text.encode()), token)
 
 
 def reason_of(finish: Finish) -> Reason:

@@ -18,8 +18,10 @@ from serve.failures import BadRequest
 Ignored = Any
 
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
+ToolName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -34,18 +36,63 @@ class Part(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
+class CalledFunction(Body, kw_only=True, frozen=True):
+    """Which function an assistant called, and with what; `arguments` is JSON text."""
+
+    name: ToolName
+    arguments: str
+
+
+class CalledTool(Body, kw_only=True, frozen=True):
+    """One call of a tool in an assistant's message."""
+
+    id: Annotated[str, Meta(min_length=1, max_length=256)]
+    function: CalledFunction
+    type: Literal["function"] = "function"
+    index: Ignored = None
+
+
 class TurnBody(Body, kw_only=True, frozen=True):
     """One message. An assistant's own message may be sent back as it was received."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[Part] | None = None
     name: Ignored = None
-    tool_call_id: Ignored = None
+    tool_call_id: Annotated[str, Meta(max_length=256)] | None = None
     refusal: Ignored = None
     annotations: Ignored = None
-    tool_calls: Any = None
+    tool_calls: Annotated[list[CalledTool], Meta(max_length=128)] | None = None
     function_call: Any = None
     audio: Any = None
+
+
+class FunctionBody(Body, kw_only=True, frozen=True):
+    """A function that the model may call; `parameters` is a JSON schema."""
+
+    name: ToolName
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: Ignored = None
+
+
+class ToolBody(Body, kw_only=True, frozen=True):
+    """A tool that the model may call."""
+
+    function: FunctionBody
+    type: Literal["function"] = "function"
+
+
+class ChosenFunction(Body, kw_only=True, frozen=True):
+    """The name of a function."""
+
+    name: str
+
+
+class ChosenTool(Body, kw_only=True, frozen=True):
+    """The tool that the model must call."""
+
+    function: ChosenFunction
+    type: Literal["function"] = "function"
 
 
 class StreamOptions(Body, kw_only=True, frozen=True):
@@ -88,7 +135,7 @@ class Common(Body, kw_only=True, frozen=True):
     stream_options: StreamOptions | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
     user: Ignored = None
 
 
@@ -100,15 +147,15 @@ class ChatBody(Common, kw_only=True, frozen=True):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
-    tools: Any = None
-    tool_choice: Any = None
+    tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     functions: Any = None
     function_call: Any = None
     audio: Any = None
     modalities: Any = None
     moderation: Any = None
     web_search_options: Any = None
-    parallel_tool_calls: Ignored = None
+    parallel_tool_calls: bool | None = None
     prediction: Ignored = None
     metadata: Ignored = None
     store: Ignored = None
@@ -131,7 +178,17 @@ class CompletionBody(Common, kw_only=True, frozen=True):
     suffix: str | None = None
 
 
-B = TypeVar("B", ChatBody, CompletionBody)
+class EmbeddingBody(Body, kw_only=True, frozen=True):
+    """The body of POST /v1/embeddings; token ids are refused by their type."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)]
+    input: str | Annotated[list[str], Meta(min_length=1, max_length=2048)]
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Any = None
+    user: Ignored = None
+
+
+B = TypeVar("B", bound=Body)
 
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _FIELD = re.compile(r"field `(?P<field>[^`]*)`")

@@ -7,6 +7,8 @@ event and without `[DONE]`, so that nobody takes half an answer for a whole one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 from starlette.types import Send
 
@@ -55,21 +57,21 @@ class EventStream:
             entry = await answers.next()
         if self._writer.asked.include_usage:
             ended = [self._finishes[index] for index in sorted(self._finishes)]
-            await self._reply(self._writer.tally(ended))
+            await self._replies([self._writer.tally(ended)])
         await self._event(b"[DONE]")
 
     async def _say(self, index: int, item: Item) -> None:
         if index not in self._opened:
             self._opened.add(index)
-            await self._reply(self._writer.opening(index))
+            await self._replies(self._writer.opening(index, item))
         if isinstance(item, Finish):
             self._finishes[index] = item
-            await self._reply(self._writer.ending(index, item))
-        elif self._writer.says(item):
-            await self._reply(self._writer.piece(index, item))
+            await self._replies(self._writer.ending(index, item))
+        else:
+            await self._replies(self._writer.pieces(index, item))
 
-    async def _reply(self, reply: Reply | None) -> None:
-        if reply is not None:
+    async def _replies(self, replies: Iterable[Reply]) -> None:
+        for reply in replies:
             await self._event(msgspec.json.encode(reply))
 
     async def _event(self, data: bytes) -> None:

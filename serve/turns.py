@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload.messages import Message, Role
+from offload.messages import Message, Role, ToolCall
 from serve.failures import BadRequest
 from serve.schema import Part, ResponseFormat, TurnBody
 
@@ -13,10 +13,29 @@ MAX_SCHEMA_DEPTH = 32  # what the link takes
 
 def read_turn(turn: TurnBody, at: str) -> Message:
     """Return one message; `at` is its place in the body. Raises BadRequest."""
-    for name in ("tool_calls", "function_call", "audio"):
+    for name in ("function_call", "audio"):
         refuse_unless(not getattr(turn, name), f"{at}.{name}", "leave it out")
     role: Role = "system" if turn.role == "developer" else turn.role
-    return Message(role=role, content=_text(turn.content, f"{at}.content"))
+    calls = _calls(turn, at)
+    content = "" if calls and turn.content is None else _text(turn.content, f"{at}.content")
+    return Message(role=role, content=content, tool_calls=calls, tool_call_id=_answered(turn, at))
+
+
+def _calls(turn: TurnBody, at: str) -> tuple[ToolCall, ...]:
+    where = f"{at}.tool_calls"
+    if turn.tool_calls and turn.role != "assistant":
+        raise BadRequest(f"{where} is for the assistant's turns; leave it out", param=where)
+    return tuple(
+        ToolCall(id=each.id, name=each.function.name, arguments=each.function.arguments)
+        for each in turn.tool_calls or ()
+    )
+
+
+def _answered(turn: TurnBody, at: str) -> str | None:
+    where = f"{at}.tool_call_id"
+    if turn.tool_call_id is not None and turn.role != "tool":
+        raise BadRequest(f"{where} is for turns of role tool; leave it out", param=where)
+    return turn.tool_call_id
 
 
 def refuse_unless(holds: bool, name: str, remedy: str) -> None:
@@ -46,18 +65,18 @@ def read_schema(form: ResponseFormat | None) -> dict[str, Any] | None:
     if form.json_schema is None:
         at = "response_format.json_schema"
         raise BadRequest(f"{at} is missing; give the schema", param=at)
-    _check_depth(form.json_schema.schema)
+    check_depth(form.json_schema.schema, "response_format.json_schema.schema")
     return form.json_schema.schema
 
 
-def _check_depth(schema: dict[str, Any]) -> None:
+def check_depth(schema: dict[str, Any], at: str) -> None:
+    """Raise BadRequest for a schema nested more deeply than the link takes."""
     level: list[Any] = [schema]
     for _ in range(MAX_SCHEMA_DEPTH):
         nested = [each.values() if isinstance(each, dict) else each for each in level]
         level = [one for each in nested for one in each if isinstance(one, dict | list)]
         if not level:
             return
-    at = "response_format.json_schema.schema"
     raise BadRequest(
         f"{at} is nested more than {MAX_SCHEMA_DEPTH} deep; give a flatter one", param=at
     )

@@ -18,6 +18,14 @@ from serve.server import HttpServer
 
 ASK = {"model": "scripted", "messages": [{"role": "user", "content": "count"}]}
 CONTINUE = {"model": "scripted", "prompt": "zero"}
+TOOL = {
+    "type": "function",
+    "function": {
+        "name": "look",
+        "description": "Look something up.",
+        "parameters": {"type": "object", "properties": {"what": {"type": "string"}}},
+    },
+}
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
 

@@ -9,8 +9,16 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backbone.errors import NearfarError
-from offload.errors import CloudFailed, CloudUnreachable, ContextLengthError, KeyRefused
+from backbone.errors import NearfarError, TemplateRefusal
+from offload.errors import (
+    CloudFailed,
+    CloudUnreachable,
+    ContextLengthError,
+    EngineStopped,
+    KeyRefused,
+    Overloaded,
+    Unsupported,
+)
 from offload.hybrid import Hybrid, HybridOptions
 from offload.messages import Confidence, Delta, Finish, Privacy, Route, Usage
 from serve.app import build_app
@@ -128,6 +136,10 @@ async def test_withdrawn_text_is_in_no_answer() -> None:
         (CloudUnreachable("nothing answers; start it"), 503, "cloud_failed"),
         (CloudFailed("it broke; ask again"), 502, "cloud_failed"),
         (KeyRefused("unknown key; allow it"), 502, "cloud_failed"),
+        (Overloaded("too much to do; ask later"), 503, "overloaded"),
+        (EngineStopped("it is closed; start it"), 503, "engine_stopped"),
+        (Unsupported("no json_schema here; leave it out"), 400, None),
+        (TemplateRefusal("two turns of one role; change them"), 400, None),
         (NearfarError("no; do this"), 500, None),
     ],
 )
@@ -139,6 +151,12 @@ async def test_each_failure_has_its_status(
     assert response.status_code == status
     told = error_of(response)
     assert (told["code"], told["message"]) == (code, str(error))
+
+
+async def test_who_is_told_to_come_later_is_told_when() -> None:
+    async with near(ScriptedEngine(error=Overloaded("full; ask later", 2.2))) as client:
+        response = await client.post(CHAT, json=ASK)
+    assert response.headers["retry-after"] == "3"
 
 
 async def test_a_foreign_error_tells_nothing_of_the_prompt(

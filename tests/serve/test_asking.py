@@ -5,7 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.offload.scripted import ScriptedEngine
-from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, near
+from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, TOOL, error_of, near
+
+CHOOSE_OTHER = {"type": "function", "function": {"name": "other"}}
+JSON_OBJECT = {"type": "json_object"}
+CALL = {"id": "c", "type": "function", "function": {"name": "look", "arguments": "{}"}}
 
 
 async def test_every_wish_reaches_the_engine() -> None:
@@ -20,6 +24,9 @@ async def test_every_wish_reaches_the_engine() -> None:
         "seed": 11,
         "stop": "\n",
         "response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}},
+        "logprobs": True,
+        "top_logprobs": 0,
+        "logit_bias": {"7": -100, "8": 2.5},
         "user": "somebody",
     }
     async with near(engine) as client:
@@ -28,6 +35,7 @@ async def test_every_wish_reaches_the_engine() -> None:
     assert (sampling.max_tokens, sampling.temperature, sampling.top_p) == (7, 0.5, 0.75)
     assert (sampling.top_k, sampling.min_p, sampling.repetition_penalty) == (40, 0.125, 1.25)
     assert (sampling.seed, sampling.stop, sampling.json_schema) == (11, ("\n",), {})
+    assert sampling.logit_bias == {7: -100.0, 8: 2.5}
 
 
 async def test_without_a_limit_a_chat_may_fill_the_context() -> None:
@@ -73,12 +81,28 @@ async def test_parts_of_text_are_one_message_and_a_developer_is_the_system() -> 
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
             "messages[0].content[0]",
         ),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [TOOL], "tool_choice": CHOOSE_OTHER}, "tool_choice"),
+        (
+            {"tools": [TOOL], "tool_choice": "required", "response_format": JSON_OBJECT},
+            "tool_choice",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a", "tool_calls": [CALL]}]},
+            "messages[0].tool_calls",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "a", "tool_call_id": "c"}]},
+            "messages[0].tool_call_id",
+        ),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
-        ({"logit_bias": {"1": 5}}, "logit_bias"),
+        ({"logit_bias": {"one": 5}}, "logit_bias"),
+        ({"logit_bias": {"1": 500}}, "logit_bias[...]"),
+        ({"logit_bias": {str(2**31): 5}}, "logit_bias"),
         ({"top_logprobs": 1}, "top_logprobs"),
-        ({"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"response_format": {"type": "yaml"}}, "response_format.type"),
         ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
     ],
@@ -97,8 +121,7 @@ async def test_a_wrong_field_is_named(wish: dict[str, object], param: str) -> No
         ({"prompt": [1, 2]}, "prompt[0]"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": ["a"] * 17}, "n"),
-        ({"logprobs": 2}, "logprobs"),
-        ({"logprobs": 0, "echo": True}, "echo"),
+        ({"logprobs": 21}, "logprobs"),
         ({"suffix": "x"}, "suffix"),
         ({"best_of": 3}, "best_of"),
     ],
@@ -119,3 +142,43 @@ async def test_a_schema_nested_too_deeply_is_refused() -> None:
     async with near(ScriptedEngine()) as client:
         response = await client.post(CHAT, json=ASK | {"response_format": form})
     assert error_of(response)["param"] == "response_format.json_schema.schema"
+
+
+async def test_calls_and_their_results_go_back_into_the_conversation() -> None:
+    engine = ScriptedEngine()
+    turns = [
+        {"role": "user", "content": "look"},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "content": "42", "tool_call_id": "c"},
+    ]
+    async with near(engine) as client:
+        response = await client.post(CHAT, json=ASK | {"messages": turns, "tools": [TOOL]})
+    assert response.status_code == 200
+    _, called, result = engine.requests[0].messages
+    assert called.content == "" and called.tool_calls[0].name == "look"
+    assert (result.role, result.content, result.tool_call_id) == ("tool", "42", "c")
+
+
+class NamedEngine(ScriptedEngine):
+    """Answers to names of its own."""
+
+    def names(self) -> tuple[str, ...]:
+        return ("small", "large")
+
+
+async def test_an_engine_with_names_is_told_which_was_asked_for() -> None:
+    engine = NamedEngine()
+    async with near(engine) as client:
+        listed = (await client.get("/v1/models")).json()
+        good = await client.post(CHAT, json=ASK | {"model": "large"})
+        wrong = await client.post(CHAT, json=ASK | {"model": "scripted"})
+    assert [each["id"] for each in listed["data"]] == ["small", "large"]
+    assert good.status_code == 200 and wrong.status_code == 404
+    assert [each.model for each in engine.requests] == ["large"]
+
+
+async def test_an_engine_without_names_is_told_none() -> None:
+    engine = ScriptedEngine()
+    async with near(engine) as client:
+        await client.post(CHAT, json=ASK | {"model": "auto"})
+    assert engine.requests[0].model == ""

@@ -10,7 +10,7 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.schema import ChatBody, CompletionBody
+from serve.schema import ChatBody, CompletionBody, EmbeddingBody
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, near
 
@@ -28,7 +28,9 @@ VALUES = st.recursive(
     ),
     max_leaves=6,
 )
-FIELDS = st.sampled_from([*ChatBody.__struct_fields__, *CompletionBody.__struct_fields__, "odd"])
+BODIES = (ChatBody, CompletionBody, EmbeddingBody)
+FIELDS = st.sampled_from([name for body in BODIES for name in body.__struct_fields__] + ["odd"])
+PATHS = {CHAT: ASK, TEXT: CONTINUE, "/v1/embeddings": {"model": "scripted", "input": "a"}}
 
 
 def post(path: str, content: bytes, headers: dict[str, str]) -> httpx.Response:
@@ -46,7 +48,7 @@ def check(response: httpx.Response) -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.sampled_from([CHAT, TEXT]), st.binary(max_size=200))
+@given(st.sampled_from(list(PATHS)), st.binary(max_size=200))
 def test_any_bytes(path: str, content: bytes) -> None:
     response = post(path, content, JSON)
     check(response)
@@ -54,9 +56,9 @@ def test_any_bytes(path: str, content: bytes) -> None:
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.sampled_from([CHAT, TEXT]), st.dictionaries(FIELDS, VALUES, max_size=4))
+@given(st.sampled_from(list(PATHS)), st.dictionaries(FIELDS, VALUES, max_size=4))
 def test_any_value_in_any_field(path: str, changes: dict[str, Any]) -> None:
-    body = (ASK if path == CHAT else CONTINUE) | changes
+    body = PATHS[path] | changes
     check(post(path, json.dumps(body).encode(), JSON))
 
 

@@ -1,0 +1,80 @@
+"""Writes raw completions: a text, the prompt before it where it is asked for, log-probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offload.messages import Delta, Finish, PromptToken
+from serve.asking import Asked
+from serve.failures import EngineBroke
+from serve.logprobs import CompletionLogprobs, TokenLogprob, completion_logprobs
+from serve.replies import Reply, TextChoice, TextReply, reason_of
+from serve.writer import Gathered, Writer, finishes_of
+
+
+class TextWriter(Writer):
+    """Writes raw completions."""
+
+    prefix = "cmpl"
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__(asked)
+        self._lengths = [0] * len(asked.requests)  # characters sent so far, for text_offset
+
+    def whole(self, choices: list[Gathered]) -> Reply:
+        finishes = finishes_of(choices)
+        made = [
+            TextChoice(
+                index,
+                self._echo(index) + each.text,
+                self._logprobs(index, self._heard(each.read), each.tokens),
+                reason_of(finish),
+            )
+            for index, (each, finish) in enumerate(zip(choices, finishes, strict=True))
+        ]
+        return TextReply(choices=made, usage=self._usage(finishes), **self._head)
+
+    def opening(self, index: int, first: Delta | Finish) -> list[Reply]:
+        if not self.asked.echo:
+            return []
+        read = self._heard(first.prompt_tokens if isinstance(first, Delta) else ())
+        logprobs = self._logprobs(index, read, [])
+        return [self._chunk(TextChoice(index, self._echo(index), logprobs))]
+
+    def pieces(self, index: int, delta: Delta) -> list[Reply]:
+        if not self._is_worth_saying(delta):
+            return []
+        logprobs = self._logprobs(index, (), self._tokens(delta))
+        if not delta.token_ids:
+            self._lengths[index] += len(delta.text)
+        return [self._chunk(TextChoice(index, delta.text, logprobs))]
+
+    def ending(self, index: int, finish: Finish) -> list[Reply]:
+        return [self._chunk(TextChoice(index, "", finish_reason=reason_of(finish)))]
+
+    def tally(self, finishes: list[Finish]) -> Reply:
+        return TextReply(choices=[], usage=self._usage(finishes), **self._head)
+
+    def _chunk(self, choice: TextChoice) -> Reply:
+        return TextReply(choices=[choice], usage=self._no_usage, **self._head)
+
+    def _echo(self, index: int) -> str:
+        return (self.asked.requests[index].prompt or "") if self.asked.echo else ""
+
+    def _heard(self, read: Sequence[PromptToken]) -> Sequence[PromptToken]:
+        if self.asked.requests[0].sampling.prompt_logprobs and not read:
+            raise EngineBroke(
+                "the engine told nothing of the prompt; ask for echo without logprobs"
+            )
+        return read if self.asked.echo else ()
+
+    def _logprobs(
+        self, index: int, read: Sequence[PromptToken], written: Sequence[TokenLogprob]
+    ) -> CompletionLogprobs | None:
+        if not self.asked.logprobs:
+            return None
+        made = completion_logprobs(
+            read, written, at=self._lengths[index], top=self.asked.num_alternatives
+        )
+        self._lengths[index] += sum(len(text) for text in made.tokens)
+        return made

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import zmq
 
-from offload.link import wire
+from offload.link import bodies, wire
 from offload.link.client import CloudLink
 from offload.link.keys import DeviceList, KeyPair
+from offload.link.packing import pack_delta
 from offload.link.server import LinkServer
 from offload.messages import Confidence, Delta, Finish, ModelCard, Request, Usage
 
@@ -143,12 +144,10 @@ async def _streams(num_streams: int, num_tokens: int = 100) -> dict[str, float]:
     assert all(count == num_tokens for count, _ in read_all), "a stream is not whole"
     total = num_streams * num_tokens
     batch = tuple(
-        wire.pack_delta(
-            Delta(text=" word", token_ids=(1000,), confidence=(Confidence(-0.5, 0.5, 1.0),))
-        )
+        pack_delta(Delta(text=" word", token_ids=(1000,), confidence=(Confidence(-0.5, 0.5, 1.0),)))
         for _ in range(8)
     )
-    batched = wire.size_bytes(wire.encode(wire.Deltas(1000, batch), "x" * 32)) / len(batch)
+    batched = wire.size_bytes(wire.encode(bodies.Deltas(1000, batch), "x" * 32)) / len(batch)
     return {
         "streams": num_streams,
         "tokens_per_s": round(total / took_s),

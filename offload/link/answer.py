@@ -9,10 +9,10 @@ from typing import NamedTuple, cast
 
 from offload.engine import Engine
 from offload.errors import CloudFailed
-from offload.link import wire
+from offload.link.bodies import Failure
 from offload.link.failures import to_failure
-from offload.link.streams import Outgoing
-from offload.link.wire import Failure
+from offload.link.outgoing import Outgoing
+from offload.link.packing import pack_delta
 from offload.link.workload import Tally
 from offload.messages import Delta, Finish, Request, Usage
 
@@ -97,5 +97,5 @@ class Answer:
                     self.out.finish(item)
                     return
                 self._tally.said(len(item.token_ids))
-                self.out.push(wire.pack_delta(item))
+                self.out.push(pack_delta(item))
                 await self.out.room()

@@ -9,18 +9,16 @@ from dataclasses import dataclass
 
 from offload.engine import Engine
 from offload.errors import SettingsError
-from offload.link import wire
+from offload.link import bodies
 from offload.link.answer import Answer, Key
+from offload.link.bodies import Failure
 from offload.link.failures import BUSY, GONE
+from offload.link.outgoing import Outgoing, Send
 from offload.link.quota import Meter
-from offload.link.streams import Outgoing
-from offload.link.wire import Failure
 from offload.link.workload import Workload
 from offload.messages import Request
 
 _LOOK_AGAIN_S = 0.1
-
-Send = Callable[[wire.AnyBody], bool]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +72,7 @@ class AnswerBook:
     def num_running(self) -> int:
         return self._workload.num_running
 
-    def load(self) -> wire.Load:
+    def load(self) -> bodies.Load:
         """Return how much there is to do, as the devices are told."""
         return self._workload.load()
 

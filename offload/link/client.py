@@ -10,12 +10,13 @@ import msgspec
 from backbone.errors import NearfarError
 from offload.errors import CloudUnreachable, LinkError, RequestError
 from offload.link import wire
+from offload.link.bodies import Cancel, Credit
 from offload.link.health import CloudStanding, LinkHealth, Tempo
 from offload.link.keys import KeyPair
 from offload.link.lifeline import Lifeline
+from offload.link.reading import Reading
 from offload.link.sockets import Address
-from offload.link.streams import Reading
-from offload.link.wire import Cancel, Credit, Envelope
+from offload.link.wire import Envelope
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 
 _DEADLINE_GRACE_S = 1.0  # for the cloud's own FINISH to arrive
@@ -195,8 +196,3 @@ def _check_size(frames: list[bytes], request: Request) -> None:
     size, allowed = wire.size_bytes(frames), request.budget.max_bytes_sent
     if allowed is not None and size > allowed:
         raise RequestError(f"asking the cloud would send {size} bytes, and {allowed} are allowed")
-    if size > wire.MAX_MESSAGE_BYTES:
-        raise RequestError(
-            f"the request has {size} bytes and the link carries {wire.MAX_MESSAGE_BYTES} at most; "
-            "shorten it"
-        )

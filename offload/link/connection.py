@@ -14,11 +14,12 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError
-from offload.link import wire
+from offload.link import bodies, wire
+from offload.link.bodies import Hello, Kind, Ping, Pong, Ready, Refused
 from offload.link.health import Pulse, RoundTrips, Tempo
 from offload.link.pump import Pump
 from offload.link.sockets import Address, dial
-from offload.link.wire import Envelope, Hello, Kind, Ping, Pong, Ready, Refused, WireError
+from offload.link.wire import Envelope, WireError
 
 _MECHANISM_MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
 _RESEND_S = 0.002
@@ -70,7 +71,7 @@ class Connection:
         self._beat = asyncio.create_task(self._keep_alive())
         return ready
 
-    def send(self, body: wire.AnyBody, request_id: str = "") -> int:
+    def send(self, body: bodies.AnyBody, request_id: str = "") -> int:
         """Send a message and return its bytes. Raises CloudUnreachable where it cannot leave."""
         return self.send_frames(wire.encode(body, request_id))
 

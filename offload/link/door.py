@@ -5,11 +5,11 @@ from __future__ import annotations
 import logging
 
 from offload.errors import SettingsError
+from offload.link.bodies import Failure, Join, Joined
 from offload.link.failures import KEY, LIMIT
 from offload.link.invites import InviteList
 from offload.link.keys import DeviceList
 from offload.link.quota import Meter, Quota
-from offload.link.wire import Failure, Join, Joined
 
 _log = logging.getLogger(__name__)
 

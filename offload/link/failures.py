@@ -16,7 +16,7 @@ from offload.errors import (
     RequestError,
     Unsupported,
 )
-from offload.link.wire import Failure
+from offload.link.bodies import Failure
 
 _log = logging.getLogger(__name__)
 

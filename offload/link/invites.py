@@ -17,13 +17,14 @@ from pathlib import Path
 import msgspec
 
 from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError, SettingsError
-from offload.link import wire
+from offload.link import bodies, wire
+from offload.link.bodies import Join, Joined
 from offload.link.connection import Connection
 from offload.link.health import Tempo
 from offload.link.kept import Kept
 from offload.link.keys import KeyPair, require_curve
 from offload.link.sockets import Address
-from offload.link.wire import Envelope, Join, Joined, WireError
+from offload.link.wire import Envelope, WireError
 
 _PREFIX = "nearfar-invite-1:"
 _ASK_AGAIN = "ask its operator for a new one"
@@ -148,7 +149,7 @@ async def _join(address: Address, invite: Invite, device_keys: KeyPair, timeout_
 
     def take(envelope: Envelope) -> None:
         body = wire.open_body(envelope)
-        if isinstance(body, wire.Failure):
+        if isinstance(body, bodies.Failure):
             lost(CloudFailed(body.message))
         elif isinstance(body, Joined) and not answer.done():
             answer.set_result(None)

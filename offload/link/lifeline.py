@@ -9,10 +9,11 @@ from collections.abc import Callable
 from backbone.errors import NearfarError
 from offload.errors import CloudUnreachable, KeyRefused, LinkError
 from offload.link.backoff import Backoff
+from offload.link.bodies import Ready
 from offload.link.connection import Connection
 from offload.link.health import RoundTrips, Tempo
 from offload.link.sockets import Address
-from offload.link.wire import Envelope, Ready
+from offload.link.wire import Envelope
 
 _FIRST_ATTEMPT_S = 0.5
 

@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from statistics import median
 
+from offload.link.bodies import Load
 from offload.link.quota import Meter
-from offload.link.wire import Load
 from offload.messages import Usage
 
 _LAST = 32  # answers whose waits are remembered

@@ -7,7 +7,7 @@ import pytest
 
 from offload.engine import Engine
 from offload.errors import SettingsError
-from offload.link import wire
+from offload.link import bodies
 from offload.link.answer import Key, Owner
 from offload.link.answers import AnswerBook, AnswerLimits
 from offload.link.quota import Meter, Quota
@@ -21,9 +21,9 @@ class Ear:
     """A device that hears everything."""
 
     def __init__(self) -> None:
-        self.heard: list[wire.AnyBody] = []
+        self.heard: list[bodies.AnyBody] = []
 
-    def __call__(self, body: wire.AnyBody) -> bool:
+    def __call__(self, body: bodies.AnyBody) -> bool:
         self.heard.append(body)
         return True
 
@@ -52,7 +52,7 @@ async def test_an_answer_that_ended_is_kept_for_a_while(engine: ScriptedEngine) 
     ear = Ear()
     assert answers.resume(key, ear, 1) is None
     await asyncio.sleep(0)
-    assert isinstance(ear.heard[0], wire.Deltas) and ear.heard[0].first == 1
+    assert isinstance(ear.heard[0], bodies.Deltas) and ear.heard[0].first == 1
     assert isinstance(ear.heard[-1], Finish)
     await answers.aclose()
 
@@ -87,7 +87,7 @@ async def test_an_answer_still_being_read_is_not_forgotten(engine: ScriptedEngin
     answers = book(engine, resume_s=0)
     full = False
 
-    def narrow(body: wire.AnyBody) -> bool:
+    def narrow(body: bodies.AnyBody) -> bool:
         return full
 
     key = Key(OWNER, "a")

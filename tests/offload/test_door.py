@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from offload.errors import CloudBusy, KeyRefused
-from offload.link import wire
+from offload.link import bodies, wire
 from offload.link.client import CloudLink
 from offload.link.door import Door
 from offload.link.keys import DeviceList, KeyPair
@@ -74,7 +74,7 @@ async def test_a_flood_from_one_device_does_not_stop_another() -> None:
         link = CloudLink(server.endpoint)
         await link.connect()
         with raw_device(server.endpoint) as flooder:
-            await send(flooder, wire.encode(wire.Hello(oldest_version=1, newest_version=1)))
+            await send(flooder, wire.encode(bodies.Hello(oldest_version=1, newest_version=1)))
             task = asyncio.create_task(answer(link, ask()))
             garbage = [b"\x01", b"\x03", b"id", b"\xc1" * 200]
             for _ in range(200):
@@ -125,5 +125,5 @@ async def test_a_drain_does_not_wait_for_ever() -> None:
 async def test_a_device_that_slept_shakes_hands_again() -> None:
     async with linked(ScriptedEngine()) as (server, link):
         await link.connect()
-        server._forget(next(iter(server._peers.values())))
+        server._exchange.forget(server._exchange.peers.all()[0])
         assert text_of(await answer(link, ask())) == "one two three"

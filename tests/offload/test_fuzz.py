@@ -8,9 +8,10 @@ import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from offload.link import wire
+from offload.link import bodies, wire
 from offload.link.answers import AnswerLimits
 from offload.link.client import CloudLink
+from offload.link.packing import pack_delta
 from offload.link.server import LinkServer
 from offload.messages import Finish, Message, Request, Sampling
 from tests.offload.links import answer, ask, serving, text_of
@@ -19,7 +20,7 @@ from tests.offload.scripted import ScriptedEngine, delta
 SEEDS = [
     wire.encode(body, "id")
     for body in (
-        wire.Hello(oldest_version=1, newest_version=1, device="d", session="s"),
+        bodies.Hello(oldest_version=1, newest_version=1, device="d", session="s"),
         Request(id="id", prompt="hello"),
         Request(
             id="id",
@@ -27,12 +28,12 @@ SEEDS = [
             sampling=Sampling(stop=("a",), json_schema={"a": [1, {"b": None}]}),
             deadline_s=0.01,
         ),
-        wire.Cancel(),
-        wire.Credit(9),
-        wire.Resume(0, 5),
-        wire.Join("x" * 40),
-        wire.Ping(1.0),
-        wire.Deltas(0, (wire.pack_delta(delta("x")),)),
+        bodies.Cancel(),
+        bodies.Credit(9),
+        bodies.Resume(0, 5),
+        bodies.Join("x" * 40),
+        bodies.Ping(1.0),
+        bodies.Deltas(0, (pack_delta(delta("x")),)),
         Finish(reason="stop"),
     )
 ]
@@ -69,7 +70,7 @@ async def test_a_hundred_thousand_mutations_harm_nobody() -> None:
             feed(server, b"\x00fuzz%d" % (number % 7), frames)
             if number % 500 == 0:
                 await asyncio.sleep(0)
-        assert len(server._peers) <= 8
+        assert len(server._exchange.peers) <= 8
         assert server.num_bad_messages > 10_000
         hold.set()
         assert text_of(await asyncio.wait_for(task, 20)) == "one two"

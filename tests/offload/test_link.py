@@ -25,7 +25,7 @@ from offload.errors import (
     SettingsError,
     Unsupported,
 )
-from offload.link import wire
+from offload.link import bodies, wire
 from offload.link.answers import AnswerLimits
 from offload.link.client import CloudLink
 from offload.link.health import CloudStanding, Tempo
@@ -278,7 +278,7 @@ async def test_an_idle_link_stays_alive_and_measures_the_round_trip() -> None:
         health = link.health()
         assert health.alive and 0 < (health.rtt_s or 0) < 0.5
         assert abs(health.clock_offset_s or 0) < 0.5
-        assert len(server._peers) == 1
+        assert len(server._exchange.peers) == 1
 
 
 async def test_the_standing_tells_who_waits_and_for_how_long() -> None:
@@ -415,16 +415,16 @@ async def test_an_older_cloud_tells_a_newer_device_what_to_update() -> None:
             hello = {"oldest_version": 7, "newest_version": 9, "device": "x", "novelty": [1]}
             await send(device, [b"\x07", b"\x01", b"", msgspec.msgpack.encode(hello)])
             refused = wire.open_body(wire.open_envelope(await receive(device)))
-    assert isinstance(refused, wire.Refused)
+    assert isinstance(refused, bodies.Refused)
     assert "7 to 9" in refused.message and "update the cloud" in refused.message
 
 
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (wire.Refused(code="version", message="update the device"), "update the device"),
+        (bodies.Refused(code="version", message="update the device"), "update the device"),
         (
-            wire.Ready(
+            bodies.Ready(
                 version=7,
                 cards=(CARD,),
                 instance="",
@@ -438,7 +438,7 @@ async def test_an_older_cloud_tells_a_newer_device_what_to_update() -> None:
     ],
 )
 async def test_a_device_says_why_a_cloud_of_another_age_will_not_do(
-    body: wire.AnyBody, says: str
+    body: bodies.AnyBody, says: str
 ) -> None:
     router: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
     port = router.bind_to_random_port("tcp://127.0.0.1")
@@ -478,12 +478,12 @@ async def test_garbage_harms_nobody(after_hello: bool) -> None:
         await engine.until(lambda: len(engine.running) == 1)
         with raw_device(server.endpoint) as device:
             if after_hello:
-                await send(device, wire.encode(wire.Hello(oldest_version=1, newest_version=1)))
+                await send(device, wire.encode(bodies.Hello(oldest_version=1, newest_version=1)))
                 await receive(device)
             for frames in GARBAGE:
                 await send(device, frames)
-            await send(device, wire.encode(wire.Hello(oldest_version=1, newest_version=1)))
-            while wire.open_envelope(await receive(device)).kind is not wire.Kind.READY:
+            await send(device, wire.encode(bodies.Hello(oldest_version=1, newest_version=1)))
+            while wire.open_envelope(await receive(device)).kind is not bodies.Kind.READY:
                 pass
         assert server.num_bad_messages >= len(GARBAGE) // 2
         hold.set()
@@ -496,10 +496,10 @@ async def test_a_message_too_large_breaks_only_its_own_connection() -> None:
         link = CloudLink(server.endpoint)
         await link.connect()
         with raw_device(server.endpoint) as device:
-            hello = wire.encode(wire.Hello(oldest_version=1, newest_version=1))
+            hello = wire.encode(bodies.Hello(oldest_version=1, newest_version=1))
             await send(device, [*hello[:3], bytes(wire.MAX_MESSAGE_BYTES + 1)])
             await send(device, hello)
-            assert wire.open_envelope(await receive(device)).kind is wire.Kind.READY
+            assert wire.open_envelope(await receive(device)).kind is bodies.Kind.READY
         assert text_of(await answer(link, ask())) == "one two three"
         with pytest.raises(RequestError, match="shorten it"):
             await answer(link, ask("x" * (wire.MAX_MESSAGE_BYTES + 1)))
@@ -527,5 +527,5 @@ async def test_a_long_lived_connection_remembers_only_what_the_cloud_keeps() -> 
     async with linked(ScriptedEngine(), limits=limits) as (server, link):
         for _ in range(20):
             await answer(link, ask())
-        (peer,) = server._peers.values()
-        await until(lambda: not peer.asking and not server._listening)
+        (peer,) = server._exchange.peers.all()
+        await until(lambda: not peer.asking and not server._exchange.peers._listening)

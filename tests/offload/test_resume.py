@@ -9,7 +9,7 @@ import pytest
 
 from offload.engine import Engine
 from offload.errors import CloudFailed, CloudUnreachable
-from offload.link import wire
+from offload.link import bodies, wire
 from offload.link.answers import AnswerLimits
 from offload.link.client import CloudLink
 from offload.link.health import Tempo
@@ -29,7 +29,7 @@ from tests.offload.links import (
 )
 from tests.offload.scripted import ScriptedEngine
 
-HELLO = wire.Hello(oldest_version=1, newest_version=1, session="s")
+HELLO = bodies.Hello(oldest_version=1, newest_version=1, session="s")
 
 
 @contextlib.asynccontextmanager
@@ -166,7 +166,7 @@ async def test_a_request_said_twice_runs_once() -> None:
             await receive(device)
             for _ in range(3):
                 await send(device, wire.encode(request, request.id))
-                while wire.open_envelope(await receive(device)).kind is not wire.Kind.FINISH:
+                while wire.open_envelope(await receive(device)).kind is not bodies.Kind.FINISH:
                     pass
     assert engine.requests == [request]
 
@@ -179,11 +179,11 @@ async def test_a_request_cancelled_or_forgotten_does_not_run_again() -> None:
             await send(device, wire.encode(HELLO))
             await send(device, wire.encode(request, request.id))
             await engine.until(lambda: engine.running == {request.id})
-            await send(device, wire.encode(wire.Cancel(), request.id))
+            await send(device, wire.encode(bodies.Cancel(), request.id))
             await engine.until(lambda: engine.cancelled == [request.id])
             await send(device, wire.encode(request, request.id))
-            body: wire.AnyBody = HELLO
-            while not isinstance(body, wire.Failure):
+            body: bodies.AnyBody = HELLO
+            while not isinstance(body, bodies.Failure):
                 body = wire.open_body(wire.open_envelope(await receive(device)))
     assert "no longer holds" in body.message
     assert engine.requests == [request]
@@ -199,10 +199,10 @@ async def test_another_session_can_neither_hear_nor_stop_an_answer() -> None:
         with raw_device(server.endpoint) as stranger:
             await send(stranger, wire.encode(HELLO))
             await receive(stranger)
-            await send(stranger, wire.encode(wire.Cancel(), request.id))
-            await send(stranger, wire.encode(wire.Resume(0, 99), request.id))
+            await send(stranger, wire.encode(bodies.Cancel(), request.id))
+            await send(stranger, wire.encode(bodies.Resume(0, 99), request.id))
             body = wire.open_body(wire.open_envelope(await receive(stranger)))
-        assert isinstance(body, wire.Failure)
+        assert isinstance(body, bodies.Failure)
         assert engine.running == {request.id}
         task.cancel()
         await link.aclose()

@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
-from offload.link import wire
-from offload.link.streams import Outgoing
-from offload.link.wire import Deltas, PackedDelta
+from offload.link import bodies, wire
+from offload.link.bodies import Deltas, PackedDelta
+from offload.link.outgoing import Outgoing
+from offload.link.packing import pack_delta
 from offload.messages import Finish
 from tests.offload.scripted import delta
 
@@ -15,10 +16,10 @@ class Line:
     """A connection that has room or not, and remembers what was said."""
 
     def __init__(self) -> None:
-        self.said: list[wire.AnyBody] = []
+        self.said: list[bodies.AnyBody] = []
         self.has_room = True
 
-    def __call__(self, body: wire.AnyBody) -> bool:
+    def __call__(self, body: bodies.AnyBody) -> bool:
         if self.has_room:
             self.said.append(body)
         return self.has_room
@@ -33,7 +34,7 @@ class Line:
 
 
 def piece(index: int) -> PackedDelta:
-    return wire.pack_delta(delta(f"{index} ", index))
+    return pack_delta(delta(f"{index} ", index))
 
 
 def push(out: Outgoing, *indices: int) -> None:
@@ -81,7 +82,7 @@ async def test_the_end_does_not_wait_for_a_batch() -> None:
 async def test_a_large_batch_is_cut() -> None:
     out, line = Outgoing(window=64, batch_s=60), Line()
     for index in range(20):
-        out.push(wire.pack_delta(delta("x" * 4000, index)))
+        out.push(pack_delta(delta("x" * 4000, index)))
     out.attach(line, 0)
     assert line.positions() == list(range(20))
     assert all(wire.size_bytes(wire.encode(body)) < 64 * 1024 for body in line.said)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -9,15 +10,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from offload.errors import RequestError
-from offload.link import wire
-from offload.link.wire import Envelope, Kind, WireError
+from offload.link import bodies, wire
+from offload.link.bodies import Kind
+from offload.link.packing import pack_delta, unpack_delta
+from offload.link.wire import Envelope, WireError
 from offload.messages import (
+    Alternative,
     Budget,
     Confidence,
     Delta,
     Finish,
     Message,
     Privacy,
+    PromptToken,
     Request,
     Route,
     Sampling,
@@ -53,13 +58,20 @@ requests = st.builds(
     deadline_s=st.none() | st.floats(0.001, 86_400),
     budget=st.builds(Budget, max_cost=st.none() | floats, max_bytes_sent=st.none() | counts),
     session=st.none() | texts,
+    model=texts,
+    tools=st.lists(st.dictionaries(texts, json_values, max_size=3), max_size=2).map(tuple),
+    answer_prefix=texts,
 ) | st.builds(Request, prompt=asked)
+alternatives = st.lists(st.builds(Alternative, counts, texts, floats), max_size=3).map(tuple)
+prompt_tokens = st.builds(PromptToken, counts, texts, st.none() | floats, alternatives)
 deltas = st.builds(
     Delta,
     text=texts,
     index=counts,
     token_ids=st.lists(st.integers(0, 2**31), max_size=4).map(tuple),
     confidence=st.lists(st.builds(Confidence, f32, f32, f32), max_size=4).map(tuple),
+    alternatives=st.lists(alternatives, max_size=3).map(tuple),
+    prompt_tokens=st.lists(prompt_tokens, max_size=3).map(tuple),
     source=st.sampled_from([None, "edge", "cloud"]),
     replaces=st.booleans(),
 )
@@ -70,14 +82,14 @@ finishes = st.builds(
     route=st.none() | st.builds(Route, served_by=st.sampled_from(["edge", "cloud"]), reason=texts),
     error=st.none() | texts,
 )
-bodies = st.one_of(
+any_body = st.one_of(
     requests,
     finishes,
     st.builds(
-        wire.Hello, oldest_version=counts, newest_version=counts, device=texts, session=texts
+        bodies.Hello, oldest_version=counts, newest_version=counts, device=texts, session=texts
     ),
     st.builds(
-        wire.Ready,
+        bodies.Ready,
         version=counts,
         cards=st.just((CARD,)),
         instance=texts,
@@ -86,25 +98,25 @@ bodies = st.one_of(
         max_streams=counts,
         clock_s=floats,
     ),
-    st.builds(wire.Refused, code=texts, message=texts),
-    st.builds(wire.Deltas, counts, st.lists(deltas.map(wire.pack_delta), max_size=3).map(tuple)),
-    st.builds(wire.Cancel),
-    st.builds(wire.Join, texts),
-    st.builds(wire.Joined, texts),
-    st.builds(wire.Credit, counts),
-    st.builds(wire.Resume, counts, counts),
-    st.builds(wire.Ping, floats, st.binary(max_size=9)),
-    st.builds(wire.Pong, floats, floats, st.builds(wire.Load, counts, counts), st.binary()),
-    st.builds(wire.Failure, texts, texts),
+    st.builds(bodies.Refused, code=texts, message=texts),
+    st.builds(bodies.Deltas, counts, st.lists(deltas.map(pack_delta), max_size=3).map(tuple)),
+    st.builds(bodies.Cancel),
+    st.builds(bodies.Join, texts),
+    st.builds(bodies.Joined, texts),
+    st.builds(bodies.Credit, counts),
+    st.builds(bodies.Resume, counts, counts),
+    st.builds(bodies.Ping, floats, st.binary(max_size=9)),
+    st.builds(bodies.Pong, floats, floats, st.builds(bodies.Load, counts, counts), st.binary()),
+    st.builds(bodies.Failure, texts, texts),
 )
 
 
-def read(frames: list[bytes]) -> wire.AnyBody:
+def read(frames: list[bytes]) -> bodies.AnyBody:
     return wire.open_body(wire.open_envelope(frames))
 
 
-@given(bodies, texts)
-def test_every_message_survives_the_wire(body: wire.AnyBody, request_id: str) -> None:
+@given(any_body, texts)
+def test_every_message_survives_the_wire(body: bodies.AnyBody, request_id: str) -> None:
     frames = wire.encode(body, request_id)
     envelope = wire.open_envelope(frames)
     assert wire.open_body(envelope) == body
@@ -114,25 +126,25 @@ def test_every_message_survives_the_wire(body: wire.AnyBody, request_id: str) ->
 
 @given(deltas)
 def test_a_delta_survives_packing(one: Delta) -> None:
-    assert wire.unpack_delta(wire.pack_delta(one)) == one
+    assert unpack_delta(pack_delta(one)) == one
 
 
 def test_confidences_keep_the_precision_of_32_bit_floats() -> None:
     sure = Confidence(-0.1, 1 / 3, 1e-7)
-    (back,) = wire.unpack_delta(wire.pack_delta(Delta(confidence=(sure,)))).confidence
+    (back,) = unpack_delta(pack_delta(Delta(confidence=(sure,)))).confidence
     for name in ("logprob", "entropy", "margin"):
         assert getattr(back, name) == pytest.approx(getattr(sure, name), rel=1e-6)
 
 
 def test_confidences_too_large_for_32_bits_become_infinite() -> None:
     huge = Confidence(-1e300, float("inf"), 1e300)
-    (back,) = wire.unpack_delta(wire.pack_delta(Delta(confidence=(huge,)))).confidence
+    (back,) = unpack_delta(pack_delta(Delta(confidence=(huge,)))).confidence
     assert back == Confidence(float("-inf"), float("inf"), float("inf"))
 
 
 def test_a_token_in_a_batch_costs_under_forty_bytes() -> None:
-    items = tuple(wire.pack_delta(delta(" word", index)) for index in range(8))
-    assert wire.size_bytes(wire.encode(wire.Deltas(0, items), "x" * 32)) / 8 < 40
+    items = tuple(pack_delta(delta(" word", index)) for index in range(8))
+    assert wire.size_bytes(wire.encode(bodies.Deltas(0, items), "x" * 32)) / 8 < 40
 
 
 @given(st.lists(st.binary(max_size=12), max_size=6))
@@ -148,9 +160,9 @@ def test_arbitrary_bodies_are_refused_or_read_and_nothing_else(kind: Kind, body:
     refused_or_read([bytes((wire.VERSION,)), bytes((kind,)), b"id", body])
 
 
-@given(bodies, st.data())
+@given(any_body, st.data())
 def test_damaged_messages_are_refused_or_read_and_nothing_else(
-    body: wire.AnyBody, data: st.DataObject
+    body: bodies.AnyBody, data: st.DataObject
 ) -> None:
     frames = wire.encode(body, "id")
     which = data.draw(st.integers(0, 3))
@@ -163,9 +175,9 @@ def test_damaged_messages_are_refused_or_read_and_nothing_else(
 def refused_or_read(frames: list[bytes]) -> None:
     try:
         body = read(frames)
-        if isinstance(body, wire.Deltas):
+        if isinstance(body, bodies.Deltas):
             for item in body.items:
-                wire.unpack_delta(item)
+                unpack_delta(item)
     except (WireError, RequestError):
         pass
 
@@ -195,7 +207,7 @@ def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
 def test_an_unknown_field_of_a_request_is_refused_and_of_a_hello_let_pass() -> None:
     hello = {"oldest_version": 1, "newest_version": 1, "novelty": 1}
     body = read([b"\x01", b"\x01", b"", msgspec.msgpack.encode(hello)])
-    assert isinstance(body, wire.Hello)
+    assert isinstance(body, bodies.Hello)
     request = {"prompt": "x", "novelty": 1}
     with pytest.raises(WireError, match="novelty"):
         read([b"\x01", b"\x03", b"", msgspec.msgpack.encode(request)])
@@ -214,12 +226,20 @@ def nested(depth: int) -> dict[str, Any]:
     return schema
 
 
-def test_a_schema_may_be_deep_but_not_bottomless() -> None:
-    fits = Request(prompt="x", sampling=Sampling(json_schema=nested(wire.MAX_SCHEMA_DEPTH)))
+@pytest.mark.parametrize(
+    "holding",
+    [
+        lambda value: Request(prompt="x", sampling=Sampling(json_schema=value)),
+        lambda value: Request(prompt="x", tools=({}, value)),
+    ],
+)
+def test_what_is_free_form_may_be_deep_but_not_bottomless(
+    holding: Callable[[dict[str, Any]], Request],
+) -> None:
+    fits = holding(nested(wire.MAX_DEPTH))
     assert read(wire.encode(fits)) == fits
-    deep = Request(prompt="x", sampling=Sampling(json_schema=nested(wire.MAX_SCHEMA_DEPTH + 1)))
     with pytest.raises(RequestError, match="nested deeper"):
-        read(wire.encode(deep))
+        read(wire.encode(holding(nested(wire.MAX_DEPTH + 1))))
 
 
 def test_a_schema_holds_only_what_json_can() -> None:
@@ -229,14 +249,19 @@ def test_a_schema_holds_only_what_json_can() -> None:
 
 
 def test_cut_off_confidences_are_refused() -> None:
-    packed = wire.PackedDelta("x", 0, (), struct.pack("<2f", 1, 2), None, False)
+    packed = bodies.PackedDelta("x", 0, (), struct.pack("<2f", 1, 2), None, False)
     with pytest.raises(WireError, match="cut off"):
-        wire.unpack_delta(packed)
+        unpack_delta(packed)
 
 
 def test_text_that_is_not_unicode_is_a_bad_request() -> None:
     with pytest.raises(RequestError, match="msgpack"):
         wire.encode(Request(prompt="\ud800x"))
+
+
+def test_a_message_larger_than_the_link_carries_is_not_made() -> None:
+    with pytest.raises(RequestError, match="at most 8388608; shorten it"):
+        wire.encode(Request(prompt="x" * wire.MAX_MESSAGE_BYTES))
 
 
 def test_a_body_larger_than_its_kind_allows_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""The two ends of one answer in flight: what the cloud has said, what the device is reading.
+"""The cloud's end of one answer in flight: what was said, and what the device has not yet taken.
 
 Positions count Deltas from 0. The device allows the cloud to go up to a position; it moves on as
 the reader takes pieces, so that a slow reader stops its own answer and no other. What the reader
@@ -12,14 +12,13 @@ import itertools
 from collections import deque
 from collections.abc import Callable
 
-import msgspec
-
-from backbone.errors import NearfarError
 from offload.errors import CloudFailed, RequestError
-from offload.link import wire
-from offload.link.failures import to_error, to_failure
-from offload.link.wire import Deltas, Envelope, Failure, PackedDelta, Resume, WireError
-from offload.messages import Delta, Finish, Request
+from offload.link.bodies import AnyBody, Deltas, Failure, PackedDelta
+from offload.link.failures import to_failure
+from offload.link.packing import estimated_bytes
+from offload.messages import Finish
+
+Send = Callable[[AnyBody], bool]
 
 _RETRY_S = 0.005
 _BATCH_BYTES = 32 * 1024
@@ -40,7 +39,7 @@ class Outgoing:
         self._sent = 0  # the position after the last piece sent on this connection
         self._until = window
         self._final: Finish | Failure | None = None
-        self._send: Callable[[wire.AnyBody], bool] | None = None
+        self._send: Send | None = None
         self._room = asyncio.Event()
         self._room.set()
         self._timer: asyncio.TimerHandle | None = None
@@ -85,7 +84,7 @@ class Outgoing:
             self._first += 1
         self._mark_room()
 
-    def attach(self, send: Callable[[wire.AnyBody], bool], received: int) -> bool:
+    def attach(self, send: Send, received: int) -> bool:
         """Go on from a position over a new connection; False where that is no longer kept."""
         if not self._first <= received <= self._produced:
             return False
@@ -154,106 +153,8 @@ class Outgoing:
         batch: list[PackedDelta] = []
         size = 0
         for piece in itertools.islice(self._kept, self._sent - self._first, None):
-            size += 4 * len(piece.text) + 5 * len(piece.token_ids) + len(piece.confidence)
+            size += estimated_bytes(piece)
             if batch and size > _BATCH_BYTES:
                 break
             batch.append(piece)
         return tuple(batch)
-
-
-class Reading:
-    """The device's end: takes what arrives for one request and hands it out in order."""
-
-    def __init__(self, request: Request, *, window: int, grace_s: float) -> None:
-        self._request = request
-        self.id = request.id
-        self.bytes_sent = self.bytes_received = 0
-        self.answered = False  # the cloud is done with the request
-        self.num_received = 0
-        self.until = window
-        self._window = window
-        self._num_taken = 0
-        self._ended = False
-        self._items: asyncio.Queue[Delta | Finish | NearfarError] = asyncio.Queue()
-        self._timer: asyncio.TimerHandle | None = None
-        self._began_s = asyncio.get_running_loop().time()
-        if request.deadline_s is not None:
-            self._expire_after(request.deadline_s + grace_s)
-
-    def take(self, envelope: Envelope) -> None:
-        """Take one message; a damaged one, or a gap before it, fails the request."""
-        self.bytes_received += envelope.size_bytes
-        try:
-            self._take(wire.open_body(envelope))
-        except WireError as error:
-            self.fail(CloudFailed(f"the cloud's answer is damaged ({error}); ask again"))
-
-    def fail(self, error: NearfarError) -> None:
-        """End the answer with an error, unless it has ended."""
-        self._end(error)
-
-    def renewal(self) -> list[bytes]:
-        """Return what to say over a new connection: where to go on, or the request once more."""
-        if self.num_received:
-            return wire.encode(Resume(self.num_received, self.until), self.id)
-        request = self._request
-        if request.deadline_s is not None:
-            passed_s = asyncio.get_running_loop().time() - self._began_s
-            left_s = max(0.001, request.deadline_s - passed_s)
-            request = msgspec.structs.replace(request, deadline_s=left_s)
-        return wire.encode(request, self.id)
-
-    def close(self) -> None:
-        """Take nothing more."""
-        self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
-
-    async def next(self) -> Delta | Finish:
-        """Return the next item. Raises what ended the answer."""
-        item = await self._items.get()
-        if isinstance(item, NearfarError):
-            raise item
-        self._num_taken += 1
-        return item
-
-    def new_credit(self) -> int | None:
-        """Return the position up to which the cloud may go now, where it is worth telling."""
-        if self._ended or self.until - self._num_taken > self._window // 2:
-            return None
-        self.until = self._num_taken + self._window
-        return self.until
-
-    @property
-    def has_ended(self) -> bool:
-        return self._ended
-
-    def _expire_after(self, seconds: float) -> None:
-        # Should the cloud not keep the deadline, we do.
-        finish = Finish(reason="deadline")
-        self._timer = asyncio.get_running_loop().call_later(seconds, self._end, finish)
-
-    def _take(self, body: wire.AnyBody) -> None:
-        if isinstance(body, Deltas):
-            if body.first != self.num_received:
-                raise WireError(f"piece {self.num_received} is missing")
-            self.num_received += len(body.items)
-            if self.num_received > self.until:
-                raise WireError("more was sent than was allowed")
-            for packed in body.items:
-                self._put(wire.unpack_delta(packed))
-        elif isinstance(body, Finish):
-            self.answered = True
-            self._end(body)
-        elif isinstance(body, Failure):
-            self.answered = True
-            self._end(to_error(body))
-
-    def _put(self, delta: Delta) -> None:
-        if not self._ended:
-            self._items.put_nowait(delta)
-
-    def _end(self, item: Finish | NearfarError) -> None:
-        if not self._ended:
-            self._items.put_nowait(item)
-        self.close()

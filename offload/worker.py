@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
+from offload.errors import EngineStopped
+
 T = TypeVar("T")
 
 _END: Any = object()
+_CLOSED = "this engine is closed; load the model again"
 
 
 class Worker(Generic[T]):
@@ -30,7 +33,8 @@ class Worker(Generic[T]):
     async def stream(self, start: Callable[[threading.Event], Iterator[T]]) -> AsyncIterator[T]:
         """Yield what `start(cancelled)` yields; leaving early sets `cancelled` and waits for it.
 
-        The iterator should look at the event between steps. Its exceptions are raised here.
+        The iterator should look at the event between steps. Its exceptions are raised here, and
+        EngineStopped where the worker was closed before it began.
         """
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[T] = asyncio.Queue()
@@ -42,22 +46,33 @@ class Worker(Generic[T]):
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
         def run() -> None:
-            try:
-                if not cancelled.is_set():
-                    for item in start(cancelled):
-                        put(item)
-                        if cancelled.is_set():
-                            break
-            finally:
-                put(_END)
+            if not cancelled.is_set():
+                for item in start(cancelled):
+                    put(item)
+                    if cancelled.is_set():
+                        break
 
-        job = loop.run_in_executor(self._pool, run)
+        job = self._begin(loop, run)
+        # By callback, since a job that close() took out of the queue never runs.
+        job.add_done_callback(lambda _: queue.put_nowait(_END))
         try:
             while (item := await queue.get()) is not _END:
                 yield item
         finally:
             cancelled.set()
-            await job
+            # A reader who is cancelled while waiting here does not cancel the job itself.
+            await asyncio.wait([job])
+            if job.cancelled():
+                raise EngineStopped(_CLOSED)
+            job.result()
+
+    def _begin(
+        self, loop: asyncio.AbstractEventLoop, run: Callable[[], None]
+    ) -> asyncio.Future[None]:
+        try:
+            return loop.run_in_executor(self._pool, run)
+        except RuntimeError:  # the pool is shut
+            raise EngineStopped(_CLOSED) from None
 
     def close(self) -> None:
         """Let the thread end after what it is doing now."""

@@ -6,7 +6,17 @@ import threading
 import time
 
 from backbone.text_stream import TextStream
-from offload.messages import Confidence, Delta, Finish, FinishReason, Request, Route, Usage
+from offload.messages import (
+    Alternative,
+    Confidence,
+    Delta,
+    Finish,
+    FinishReason,
+    PromptToken,
+    Request,
+    Route,
+    Usage,
+)
 
 
 class Patience:
@@ -35,14 +45,22 @@ class Answer:
         self._stream = TextStream(request.sampling.stop)
         self._num_prompt = num_prompt
         self._queue_s = queue_s
+        self._prompt_tokens: tuple[PromptToken, ...] = ()
         self.num_tokens = 0  # written so far
         self._started = self._prefilled = time.monotonic()
 
-    def prefilled(self) -> None:
-        """Note that the prompt has been read."""
+    def prefilled(self, prompt_tokens: tuple[PromptToken, ...] = ()) -> None:
+        """Note that the prompt has been read, and what is to be told of it in the first Delta."""
         self._prefilled = time.monotonic()
+        self._prompt_tokens = prompt_tokens
 
-    def take(self, token: int, piece: bytes, confidence: Confidence) -> Delta:
+    def take(
+        self,
+        token: int,
+        piece: bytes,
+        confidence: Confidence,
+        alternatives: tuple[Alternative, ...] = (),
+    ) -> Delta:
         """Add one token and return its Delta; its text may be held back for the next."""
         index, self.num_tokens = self.num_tokens, self.num_tokens + 1
         return Delta(
@@ -50,8 +68,14 @@ class Answer:
             index=index,
             token_ids=(token,),
             confidence=(confidence,),
+            alternatives=(alternatives,) if alternatives else (),
+            prompt_tokens=self._tell_prompt(),
             source="edge",
         )
+
+    def _tell_prompt(self) -> tuple[PromptToken, ...]:
+        told, self._prompt_tokens = self._prompt_tokens, ()
+        return told
 
     def ended(self) -> FinishReason | None:
         """Return whether the answer itself is over: a stop string, or its last token."""
@@ -60,9 +84,11 @@ class Answer:
         return "length" if self.num_tokens >= self._max_tokens else None
 
     def rest(self) -> Delta | None:
-        """Return the text still held back, as a Delta without tokens."""
-        text = self._stream.flush()
-        return Delta(text=text, index=self.num_tokens, source="edge") if text else None
+        """Return what is still held back, as a Delta without tokens."""
+        text, told = self._stream.flush(), self._tell_prompt()
+        if not text and not told:
+            return None
+        return Delta(text=text, index=self.num_tokens, prompt_tokens=told, source="edge")
 
     def finish(
         self, reason: FinishReason, *, dropped_tokens: int = 0, error: str | None = None

@@ -52,6 +52,20 @@ class KvCache:
             yield from self._feed(prompt[len(window.stream) : -1], pins)
         yield from self._feed(prompt[len(window.stream) :], pins)
 
+    def score(self, prompt: Sequence[int]) -> Iterator[range]:
+        """Read a whole prompt anew; yield places in it whose logits row 0 and on now hold.
+
+        The prompt must fit into the window. Errors as read().
+        """
+        assert len(prompt) < self.window.capacity, "a prompt to be scored must fit"
+        self.clear()
+        size = self._context.max_rows
+        for start in range(0, len(prompt), size):
+            places = range(start, min(start + size, len(prompt)))
+            self._decode(prompt[start : places.stop], all_logits=True)
+            yield places
+        self._appended = False  # row 0 is the end of the prompt again
+
     def append(self, tokens: Sequence[int], pins: Pins) -> bool:
         """Evaluate the newest tokens of the answer; False where there is no more room.
 

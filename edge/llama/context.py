@@ -101,6 +101,11 @@ class Context(Owned):
         self.num_seqs = params.num_seqs
         self._make_batch(params.batch_size)
 
+    @property
+    def max_rows(self) -> int:
+        """Return how many rows of logits one decode can give."""
+        return min(self.num_outputs, self.batch_size)
+
     def _make_batch(self, batch_size: int) -> None:
         self.batch_size = batch_size
         self._batch = self._lib.llama_batch_init(batch_size, 0, 1)

@@ -155,6 +155,11 @@ class Lane:
         room = self._shared.context.batch_size - self._shared.context.num_seqs
         return min(PIECE, room) if self._shared.num_active > 1 else room
 
+    @property
+    def max_rows(self) -> int:
+        """Return how many rows of logits one decode can give."""
+        return self._shared.context.max_rows
+
     def decode(
         self,
         tokens: Sequence[int],

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from backbone.chat_template import render
+from backbone.errors import TemplateRefusal
 from edge.llama.binding import Model
 from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
+from offload.errors import RequestError
 from offload.messages import Request
+from offload.turns import require_place, turns
 
 
 class PromptWriter:
@@ -23,46 +27,66 @@ class PromptWriter:
         self._eos = self._vocabulary.text(self._vocabulary.eos)
 
     def tokens(self, request: Request) -> list[int]:
-        """Return the prompt's tokens.
+        """Return the tokens of the prompt, and behind them those of the answer that has begun.
 
         A raw prompt is the model's own language, control tokens and all. Messages go through
         the template; without one, the last message is continued as plain text. Raises
-        CheckpointError where the template cannot render the messages.
+        RequestError where the template refuses the messages, Unsupported where it has no place
+        for tools, and CheckpointError where it is broken.
         """
-        if request.prompt is not None:
-            return self._join([request.prompt])
-        if not self.template:
+        return self._prompt(request) + self.prefix(request)
+
+    def prefix(self, request: Request) -> list[int]:
+        """Return the tokens of how the answer begins already; none of them is a control token."""
+        return self._vocabulary.tokenize_rest(request.answer_prefix)
+
+    def _prompt(self, request: Request) -> list[int]:
+        if self._is_plain(request):
+            require_place(request, "")
+            if request.prompt is not None:
+                return self._join([request.prompt])
             return self._vocabulary.tokenize(request.last_text(), add_special=True)
-        seal, rows = self._rows(request)
-        return self._join(seal.split(self._render(rows)))
+        seal, text, _ = self._rendered(request)
+        return self._join(seal.split(text))
 
     def pins(self, request: Request, tokens: Sequence[int]) -> Pins:
         """Return which of a request's tokens must never leave the window.
 
-        Of messages: the system prompt and the last user turn, to within a token where the
-        tokenizer merges across their ends. Of a raw prompt: all.
+        Of messages: the system prompt with the tools, and the last user turn, to within a token
+        where the tokenizer merges across their ends. Of a raw prompt: all.
         """
-        if request.prompt is not None or not self.template:
+        if self._is_plain(request):
             return Pins.whole(len(tokens))
-        seal, rows = self._rows(request)
-        text = self._render(rows)
+        seal, text, rows = self._rendered(request)
         ends = _ends(text, [row["content"] for row in rows])
         roles = [message.role for message in request.messages]
         num_system = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
         last_user = max((i for i, role in enumerate(roles) if role == "user"), default=0)
+        first_end = ends[num_system]
+        if request.tools and num_system < len(rows):
+            # Templates list the tools behind the system prompt, before the first turn's text.
+            first_end = text.find(rows[num_system]["content"].strip(), first_end)
         return Pins(
-            num_first=self._count(seal, text[: ends[num_system]]),
+            num_first=self._count(seal, text[:first_end]),
             last_start=self._count(seal, text[: ends[last_user]]),
             last_end=len(tokens),
         )
 
-    def _rows(self, request: Request) -> tuple[_Seal, list[dict[str, str]]]:
-        seal = _Seal(self._vocabulary)
-        rows = [{"role": m.role, "content": seal.close(m.content)} for m in request.messages]
-        return seal, rows
+    def _is_plain(self, request: Request) -> bool:
+        return request.prompt is not None or not self.template
 
-    def _render(self, rows: list[dict[str, str]]) -> str:
-        return render(self.template, rows, bos_token=self._bos, eos_token=self._eos)
+    def _rendered(self, request: Request) -> tuple[_Seal, str, list[dict[str, Any]]]:
+        """Return the text of the messages, sealed, and the rows that the template was given."""
+        require_place(request, self.template)
+        seal = _Seal(self._vocabulary)
+        rows, tools = seal.close_all(turns(request)), seal.close_all(list(request.tools))
+        try:
+            text = render(
+                self.template, rows, tools=tools, bos_token=self._bos, eos_token=self._eos
+            )
+        except TemplateRefusal as error:
+            raise RequestError(str(error)) from None
+        return seal, text, rows
 
     def _count(self, seal: _Seal, text: str) -> int:
         return len(self._join(seal.split(text))) if text else 0
@@ -71,12 +95,12 @@ class PromptWriter:
         """Tokenize pieces that are in turn template text and text that only looks like it."""
         tokens: list[int] = []
         for index, piece in enumerate(pieces):
-            from_template = index % 2 == 0
+            if index % 2 == 1:
+                tokens += self._vocabulary.tokenize_rest(piece)
+                continue
             # A template that writes the beginning-of-text token itself must not get a second.
             add_special = index == 0 and not (self._bos and piece.startswith(self._bos))
-            tokens += self._vocabulary.tokenize(
-                piece, add_special=add_special, parse_special=from_template
-            )
+            tokens += self._vocabulary.tokenize(piece, add_special=add_special, parse_special=True)
         return tokens
 
 
@@ -104,6 +128,16 @@ class _Seal:
         # Nobody can write the marks, since nobody knows the nonce.
         self._nonce = secrets.token_hex(8)
         self._sealed: list[str] = []
+
+    def close_all(self, node: Any) -> Any:
+        """Return the same with each of its texts closed, however deep."""
+        if isinstance(node, str):
+            return self.close(node)
+        if isinstance(node, Mapping):
+            return {self.close(key): self.close_all(value) for key, value in node.items()}
+        if isinstance(node, list | tuple):
+            return [self.close_all(item) for item in node]
+        return node
 
     def close(self, content: str) -> str:
         """Return the text with a mark in place of each control token."""

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from backbone.errors import NearfarError
 from edge.device.memory import free_memory_bytes
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
@@ -28,9 +27,9 @@ from edge.llama.seats import Seat, Seats
 from edge.llama.sessions import SessionStore
 from edge.llama.trial import require_survival
 from edge.llama.window import Window
-from edge.llama.writer import Writer
+from edge.llama.writer import Task, Writer
 from offload.engine import StateObserver
-from offload.errors import SettingsError
+from offload.errors import EngineStopped, RequestError, SettingsError
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.worker import Worker
 
@@ -139,7 +138,7 @@ class LlamaEngine:
         return self._model.path
 
     def prompt_tokens(self, request: Request) -> list[int]:
-        """Return the tokens that the model would read; raises CheckpointError."""
+        """Return the tokens that the model would read; errors as PromptWriter.tokens()."""
         return self._prompts.tokens(request)
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
@@ -179,19 +178,23 @@ class LlamaEngine:
         self._require_open()
         received = time.monotonic() if received is None else received
         prompt = self._prompts.tokens(request)
+        if not prompt:
+            raise RequestError("the prompt has no tokens; write a question")
         with self._seats.take(request.session, prompt) as seat, seat.writing():
             seat.conversation.enter(request.session, prompt)
             queue_s = time.monotonic() - received
-            answer = Answer(request, num_prompt=len(prompt), queue_s=queue_s)
-            patience = Patience(request, cancelled, received)
-            observer = self._watchers.of(request.id)
-            yield from self._writer.write(
-                seat, request, prompt, answer, patience, observer=observer
+            task = Task(
+                request=request,
+                prompt=prompt,
+                answer=Answer(request, num_prompt=len(prompt), queue_s=queue_s),
+                patience=Patience(request, cancelled, received),
+                observer=self._watchers.of(request.id),
             )
+            yield from self._writer.write(seat, task)
 
     def _require_open(self) -> None:
         if self._closed:
-            raise NearfarError("this engine is closed; load the model again")
+            raise EngineStopped("this engine is closed; load the model again")
 
     async def aclose(self) -> None:
         """Wait for the answer in progress, then free the model; a second call does nothing."""

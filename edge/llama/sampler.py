@@ -14,6 +14,7 @@ from edge.llama.binding import Owned
 from edge.llama.candidates import Candidates
 from edge.llama.grammar import Grammar
 from edge.llama.vocabulary import Vocabulary
+from offload.errors import RequestError
 from offload.messages import Confidence, Sampling
 
 PENALTY_WINDOW = 64  # newest tokens that the repetition penalty looks at, as in llama.cpp
@@ -53,18 +54,21 @@ class Gauge:
 
 
 class Sampler(Owned):
-    """llama.cpp's sampler chain for one answer: penalties, top-k, top-p, min-p, temperature.
+    """llama.cpp's sampler chain for one answer: bias, penalties, top-k, top-p, min-p, temperature.
 
     Temperature 0 is greedy, the lowest token first where logits are equal. Each answer needs
     its own sampler: it remembers the newest tokens. A JSON schema, if asked for, holds for all
-    of them. Raises RequestError for a schema that cannot be followed.
+    of them. Raises RequestError for a schema that cannot be followed, and for a bias on a token
+    that the model does not have.
     """
 
     def __init__(self, sampling: Sampling, vocabulary: Vocabulary, gauge: Gauge) -> None:
         super().__init__()
         self._gauge = gauge
-        self._plain_greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
         self._penalizes = sampling.repetition_penalty != 1
+        changes_logits = self._penalizes or bool(sampling.logit_bias)
+        self._plain_greedy = sampling.temperature == 0 and not changes_logits
+        biases = _biases(sampling, vocabulary.num_tokens)
         self._candidates = Candidates(vocabulary.num_tokens)
         self._grammar: Grammar | None = None
         if sampling.json_schema is not None:
@@ -72,17 +76,22 @@ class Sampler(Owned):
         params = self._lib.llama_sampler_chain_default_params()
         params.no_perf = True
         self._handle = self._lib.llama_sampler_chain_init(params)
-        for link in self._links(sampling, vocabulary.num_tokens):
+        for link in self._links(sampling, vocabulary.num_tokens, biases):
             self._lib.llama_sampler_chain_add(self._handle, link)  # the chain frees it
 
-    def _links(self, sampling: Sampling, num_vocabulary: int) -> list[Any]:
-        penalty = sampling.repetition_penalty
-        if not self._penalizes:
-            return self._choosers(sampling)
-        penalties = self._lib.llama_sampler_init_penalties(
-            num_vocabulary, PENALTY_WINDOW, penalty, 0.0, 0.0
-        )
-        return [penalties, *self._choosers(sampling)]
+    def _links(
+        self, sampling: Sampling, num_vocabulary: int, biases: dict[int, float]
+    ) -> list[Any]:
+        lib, links = self._lib, []
+        if biases:
+            rows = (lib.llama_logit_bias * len(biases))(*biases.items())
+            links.append(lib.llama_sampler_init_logit_bias(num_vocabulary, len(biases), rows))
+        if self._penalizes:
+            penalty = sampling.repetition_penalty
+            links.append(
+                lib.llama_sampler_init_penalties(num_vocabulary, PENALTY_WINDOW, penalty, 0.0, 0.0)
+            )
+        return [*links, *self._choosers(sampling)]
 
     def _choosers(self, sampling: Sampling) -> list[Any]:
         lib = self._lib
@@ -104,6 +113,17 @@ class Sampler(Owned):
         if self._penalizes:
             for token in tokens[-PENALTY_WINDOW:]:
                 self._lib.llama_sampler_accept(self.handle, token)
+
+    def begin_with(self, tokens: Sequence[int]) -> None:
+        """Let a JSON schema hold for an answer that begins already.
+
+        Raises RequestError where the beginning does not follow it.
+        """
+        for token in tokens if self._grammar is not None else ():
+            assert self._grammar is not None
+            if not self._grammar.allows(token):
+                raise RequestError("answer_prefix does not fit json_schema; leave one of them out")
+            self._grammar.accept(token)
 
     def next(self, logits: npt.NDArray[np.float32]) -> tuple[int, Confidence]:
         """Choose a token from logits, [vocabulary], and tell how sure the model was.
@@ -135,6 +155,17 @@ class Sampler(Owned):
         self._lib.llama_sampler_free(handle)
         if self._grammar is not None:
             self._grammar.close()
+
+
+def _biases(sampling: Sampling, num_vocabulary: int) -> dict[int, float]:
+    biases = sampling.logit_bias or {}
+    for token in biases:
+        if token >= num_vocabulary:
+            raise RequestError(
+                f"logit_bias names token {token} and this model's last is {num_vocabulary - 1}; "
+                "use this model's token ids"
+            )
+    return biases
 
 
 def _seed(sampling: Sampling) -> int:

@@ -23,7 +23,7 @@ class Vocabulary:
     def tokenize(
         self, text: str, *, add_special: bool = False, parse_special: bool = False
     ) -> list[int]:
-        """Return the tokens of a text.
+        """Return the tokens of a text that begins something.
 
         `add_special` puts the beginning-of-text token first where the model wants one;
         `parse_special` reads control tokens such as `<|end|>` out of the text, so it is for
@@ -37,6 +37,16 @@ class Vocabulary:
         )
         assert count >= 0, "a token is at least one byte, so the buffer is large enough"
         return list(buffer[:count])
+
+    def tokenize_rest(self, text: str) -> list[int]:
+        """Return the tokens of a text that goes on behind another; it has no control tokens."""
+        tokens = self.tokenize(text)
+        if not text or self.detokenize(tokens) == text.encode("utf-8", "replace"):
+            return tokens
+        # SentencePiece puts a space before every text, but none behind a line break.
+        tokens = self.tokenize("\n" + text)
+        breaks = next(i for i, token in enumerate(tokens) if self.piece(token).endswith(b"\n"))
+        return tokens[breaks + 1 :]
 
     def piece(self, token: int) -> bytes:
         """Return the bytes of one token; control tokens have none."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from backbone.errors import NearfarError
 from edge.llama.answer import Answer, Patience
 from edge.llama.cache import KvCache
+from edge.llama.likeliest import likeliest, prompt_token
 from edge.llama.lookup import Lookup
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
@@ -17,9 +19,20 @@ from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
 from offload.engine import StateObserver
 from offload.errors import ContextLengthError
-from offload.messages import Delta, Finish, FinishReason, Request
+from offload.messages import Delta, Finish, FinishReason, PromptToken, Request
 
 _DONE = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What is to be written, and for whom; `observer` is shown each token's hidden state."""
+
+    request: Request
+    prompt: list[int]
+    answer: Answer
+    patience: Patience
+    observer: StateObserver | None = None
 
 
 class Writer:
@@ -38,35 +51,29 @@ class Writer:
         self._max_model_len = max_model_len
         self._max_draft_tokens = max_draft_tokens
 
-    def write(
-        self,
-        seat: Seat,
-        request: Request,
-        prompt: list[int],
-        answer: Answer,
-        patience: Patience,
-        *,
-        observer: StateObserver | None = None,
-    ) -> Iterator[Delta | Finish]:
-        """Yield a Delta per token and a Finish; show each token's hidden state to `observer`.
+    def write(self, seat: Seat, task: Task) -> Iterator[Delta | Finish]:
+        """Yield a Delta per token and a Finish.
 
         Raises ContextLengthError where what must stay does not fit, RequestError for a JSON
         schema that cannot be followed, and CheckpointError for a model whose output is no number.
         """
-        pins = self.pins(seat.cache, request, prompt)
-        seat.cache.keep_hidden = observer is not None
+        cache, request, prompt = seat.cache, task.request, task.prompt
+        pins = self.pins(cache, request, prompt)
+        cache.keep_hidden = task.observer is not None
         vocabulary = self._vocabulary
         with Sampler(request.sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
+            sampler.begin_with(self._prompts.prefix(request))
             seat.pace.before_prompt()
-            ended = self._read(seat.cache, prompt, pins, patience)
-            answer.prefilled()
+            scores: list[PromptToken] = []
+            ended = self._read(cache, task, pins, scores)
+            task.answer.prefilled(tuple(scores))
             if ended is not None:
-                yield answer.finish(ended)
+                yield task.answer.finish(ended)
                 return
             sampler.remember(prompt)
-            tokens = steps(seat.cache, sampler, pins, seat.pace, self.make_lookup(prompt))
+            tokens = steps(cache, sampler, pins, seat.pace, self.make_lookup(prompt))
             with contextlib.closing(tokens):
-                yield from self._decode(seat.cache, answer, tokens, patience, observer)
+                yield from self._decode(cache, task, tokens)
 
     def make_lookup(self, prompt: list[int]) -> Lookup | None:
         """Return what drafts tokens for an answer, None where drafts are off."""
@@ -78,46 +85,52 @@ class Writer:
         """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
         last = len(prompt) + request.sampling.max_tokens
         pins = Pins.whole(len(prompt))
-        if cache.sliding and (last > self._max_model_len or cache.window.dropped):
+        too_long = last > self._max_model_len or cache.window.dropped > 0
+        # A prompt whose tokens are all to be judged is read whole or not at all.
+        if cache.sliding and too_long and not request.sampling.prompt_logprobs:
             pins = self._prompts.pins(request, prompt)
         if pins.num_tokens >= self._max_model_len:
             raise ContextLengthError(pins.num_tokens, self._max_model_len)
         return pins
 
-    @staticmethod
     def _read(
-        cache: KvCache, prompt: list[int], pins: Pins, patience: Patience
+        self, cache: KvCache, task: Task, pins: Pins, scores: list[PromptToken]
     ) -> FinishReason | None:
-        """Evaluate what is new in the prompt; return why it was left unfinished, if it was."""
-        if ended := patience.ended():
+        """Evaluate what is new in the prompt; return why it was left unfinished, if it was.
+
+        Where the prompt's own tokens are to be judged, all of it is new, and `scores` is filled.
+        """
+        if ended := task.patience.ended():
             return ended
-        pieces = cache.read(prompt, pins)
+        judged = task.request.sampling.prompt_logprobs
+        pieces = self._score(cache, task, scores) if judged else cache.read(task.prompt, pins)
         while next(pieces, _DONE) is not _DONE:
-            if ended := patience.ended():
+            if ended := task.patience.ended():
                 return ended
         return None
 
+    def _score(self, cache: KvCache, task: Task, scores: list[PromptToken]) -> Iterator[None]:
+        prompt, count = task.prompt, task.request.sampling.logprobs
+        scores.append(prompt_token(prompt[0], None, count, self._vocabulary))
+        for places in cache.score(prompt):
+            # The logits of a place are of the token behind it.
+            for row, token in enumerate(prompt[places.start + 1 : places.stop + 1]):
+                scores.append(prompt_token(token, cache.logits(row), count, self._vocabulary))
+            yield
+
     def _decode(
-        self,
-        cache: KvCache,
-        answer: Answer,
-        tokens: Iterator[Chosen],
-        patience: Patience,
-        observer: StateObserver | None,
+        self, cache: KvCache, task: Task, tokens: Iterator[Chosen]
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
+        answer = task.answer
         ended: FinishReason = "length"  # when the tokens run out, the context is full
         try:
             for chosen in tokens:
                 if self._vocabulary.is_end(chosen.token):
                     ended = "stop"
                     break
-                if observer is not None:
-                    observer(answer.num_tokens, cache.hidden(chosen.row).copy())
-                yield answer.take(
-                    chosen.token, self._vocabulary.piece(chosen.token), chosen.confidence
-                )
-                if (reason := answer.ended() or patience.ended()) is not None:
+                yield self._delta(cache, task, chosen)
+                if (reason := answer.ended() or task.patience.ended()) is not None:
                     ended = reason
                     break
         except NearfarError as error:
@@ -129,3 +142,12 @@ class Writer:
         if (rest := answer.rest()) is not None:
             yield rest
         yield answer.finish(ended, dropped_tokens=cache.window.dropped)
+
+    def _delta(self, cache: KvCache, task: Task, chosen: Chosen) -> Delta:
+        """Return a token's Delta, with whatever else was asked for of it."""
+        if task.observer is not None:
+            task.observer(task.answer.num_tokens, cache.hidden(chosen.row).copy())
+        count = task.request.sampling.logprobs
+        others = likeliest(cache.logits(chosen.row), count, self._vocabulary) if count else ()
+        piece = self._vocabulary.piece(chosen.token)
+        return task.answer.take(chosen.token, piece, chosen.confidence, others)

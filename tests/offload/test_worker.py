@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from offload.errors import EngineStopped
 from offload.worker import Worker
 
 
@@ -145,3 +146,28 @@ async def test_a_slow_reader_does_not_stop_the_loop(worker: Worker[int]) -> None
     release.set()
     assert await task == 1
     await items.aclose()
+
+
+async def test_a_stream_that_waits_when_the_worker_closes_is_told_so() -> None:
+    worker: Worker[int] = Worker("test")
+    going = threading.Event()
+
+    def blocking(cancelled: threading.Event) -> Iterator[int]:
+        yield 1
+        going.wait(20)
+
+    async def read(start: object) -> list[int]:
+        return [item async for item in worker.stream(start)]  # type: ignore[arg-type]
+
+    first = worker.stream(blocking)
+    assert await anext(first) == 1
+    waiting = asyncio.ensure_future(read(counting))
+    await asyncio.sleep(0)
+    closing = asyncio.ensure_future(asyncio.to_thread(worker.close))
+    with pytest.raises(EngineStopped, match="closed"):
+        await asyncio.wait_for(waiting, 20)
+    going.set()
+    assert [item async for item in first] == []
+    await closing
+    with pytest.raises(EngineStopped, match="closed"):
+        await read(counting)

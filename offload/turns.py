@@ -1,0 +1,47 @@
+"""The turns of a conversation, as Hugging Face's chat templates expect them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from offload.errors import Unsupported
+from offload.messages import Message, Request, ToolCall
+
+
+def turns(request: Request) -> list[dict[str, Any]]:
+    """Return the messages of a request; the arguments of tool calls become objects again."""
+    return [_turn(message) for message in request.messages]
+
+
+def require_place(request: Request, template: str) -> None:
+    """Raise Unsupported for what a template would leave out in silence: tools and their calls."""
+    if request.tools and "tools" not in template:
+        raise Unsupported("this model's chat template has no place for tools; leave them out")
+    calls = any(message.tool_calls for message in request.messages)
+    if calls and "tool_calls" not in template:
+        raise Unsupported(
+            "this model's chat template has no place for tool_calls; tell their results as text"
+        )
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [_call(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+def _call(call: ToolCall) -> dict[str, Any]:
+    arguments: Any
+    try:
+        arguments = json.loads(call.arguments)
+    except ValueError:
+        arguments = call.arguments  # a model wrote what is no JSON; it is shown as it stands
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": arguments},
+    }

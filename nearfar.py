@@ -59,6 +59,7 @@ def serve(
 ) -> None:
     """Answer OpenAI clients over HTTP: near, and far when that pays."""
     import asyncio
+    from dataclasses import replace
 
     from edge.desk.asking import Ask
     from edge.desk.near import open_hybrid
@@ -68,7 +69,7 @@ def serve(
     wish = Ask(model=model, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
-    engine = open_hybrid(settings, places(), wish.choice())
+    engine = open_hybrid(settings, places(), replace(wish.choice(), serving=True))
     asyncio.run(serve_engine(engine, options, as_json=as_json))
 
 

@@ -78,3 +78,12 @@ class Revealing(Protocol):
         before the token's Delta, and should be quick. Enter the block before generate().
         """
         ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """An engine that keeps what it computed of a conversation (Request.session) for later."""
+
+    async def forget(self, session: str) -> None:
+        """Forget all that is kept of a conversation, on disk too; an unknown one is no error."""
+        ...

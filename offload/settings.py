@@ -29,12 +29,20 @@ class EdgeSettings:
     num_gpu_layers: int = 0  # -1: all of them
     kv_cache_dtype: str = "auto"  # as f16, q8_0, q4_0, or K/V apart as q8_0/q4_0
     window: int = -1  # newest tokens kept when the context is full; -1: all that fit, 0: refuse
+    num_sinks: int = 4  # first tokens that are kept with them
+    max_num_seqs: int = 0  # answers written at once; 0: four for `nearfar serve`, else one
+    max_draft_tokens: int = 0  # guessed from earlier text and verified in one step; 0: off
+    keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
+    session_budget_mb: int = 1024
 
     def __post_init__(self) -> None:
         if self.window < -1:
             raise SettingsError(f"edge.window is {self.window}; it must be -1, 0 or more")
-        _at_least_zero("edge.max_model_len", self.max_model_len)
-        _at_least_zero("edge.num_threads", self.num_threads)
+        for name in (
+            *("max_model_len", "num_threads", "num_sinks", "max_num_seqs", "max_draft_tokens"),
+            "session_budget_mb",
+        ):
+            _at_least_zero(f"edge.{name}", getattr(self, name))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,13 @@ class Choice:
     offline: bool = False
     forced: Literal["edge", "cloud"] | None = None
     consent: Consent | None = None
+    serving: bool = False  # many may ask at once
 
 
-def open_edge(settings: Settings, here: Places) -> Engine:
+NUM_SERVED = 4  # answers at once for `nearfar serve`: a step of four costs little more than one
+
+
+def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Engine:
     """Load the near model. Raises CheckpointError."""
     # llama.cpp's library takes a while to load: not before it is needed.
     from edge.llama.runtime import LlamaEngine, LlamaOptions
@@ -37,6 +41,11 @@ def open_edge(settings: Settings, here: Places) -> Engine:
         num_gpu_layers=chosen.num_gpu_layers,
         kv_cache_dtype=chosen.kv_cache_dtype,
         window=None if chosen.window < 0 else chosen.window,
+        num_sinks=chosen.num_sinks,
+        max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
+        max_draft_tokens=chosen.max_draft_tokens,
+        session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
+        session_budget_bytes=chosen.session_budget_mb << 20,
         # The embedded model is known; any other may be damaged in a way that ends llama.cpp.
         known_models=None if path == EDGE_MODEL else here.cache / "known_models.json",
     )
@@ -70,7 +79,7 @@ def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptio
 def open_hybrid(settings: Settings, here: Places, choice: Choice) -> Hybrid:
     """Return the two engines under one policy."""
     options = options_for(settings, here, choice)
-    edge = open_edge(settings, here)
+    edge = open_edge(settings, here, serving=choice.serving)
     cloud = None if options.offline else open_cloud(settings, here)
     if choice.consent is None:
         return Hybrid(edge, cloud, options=options)

@@ -36,6 +36,14 @@ class Conversation:
             return
         self._store.save(session, self._cache.saved(self._store.model))
 
+    def forget(self, session: str) -> None:
+        """Forget a conversation: on disk, and here where the context holds it."""
+        if self._store is not None:
+            self._store.forget(session)
+        if self.session == session:
+            self.session = None
+            self._cache.clear()
+
     def _restore(self, store: SessionStore, session: str, prompt: Sequence[int]) -> None:
         here = self._cache.window.shared(prompt)
         saved = store.load(session)

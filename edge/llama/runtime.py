@@ -152,6 +152,11 @@ class LlamaEngine:
         """
         return self._watchers.watch(request_id, observer)
 
+    async def forget(self, session: str) -> None:
+        """Forget a conversation's keys and values, in memory and on disk."""
+        self._require_open()
+        await asyncio.to_thread(self._seats.forget, session)
+
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()

@@ -48,6 +48,18 @@ class Seats:
                 self._free.append(seat)
                 self._cond.notify()
 
+    def forget(self, session: str) -> None:
+        """Forget a conversation in every seat, as soon as nobody writes there."""
+        for seat in self.all:
+            with self._alone(seat):
+                seat.conversation.forget(session)
+
+    @contextmanager
+    def _alone(self, seat: Seat) -> Iterator[None]:
+        with self._cond:
+            self._cond.wait_for(lambda: seat in self._free)
+            yield
+
     @staticmethod
     def _worth(seat: Seat, session: str | None, prompt: Sequence[int]) -> tuple[bool, int, bool]:
         own = session is not None and seat.conversation.session == session

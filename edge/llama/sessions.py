@@ -13,6 +13,7 @@ import hmac
 import logging
 import os
 import secrets
+import time
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,8 @@ _MAC_BYTES = 32
 _LENGTH_BYTES = 4
 _KEY_NAME = "key"
 _SUFFIX = ".kv"
+_BESIDE = ".tmp"
+STALE_S = 60.0  # after which a half-written file is of a process that was killed
 
 _log = logging.getLogger("nearfar.sessions")
 
@@ -61,7 +64,7 @@ class SessionStore:
             _log.warning("a session of %d bytes is over the budget and was not kept", len(body))
             return False
         path = self.path(session)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside = path.with_suffix(f".{os.getpid()}{_BESIDE}")
         try:
             self._make_folder()
             with beside.open("wb") as file:
@@ -91,9 +94,8 @@ class SessionStore:
         return saved
 
     def forget(self, session: str) -> None:
-        """Remove a conversation's file, if there is one."""
-        with contextlib.suppress(OSError):
-            self.path(session).unlink(missing_ok=True)
+        """Remove a conversation's files, of every model; none is no error."""
+        forget_session(self._folder, session)
 
     def _read(self, data: bytes) -> Saved:
         start = len(MAGIC) + _MAC_BYTES
@@ -111,8 +113,7 @@ class SessionStore:
 
     def path(self, session: str) -> Path:
         """Return the file of a conversation; its name tells neither session nor model."""
-        name = hashlib.blake2b(f"{self.model}\0{session}".encode(), digest_size=16)
-        return self._folder / (name.hexdigest() + _SUFFIX)
+        return self._folder / f"{_short(session)}-{_short(self.model)}{_SUFFIX}"
 
     def _mac(self, body: bytes | memoryview) -> bytes:
         return hashlib.blake2b(body, digest_size=_MAC_BYTES, key=self._key()).digest()
@@ -123,7 +124,7 @@ class SessionStore:
             if len(key := path.read_bytes()) == 32:
                 return key
         key = secrets.token_bytes(32)
-        beside = path.with_suffix(f".{os.getpid()}.tmp")
+        beside = path.with_suffix(f".{os.getpid()}{_BESIDE}")
         beside.touch(mode=0o600)
         beside.write_bytes(key)
         beside.replace(path)
@@ -133,8 +134,14 @@ class SessionStore:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _prune(self) -> None:
-        """Remove the least recently used files until the rest is within the budget."""
+        """Remove the least recently used files until the rest is within the budget.
+
+        What a killed process left half written goes too.
+        """
         with contextlib.suppress(OSError):
+            for path in self._folder.glob(f"*{_BESIDE}"):
+                if time.time() - path.stat().st_mtime > STALE_S:
+                    path.unlink(missing_ok=True)
             files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._files()]
             total = sum(size for _, size, _ in files)
             for _, size, path in sorted(files):
@@ -145,3 +152,14 @@ class SessionStore:
 
     def _files(self) -> list[Path]:
         return list(self._folder.glob(f"*{_SUFFIX}"))
+
+
+def forget_session(folder: Path, session: str) -> None:
+    """Remove what a folder keeps of a conversation, of every model; none is no error."""
+    with contextlib.suppress(OSError):
+        for path in folder.glob(f"{_short(session)}-*{_SUFFIX}"):
+            path.unlink(missing_ok=True)
+
+
+def _short(name: str) -> str:
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

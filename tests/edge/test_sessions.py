@@ -3,6 +3,8 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ import pytest
 from edge.llama.fingerprint import fingerprint
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from edge.llama.sessions import Header, Saved, SessionStore
-from offload.messages import Delta, Finish, Request, Sampling
+from edge.llama.sessions import Header, Saved, SessionStore, forget_session
+from offload.engine import Remembering
+from offload.messages import Delta, Finish, Message, Request, Sampling
+from offload.places import places
+from offload.settings import EdgeSettings, Settings
 
 
 def _saved(size: int = 100, model: str = "m") -> Saved:
@@ -202,3 +207,117 @@ def test_windows_survive_the_restart(tiny_gguf: Path, tmp_path: Path) -> None:
         found.append(engine._context.logits().tolist())
         engine.close()
     assert found[0] == pytest.approx(found[1], abs=2e-2)
+
+
+def test_half_written_files_of_the_killed_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    store = _store(tmp_path)
+    store.save("a", _saved())
+    killed, living = (tmp_path / "sessions" / name for name in ("x.1.tmp", "y.2.tmp"))
+    for path in (killed, living):
+        path.write_bytes(b"half")
+    os.utime(killed, (1, 1))
+    store.save("b", _saved())
+    assert not killed.exists() and living.exists()
+
+
+SAVE_FOREVER = """
+import sys
+from pathlib import Path
+from edge.llama.sessions import Header, Saved, SessionStore
+store = SessionStore(Path(sys.argv[1]), model="m", budget_bytes=10**9)
+for number in range(10**9):
+    state = bytes([number % 256]) * 4_000_000
+    store.save("s", Saved(header=Header(model="m", stream=[number], kept=[(0, 1)]), state=state))
+    print(number, flush=True)
+"""
+
+
+def test_killed_while_saving_leaves_a_whole_file(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "sessions"
+    for round_ in range(4):
+        child = subprocess.Popen(
+            [sys.executable, "-c", SAVE_FOREVER, str(folder)],
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert child.stdout is not None
+        seen = [int(child.stdout.readline()) for _ in range(3 + round_)]
+        child.kill()
+        rest = [int(line) for line in child.stdout.read().split()]
+        child.wait()
+        child.stdout.close()
+        saved = _store(tmp_path).load("s")
+        assert saved is not None, "the newest whole one is there"
+        (number,) = saved.header.stream
+        assert number in (last := max(seen + rest), last + 1)
+        assert saved.state == bytes([number % 256]) * 4_000_000
+    assert caplog.text == ""
+
+
+def test_a_conversation_is_forgotten_of_every_model(tmp_path: Path) -> None:
+    for model in ("m", "n"):
+        _store(tmp_path, model=model).save("a", _saved(model=model))
+        _store(tmp_path, model=model).save("b", _saved(model=model))
+    forget_session(tmp_path / "sessions", "a")
+    forget_session(tmp_path / "nowhere", "a")
+    assert len(_files(tmp_path)) == 2
+    assert _store(tmp_path).load("a") is None and _store(tmp_path).load("b") is not None
+
+
+@pytest.mark.parametrize("num_seqs", [1, 2])
+async def test_a_forgotten_conversation_is_read_anew_and_not_saved_again(
+    tiny_gguf: Path, tmp_path: Path, num_seqs: int
+) -> None:
+    engine = _engine(tiny_gguf, tmp_path, max_num_seqs=num_seqs)
+    assert isinstance(engine, Remembering)
+    request = Request(prompt=LONG, session="s", sampling=Sampling(max_tokens=3))
+    list(engine.answer(request))
+    await engine.forget("s")
+    await engine.forget("nobody")
+    assert all(seat.cache.window.used == 0 for seat in engine._seats.all)
+    await engine.aclose()
+    assert not list(tmp_path.glob("*.kv"))
+
+
+def test_the_settings_reach_the_runtime(home: Path) -> None:
+    from edge.desk.near import NUM_SERVED, open_edge
+
+    settings = Settings(edge=EdgeSettings(num_sinks=7, max_draft_tokens=3, session_budget_mb=5))
+    for serving, num_seqs in ((False, 1), (True, NUM_SERVED)):
+        engine = open_edge(settings, places(), serving=serving)
+        options = engine._options  # type: ignore[attr-defined]
+        engine.close()  # type: ignore[attr-defined]
+        assert (options.num_sinks, options.max_draft_tokens) == (7, 3)
+        assert options.max_num_seqs == num_seqs
+        assert options.session_folder == places().cache / "sessions"
+        assert options.session_budget_bytes == 5 << 20
+    forgetful = Settings(edge=EdgeSettings(keep_sessions=False, max_num_seqs=2))
+    engine = open_edge(forgetful, places(), serving=True)
+    options = engine._options  # type: ignore[attr-defined]
+    engine.close()  # type: ignore[attr-defined]
+    assert options.session_folder is None and options.max_num_seqs == 2
+
+
+async def test_a_chat_goes_on_in_the_next_process(home: Path) -> None:
+    """What a person sees: the second start evaluates only what is new."""
+    from edge.desk.near import Choice, open_hybrid
+
+    turns = [Message(role="user", content="What is 17 + 25? " + "Think of it well. " * 8)]
+    counts: list[float] = []
+    for start in range(2):
+        hybrid = open_hybrid(Settings(), places(), Choice())
+        request = Request(messages=tuple(turns), session="c1", sampling=Sampling(max_tokens=8))
+        read: list[int] = []
+        context = hybrid.edge._context  # type: ignore[attr-defined]
+        decode = context.decode
+        context.decode = lambda t, p, d=decode, r=read, **k: (r.append(len(t)), d(t, p, **k))[1]
+        text = "".join([i.text async for i in hybrid.generate(request) if isinstance(i, Delta)])
+        context.decode = decode
+        await hybrid.aclose()
+        counts.append(sum(read))
+        if start == 0:
+            turns += [Message(role="assistant", content=text), Message(role="user", content="So?")]
+    assert counts[0] > 60 and counts[1] < 40

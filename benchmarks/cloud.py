@@ -1,0 +1,116 @@
+"""How fast the cloud engine is, beside transformers and beside itself with a switch turned off.
+
+    python -m benchmarks.cloud [--only ROW ...] [--quick] [--json OUT] [--threads N]
+    python -m benchmarks.cloud --gpu [--json OUT]
+
+Both sides of a row run in one process, in turn, greedy and in the same dtype, and must write the
+same tokens. Rows on a CPU use the embedded cloud model and a random one of 100M parameters in
+float32; rows on a GPU use random weights of known shapes in bfloat16. A row that this machine
+cannot run says "not yet measured". With --json, a row replaces its like in a file that is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cloud_cpu import CPU_ROWS
+from benchmarks.cloud_gpu import GPU_ROWS
+from benchmarks.cloud_models import BenchModel, embedded_model, random_model
+
+_NOT_MEASURED = "not yet measured"
+
+
+def main() -> None:
+    """Measure what is asked for, print it, and keep it if told where."""
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    rows = asyncio.run(_gpu_rows(args) if args.gpu else _cpu_rows(args))
+    report = _merged(args.json, rows) if args.json else {"rows": rows}
+    text = json.dumps({**_machine(args), **report}, indent=1)
+    if args.json:
+        args.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks.cloud")
+    parser.add_argument("--only", nargs="*", choices=[*CPU_ROWS, *GPU_ROWS], default=[])
+    parser.add_argument("--model", choices=["nearfar-cloud", "random-100M"])
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, for a look")
+    parser.add_argument("--gpu", action="store_true", help="the rows of a GPU, and only those")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--json", type=Path, metavar="OUT")
+    return parser.parse_args()
+
+
+async def _cpu_rows(args: argparse.Namespace) -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as place:
+        for model in _models(Path(place), args.model):
+            for name, measure in CPU_ROWS.items():
+                if not args.only or name in args.only:
+                    rows[f"{name}/{model.name}"] = await measure(model, quick=args.quick)
+                    print(name, json.dumps(rows[f"{name}/{model.name}"]), flush=True)
+    return rows
+
+
+def _models(place: Path, only: str | None) -> list[BenchModel]:
+    models = []
+    if only in (None, "nearfar-cloud"):
+        models.append(embedded_model(place))
+    if only in (None, "random-100M"):
+        models.append(random_model(place, "random-100M"))
+    return models
+
+
+async def _gpu_rows(args: argparse.Namespace) -> dict[str, Any]:
+    wanted = {name: row for name, row in GPU_ROWS.items() if not args.only or name in args.only}
+    if not torch.cuda.is_available():
+        return dict.fromkeys(wanted, _NOT_MEASURED)
+    rows: dict[str, Any] = {}
+    for name, measure in wanted.items():
+        rows[name] = await measure(quick=args.quick)
+        print(name, json.dumps(rows[name]), flush=True)
+    return rows
+
+
+def _merged(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
+    known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
+    absent = dict.fromkeys(GPU_ROWS, _NOT_MEASURED)
+    return {"rows": {**absent, **known, **rows}}
+
+
+def _machine(args: argparse.Namespace) -> dict[str, Any]:
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "seed": 0,
+        "quick": args.quick,
+        "processor": _processor(),
+        "threads": args.threads,
+        "gpu": gpu,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": version("transformers"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), "unknown")
+
+
+if __name__ == "__main__":
+    main()

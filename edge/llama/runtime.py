@@ -16,6 +16,7 @@ from edge.llama.binding import Model
 from edge.llama.cache import KvCache
 from edge.llama.context import Context
 from edge.llama.conversation import Conversation
+from edge.llama.embedder import Embedder
 from edge.llama.fingerprint import fingerprint
 from edge.llama.hidden_states import Watchers
 from edge.llama.lanes import Lane, SharedContext
@@ -60,6 +61,8 @@ class LlamaEngine:
                 max_model_len=self.max_model_len,
                 max_draft_tokens=self._options.max_draft_tokens,
             )
+            self._embedder = Embedder(self._model, self.params)
+            stack.callback(self._embedder.close)
             self._owned = stack.pop_all()  # from here on, close() frees them
         self._worker: Worker[Delta | Finish] = Worker(
             "nearfar-edge", num_threads=self._options.max_num_seqs
@@ -151,6 +154,11 @@ class LlamaEngine:
         The prompt's last token is then evaluated in a step of its own.
         """
         return self._watchers.watch(request_id, observer)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector of unit length per text. Raises RequestError."""
+        self._require_open()
+        return await asyncio.to_thread(self._embedder.embed, texts)
 
     async def forget(self, session: str) -> None:
         """Forget a conversation's keys and values, in memory and on disk."""

@@ -27,12 +27,15 @@ class Linked(Protocol):
 def status(engine: Engine, finish: Finish | None) -> str:
     """Return the line; nothing is asked or sent for it."""
     card = engine.card()
-    parts = [*answered(finish), card.name]
+    parts = [card.name]
+    if finish is not None and finish.route is not None:
+        parts.append("near" if finish.route.served_by == "edge" else "far")
     if finish is not None:
+        speed = tokens_per_s(finish.usage)
+        parts += [f"{speed:.0f} tokens/s"] if speed else []
         used = finish.usage.prompt_tokens + finish.usage.completion_tokens
         parts.append(f"context {min(used, card.max_model_len)}/{card.max_model_len}")
-    parts += [f"memory {memory_bytes() / 1e6:,.0f} MB", link(engine)]
-    return " · ".join(parts)
+    return " · ".join([*parts, f"{memory_bytes() / 1e6:,.0f} MB", link(engine)])
 
 
 def answered(finish: Finish | None) -> list[str]:

@@ -75,7 +75,7 @@ def test_a_killed_writer_loses_at_most_the_last_token(path: Path) -> None:
     writer.wait()
     writer.stdout.close()
     store = Conversations(path)
-    (heading,) = store.list()
+    (heading,) = store.headings()
     answer = store.read(heading.id).turns[1]
     kept = answer.content.split()
     assert kept[: confirmed + 1] == [str(number) for number in range(confirmed + 1)]
@@ -137,7 +137,7 @@ def test_a_deleted_conversation_leaves_no_byte_of_its_text(
         assert SECRET.encode() not in each.read_bytes(), each
         assert SECRET[:9].encode() not in each.read_bytes(), each
     assert store.search(SECRET) == []
-    assert [heading.id for heading in store.list()] == [other]
+    assert [heading.id for heading in store.headings()] == [other]
     assert [hit.heading.id for hit in store.search("staying")] == [other]
 
 

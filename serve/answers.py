@@ -12,6 +12,7 @@ import msgspec
 
 from offload.errors import CloudFailed
 from offload.messages import Delta, Finish, Request
+from serve.admission import Account
 from serve.failures import EngineBroke, TooLate
 from serve.metrics import Meter, Metrics
 
@@ -62,12 +63,19 @@ class Answers:
     """Runs one stream per request while its block is entered; leaving it closes them all."""
 
     def __init__(
-        self, start: Start, requests: Sequence[Request], *, metrics: Metrics, timeout_s: float
+        self,
+        start: Start,
+        requests: Sequence[Request],
+        *,
+        metrics: Metrics,
+        timeout_s: float,
+        account: Callable[[], Account] | None = None,
     ) -> None:
         self._start = start
         self._requests = requests
         self._metrics = metrics
         self._timeout_s = timeout_s
+        self._account = account
         self._left = len(requests)
         self._queue: asyncio.Queue[tuple[int, Item | Exception]] = asyncio.Queue(_NUM_AHEAD)
 
@@ -133,9 +141,12 @@ class Answers:
 
     async def _read(self, index: int, request: Request, meter: Meter) -> None:
         ended = False
+        account = self._account() if self._account is not None else None
         async with closing(self._start(request)) as items:
             async for item in items:
                 meter.see(item)
+                if account is not None:
+                    account.see(item)
                 ended = isinstance(item, Finish)
                 await self._queue.put((index, item))
         if not ended:

@@ -17,6 +17,8 @@ from starlette.routing import Route
 
 from backbone.errors import NearfarError
 from offload.engine import Engine
+from offload.link.quota import Meter
+from serve.admission import Admission
 from serve.auth import Doorkeeper
 from serve.bodies import error_response
 from serve.completing import chat_endpoint, text_endpoint
@@ -35,11 +37,20 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
     """Return the ASGI app; the engine stays the caller's to close."""
     options = options or ServeOptions()
     metrics, readiness = Metrics(), Readiness(engine)
+    meter = Meter(options.quota, who="this key")
+    admission = Admission(
+        max_running=options.max_running,
+        max_queued=options.max_queued,
+        meter=meter,
+        metrics=metrics,
+    )
+    chat = chat_endpoint(engine, options, metrics, admission)
+    text = text_endpoint(engine, options, metrics, admission)
+    embeddings = EmbeddingEndpoint(engine=engine, options=options, admission=admission)
     desk = _Desk(engine, metrics, readiness)
-    embeddings = EmbeddingEndpoint(engine=engine, options=options)
     routes = [
-        Route("/v1/chat/completions", chat_endpoint(engine, options, metrics), methods=["POST"]),
-        Route("/v1/completions", text_endpoint(engine, options, metrics), methods=["POST"]),
+        Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", text, methods=["POST"]),
         Route("/v1/embeddings", embeddings, methods=["POST"]),
         Route("/v1/models", desk.models),
         Route("/v1/models/{model:path}", desk.model),

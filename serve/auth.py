@@ -16,8 +16,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve.failures import Problem, body_of
-from serve.options import ServeOptions, is_loopback
+from serve.options import ServeOptions, is_loopback, split_key
 
+ANYONE = "anyone"
+_TENANT = "nearfar.tenant"
 OPEN_PATHS = frozenset({"/health", "/ready"})
 
 # uvicorn bounds a head that comes in pieces; one that comes at once is bounded here.
@@ -46,7 +48,9 @@ class Doorkeeper:
         if not self._hosts.allow(headers.get("host", "")):
             told = "this server does not go by that name; call it by its own, or add the name to "
             return _refuse(403, f"{told}serve.allowed_hosts", "host_not_allowed")
-        if scope["path"] in OPEN_PATHS or self._keys.allow(headers.get("authorization", "")):
+        tenant = self._keys.owner(headers.get("authorization", ""))
+        if tenant is not None or scope["path"] in OPEN_PATHS:
+            scope[_TENANT] = tenant or ""
             return None
         told = "an API key is needed; send the header Authorization: Bearer KEY"
         refusal = _refuse(401, told, "invalid_api_key")
@@ -54,19 +58,33 @@ class Doorkeeper:
         return refusal
 
 
+def tenant_of(scope: Scope) -> str:
+    """Return the name of the key that a request came in with."""
+    return str(scope.get(_TENANT, ""))
+
+
 class Keys:
-    """The keys that open the door; without any it stands open."""
+    """The keys that open the door; without any it stands open.
+
+    `alice:KEY` is KEY under the name alice, by which limits and metrics know it; several keys may
+    have one name. A key without a name goes by the first digits of its digest.
+    """
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [_digest(key) for key in keys]
+        self._known = [(_digest(key), name) for name, key in map(split_key, keys)]
 
-    def allow(self, authorization: str) -> bool:
-        """Whether an Authorization header holds one of the keys, in a time that tells nothing."""
+    def owner(self, authorization: str) -> str | None:
+        """Return whose key an Authorization header holds, or None, in a time that tells nothing.
+
+        Where there are no keys, everybody is `anyone`.
+        """
         scheme, _, key = authorization.partition(" ")
         given = _digest(key.strip())
         # Every key is compared, and digests, so that neither its place nor its length shows.
-        matches = [hmac.compare_digest(given, known) for known in self._digests]
-        return not self._digests or (scheme.lower() == "bearer" and any(matches))
+        owners = [name for known, name in self._known if hmac.compare_digest(given, known)]
+        if not self._known:
+            return ANYONE
+        return owners[0] if owners and scheme.lower() == "bearer" else None
 
 
 class Hosts:

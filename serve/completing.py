@@ -14,8 +14,10 @@ from starlette.types import Receive, Scope, Send
 
 from offload.engine import Choosing, Engine
 from offload.messages import Request
+from serve.admission import Admission
 from serve.answers import Answers, Item, settled
 from serve.asking import Asked, read_chat, read_completion
+from serve.auth import tenant_of
 from serve.bodies import error_response, json_response, read_body
 from serve.chat_writer import ChatWriter
 from serve.metrics import Metrics
@@ -37,28 +39,40 @@ class Completing(Generic[B]):
     engine: Engine
     options: ServeOptions
     metrics: Metrics
+    admission: Admission
     kind: type[B]
     read: Callable[[B, Engine, ServeOptions], Asked]
     writer: Callable[[Asked], Writer]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            tenant = tenant_of(scope)
+            self.admission.check(tenant)
             raw = await read_body(HttpRequest(scope, receive), self.options)
             asked = self.read(decode(raw, self.kind), self.engine, self.options)
             limit_s = self.options.request_timeout_s + _SEND_GRACE_S
-            work = self._answer(asked, scope, receive, send)
+            work = self._admitted(asked, tenant, scope, receive, send)
             await while_present(receive, work, timeout_s=limit_s)
         except ClientDisconnect:
             return
         except Exception as error:
             await error_response(error)(scope, receive, send)
 
-    async def _answer(self, asked: Asked, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _admitted(
+        self, asked: Asked, tenant: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        async with self.admission.place(tenant, len(asked.requests)):
+            await self._answer(asked, tenant, scope, receive, send)
+
+    async def _answer(
+        self, asked: Asked, tenant: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         start = self._settled if asked.stream else self.engine.generate
         async with Answers(
             start,
             asked.requests,
             metrics=self.metrics,
+            account=lambda: self.admission.account(tenant),
             timeout_s=self.options.request_timeout_s,
         ) as answers:
             if asked.stream:
@@ -83,12 +97,15 @@ class Completing(Generic[B]):
         return response
 
 
-def chat_endpoint(engine: Engine, options: ServeOptions, metrics: Metrics) -> Completing[ChatBody]:
+def chat_endpoint(
+    engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
+) -> Completing[ChatBody]:
     """Return the app of POST /v1/chat/completions."""
     return Completing(
         engine=engine,
         options=options,
         metrics=metrics,
+        admission=admission,
         kind=ChatBody,
         read=read_chat,
         writer=ChatWriter,
@@ -96,13 +113,14 @@ def chat_endpoint(engine: Engine, options: ServeOptions, metrics: Metrics) -> Co
 
 
 def text_endpoint(
-    engine: Engine, options: ServeOptions, metrics: Metrics
+    engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
 ) -> Completing[CompletionBody]:
     """Return the app of POST /v1/completions."""
     return Completing(
         engine=engine,
         options=options,
         metrics=metrics,
+        admission=admission,
         kind=CompletionBody,
         read=read_completion,
         writer=TextWriter,

@@ -12,6 +12,8 @@ from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Scope, Send
 
 from offload.engine import Embedding, Engine
+from serve.admission import Admission
+from serve.auth import tenant_of
 from serve.bodies import error_response, json_response, read_body
 from serve.failures import BadRequest
 from serve.naming import check_name
@@ -28,11 +30,14 @@ class EmbeddingEndpoint:
 
     engine: Engine
     options: ServeOptions
+    admission: Admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            tenant = tenant_of(scope)
+            self.admission.check(tenant)
             body = decode(await read_body(HttpRequest(scope, receive), self.options), EmbeddingBody)
-            work = self._answer(body, scope, receive, send)
+            work = self._answer(body, tenant, scope, receive, send)
             await while_present(receive, work, timeout_s=self.options.request_timeout_s)
         except ClientDisconnect:
             return
@@ -40,9 +45,10 @@ class EmbeddingEndpoint:
             await error_response(error)(scope, receive, send)
 
     async def _answer(
-        self, body: EmbeddingBody, scope: Scope, receive: Receive, send: Send
+        self, body: EmbeddingBody, tenant: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        vectors = await self._embed(body)
+        async with self.admission.place(tenant):
+            vectors = await self._embed(body)
         as_text = body.encoding_format == "base64"
         rows = [
             EmbeddingReply(_packed(vector) if as_text else vector, index)

@@ -38,6 +38,10 @@ class Metrics:
         self.routed = self._counter(
             "requests_routed", "Who answered, and why.", "served_by", "reason"
         )
+        self.tenant_requests = self._counter("tenant_requests", "Requests of each key.", "tenant")
+        self.tenant_tokens = self._counter(
+            "tenant_tokens", "Tokens read and written for each key.", "tenant"
+        )
         self.responses = self._counter("http_responses", "HTTP answers.", "path", "status")
         self._times = {
             name: Histogram(f"{prefix}:{name}", text, buckets=buckets, registry=self.registry)

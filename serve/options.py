@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from offload.errors import SettingsError
+from offload.link.quota import Quota
 from offload.messages import Privacy
 
 MIN_KEY_LEN = 16
+_NAMED_KEY = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,32}):(?P<key>.*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,9 @@ class ServeOptions:
     privacy: Privacy = Privacy.CLOUD_OK
     max_body_bytes: int = 4 * 1024 * 1024
     max_choices: int = 16  # of one request: its prompts times its n
+    max_running: int = 256  # requests handed to the engine at the same time
+    max_queued: int = 64  # requests of one key that may wait for their turn
+    quota: Quota = field(default_factory=Quota)  # of each key
     request_timeout_s: float = 600.0
     body_timeout_s: float = 30.0
     tls_cert: Path | None = None
@@ -38,6 +45,8 @@ class ServeOptions:
         _between("port", self.port, 0, 65_535)
         _between("max_body_bytes", self.max_body_bytes, 1024, 1024**3)
         _between("max_choices", self.max_choices, 1, 1024)
+        _between("max_running", self.max_running, 1, 100_000)
+        _between("max_queued", self.max_queued, 0, 100_000)
         _between("request_timeout_s", self.request_timeout_s, 0.01, 86_400)
         _between("body_timeout_s", self.body_timeout_s, 0.01, 3600)
         self._check_keys()
@@ -49,7 +58,7 @@ class ServeOptions:
         return is_loopback(self.host)
 
     def _check_keys(self) -> None:
-        for key in self.api_keys:
+        for _, key in map(split_key, self.api_keys):
             if len(key) < MIN_KEY_LEN or not key.isascii() or not key.isprintable() or " " in key:
                 raise SettingsError(
                     f"one of serve.api_keys is shorter than {MIN_KEY_LEN} characters or has "
@@ -67,6 +76,14 @@ class ServeOptions:
         for name, path in (("tls_cert", self.tls_cert), ("tls_key", self.tls_key)):
             if path is not None and not path.is_file():
                 raise SettingsError(f"serve.{name} is {path}, which is no file; name a PEM file")
+
+
+def split_key(entry: str) -> tuple[str, str]:
+    """Return the name and the key of one entry of api_keys, `name:KEY` or `KEY`."""
+    match = _NAMED_KEY.fullmatch(entry)
+    if match is not None:
+        return match["name"], match["key"]
+    return hashlib.sha256(entry.encode("utf-8", "surrogateescape")).hexdigest()[:8], entry
 
 
 def is_loopback(host: str) -> bool:

@@ -84,10 +84,11 @@ class Meter:
         quota: Quota,
         path: Path | None = None,
         *,
+        who: str = "this device",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._quota, self._path = quota, path
+        self._quota, self._path, self._who = quota, path, who
         self._clock, self._wall = clock, wall
         self._requests: dict[str, Bucket] = {}
         self._tokens: dict[str, Bucket] = {}
@@ -102,12 +103,12 @@ class Meter:
             (used.tokens, quota.tokens_per_day, "tokens"),
         ):
             if allowed is not None and asked >= allowed:
-                why = f"this device has used its {allowed} {what} of the day; ask tomorrow (UTC)"
+                why = f"{self._who} has used its {allowed} {what} of the day; ask tomorrow (UTC)"
                 return Wait(why, _DAY_S - self._wall() % _DAY_S)
-        for bucket in self._buckets(device_key):
+        for bucket in self._buckets(device_key, now_s):
             wait_s = bucket.wait_s(now_s)
             if wait_s > 0:
-                why = f"this device asks too much too fast; ask again in {wait_s:.1f} s"
+                why = f"{self._who} asks too much too fast; ask again in {wait_s:.1f} s"
                 return Wait(why, wait_s)
         return None
 
@@ -145,7 +146,7 @@ class Meter:
             used = self._used[device_key] = _Used(day=day)
         return used
 
-    def _buckets(self, device_key: str) -> list[Bucket]:
+    def _buckets(self, device_key: str, now_s: float) -> list[Bucket]:
         found = []
         for buckets, per_s in (
             (self._requests, self._quota.requests_per_s),
@@ -154,7 +155,7 @@ class Meter:
             if per_s is not None:
                 if device_key not in buckets:
                     capacity = per_s * self._quota.burst_s
-                    buckets[device_key] = Bucket(per_s, capacity, self._clock())
+                    buckets[device_key] = Bucket(per_s, capacity, now_s)
                 found.append(buckets[device_key])
         return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from offload.errors import SettingsError
-from serve.auth import Hosts, Keys
+from serve.auth import ANYONE, Hosts, Keys
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, error_of, near
@@ -47,8 +47,8 @@ async def test_health_needs_no_key_and_metrics_do() -> None:
 
 def test_a_part_of_a_key_is_no_key() -> None:
     keys = Keys([KEY])
-    assert keys.allow(f"Bearer {KEY}") and not keys.allow(f"Bearer {KEY[:-1]}")
-    assert Keys([]).allow("")
+    assert keys.owner(f"Bearer {KEY}") and keys.owner(f"Bearer {KEY[:-1]}") is None
+    assert Keys([]).owner("") == ANYONE
 
 
 @pytest.mark.parametrize(
@@ -119,3 +119,16 @@ def test_a_wrong_option_is_named(wrong: dict[str, object], named: str) -> None:
 
 def test_keys_are_not_shown() -> None:
     assert KEY not in repr(LOCKED)
+
+
+def test_a_key_may_have_a_name_and_another_has_its_digests() -> None:
+    keys = Keys([f"alice:{KEY}", OTHER])
+    assert keys.owner(f"Bearer {KEY}") == "alice"
+    unnamed = keys.owner(f"Bearer {OTHER}")
+    assert unnamed is not None and len(unnamed) == 8 and unnamed not in OTHER
+    assert keys.owner(f"Bearer alice:{KEY}") is None
+
+
+def test_a_named_key_must_be_long_enough_without_its_name() -> None:
+    with pytest.raises(SettingsError, match="shorter than 16"):
+        ServeOptions(api_keys=("a-rather-long-name:short",))

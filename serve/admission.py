@@ -1,0 +1,138 @@
+"""Who is answered now, who waits, and who is told to come again: per key, and fair between keys.
+
+What cannot be taken is refused before its body is read, so that a refusal costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Callable
+
+from offload.link.quota import Meter
+from offload.messages import Delta, Finish
+from serve.failures import TooMany
+from serve.metrics import Metrics
+
+_MOST_WAIT_S = 60.0
+_MEMORY = 0.1  # weight of the newest answer in the mean
+
+
+class Admission:
+    """At most `max_running` HTTP requests at once, and `max_queued` more of each tenant that wait.
+
+    Whose turn it is goes round between tenants, so that one who asks much holds up only itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_running: int,
+        max_queued: int,
+        meter: Meter,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._max_running, self._max_queued = max_running, max_queued
+        self._meter, self._metrics, self._clock = meter, metrics, clock
+        self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._mean_s = 1.0  # of an answer, from start to end
+        self.num_running = 0
+
+    @property
+    def num_queued(self) -> int:
+        """How many requests wait for their turn."""
+        return sum(len(queue) for queue in self._queues.values())
+
+    def check(self, tenant: str) -> None:
+        """Raise TooMany where this tenant may not ask now."""
+        wait = self._meter.why_not(tenant)
+        if wait is not None:
+            raise TooMany(wait.why, wait.seconds)
+        queued = len(self._queues.get(tenant, ()))
+        if self.num_running >= self._max_running and queued >= self._max_queued:
+            rounds = (self.num_queued + 1) / self._max_running
+            wait_s = min(_MOST_WAIT_S, self._mean_s * rounds)
+            raise TooMany(
+                f"{queued} requests of this key wait already; ask again in {wait_s:.0f} s", wait_s
+            )
+
+    @contextlib.asynccontextmanager
+    async def place(self, tenant: str, num_answers: int = 1) -> AsyncIterator[None]:
+        """Hold a place while the block lasts, once there is one. Raises TooMany."""
+        self.check(tenant)
+        for _ in range(num_answers):
+            self._meter.count_request(tenant)
+        self._metrics.tenant_requests.labels(tenant).inc(num_answers)
+        await self._turn(tenant)
+        began_s = self._clock()
+        try:
+            yield
+        finally:
+            self._mean_s += _MEMORY * (self._clock() - began_s - self._mean_s)
+            self._pass_on()
+
+    def account(self, tenant: str) -> Account:
+        """Return what counts one answer's tokens for a tenant."""
+        return Account(self._meter, tenant, self._metrics)
+
+    async def _turn(self, tenant: str) -> None:
+        if self.num_running < self._max_running:
+            self.num_running += 1
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(tenant, deque()).append(turn)
+        self._metrics.waiting.inc()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._pass_on()  # the place was given in the same moment
+            else:
+                self._leave(tenant, turn)
+            raise
+        finally:
+            self._metrics.waiting.dec()
+
+    def _pass_on(self) -> None:
+        """Give a place that became free to the next tenant's oldest request."""
+        while self._queues:
+            tenant, queue = self._queues.popitem(last=False)
+            turn = queue.popleft()
+            if queue:
+                self._queues[tenant] = queue  # behind the others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.num_running -= 1
+
+    def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
+        queue = self._queues.get(tenant)
+        if queue is not None and turn in queue:
+            queue.remove(turn)
+            if not queue:
+                del self._queues[tenant]
+
+
+class Account:
+    """Counts the tokens of one answer as they come: also of one that is left in the middle."""
+
+    def __init__(self, meter: Meter, tenant: str, metrics: Metrics) -> None:
+        self._meter, self._tenant = meter, tenant
+        self._counter = metrics.tenant_tokens.labels(tenant)
+        self._written = 0
+
+    def see(self, item: Delta | Finish) -> None:
+        """Count the next item of the answer."""
+        if isinstance(item, Delta):
+            num_tokens = len(item.token_ids)
+            self._written += num_tokens
+        else:
+            # Not every engine tells the tokens of its pieces.
+            unseen = max(0, item.usage.completion_tokens - self._written)
+            num_tokens = max(0, item.usage.prompt_tokens) + unseen
+        if num_tokens:
+            self._meter.count_tokens(self._tenant, num_tokens)
+            self._counter.inc(num_tokens)

@@ -1,0 +1,150 @@
+"""Who is answered, who waits, who is refused: at once, with a time to come again, and fairly."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from offload.errors import Overloaded
+from offload.link.quota import Meter, Quota
+from offload.messages import Delta, Finish, Usage
+from serve.admission import Admission
+from serve.failures import TooMany
+from serve.metrics import Metrics
+from serve.options import ServeOptions
+from tests.offload.scripted import ScriptedEngine
+from tests.serve.faces import ASK, CHAT, error_of, listening, near
+from tests.serve.test_server import open_raw
+
+ALICE, BOB = "a" * 32, "b" * 32
+KEYS = (f"alice:{ALICE}", f"bob:{BOB}")
+
+
+def admission(quota: Quota | None = None, **more: Any) -> Admission:
+    meter = Meter(quota or Quota(), who="this key", clock=lambda: 0.0)
+    return Admission(
+        **{"max_running": 1, "max_queued": 1, "meter": meter, **more}, metrics=Metrics()
+    )
+
+
+def as_user(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+async def hold(desk: Admission, tenant: str, done: asyncio.Event, log: list[str]) -> None:
+    async with desk.place(tenant):
+        log.append(tenant)
+        await done.wait()
+
+
+async def settle(holds: Callable[[], bool]) -> None:
+    async def look() -> None:
+        while not holds():
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(look(), 5)
+
+
+async def test_turns_go_round_between_tenants() -> None:
+    desk, done, log = admission(max_queued=3), asyncio.Event(), []
+    tasks = []
+    for tenant in ("alice", "alice", "alice", "bob"):
+        tasks.append(asyncio.create_task(hold(desk, tenant, done, log)))
+        await asyncio.sleep(0)
+    assert (desk.num_running, desk.num_queued) == (1, 3)
+    done.set()
+    await asyncio.gather(*tasks)
+    assert log == ["alice", "alice", "bob", "alice"]
+    assert (desk.num_running, desk.num_queued) == (0, 0)
+
+
+async def test_one_tenants_full_queue_is_not_anothers() -> None:
+    desk, done = admission(), asyncio.Event()
+    tasks = [asyncio.create_task(hold(desk, "alice", done, [])) for _ in range(2)]
+    await settle(lambda: desk.num_queued == 1)
+    with pytest.raises(TooMany) as refused:
+        desk.check("alice")
+    assert isinstance(refused.value, Overloaded) and refused.value.retry_after_s > 0
+    desk.check("bob")
+    done.set()
+    await asyncio.gather(*tasks)
+    desk.check("alice")
+
+
+@pytest.mark.parametrize("when", ["waiting", "given"])
+async def test_who_leaves_the_queue_leaves_no_hole(when: str) -> None:
+    desk, done = admission(max_queued=2), asyncio.Event()
+    first = asyncio.create_task(hold(desk, "alice", done, []))
+    second = asyncio.create_task(hold(desk, "alice", done, []))
+    await settle(lambda: desk.num_queued == 1)
+    if when == "given":
+        done.set()
+        await settle(lambda: desk.num_queued == 0)
+    second.cancel()
+    done.set()
+    await asyncio.gather(first, second, return_exceptions=True)
+    assert (desk.num_running, desk.num_queued) == (0, 0)
+
+
+def test_tokens_are_counted_as_they_come_and_once() -> None:
+    quota = Quota(tokens_per_day=5)
+    desk = admission(quota)
+    account = desk.account("alice")
+    account.see(Delta(text="a", token_ids=(1, 2)))
+    desk.check("alice")
+    account.see(Finish(reason="stop", usage=Usage(prompt_tokens=2, completion_tokens=3)))
+    with pytest.raises(TooMany, match="this key has used its 5 tokens of the day"):
+        desk.check("alice")
+
+
+async def test_overload_is_answered_by_429_within_50_ms() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    options = ServeOptions(port=0, max_running=1, max_queued=0)
+    async with listening(engine, options) as server, httpx.AsyncClient() as client:
+        await client.get(server.url + "/health")  # the connection is there
+        _, writer = await open_raw(server.url, ASK)
+        await engine.until(lambda: any(r.messages for r in engine.requests))
+        first = next(r.id for r in engine.requests if r.messages)
+        took_s = []
+        for _ in range(5):
+            began_s = time.monotonic()
+            response = await client.post(server.url + CHAT, json=ASK)
+            took_s.append(time.monotonic() - began_s)
+            assert response.status_code == 429
+        assert error_of(response)["code"] == "rate_limit_exceeded"
+        assert int(response.headers["retry-after"]) >= 1
+        assert sorted(took_s)[2] < 0.05
+        writer.close()
+        await engine.until(lambda: first not in engine.running)
+        # The place is free again: the next request reaches the engine.
+        asking = asyncio.create_task(client.post(server.url + CHAT, json=ASK))
+        await engine.until(lambda: sum(bool(r.messages) for r in engine.requests) == 2)
+        asking.cancel()
+
+
+async def test_a_key_that_asks_too_fast_waits_and_others_do_not() -> None:
+    quota = Quota(requests_per_s=0.01, burst_s=100)
+    options = ServeOptions(api_keys=KEYS, quota=quota)
+    async with near(ScriptedEngine(), options) as client:
+        first = await client.post(CHAT, json=ASK, headers=as_user(ALICE))
+        second = await client.post(CHAT, json=ASK, headers=as_user(ALICE))
+        other = await client.post(CHAT, json=ASK, headers=as_user(BOB))
+        page = (await client.get("/metrics", headers=as_user(BOB))).text
+    assert [r.status_code for r in (first, second, other)] == [200, 429, 200]
+    assert 90 <= int(second.headers["retry-after"]) <= 100
+    assert 'nearfar:tenant_requests_total{tenant="alice"} 1.0' in page
+    assert 'nearfar:tenant_tokens_total{tenant="bob"} 3.0' in page
+    assert ALICE not in page
+
+
+async def test_a_refused_request_is_not_even_read() -> None:
+    options = ServeOptions(quota=Quota(requests_per_day=1))
+    async with near(ScriptedEngine(), options) as client:
+        await client.post(CHAT, json=ASK)
+        response = await client.post(CHAT, content=b"{no json")
+    assert response.status_code == 429

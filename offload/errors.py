@@ -63,3 +63,7 @@ class CloudStopped(CloudFailed, EngineStopped):
 
 class CloudBusy(LinkError, Overloaded):
     """The cloud has as much to do as it may, or this device has used what it may use there."""
+
+
+class Withheld(LinkError):
+    """A text that was stopped on its way out, since what is in it may not leave the device."""

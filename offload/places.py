@@ -28,8 +28,20 @@ class Places:
         return self.data / "models"
 
     @property
+    def policies(self) -> Path:
+        return self.data / "policies"
+
+    @property
     def conversations(self) -> Path:
         return self.data / "conversations.sqlite"
+
+    @property
+    def ledger(self) -> Path:
+        return self.data / "ledger.sqlite"
+
+    @property
+    def outbox(self) -> Path:
+        return self.data / "outbox" / "waiting.json"
 
 
 def places() -> Places:

@@ -15,8 +15,10 @@ from urllib.parse import urlsplit
 
 from offload.errors import SettingsError
 from offload.messages import Privacy
+from offload.privacy.findings import KINDS, Rules
 
 CLOUD_SCHEMES = ("tcp", "ipc")
+HANDOVERS = ("replace", "continue")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,27 +49,48 @@ class EdgeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CloudSettings:
-    """The far side: an address of our own link, or nothing."""
+    """The far side: one address of our own link, several with commas between them, or nothing.
+
+    With several addresses, `server_key` has as many keys in the same order, or is empty; a key may
+    be left out for a cloud on this machine.
+    """
 
     url: str = ""
     server_key: str = ""  # the cloud's public CURVE key, as `nearfar cloud serve` prints it
     connect_timeout_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.url and urlsplit(self.url).scheme not in CLOUD_SCHEMES:
-            raise SettingsError(
-                f"cloud.url is {self.url!r}; it must begin with tcp:// or ipc://, "
-                "as in tcp://127.0.0.1:7070"
-            )
-        if self.server_key and len(self.server_key) != 40:
-            raise SettingsError(
-                f"cloud.server_key has {len(self.server_key)} characters; "
-                "a key has 40, as `nearfar cloud serve` prints it"
-            )
+        for url, _ in self.clouds:
+            if urlsplit(url).scheme not in CLOUD_SCHEMES:
+                raise SettingsError(
+                    f"cloud.url is {url!r}; it must begin with tcp:// or ipc://, "
+                    "as in tcp://127.0.0.1:7070"
+                )
+        for key in _listed(self.server_key):
+            if key and len(key) != 40:
+                raise SettingsError(
+                    f"cloud.server_key has {len(key)} characters; "
+                    "a key has 40, as `nearfar cloud serve` prints it"
+                )
         if not 0.05 <= self.connect_timeout_s <= 600:
             raise SettingsError(
                 f"cloud.connect_timeout_s is {self.connect_timeout_s}; it must be 0.05 to 600"
             )
+
+    @property
+    def clouds(self) -> tuple[tuple[str, str], ...]:
+        """Return each cloud's address and its public key, which may be empty.
+
+        Raises SettingsError where there are keys, and not as many as addresses.
+        """
+        urls, keys = _listed(self.url), _listed(self.server_key)
+        keys = keys or ("",) * len(urls)
+        if urls and len(urls) != len(keys):
+            raise SettingsError(
+                f"cloud.url has {len(urls)} addresses and cloud.server_key {len(keys)} keys; "
+                "give one for each, in the same order"
+            )
+        return tuple(zip(urls, keys, strict=False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +100,66 @@ class PolicySettings:
     offline: bool = False
     privacy: Privacy = Privacy.CLOUD_OK
     min_logprob: float | None = None  # None: as calibrated for the model
+    aim: str = "auto"  # what is asked for where no model is named: auto, auto-q95, auto-b20, ...
+    min_gain: float = 0.1  # how much likelier right the cloud must be for auto to ask it
+    handover: str = "replace"  # or "continue": go on from the other side's unfinished text
+    price_in: float = 0.0  # of a million tokens that the cloud reads, in any currency
+    price_out: float = 0.0  # of a million tokens that it writes
+    worth: float = 0.0  # of a right answer, in the same currency; 0: prices only count as cost
+    max_cost_per_day: float = 0.0  # in the same currency; 0: no limit, here and below
+    max_tokens_per_day: int = 0  # read and written by the cloud
+    max_bytes_per_day: int = 0  # sent to it
+    spare_device: bool = False  # on battery, hot or short of memory: far where it may
+    keep_content: bool = False  # the ledger keeps what left; else only its size and digest
+    ledger_max_mb: int = 64
 
     def __post_init__(self) -> None:
+        for name in ("max_cost_per_day", "max_tokens_per_day", "max_bytes_per_day"):
+            if not 0 <= getattr(self, name) < 1e18:
+                raise SettingsError(f"policy.{name} is {getattr(self, name)}; it must be 0 or more")
+        if not 1 <= self.ledger_max_mb <= 1_000_000:
+            raise SettingsError(
+                f"policy.ledger_max_mb is {self.ledger_max_mb}; it must be from 1 to 1000000"
+            )
+        if self.handover not in HANDOVERS:
+            raise SettingsError(
+                f"policy.handover is {self.handover!r}; it must be {' or '.join(HANDOVERS)}"
+            )
+        if not -1.0 <= self.min_gain <= 1.0:
+            raise SettingsError(f"policy.min_gain is {self.min_gain}; it must lie from -1 to 1")
+        for name in ("price_in", "price_out", "worth"):
+            if not 0.0 <= getattr(self, name) < 1e12:
+                raise SettingsError(f"policy.{name} is {getattr(self, name)}; it must be 0 or more")
         if self.min_logprob is not None and not self.min_logprob <= 0:
             raise SettingsError(
                 f"policy.min_logprob is {self.min_logprob}; it must be a number of 0 or less"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrivacySettings:
+    """What is done with what is found in a text on its way out: block, redact, allow or ask."""
+
+    secret: str = "redact"
+    card: str = "redact"
+    iban: str = "redact"
+    national_id: str = "redact"
+    email: str = "redact"
+    phone: str = "redact"
+    name: str = "redact"
+    address: str = "redact"
+    ip: str = "allow"
+    path: str = "allow"
+    names: str = ""  # of people, firms, projects; with commas between them
+    countries: str = ""  # whose telephone numbers need no code: US,DE; empty: thirty large ones
+
+    def __post_init__(self) -> None:
+        self.rules()
+
+    def rules(self) -> Rules:
+        """Return the rules that these settings say. Raises SettingsError."""
+        said: dict[str, Any] = {kind: getattr(self, kind) for kind in KINDS}
+        return Rules(names=_listed(self.names), countries=_listed(self.countries), **said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +168,15 @@ class ServeSettings:
 
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
-    api_keys: str = ""  # with commas between them; needed off loopback
+    api_keys: str = ""  # KEY or name:KEY, with commas between them; needed off loopback
     tls_cert: str = ""
     tls_key: str = ""
+    max_running: int = 256  # requests handed to the engine at the same time
+    max_queued: int = 64  # requests of one key that may wait for their turn
+    requests_per_s: float = 0.0  # of one key; 0 is no limit, here and below
+    tokens_per_s: float = 0.0
+    requests_per_day: int = 0
+    tokens_per_day: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +186,7 @@ class Settings:
     edge: EdgeSettings = field(default_factory=EdgeSettings)
     cloud: CloudSettings = field(default_factory=CloudSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
+    privacy: PrivacySettings = field(default_factory=PrivacySettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
 
 
@@ -192,6 +276,14 @@ def _truth(name: str, value: Any) -> bool:
     if known is None:
         raise SettingsError(f"{name} is {value!r}; it must be true or false")
     return known
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def _at_least_zero(name: str, value: int) -> None:

@@ -28,3 +28,7 @@ class Recorder(Protocol):
     def record(self, request: Request, decision: Decision) -> None:
         """Keep one decision; called once for each answer, when it ends."""
         ...
+
+    def close(self) -> None:
+        """Keep what is not yet kept; nothing is recorded afterwards."""
+        ...

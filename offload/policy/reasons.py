@@ -14,7 +14,22 @@ REASONS = {
     "no_cloud": "no cloud is set up, so it was answered near",
     "cloud_failed": "the cloud could not answer, so it was answered near",
     "too_long": "the text is too long for the near model, so the far one was asked",
+    "too_hard": "the question looks too hard for the near model, so the far one was asked",
+    "deadline": "the near model would not have finished in time, so the far one was asked",
+    "no_time": "the far model would not have answered in time, so it was answered near",
+    "hedged": "there was no time to try one model after the other, so both were asked",
+    "neither": "the near model was not sure, and the far one would hardly know better",
+    "over_price": "asking far would pass what this may cost, so it was answered near",
     "over_budget": "sending this would pass its byte budget, so it was answered near",
+    "unreachable": "the cloud did not answer lately, so it was answered near",
+    "withheld": "the text holds what may not leave, so it was answered near",
+    "day_cost": "today's budget of money is spent, so it was answered near",
+    "day_tokens": "today's budget of tokens is spent, so it was answered near",
+    "day_bytes": "sending this would pass today's budget of bytes, so it was answered near",
+    "on_battery": "the device runs on battery and is to be spared, so the far one was asked",
+    "hot": "the device is hot and is to be spared, so the far one was asked",
+    "short_of_memory": "the device is short of memory, so the far one was asked",
+    "asked_again": "it was answered near while the cloud was out of reach, and is asked again",
 }
 
 

@@ -1,0 +1,56 @@
+"""What stands between this device and its cloud: the ledger, and the door by which text leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edge.device.strain import read_strain
+from offload.engine import Engine
+from offload.hybrid import Consent
+from offload.ledger.ledger import Ledger
+from offload.messages import Request
+from offload.outgoing import Door, Outgoing
+from offload.places import Places
+from offload.policy.dispatch import Prices
+from offload.policy.gate import DayLimits
+from offload.policy.surroundings import Surroundings
+from offload.privacy.findings import Kind
+from offload.settings import Settings
+
+
+def open_ledger(settings: Settings, here: Places) -> Ledger:
+    """Return the ledger of this device; its file is made when the first line is written."""
+    wish = settings.policy
+    return Ledger(
+        here.ledger, keep_content=wish.keep_content, max_bytes=wish.ledger_max_mb * 1_000_000
+    )
+
+
+def open_door(
+    cloud: Engine, settings: Settings, ledger: Ledger, consent: Consent | None
+) -> Outgoing:
+    """Return the cloud behind the one door by which text leaves."""
+
+    async def agreed(request: Request, _: Sequence[Kind]) -> bool:
+        return consent is not None and await consent(request)
+
+    wish = settings.policy
+    door = Door(
+        endpoint=settings.cloud.url,
+        rules=settings.privacy.rules(),
+        prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
+        consent=agreed,
+    )
+    return Outgoing(cloud, door=door, ledger=ledger)
+
+
+def surroundings(cloud: Engine | None, settings: Settings, ledger: Ledger) -> Surroundings:
+    """Return what the gate is told of the link, of today's spending, and of this device."""
+    wish = settings.policy
+    limits = DayLimits(
+        cost=wish.max_cost_per_day,
+        tokens=wish.max_tokens_per_day,
+        num_bytes=wish.max_bytes_per_day,
+    )
+    strain = read_strain if wish.spare_device else None
+    return Surroundings(cloud, ledger=ledger, limits=limits, strain=strain)

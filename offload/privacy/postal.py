@@ -1,0 +1,73 @@
+"""Where people live: postal addresses in the forms of a few countries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+_W = r"[A-Z][\w'.-]*"  # a capitalised word
+_CITY = rf"{_W}(?:[ -](?:{_W}|am|an der|upon|sur|de|del|la|le|les)){{0,3}}"
+_UNIT = r"(?:,?\s*(?:apt|apartment|suite|ste|unit|flat|floor|room|rm|bldg|#)\.?\s*#?\s?[\w-]{1,6})?"
+_STATE = (
+    r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|"
+    r"T[NX]|UT|V[AT]|W[AIVY]|PR|AB|BC|MB|NB|NL|NS|ON|PE|QC|SK|NSW|VIC|QLD|TAS|ACT|"
+    r"Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|"
+    r"Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky|Louisiana|Maine|Maryland|Massachusetts|"
+    r"Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New \w+|North \w+|"
+    r"Ohio|Oklahoma|Oregon|Pennsylvania|Rhode Island|South \w+|Tennessee|Texas|Utah|Vermont|"
+    r"Virginia|Washington|Wisconsin|Wyoming)"
+)
+_UK_CODE = r"(?:GIR ?0AA|[A-Z]{1,2}\d[A-Z\d]? ?\d[ABD-HJLNP-UW-Z]{2})"
+_CA_CODE = r"[ABCEGHJ-NPRSTVXY]\d[ABCEGHJ-NPRSTV-Z][ -]?\d[ABCEGHJ-NPRSTV-Z]\d"
+_TAIL = (  # what follows a street: a unit, a city, a state, a postal code
+    rf"{_UNIT}(?:,?\s+{_CITY})?(?:,?\s+{_STATE})?(?:,?\s+(?:\d{{5}}(?:-\d{{4}})?|{_UK_CODE}|{_CA_CODE}|\d{{4}}))?"
+)
+_EN_KINDS = (
+    "street|st|avenue|ave?|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|way|place|pl|square|sq|"
+    "terrace|ter|parkway|pkwy|circle|cir|crescent|cres|highway|hwy|close|grove|mews|gardens|row|"
+    "alley|plaza|trail|trl|turnpike|walk|path|point|pike|loop|hill|heights|ridge|manor|villages?|"
+    "extensions?|estates?|ports?|bypass|causeway|centers?|common|corners?|course|crossing|expressway|"
+    "fork|freeway|garden|gateway|glen|green|haven|island|isle|junction|key|knoll|lake|landing|meadows?|"
+    "mill|mission|motorway|neck|orchard|oval|overpass|park|pass|passage|pine|plains?|prairie|ramp|"
+    "ranch|rapids?|rest|river|route|run|shoals?|shore|skyway|spring|springs|spur|station|stream|"
+    "summit|throughway|trace|track|tunnel|underpass|union|unions|valley|via|viaduct|view|vista|wells"
+)
+_GERMAN_END = r"(?:stra(?:ss|ß)e|str\.?|weg|platz|gasse|allee|ring|damm|ufer|steig|markt|hof|berg)"
+_DUTCH_END = r"(?:straat|laan|weg|plein|gracht|kade|dijk|singel|hof|pad|steeg|boulevard|ring|baan)"
+_NORDIC_END = r"(?:gatan|vagen|gata|vei(?:en)?|vej|gade|katu|tie|alle|stien)"
+_NUMBER = r"\d{1,5}(?: ?[a-zA-Z](?![a-zA-Z]))?(?:[-/]\d{1,4}[a-z]?)?"
+_CODE_CITY = (
+    rf"(?:,?\s+(?:[A-Z]{{1,2}}-)?\d{{4,5}}(?: ?[A-Z]{{2}})?,?\s+{_CITY}"
+    rf"|,?\s+{_CITY}(?:,?\s+\d{{4,6}})?)?"
+)
+_ROMANCE = (
+    r"(?:[Rr]ue|[Aa]venue|[Bb]oulevard|[Pp]lace|[Cc]hemin|[Ii]mpasse|[Aa]ll[eé]e|[Qq]uai|[Cc]ours|"
+    r"[Cc]alle|C/|[Cc]alle de|[Aa]venida|Av\.|Avda\.?|[Pp]laza|[Pp]aseo|[Rr]onda|[Gg]lorieta|"
+    r"[Pp]asaje|[Vv]ia|[Vv]iale|[Pp]iazza|[Cc]orso|[Vv]icolo|[Ll]argo|[Cc]ontrada|[Ss]trada|[Bb]orgo|"
+    r"[Rr]ua|[Tt]ravessa|[Pp]raca|[Aa]lameda|[Ll]adeira|[Vv]iela|ul\.|al\.|os\.)"
+)
+_SMALL = r"(?:de|du|des|de la|de los|de las|del|della|delle|di|da|do|dos|la|le|les|l'|d'|el|san|en)"
+
+_NAMED = rf"(?:{_SMALL}\s*)*{_W}(?:[ -](?:{_SMALL}\s*)*{_W}){{0,4}}"
+
+_PATTERNS = tuple(
+    re.compile(pattern)
+    for pattern in (
+        rf"\b\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,?\s+(?:(?:[NSEW]\.?|North|South|East|West)\s+)?"
+        rf"(?:(?:{_W}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}(?i:{_EN_KINDS})\b\.?{_TAIL}",
+        r"\b(?i:p\.?\s?o\.?\s?box|postfach|apartado|bp)\s+\d{1,7}\b" + _TAIL,
+        rf"\b(?:{_W}[ -]){{0,3}}(?:\w*{_GERMAN_END}|(?i:{_GERMAN_END}))\s+{_NUMBER}{_CODE_CITY}",
+        rf"\b(?:{_W}[ -]){{0,3}}\w*(?:{_DUTCH_END}|{_NORDIC_END})\s+{_NUMBER}{_CODE_CITY}",
+        rf"\b\d{{1,4}}(?:\s?(?:bis|ter|[A-D]))?,?\s+{_ROMANCE}\s+{_NAMED}{_CODE_CITY}",
+        rf"(?<!\w){_ROMANCE}\s+{_NAMED},?\s+(?:n[o.r]{{0,2}}\s?)?{_NUMBER}{_CODE_CITY}",
+        rf"\b{_W}(?:[ -]{_W}){{0,2}},\s+{_STATE}\s+\d{{5}}(?:-\d{{4}})?\b",
+        rf"(?<![\w-]){_UK_CODE}(?![\w-])",
+        rf"(?<![\w-]){_CA_CODE}(?![\w-])",
+    )
+)
+
+
+def find_addresses(text: str) -> Iterator[tuple[int, int]]:
+    """Find streets with a number, the city and code behind them, post boxes, and full postcodes."""
+    for pattern in _PATTERNS:
+        yield from (match.span() for match in pattern.finditer(text))

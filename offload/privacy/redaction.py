@@ -1,0 +1,139 @@
+"""Placeholders in the place of what may not leave, the same for the same value everywhere.
+
+A conversation is sent whole with every turn, and values are numbered as they first appear in it:
+a value keeps its placeholder from turn to turn, and nothing need be remembered between requests.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from offload.messages import Request
+from offload.privacy.detect import detect
+from offload.privacy.findings import Finding, Kind, Rules
+from offload.privacy.normalise import Normalised, normalise
+from offload.privacy.texts import change_texts, texts_of
+
+LABELS: dict[Kind, str] = {
+    "secret": "SECRET",
+    "card": "CARD",
+    "iban": "IBAN",
+    "national_id": "ID",
+    "email": "EMAIL",
+    "phone": "PHONE",
+    "name": "NAME",
+    "address": "ADDRESS",
+    "ip": "IP",
+    "path": "PATH",
+}
+_PLACEHOLDER = re.compile(rf"\b({'|'.join(LABELS.values())})[ _-]?(\d+)\b", re.IGNORECASE)
+_MIN_REPEATED = 5  # characters from which a value is looked for in places where none was detected
+_MAX_REPEATED = 500  # values
+
+
+@dataclass(frozen=True)
+class Cleared:
+    """A request as it may leave; `originals` maps placeholders back, `kinds` tells all findings."""
+
+    request: Request
+    originals: dict[str, str] = field(default_factory=dict)
+    kinds: tuple[Kind, ...] = ()
+
+
+class Placeholders:
+    """Hands out "[EMAIL_1]" and so on, passing over those that a text already contains."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        self._taken = {
+            f"{label.upper()}_{int(number)}"
+            for text in texts
+            for label, number in _PLACEHOLDER.findall(text)
+        }
+        self._by_value: dict[tuple[Kind, str], str] = {}
+        self._counts: dict[Kind, int] = {}
+        self.originals: dict[str, str] = {}
+
+    def of(self, kind: Kind, original: str) -> str:
+        """Return the placeholder of a value, a new one if it was not seen before."""
+        value = (kind, _plain(original))
+        if value not in self._by_value:
+            placeholder = f"[{self._next(kind)}]"
+            self._by_value[value] = placeholder
+            self.originals[placeholder] = original
+        return self._by_value[value]
+
+    def _next(self, kind: Kind) -> str:
+        while True:
+            self._counts[kind] = self._counts.get(kind, 0) + 1
+            label = f"{LABELS[kind]}_{self._counts[kind]}"
+            if label not in self._taken:
+                return label
+
+
+def clear(request: Request, rules: Rules) -> Cleared:
+    """Return the request with every finding of an action `redact` replaced."""
+    texts = list(dict.fromkeys(texts_of(request)))
+    found = find_all(texts, rules)
+    kinds = tuple(each.kind for findings in found.values() for each in findings)
+    if not kinds:
+        return Cleared(request)
+    placeholders = Placeholders(texts)
+    cleared = {
+        text: redact(text, _redacted(findings, rules), placeholders)
+        for text, findings in found.items()
+    }
+    changed = change_texts(request, lambda text: cleared[text])
+    return Cleared(changed, placeholders.originals, kinds)
+
+
+def find_all(texts: Sequence[str], rules: Rules) -> dict[str, list[Finding]]:
+    """Return the findings of each text; a value found in one is found wherever it is repeated."""
+    read = {text: normalise(text) for text in texts}
+    found = {text: detect(text, rules) for text in texts}
+    values = {
+        _plain(text[each.start : each.end]): each.kind
+        for text, findings in found.items()
+        for each in findings
+    }
+    values = {value: kind for value, kind in values.items() if len(value) >= _MIN_REPEATED}
+    if not values:
+        return found
+    repeated = _repeats(values)
+    return {text: _with_repeats(read[text], found[text], repeated, values) for text in texts}
+
+
+def redact(text: str, findings: Sequence[Finding], placeholders: Placeholders) -> str:
+    """Return the text with a placeholder for each finding."""
+    parts, at = [], 0
+    for each in findings:
+        original = text[each.start : each.end]
+        parts += [text[at : each.start], placeholders.of(each.kind, original)]
+        at = each.end
+    return "".join((*parts, text[at:]))
+
+
+def _redacted(findings: Iterable[Finding], rules: Rules) -> list[Finding]:
+    return [each for each in findings if rules.action(each.kind) == "redact"]
+
+
+def _plain(value: str) -> str:
+    return "".join(normalise(value).text.lower().split())
+
+
+def _repeats(values: Iterable[str]) -> re.Pattern[str]:
+    longest = sorted(values, key=len, reverse=True)[:_MAX_REPEATED]
+    spaced = (r"\s?".join(map(re.escape, value)) for value in longest)
+    return re.compile(rf"(?<!\w)(?:{'|'.join(spaced)})(?!\w)", re.IGNORECASE)
+
+
+def _with_repeats(
+    read: Normalised, findings: list[Finding], repeated: re.Pattern[str], values: dict[str, Kind]
+) -> list[Finding]:
+    taken, more = [(each.start, each.end) for each in findings], []
+    for match in repeated.finditer(read.text):
+        start, end = read.origin(*match.span())
+        if all(end <= left or right <= start for left, right in taken):
+            more.append(Finding(values["".join(match[0].lower().split())], start, end))
+    return sorted([*findings, *more], key=lambda each: each.start)

@@ -1,0 +1,88 @@
+"""The originals put back into an answer while it streams, wherever a placeholder is cut.
+
+Models change placeholders a little: "[EMAIL_1]" comes back as "email_1", "[Email 1]" or, from one
+that writes Markdown, as "\\[EMAIL\\_1\\]". Within brackets any of these is read; without brackets
+only with its underscore or hyphen, so that a plain "email 1" stays what it is.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+
+_OPEN, _CLOSE = r"[\[{⟦【]", r"[\]}⟧】]"
+_MAX_HELD = 32  # characters; no placeholder is longer, its brackets and backslashes included
+
+
+class Restorer:
+    """Takes an answer piece by piece and gives it back with the originals in it.
+
+    In JSON (`as_json`) an original is written as the inside of a JSON string.
+    """
+
+    def __init__(self, originals: Mapping[str, str], *, as_json: bool = False) -> None:
+        self._originals = {
+            placeholder.strip("[]"): _inside_json(value) if as_json else value
+            for placeholder, value in originals.items()
+        }
+        labels = sorted({name.rpartition("_")[0] for name in self._originals})
+        self._whole = _whole(labels) if labels else None
+        self._begun = _begun(labels) if labels else None
+        self._held = ""
+
+    def feed(self, text: str) -> str:
+        """Take the next piece and return what is certain by now."""
+        if self._whole is None or self._begun is None:
+            return text
+        seen = self._held + text
+        growing = self._begun.search(seen, max(0, len(seen) - _MAX_HELD))
+        cut = growing.start() if growing else len(seen)
+        self._held = seen[cut:]
+        return self._whole.sub(self._original, seen[:cut])
+
+    def end(self) -> str:
+        """Return the rest; the answer ends here."""
+        rest, self._held = self._held, ""
+        return rest if self._whole is None else self._whole.sub(self._original, rest)
+
+    def forget(self) -> None:
+        """Drop what is held: the answer begins anew."""
+        self._held = ""
+
+    def _original(self, match: re.Match[str]) -> str:
+        label = match["label"] or match["bare_label"]
+        number = match["number"] or match["bare_number"]
+        return self._originals.get(f"{label.upper()}_{int(number)}", match[0])
+
+
+def _whole(labels: Sequence[str]) -> re.Pattern[str]:
+    any_label = "|".join(labels)
+    return re.compile(
+        rf"\\?{_OPEN}\s?(?P<label>{any_label})\\?[ _-](?P<number>\d{{1,6}})\s?\\?{_CLOSE}"
+        rf"|(?<![^\W_])(?P<bare_label>{any_label})\\?[_-](?P<bare_number>\d{{1,6}})(?![^\W_])",
+        re.IGNORECASE,
+    )
+
+
+def _begun(labels: Sequence[str]) -> re.Pattern[str]:
+    """Return what matches the beginning of a placeholder, where it stands at the end of a text."""
+    numbered = (r"\d{1,6}",)
+    forms = [
+        _beginning((r"\\?", _OPEN, r"\s?", *x, r"\\?", "[ _-]", *numbered, r"\s?", r"\\?"))
+        for x in labels
+    ]
+    bare = [_beginning((*x, r"\\?", "[_-]", *numbered)) for x in labels]
+    return re.compile(rf"(?:{'|'.join(forms)})|(?<![^\W_])(?:{'|'.join(bare)})", re.IGNORECASE)
+
+
+def _beginning(atoms: Sequence[str]) -> str:
+    """Return a pattern for the first atom and as many more as there are before the text ends."""
+    pattern = r"\Z"
+    for atom in reversed(atoms):
+        pattern = rf"{atom}(?:\Z|{pattern})"
+    return pattern
+
+
+def _inside_json(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)[1:-1]

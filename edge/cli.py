@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from offload.policy.cli import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
 
@@ -126,6 +129,23 @@ def chat(
 
 
 @app.command()
+def assistant(
+    model: Model = None,
+    offline: Offline = False,
+    port: Annotated[int, typer.Option("--port", "-p", help="The port; 0 takes a free one.")] = 8089,
+    open_page: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
+    ] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
+) -> None:
+    """Open the assistant: a page on this machine that keeps conversations."""
+    from edge.desk.asking import Ask
+    from edge.desk.assistant.server import run
+
+    run(Ask(model=model, offline=offline), port=port, open_page=open_page, as_json=as_json)
+
+
+@app.command()
 def doctor(as_json: Json = False) -> None:
     """Show this device: cores, memory, models, link, and what is wrong with them."""
     from edge.device.doctor import examine, show
@@ -150,6 +170,39 @@ def list_models(as_json: Json = False) -> None:
         typer.echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
 
 
+@bench_app.command("edge")
+def bench_edge(
+    model: Model = None,
+    kv: Annotated[
+        bool, typer.Option("--kv", help="Compare the ways to store keys and values instead.")
+    ] = False,
+    kinds: Annotated[
+        list[str] | None,
+        typer.Option("--kind", help="A way to store them, such as q8_0; may be repeated."),
+    ] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(help="A text to judge them by; else one that the model writes itself."),
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=8, help="Tokens of a prompt, or of the text to judge by.")
+    ] = 512,
+    answer_tokens: Annotated[int, typer.Option(min=8, help="Tokens to write.")] = 64,
+    as_json: Json = False,
+) -> None:
+    """Time the near model on this device, or compare ways to keep its cache."""
+    from edge.desk.asking import Ask
+    from edge.desk.bench import bench_kv, bench_speed
+
+    settings = Ask(model=model).settings()
+    if kv:
+        bench_kv(settings, kinds=kinds or (), text=text, num_tokens=prompt_tokens, as_json=as_json)
+    else:
+        bench_speed(
+            settings, prompt_tokens=prompt_tokens, answer_tokens=answer_tokens, as_json=as_json
+        )
+
+
 @bench_app.command("hybrid")
 def bench_hybrid(
     questions: Annotated[str, typer.Argument(help="A question bank (JSON lines).")],
@@ -165,3 +218,38 @@ def bench_hybrid(
     from edge.desk.trial import run_trial
 
     run_trial(questions, split=split, model=model, report=report, as_json=as_json)
+
+
+@policy_app.command("calibrate")
+def calibrate(
+    questions: Annotated[
+        Path, typer.Option(help="Questions with answers: JSON lines with question and answer.")
+    ],
+    split: Annotated[str | None, typer.Option(help="Only questions of this split.")] = None,
+    model: Model = None,
+    grader: Annotated[
+        str, typer.Option(help="exact, numeric, or module:function of (text, question).")
+    ] = "exact",
+    max_tokens: MaxTokens = 256,
+    alpha: Annotated[float, typer.Option(help="Share wrong that is allowed near.")] = 0.05,
+    delta: Annotated[float, typer.Option(help="How often that promise may fail.")] = 0.05,
+    probe: Annotated[
+        bool, typer.Option(help="Try a probe of the near model's hidden states.")
+    ] = True,
+    seed: Annotated[int, typer.Option(help="Which half is fitted on.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the policy of this model and this cloud to questions whose answers are known."""
+    from edge.desk.calibrating import Calibration, run_calibration
+    from offload.policy.calibrator import CalibrationOptions
+
+    options = CalibrationOptions(alpha=alpha, delta=delta, use_probe=probe, seed=seed)
+    wish = Calibration(
+        questions=questions,
+        split=split,
+        model=model,
+        grader=grader,
+        max_tokens=max_tokens,
+        options=options,
+    )
+    run_calibration(wish, as_json=as_json)

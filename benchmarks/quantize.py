@@ -2,9 +2,11 @@
 
     python -m benchmarks.quantize MODEL --calibration TEXT --text TEXT --json OUT
     python -m benchmarks.quantize MODEL --own-text --json OUT
+    python -m benchmarks.quantize offload/pair/nearfar-cloud --pair-text --json OUT
 
 MODEL is a trained Hugging Face folder. With --own-text the model itself writes the texts, at
-temperature 1: what it was trained on, where no such text is at hand. Both sides of every
+temperature 1: what it was trained on, where no such text is at hand. With --pair-text the texts
+are conversations for the embedded pair, and only answers are scored. Both sides of every
 comparison run here, on the same windows of text; packages that are not installed are left out
 and named. Quality only: figures of time need a machine that does nothing else, and are not taken.
 """
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.own_text import own_text
+from benchmarks.pair_text import ANSWERS, pair_text
 from quantize.bnb import quantize_bnb
 from quantize.calibration import CalibrationOptions
 from quantize.gguf import convert
@@ -38,7 +41,10 @@ from quantize.sensitivity import SensitivityOptions, measure_sensitivity
 from quantize.weights import read_config
 
 PACKAGES = ("torch", "transformers", "llama-cpp-python", "gguf", "gptqmodel", "bitsandbytes")
-FIGURES = ("size_bytes", "perplexity_change", "mean_kld", "kld_999", "top1_agreement")
+FIGURES = (
+    "size_bytes", "perplexity_change", "perplexity_change_error", "mean_kld",
+    "kld_999", "top1_agreement",
+)  # fmt: skip
 # name -> (ours, theirs): the ratio of mean KL divergence, below 1 where ours is nearer
 COMPARISONS = {
     "plan / Q4_K_M with importance": ("plan", "q4_k_m importance"),
@@ -52,25 +58,21 @@ COMPARISONS = {
 def main() -> None:
     """Run the seeds and write the figures, ratios first."""
     options = _parser().parse_args()
-    if options.own_text:
-        calibration, text = own_text(options.model, 1), own_text(options.model, 2)
-    else:
-        text = options.text.read_text(encoding="utf-8")
-        calibration = options.calibration.read_text(encoding="utf-8")
+    calibration, text = _texts(options)
     runs = [_run(options, calibration, text, seed) for seed in range(options.seeds)]
     document = {
         "ratios_of_mean_kld": _ratios(runs),
         "models": {name: _mean(runs, name) for name in runs[0]["rows"]},
         "model": options.model.name,
         "note": options.note,
-        "text": "the model's own" if options.own_text else options.text.name,
+        "text": _name_of_text(options),
         "seeds": options.seeds,
         "positions": runs[0]["positions"],
         "reference_perplexity": runs[0]["perplexity"],
         "gptq_group_sizes": _group_sizes(options.model),
         "planned_types": runs[0]["types"],
         "left_out": [p for p in ("gptqmodel", "bitsandbytes") if find_spec(p) is None],
-        "hardware": {"processor": _processor(), "system": platform.system()},
+        "hardware": {"processor": processor(), "system": platform.system()},
         "versions": _versions(),
         "runs": runs,
     }
@@ -79,12 +81,33 @@ def main() -> None:
         print(f"{name:32} {ratio['mean']:.3f}  ({ratio['min']:.3f} to {ratio['max']:.3f})")
 
 
+def _texts(options: argparse.Namespace) -> tuple[str, str]:
+    """Return what is calibrated on, and what is scored."""
+    if options.pair_text:
+        return pair_text(1), pair_text(2)
+    if options.own_text:
+        seeds = range(2, 2 + options.own_texts)
+        return own_text(options.model, 1), "".join(own_text(options.model, s) for s in seeds)
+    return (
+        options.calibration.read_text(encoding="utf-8"),
+        options.text.read_text(encoding="utf-8"),
+    )
+
+
+def _name_of_text(options: argparse.Namespace) -> str:
+    if options.pair_text:
+        return "generated conversations of unseen seeds, answers scored"
+    return "the model's own" if options.own_text else str(options.text.name)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("model", type=Path)
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--own-text", action="store_true")
+    parser.add_argument("--pair-text", action="store_true")
+    parser.add_argument("--own-texts", type=int, default=1, help="how many times 64 are scored")
     parser.add_argument("--note", default="")
     parser.add_argument("--json", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
@@ -99,12 +122,13 @@ def _run(options: argparse.Namespace, calibration: str, text: str, seed: int) ->
         num_windows=64,
         window_len=options.window,
         seed=seed,
-        parse_special=options.parse_special,
+        parse_special=options.parse_special or options.pair_text,
     )
     scored = ReportOptions(
         num_windows=options.windows,
         window_len=options.window,
-        parse_special=options.parse_special,
+        parse_special=options.parse_special or options.pair_text,
+        answers_between=ANSWERS if options.pair_text else None,
     )
     with tempfile.TemporaryDirectory(prefix="nearfar-bench-") as folder:
         made, types = _make_all(options.model, Path(folder), calibration, drawn)
@@ -124,6 +148,12 @@ def _make_all(
     importance = measure_importance(model, text, options=drawn).values
     made = {
         "q8_0": convert(model, out / "q8_0.gguf", kind="q8_0").path,
+        "q8_0, f16 embedding": convert(
+            model,
+            out / "q8_0-e.gguf",
+            kind="q8_0",
+            overrides=dict.fromkeys(("token_embd.weight", "output.weight"), "f16"),
+        ).path,
         "q4_0": convert(model, out / "q4_0.gguf", kind="q4_0").path,
         "q4_k_m": convert(model, out / "q4_k_m.gguf", kind="q4_k_m").path,
         "q4_k_m importance": convert(
@@ -195,7 +225,8 @@ def _mean(runs: list[dict[str, Any]], name: str) -> dict[str, float]:
     return {f: statistics.mean(run["rows"][name][f] for run in runs) for f in FIGURES}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return what the machine calls its processor."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(encoding="utf-8").splitlines():

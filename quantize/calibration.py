@@ -7,10 +7,9 @@ cancels); its diagonal, the mean squared input per column, is llama.cpp's import
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,20 +51,20 @@ class Moments:
 
     def __init__(self, size: int, *, full: bool, device: str) -> None:
         shape = (size, size) if full else (size,)
-        self._sum = torch.zeros(shape, dtype=torch.float32, device=device)
+        # The mean so far rather than the sum: it is used without one more matrix beside it.
+        self.mean = torch.zeros(shape, dtype=torch.float32, device=device)  # E[x xT], or E[x^2]
         self._full = full
         self.count = 0
 
     def add(self, inputs: Tensor) -> None:
         """Take the inputs [..., in] of one batch."""
         rows = inputs.reshape(-1, inputs.shape[-1]).float()
-        self._sum += rows.T @ rows if self._full else rows.square().sum(0)
-        self.count += rows.shape[0]
-
-    @property
-    def mean(self) -> Tensor:
-        """Return E[x xT], or E[x^2] per column."""
-        return self._sum / max(self.count, 1)
+        total = self.count + rows.shape[0]
+        if self._full:
+            self.mean.addmm_(rows.T, rows, beta=self.count / total, alpha=1 / total)
+        else:
+            self.mean.mul_(self.count / total).add_(rows.square().sum(0), alpha=1 / total)
+        self.count = total
 
     @property
     def mean_square(self) -> Tensor:
@@ -146,7 +145,7 @@ class Walk:
             )
             for name in names
         }
-        with watched(block, found):
+        with watched(block, found, leave=not advance):
             self._run(block, advance=advance)
         return found
 
@@ -162,9 +161,10 @@ class Walk:
 
     def _run(self, block: Block, *, advance: bool) -> None:
         for part in self._batches():
-            out = self._forward(block, self.hidden[part])
-            if advance:
-                self.hidden[part] = out
+            with suppress(_Seen):
+                out = self._forward(block, self.hidden[part])
+                if advance:
+                    self.hidden[part] = out
         self._advanced = advance
 
     def _forward(self, block: Block, hidden: Tensor) -> Tensor:
@@ -177,19 +177,25 @@ class Walk:
             yield slice(start, start + size)
 
 
-@contextmanager
-def watched(block: Block, found: dict[str, Moments]) -> Iterator[None]:
-    """Add to the moments of the named matrices while the block runs."""
+class _Seen(Exception):
+    """The last watched matrix has its inputs: the rest of the block need not be computed."""
 
-    def hook_for(moments: Moments) -> Callable[[nn.Module, tuple[Tensor, ...], Any], None]:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-            moments.add(inputs[0])
+
+@contextmanager
+def watched(block: Block, found: dict[str, Moments], *, leave: bool) -> Iterator[None]:
+    """Add to the moments of the named matrices while the block runs; `leave` it after the last."""
+    last = [name for name in INPUT_GROUPS if name in found][-1]
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found[name].add(inputs[0])
+            if leave and name == last:
+                raise _Seen
 
         return hook
 
     handles = [
-        block.get_submodule(name).register_forward_hook(hook_for(moments))
-        for name, moments in found.items()
+        block.get_submodule(name).register_forward_pre_hook(hook_for(name)) for name in found
     ]
     try:
         yield

@@ -104,6 +104,10 @@ def gptq(
     version: Annotated[
         int, typer.Option("--format-version", help="1 for all loaders, 2 for GPTQModel's own.")
     ] = 1,
+    for_auto_gptq: Annotated[
+        bool,
+        typer.Option("--for-auto-gptq", help="Store a tied output layer too; auto-gptq needs it."),
+    ] = False,
     solver: Annotated[
         str, typer.Option("--solver", help="nearfar, or gptqmodel where it is installed.")
     ] = "nearfar",
@@ -126,6 +130,7 @@ def gptq(
         desc_act=desc_act,
         sym=sym,
         version=version,
+        store_tied_head=for_auto_gptq,
         solver=solver,
         text=text,
         windows=windows,

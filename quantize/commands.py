@@ -97,6 +97,7 @@ def run_gptq(
     desc_act: bool,
     sym: bool,
     version: int,
+    store_tied_head: bool,
     solver: str,
     text: Path | None,
     windows: int,
@@ -140,6 +141,7 @@ def run_gptq(
             text=text_of(text),
             calibration=calibration,
             device=device,
+            store_tied_head=store_tied_head,
             progress=progress,
         )
     worst = max(done.matrices, key=lambda m: m.error)

@@ -21,11 +21,17 @@ class Divergence:
     kld_999: float  # 99.9% of the positions lie below
     top1_agreement: float
     num_positions: int
+    mean_change_error: float = 0.0  # standard error of the mean change of log-likelihood
 
     @property
     def perplexity_change(self) -> float:
         """Return the relative change of perplexity, 0.01 for one per cent worse."""
         return self.perplexity / self.reference_perplexity - 1.0
+
+    @property
+    def perplexity_change_error(self) -> float:
+        """Return its standard error; each position is paired with the reference's."""
+        return self.mean_change_error * self.perplexity / self.reference_perplexity
 
 
 class DivergenceSum:
@@ -49,6 +55,7 @@ class DivergenceSum:
     def result(self) -> Divergence:
         """Return the figures over everything added."""
         kld = np.concatenate(self._kld)
+        change = np.concatenate(self._nll) - np.concatenate(self._reference_nll)
         return Divergence(
             perplexity=float(np.exp(np.concatenate(self._nll).mean())),
             reference_perplexity=float(np.exp(np.concatenate(self._reference_nll).mean())),
@@ -57,6 +64,7 @@ class DivergenceSum:
             kld_999=float(np.quantile(kld, 0.999)),
             top1_agreement=float(np.concatenate(self._agree).mean()),
             num_positions=len(kld),
+            mean_change_error=float(change.std() / np.sqrt(len(change))),
         )
 
 

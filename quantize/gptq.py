@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from backbone.errors import CheckpointError, NearfarError
+from quantize.gptq_range import Range, choose_scale
 
 _BLOCK_COLUMNS = 128  # columns solved together before the rest of the matrix is updated
 _MAX_DAMPING = 1.0
-# Shares of a group's full range tried as its range: a little clipping often rounds better.
-_RANGE_SHARES = tuple(1.0 - step / 40 for step in range(17))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,9 @@ def quantize_matrix(weight: Tensor, moment: Tensor, options: GptqOptions) -> Qua
             "the inputs of a matrix overflow on the calibration text; check the model's weights"
         )
     order = _order(moment, options)
-    upper, damping, num_dead = _inverse_factor(moment[order][:, order], options.damping)
+    hessian = moment[order][:, order] if options.desc_act else moment.clone()
+    upper, damping, num_dead = _inverse_factor(hessian, options.damping)
+    del hessian
     solver = _Solver(weight[:, order], moment.diagonal()[order], upper, order, options)
     codes, scales, zeros = solver.solve(num_groups)
     back = torch.argsort(order)
@@ -125,26 +126,37 @@ def _order(moment: Tensor, options: GptqOptions) -> Tensor:
     return torch.arange(moment.shape[0], device=moment.device)
 
 
-def _inverse_factor(moment: Tensor, damping: float) -> tuple[Tensor, float, int]:
-    """Return the upper Cholesky factor of the inverse, the damping it took, and silent columns."""
-    hessian = moment.clone()
+def _inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float, int]:
+    """Return the upper Cholesky factor of the inverse, the damping it took, and silent columns.
+
+    Uses the Hessian up: at the largest sizes another copy would be most of the memory needed.
+    """
     diagonal = hessian.diagonal()
     dead = diagonal <= 0
     # A column that is never fed costs nothing, so it needs no share of another's error.
     diagonal[dead] = diagonal[~dead].mean() if (~dead).any() else 1.0
+    undamped = diagonal.clone()
     mean = float(diagonal.mean())
     while damping <= _MAX_DAMPING:
-        damped = hessian.clone()
-        damped.diagonal().add_(damping * mean)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed and bool(torch.isfinite(upper).all()):
-                return upper, damping, int(dead.sum())
+        diagonal.copy_(undamped + damping * mean)
+        upper = _inverted(hessian)
+        if upper is not None:
+            return upper, damping, int(dead.sum())
         damping *= 10
     raise CheckpointError(
         "the calibration text leaves the Hessian singular at any damping; give a longer text"
     )
+
+
+def _inverted(hessian: Tensor) -> Tensor | None:
+    """Return the upper Cholesky factor of the inverse, or None where the Hessian is singular."""
+    lower, failed = torch.linalg.cholesky_ex(hessian)
+    if failed:
+        return None
+    inverse = torch.cholesky_inverse(lower)
+    del lower
+    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    return None if failed or not bool(torch.isfinite(upper).all()) else upper
 
 
 class _Solver:
@@ -162,6 +174,7 @@ class _Solver:
         self.mean_square = mean_square
         self.upper = upper
         self.options = options
+        self.range = Range(max_code=options.max_code, sym=options.sym, search=options.search_range)
         size = weight.shape[1] if options.group_size == -1 else options.group_size
         # Groups follow the order of rounding; group_of tells each column's.
         self.group_of = torch.arange(len(order), device=weight.device) // size
@@ -205,47 +218,6 @@ class _Solver:
         values = self.weight[:, column:end].clone()
         if end > stop:
             values[:, stop - column :] -= pending[:, : end - stop]
-        scale, zero = choose_scale(values, self.mean_square[column:end], self.options)
+        scale, zero = choose_scale(values, self.mean_square[column:end], self.range)
         group = column // self.group_size
         self.scales[group], self.zeros[group] = scale, zero
-
-
-def choose_scale(values: Tensor, importance: Tensor, options: GptqOptions) -> tuple[Tensor, Tensor]:
-    """Return scale float32 and zero int32 [out] for one group [out, size] of weights."""
-    best_scale, best_zero = _scale_at(values, options, 1.0)
-    if not options.search_range:
-        return best_scale, best_zero
-    best = _rounding_error(values, importance, best_scale, best_zero, options)
-    for share in _RANGE_SHARES[1:]:
-        scale, zero = _scale_at(values, options, share)
-        error = _rounding_error(values, importance, scale, zero, options)
-        better = error < best
-        best = torch.where(better, error, best)
-        best_scale = torch.where(better, scale, best_scale)
-        best_zero = torch.where(better, zero, best_zero)
-    return best_scale, best_zero
-
-
-def _scale_at(values: Tensor, options: GptqOptions, share: float) -> tuple[Tensor, Tensor]:
-    low = values.amin(1).clamp_max(0) * share
-    high = values.amax(1).clamp_min(0) * share
-    if options.sym:
-        high = torch.maximum(-low, high)
-        low = -high
-    scale = (high - low) / options.max_code
-    # The file keeps float16: round now, so that the solver sees what the reader will.
-    scale = scale.clamp(2.0**-24, 65504.0).half().float()
-    if options.sym:
-        zero = torch.full_like(scale, (options.max_code + 1) // 2)
-    else:
-        zero = torch.round(-low / scale).clamp(1, options.max_code)  # 0 has no place in the file
-    return scale, zero.int()
-
-
-def _rounding_error(
-    values: Tensor, importance: Tensor, scale: Tensor, zero: Tensor, options: GptqOptions
-) -> Tensor:
-    codes = torch.round(values / scale[:, None]) + zero[:, None]
-    codes = codes.clamp(0, options.max_code)
-    difference = values - scale[:, None] * (codes - zero[:, None])
-    return (difference.square() * importance).sum(1)

@@ -77,10 +77,13 @@ def quantize_gptq(
     text: str | None = None,
     calibration: CalibrationOptions | None = None,
     device: str = "cpu",
+    store_tied_head: bool = False,
     progress: Progress | None = None,
 ) -> GptqResult:
     """Write `target`, an AutoGPTQ v1 checkpoint of the HF folder `source`.
 
+    `store_tied_head` writes an output layer that is the embedding a second time: auto-gptq
+    0.7.1 leaves the embedding of a tied model empty without it.
     Peak memory: one block in float32, its Hessians, the hidden states of the calibration text.
     Raises CheckpointError and NearfarError: unknown or quantized source, a group size that does
     not divide, too short a text, too little space, a target that exists.
@@ -107,7 +110,7 @@ def quantize_gptq(
         if progress:
             progress(done, job.stream.config.num_hidden_layers)
     state.remove()
-    return job.finish()
+    return job.finish(store_tied_head=store_tied_head)
 
 
 class _Job:
@@ -177,10 +180,9 @@ class _Job:
     def _half(self, name: str) -> Tensor:
         """Return a tensor that stays: bfloat16 as it is, everything else as float16."""
         stored = self.stream.tensors[name]
-        values = torch.from_numpy(stored.float32())
         if stored.dtype == "BF16":
-            return values.bfloat16()
-        half = values.half()
+            return torch.from_numpy(stored.raw()).view(torch.bfloat16)
+        half = torch.from_numpy(stored.raw()).half()
         if torch.isinf(half).any():
             raise CheckpointError(f"tensor {name} does not fit into float16; use a bfloat16 source")
         return half
@@ -199,13 +201,16 @@ class _Job:
         save_file(tensors, part, metadata=about)
         os.replace(part, self.part / self._shard(number))
 
-    def finish(self) -> GptqResult:
+    def finish(self, *, store_tied_head: bool = False) -> GptqResult:
         """Write what is not part of a block, and give the folder its name."""
         num_layers = self.stream.config.num_hidden_layers
         rest = [n for n in self.stream.tensors if not n.startswith(f"{MODEL_PREFIX}layers.")]
         if self.stream.config.tie_word_embeddings:
             rest = [n for n in rest if n != "lm_head.weight"]
-        self._write_shard(num_layers, {name: self._half(name) for name in rest}, [])
+        tensors = {name: self._half(name) for name in rest}
+        if store_tied_head and self.stream.config.tie_word_embeddings:
+            tensors["lm_head.weight"] = self._half(f"{MODEL_PREFIX}embed_tokens.weight")
+        self._write_shard(num_layers, tensors, [])
         results = self._write_index()
         self._write_config()
         for name in _TOKENIZER_FILES:

@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from backbone.errors import NearfarError
+from quantize.answers import inside_answers
 from quantize.divergence import Divergence, DivergenceSum
 from quantize.judged_model import open_model
 
@@ -36,6 +38,7 @@ class JudgeTask:
     vocab_size: int
     write: bool
     num_threads: int
+    between: tuple[int, int] | None = None  # score only answers: between these two tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,8 @@ def _run(task: JudgeTask) -> Verdict:
             stored[number] = logits
         else:
             targets = np.asarray(window[task.first_scored + 1 :], dtype=np.int64)
-            found.add(stored[number], logits, targets)
+            keep = _scored(task, window)
+            found.add(stored[number][keep], logits[keep], targets[keep])
     model.close()
     return Verdict(
         divergence=None if task.write else found.result(),
@@ -96,6 +100,13 @@ def _run(task: JudgeTask) -> Verdict:
         tokens_per_s=len(task.windows) * window_len / running_s,
         peak_memory_bytes=_peak_memory(),
     )
+
+
+def _scored(task: JudgeTask, window: list[int]) -> NDArray[np.bool_]:
+    if task.between is None:
+        return np.ones(len(window) - task.first_scored - 1, dtype=np.bool_)
+    opening, closing = task.between
+    return inside_answers(window, (opening, closing))[task.first_scored + 1 :]
 
 
 def _peak_memory() -> int:

@@ -25,7 +25,7 @@ TENSOR_TYPES = (
 PLAIN_KINDS = ("f32", "f16", "bf16")
 # Rows of one tensor held while quantizing; llama.cpp's own default of 8 GiB is more than a
 # small device has.
-_MAX_BUFFER_BYTES = 1 << 30
+_MAX_BUFFER_BYTES = 256 << 20
 
 
 def file_types() -> dict[str, int]:

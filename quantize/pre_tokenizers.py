@@ -15,6 +15,16 @@ _CONTRACTIONS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _WORD = r"[^\r\n\p{L}\p{N}]?\p{L}+"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+# Words end where the case turns: "camelCase" is two. Mistral's Tekken and OpenAI's o200k.
+_UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
+_LOWER = r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+",
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*",
+)
+_CASED_REST = r" ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TEKKEN = rf"{_CASED[0]}|{_CASED[1]}|\p{{N}}|{_CASED_REST}"
+_O200K = rf"{_CASED[0]}{_CONTRACTIONS}?|{_CASED[1]}{_CONTRACTIONS}?|\p{{N}}{{1,3}}|{_CASED_REST}"
 
 # (digit rule, regex) -> (name that merges, name that takes whole words first: ignore_merges)
 _NAMES: dict[tuple[str, ...], tuple[str | None, str | None]] = {
@@ -22,11 +32,18 @@ _NAMES: dict[tuple[str, ...], tuple[str | None, str | None]] = {
     (rf"{_CONTRACTIONS}|{_WORD}|\p{{N}}{{1,3}}|{_REST}",): ("smaug-bpe", "llama-bpe"),
     (_GPT2,): ("gpt-2", None),
     ("digits", _GPT2): ("smollm", None),
+    (_TEKKEN,): (None, "tekken"),
+    (_O200K,): ("gpt-4o", None),
 }
+_SPLIT_BY_CASE = ("tekken", "gpt-4o")
 
 _NFC_NOTE = (
     "llama.cpp does not compose characters (NFC) before splitting; text in decomposed form may "
     "become other tokens"
+)
+_MARKS_NOTE = (
+    "llama.cpp takes combining marks (as in Hindi and Thai) for no part of a word in this split; "
+    "such text may become other tokens"
 )
 _LEADING_SPACE_NOTE = (
     "llama.cpp puts a space before every text, this tokenizer only before text that does not "
@@ -50,7 +67,7 @@ def pre_tokenizer_name(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
             f"ignore_merges={ignores_merges}); convert a model with a split it knows: "
             + ", ".join(sorted(n for pair in _NAMES.values() for n in pair if n))
         )
-    return name, notes
+    return name, (*notes, _MARKS_NOTE) if name in _SPLIT_BY_CASE else notes
 
 
 def _normalizer_notes(normalizer: Mapping[str, Any] | None) -> tuple[str, ...]:

@@ -8,12 +8,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import NearfarError
 from backbone.tokenizer import Tokenizer
+from quantize.answers import control_ids
 from quantize.judge import JudgeTask, Verdict, judge
 from quantize.judged_model import format_of, size_of
 from quantize.weights import read_config, stored_tensors
@@ -29,6 +30,8 @@ class ReportOptions:
     window_len: int = 512
     num_threads: int = 1
     parse_special: bool = False  # whether control tokens spelled in the text are meant
+    # Score only tokens between these control tokens, the end included: a chat model's own words.
+    answers_between: tuple[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.num_windows < 1 or self.window_len < 4 or self.num_threads < 1:
@@ -50,6 +53,7 @@ class Row:
     bits_per_weight: float
     perplexity: float
     perplexity_change: float
+    perplexity_change_error: float
     mean_kld: float
     mean_kld_error: float
     kld_999: float
@@ -92,15 +96,18 @@ def make_report(
     if not models:
         raise NearfarError("a report needs at least one model beside the reference")
     windows = scored_windows(reference, text, options)
+    names = options.answers_between
+    between = control_ids(reference, names) if names else None
     for model in models:
         format_of(model)
     vocab_size = int(read_config(reference)["vocab_size"])
-    rows = _Rows(cache, reference, windows)
+    rows = _Rows(cache, reference, (windows, options.answers_between))
     pending = [model for model in models if rows.get(model) is None]
     if pending:
         with reference_logits(reference, windows, vocab_size, options) as (logits_file, _):
             for done, model in enumerate(pending, start=len(models) - len(pending) + 1):
-                rows.put(model, judge(_task(model, windows, vocab_size, logits_file, options)))
+                task = _task(model, windows, vocab_size, logits_file, options)
+                rows.put(model, judge(replace(task, between=between)))
                 if progress:
                     progress(done, len(models))
     return rows.report(models, reference)
@@ -184,9 +191,9 @@ def _task(
 class _Rows:
     """Finished rows, by what was judged on what; in a file where one is given."""
 
-    def __init__(self, path: Path | None, reference: Path, windows: list[list[int]]) -> None:
+    def __init__(self, path: Path | None, reference: Path, scored: tuple[object, ...]) -> None:
         self._path = path
-        self._on = hashlib.sha256(repr((_stamp(reference), windows)).encode()).hexdigest()
+        self._on = hashlib.sha256(repr((_stamp(reference), *scored)).encode()).hexdigest()
         self._num_weights = _num_weights(reference)
         self._found: dict[str, Any] = {}
         if path is not None and path.is_file():
@@ -205,6 +212,7 @@ class _Rows:
         assert verdict.divergence is not None, "only the reference has no divergence"
         figures = asdict(verdict.divergence)
         figures["perplexity_change"] = verdict.divergence.perplexity_change
+        figures["perplexity_change_error"] = verdict.divergence.perplexity_change_error
         size = size_of(model)
         self._found[self._key(model)] = figures | {
             "model": str(model),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError
+from quantize.merges import merge_pairs, merge_scores
 from quantize.pre_tokenizers import pre_tokenizer_name, space_prefix
 
 SPACE = "\u2581"  # SentencePiece's visible space
@@ -113,7 +114,7 @@ def _refuse_exotic(model: Mapping[str, Any]) -> None:
 
 def _byte_level(raw: Mapping[str, Any]) -> dict[str, Any]:
     pre, notes = pre_tokenizer_name(raw)
-    pairs = [tuple(pair) for pair in _pairs(raw)]
+    pairs = [tuple(pair) for pair in merge_pairs(raw)]
     merges = tuple(f"{left} {right}" for left, right in pairs)
     return {
         "model": "gpt2",
@@ -126,7 +127,7 @@ def _byte_level(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sentencepiece(raw: Mapping[str, Any]) -> dict[str, Any]:
     prefix, notes = space_prefix(raw)
-    scores = _scores(raw)
+    scores = merge_scores(raw)
     return {
         "model": "llama",
         "pre": "default",
@@ -134,40 +135,6 @@ def _sentencepiece(raw: Mapping[str, Any]) -> dict[str, Any]:
         "add_space_prefix": prefix,
         "notes": notes,
     }
-
-
-def _pairs(raw: Mapping[str, Any]) -> list[Sequence[str]]:
-    # Older files join the two halves with a space, newer ones keep a pair.
-    return [m.split(" ", 1) if isinstance(m, str) else m for m in raw["model"]["merges"]]
-
-
-def _scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
-    """Return a score per token id: the earlier a token can be merged, the higher."""
-    vocab: dict[str, int] = raw["model"]["vocab"]
-    ranks: dict[str, int] = {}
-    known = set()
-    for rank, (left, right) in enumerate(_pairs(raw)):
-        ranks.setdefault(left + right, rank)
-        known.add((left, right))
-    _refuse_unmergeable(vocab, known, {t["content"] for t in raw.get("added_tokens", ())})
-    by_id = {number: -float(ranks.get(token, 0)) for token, number in vocab.items()}
-    return tuple(by_id.get(number, 0.0) for number in range(max(by_id) + 1))
-
-
-def _refuse_unmergeable(
-    vocab: Mapping[str, int], known: set[tuple[str, str]], added: set[str]
-) -> None:
-    # SentencePiece joins any two tokens whose concatenation is a token: the merges must say so.
-    for token in vocab:
-        if token in added or (token.startswith("<0x") and len(token) == 6):
-            continue
-        for cut in range(1, len(token)):
-            halves = (token[:cut], token[cut:])
-            if halves[0] in vocab and halves[1] in vocab and halves not in known:
-                raise CheckpointError(
-                    f"this tokenizer never merges {halves[0]!r} with {halves[1]!r}, which GGUF's "
-                    "SentencePiece model cannot express; use a model with a byte-level tokenizer"
-                )
 
 
 def _tokens(

@@ -15,7 +15,20 @@ QWEN2_SPLIT = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_SPLIT = QWEN2_SPLIT.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_CASED_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+TEKKEN_SPLIT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*|\p{{N}}"
+    + _CASED_REST
+)
+O200K_SPLIT = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?{_UPPER}*{_LOWER}+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?{_UPPER}+{_LOWER}*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{{N}}{{1,3}}"
+    + _CASED_REST
+)
 CORPUS = [
+    "camelCase XMLHttpRequest helloWORLD iPhone McDonald's aB AbC ΕλλάδαΑθήνα ПриветМир naïveÉté",
+    "path/to/file.py http://example.org/// don'T WE'LLx they'Re I'm'd x's/y's \n/ //\n",
     "The quick brown fox jumps over the lazy dog, doesn't it? It's 1,234.56 metres; we'll see.",
     "def main() -> None:\n    print('hello world')\n\n\nif __name__ == '__main__':\n\tmain()\n",
     "Die Straße führt über Köln nach München. Ça va très bien, señor! Привет, мир. 你好世界",

@@ -18,9 +18,10 @@ from torch import Tensor
 from backbone.errors import CheckpointError, NearfarError
 from backbone.network import Network, causal_attend
 from quantize.calibration import CalibrationOptions
-from quantize.gptq import GptqOptions, QuantizedMatrix, choose_scale, output_error, quantize_matrix
+from quantize.gptq import GptqOptions, QuantizedMatrix, output_error, quantize_matrix
 from quantize.gptq_folder import quantize_gptq
 from quantize.gptq_format import pack, quantization_config, unpack
+from quantize.gptq_range import Range, choose_scale
 from quantize.gptq_reader import load_gptq_network
 
 Make = Callable[..., Path]
@@ -39,9 +40,10 @@ def correlated(num_inputs: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 def rounded_to_nearest(weight: Tensor, moment: Tensor, options: GptqOptions) -> Tensor:
     columns = []
+    kind = Range(max_code=options.max_code, sym=options.sym, search=options.search_range)
     for start in range(0, weight.shape[1], options.group_size):
         part = weight[:, start : start + options.group_size]
-        scale, zero = choose_scale(part, moment.diagonal()[start : start + part.shape[1]], options)
+        scale, zero = choose_scale(part, moment.diagonal()[start : start + part.shape[1]], kind)
         code = (torch.round(part / scale[:, None]) + zero[:, None]).clamp(0, options.max_code)
         columns.append(scale[:, None] * (code - zero[:, None]))
     return torch.cat(columns, 1)

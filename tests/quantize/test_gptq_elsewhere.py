@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,15 +34,32 @@ needs_gptqmodel = pytest.mark.skipif(
     find_spec("gptqmodel") is None or find_spec("optimum") is None,
     reason="gptqmodel and optimum are not installed",
 )
+# A Python that can import auto-gptq; scripts/auto_gptq_environment makes one.
+AUTO_GPTQ_PYTHON = os.environ.get("AUTO_GPTQ_PYTHON", "")
 needs_auto_gptq = pytest.mark.skipif(
-    find_spec("auto_gptq") is None, reason="auto_gptq is not installed (it needs transformers < 5)"
+    not AUTO_GPTQ_PYTHON,
+    reason="AUTO_GPTQ_PYTHON is not set; scripts/auto_gptq_environment makes such a Python",
 )
+LOAD_WITH_AUTO_GPTQ = """
+import json, sys
+import numpy, torch
+from auto_gptq import AutoGPTQForCausalLM
+folder, tokens = sys.argv[1], json.loads(sys.argv[2])
+model = AutoGPTQForCausalLM.from_quantized(folder, device="cpu", use_safetensors=True)
+with torch.no_grad():
+    logits = model(torch.tensor([tokens])).logits[0].float()
+numpy.save(folder + "/theirs.npy", logits.numpy())
+"""
 
 
-def quantized(make_checkpoint: Make, options: GptqOptions) -> Path:
-    source = make_checkpoint("llama", hidden_size=128, intermediate_size=256)
+def quantized(make_checkpoint: Make, options: GptqOptions, **changes: Any) -> Path:
+    source = make_checkpoint("llama", hidden_size=128, intermediate_size=256, **changes)
     return quantize_gptq(
-        source, source.with_name("gptq"), options=options, calibration=CALIBRATION
+        source,
+        source.with_name("gptq"),
+        options=options,
+        calibration=CALIBRATION,
+        store_tied_head=True,
     ).path
 
 
@@ -87,14 +108,13 @@ def test_gptqmodel_reads_the_same_model(
 
 @needs_auto_gptq
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("options", VARIANTS[:2], ids=repr)
-def test_auto_gptq_reads_the_same_model(make_checkpoint: Make, options: GptqOptions) -> None:
-    import torch
-
-    loader = pytest.importorskip("auto_gptq").AutoGPTQForCausalLM
-    folder = quantized(make_checkpoint, options)
-    model = loader.from_quantized(str(folder), device="cpu", use_safetensors=True)
-    with torch.no_grad():
-        found = model(torch.tensor([TOKENS])).logits[0].float().numpy()
-    assert_equal_to_ours(folder, found)
+@pytest.mark.parametrize("tied", (False, True), ids=("untied", "tied"))
+@pytest.mark.parametrize("options", (*VARIANTS[:2], VARIANTS[3]), ids=repr)
+def test_auto_gptq_reads_the_same_model(
+    make_checkpoint: Make, options: GptqOptions, tied: bool
+) -> None:
+    folder = quantized(make_checkpoint, options, tie_word_embeddings=tied)
+    words = [AUTO_GPTQ_PYTHON, "-c", LOAD_WITH_AUTO_GPTQ, str(folder), json.dumps(TOKENS)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_equal_to_ours(folder, np.load(folder / "theirs.npy"))

@@ -66,7 +66,7 @@ class CloudSettings:
                     f"cloud.url is {url!r}; it must begin with tcp:// or ipc://, "
                     "as in tcp://127.0.0.1:7070"
                 )
-        for key in _listed(self.server_key):
+        for key in _in_order(self.server_key):
             if key and len(key) != 40:
                 raise SettingsError(
                     f"cloud.server_key has {len(key)} characters; "
@@ -83,7 +83,7 @@ class CloudSettings:
 
         Raises SettingsError where there are keys, and not as many as addresses.
         """
-        urls, keys = _listed(self.url), _listed(self.server_key)
+        urls, keys = _in_order(self.url), _in_order(self.server_key)
         keys = keys or ("",) * len(urls)
         if urls and len(urls) != len(keys):
             raise SettingsError(
@@ -278,7 +278,8 @@ def _truth(name: str, value: Any) -> bool:
     return known
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def _in_order(text: str) -> tuple[str, ...]:
+    # Empty parts stay, since each stands for something at the same place of another list.
     return tuple(part.strip() for part in text.split(",")) if text.strip() else ()
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from offload.errors import SettingsError
 
 
-def change_settings(path: Path, section: str, values: Mapping[str, str]) -> None:
+def change_settings(
+    path: Path, section: str, values: Mapping[str, str | int | float | bool]
+) -> None:
     """Set fields of one section; the file is written beside itself and renamed.
 
     Raises SettingsError where the file cannot be read or written.

@@ -7,6 +7,7 @@ import contextlib
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from backbone.errors import NearfarError
@@ -18,6 +19,7 @@ from edge.desk.screen import Screen
 from edge.desk.terminal import why
 from offload.engine import Engine
 from offload.messages import Delta, Finish, Side
+from offload.places import places
 
 HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
 
@@ -25,7 +27,8 @@ HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
 class Chat:
     """One person, one engine, one conversation at a time.
 
-    `reopen` loads another near model by its name, for /model.
+    `reopen` loads another near model by its name, for /model; `sessions` is where the near model
+    keeps what it computed.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class Chat:
         manner: Manner,
         system: str = "",
         conversation: str | None = None,
+        sessions: Path | None = None,
         reopen: Callable[[str], Engine] | None = None,
     ) -> None:
         self.engine = engine
@@ -45,6 +49,7 @@ class Chat:
         self.manner = manner
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
+        self.sessions = sessions or places().cache / "sessions"
         self.reopen = reopen
         self.files: list[str] = []
         self.last: Finish | None = None

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 
 from edge.desk.export import export
+from edge.desk.forgetting import forget
 from offload.errors import RequestError
 from offload.messages import Sampling, Side
 
@@ -136,7 +137,7 @@ async def _forget(chat: Chat, _: str) -> None:
     current = _current(chat)
     choices = {"y": "delete it", "n": "keep it"}
     if await chat.screen.choose("Delete this conversation for good?", choices) == "y":
-        chat.store.delete(current)
+        await forget(current, chat.store, chat.engine, chat.sessions)
         chat.conversation, chat.last = None, None
         chat.screen.remark("deleted; a new conversation")
 

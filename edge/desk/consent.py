@@ -32,6 +32,7 @@ class Consent:
         self._here = here
         self._conversations: set[str] = set()
         self._always: bool | None = None
+        self._last: tuple[str, bool] | None = None
 
     async def __call__(self, request: Request) -> bool:
         """Return whether this request may leave."""
@@ -39,7 +40,10 @@ class Consent:
             return self._always
         if request.session in self._conversations:
             return True
-        return self._take(await self._ask(request), request)
+        # One request may be asked about at several doors; a person is asked once.
+        if self._last is None or self._last[0] != request.id:
+            self._last = request.id, self._take(await self._ask(request), request)
+        return self._last[1]
 
     def _take(self, reply: Reply, request: Request) -> bool:
         if reply == "conversation" and request.session:

@@ -20,7 +20,7 @@ from offload.errors import CloudUnreachable
 from offload.hybrid import Hybrid, HybridOptions
 from offload.messages import Delta, Finish, Privacy, Request
 from offload.places import places
-from offload.policy.monitor import Threshold
+from offload.policy.rule import Threshold
 from offload.settings import load
 from tests.offload.scripted import ScriptedEngine
 
@@ -56,7 +56,7 @@ class ScriptedScreen:
 
 def hybrid(consent: Consent | None = None, *, near: Sequence[str] = ("near",)) -> Hybrid:
     cloud = ScriptedEngine(("far",))
-    options = HybridOptions(threshold=Threshold(min_logprob=-0.1))  # the script is never so sure
+    options = HybridOptions(rule=Threshold(min_logprob=-0.1))  # the script is never so sure
     if consent is None:
         return Hybrid(ScriptedEngine(near), cloud, options=options)
     return Hybrid(ScriptedEngine(near), cloud, options=options, consent=consent)

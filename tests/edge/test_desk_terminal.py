@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from edge.desk.conversations import Conversations
+from offload.link.local import admitted, server_keys
 from offload.places import places
 from tests.offload.links import serving
 from tests.offload.scripted import ScriptedEngine
@@ -140,7 +141,8 @@ def test_a_dumb_terminal_is_enough(start: Start) -> None:
 
 async def test_the_first_message_that_would_leave_is_asked_about(start: Start) -> None:
     cloud = ScriptedEngine(("far", " away"))
-    async with serving(cloud, endpoint="tcp://127.0.0.1:0") as server:
+    keys = places().keys  # a cloud of one's own, on the same machine
+    async with serving(cloud, keys=server_keys(keys), devices=admitted(keys)) as server:
         terminal = start(
             NEARFAR_CLOUD_URL=server.endpoint,
             NEARFAR_POLICY_MIN_LOGPROB="0",

@@ -1,0 +1,151 @@
+"""Answers under way: each goes on whether or not a page is watching, and can be joined midway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import msgspec
+
+from backbone.errors import NearfarError
+from edge.desk.chat import remarks
+from edge.desk.consent import Reply, size_of
+from edge.desk.conversations import Conversations
+from edge.desk.dialogue import Manner, answer
+from edge.desk.terminal import why
+from offload.engine import Engine
+from offload.errors import RequestError
+from offload.messages import Delta, Finish, Request
+
+Event = dict[str, Any]
+
+
+class Answers:
+    """The answers being written, one at most for each conversation."""
+
+    def __init__(self, store: Conversations) -> None:
+        self._store = store
+        self._running: dict[str, _Answer] = {}
+
+    @property
+    def any_running(self) -> bool:
+        """Whether anything is being written."""
+        return bool(self._running)
+
+    def require_idle(self, conversation: str) -> None:
+        """Raise RequestError while this conversation is being answered."""
+        if conversation in self._running:
+            raise RequestError("an answer is being written; stop it first")
+
+    def start(self, engine: Engine, conversation: str, manner: Manner) -> None:
+        """Begin to answer a conversation's last question. Raises RequestError if it already is."""
+        self.require_idle(conversation)
+        going = _Answer(answer(engine, self._store, conversation, manner))
+        self._running[conversation] = going
+        going.task.add_done_callback(lambda _: self._running.pop(conversation, None))
+
+    async def stop(self, conversation: str) -> None:
+        """Stop an answer and keep what there is of it; without one, do nothing."""
+        going = self._running.get(conversation)
+        if going is not None:
+            going.task.cancel()
+            await asyncio.wait([going.task])
+
+    async def stop_all(self) -> None:
+        """Stop every answer."""
+        for conversation in list(self._running):
+            await self.stop(conversation)
+
+    async def consent(self, request: Request) -> Reply:
+        """Ask whoever watches a conversation; nobody watching is a no."""
+        going = self._running.get(request.session or "")
+        return await going.ask(size_of(request)) if going else "no"
+
+    def reply(self, conversation: str, reply: Reply) -> None:
+        """Hand on what a person said when asked."""
+        going = self._running.get(conversation)
+        if going is not None:
+            going.reply(reply)
+
+    async def follow(self, conversation: str) -> AsyncIterator[Event]:
+        """Yield what there is of an answer, then what comes, to its end."""
+        going = self._running.get(conversation)
+        if going is not None:
+            async for event in going.follow():
+                yield event
+
+
+class _Answer:
+    """One answer, its watchers, and the question it may have for them."""
+
+    def __init__(self, stream: AsyncIterator[Delta | Finish]) -> None:
+        self._text, self._source = "", ""
+        self._watchers: set[asyncio.Queue[Event | None]] = set()
+        self._question: Event | None = None
+        self._reply: asyncio.Future[Reply] | None = None
+        self.task = asyncio.create_task(self._read(stream))
+
+    async def _read(self, stream: AsyncIterator[Delta | Finish]) -> None:
+        try:
+            async with contextlib.aclosing(cast(Any, stream)):
+                async for item in stream:
+                    self._take(item)
+        except NearfarError as error:
+            self._tell({"type": "error", "error": str(error)})
+        except asyncio.CancelledError:
+            self._tell({"type": "stopped"})
+        finally:
+            for watcher in self._watchers:
+                watcher.put_nowait(None)
+
+    def _take(self, item: Delta | Finish) -> None:
+        if isinstance(item, Finish):
+            built = cast(Event, msgspec.to_builtins(item))
+            self._tell({"type": "finish", **told(item), "finish": built})
+            return
+        self._text = item.text if item.replaces else self._text + item.text
+        self._source = item.source or self._source
+        self._tell(
+            {
+                "type": "delta",
+                "text": item.text,
+                "source": self._source,
+                "replaces": item.replaces,
+            }
+        )
+
+    async def ask(self, num_bytes: int) -> Reply:
+        self._question = {"type": "consent", "bytes": num_bytes}
+        self._reply = asyncio.get_running_loop().create_future()
+        self._tell(self._question)
+        try:
+            return await self._reply
+        finally:
+            self._question = self._reply = None
+
+    def reply(self, reply: Reply) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result(reply)
+
+    async def follow(self) -> AsyncIterator[Event]:
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        queue.put_nowait({"type": "so_far", "text": self._text, "source": self._source})
+        if self._question is not None:
+            queue.put_nowait(self._question)
+        self._watchers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._watchers.discard(queue)
+
+    def _tell(self, event: Event) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(event)
+
+
+def told(finish: Finish) -> Event:
+    """Return what a reader is told of a finished answer, in sentences."""
+    return {"why": why(finish), "remarks": list(remarks(finish))}

@@ -1,0 +1,186 @@
+"""The page and its API: conversations, answers as they are written, settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from backbone.errors import NearfarError
+from edge.desk.assistant.answers import Answers, told
+from edge.desk.assistant.desk import Change, Desk
+from edge.desk.assistant.door import Door
+from edge.desk.consent import Reply
+from edge.desk.conversations import Conversations, Turn
+from edge.desk.dialogue import Manner
+from edge.desk.export import export
+from offload.errors import RequestError
+from offload.messages import Sampling, Side
+
+PAGE = Path(__file__).parent / "page"
+MAX_TOKENS = 1024
+
+T = TypeVar("T")
+
+
+class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question; `side` None leaves it to the policy. An empty text answers the last one anew."""
+
+    text: str = ""
+    side: Side | None = None
+
+
+class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new title."""
+
+    title: str
+
+
+class Replied(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person said when asked whether text may leave."""
+
+    reply: Reply
+
+
+def build_app(desk: Desk, store: Conversations, answers: Answers, *, token: str) -> Starlette:
+    """Return the ASGI app; it closes the desk when it ends."""
+    api = _Api(desk, store, answers)
+    one = "/api/conversations/{id}"
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await answers.stop_all()
+        await desk.aclose()
+
+    return Starlette(
+        routes=[
+            Route("/", lambda _: FileResponse(PAGE / "index.html")),
+            # A service worker commands only what lies below its own address.
+            Route("/worker.js", lambda _: FileResponse(PAGE / "worker.js")),
+            Mount("/page", StaticFiles(directory=PAGE)),
+            Route("/api/standing", api.standing),
+            Route("/api/settings", api.settings, methods=["PATCH"]),
+            Route("/api/conversations", api.conversations),
+            Route("/api/conversations", api.begin, methods=["POST"]),
+            Route(one, api.read),
+            Route(one, api.rename, methods=["PATCH"]),
+            Route(one, api.delete, methods=["DELETE"]),
+            Route(f"{one}/export", api.export),
+            Route(f"{one}/ask", api.ask, methods=["POST"]),
+            Route(f"{one}/stream", api.stream),
+            Route(f"{one}/stop", api.stop, methods=["POST"]),
+            Route(f"{one}/consent", api.consent, methods=["POST"]),
+        ],
+        lifespan=lifespan,
+        middleware=[Middleware(Door, token=token)],
+        exception_handlers={NearfarError: _on_ours},
+    )
+
+
+class _Api:
+    """What the page can ask for."""
+
+    def __init__(self, desk: Desk, store: Conversations, answers: Answers) -> None:
+        self._desk, self._store, self._answers = desk, store, answers
+
+    async def standing(self, _: Request) -> Response:
+        return _json(self._desk.standing())
+
+    async def settings(self, request: Request) -> Response:
+        change = await _body(request, Change)
+        if self._answers.any_running:
+            raise RequestError("an answer is being written; stop it first")
+        await self._desk.change(change)
+        return _json(self._desk.standing())
+
+    async def conversations(self, request: Request) -> Response:
+        wanted = request.query_params.get("q", "").strip()
+        if wanted:
+            return _json(self._store.search(wanted))
+        return _json([{"heading": each, "excerpt": ""} for each in self._store.headings()])
+
+    async def begin(self, _: Request) -> Response:
+        return _json({"id": self._store.begin()})
+
+    async def read(self, request: Request) -> Response:
+        whole = self._store.read(_id(request))
+        turns = [_shown(turn) for turn in whole.turns]
+        return _json({"heading": whole.heading, "system": whole.system, "turns": turns})
+
+    async def rename(self, request: Request) -> Response:
+        self._store.rename(_id(request), (await _body(request, Rename)).title)
+        return _json({})
+
+    async def delete(self, request: Request) -> Response:
+        await self._answers.stop(_id(request))
+        await self._desk.forget(_id(request), self._store)
+        return _json({})
+
+    async def export(self, request: Request) -> Response:
+        wants_json = request.query_params.get("form") == "json"
+        text = export(self._store.read(_id(request)), "json" if wants_json else "markdown")
+        return Response(text, media_type="application/json" if wants_json else "text/markdown")
+
+    async def ask(self, request: Request) -> Response:
+        """Begin to answer: a new question, or the last one anew."""
+        conversation, asked = _id(request), await _body(request, Ask)
+        self._answers.require_idle(conversation)
+        if asked.text.strip():
+            self._store.ask(conversation, asked.text.strip())
+        elif self._store.unanswer(conversation) is None:
+            raise RequestError("there is nothing to answer again; ask something first")
+        manner = Manner(privacy=self._desk.privacy, sampling=Sampling(max_tokens=MAX_TOKENS))
+        manner = replace(manner, forced=asked.side)
+        self._answers.start(self._desk.engine, conversation, manner)
+        return _json({}, status=202)
+
+    async def stream(self, request: Request) -> Response:
+        async def lines() -> AsyncIterator[bytes]:
+            async for event in self._answers.follow(_id(request)):
+                yield b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def stop(self, request: Request) -> Response:
+        await self._answers.stop(_id(request))
+        return _json({})
+
+    async def consent(self, request: Request) -> Response:
+        self._answers.reply(_id(request), (await _body(request, Replied)).reply)
+        return _json({})
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+def _shown(turn: Turn) -> dict[str, Any]:
+    """Return a turn with what its reader is told of it."""
+    whole: dict[str, Any] = msgspec.to_builtins(turn)
+    return {**whole, **(told(turn.finish) if turn.finish else {})}
+
+
+async def _body(request: Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except msgspec.MsgspecError as error:
+        raise RequestError(f"the body is not what is asked for: {error}") from None
+
+
+def _json(body: object, *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
+
+
+async def _on_ours(_: Request, error: Exception) -> Response:
+    return _json({"error": str(error)}, status=400)

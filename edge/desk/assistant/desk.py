@@ -1,0 +1,140 @@
+"""The engine behind the page, and the settings a person changes there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import msgspec
+
+from backbone.errors import NearfarError
+from edge.desk.consent import Consent, Question, chosen_privacy
+from edge.desk.conversations import Conversations
+from edge.desk.forgetting import forget
+from edge.desk.models import list_models
+from edge.desk.near import Choice, open_hybrid
+from edge.desk.status import link, memory_bytes
+from offload.engine import Engine
+from offload.errors import RequestError
+from offload.messages import ModelCard, Privacy
+from offload.places import Places
+from offload.settings import EdgeSettings, Settings
+from offload.settings_file import change_settings
+
+Open = Callable[[Settings, Places, Choice], Engine]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person changed; what is None stays."""
+
+    model: str | None = None
+    window: int | None = None
+    kv_cache_dtype: str | None = None
+    private: bool | None = None
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page shows of the engine."""
+
+    model: ModelCard
+    models: list[str]
+    chosen: str
+    window: int
+    kv_cache_dtype: str
+    private: bool
+    has_cloud: bool
+    link: str
+    memory_bytes: int
+
+
+class Desk:
+    """Owns the engine. While private, there is no cloud at all: its link is closed, not unused."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        here: Places,
+        *,
+        ask: Question,
+        offline: bool = False,
+        open_engine: Open = open_hybrid,
+    ) -> None:
+        self.settings = settings
+        self._here = here
+        self._ask = ask
+        self._offline = offline
+        self._open = open_engine
+        self.privacy = chosen_privacy(settings, here)
+        self.engine = self._make()
+
+    def _make(self) -> Engine:
+        offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
+        choice = Choice(offline=offline, consent=Consent(self._ask_and_note, self._here))
+        return self._open(self.settings, self._here, choice)
+
+    async def _ask_and_note(self, request: Any) -> Any:
+        reply = await self._ask(request)
+        if reply in ("always", "never"):
+            self.privacy = Privacy.CLOUD_OK if reply == "always" else Privacy.LOCAL_ONLY
+        return reply
+
+    def standing(self) -> Standing:
+        """Return what the page shows."""
+        edge = self.settings.edge
+        return Standing(
+            model=self.engine.card(),
+            models=[each.name for each in list_models(self._here.models) if each.runs == "edge"],
+            chosen=edge.model,
+            window=edge.window,
+            kv_cache_dtype=edge.kv_cache_dtype,
+            private=self.privacy is Privacy.LOCAL_ONLY,
+            has_cloud=bool(self.settings.cloud.url) and not self._offline,
+            link=link(self.engine),
+            memory_bytes=memory_bytes(),
+        )
+
+    async def change(self, change: Change) -> None:
+        """Apply a change and keep it in the settings file. Raises NearfarError, and then nothing
+        has changed.
+        """
+        before = self.settings, self.privacy
+        self.settings = replace(self.settings, edge=_edge(self.settings.edge, change))
+        if change.private is not None:
+            self.privacy = Privacy.LOCAL_ONLY if change.private else Privacy.ASK
+        await self.engine.aclose()
+        try:
+            self.engine = self._make()
+        except NearfarError:
+            self.settings, self.privacy = before
+            self.engine = self._make()
+            raise
+        self._keep(change)
+
+    def _keep(self, change: Change) -> None:
+        said = {name: value for name, value in _edge_values(change).items() if value is not None}
+        if said:
+            change_settings(self._here.config_file, "edge", said)
+        if change.private is not None:
+            kept = {"privacy": self.privacy.value}
+            change_settings(self._here.config_file, "policy", kept)
+
+    async def forget(self, conversation: str, store: Conversations) -> None:
+        """Delete a conversation everywhere on this device."""
+        await forget(conversation, store, self.engine, self._here.cache / "sessions")
+
+    async def aclose(self) -> None:
+        """Close the engine."""
+        await self.engine.aclose()
+
+
+def _edge_values(change: Change) -> dict[str, Any]:
+    known = {each.name for each in fields(EdgeSettings)}
+    return {name: value for name, value in msgspec.structs.asdict(change).items() if name in known}
+
+
+def _edge(settings: EdgeSettings, change: Change) -> EdgeSettings:
+    said = {name: value for name, value in _edge_values(change).items() if value is not None}
+    if said.get("model") == "":
+        raise RequestError("the model's name is empty; choose one of the list")
+    return replace(settings, **said)

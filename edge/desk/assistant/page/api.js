@@ -1,0 +1,68 @@
+// Talks to the server: JSON with the token of this origin, and answers as they are written.
+
+const KEY = "nearfar-token";
+
+/** An error whose message is written for the person at the page. */
+export class Refused extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Take the token out of the address, so that it is neither seen, shared nor kept in the history. */
+export function keepToken() {
+  const given = new URLSearchParams(location.hash.slice(1)).get("token");
+  if (!given) return;
+  localStorage.setItem(KEY, given);
+  history.replaceState(null, "", location.pathname);
+}
+
+async function call(path, { method = "GET", body, signal } = {}) {
+  const headers = { authorization: `Bearer ${localStorage.getItem(KEY) ?? ""}` };
+  if (body !== undefined) headers["content-type"] = "application/json";
+  let answer;
+  try {
+    answer = await fetch(`/api/${path}`, {
+      method,
+      headers,
+      signal,
+      body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Refused("", 0);
+  }
+  if (answer.ok) return answer;
+  const told = await answer.json().catch(() => ({}));
+  throw new Refused(told.error ?? answer.statusText, answer.status);
+}
+
+const json = async (...asked) => (await call(...asked)).json();
+const at = (id) => `conversations/${encodeURIComponent(id)}`;
+
+export const standing = () => json("standing");
+export const change = (settings) => json("settings", { method: "PATCH", body: settings });
+export const conversations = (wanted = "") => json(`conversations?q=${encodeURIComponent(wanted)}`);
+export const begin = () => json("conversations", { method: "POST", body: {} });
+export const read = (id) => json(at(id));
+export const rename = (id, title) => json(at(id), { method: "PATCH", body: { title } });
+export const remove = (id) => json(at(id), { method: "DELETE" });
+export const ask = (id, text, side = null) => json(`${at(id)}/ask`, { method: "POST", body: { text, side } });
+export const stop = (id) => json(`${at(id)}/stop`, { method: "POST", body: {} });
+export const consent = (id, reply) => json(`${at(id)}/consent`, { method: "POST", body: { reply } });
+export const exported = async (id, form) => (await call(`${at(id)}/export?form=${form}`)).blob();
+
+/** Yield the events of an answer under way; nothing where there is none. */
+export async function* follow(id, signal) {
+  const answer = await call(`${at(id)}/stream`, { signal });
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const events = (rest + value).split("\n\n");
+    rest = events.pop();
+    for (const event of events) yield JSON.parse(event.slice("data: ".length));
+  }
+}

@@ -1,0 +1,105 @@
+// The box at the foot: a question that grows, text files with it, and the button that sends or stops.
+
+import { t } from "./words.js";
+
+const MOST_BYTES = 1_000_000;
+
+export class Composer {
+  constructor({ send, stop, fail }) {
+    this.form = document.getElementById("composer");
+    this.box = document.getElementById("question");
+    this.button = document.getElementById("send");
+    this.picker = document.getElementById("file");
+    this.chips = document.getElementById("files");
+    this.files = [];
+    this.busy = false;
+    this.actions = { send, stop, fail };
+    this.listen();
+  }
+
+  listen() {
+    this.form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (this.busy) this.actions.stop();
+      else this.submit();
+    });
+    this.box.addEventListener("input", () => this.grow());
+    this.box.addEventListener("keydown", (event) => {
+      // While a word is being composed (Chinese, Japanese), Enter chooses it.
+      if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+      event.preventDefault();
+      if (!this.busy) this.submit();
+    });
+    document.getElementById("attach").addEventListener("click", () => this.picker.click());
+    this.picker.addEventListener("change", () => this.attach([...this.picker.files]));
+    this.form.addEventListener("dragover", (event) => event.preventDefault());
+    this.form.addEventListener("drop", (event) => {
+      event.preventDefault();
+      this.attach([...event.dataTransfer.files]);
+    });
+  }
+
+  submit() {
+    const text = this.box.value.trim();
+    if (!text) return;
+    const files = this.files.map(({ name, content }) => fenced(name, content));
+    this.box.value = "";
+    this.files = [];
+    this.showFiles();
+    this.grow();
+    this.actions.send([...files, text].join("\n\n"));
+  }
+
+  /** Give a question back that could not be sent. */
+  restore(text) {
+    if (!this.box.value) this.box.value = text;
+    this.grow();
+  }
+
+  setBusy(busy) {
+    this.busy = busy;
+    this.button.classList.toggle("stopping", busy);
+    this.button.setAttribute("aria-label", t(busy ? "stop" : "send"));
+  }
+
+  grow() {
+    this.box.style.height = "auto";
+    this.box.style.height = `${Math.min(this.box.scrollHeight, innerHeight * 0.4)}px`;
+  }
+
+  async attach(files) {
+    for (const file of files) {
+      const content = file.size <= MOST_BYTES ? await file.text() : "";
+      if (file.size > MOST_BYTES) this.actions.fail(t("too_big", { name: file.name }));
+      else if (/\0|\ufffd/.test(content)) this.actions.fail(t("not_text", { name: file.name }));
+      else this.files.push({ name: file.name, content });
+    }
+    this.picker.value = "";
+    this.showFiles();
+    this.box.focus();
+  }
+
+  showFiles() {
+    this.chips.replaceChildren(
+      ...this.files.map((file, n) => {
+        const chip = document.createElement("button");
+        chip.type = "button";
+        chip.className = "chip";
+        chip.textContent = `${file.name} ×`;
+        chip.setAttribute("aria-label", `${t("delete")} ${file.name}`);
+        chip.addEventListener("click", () => {
+          this.files.splice(n, 1);
+          this.showFiles();
+        });
+        return chip;
+      }),
+    );
+  }
+}
+
+/** A file's text in a fence that nothing inside can close. */
+function fenced(name, content) {
+  let fence = "```";
+  while (content.includes(fence)) fence += "`";
+  return `${name}:\n${fence}\n${content.trimEnd()}\n${fence}`;
+}

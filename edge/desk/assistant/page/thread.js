@@ -1,0 +1,212 @@
+// The turns of a conversation, and the answer that is being written at its end.
+
+import { render } from "./markdown.js";
+import { t } from "./words.js";
+
+const FENCE = /^ {0,3}(`{3,}|~{3,})/;
+
+/** Return how much of the text is whole blocks: up to the last blank line outside a fence. */
+export function settled(text) {
+  let end = 0;
+  let place = 0;
+  let fence = "";
+  for (const line of text.split(/(?<=\n)/)) {
+    const mark = FENCE.exec(line)?.[1];
+    if (mark && !fence) fence = mark;
+    else if (mark?.startsWith(fence)) fence = "";
+    place += line.length;
+    if (!fence && !line.trim() && line.endsWith("\n")) end = place;
+  }
+  return end;
+}
+
+function make(tag, className, ...children) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.append(...children);
+  return element;
+}
+
+/** One answer as it is written: whole blocks are drawn once, only the last is drawn again. */
+class Writing {
+  constructor(body) {
+    this.body = body;
+    this.clear();
+  }
+
+  clear() {
+    this.text = "";
+    this.done = 0;
+    this.tail = [];
+    this.body.replaceChildren();
+  }
+
+  write(text) {
+    this.text += text;
+    this.frame ??= requestAnimationFrame(() => this.draw());
+  }
+
+  draw() {
+    cancelAnimationFrame(this.frame);
+    this.frame = undefined;
+    const end = this.done + settled(this.text.slice(this.done));
+    for (const node of this.tail) node.remove();
+    if (end > this.done) this.body.append(...render(this.text.slice(this.done, end)));
+    this.done = end;
+    this.tail = render(this.text.slice(end));
+    this.body.append(...this.tail);
+  }
+}
+
+export class Thread {
+  constructor(element, { retry, example }) {
+    this.element = element;
+    this.retry = retry;
+    this.example = example;
+    this.canAskCloud = false;
+    element.addEventListener("scroll", () => (this.follows = this.isAtEnd()));
+    this.follows = true;
+  }
+
+  isAtEnd() {
+    const { scrollHeight, scrollTop, clientHeight } = this.element;
+    return scrollHeight - scrollTop - clientHeight < 60;
+  }
+
+  toEnd() {
+    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
+  }
+
+  /** Show a conversation; an answer under way is left open for more. */
+  show(turns) {
+    this.writing = null;
+    this.element.replaceChildren(...(turns.length ? turns.map((turn, n) => this.turn(turn, n === turns.length - 1)) : [this.welcome()]));
+    this.follows = true;
+    this.toEnd();
+  }
+
+  welcome() {
+    const examples = ["example_1", "example_2", "example_3"].map((key) => {
+      const button = make("button", "example", t(key));
+      button.addEventListener("click", () => this.example(t(key)));
+      return button;
+    });
+    return make("div", "welcome", make("h2", "", t("welcome")), make("p", "", t("welcome_text")), make("div", "examples", ...examples));
+  }
+
+  turn(turn, last) {
+    if (turn.role === "user") return this.question(turn.content);
+    const article = this.article();
+    article.querySelector(".body").append(...render(turn.content));
+    if (turn.state === "writing") this.writing = this.begun(article, turn.content);
+    else this.foot(article, turn, last);
+    return article;
+  }
+
+  question(text) {
+    const article = make("article", "question", make("div", "bubble", text));
+    article.setAttribute("aria-label", t("you"));
+    return article;
+  }
+
+  article() {
+    const article = make("article", "answer", make("div", "body"));
+    article.setAttribute("aria-label", "nearfar");
+    return article;
+  }
+
+  begun(article, text) {
+    const writing = new Writing(article.querySelector(".body"));
+    writing.article = article;
+    article.classList.add("writing");
+    article.setAttribute("aria-busy", "true");
+    if (text) writing.write(text);
+    return writing;
+  }
+
+  /** Begin an answer, under a new question or in place of the last answer. */
+  begin(question) {
+    this.element.querySelector(".welcome")?.remove();
+    for (const foot of this.element.querySelectorAll(".retry")) foot.remove();
+    const last = this.element.lastElementChild;
+    if (question !== null) this.element.append(this.question(question));
+    else if (last?.classList.contains("answer")) last.remove();
+    const article = this.article();
+    this.element.append(article);
+    this.writing = this.begun(article, "");
+    this.follows = true;
+    this.toEnd();
+  }
+
+  /** Take one event of the answer under way. */
+  take(event) {
+    if (!this.writing) return;
+    if (event.type === "so_far") this.writing.clear();
+    if (event.replaces) this.replace();
+    if (event.text) this.writing.write(event.text);
+    requestAnimationFrame(() => this.toEnd());
+    if (["finish", "error", "stopped"].includes(event.type)) this.end(event);
+  }
+
+  replace() {
+    if (this.writing.text) {
+      this.writing.draw();
+      const gone = make("details", "withdrawn", make("summary", "", t("seam")), ...this.writing.body.cloneNode(true).childNodes);
+      this.writing.body.before(gone);
+    }
+    this.writing.clear();
+  }
+
+  end(event) {
+    const { article, text } = this.writing;
+    this.writing.draw();
+    this.writing = null;
+    article.classList.remove("writing");
+    article.removeAttribute("aria-busy");
+    const state = { error: "failed", stopped: "stopped" }[event.type] ?? "whole";
+    this.foot(article, { ...event, content: text, state, remarks: event.remarks ?? (event.error ? [event.error] : []) }, true);
+    requestAnimationFrame(() => this.toEnd());
+  }
+
+  foot(article, turn, last) {
+    const remarks = (turn.remarks ?? []).map((remark) => make("p", "remark", remark));
+    if (turn.state !== "whole" && !remarks.length) remarks.push(make("p", "remark", t(turn.state)));
+    const row = make("div", "row");
+    const route = turn.finish?.route;
+    if (route) row.append(badge(route, turn));
+    const actions = make("div", "actions");
+    if (turn.content) actions.append(copier(turn.content));
+    if (last) actions.append(...this.retries());
+    row.append(actions);
+    article.append(...remarks, row);
+  }
+
+  retries() {
+    const button = (words, side) => {
+      const made = make("button", "small retry", words);
+      made.addEventListener("click", () => this.retry(side));
+      return made;
+    };
+    const near = button(t("retry_near"), "edge");
+    return this.canAskCloud ? [near, button(t("retry_cloud"), "cloud")] : [near];
+  }
+}
+
+/** Who answered, opened to why: the reason, how sure, how quick, what was sent. */
+function badge(route, turn) {
+  const far = route.served_by === "cloud";
+  const sent = turn.finish.usage?.bytes_sent ?? 0;
+  const summary = make("summary", far ? "badge far" : "badge near", far ? t("far") : t("near"));
+  if (sent) summary.append(make("span", "sent", t("sent", { n: sent.toLocaleString() })));
+  return make("details", "route", summary, make("p", "", turn.why ?? ""));
+}
+
+function copier(text) {
+  const button = make("button", "small", t("copy"));
+  button.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(text);
+    button.textContent = t("copied");
+    setTimeout(() => (button.textContent = t("copy")), 1500);
+  });
+  return button;
+}

@@ -1,0 +1,85 @@
+// What the page says, in English and Chinese.
+
+const WORDS = {
+  en: {
+    skip: "Skip to the question", conversations: "Conversations", thread: "Conversation", close: "Close",
+    new: "New conversation", search: "Search", settings: "Settings", rename: "Rename", export: "Export",
+    delete: "Delete", private: "Private", ask: "Ask something", attach: "Attach text files", send: "Send",
+    stop: "Stop", model: "Model", window: "Window", kv: "Keys and values", language: "Language", done: "Done",
+    window_hint: "How many of the newest tokens stay in memory when a conversation grows long.",
+    kv_hint: "Fewer bits hold a longer conversation in the same memory.",
+    window_all: "all that fit", window_refuse: "refuse longer ones", kv_auto: "as memory allows",
+    tokens: "{n} tokens", consent_title: "May this leave the device?",
+    consent_text: "The near model is not sure enough, or you asked for the cloud. {n} bytes of this conversation would be sent to your cloud.",
+    consent_once: "This message may", consent_conversation: "All of this conversation may",
+    consent_always: "Always, and do not ask again", consent_no: "No, answer near",
+    consent_never: "Never, and do not ask again", copy: "Copy", copied: "Copied", retry_near: "Retry near",
+    retry_cloud: "Retry in the cloud", near: "near", far: "cloud", why: "Why?", sent: "{n} bytes sent",
+    nothing_sent: "nothing sent", stopped: "stopped", interrupted: "cut off when nearfar ended",
+    failed: "failed", welcome: "What would you like to know?",
+    welcome_text: "Answered on this device. Your cloud is asked only when that pays, and only if you let it.",
+    private_on: "Private: nothing leaves this device. The link to the cloud is closed.",
+    private_off: "Private is off: you are asked before anything leaves.",
+    gone: "The assistant is not running. Start it with “nearfar assistant”; this page will come back by itself.",
+    locked: "Open the link that “nearfar assistant” printed: it holds the key to your conversations.",
+    delete_sure: "Delete this conversation for good?", cancel: "Cancel", rename_title: "Title",
+    export_title: "Export this conversation", nothing_found: "Nothing was found", none_yet: "Nothing here yet",
+    memory: "Memory", link: "Link", parameters: "Parameters", context: "Context", seam: "not sure enough; the cloud answers instead",
+    you: "You", answering: "nearfar is answering", answered: "nearfar has answered", untitled: "New conversation",
+    today: "Today", yesterday: "Yesterday", earlier: "Earlier", too_big: "{name} is larger than 1 MB", not_text: "{name} is not text",
+    example_1: "What is 17 + 25?", example_2: "What is the capital of France?", example_3: "Sort these numbers: 55, 93, 4, 68",
+  },
+  zh: {
+    skip: "跳到输入框", conversations: "对话列表", thread: "对话", close: "关闭",
+    new: "新对话", search: "搜索", settings: "设置", rename: "重命名", export: "导出",
+    delete: "删除", private: "私密", ask: "请输入问题", attach: "附加文本文件", send: "发送",
+    stop: "停止", model: "模型", window: "窗口", kv: "键值缓存", language: "语言", done: "完成",
+    window_hint: "对话变长时，内存中保留多少最新的词元。",
+    kv_hint: "位数越少，同样的内存能容纳越长的对话。",
+    window_all: "尽可能多", window_refuse: "拒绝更长的对话", kv_auto: "按内存选择",
+    tokens: "{n} 个词元", consent_title: "允许内容离开本设备吗？",
+    consent_text: "本地模型不够确定，或者您要求使用云端。此对话将有 {n} 字节发送到您的云端。",
+    consent_once: "允许这一条", consent_conversation: "允许整个对话",
+    consent_always: "始终允许，不再询问", consent_no: "不允许，在本地回答",
+    consent_never: "永不允许，不再询问", copy: "复制", copied: "已复制", retry_near: "在本地重试",
+    retry_cloud: "在云端重试", near: "本地", far: "云端", why: "原因", sent: "已发送 {n} 字节",
+    nothing_sent: "没有发送任何内容", stopped: "已停止", interrupted: "nearfar 退出时中断",
+    failed: "失败", welcome: "想了解什么？",
+    welcome_text: "回答在本设备上生成。只有在值得并且您允许时，才会询问云端。",
+    private_on: "私密模式：任何内容都不会离开本设备，与云端的连接已关闭。",
+    private_off: "私密模式已关闭：内容离开之前会先询问您。",
+    gone: "助手没有运行。请用 “nearfar assistant” 启动，页面会自动恢复。",
+    locked: "请打开 “nearfar assistant” 打印的链接：其中有访问对话的密钥。",
+    delete_sure: "永久删除这个对话吗？", cancel: "取消", rename_title: "标题",
+    export_title: "导出这个对话", nothing_found: "没有找到", none_yet: "还没有对话",
+    memory: "内存", link: "连接", parameters: "参数", context: "上下文", seam: "不够确定，改由云端回答",
+    you: "您", answering: "nearfar 正在回答", answered: "nearfar 已回答", untitled: "新对话",
+    today: "今天", yesterday: "昨天", earlier: "更早", too_big: "{name} 超过 1 MB", not_text: "{name} 不是文本",
+    example_1: "What is 17 + 25?", example_2: "What is the capital of France?", example_3: "Sort these numbers: 55, 93, 4, 68",
+  },
+};
+
+const KEY = "nearfar-language";
+let language = localStorage.getItem(KEY) ?? (navigator.language.startsWith("zh") ? "zh" : "en");
+
+export const current = () => language;
+
+export function choose(chosen) {
+  language = chosen;
+  localStorage.setItem(KEY, chosen);
+  apply();
+}
+
+/** Return the words for a key, with {name} filled in. */
+export function t(key, values = {}) {
+  return WORDS[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+}
+
+/** Put the words into every element that names a key. */
+export function apply(root = document) {
+  document.documentElement.lang = language;
+  for (const each of root.querySelectorAll("[data-t]")) each.textContent = t(each.dataset.t);
+  for (const each of root.querySelectorAll("[data-t-label]")) each.setAttribute("aria-label", t(each.dataset.tLabel));
+  for (const each of root.querySelectorAll("[data-t-title]")) each.title = t(each.dataset.tTitle);
+  for (const each of root.querySelectorAll("[data-t-placeholder]")) each.placeholder = t(each.dataset.tPlaceholder);
+}

@@ -1,0 +1,34 @@
+"""Forgetting a conversation everywhere: its text, and what the near model had computed from it."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from edge.desk.conversations import Conversations
+from offload.engine import Engine
+from offload.hybrid import Hybrid
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """An engine that keeps keys and values of conversations."""
+
+    async def forget(self, session: str) -> None:
+        """Drop what is kept of a session."""
+        ...
+
+
+async def forget(
+    conversation: str, store: Conversations, engine: Engine | None, sessions: Path
+) -> None:
+    """Delete a conversation, and its keys and values in memory and in the folder `sessions`."""
+    from edge.llama.sessions import forget_session
+
+    near = engine.edge if isinstance(engine, Hybrid) else engine
+    if isinstance(near, Forgetful):
+        await near.forget(conversation)
+    # Other models may have kept it too, before this one was chosen.
+    await asyncio.to_thread(forget_session, sessions, conversation)
+    store.delete(conversation)

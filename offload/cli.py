@@ -29,20 +29,24 @@ def invite(
 @link_app.command()
 def join(
     line: Annotated[str, typer.Argument(help="The line that `nearfar link invite` printed.")],
+    add: Annotated[bool, typer.Option("--add", help="Keep the clouds set up before.")] = False,
     as_json: Json = False,
 ) -> None:
     """Use an invite: this device's cloud is then set up."""
     from offload.link.invitation import join as run
 
-    run(line, as_json=as_json)
+    run(line, add=add, as_json=as_json)
 
 
 @link_app.command()
-def ping(as_json: Json = False) -> None:
-    """Reach the cloud that is set up, and say how far away it is."""
+def ping(
+    pings: Annotated[int, typer.Option(min=1, max=10_000, help="How many round trips.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Reach every cloud that is set up: round trips, loss, throughput, clock and queue."""
     from offload.link.ping import ping as run
 
-    run(as_json=as_json)
+    run(num_pings=pings, as_json=as_json)
 
 
 @link_app.command("list")

@@ -18,6 +18,7 @@ from offload.messages import Privacy
 from offload.privacy.findings import KINDS, Rules
 
 CLOUD_SCHEMES = ("tcp", "ipc")
+UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
 
 
@@ -51,6 +52,9 @@ class EdgeSettings:
 class CloudSettings:
     """The far side: one address of our own link, several with commas between them, or nothing.
 
+    Or the base URL of an OpenAI-compatible server, http(s)://.../v1; `model` and `api_key` are
+    for that.
+
     With several addresses, `server_key` has as many keys in the same order, or is empty; a key may
     be left out for a cloud on this machine.
     """
@@ -58,13 +62,20 @@ class CloudSettings:
     url: str = ""
     server_key: str = ""  # the cloud's public CURVE key, as `nearfar cloud serve` prints it
     connect_timeout_s: float = 2.0
+    model: str = ""  # the first that the server lists unless set
+    api_key: str = field(default="", repr=False)
+
+    @property
+    def is_upstream(self) -> bool:
+        """Whether the far side is an OpenAI-compatible server rather than our own link."""
+        return urlsplit(self.url).scheme in UPSTREAM_SCHEMES and "," not in self.url
 
     def __post_init__(self) -> None:
         for url, _ in self.clouds:
-            if urlsplit(url).scheme not in CLOUD_SCHEMES:
+            if not self.is_upstream and urlsplit(url).scheme not in CLOUD_SCHEMES:
                 raise SettingsError(
                     f"cloud.url is {url!r}; it must begin with tcp:// or ipc://, "
-                    "as in tcp://127.0.0.1:7070"
+                    "as in tcp://127.0.0.1:7070, or be one http(s)://.../v1"
                 )
         for key in _in_order(self.server_key):
             if key and len(key) != 40:
@@ -101,7 +112,7 @@ class PolicySettings:
     privacy: Privacy = Privacy.CLOUD_OK
     min_logprob: float | None = None  # None: as calibrated for the model
     aim: str = "auto"  # what is asked for where no model is named: auto, auto-q95, auto-b20, ...
-    min_gain: float = 0.1  # how much likelier right the cloud must be for auto to ask it
+    min_gain: float | None = None  # how much likelier right the cloud must be; None: calibrated
     handover: str = "replace"  # or "continue": go on from the other side's unfinished text
     price_in: float = 0.0  # of a million tokens that the cloud reads, in any currency
     price_out: float = 0.0  # of a million tokens that it writes
@@ -125,7 +136,7 @@ class PolicySettings:
             raise SettingsError(
                 f"policy.handover is {self.handover!r}; it must be {' or '.join(HANDOVERS)}"
             )
-        if not -1.0 <= self.min_gain <= 1.0:
+        if self.min_gain is not None and not -1.0 <= self.min_gain <= 1.0:
             raise SettingsError(f"policy.min_gain is {self.min_gain}; it must lie from -1 to 1")
         for name in ("price_in", "price_out", "worth"):
             if not 0.0 <= getattr(self, name) < 1e12:

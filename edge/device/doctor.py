@@ -13,8 +13,8 @@ import psutil
 
 from backbone.errors import NearfarError
 from edge.desk.models import ModelEntry, list_models
-from edge.desk.near import open_cloud
 from offload.link.client import CloudLink
+from offload.link.clouds import open_links
 from offload.places import Places, places
 from offload.settings import Settings, load
 
@@ -102,18 +102,21 @@ def _cloud(settings: Settings, here: Places, problems: list[str]) -> str:
     if not settings.cloud.url:
         return "none is set up"
     try:
-        link = open_cloud(settings, here)
-        assert isinstance(link, CloudLink), "a cloud.url makes a link"
-        return asyncio.run(_reach(link, settings.cloud.url))
+        links = open_links(settings.cloud, here.keys)
     except NearfarError as error:
         problems.append(str(error))
         return f"{settings.cloud.url} cannot be used"
+    return ", ".join(asyncio.run(_reach(link, problems)) for link in links)
 
 
-async def _reach(link: CloudLink, url: str) -> str:
+async def _reach(link: CloudLink, problems: list[str]) -> str:
     async with aclosing(link):
-        card = await link.connect()
-        return f"{card.name} at {url}"
+        try:
+            card = await link.connect()
+        except NearfarError as error:
+            problems.append(str(error))
+            return f"{link.endpoint} cannot be used"
+        return f"{card.name} at {link.endpoint}"
 
 
 def show(report: Report, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from offload.asker import asked_by
 from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.link import bodies
@@ -111,7 +112,8 @@ class AnswerBook:
 
         self._running.add(key)
         tally = self._workload.begin(key.owner.device_key)
-        self._answers[key] = Answer(self._engine, request, out, tally, on_end=ended)
+        with asked_by(key.owner.device_key):
+            self._answers[key] = Answer(self._engine, request, out, tally, on_end=ended)
         out.attach(send, 0)
 
     def resume(self, key: Key, send: Send, received: int, until: int = 0) -> Failure | None:

@@ -11,6 +11,7 @@ from offload.errors import SettingsError
 from offload.link.invites import accept_invite, make_invite
 from offload.link.local import device_keys, open_invites, server_keys
 from offload.places import places
+from offload.settings import load
 from offload.settings_file import change_settings
 
 
@@ -41,17 +42,23 @@ def _qr(text: str) -> str:
     return out.getvalue()
 
 
-def join(line: str, *, as_json: bool) -> None:
-    """Make this device known to the cloud that invited it, and set it up as this one's cloud."""
+def join(line: str, *, add: bool, as_json: bool) -> None:
+    """Make this device known to the cloud that invited it, and set it up as this one's cloud.
+
+    With `add`, the clouds that are set up already are kept.
+    """
     here = places()
     accepted = asyncio.run(accept_invite(line, device_keys(here.keys)))
-    found = {"url": accepted.endpoint, "server_key": accepted.server_key}
+    clouds = {accepted.endpoint: accepted.server_key}
+    if add:
+        clouds = dict(load(here.config_file, {}).cloud.clouds) | clouds
+    found = {"url": ",".join(clouds), "server_key": ",".join(clouds.values())}
     try:
         change_settings(here.config_file, "cloud", found)
     except SettingsError as error:
         raise SettingsError(
             f"this device is known to the cloud now, but {error}; then set "
-            f"cloud.url = {accepted.endpoint!r} and cloud.server_key = {accepted.server_key!r}"
+            f"cloud.url = {found['url']!r} and cloud.server_key = {found['server_key']!r}"
         ) from None
     if as_json:
         print(json.dumps(found | {"name": accepted.name}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ _PADDING_BYTES = 32 * 1024
 class LinkMeasure:
     """The figures of one measurement; `loss` is the share of pings that no answer came to in time.
 
-    `bytes_per_s` is that of both directions at once, each carrying as much.
+    `bytes_per_s` is that of both directions at once, each carrying as much; `clock_offset_s` is
+    what to add to our wall clock to get the cloud's.
     """
 
     rtt_p50_s: float | None
     rtt_p95_s: float | None
+    rtt_p99_s: float | None
     loss: float
     bytes_per_s: float | None
     clock_offset_s: float | None
@@ -33,12 +36,18 @@ async def measure(
     trips = [await _ping(link, b"", timeout_s) for _ in range(num_pings)]
     heard = sorted(trip for trip in trips if trip is not None)
     return LinkMeasure(
-        rtt_p50_s=heard[len(heard) // 2] if heard else None,
-        rtt_p95_s=heard[int(0.95 * (len(heard) - 1))] if heard else None,
+        rtt_p50_s=_quantile(heard, 0.5),
+        rtt_p95_s=_quantile(heard, 0.95),
+        rtt_p99_s=_quantile(heard, 0.99),
         loss=1 - len(heard) / num_pings,
         bytes_per_s=await _throughput(link, num_large, timeout_s),
         clock_offset_s=link.health().clock_offset_s,
     )
+
+
+def _quantile(ordered: list[float], share: float) -> float | None:
+    """Return the least value that at least this share of all do not exceed."""
+    return ordered[math.ceil(share * len(ordered)) - 1] if ordered else None
 
 
 async def _throughput(link: CloudLink, num_large: int, timeout_s: float) -> float | None:

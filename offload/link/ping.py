@@ -1,46 +1,96 @@
-"""`nearfar link ping`: reach the cloud that is set up, and say what stands there."""
+"""`nearfar link ping`: reach every cloud that is set up, and say how good the way there is."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from contextlib import aclosing
 
 import msgspec
 
-from offload.errors import SettingsError
+from offload.errors import CloudUnreachable, LinkError
 from offload.link.client import CloudLink
-from offload.link.local import device_keys, server_key
+from offload.link.clouds import open_links
+from offload.link.measure import LinkMeasure, measure
 from offload.messages import ModelCard
 from offload.places import places
 from offload.settings import load
 
 
-def ping(*, as_json: bool) -> None:
-    """Print the cloud's model and the round trip. Raises LinkError, SettingsError."""
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found at one address: a model and a measure, or an error."""
+
+    url: str
+    card: ModelCard | None = None
+    measure: LinkMeasure | None = None
+    queue_s: float | None = None  # how long the cloud's last answers waited for its engine
+    num_waiting: int = 0
+    error: str | None = None
+
+
+def ping(*, num_pings: int, as_json: bool) -> None:
+    """Print what stands at each address. Raises LinkError where none answers, SettingsError."""
     here = places()
-    settings = load(here.config_file).cloud
-    if not settings.url:
-        raise SettingsError(
-            "no cloud is set up; start one with `nearfar cloud serve` and set cloud.url, "
-            "or NEARFAR_CLOUD_URL=tcp://127.0.0.1:7070"
-        )
-    link = CloudLink(
-        settings.url,
-        server_key=server_key(settings.url, settings.server_key, here.keys),
-        device_keys=device_keys(here.keys),
-        connect_timeout_s=settings.connect_timeout_s,
-    )
-    card, rtt_s = asyncio.run(_reach(link))
+    links = open_links(load(here.config_file).cloud, here.keys)
+    found = asyncio.run(_look(links, num_pings))
     if as_json:
-        print(json.dumps({"url": settings.url, "rtt_s": rtt_s, "card": msgspec.to_builtins(card)}))
-        return
-    size = f"{card.num_parameters / 1e6:.1f}M parameters, {card.quantization}"
-    trip = "" if rtt_s is None else f", {rtt_s * 1e3:.1f} ms away"
-    print(f"{settings.url}: {card.name} ({size}){trip}")
+        print(msgspec.json.encode({"clouds": found}).decode())
+    else:
+        print("\n".join(_told(each) for each in found if len(found) > 1 or not each.error))
+    if all(each.error for each in found):
+        raise CloudUnreachable("; ".join(each.error for each in found if each.error))
 
 
-async def _reach(link: CloudLink) -> tuple[ModelCard, float | None]:
+async def _look(links: list[CloudLink], num_pings: int) -> list[Found]:
+    # One after the other, so that none disturbs the measure of another.
+    return [await _reach(link, num_pings) for link in links]
+
+
+async def _reach(link: CloudLink, num_pings: int) -> Found:
     async with aclosing(link):
-        card = await link.connect()
-        return card, link.health().rtt_s
+        try:
+            card = await link.connect()
+            measured = await measure(link, num_pings=num_pings)
+        except LinkError as error:
+            return Found(url=link.endpoint, error=str(error))
+        standing = link.standing()
+        return Found(
+            url=link.endpoint,
+            card=card,
+            measure=measured,
+            queue_s=standing.queue_s,
+            num_waiting=standing.num_waiting,
+        )
+
+
+def _told(found: Found) -> str:
+    if found.card is None or found.measure is None:
+        return f"{found.url}: {found.error}"
+    size = f"{found.card.num_parameters / 1e6:.1f}M parameters, {found.card.quantization}"
+    return "\n".join(
+        [f"{found.url}: {found.card.name} ({size})", *_figures(found.measure), _queue(found)]
+    )
+
+
+def _figures(measured: LinkMeasure) -> list[str]:
+    if measured.rtt_p50_s is None or measured.rtt_p95_s is None or measured.rtt_p99_s is None:
+        return ["  no ping was answered in time"]
+    trips = ", ".join(
+        f"{name} {trip_s * 1e3:.2f} ms"
+        for name, trip_s in (
+            ("median", measured.rtt_p50_s),
+            ("p95", measured.rtt_p95_s),
+            ("p99", measured.rtt_p99_s),
+        )
+    )
+    told = [f"  round trip  {trips}; {measured.loss:.0%} not answered in time"]
+    if measured.bytes_per_s is not None:
+        told.append(f"  throughput  {measured.bytes_per_s / 1e6:.2f} MB/s, both ways together")
+    if measured.clock_offset_s is not None:
+        ahead = "ahead of" if measured.clock_offset_s > 0 else "behind"
+        told.append(f"  clock       {abs(measured.clock_offset_s) * 1e3:.1f} ms {ahead} ours")
+    return told
+
+
+def _queue(found: Found) -> str:
+    waited = "" if found.queue_s is None else f", the last answers waited {found.queue_s:.2f} s"
+    return f"  queue       {found.num_waiting} waiting{waited}"

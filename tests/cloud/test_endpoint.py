@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from offload.settings import load
+
 ROOT = Path(__file__).parents[2]
 HARD = "What is 4821 + 3977?"
 
@@ -110,9 +112,29 @@ def test_the_link_is_measured(cloud: tuple[dict[str, str], Path]) -> None:
     done = nearfar(
         "link", "ping", "--json", NEARFAR_HOME=str(home), NEARFAR_CLOUD_URL=told["endpoint"]
     )
-    document = json.loads(done.stdout)
-    assert document["card"]["name"] == "nearfar-cloud"
-    assert 0 < document["rtt_s"] < 2
+    (found,) = json.loads(done.stdout)["clouds"]
+    assert found["card"]["name"] == "nearfar-cloud" and found["error"] is None
+    measured = found["measure"]
+    assert 0 < measured["rtt_p50_s"] <= measured["rtt_p99_s"] < 2
+    assert measured["loss"] == 0 and measured["bytes_per_s"] > 0
+    assert abs(measured["clock_offset_s"]) < 1 and found["num_waiting"] == 0
+
+
+def test_of_several_clouds_one_that_is_gone_is_told_and_passed_over(
+    cloud: tuple[dict[str, str], Path],
+) -> None:
+    told, home = cloud
+    gone = "tcp://127.0.0.1:9"
+    several = {
+        "NEARFAR_HOME": str(home),
+        "NEARFAR_CLOUD_URL": f"{gone},{told['endpoint']}",
+        "NEARFAR_CLOUD_CONNECT_TIMEOUT_S": "0.3",
+    }
+    done = nearfar("link", "ping", "--pings", "3", **several)
+    assert done.returncode == 0, done.stderr
+    assert f"{gone}: nothing answers" in done.stdout and "round trip" in done.stdout
+    done = nearfar("ask", HARD, "--cloud", "--json", **several)
+    assert json.loads(done.stdout)["route"]["served_by"] == "cloud"
 
 
 def test_an_address_in_use_is_one_line(cloud: tuple[dict[str, str], Path]) -> None:
@@ -142,3 +164,20 @@ def test_an_invite_sets_up_another_device_once(
     assert "laptop" in listed.stdout
     assert nearfar("link", "revoke", "laptop", NEARFAR_HOME=str(home)).returncode == 0
     assert nearfar("link", "ping", NEARFAR_HOME=str(tmp_path)).returncode == 1
+
+
+def test_a_second_cloud_may_be_joined_beside_the_first(
+    cloud: tuple[dict[str, str], Path], tmp_path: Path
+) -> None:
+    told, home = cloud
+    done = nearfar("link", "invite", "pi", told["endpoint"], "--json", NEARFAR_HOME=str(home))
+    settings = tmp_path / "config" / "config.toml"
+    settings.parent.mkdir()
+    settings.write_text(f'[cloud]\nurl = "tcp://127.0.0.1:9"\nserver_key = "{"k" * 40}"\n')
+    line = json.loads(done.stdout)["invite"]
+    done = nearfar("link", "join", line, "--add", NEARFAR_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert load(settings, {}).cloud.clouds == (
+        ("tcp://127.0.0.1:9", "k" * 40),
+        (told["endpoint"], told["server_key"]),
+    )

@@ -30,6 +30,18 @@ def test_the_file_is_read_and_the_environment_wins(tmp_path: Path) -> None:
     assert settings.policy.offline is True
 
 
+def test_several_clouds_have_a_key_each(tmp_path: Path) -> None:
+    text = f'[cloud]\nurl = "tcp://a:1, ipc:///b"\nserver_key = "{"k" * 40},"\n'
+    assert load(write(tmp_path, text), {}).cloud.clouds == (
+        ("tcp://a:1", "k" * 40),
+        ("ipc:///b", ""),
+    )
+    key_alone = load(write(tmp_path, f'[cloud]\nserver_key = "{"k" * 40}"\n'), {})
+    assert key_alone.cloud.clouds == (), "the address may come from the environment"
+    unkeyed = load(write(tmp_path, '[cloud]\nurl = "tcp://a:1,tcp://b:1"\n'), {})
+    assert unkeyed.cloud.clouds == (("tcp://a:1", ""), ("tcp://b:1", ""))
+
+
 def test_privacy_is_read_by_its_name(tmp_path: Path) -> None:
     path = write(tmp_path, '[policy]\nprivacy = "local_only"\n')
     assert load(path, {}).policy.privacy is Privacy.LOCAL_ONLY
@@ -42,6 +54,9 @@ def test_privacy_is_read_by_its_name(tmp_path: Path) -> None:
         ("[cloud]\nlink = 'x'", "cloud.link"),
         ("[cloud]\nurl = 'ftp://x'", "tcp://"),
         ("[cloud]\nserver_key = 'short'", "40"),
+        ("[cloud]\nurl = 'tcp://a:1,ftp://b'", "ftp://b"),
+        ("[cloud]\nurl = 'tcp://a:1,,tcp://b:1'", "must begin"),
+        (f"[cloud]\nurl = 'tcp://a:1,tcp://b:1'\nserver_key = '{'k' * 40}'", "2 addresses"),
         ("[edge]\nnum_threads = 'many'", "whole number"),
         ("[edge]\nnum_threads = -1", "0 or more"),
         ("[edge]\nnum_threads = true", "whole number"),

@@ -44,7 +44,7 @@ _Line = tuple[str, tuple[Any, ...]]
 class Ledger:
     """Writes the ledger's file; any thread may call it, and no call raises or waits for a disk.
 
-    Texts are kept only with `keep_content`, and those of class local_only not even then.
+    Texts are kept only with `keep_content`, and of decisions only those of class cloud_ok.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Ledger:
 
     def record(self, request: Request, decision: Decision) -> None:
         """Write down a decision and its outcome; see Recorder."""
-        kept = self.keep_content and request.privacy is not Privacy.LOCAL_ONLY
+        kept = self.keep_content and request.privacy is Privacy.CLOUD_OK
         values = (
             decision.request_id,
             decision.began_at,

@@ -1,4 +1,4 @@
-"""The policy's commands: evaluate."""
+"""The policy's commands: evaluate, ledger, explain, outgoing, outbox."""
 
 from __future__ import annotations
 
@@ -11,11 +11,6 @@ if TYPE_CHECKING:
     from offload.policy.evaluate import Evaluation
 
 policy_app = typer.Typer(help="Who answers, and how well that was decided.", no_args_is_help=True)
-
-
-@policy_app.callback()
-def _policy() -> None:
-    """Keep `evaluate` a command of its own while it is the only one."""
 
 
 @policy_app.command()
@@ -54,3 +49,65 @@ def _told(found: Evaluation) -> str:
         *found.notes,
     ]
     return "\n".join(lines)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@policy_app.command()
+def ledger(
+    limit: Annotated[int, typer.Option(help="How many of the newest; 0 for all.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """List every byte that left this device: when, how many, where to, and why."""
+    from offload.ledger.commands import list_left
+
+    list_left(limit, as_json=as_json)
+
+
+@policy_app.command()
+def explain(
+    request: Annotated[
+        str, typer.Argument(help="A request's id, or how it begins; the newest is `last`.")
+    ] = "last",
+    as_json: Json = False,
+) -> None:
+    """Tell in sentences how one decision came about and what left for it."""
+    from offload.ledger.commands import explain as run
+
+    run(request, as_json=as_json)
+
+
+@policy_app.command()
+def outgoing(
+    text: Annotated[str, typer.Argument(help="A text; with - it is read from stdin.")] = "-",
+    as_json: Json = False,
+) -> None:
+    """Show what would leave of a text: placeholders stand for what is kept here."""
+    import sys
+
+    from offload.ledger.commands import show_outgoing
+    from offload.places import places
+    from offload.settings import load
+
+    whole = sys.stdin.read() if text == "-" else text
+    show_outgoing(whole, load(places().config_file).privacy.rules(), as_json=as_json)
+
+
+@policy_app.command()
+def outbox(
+    forget: Annotated[
+        str | None, typer.Option(help="Forget the question of this id, or `all`.")
+    ] = None,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask the cloud now what waits.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """List the questions that wait for the cloud to come back."""
+    from offload import outbox_commands
+
+    if forget is not None:
+        outbox_commands.forget(forget, as_json=as_json)
+    elif ask:
+        outbox_commands.ask_again(as_json=as_json)
+    else:
+        outbox_commands.list_waiting(as_json=as_json)

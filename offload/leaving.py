@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from edge.device.strain import read_strain
 from offload.engine import Engine
 from offload.hybrid import Consent
 from offload.ledger.ledger import Ledger
@@ -13,7 +12,7 @@ from offload.outgoing import Door, Outgoing
 from offload.places import Places
 from offload.policy.dispatch import Prices
 from offload.policy.gate import DayLimits
-from offload.policy.surroundings import Surroundings
+from offload.policy.surroundings import Strained, Surroundings
 from offload.privacy.findings import Kind
 from offload.settings import Settings
 
@@ -44,7 +43,9 @@ def open_door(
     return Outgoing(cloud, door=door, ledger=ledger)
 
 
-def surroundings(cloud: Engine | None, settings: Settings, ledger: Ledger) -> Surroundings:
+def surroundings(
+    cloud: Engine | None, settings: Settings, ledger: Ledger, strain: Callable[[], Strained]
+) -> Surroundings:
     """Return what the gate is told of the link, of today's spending, and of this device."""
     wish = settings.policy
     limits = DayLimits(
@@ -52,5 +53,5 @@ def surroundings(cloud: Engine | None, settings: Settings, ledger: Ledger) -> Su
         tokens=wish.max_tokens_per_day,
         num_bytes=wish.max_bytes_per_day,
     )
-    strain = read_strain if wish.spare_device else None
-    return Surroundings(cloud, ledger=ledger, limits=limits, strain=strain)
+    watched = strain if wish.spare_device else None
+    return Surroundings(cloud, ledger=ledger, limits=limits, strain=watched)

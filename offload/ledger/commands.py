@@ -1,0 +1,70 @@
+"""What `nearfar policy ledger`, `explain` and `outgoing` print."""
+
+from __future__ import annotations
+
+import msgspec
+import typer
+
+from offload.ledger.entries import Decided, Left, Totals
+from offload.ledger.reading import open_book
+from offload.ledger.telling import explained, left_line, totals_line
+from offload.messages import Request
+from offload.places import places
+from offload.privacy.findings import Rules, counted
+from offload.privacy.redaction import clear
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that left, the newest first, and the sums over all of it."""
+
+    totals: Totals
+    left: list[Left]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision, what left for it, and both in sentences."""
+
+    decision: Decided
+    left: list[Left]
+    told: list[str]
+
+
+def list_left(limit: int, *, as_json: bool) -> None:
+    """Print what left; a limit of 0 lists all."""
+    with open_book(places().ledger) as book:
+        listing = Listing(totals=book.totals(), left=book.departures(limit=limit or -1))
+    if as_json:
+        _print(listing)
+        return
+    for each in reversed(listing.left):
+        typer.echo(left_line(each))
+    typer.echo(totals_line(listing.totals, len(listing.left)))
+
+
+def explain(name: str, *, as_json: bool) -> None:
+    """Print one decision. Raises RequestError where it is not kept."""
+    with open_book(places().ledger) as book:
+        decision = book.decision(name)
+        left = book.departures(request_id=decision.request_id)
+    told = explained(decision, left)
+    if as_json:
+        _print(Explanation(decision=decision, left=left, told=told))
+        return
+    for line in told:
+        typer.echo(line)
+
+
+def show_outgoing(text: str, rules: Rules, *, as_json: bool) -> None:
+    """Print a text as it would leave, and what was found in it."""
+    cleared = clear(Request(prompt=text), rules)
+    found = counted(cleared.kinds, rules)
+    blocked = [name for name in found if name.endswith(" block")]
+    if as_json:
+        document = {"leaves": not blocked, "text": cleared.request.prompt, "found": found}
+        typer.echo(msgspec.json.encode(document).decode())
+        return
+    typer.echo(f"would not leave: {', '.join(blocked)}" if blocked else cleared.request.prompt)
+
+
+def _print(document: msgspec.Struct) -> None:
+    typer.echo(msgspec.json.encode(document).decode())

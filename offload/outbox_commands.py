@@ -1,0 +1,70 @@
+"""What `nearfar policy outbox` does: list, forget, or ask again what waits for the cloud."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import aclosing
+
+import msgspec
+import typer
+
+from offload.leaving import open_door, open_ledger
+from offload.link.clouds import open_pool
+from offload.messages import Request
+from offload.outbox import Better, Outbox, Waiting
+from offload.places import places
+from offload.settings import load
+
+
+def list_waiting(*, as_json: bool) -> None:
+    """Print what waits, the oldest first."""
+    pending = Outbox(places().outbox).pending()
+    if as_json:
+        typer.echo(msgspec.json.encode(pending).decode())
+        return
+    for each in pending:
+        moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.queued_at))
+        typer.echo(f"{each.id}  {moment}  {_first_line(each.request)}")
+    typer.echo(f"{len(pending)} questions wait for the cloud")
+
+
+def forget(name: str, *, as_json: bool) -> None:
+    """Forget one question by its id, or all."""
+    count = Outbox(places().outbox).forget(name)
+    typer.echo(f'{{"forgotten":{count}}}' if as_json else f"{count} questions were forgotten")
+
+
+def ask_again(*, as_json: bool) -> None:
+    """Ask what waits and print each answer beside the first one. Raises SettingsError."""
+    asyncio.run(_ask_again(as_json=as_json))
+
+
+async def _ask_again(*, as_json: bool) -> None:
+    here = places()
+    settings, outbox = load(here.config_file), Outbox(here.outbox)
+    ledger = open_ledger(settings, here)
+    door = open_door(open_pool(settings.cloud, here.keys), settings, ledger, None)
+    try:
+        async with aclosing(door):
+            async for better in outbox.run(door.because("asked_again")):
+                _show(better, as_json=as_json)
+    finally:
+        ledger.close()
+    left = len(outbox.pending())
+    if left and not as_json:
+        typer.echo(f"{left} questions go on waiting: the cloud is out of reach")
+
+
+def _show(better: Better, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(msgspec.json.encode(better).decode())
+        return
+    waiting: Waiting = better.waiting
+    typer.echo(f"? {_first_line(waiting.request)}")
+    typer.echo(f"near: {waiting.answer.strip()}")
+    typer.echo(f"far:  {better.answer.strip()}\n")
+
+
+def _first_line(request: Request) -> str:
+    return request.last_text().strip().splitlines()[0][:80]

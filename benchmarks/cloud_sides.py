@@ -40,7 +40,8 @@ class Told:
 @asynccontextmanager
 async def our_engine(folder: Path, **options: Any) -> AsyncIterator[CloudEngine]:
     """Load our engine, warm it up, and close it behind."""
-    engine = CloudEngine(folder, options=EngineOptions(**options))
+    # Rounds repeat their questions, which must be answered anew each time.
+    engine = CloudEngine(folder, options=EngineOptions(response_cache_size=0, **options))
     try:
         await ours(engine, Job("warm up", 8))
         yield engine

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from backbone.sampling import Sampler
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
+from cloud.engine.lookup import Lookup
 from cloud.engine.outcome import Chosen, Ranked, Scored
 from cloud.engine.sequence import Sequence as Tokens
 from offload.messages import (
@@ -37,6 +38,8 @@ class Answer:
         max_model_len: int,
         received_s: float,
         post: Post,
+        device: str = "",
+        lookup: Lookup | None = None,
     ) -> None:
         self._tokenizer = tokenizer
         self._text = TextStream(request.sampling.stop)
@@ -54,6 +57,8 @@ class Answer:
             deadline_s=received_s + (request.deadline_s or float("inf")),
             num_alternatives=request.sampling.logprobs,
             scores_prompt=request.sampling.prompt_logprobs,
+            device=device,
+            lookup=lookup,
         )
         if request.sampling.prompt_logprobs:
             self._prompt_tokens.append(PromptToken(prompt[0], self._shown(prompt[0]), None))

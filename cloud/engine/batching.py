@@ -70,11 +70,14 @@ class Batching:
         self._scheduler.check_integrity()
 
     def _compute(self, slices: list[Slice]) -> None:
+        began_s = time.monotonic()
         try:
             outcomes = self._step(slices)
         except Exception as error:
             self._recover(slices, error)
             return
+        num_tokens = sum(slice_.num_tokens for slice_ in slices)
+        self._scheduler.pace.note(num_tokens, time.monotonic() - began_s)
         self._apply(slices, outcomes)
 
     def _recover(self, slices: list[Slice], error: Exception) -> None:

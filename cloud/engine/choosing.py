@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backbone.sampling import Sampler, SamplingValues, choose, confidence, likeliest
+from cloud.engine.lookup import Lookup
 from cloud.engine.outcome import Chosen, Ranked, Scored
 from cloud.engine.schema import Schemas
 from cloud.engine.sequence import Sequence as Tokens
@@ -46,6 +47,16 @@ def sampler_for(
     )
     sampler.note(prompt)
     return sampler
+
+
+def lookup_for(sampler: Sampler, num_speculative_tokens: int) -> Lookup | None:
+    """Return what drafts an answer, where a draft can be verified: no choice by chance, and none
+    that hangs on what was chosen before.
+    """
+    verifiable = sampler.values.temperature == 0.0 and sampler.seen is None
+    if not verifiable or sampler.constraint is not None or not num_speculative_tokens:
+        return None
+    return Lookup(num_speculative_tokens)
 
 
 def choose_tokens(logits: Tensor, sequences: Sequence[Tokens]) -> list[Chosen]:

@@ -12,13 +12,15 @@ from backbone.sampling import Sampler
 from backbone.tokenizer import Tokenizer
 from cloud.engine.answer import Answer
 from cloud.engine.batching import Batching
-from cloud.engine.choosing import sampler_for
+from cloud.engine.choosing import lookup_for, sampler_for
 from cloud.engine.loading import LoadedModel, load_model
 from cloud.engine.loop import BROKEN, EngineLoop
 from cloud.engine.mailbox import Item, Mailroom
 from cloud.engine.options import EngineOptions
 from cloud.engine.prompt import encode_request
+from cloud.engine.remembered import Remembered
 from cloud.engine.schema import Schemas
+from offload.asker import asker
 from offload.errors import EngineStopped
 from offload.messages import Delta, Finish, ModelCard, Request
 
@@ -28,11 +30,14 @@ class CloudEngine:
 
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
         """Load a model folder. Raises CheckpointError or SettingsError."""
-        model: LoadedModel = load_model(folder, options or EngineOptions())
+        options = options or EngineOptions()
+        model: LoadedModel = load_model(folder, options)
         self._card = model.card
         self._tokenizer: Tokenizer = model.tokenizer
         self._vocab_size = model.vocab_size
         self._schemas = Schemas(model.tokenizer, model.vocab_size)
+        self._num_speculative_tokens = options.speculative_tokens()
+        self._remembered = Remembered(options.response_cache_size)
         self._mail = Mailroom()
         batching = Batching(model.scheduler, model.runner.step)
         self._loop = EngineLoop(batching, self._mail.deliver)
@@ -49,6 +54,11 @@ class CloudEngine:
         # A long text takes tens of milliseconds, which the event loop must not lose.
         prompt, sampler = await asyncio.to_thread(self._prepare, request)
         self._require_running()
+        key = self._remembered.key(asker(), request, prompt)
+        if (known := self._remembered.find(key)) is not None:
+            for item in known:
+                yield item
+            return
         items: asyncio.Queue[Item] = asyncio.Queue()
         answer = Answer(
             request,
@@ -58,14 +68,16 @@ class CloudEngine:
             max_model_len=self._card.max_model_len,
             received_s=received_s,
             post=partial(self._mail.post, (asyncio.get_running_loop(), items)),
+            device=asker(),
+            lookup=lookup_for(sampler, self._num_speculative_tokens),
         )
         self._loop.add(answer)
         try:
-            finished = False
-            while not finished:
-                item = await items.get()
-                finished = isinstance(item, Finish)
-                yield item
+            told: list[Delta | Finish] = []
+            while not told or not isinstance(told[-1], Finish):
+                told.append(await items.get())
+                yield told[-1]
+            self._remembered.keep(key, told)
         finally:
             self._loop.cancel(answer)
 

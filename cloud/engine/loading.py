@@ -139,6 +139,8 @@ def _scheduler(cache: KVCache, options: EngineOptions) -> Scheduler:
         block_size=cache.block_size,
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
+        short_first_s=options.short_first_s,
+        target_step_s=options.target_step_s,
     )
 
 

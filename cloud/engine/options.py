@@ -13,6 +13,7 @@ from offload.errors import SettingsError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
+_GUESSED_ON_CPU = 4
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -27,6 +28,10 @@ class EngineOptions:
     gpu_memory_utilization: float = 0.9  # of the whole GPU, weights included
     num_gpu_blocks_override: int = 0  # 0 sizes the cache by the free memory
     enable_prefix_caching: bool = True
+    num_speculative_tokens: int = -1  # guesses at once; -1 is 4 on a CPU, 0 on a GPU (unmeasured)
+    response_cache_size: int = 64  # greedy answers kept for whoever had them; 0 keeps none
+    short_first_s: float = 0.0  # how long a waiting prompt may be overtaken by shorter ones
+    target_step_s: float = 0.0  # seconds a step should take at most; 0 is no matter
     fuse_operators: bool = True
     enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
     attention_backend: str = "auto"
@@ -39,6 +44,10 @@ class EngineOptions:
         _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
         _at_least("block_size", self.block_size, 1)
         _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 0)
+        _at_least("num_speculative_tokens", self.num_speculative_tokens, -1)
+        _at_least("response_cache_size", self.response_cache_size, 0)
+        _at_least("short_first_s", self.short_first_s, 0)
+        _at_least("target_step_s", self.target_step_s, 0)
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise SettingsError(
                 f"gpu_memory_utilization is {self.gpu_memory_utilization}; it must be above 0 "
@@ -61,6 +70,12 @@ class EngineOptions:
         if self.dtype != "auto":
             return _DTYPES[self.dtype]
         return torch.bfloat16 if self.torch_device().type == "cuda" else torch.float32
+
+    def speculative_tokens(self) -> int:
+        """Return how many tokens are guessed at once."""
+        if self.num_speculative_tokens >= 0:
+            return self.num_speculative_tokens
+        return _GUESSED_ON_CPU if self.torch_device().type == "cpu" else 0
 
     def model_len(self, config: NetworkConfig) -> int:
         """Return the longest sequence, prompt and answer together, in tokens."""
@@ -85,8 +100,8 @@ class EngineOptions:
             )
 
 
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
+def _at_least(name: str, value: float, low: int) -> None:
+    if not value >= low:
         raise SettingsError(f"{name} is {value}; it must be {low} or more")
 
 

@@ -6,11 +6,15 @@ of tokens, to running answers first, then to prompts in pieces, in order of arri
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 
 from cloud.engine.blocks import BlockPool
+from cloud.engine.pace import Pace
 from cloud.engine.sequence import Sequence
+from cloud.engine.waiting import Waiting
+
+# Where more run than this, a step is bound by arithmetic, and guesses cost what they gain.
+_MOST_DRAFTING = 4
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,12 @@ class Scheduler:
         block_size: int,
         max_num_seqs: int,
         max_num_batched_tokens: int,
+        short_first_s: float = 0.0,
+        target_step_s: float = 0.0,
     ) -> None:
         self.pool = pool
-        self.waiting: deque[Sequence] = deque()
+        self.waiting = Waiting(short_first_s=short_first_s)
+        self.pace = Pace(target_step_s)
         self.running: list[Sequence] = []
         self._block_size = block_size
         self._max_num_seqs = max_num_seqs
@@ -48,14 +55,13 @@ class Scheduler:
 
     def add(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the queue."""
-        self.waiting.append(sequence)
+        self.waiting.add(sequence)
 
     def remove(self, sequence: Sequence) -> None:
         """Forget a sequence that has ended, wherever it is, and free its blocks."""
         if sequence in self.running:
             self.running.remove(sequence)
-        elif sequence in self.waiting:
-            self.waiting.remove(sequence)
+        self.waiting.forget(sequence)
         self._free(sequence)
 
     def schedule(self) -> list[Slice]:
@@ -63,22 +69,24 @@ class Scheduler:
 
         Slices of one token come first, as attention backends like them.
         """
-        budget = self.budget
+        budget = self.pace.budget(self.budget)
         preempted_before = self.num_preemptions
         slices: list[Slice] = []
         # Answers before prompts, so that a long prompt never holds up a reader.
         for sequence in sorted(self.running, key=lambda s: (s.num_pending > 1, s.number)):
             count = min(sequence.num_pending, budget)
             if sequence in self.running and count and self._make_room(sequence, count, slices):
-                slices.append(Slice(sequence, count))
+                slices.append(self._planned(sequence, count))
                 budget -= count
         # Where room had to be made, newcomers would only throw each other out.
         roomy = self.num_preemptions == preempted_before
         while roomy and budget > 0 and (admitted := self._admit()) is not None:
             count = min(admitted.num_pending, budget)
             self._grow(admitted, count)
-            slices.append(Slice(admitted, count))
+            slices.append(self._planned(admitted, count))
             budget -= count
+        if len(slices) <= _MOST_DRAFTING:
+            slices = [self._with_draft(slice_, budget // len(slices)) for slice_ in slices]
         slices.sort(key=lambda slice_: slice_.num_tokens > 1)
         return slices
 
@@ -89,6 +97,8 @@ class Scheduler:
         """
         sequence = slice_.sequence
         before = sequence.num_computed // self._block_size
+        if slice_.draft and sequence.lookup is not None:
+            sequence.lookup.judge(len(slice_.draft), len(slice_.draft) - num_rejected)
         reached = sequence.num_computed + slice_.num_tokens - num_rejected
         sequence.num_computed = min(reached, len(sequence.tokens))
         full = sequence.num_computed // self._block_size
@@ -108,7 +118,7 @@ class Scheduler:
         sequence.num_computed = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.appendleft(sequence)
+        self.waiting.give_back(sequence)
 
     def expired(self, now_s: float) -> list[Sequence]:
         """Return the sequences whose deadline has passed."""
@@ -123,9 +133,9 @@ class Scheduler:
 
     def _admit(self) -> Sequence | None:
         """Start the first waiting sequence if all its known tokens find room now."""
-        if not self.waiting or len(self.running) >= self._max_num_seqs:
+        sequence = self.waiting.next()
+        if sequence is None or len(self.running) >= self._max_num_seqs:
             return None
-        sequence = self.waiting[0]
         # The last token is always computed: its logits are what is asked for.
         found: list[int] = []
         if not sequence.wants_scores:
@@ -134,12 +144,31 @@ class Scheduler:
         fresh = self._num_blocks(len(sequence.tokens)) - len(found)
         if self.pool.num_free < fresh + self.pool.num_idle(found):
             return None
-        self.waiting.popleft()
+        self.waiting.take(sequence)
         self.pool.hold(found)
         sequence.blocks = found
         sequence.num_computed = sequence.num_cached_tokens = len(found) * self._block_size
         self.running.append(sequence)
         return sequence
+
+    def _with_draft(self, slice_: Slice, limit: int) -> Slice:
+        """Add guesses to a slice that ends with a choice, where there is room for them anyway."""
+        sequence = slice_.sequence
+        if sequence.lookup is None or slice_.num_tokens > 1 or not slice_.completes:
+            return slice_
+        # The last token of an answer needs none behind it.
+        limit = min(limit, sequence.max_tokens - sequence.num_generated - 1)
+        draft = sequence.lookup.draft(sequence.tokens, limit)
+        if not draft or not self._grow(sequence, 1 + len(draft)):
+            return slice_
+        return Slice(sequence, 1 + len(draft), draft)
+
+    def _planned(self, sequence: Sequence, count: int) -> Slice:
+        """Return the next `count` tokens as a slice, and count them as work for its device."""
+        left = max(0, sequence.num_prompt_tokens - sequence.num_computed)
+        num_read = min(left, count)
+        self.waiting.charge(sequence, num_read, count - num_read)
+        return Slice(sequence, count)
 
     def _make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
         """Grow a sequence, preempting the youngest ones not yet in this step; False: no room."""

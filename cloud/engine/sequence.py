@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import time
 
 from backbone.sampling import Sampler
 from cloud.engine.blocks import ROOT, chain_hash
+from cloud.engine.lookup import Lookup
 
 _numbers = itertools.count()
 
@@ -26,8 +28,13 @@ class Sequence:
         deadline_s: float = float("inf"),
         num_alternatives: int = 0,
         scores_prompt: bool = False,
+        device: str = "",
+        lookup: Lookup | None = None,
     ) -> None:
         self.number = next(_numbers)  # order of arrival
+        self.arrived_s = time.monotonic()
+        self.device = device  # for whom it runs
+        self.lookup = lookup
         self.tokens = list(prompt)
         self.num_prompt_tokens = len(prompt)
         self.max_tokens = max_tokens

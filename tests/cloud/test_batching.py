@@ -36,6 +36,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "unfused": {"fuse_operators": False},
     "pieces": {"max_num_batched_tokens": 5},
     "no-prefix-cache": {"enable_prefix_caching": False},
+    "no-drafts": {"num_speculative_tokens": 0},
+    "long-drafts": {"num_speculative_tokens": 9, "max_num_batched_tokens": 30, "max_num_seqs": 3},
+    "short-first": {"short_first_s": 1.0, "max_num_seqs": 1},
     "two-at-a-time": {"max_num_seqs": 2},
     "small-blocks": {"block_size": 3},
     "preempting": {"block_size": 4, "num_gpu_blocks_override": 32},
@@ -67,7 +70,10 @@ def golden(folder: Path, windowed: Path) -> dict[Path, list[list[int]]]:
 
 
 def start(folder: Path, **options: Any) -> CloudEngine:
-    return CloudEngine(folder, options=EngineOptions(device="cpu", **options))
+    # The same is asked again and again, to be computed each time.
+    return CloudEngine(
+        folder, options=EngineOptions(device="cpu", response_cache_size=0, **options)
+    )
 
 
 async def all_at_once(

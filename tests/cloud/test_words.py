@@ -55,7 +55,9 @@ def with_tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def engine(folder: Path) -> AsyncIterator[CloudEngine]:
     # Small steps and blocks, so that prompts are read in pieces and found again.
-    options = EngineOptions(device="cpu", max_num_batched_tokens=7, block_size=4)
+    options = EngineOptions(
+        device="cpu", max_num_batched_tokens=7, block_size=4, response_cache_size=0
+    )
     engine = CloudEngine(folder, options=options)
     yield engine
     await engine.aclose()

@@ -1,0 +1,28 @@
+"""Who asks: the name of the device for whom an engine works, known to the doors and to no request.
+
+A door (the link, the HTTP face) sets it around an answer; an engine that shares its time or keeps
+answers reads it, so that one device neither waits for nor sees what is another's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+_ASKER: ContextVar[str] = ContextVar("asker", default="")
+
+
+def asker() -> str:
+    """Return the device on whose behalf this task runs; empty where no door has said."""
+    return _ASKER.get()
+
+
+@contextlib.contextmanager
+def asked_by(device: str) -> Iterator[None]:
+    """Let all that is done inside, and every task begun there, be done for `device`."""
+    token = _ASKER.set(device)
+    try:
+        yield
+    finally:
+        _ASKER.reset(token)

@@ -1,0 +1,108 @@
+"""Whose turn it is: nobody waits for ever, and no device waits because another asks much."""
+
+from __future__ import annotations
+
+from backbone.sampling import Sampler, SamplingValues
+from cloud.engine.blocks import BlockPool
+from cloud.engine.pace import Pace
+from cloud.engine.scheduler import Scheduler
+from cloud.engine.sequence import Sequence
+from cloud.engine.waiting import Waiting
+
+
+def sequence(num_tokens: int = 4, device: str = "") -> Sequence:
+    sampler = Sampler(SamplingValues(), seed=0)
+    return Sequence([1] * num_tokens, max_tokens=9, sampler=sampler, device=device)
+
+
+def order(waiting: Waiting, work: int = 10) -> list[Sequence]:
+    """Take everybody, each doing as much work."""
+    taken = []
+    while (turn := waiting.next()) is not None:
+        waiting.take(turn)
+        waiting.charge(turn, work, 0)
+        taken.append(turn)
+    return taken
+
+
+def test_one_device_is_served_in_order_of_arrival() -> None:
+    waiting, everybody = Waiting(), [sequence(n) for n in (9, 2, 5)]
+    for each in everybody:
+        waiting.add(each)
+    assert order(waiting) == everybody and not waiting
+
+
+def test_a_device_that_asks_much_does_not_hold_up_another() -> None:
+    waiting = Waiting()
+    many, one = [sequence(device="a") for _ in range(5)], sequence(device="b")
+    for each in (*many, one):
+        waiting.add(each)
+    assert order(waiting).index(one) == 1
+
+
+def test_a_device_that_was_away_has_saved_up_no_claim() -> None:
+    waiting = Waiting()
+    old = [sequence(device="a") for _ in range(3)]
+    for each in old:
+        waiting.add(each)
+    waiting.take(old[0])
+    waiting.charge(old[0], 1000, 0)
+    newcomers = [sequence(device="b") for _ in range(3)]
+    for each in newcomers:
+        waiting.add(each)
+    devices = [each.device for each in order(waiting)]
+    assert devices[:4] in (["a", "b", "a", "b"], ["b", "a", "b", "a"])
+
+
+def test_the_books_of_a_device_are_closed_with_its_last_request() -> None:
+    waiting, only = Waiting(), sequence(device="a")
+    waiting.add(only)
+    waiting.charge(only, 5, 5)
+    waiting.forget(only)
+    assert not waiting and not waiting._work and not waiting._num_known
+
+
+def test_who_had_to_give_way_comes_first() -> None:
+    waiting, new, returned = Waiting(), sequence(), sequence()
+    waiting.add(new)
+    waiting.give_back(returned)
+    assert waiting.next() is returned
+
+
+def test_the_shortest_goes_first_but_nobody_waits_longer_than_the_bound() -> None:
+    waiting = Waiting(short_first_s=5.0)
+    long, short = sequence(50), sequence(2)
+    waiting.add(long)
+    waiting.add(short)
+    assert waiting.next() is short
+    long.arrived_s -= 5.0
+    assert waiting.next() is long
+
+
+def test_a_scheduler_is_fair_between_devices() -> None:
+    pool = BlockPool(64)
+    planner = Scheduler(pool, block_size=4, max_num_seqs=2, max_num_batched_tokens=32)
+    greedy = [sequence(device="a") for _ in range(6)]
+    modest = sequence(device="b")
+    for each in (*greedy, modest):
+        planner.add(each)
+    assert {slice_.sequence.device for slice_ in planner.schedule()} == {"a", "b"}
+    planner.check_integrity()
+
+
+def test_a_step_is_cut_to_the_time_it_may_take() -> None:
+    pace = Pace(target_step_s=0.1)
+    assert pace.budget(2048) == 2048  # nothing is known yet
+    pace.note(1000, 1.0)
+    assert pace.budget(2048) == 100
+    for _ in range(30):
+        pace.note(1000, 0.01)
+    assert pace.budget(2048) == 2048
+    pace.note(1000, 1e6)
+    assert pace.budget(2048) == 16
+
+
+def test_without_a_target_a_step_takes_what_there_is() -> None:
+    pace = Pace(target_step_s=0.0)
+    pace.note(1000, 10.0)
+    assert pace.budget(2048) == 2048

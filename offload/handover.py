@@ -1,15 +1,37 @@
-"""The cloud's answer, asked for while the edge is still writing its own."""
+"""The cloud's answer, asked for while the edge is still writing its own, and the seam between."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from types import TracebackType
+from typing import cast
 
 from offload.messages import Delta, Finish
 
 Stream = AsyncIterator[Delta | Finish]
+_LAST_WHOLE = re.compile(r".*[\s.,;:!?)]", re.DOTALL)
+
+
+class _Closable(AsyncIterator[Delta | Finish]):
+    async def aclose(self) -> None: ...
+
+
+def closing(stream: Stream) -> aclosing[_Closable]:
+    """Close the stream when the block is left; every engine's iterator is an async generator."""
+    return aclosing(cast("_Closable", stream))
+
+
+def accepted(text: str) -> str:
+    """Return the part of an unfinished answer that another model may go on from.
+
+    The last word is left out: it may be half a word, and it is where the doubt arose.
+    """
+    whole = _LAST_WHOLE.match(text)
+    return whole[0] if whole else ""
 
 
 class Ahead:
@@ -27,6 +49,11 @@ class Ahead:
         assert self._stream is None, "a request is handed over once"
         self._stream = stream
         self._first = asyncio.ensure_future(anext(stream))
+
+    @property
+    def started(self) -> bool:
+        """Whether anything was asked for."""
+        return self._stream is not None
 
     @property
     def arrived(self) -> bool:

@@ -1,25 +1,31 @@
 """Two engines and a policy, as one Engine: near by default, far when that pays.
 
 The reader sees one stream. Where the cloud takes over, its first Delta carries `replaces`; where
-the cloud fails, the edge's answer stands, or is begun anew in the same way.
+the cloud fails, the edge's answer stands, goes on from the cloud's text, or is begun anew.
 """
 
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Literal, cast
+from typing import Literal
 
 import msgspec
 
+from offload.course import Course, Deciding
 from offload.engine import Engine
-from offload.errors import CloudFailed, ContextLengthError, LinkError
-from offload.handover import Ahead, Stream
-from offload.messages import Delta, Finish, ModelCard, Request, Route, Side
+from offload.errors import ContextLengthError
+from offload.handover import closing
+from offload.messages import Delta, Finish, ModelCard, Request, Side
+from offload.policy.aims import LISTED, Aim, parse_aim
+from offload.policy.controller import BudgetController
+from offload.policy.decision import Decision, Recorder
+from offload.policy.dispatch import Prices
 from offload.policy.gate import Standing, Verdict, gate
-from offload.policy.monitor import Monitor, Threshold
+from offload.policy.rule import Limit, Rule, Threshold
+from offload.policy.timing import Clock, num_chars
 
 Consent = Callable[[Request], Awaitable[bool]]
 
@@ -30,17 +36,29 @@ async def _refuse(_: Request) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class HybridOptions:
-    """How the hybrid decides; `forced` sends all to one side, within the gate's rules."""
+    """How the hybrid decides; `forced` sends all to one side, within the gate's rules.
 
-    threshold: Threshold = field(default_factory=Threshold)
+    rule: calibrated, or the label-free threshold. aim: what is asked for where no model is named.
+    min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None: as
+    calibrated. handover: whether the other side starts an answer anew or goes on from what stands
+    there.
+    """
+
+    rule: Rule = field(default_factory=Threshold)
+    aim: Aim = field(default_factory=Aim)
+    min_gain: float | None = None
+    prices: Prices = field(default_factory=Prices)
+    handover: Literal["replace", "continue"] = "replace"
     offline: bool = False
-    forced: Literal["edge", "cloud"] | None = None
+    forced: Side | None = None
 
 
 class Hybrid:
     """Answers near, and far when the near model is unsure and the text may leave.
 
     `consent` is asked before a request of class `ask` leaves; without one, it never does.
+    `recorder` is told of every decision and closed with the engines; `surroundings` tell the gate
+    of the link, of what was spent, and of the device.
     """
 
     def __init__(
@@ -50,19 +68,29 @@ class Hybrid:
         *,
         options: HybridOptions | None = None,
         consent: Consent = _refuse,
+        recorder: Recorder | None = None,
+        surroundings: Callable[[], Standing] = Standing,
     ) -> None:
         self.edge = edge
         self.cloud = cloud
         self._options = options or HybridOptions()
         self._consent = consent
+        self._recorder = recorder
+        self._surroundings = surroundings
+        self._near_clock, self._far_clock = Clock(), Clock()
+        self._budgets: dict[Aim, BudgetController] = {}
 
     def card(self) -> ModelCard:
         """Return the edge model's card: it is the one that is always there."""
         return self.edge.card()
 
+    def names(self) -> tuple[str, ...]:
+        """Return the names a request may ask for; see offload/policy/aims.py."""
+        return (*LISTED, self.card().name)
+
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later; see Choosing."""
-        return gate(request, self._standing()).choice != "edge"
+        return gate(request, self._standing(self._aim(request))).choice != "edge"
 
     def forced(self, side: Side) -> Hybrid:
         """Return the same two engines with one side demanded, within the gate's rules.
@@ -78,135 +106,94 @@ class Hybrid:
         await self.edge.aclose()
         if self.cloud is not None:
             await self.cloud.aclose()
+        if self._recorder is not None:
+            self._recorder.close()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        """Stream the answer of whichever side the policy chooses."""
-        verdict = gate(request, self._standing())
-        source = self._start(request, verdict)
-        async with _closing(source):
+        """Stream the answer of whichever side the policy chooses.
+
+        Raises RequestError for a model's name it does not know, or an aim it cannot keep.
+        """
+        aim, began_at = self._aim(request), time.time()
+        verdict = gate(request, self._standing(aim))
+        # The engines below have names of their own.
+        course = self._course(msgspec.structs.replace(request, model=""), verdict, aim)
+        async with closing(self._answer(course)) as answer:
+            async for item in answer:
+                if isinstance(item, Finish):
+                    self._record(request, course, item, aim, began_at)
+                yield item
+
+    async def _answer(self, course: Course) -> AsyncIterator[Delta | Finish]:
+        async with closing(course.run()) as source:
             try:
                 async for item in source:
                     yield item
                 return
             except ContextLengthError:
-                if verdict.choice != "open" or not await self._may_leave(request, verdict):
+                if course.verdict.choice != "open" or not await course.may_leave():
                     raise
-        async with _closing(self._cloud_stream(request, "too_long", None)) as far:
+        async with closing(course.cloud_stream("too_long")) as far:
             async for item in far:
                 yield item
 
-    def _standing(self) -> Standing:
+    def _aim(self, request: Request) -> Aim:
+        if not request.model:
+            return self._options.aim
+        return parse_aim(request.model, (self.card().name,))
+
+    def _standing(self, aim: Aim) -> Standing:
         options = self._options
-        return Standing(
-            offline=options.offline, has_cloud=self.cloud is not None, forced=options.forced
+        asked: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
+        return replace(
+            self._surroundings(),
+            offline=options.offline,
+            has_cloud=self.cloud is not None,
+            forced=options.forced or asked.get(aim.kind),
         )
 
-    def _start(self, request: Request, verdict: Verdict) -> Stream:
-        if verdict.choice == "edge":
-            return self._near(request, verdict.reason)
-        if verdict.choice == "cloud":
-            return self._far(request, verdict)
-        return self._watched(request, verdict)
+    def _course(self, request: Request, verdict: Verdict, aim: Aim) -> Course:
+        options = self._options
+        cost = options.prices.expected_cost(num_chars(request), request.sampling.max_tokens)
+        allowed = request.budget.max_cost
+        if verdict.choice != "edge" and allowed is not None and cost > allowed:
+            verdict = Verdict(choice="edge", reason="over_price")
+        deciding = Deciding(
+            rule=options.rule,
+            limit=self._limit(aim, cost) if verdict.choice == "open" else Limit(),
+            prices=options.prices,
+            handover=options.handover,
+            near_clock=self._near_clock,
+            far_clock=self._far_clock,
+        )
+        return Course(self.edge, self.cloud, request, verdict, deciding, self._consent)
 
-    async def _may_leave(self, request: Request, verdict: Verdict) -> bool:
-        return not verdict.must_ask or await self._consent(request)
+    def _limit(self, aim: Aim, cost: float) -> Limit:
+        options = self._options
+        paid = options.prices.in_gain(cost)
+        limit = options.rule.limit(aim, min_gain=options.min_gain, cost=paid)
+        if aim.kind != "budget":
+            return limit
+        return Limit(max_need=self._budget(aim).max_need())
 
-    async def _near(
-        self, request: Request, reason: str, *, replaces: bool = False, failure: str | None = None
-    ) -> Stream:
-        monitor = Monitor(self._options.threshold)
-        async with _closing(self.edge.generate(request)) as edge:
-            async for item in edge:
-                if isinstance(item, Finish):
-                    yield _routed(item, "edge", reason, monitor.confidence, failure)
-                    continue
-                monitor.see(item.confidence)
-                yield msgspec.structs.replace(item, source="edge", replaces=replaces)
-                replaces = False
+    def _budget(self, aim: Aim) -> BudgetController:
+        if aim not in self._budgets:
+            self._budgets[aim] = BudgetController(aim.share)
+            self._budgets[aim].seed(self._options.rule.seen_needs())
+        return self._budgets[aim]
 
-    async def _far(self, request: Request, verdict: Verdict) -> Stream:
-        """Ask the cloud only; near if it may not or cannot answer."""
-        reason, shown, failure = "not_allowed", False, None
-        if await self._may_leave(request, verdict):
-            try:
-                async for item in self._cloud_stream(request, verdict.reason, None):
-                    shown = True
-                    yield item
-                return
-            except LinkError as error:
-                reason, failure = "cloud_failed", str(error)
-        async for item in self._near(request, reason, replaces=shown, failure=failure):
-            yield item
-
-    async def _cloud_stream(self, request: Request, reason: str, sure: float | None) -> Stream:
-        assert self.cloud is not None, "the gate lets nothing out without a cloud"
-        async with _closing(self.cloud.generate(request)) as cloud:
-            async for item in cloud:
-                if isinstance(item, Delta):
-                    yield msgspec.structs.replace(item, source="cloud")
-                elif item.reason == "error":
-                    raise CloudFailed(item.error or "the cloud could not finish; ask again")
-                else:
-                    yield _routed(item, "cloud", reason, sure)
-
-    async def _watched(self, request: Request, verdict: Verdict) -> Stream:
-        """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""
-        monitor, reason, ended = Monitor(self._options.threshold), verdict.reason, None
-        async with Ahead() as far:
-            async with _closing(self.edge.generate(request)) as edge:
-                async for item in edge:
-                    if isinstance(item, Finish):
-                        ended = item
-                        break
-                    monitor.see(item.confidence)
-                    yield msgspec.structs.replace(item, source="edge")
-                    if monitor.tripped and reason == verdict.reason:
-                        reason = await self._ask(request, verdict, far, monitor)
-                    if far.arrived:
-                        break
-            if reason == "unsure":
-                async for item in self._take_over(request, far, ended, monitor):
-                    yield item
-            elif ended is not None:
-                yield _routed(ended, "edge", reason, monitor.confidence)
-
-    async def _ask(self, request: Request, verdict: Verdict, far: Ahead, monitor: Monitor) -> str:
-        """Ask the cloud in the background if the text may leave; return the reason code."""
-        if not await self._may_leave(request, verdict):
-            return "not_allowed"
-        far.start(self._cloud_stream(request, "unsure", monitor.confidence))
-        return "unsure"
-
-    async def _take_over(
-        self, request: Request, far: Ahead, ended: Finish | None, monitor: Monitor
-    ) -> Stream:
-        """Stream the cloud's answer in place of the edge's, or keep the edge's if it fails."""
-        shown = False
-        try:
-            async for item in far.items():
-                if isinstance(item, Delta) and not shown:
-                    item, shown = msgspec.structs.replace(item, replaces=True), True
-                yield item
-        except LinkError as error:
-            why = str(error)
-            if ended is not None and not shown:
-                yield _routed(ended, "edge", "cloud_failed", monitor.confidence, why)
-                return
-            async for item in self._near(request, "cloud_failed", replaces=True, failure=why):
-                yield item
-
-
-def _closing(stream: Stream) -> aclosing[_Closable]:
-    """Close the stream when the block is left; every engine's iterator is an async generator."""
-    return aclosing(cast("_Closable", stream))
-
-
-class _Closable(AsyncIterator[Delta | Finish]):
-    async def aclose(self) -> None: ...
-
-
-def _routed(
-    finish: Finish, side: Side, reason: str, sure: float | None, failure: str | None = None
-) -> Finish:
-    route = Route(served_by=side, reason=reason, confidence=sure, failure=failure)
-    return msgspec.structs.replace(finish, route=route)
+    def _record(
+        self, request: Request, course: Course, finish: Finish, aim: Aim, began_at: float
+    ) -> None:
+        if aim.kind == "budget" and course.verdict.choice == "open":
+            far = finish.route is not None and finish.route.served_by == "cloud"
+            self._budget(aim).note(course.need, went_far=far)
+        if self._recorder is None:
+            return
+        decision = Decision(
+            request_id=request.id,
+            began_at=began_at,
+            inputs={"aim": str(aim), **course.inputs()},
+            finish=finish,
+        )
+        self._recorder.record(request, decision)

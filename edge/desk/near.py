@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edge.desk.models import find_gguf
+from edge.desk.rule import rule_for
+from edge.device.strain import read_strain
 from offload.engine import Engine
 from offload.hybrid import Consent, Hybrid, HybridOptions
-from offload.pair import EDGE_MODEL, EDGE_POLICY
+from offload.leaving import open_door, open_ledger, surroundings
+from offload.pair import EDGE_MODEL
 from offload.places import Places
-from offload.policy.stored import threshold
+from offload.policy.aims import parse_aim
+from offload.policy.dispatch import Prices
+from offload.policy.rule import Threshold
 from offload.settings import Settings
+
+if TYPE_CHECKING:
+    from offload.link.pool import CloudPool
+    from offload.upstream.client import Upstream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +60,34 @@ def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Eng
     return LlamaEngine(path, options=options)
 
 
-def open_cloud(settings: Settings, here: Places) -> Engine | None:
-    """Return the link to the cloud, not yet connected, or None where none is set up."""
+def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
+    """Return the clouds that are set up as one, not yet connected, or None where there is none."""
     if not settings.cloud.url:
         return None
-    from offload.link.client import CloudLink
-    from offload.link.local import device_keys, server_key
+    if settings.cloud.is_upstream:
+        from offload.upstream.client import Upstream
 
-    return CloudLink(
-        settings.cloud.url,
-        server_key=server_key(settings.cloud.url, settings.cloud.server_key, here.keys),
-        device_keys=device_keys(here.keys),
-        connect_timeout_s=settings.cloud.connect_timeout_s,
-    )
+        far = settings.cloud
+        return Upstream(
+            far.url, model=far.model, api_key=far.api_key, connect_timeout_s=far.connect_timeout_s
+        )
+    from offload.link.clouds import open_pool
+
+    return open_pool(settings.cloud, here.keys)
 
 
 def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptions:
     """Return how the hybrid decides for this model, these settings and these flags."""
+    wish = settings.policy
+    rule = rule_for(find_gguf(settings.edge.model, here.models), settings, here)
     return HybridOptions(
-        threshold=threshold(_policy_path(settings, here), settings.policy.min_logprob),
-        offline=choice.offline or settings.policy.offline,
-        forced=choice.forced,
+        rule=rule or Threshold(),
+        aim=parse_aim(wish.aim),
+        min_gain=wish.min_gain,
+        prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
+        handover="continue" if wish.handover == "continue" else "replace",
+        offline=choice.offline or wish.offline,
+        forced=choice.forced or (None if rule else "edge"),
     )
 
 
@@ -80,12 +95,9 @@ def open_hybrid(settings: Settings, here: Places, choice: Choice) -> Hybrid:
     """Return the two engines under one policy."""
     options = options_for(settings, here, choice)
     edge = open_edge(settings, here, serving=choice.serving)
-    cloud = None if options.offline else open_cloud(settings, here)
-    if choice.consent is None:
-        return Hybrid(edge, cloud, options=options)
-    return Hybrid(edge, cloud, options=options, consent=choice.consent)
-
-
-def _policy_path(settings: Settings, here: Places) -> Path:
-    path = find_gguf(settings.edge.model, here.models)
-    return EDGE_POLICY if path == EDGE_MODEL else path.with_suffix(".policy.json")
+    link = None if options.offline else open_cloud(settings, here)
+    ledger = open_ledger(settings, here)
+    cloud = None if link is None else open_door(link, settings, ledger, choice.consent)
+    around = surroundings(cloud, settings, ledger, read_strain)
+    rest: dict[str, Any] = {} if choice.consent is None else {"consent": choice.consent}
+    return Hybrid(edge, cloud, options=options, recorder=ledger, surroundings=around, **rest)

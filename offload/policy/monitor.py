@@ -1,50 +1,70 @@
-"""Watches how sure the near model is, token by token, and trips when it is not."""
+"""Watches one near answer while it is written, and says when the cloud should be asked."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import Any
 
-from offload.errors import SettingsError
-from offload.messages import Confidence
+from offload.messages import Delta
+from offload.policy.flags import circles, flags
+from offload.policy.rule import Estimate, Expectation, Limit, Rule
+from offload.policy.signals import Signals
 
-
-@dataclass(frozen=True, kw_only=True)
-class Threshold:
-    """When to ask the cloud: a token whose log-probability is below `min_logprob`, in nats."""
-
-    min_logprob: float = -0.7
-
-    def __post_init__(self) -> None:
-        if not self.min_logprob <= 0.0:
-            raise SettingsError(
-                f"policy.min_logprob is {self.min_logprob}; it must be a number of 0 or less"
-            )
+_LOOK_FOR_CIRCLES = 32  # tokens
 
 
 class Monitor:
-    """One answer's running confidence: the smallest log-probability seen so far.
+    """One answer's signals, held against what its request asks; once tripped, it stays so."""
 
-    The minimum separated right from wrong better than the mean or the first token on the
-    embedded pair's calibration questions (edge/pair/README.md).
-    """
-
-    def __init__(self, threshold: Threshold) -> None:
-        self._threshold = threshold
-        self._least = 0.0
-
-    def see(self, tokens: tuple[Confidence, ...]) -> None:
-        """Take the confidence of the newest tokens; NaN counts as no confidence at all."""
-        for token in tokens:
-            logprob = -math.inf if math.isnan(token.logprob) else token.logprob
-            self._least = min(self._least, logprob)
-
-    @property
-    def tripped(self) -> bool:
-        """Whether the cloud should be asked."""
-        return self._least < self._threshold.min_logprob
+    def __init__(
+        self,
+        rule: Rule,
+        limit: Limit,
+        expected: Expectation | None = None,
+        *,
+        wants_json: bool = False,
+    ) -> None:
+        self._rule, self._limit = rule, limit
+        self.expected = expected or Expectation()
+        self._wants_json = wants_json
+        self._signals, self._text, self._look_at = Signals(), "", _LOOK_FOR_CIRCLES
+        self._states: list[Any] = []
+        self.flags: tuple[str, ...] = ()
+        self.tripped = False
+        self.concluded = False
 
     @property
-    def confidence(self) -> float:
-        """Return the probability of the least likely token so far, 0 to 1."""
-        return math.exp(self._least)
+    def num_tokens(self) -> int:
+        return self._signals.num_tokens
+
+    @property
+    def least_logprob(self) -> float:
+        """Return the log-probability of the least likely token so far, in nats."""
+        return self._signals.least
+
+    def state(self, index: int, state: Any) -> None:
+        """Take the hidden state behind a token (offload/engine.py, StateObserver)."""
+        self._states.append(state)
+
+    def see(self, delta: Delta) -> None:
+        """Take the newest piece of the answer."""
+        self._text += delta.text
+        for token in delta.confidence:
+            self._signals.take((token,))
+            if not self.tripped:
+                self.tripped = self._rule.gives_up(self._signals, self.expected, self._limit)
+        if self._signals.num_tokens >= self._look_at:
+            self._look_at += _LOOK_FOR_CIRCLES
+            if circles(self._text):
+                self.flags, self.tripped = ("circles",), True
+
+    def conclude(self) -> None:
+        """Judge the finished answer."""
+        self.concluded = True
+        self.flags = flags(self._text, wants_json=self._wants_json)
+        self.tripped = self.tripped or self._limit.passed_by(self.estimate())
+
+    def estimate(self) -> Estimate:
+        """Return what the answer is worth as far as it has come."""
+        states: Sequence[Any] = self._states if self.concluded else ()
+        return self._rule.judge(self._signals, self.expected, flags=self.flags, states=states)

@@ -12,14 +12,18 @@ from offload.errors import RequestError
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a question bank; `difficulty` runs from 1 (easy) to 4."""
+    """One row of a question bank; `difficulty` runs from 1 (easy) to 4.
 
-    id: str
-    split: str
-    skill: str
-    difficulty: int
+    Only `question` and `answer` are needed; `others` are further answers that are right too.
+    """
+
+    id: str = ""
+    split: str = ""
+    skill: str = ""
+    difficulty: int = 1
     question: str
     answer: str
+    others: tuple[str, ...] = ()
 
 
 def read_questions(path: Path, *, split: str | None = None) -> list[Question]:
@@ -29,9 +33,11 @@ def read_questions(path: Path, *, split: str | None = None) -> list[Question]:
     questions: list[Question] = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
-            questions.append(msgspec.json.decode(line, type=Question))
-        except msgspec.MsgspecError as error:
+            question = msgspec.json.decode(line, type=Question)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise RequestError(f"{path}, line {number}: {error}; mend that line") from None
+        named = question.id or f"line {number}"
+        questions.append(msgspec.structs.replace(question, id=named))
     return [question for question in questions if split in (None, question.split)]
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from offload.errors import RequestError, SettingsError
-from offload.messages import Confidence, Privacy, Request
+from offload.messages import Confidence, Delta, Privacy, Request
+from offload.policy.aims import Aim
 from offload.policy.gate import Standing, gate
-from offload.policy.monitor import Monitor, Threshold
+from offload.policy.monitor import Monitor
 from offload.policy.questions import final_answer, is_right, read_questions
 from offload.policy.reasons import REASONS, sentence
+from offload.policy.rule import Threshold
 
 
 def test_local_only_wins_over_every_standing() -> None:
@@ -37,21 +39,31 @@ def test_every_verdict_has_a_sentence() -> None:
             assert sentence(verdict.reason) != verdict.reason
 
 
+def _monitor(min_logprob: float) -> Monitor:
+    rule = Threshold(min_logprob=min_logprob)
+    return Monitor(rule, rule.limit(Aim()))
+
+
+def _tokens(*logprobs: float) -> Delta:
+    return Delta(confidence=tuple(Confidence(each, 0, 0) for each in logprobs))
+
+
 def test_the_monitor_trips_on_its_least_sure_token_and_stays_tripped() -> None:
-    monitor = Monitor(Threshold(min_logprob=-1.0))
-    monitor.see((Confidence(-0.5, 0, 0),))
+    monitor = _monitor(-1.0)
+    monitor.see(_tokens(-0.5))
     assert not monitor.tripped
-    monitor.see((Confidence(-0.1, 0, 0), Confidence(-2.0, 0, 0)))
+    monitor.see(_tokens(-0.1, -2.0))
     assert monitor.tripped
-    monitor.see((Confidence(-0.1, 0, 0),))
+    monitor.see(_tokens(-0.1))
+    monitor.conclude()
     assert monitor.tripped
-    assert monitor.confidence == pytest.approx(math.exp(-2.0))
+    assert monitor.estimate().right == pytest.approx(math.exp(-2.0))
 
 
 def test_a_token_without_a_number_counts_as_unsure() -> None:
-    monitor = Monitor(Threshold())
-    monitor.see((Confidence(math.nan, 0, 0),))
-    assert monitor.tripped and monitor.confidence == 0.0
+    monitor = _monitor(-0.7)
+    monitor.see(_tokens(math.nan))
+    assert monitor.tripped and monitor.estimate().right < 1e-9
 
 
 @pytest.mark.parametrize("value", [0.1, math.nan])

@@ -1,0 +1,123 @@
+"""`nearfar policy calibrate`: both models answer a labelled set, and a policy is fitted to them."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from edge.desk.models import find_gguf
+from edge.desk.near import open_cloud, open_edge
+from edge.llama.fingerprint import fingerprint
+from offload.engine import Engine
+from offload.errors import RequestError, SettingsError
+from offload.messages import Message, ModelCard, Request, Sampling
+from offload.places import Places, places
+from offload.policy.calibrated import Calibrated
+from offload.policy.calibrator import CalibrationOptions, calibrate
+from offload.policy.grading import find_grader
+from offload.policy.labelled import Labels
+from offload.policy.labelling import label
+from offload.policy.policy_folder import save_policy
+from offload.policy.questions import Question, read_questions
+from offload.policy.stored import Pairing, policy_name
+from offload.settings import Settings, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What the flags of `policy calibrate` say."""
+
+    questions: Path
+    split: str | None = None
+    model: str | None = None
+    grader: str = "exact"
+    max_tokens: int = 256
+    options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
+
+
+def run_calibration(wish: Calibration, *, as_json: bool) -> None:
+    """Ask, fit and write the policy file; say what was found and where it lies."""
+    questions = read_questions(wish.questions, split=wish.split)
+    if not questions:
+        raise RequestError(f"{wish.questions} has no such questions; name another file or split")
+    here, settings = places(), load(places().config_file)
+    if wish.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
+    rule, path = asyncio.run(_calibrate(questions, wish, settings, here))
+    found = {"policy": str(path), **msgspec.to_builtins(rule.policy.found)}
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        return
+    Console().print(_told(rule, path), highlight=False)
+
+
+async def _calibrate(
+    questions: list[Question], wish: Calibration, settings: Settings, here: Places
+) -> tuple[Calibrated, Path]:
+    cloud = open_cloud(settings, here)
+    if cloud is None:
+        raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+    edge = open_edge(settings, here)
+    async with aclosing(edge), aclosing(cloud):
+        card = await _reached(cloud)
+        pairing = _pairing(settings, here, edge.card(), card)
+        name = Path(policy_name(pairing)).with_suffix(".labels.jsonl")
+        labels = Labels(here.policies / name)
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            job = bar.add_task("asking both models", total=len(questions))
+            await label(
+                questions,
+                edge,
+                cloud,
+                labels,
+                grader=find_grader(wish.grader),
+                max_tokens=wish.max_tokens,
+                told=lambda done: bar.update(job, completed=done),
+            )
+    rule = calibrate(questions, labels.of(questions), pairing, wish.options)
+    path = here.policies / policy_name(pairing)
+    save_policy(rule, path)
+    return rule, path
+
+
+async def _reached(cloud: Engine) -> ModelCard:
+    """Return the cloud's card, which a link only knows once it has been used."""
+    request = Request(
+        messages=(Message(role="user", content="Hello"),), sampling=Sampling(max_tokens=1)
+    )
+    async for _ in cloud.generate(request):
+        pass
+    return cloud.card()
+
+
+def _pairing(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:
+    path = find_gguf(settings.edge.model, here.models)
+    return Pairing(
+        edge_model=path.name,
+        edge_hash=fingerprint(path),
+        quantization=edge.quantization,
+        kv_cache_dtype=settings.edge.kv_cache_dtype,
+        cloud_model=cloud.name,
+    )
+
+
+def _told(rule: Calibrated, path: Path) -> str:
+    found, policy = rule.policy.found, rule.policy
+    far = sum(gain > policy.min_gain for gain in policy.held.gains) / max(1, found.num_held)
+    return "\n".join(
+        (
+            f"{found.num_fitted} questions fitted on, {found.num_held} held back",
+            f"right: near {found.edge_accuracy:.1%}, far {found.cloud_accuracy:.1%}",
+            f"on the held ones: AUROC {found.auroc:.3f}, calibration error {found.ece:.3f}, "
+            f"{far:.0%} would go far",
+            f"probe of the hidden states {found.probe}",
+            f"written to {path}",
+        )
+    )

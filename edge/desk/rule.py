@@ -1,0 +1,55 @@
+"""Which rule decides for a model: set by hand, calibrated for it, or the one without labels."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from edge.llama.fingerprint import fingerprint
+from offload.errors import SettingsError
+from offload.pair import EDGE_MODEL, EDGE_POLICY
+from offload.places import Places
+from offload.policy.rule import Rule, Threshold
+from offload.settings import Settings
+
+_log = logging.getLogger("nearfar.policy")
+
+
+def rule_for(model: Path, settings: Settings, here: Places) -> Rule | None:
+    """Return the rule for a model file; None, with a warning, where its policy is of no use.
+
+    Without a rule nothing may be sent: an answer near costs less than a wrong guess.
+    """
+    if settings.policy.min_logprob is not None:
+        return Threshold(min_logprob=settings.policy.min_logprob)
+    path = policy_of(model, settings, here)
+    if path is None:
+        return Threshold()
+    try:
+        return _calibrated(path, model, settings)
+    except SettingsError as error:
+        _log.warning("nearfar: everything is answered near: %s", error)
+        return None
+
+
+def policy_of(model: Path, settings: Settings, here: Places) -> Path | None:
+    """Return the newest policy of this model and KV type, the shipped one for the shipped model."""
+    kind = settings.edge.kv_cache_dtype.replace("/", "-")
+    prefix = f"{fingerprint(model)[:16]}-{kind}-" if model.is_file() else "none"
+    found = list(here.policies.glob(f"{prefix}*.json")) if here.policies.is_dir() else []
+    if found:
+        return max(found, key=lambda each: each.stat().st_mtime)
+    return EDGE_POLICY if model == EDGE_MODEL and EDGE_POLICY.exists() else None
+
+
+def _calibrated(path: Path, model: Path, settings: Settings) -> Rule:
+    # numpy and the prior's arrays are only needed where something was calibrated
+    from offload.policy.calibrated import load_calibrated
+    from offload.policy.stored import check_pairing
+
+    rule = load_calibrated(path)
+    kind = (
+        rule.policy.pairing.kv_cache_dtype if path == EDGE_POLICY else settings.edge.kv_cache_dtype
+    )
+    check_pairing(rule.policy, path, edge_hash=fingerprint(model), kv_cache_dtype=kind)
+    return rule

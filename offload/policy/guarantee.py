@@ -1,0 +1,77 @@
+"""A threshold with a promise: of the answers kept near at most a share alpha are wrong.
+
+The promise holds with probability 1 - delta over the calibration questions, whatever the model and
+the score, if the questions to come are of the same kind. Learn then Test (Angelopoulos et al.,
+arXiv 2110.01052): each threshold is a hypothesis with an exact binomial p-value (Clopper and
+Pearson 1934), and those from strict to loose are tested in turn from several starts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+NUM_STARTS = 6
+
+
+def binomial_below(num_wrong: int, number: int, share: float) -> float:
+    """Return the probability of at most `num_wrong` of `number` where each is wrong by `share`."""
+    if share <= 0.0 or num_wrong >= number:
+        return 1.0
+    if share >= 1.0:
+        return 0.0
+    total, log_odds = 0.0, math.log(share) - math.log1p(-share)
+    log_term = number * math.log1p(-share)
+    for wrong in range(num_wrong + 1):
+        total += math.exp(log_term)
+        log_term += math.log((number - wrong) / (wrong + 1)) + log_odds
+    return min(1.0, total)
+
+
+def upper_bound(num_wrong: int, number: int, delta: float) -> float:
+    """Return the Clopper-Pearson bound: the share wrong is below it with probability 1 - delta."""
+    if number == 0:
+        return 1.0
+    low, high = num_wrong / number, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        if binomial_below(num_wrong, number, middle) > delta:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def certified(
+    scores: Sequence[float], right: Sequence[bool], *, alpha: float, delta: float
+) -> float | None:
+    """Return the lowest score at which an answer may be kept near; None where none may.
+
+    `scores` must come from rows on which nothing of the score was fitted. Kept are scores at
+    or above the threshold.
+    """
+    ranked = sorted(zip(scores, right, strict=True), reverse=True)
+    following = [*(score for score, _ in ranked[1:]), None]
+    ends = [place for place, (score, _) in enumerate(ranked) if score != following[place]]
+    wrong, counts = 0, []
+    for _, was_right in ranked:
+        wrong += not was_right
+        counts.append(wrong)
+    best, tested = None, -1
+    for start in _starts(len(ranked), alpha, delta):
+        for end in ends:
+            if end < max(start, tested + 1):
+                continue
+            if binomial_below(counts[end], end + 1, alpha) > delta / NUM_STARTS:
+                break
+            best = tested = end
+    return None if best is None else ranked[best][0]
+
+
+def _starts(number: int, alpha: float, delta: float) -> list[int]:
+    """Return where the sequences start: none earlier than where an unblemished row would pass."""
+    if not 0.0 < alpha < 1.0:
+        return []
+    first = math.ceil(math.log(delta / NUM_STARTS) / math.log1p(-alpha))
+    ratio = max(1.0, number / first) ** (1 / NUM_STARTS)
+    return [round(first * ratio**step) - 1 for step in range(NUM_STARTS)]

@@ -1,0 +1,140 @@
+"""The embedded pair's policy: made questions, both models' answers, and what is fitted on them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
+from random import Random
+
+from cloud.engine.engine import CloudEngine
+from edge.llama.fingerprint import fingerprint
+from edge.llama.options import LlamaOptions
+from edge.llama.runtime import LlamaEngine
+from offload.engine import Engine
+from offload.messages import Delta, Finish, ModelCard, Request
+from offload.pair import CLOUD_MODEL, EDGE_MODEL, EDGE_POLICY
+from offload.policy.calibrated import Calibrated
+from offload.policy.calibrator import CalibrationOptions, calibrate
+from offload.policy.grading import exact
+from offload.policy.labelled import Labels
+from offload.policy.labelling import label
+from offload.policy.policy_folder import save_policy
+from offload.policy.questions import Question
+from offload.policy.stored import Pairing
+from scripts.pair import talk
+from scripts.pair.bank import ASKED, make_bank
+
+NUM_FRESH, SEED = 1600, 20_260_303
+MAX_TOKENS = 160
+KV_TYPE = "q8_0"
+
+
+def calibration_questions() -> list[Question]:
+    """Return the bank's calibration split, fresh questions of its skills, and small talk.
+
+    No question of the bank's test split is among them.
+    """
+    bank = make_bank()
+    chosen = [_question(each.question, each.answer) for split, each in bank if split != "test"]
+    seen, random = {each.question for _, each in bank}, Random(SEED)
+    while len(chosen) < len(bank) + NUM_FRESH:
+        example = ASKED[len(chosen) % len(ASKED)](random)
+        if example.question not in seen:
+            seen.add(example.question)
+            chosen.append(_question(example.question, example.answer))
+    return [*chosen, *_talk(random)]
+
+
+def bank_questions(split: str) -> list[Question]:
+    """Return one split of the bank."""
+    return [_question(each.question, each.answer) for of, each in make_bank() if of == split]
+
+
+def _talk(random: Random) -> Iterator[Question]:
+    """Yield greetings and their like: they have several good answers, which looks like doubt."""
+    for asked, answers in talk.SMALL_TALK:
+        for question in asked:
+            yield _question(question, *answers)
+    for asked, answer in talk.FACTS_ON_NEARFAR:
+        for question in asked:
+            yield _question(question, answer)
+    seen: set[str] = set()
+    for skill in [talk.about_nearfar] * 60 + [talk.beyond_me] * 40:
+        example = skill(random)
+        if example.question not in seen:
+            seen.add(example.question)
+            yield _question(example.question, example.answer)
+
+
+def _question(question: str, answer: str, *others: str) -> Question:
+    return Question(question=question, answer=answer, others=others, id=question[:40])
+
+
+class Remembering:
+    """An engine that answers the same question only once; for the cloud beside several edges."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine, self._said = engine, dict[str, list[Delta | Finish]]()
+
+    def card(self) -> ModelCard:
+        return self._engine.card()
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        asked = request.last_text()
+        if asked not in self._said:
+            self._said[asked] = [item async for item in self._engine.generate(request)]
+        for item in self._said[asked]:
+            yield item
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+
+def label_pair(
+    edge_model: Path,
+    questions: list[Question],
+    folder: Path,
+    *,
+    told: Callable[[int], None] = lambda _: None,
+    cloud: Engine | None = None,
+) -> Labels:
+    """Ask both models all questions; what is already in `folder` is not asked again."""
+    labels = Labels(folder / f"{fingerprint(edge_model)[:16]}.labels.jsonl")
+    asyncio.run(_label(edge_model, cloud, questions, labels, told))
+    return labels
+
+
+async def _label(
+    edge_model: Path,
+    cloud: Engine | None,
+    questions: list[Question],
+    labels: Labels,
+    told: Callable[[int], None],
+) -> None:
+    far = cloud or CloudEngine(CLOUD_MODEL)
+    near = LlamaEngine(edge_model, options=LlamaOptions(num_threads=1, kv_cache_dtype=KV_TYPE))
+    async with aclosing(near), aclosing(far):
+        await label(questions, near, far, labels, grader=exact, max_tokens=MAX_TOKENS, told=told)
+
+
+def pairing_of(edge_model: Path, quantization: str) -> Pairing:
+    """Return whom a policy of the pair is for."""
+    return Pairing(
+        edge_model=edge_model.name,
+        edge_hash=fingerprint(edge_model),
+        quantization=quantization,
+        kv_cache_dtype=KV_TYPE,
+        cloud_model=CLOUD_MODEL.name,
+    )
+
+
+def calibrate_pair(folder: Path, told: Callable[[int], None] = lambda _: None) -> Calibrated:
+    """Calibrate the shipped edge model and write its policy into offload/pair."""
+    questions = calibration_questions()
+    labels = label_pair(EDGE_MODEL, questions, folder, told=told)
+    options = CalibrationOptions(max_prior_labels=500)
+    rule = calibrate(questions, labels.of(questions), pairing_of(EDGE_MODEL, "q4_k_m"), options)
+    save_policy(rule, EDGE_POLICY)
+    return rule

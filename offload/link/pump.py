@@ -44,7 +44,9 @@ class Pump:
         except zmq.Again:
             return False
         finally:
-            self._wake()
+            # Sending may swallow the descriptor's signal that something has arrived.
+            if int(self._socket.getsockopt(zmq.EVENTS)) & _POLLIN:
+                self._wake()
         return True
 
     def drain(self) -> None:
@@ -74,7 +76,7 @@ class Pump:
         self._socket.close(linger=int(linger_s * 1000))
 
     def _wake(self) -> None:
-        # The descriptor signals once for many events, and sending may swallow the signal.
+        # The descriptor signals once for many events.
         if self._again is None and not self._closed:
             self._again = self._loop.call_soon(self._look_again)
 

@@ -123,7 +123,7 @@ class LinkServer:
         await asyncio.to_thread(self._context.term)
 
     def _on_frames(self, frames: list[zmq.Frame]) -> None:
-        if len(frames) != 5:  # the first is the connection's identity
+        if len(frames) != 3:  # the first is the connection's identity
             self._exchange.note_bad()
             return
         identity, *parts = (frame.bytes for frame in frames)

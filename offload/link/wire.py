@@ -1,7 +1,8 @@
-"""What crosses the socket: four frames (version, kind, request id, msgpack body), decoded strictly.
+"""What crosses the socket: two frames, a head and a msgpack body, decoded strictly.
 
-The version frame, HELLO and REFUSED keep their form in every version, so that peers of different
-ages can tell each other why they part.
+The head is one byte of version, one of kind, and the request id. The version byte, HELLO and
+REFUSED keep their form in every version, so that peers of different ages can tell each other why
+they part. Two frames rather than four, since each is sent, encrypted and received on its own.
 """
 
 from __future__ import annotations
@@ -58,8 +59,7 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.JOIN: Join,
     Kind.JOINED: Joined,
 }
-_VERSION_FRAME = bytes((VERSION,))
-_KIND_FRAMES = {body_type: bytes((kind,)) for kind, body_type in _TYPES.items()}
+_HEADS = {body_type: bytes((VERSION, kind)) for kind, body_type in _TYPES.items()}
 _DECODE: dict[Kind, Callable[[bytes], Any]] = {
     kind: msgspec.msgpack.Decoder(body_type, strict=True).decode
     for kind, body_type in _TYPES.items()
@@ -83,13 +83,13 @@ class Envelope(NamedTuple):
 
 
 def encode(body: AnyBody, request_id: str = "") -> list[bytes]:
-    """Return the four frames of a message.
+    """Return the two frames of a message.
 
     Raises RequestError for text that is not Unicode, and for more bytes than a message may have.
     """
     try:
         packed = _encode(body)
-        head = request_id.encode()
+        head = _HEADS[type(body)] + request_id.encode()
     except (UnicodeEncodeError, OverflowError, TypeError) as error:
         raise RequestError(f"the message cannot be written as msgpack ({error})") from None
     if len(packed) > MAX_MESSAGE_BYTES:
@@ -97,18 +97,18 @@ def encode(body: AnyBody, request_id: str = "") -> list[bytes]:
             f"the message has {len(packed)} bytes and the link carries at most "
             f"{MAX_MESSAGE_BYTES}; shorten it"
         )
-    return [_VERSION_FRAME, _KIND_FRAMES[type(body)], head, packed]
+    return [head, packed]
 
 
 def open_envelope(frames: Sequence[bytes]) -> Envelope:
     """Read the head of a message. Raises WireError for frames that are none."""
-    if len(frames) != 4:
-        raise WireError(f"a message has four frames, not {len(frames)}")
-    version, kind, request_id, body = frames
-    if len(version) != 1 or len(kind) != 1 or len(request_id) > MAX_ID_BYTES:
+    if len(frames) != 2:
+        raise WireError(f"a message has two frames, not {len(frames)}")
+    head, body = frames
+    if not 2 <= len(head) <= 2 + MAX_ID_BYTES:
         raise WireError("the head of the message has a wrong length")
     try:
-        return Envelope(version[0], Kind(kind[0]), request_id.decode(), body)
+        return Envelope(head[0], Kind(head[1]), head[2:].decode(), body)
     except ValueError as error:
         raise WireError(f"the head of the message is damaged ({error})") from None
 

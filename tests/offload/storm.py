@@ -31,6 +31,7 @@ from tests.offload.scripted import ScriptedEngine
 
 NUM_DEVICES = 4
 HUNG_AFTER_S = 30.0
+NEAR_S = 0.1  # what the device takes to answer itself
 _ROOT = Path(__file__).parents[2]
 
 
@@ -53,21 +54,35 @@ class Account:
     seconds: float = 0.0
     faults: Counter[str] = field(default_factory=Counter)
 
+    @property
+    def num_requests(self) -> int:
+        return self.from_cloud + self.near + self.wrong + self.hung + self.broke
+
+    @property
+    def is_good(self) -> bool:
+        """Whether none was lost, doubled, garbled or left hanging."""
+        return not (self.wrong or self.hung or self.ran_twice or self.broke)
+
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        return asdict(self) | {"faults": dict(self.faults)}
 
 
 class CloudProcess:
-    """A scripted cloud that can be killed and comes back at the same address."""
+    """A scripted cloud that can be killed and comes back at the same address.
 
-    def __init__(self, folder: Path) -> None:
+    `prefix` goes before its command, as to run it in a network namespace.
+    """
+
+    def __init__(self, folder: Path, *, prefix: Sequence[str] = (), endpoint: str = "") -> None:
         self._folder = folder
+        self._prefix = prefix
         self._process: asyncio.subprocess.Process | None = None
-        self.endpoint = ""
+        self.endpoint = endpoint
         self.log = folder / "executed"
 
     async def start(self) -> None:
-        command = [sys.executable, "-m", "tests.offload.storm", str(self._folder), self.endpoint]
+        own = [sys.executable, "-m", "tests.offload.storm", str(self._folder), self.endpoint]
+        command = [*self._prefix, *own]
         self._process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=_ROOT
         )
@@ -93,10 +108,14 @@ async def storm(
     num_at_once: int = 64,
     seed: int = 0,
     limit_s: float = 3600.0,
+    account: Account | None = None,
     on_progress: Callable[[Account], None] = lambda account: None,
 ) -> Account:
-    """Ask so many requests under a random schedule of faults and return the account."""
-    account, began = Account(), time.monotonic()
+    """Ask so many requests under a random schedule of faults and return the account.
+
+    Where an account is given, it is gone on with.
+    """
+    account, began = account or Account(), time.monotonic()
     server_key, device_keys = load_or_make(folder, "server").public, _make_devices(folder)
     cloud = CloudProcess(folder)
     await cloud.start()
@@ -127,10 +146,10 @@ async def storm(
         await asyncio.gather(weather, return_exceptions=True)
         for link in links:
             await link.aclose()
-        account.num_connections = chaos.num_connections
+        account.num_connections += chaos.num_connections
     await cloud.kill()
-    account.ran_twice = sum(count - 1 for count in cloud.executions().values())
-    account.seconds = round(time.monotonic() - began, 1)
+    account.ran_twice += sum(count - 1 for count in cloud.executions().values())
+    account.seconds = round(account.seconds + time.monotonic() - began, 1)
     return account
 
 
@@ -139,6 +158,7 @@ async def _ask(link: CloudLink, prompt: str, account: Account) -> None:
         said = await asyncio.wait_for(_read(link, prompt), HUNG_AFTER_S)
     except LinkError:
         account.near += 1
+        await asyncio.sleep(NEAR_S)
     except asyncio.TimeoutError:
         account.hung += 1
     except Exception as error:

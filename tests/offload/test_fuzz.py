@@ -49,7 +49,7 @@ def mutations(num: int, seed: int) -> Iterator[list[bytes]]:
             at = draw.randrange(len(frame) + 1)
             frame[at : at + draw.randrange(3)] = draw.randbytes(draw.randrange(4))
         if draw.random() < 0.1:
-            frames = draw.sample(frames, draw.randrange(4)) + frames[: draw.randrange(5)]
+            frames = draw.sample(frames, draw.randrange(3)) + frames[: draw.randrange(3)]
         yield [bytes(frame) for frame in frames]
 
 

@@ -165,7 +165,7 @@ def test_damaged_messages_are_refused_or_read_and_nothing_else(
     body: bodies.AnyBody, data: st.DataObject
 ) -> None:
     frames = wire.encode(body, "id")
-    which = data.draw(st.integers(0, 3))
+    which = data.draw(st.integers(0, 1))
     damaged = bytearray(frames[which])
     at = data.draw(st.integers(0, max(0, len(damaged) - 1)))
     damaged[at : at + data.draw(st.integers(0, 3))] = data.draw(st.binary(max_size=3))
@@ -186,17 +186,16 @@ def refused_or_read(frames: list[bytes]) -> None:
     "frames",
     [
         [],
-        [b"\x01", b"\x07", b""],
-        [b"\x01", b"\x07", b"", b"\x91\x00", b""],
-        [b"\x02", b"\x07", b"", b"\x91\xcb" + bytes(8)],
-        [b"", b"\x07", b"", b"\x91\x00"],
-        [b"\x01", b"\x00", b"", b"\x90"],
-        [b"\x01", b"\x06", b"x" * 257, b"\x90"],
-        [b"\x01", b"\x06", b"\xff", b"\x90"],
-        [b"\x01", b"\x06", b"", b"\x91\x01"],  # a field too many
-        [b"\x01", b"\x06", b"", b"\x90\x90"],  # bytes after the end
-        [b"\x01", b"\x07", b"", b"\x91" + msgspec.msgpack.encode("1.0")],
-        [b"\x01", b"\x07", b"", b"\x91\x00" + bytes(70_000)],
+        [b"\x01\x07", b"\x91\x00", b""],
+        [b"\x02\x07", b"\x91\xcb" + bytes(8)],
+        [b"\x01", b"\x91\x00"],
+        [b"\x01\x00", b"\x90"],
+        [b"\x01\x06" + b"x" * 257, b"\x90"],
+        [b"\x01\x06\xff", b"\x90"],
+        [b"\x01\x06", b"\x91\x01"],  # a field too many
+        [b"\x01\x06", b"\x90\x90"],  # bytes after the end
+        [b"\x01\x07", b"\x91" + msgspec.msgpack.encode("1.0")],
+        [b"\x01\x07", b"\x91\x00" + bytes(70_000)],
     ],
 )
 def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
@@ -206,17 +205,17 @@ def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
 
 def test_an_unknown_field_of_a_request_is_refused_and_of_a_hello_let_pass() -> None:
     hello = {"oldest_version": 1, "newest_version": 1, "novelty": 1}
-    body = read([b"\x01", b"\x01", b"", msgspec.msgpack.encode(hello)])
+    body = read([b"\x01\x01", msgspec.msgpack.encode(hello)])
     assert isinstance(body, bodies.Hello)
     request = {"prompt": "x", "novelty": 1}
     with pytest.raises(WireError, match="novelty"):
-        read([b"\x01", b"\x03", b"", msgspec.msgpack.encode(request)])
+        read([b"\x01\x03", msgspec.msgpack.encode(request)])
 
 
 def test_values_out_of_range_are_named_and_not_taken_for_damage() -> None:
     request = {"prompt": "x", "sampling": {"temperature": -1.0}}
     with pytest.raises(RequestError, match="temperature"):
-        read([b"\x01", b"\x03", b"", msgspec.msgpack.encode(request)])
+        read([b"\x01\x03", msgspec.msgpack.encode(request)])
 
 
 def nested(depth: int) -> dict[str, Any]:

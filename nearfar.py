@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ import offload.cli
 import offload.policy.cli
 import quantize.cli
 from backbone.errors import NearfarError
+
+if TYPE_CHECKING:
+    from offload.engine import Engine
 
 app = typer.Typer(
     name="nearfar",
@@ -28,7 +32,17 @@ app.add_typer(edge.cli.bench_app, name="bench")
 app.add_typer(quantize.cli.app, name="quantize")
 app.add_typer(offload.policy.cli.policy_app, name="policy")
 app.add_typer(offload.cli.link_app, name="link")
-app.add_typer(cloud.cli.app, name="cloud")
+
+
+def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]:
+    from offload.places import places
+    from offload.settings import load
+    from serve.cli import face_at
+
+    return face_at(engine, load(places().config_file), address)
+
+
+app.add_typer(cloud.cli.build(open_http=_http_face), name="cloud")
 
 
 def _version(wanted: bool) -> None:

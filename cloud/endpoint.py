@@ -1,28 +1,58 @@
-"""`nearfar cloud serve`: a model behind the link, until a signal stops it."""
+"""`nearfar cloud serve`: an engine behind the link, and over HTTP if asked, until a signal."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import signal
-from contextlib import aclosing
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import CheckpointError, MissingExtra
 from offload.engine import Engine
+from offload.errors import SettingsError
 from offload.link.local import admitted, open_invites, server_keys
 from offload.link.server import LinkServer
 from offload.pair import CLOUD_MODEL
 from offload.places import places
 
+# Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
+OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
+
 _DRAIN_S = 10.0  # for the answers in flight, after a signal
 
 
-def serve(*, model: str | None, bind: str, device: str, max_model_len: int, as_json: bool) -> None:
-    """Load the model, bind the address and serve. Raises NearfarError."""
-    folder = _folder(model)
-    engine = _load(folder, device, max_model_len)
-    asyncio.run(_serve(engine, bind, as_json=as_json))
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions:
+    """What an operator says of one endpoint; `http` is HOST:PORT, `upstream` an OpenAI base URL."""
+
+    model: str | None = None
+    bind: str = "tcp://127.0.0.1:7070"
+    device: str = "auto"
+    max_model_len: int = 0
+    http: str | None = None
+    upstream: str | None = None
+    upstream_model: str = ""
+    as_json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.upstream and self.model:
+            raise SettingsError("--model and --upstream go against each other; give one of them")
+
+
+def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
+    """Load the model, bind the addresses and serve. Raises NearfarError."""
+    asyncio.run(_serve(_engine(options), options, open_http))
+
+
+def _engine(options: EndpointOptions) -> Engine:
+    if options.upstream:
+        from offload.upstream.client import Upstream
+
+        return Upstream(options.upstream, model=options.upstream_model)
+    return _load(_folder(options.model), options)
 
 
 def _folder(model: str | None) -> Path:
@@ -35,40 +65,65 @@ def _folder(model: str | None) -> Path:
     raise CheckpointError(f"{model} is no folder; name a Hugging Face checkpoint folder")
 
 
-def _load(folder: Path, device: str, max_model_len: int) -> Engine:
+def _load(folder: Path, options: EndpointOptions) -> Engine:
     try:
         from cloud.engine.engine import CloudEngine
         from cloud.engine.options import EngineOptions
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None
-    return CloudEngine(folder, options=EngineOptions(device=device, max_model_len=max_model_len))
+    chosen = EngineOptions(device=options.device, max_model_len=options.max_model_len)
+    return CloudEngine(folder, options=chosen)
 
 
-async def _serve(engine: Engine, bind: str, *, as_json: bool) -> None:
+async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp | None) -> None:
+    stop = asyncio.Event()
+    for each in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(each, stop.set)
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(aclosing(engine))
+        await _connect(engine)
+        server = await stack.enter_async_context(aclosing(_link(engine, options)))
+        await server.start()
+        url = None
+        if options.http is not None:
+            assert open_http is not None, "the command brings the HTTP face"
+            url = await stack.enter_async_context(open_http(engine, options.http))
+        _announce(engine, server.endpoint, url, as_json=options.as_json)
+        await stop.wait()
+        await server.drain(_DRAIN_S)
+
+
+async def _connect(engine: Engine) -> None:
+    """Let an engine that stands elsewhere say what it is, or fail before anything is bound."""
+    from offload.upstream.client import Upstream
+
+    if isinstance(engine, Upstream):
+        await engine.connect()
+
+
+def _link(engine: Engine, options: EndpointOptions) -> LinkServer:
     keys = places().keys
-    pair = server_keys(keys)
-    async with aclosing(engine):
-        server = LinkServer(
-            engine, bind, keys=pair, devices=admitted(keys), invites=open_invites(keys)
-        )
-        stop = asyncio.Event()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(each, stop.set)
-        async with aclosing(server):
-            await server.start()
-            _announce(engine, server.endpoint, pair.public, as_json=as_json)
-            await stop.wait()
-            await server.drain(_DRAIN_S)
+    return LinkServer(
+        engine,
+        options.bind,
+        keys=server_keys(keys),
+        devices=admitted(keys),
+        invites=open_invites(keys),
+    )
 
 
-def _announce(engine: Engine, endpoint: str, public_key: str, *, as_json: bool) -> None:
+def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) -> None:
     card = engine.card()
+    public_key = server_keys(places().keys).public
     if as_json:
         told = {"endpoint": endpoint, "server_key": public_key, "model": card.name}
-        print(json.dumps(told), flush=True)
+        print(json.dumps(told | ({"url": f"{url}/v1"} if url else {})), flush=True)
         return
-    print(f"{card.name} ({card.num_parameters / 1e6:.1f}M parameters, {card.quantization})")
+    size = f"{card.num_parameters / 1e6:.1f}M parameters, " if card.num_parameters else ""
+    print(f"{card.name} ({size}{card.quantization})")
     print(f"listening on {endpoint}, server key {public_key}")
     print(f"on this machine:  NEARFAR_CLOUD_URL={endpoint} nearfar ask ...")
     print("for another:      nearfar link invite NAME tcp://THIS_HOST:PORT")
+    if url:
+        print(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1")
     print("stop with Ctrl-C", flush=True)

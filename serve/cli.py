@@ -5,13 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from contextlib import aclosing
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 
 from backbone.errors import MissingExtra
 from offload.engine import Engine
-from offload.settings import Settings
+from offload.errors import SettingsError
+from offload.link.quota import Quota
+from offload.settings import ServeSettings, Settings
 from serve.options import ServeOptions
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """Return the host and port of HOST:PORT. Raises SettingsError."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isdecimal() or int(port[:6]) > 65_535:
+        raise SettingsError(f"{text!r} is no address; write HOST:PORT, as in 127.0.0.1:8000")
+    return host, int(port)
 
 
 def options_from(settings: Settings, host: str | None, port: int | None) -> ServeOptions:
@@ -23,9 +35,43 @@ def options_from(settings: Settings, host: str | None, port: int | None) -> Serv
         port=port if port is not None else chosen.port,
         api_keys=keys,
         privacy=settings.policy.privacy,
+        max_running=chosen.max_running,
+        max_queued=chosen.max_queued,
+        quota=_quota(chosen),
         tls_cert=Path(chosen.tls_cert) if chosen.tls_cert else None,
         tls_key=Path(chosen.tls_key) if chosen.tls_key else None,
     )
+
+
+def _quota(chosen: ServeSettings) -> Quota:
+    return Quota(
+        requests_per_s=chosen.requests_per_s or None,
+        tokens_per_s=chosen.tokens_per_s or None,
+        requests_per_day=chosen.requests_per_day or None,
+        tokens_per_day=chosen.tokens_per_day or None,
+    )
+
+
+@asynccontextmanager
+async def face_of(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
+    """Serve an engine over HTTP while the block lasts, and yield the server's URL.
+
+    Raises SettingsError, and MissingExtra without the packages of the extra `serve`.
+    """
+    try:
+        from serve.app import build_app
+        from serve.server import HttpServer
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "starlette", "serve") from None
+    server = HttpServer(build_app(engine, options=options), options=options)
+    await server.start()
+    async with aclosing(server):
+        yield server.url
+
+
+def face_at(engine: Engine, settings: Settings, address: str) -> AbstractAsyncContextManager[str]:
+    """Return the HTTP face at HOST:PORT, keys and limits as in the settings; see face_of."""
+    return face_of(engine, options_from(settings, *address_of(address)))
 
 
 async def serve_engine(
@@ -36,20 +82,12 @@ async def serve_engine(
     Raises SettingsError, and MissingExtra without the packages of the extra `serve`.
     """
     options = options or ServeOptions()
-    try:
-        from serve.app import build_app
-        from serve.server import HttpServer
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "starlette", "serve") from None
     stop = asyncio.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(each, stop.set)
-    async with aclosing(engine):
-        server = HttpServer(build_app(engine, options=options), options=options)
-        await server.start()
-        async with aclosing(server):
-            announce(engine, server.url, options, as_json=as_json)
-            await stop.wait()
+    async with aclosing(engine), face_of(engine, options) as url:
+        announce(engine, url, options, as_json=as_json)
+        await stop.wait()
 
 
 def announce(engine: Engine, url: str, options: ServeOptions, *, as_json: bool) -> None:

@@ -1,0 +1,180 @@
+"""From a Request to the body an OpenAI-compatible server takes, and from its chunks to Deltas."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+from offload.errors import CloudFailed
+from offload.messages import Delta, Finish, FinishReason, Message, Request, Route, Usage
+from offload.upstream.dialect import Dialect, extra_words
+
+
+class _Model(msgspec.Struct):
+    id: str
+    owned_by: str = ""
+    max_model_len: int | None = None
+
+
+class ModelList(msgspec.Struct):
+    """What GET /models says; a server may say more."""
+
+    data: list[_Model]
+
+
+class _Function(msgspec.Struct):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(msgspec.Struct):
+    index: int = 0
+    function: _Function = msgspec.field(default_factory=_Function)
+
+
+class _Said(msgspec.Struct):
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(msgspec.Struct):
+    delta: _Said | None = None  # of a chat
+    text: str | None = None  # of a raw completion
+    finish_reason: str | None = None
+
+
+class _Usage(msgspec.Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Chunk(msgspec.Struct):
+    """One event of a stream; `error` is how some servers say that it broke."""
+
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+def body_of(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
+    """Return the JSON body; which path it goes to depends on whether it has messages."""
+    sampling = request.sampling
+    body: dict[str, Any] = {
+        "model": model,
+        dialect.max_tokens: sampling.max_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        **extra_words(request, dialect),
+    }
+    if request.messages:
+        body |= _chat_of(request)
+    else:
+        body["prompt"] = (request.prompt or "") + request.answer_prefix
+    if sampling.stop:
+        body["stop"] = list(sampling.stop)
+    if sampling.seed is not None:
+        body["seed"] = sampling.seed
+    if sampling.logit_bias:
+        body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    if sampling.json_schema is not None:
+        named = {"name": "answer", "schema": sampling.json_schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": named}
+    return body
+
+
+def _chat_of(request: Request) -> dict[str, Any]:
+    body: dict[str, Any] = {"messages": [_turn(message) for message in request.messages]}
+    if request.tools:
+        body["tools"] = list(request.tools)
+    if request.answer_prefix:
+        body["messages"].append({"role": "assistant", "content": request.answer_prefix})
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    return body
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        turn["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.tool_calls
+        ]
+    if message.tool_call_id is not None:
+        turn["tool_call_id"] = message.tool_call_id
+    return turn
+
+
+_REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
+
+
+@dataclass
+class Hearing:
+    """Puts one streamed answer together, chunk by chunk."""
+
+    reason: str | None = None
+    usage: Usage = field(default_factory=Usage)
+    num_said: int = 0
+    calls: dict[int, _Function] = field(default_factory=dict)
+
+    def hear(self, chunk: Chunk) -> Delta | None:
+        """Take the next event; return what it adds to the answer. Raises CloudFailed."""
+        if chunk.error is not None:
+            raise CloudFailed("the upstream server broke off its answer; see its log")
+        if chunk.usage is not None:
+            self.usage = Usage(
+                prompt_tokens=chunk.usage.prompt_tokens,
+                completion_tokens=chunk.usage.completion_tokens,
+            )
+        text = ""
+        for choice in chunk.choices[:1]:
+            self.reason = choice.finish_reason or self.reason
+            text = choice.text or (choice.delta.content if choice.delta else None) or ""
+            for call in (choice.delta.tool_calls if choice.delta else None) or ():
+                self._add(call)
+        return self._delta(text) if text else None
+
+    def calls_as_text(self) -> Delta | None:
+        """Return the calls of tools as models write them, which is how an Engine says them."""
+        said = [
+            f'<tool_call>{{"name": {json.dumps(call.name)}, "arguments": {call.arguments or "{}"}}}'
+            "</tool_call>"
+            for _, call in sorted(self.calls.items())
+        ]
+        return self._delta("".join(said)) if said else None
+
+    def finish(self, seconds: float) -> Finish:
+        """Return the end of the answer. Raises CloudFailed where it was cut off or withheld."""
+        if self.reason is None:
+            raise CloudFailed("the upstream server ended its answer in the middle; ask again")
+        if self.reason not in _REASONS:
+            raise CloudFailed(f"the upstream server withheld its answer ({self.reason[:40]})")
+        usage = msgspec.structs.replace(self.usage, decode_s=seconds)
+        route = Route(served_by="cloud", reason="cloud_only")
+        return Finish(reason=_REASONS[self.reason], usage=usage, route=route)
+
+    def _add(self, call: _Call) -> None:
+        known = self.calls.setdefault(call.index, _Function("", ""))
+        known.name = (known.name or "") + (call.function.name or "")
+        known.arguments = (known.arguments or "") + (call.function.arguments or "")
+
+    def _delta(self, text: str) -> Delta:
+        # Without token ids a piece counts as one; only the order matters.
+        self.num_said += 1
+        return Delta(text=text, index=self.num_said - 1, source="cloud")
+
+
+Path = Literal["/chat/completions", "/completions"]
+
+
+def path_of(request: Request) -> Path:
+    """Return where a request is posted, below the base URL."""
+    return "/chat/completions" if request.messages else "/completions"

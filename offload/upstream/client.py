@@ -1,0 +1,226 @@
+"""Any OpenAI-compatible server, used like an engine of our own: vLLM, SGLang, llama.cpp, ..."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from backbone.errors import MissingExtra
+from offload.errors import CloudFailed, CloudUnreachable, RequestError, SettingsError
+from offload.messages import Delta, Finish, ModelCard, Privacy, Request
+from offload.upstream.bodies import Chunk, Hearing, ModelList, body_of, path_of
+from offload.upstream.dialect import OPENAI_HOST, Dialect, check, dialect_of
+from offload.upstream.refusals import refusal
+
+if TYPE_CHECKING:
+    import httpx
+
+_ATTEMPTS = 3
+_FIRST_PAUSE_S = 0.25
+_MAX_EVENT_BYTES = 4 * 1024 * 1024
+_ASSUMED_LEN = 1_000_000  # where a server does not say its context; it refuses what is too long
+
+
+class Upstream:
+    """An Engine over HTTP. Connects at the first use; safe to ask again while nothing was said."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        model: str = "",
+        api_key: str = "",
+        connect_timeout_s: float = 5.0,
+        silence_timeout_s: float = 120.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """Take a base URL such as http://gpu:8000/v1. Raises SettingsError, MissingExtra.
+
+        `silence_timeout_s` is the longest wait for the next piece of an answer.
+        """
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+            raise SettingsError(f"{url!r} is no server's address; write http(s)://HOST:PORT/v1")
+        self._url, self._host, self._wanted = url.rstrip("/"), parts.hostname, model
+        self._client = _client(self._url, key_for(self._host, api_key), transport)
+        self._limits = (connect_timeout_s, silence_timeout_s)
+        self._card: ModelCard | None = None
+        self._dialect: Dialect | None = None
+        self._connecting = asyncio.Lock()
+
+    async def connect(self) -> ModelCard:
+        """Ask the server for its models, and return the card of ours. Raises LinkError."""
+        async with self._connecting:
+            if self._card is None:
+                await self._learn()
+        return self.card()
+
+    def card(self) -> ModelCard:
+        """Return what the server says it runs. Raises CloudUnreachable before `connect`."""
+        if self._card is None:
+            raise CloudUnreachable(
+                f"{self._url} has not been asked yet, so that its model is unknown; connect first"
+            )
+        return self._card
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        """Stream the server's answer; see offload.engine.Engine.
+
+        Raises Unsupported for what such a server cannot do, and LinkError.
+        """
+        if request.privacy is Privacy.LOCAL_ONLY:
+            raise RequestError("a local_only request may not leave the device; answer it near")
+        card = await self.connect()
+        assert self._dialect is not None, "known since connect"
+        check(request, self._dialect)
+        body = body_of(request, card.name, self._dialect)
+        began_s, hearing = time.monotonic(), Hearing()
+        async with self._posted(path_of(request), body, request.deadline_s) as response:
+            async for chunk in _chunks(response, self._url):
+                delta = hearing.hear(chunk)
+                if delta is not None:
+                    yield delta
+                if request.deadline_s is not None and _age_s(began_s) > request.deadline_s:
+                    yield Finish(reason="deadline", usage=hearing.usage)
+                    return
+            calls = hearing.calls_as_text()
+            if calls is not None:
+                yield calls
+            yield hearing.finish(_age_s(began_s))
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _learn(self) -> None:
+        async with self._reply("GET", "/models", None, None) as response:
+            raw = await response.aread()
+        try:
+            models = msgspec.json.decode(raw, type=ModelList).data
+        except msgspec.DecodeError:
+            raise CloudFailed(
+                f"{self._url}/models is no list of models; give the base URL that ends in /v1"
+            ) from None
+        names = [model.id for model in models]
+        if not names or (self._wanted and self._wanted not in names):
+            has = ", ".join(names[:20]) or "none"
+            raise CloudFailed(f"{self._url} has no model {self._wanted!r}; it has {has}")
+        model = next(m for m in models if m.id == (self._wanted or names[0]))
+        self._dialect = dialect_of(model.owned_by, self._host)
+        self._card = _card(model.id, self._dialect, model.max_model_len)
+
+    @asynccontextmanager
+    async def _posted(
+        self, path: str, body: dict[str, Any], deadline_s: float | None
+    ) -> AsyncIterator[httpx.Response]:
+        """Post a body, again where the server was not there; yields only a good reply."""
+        until_s = time.monotonic() + (deadline_s or 3600.0)
+        pause_s = _FIRST_PAUSE_S
+        for left in reversed(range(_ATTEMPTS)):
+            try:
+                async with self._reply("POST", path, body, until_s) as response:
+                    left = 0  # an answer has begun: never asked twice
+                    yield response
+                return
+            except CloudUnreachable:
+                if not left or time.monotonic() + pause_s > until_s:
+                    raise
+            await asyncio.sleep(pause_s)
+            pause_s *= 2
+
+    @asynccontextmanager
+    async def _reply(
+        self, method: str, path: str, body: dict[str, Any] | None, until_s: float | None
+    ) -> AsyncIterator[httpx.Response]:
+        import httpx
+
+        content = None if body is None else msgspec.json.encode(body)
+        timeout = self._timeout(until_s)
+        try:
+            async with self._client.stream(
+                method, self._url + path, content=content, timeout=timeout
+            ) as response:
+                if response.status_code != 200:
+                    told, again = await response.aread(), response.headers.get("retry-after", "")
+                    raise refusal(response.status_code, told, again, self._url)
+                yield response
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
+            raise CloudUnreachable(
+                f"nothing answers at {self._url}; start the server, or mend the address"
+            ) from None
+        except httpx.TimeoutException:
+            raise CloudFailed(f"{self._url} fell silent in the middle; ask again") from None
+        except httpx.HTTPError as error:
+            kind = type(error).__name__
+            raise CloudFailed(f"the connection to {self._url} broke ({kind}); ask again") from None
+
+    def _timeout(self, until_s: float | None) -> httpx.Timeout:
+        import httpx
+
+        connect_s, silence_s = self._limits
+        if until_s is not None:
+            silence_s = max(0.1, min(silence_s, until_s - time.monotonic()))
+        return httpx.Timeout(silence_s, connect=min(connect_s, silence_s))
+
+
+def key_for(host: str, given: str) -> str:
+    """Return the API key for a host: OPENAI_API_KEY goes to OpenAI's own host and no other."""
+    if given:
+        return given
+    return os.environ.get("OPENAI_API_KEY", "") if host == OPENAI_HOST else ""
+
+
+def _client(
+    url: str, api_key: str, transport: httpx.AsyncBaseTransport | None
+) -> httpx.AsyncClient:
+    try:
+        import httpx
+    except ModuleNotFoundError:
+        raise MissingExtra("httpx", "upstream") from None
+    headers = {"content-type": "application/json"}
+    if api_key:
+        headers["authorization"] = f"Bearer {api_key}"
+    # A proxy of the environment could read what is asked; a redirect would carry the key elsewhere.
+    return httpx.AsyncClient(
+        headers=headers, transport=transport, trust_env=False, follow_redirects=False
+    )
+
+
+def _age_s(began_s: float) -> float:
+    return time.monotonic() - began_s
+
+
+async def _chunks(response: httpx.Response, url: str) -> AsyncIterator[Chunk]:
+    """Yield the events of a stream until `[DONE]`. Raises LinkError for what is none."""
+    async for line in response.aiter_lines():
+        if len(line) > _MAX_EVENT_BYTES:
+            raise CloudFailed(f"{url} sent an event without an end; is it an OpenAI server?")
+        name, _, data = line.partition(":")
+        if name != "data":
+            continue
+        if data.strip() == "[DONE]":
+            return
+        try:
+            yield msgspec.json.decode(data, type=Chunk)
+        except msgspec.DecodeError:
+            raise CloudFailed(f"{url} sent what is no event of an OpenAI server") from None
+
+
+def _card(name: str, dialect: Dialect, max_model_len: int | None) -> ModelCard:
+    return ModelCard(
+        name=name,
+        architecture="unknown",
+        runtime=dialect.name,
+        num_parameters=0,
+        quantization="unknown",
+        size_bytes=0,
+        max_model_len=max_model_len or _ASSUMED_LEN,
+        chat=True,
+    )

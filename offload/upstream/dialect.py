@@ -1,0 +1,86 @@
+"""What each kind of OpenAI-compatible server understands beyond OpenAI's own words.
+
+A server is known by what it says of its models (`owned_by`). Of one that is not known, only
+OpenAI's own words are asked: a server that does not know a word often ignores it silently.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from offload.errors import Unsupported
+from offload.messages import Request, Sampling
+
+OPENAI_HOST = "api.openai.com"
+
+_VLLM_WORDS = {
+    "top_k": "top_k",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dialect:
+    """One kind of server; `words` are its names for what OpenAI has no name for."""
+
+    name: str
+    words: dict[str, str] = field(default_factory=dict)
+    max_tokens: str = "max_tokens"
+    continues: bool = False  # goes on behind a begun answer, by continue_final_message
+
+
+_KNOWN = {
+    "vllm": Dialect(name="vLLM", words=_VLLM_WORDS, continues=True),
+    "sglang": Dialect(name="SGLang", words=_VLLM_WORDS, continues=True),
+    "tensorrt_llm": Dialect(name="trtllm-serve", words=_VLLM_WORDS),
+    "llamacpp": Dialect(
+        name="llama.cpp server",
+        words={"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"},
+    ),
+    "me": Dialect(  # what llama-cpp-python's server says
+        name="llama-cpp-python",
+        words={"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"},
+    ),
+    "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS),
+}
+_UNKNOWN = Dialect(name="this server")
+_OPENAI = Dialect(name="OpenAI", max_tokens="max_completion_tokens")
+
+
+def dialect_of(owner: str, host: str) -> Dialect:
+    """Return how to speak to a server at this host whose models say they are owned so."""
+    return _OPENAI if host == OPENAI_HOST else _KNOWN.get(owner.lower(), _UNKNOWN)
+
+
+def check(request: Request, dialect: Dialect) -> None:
+    """Raise Unsupported for what such a server has no word for."""
+    sampling = request.sampling
+    _refuse("logprobs", sampling.logprobs > 0 or sampling.prompt_logprobs, "no token ids", dialect)
+    begun = bool(request.answer_prefix and request.messages and not dialect.continues)
+    _refuse("answer_prefix", begun, "no way to go on with an answer", dialect)
+    for name, value in _extras(sampling).items():
+        _refuse(name, value is not None and name not in dialect.words, "no word for it", dialect)
+
+
+def extra_words(request: Request, dialect: Dialect) -> dict[str, float | int]:
+    """Return the fields that are this server's own, as far as the request asks for them."""
+    asked = {name: value for name, value in _extras(request.sampling).items() if value is not None}
+    return {dialect.words[name]: value for name, value in asked.items()}
+
+
+def _extras(sampling: Sampling) -> dict[str, float | int | None]:
+    return {
+        "top_k": sampling.top_k or None,
+        "min_p": sampling.min_p or None,
+        "repetition_penalty": (
+            None if sampling.repetition_penalty == 1.0 else sampling.repetition_penalty
+        ),
+    }
+
+
+def _refuse(name: str, is_asked: bool, why: str, dialect: Dialect) -> None:
+    if is_asked:
+        raise Unsupported(
+            f"{name} cannot be asked of {dialect.name}, which has {why}; leave it out"
+        )

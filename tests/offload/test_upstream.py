@@ -1,0 +1,315 @@
+"""Any OpenAI-compatible server as an engine: our own, llama.cpp's, and ones that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from offload.errors import (
+    CloudBusy,
+    CloudFailed,
+    CloudUnreachable,
+    ContextLengthError,
+    KeyRefused,
+    LinkError,
+    RequestError,
+    SettingsError,
+    Unsupported,
+)
+from offload.messages import (
+    Delta,
+    Finish,
+    Message,
+    Privacy,
+    Request,
+    Sampling,
+    ToolCall,
+    Usage,
+)
+from offload.pair import EDGE_MODEL
+from offload.upstream.client import Upstream, key_for
+from serve.tool_calls import CallReader
+from serve.tools import Toolbox
+from tests.offload.scripted import ScriptedEngine
+from tests.serve.faces import TOOL, listening
+
+ROOT = Path(__file__).parents[2]
+CHAT = Request(messages=(Message(role="user", content="count"),), sampling=Sampling(max_tokens=9))
+URL = "http://there:8000/v1"
+MODELS = {"object": "list", "data": [{"id": "m", "owned_by": "vllm", "max_model_len": 512}]}
+
+Handler = Callable[[httpx.Request], httpx.Response]
+
+
+def sse(*events: Any) -> bytes:
+    said = [event if isinstance(event, str) else json.dumps(event) for event in events]
+    return "".join(f": a comment\n\ndata: {each}\n\n" for each in said).encode()
+
+
+def piece(text: str = "", reason: str | None = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"content": text, **more}, "finish_reason": reason}]}
+
+
+def upstream(reply: Handler, owner: str = "vllm", **options: Any) -> Upstream:
+    models = {"data": [{**MODELS["data"][0], "owned_by": owner}]}
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/models"):
+            return httpx.Response(200, json=models)
+        return reply(request)
+
+    return Upstream(URL, transport=httpx.MockTransport(handle), **options)
+
+
+def says(*events: Any) -> Handler:
+    return lambda request: httpx.Response(200, content=sse(*events))
+
+
+async def read(engine: Upstream, request: Request = CHAT) -> tuple[str, Finish]:
+    items = [item async for item in engine.generate(request)]
+    finish = items.pop()
+    assert isinstance(finish, Finish)
+    return "".join(item.text for item in items if isinstance(item, Delta)), finish
+
+
+@pytest.fixture
+async def chained() -> AsyncIterator[tuple[ScriptedEngine, Upstream]]:
+    """Our own endpoint over a real socket, and an engine that asks it."""
+    engine = ScriptedEngine(finish=Finish(reason="length", usage=Usage(prompt_tokens=4)))
+    async with listening(engine) as server, aclosing(Upstream(f"{server.url}/v1")) as reached:
+        yield engine, reached
+
+
+async def test_our_own_endpoint_is_an_engine(chained: tuple[ScriptedEngine, Upstream]) -> None:
+    engine, reached = chained
+    card = await reached.connect()
+    text, finish = await read(reached)
+    assert (card.name, card.max_model_len, card.runtime) == ("scripted", 4096, "nearfar")
+    assert text == "one two three"
+    assert finish.reason == "length" and finish.usage.prompt_tokens == 4
+    assert finish.route is not None and finish.route.served_by == "cloud"
+    assert engine.requests[-1].sampling.max_tokens == 9
+
+
+async def test_every_wish_arrives(chained: tuple[ScriptedEngine, Upstream]) -> None:
+    engine, reached = chained
+    sampling = Sampling(
+        max_tokens=5,
+        temperature=0.5,
+        top_p=0.75,
+        top_k=3,
+        min_p=0.25,
+        repetition_penalty=1.5,
+        seed=7,
+        stop=("x",),
+        logit_bias={3: 1.5},
+        json_schema={"type": "object"},
+    )
+    call = ToolCall(id="c", name="look", arguments="{}")
+    messages = (
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="42", tool_call_id="c"),
+    )
+    await read(reached, Request(messages=messages, sampling=sampling, tools=(TOOL,)))
+    arrived = engine.requests[-1]
+    assert arrived.sampling == sampling and arrived.messages == messages
+    assert arrived.tools[0]["function"]["name"] == "look"
+    await read(reached, Request(prompt="on", answer_prefix=" and"))
+    assert engine.requests[-1].prompt == "on and"
+
+
+async def test_a_reader_who_leaves_frees_the_server() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with listening(engine) as server, aclosing(Upstream(f"{server.url}/v1")) as reached:
+        stream = reached.generate(CHAT)
+        await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+        asked = next(r.id for r in engine.requests if r.messages)
+        await engine.until(lambda: asked not in engine.running)
+
+
+async def test_what_may_not_leave_does_not() -> None:
+    asked: list[httpx.Request] = []
+    engine = upstream(lambda request: asked.append(request) or httpx.Response(500))  # type: ignore[func-returns-value]
+    with pytest.raises(RequestError, match="local_only"):
+        await read(engine, Request(prompt="secret", privacy=Privacy.LOCAL_ONLY))
+    assert not asked
+
+
+@pytest.mark.parametrize(
+    ("owner", "request_", "word"),
+    [
+        ("vllm", Request(prompt="a", sampling=Sampling(logprobs=2)), "logprobs"),
+        ("vllm", Request(prompt="a", sampling=Sampling(prompt_logprobs=True)), "logprobs"),
+        ("somebody", Request(prompt="a", sampling=Sampling(top_k=2)), "top_k"),
+        ("somebody", Request(prompt="a", sampling=Sampling(min_p=0.1)), "min_p"),
+        ("llamacpp", Request(messages=CHAT.messages, answer_prefix="so"), "answer_prefix"),
+    ],
+)
+async def test_what_such_a_server_cannot_do_is_said(
+    owner: str, request_: Request, word: str
+) -> None:
+    with pytest.raises(Unsupported, match=word):
+        await read(upstream(says(), owner), request_)
+
+
+async def test_each_kind_of_server_is_spoken_to_in_its_own_words() -> None:
+    bodies = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, content=sse(piece("a", "stop"), "[DONE]"))
+
+    wish = Request(messages=CHAT.messages, sampling=Sampling(repetition_penalty=1.5))
+    await read(upstream(reply, "llamacpp"), wish)
+    await read(upstream(reply, "vllm"), Request(messages=CHAT.messages, answer_prefix="so"))
+    assert bodies[0]["repeat_penalty"] == 1.5
+    assert bodies[1]["continue_final_message"] is True
+    assert bodies[1]["messages"][-1] == {"role": "assistant", "content": "so"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (400, {"error": {"message": "bad seed", "code": 400}}, RequestError),
+        (400, {"message": "maximum context length is 8"}, ContextLengthError),
+        (400, {"error": {"message": "x", "code": "context_length_exceeded"}}, ContextLengthError),
+        (401, {"error": "no"}, KeyRefused),
+        (404, {}, CloudFailed),
+        (429, {}, CloudBusy),
+        (500, "<html>", CloudFailed),
+        (503, {}, CloudUnreachable),
+    ],
+)
+async def test_each_refusal_has_its_error(status: int, body: Any, kind: type[Exception]) -> None:
+    def reply(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, json=body, headers={"retry-after": "7"})
+
+    with pytest.raises(kind) as refused:
+        await read(upstream(reply))
+    assert type(refused.value) is kind
+    if isinstance(refused.value, CloudBusy):
+        assert refused.value.retry_after_s == 7
+
+
+async def test_a_server_that_comes_up_late_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("offload.upstream.client._FIRST_PAUSE_S", 0.001)
+    statuses = [503, 503, 200]
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(statuses.pop(0), content=sse(piece("late", "stop"), "[DONE]"))
+
+    assert (await read(upstream(reply)))[0] == "late" and not statuses
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        (piece("half"),),
+        (piece("half"), "[DONE]"),
+        (piece("half"), {"error": {"message": "out of memory"}}),
+        (piece("half"), "{no json"),
+        (piece("half", "content_filter"), "[DONE]"),
+    ],
+)
+async def test_half_an_answer_is_never_taken_for_a_whole_one(events: tuple[Any, ...]) -> None:
+    with pytest.raises(CloudFailed):
+        await read(upstream(says(*events)))
+
+
+async def test_calls_of_tools_are_said_as_models_write_them() -> None:
+    first = [{"index": 0, "id": "x", "function": {"name": "look", "arguments": '{"wh'}}]
+    rest = [{"index": 0, "function": {"arguments": 'at": 1}'}}]
+    events = (
+        piece("I look.", tool_calls=first),
+        piece("", "tool_calls", tool_calls=rest),
+        "[DONE]",
+    )
+    text, finish = await read(upstream(says(*events)))
+    reader = CallReader(Toolbox(descriptions=(), names=frozenset({"look"})))
+    said = reader.push(text) + reader.flush()
+    assert said[0] == "I look." and finish.reason == "stop"
+    assert isinstance(said[1], ToolCall) and json.loads(said[1].arguments) == {"what": 1}
+
+
+async def test_nobody_there_is_one_line_with_a_remedy() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    async with aclosing(Upstream(f"http://127.0.0.1:{port}/v1")) as engine:
+        with pytest.raises(CloudUnreachable, match="start the server"):
+            await read(engine)
+        with pytest.raises(LinkError):
+            engine.card()
+
+
+@pytest.mark.parametrize("body", [{"data": []}, {"models": 1}, "<html>"])
+async def test_what_is_no_list_of_models_is_told(body: Any) -> None:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=body))
+    with pytest.raises(CloudFailed):
+        await Upstream(URL, transport=transport).connect()
+
+
+async def test_a_model_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(CloudFailed, match="it has m"):
+        await upstream(says(), model="other").connect()
+
+
+@pytest.mark.parametrize("url", ["ftp://a/v1", "http:///v1", "a", "http://user:secret@a/v1"])
+def test_a_wrong_address_is_refused(url: str) -> None:
+    with pytest.raises(SettingsError):
+        Upstream(url)
+
+
+def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    assert key_for("api.openai.com", "") == "sk-secret"
+    assert key_for("localhost", "") == key_for("api.openai.com.evil.example", "") == ""
+    assert key_for("localhost", "mine") == "mine"
+
+
+async def test_llama_cpps_own_server_is_an_engine() -> None:
+    pytest.importorskip("llama_cpp.server.app", reason="the server's packages are not installed")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tests.offload.llama_server", "--model", str(EDGE_MODEL)]
+    command += ["--port", str(port), "--n_threads", "1", "--n_ctx", "512"]
+    server = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        async with aclosing(Upstream(f"http://127.0.0.1:{port}/v1")) as engine:
+            await wait_for(engine, server)
+            question = (Message(role="user", content="What is the capital of France?"),)
+            text, finish = await read(
+                engine, Request(messages=question, sampling=Sampling(max_tokens=16))
+            )
+            assert engine.card().runtime == "llama-cpp-python"
+            assert "Paris" in text and finish.reason == "stop"
+            with pytest.raises(CloudFailed):  # it cuts such a stream off instead of refusing it
+                await read(engine, Request(prompt="word " * 900))
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+async def wait_for(engine: Upstream, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert server.poll() is None, "the server ended while it started"
+        try:
+            await engine.connect()
+            return
+        except CloudUnreachable:
+            await asyncio.sleep(0.1)
+    raise AssertionError("the server did not start in 30 s")

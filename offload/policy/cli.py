@@ -24,6 +24,12 @@ def evaluate(
     features: Annotated[
         str, typer.Option(help="Judge by the prompt, or by prompt+answer.")
     ] = "prompt",
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the curve into this file (PNG or SVG).")
+    ] = None,
+    unseen_tasks: Annotated[
+        bool, typer.Option("--unseen-tasks", help="Also score tasks that were not learned from.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
@@ -33,7 +39,15 @@ def evaluate(
 
     from offload.policy.evaluate import evaluate as run
 
-    found = run(outcomes, fit, labels=labels, seed=seed, features=features)
+    found = run(
+        outcomes,
+        fit,
+        labels=labels,
+        seed=seed,
+        features=features,
+        plot=plot,
+        unseen_tasks=unseen_tasks,
+    )
     typer.echo(msgspec.json.encode(found).decode() if as_json else _told(found))
 
 
@@ -44,7 +58,14 @@ def _told(found: Evaluation) -> str:
         f"{found.num_questions} questions scored, {found.num_labels} labels learned from",
         f"APGR     {found.apgr:.3f}  ({low:.3f} to {high:.3f} in 95 of 100 resamples)",
         *(f"CPT{level}    {getattr(found, f'cpt{level}'):6.1%}" for level in (50, 80, 95)),
+        f"AUROC    {found.auroc_gain:.3f} of who gains by asking far",
+        *([] if found.ece_weak is None else [f"ECE      {found.ece_weak:.3f} of P(near right)"]),
         *(f"{name:16} APGR {each['apgr']:.3f}" for name, each in found.ceilings.items()),
+        *(
+            [f"unseen tasks     APGR {found.unseen_tasks['apgr']:.3f}"]
+            if found.unseen_tasks
+            else []
+        ),
         found.split,
         *found.notes,
     ]

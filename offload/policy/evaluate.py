@@ -18,6 +18,7 @@ from offload.errors import RequestError
 from offload.policy import curves
 from offload.policy.features import Floats
 from offload.policy.outcomes import OutcomeRow, as_outcomes, read_outcomes
+from offload.policy.picture import draw
 from offload.policy.prior import MAX_LABELS, MIN_LABELS, DefaultPrior, Prior
 
 FEATURES = ("prompt", "prompt+answer")
@@ -43,6 +44,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
     intervals: dict[str, tuple[float, float]]
     ceilings: dict[str, dict[str, float]]
+    unseen_tasks: dict[str, float] | None = None
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,15 +64,23 @@ def evaluate(
     seed: int = 0,
     features: str = "prompt",
     resamples: int = 1000,
+    plot: Path | None = None,
+    unseen_tasks: bool = False,
 ) -> Evaluation:
     """Fit on `labels` rows drawn from the table `fit`, score the table `outcomes`.
+
+    `plot` is where the curve is drawn. With `unseen_tasks` each half of the tasks is also scored
+    by a prior that was fitted on the other half only.
 
     Too few labels, or a near model that is always or never right in them, give the label-free
     default, and `notes` says so. Raises RequestError for a table that cannot be read.
     """
     _check(labels, features)
     tables = split_tables(read_outcomes(outcomes), read_outcomes(fit), labels=labels, seed=seed)
-    return score(tables, features=features, seed=seed, resamples=resamples)
+    found = score(tables, features=features, seed=seed, resamples=resamples, plot=plot)
+    if not unseen_tasks:
+        return found
+    return msgspec.structs.replace(found, unseen_tasks=score_unseen(tables, features))
 
 
 def split_tables(
@@ -93,11 +103,17 @@ def split_tables(
     return Tables(labelled=labelled, unlabelled=unlabelled, scored=test, split=split)
 
 
-def score(tables: Tables, *, features: str, seed: int, resamples: int = 1000) -> Evaluation:
+def score(
+    tables: Tables, *, features: str, seed: int, resamples: int = 1000, plot: Path | None = None
+) -> Evaluation:
     """Fit on the labelled rows, score the others, and measure the decisions."""
     truth = as_outcomes(tables.scored)
     prior, notes = fit_prior(tables, features)
     near, gains = _predicted(prior, tables.scored)
+    if plot is not None:
+        title = f"{len(tables.scored)} questions, {len(tables.labelled)} labels, by the {features}"
+        curve = curves.deferral_curve(gains, truth)
+        draw(curve, curves.ceilings(truth), plot, title=title)
     return Evaluation(
         **curves.figures(curves.deferral_curve(gains, truth)),
         auroc_gain=curves.auroc(gains, (truth.strong > truth.weak).astype(np.float64)),
@@ -114,6 +130,28 @@ def score(tables: Tables, *, features: str, seed: int, resamples: int = 1000) ->
         intervals=curves.intervals(gains, truth, seed=seed, resamples=resamples),
         ceilings={name: curves.figures(each) for name, each in curves.ceilings(truth).items()},
     )
+
+
+def score_unseen(tables: Tables, features: str) -> dict[str, float]:
+    """Return the figures of each half of the tasks, scored by what the other half taught.
+
+    Raises RequestError where the tables name fewer than four tasks.
+    """
+    tasks = sorted({row.task for row in tables.scored})
+    if len(tasks) < 4:
+        raise RequestError(f"the table names {len(tasks)} tasks; --unseen-tasks needs at least 4")
+    gains, rows = list[Floats](), list[OutcomeRow]()
+    for half in (set(tasks[::2]), set(tasks[1::2])):
+        apart = Tables(
+            labelled=[row for row in tables.labelled if row.task not in half],
+            unlabelled=[row for row in tables.unlabelled if row.task not in half],
+            scored=[row for row in tables.scored if row.task in half],
+            split=tables.split,
+        )
+        prior, _ = fit_prior(apart, features)
+        gains.append(_predicted(prior, apart.scored)[1])
+        rows += apart.scored
+    return curves.figures(curves.deferral_curve(np.concatenate(gains), as_outcomes(rows)))
 
 
 def fit_prior(tables: Tables, features: str) -> tuple[Prior | DefaultPrior, list[str]]:

@@ -14,8 +14,13 @@ from collections.abc import Sequence
 NUM_STARTS = 6
 
 
-def binomial_below(num_wrong: int, number: int, share: float) -> float:
-    """Return the probability of at most `num_wrong` of `number` where each is wrong by `share`."""
+def binomial_below(
+    num_wrong: int, number: int, share: float, *, enough: float = math.inf
+) -> float:
+    """Return the probability of at most `num_wrong` of `number` where each is wrong by `share`.
+
+    A sum that has passed `enough` is returned as it stands.
+    """
     if share <= 0.0 or num_wrong >= number:
         return 1.0
     if share >= 1.0:
@@ -24,6 +29,8 @@ def binomial_below(num_wrong: int, number: int, share: float) -> float:
     log_term = number * math.log1p(-share)
     for wrong in range(num_wrong + 1):
         total += math.exp(log_term)
+        if total > enough:
+            break
         log_term += math.log((number - wrong) / (wrong + 1)) + log_odds
     return min(1.0, total)
 
@@ -62,7 +69,8 @@ def certified(
         for end in ends:
             if end < max(start, tested + 1):
                 continue
-            if binomial_below(counts[end], end + 1, alpha) > delta / NUM_STARTS:
+            share = delta / NUM_STARTS
+            if binomial_below(counts[end], end + 1, alpha, enough=share) > share:
                 break
             best = tested = end
     return None if best is None else ranked[best][0]

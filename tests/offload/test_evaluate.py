@@ -118,3 +118,27 @@ def test_the_command_prints_one_json_document(tables: tuple[Path, Path]) -> None
     )
     told = CliRunner().invoke(policy_app, ["evaluate", *options])
     assert "APGR" in told.stdout and "oracle" in told.stdout
+
+
+def test_the_curve_can_be_drawn(tables: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="the picture needs the extra `plot`")
+    path = tmp_path / "curve.png"
+    evaluate(*tables, labels=100, resamples=10, plot=path)
+    assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+    with pytest.raises(RequestError, match="cannot be written"):
+        evaluate(*tables, labels=100, resamples=10, plot=tmp_path / "no" / "curve.png")
+
+
+def test_tasks_that_were_not_learned_from_are_scored_apart(
+    tables: tuple[Path, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RequestError, match="--unseen-tasks"):
+        evaluate(*tables, labels=100, resamples=10, unseen_tasks=True)
+    paths = []
+    for name, seed in (("train", 1), ("test", 2)):
+        rows = [
+            row | {"task": "abcd"[place % 4]} for place, row in enumerate(made_rows(260, seed=seed))
+        ]
+        paths.append(write_rows(tmp_path / f"{name}.jsonl", rows))
+    found = evaluate(paths[1], paths[0], labels=200, resamples=10, unseen_tasks=True)
+    assert found.unseen_tasks is not None and found.unseen_tasks["apgr"] > 0.5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -63,7 +65,53 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
         )
         run(options, open_http=open_http)
 
+    app.command()(bench)
     return app
+
+
+def bench(
+    base_url: Annotated[str, typer.Option(help="Any OpenAI-compatible server, as http://.../v1.")],
+    model: Annotated[str, typer.Option(help="Which of its models.")] = "auto",
+    num_prompts: Annotated[int, typer.Option(help="How many requests.")] = 100,
+    request_rate: Annotated[float, typer.Option(help="Requests a second; inf is all at once.")] = (
+        float("inf")
+    ),
+    burstiness: Annotated[
+        float, typer.Option(help="1 is a Poisson process; less comes in bursts.")
+    ] = 1.0,
+    max_concurrency: Annotated[int, typer.Option(help="At most so many at once; 0 is any.")] = 0,
+    num_warmups: Annotated[int, typer.Option(help="Requests before the clock starts.")] = 1,
+    output_len: Annotated[int, typer.Option(help="Tokens of each answer, at the most.")] = 64,
+    metric_percentiles: Annotated[str, typer.Option(help="Which percentiles.")] = "50,90,99",
+    goodput: Annotated[
+        list[str] | None, typer.Option(help="A bound in ms, as ttft:500; may be repeated.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 0,
+    result_file: Annotated[Path | None, typer.Option(help="Write the report there too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Put a server under load: TTFT, TPOT, end-to-end, throughput, goodput.
+
+    The key, if one is needed, is taken from NEARFAR_CLOUD_API_KEY.
+    """
+    from cloud.bench.command import bench as run
+    from cloud.bench.options import LoadOptions, read_goodput, read_percentiles
+
+    options = LoadOptions(
+        base_url=base_url,
+        model=model,
+        num_prompts=num_prompts,
+        request_rate=request_rate,
+        burstiness=burstiness,
+        max_concurrency=max_concurrency,
+        num_warmups=num_warmups,
+        output_len=output_len,
+        metric_percentiles=read_percentiles(metric_percentiles),
+        goodput=read_goodput(goodput or []),
+        seed=seed,
+        api_key=os.environ.get("NEARFAR_CLOUD_API_KEY", ""),
+    )
+    run(options, result=result_file, as_json=as_json)
 
 
 def cloud() -> None:

@@ -1,0 +1,1 @@
+"""`nearfar cloud bench`: how an OpenAI-compatible server answers under load."""

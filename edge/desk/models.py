@@ -1,13 +1,17 @@
-"""Which models are here: the embedded pair, the models folder, or any path a person names."""
+"""Which models are here: the embedded pair, the models folder, other programs', or any path."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
 
 from backbone.errors import CheckpointError
+from offload.errors import RequestError
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
+
+ALIASES = "aliases.json"
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -21,31 +25,41 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def list_models(folder: Path) -> list[ModelEntry]:
-    """Return the embedded pair first, then what lies in the models folder."""
+    """Return the embedded pair first, then the models folder, then what other programs have."""
+    from edge.desk.elsewhere import found
+
     entries = [
         _entry(EDGE_MODEL, "edge", embedded=True),
         _entry(CLOUD_MODEL, "cloud", embedded=True),
     ]
     if folder.is_dir():
         for path in sorted(folder.iterdir()):
-            if path.suffix == ".gguf":
+            if path.suffix == ".gguf" and not _is_later_part(path):
                 entries.append(_entry(path, "edge"))
             elif (path / "config.json").is_file():
                 entries.append(_entry(path, "cloud"))
-    return entries
+    return [*entries, *(_entry(path, "edge", name=name) for name, path in found().items())]
 
 
-def _entry(path: Path, runs: str, *, embedded: bool = False) -> ModelEntry:
+def _is_later_part(path: Path) -> bool:
+    return "-of-" in path.stem and "-00001-of-" not in path.stem
+
+
+def _entry(path: Path, runs: str, *, embedded: bool = False, name: str | None = None) -> ModelEntry:
     files = path.rglob("*") if path.is_dir() else [path]
     size = sum(file.stat().st_size for file in files if file.is_file())
-    return ModelEntry(name=path.stem, runs=runs, path=str(path), size_bytes=size, embedded=embedded)
+    return ModelEntry(
+        name=name or path.stem, runs=runs, path=str(path), size_bytes=size, embedded=embedded
+    )
 
 
 def find_gguf(name: str, folder: Path) -> Path:
-    """Return the GGUF file of this name: "embedded", a path, or one in the models folder.
+    """Return the GGUF file of this name: "embedded", an alias, a path, one in the models folder, a
+    name of the catalogue that was pulled, or another program's.
 
     Raises CheckpointError with the names that would do.
     """
+    name = read_aliases(folder).get(name, name)
     if name in ("embedded", EDGE_MODEL.stem):
         return EDGE_MODEL
     path = Path(name).expanduser()
@@ -57,7 +71,68 @@ def find_gguf(name: str, folder: Path) -> Path:
             f"{path} is a folder; the edge runs GGUF files: "
             f"make one with `nearfar quantize gguf {path} {path.name}.gguf`"
         )
+    return _found_elsewhere(name)
+
+
+def _found_elsewhere(name: str) -> Path:
+    from edge.desk.catalogue import known
+    from edge.desk.elsewhere import found
+
+    there = found().get(name)
+    if there is not None:
+        return there
+    if known(name):
+        raise CheckpointError(f"{name} is not here yet; `nearfar models pull {name}` fetches it")
     raise CheckpointError(
         f"there is no model {name!r}; `nearfar models list` shows those that are here, "
         "or name the path of a GGUF file"
     )
+
+
+def read_aliases(folder: Path) -> dict[str, str]:
+    """Return the short names that a person gave, and those that pulling gave."""
+    try:
+        return msgspec.json.decode((folder / ALIASES).read_bytes(), type=dict[str, str])
+    except FileNotFoundError:
+        return {}
+    except (OSError, msgspec.MsgspecError) as error:
+        raise CheckpointError(
+            f"{folder / ALIASES} cannot be read ({error}); mend or delete it"
+        ) from None
+
+
+def set_alias(alias: str, target: str | None, folder: Path) -> None:
+    """Give a model another name; None takes the name away. Raises RequestError for an empty one."""
+    if not alias.strip():
+        raise RequestError("the alias is empty; write a name")
+    aliases = read_aliases(folder)
+    aliases.pop(alias, None)
+    if target is not None:
+        aliases[alias] = target
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f".{ALIASES}.{os.getpid()}"
+    partial.write_bytes(msgspec.json.format(msgspec.json.encode(aliases)))
+    partial.replace(folder / ALIASES)
+
+
+def remove(name: str, folder: Path) -> list[Path]:
+    """Delete a model of the models folder, all parts of it; return what is gone.
+
+    Raises CheckpointError for what is not ours to delete.
+    """
+    import shutil
+
+    path = folder / name if (folder / name).is_dir() else find_gguf(name, folder)
+    if folder.resolve() not in path.resolve().parents:
+        raise CheckpointError(
+            f"{path} is not in the models folder; it belongs to another program, or to you: "
+            "delete it yourself if you want it gone"
+        )
+    start, _, parts = path.name.partition("-00001-of-")
+    gone = sorted(folder.glob(f"{start}-*-of-{parts}")) if parts else [path]
+    for each in gone:
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    for alias, target in read_aliases(folder).items():
+        if target in (name, path.stem, path.name):
+            set_alias(alias, None, folder)
+    return gone

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edge.desk.models import find_gguf
+from backbone.errors import MissingExtra
+from edge.desk.models import find_model
 from edge.desk.rule import rule_for
 from edge.device.strain import read_strain
 from offload.engine import Engine
+from offload.errors import SettingsError
 from offload.hybrid import Consent, Hybrid, HybridOptions
 from offload.leaving import open_door, open_ledger, surroundings
 from offload.pair import EDGE_MODEL
@@ -37,11 +40,16 @@ NUM_SERVED = 4  # answers at once for `nearfar serve`: a step of four costs litt
 
 
 def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Engine:
-    """Load the near model. Raises CheckpointError."""
+    """Load the near model: a GGUF file by llama.cpp, a Hugging Face folder by torch.
+
+    Raises CheckpointError, and MissingExtra for a folder where torch is not installed.
+    """
+    path = find_model(settings.edge.model, here.models)
+    if path.is_dir():
+        return _open_folder(path, settings)
     # llama.cpp's library takes a while to load: not before it is needed.
     from edge.llama.runtime import LlamaEngine, LlamaOptions
 
-    path = find_gguf(settings.edge.model, here.models)
     chosen = settings.edge
     options = LlamaOptions(
         max_model_len=chosen.max_model_len,
@@ -58,6 +66,27 @@ def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Eng
         known_models=None if path == EDGE_MODEL else here.cache / "known_models.json",
     )
     return LlamaEngine(path, options=options)
+
+
+def _open_folder(path: Path, settings: Settings) -> Engine:
+    chosen = settings.edge
+    if chosen.max_draft_tokens or chosen.max_num_seqs > 1:
+        raise SettingsError(
+            f"{path.name} is a folder, which torch runs: it has no drafts and writes one answer at "
+            "a time; set edge.max_draft_tokens to 0 and edge.max_num_seqs to 0 or 1"
+        )
+    try:
+        from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "small-gpu") from None
+    options = TorchOptions(
+        max_model_len=chosen.max_model_len,
+        num_threads=chosen.num_threads,
+        kv_cache_dtype=chosen.kv_cache_dtype,
+        window=None if chosen.window < 0 else chosen.window,
+        num_sinks=chosen.num_sinks,
+    )
+    return TorchEdgeEngine(path, options=options)
 
 
 def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
@@ -79,7 +108,7 @@ def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
 def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptions:
     """Return how the hybrid decides for this model, these settings and these flags."""
     wish = settings.policy
-    rule = rule_for(find_gguf(settings.edge.model, here.models), settings, here)
+    rule = rule_for(find_model(settings.edge.model, here.models), settings, here)
     return HybridOptions(
         rule=rule or Threshold(),
         aim=parse_aim(wish.aim),

@@ -1,0 +1,105 @@
+"""Quicker products with packed integers on a CPU, taken only where they prove to be the same.
+
+torch's kernels for them have private names and no promise, so every layer that uses one was
+compared with its plain self when it was loaded; any doubt or error leaves the plain one in place.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from edge.small_gpu.linear import CodedLinear, GptqLinear, Int8Linear
+
+GROUP_SIZES = (32, 64, 128, 256)  # those that the int4 kernel has
+_TILE = 16  # rows that it takes at once
+_TOLERANCE = 0.02  # relative; bfloat16 alone gives 0.003
+_SAMPLE_ROWS = 16
+_ALIGNMENT = 64  # bytes; the int8 kernel ends the process on memory that is aligned to 8
+
+
+class FastInt4Linear(nn.Module):
+    """`_weight_int4pack_mm_for_cpu`: bfloat16 inputs, groups of inputs with scale and zero."""
+
+    def __init__(self, plain: GptqLinear) -> None:
+        super().__init__()
+        group_of = cast(Tensor, plain.group_of).long()
+        # Groups must lie side by side: with another order of rounding, the inputs are reordered.
+        order = torch.argsort(group_of, stable=True)
+        self.group_size = int((group_of == group_of[0]).sum())
+        in_order = bool((order == torch.arange(len(order))).all())
+        self.register_buffer("order", None if in_order else order)
+        scales, zeros = cast(Tensor, plain.scales).float(), cast(Tensor, plain.zeros).float()
+        # The kernel reads a code c as (c - 8) * scale + shift.
+        shifts = scales * (8 - zeros)
+        self.register_buffer("scales", torch.stack((scales, shifts), -1).bfloat16().contiguous())
+        codes = plain.codes()[:, order].int().contiguous()
+        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 2))
+        self.register_buffer("bias", plain.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2).bfloat16()
+        if self.order is not None:
+            rows = rows[:, self.order]
+        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            _aligned(rows), self.packed, self.group_size, self.scales
+        )
+        out = out.to(x.dtype).unflatten(0, x.shape[:-1])
+        return out if self.bias is None else cast(Tensor, out + self.bias.to(x.dtype))
+
+
+class FastInt8Linear(nn.Module):
+    """`_weight_int8pack_mm`: bfloat16 inputs, one scale a row."""
+
+    def __init__(self, plain: Int8Linear) -> None:
+        super().__init__()
+        self.register_buffer("integers", _aligned(cast(Tensor, plain.integers)))
+        self.register_buffer("scales", cast(Tensor, plain.scales).bfloat16())
+        self.register_buffer("bias", plain.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = _aligned(x.flatten(0, -2).bfloat16())
+        out = torch.ops.aten._weight_int8pack_mm(rows, self.integers, self.scales)
+        out = out.to(x.dtype).unflatten(0, x.shape[:-1])
+        return out if self.bias is None else cast(Tensor, out + self.bias.to(x.dtype))
+
+
+def quickest(plain: CodedLinear) -> nn.Module:
+    """Return a quick layer that computes the same as `plain` on a sample, or `plain` itself."""
+    try:
+        fast = _fast(plain)
+        if fast is not None and _agrees(fast, plain):
+            return fast
+    # Kernels without a promise may fail in any way; the plain product is always right.
+    except (RuntimeError, AttributeError, NotImplementedError):
+        pass
+    return plain
+
+
+def _aligned(tensor: Tensor) -> Tensor:
+    tensor = tensor.contiguous()
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
+
+
+def _fast(plain: CodedLinear) -> nn.Module | None:
+    if isinstance(plain, Int8Linear):
+        return FastInt8Linear(plain) if cast(Tensor, plain.integers).device.type == "cpu" else None
+    if not isinstance(plain, GptqLinear) or plain.bits != 4:
+        return None
+    packed, group_of = cast(Tensor, plain.packed), cast(Tensor, plain.group_of)
+    sizes = torch.bincount(group_of.long())
+    even = bool((sizes == sizes[0]).all()) and int(sizes[0]) in GROUP_SIZES
+    if packed.device.type != "cpu" or packed.shape[0] % _TILE or not even:
+        return None
+    return FastInt4Linear(plain)
+
+
+def _agrees(fast: nn.Module, plain: CodedLinear) -> bool:
+    weight = plain.weight_float()
+    generator = torch.Generator().manual_seed(0)
+    sample = torch.randn(_SAMPLE_ROWS, weight.shape[1], generator=generator)
+    expected = plain(sample)
+    difference = float((fast(sample) - expected).norm())
+    return difference <= _TOLERANCE * max(float(expected.norm()), 1e-12)

@@ -1,0 +1,107 @@
+"""Linear layers whose weights stay in 4 or 8 bits: the plain ones, which everything else is
+measured by, decode the matrix at each call.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from quantize.gptq import QuantizedMatrix
+
+
+class CodedLinear(nn.Module):
+    """A linear layer that can say its weight in float32; `forward` multiplies by just that."""
+
+    bias: Tensor | None
+
+    def __init__(self, bias: Tensor | None) -> None:
+        super().__init__()
+        self.register_buffer("bias", bias)
+
+    def weight_float(self) -> Tensor:
+        """Return the weight, float32 [out, in]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight_float().to(x.dtype)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return functional.linear(x, weight, bias)
+
+
+class GptqLinear(CodedLinear):
+    """GPTQ's 4 or 8 bits: groups of inputs share a scale and a zero point."""
+
+    def __init__(self, matrix: QuantizedMatrix, *, bits: int, bias: Tensor | None = None) -> None:
+        super().__init__(bias)
+        self.bits = bits
+        codes = matrix.codes
+        if bits == 4:
+            codes = codes[:, ::2] | codes[:, 1::2] << 4
+        self.register_buffer("packed", codes.contiguous())
+        self.register_buffer("scales", matrix.scales.half())
+        self.register_buffer("zeros", matrix.zeros.to(torch.int16))
+        self.register_buffer("group_of", matrix.group_of.int())
+
+    def codes(self) -> Tensor:
+        """Return the integers, uint8 [out, in]."""
+        packed = cast(Tensor, self.packed)
+        if self.bits == 8:
+            return packed
+        return torch.stack((packed & 15, packed >> 4), -1).flatten(-2)
+
+    def weight_float(self) -> Tensor:
+        """Return the weight, float32 [out, in]."""
+        group = cast(Tensor, self.group_of).long()
+        zeros = cast(Tensor, self.zeros)[group].T.float()
+        return cast(Tensor, self.scales)[group].T.float() * (self.codes().float() - zeros)
+
+
+class Int8Linear(CodedLinear):
+    """bitsandbytes' LLM.int8 as a weight format: one scale a row (arXiv 2208.07339).
+
+    Its split of outlier inputs, which only speeds a GPU up, is left out.
+    """
+
+    def __init__(self, weight: Tensor, row_max: Tensor, *, bias: Tensor | None = None) -> None:
+        """Take int8 [out, in], and the largest magnitude of each row, float32 [out]."""
+        super().__init__(bias)
+        self.register_buffer("integers", weight.contiguous())
+        self.register_buffer("scales", row_max.float() / 127)
+
+    def weight_float(self) -> Tensor:
+        """Return the weight, float32 [out, in]."""
+        return cast(Tensor, self.integers).float() * cast(Tensor, self.scales).unsqueeze(1)
+
+
+class TableLinear(CodedLinear):
+    """bitsandbytes' NF4 and FP4: four bits look a value up, blocks share its scale
+    (QLoRA, arXiv 2305.14314).
+    """
+
+    def __init__(
+        self,
+        packed: Tensor,
+        table: Tensor,
+        scales: Tensor,
+        *,
+        shape: tuple[int, int],
+        bias: Tensor | None = None,
+    ) -> None:
+        """Take two codes a byte, the first in the high half, and a scale per block of weights."""
+        super().__init__(bias)
+        self.shape = shape
+        self.register_buffer("packed", packed.flatten())
+        self.register_buffer("table", table.float())
+        self.register_buffer("scales", scales.float())
+
+    def weight_float(self) -> Tensor:
+        """Return the weight, float32 [out, in]."""
+        packed, scales = cast(Tensor, self.packed), cast(Tensor, self.scales)
+        codes = torch.stack((packed >> 4, packed & 15), -1).flatten()
+        values = cast(Tensor, self.table)[codes.int()]
+        blocks = values.unflatten(0, (scales.shape[0], -1)) * scales.unsqueeze(1)
+        return blocks.reshape(self.shape)

@@ -72,7 +72,7 @@ def why(finish: Finish) -> str:
         return "no route was recorded"
     parts = ["near" if route.served_by == "edge" else "far", sentence(route.reason)]
     if route.confidence is not None:
-        parts.append(f"the near model's least sure token had {route.confidence:.0%}")
+        parts.append(f"the near answer counted as {route.confidence:.0%} likely right")
     seconds = usage.prefill_s + usage.decode_s
     if seconds > 0:
         parts.append(f"{usage.completion_tokens} tokens in {seconds:.2f} s")

@@ -6,6 +6,7 @@ what is found in it, then the ledger, and only then the engine that sends it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
@@ -21,7 +22,7 @@ from offload.ledger.ledger import Ledger
 from offload.link.health import CloudStanding
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 from offload.policy.dispatch import Prices
-from offload.policy.timing import Reachable, Standing
+from offload.policy.timing import Reachable, Standing, num_chars
 from offload.privacy.findings import Kind, Rules, counted
 from offload.privacy.redaction import Cleared, clear
 from offload.privacy.restoring import Restorer
@@ -29,6 +30,7 @@ from offload.privacy.restoring import Restorer
 Consent = Callable[[Request, Sequence[Kind]], Awaitable[bool]]
 
 
+_AT_ONCE = 4000  # characters: a few milliseconds
 _UNKNOWN = CloudStanding(healthy=True)
 
 
@@ -109,7 +111,11 @@ class Outgoing:
                 "a local_only text came to the door and was stopped; it is answered near"
             )
         rules = self.door.rules
-        cleared = clear(request, rules)
+        # A long text takes longer than the event loop may wait.
+        at_once = num_chars(request) <= _AT_ONCE
+        cleared = (
+            clear(request, rules) if at_once else await asyncio.to_thread(clear, request, rules)
+        )
         blocked = _of_action(cleared, rules, "block")
         asked = _of_action(cleared, rules, "ask")
         if blocked:

@@ -35,7 +35,8 @@ _CALLING = re.compile(
     re.IGNORECASE,
 )
 _DIGITS = re.compile(
-    r"(?<![\w.,/$€£:+-])(?:\+|00|\()?\(?\d(?:[ ./()-]{0,3}\d){6,16}(?![\w]|[.,:/-]\d)"
+    r"(?<![\w.,/$€£:+-])(?:\+|00|\()?\(?\d(?:[ ./()-]{0,3}\d){6,16}"
+    r"(?:(?=x\d{1,6}\b)|(?![\w]|[.,:/-]\d))"
 )
 _EXTENSION = re.compile(r"\s*(?:,|;)?\s*(?:x|ext\.?|extension|durchwahl)\s*\.?\s*\d{1,6}\b", re.I)
 # Where no country is set, numbers without a country code are read as each of these in turn.

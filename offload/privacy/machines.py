@@ -10,7 +10,7 @@ _V4 = re.compile(r"(?<![\w.])\d{1,3}(?:\s?\.\s?\d{1,3}){3}(?![\w]|\.\d)")
 _V6 = re.compile(
     r"(?<![\w:.])(?:[0-9a-f]{0,4}:){2,7}(?:\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f]{0,4})(?![\w:])", re.I
 )
-_VERSION = re.compile(r"(?:version|ver\.?|release|v|build|section|chapter|clause)\s{0,2}$", re.I)
+_VERSION = re.compile(r"\b(?:version|ver\.?|release|v|build|section|chapter|clause)\s{0,2}$", re.I)
 
 _NAME = r"[\w.@+%~-]"
 _ROOTS = (

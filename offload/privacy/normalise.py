@@ -13,8 +13,8 @@ from functools import lru_cache
 
 # Letters that cannot be told from a Latin one by eye (Unicode TR 39, confusables, the plain ones).
 _LOOKALIKES = str.maketrans(
-    "АВЕЅІЈКМНОРСТУХаеорсухѕіјԁһԛԝѵΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρıȷɡοαƖⅼ",
-    "ABESIJKMHOPCTYXaeopcyxsijdhqwvABEZHIKMNOPTYXovpijgoall",
+    "АВЕЅІЈКМНОРСТУХаеорсухѕіјԁһԛԝѵΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρıȷɡοαƖⅼŁłØøĐđ",
+    "ABESIJKMHOPCTYXaeopcyxsijdhqwvABEZHIKMNOPTYXovpijgoallLlOoDd",
 )
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u2043\u02d7\u2796"
 _QUOTES = "\u2018\u2019\u201b\u2032`\u00b4"

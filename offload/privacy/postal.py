@@ -7,7 +7,10 @@ from collections.abc import Iterator
 
 _W = r"[A-Z][\w'.-]*"  # a capitalised word
 _CITY = rf"{_W}(?:[ -](?:{_W}|am|an der|upon|sur|de|del|la|le|les)){{0,3}}"
-_UNIT = r"(?:,?\s*(?:apt|apartment|suite|ste|unit|flat|floor|room|rm|bldg|#)\.?\s*#?\s?[\w-]{1,6})?"
+_UNIT = (
+    r"(?:,?\s*(?i:apt|apartment|appartamento|suite|ste|unit|flat|floor|room|rm|bldg|puerta|piso|"
+    r"bloque|esc|depto|apto|casa|lote|interno|bus|etage|#)\.?\s*#?\s?[\w-]{1,6})?"
+)
 _STATE = (
     r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|"
     r"T[NX]|UT|V[AT]|W[AIVY]|PR|AB|BC|MB|NB|NL|NS|ON|PE|QC|SK|NSW|VIC|QLD|TAS|ACT|"
@@ -48,19 +51,35 @@ _ROMANCE = (
 )
 _SMALL = r"(?:de|du|des|de la|de los|de las|del|della|delle|di|da|do|dos|la|le|les|l'|d'|el|san|en)"
 
-_NAMED = rf"(?:{_SMALL}\s*)*{_W}(?:[ -](?:{_SMALL}\s*)*{_W}){{0,4}}"
+_NAMED = rf"(?:{_SMALL}\s*){{0,3}}{_W}(?:[ -](?:{_SMALL}\s*){{0,3}}{_W}){{0,4}}"
+
+# Anything capitalised with a number counts as a street where a postal code and a city follow.
+_ANY_STREET = rf"(?:(?:{_SMALL}|{_W}|[a-z]{{2,8}}\.?)\s+){{1,6}}?"
+_CODE = r"(?:[A-Z]{1,2}-)?(?:\d{2}-\d{3}|\d{5}(?:-\d{3,4})?|\d{8})"
+_PLACE = rf"(?:(?:{_SMALL}|{_W})[ ']){{0,4}}{_W}(?:\s?(?:/ ?[A-Z]{{2}}|\([A-Z]{{2}}\)))?"
+_BETWEEN = rf"{_UNIT}\s*(?:,?\s+(?:{_W}[ ]?){{1,4}})?,?\s+"
 
 _PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
         rf"\b\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,?\s+(?:(?:[NSEW]\.?|North|South|East|West)\s+)?"
         rf"(?:(?:{_W}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}(?i:{_EN_KINDS})\b\.?{_TAIL}",
+        rf"\b\d{{1,6}}\s+{_W}(?:\s+{_W}){{0,3}}{_UNIT},?\s+(?:{_W}\s?){{1,4}},\s+"
+        r"[A-Z]{2}\s+\d{5}\b",
         r"\b(?i:p\.?\s?o\.?\s?box|postfach|apartado|bp)\s+\d{1,7}\b" + _TAIL,
+        rf"\b(?:{_W}|Unit \d+|PSC \d+)[ ,]+(?:Box \d+|{_W}),?\s+(?:[FAD]PO)\s+A[AEP]\s+\d{{5}}\b",
         rf"\b(?:{_W}[ -]){{0,3}}(?:\w*{_GERMAN_END}|(?i:{_GERMAN_END}))\s+{_NUMBER}{_CODE_CITY}",
         rf"\b(?:{_W}[ -]){{0,3}}\w*(?:{_DUTCH_END}|{_NORDIC_END})\s+{_NUMBER}{_CODE_CITY}",
         rf"\b\d{{1,4}}(?:\s?(?:bis|ter|[A-D]))?,?\s+{_ROMANCE}\s+{_NAMED}{_CODE_CITY}",
         rf"(?<!\w){_ROMANCE}\s+{_NAMED},?\s+(?:n[o.r]{{0,2}}\s?)?{_NUMBER}{_CODE_CITY}",
+        rf"(?<!\w){_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_CODE},?\s+{_PLACE}",
+        rf"(?<!\w){_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_PLACE},\s+{_CODE}\b",
+        rf"(?<!\w){_NAMED}(?:[,\n]\s*{_NAMED}){{0,2}}[,\n]\s*{_CODE}\s+{_NAMED}\s?/\s?[A-Z]{{2}}\b",
         rf"\b{_W}(?:[ -]{_W}){{0,2}},\s+{_STATE}\s+\d{{5}}(?:-\d{{4}})?\b",
+        # The lines above a full postcode, from the first that begins with a number or a flat.
+        rf"\b(?:(?i:flat|studio|apt|unit|suite)\s+\w{{1,5}}|\d{{1,5}}\w?)\b[^\n,]{{0,40}}[,\n]\s*"
+        rf"(?:[^\n,]{{2,40}}[,\n]\s*){{0,4}}?(?:[\w -]{{0,30}}\s)?"
+        rf"(?:{_UK_CODE}|{_CA_CODE})(?![\w-])",
         rf"(?<![\w-]){_UK_CODE}(?![\w-])",
         rf"(?<![\w-]){_CA_CODE}(?![\w-])",
     )

@@ -30,25 +30,33 @@ class Restorer:
         self._whole = _whole(labels) if labels else None
         self._begun = _begun(labels) if labels else None
         self._held = ""
+        self._before = ""  # the last character that was told: a word may go on behind it
 
     def feed(self, text: str) -> str:
         """Take the next piece and return what is certain by now."""
         if self._whole is None or self._begun is None:
             return text
-        seen = self._held + text
-        growing = self._begun.search(seen, max(0, len(seen) - _MAX_HELD))
+        seen = self._before + self._held + text
+        start = max(len(self._before), len(seen) - _MAX_HELD)
+        growing = self._begun.search(seen, start)
         cut = growing.start() if growing else len(seen)
         self._held = seen[cut:]
-        return self._whole.sub(self._original, seen[:cut])
+        return self._told(seen[:cut])
 
     def end(self) -> str:
         """Return the rest; the answer ends here."""
         rest, self._held = self._held, ""
-        return rest if self._whole is None else self._whole.sub(self._original, rest)
+        return self._told(self._before + rest)
 
     def forget(self) -> None:
         """Drop what is held: the answer begins anew."""
-        self._held = ""
+        self._held = self._before = ""
+
+    def _told(self, text: str) -> str:
+        """Return the text with originals, without the character that was told before."""
+        told = text if self._whole is None else self._whole.sub(self._original, text)
+        told, self._before = told[len(self._before) :], text[-1:]
+        return told
 
     def _original(self, match: re.Match[str]) -> str:
         label = match["label"] or match["bare_label"]

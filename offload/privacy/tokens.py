@@ -40,10 +40,16 @@ _RANDOM = re.compile(r"(?<![\w/+.=@-])[A-Za-z0-9+/_=-]{20,256}(?![\w@])")
 _HEX = re.compile(r"[0-9a-fA-F-]+={0,2}")
 _NOT_SECRET = re.compile(
     r"(?:true|false|none|null|undefined|required|optional|str(?:ing)?|int|bool|bytes|any|self\b.*|"
-    r"os\..*|process\..*|getenv.*|env\..*|\$.*|%.*|\{.*|\[.*|\(.*|\*+|x+|\.{3,}|…|[\w.]+\(.*|/.*|https?:.*)",
+    r"os\..*|process\..*|getenv.*|env\..*|\$[A-Z_]+|\$[{(].*|%s|%\w*%|%\(.*|\{.*|\[.*|\(.*|\*+|x+|\.{3,}|…|[\w.]+\(.*|/.*|https?:.*)",
     re.IGNORECASE,
 )
-_SPEAKS_OF_KEYS = re.compile(r"(?:key|token|secret|password|credential|auth|cookie|session)", re.I)
+# "the access token X", with nothing between: only what no word looks like
+_JUST_NAMED = re.compile(
+    r"(?:pass(?:word|wd|phrase)|(?:access|api|deploy|auth|secret|private) (?:key|token)|secret)\s+"
+    r"(?P<secret>[^\s\"'`<>]{8,128})",
+    re.IGNORECASE,
+)
+_SPEAKS_OF_KEYS = re.compile(r"(?:key|token|secret|password|credential|bearer)", re.IGNORECASE)
 _MIN_BITS = 3.4  # per character; 20 random base-62 characters have about 4.0, words about 3
 
 
@@ -55,6 +61,10 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     for match in _NAMED.finditer(text):
         secret = match["secret"].rstrip(".,;:!?)]}")
         if _is_named_secret(secret, match):
+            yield match.start("secret"), match.start("secret") + len(secret)
+    for match in _JUST_NAMED.finditer(text):
+        secret = match["secret"].rstrip(".,;:!?")
+        if _num_kinds(secret) >= 3 and not _NOT_SECRET.fullmatch(secret):
             yield match.start("secret"), match.start("secret") + len(secret)
     for match in _RANDOM.finditer(text):
         if _is_random(match[0], text[max(0, match.start() - 40) : match.start()]):
@@ -69,13 +79,14 @@ def _is_named_secret(secret: str, match: re.Match[str]) -> bool:
     if match["quote"] and match["joint"] in ("=", ":", ":=", "=>"):
         return len(secret) >= 6
     # A plain word behind "the password is" is more likely a sentence than a password.
+    plain = re.fullmatch(r"[A-Z]?[a-z]+(?:[-'_.][a-z]+)*", secret)
+    return len(secret) >= 5 and _num_kinds(secret) >= 2 and plain is None
+
+
+def _num_kinds(word: str) -> int:
+    """Return how many kinds of characters are in a word: small, capital, digit, other."""
     kinds = (str.islower, str.isupper, str.isdigit, lambda c: not c.isalnum())
-    return (
-        len(secret) >= 5
-        and sum(any(map(kind, secret)) for kind in kinds) >= 2
-        and not (secret[0].isupper() and secret[1:].isalpha() and secret[1:].islower())
-        and not re.fullmatch(r"[a-z]+(?:[-'_.][a-z]+)*", secret, re.IGNORECASE)
-    )
+    return sum(any(map(kind, word)) for kind in kinds)
 
 
 def _is_random(word: str, before: str) -> bool:

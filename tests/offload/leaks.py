@@ -16,7 +16,7 @@ import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,7 +92,7 @@ class Findings:
     ends: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**vars(self), "faults": dict(self.faults), "ends": dict(self.ends)}
 
 
 async def hunt(

@@ -11,6 +11,7 @@ import typer
 
 import cloud.cli
 import edge.cli
+import edge.desk.models_cli
 import offload.cli
 import offload.policy.cli
 import quantize.cli
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(edge.cli.app)
-app.add_typer(edge.cli.models_app, name="models")
+app.add_typer(edge.desk.models_cli.models_app, name="models")
 app.add_typer(edge.cli.bench_app, name="bench")
 app.add_typer(quantize.cli.app, name="quantize")
 app.add_typer(offload.policy.cli.policy_app, name="policy")

@@ -13,7 +13,6 @@ from offload.policy.cli import policy_app
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
 
 app = typer.Typer()
-models_app = typer.Typer(help="The models on this device.", no_args_is_help=True)
 bench_app = typer.Typer(help="Measure this device and the pair.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -151,23 +150,6 @@ def doctor(as_json: Json = False) -> None:
     from edge.device.doctor import examine, show
 
     show(examine(), as_json=as_json)
-
-
-@models_app.command("list")
-def list_models(as_json: Json = False) -> None:
-    """List the models on this device; the embedded pair is always there."""
-    import msgspec
-
-    from edge.desk.models import list_models as find_all
-    from offload.places import places
-
-    entries = find_all(places().models)
-    if as_json:
-        typer.echo(msgspec.json.encode(entries).decode())
-        return
-    for entry in entries:
-        size = f"{entry.size_bytes / 1e6:.1f} MB"
-        typer.echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
 
 
 @bench_app.command("edge")

@@ -53,6 +53,18 @@ def _entry(path: Path, runs: str, *, embedded: bool = False, name: str | None = 
     )
 
 
+def find_model(name: str, folder: Path) -> Path:
+    """Return what the edge can run by this name: a Hugging Face folder, or else a GGUF file.
+
+    Raises CheckpointError with the names that would do.
+    """
+    name = read_aliases(folder).get(name, name)
+    for candidate in (Path(name).expanduser(), folder / name):
+        if (candidate / "config.json").is_file():
+            return candidate
+    return find_gguf(name, folder)
+
+
 def find_gguf(name: str, folder: Path) -> Path:
     """Return the GGUF file of this name: "embedded", an alias, a path, one in the models folder, a
     name of the catalogue that was pulled, or another program's.

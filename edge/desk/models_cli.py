@@ -1,0 +1,160 @@
+"""The commands of `nearfar models`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+models_app = typer.Typer(help="The models on this device.", no_args_is_help=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Name = Annotated[str, typer.Argument(help="The name of a model, or its path.")]
+
+
+@models_app.command("list")
+def list_models(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Show the models worth fetching, too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """List the models on this device; the embedded pair is always there."""
+    import msgspec
+
+    from edge.desk.models import list_models as find_all
+    from offload.places import places
+
+    entries = find_all(places().models)
+    if as_json and not everything:
+        typer.echo(msgspec.json.encode(entries).decode())
+        return
+    listed = _catalogue() if everything else []
+    if as_json:
+        typer.echo(msgspec.json.encode({"here": entries, "catalogue": listed}).decode())
+        return
+    for entry in entries:
+        size = f"{entry.size_bytes / 1e6:,.1f} MB"
+        typer.echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
+    for row in listed:
+        fits = "does not fit now" if row["misfit"] else "fits"
+        told = f"{row['name']:14} {row['size_gb']:4.1f} GB  {row['licence']:20} {fits:17}"
+        typer.echo(f"{told}{row['about']}")
+    if not everything:
+        typer.echo("`nearfar models list --all` shows models worth fetching")
+
+
+def _catalogue() -> list[dict[str, Any]]:
+    from dataclasses import asdict
+
+    from edge.desk.catalogue import CATALOGUE
+    from edge.device.memory import free_memory_bytes
+
+    free = free_memory_bytes()
+    return [{**asdict(each), "misfit": each.misfit(free)} for each in CATALOGUE]
+
+
+@models_app.command()
+def pull(
+    name: Annotated[
+        str, typer.Argument(help="A name of the list, OWNER/REPO[:Q4_K_M], or an address.")
+    ],
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Fetch even what does not fit the memory.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Fetch a model from the Hugging Face Hub; a broken download goes on where it stopped."""
+    import msgspec
+
+    from edge.desk.pulling import pull as fetch
+    from offload.places import places
+
+    done = fetch(name, places().models, anyway=anyway)
+    if as_json:
+        typer.echo(msgspec.json.encode(done).decode())
+        return
+    typer.echo(f"{done.path} ({done.size_bytes / 1e9:.2f} GB)")
+    typer.echo(f"try it: nearfar chat -m {done.name}")
+
+
+@models_app.command()
+def show(
+    name: Name,
+    template: Annotated[
+        bool, typer.Option("--template", help="Print the chat template whole.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show what a model is: its architecture, its numbers by type, its chat template."""
+    import json
+
+    from edge.desk.gguf_contents import read_contents
+    from edge.desk.models import find_gguf
+    from offload.places import places
+
+    path = find_gguf(name, places().models)
+    contents = read_contents(path)
+    if as_json:
+        document = {
+            "path": str(path),
+            "size_bytes": path.stat().st_size,
+            "architecture": contents.architecture,
+            "tensors": dict(contents.tensors),
+            "numbers": dict(contents.numbers),
+            "settings": contents.settings,
+        }
+        typer.echo(json.dumps(document, ensure_ascii=False))
+        return
+    typer.echo(f"path          {path} ({path.stat().st_size / 1e6:,.1f} MB)")
+    typer.echo(f"architecture  {contents.architecture}")
+    typer.echo(f"parameters    {sum(contents.numbers.values()) / 1e6:,.1f}M")
+    for kind, count in contents.numbers.most_common():
+        typer.echo(f"  {kind:10}  {count / 1e6:,.1f}M numbers in {contents.tensors[kind]} tensors")
+    for key, value in contents.settings.items():
+        if not key.startswith("tokenizer.") and not isinstance(value, list):
+            typer.echo(f"  {key} = {value}")
+    shown = contents.chat_template
+    told = f"{len(shown)} characters, --template prints it" if shown else "none"
+    typer.echo(shown if template else f"chat template {told}")
+
+
+@models_app.command()
+def alias(
+    name: Annotated[str, typer.Argument(help="The short name.")],
+    target: Annotated[
+        str | None, typer.Argument(help="The model it means; without one the name is dropped.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Give a model a short name of your own."""
+    import json
+
+    from edge.desk.models import find_gguf, set_alias
+    from offload.places import places
+
+    folder = places().models
+    if target is not None:
+        find_gguf(target, folder)  # what is not there is said now
+    set_alias(name, target, folder)
+    typer.echo(json.dumps({"alias": name, "model": target}) if as_json else f"{name} = {target}")
+
+
+@models_app.command()
+def remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a model of the models folder; other programs' models are never touched."""
+    import json
+
+    from edge.desk.models import remove as delete
+    from offload.places import places
+
+    if not yes and not as_json:
+        typer.confirm(f"Delete {name}?", abort=True)
+    gone = [str(path) for path in delete(name, places().models)]
+    typer.echo(
+        json.dumps({"removed": gone}) if as_json else "\n".join(f"removed {p}" for p in gone)
+    )

@@ -1,0 +1,90 @@
+"""The assistant's server around scripted engines, for tests with and without a browser."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+import uvicorn
+
+from edge.desk.assistant.answers import Answers
+from edge.desk.assistant.app import build_app
+from edge.desk.assistant.desk import Desk
+from edge.desk.conversations import Conversations
+from edge.desk.near import Choice
+from offload.engine import Engine
+from offload.hybrid import Consent, Hybrid, HybridOptions
+from offload.messages import Delta, Request
+from offload.places import Places, places
+from offload.settings import Settings, load
+from tests.offload.scripted import ScriptedEngine
+
+TOKEN = "a-token-of-the-tests"
+
+
+async def _never(_: Request) -> bool:
+    return False
+
+
+@dataclass(kw_only=True)
+class Office:
+    """What a test may look at: the store, the desk, and both scripted sides."""
+
+    store: Conversations
+    answers: Answers
+    desk: Desk
+    near: ScriptedEngine
+    far: ScriptedEngine
+    url: str = ""
+
+    @property
+    def link(self) -> str:
+        return f"{self.url}/#token={TOKEN}"
+
+
+def office(
+    near: Sequence[str | Delta] | ScriptedEngine = ("near ", "answer"),
+    far: Sequence[str | Delta] | ScriptedEngine = ("far ", "answer"),
+    *,
+    forced: str | None = None,
+) -> Office:
+    """A desk whose hybrid is scripted; it asks the far side only where `forced` says so."""
+    edge = near if isinstance(near, ScriptedEngine) else ScriptedEngine(near)
+    cloud = far if isinstance(far, ScriptedEngine) else ScriptedEngine(far)
+
+    def opened(settings: Settings, here: Places, choice: Choice) -> Engine:
+        options = HybridOptions(
+            forced=forced or "edge",  # type: ignore[arg-type]
+            offline=choice.offline,
+        )
+        consent: Consent = choice.consent or _never
+        far_side = None if choice.offline else cloud
+        return Hybrid(edge, far_side, options=options, consent=consent)
+
+    here = places()
+    store = Conversations(here.conversations)
+    answers = Answers(store)
+    desk = Desk(load(here.config_file), here, ask=answers.consent, open_engine=opened)
+    return Office(store=store, answers=answers, desk=desk, near=edge, far=cloud)
+
+
+@contextlib.asynccontextmanager
+async def serving(opened: Office, port: int = 0) -> AsyncIterator[Office]:
+    """Serve the page on loopback as `nearfar assistant` does."""
+    app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
+    config = uvicorn.Config(app, port=port, http="h11", ws="none", log_config=None)
+    config.timeout_graceful_shutdown = 1
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
+    job = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    opened.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    try:
+        yield opened
+    finally:
+        server.should_exit = True
+        await job
+        opened.store.close()

@@ -1,0 +1,213 @@
+"""The assistant's server: who is let in, what is kept, and that private means private."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from edge.desk.assistant.app import PAGE, build_app
+from edge.desk.assistant.door import MAX_BODY_BYTES, kept_token
+from offload.errors import CloudUnreachable
+from offload.places import places
+from tests.edge.desks import TOKEN, Office, office, serving
+from tests.offload.scripted import ScriptedEngine
+
+BASE = "http://127.0.0.1:8089"
+KEY = {"authorization": f"Bearer {TOKEN}"}
+
+
+def client(opened: Office, **headers: str) -> httpx.AsyncClient:
+    app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
+    transport = httpx.ASGITransport(app=app)
+    return httpx.AsyncClient(transport=transport, base_url=BASE, headers={**KEY, **headers})
+
+
+async def ask(http: httpx.AsyncClient, text: str, **said: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Begin a conversation, ask, and return its id and the events of the answer."""
+    talk = (await http.post("/api/conversations", json={})).json()["id"]
+    asked = await http.post(f"/api/conversations/{talk}/ask", json={"text": text, **said})
+    assert asked.status_code == 202, asked.text
+    return talk, await events(http, talk)
+
+
+async def events(http: httpx.AsyncClient, talk: str) -> list[dict[str, Any]]:
+    stream = await http.get(f"/api/conversations/{talk}/stream")
+    lines = [line for line in stream.text.split("\n\n") if line]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+async def test_a_question_is_answered_kept_and_explained() -> None:
+    async with client(office()) as http:
+        talk, told = await ask(http, "hello?")
+        assert "".join(event.get("text", "") for event in told) == "near answer"
+        assert told[-1]["type"] == "finish" and "nothing sent" in told[-1]["why"]
+        kept = (await http.get(f"/api/conversations/{talk}")).json()
+        assert [turn["content"] for turn in kept["turns"]] == ["hello?", "near answer"]
+        assert kept["turns"][1]["finish"]["route"]["served_by"] == "edge"
+
+
+async def test_an_answer_goes_on_without_a_watcher_and_can_be_joined_midway() -> None:
+    hold = asyncio.Event()
+    opened = office(ScriptedEngine(("one", " two", " three"), hold=hold, hold_before=2))
+    async with client(opened) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "count"})
+        await opened.near.until(lambda: sum(opened.near.num_said.values()) == 2)
+        follow = opened.answers.follow(talk)
+        assert (await anext(follow))["text"] == "one two"
+        again = await http.post(f"/api/conversations/{talk}/ask", json={"text": "more"})
+        assert again.status_code == 400 and "stop it first" in again.json()["error"]
+        hold.set()
+        assert (await anext(follow))["text"] == " three"
+        assert (await anext(follow))["type"] == "finish"
+
+
+async def test_a_stopped_answer_is_kept() -> None:
+    opened = office(ScriptedEngine(("one", " two"), hold=asyncio.Event(), hold_before=1))
+    async with client(opened) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "count"})
+        await opened.near.until(lambda: sum(opened.near.num_said.values()) == 1)
+        await http.post(f"/api/conversations/{talk}/stop", json={})
+        turn = (await http.get(f"/api/conversations/{talk}")).json()["turns"][1]
+        assert (turn["content"], turn["state"]) == ("one", "stopped")
+
+
+async def test_consent_is_asked_of_the_page_and_private_closes_the_link() -> None:
+    opened = office(forced="cloud")
+    async with client(opened) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "hello"})
+        follow = opened.answers.follow(talk)
+        asked = [await anext(follow), await anext(follow)][-1]
+        assert asked == {"type": "consent", "bytes": 5} and opened.far.requests == []
+        await http.post(f"/api/conversations/{talk}/consent", json={"reply": "conversation"})
+        assert (await anext(follow))["text"] == "far "
+        assert [event async for event in follow][-1]["why"].startswith("far")
+
+        standing = (await http.patch("/api/settings", json={"private": True})).json()
+        assert standing["private"] and standing["link"] == "no cloud"
+        _, told = await ask(http, "secret", side="cloud")
+        assert told[-1]["finish"]["route"]["reason"] == "local_only"
+        assert len(opened.far.requests) == 1
+    assert 'privacy = "local_only"' in places().config_file.read_text()
+
+
+async def test_nobody_watching_is_a_no() -> None:
+    opened = office(forced="cloud")
+    talk = opened.store.begin()
+    opened.store.ask(talk, "hello")
+    from offload.messages import Message, Request
+
+    request = Request(messages=(Message(role="user", content="hello"),), session=talk)
+    assert await opened.answers.consent(request) == "no"
+
+
+async def test_retrying_replaces_the_answer_on_the_side_that_was_chosen() -> None:
+    async with client(office()) as http:
+        await http.patch("/api/settings", json={"private": False})
+        talk, _ = await ask(http, "hello?")
+        await http.post(f"/api/conversations/{talk}/ask", json={"side": "cloud"})
+        await asyncio.sleep(0)
+        await http.post(f"/api/conversations/{talk}/consent", json={"reply": "once"})
+        await events(http, talk)
+        kept = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        assert [turn["role"] for turn in kept] == ["user", "assistant"]
+
+
+async def test_a_fallen_link_is_told_and_answered_near() -> None:
+    gone = ScriptedEngine(error=CloudUnreachable("the cloud is gone; try later"))
+    opened = office(far=gone, forced="cloud")
+    opened.desk.privacy = type(opened.desk.privacy).CLOUD_OK
+    async with client(opened) as http:
+        _, told = await ask(http, "hello")
+        assert told[-1]["finish"]["route"]["served_by"] == "edge"
+        assert any("the cloud is gone" in remark for remark in told[-1]["remarks"])
+
+
+async def test_conversations_are_found_renamed_exported_and_deleted() -> None:
+    async with client(office()) as http:
+        talk, _ = await ask(http, "all about zebras")
+        hits = (await http.get("/api/conversations", params={"q": "zebra"})).json()
+        assert [hit["heading"]["id"] for hit in hits] == [talk]
+        await http.patch(f"/api/conversations/{talk}", json={"title": "Stripes"})
+        exported = await http.get(f"/api/conversations/{talk}/export")
+        assert exported.text.startswith("# Stripes")
+        assert (await http.get(f"/api/conversations/{talk}/export?form=json")).json()["turns"]
+        await http.delete(f"/api/conversations/{talk}")
+        assert (await http.get("/api/conversations")).json() == []
+        assert (await http.get(f"/api/conversations/{talk}")).status_code == 400
+
+
+async def test_settings_are_kept_and_wrong_ones_change_nothing() -> None:
+    async with client(office()) as http:
+        standing = (await http.patch("/api/settings", json={"window": 512})).json()
+        assert standing["window"] == 512
+        assert "window = 512" in places().config_file.read_text()
+        for wrong in ({"window": -7}, {"model": ""}, {"nonsense": 1}, {"window": "many"}):
+            answer = await http.patch("/api/settings", json=wrong)
+            assert answer.status_code == 400 and answer.json()["error"]
+        assert (await http.get("/api/standing")).json()["window"] == 512
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:8089"}, 200),
+        ({"origin": BASE}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example:8089"}, 403),
+        ({"host": ""}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:9999"}, 403),
+        ({"authorization": ""}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"authorization": "Bearer \u00e9"}, 401),
+        ({"content-length": str(MAX_BODY_BYTES + 1)}, 413),
+        ({"content-length": "many"}, 411),
+    ],
+)
+async def test_only_this_machine_with_the_token_is_let_in(
+    headers: dict[str, str], status: int
+) -> None:
+    async with client(office(), **headers) as http:
+        answer = await http.get("/api/standing")
+        assert answer.status_code == status
+        assert "error" in answer.json() or status == 200
+
+
+async def test_every_answer_binds_the_page() -> None:
+    async with client(office()) as http:
+        for path in ("/", "/page/app.js", "/api/standing", "/nowhere", "/worker.js"):
+            policy = (await http.get(path)).headers["content-security-policy"]
+            assert "default-src 'none'" in policy and "unsafe" not in policy
+            assert "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize("path", sorted(PAGE.iterdir()), ids=lambda path: path.name)
+def test_the_page_names_no_other_server_and_makes_no_markup_of_text(path: Path) -> None:
+    text = path.read_text()
+    assert set(re.findall(r"https?://[\w.]+", text)) <= {"http://www.w3.org"}
+    assert "innerHTML" not in text and "eval(" not in text
+
+
+async def test_nothing_outside_the_page_is_served() -> None:
+    async with serving(office()) as opened, httpx.AsyncClient(base_url=opened.url) as http:
+        for path in ("/page/../app.py", "/page/%2e%2e/door.py", "/page/..%2fdoor.py"):
+            answer = await http.get(path)
+            assert answer.status_code == 404 and "import" not in answer.text
+
+
+def test_the_token_is_made_once_and_private() -> None:
+    path = places().keys / "assistant.token"
+    first = kept_token(path)
+    assert len(first) >= 32 and kept_token(path) == first
+    assert path.stat().st_mode & 0o077 == 0

@@ -114,8 +114,12 @@ def score(
         title = f"{len(tables.scored)} questions, {len(tables.labelled)} labels, by the {features}"
         curve = curves.deferral_curve(gains, truth)
         draw(curve, curves.ceilings(truth), plot, title=title)
+    told = curves.figures(curves.deferral_curve(gains, truth))
     return Evaluation(
-        **curves.figures(curves.deferral_curve(gains, truth)),
+        apgr=told["apgr"],
+        cpt50=told["cpt50"],
+        cpt80=told["cpt80"],
+        cpt95=told["cpt95"],
         auroc_gain=curves.auroc(gains, (truth.strong > truth.weak).astype(np.float64)),
         auroc_weak_wrong=None if near is None else curves.auroc(1.0 - near, 1.0 - truth.weak),
         ece_weak=None if near is None else curves.ece(near, truth.weak),

@@ -13,10 +13,11 @@ from pathlib import Path
 from backbone.errors import CheckpointError, MissingExtra
 from offload.engine import Engine
 from offload.errors import SettingsError
-from offload.link.local import admitted, open_invites, server_keys
+from offload.link.local import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
 from offload.pair import CLOUD_MODEL
 from offload.places import places
+from offload.settings import load
 
 # Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
 OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
@@ -102,13 +103,15 @@ async def _connect(engine: Engine) -> None:
 
 
 def _link(engine: Engine, options: EndpointOptions) -> LinkServer:
-    keys = places().keys
+    here = places()
+    keys = here.keys
     return LinkServer(
         engine,
         options.bind,
         keys=server_keys(keys),
         devices=admitted(keys),
         invites=open_invites(keys),
+        meter=open_meter(load(here.config_file).quota, keys),
     )
 
 

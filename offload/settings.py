@@ -188,6 +188,27 @@ class ServeSettings:
     tokens_per_s: float = 0.0
     requests_per_day: int = 0
     tokens_per_day: int = 0
+    log: str = ""  # a line on stderr for each request, as "json" or "text"
+
+    def __post_init__(self) -> None:
+        if self.log not in ("", "json", "text"):
+            raise SettingsError(f"serve.log is {self.log!r}; it must be json, text or nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuotaSettings:
+    """What each device may ask of this machine, where it is a cloud; 0 is no limit."""
+
+    requests_per_s: float = 0.0  # on average; a minute's worth may come at once
+    tokens_per_s: float = 0.0  # read and written
+    requests_per_day: int = 0  # of UTC, here and below
+    tokens_per_day: int = 0
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not 0 <= value < 1e18:
+                raise SettingsError(f"quota.{each.name} is {value}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +220,7 @@ class Settings:
     policy: PolicySettings = field(default_factory=PolicySettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
+    quota: QuotaSettings = field(default_factory=QuotaSettings)
 
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:

@@ -11,6 +11,8 @@ from pathlib import Path
 from offload.errors import SettingsError
 from offload.link.invites import InviteList
 from offload.link.keys import DeviceList, KeyPair, is_loopback, load_or_make
+from offload.link.quota import Meter, Quota
+from offload.settings import QuotaSettings
 
 THIS_DEVICE = "this machine"
 
@@ -37,6 +39,20 @@ def admitted(folder: Path) -> DeviceList:
 def open_invites(folder: Path) -> InviteList:
     """Return the invites of this cloud that are still good, shared with a running server."""
     return InviteList(folder / "invites.json")
+
+
+def open_meter(settings: QuotaSettings, folder: Path) -> Meter:
+    """Return what counts the devices' use against the settings; the day's use outlives a restart.
+
+    Raises SettingsError where the day's figures are damaged.
+    """
+    quota = Quota(
+        requests_per_s=settings.requests_per_s or None,
+        tokens_per_s=settings.tokens_per_s or None,
+        requests_per_day=settings.requests_per_day or None,
+        tokens_per_day=settings.tokens_per_day or None,
+    )
+    return Meter(quota, folder / "used.json")
 
 
 def server_key(url: str, stated: str, folder: Path) -> str:

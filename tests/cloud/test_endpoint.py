@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +15,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from offload.errors import CloudBusy
+from offload.link.client import CloudLink
+from offload.link.local import device_keys
+from offload.messages import Finish, Request, Sampling
 from offload.settings import load
 
 ROOT = Path(__file__).parents[2]
@@ -242,3 +248,47 @@ def test_a_second_cloud_may_be_joined_beside_the_first(
         ("tcp://127.0.0.1:9", "k" * 40),
         (told["endpoint"], told["server_key"]),
     )
+
+
+@pytest.fixture
+def own_cloud(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], CloudLink, Path]]:
+    """A cloud of this test alone, which it may stop."""
+    command = "nearfar cloud serve --bind tcp://127.0.0.1:* --json"
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command.split()],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NEARFAR_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    told = json.loads(process.stdout.readline())
+    keys = device_keys(tmp_path / "data" / "keys")
+    yield (
+        process,
+        CloudLink(told["endpoint"], server_key=told["server_key"], device_keys=keys, patience_s=0),
+        tmp_path,
+    )
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+async def test_a_signal_lets_an_answer_end_and_takes_no_other(
+    own_cloud: tuple[subprocess.Popen[str], CloudLink, Path],
+) -> None:
+    process, link, home = own_cloud
+    async with contextlib.aclosing(link):
+        request = Request(prompt="Count:", sampling=Sampling(max_tokens=200))
+        items = link.generate(request)
+        await anext(items)  # type: ignore[arg-type]
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(CloudBusy, match="closing"):
+            while True:  # until the signal has arrived
+                async for _ in link.generate(Request(prompt="hi", sampling=Sampling(max_tokens=1))):
+                    pass
+        ends = [item async for item in items if isinstance(item, Finish)]
+        assert [end.reason for end in ends] in (["stop"], ["length"])
+        assert await asyncio.to_thread(process.wait, 20) == 0
+    used = json.loads((home / "data" / "keys" / "used.json").read_text())
+    assert sum(each["requests"] for each in used.values()) >= 1, "the day's use outlives the cloud"

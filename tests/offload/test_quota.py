@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from offload.errors import SettingsError
+from offload.link.local import open_meter
 from offload.link.quota import Meter, Quota
+from offload.settings import QuotaSettings
 
 
 class Clock:
@@ -101,3 +103,14 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_quota_of_nothing_is_refused(value: float) -> None:
     with pytest.raises(SettingsError, match="tokens_per_s"):
         Quota(tokens_per_s=value)
+
+
+def test_what_the_settings_allow_is_what_a_device_gets(tmp_path: Path) -> None:
+    unlimited = open_meter(QuotaSettings(), tmp_path)
+    assert unlimited.why_not("a") is None
+    meter = open_meter(QuotaSettings(requests_per_day=1), tmp_path)
+    meter.count_request("a")
+    assert "1 requests of the day" in why_not(meter)
+    meter.save(now=True)
+    again = open_meter(QuotaSettings(requests_per_day=1), tmp_path)
+    assert again.why_not("a") is not None, "a restart does not give the day anew"

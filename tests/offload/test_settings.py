@@ -64,6 +64,7 @@ def test_privacy_is_read_by_its_name(tmp_path: Path) -> None:
         ("[policy]\nprivacy = 'secret'", "local_only"),
         ("[policy]\nmin_logprob = 0.5", "0 or less"),
         ("[policy]\nmin_logprob = nan", "0 or less"),
+        ("[quota]\ntokens_per_day = -1", "0 or more"),
         ("cloud = 3", "sections"),
         ("not toml", "cannot be read"),
     ],

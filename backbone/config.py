@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,39 @@ SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """Llama 3's frequency-dependent stretch of the rotary base, or plain linear interpolation."""
+    """How positions beyond those of the training are made to fit: stretched angles.
 
-    kind: str  # "llama3" or "linear"
+    "llama3" stretches by frequency, "linear" all alike; "yarn" blends both and sharpens attention
+    (arXiv 2309.00071).
+    """
+
+    kind: str  # "llama3", "linear" or "yarn"
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
 
     @classmethod
-    def from_hf(cls, raw: dict[str, Any]) -> RopeScaling | None:
+    def from_hf(cls, raw: dict[str, Any], max_position_embeddings: int = 0) -> RopeScaling | None:
+        """Read Hugging Face's rotary settings; None where nothing is stretched."""
         kind = raw.get("rope_type", raw.get("type", "default"))
         if kind == "default":
             return None
-        if kind not in ("llama3", "linear"):
+        if kind not in ("llama3", "linear", "yarn"):
             raise CheckpointError(
-                f"rope scaling {kind!r} is not supported; use a checkpoint with llama3 or linear"
+                f"rope scaling {kind!r} is not supported; use a checkpoint with llama3, linear "
+                "or yarn"
             )
-        names = ("low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        known = {name: raw[name] for name in names if name in raw}
+        names = {each.name for each in fields(cls)} - {"kind", "factor"}
+        known = {name: raw[name] for name in names if raw.get(name) is not None}
+        if kind == "yarn" and max_position_embeddings:
+            known.setdefault("original_max_position_embeddings", max_position_embeddings)
         return cls(kind=kind, factor=float(raw["factor"]), **known)
 
 
@@ -57,6 +71,7 @@ class NetworkConfig:
     output_bias: bool = False
     qk_norm: bool = False
     sliding_window: int | None = None
+    full_layers: frozenset[int] = frozenset()  # those that see everything, window or not
     eos_token_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -67,6 +82,10 @@ class NetworkConfig:
             )
         if self.head_dim % 2:
             raise CheckpointError(f"head_dim={self.head_dim} is odd; rotary embedding needs even")
+
+    def window(self, layer: int) -> int | None:
+        """Return how many tokens a layer sees, the newest included; None is all."""
+        return None if layer in self.full_layers else self.sliding_window
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> NetworkConfig:
@@ -123,14 +142,24 @@ def _fields(raw: dict[str, Any], model_type: str) -> dict[str, Any]:
         "max_position_embeddings": raw["max_position_embeddings"],
         "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
         "rope_theta": float(raw.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-        "rope_scaling": RopeScaling.from_hf(rope) if rope else None,
+        "rope_scaling": RopeScaling.from_hf(rope, raw["max_position_embeddings"]),
         "tie_word_embeddings": raw.get("tie_word_embeddings", False),
         "qkv_bias": raw.get("attention_bias", model_type == "qwen2"),
         "output_bias": raw.get("attention_bias", False) and model_type != "qwen2",
         "qk_norm": model_type == "qwen3",
         "sliding_window": window if model_type != "llama" else None,
+        "full_layers": _full_layers(raw, model_type),
         "eos_token_ids": _token_ids(eos),
     }
+
+
+def _full_layers(raw: dict[str, Any], model_type: str) -> frozenset[int]:
+    kinds = raw.get("layer_types")
+    if kinds is not None:
+        return frozenset(i for i, kind in enumerate(kinds) if kind != "sliding_attention")
+    # Before there were layer_types, Qwen's first layers were the ones without a window.
+    count = raw.get("max_window_layers") or 0 if model_type.startswith("qwen") else 0
+    return frozenset(range(min(count, raw["num_hidden_layers"])))
 
 
 def _token_ids(eos: int | list[int] | None) -> tuple[int, ...]:

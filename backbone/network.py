@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbone.config import NetworkConfig
-from backbone.rotary import cos_sin, inverse_frequencies, rotate
+from backbone.rotary import attention_factor, cos_sin, inverse_frequencies, rotate
 
 # (layer, q [..., heads, head_dim], k and v [..., kv_heads, head_dim]) -> [..., heads, head_dim]
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
@@ -41,6 +41,8 @@ class Attention(nn.Module):
         super().__init__()
         self.layer = layer
         self.head_dim = config.head_dim
+        # Both queries and keys would carry yarn's factor; a product needs it only once, squared.
+        self.sharpness = attention_factor(config) ** 2
         query_size = config.num_attention_heads * config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.qkv_bias)
@@ -59,6 +61,8 @@ class Attention(nn.Module):
         k = self.k_proj(x).unflatten(-1, (-1, self.head_dim))  # [..., kv_heads, head_dim]
         v = self.v_proj(x).unflatten(-1, (-1, self.head_dim))
         q = rotate(self.q_norm(q), cos, sin)
+        if self.sharpness != 1.0:
+            q = q * self.sharpness
         k = rotate(self.k_norm(k), cos, sin)
         return cast(Tensor, self.o_proj(attend(self.layer, q, k, v).flatten(-2)))
 

@@ -18,7 +18,43 @@ def inverse_frequencies(config: NetworkConfig) -> Tensor:
         return inverse
     if config.rope_scaling.kind == "linear":
         return inverse / config.rope_scaling.factor
+    if config.rope_scaling.kind == "yarn":
+        return _yarn(inverse, config.rope_scaling, config.head_dim, config.rope_theta)
     return _llama3(inverse, config.rope_scaling)
+
+
+def attention_factor(config: NetworkConfig) -> float:
+    """Return by what yarn multiplies rotated queries and keys, so that attention stays sharp."""
+    scaling = config.rope_scaling
+    if scaling is None or scaling.kind != "yarn":
+        return 1.0
+    if scaling.attention_factor is not None:
+        return scaling.attention_factor
+    if scaling.mscale and scaling.mscale_all_dim:
+        return _sharpness(scaling.factor, scaling.mscale) / _sharpness(
+            scaling.factor, scaling.mscale_all_dim
+        )
+    return _sharpness(scaling.factor, 1.0)
+
+
+def _sharpness(factor: float, weight: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def _yarn(inverse: Tensor, scaling: RopeScaling, dim: int, theta: float) -> Tensor:
+    # Channels that turn often within the trained context keep their angle, those that turn less
+    # than once are stretched, and a ramp lies between (arXiv 2309.00071, section 3.2).
+    def channel(turns: float) -> float:
+        length = scaling.original_max_position_embeddings / (turns * 2 * math.pi)
+        return dim * math.log(length) / (2 * math.log(theta))
+
+    low, high = channel(scaling.beta_fast), channel(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, dim - 1)
+    spread = high - low or 0.001
+    ramp = ((torch.arange(dim // 2).float() - low) / spread).clamp(0.0, 1.0)
+    return (1 - ramp) * inverse + ramp * inverse / scaling.factor
 
 
 def _llama3(inverse: Tensor, scaling: RopeScaling) -> Tensor:

@@ -42,6 +42,12 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
 FAMILIES: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SIZES),
     "llama-tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
@@ -53,6 +59,10 @@ FAMILIES: dict[str, Any] = {
     "qwen2": lambda: Qwen2Config(**SIZES),
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=32),
     "qwen3-tied": lambda: Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=True),
+    "qwen3-yarn": lambda: Qwen3Config(**SIZES, head_dim=32, rope_parameters=YARN_ROPE),
+    "qwen2-some-windows": lambda: Qwen2Config(
+        **SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1
+    ),
 }
 
 

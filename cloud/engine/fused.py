@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbone.network import Attend, Attention, Block, Network, RMSNorm
-from backbone.rotary import cos_sin
+from backbone.rotary import attention_factor, cos_sin
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class FusedNetwork:
         half = config.head_dim // 2
         signed = torch.cat((-sin[..., :half], sin[..., half:]), -1)
         # [len, 2, 1, dim]: one lookup a step.
-        self._angles = torch.stack((cos, signed), 1).to(self._embedding.dtype)
+        angles = torch.stack((cos, signed), 1) * attention_factor(config)
+        self._angles = angles.to(self._embedding.dtype)
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Return hidden states [tokens, hidden] for int tokens and positions [tokens]."""

@@ -14,7 +14,10 @@ _CPU_SHARE = 0.25
 
 
 class KVCache:
-    """One tensor of keys and one of values per layer: [blocks, block_size, kv_heads, dim]."""
+    """One tensor of keys and one of values per layer: [blocks, block_size, kv_heads, dim].
+
+    With dtype int8, each head of each token has a scale of its own, in float32.
+    """
 
     def __init__(
         self,
@@ -37,18 +40,35 @@ class KVCache:
         self.flat = [
             (k.flatten(0, 1), v.flatten(0, 1)) for k, v in zip(self.keys, self.values, strict=True)
         ]
+        # By token: [blocks * block_size, kv_heads, 1].
+        self.scales: list[tuple[Tensor, Tensor]] | None = None
+        if dtype == torch.int8:
+            size = (shape[0] * block_size, config.num_key_value_heads, 1)
+            self.scales = [
+                (torch.zeros(size, device=device), torch.zeros(size, device=device)) for _ in layers
+            ]
 
     def store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
         """Put k and v [tokens, kv_heads, dim] where `slots` [tokens] say."""
-        keys, values = self.flat[layer]
-        keys.index_copy_(0, slots, k)
-        values.index_copy_(0, slots, v)
+        for part, rows in enumerate((k, v)):
+            if self.scales is not None:
+                rows, scale = _to_int8(rows)
+                self.scales[layer][part].index_copy_(0, slots, scale)
+            self.flat[layer][part].index_copy_(0, slots, rows)
+
+
+def _to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rows [..., dim] rounded to 255 steps around zero, and the step [..., 1] in float32."""
+    scale = rows.float().abs().amax(-1, keepdim=True).clamp_min(1e-8) / 127
+    return (rows / scale).round().to(torch.int8), scale
 
 
 def block_bytes(config: NetworkConfig, block_size: int, dtype: torch.dtype) -> int:
-    """Return the bytes of one block in all layers, keys and values."""
-    per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    return per_token * block_size * dtype.itemsize
+    """Return the bytes of one block in all layers, keys and values, scales included."""
+    per_head = config.head_dim * dtype.itemsize
+    if dtype == torch.int8:
+        per_head += torch.float32.itemsize
+    return 2 * config.num_hidden_layers * config.num_key_value_heads * per_head * block_size
 
 
 def num_blocks_for(
@@ -75,6 +95,14 @@ def num_blocks_for(
             "tokens; lower max_model_len or free memory"
         )
     return min(fits, per_sequence * max_num_seqs)
+
+
+def usable_bytes(device: torch.device, gpu_memory_utilization: float) -> int:
+    """Return what an engine that is not loaded yet may take: of a CPU's memory, a share."""
+    if device.type == "cpu":
+        return int(psutil.virtual_memory().available * _CPU_SHARE)
+    free, total = torch.cuda.mem_get_info(device)
+    return int(total * gpu_memory_utilization) - (total - free)
 
 
 def _free_bytes(device: torch.device, gpu_memory_utilization: float) -> int:

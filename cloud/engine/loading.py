@@ -14,12 +14,12 @@ from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network, causal_attend
-from backbone.sampling import confidence
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
 from cloud.engine.blocks import BlockPool
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import KVCache, num_blocks_for
+from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
 from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
@@ -59,7 +59,7 @@ def _load(folder: Path, options: EngineOptions) -> LoadedModel:
     card = _card(folder, network, max_model_len, chat=tokenizer.chat_template is not None)
     runnable = FusedNetwork(network, max_model_len) if options.fuse_operators else network
     if device.type == "cuda":
-        run_largest_step(runnable, options, max_model_len)
+        run_largest_step(runnable, options, max_model_len, _attend_alone)
     cache = _cache(config, options, max_model_len)
     attention = attention_backend(options.attention_backend, config, cache)
     graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
@@ -83,7 +83,7 @@ def _tokenizer(folder: Path, config: NetworkConfig) -> Tokenizer:
 
 
 def _cache(config: NetworkConfig, options: EngineOptions, max_model_len: int) -> KVCache:
-    device, dtype = options.torch_device(), options.torch_dtype()
+    device, dtype = options.torch_device(), options.cache_dtype()
     num_blocks = options.num_gpu_blocks_override or num_blocks_for(
         config,
         device=device,
@@ -102,21 +102,8 @@ def _cache(config: NetworkConfig, options: EngineOptions, max_model_len: int) ->
     return KVCache(config, num_blocks, options.block_size, device=device, dtype=dtype)
 
 
-@torch.inference_mode()
-def run_largest_step(
-    network: Network | FusedNetwork, options: EngineOptions, max_model_len: int
-) -> None:
-    """Run a dummy step of the largest size, so that its peak shows in the device's books."""
-    device, num_tokens = network.inverse.device, options.max_num_batched_tokens
-    tokens = torch.zeros(num_tokens, dtype=torch.int64, device=device)
-    positions = torch.arange(num_tokens, device=device) % max_model_len
-
-    def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return causal_attend(layer, q[None], k[None], v[None])[0]
-
-    hidden = network(tokens, positions, attend)
-    logits = network.logits(hidden[: options.max_num_seqs])
-    confidence(logits, logits.argmax(-1))
+def _attend_alone(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    return causal_attend(layer, q[None], k[None], v[None])[0]
 
 
 def _graphs(

@@ -36,6 +36,7 @@ class EngineOptions:
     enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"  # auto is dtype; int8 needs "torch" attention
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 
     def __post_init__(self) -> None:
@@ -55,7 +56,10 @@ class EngineOptions:
             )
         _one_of("dtype", self.dtype, ("auto", *_DTYPES))
         _one_of("attention_backend", self.attention_backend, ("auto", *BACKENDS))
+        _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", "int8"))
         self._check_device()
+        if not self.enforce_eager and self.kv_cache_dtype == "int8":
+            raise SettingsError("CUDA graphs read no int8 cache; leave enforce_eager True")
         if not self.enforce_eager and self.torch_device().type != "cuda":
             raise SettingsError("enforce_eager is False and CUDA graphs need a GPU; leave it True")
 
@@ -70,6 +74,10 @@ class EngineOptions:
         if self.dtype != "auto":
             return _DTYPES[self.dtype]
         return torch.bfloat16 if self.torch_device().type == "cuda" else torch.float32
+
+    def cache_dtype(self) -> torch.dtype:
+        """Return the dtype of keys and values in the cache."""
+        return torch.int8 if self.kv_cache_dtype == "int8" else self.torch_dtype()
 
     def speculative_tokens(self) -> int:
         """Return how many tokens are guessed at once."""

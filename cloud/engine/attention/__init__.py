@@ -41,6 +41,11 @@ def attention_backend(name: str, config: NetworkConfig, cache: KVCache) -> Atten
 
 def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
     """Return the backend that "auto" means, or the name itself where the device can run it."""
+    if dtype == torch.int8 and name not in ("auto", "torch"):
+        raise SettingsError(
+            f"attention_backend is {name!r}, which reads no int8 cache; use torch, or "
+            "kv_cache_dtype auto"
+        )
     if name == "auto":
         # The reference, until the others are measured on a GPU.
         return "torch"

@@ -177,7 +177,7 @@ class TritonDecode:
 
     def __init__(self, config: NetworkConfig, cache: KVCache) -> None:
         self._cache = cache
-        self._window = config.sliding_window
+        self._config = config
         self._slots: Tensor
         self._table: Tensor
         self._lengths: Tensor
@@ -205,5 +205,5 @@ class TritonDecode:
             self._table,
             self._lengths,
             block_size=self._cache.block_size,
-            window=self._window,
+            window=self._config.window(layer),
         )

@@ -24,9 +24,8 @@ class VarlenPrefill:
 
     def __init__(self, config: NetworkConfig, cache: KVCache) -> None:
         self._cache = cache
-        # The window counts the token itself, varlen's counts those to its left.
-        left = -1 if config.sliding_window is None else config.sliding_window - 1
-        self._options: dict[str, Any] = {"window_size": (left, 0)}
+        self._config = config
+        self._options: dict[str, Any] = {}
         # Before 2.12 there is no such argument, and grouped heads pass straight through.
         if "enable_gqa" in inspect.signature(varlen_attn).parameters:
             self._options["enable_gqa"] = True
@@ -57,8 +56,17 @@ class VarlenPrefill:
         """See AttentionBackend."""
         self._cache.store(layer, k, v, self._slots)
         keys, values = (x.index_select(0, self._context) for x in self._cache.flat[layer])
+        # The window counts the token itself, varlen's counts those to its left.
+        window = self._config.window(layer)
+        left = -1 if window is None else window - 1
         out = varlen_attn(
-            q.contiguous(), keys, values, *self._starts, *self._longest, **self._options
+            q.contiguous(),
+            keys,
+            values,
+            *self._starts,
+            *self._longest,
+            window_size=(left, 0),
+            **self._options,
         )
         assert isinstance(out, Tensor), "without return_aux the result is one tensor"
         return out

@@ -1,0 +1,163 @@
+"""How much memory a model will take, told before any of it is taken.
+
+The largest step is run without storage, on torch's meta device: every tensor that it would make is
+counted while it would live. What kernels take for themselves inside is not seen.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from backbone.config import NetworkConfig
+from backbone.network import Network
+from backbone.sampling import confidence
+from cloud.engine.fused import FusedNetwork
+from cloud.engine.kv_cache import block_bytes, usable_bytes
+from cloud.engine.options import EngineOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """Bytes of each part, and what fits; `activation_bytes` is the peak of the largest step."""
+
+    weight_bytes: int
+    activation_bytes: int
+    kv_bytes_per_token: int
+    kv_bytes: int
+    num_blocks: int
+    total_bytes: int
+    usable_bytes: int  # what the engine may take of what is free now
+    max_model_len: int
+    largest_batch: int  # answers at once, each as long as max_model_len
+    fits: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the plan as a JSON object."""
+        return asdict(self)
+
+
+def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
+    """Predict what CloudEngine(folder, options=options) takes.
+
+    Raises CheckpointError or SettingsError, as the engine would.
+    """
+    config = NetworkConfig.load(folder)
+    max_model_len = options.model_len(config)
+    weights = weight_bytes(config, max_model_len, options)
+    activations = activation_bytes(config, max_model_len, options)
+    usable = usable_bytes(options.torch_device(), options.gpu_memory_utilization)
+    per_block = block_bytes(config, options.block_size, options.cache_dtype())
+    per_sequence = -(-max_model_len // options.block_size)
+    room = max(0, usable - weights - activations) // per_block - 1
+    wanted = options.num_gpu_blocks_override or per_sequence * options.max_num_seqs
+    num_blocks = options.num_gpu_blocks_override or max(0, min(room, wanted))
+    kv_bytes = (num_blocks + 1) * per_block
+    total = weights + activations + kv_bytes
+    return MemoryPlan(
+        weight_bytes=weights,
+        activation_bytes=activations,
+        kv_bytes_per_token=per_block // options.block_size,
+        kv_bytes=kv_bytes,
+        num_blocks=num_blocks,
+        total_bytes=total,
+        usable_bytes=usable,
+        max_model_len=max_model_len,
+        largest_batch=min(num_blocks // per_sequence, options.max_num_seqs),
+        fits=num_blocks >= per_sequence and total <= usable,
+    )
+
+
+def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptions) -> int:
+    """Return the bytes of all weights, and of the rotary table that a fused network holds."""
+    with torch.device("meta"):
+        network = Network(config)
+    num_weights = sum(weight.numel() for weight in network.parameters())
+    table = 2 * max_model_len * config.head_dim if options.fuse_operators else 0
+    return (num_weights + table) * options.torch_dtype().itemsize
+
+
+def activation_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptions) -> int:
+    """Return the most that the tensors of the largest step take at one time."""
+    with torch.device("meta"):
+        network: Any = Network(config).to(options.torch_dtype()).requires_grad_(False)
+        network.inverse = network.inverse.float()
+        if options.fuse_operators:
+            network = FusedNetwork(network, max_model_len)
+    return peak_bytes(lambda: run_largest_step(network, options, max_model_len, _attend_unseen))
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return the most bytes that the tensors made by `work` hold at one time."""
+    with _Peak() as peak:
+        work()
+    return peak.most
+
+
+@torch.inference_mode()
+def run_largest_step(
+    network: Network | FusedNetwork,
+    options: EngineOptions,
+    max_model_len: int,
+    attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
+) -> None:
+    """Run a dummy step of the largest size, so that its peak shows in the device's books."""
+    device, num_tokens = network.inverse.device, options.max_num_batched_tokens
+    tokens = torch.zeros(num_tokens, dtype=torch.int64, device=device)
+    positions = torch.arange(num_tokens, device=device) % max_model_len
+    hidden = network(tokens, positions, attend)
+    logits = network.logits(hidden[: options.max_num_seqs])
+    confidence(logits, logits.argmax(-1))
+
+
+def _attend_unseen(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    # A fused kernel holds its result, and no scores; its meta twin would hold them all.
+    return torch.empty_like(q)
+
+
+class _Peak(TorchDispatchMode):
+    """Counts the storage of every tensor made inside, for as long as it lives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._now = 0
+        self._known: dict[int, Any] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        given = {_name(tensor) for tensor in _tensors((args, kwargs))}
+        out = func(*args, **(kwargs or {}))
+        for tensor in _tensors(out):
+            if _name(tensor) not in given:
+                self._count(tensor.untyped_storage())
+        return out
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        name, size = storage._cdata, storage.nbytes()
+        if name in self._known:
+            return
+        self._known[name] = weakref.finalize(storage, self._forget, name, size)
+        self._now += size
+        self.most = max(self.most, self._now)
+
+    def _forget(self, name: int, size: int) -> None:
+        del self._known[name]
+        self._now -= size
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _name(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata

@@ -1,0 +1,68 @@
+"""`nearfar cloud memory`: what a model will take of a machine, told before it is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backbone.errors import MissingExtra
+from offload.pair import CLOUD_MODEL
+
+if TYPE_CHECKING:
+    from cloud.engine.memory import MemoryPlan
+
+
+def memory(
+    model: Annotated[
+        Path | None, typer.Argument(help="A Hugging Face folder; the embedded one without.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cuda, cpu, or auto.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")] = "auto",
+    max_model_len: Annotated[
+        int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
+    ] = 0,
+    max_num_seqs: Annotated[int, typer.Option(help="Answers that run at the same time.")] = 128,
+    gpu_memory_utilization: Annotated[
+        float, typer.Option(help="How much of the GPU may be taken, from 0 to 1.")
+    ] = 0.9,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+) -> None:
+    """Predict what a model takes: weights, cache, activations, and how many answers fit."""
+    try:
+        from cloud.engine.memory import plan_memory
+        from cloud.engine.options import EngineOptions
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "cloud") from None
+    options = EngineOptions(
+        device=device,
+        dtype=dtype,  # type: ignore[arg-type]  # checked by the options themselves
+        max_model_len=max_model_len,
+        max_num_seqs=max_num_seqs,
+        gpu_memory_utilization=gpu_memory_utilization,
+    )
+    plan = plan_memory(model or CLOUD_MODEL, options)
+    print(json.dumps(plan.as_json()) if as_json else _in_words(plan))
+
+
+def _in_words(plan: MemoryPlan) -> str:
+    verdict = "fits" if plan.fits else "does not fit"
+    return "\n".join(
+        (
+            f"weights      {_size(plan.weight_bytes)}",
+            f"activations  {_size(plan.activation_bytes)}, at the peak of the largest step",
+            f"cache        {_size(plan.kv_bytes)}, {_size(plan.kv_bytes_per_token)} a token",
+            f"together     {_size(plan.total_bytes)} of {_size(plan.usable_bytes)}: {verdict}",
+            f"at once      {plan.largest_batch} answers of {plan.max_model_len} tokens each",
+        )
+    )
+
+
+def _size(num_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} GiB"

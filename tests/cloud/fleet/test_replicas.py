@@ -1,0 +1,96 @@
+"""Real processes: balanced, started again when they die, and no question lost with them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from cloud.fleet.balance import LeastConnections, RoundRobin
+from cloud.fleet.replica import ReplicaOptions
+from cloud.fleet.replicas import Replicas
+from offload.errors import CloudFailed
+from offload.messages import Delta, Finish, Request
+
+OPTIONS = ReplicaOptions(
+    engine="tests.cloud.fleet.scripted_child:open_scripted",
+    arguments={"pause_s": 0.005},
+    start_timeout_s=60.0,
+)
+
+
+@pytest.fixture
+async def fleet() -> AsyncIterator[Replicas]:
+    made = Replicas(lambda number: OPTIONS, num_replicas=2, policy=RoundRobin())
+    try:
+        await made.start()
+        await until(lambda: all(replica.is_ready for replica in made.replicas))
+        yield made
+    finally:
+        await made.aclose()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if holds():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come true in 30 s")
+
+
+async def pid_of(engine: Replicas, text: str = "short") -> int:
+    items = [item async for item in engine.generate(Request(prompt=text))]
+    assert isinstance(items[-1], Finish) and isinstance(items[0], Delta)
+    return int(items[0].text)
+
+
+async def test_requests_go_round_and_a_dead_replica_comes_back(fleet: Replicas) -> None:
+    pids = {replica.pid for replica in fleet.replicas}
+    assert {await pid_of(fleet) for _ in range(4)} == pids
+    assert fleet.card().name == "scripted"
+
+    victim = fleet.replicas[0]
+    begun = fleet.generate(Request(prompt="long"))
+    chosen = await anext(begun)
+    assert isinstance(chosen, Delta)
+    os.kill(int(chosen.text), signal.SIGKILL)
+    with pytest.raises(CloudFailed, match="died"):
+        async for _ in begun:
+            pass
+    answers = await asyncio.gather(*(pid_of(fleet) for _ in range(8)))
+    assert chosen.text not in {str(pid) for pid in answers}, "what was queued went elsewhere"
+    await until(lambda: sum(replica.num_starts for replica in fleet.replicas) == 3)
+    await until(lambda: all(replica.is_ready for replica in fleet.replicas))
+    assert len({await pid_of(fleet) for _ in range(4)}) == 2
+    assert victim in fleet.replicas
+
+
+async def test_a_question_that_waits_for_its_first_word_outlives_its_replica(
+    fleet: Replicas,
+) -> None:
+    fleet._policy = LeastConnections()
+    pids = [replica.pid for replica in fleet.replicas]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    asking = [asyncio.create_task(pid_of(fleet)) for _ in range(4)]
+    await until(lambda: sum(replica.num_running for replica in fleet.replicas) == 4)
+    os.kill(pids[0], signal.SIGKILL)
+    os.kill(pids[1], signal.SIGCONT)
+    answers = await asyncio.gather(*asking)
+    assert pids[0] not in answers and pids[1] in answers
+
+
+async def test_fewer_replicas_finish_what_they_have(fleet: Replicas) -> None:
+    begun = [fleet.generate(Request(prompt="long")) for _ in range(2)]
+    first = [await anext(each) for each in begun]
+    assert len({item.text for item in first if isinstance(item, Delta)}) == 2
+    fleet.scale(1)
+    counts = [len([item async for item in each]) for each in begun]
+    assert counts == [1001, 1001], "nothing was cut off"
+    assert len(fleet.replicas) == 1
+    fleet.scale(2)
+    await until(lambda: all(replica.is_ready for replica in fleet.replicas))
+    assert len({await pid_of(fleet) for _ in range(4)}) == 2

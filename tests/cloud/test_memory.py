@@ -1,0 +1,102 @@
+"""What is predicted is what is then taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from typer.testing import CliRunner
+
+from backbone.checkpoint import load_network
+from backbone.config import NetworkConfig
+from cloud.cli import build
+from cloud.engine.engine import CloudEngine
+from cloud.engine.fused import FusedNetwork
+from cloud.engine.loading import _attend_alone
+from cloud.engine.memory import activation_bytes, plan_memory, run_largest_step
+from cloud.engine.options import EngineOptions
+from offload.pair import CLOUD_MODEL
+from tests.tiny_checkpoints import write_checkpoint
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("model"), "qwen3-tied")
+
+
+def allocated_peak(folder: Path, options: EngineOptions, max_model_len: int) -> int:
+    """Return the peak that torch's own allocator saw during the largest step."""
+    network = load_network(folder, dtype=options.torch_dtype())
+    runnable = FusedNetwork(network, max_model_len) if options.fuse_operators else network
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run_largest_step(runnable, options, max_model_len, _attend_alone)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("fuse", [True, False])
+@pytest.mark.parametrize(("num_tokens", "num_seqs"), [(512, 8), (2048, 128), (64, 64)])
+def test_activations_are_predicted_within_five_per_cent(
+    fuse: bool, num_tokens: int, num_seqs: int
+) -> None:
+    options = EngineOptions(
+        device="cpu", max_num_batched_tokens=num_tokens, max_num_seqs=num_seqs, fuse_operators=fuse
+    )
+    config = NetworkConfig.load(CLOUD_MODEL)
+    predicted = activation_bytes(config, 512, options)
+    assert predicted == pytest.approx(allocated_peak(CLOUD_MODEL, options, 512), rel=0.05)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_weights_and_cache_are_predicted(folder: Path, dtype: str) -> None:
+    options = EngineOptions(device="cpu", dtype=dtype, num_gpu_blocks_override=20)  # type: ignore[arg-type]
+    plan = plan_memory(folder, options)
+    engine = CloudEngine(folder, options=options)
+    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
+    network, cache = runner._network, runner._attention._cache
+    held = sum(t.numel() * t.element_size() for t in (*cache.keys, *cache.values))
+    assert plan.kv_bytes == held
+    table = network._angles.numel() * network._angles.element_size()
+    assert plan.weight_bytes == pytest.approx(engine.card().size_bytes + table, rel=0.001)
+    assert plan.largest_batch == 20 * 16 // 128
+    await engine.aclose()
+
+
+def test_the_cache_that_fits_is_the_cache_that_is_made(folder: Path) -> None:
+    plan = plan_memory(folder, EngineOptions(device="cpu", max_num_seqs=4))
+    assert plan.num_blocks == 4 * 128 // 16 and plan.largest_batch == 4 and plan.fits
+    assert plan.total_bytes == plan.weight_bytes + plan.activation_bytes + plan.kv_bytes
+
+
+def test_nothing_is_held_while_predicting(folder: Path) -> None:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        plan_memory(folder, EngineOptions(device="cpu"))
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert sum(max(0, event.nbytes()) for event in events) < 100_000
+
+
+def test_the_command_tells_it_as_json(folder: Path) -> None:
+    result = CliRunner().invoke(build(), ["memory", str(folder), "--device", "cpu", "--json"])
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["weight_bytes"] > 0 and told["fits"] is True
+
+
+def test_the_command_tells_it_in_words(folder: Path) -> None:
+    result = CliRunner().invoke(build(), ["memory", str(folder), "--device", "cpu"])
+    assert result.exit_code == 0 and "weights" in result.stdout and "answers" in result.stdout
+
+
+def test_a_dtype_halves_the_weights(folder: Path) -> None:
+    wide, narrow = (
+        plan_memory(folder, EngineOptions(device="cpu", dtype=dtype)).weight_bytes
+        for dtype in ("float32", "bfloat16")  # type: ignore[arg-type]
+    )
+    assert wide == 2 * narrow and torch.bfloat16.itemsize == 2

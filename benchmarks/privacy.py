@@ -118,7 +118,7 @@ def leak(num_private: int, seed: int) -> dict[str, Any]:
     from tests.offload.leaks import hunt
 
     with tempfile.TemporaryDirectory() as home:
-        found = asyncio.run(hunt(Path(home), num_private=num_private, seed=seed, num_at_once=128))
+        found = asyncio.run(hunt(Path(home), num_private=num_private, seed=seed, num_at_once=48))
     return {"leaked": sum(found.traces.values()), **found.as_dict()}
 
 

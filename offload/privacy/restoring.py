@@ -30,7 +30,7 @@ class Restorer:
         self._whole = _whole(labels) if labels else None
         self._begun = _begun(labels) if labels else None
         self._held = ""
-        self._before = ""  # the last character that was told: a word may go on behind it
+        self._before = ""  # "0" if the text goes on behind a letter or digit, where no label begins
 
     def feed(self, text: str) -> str:
         """Take the next piece and return what is certain by now."""
@@ -53,9 +53,10 @@ class Restorer:
         self._held = self._before = ""
 
     def _told(self, text: str) -> str:
-        """Return the text with originals, without the character that was told before."""
+        """Return the text with originals, without what stands for the one before."""
         told = text if self._whole is None else self._whole.sub(self._original, text)
-        told, self._before = told[len(self._before) :], text[-1:]
+        told = told[len(self._before) :]
+        self._before = "0" if text[-1:].isalnum() else " "
         return told
 
     def _original(self, match: re.Match[str]) -> str:

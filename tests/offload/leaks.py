@@ -165,9 +165,9 @@ async def _world(home: Path, draw: random.Random) -> AsyncIterator[_World]:
     ):
         link = CloudLink(
             tap.endpoint,
-            connect_timeout_s=0.3,
-            patience_s=0.3,
-            tempo=Tempo(ping_after_s=0.05, dead_after_s=0.2),
+            connect_timeout_s=1.0,
+            patience_s=1.0,
+            tempo=Tempo(ping_after_s=0.2, dead_after_s=1.0),
         )
         # Nothing is replaced on the way out: a leak must not hide behind a placeholder.
         door = Outgoing(link, door=Door(endpoint=tap.endpoint, rules=_ALLOWED), ledger=ledger)
@@ -258,7 +258,7 @@ async def _weather(chaos: Chaos, found: Findings, draw: random.Random) -> None:
                 chaos.cut()
         await asyncio.sleep(draw.uniform(0.02, 0.1))
         chaos.calm()
-        await asyncio.sleep(draw.uniform(0.1, 0.3))
+        await asyncio.sleep(draw.uniform(0.2, 0.8))
 
 
 class _Watch(logging.Handler):

@@ -68,7 +68,7 @@ def test_a_promise_that_cannot_be_kept_is_refused(rule: Calibrated) -> None:
 
 def test_giving_up_early_spends_no_more_than_its_error(rule: Calibrated) -> None:
     questions, rows = made(600, seed=9)
-    limit = rule.limit(parse_aim("auto"))
+    limit = rule.limit(parse_aim("auto"), min_gain=0.1)
     kept = lost = saved = 0
     for question, row in zip(questions, rows, strict=True):
         expected = rule.expect(question.question)

@@ -12,9 +12,9 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
-from edge.desk.models import find_gguf
-from edge.desk.near import open_cloud, open_edge
-from edge.llama.fingerprint import fingerprint
+from edge.desk.models import find_model
+from edge.desk.near import Choice, open_hybrid
+from edge.desk.rule import content_of
 from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.messages import Message, ModelCard, Request, Sampling
@@ -61,11 +61,11 @@ def run_calibration(wish: Calibration, *, as_json: bool) -> None:
 async def _calibrate(
     questions: list[Question], wish: Calibration, settings: Settings, here: Places
 ) -> tuple[Calibrated, Path]:
-    cloud = open_cloud(settings, here)
-    if cloud is None:
-        raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
-    edge = open_edge(settings, here)
-    async with aclosing(edge), aclosing(cloud):
+    hybrid = open_hybrid(settings, here, Choice())
+    edge, cloud = hybrid.edge, hybrid.cloud
+    async with aclosing(hybrid):
+        if cloud is None:
+            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
         card = await _reached(cloud)
         pairing = _pairing(settings, here, edge.card(), card)
         name = Path(policy_name(pairing)).with_suffix(".labels.jsonl")
@@ -98,10 +98,10 @@ async def _reached(cloud: Engine) -> ModelCard:
 
 
 def _pairing(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:
-    path = find_gguf(settings.edge.model, here.models)
+    path = find_model(settings.edge.model, here.models)
     return Pairing(
         edge_model=path.name,
-        edge_hash=fingerprint(path),
+        edge_hash=content_of(path),
         quantization=edge.quantization,
         kv_cache_dtype=settings.edge.kv_cache_dtype,
         cloud_model=cloud.name,

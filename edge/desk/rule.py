@@ -35,7 +35,7 @@ def rule_for(model: Path, settings: Settings, here: Places) -> Rule | None:
 def policy_of(model: Path, settings: Settings, here: Places) -> Path | None:
     """Return the newest policy of this model and KV type, the shipped one for the shipped model."""
     kind = settings.edge.kv_cache_dtype.replace("/", "-")
-    prefix = f"{fingerprint(model)[:16]}-{kind}-" if model.is_file() else "none"
+    prefix = f"{content_of(model)[:16]}-{kind}-"
     found = list(here.policies.glob(f"{prefix}*.json")) if here.policies.is_dir() else []
     if found:
         return max(found, key=lambda each: each.stat().st_mtime)
@@ -51,5 +51,13 @@ def _calibrated(path: Path, model: Path, settings: Settings) -> Rule:
     kind = (
         rule.policy.pairing.kv_cache_dtype if path == EDGE_POLICY else settings.edge.kv_cache_dtype
     )
-    check_pairing(rule.policy, path, edge_hash=fingerprint(model), kv_cache_dtype=kind)
+    check_pairing(rule.policy, path, edge_hash=content_of(model), kv_cache_dtype=kind)
     return rule
+
+
+def content_of(model: Path) -> str:
+    """Return a short name of a model's content: of its file, or of a folder's weights."""
+    if model.is_file():
+        return fingerprint(model)
+    weights = sorted(model.glob("*.safetensors"))
+    return fingerprint(weights[0]) if weights else "0" * 32

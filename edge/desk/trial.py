@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from edge.desk.near import Choice, open_cloud, open_edge, options_for
+from edge.desk.near import Choice, open_hybrid
 from edge.desk.terminal import Reader
 from offload.engine import Engine
 from offload.errors import LinkError, RequestError, SettingsError
@@ -76,11 +76,11 @@ async def _trial(questions: Sequence[Question], model: str | None, console: Cons
     here, settings = places(), load(places().config_file)
     if model is not None:
         settings = replace(settings, edge=replace(settings.edge, model=model))
-    cloud = open_cloud(settings, here)
-    if cloud is None:
-        raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
-    hybrid = Hybrid(open_edge(settings, here), cloud, options=options_for(settings, here, Choice()))
+    hybrid = open_hybrid(settings, here, Choice())
+    cloud = hybrid.cloud
     async with aclosing(hybrid):
+        if cloud is None:
+            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
         began = time.monotonic()
         mixed = [await _shown(hybrid, each, console) for each in questions]
         seconds = time.monotonic() - began

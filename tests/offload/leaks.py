@@ -258,7 +258,7 @@ async def _weather(chaos: Chaos, found: Findings, draw: random.Random) -> None:
                 chaos.cut()
         await asyncio.sleep(draw.uniform(0.02, 0.1))
         chaos.calm()
-        await asyncio.sleep(draw.uniform(0.2, 0.8))
+        await asyncio.sleep(draw.uniform(0.05, 0.3))
 
 
 class _Watch(logging.Handler):

@@ -41,6 +41,10 @@ async def until(holds: Callable[[], bool]) -> None:
     raise AssertionError("it did not come true in 30 s")
 
 
+async def count(items: AsyncIterator[Delta | Finish]) -> int:
+    return len([item async for item in items])
+
+
 async def pid_of(engine: Replicas, text: str = "short") -> int:
     items = [item async for item in engine.generate(Request(prompt=text))]
     assert isinstance(items[-1], Finish) and isinstance(items[0], Delta)
@@ -88,7 +92,7 @@ async def test_fewer_replicas_finish_what_they_have(fleet: Replicas) -> None:
     first = [await anext(each) for each in begun]
     assert len({item.text for item in first if isinstance(item, Delta)}) == 2
     fleet.scale(1)
-    counts = [len([item async for item in each]) for each in begun]
+    counts = [await count(each) for each in begun]
     assert counts == [1001, 1001], "nothing was cut off"
     assert len(fleet.replicas) == 1
     fleet.scale(2)

@@ -1,0 +1,153 @@
+"""How many replicas there should be: pure functions of what was measured, and when to follow them.
+
+Names and delays are those of Ray Serve's autoscaling_config, so that the same functions can be its
+`policy_function` (cloud/ray_app.py).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+from offload.errors import SettingsError
+
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingOptions:
+    """Bounds and delays. Raises SettingsError.
+
+    `target_*` say what one replica should bear; a replica more is started after `upscale_delay_s`
+    of need, one is stopped after `downscale_delay_s` without.
+    """
+
+    min_replicas: int = 1
+    max_replicas: int = 1
+    target_ongoing_requests: float = 2.0
+    target_utilization: float = 0.7
+    target_latency_s: float = 2.0
+    upscale_delay_s: float = 30.0
+    downscale_delay_s: float = 600.0
+    look_ahead_s: float = 60.0  # how long a new replica takes to be of use
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
+            raise SettingsError(
+                f"min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}; "
+                "they must be 0 or more and 1 or more, the first not above the second"
+            )
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.name.startswith("target") and not value > 0:
+                raise SettingsError(f"{each.name} is {value}; it must be above 0")
+            if each.name.endswith("_s") and not value >= 0:
+                raise SettingsError(f"{each.name} is {value}; it must not be below 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """What was seen at one moment, over all replicas."""
+
+    at_s: float
+    num_replicas: int
+    ongoing: float = 0.0  # answers in flight and waiting
+    utilization: float = 0.0  # mean share of CPU or GPU, 0 to 1
+    latency_s: float = 0.0  # mean of the answers that ended
+
+
+Wish = Callable[[Sequence[Measure], ScalingOptions], float]
+
+
+def by_queue(seen: Sequence[Measure], options: ScalingOptions) -> float:
+    """Return as many as let each bear `target_ongoing_requests`."""
+    return seen[-1].ongoing / options.target_ongoing_requests
+
+
+def by_utilization(seen: Sequence[Measure], options: ScalingOptions) -> float:
+    """Return as many as bring the mean use to its target, as Kubernetes' HPA reckons."""
+    now = seen[-1]
+    return now.num_replicas * now.utilization / options.target_utilization
+
+
+def by_latency(seen: Sequence[Measure], options: ScalingOptions) -> float:
+    """Return as many as bring the mean latency to its target, at most twice what there is.
+
+    A latency below its target does not tell how much below its limit the load is; so no more are
+    stopped than the use allows.
+    """
+    now = seen[-1]
+    if not now.latency_s:
+        return float(now.num_replicas if now.ongoing else 0)
+    wished = now.num_replicas * min(2.0, now.latency_s / options.target_latency_s)
+    return max(wished, min(by_utilization(seen, options), now.num_replicas))
+
+
+def predictive(seen: Sequence[Measure], options: ScalingOptions) -> float:
+    """Return what the load will need when a replica that is started now is of use.
+
+    Holt's linear trend, and what the same time yesterday brought, whichever is more.
+    """
+    level, trend_per_s = _holt(seen)
+    coming = level + trend_per_s * options.look_ahead_s
+    due_s = seen[-1].at_s + options.look_ahead_s - _DAY_S
+    width_s = max(options.look_ahead_s, 300.0)
+    yesterday = [each.ongoing for each in seen if abs(each.at_s - due_s) <= width_s]
+    usual = sum(yesterday) / len(yesterday) if yesterday else 0.0
+    return max(coming, usual, 0.0) / options.target_ongoing_requests
+
+
+WISHES: dict[str, Wish] = {
+    "queue": by_queue,
+    "utilization": by_utilization,
+    "latency": by_latency,
+    "predictive": predictive,
+}
+
+
+class Scaler:
+    """Follows a wish within bounds, and only when it has lasted; time is the measures' own."""
+
+    def __init__(self, wish: Wish, options: ScalingOptions) -> None:
+        self._wish, self._options = wish, options
+        self._above_since_s: float | None = None
+        self._below_since_s: float | None = None
+
+    def decide(self, seen: Sequence[Measure]) -> int:
+        """Return how many replicas there should be after the newest measure."""
+        now, options = seen[-1], self._options
+        wished = math.ceil(self._wish(seen, options) - 1e-9)
+        wished = min(max(wished, options.min_replicas), options.max_replicas)
+        self._above_since_s = _since(wished > now.num_replicas, self._above_since_s, now.at_s)
+        self._below_since_s = _since(wished < now.num_replicas, self._below_since_s, now.at_s)
+        if _lasted(self._above_since_s, now.at_s, options.upscale_delay_s):
+            return wished
+        if _lasted(self._below_since_s, now.at_s, options.downscale_delay_s):
+            return wished
+        return now.num_replicas
+
+
+def _since(holds: bool, since_s: float | None, now_s: float) -> float | None:
+    if not holds:
+        return None
+    return now_s if since_s is None else since_s
+
+
+def _lasted(since_s: float | None, now_s: float, delay_s: float) -> bool:
+    return since_s is not None and now_s - since_s >= delay_s
+
+
+def _holt(
+    seen: Sequence[Measure], weight: float = 0.3, trend_weight: float = 0.1
+) -> tuple[float, float]:
+    """Return the smoothed load and its change each second (Holt 1957)."""
+    level, trend = seen[0].ongoing, 0.0
+    for before, now in pairwise(seen):
+        step_s = max(now.at_s - before.at_s, 1e-9)
+        expected = level + trend * step_s
+        new = expected + weight * (now.ongoing - expected)
+        trend += trend_weight * ((new - level) / step_s - trend)
+        level = new
+    return level, trend

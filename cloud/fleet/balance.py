@@ -1,0 +1,163 @@
+"""Which replica answers: pure policies over what is known of each.
+
+A policy takes the replicas that can be asked and a request's prefix key, and returns the index of
+one. Ties go to the one that was chosen least lately, so that equals share.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from offload.errors import SettingsError
+from offload.messages import Request
+
+_PREFIX_CHARS = 1024  # of a prompt; conversations that share so much share their cache
+_POINTS = 64  # of each replica on the ring
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What is known of one replica now.
+
+    `num_running` are its answers in flight, `mean_s` how long its last ones took, `cache_use` the
+    share of its KV cache that is taken.
+    """
+
+    name: str
+    num_running: int = 0
+    weight: float = 1.0
+    mean_s: float = 0.0
+    cache_use: float = 0.0
+
+
+class Policy(Protocol):
+    """Chooses one of the replicas that can be asked."""
+
+    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+        """Return an index; there is at least one replica."""
+        ...
+
+
+@dataclass
+class RoundRobin:
+    """Each in its turn."""
+
+    _next: int = 0
+
+    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+        self._next += 1
+        return (self._next - 1) % len(replicas)
+
+
+@dataclass
+class Weighted:
+    """Each as often as its weight says, evenly spread (nginx's smooth weighted round robin)."""
+
+    _credit: dict[str, float] = field(default_factory=dict)
+
+    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+        for each in replicas:
+            self._credit[each.name] = self._credit.get(each.name, 0.0) + each.weight
+        best = max(range(len(replicas)), key=lambda i: self._credit[replicas[i].name])
+        self._credit[replicas[best].name] -= sum(each.weight for each in replicas)
+        return best
+
+
+@dataclass
+class LeastConnections:
+    """The one with the fewest answers in flight."""
+
+    _turn: int = 0
+
+    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+        self._turn += 1
+        return _least(replicas, self._turn, lambda each: float(each.num_running))
+
+
+@dataclass
+class PowerOfTwo:
+    """The less busy of two drawn at random (Mitzenmacher 2001): near the best, without a herd."""
+
+    draw: random.Random = field(default_factory=random.Random)
+
+    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+        if len(replicas) == 1:
+            return 0
+        first, second = self.draw.sample(range(len(replicas)), 2)
+        return min(first, second, key=lambda i: replicas[i].num_running)
+
+
+@dataclass
+class LoadAware:
+    """The one whose work in flight would be done first; a full cache counts as vLLM counts it."""
+
+    _turn: int = 0
+
+    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+        self._turn += 1
+        known = [each.mean_s for each in replicas if each.mean_s > 0]
+        usual_s = sum(known) / len(known) if known else 1.0
+
+        def due_s(each: Standing) -> float:
+            work = (each.num_running + 1) * (each.mean_s or usual_s) / each.weight
+            return work * (1.0 + 6.0 * max(0.0, each.cache_use - 0.5))
+
+        return _least(replicas, self._turn, due_s)
+
+
+@dataclass
+class PrefixAware:
+    """The one that most likely holds the prompt's beginning, unless it is too busy.
+
+    Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018): no replica gets
+    more than `bound` times the mean, and one that leaves moves only its own prompts.
+    """
+
+    bound: float = 1.25
+
+    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+        total = sum(each.num_running for each in replicas) + 1
+        most = self.bound * total / len(replicas)
+        at = _point(prefix)
+        ring = sorted(
+            ((_point(f"{each.name}/{n}".encode()), i) for i, each in enumerate(replicas)
+             for n in range(_POINTS)),
+            key=lambda spot: (spot[0] < at, spot[0]),
+        )  # fmt: skip
+        return next((i for _, i in ring if replicas[i].num_running < most), ring[0][1])
+
+
+POLICIES: dict[str, Callable[[], Policy]] = {
+    "round-robin": RoundRobin,
+    "weighted": Weighted,
+    "least-connections": LeastConnections,
+    "power-of-two": PowerOfTwo,
+    "load-aware": LoadAware,
+    "prefix-aware": PrefixAware,
+}
+
+
+def policy_named(name: str) -> Policy:
+    """Return a fresh policy. Raises SettingsError for a name there is not."""
+    if name not in POLICIES:
+        raise SettingsError(f"there is no balance {name!r}; known are {', '.join(POLICIES)}")
+    return POLICIES[name]()
+
+
+def prefix_of(request: Request) -> bytes:
+    """Return what a prompt begins with: requests with the same share cached keys and values."""
+    text = request.prompt or "\x00".join(f"{m.role}\x01{m.content}" for m in request.messages)
+    return text[:_PREFIX_CHARS].encode("utf-8", "surrogatepass")
+
+
+def _least(replicas: Sequence[Standing], turn: int, cost: Callable[[Standing], float]) -> int:
+    count = len(replicas)
+    return min(range(count), key=lambda i: (cost(replicas[i]), (i - turn) % count))
+
+
+def _point(key: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")

@@ -1,0 +1,164 @@
+"""One engine in a process of its own: started, watched, and started again when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cloud.fleet.balance import Standing
+from offload.errors import CloudFailed, EngineStopped, LinkError
+from offload.link.backoff import Backoff
+from offload.link.client import CloudLink
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 0.05
+_MEMORY = 0.2  # weight of the newest answer in the mean
+_STOP_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaOptions:
+    """What runs in the process; see cloud/fleet/child.py for `engine` and `arguments`."""
+
+    engine: str = "cloud.fleet.child:open_model"
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)  # such as CUDA_VISIBLE_DEVICES
+    weight: float = 1.0
+    start_timeout_s: float = 300.0
+
+
+class Replica:
+    """Keeps one process alive from `start` to `aclose`."""
+
+    def __init__(self, name: str, folder: Path, options: ReplicaOptions) -> None:
+        """`folder` is where its socket lies; only this user may enter it."""
+        self.name = name
+        self._endpoint = f"ipc://{folder / name}"
+        self._options = options
+        self._link: CloudLink | None = None
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self.changed = asyncio.Event()  # set whenever it comes up or goes down
+        self.num_running = self.num_starts = 0
+        self._mean_s = 0.0
+        self.retiring = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it can be asked now."""
+        return self._link is not None and not self.retiring
+
+    @property
+    def pid(self) -> int:
+        """The process id of an engine that has been started."""
+        assert self._process is not None, "start() makes the process"
+        return self._process.pid
+
+    @property
+    def link(self) -> CloudLink:
+        """The way to its engine. Raises EngineStopped while there is none."""
+        if self._link is None:
+            raise EngineStopped(f"replica {self.name} is down; ask again in a moment")
+        return self._link
+
+    def standing(self) -> Standing:
+        """Return what a policy is told."""
+        return Standing(
+            name=self.name,
+            num_running=self.num_running,
+            weight=self._options.weight,
+            mean_s=self._mean_s,
+        )
+
+    def start(self) -> None:
+        """Begin to keep a process alive."""
+        self._keeper = asyncio.create_task(self._keep())
+
+    @contextlib.asynccontextmanager
+    async def busy(self) -> AsyncIterator[None]:
+        """Count one answer while the block lasts."""
+        began_s = time.monotonic()
+        self.num_running += 1
+        try:
+            yield
+        finally:
+            self.num_running -= 1
+            took_s = time.monotonic() - began_s
+            self._mean_s = took_s if not self._mean_s else (
+                self._mean_s + _MEMORY * (took_s - self._mean_s)
+            )  # fmt: skip
+            self.changed.set()
+
+    async def retire(self) -> None:
+        """Take nothing new, let what runs end, and stop."""
+        self.retiring = True
+        while self.num_running:
+            self.changed.clear()
+            await self.changed.wait()
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Stop the process."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        for pause_s in Backoff():
+            began_s = time.monotonic()
+            try:
+                await self._live()
+            except (LinkError, OSError) as error:
+                _log.error("replica %s did not start: %s", self.name, error)
+            _log.warning("replica %s ended after %.0f s", self.name, time.monotonic() - began_s)
+            await asyncio.sleep(pause_s)
+
+    async def _live(self) -> None:
+        """Run one process to its end."""
+        self.num_starts += 1
+        words = [self._endpoint, self._options.engine, json.dumps(dict(self._options.arguments))]
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "cloud.fleet.child", *words),
+            stdin=asyncio.subprocess.PIPE,
+            env={**os.environ, **self._options.environment},
+        )
+        try:
+            await self._come_up(self._process)
+            await self._process.wait()
+        finally:
+            await self._go_down(self._process)
+
+    async def _come_up(self, process: asyncio.subprocess.Process) -> None:
+        link, until_s = CloudLink(self._endpoint), time.monotonic() + self._options.start_timeout_s
+        while process.returncode is None and time.monotonic() < until_s:
+            try:
+                await link.connect(1.0)
+            except LinkError:
+                await asyncio.sleep(_LOOK_S)
+                continue
+            self._link = link
+            self.changed.set()
+            return
+        await link.aclose()
+        raise CloudFailed(f"its process ended or was not ready (status {process.returncode})")
+
+    async def _go_down(self, process: asyncio.subprocess.Process) -> None:
+        link, self._link = self._link, None
+        self.changed.set()
+        if link is not None:
+            await link.aclose()  # whoever waits for an answer hears of it now
+        assert process.stdin is not None, "it was made with a pipe"
+        process.stdin.close()
+        try:
+            await asyncio.wait_for(process.wait(), _STOP_S)
+        except asyncio.TimeoutError:
+            process.kill()
+            await process.wait()

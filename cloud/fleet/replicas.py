@@ -1,0 +1,123 @@
+"""Several engine processes as one Engine: balanced, and none of their deaths loses a question."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import cast
+
+from cloud.fleet.balance import Policy, prefix_of
+from cloud.fleet.replica import Replica, ReplicaOptions
+from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
+from offload.messages import Delta, Finish, ModelCard, Request
+
+_MOST_WAIT_S = 60.0
+
+
+class Replicas:
+    """An Engine of processes; a request whose replica dies before its answer began goes elsewhere.
+
+    An answer that had begun raises CloudFailed: another replica may not write the same text.
+    `options_of` says what the replica of a number runs, and on which device.
+    """
+
+    def __init__(
+        self,
+        options_of: Callable[[int], ReplicaOptions],
+        *,
+        num_replicas: int,
+        policy: Policy,
+    ) -> None:
+        self._options_of, self._policy = options_of, policy
+        self._folder = tempfile.TemporaryDirectory(prefix="nearfar-fleet-")  # of mode 0700
+        self._replicas: list[Replica] = []
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._wanted, self._numbers = num_replicas, 0
+
+    @property
+    def replicas(self) -> Sequence[Replica]:
+        """Those that are kept alive now."""
+        return tuple(self._replicas)
+
+    async def start(self) -> ModelCard:
+        """Start all, wait for the first, and return its card. Raises EngineStopped."""
+        self.scale(self._wanted)
+        return (await self._choose(Request(prompt="-"), [])).link.card()
+
+    def card(self) -> ModelCard:
+        """Return what they all run. Raises EngineStopped while none is up."""
+        for replica in self._replicas:
+            with contextlib.suppress(EngineStopped, LinkError):
+                return replica.link.card()
+        raise EngineStopped("no replica is up; ask again in a moment")
+
+    def scale(self, num_replicas: int) -> None:
+        """Have so many from now on; those that are too many finish what they have."""
+        while len(self._replicas) < num_replicas:
+            number, self._numbers = self._numbers, self._numbers + 1
+            replica = Replica(f"r{number}", Path(self._folder.name), self._options_of(number))
+            replica.start()
+            self._replicas.append(replica)
+        for replica in self._replicas[num_replicas:]:
+            leaving = asyncio.create_task(replica.retire())
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._leaving.discard)
+        del self._replicas[num_replicas:]
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        """Stream one replica's answer. Raises RequestError, EngineStopped, CloudFailed."""
+        tried: list[Replica] = []
+        while True:
+            replica = await self._choose(request, tried)
+            link, said = replica.link, False
+            async with replica.busy():
+                items = cast("AsyncGenerator[Delta | Finish, None]", link.generate(request))
+                async with contextlib.aclosing(items):
+                    try:
+                        async for item in items:
+                            said = True
+                            yield item
+                        return
+                    except LinkError as error:
+                        if said:
+                            raise CloudFailed(
+                                "the replica that was answering died; ask again"
+                            ) from error
+                        if isinstance(error, Overloaded) and len(tried) + 1 >= self._wanted:
+                            raise
+            tried.append(replica)
+
+    async def aclose(self) -> None:
+        """Stop every process."""
+        for leaving in list(self._leaving):
+            leaving.cancel()
+        await asyncio.gather(*(replica.aclose() for replica in self._replicas), *self._leaving,
+                             return_exceptions=True)  # fmt: skip
+        self._folder.cleanup()
+
+    async def _choose(self, request: Request, tried: Sequence[Replica]) -> Replica:
+        """Return a replica that is up, best one not tried yet; wait for one if need be."""
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + min(request.deadline_s or _MOST_WAIT_S, _MOST_WAIT_S)
+        while True:
+            up = [replica for replica in self._replicas if replica.is_ready]
+            fresh = [replica for replica in up if replica not in tried] or up
+            if fresh:
+                standings = [replica.standing() for replica in fresh]
+                return fresh[self._policy.choose(standings, prefix_of(request))]
+            if not await self._anyone_changes(until_s - loop.time()):
+                raise EngineStopped("no replica came up in time; see the log")
+
+    async def _anyone_changes(self, timeout_s: float) -> bool:
+        for replica in self._replicas:
+            replica.changed.clear()
+        waits = [asyncio.ensure_future(replica.changed.wait()) for replica in self._replicas]
+        done, pending = await asyncio.wait(
+            waits, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED
+        )
+        for wait in pending:
+            wait.cancel()
+        return bool(done)

@@ -38,6 +38,7 @@ def options_from(settings: Settings, host: str | None, port: int | None) -> Serv
         max_running=chosen.max_running,
         max_queued=chosen.max_queued,
         quota=_quota(chosen),
+        log=chosen.log,
         tls_cert=Path(chosen.tls_cert) if chosen.tls_cert else None,
         tls_key=Path(chosen.tls_key) if chosen.tls_key else None,
     )
@@ -60,9 +61,11 @@ async def face_of(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
     """
     try:
         from serve.app import build_app
+        from serve.logs import write_logs
         from serve.server import HttpServer
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "starlette", "serve") from None
+    write_logs(options.log)
     server = HttpServer(build_app(engine, options=options), options=options)
     await server.start()
     async with aclosing(server):

@@ -38,6 +38,7 @@ class ServeOptions:
     quota: Quota = field(default_factory=Quota)  # of each key
     request_timeout_s: float = 600.0
     body_timeout_s: float = 30.0
+    log: str = ""  # to stderr, as "json" or "text"
     tls_cert: Path | None = None
     tls_key: Path | None = None
 

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve.auth import tenant_of
 from serve.metrics import Metrics
 
 _log = logging.getLogger(__name__)
@@ -48,6 +49,13 @@ class Trace:
             path = scope["path"] if scope["path"] in self._paths else "other"
             self._metrics.responses.labels(path, str(status)).inc()
             took_s = time.monotonic() - started_s
-            _log.info(
-                "request %s %s %s %d %.3fs", request_id, scope["method"], path, status, took_s
-            )
+            fields = {
+                "request_id": request_id,
+                "method": scope["method"],
+                "path": path,
+                "status": status,
+                "seconds": round(took_s, 6),
+                "tenant": tenant_of(scope),
+            }
+            text = "request %(request_id)s %(method)s %(path)s %(status)d %(seconds).3fs"
+            _log.info(text, fields, extra=fields)

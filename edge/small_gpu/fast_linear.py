@@ -6,8 +6,6 @@ compared with its plain self when it was loaded; any doubt or error leaves the p
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
@@ -23,15 +21,20 @@ _ALIGNMENT = 64  # bytes; the int8 kernel ends the process on memory that is ali
 class FastInt4Linear(nn.Module):
     """`_weight_int4pack_mm_for_cpu`: bfloat16 inputs, groups of inputs with scale and zero."""
 
+    order: Tensor | None
+    scales: Tensor
+    packed: Tensor
+    bias: Tensor | None
+
     def __init__(self, plain: GptqLinear) -> None:
         super().__init__()
-        group_of = cast(Tensor, plain.group_of).long()
+        group_of = plain.group_of.long()
         # Groups must lie side by side: with another order of rounding, the inputs are reordered.
         order = torch.argsort(group_of, stable=True)
         self.group_size = int((group_of == group_of[0]).sum())
         in_order = bool((order == torch.arange(len(order))).all())
         self.register_buffer("order", None if in_order else order)
-        scales, zeros = cast(Tensor, plain.scales).float(), cast(Tensor, plain.zeros).float()
+        scales, zeros = plain.scales.float(), plain.zeros.float()
         # The kernel reads a code c as (c - 8) * scale + shift.
         shifts = scales * (8 - zeros)
         self.register_buffer("scales", torch.stack((scales, shifts), -1).bfloat16().contiguous())
@@ -46,24 +49,26 @@ class FastInt4Linear(nn.Module):
         out = torch.ops.aten._weight_int4pack_mm_for_cpu(
             _aligned(rows), self.packed, self.group_size, self.scales
         )
-        out = out.to(x.dtype).unflatten(0, x.shape[:-1])
-        return out if self.bias is None else cast(Tensor, out + self.bias.to(x.dtype))
+        return _shaped(out, x, self.bias)
 
 
 class FastInt8Linear(nn.Module):
     """`_weight_int8pack_mm`: bfloat16 inputs, one scale a row."""
 
+    integers: Tensor
+    scales: Tensor
+    bias: Tensor | None
+
     def __init__(self, plain: Int8Linear) -> None:
         super().__init__()
-        self.register_buffer("integers", _aligned(cast(Tensor, plain.integers)))
-        self.register_buffer("scales", cast(Tensor, plain.scales).bfloat16())
+        self.register_buffer("integers", _aligned(plain.integers))
+        self.register_buffer("scales", plain.scales.bfloat16())
         self.register_buffer("bias", plain.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = _aligned(x.flatten(0, -2).bfloat16())
         out = torch.ops.aten._weight_int8pack_mm(rows, self.integers, self.scales)
-        out = out.to(x.dtype).unflatten(0, x.shape[:-1])
-        return out if self.bias is None else cast(Tensor, out + self.bias.to(x.dtype))
+        return _shaped(out, x, self.bias)
 
 
 def quickest(plain: CodedLinear) -> nn.Module:
@@ -78,6 +83,11 @@ def quickest(plain: CodedLinear) -> nn.Module:
     return plain
 
 
+def _shaped(out: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
+    out = out.to(x.dtype).reshape(*x.shape[:-1], -1)
+    return out if bias is None else out + bias.to(x.dtype)
+
+
 def _aligned(tensor: Tensor) -> Tensor:
     tensor = tensor.contiguous()
     return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
@@ -85,10 +95,10 @@ def _aligned(tensor: Tensor) -> Tensor:
 
 def _fast(plain: CodedLinear) -> nn.Module | None:
     if isinstance(plain, Int8Linear):
-        return FastInt8Linear(plain) if cast(Tensor, plain.integers).device.type == "cpu" else None
+        return FastInt8Linear(plain) if plain.integers.device.type == "cpu" else None
     if not isinstance(plain, GptqLinear) or plain.bits != 4:
         return None
-    packed, group_of = cast(Tensor, plain.packed), cast(Tensor, plain.group_of)
+    packed, group_of = plain.packed, plain.group_of
     sizes = torch.bincount(group_of.long())
     even = bool((sizes == sizes[0]).all()) and int(sizes[0]) in GROUP_SIZES
     if packed.device.type != "cpu" or packed.shape[0] % _TILE or not even:

@@ -36,8 +36,8 @@ def decode(groups: Groups, bits: int, dtype: torch.dtype) -> Tensor:
 
 def _packed(codes: Tensor, bits: int) -> Tensor:
     per_byte = 8 // bits
-    lanes = codes.unflatten(-1, (-1, per_byte))
-    packed = lanes[..., 0].clone()
+    lanes = codes.reshape(*codes.shape[:-1], -1, per_byte)
+    packed: Tensor = lanes[..., 0].clone()
     for lane in range(1, per_byte):
         packed |= lanes[..., lane] << (lane * bits)
     return packed

@@ -4,8 +4,6 @@ measured by, decode the matrix at each call.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -35,6 +33,11 @@ class CodedLinear(nn.Module):
 class GptqLinear(CodedLinear):
     """GPTQ's 4 or 8 bits: groups of inputs share a scale and a zero point."""
 
+    packed: Tensor  # uint8 [out, in], two codes a byte where there are four bits
+    scales: Tensor  # float16 [groups, out]
+    zeros: Tensor  # int16 [groups, out]
+    group_of: Tensor  # int32 [in]
+
     def __init__(self, matrix: QuantizedMatrix, *, bits: int, bias: Tensor | None = None) -> None:
         super().__init__(bias)
         self.bits = bits
@@ -48,16 +51,16 @@ class GptqLinear(CodedLinear):
 
     def codes(self) -> Tensor:
         """Return the integers, uint8 [out, in]."""
-        packed = cast(Tensor, self.packed)
+        packed = self.packed
         if self.bits == 8:
             return packed
         return torch.stack((packed & 15, packed >> 4), -1).flatten(-2)
 
     def weight_float(self) -> Tensor:
         """Return the weight, float32 [out, in]."""
-        group = cast(Tensor, self.group_of).long()
-        zeros = cast(Tensor, self.zeros)[group].T.float()
-        return cast(Tensor, self.scales)[group].T.float() * (self.codes().float() - zeros)
+        group = self.group_of.long()
+        zeros = self.zeros[group].T.float()
+        return self.scales[group].T.float() * (self.codes().float() - zeros)
 
 
 class Int8Linear(CodedLinear):
@@ -65,6 +68,9 @@ class Int8Linear(CodedLinear):
 
     Its split of outlier inputs, which only speeds a GPU up, is left out.
     """
+
+    integers: Tensor  # int8 [out, in]
+    scales: Tensor  # float32 [out]
 
     def __init__(self, weight: Tensor, row_max: Tensor, *, bias: Tensor | None = None) -> None:
         """Take int8 [out, in], and the largest magnitude of each row, float32 [out]."""
@@ -74,13 +80,17 @@ class Int8Linear(CodedLinear):
 
     def weight_float(self) -> Tensor:
         """Return the weight, float32 [out, in]."""
-        return cast(Tensor, self.integers).float() * cast(Tensor, self.scales).unsqueeze(1)
+        return self.integers.float() * self.scales.unsqueeze(1)
 
 
 class TableLinear(CodedLinear):
     """bitsandbytes' NF4 and FP4: four bits look a value up, blocks share its scale
     (QLoRA, arXiv 2305.14314).
     """
+
+    packed: Tensor
+    table: Tensor
+    scales: Tensor
 
     def __init__(
         self,
@@ -100,8 +110,7 @@ class TableLinear(CodedLinear):
 
     def weight_float(self) -> Tensor:
         """Return the weight, float32 [out, in]."""
-        packed, scales = cast(Tensor, self.packed), cast(Tensor, self.scales)
-        codes = torch.stack((packed >> 4, packed & 15), -1).flatten()
-        values = cast(Tensor, self.table)[codes.int()]
-        blocks = values.unflatten(0, (scales.shape[0], -1)) * scales.unsqueeze(1)
+        codes = torch.stack((self.packed >> 4, self.packed & 15), -1).flatten()
+        values = self.table[codes.int()]
+        blocks = values.reshape(self.scales.shape[0], -1) * self.scales.unsqueeze(1)
         return blocks.reshape(self.shape)

@@ -83,6 +83,12 @@ class Ring:
         """Return what is allocated for keys and values."""
         return self._keys.num_bytes + self._values.num_bytes + self._plain.nbytes
 
+    @property
+    def bytes_per_token(self) -> float:
+        """Return what a token takes in a block, in all layers; the newest take full precision."""
+        num_tokens = max(1, self.num_blocks * self.block)
+        return (self._keys.num_bytes + self._values.num_bytes) / num_tokens
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from new tokens to all that is held and to each other, causally.
 

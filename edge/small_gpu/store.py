@@ -86,4 +86,4 @@ class BlockStore:
     def _to_groups(self, values: Tensor) -> Tensor:
         if self.per_channel:
             return values.permute(1, 2, 0)  # [kv_heads, head_dim, block]
-        return values.unflatten(-1, (-1, self.group))
+        return values.reshape(*values.shape[:-1], -1, self.group)

@@ -5,35 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal
 
 import msgspec
 
 from offload.engine import Engine, Revealing
 from offload.errors import CloudFailed, ContextLengthError, LinkError, Unsupported, Withheld
 from offload.handover import Ahead, Stream, accepted, closing
-from offload.messages import Delta, Finish, Request, Route, Side
+from offload.judgement import Deciding, Judgement
+from offload.messages import Delta, Finish, Request
 from offload.outgoing import Outgoing
-from offload.policy.dispatch import Outlook, Prices, dispatch
 from offload.policy.gate import Verdict
-from offload.policy.monitor import Monitor
-from offload.policy.rule import Estimate, Expectation, Limit, Rule
-from offload.policy.timing import Clock, Times
-
-_ASKED_FAR = ("unsure", "hedged")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deciding:
-    """What one request is decided by; the clocks are shared by all requests."""
-
-    rule: Rule
-    limit: Limit
-    prices: Prices
-    handover: Literal["replace", "continue"]
-    near_clock: Clock
-    far_clock: Clock
+from offload.policy.timing import Clock
 
 
 class Course:
@@ -51,11 +33,7 @@ class Course:
         self._edge, self._cloud = edge, cloud
         self._request, self.verdict, self._by = request, verdict, deciding
         self._consent = consent
-        self._began_s = time.monotonic()
-        self._near_times, self._far_times = Times(), Times()
-        self._expected = Expectation()
-        self._monitor = self._watch()
-        self._estimate: Estimate | None = None
+        self.judgement = Judgement(deciding, request, cloud)
         self._text = ""  # what the reader has before them
 
     async def run(self) -> AsyncIterator[Delta | Finish]:
@@ -67,33 +45,16 @@ class Course:
                 yield item
 
     def _started(self) -> Stream:
-        self._expect()
         if self.verdict.choice == "edge":
             return self._near(self.verdict.reason)
         if self.verdict.choice == "cloud":
             return self._far(self.verdict.reason)
-        outlook = Outlook(
-            expected=self._expected,
-            near=self._near_times,
-            far=self._far_times,
-            deadline_s=self._request.deadline_s,
-        )
-        start, reason = dispatch(outlook, self._by.limit, self._by.rule.straight)
+        start, reason = self.judgement.start()
         if start == "near_only":
             return self._near(reason)
         if start == "far":
             return self._far(reason)
         return self._watched(hedged=start == "both")
-
-    def _expect(self) -> None:
-        self._expected = self._by.rule.expect(self._request.last_text())
-        self._near_times = self._by.near_clock.near(self._request)
-        self._far_times = self._by.far_clock.far(self._request, self._cloud)
-        self._monitor = self._watch()
-
-    def _watch(self) -> Monitor:
-        wants_json = self._request.sampling.json_schema is not None
-        return Monitor(self._by.rule, self._by.limit, self._expected, wants_json=wants_json)
 
     async def may_leave(self) -> bool:
         """Ask for consent where it is needed."""
@@ -109,10 +70,10 @@ class Course:
             async with closing(self._timed(self._edge, request, self._by.near_clock)) as edge:
                 async for item in edge:
                     if isinstance(item, Finish):
-                        self._monitor.conclude()
-                        yield self._routed(item, "edge", reason, failure)
+                        self.judgement.monitor.conclude()
+                        yield self.judgement.routed(item, "edge", reason, failure)
                         continue
-                    self._monitor.see(item)
+                    self.judgement.monitor.see(item)
                     yield msgspec.structs.replace(item, source="edge", replaces=replaces)
                     replaces = False
 
@@ -158,7 +119,7 @@ class Course:
                 elif item.reason == "error":
                     raise CloudFailed(item.error or "the cloud could not finish; ask again")
                 else:
-                    yield self._routed(self._priced(item), "cloud", reason)
+                    yield self.judgement.routed(self.judgement.priced(item), "cloud", reason)
 
     async def _watched(self, *, hedged: bool) -> Stream:
         """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""
@@ -173,37 +134,32 @@ class Course:
                         if isinstance(item, Finish):
                             ended = item
                             break
-                        self._monitor.see(item)
+                        self.judgement.monitor.see(item)
                         yield msgspec.structs.replace(item, source="edge")
-                        if self._monitor.tripped and reason == self.verdict.reason:
+                        if self.judgement.monitor.tripped and reason == self.verdict.reason:
                             reason = await self._ask(far, "unsure")
                         if far.arrived and reason == "unsure":
                             break
             if ended is not None:
-                self._monitor.conclude()
-                if self._monitor.tripped and reason == self.verdict.reason:
+                self.judgement.monitor.conclude()
+                if self.judgement.monitor.tripped and reason == self.verdict.reason:
                     reason = await self._ask(far, "unsure")
-            if reason == "unsure" or (reason == "hedged" and self._monitor.tripped):
+            if reason == "unsure" or (reason == "hedged" and self.judgement.monitor.tripped):
                 async for item in self._take_over(far, ended):
                     yield item
             elif ended is not None:
-                yield self._routed(ended, "edge", self._kept(reason))
+                yield self.judgement.routed(
+                    ended, "edge", self.judgement.kept(reason, self.verdict.reason)
+                )
 
     async def _ask(self, far: Ahead, reason: str) -> str:
         """Ask the cloud in the background if the text may leave; return the reason code."""
         if not await self.may_leave():
             return "not_allowed"
-        prefix = accepted(self._text) if self._by.handover == "continue" else ""
+        prefix = (
+            accepted(self.judgement.monitor.sure_text) if self._by.handover == "continue" else ""
+        )
         far.start(self.cloud_stream(reason, prefix))
-        return reason
-
-    def _kept(self, reason: str) -> str:
-        """Return why a finished near answer stands, where nothing else settled it."""
-        estimate = self._monitor.estimate()
-        if reason == "hedged":
-            return "confident"
-        if reason == self.verdict.reason and estimate.far is not None and estimate.right < 0.5:
-            return "neither"
         return reason
 
     async def _take_over(self, far: Ahead, ended: Finish | None) -> Stream:
@@ -216,7 +172,7 @@ class Course:
                 yield item
         except LinkError as error:
             if ended is not None and not shown:
-                yield self._routed(ended, "edge", _code(error), str(error))
+                yield self.judgement.routed(ended, "edge", _code(error), str(error))
                 return
             async for item in self._rescued(error):
                 yield item
@@ -231,13 +187,13 @@ class Course:
                 return
             except (Unsupported, ContextLengthError):
                 pass  # nothing was shown yet: both are raised before the first Delta
-        self._monitor = self._watch()
+        self.judgement.watch_anew()
         why, replaces = str(error), bool(self._text)
         async for item in self._near(_code(error), replaces=replaces, failure=why):
             yield item
 
     async def _near_behind(self, prefix: str, error: LinkError, *, cut: bool) -> Stream:
-        self._monitor = self._watch()
+        self.judgement.watch_anew()
         stream = self._near(_code(error), failure=str(error), prefix=prefix)
         async with closing(stream) as near:
             async for item in near:
@@ -259,64 +215,12 @@ class Course:
     @contextmanager
     def _revealed(self) -> Iterator[None]:
         if self._by.rule.watches_states and isinstance(self._edge, Revealing):
-            with self._edge.watch(self._request.id, self._monitor.state):
+            with self._edge.watch(self._request.id, self.judgement.monitor.state):
                 yield
         else:
             yield
-
-    def _priced(self, finish: Finish) -> Finish:
-        usage = finish.usage
-        cost = usage.cost or self._by.prices.cost(usage.prompt_tokens, usage.completion_tokens)
-        return msgspec.structs.replace(finish, usage=msgspec.structs.replace(usage, cost=cost))
-
-    def _routed(
-        self, finish: Finish, side: Side, reason: str, failure: str | None = None
-    ) -> Finish:
-        judged = self._monitor.num_tokens > 0 or self._monitor.concluded
-        estimate = self._estimate = self._monitor.estimate() if judged else None
-        expected = self._expected.gain
-        route = Route(
-            served_by=side,
-            reason=reason,
-            confidence=estimate.right if estimate else None,
-            p_gain=expected if estimate is None else estimate.gain,
-            failure=failure,
-        )
-        return msgspec.structs.replace(finish, route=route)
-
-    @property
-    def need(self) -> float:
-        """Return by what this request is ranked among others that share a budget."""
-        if self._estimate is not None:
-            return self._estimate.need
-        return self._expected.gain or 0.0
-
-    def inputs(self) -> dict[str, float | str | bool | None]:
-        """Return the figures that the policy saw, by name."""
-        estimate, monitor = self._estimate, self._monitor
-        return {
-            "p_near": estimate.right if estimate else self._expected.near,
-            "p_far": estimate.far if estimate else self._expected.far,
-            "score": estimate.score if estimate else None,
-            "least_logprob": monitor.least_logprob if monitor.num_tokens else None,
-            "near_tokens": float(monitor.num_tokens),
-            "near_finished": monitor.concluded,
-            "flags": ",".join(monitor.flags),
-            "max_need": _plain(self._by.limit.max_need),
-            "min_score": _plain(self._by.limit.min_score),
-            "near_whole_s": self._near_times.whole_s,
-            "far_first_s": self._far_times.first_s,
-            "far_whole_s": self._far_times.whole_s,
-            "deadline_s": self._request.deadline_s,
-            "handover": self._by.handover,
-        }
 
 
 def _code(error: LinkError) -> str:
     """Return why the cloud did not answer, as a reason code."""
     return "withheld" if isinstance(error, Withheld) else "cloud_failed"
-
-
-def _plain(value: float) -> float | None:
-    """Return a limit as JSON can hold it; one at infinity limits nothing."""
-    return value if abs(value) < 1e300 else None

@@ -28,7 +28,7 @@ def closing(stream: Stream) -> aclosing[_Closable]:
 def accepted(text: str) -> str:
     """Return the part of an unfinished answer that another model may go on from.
 
-    The last word is left out: it may be half a word, and it is where the doubt arose.
+    What stands behind the last end of a word is left out: it may be half a word.
     """
     whole = _LAST_WHOLE.match(text)
     return whole[0] if whole else ""

@@ -7,6 +7,7 @@ the cloud fails, the edge's answer stands, goes on from the cloud's text, or is 
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,11 @@ from typing import Literal
 
 import msgspec
 
-from offload.course import Course, Deciding
+from offload.course import Course
 from offload.engine import Engine
 from offload.errors import ContextLengthError
 from offload.handover import closing
+from offload.judgement import Deciding
 from offload.messages import Delta, Finish, ModelCard, Request, Side
 from offload.policy.aims import LISTED, Aim, parse_aim
 from offload.policy.controller import BudgetController
@@ -26,6 +28,8 @@ from offload.policy.dispatch import Prices
 from offload.policy.gate import Standing, Verdict, gate
 from offload.policy.rule import Limit, Rule, Threshold
 from offload.policy.timing import Clock, num_chars
+
+_log = logging.getLogger("nearfar.policy")
 
 Consent = Callable[[Request], Awaitable[bool]]
 
@@ -79,6 +83,7 @@ class Hybrid:
         self._surroundings = surroundings
         self._near_clock, self._far_clock = Clock(), Clock()
         self._budgets: dict[Aim, BudgetController] = {}
+        self._met_cloud = self._other_cloud = False
 
     def card(self) -> ModelCard:
         """Return the edge model's card: it is the one that is always there."""
@@ -121,6 +126,7 @@ class Hybrid:
         async with closing(self._answer(course)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
+                    self._meet(item)
                     self._record(request, course, item, aim, began_at)
                 yield item
 
@@ -158,6 +164,8 @@ class Hybrid:
         allowed = request.budget.max_cost
         if verdict.choice != "edge" and allowed is not None and cost > allowed:
             verdict = Verdict(choice="edge", reason="over_price")
+        elif verdict.choice == "open" and self._other_cloud:
+            verdict = Verdict(choice="edge", reason="other_cloud")
         deciding = Deciding(
             rule=options.rule,
             limit=self._limit(aim, cost) if verdict.choice == "open" else Limit(),
@@ -182,18 +190,34 @@ class Hybrid:
             self._budgets[aim].seed(self._options.rule.seen_needs())
         return self._budgets[aim]
 
+    def _meet(self, finish: Finish) -> None:
+        """Look at the cloud's name when it has answered first: a link knows it only then."""
+        served_far = finish.route is not None and finish.route.served_by == "cloud"
+        if self._met_cloud or self.cloud is None or not served_far:
+            return
+        self._met_cloud = True
+        wanted, found = self._options.rule.cloud_model, self.cloud.card().name
+        if wanted not in (None, found):
+            self._other_cloud = True
+            _log.warning(
+                "nearfar: from now on everything is answered near: the policy was calibrated for "
+                "the cloud model %s, not %s; run `nearfar policy calibrate`",
+                wanted,
+                found,
+            )
+
     def _record(
         self, request: Request, course: Course, finish: Finish, aim: Aim, began_at: float
     ) -> None:
         if aim.kind == "budget" and course.verdict.choice == "open":
             far = finish.route is not None and finish.route.served_by == "cloud"
-            self._budget(aim).note(course.need, went_far=far)
+            self._budget(aim).note(course.judgement.need, went_far=far)
         if self._recorder is None:
             return
         decision = Decision(
             request_id=request.id,
             began_at=began_at,
-            inputs={"aim": str(aim), **course.inputs()},
+            inputs={"aim": str(aim), **course.judgement.inputs()},
             finish=finish,
         )
         self._recorder.record(request, decision)

@@ -44,6 +44,10 @@ class Calibrated:
         return self.probe is not None
 
     @property
+    def cloud_model(self) -> str | None:
+        return self.policy.pairing.cloud_model
+
+    @property
     def straight(self) -> float | None:
         return self.policy.straight
 

@@ -28,6 +28,7 @@ class Monitor:
         self.expected = expected or Expectation()
         self._wants_json = wants_json
         self._signals, self._text, self._look_at = Signals(), "", _LOOK_FOR_CIRCLES
+        self._sure_chars = 0
         self._states: list[Any] = []
         self.flags: tuple[str, ...] = ()
         self.tripped = False
@@ -42,17 +43,25 @@ class Monitor:
         """Return the log-probability of the least likely token so far, in nats."""
         return self._signals.least
 
+    @property
+    def sure_text(self) -> str:
+        """Return the answer up to its least sure token, where the doubt arose."""
+        return self._text[: self._sure_chars]
+
     def state(self, index: int, state: Any) -> None:
         """Take the hidden state behind a token (offload/engine.py, StateObserver)."""
         self._states.append(state)
 
     def see(self, delta: Delta) -> None:
         """Take the newest piece of the answer."""
+        before, least = len(self._text), self._signals.least
         self._text += delta.text
         for token in delta.confidence:
             self._signals.take((token,))
             if not self.tripped:
                 self.tripped = self._rule.gives_up(self._signals, self.expected, self._limit)
+        if self._signals.least < least:
+            self._sure_chars = before
         if self._signals.num_tokens >= self._look_at:
             self._look_at += _LOOK_FOR_CIRCLES
             if circles(self._text):

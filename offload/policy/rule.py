@@ -65,6 +65,11 @@ class Rule(Protocol):
         ...
 
     @property
+    def cloud_model(self) -> str | None:
+        """Return the cloud model it was calibrated for; None for any."""
+        ...
+
+    @property
     def straight(self) -> float | None:
         """Return the expected gain from which the near model need not be tried; None for never."""
         ...
@@ -119,6 +124,10 @@ class Threshold:
     @property
     def watches_states(self) -> bool:
         return False
+
+    @property
+    def cloud_model(self) -> str | None:
+        return None
 
     @property
     def straight(self) -> float | None:

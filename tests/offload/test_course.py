@@ -67,6 +67,7 @@ class Told:
     right: float = 0.9
     straight: float | None = None
     watches_states: bool = False
+    cloud_model: str | None = None
     known: tuple[float, ...] = ()
 
     def expect(self, prompt: str) -> Expectation:
@@ -175,7 +176,7 @@ async def test_what_would_cost_too_much_is_answered_near() -> None:
 
 
 async def test_the_cloud_goes_on_from_what_was_accepted() -> None:
-    edge = near(("The sum ", SURE), ("is 1", UNSURE))
+    edge = near(("The sum is ", SURE), ("1", UNSURE), ("5, I think", SURE))
     cloud = near(("42", SURE))
     hybrid = Hybrid(edge, cloud, options=HybridOptions(handover="continue"))
     text, _ = await read(hybrid, ask())
@@ -244,6 +245,21 @@ async def test_an_answer_in_circles_is_given_up() -> None:
     edge = near(*[("and on ", SURE)] * 200)
     text, finish = await read(Hybrid(edge, near(("far", SURE))), ask())
     assert text == "far" and finish.route.reason == "unsure"
+
+
+async def test_a_policy_of_another_cloud_is_told_once_and_keeps_the_rest_near(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cloud = near(("far", SURE))
+    rule = Told(right=0.1, cloud_model="another")
+    hybrid = Hybrid(near(("near", SURE)), cloud, options=HybridOptions(rule=rule))
+    assert (await read(hybrid, ask()))[0] == "far"  # until it answers, nobody knows its name
+    for _ in range(2):
+        text, finish = await read(hybrid, ask())
+        assert text == "near" and finish.route.reason == "other_cloud"
+    assert len(cloud.requests) == 1 and len(caplog.records) == 1
+    assert "another" in caplog.text and "calibrate" in caplog.text
+    assert (await read(hybrid, ask(model="auto-cloud")))[0] == "far"
 
 
 def test_half_words_are_not_accepted() -> None:

@@ -1,0 +1,117 @@
+"""What is known of one request while it is served: expected, seen, and in the end said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from offload.engine import Engine
+from offload.messages import Finish, Request, Route, Side
+from offload.policy.dispatch import Outlook, Prices, Start, dispatch
+from offload.policy.monitor import Monitor
+from offload.policy.rule import Estimate, Limit, Rule
+from offload.policy.timing import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """What one request is decided by; the clocks are shared by all requests."""
+
+    rule: Rule
+    limit: Limit
+    prices: Prices
+    handover: Literal["replace", "continue"]
+    near_clock: Clock
+    far_clock: Clock
+
+
+class Judgement:
+    """Expectations of a request, the monitor of its near answer, and the figures for the record."""
+
+    def __init__(self, by: Deciding, request: Request, cloud: Engine | None) -> None:
+        self._by, self._request = by, request
+        self.expected = by.rule.expect(request.last_text())
+        self._near_times = by.near_clock.near(request)
+        self._far_times = by.far_clock.far(request, cloud)
+        self._estimate: Estimate | None = None
+        self.monitor = self._fresh()
+
+    def start(self) -> tuple[Start, str]:
+        """Return who should begin, and why."""
+        outlook = Outlook(
+            expected=self.expected,
+            near=self._near_times,
+            far=self._far_times,
+            deadline_s=self._request.deadline_s,
+        )
+        return dispatch(outlook, self._by.limit, self._by.rule.straight)
+
+    def watch_anew(self) -> None:
+        """Forget the near answer so far: another is begun."""
+        self.monitor = self._fresh()
+
+    def _fresh(self) -> Monitor:
+        wants_json = self._request.sampling.json_schema is not None
+        return Monitor(self._by.rule, self._by.limit, self.expected, wants_json=wants_json)
+
+    def kept(self, reason: str, settled: str) -> str:
+        """Return why a finished near answer stands; `settled` is the gate's own reason."""
+        estimate = self.monitor.estimate()
+        if reason == "hedged":
+            return "confident"
+        if reason == settled and estimate.far is not None and estimate.right < 0.5:
+            return "neither"
+        return reason
+
+    def priced(self, finish: Finish) -> Finish:
+        """Return the end of a far answer with what it cost, where the cloud does not say."""
+        usage = finish.usage
+        cost = usage.cost or self._by.prices.cost(usage.prompt_tokens, usage.completion_tokens)
+        return msgspec.structs.replace(finish, usage=msgspec.structs.replace(usage, cost=cost))
+
+    def routed(self, finish: Finish, side: Side, reason: str, failure: str | None = None) -> Finish:
+        """Return the end of an answer with who gave it, why, and how sure that was."""
+        judged = self.monitor.num_tokens > 0 or self.monitor.concluded
+        estimate = self._estimate = self.monitor.estimate() if judged else None
+        route = Route(
+            served_by=side,
+            reason=reason,
+            confidence=estimate.right if estimate else None,
+            p_gain=estimate.gain if estimate else self.expected.gain,
+            failure=failure,
+        )
+        return msgspec.structs.replace(finish, route=route)
+
+    @property
+    def need(self) -> float:
+        """Return by what this request is ranked among others that share a budget."""
+        if self._estimate is not None:
+            return self._estimate.need
+        return self.expected.gain or 0.0
+
+    def inputs(self) -> dict[str, float | str | bool | None]:
+        """Return the figures that the policy saw, by name."""
+        estimate, monitor = self._estimate, self.monitor
+        return {
+            "p_near": estimate.right if estimate else self.expected.near,
+            "p_far": estimate.far if estimate else self.expected.far,
+            "score": estimate.score if estimate else None,
+            "least_logprob": monitor.least_logprob if monitor.num_tokens else None,
+            "near_tokens": float(monitor.num_tokens),
+            "near_finished": monitor.concluded,
+            "flags": ",".join(monitor.flags),
+            "max_need": _plain(self._by.limit.max_need),
+            "min_score": _plain(self._by.limit.min_score),
+            "near_whole_s": self._near_times.whole_s,
+            "far_first_s": self._far_times.first_s,
+            "far_whole_s": self._far_times.whole_s,
+            "deadline_s": self._request.deadline_s,
+            "handover": self._by.handover,
+        }
+
+
+def _plain(value: float) -> float | None:
+    """Return a limit as JSON can hold it; one at infinity limits nothing."""
+    return value if abs(value) < 1e300 else None

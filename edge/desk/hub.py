@@ -64,7 +64,7 @@ def parse(name: str) -> Source:
     if listed:
         return Source(repo=listed.repo, quantization="Q4_K_M")
     text = re.sub(r"^(hf\.co|huggingface\.co)/", "", name)
-    if "://" in text:
+    if text.startswith(("https://", "http://")):
         text = unquote(urlsplit(text).path).strip("/")
     text, _, quantization = text.partition(":")
     owner_repo = "/".join(text.split("/")[:2])

@@ -170,7 +170,6 @@ async def test_settings_are_kept_and_wrong_ones_change_nothing() -> None:
         ({"origin": "http://127.0.0.1:9999"}, 403),
         ({"authorization": ""}, 401),
         ({"authorization": "Bearer wrong"}, 401),
-        ({"authorization": "Bearer \u00e9"}, 401),
         ({"content-length": str(MAX_BODY_BYTES + 1)}, 413),
         ({"content-length": "many"}, 411),
     ],

@@ -23,55 +23,62 @@ Event = dict[str, Any]
 
 
 class Answers:
-    """The answers being written, one at most for each conversation."""
+    """The last answer of each conversation: being written, or how it ended."""
 
     def __init__(self, store: Conversations) -> None:
         self._store = store
-        self._running: dict[str, _Answer] = {}
+        self._last: dict[str, _Answer] = {}
 
     @property
     def any_running(self) -> bool:
         """Whether anything is being written."""
-        return bool(self._running)
+        return any(not each.task.done() for each in self._last.values())
 
     def require_idle(self, conversation: str) -> None:
         """Raise RequestError while this conversation is being answered."""
-        if conversation in self._running:
+        if self._running(conversation) is not None:
             raise RequestError("an answer is being written; stop it first")
 
     def start(self, engine: Engine, conversation: str, manner: Manner) -> None:
         """Begin to answer a conversation's last question. Raises RequestError if it already is."""
         self.require_idle(conversation)
-        going = _Answer(answer(engine, self._store, conversation, manner))
-        self._running[conversation] = going
-        going.task.add_done_callback(lambda _: self._running.pop(conversation, None))
+        self._last[conversation] = _Answer(answer(engine, self._store, conversation, manner))
+
+    def _running(self, conversation: str) -> _Answer | None:
+        going = self._last.get(conversation)
+        return going if going is not None and not going.task.done() else None
 
     async def stop(self, conversation: str) -> None:
         """Stop an answer and keep what there is of it; without one, do nothing."""
-        going = self._running.get(conversation)
+        going = self._running(conversation)
         if going is not None:
             going.task.cancel()
             await asyncio.wait([going.task])
 
+    async def forget(self, conversation: str) -> None:
+        """Stop an answer, and keep nothing of it here."""
+        await self.stop(conversation)
+        self._last.pop(conversation, None)
+
     async def stop_all(self) -> None:
         """Stop every answer."""
-        for conversation in list(self._running):
+        for conversation in list(self._last):
             await self.stop(conversation)
 
     async def consent(self, request: Request) -> Reply:
         """Ask whoever watches a conversation; nobody watching is a no."""
-        going = self._running.get(request.session or "")
+        going = self._running(request.session or "")
         return await going.ask(size_of(request)) if going else "no"
 
     def reply(self, conversation: str, reply: Reply) -> None:
         """Hand on what a person said when asked."""
-        going = self._running.get(conversation)
+        going = self._running(conversation)
         if going is not None:
             going.reply(reply)
 
     async def follow(self, conversation: str) -> AsyncIterator[Event]:
-        """Yield what there is of an answer, then what comes, to its end."""
-        going = self._running.get(conversation)
+        """Yield what there is of the last answer, then what comes, to its end."""
+        going = self._last.get(conversation)
         if going is not None:
             async for event in going.follow():
                 yield event
@@ -85,6 +92,8 @@ class _Answer:
         self._watchers: set[asyncio.Queue[Event | None]] = set()
         self._question: Event | None = None
         self._reply: asyncio.Future[Reply] | None = None
+        self._end: Event = {"type": "stopped"}
+        self._ended = False
         self.task = asyncio.create_task(self._read(stream))
 
     async def _read(self, stream: AsyncIterator[Delta | Finish]) -> None:
@@ -93,17 +102,19 @@ class _Answer:
                 async for item in stream:
                     self._take(item)
         except NearfarError as error:
-            self._tell({"type": "error", "error": str(error)})
+            self._end = {"type": "error", "error": str(error)}
         except asyncio.CancelledError:
-            self._tell({"type": "stopped"})
+            pass
         finally:
+            self._ended = True
             for watcher in self._watchers:
+                watcher.put_nowait(self._end)
                 watcher.put_nowait(None)
 
     def _take(self, item: Delta | Finish) -> None:
         if isinstance(item, Finish):
             built = cast(Event, msgspec.to_builtins(item))
-            self._tell({"type": "finish", **told(item), "finish": built})
+            self._end = {"type": "finish", **told(item), "finish": built}
             return
         self._text = item.text if item.replaces else self._text + item.text
         self._source = item.source or self._source
@@ -134,6 +145,9 @@ class _Answer:
         queue.put_nowait({"type": "so_far", "text": self._text, "source": self._source})
         if self._question is not None:
             queue.put_nowait(self._question)
+        if self._ended:
+            queue.put_nowait(self._end)
+            queue.put_nowait(None)
         self._watchers.add(queue)
         try:
             while (event := await queue.get()) is not None:

@@ -123,7 +123,7 @@ class _Api:
         return _json({})
 
     async def delete(self, request: Request) -> Response:
-        await self._answers.stop(_id(request))
+        await self._answers.forget(_id(request))
         await self._desk.forget(_id(request), self._store)
         return _json({})
 

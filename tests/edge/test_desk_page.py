@@ -1,0 +1,262 @@
+"""The page in a real Chromium: asked, read, stopped, searched, locked, broken and accessible."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.edge.desks import Office, office, serving
+from tests.offload.scripted import ScriptedEngine
+
+playwright = pytest.importorskip("playwright.async_api", reason="playwright drives the browser")
+
+CHROMIUM = Path("/usr/bin/chromium")
+AXE = Path(__file__).parent / "vendor" / "axe.min.js"
+ROOT = Path(__file__).parents[2]
+PATIENCE_MS = 15_000
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}"),
+]
+
+HOSTILE = (
+    "<script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">\n\n"
+    "[click](javascript:document.title='owned') ![p](http://192.0.2.1/track.png)\n\n"
+    "```html\n<b onclick=x>\n```\n"
+)
+
+
+@contextlib.asynccontextmanager
+async def page(**options: Any) -> AsyncIterator[Any]:
+    async with playwright.async_playwright() as driver:
+        browser = await driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        context = await browser.new_context(**options)
+        context.set_default_timeout(PATIENCE_MS)
+        yield await context.new_page()
+        await browser.close()
+
+
+async def ready(opened: Office, tab: Any) -> None:
+    await tab.goto(opened.link)
+    await tab.locator("#status:not(:empty)").wait_for()
+
+
+async def ask(tab: Any, text: str) -> None:
+    await tab.fill("#question", text)
+    await tab.keyboard.press("Enter")
+
+
+async def test_a_question_is_answered_with_its_reason_and_outlives_a_reload() -> None:
+    elsewhere: list[str] = []
+    async with serving(office(("Hello **there**.\n\n", "```python\nx = 1\n```"))) as opened:
+        async with page() as tab:
+            tab.on("request", lambda r: elsewhere.append(r.url))
+            await ready(opened, tab)
+            assert "token" not in tab.url
+            await ask(tab, "Greet me")
+            await tab.locator(".badge.near").wait_for()
+            assert await tab.locator(".body strong").inner_text() == "there"
+            assert await tab.locator(".code code").inner_text() == "x = 1"
+            await tab.locator(".badge").click()
+            assert "nothing sent" in await tab.locator(".route p").inner_text()
+            await tab.reload()
+            await tab.locator(".conversation", has_text="Greet me").click()
+            await tab.locator(".badge.near").wait_for()
+    assert all(url.startswith((opened.url, "blob:")) for url in elsewhere)
+
+
+async def test_whatever_a_model_writes_stays_text() -> None:
+    hostile: list[str] = []
+    async with serving(office((HOSTILE,))) as opened, page() as tab:
+        tab.on("request", lambda r: hostile.append(r.url))
+        await ready(opened, tab)
+        await ask(tab, "Attack me")
+        await tab.locator(".badge.near").wait_for()
+        assert "owned" not in await tab.title()
+        assert await tab.locator(".body img, .body script").count() == 0
+        assert await tab.locator(".body a[href^='javascript:']").count() == 0
+        assert "<script>" in await tab.locator(".body").inner_text()
+    assert not [url for url in hostile if "192.0.2.1" in url]
+
+
+async def test_consent_retry_and_the_private_switch() -> None:
+    async with serving(office(forced="cloud")) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "far question")
+        await tab.locator("#consent[open]").wait_for()
+        assert opened.far.requests == []
+        await tab.click("#consent button[value=once]")
+        await tab.locator(".badge.far").wait_for()
+        await tab.locator(".retry", has_text="near").click()
+        await tab.locator(".badge.near").wait_for()
+        assert len(opened.far.requests) == 1
+        await tab.click("#private")
+        await tab.locator("#private[aria-checked=true]").wait_for()
+        await ask(tab, "a secret")
+        await tab.locator(".badge").nth(1).wait_for()
+        assert await tab.locator(".retry", has_text="cloud").count() == 0
+        assert len(opened.far.requests) == 1
+
+
+async def test_escape_stops_and_the_keyboard_is_enough() -> None:
+    endless = ScriptedEngine(("one ", "two"), hold=asyncio.Event(), hold_before=1)
+    async with serving(office(endless)) as opened, page() as tab:
+        await ready(opened, tab)
+        await tab.keyboard.type("first line")
+        await tab.keyboard.press("Shift+Enter")
+        await tab.keyboard.type("second")
+        await tab.keyboard.press("Enter")
+        await tab.locator(".answer .body", has_text="one").wait_for()
+        await tab.keyboard.press("Escape")
+        await tab.locator(".remark", has_text="stopped").wait_for()
+        assert await tab.locator(".bubble").inner_text() == "first line\nsecond"
+        await tab.keyboard.press("Alt+n")
+        await tab.locator(".welcome").wait_for()
+        await tab.keyboard.press("Control+k")
+        await tab.keyboard.type("line")
+        await tab.locator(".conversation small", has_text="second").wait_for()
+
+
+async def test_a_conversation_is_renamed_and_deleted() -> None:
+    async with serving(office()) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "name me")
+        await tab.locator(".badge").wait_for()
+        await tab.click("#rename")
+        await tab.fill("#choice-text", "A better name")
+        await tab.keyboard.press("Enter")
+        await tab.locator(".conversation", has_text="A better name").wait_for()
+        async with tab.expect_download() as saved:
+            await tab.click("#export")
+            await tab.click("#choice button[value=markdown]")
+        assert (await saved.value).suggested_filename == "A-better-name.md"
+        await tab.click("#delete")
+        await tab.click("#choice button[value=delete]")
+        await tab.locator(".welcome").wait_for()
+        assert opened.store.headings() == []
+
+
+async def test_without_the_token_nothing_is_told() -> None:
+    async with serving(office()) as opened, page() as tab:
+        await tab.goto(opened.url)
+        await tab.locator("#notice", has_text="printed").wait_for()
+
+
+async def test_the_page_opens_while_its_server_is_gone_and_comes_back() -> None:
+    first = office()
+    async with page() as tab:
+        async with serving(first) as opened:
+            await ready(opened, tab)
+            await ask(tab, "before")
+            await tab.locator(".badge").wait_for()
+            # The worker has kept the page when it controls it.
+            await tab.reload()
+            await tab.locator("#status:not(:empty)").wait_for()
+            await asyncio.wait_for(_worker(tab), PATIENCE_MS / 1000)
+        await tab.reload()
+        await tab.locator("#notice", has_text="not running").wait_for()
+        assert await tab.locator(".welcome").is_visible()
+        port = int(opened.url.rpartition(":")[2])
+        async with serving(office(), port=port):
+            await tab.locator(".conversation", has_text="before").wait_for()
+
+
+async def _worker(tab: Any) -> None:
+    if not tab.context.service_workers:
+        await tab.context.wait_for_event("serviceworker")
+
+
+async def test_it_speaks_chinese() -> None:
+    async with serving(office()) as opened, page(locale="zh-CN") as tab:
+        await ready(opened, tab)
+        assert await tab.locator("html").get_attribute("lang") == "zh"
+        assert "私密" in await tab.locator("#private").inner_text()
+        await tab.click("#open-settings")
+        await tab.select_option("#language", "en")
+        assert await tab.locator("#settings-title").inner_text() == "Settings"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1180, 390])
+async def test_axe_finds_nothing_serious(scheme: str, width: int) -> None:
+    text = (
+        "# Head\n\n- one\n- `two`\n\n```python\nx = 1  # c\n```\n\n| a | b |\n|---|---|\n| 1 | 2 |"
+    )
+    options = {"color_scheme": scheme, "viewport": {"width": width, "height": 780}}
+    # The page's own policy forbids the injected checker, rightly.
+    async with serving(office((text,))) as opened, page(bypass_csp=True, **options) as tab:
+        await ready(opened, tab)
+        assert await serious(tab) == []
+        await ask(tab, "Show me")
+        await tab.locator(".badge").wait_for()
+        await tab.locator(".badge").click()
+        assert await serious(tab) == []
+        if width < 768:
+            await tab.click("#open-sidebar")
+        await tab.click("#open-settings")
+        assert await serious(tab) == []
+
+
+async def serious(tab: Any) -> list[str]:
+    await tab.evaluate(AXE.read_text())
+    found = await tab.evaluate("axe.run()")
+    return [
+        f"{each['id']}: {each['nodes'][0]['html']}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+    ]
+
+
+async def test_killed_while_it_writes_it_keeps_what_it_wrote(
+    make_tiny_gguf: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = make_tiny_gguf(tmp_path / "endless.gguf")
+    monkeypatch.setenv("NEARFAR_EDGE_MODEL", str(model))
+    async with page() as tab:
+        server, link = await asyncio.to_thread(_start)
+        try:
+            await tab.goto(link)
+            await tab.locator("#status:not(:empty)").wait_for()
+            await ask(tab, "hello")
+            await tab.locator(".writing .body p").first.wait_for()
+            seen = (await tab.locator(".writing .body").inner_text()).strip()
+        finally:
+            os.kill(server.pid, signal.SIGKILL)
+            server.wait()
+            assert server.stdout is not None
+            server.stdout.close()
+        again, link = await asyncio.to_thread(_start)
+        try:
+            await tab.goto("about:blank")
+            await tab.goto(link)
+            await tab.locator(".conversation", has_text="hello").click()
+            await tab.locator(".remark", has_text="cut off").wait_for()
+            kept = (await tab.locator(".answer .body").inner_text()).strip()
+            assert seen and kept.split()[0] == seen.split()[0]
+        finally:
+            again.terminate()
+            again.wait()
+            assert again.stdout is not None
+            again.stdout.close()
+
+
+def _start() -> tuple[subprocess.Popen[str], str]:
+    server = subprocess.Popen(
+        [sys.executable, "-m", "nearfar", "assistant", "--no-open", "--port", "0", "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert server.stdout is not None
+    return server, str(json.loads(server.stdout.readline())["url"])

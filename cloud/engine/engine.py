@@ -39,6 +39,7 @@ class CloudEngine:
         self._num_speculative_tokens = options.speculative_tokens()
         self._remembered = Remembered(options.response_cache_size)
         self._mail = Mailroom()
+        self._leave = model.runner.leave
         batching = Batching(model.scheduler, model.runner.step)
         self._loop = EngineLoop(batching, self._mail.deliver)
         self._closed = False
@@ -86,6 +87,7 @@ class CloudEngine:
         if not self._closed:
             self._closed = True
             await asyncio.to_thread(self._loop.close)
+            await asyncio.to_thread(self._leave)
 
     def _prepare(self, request: Request) -> tuple[list[int], Sampler]:
         prompt = encode_request(request, self._tokenizer, self._card.max_model_len)

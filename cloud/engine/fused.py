@@ -6,6 +6,7 @@ module is called on the way. A tiny model's step is mostly the cost of starting 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -33,7 +34,15 @@ class _Layer:
 class FusedNetwork:
     """Runs a Network's weights, whose separate projections it takes over and frees."""
 
-    def __init__(self, network: Network, max_model_len: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        max_model_len: int,
+        *,
+        add_up: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        """`add_up` joins the partial results of several processes, each with a share of layers."""
+        self._add_up = add_up
         config = network.config
         self.config = config
         self.inverse = network.inverse
@@ -77,9 +86,12 @@ class FusedNetwork:
             qk = functional.rms_norm(qk, (dim,), None, self._eps) * layer.qk_norm
         qk = torch.addcmul(qk * cos, qk.roll(dim // 2, -1), sin)
         out = attend(i, qk[:, :num_q], qk[:, num_q:], qkv[:, num_q + num_kv :])
-        x = x + _product(out.flatten(1), layer.output, layer.output_bias)
+        x = x + self._whole(_product(out.flatten(1), layer.output, layer.output_bias))
         gate, up = _product(self._normed(x, layer.after_norm), layer.gate_up).chunk(2, -1)
-        return x + _product(functional.silu(gate) * up, layer.down)
+        return x + self._whole(_product(functional.silu(gate) * up, layer.down))
+
+    def _whole(self, partial: Tensor) -> Tensor:
+        return partial if self._add_up is None else self._add_up(partial)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         return functional.rms_norm(x, weight.shape, weight, self._eps)

@@ -21,6 +21,7 @@ from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import KVCache, num_blocks_for
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
+from cloud.engine.parallel import Group, keep_share
 from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
 from offload.errors import SettingsError
@@ -53,14 +54,15 @@ def load_model(folder: Path, options: EngineOptions) -> LoadedModel:
 def _load(folder: Path, options: EngineOptions) -> LoadedModel:
     device, dtype = options.torch_device(), options.torch_dtype()
     network = load_network(folder, device=device, dtype=dtype)
-    config = network.config
-    tokenizer = _tokenizer(folder, config)
-    max_model_len = options.model_len(config)
+    tokenizer = _tokenizer(folder, network.config)
+    max_model_len = options.model_len(network.config)
     card = _card(folder, network, max_model_len, chat=tokenizer.chat_template is not None)
-    runnable = FusedNetwork(network, max_model_len) if options.fuse_operators else network
+    group = _join(network, options)
+    config = network.config
+    runnable = _runnable(network, options, max_model_len, group)
     if device.type == "cuda":
         run_largest_step(runnable, options, max_model_len, _attend_alone)
-    cache = _cache(config, options, max_model_len)
+    cache = _cache(config, options, max_model_len, group)
     attention = attention_backend(options.attention_backend, config, cache)
     graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
     return LoadedModel(
@@ -68,8 +70,32 @@ def _load(folder: Path, options: EngineOptions) -> LoadedModel:
         tokenizer=tokenizer,
         vocab_size=config.vocab_size,
         scheduler=_scheduler(cache, options),
-        runner=Runner(runnable, attention, options.block_size, graphs),
+        runner=Runner(runnable, attention, options.block_size, graphs, group),
     )
+
+
+def follow_engine(folder: Path, options: EngineOptions) -> None:
+    """Share a model whose engine runs in the first process, until that is closed.
+
+    For every process of a torchrun but the first; see EngineOptions.tensor_parallel_size.
+    """
+    load_model(folder, options).runner.follow()
+
+
+def _join(network: Network, options: EngineOptions) -> Group | None:
+    if options.tensor_parallel_size == 1:
+        return None
+    group = Group(options.tensor_parallel_size, options.torch_device())
+    keep_share(network, group)
+    return group
+
+
+def _runnable(
+    network: Network, options: EngineOptions, max_model_len: int, group: Group | None
+) -> Network | FusedNetwork:
+    if not options.fuse_operators:
+        return network
+    return FusedNetwork(network, max_model_len, add_up=group.add_up if group else None)
 
 
 def _tokenizer(folder: Path, config: NetworkConfig) -> Tokenizer:
@@ -82,7 +108,9 @@ def _tokenizer(folder: Path, config: NetworkConfig) -> Tokenizer:
     return tokenizer
 
 
-def _cache(config: NetworkConfig, options: EngineOptions, max_model_len: int) -> KVCache:
+def _cache(
+    config: NetworkConfig, options: EngineOptions, max_model_len: int, group: Group | None
+) -> KVCache:
     device, dtype = options.torch_device(), options.cache_dtype()
     num_blocks = options.num_gpu_blocks_override or num_blocks_for(
         config,
@@ -93,6 +121,8 @@ def _cache(config: NetworkConfig, options: EngineOptions, max_model_len: int) ->
         max_num_seqs=options.max_num_seqs,
         gpu_memory_utilization=options.gpu_memory_utilization,
     )
+    if group is not None:
+        num_blocks = group.least(num_blocks)
     if num_blocks * options.block_size < max_model_len:
         raise SettingsError(
             f"num_gpu_blocks_override is {num_blocks} blocks of {options.block_size} tokens, less "

@@ -34,6 +34,7 @@ class EngineOptions:
     target_step_s: float = 0.0  # seconds a step should take at most; 0 is no matter
     fuse_operators: bool = True
     enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
+    tensor_parallel_size: int = 1  # processes that share the model, started by torchrun
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
     kv_cache_dtype: Literal["auto", "int8"] = "auto"  # auto is dtype; int8 needs "torch" attention
@@ -46,6 +47,11 @@ class EngineOptions:
         _at_least("block_size", self.block_size, 1)
         _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 0)
         _at_least("num_speculative_tokens", self.num_speculative_tokens, -1)
+        _at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
+        if self.tensor_parallel_size > 1 and not (self.fuse_operators and self.enforce_eager):
+            raise SettingsError(
+                "tensor_parallel_size is above 1, which needs fuse_operators and enforce_eager"
+            )
         _at_least("response_cache_size", self.response_cache_size, 0)
         _at_least("short_first_s", self.short_first_s, 0)
         _at_least("target_step_s", self.target_step_s, 0)

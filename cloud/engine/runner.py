@@ -15,6 +15,7 @@ from cloud.engine.batch import Row, StepBatch, build_batch
 from cloud.engine.choosing import choose_tokens, pieces, score_tokens
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.outcome import Chosen, Outcome, Scored
+from cloud.engine.parallel import Group, follow
 from cloud.engine.scheduler import Slice
 
 if TYPE_CHECKING:
@@ -30,7 +31,9 @@ class Runner:
         attention: AttentionBackend,
         block_size: int,
         graphs: DecodeGraphs | None = None,
+        group: Group | None = None,
     ) -> None:
+        self._group = group
         self._network = network
         self._attention = attention
         self._graphs = graphs
@@ -50,14 +53,30 @@ class Runner:
         if self._graphs is not None and self._recorded(slices, batch):
             logits = self._graphs.logits(batch)
             return [Outcome((one,)) for one in choose_tokens(logits, [s.sequence for s in slices])]
-        self._attention.prepare(batch)
-        hidden = self._network(batch.tokens, batch.positions, self._attention.attend)
+        if self._group is not None:
+            self._group.tell(batch)
+        hidden = self._compute(batch)
         chosen = self._choose(hidden, slices, batch.rows)
         scored = [
             self._score(hidden, slice_, row) if slice_.sequence.wants_scores else ()
             for slice_, row in zip(slices, batch.rows, strict=True)
         ]
         return [Outcome(*both) for both in zip(chosen, scored, strict=True)]
+
+    def _compute(self, batch: StepBatch) -> Tensor:
+        self._attention.prepare(batch)
+        return self._network(batch.tokens, batch.positions, self._attention.attend)
+
+    def follow(self) -> None:
+        """Compute this process's share of the steps of another, which leads."""
+        assert self._group is not None, "only a shared model has a leader"
+        with torch.inference_mode(), on_device(self._device):
+            follow(self._group, self._compute)
+
+    def leave(self) -> None:
+        """End the other processes, where the model is shared."""
+        if self._group is not None:
+            self._group.leave()
 
     def _recorded(self, slices: Sequence[Slice], batch: StepBatch) -> bool:
         """Whether a CUDA graph can do the step: it has one row a sequence, and all choose."""

@@ -29,7 +29,7 @@ class EdgeSettings:
     model: str = "embedded"
     max_model_len: int = 0  # 0: what the model was trained for
     num_threads: int = 0  # 0: chosen from the cores that are free
-    num_gpu_layers: int = 0  # -1: all of them
+    num_gpu_layers: int = -1  # on the GPU, if there is one; -1: as many as fit, 0: none
     kv_cache_dtype: str = "auto"  # as f16, q8_0, q4_0, or K/V apart as q8_0/q4_0
     window: int = -1  # newest tokens kept when the context is full; -1: all that fit, 0: refuse
     num_sinks: int = 4  # first tokens that are kept with them

@@ -62,16 +62,19 @@ class Owned(ABC):
 class Model(Owned):
     """The weights and the vocabulary of a GGUF file, mapped into memory.
 
-    Raises CheckpointError for a file that is missing, damaged, or of an unknown kind.
+    Without `weights` it takes no memory for them, and can only tell of itself. Raises
+    CheckpointError for a file that is missing, damaged, or of an unknown kind.
     """
 
-    def __init__(self, path: Path, *, num_gpu_layers: int = 0) -> None:
+    def __init__(self, path: Path, *, num_gpu_layers: int = 0, weights: bool = True) -> None:
         check_header(path)
         super().__init__()
         self.path = path
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = num_gpu_layers
         params.use_extra_bufts = not _has_amx(self._lib)
+        if not weights:
+            params.no_alloc, params.load_mode = True, self._lib.LLAMA_LOAD_MODE_NONE
         log.clear()
         self._handle = self._lib.llama_model_load_from_file(str(path).encode(), params)
         if not self._handle:

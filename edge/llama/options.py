@@ -15,8 +15,9 @@ class LlamaOptions:
 
     max_model_len: tokens of context, 0 for the model's own as far as memory goes. num_threads: 0
     lets the governor choose at each step, from the cores that are free. max_num_batched_tokens:
-    prompt tokens evaluated at once. num_gpu_layers: -1 for all. kv_cache_dtype: how keys and
-    values are stored, see kv_types.py; "auto" is q8_0, and 4 bit when memory asks for it.
+    prompt tokens evaluated at once. num_gpu_layers: layers on the GPU, where this build of
+    llama.cpp can use one; -1 for as many as its free memory holds, 0 for none. kv_cache_dtype: how
+    keys and values are stored, see kv_types.py; "auto" is q8_0, and 4 bit when memory asks for it.
     flash_attention: off only to compare; blocked values need it. enable_prefix_caching: keep the
     part of the last prompt that the next one shares. check_memory: refuse what does not fit the
     free memory, and choose what does.
@@ -40,7 +41,7 @@ class LlamaOptions:
     max_model_len: int = 0
     num_threads: int = 0
     max_num_batched_tokens: int = 512
-    num_gpu_layers: int = 0
+    num_gpu_layers: int = -1
     kv_cache_dtype: str = "auto"
     flash_attention: bool = True
     enable_prefix_caching: bool = True

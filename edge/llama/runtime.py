@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from edge.device.gpu import find_gpus, own_free_bytes
 from edge.device.memory import free_memory_bytes
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
@@ -22,6 +23,7 @@ from edge.llama.hidden_states import Watchers
 from edge.llama.lanes import Lane, SharedContext
 from edge.llama.options import LlamaOptions
 from edge.llama.pace import Pace
+from edge.llama.placement import place
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
 from edge.llama.seats import Seat, Seats
@@ -49,9 +51,10 @@ class LlamaEngine:
         if self._options.known_models is not None:
             require_survival(path, self._options.known_models)
         with contextlib.ExitStack() as stack:
-            self._model = stack.enter_context(
-                Model(path, num_gpu_layers=self._options.num_gpu_layers)
-            )
+            gpus = find_gpus() if self._options.num_gpu_layers else []
+            layers = place(path, self._options, free_memory_bytes(), gpus)
+            self._free_bytes = free_memory_bytes() + own_free_bytes(gpus)
+            self._model = stack.enter_context(Model(path, num_gpu_layers=layers))
             self._context = stack.enter_context(self._make_context())
             self._seats = Seats(self._make_seats())
             self._prompts = PromptWriter(self._model)
@@ -71,7 +74,7 @@ class LlamaEngine:
         self._closed = False
 
     def _make_context(self) -> Context:
-        self.params = plan(self._model, self._options, free_memory_bytes())
+        self.params = plan(self._model, self._options, self._free_bytes)
         return Context(self._model, self.params)
 
     @property

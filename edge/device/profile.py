@@ -1,0 +1,106 @@
+"""What kind of device this is: a Jetson, a Raspberry Pi, a laptop, or something else.
+
+Read from the kernel's trees and from what NVIDIA's L4T leaves in /etc. Sources: the Jetson Linux
+Developer Guide (release file, nvpmodel), the SMBIOS specification 7.4.1 (types of chassis).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_PORTABLE = {8, 9, 10, 14, 30, 31, 32}  # SMBIOS: portable, laptop, notebook, ..., convertible
+_JETPACK = {36: "6", 35: "5", 32: "4"}  # by the major number of L4T
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerMode:
+    """The power mode of a Jetson; `is_largest` where no mode allows more."""
+
+    name: str
+    is_largest: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceProfile:
+    """A device; `kind` is "jetson", "raspberry-pi", "laptop" or "other"."""
+
+    kind: str
+    model: str = ""
+    l4t: str = ""  # NVIDIA's Linux for Tegra, such as "36.4.3"
+    jetpack: str = ""
+    power_mode: PowerMode | None = None
+    unified_memory: bool = False  # GPU and processor share one memory
+
+    def advice(self) -> list[str]:
+        """Return whole sentences about what would make this device quicker."""
+        found = []
+        if self.power_mode is not None and not self.power_mode.is_largest:
+            found.append(
+                f"the power mode is {self.power_mode.name}; "
+                "`sudo nvpmodel -m 0` and `sudo jetson_clocks` give more speed for more heat"
+            )
+        if self.kind == "jetson" and self.jetpack not in ("", "6"):
+            found.append(
+                f"JetPack {self.jetpack} has a Python older than 3.10; JetPack 6 has a new one"
+            )
+        return found
+
+
+def read_profile(root: Path = Path("/")) -> DeviceProfile:
+    """Read the trees below `root`; what a machine does not tell stays empty."""
+    model = _text(root / "proc/device-tree/model")
+    l4t = _l4t(_text(root / "etc/nv_tegra_release"))
+    if l4t or "Jetson" in model:
+        return DeviceProfile(
+            kind="jetson",
+            model=model or "NVIDIA Jetson",
+            l4t=l4t,
+            jetpack=_JETPACK.get(int(l4t.split(".")[0]) if l4t else 0, ""),
+            power_mode=_power_mode(root),
+            unified_memory=True,
+        )
+    if model.startswith("Raspberry Pi"):
+        return DeviceProfile(kind="raspberry-pi", model=model, unified_memory=True)
+    names = (_text(root / "sys/class/dmi/id" / name) for name in ("sys_vendor", "product_name"))
+    sold_as = " ".join(name for name in names if name) or model
+    return DeviceProfile(kind="laptop" if _is_portable(root) else "other", model=sold_as)
+
+
+def _l4t(release: str) -> str:
+    """Read "# R36 (release), REVISION: 4.3, GCID: ..." as "36.4.3"."""
+    found = re.search(r"R(\d+) \(release\), REVISION: ([\d.]+)", release)
+    return f"{found[1]}.{found[2]}" if found else ""
+
+
+def _power_mode(root: Path) -> PowerMode | None:
+    """Read which of the modes of /etc/nvpmodel.conf is set; mode 0 is the largest."""
+    status = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status"))
+    if status is None:
+        return None
+    number = int(status[1])
+    rows = re.findall(
+        r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", _text(root / "etc/nvpmodel.conf")
+    )
+    names = {int(mode): name for mode, name in rows}
+    largest = next((mode for mode, name in names.items() if name.startswith("MAXN")), 0)
+    return PowerMode(name=names.get(number, f"mode {number}"), is_largest=number == largest)
+
+
+def _is_portable(root: Path) -> bool:
+    chassis = _text(root / "sys/class/dmi/id/chassis_type")
+    if chassis.isdigit():
+        return int(chassis) in _PORTABLE
+    supplies = (root / "sys/class/power_supply").glob("*")
+    return any(
+        _text(supply / "type") == "Battery" and _text(supply / "scope") != "Device"
+        for supply in supplies
+    )
+
+
+def _text(path: Path) -> str:
+    try:  # the device tree ends its strings with a zero byte
+        return path.read_text(errors="replace").rstrip("\0").strip()
+    except OSError:
+        return ""

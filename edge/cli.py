@@ -145,11 +145,19 @@ def assistant(
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure for up to a minute, and keep the best settings.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Show this device: cores, memory, models, link, and what is wrong with them."""
-    from edge.device.doctor import examine, show
+    from edge.device.doctor import examine, show, tuned
 
-    show(examine(), as_json=as_json)
+    if tune:
+        tuned(as_json=as_json)
+    else:
+        show(examine(), as_json=as_json)
 
 
 @bench_app.command("edge")

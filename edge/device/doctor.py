@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import shutil
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,6 +14,9 @@ import psutil
 
 from backbone.errors import NearfarError
 from edge.desk.models import ModelEntry, list_models
+from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
+from edge.device.profile import read_profile
+from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
 from offload.link.client import CloudLink
 from offload.link.clouds import open_links
 from offload.places import Places, places
@@ -20,11 +24,22 @@ from offload.settings import Settings, load
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the doctor found; `problems` are whole sentences with their remedies."""
+    """What the doctor found; `problems` are whole sentences with their remedies, `advice` is what
+    would make a well device quicker.
+    """
 
     system: str
+    kind: str  # "jetson", "raspberry-pi", "laptop" or "other"
+    device: str
+    power_mode: str
     python: str
     cores: int
+    cpu_features: list[str]
+    disk_free_bytes: int
+    bandwidth_bytes_per_s: float  # of one core's copies
+    predicted_tokens_per_s: dict[str, float]  # at most, by model
+    fitting: list[str]  # models worth fetching that fit the free memory now
+    advice: list[str]
     busy_cores: float  # runnable processes, averaged over the last minute
     memory_bytes: int
     free_memory_bytes: int
@@ -45,7 +60,22 @@ def examine() -> Report:
     settings = _settings(here, problems)
     models = list_models(here.models)
     problems += _lacking(models, memory.available)
+    profile, features, bandwidth = read_profile(), cpu_features(), memory_bandwidth()
+    advice = build_advice(features, built_with(_system_info()), nvidia=has_nvidia(), offload=gpu)
     return Report(
+        kind=profile.kind,
+        device=profile.model,
+        power_mode=profile.power_mode.name if profile.power_mode else "",
+        cpu_features=sorted(features),
+        disk_free_bytes=_disk(here.data),
+        bandwidth_bytes_per_s=round(bandwidth),
+        predicted_tokens_per_s={
+            each.name: round(predicted_tokens_per_s(each.size_bytes, bandwidth), 1)
+            for each in models
+            if each.runs == "edge" and not each.embedded
+        },
+        fitting=_fitting(memory.available),
+        advice=[*profile.advice(), *advice],
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
@@ -60,6 +90,26 @@ def examine() -> Report:
         cloud=_cloud(settings, here, problems),
         problems=problems,
     )
+
+
+def _system_info() -> str:
+    try:
+        import llama_cpp
+    except (ImportError, OSError, RuntimeError):  # said where its version is asked for
+        return ""
+    return bytes(llama_cpp.llama_print_system_info()).decode()
+
+
+def _disk(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder is, or will be, on."""
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    return shutil.disk_usage(there).free
+
+
+def _fitting(free_bytes: int) -> list[str]:
+    from edge.desk.catalogue import CATALOGUE
+
+    return [each.name for each in CATALOGUE if each.misfit(free_bytes) is None]
 
 
 def _cores() -> int:
@@ -125,15 +175,39 @@ def show(report: Report, *, as_json: bool) -> None:
         print(msgspec.json.encode(report).decode())
         return
     gigabytes = f"{report.free_memory_bytes / 1e9:.1f} of {report.memory_bytes / 1e9:.1f} GB free"
-    print(f"device    {report.system}, Python {report.python}")
+    print(f"device    {report.device or report.kind}, {report.system}, Python {report.python}")
+    if report.power_mode:
+        print(f"power     {report.power_mode}")
     print(f"cores     {report.cores}, {report.busy_cores:g} busy in the last minute")
-    print(f"memory    {gigabytes}")
+    print(f"features  {', '.join(report.cpu_features) or 'not told'}")
+    speed = f"{report.bandwidth_bytes_per_s / 1e9:.1f} GB/s for one core"
+    print(f"memory    {gigabytes}, {speed}")
+    print(f"disk      {report.disk_free_bytes / 1e9:.1f} GB free")
     print(f"llama.cpp {report.llama_cpp}, {'with' if report.gpu_offload else 'no'} GPU offload")
     for model in report.models:
         print(f"model     {model.name} ({model.size_bytes / 1e6:.1f} MB, {model.runs})")
+    for name, rate in report.predicted_tokens_per_s.items():
+        print(f"speed     {name}: at most about {rate:g} tokens/s, by the memory's speed")
+    print(f"fits      {', '.join(report.fitting) or 'none of the models worth fetching'}")
     print(f"cloud     {report.cloud}")
     print(f"settings  {report.config_file}")
+    for advice in report.advice:
+        print(f"quicker   {advice}")
     for problem in report.problems:
         print(f"problem   {problem}")
     if not report.problems:
         print("all is well")
+
+
+def tuned(*, as_json: bool) -> None:
+    """Measure, keep the best settings, and print what was found."""
+    from edge.device.tune import tune
+
+    here = places()
+    found = tune(load(here.config_file), here)
+    if as_json:
+        print(msgspec.json.encode(found).decode())
+        return
+    for threads, rate in found.tokens_per_s.items():
+        print(f"{'governor' if threads == 0 else f'{threads} threads':10} {rate:g} tokens/s")
+    print(f"edge.num_threads = {found.num_threads} is written to {found.config_file}")

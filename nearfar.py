@@ -11,6 +11,7 @@ import typer
 
 import cloud.cli
 import edge.cli
+import edge.desk.conversations_cli
 import edge.desk.models_cli
 import offload.cli
 import offload.policy.cli
@@ -23,12 +24,12 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="nearfar",
     help="Run a language model near, and ask one far away only when that pays.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
 )
 app.add_typer(edge.cli.app)
 app.add_typer(edge.desk.models_cli.models_app, name="models")
+app.add_typer(edge.desk.conversations_cli.conversations_app, name="conversations")
 app.add_typer(edge.cli.bench_app, name="bench")
 app.add_typer(quantize.cli.app, name="quantize")
 app.add_typer(offload.policy.cli.policy_app, name="policy")
@@ -54,14 +55,19 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def nearfar(
+    context: typer.Context,
     version: Annotated[
         bool | None,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
     ] = None,
 ) -> None:
     """Run a language model near, and ask one far away only when that pays."""
+    if context.invoked_subcommand is None:
+        from edge.desk.greeting import greeting
+
+        typer.echo(greeting())
 
 
 @app.command()

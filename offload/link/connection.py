@@ -227,7 +227,7 @@ class Connection:
             return CloudUnreachable(
                 f"something listens at {endpoint} but does not answer as a nearfar cloud; {_HELP}"
             )
-        return CloudUnreachable(f"nothing answers at {endpoint} within {timeout_s:g} s; {_HELP}")
+        return CloudUnreachable(f"nothing answers at {endpoint} within {timeout_s:.3g} s; {_HELP}")
 
 
 def _refusal(endpoint: str, refused: Refused) -> LinkError:

@@ -57,6 +57,8 @@ class Exchange:
     def take(self, identity: bytes, device_key: str, frames: list[bytes]) -> None:
         """Take one message; one that is none is counted, and costs its sender nothing else."""
         peer = self.peers.find(identity)
+        if peer is not None and peer.owner.device_key != device_key:
+            peer = None  # a device may choose its identity: one that has just left is not it
         if peer is not None:
             peer.pulse.heard()
         try:

@@ -32,12 +32,12 @@ def ping(*, num_pings: int, as_json: bool) -> None:
     here = places()
     links = open_links(load(here.config_file).cloud, here.keys)
     found = asyncio.run(_look(links, num_pings))
+    if all(each.error for each in found):
+        raise CloudUnreachable("; ".join(each.error for each in found if each.error))
     if as_json:
         print(msgspec.json.encode({"clouds": found}).decode())
     else:
-        print("\n".join(_told(each) for each in found if len(found) > 1 or not each.error))
-    if all(each.error for each in found):
-        raise CloudUnreachable("; ".join(each.error for each in found if each.error))
+        print("\n".join(map(_told, found)))
 
 
 async def _look(links: list[CloudLink], num_pings: int) -> list[Found]:

@@ -7,8 +7,11 @@ import pytest
 
 from offload.errors import CloudBusy, KeyRefused
 from offload.link import bodies, wire
+from offload.link.answers import AnswerLimits
 from offload.link.client import CloudLink
 from offload.link.door import Door
+from offload.link.exchange import Exchange
+from offload.link.health import Tempo
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.quota import Meter, Quota
 from tests.offload.links import answer, ask, linked, raw_device, send, serving, text_of, until
@@ -127,3 +130,27 @@ async def test_a_device_that_slept_shakes_hands_again() -> None:
         await link.connect()
         server._exchange.forget(server._exchange.peers.all()[0])
         assert text_of(await answer(link, ask())) == "one two three"
+
+
+async def test_a_device_that_takes_anothers_identity_is_nobody() -> None:
+    engine, devices = ScriptedEngine(hold=asyncio.Event()), DeviceList()
+    owner, thief = KeyPair.new().public, KeyPair.new().public
+    devices.add("owner", owner)
+    devices.add("thief", thief)
+    said: list[list[bytes]] = []
+
+    def send(frames: list[bytes]) -> bool:
+        said.append(frames)
+        return True
+
+    exchange = Exchange(engine, Door(devices=devices), AnswerLimits(), Tempo(), send)
+    hello = wire.encode(bodies.Hello(oldest_version=1, newest_version=1, session="s"))
+    exchange.take(b"one", owner, hello)
+    exchange.take(b"one", owner, wire.encode(ask(id="mine"), "mine"))
+    await engine.until(lambda: engine.running == {"mine"})
+    for body in (bodies.Cancel(), bodies.Resume(0, 9)):
+        exchange.take(b"one", thief, wire.encode(body, "mine"))
+        refused = wire.open_body(wire.open_envelope(said[-1][1:]))
+        assert isinstance(refused, bodies.Refused) and refused.code == "hello"
+    assert engine.running == {"mine"}
+    await exchange.answers.aclose()

@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from faker import Faker
 
 LOCALES = {
-    "seen": ("en_US", "de_DE", "fr_FR", "es_ES", "pl_PL", "pt_BR"),
+    "seen": (
+        *("en_US", "de_DE", "fr_FR", "es_ES", "pl_PL", "pt_BR"),
+        *("da_DK", "nl_BE", "no_NO", "en_NZ", "fr_CA", "en_IE"),
+    ),
     "unseen": ("en_GB", "en_CA", "it_IT", "nl_NL", "sv_SE", "fi_FI", "de_AT", "en_AU"),
 }
 PER_KIND = {

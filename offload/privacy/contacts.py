@@ -34,6 +34,7 @@ _CALLING = re.compile(
     r"portable|movil|llam|telefono|cellulare|telefoon|bel |nummer|puh|p\.|t\.|m\.)[^\n]{0,30}$",
     re.IGNORECASE,
 )
+_CALLED = re.compile(r"[^\n.]{0,16}\b(?:phone|call|ring|rang|text|dial|busy|voicemail)", re.I)
 _DIGITS = re.compile(
     r"(?<![\w.,/$€£:+-])(?:\+|00|\()?\(?\d(?:[ ./()-]{0,3}\d){6,16}"
     r"(?:(?=x\d{1,6}\b)|(?![\w]|[.,:/-]\d))"
@@ -84,7 +85,10 @@ def find_phones(text: str, countries: Sequence[str] = ()) -> Iterator[tuple[int,
             or number.count("(") != number.count(")")
         ):
             continue
-        called = _CALLING.search(text[max(0, match.start() - 48) : match.start()]) is not None
+        called = bool(
+            _CALLING.search(text[max(0, match.start() - 48) : match.start()])
+            or _CALLED.match(text[match.end() : match.end() + 32])
+        )
         if _is_phone(number, digits, countries or COUNTRIES, called=called):
             extension = _EXTENSION.match(text, match.end())
             yield match.start(), extension.end() if extension else match.end()

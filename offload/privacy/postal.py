@@ -9,7 +9,7 @@ _W = r"[A-Z][\w'.-]*"  # a capitalised word
 _CITY = rf"{_W}(?:[ -](?:{_W}|am|an der|upon|sur|de|del|la|le|les)){{0,3}}"
 _UNIT = (
     r"(?:,?\s*(?i:apt|apartment|appartamento|suite|ste|unit|flat|floor|room|rm|bldg|puerta|piso|"
-    r"bloque|esc|depto|apto|casa|lote|interno|bus|etage|#)\.?\s*#?\s?[\w-]{1,6})?"
+    r"bloque|esc|depto|apto|casa|lote|interno|bus|etage|piano|#)\.?\s*#?\s?[\w-]{1,6})?"
 )
 _STATE = (
     r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|"
@@ -22,21 +22,33 @@ _STATE = (
 )
 _UK_CODE = r"(?:GIR ?0AA|[A-Z]{1,2}\d[A-Z\d]? ?\d[ABD-HJLNP-UW-Z]{2})"
 _CA_CODE = r"[ABCEGHJ-NPRSTVXY]\d[ABCEGHJ-NPRSTV-Z][ -]?\d[ABCEGHJ-NPRSTV-Z]\d"
+_IE_CODE = r"[A-Z]\d{2} ?[A-Z\d]{4}"
 _TAIL = (  # what follows a street: a unit, a city, a state, a postal code
-    rf"{_UNIT}(?:,?\s+{_CITY})?(?:,?\s+{_STATE})?(?:,?\s+(?:\d{{5}}(?:-\d{{4}})?|{_UK_CODE}|{_CA_CODE}|\d{{4}}))?"
+    rf"{_UNIT}(?:,?\s+{_CITY})?(?:,?\s+{_STATE})?"
+    rf"(?:,?\s+(?:\d{{5}}(?:-\d{{4}})?|{_UK_CODE}|{_CA_CODE}|{_IE_CODE}|\d{{4}}))?"
 )
+# The common ones in any case; the rest, which are words too, only with a capital.
 _EN_KINDS = (
-    "street|st|avenue|ave?|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|way|place|pl|square|sq|"
-    "terrace|ter|parkway|pkwy|circle|cir|crescent|cres|highway|hwy|close|grove|mews|gardens|row|"
-    "alley|plaza|trail|trl|turnpike|walk|path|point|pike|loop|hill|heights|ridge|manor|villages?|"
-    "extensions?|estates?|ports?|bypass|causeway|centers?|common|corners?|course|crossing|expressway|"
-    "fork|freeway|garden|gateway|glen|green|haven|island|isle|junction|key|knoll|lake|landing|meadows?|"
-    "mill|mission|motorway|neck|orchard|oval|overpass|park|pass|passage|pine|plains?|prairie|ramp|"
-    "ranch|rapids?|rest|river|route|run|shoals?|shore|skyway|spring|springs|spur|station|stream|"
-    "summit|throughway|trace|track|tunnel|underpass|union|unions|valley|via|viaduct|view|vista|wells"
+    r"(?i:street|st|avenue|ave|av|road|rd|boulevard|blvd|lane|ln|drive|dr|court|ct|way|place|pl|"
+    r"square|sq|terrace|crescent|close)|"
+    r"Ter|Parkway|Pkwy|Circle|Cir|Cres|Highway|Hwy|Grove|Mews|Gardens|Row|Alley|"
+    r"Plaza|Trail|Trl|Turnpike|Walk|Path|Point|Pike|Loop|Hill|Heights|Ridge|"
+    r"Manor|Villages?|Extensions?|Estates?|Ports?|Bypass|Causeway|Centers?|Common|"
+    r"Corners?|Course|Crossing|Expressway|Fork|Freeway|Garden|Gateway|Glen|Green|"
+    r"Haven|Island|Isle|Junction|Key|Knoll|Lake|Landing|Meadows?|Mill|Mission|"
+    r"Motorway|Neck|Orchard|Oval|Overpass|Park|Pass|Passage|Pine|Plains?|Prairie|"
+    r"Ramp|Ranch|Rapids?|Rest|River|Route|Run|Shoals?|Shore|Skyway|Spring|"
+    r"Springs|Spur|Station|Stream|Summit|Throughway|Trace|Track|Tunnel|Underpass|"
+    r"Union|Unions|Valley|Via|Viaduct|View|Vista|Wells"
 )
-_GERMAN_END = r"(?:stra(?:ss|ß)e|str\.?|weg|platz|gasse|allee|ring|damm|ufer|steig|markt|hof|berg)"
-_DUTCH_END = r"(?:straat|laan|weg|plein|gracht|kade|dijk|singel|hof|pad|steeg|boulevard|ring|baan)"
+_GERMAN_END = (
+    r"(?:stra(?:ss|ß)e|str\.?|weg|platz|gasse|allee|(?<=\w\w\w)(?<![aeiou])ring|damm|ufer|steig|"
+    r"markt|hof|berg)"
+)
+_DUTCH_END = (
+    r"(?:straat|laan|weg|plein|gracht|kade|dijk|singel|hof|pad|steeg|boulevard|baan|"
+    r"dreef|plantsoen|stede)"
+)
 _NORDIC_END = r"(?:gatan|vagen|gata|vei(?:en)?|vej|gade|katu|tie|alle|stien)"
 _NUMBER = r"\d{1,5}(?: ?[a-zA-Z](?![a-zA-Z]))?(?:[-/]\d{1,4}[a-z]?)?"
 _CODE_CITY = (
@@ -54,27 +66,42 @@ _SMALL = r"(?:de|du|des|de la|de los|de las|del|della|delle|di|da|do|dos|la|le|l
 _NAMED = rf"(?:{_SMALL}\s*){{0,3}}{_W}(?:[ -](?:{_SMALL}\s*){{0,3}}{_W}){{0,4}}"
 
 # Anything capitalised with a number counts as a street where a postal code and a city follow.
-_ANY_STREET = rf"(?:(?:{_SMALL}|{_W}|[a-z]{{2,8}}\.?)\s+){{1,6}}?"
-_CODE = r"(?:[A-Z]{1,2}-)?(?:\d{2}-\d{3}|\d{5}(?:-\d{3,4})?|\d{8})"
+_ANY_STREET = rf"(?:(?:{_SMALL}|{_W}|[a-z]{{2,8}}\.?) +){{1,6}}?"
+_CODE = (
+    r"(?:[A-Z]{1,2}-)?"
+    r"(?:\d{2}-\d{3}|\d{5}(?:-\d{3,4})?|\d{3} \d\d|\d{8}|\d{4} ?[A-Z]{2}(?![A-Za-z]))"
+)
 _PLACE = rf"(?:(?:{_SMALL}|{_W})[ ']){{0,4}}{_W}(?:\s?(?:/ ?[A-Z]{{2}}|\([A-Z]{{2}}\)))?"
 _BETWEEN = rf"{_UNIT}\s*(?:,?\s+(?:{_W}[ ]?){{1,4}})?,?\s+"
+
+_FOUR = r"(?!19\d\d|20\d\d)\d{4}"
+_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 
 _PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
-        rf"\b\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,?\s+(?:(?:[NSEW]\.?|North|South|East|West)\s+)?"
-        rf"(?:(?:{_W}|\d{{1,3}}(?:st|nd|rd|th))\s+){{1,4}}(?i:{_EN_KINDS})\b\.?{_TAIL}",
+        rf"\b\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,? +(?:(?:[NSEW]\.?|North|South|East|West) +)?"
+        rf"(?:(?:{_W}|\d{{1,3}}(?:st|nd|rd|th)) +){{1,4}}(?:{_EN_KINDS})\b\.?{_TAIL}",
         rf"\b\d{{1,6}}\s+{_W}(?:\s+{_W}){{0,3}}{_UNIT},?\s+(?:{_W}\s?){{1,4}},\s+"
         r"[A-Z]{2}\s+\d{5}\b",
         r"\b(?i:p\.?\s?o\.?\s?box|postfach|apartado|bp)\s+\d{1,7}\b" + _TAIL,
         rf"\b(?:{_W}|Unit \d+|PSC \d+)[ ,]+(?:Box \d+|{_W}),?\s+(?:[FAD]PO)\s+A[AEP]\s+\d{{5}}\b",
-        rf"\b(?:{_W}[ -]){{0,3}}(?:\w*{_GERMAN_END}|(?i:{_GERMAN_END}))\s+{_NUMBER}{_CODE_CITY}",
-        rf"\b(?:{_W}[ -]){{0,3}}\w*(?:{_DUTCH_END}|{_NORDIC_END})\s+{_NUMBER}{_CODE_CITY}",
+        rf"\b(?:{_W}[ -]){{0,3}}[A-Z]\w*(?<=\w){_GERMAN_END}\s+{_NUMBER}{_CODE_CITY}",
+        rf"\b(?:{_W}[ -]){{0,3}}[A-Z]\w*(?:{_DUTCH_END}|{_NORDIC_END})\s+{_NUMBER}{_CODE_CITY}",
         rf"\b\d{{1,4}}(?:\s?(?:bis|ter|[A-D]))?,?\s+{_ROMANCE}\s+{_NAMED}{_CODE_CITY}",
         rf"(?<!\w){_ROMANCE}\s+{_NAMED},?\s+(?:n[o.r]{{0,2}}\s?)?{_NUMBER}{_CODE_CITY}",
         rf"(?<!\w){_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_CODE},?\s+{_PLACE}",
         rf"(?<!\w){_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_PLACE},\s+{_CODE}\b",
         rf"(?<!\w){_NAMED}(?:[,\n]\s*{_NAMED}){{0,2}}[,\n]\s*{_CODE}\s+{_NAMED}\s?/\s?[A-Z]{{2}}\b",
+        # Codes of four digits look like years: those are left out, and so are days of a month.
+        rf"\b(?!{_MONTH})(?:{_W}[ -]){{0,3}}[A-Z]\w{{3,}} \d{{1,4}}[A-Za-z]?"
+        rf"(?:,?\s+{_FOUR}|\s*\n\s*\d{{4}}),?\s+{_PLACE}",
+        rf"\b(?:(?:{_W}|(?i:apt|level|flat|unit|suite))\.? \d{{1,4}}[,\n]?\s*)?"
+        rf"\d{{1,5}}[A-Za-z]?[ ,]+{_W}[^\n,]{{0,40}}[,\n]\s*"
+        rf"(?:[^\n,]{{2,30}}[,\n]?\s+){{0,2}}{_STATE},?\s+\d{{4}}\b",
+        rf"\b(?:(?:Apt\.?|Level|Flat|Unit) \d+, )?\d{{1,5}}[A-Za-z]? {_W}(?: {_W}){{1,3}}"
+        rf"[,\n]\s*(?:[\w ]{{2,20}}[,\n]\s*){{0,2}}"
+        rf"{_W}(?: {_W}){{0,2}} {_FOUR}\b",
         rf"\b{_W}(?:[ -]{_W}){{0,2}},\s+{_STATE}\s+\d{{5}}(?:-\d{{4}})?\b",
         # The lines above a full postcode, from the first that begins with a number or a flat.
         rf"\b(?:(?i:flat|studio|apt|unit|suite)\s+\w{{1,5}}|\d{{1,5}}\w?)\b[^\n,]{{0,40}}[,\n]\s*"

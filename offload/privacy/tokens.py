@@ -40,12 +40,13 @@ _RANDOM = re.compile(r"(?<![\w/+.=@-])[A-Za-z0-9+/_=-]{20,256}(?![\w@])")
 _HEX = re.compile(r"[0-9a-fA-F-]+={0,2}")
 _NOT_SECRET = re.compile(
     r"(?:true|false|none|null|undefined|required|optional|str(?:ing)?|int|bool|bytes|any|self\b.*|"
-    r"os\..*|process\..*|getenv.*|env\..*|\$[A-Z_]+|\$[{(].*|%s|%\w*%|%\(.*|\{.*|\[.*|\(.*|\*+|x+|\.{3,}|…|[\w.]+\(.*|/.*|https?:.*)",
+    r"os\..*|process\..*|getenv.*|env\..*|\$[A-Z_]+|\$[{(].*|%s|%\w*%|%\(.*|\{.*|\[.*|\(.*\)|\*+|x+|\.{3,}|…|[\w.]+\(.*|/.*|https?:.*)",
     re.IGNORECASE,
 )
 # "the access token X", with nothing between: only what no word looks like
 _JUST_NAMED = re.compile(
-    r"(?:pass(?:word|wd|phrase)|(?:access|api|deploy|auth|secret|private) (?:key|token)|secret)\s+"
+    r"(?:bearer|pass(?:word|wd|phrase)|secret|"
+    r"(?:access|api|deploy|auth|secret|private) (?:key|token))\s+"
     r"(?P<secret>[^\s\"'`<>]{8,128})",
     re.IGNORECASE,
 )

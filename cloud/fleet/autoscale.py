@@ -14,6 +14,7 @@ from itertools import pairwise
 from offload.errors import SettingsError
 
 _DAY_S = 86_400.0
+_RECENT = 120  # measures that a trend is read from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,15 +89,16 @@ def by_latency(seen: Sequence[Measure], options: ScalingOptions) -> float:
 def predictive(seen: Sequence[Measure], options: ScalingOptions) -> float:
     """Return what the load will need when a replica that is started now is of use.
 
-    Holt's linear trend, and what the same time yesterday brought, whichever is more.
+    Whichever is more: what is there now, Holt's linear trend (at most to twice the level), and
+    what the same time yesterday brought.
     """
-    level, trend_per_s = _holt(seen)
-    coming = level + trend_per_s * options.look_ahead_s
+    level, trend_per_s = _holt(seen[-_RECENT:])
+    coming = min(level + trend_per_s * options.look_ahead_s, 2.0 * level)
     due_s = seen[-1].at_s + options.look_ahead_s - _DAY_S
     width_s = max(options.look_ahead_s, 300.0)
     yesterday = [each.ongoing for each in seen if abs(each.at_s - due_s) <= width_s]
     usual = sum(yesterday) / len(yesterday) if yesterday else 0.0
-    return max(coming, usual, 0.0) / options.target_ongoing_requests
+    return max(seen[-1].ongoing, coming, usual) / options.target_ongoing_requests
 
 
 WISHES: dict[str, Wish] = {
@@ -140,7 +142,7 @@ def _lasted(since_s: float | None, now_s: float, delay_s: float) -> bool:
 
 
 def _holt(
-    seen: Sequence[Measure], weight: float = 0.3, trend_weight: float = 0.1
+    seen: Sequence[Measure], weight: float = 0.3, trend_weight: float = 0.03
 ) -> tuple[float, float]:
     """Return the smoothed load and its change each second (Holt 1957)."""
     level, trend = seen[0].ongoing, 0.0

@@ -1,0 +1,114 @@
+"""The cloud endpoint under load: one user, 200 at once, long answers, overload; its memory.
+
+    python -m benchmarks.load --json benchmarks/load.json
+
+Starts `nearfar cloud serve --http` with the embedded model and one thread of torch, and asks it
+through a real socket. The client is on the same cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+
+from cloud.bench.load import run
+from cloud.bench.options import LoadOptions
+from cloud.bench.report import summarize
+
+ROOT = Path(__file__).resolve().parents[1]
+LONG = "Tell me all that you know, at length, about number {number}."
+
+
+@contextlib.contextmanager
+def endpoint(**environment: str) -> Iterator[tuple[str, psutil.Process]]:
+    """Serve while the block lasts; yield the base URL and the process."""
+    command = [sys.executable, "-m", "nearfar", "cloud", "serve", "--json"]
+    command += ["--bind", "tcp://127.0.0.1:*", "--http", "127.0.0.1:0"]
+    with tempfile.TemporaryDirectory() as home:
+        own = {**os.environ, "NEARFAR_HOME": home, "OMP_NUM_THREADS": "1", **environment}
+        process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        try:
+            yield json.loads(process.stdout.readline())["url"], psutil.Process(process.pid)
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def load(url: str, **wish: Any) -> dict[str, Any]:
+    """Run one scenario and return its report."""
+    options = LoadOptions(base_url=url, model="nearfar-cloud", seed=1, **wish)
+    return summarize(asyncio.run(run(options)), options)
+
+
+def memory(url: str, process: psutil.Process, seconds: float) -> dict[str, float]:
+    """Keep 32 answers running and watch the server's memory, once it has warmed up."""
+    load(url, num_prompts=96, max_concurrency=32, output_len=48)
+    before, began_s, peak = process.memory_info().rss, time.monotonic(), 0
+    while time.monotonic() - began_s < seconds:
+        load(url, num_prompts=64, max_concurrency=32, output_len=48, num_warmups=0)
+        peak = max(peak, process.memory_info().rss)
+    after = process.memory_info().rss
+    return {
+        "seconds": time.monotonic() - began_s,
+        "rss_before_mb": before / 2**20,
+        "rss_after_mb": after / 2**20,
+        "growth_percent": 100 * (after - before) / before,
+        "peak_mb": peak / 2**20,
+    }
+
+
+def measure(seconds: float) -> dict[str, Any]:
+    """Run every scenario."""
+    told: dict[str, Any] = {}
+    with endpoint() as (url, process):
+        told["single_user"] = load(url, num_prompts=20, max_concurrency=1, output_len=48)
+        told["concurrent_200"] = load(url, num_prompts=200, output_len=48)
+        told["long_generation"] = load(
+            url, num_prompts=8, max_concurrency=8, output_len=400, prompt=LONG
+        )
+        rate = 0.8 * told["concurrent_200"]["request_throughput"]
+        told["at_80_percent"] = load(
+            url, num_prompts=max(40, int(rate * 20)), request_rate=rate, output_len=48
+        )
+        told["memory"] = memory(url, process, seconds)
+        page = httpx.get(url.removesuffix("/v1") + "/metrics").text
+        told["left_running"] = float(page.split("nearfar:num_requests_running ")[1].split()[0])
+    with endpoint(NEARFAR_SERVE_MAX_RUNNING="8", NEARFAR_SERVE_MAX_QUEUED="8") as (url, _):
+        told["overload"] = load(url, num_prompts=200, request_rate=200.0, output_len=48)
+    return told
+
+
+def main() -> None:
+    """Measure, print, and write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--memory-s", type=float, default=60.0)
+    chosen = parser.parse_args()
+    document = {
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores shared by server and client",
+        "versions": {name: version(name) for name in ("torch", "uvicorn", "starlette", "httpx")},
+        "seed": 1,
+        **measure(chosen.memory_s),
+    }
+    chosen.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(json.dumps(document, indent=2))
+
+
+if __name__ == "__main__":
+    main()

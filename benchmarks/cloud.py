@@ -59,7 +59,8 @@ async def _cpu_rows(args: argparse.Namespace) -> dict[str, Any]:
         for model in _models(Path(place), args.model):
             for name, measure in CPU_ROWS.items():
                 if not args.only or name in args.only:
-                    rows[f"{name}/{model.name}"] = await measure(model, quick=args.quick)
+                    row = await measure(model, quick=args.quick)
+                    rows[f"{name}/{model.name}"] = {**row, "quick": args.quick}
                     print(name, json.dumps(rows[f"{name}/{model.name}"]), flush=True)
     return rows
 
@@ -79,7 +80,7 @@ async def _gpu_rows(args: argparse.Namespace) -> dict[str, Any]:
         return dict.fromkeys(wanted, _NOT_MEASURED)
     rows: dict[str, Any] = {}
     for name, measure in wanted.items():
-        rows[name] = await measure(quick=args.quick)
+        rows[name] = {**await measure(quick=args.quick), "quick": args.quick}
         print(name, json.dumps(rows[name]), flush=True)
     return rows
 
@@ -94,7 +95,6 @@ def _machine(args: argparse.Namespace) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "seed": 0,
-        "quick": args.quick,
         "processor": _processor(),
         "threads": args.threads,
         "gpu": gpu,

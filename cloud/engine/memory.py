@@ -99,7 +99,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
     """Return the most bytes that the tensors made by `work` hold at one time."""
     with _Peak() as peak:
         work()
-    return peak.most
+    return int(peak.most)
 
 
 @torch.inference_mode()
@@ -123,11 +123,11 @@ def _attend_unseen(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.empty_like(q)
 
 
-class _Peak(TorchDispatchMode):
+class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storage of every tensor made inside, for as long as it lives."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.most = 0
         self._now = 0
         self._known: dict[int, Any] = {}
@@ -160,4 +160,4 @@ def _tensors(tree: Any) -> list[Tensor]:
 
 
 def _name(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)

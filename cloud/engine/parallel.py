@@ -106,8 +106,9 @@ def keep_share(network: Network, group: Group) -> None:
             _cut(module, "bias", 0, group)
         elif leaf in _BY_COLUMNS:
             _cut(module, "weight", 1, group)
-            if group.rank and getattr(module, "bias", None) is not None:
-                module.bias.zero_()  # type: ignore[union-attr, operator]  # added once, by the first
+            bias = getattr(module, "bias", None)
+            if group.rank and bias is not None:
+                bias.zero_()  # added once, by the first
     for linear in network.layers.modules():
         if isinstance(linear, nn.Linear):
             linear.out_features, linear.in_features = linear.weight.shape

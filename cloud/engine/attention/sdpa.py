@@ -110,8 +110,9 @@ class SdpaAttention:
         """Return a row's part of what is held by token; a view where its blocks are neighbours."""
         if plan.run is not None:
             return flat[plan.run]
-        blocks = flat.unflatten(0, (-1, self._cache.block_size))
-        gathered = blocks.index_select(0, plan.blocks).flatten(0, 1)  # type: ignore[arg-type]
+        assert plan.blocks is not None, "a plan has either a run or blocks"
+        blocks = flat.view(-1, self._cache.block_size, *flat.shape[1:])
+        gathered = blocks.index_select(0, plan.blocks).flatten(0, 1)
         return gathered[plan.first_key : plan.first_key + plan.num_keys]
 
 

@@ -70,13 +70,28 @@ def _known(
 _QWEN, _LLAMA, _GEMMA = "Apache-2.0", "Llama 3.2 Community", "Gemma terms"
 CATALOGUE = (
     _known(
-        "qwen3:0.6b", "Qwen_Qwen3-0.6B-GGUF", _QWEN, 0.5, (28, 8, 128, 151_936, 40_960), "smallest"
+        "qwen3:0.6b",
+        "Qwen_Qwen3-0.6B-GGUF",
+        _QWEN,
+        0.5,
+        (28, 8, 128, 151_936, 40_960),
+        "thinks before it answers",
     ),
     _known(
-        "qwen3:1.7b", "Qwen_Qwen3-1.7B-GGUF", _QWEN, 1.3, (28, 8, 128, 151_936, 40_960), "quick"
+        "qwen3:1.7b",
+        "Qwen_Qwen3-1.7B-GGUF",
+        _QWEN,
+        1.3,
+        (28, 8, 128, 151_936, 40_960),
+        "thinks before it answers",
     ),
     _known(
-        "qwen3:4b", "Qwen_Qwen3-4B-GGUF", _QWEN, 2.5, (36, 8, 128, 151_936, 40_960), "best of these"
+        "qwen3:4b",
+        "Qwen_Qwen3-4B-GGUF",
+        _QWEN,
+        2.5,
+        (36, 8, 128, 151_936, 40_960),
+        "thinks before it answers",
     ),
     _known(
         "llama3.2:1b",
@@ -84,7 +99,7 @@ CATALOGUE = (
         _LLAMA,
         0.8,
         (16, 8, 64, 128_256, 131_072),
-        "plain and quick",
+        "eight languages",
     ),
     _known(
         "llama3.2:3b",
@@ -92,7 +107,7 @@ CATALOGUE = (
         _LLAMA,
         2.0,
         (28, 8, 128, 128_256, 131_072),
-        "plain talk",
+        "eight languages",
     ),
     _known(
         "gemma3:1b",
@@ -100,7 +115,7 @@ CATALOGUE = (
         _GEMMA,
         0.8,
         (26, 1, 256, 262_144, 32_768),
-        "little memory for long texts",
+        "English, little memory for long texts",
     ),
     _known(
         "gemma3:4b",
@@ -116,7 +131,7 @@ CATALOGUE = (
         _QWEN,
         1.1,
         (24, 32, 64, 49_152, 8_192),
-        "open data",
+        "English, open training data",
     ),
     _known(
         "smollm3:3b",
@@ -124,7 +139,7 @@ CATALOGUE = (
         _QWEN,
         1.9,
         (36, 4, 128, 128_256, 65_536),
-        "open data",
+        "six languages, open training data",
     ),
     _known(
         "phi4-mini",
@@ -132,7 +147,7 @@ CATALOGUE = (
         "MIT",
         2.5,
         (32, 8, 128, 200_064, 131_072),
-        "reasons",
+        "many languages",
     ),
 )
 

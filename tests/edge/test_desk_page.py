@@ -59,20 +59,20 @@ async def ask(tab: Any, text: str) -> None:
 
 async def test_a_question_is_answered_with_its_reason_and_outlives_a_reload() -> None:
     elsewhere: list[str] = []
-    async with serving(office(("Hello **there**.\n\n", "```python\nx = 1\n```"))) as opened:
-        async with page() as tab:
-            tab.on("request", lambda r: elsewhere.append(r.url))
-            await ready(opened, tab)
-            assert "token" not in tab.url
-            await ask(tab, "Greet me")
-            await tab.locator(".badge.near").wait_for()
-            assert await tab.locator(".body strong").inner_text() == "there"
-            assert await tab.locator(".code code").inner_text() == "x = 1"
-            await tab.locator(".badge").click()
-            assert "nothing sent" in await tab.locator(".route p").inner_text()
-            await tab.reload()
-            await tab.locator(".conversation", has_text="Greet me").click()
-            await tab.locator(".badge.near").wait_for()
+    said = ("Hello **there**.\n\n", "```python\nx = 1\n```")
+    async with serving(office(said)) as opened, page() as tab:
+        tab.on("request", lambda r: elsewhere.append(r.url))
+        await ready(opened, tab)
+        assert "token" not in tab.url
+        await ask(tab, "Greet me")
+        await tab.locator(".badge.near").wait_for()
+        assert await tab.locator(".body strong").inner_text() == "there"
+        assert await tab.locator(".code code").inner_text() == "x = 1"
+        await tab.locator(".badge").click()
+        assert "nothing sent" in await tab.locator(".route p").inner_text()
+        await tab.reload()
+        await tab.locator(".conversation", has_text="Greet me").click()
+        await tab.locator(".badge.near").wait_for()
     assert all(url.startswith((opened.url, "blob:")) for url in elsewhere)
 
 

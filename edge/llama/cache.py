@@ -127,9 +127,12 @@ class KvCache:
     def _feed(self, tokens: Sequence[int], pins: Pins) -> Iterator[None]:
         position = 0
         while position < len(tokens):
-            if self.window.free == 0 and not self._evict(pins):
-                raise AssertionError("a prompt whose pins fit always finds room")
-            size = min(self._context.batch_size, self.window.free)
+            size = min(self._context.batch_size, len(tokens) - position)
+            # Room for all at once: every step costs, and what it drops would go anyway.
+            while self.window.free < size and self._evict(pins):
+                pass
+            size = min(size, self.window.free)
+            assert size > 0, "a prompt whose pins fit always finds room"
             self._decode(tokens[position : position + size])
             position += size
             yield

@@ -72,6 +72,7 @@ class Governor:
         self._trial: _Trial | None = None
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
         self._looked = clock()
+        self._guessing = True  # until others have been seen
         self._looks_up = 0
         self._waits: dict[tuple[int, int], _Wait] = {}  # from threads, to threads
 
@@ -97,6 +98,10 @@ class Governor:
         wanted = self._wanted()
         if self._free < self._threads - 1 + ROUND_UP and wanted < self._threads:
             self._settle(wanted)
+        if self._guessing and not self._recent:
+            # Nothing has been timed, and what is seen now beats the guess that it began with.
+            self._settle(wanted)
+        self._guessing = False
         self._looks_up = self._looks_up + 1 if wanted > self._threads else 0
 
     def step(self, seconds: float) -> int:

@@ -156,3 +156,16 @@ def test_load_of_others_leaves_out_our_own() -> None:
 def test_counters_of_this_machine_only_grow() -> None:
     first, second = busy_seconds(), busy_seconds()
     assert second[0] >= first[0] >= 0 and second[1] >= first[1] > 0
+
+
+def test_the_first_look_replaces_the_guess_at_once() -> None:
+    governor = Governor(4, others=lambda: 0.0, first_others=4.0, clock=lambda: 0.0)
+    assert governor.threads == 1, "a load average of the last minute, all that was known"
+    governor.look()
+    assert governor.threads == 4
+
+
+def test_a_guess_stands_while_nobody_can_be_seen() -> None:
+    governor = Governor(4, others=lambda: None, first_others=2.0, clock=lambda: 0.0)
+    governor.look()
+    assert governor.threads == 2

@@ -14,6 +14,7 @@ from edge.desk.terminal import Reader, document, faint
 from edge.desk.terminal import why as tell_why
 from offload.errors import RequestError
 from offload.messages import Finish, Message, Privacy, Request, Sampling
+from offload.outbox import Outbox
 from offload.places import places
 from offload.settings import Settings, load
 
@@ -78,6 +79,9 @@ def ask_once(text: str, wish: Ask, *, why: bool, as_json: bool) -> int:
     )
     reader = Reader(quiet=as_json)
     finish = asyncio.run(_ask(settings, wish, request, reader))
+    if settings.cloud.url and Outbox(places().outbox).put(request, reader.text, finish):
+        told = "it was not sure; `nearfar policy outbox --ask` asks the cloud when it is back"
+        print(f"nearfar: {told}", file=sys.stderr)
     return _report(reader.text, finish, wish, explain=why, as_document=as_json)
 
 

@@ -1,0 +1,101 @@
+"""The edge runtime beside what a person would use instead, each pair of sides in one run.
+
+    python -m benchmarks.edge [--only ROW] [--quick] [--write]
+
+Speeds are of random weights of the Qwen2.5-0.5B shape in Q4_K_M, made here at the first run;
+perplexities are of trained models. --write keeps the rows in edge.json and draws edge.svg.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks import edge_memory, edge_speed
+from benchmarks.edge_picture import draw
+
+Row = dict[str, Any]
+RESULT = Path(__file__).with_suffix(".json")
+
+# What is measured, and the ratio that was aimed at.
+ROWS: dict[str, tuple[Callable[[bool], Row], str]] = {
+    "bare": (edge_speed.bare, "at least 0.97 of a bare llama_decode loop, prompt and answer"),
+    "chat_idle": (edge_speed.chat_idle, "at least 1.4 times llama_cpp.Llama's defaults, idle"),
+    "chat_busy": (
+        edge_speed.chat_busy,
+        "at least 1.6 times llama_cpp.Llama on all cores, one core busy",
+    ),
+    "governor": (edge_speed.governor, "at least 0.95 of the best fixed threads, each load"),
+    "clients": (edge_speed.clients, "at least 2 times llama_cpp.server, 4 clients at once"),
+    "long_chat": (
+        edge_memory.long_chat,
+        "first token at least 10 times sooner at turn 50 past the context; within 1.2 of turn 5",
+    ),
+    "session": (edge_memory.session, "at least 500 times quicker than reading 2,000 tokens again"),
+    "kv_types": (
+        edge_memory.kv_types,
+        "q8_0 1.88, K8/V4 2.46, q4_0 3.56 times smaller; perplexity within 0.1, 0.5, 3 per cent",
+    ),
+    "stream": (
+        edge_memory.stream,
+        "ten windows: perplexity within 1 per cent, memory constant, speed within 5 per cent",
+    ),
+}
+
+
+def main() -> None:
+    """Run the rows that were asked for and print one JSON document."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--only", choices=list(ROWS), action="append")
+    parser.add_argument("--quick", action="store_true", help="a shorter run, to see that it works")
+    parser.add_argument("--write", action="store_true", help=f"keep the rows in {RESULT.name}")
+    wanted = parser.parse_args()
+    rows = {name: _measure(name, wanted.quick) for name in wanted.only or ROWS}
+    print(json.dumps({"hardware": hardware(), "rows": rows}, indent=1))
+    if wanted.write:
+        kept = json.loads(RESULT.read_text()) if RESULT.exists() else {"rows": {}}
+        merged = {**kept["rows"], **rows}
+        ordered = {name: merged[name] for name in ROWS if name in merged}
+        document = {"seed": 1, "hardware": hardware(), "rows": ordered}
+        RESULT.write_text(json.dumps(document, indent=1) + "\n")
+        draw(ordered, RESULT.with_suffix(".svg"))
+
+
+def _measure(name: str, quick: bool) -> Row:
+    run, goal = ROWS[name]
+    before = os.getloadavg()[0]
+    started = time.perf_counter()
+    row = run(quick)
+    return {
+        "ratio": row.pop("ratio"),
+        "goal": goal,
+        **row,
+        "quick": quick,
+        "load_before": before,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def hardware() -> Row:
+    """Return the machine and the versions that the figures belong to."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if os.name == "posix" else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "llama_cpp_python": version("llama-cpp-python"),
+        "nearfar": version("nearfar"),
+    }
+
+
+if __name__ == "__main__":
+    main()

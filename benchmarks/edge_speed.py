@@ -1,0 +1,139 @@
+"""Rows of the edge's benchmark that are about tokens per second."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from benchmarks import edge_sides as sides
+from benchmarks.edge_model import random_model
+from edge.device.cores import num_usable_cores
+from edge.llama.runtime import LlamaEngine
+from offload.messages import Request, Sampling
+
+Row = dict[str, Any]
+
+
+def bare(quick: bool) -> Row:
+    """Our whole engine beside a loop of llama_decode and argmax, with as many threads."""
+    path, threads = random_model(), num_usable_cores()
+    prompt_len, num_tokens = (64, 16) if quick else (384, 64)
+    ours = sides.engine(path, num_threads=threads, enable_prefix_caching=False, window=0)
+    theirs = sides.Bare(path, num_threads=threads)
+    text = "bottles " * prompt_len
+    prompt = ours.prompt_tokens(Request(prompt=text))[:prompt_len]
+    text = ours.detokenize(prompt).decode()
+    request = Request(prompt=text, sampling=Sampling(max_tokens=num_tokens))
+    assert ours.prompt_tokens(request) == prompt
+    found: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
+    for _ in range(1 if quick else 4):
+        found["theirs"].append(theirs.run(prompt, num_tokens))
+        _, rate, finish = sides.our_answer(ours, request)
+        found["ours"].append((len(prompt) / finish.usage.prefill_s, rate))
+    ours.close()
+    theirs.close()
+    # Of each the best: what others on the machine take away is no part of the comparison.
+    best = {
+        side: [max(column) for column in zip(*values, strict=True)]
+        for side, values in found.items()
+    }
+    ratios = [ours / theirs for ours, theirs in zip(best["ours"], best["theirs"], strict=True)]
+    return {
+        "ratio": min(ratios),
+        "ours": best["ours"][1],
+        "theirs": best["theirs"][1],
+        "unit": "tokens/s of decode",
+        "prefill_ratio": ratios[0],
+        "decode_ratio": ratios[1],
+        "prefill_ours": best["ours"][0],
+        "prefill_theirs": best["theirs"][0],
+        "num_threads": threads,
+    }
+
+
+def chat_idle(quick: bool) -> Row:
+    """A streamed chat on an idle machine, beside llama-cpp-python's defaults."""
+    return _chats(quick, num_threads=None, num_busy=0)
+
+
+def chat_busy(quick: bool) -> Row:
+    """The same with one core busy, beside llama-cpp-python told to use all cores."""
+    return _chats(quick, num_threads=num_usable_cores(), num_busy=1)
+
+
+def _chats(quick: bool, *, num_threads: int | None, num_busy: int) -> Row:
+    path, num_tokens = random_model(), 12 if quick else 64
+    ours = sides.engine(path)
+    theirs = sides.library(path, num_threads=num_threads)
+    with sides.busy_cores(num_busy):
+        our_rate, their_rate = sides.by_turns(
+            1 if quick else 3,
+            lambda: sides.our_answer(ours, sides.chat_request(num_tokens))[1],
+            lambda: sides.library_chat(theirs, num_tokens)[1],
+        )
+    ours.close()
+    theirs.close()
+    return {
+        "ratio": our_rate / their_rate,
+        "ours": our_rate,
+        "theirs": their_rate,
+        "unit": "tokens/s",
+        "their_threads": num_threads or max(1, num_usable_cores() // 2),
+    }
+
+
+LOADS = {
+    "idle": (0, 0.0, 0.0),
+    "one core busy": (1, 0.0, 0.0),
+    "every core busy": (num_usable_cores(), 0.0, 0.0),
+    "one core busy 3 s in 6": (1, 3.0, 3.0),
+}
+
+
+def governor(quick: bool) -> Row:
+    """The governor beside every fixed number of threads, under four loads; the worst counts."""
+    path, num_tokens = random_model(), 12 if quick else 96
+    fixed = range(1, num_usable_cores() + 1)
+    table = {}
+    for name, (count, on_s, off_s) in LOADS.items():
+        with sides.busy_cores(count, on_s=on_s, off_s=off_s):
+            governed, *rates = sides.by_turns(
+                1,
+                *(
+                    lambda n=n: _rate(path, n, num_tokens)  # type: ignore[misc]
+                    for n in (0, *fixed)
+                ),
+            )
+        table[name] = {
+            "ratio": governed / max(rates),
+            "governed": governed,
+            **{f"{n} threads": rate for n, rate in zip(fixed, rates, strict=True)},
+        }
+    worst = min(table.values(), key=lambda row: row["ratio"])
+    return {
+        "ratio": worst["ratio"],
+        "ours": worst["governed"],
+        "theirs": worst["governed"] / worst["ratio"],
+        "unit": "tokens/s",
+        "loads": table,
+    }
+
+
+def _rate(path: Path, num_threads: int, num_tokens: int) -> float:
+    ours: LlamaEngine = sides.engine(path, num_threads=num_threads)
+    rate = sides.our_answer(ours, sides.chat_request(num_tokens))[1]
+    ours.close()
+    return rate
+
+
+def clients(quick: bool) -> Row:
+    """Four clients at once over HTTP, beside llama_cpp.server."""
+    path, num_tokens = random_model(), 8 if quick else 40
+    rates = []
+    with tempfile.TemporaryDirectory() as home:
+        for command in (sides.our_server(path, Path(home)), sides.library_server(path)):
+            with sides.server(*command) as address:
+                rates.append(sides.total_rate(address, 4, num_tokens))
+    ours, theirs = rates
+    return {"ratio": ours / theirs, "ours": ours, "theirs": theirs, "unit": "tokens/s of all"}

@@ -1,8 +1,9 @@
-"""What stands between this device and its cloud: the ledger, and the door by which text leaves."""
+"""What stands between this device and its cloud: the link, the ledger, and the door to leave by."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from offload.engine import Engine
 from offload.hybrid import Consent
@@ -15,6 +16,26 @@ from offload.policy.gate import DayLimits
 from offload.policy.surroundings import Strained, Surroundings
 from offload.privacy.findings import Kind
 from offload.settings import Settings
+
+if TYPE_CHECKING:
+    from offload.link.pool import CloudPool
+    from offload.upstream.client import Upstream
+
+
+def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
+    """Return the clouds that are set up as one, not yet connected, or None where there is none."""
+    if not settings.cloud.url:
+        return None
+    if settings.cloud.is_upstream:
+        from offload.upstream.client import Upstream
+
+        far = settings.cloud
+        return Upstream(
+            far.url, model=far.model, api_key=far.api_key, connect_timeout_s=far.connect_timeout_s
+        )
+    from offload.link.clouds import open_pool
+
+    return open_pool(settings.cloud, here.keys)
 
 
 def open_ledger(settings: Settings, here: Places) -> Ledger:

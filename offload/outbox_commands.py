@@ -9,8 +9,8 @@ from contextlib import aclosing
 import msgspec
 import typer
 
-from offload.leaving import open_door, open_ledger
-from offload.link.clouds import open_pool
+from offload.errors import SettingsError
+from offload.leaving import open_cloud, open_door, open_ledger
 from offload.messages import Request
 from offload.outbox import Better, Outbox, Waiting
 from offload.places import places
@@ -43,8 +43,11 @@ def ask_again(*, as_json: bool) -> None:
 async def _ask_again(*, as_json: bool) -> None:
     here = places()
     settings, outbox = load(here.config_file), Outbox(here.outbox)
+    cloud = open_cloud(settings, here)
+    if cloud is None:
+        raise SettingsError("no cloud is set up; set cloud.url, or use `nearfar link join`")
     ledger = open_ledger(settings, here)
-    door = open_door(open_pool(settings.cloud, here.keys), settings, ledger, None)
+    door = open_door(cloud, settings, ledger, None)
     try:
         async with aclosing(door):
             async for better in outbox.run(door.because("asked_again")):

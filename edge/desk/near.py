@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from backbone.errors import MissingExtra
 from edge.desk.models import find_model
@@ -13,17 +13,13 @@ from edge.device.strain import read_strain
 from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.hybrid import Consent, Hybrid, HybridOptions
-from offload.leaving import open_door, open_ledger, surroundings
+from offload.leaving import open_cloud, open_door, open_ledger, surroundings
 from offload.pair import EDGE_MODEL
 from offload.places import Places
 from offload.policy.aims import parse_aim
 from offload.policy.dispatch import Prices
 from offload.policy.rule import Threshold
 from offload.settings import Settings
-
-if TYPE_CHECKING:
-    from offload.link.pool import CloudPool
-    from offload.upstream.client import Upstream
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +83,6 @@ def _open_folder(path: Path, settings: Settings) -> Engine:
         num_sinks=chosen.num_sinks,
     )
     return TorchEdgeEngine(path, options=options)
-
-
-def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
-    """Return the clouds that are set up as one, not yet connected, or None where there is none."""
-    if not settings.cloud.url:
-        return None
-    if settings.cloud.is_upstream:
-        from offload.upstream.client import Upstream
-
-        far = settings.cloud
-        return Upstream(
-            far.url, model=far.model, api_key=far.api_key, connect_timeout_s=far.connect_timeout_s
-        )
-    from offload.link.clouds import open_pool
-
-    return open_pool(settings.cloud, here.keys)
 
 
 def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptions:

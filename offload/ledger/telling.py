@@ -28,12 +28,12 @@ def left_line(left: Left) -> str:
 
 def totals_line(totals: Totals, num_shown: int) -> str:
     """Return the last line: what it all comes to."""
-    if totals.departures == 0:
+    if totals.num_bytes == 0:
         return "nothing has left this device"
     cost = f", cost {totals.cost:.4g}" if totals.cost else ""
     older = totals.departures - num_shown
     rest = f" ({older} older ones not listed)" if older else ""
-    return f"{totals.departures} texts left{rest}: {totals.num_bytes} bytes{cost}"
+    return f"{totals.num_bytes} bytes left in {totals.departures} attempts{rest}{cost}"
 
 
 def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
@@ -42,9 +42,7 @@ def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
     lines = [f"Request {decision.request_id}, {_moment(decision.began_at)}, {decision.privacy}."]
     if route is not None:
         why = sentence(route.reason)
-        lines.append(
-            f"{why[0].upper()}{why[1:]}; the answer is the {_SIDES[route.served_by]} one's."
-        )
+        lines.append(f"{why[0].upper()}{why[1:]} ({_SIDES[route.served_by]}).")
         if route.failure is not None:
             lines.append(f"The cloud said: {route.failure}.")
     lines += [*_judgement(decision), *_outcome(decision)]

@@ -127,7 +127,7 @@ def test_the_list_says_at_most_where_nobody_counted(ledger: Ledger) -> None:
     leave(ledger)
     line = left_line(lines(ledger.path)[0])
     assert "at most" in line and "unsure" in line
-    assert totals_line(totals(ledger.path), 1) == "1 texts left: 100 bytes"
+    assert totals_line(totals(ledger.path), 1) == "100 bytes left in 1 attempts"
     assert totals_line(Totals(), 0) == "nothing has left this device"
 
 

@@ -20,6 +20,7 @@ from offload.policy.rule import Estimate, Expectation, Limit
 from offload.policy.signals import Signals
 from offload.policy.stored import PolicyFile, prior_path, probe_path, read_policy
 
+_WORTH_THE_WHOLE = 0.95  # the prior's P(near right) from which an answer is heard to its end
 _SURE = 1.6449  # one-sided 95% of a normal distribution
 
 
@@ -80,6 +81,8 @@ class Calibrated:
         early = self.policy.early
         if signals.num_tokens not in early.checkpoints or limit.min_score > -math.inf:
             return False  # a promise holds for finished answers only
+        if expected.near is not None and expected.near >= _WORTH_THE_WHOLE:
+            return False  # "Hello" has many good beginnings, which looks like doubt
         needed = (1.0 if expected.far is None else expected.far) - limit.max_need
         level = bisect_right(early.levels, needed) - 1
         if level < 0:

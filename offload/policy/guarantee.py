@@ -14,9 +14,7 @@ from collections.abc import Sequence
 NUM_STARTS = 6
 
 
-def binomial_below(
-    num_wrong: int, number: int, share: float, *, enough: float = math.inf
-) -> float:
+def binomial_below(num_wrong: int, number: int, share: float, *, enough: float = math.inf) -> float:
     """Return the probability of at most `num_wrong` of `number` where each is wrong by `share`.
 
     A sum that has passed `enough` is returned as it stands.

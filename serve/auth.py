@@ -15,6 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from offload.asker import asked_by
 from serve.failures import Problem, body_of
 from serve.options import ServeOptions, is_loopback, split_key
 
@@ -38,7 +39,9 @@ class Doorkeeper:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
+        # "http:" keeps a key's name apart from the public keys by which the link names devices.
+        with asked_by(f"http:{tenant_of(scope)}"):
+            await (refusal or self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
         if _head_bytes(scope) > MAX_HEADER_BYTES:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from offload.asker import asker
 from offload.errors import SettingsError
+from offload.messages import Delta, Finish, Request
 from serve.auth import ANYONE, Hosts, Keys
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
@@ -132,3 +135,20 @@ def test_a_key_may_have_a_name_and_another_has_its_digests() -> None:
 def test_a_named_key_must_be_long_enough_without_its_name() -> None:
     with pytest.raises(SettingsError, match="shorter than 16"):
         ServeOptions(api_keys=("a-rather-long-name:short",))
+
+
+async def test_an_engine_knows_which_key_asks() -> None:
+    """Else tenants would share what an engine keeps for each asker."""
+    askers: list[str] = []
+
+    class Listening(ScriptedEngine):
+        async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+            askers.append(asker())
+            async for item in super().generate(request):
+                yield item
+
+    named = ServeOptions(api_keys=(f"alice:{KEY}", f"bob:{OTHER}"))
+    async with near(Listening(), named) as client:
+        for key in (KEY, OTHER):
+            await client.post(CHAT, json=ASK, headers={"authorization": f"Bearer {key}"})
+    assert askers == ["http:alice", "http:bob"]

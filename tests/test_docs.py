@@ -25,9 +25,10 @@ def test_every_module_says_what_it_is() -> None:
     assert not re.findall(r"^\| `[^`]+` \|  \|$", page, flags=re.MULTILINE)
 
 
-def test_the_model_card_tells_the_threshold_that_ships() -> None:
-    card = (EDGE_POLICY.parent / "README.md").read_text()
-    assert f"{read_policy(EDGE_POLICY).min_logprob:.3f}" in card
+def test_the_model_card_tells_the_policy_that_ships() -> None:
+    card, found = (EDGE_POLICY.parent / "README.md").read_text(), read_policy(EDGE_POLICY).found
+    assert f"{found.num_fitted + found.num_held:,}" in card
+    assert f"{found.auroc:.3f}" in card
 
 
 def test_every_path_that_the_readme_names_exists() -> None:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -88,7 +89,9 @@ def measure(seconds: float) -> dict[str, Any]:
         )
         told["memory"] = memory(url, process, seconds)
         page = httpx.get(url.removesuffix("/v1") + "/metrics").text
-        told["left_running"] = float(page.split("nearfar:num_requests_running ")[1].split()[0])
+        found = re.search(r"^nearfar:num_requests_running (\S+)$", page, re.MULTILINE)
+        assert found is not None, "the endpoint tells how many answers run"
+        told["left_running"] = float(found[1])
     with endpoint(NEARFAR_SERVE_MAX_RUNNING="8", NEARFAR_SERVE_MAX_QUEUED="8") as (url, _):
         told["overload"] = load(url, num_prompts=200, request_rate=200.0, output_len=48)
     return told

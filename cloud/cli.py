@@ -41,6 +41,23 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
         upstream_model: Annotated[
             str, typer.Option(help="Which of its models; the first it lists unless set.")
         ] = "",
+        shelf: Annotated[
+            str | None,
+            typer.Option(help="A folder of model folders: each is loaded when it is asked for."),
+        ] = None,
+        max_loaded: Annotated[
+            int, typer.Option(help="How many models of --shelf may be in memory.")
+        ] = 1,
+        replicas: Annotated[
+            int, typer.Option(help="Engine processes; with --device cuda each has a GPU.")
+        ] = 1,
+        balance: Annotated[
+            str,
+            typer.Option(
+                help="Who answers: prefix-aware, power-of-two, least-connections, round-robin, "
+                "weighted or load-aware."
+            ),
+        ] = "prefix-aware",
         device: Annotated[str, typer.Option(help="cuda, cpu, or auto.")] = "auto",
         max_model_len: Annotated[
             int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
@@ -61,6 +78,10 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
             http=http,
             upstream=upstream,
             upstream_model=upstream_model,
+            shelf=shelf,
+            max_loaded=max_loaded,
+            num_replicas=replicas,
+            balance=balance,
             as_json=as_json,
         )
         run(options, open_http=open_http)

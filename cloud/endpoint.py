@@ -36,11 +36,21 @@ class EndpointOptions:
     http: str | None = None
     upstream: str | None = None
     upstream_model: str = ""
+    shelf: str | None = None
+    max_loaded: int = 1
+    num_replicas: int = 1
+    balance: str = "prefix-aware"
     as_json: bool = False
 
     def __post_init__(self) -> None:
-        if self.upstream and self.model:
-            raise SettingsError("--model and --upstream go against each other; give one of them")
+        if self.upstream and (self.model or self.num_replicas > 1):
+            raise SettingsError("--upstream is one server; leave out --model and --replicas")
+        if self.shelf and (self.upstream or self.model or self.num_replicas > 1):
+            raise SettingsError("--shelf names its own models; leave out the other flags for them")
+        if self.max_loaded < 1:
+            raise SettingsError(f"max-loaded is {self.max_loaded}; it must be 1 or more")
+        if not 1 <= self.num_replicas <= 256:
+            raise SettingsError(f"replicas is {self.num_replicas}; it must be from 1 to 256")
 
 
 def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
@@ -53,7 +63,28 @@ def _engine(options: EndpointOptions) -> Engine:
         from offload.upstream.client import Upstream
 
         return Upstream(options.upstream, model=options.upstream_model)
+    if options.shelf:
+        from cloud.fleet.shelf import Shelf
+
+        root = Path(options.shelf).expanduser()
+        return Shelf(root, lambda folder: _load(folder, options), max_loaded=options.max_loaded)
+    if options.num_replicas > 1:
+        return _fleet(_folder(options.model), options)
     return _load(_folder(options.model), options)
+
+
+def _fleet(folder: Path, options: EndpointOptions) -> Engine:
+    from cloud.fleet.balance import policy_named
+    from cloud.fleet.replica import ReplicaOptions
+    from cloud.fleet.replicas import Replicas
+
+    def replica(number: int) -> ReplicaOptions:
+        device = f"cuda:{number}" if options.device == "cuda" else options.device
+        wish = {"device": device, "max_model_len": options.max_model_len}
+        return ReplicaOptions(arguments={"folder": str(folder), **wish})
+
+    policy = policy_named(options.balance)
+    return Replicas(replica, num_replicas=options.num_replicas, policy=policy)
 
 
 def _folder(model: str | None) -> Path:
@@ -96,10 +127,14 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
 
 async def _connect(engine: Engine) -> None:
     """Let an engine that stands elsewhere say what it is, or fail before anything is bound."""
+    from cloud.fleet.replicas import Replicas
+    from cloud.fleet.shelf import Shelf
     from offload.upstream.client import Upstream
 
     if isinstance(engine, Upstream):
         await engine.connect()
+    elif isinstance(engine, Replicas | Shelf):
+        await engine.start()
 
 
 def _link(engine: Engine, options: EndpointOptions) -> LinkServer:

@@ -1,0 +1,111 @@
+"""The endpoint under MLPerf's LoadGen: SingleStream, Server, Offline.
+
+    pip install mlcommons-loadgen
+    python -m benchmarks.mlperf http://127.0.0.1:8000/v1 --scenario Server --qps 5
+
+LoadGen decides when each query is sent and judges the latencies; its own logs go to --logs. These
+are its scenarios over our prompts, not a submission: MLPerf's models and accuracy runs are others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import array
+import asyncio
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+SCENARIOS = ("SingleStream", "Server", "Offline")
+_NUM_PROMPTS = 128
+
+
+class Asker:
+    """Sends LoadGen's queries from an event loop in a thread of its own."""
+
+    def __init__(self, url: str, model: str, output_len: int) -> None:
+        self._url, self._model, self._output_len = url, model, output_len
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        limits = httpx.Limits(max_connections=256)
+        self._client = httpx.AsyncClient(limits=limits, timeout=600, trust_env=False)
+        self.num_failed = 0
+
+    def issue(self, samples: list[Any]) -> None:
+        """Take queries from LoadGen; each is completed when its answer is whole."""
+        for sample in samples:
+            asyncio.run_coroutine_threadsafe(self._ask(sample), self._loop)
+
+    async def _ask(self, sample: Any) -> None:
+        import mlperf_loadgen as lg
+
+        text = b""
+        try:
+            text = await self._answer(sample.index)
+        except (httpx.HTTPError, KeyError):
+            self.num_failed += 1
+        held = array.array("B", text or b"\0")
+        address, size = held.buffer_info()
+        lg.QuerySamplesComplete([lg.QuerySampleResponse(sample.id, address, size)])
+
+    async def _answer(self, number: int) -> bytes:
+        turns = [{"role": "user", "content": f"What is {number} + {3 * number}?"}]
+        body = {"model": self._model, "messages": turns, "max_tokens": self._output_len}
+        response = await self._client.post(f"{self._url}/chat/completions", json=body)
+        response.raise_for_status()
+        return str(response.json()["choices"][0]["message"]["content"]).encode()
+
+
+def run(asker: Asker, scenario: str, qps: float, seconds: float, logs: Path) -> dict[str, Any]:
+    """Run one scenario, and return LoadGen's own summary as it wrote it."""
+    import mlperf_loadgen as lg
+
+    settings = lg.TestSettings()
+    settings.scenario = getattr(lg.TestScenario, scenario)
+    settings.mode = lg.TestMode.PerformanceOnly
+    settings.min_duration_ms = int(seconds * 1000)
+    settings.min_query_count = 1
+    settings.server_target_qps = settings.offline_expected_qps = qps
+    settings.server_target_latency_ns = 10_000_000_000
+    where = lg.LogSettings()
+    where.log_output.outdir = str(logs)
+    sut = lg.ConstructSUT(asker.issue, lambda: None)
+    qsl = lg.ConstructQSL(_NUM_PROMPTS, _NUM_PROMPTS, lambda _: None, lambda _: None)
+    try:
+        lg.StartTestWithLogSettings(sut, qsl, settings, where)
+    finally:
+        lg.DestroyQSL(qsl)
+        lg.DestroySUT(sut)
+    summary = (logs / "mlperf_log_summary.txt").read_text(encoding="utf-8")
+    pairs = [line.split(":", 1) for line in summary.splitlines() if " : " in line]
+    return {name.strip(): value.strip() for name, value in pairs}
+
+
+def main() -> None:
+    """Run one scenario and print its summary as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("url")
+    parser.add_argument("--model", default="nearfar-cloud")
+    parser.add_argument("--scenario", choices=SCENARIOS, default="SingleStream")
+    parser.add_argument("--qps", type=float, default=1.0)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--output-len", type=int, default=32)
+    parser.add_argument("--logs", type=Path, default=Path("build/mlperf"))
+    chosen = parser.parse_args()
+    chosen.logs.mkdir(parents=True, exist_ok=True)
+    httpx.get(f"{chosen.url.rstrip('/')}/models", trust_env=False).raise_for_status()
+    asker = Asker(chosen.url.rstrip("/"), chosen.model, chosen.output_len)
+    summary = run(asker, chosen.scenario, chosen.qps, chosen.seconds, chosen.logs)
+    document = {"scenario": chosen.scenario, "failed": asker.num_failed, **summary}
+    print(json.dumps(document, indent=2))
+    if asker.num_failed:  # LoadGen cannot tell a refusal from a quick answer
+        sys.exit(f"{asker.num_failed} queries failed, so that the latencies mean nothing")
+
+
+if __name__ == "__main__":
+    main()

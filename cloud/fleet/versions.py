@@ -1,0 +1,75 @@
+"""Models and their versions on disk: which folders there are, and which of them is served.
+
+ROOT/NAME is a model folder, or holds one folder for each version. ROOT/NAME/serve.json says what
+is served: {"current": "2", "canary": "3", "canary_share": 0.1, "pinned": true}; without it, the
+newest version by name. Writing that file is how a version is switched, tried, and taken back.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import msgspec
+
+from backbone.errors import CheckpointError
+from offload.errors import SettingsError
+
+SAYS = "serve.json"
+
+
+class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What an operator says of one model."""
+
+    current: str = ""
+    canary: str = ""
+    canary_share: float = 0.0
+    pinned: bool = False
+
+
+def models_in(root: Path) -> list[str]:
+    """Return the names of the models in a folder, in order. Raises CheckpointError."""
+    if not root.is_dir():
+        raise CheckpointError(f"{root} is no folder; name one that holds a folder for each model")
+    names = [each.name for each in sorted(root.iterdir()) if each.is_dir() and versions_of(each)]
+    if not names:
+        raise CheckpointError(f"{root} holds no model folder (one with a config.json); add one")
+    return names
+
+
+def versions_of(model: Path) -> list[str]:
+    """Return a model's versions, oldest first; one without versions has the version ''."""
+    if (model / "config.json").is_file():
+        return [""]
+    found = [each.name for each in model.iterdir() if (each / "config.json").is_file()]
+    return sorted(found, key=_natural)
+
+
+def served(model: Path) -> Served:
+    """Return what serve.json says, its gaps filled. Raises SettingsError."""
+    path, versions = model / SAYS, versions_of(model)
+    if not versions:
+        raise SettingsError(f"{model} holds no version any more; put one back")
+    try:
+        said = msgspec.json.decode(path.read_bytes(), type=Served) if path.exists() else Served()
+    except (OSError, msgspec.DecodeError) as error:
+        raise SettingsError(f"{path} cannot be read ({error}); mend or delete it") from None
+    for name in (said.current, said.canary):
+        if name and name not in versions:
+            raise SettingsError(f"{path} names {name!r}; there are {', '.join(versions)}")
+    if not 0.0 <= said.canary_share <= 1.0:
+        raise SettingsError(f"{path}: canary_share is {said.canary_share}; it must be 0 to 1")
+    return msgspec.structs.replace(said, current=said.current or versions[-1])
+
+
+def version_for(said: Served, asker: str) -> str:
+    """Return the version that answers an asker: the same one each time, a share the canary."""
+    if not said.canary:
+        return said.current
+    draw = int.from_bytes(hashlib.blake2b(asker.encode(), digest_size=4).digest(), "big") / 2**32
+    return said.canary if draw < said.canary_share else said.current
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]

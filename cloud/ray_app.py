@@ -1,0 +1,203 @@
+"""Ray Serve: `build_app(args)` makes an application of it; one replica is one engine on one GPU.
+
+    serve run cloud.ray_app:build_app model=/models/qwen num_gpus=1
+
+Its HTTP face is whatever `face` makes of an Engine, an ASGI application: by default the one of
+serve/, named by a string, since this room does not import that one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+from backbone.errors import MissingExtra
+from cloud.fleet.autoscale import WISHES, Measure, ScalingOptions
+from offload.errors import SettingsError
+
+_DEFAULTS: dict[str, Any] = {
+    "model": "",  # a folder; the embedded model without
+    "engine": "cloud.fleet.child:open_model",
+    "arguments": {},
+    "face": "serve.app:build_app",
+    "min_replicas": 1,
+    "max_replicas": 1,
+    "target_ongoing_requests": 2.0,
+    "upscale_delay_s": 30.0,
+    "downscale_delay_s": 600.0,
+    "policy": "",  # Ray's own, or one of cloud/fleet/autoscale.py
+    "max_num_seqs": 128,
+    "num_cpus": 1.0,
+    "num_gpus": 0.0,
+}
+
+
+def build_app(args: dict[str, Any]) -> Any:
+    """Return a `serve.Application`. Raises SettingsError for an argument there is not.
+
+    Arguments are those of a Serve YAML (examples/ray_serve.yaml); names are Ray Serve's and vLLM's.
+    """
+    try:
+        from ray import serve
+    except ModuleNotFoundError:
+        raise MissingExtra("ray", "ray") from None
+    wish = _checked(args)
+    deployment = serve.deployment(
+        name="nearfar",
+        # Fewer than max_num_seqs, and the engine would never batch as much as it can.
+        max_ongoing_requests=wish["max_num_seqs"],
+        autoscaling_config=autoscaling_config(wish),
+        ray_actor_options={"num_cpus": wish["num_cpus"], "num_gpus": wish["num_gpus"]},
+        health_check_period_s=2.0,
+    )(EngineReplica)
+    return deployment.bind(wish)
+
+
+def autoscaling_config(wish: dict[str, Any]) -> dict[str, Any]:
+    """Return Ray's autoscaling_config; its names are ours."""
+    names = ("min_replicas", "max_replicas", "target_ongoing_requests")
+    config = {name: wish[name] for name in (*names, "upscale_delay_s", "downscale_delay_s")}
+    config |= {"metrics_interval_s": 1.0, "look_back_period_s": 5.0}
+    if wish["policy"]:
+        config["policy"] = {"policy_function": f"cloud.ray_app:{wish['policy']}_policy"}
+    return config
+
+
+class EngineReplica:
+    """One engine and its HTTP face in a Ray actor."""
+
+    def __init__(self, wish: dict[str, Any]) -> None:
+        from offload.pair import CLOUD_MODEL
+
+        arguments = dict(wish["arguments"])
+        if wish["engine"] == _DEFAULTS["engine"]:
+            arguments.setdefault("folder", wish["model"] or str(CLOUD_MODEL))
+            arguments.setdefault("max_num_seqs", wish["max_num_seqs"])
+        self._engine = _named(wish["engine"])(**arguments)
+        self._app = _named(wish["face"])(self._engine)
+        self._num_open = 0
+
+    async def __call__(self, request: Any) -> Any:
+        """Answer one HTTP request, streamed as the face streams it."""
+        from starlette.responses import StreamingResponse
+
+        body = await request.body()
+        started: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        pieces: asyncio.Queue[bytes | None] = asyncio.Queue(64)
+        task = asyncio.create_task(self._run(request.scope, body, started, pieces))
+        head = await started
+        headers = {name.decode(): value.decode() for name, value in head["headers"]}
+        return StreamingResponse(_drain(pieces, task), status_code=head["status"], headers=headers)
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Tell Ray how many answers are open here, for `policy_function`."""
+        return {"ongoing": float(self._num_open)}
+
+    async def check_health(self) -> None:
+        """Fail where the engine is closed or broken, so that Ray starts another replica."""
+        self._engine.card()
+
+    async def _run(
+        self,
+        scope: dict[str, Any],
+        body: bytes,
+        started: asyncio.Future[dict[str, Any]],
+        pieces: asyncio.Queue[bytes | None],
+    ) -> None:
+        sent = False
+
+        async def receive() -> dict[str, Any]:
+            nonlocal sent
+            if sent:
+                await asyncio.Event().wait()  # the client's leaving cancels the task instead
+            sent = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: dict[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                started.set_result(message)
+            elif message.get("body"):
+                await pieces.put(message["body"])
+
+        self._num_open += 1
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:
+            if not started.done():
+                started.set_exception(error)
+        finally:
+            self._num_open -= 1
+            await pieces.put(None)
+
+
+async def _drain(pieces: asyncio.Queue[bytes | None], task: asyncio.Task[None]) -> Any:
+    try:
+        while (piece := await pieces.get()) is not None:
+            yield piece
+    finally:
+        task.cancel()
+
+
+def queue_policy(context: Any) -> tuple[int, dict[str, Any]]:
+    """Return as many replicas as cloud/fleet/autoscale.py's `queue` wishes."""
+    return _decided("queue", context)
+
+
+def predictive_policy(context: Any) -> tuple[int, dict[str, Any]]:
+    """Return as many replicas as `predictive` wishes, of the load Ray remembers for us."""
+    return _decided("predictive", context)
+
+
+def _decided(name: str, context: Any) -> tuple[int, dict[str, Any]]:
+    """Apply a wish; Ray itself keeps the bounds and the delays."""
+    config, state = context.config, dict(context.policy_state or {})
+    seen = [Measure(**each) for each in state.get("seen", [])][-2000:]
+    ongoing = float(sum(sum(each.values()) for each in _by_replica(context)))
+    seen.append(
+        Measure(
+            at_s=float(context.current_time or 0.0),
+            num_replicas=context.current_num_replicas,
+            ongoing=ongoing,
+        )
+    )
+    options = ScalingOptions(
+        min_replicas=config.min_replicas,
+        max_replicas=config.max_replicas,
+        target_ongoing_requests=config.target_ongoing_requests,
+    )
+    wished = math.ceil(WISHES[name](seen, options) - 1e-9)
+    bounded = min(max(wished, config.min_replicas), config.max_replicas)
+    kept = [{"at_s": m.at_s, "num_replicas": m.num_replicas, "ongoing": m.ongoing} for m in seen]
+    return bounded, {"seen": kept}
+
+
+def _by_replica(context: Any) -> list[dict[str, float]]:
+    metrics = (context.aggregated_metrics or {}).get("ongoing", {})
+    return [metrics] if metrics else [{"ongoing": context.total_num_requests}]
+
+
+def _checked(args: dict[str, Any]) -> dict[str, Any]:
+    unknown = set(args) - set(_DEFAULTS)
+    if unknown:
+        raise SettingsError(
+            f"unknown argument {sorted(unknown)[0]!r}; known are {', '.join(_DEFAULTS)}"
+        )
+    wish = {**_DEFAULTS, **args}
+    for name in ("min_replicas", "max_replicas", "max_num_seqs"):
+        wish[name] = int(wish[name])  # `serve run` hands over text
+    for name in ("num_cpus", "num_gpus", "target_ongoing_requests"):
+        wish[name] = float(wish[name])
+    for name in ("upscale_delay_s", "downscale_delay_s"):
+        wish[name] = float(wish[name])
+    if wish["model"] and not Path(wish["model"]).is_dir():
+        raise SettingsError(f"model is {wish['model']!r}, which is no folder")
+    ScalingOptions(min_replicas=wish["min_replicas"], max_replicas=wish["max_replicas"])
+    return wish
+
+
+def _named(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

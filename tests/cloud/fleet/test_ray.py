@@ -1,0 +1,144 @@
+"""The Ray application: its arguments, its policy, and a real local Ray where there is one."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from cloud.ray_app import _checked, autoscaling_config, build_app, queue_policy
+from offload.errors import SettingsError
+
+ROOT = Path(__file__).parents[3]
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "a"}]}
+
+
+def test_the_example_has_arguments_that_there_are() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    config = yaml.safe_load((ROOT / "examples" / "ray_serve.yaml").read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+    assert application["import_path"] == f"{build_app.__module__}:build_app"
+    wish = _checked(application["args"])
+    assert autoscaling_config(wish)["policy"]["policy_function"] == "cloud.ray_app:queue_policy"
+
+
+def test_an_unknown_argument_is_refused() -> None:
+    with pytest.raises(SettingsError, match="min_replica'"):
+        _checked({"min_replica": 1})
+
+
+def test_the_policy_is_ours_within_rays_bounds() -> None:
+    config = SimpleNamespace(min_replicas=1, max_replicas=3, target_ongoing_requests=2.0)
+    context = SimpleNamespace(
+        config=config,
+        policy_state=None,
+        current_time=1.0,
+        current_num_replicas=1,
+        aggregated_metrics={"ongoing": {"a": 3.0, "b": 2.0}},
+        total_num_requests=0,
+    )
+    wished, state = queue_policy(context)
+    assert wished == 3 and len(state["seen"]) == 1
+    context.aggregated_metrics, context.policy_state = {}, state
+    wished, state = queue_policy(context)
+    assert wished == 1 and len(state["seen"]) == 2
+    json.dumps(state)
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    end_s = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come true in time"
+        time.sleep(0.2)
+
+
+@pytest.fixture
+def ray_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    ray = pytest.importorskip("ray", reason="pip install nearfar[ray] brings it")
+    pytest.importorskip("ray.serve")
+    from ray import serve
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        serve.start(http_options={"host": "127.0.0.1", "port": port})
+        wish = {
+            "engine": "tests.cloud.fleet.scripted_child:open_scripted",
+            "arguments": {"pause_s": 0.02},
+            "max_replicas": 2,
+            "max_num_seqs": 64,
+            "num_cpus": 0.1,
+            "upscale_delay_s": 1,
+            "downscale_delay_s": 2,
+            "policy": "queue",
+        }
+        serve.run(build_app(wish), name="nearfar", route_prefix="/")
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def ask(url: str) -> str:
+    response = httpx.post(f"{url}/chat/completions", json=CHAT, timeout=60)
+    assert response.status_code == 200, response.text
+    return str(response.json()["choices"][0]["message"]["content"].split()[0])
+
+
+def replicas() -> int:
+    from ray import serve
+
+    deployment = serve.status().applications["nearfar"].deployments["nearfar"]
+    return int(deployment.replica_states.get("RUNNING", 0))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_real_ray_streams_scales_and_survives_a_killed_replica(ray_url: str) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with httpx.stream(
+        "POST", f"{ray_url}/chat/completions", json=CHAT | {"stream": True}, timeout=60
+    ) as response:
+        lines = [line for line in response.iter_lines() if line]
+    assert lines[-1] == "data: [DONE]" and replicas() == 1
+    busy = True
+
+    def keep_asking(_: int) -> set[str]:
+        pids = set()
+        while busy:
+            pids.add(ask(ray_url))
+        return pids
+
+    with ThreadPoolExecutor(8) as pool:
+        asking = [pool.submit(keep_asking, number) for number in range(8)]
+        until(lambda: replicas() == 2)
+        time.sleep(2)
+        busy = False
+        pids: set[Any] = set().union(*(each.result() for each in asking))
+    assert len(pids) == 2
+    until(lambda: replicas() == 1)
+    victim = ask(ray_url)
+    os.kill(int(victim), signal.SIGKILL)
+
+    def is_back() -> bool:
+        try:
+            return ask(ray_url) != victim
+        except (AssertionError, httpx.HTTPError):
+            return False
+
+    until(is_back)

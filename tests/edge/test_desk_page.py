@@ -221,7 +221,8 @@ async def serious(tab: Any) -> list[str]:
 async def test_killed_while_it_writes_it_keeps_what_it_wrote(
     make_tiny_gguf: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = make_tiny_gguf(tmp_path / "endless.gguf")
+    # Wide enough to be still writing when it is killed.
+    model = make_tiny_gguf(tmp_path / "slow.gguf", hidden=768, num_layers=8, context_len=4096)
     monkeypatch.setenv("NEARFAR_EDGE_MODEL", str(model))
     async with page() as tab:
         server, link = await asyncio.to_thread(_start)

@@ -83,7 +83,7 @@ class Hybrid:
         self._surroundings = surroundings
         self._near_clock, self._far_clock = Clock(), Clock()
         self._budgets: dict[Aim, BudgetController] = {}
-        self._met_cloud = self._other_cloud = False
+        self._met_cloud = False
 
     def card(self) -> ModelCard:
         """Return the edge model's card: it is the one that is always there."""
@@ -164,8 +164,6 @@ class Hybrid:
         allowed = request.budget.max_cost
         if verdict.choice != "edge" and allowed is not None and cost > allowed:
             verdict = Verdict(choice="edge", reason="over_price")
-        elif verdict.choice == "open" and self._other_cloud:
-            verdict = Verdict(choice="edge", reason="other_cloud")
         deciding = Deciding(
             rule=options.rule,
             limit=self._limit(aim, cost) if verdict.choice == "open" else Limit(),
@@ -198,10 +196,12 @@ class Hybrid:
         self._met_cloud = True
         wanted, found = self._options.rule.cloud_model, self.cloud.card().name
         if wanted not in (None, found):
-            self._other_cloud = True
+            # What was learnt of one far model says nothing of another.
+            self._options = replace(self._options, rule=Threshold())
+            self._budgets.clear()
             _log.warning(
-                "nearfar: from now on everything is answered near: the policy was calibrated for "
-                "the cloud model %s, not %s; run `nearfar policy calibrate`",
+                "nearfar: the policy was calibrated for the cloud model %s, not %s: from now on "
+                "the rule without labels decides; run `nearfar policy calibrate`",
                 wanted,
                 found,
             )

@@ -247,7 +247,7 @@ async def test_an_answer_in_circles_is_given_up() -> None:
     assert text == "far" and finish.route.reason == "unsure"
 
 
-async def test_a_policy_of_another_cloud_is_told_once_and_keeps_the_rest_near(
+async def test_a_policy_of_another_cloud_gives_way_to_the_rule_without_labels(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     cloud = near(("far", SURE))
@@ -256,10 +256,11 @@ async def test_a_policy_of_another_cloud_is_told_once_and_keeps_the_rest_near(
     assert (await read(hybrid, ask()))[0] == "far"  # until it answers, nobody knows its name
     for _ in range(2):
         text, finish = await read(hybrid, ask())
-        assert text == "near" and finish.route.reason == "other_cloud"
+        assert text == "near" and finish.route.reason == "confident"  # of tokens that were sure
     assert len(cloud.requests) == 1 and len(caplog.records) == 1
     assert "another" in caplog.text and "calibrate" in caplog.text
-    assert (await read(hybrid, ask(model="auto-cloud")))[0] == "far"
+    with pytest.raises(RequestError, match="calibrated"):
+        await read(hybrid, ask(model="auto-q95"))
 
 
 def test_half_words_are_not_accepted() -> None:

@@ -126,6 +126,7 @@ def row(name: str, size: int, kld: float) -> Row:
         perplexity=5.0,
         perplexity_change=0.1,
         mean_kld=kld,
+        perplexity_change_error=0.0,
         mean_kld_error=0.0,
         kld_999=kld * 9,
         top1_agreement=0.9,

@@ -65,16 +65,19 @@ class Architecture:
     ties_by_default: bool = False
 
 
+_STRETCHES = ("default", "linear", "yarn")
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(
         gguf="llama",
         layer=_PLAIN,
         interleaves_rotary=True,
-        rope_kinds=("default", "linear", "llama3"),
+        rope_kinds=("default", "linear", "llama3", "yarn"),
     ),
-    "mistral": Architecture(gguf="llama", layer=_PLAIN, interleaves_rotary=True),
-    "qwen2": Architecture(gguf="qwen2", layer=_PLAIN),
-    "qwen3": Architecture(gguf="qwen3", layer=_PLAIN | _QK_NORMS),
+    "mistral": Architecture(
+        gguf="llama", layer=_PLAIN, interleaves_rotary=True, rope_kinds=_STRETCHES
+    ),
+    "qwen2": Architecture(gguf="qwen2", layer=_PLAIN, rope_kinds=_STRETCHES),
+    "qwen3": Architecture(gguf="qwen3", layer=_PLAIN | _QK_NORMS, rope_kinds=_STRETCHES),
     "gemma2": Architecture(
         gguf="gemma2",
         layer=_ATTENTION | _SANDWICH_NORMS | _FEED_FORWARD,

@@ -59,6 +59,13 @@ def rope_settings(architecture: Architecture, config: Config) -> Settings:
     }
     if settings["rope_type"] == "linear":
         found |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(settings["factor"])}
+    if settings["rope_type"] == "yarn":
+        _check_yarn(settings)
+        found |= {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": float(settings["factor"]),
+            "rope.scaling.original_context_length": _original_context(config, settings),
+        }
     if settings["rope_type"] == "longrope":
         found |= {
             "rope.scaling.attn_factor": _longrope_attention_factor(config, settings),
@@ -68,6 +75,17 @@ def rope_settings(architecture: Architecture, config: Config) -> Settings:
         local = _by_layer_type(config, "sliding_attention").get("rope_theta")
         found["rope.freq_base_swa"] = float(config.get("rope_local_base_freq") or local or 1e4)
     return found
+
+
+def _check_yarn(settings: Mapping[str, Any]) -> None:
+    usual = {"beta_fast": 32, "beta_slow": 1, "truncate": True, "attention_factor": None}
+    usual |= {"mscale": None, "mscale_all_dim": None}
+    odd = [name for name, value in usual.items() if settings.get(name, value) != value]
+    if odd:
+        raise CheckpointError(
+            f"yarn with its own {odd[0]} cannot be written to GGUF here; llama.cpp's is "
+            f"{usual[odd[0]]}"
+        )
 
 
 def rope_tensors(config: Config) -> Mapping[str, NDArray[np.float32]]:

@@ -29,6 +29,12 @@ LLAMA3_ROPE = {
     "rope_theta": 10000.0,
 }
 GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32}
+YARN_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
 SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
     "llama with one KV head per head, tied": (
@@ -42,6 +48,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         "llama",
         {"rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}},
     ),
+    "llama with yarn": ("llama", {"rope_parameters": YARN_ROPE}),
+    "qwen2 with yarn": ("qwen2", {"rope_parameters": YARN_ROPE}),
     "mistral": ("mistral", {"sliding_window": None}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),

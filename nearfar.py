@@ -38,7 +38,7 @@ app.add_typer(offload.cli.link_app, name="link")
 
 def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]:
     from offload.places import places
-    from offload.settings import load
+    from offload.settings_reading import load
     from serve.cli import face_at
 
     return face_at(engine, load(places().config_file), address)

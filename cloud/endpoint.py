@@ -17,7 +17,7 @@ from offload.link.local import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
 from offload.pair import CLOUD_MODEL
 from offload.places import places
-from offload.settings import load
+from offload.settings_reading import load
 
 # Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
 OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]

@@ -10,7 +10,7 @@ from edge.desk.near import open_cloud, open_edge
 from offload.engine import Engine
 from offload.messages import Delta, Finish, Message, ModelCard, Request
 from offload.places import places
-from offload.settings import load
+from offload.settings_reading import load
 
 
 class ByLength:

@@ -14,7 +14,7 @@ from offload.leaving import open_cloud, open_door, open_ledger
 from offload.messages import Request
 from offload.outbox import Better, Outbox, Waiting
 from offload.places import places
-from offload.settings import load
+from offload.settings_reading import load
 
 
 def list_waiting(*, as_json: bool) -> None:

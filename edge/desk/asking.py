@@ -16,7 +16,8 @@ from offload.errors import RequestError
 from offload.messages import Finish, Message, Privacy, Request, Sampling
 from offload.outbox import Outbox
 from offload.places import places
-from offload.settings import Settings, load
+from offload.settings import Settings
+from offload.settings_reading import load
 
 
 @dataclass(frozen=True, kw_only=True)

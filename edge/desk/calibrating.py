@@ -27,7 +27,8 @@ from offload.policy.labelling import label
 from offload.policy.policy_folder import save_policy
 from offload.policy.questions import Question, read_questions
 from offload.policy.stored import Pairing, policy_name
-from offload.settings import Settings, load
+from offload.settings import Settings
+from offload.settings_reading import load
 
 
 @dataclass(frozen=True, kw_only=True)

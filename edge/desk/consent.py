@@ -7,8 +7,9 @@ from typing import Literal
 
 from offload.messages import Privacy, Request
 from offload.places import Places
-from offload.settings import Settings, is_said
+from offload.settings import Settings
 from offload.settings_file import change_settings
+from offload.settings_reading import is_said
 
 Reply = Literal["once", "conversation", "always", "no", "never"]
 Question = Callable[[Request], Awaitable[Reply]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edge.desk.models import list_models
 from offload.errors import SettingsError
 from offload.places import Places, places
-from offload.settings import load
+from offload.settings_reading import load
 
 
 def greeting() -> str:

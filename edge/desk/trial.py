@@ -24,7 +24,7 @@ from offload.messages import Finish, Message, Request, Sampling
 from offload.places import places
 from offload.policy.questions import Question, final_answer, is_right, read_questions
 from offload.policy.reasons import sentence
-from offload.settings import load
+from offload.settings_reading import load
 
 MAX_TOKENS = 160
 

@@ -20,7 +20,8 @@ from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
 from offload.link.client import CloudLink
 from offload.link.clouds import open_links
 from offload.places import Places, places
-from offload.settings import Settings, load
+from offload.settings import Settings
+from offload.settings_reading import load
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,8 +11,8 @@ from offload.errors import SettingsError
 from offload.link.invites import accept_invite, make_invite
 from offload.link.local import device_keys, open_invites, server_keys
 from offload.places import places
-from offload.settings import load
 from offload.settings_file import change_settings
+from offload.settings_reading import load
 
 
 def invite(name: str, endpoint: str, *, hours: float, as_json: bool) -> None:

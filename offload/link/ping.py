@@ -13,7 +13,7 @@ from offload.link.clouds import open_links
 from offload.link.measure import LinkMeasure, measure
 from offload.messages import ModelCard
 from offload.places import places
-from offload.settings import load
+from offload.settings_reading import load
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):

@@ -109,7 +109,7 @@ def outgoing(
 
     from offload.ledger.commands import show_outgoing
     from offload.places import places
-    from offload.settings import load
+    from offload.settings_reading import load
 
     whole = sys.stdin.read() if text == "-" else text
     show_outgoing(whole, load(places().config_file).privacy.rules(), as_json=as_json)

@@ -20,7 +20,7 @@ from offload.link.client import CloudLink
 from offload.link.local import device_keys
 from offload.messages import Finish, Request, Sampling
 from offload.pair import CLOUD_MODEL
-from offload.settings import load
+from offload.settings_reading import load
 
 ROOT = Path(__file__).parents[2]
 HARD = "What is 4821 + 3977?"

@@ -18,7 +18,8 @@ from offload.engine import Engine
 from offload.hybrid import Consent, Hybrid, HybridOptions
 from offload.messages import Delta, Request
 from offload.places import Places, places
-from offload.settings import Settings, load
+from offload.settings import Settings
+from offload.settings_reading import load
 from tests.offload.scripted import ScriptedEngine
 
 TOKEN = "a-token-of-the-tests"

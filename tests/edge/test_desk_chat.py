@@ -21,7 +21,7 @@ from offload.hybrid import Hybrid, HybridOptions
 from offload.messages import Delta, Finish, Privacy, Request
 from offload.places import places
 from offload.policy.rule import Threshold
-from offload.settings import load
+from offload.settings_reading import load
 from tests.offload.scripted import ScriptedEngine
 
 

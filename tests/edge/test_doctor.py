@@ -10,7 +10,7 @@ from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
 from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
 from edge.device.tune import best_of, tune
 from offload.places import places
-from offload.settings import load
+from offload.settings_reading import load
 
 
 def machine(root: Path, *rows: str) -> Path:

@@ -9,7 +9,8 @@ import pytest
 from offload.errors import SettingsError
 from offload.messages import Privacy
 from offload.places import places
-from offload.settings import Settings, load
+from offload.settings import Settings
+from offload.settings_reading import load
 
 
 def write(tmp_path: Path, text: str) -> Path:

@@ -1,6 +1,8 @@
-"""What `nearfar policy ledger`, `explain` and `outgoing` print."""
+"""What `nearfar policy ledger`, `explain`, `replay` and `outgoing` print."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import msgspec
 import typer
@@ -10,6 +12,7 @@ from offload.ledger.reading import open_book
 from offload.ledger.telling import explained, left_line, totals_line
 from offload.messages import Request
 from offload.places import places
+from offload.policy.aims import parse_aim
 from offload.privacy.findings import Rules, counted
 from offload.privacy.redaction import clear
 
@@ -51,6 +54,25 @@ def explain(name: str, *, as_json: bool) -> None:
         _print(Explanation(decision=decision, left=left, told=told))
         return
     for line in told:
+        typer.echo(line)
+
+
+def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json: bool) -> None:
+    """Print what another limit would have made of the decisions that are kept.
+
+    Raises RequestError for an unknown aim, SettingsError for a policy that cannot be read.
+    """
+    from offload.ledger.replay import limit_of, told
+    from offload.ledger.replay import replay as run
+    from offload.pair import EDGE_POLICY
+
+    limit = limit_of(parse_aim(name), policy=policy or EDGE_POLICY, min_logprob=min_logprob)
+    with open_book(places().ledger) as book:
+        found = run(book.decisions(), limit, by_logprob=min_logprob is not None)
+    if as_json:
+        _print(found)
+        return
+    for line in told(found):
         typer.echo(line)
 
 

@@ -1,4 +1,4 @@
-"""The policy's commands: evaluate, ledger, explain, outgoing, outbox."""
+"""The policy's commands: evaluate, ledger, explain, replay, outgoing, outbox."""
 
 from __future__ import annotations
 
@@ -97,6 +97,25 @@ def explain(
     from offload.ledger.commands import explain as run
 
     run(request, as_json=as_json)
+
+
+@policy_app.command()
+def replay(
+    aim: Annotated[
+        str, typer.Option(help="What to aim at: auto, auto-q95, auto-b20, ...")
+    ] = "auto",
+    policy: Annotated[
+        Path | None, typer.Option(help="A policy file; without one, the one that ships.")
+    ] = None,
+    min_logprob: Annotated[
+        float | None, typer.Option(help="Judge by the least token log-probability instead.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Replay the kept decisions under another limit: what would have gone far."""
+    from offload.ledger.commands import replay as run
+
+    run(aim, policy, min_logprob, as_json=as_json)
 
 
 @policy_app.command()

@@ -61,7 +61,12 @@ class Course:
         return not self.verdict.must_ask or await self._consent(self._request)
 
     async def _near(
-        self, reason: str, *, replaces: bool = False, failure: str | None = None, prefix: str = ""
+        self,
+        reason: str,
+        *,
+        replaces: bool = False,
+        failure: LinkError | None = None,
+        prefix: str = "",
     ) -> Stream:
         request = self._request
         if prefix:
@@ -117,7 +122,7 @@ class Course:
                 if isinstance(item, Delta):
                     yield msgspec.structs.replace(item, source="cloud")
                 elif item.reason == "error":
-                    raise CloudFailed(item.error or "the cloud could not finish; ask again")
+                    raise _failed(item)
                 else:
                     yield self.judgement.routed(self.judgement.priced(item), "cloud", reason)
 
@@ -148,9 +153,8 @@ class Course:
                 async for item in self._take_over(far, ended):
                     yield item
             elif ended is not None:
-                yield self.judgement.routed(
-                    ended, "edge", self.judgement.kept(reason, self.verdict.reason)
-                )
+                kept = self.judgement.kept(reason, self.verdict.reason)
+                yield self.judgement.routed(ended, "edge", kept, given_up=far.started)
 
     async def _ask(self, far: Ahead, reason: str) -> str:
         """Ask the cloud in the background if the text may leave; return the reason code."""
@@ -172,7 +176,7 @@ class Course:
                 yield item
         except LinkError as error:
             if ended is not None and not shown:
-                yield self.judgement.routed(ended, "edge", _code(error), str(error))
+                yield self.judgement.routed(ended, "edge", _code(error), error)
                 return
             async for item in self._rescued(error):
                 yield item
@@ -188,13 +192,13 @@ class Course:
             except (Unsupported, ContextLengthError):
                 pass  # nothing was shown yet: both are raised before the first Delta
         self.judgement.watch_anew()
-        why, replaces = str(error), bool(self._text)
-        async for item in self._near(_code(error), replaces=replaces, failure=why):
+        replaces = bool(self._text)
+        async for item in self._near(_code(error), replaces=replaces, failure=error):
             yield item
 
     async def _near_behind(self, prefix: str, error: LinkError, *, cut: bool) -> Stream:
         self.judgement.watch_anew()
-        stream = self._near(_code(error), failure=str(error), prefix=prefix)
+        stream = self._near(_code(error), failure=error, prefix=prefix)
         async with closing(stream) as near:
             async for item in near:
                 if cut:  # the half word at the end of the cloud's text is taken back
@@ -219,6 +223,12 @@ class Course:
                 yield
         else:
             yield
+
+
+def _failed(finish: Finish) -> CloudFailed:
+    error = CloudFailed(finish.error or "the cloud could not finish; ask again")
+    error.bytes_sent = finish.usage.bytes_sent or None  # a cloud that counts nothing says 0
+    return error
 
 
 def _code(error: LinkError) -> str:

@@ -40,9 +40,12 @@ class SettingsError(NearfarError):
 
 
 class LinkError(NearfarError):
-    """The cloud cannot be used for this request; `bytes_sent` of it had left the device by then."""
+    """The cloud cannot be used for this request; `bytes_sent` of it had left the device by then.
 
-    bytes_sent: int = 0
+    None where nobody could count them.
+    """
+
+    bytes_sent: int | None = 0
 
 
 class CloudUnreachable(LinkError):

@@ -8,6 +8,7 @@ from typing import Literal
 import msgspec
 
 from offload.engine import Engine
+from offload.errors import LinkError
 from offload.messages import Finish, Request, Route, Side
 from offload.policy.dispatch import Outlook, Prices, Start, dispatch
 from offload.policy.monitor import Monitor
@@ -71,8 +72,20 @@ class Judgement:
         cost = usage.cost or self._by.prices.cost(usage.prompt_tokens, usage.completion_tokens)
         return msgspec.structs.replace(finish, usage=msgspec.structs.replace(usage, cost=cost))
 
-    def routed(self, finish: Finish, side: Side, reason: str, failure: str | None = None) -> Finish:
-        """Return the end of an answer with who gave it, why, and how sure that was."""
+    def routed(
+        self,
+        finish: Finish,
+        side: Side,
+        reason: str,
+        failure: LinkError | None = None,
+        *,
+        given_up: bool = False,
+    ) -> Finish:
+        """Return the end of an answer with who gave it, why, and how sure that was.
+
+        `failure` is what the cloud was asked in vain with, and what had left by then counts as
+        sent; `given_up` says that it was asked and not waited for.
+        """
         judged = self.monitor.num_tokens > 0 or self.monitor.concluded
         estimate = self._estimate = self.monitor.estimate() if judged else None
         route = Route(
@@ -80,9 +93,12 @@ class Judgement:
             reason=reason,
             confidence=estimate.right if estimate else None,
             p_gain=estimate.gain if estimate else self.expected.gain,
-            failure=failure,
+            failure=None if failure is None else str(failure),
+            sent_is_known=_sent_is_known(failure, given_up),
         )
-        return msgspec.structs.replace(finish, route=route)
+        lost = (failure.bytes_sent or 0) if failure is not None else 0
+        usage = msgspec.structs.replace(finish.usage, bytes_sent=finish.usage.bytes_sent + lost)
+        return msgspec.structs.replace(finish, route=route, usage=usage)
 
     @property
     def need(self) -> float:
@@ -110,6 +126,12 @@ class Judgement:
             "deadline_s": self._request.deadline_s,
             "handover": self._by.handover,
         }
+
+
+def _sent_is_known(failure: LinkError | None, given_up: bool) -> bool | None:
+    if failure is not None:
+        return failure.bytes_sent is not None
+    return False if given_up else None
 
 
 def _plain(value: float) -> float | None:

@@ -207,7 +207,8 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
 
     `confidence` is the probability, as the policy judged it, that the near model's answer is
     right; `p_gain` what it expected the cloud to add to that. `failure` is the one line that says
-    why the cloud could not answer, where it was asked in vain.
+    why the cloud could not answer, where it was asked in vain. `sent_is_known` says whether
+    Usage.bytes_sent is all that left, where the cloud failed or was given up; None elsewhere.
     """
 
     served_by: Side
@@ -215,6 +216,7 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
     confidence: float | None = None
     p_gain: float | None = None
     failure: str | None = None
+    sent_is_known: bool | None = None
 
 
 class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):

@@ -95,6 +95,7 @@ class Outgoing:
                 yield trip.seen(item)
         except ContextLengthError as error:
             failure = CloudFailed(str(error))
+            failure.bytes_sent = None
             trip.failed(failure)
             raise failure from None
         except BaseException as error:

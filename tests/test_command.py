@@ -12,7 +12,7 @@ import pytest
 
 import nearfar
 from edge.desk.terminal import why
-from offload.messages import Finish, Route
+from offload.messages import Finish, Route, Usage
 from offload.pair import EDGE_MODEL
 
 Run = Callable[..., tuple[int, str, str]]
@@ -113,10 +113,28 @@ def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.Mo
     assert (status, out) == (1, "42\n")
 
 
-def test_why_never_says_that_nothing_left_where_the_cloud_failed() -> None:
-    route = Route(served_by="edge", reason="cloud_failed", failure="the cloud is gone")
-    told = why(Finish(reason="stop", route=route))
-    assert "nothing sent" not in told and "may have left" in told
+@pytest.mark.parametrize(
+    ("known", "num_bytes", "told"),
+    [
+        (None, 0, "may have left before the cloud failed"),
+        (False, 0, "may have left before the cloud failed"),
+        (True, 0, "nothing sent"),
+        (True, 153, "153 bytes sent before the cloud failed"),
+    ],
+)
+def test_why_says_what_left_before_the_cloud_failed(
+    known: bool | None, num_bytes: int, told: str
+) -> None:
+    failed = Route(
+        served_by="edge", reason="cloud_failed", failure="it is gone", sent_is_known=known
+    )
+    finish = Finish(reason="stop", route=failed, usage=Usage(bytes_sent=num_bytes))
+    assert why(finish).endswith(told)
+
+
+def test_why_never_says_that_nothing_left_where_the_cloud_was_asked_too() -> None:
+    route = Route(served_by="edge", reason="confident", sent_is_known=False)
+    assert "may have left" in why(Finish(reason="stop", route=route))
 
 
 def test_an_unknown_cloud_key_names_its_remedy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from edge.desk.chat_commands import COMMANDS
 from edge.desk.markdown_stream import MarkdownStream
 from edge.desk.screen import SEAMS, printable
 from edge.desk.status import answered
-from offload.messages import Delta, Finish
+from edge.desk.terminal import WHO, is_seam
+from offload.messages import Delta, Finish, Side
 
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "ansicyan bold"})
 
@@ -32,6 +33,7 @@ class RichScreen:
     ) -> None:
         self._console = Console(highlight=False)
         self._answer: MarkdownStream | None = None
+        self._source: Side | None = None
         self._interrupted = False
         self._session: PromptSession[str] = PromptSession(
             history=Asked(questions),
@@ -67,13 +69,17 @@ class RichScreen:
         if delta.replaces and self._answer.text:
             self._answer.withdraw()
             self.remark(f"— {SEAMS[delta.source or 'cloud']} —")
+        elif self._answer.text and is_seam(self._source, delta):
+            # Not within the text: there it might stand in the middle of code.
+            self.remark(f"— the {WHO[delta.source or 'cloud']} model goes on with this answer —")
+        self._source = delta.source or self._source
         self._answer.write(printable(delta.text))
 
     def end(self, text: str, finish: Finish | None) -> None:
         """Draw what is left, and say quietly who answered."""
         if self._answer is not None:
             self._answer.end()
-        self._answer = None
+        self._answer = self._source = None
         if told := answered(finish):
             self.remark(" · ".join(told))
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from edge.desk.terminal import document, faint
+from edge.desk.terminal import WHO, document, faint, is_seam
 from offload.messages import Delta, Finish, Side
 
 SEAMS: dict[Side, str] = {
@@ -63,6 +63,7 @@ class PlainScreen:
         self._asks = sys.stdin.isatty()
         self._live = sys.stdout.isatty() and not as_json
         self._begun = False
+        self._source: Side | None = None
 
     async def read(self) -> str:
         """Return the next line without its end; EOFError after the last."""
@@ -79,12 +80,15 @@ class PlainScreen:
             return
         if delta.replaces and self._begun:
             self._write(f"\n-- {SEAMS[delta.source or 'cloud']} --\n")
+        elif self._begun and is_seam(self._source, delta):
+            self._write(f"[{WHO[delta.source or 'cloud']}:] ")
+        self._source = delta.source or self._source
         self._write(printable(delta.text))
         self._begun = True
 
     def end(self, text: str, finish: Finish | None) -> None:
         """Write the whole answer where its pieces were not shown."""
-        self._begun = False
+        self._begun, self._source = False, None
         if self._live:
             self._write("\n")
         elif not self._as_json:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TextIO, cast
 
-from offload.messages import Delta, Finish
+from offload.messages import Delta, Finish, Route, Side
 from offload.policy.reasons import sentence
 
 
@@ -23,6 +23,7 @@ class Reader:
         self._live = self._out.isatty() and not quiet
         self._quiet = quiet
         self.text = ""
+        self._source: Side | None = None
         self.finish: Finish | None = None
 
     async def read(self, stream: AsyncIterator[Delta | Finish]) -> Finish:
@@ -42,6 +43,9 @@ class Reader:
             if self._live and self.text:
                 self._out.write(f"\n{faint(_SEAM[delta.source or 'cloud'])}\n")
             self.text = ""
+        elif self._live and self.text and is_seam(self._source, delta):
+            self._out.write(faint(f"[{WHO[delta.source or 'cloud']}:] "))
+        self._source = delta.source or self._source
         self.text += delta.text
         if self._live:
             self._out.write(delta.text)
@@ -60,6 +64,15 @@ _SEAM = {
 }
 
 
+# Between two words of one answer, where another model goes on from what stands there.
+WHO: dict[Side, str] = {"cloud": "far", "edge": "near"}
+
+
+def is_seam(source: Side | None, delta: Delta) -> bool:
+    """Whether another side than `source` goes on here with the answer as it stands."""
+    return not delta.replaces and None not in (source, delta.source) and source != delta.source
+
+
 def faint(text: str) -> str:
     """Return the text in the terminal's faint style."""
     return f"\x1b[2m{text}\x1b[0m"
@@ -76,15 +89,19 @@ def why(finish: Finish) -> str:
     seconds = usage.prefill_s + usage.decode_s
     if seconds > 0:
         parts.append(f"{usage.completion_tokens} tokens in {seconds:.2f} s")
-    parts.append(_sent(usage.bytes_sent, failed=route.failure is not None))
+    parts.append(_sent(route, usage.bytes_sent))
     return " · ".join(parts)
 
 
-def _sent(num_bytes: int, *, failed: bool) -> str:
-    if num_bytes:
-        return f"{num_bytes} bytes sent"
-    # A cloud that failed has not counted for us what had reached it.
-    return "the text may have left before the cloud failed" if failed else "nothing sent"
+def _sent(route: Route, num_bytes: int) -> str:
+    failed = route.failure is not None
+    if not route.sent_is_known and (failed or route.sent_is_known is False):
+        # Nobody counted what had reached it.
+        then = "before the cloud failed" if failed else "for the cloud too, which was not needed"
+        return f"the text may have left {then}"
+    if not num_bytes:
+        return "nothing sent"
+    return f"{num_bytes} bytes sent" + (" before the cloud failed" if failed else "")
 
 
 def document(text: str, finish: Finish) -> dict[str, Any]:

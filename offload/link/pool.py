@@ -85,7 +85,7 @@ class CloudPool:
                         yield _with_more_bytes(item, wasted_bytes)
                     return
                 except LinkError as error:
-                    error.bytes_sent += wasted_bytes
+                    error.bytes_sent = (error.bytes_sent or 0) + wasted_bytes
                     raise
         raise self._nobody(errors)
 
@@ -159,7 +159,7 @@ def _all_failed(errors: list[LinkError]) -> LinkError:
 
 
 def _bytes_sent(errors: list[LinkError]) -> int:
-    return sum(error.bytes_sent for error in errors)
+    return sum(error.bytes_sent or 0 for error in errors)
 
 
 def _with_more_bytes(item: Delta | Finish, num_bytes: int) -> Delta | Finish:

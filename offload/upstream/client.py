@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backbone.errors import MissingExtra
-from offload.errors import CloudFailed, CloudUnreachable, RequestError, SettingsError
+from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 from offload.upstream.bodies import Chunk, Hearing, ModelList, body_of, path_of
 from offload.upstream.dialect import OPENAI_HOST, Dialect, check, dialect_of
@@ -122,14 +122,17 @@ class Upstream:
     ) -> AsyncIterator[httpx.Response]:
         """Post a body, again where the server was not there; yields only a good reply."""
         until_s = time.monotonic() + (deadline_s or 3600.0)
-        pause_s = _FIRST_PAUSE_S
+        pause_s, was_there = _FIRST_PAUSE_S, False
         for left in reversed(range(_ATTEMPTS)):
             try:
                 async with self._reply("POST", path, body, until_s) as response:
                     left = 0  # an answer has begun: never asked twice
                     yield response
                 return
-            except CloudUnreachable:
+            except CloudUnreachable as error:
+                was_there = was_there or error.bytes_sent is None
+                if was_there:
+                    error.bytes_sent = None
                 if not left or time.monotonic() + pause_s > until_s:
                     raise
             await asyncio.sleep(pause_s)
@@ -151,15 +154,19 @@ class Upstream:
                     told, again = await response.aread(), response.headers.get("retry-after", "")
                     raise refusal(response.status_code, told, again, self._url)
                 yield response
+        except LinkError as error:
+            error.bytes_sent = None if content else 0
+            raise
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout):
             raise CloudUnreachable(
                 f"nothing answers at {self._url}; start the server, or mend the address"
             ) from None
         except httpx.TimeoutException:
-            raise CloudFailed(f"{self._url} fell silent in the middle; ask again") from None
+            raise _broken(f"{self._url} fell silent in the middle; ask again", content) from None
         except httpx.HTTPError as error:
             kind = type(error).__name__
-            raise CloudFailed(f"the connection to {self._url} broke ({kind}); ask again") from None
+            why = f"the connection to {self._url} broke ({kind}); ask again"
+            raise _broken(why, content) from None
 
     def _timeout(self, until_s: float | None) -> httpx.Timeout:
         import httpx
@@ -191,6 +198,12 @@ def _client(
     return httpx.AsyncClient(
         headers=headers, transport=transport, trust_env=False, follow_redirects=False
     )
+
+
+def _broken(told: str, content: bytes | None) -> CloudFailed:
+    error = CloudFailed(told)
+    error.bytes_sent = None if content else 0  # how much of it had left, nobody counts here
+    return error
 
 
 def _age_s(began_s: float) -> float:

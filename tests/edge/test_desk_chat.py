@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from edge.desk.consent import Consent, Reply, chosen_privacy
 from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner
 from edge.desk.markdown_stream import settled
-from edge.desk.screen import printable
+from edge.desk.screen import PlainScreen, printable
 from edge.desk.status import status
 from offload.errors import CloudUnreachable
 from offload.hybrid import Hybrid, HybridOptions
@@ -252,3 +253,13 @@ def test_only_whole_blocks_are_printed_for_good(text: str, whole: str) -> None:
 
 def test_a_model_cannot_command_the_terminal() -> None:
     assert printable("a\x1b]0;title\x07b\x9b2Jc\td\n\r\x7f") == "a]0;titleb2Jc\td\n"
+
+
+def test_a_terminal_marks_where_another_model_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", out)
+    screen = PlainScreen()
+    for text, source in (("It is ", "cloud"), ("rather ", "edge"), ("cold.", "edge")):
+        screen.show(Delta(text=text, source=source))  # type: ignore[arg-type]
+    assert out.getvalue() == "It is [near:] rather cold."

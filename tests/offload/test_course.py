@@ -212,6 +212,21 @@ async def test_on_a_lost_link_the_edge_ends_the_answer(handover: Any) -> None:
     assert finish.route.failure == "gone"
 
 
+@pytest.mark.parametrize("num_bytes", [0, 153, None])
+@pytest.mark.parametrize("forced", ["cloud", None])
+async def test_what_had_left_before_the_cloud_failed_is_counted(
+    num_bytes: int | None, forced: Any
+) -> None:
+    error = CloudUnreachable("gone")
+    error.bytes_sent = num_bytes
+    hybrid = Hybrid(
+        near(("near", UNSURE)), near(("x", SURE), error=error), options=HybridOptions(forced=forced)
+    )
+    _, finish = await read(hybrid, ask())
+    assert finish.route.failure == "gone" and finish.usage.bytes_sent == (num_bytes or 0)
+    assert finish.route.sent_is_known is (num_bytes is not None)
+
+
 async def test_where_there_is_no_time_for_one_after_the_other_both_start() -> None:
     rule, held = Told(near=0.3, far=0.95, right=0.3), asyncio.Event()
     edge, cloud = near(("near", SURE), hold=held, hold_before=0), near(("far", SURE))
@@ -238,6 +253,7 @@ async def test_a_hedged_answer_that_proves_right_stays_near() -> None:
     held.set()
     text, finish = await job
     assert text == "near" and finish.route.served_by == "edge"
+    assert finish.route.sent_is_known is False  # it was asked, and not waited for
     assert cloud.cancelled == [cloud.requests[0].id]
 
 

@@ -183,6 +183,7 @@ async def test_a_withheld_text_is_answered_near_and_the_reader_is_told() -> None
     items = [item async for item in hybrid.generate(ask(f"write to {MAIL}"))]
     route = items[-1].route  # type: ignore[union-attr]
     assert route.served_by == "edge" and route.reason == "withheld" and "email" in route.failure
+    assert route.sent_is_known
 
 
 async def test_arguments_of_tools_are_redacted_and_stay_json() -> None:

@@ -200,6 +200,8 @@ async def test_each_refusal_has_its_error(status: int, body: Any, kind: type[Exc
     assert type(refused.value) is kind
     if isinstance(refused.value, CloudBusy):
         assert refused.value.retry_after_s == 7
+    if isinstance(refused.value, LinkError):
+        assert refused.value.bytes_sent is None  # it has the text, and nobody counted its bytes
 
 
 async def test_a_server_that_comes_up_late_is_asked_again(

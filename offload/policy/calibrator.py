@@ -21,15 +21,14 @@ from offload.policy.features import Floats, Ints
 from offload.policy.isotonic import Isotonic, fit_isotonic
 from offload.policy.labelled import Labelled
 from offload.policy.prior import MAX_LABELS, MIN_LABELS, Prior
-from offload.policy.probe import Probe, fit_probe
+from offload.policy.probe_trial import NUM_FOLDS, try_probe
 from offload.policy.questions import Question
 from offload.policy.rule import Estimate
-from offload.policy.scorer import Scorer, fit_scorer
+from offload.policy.scorer import fit_scorer
 from offload.policy.signals import NAMES
 from offload.policy.stored import VERSION, Early, Found, Held, Pairing, PolicyFile
 
 MIN_QUESTIONS = 2 * MIN_LABELS
-NUM_FOLDS = 5
 _STRAIGHT_SHARE, _STRAIGHT_LEAST = 0.98, 30
 
 
@@ -87,7 +86,9 @@ def calibrate(
     prior, near_odds = _fit_prior(fit, folds, options)
     features = _features(fit, near_odds)
     early_scorer = fit_scorer((*NAMES, "prior"), features, fit.near)
-    probe, final_scorer, why = _fit_probe(fit, folds, features, options)
+    probe, final_scorer, why = None, None, "not tried"
+    if options.use_probe:
+        probe, final_scorer, why = try_probe(fit.rows, folds, features, seed=options.seed)
     draft = PolicyFile(
         version=VERSION,
         pairing=pairing,
@@ -181,50 +182,6 @@ def _features(half: _Half, near_odds: Sequence[float]) -> Floats:
         [*row.signals().features(), odds] for row, odds in zip(half.rows, near_odds, strict=True)
     ]
     return np.array(rows)
-
-
-def _fit_probe(
-    fit: _Half, folds: Ints, features: Floats, options: CalibrationOptions
-) -> tuple[Probe | None, Scorer | None, str]:
-    """Return the probe and the scorer that reads it, if cross-validation wants it, and why."""
-    if not options.use_probe:
-        return None, None, "not tried"
-    if any(not row.states for row in fit.rows):
-        return None, None, "not tried: this near engine does not show its hidden states"
-    states, right = [row.hidden_states() for row in fit.rows], [r.near_right for r in fit.rows]
-    said = np.zeros(len(states))
-    for fold in range(NUM_FOLDS):
-        inside = np.flatnonzero(folds != fold)
-        probe = fit_probe([states[at] for at in inside], [right[at] for at in inside])
-        for place in np.flatnonzero(folds == fold):
-            said[place] = probe.score(list(states[place]))
-    wider, names = np.column_stack([features, said]), (*NAMES, "prior", "probe")
-    with_it = _crossed(names, wider, fit.near, folds)
-    without = _crossed(names[:-1], features, fit.near, folds)
-    gain, low = _gain(with_it, without, fit.near, options.seed)
-    why = f"AUROC {gain:+.4f} beside the other signals by cross-validation ({low:+.4f} at least)"
-    if low <= 0.0:
-        return None, None, f"left out: {why}"
-    return fit_probe(states, right), fit_scorer(names, wider, fit.near), f"used: {why}"
-
-
-def _crossed(names: Sequence[str], rows: Floats, labels: Floats, folds: Ints) -> Floats:
-    scores = np.zeros(len(rows))
-    for fold in range(NUM_FOLDS):
-        scorer = fit_scorer(names, rows[folds != fold], labels[folds != fold])
-        scores[folds == fold] = scorer.many(rows[folds == fold])
-    return scores
-
-
-def _gain(ours: Floats, theirs: Floats, labels: Floats, seed: int) -> tuple[float, float]:
-    """Return by how much AUROC rises, and what 9 in 10 resamples of the questions exceed."""
-    generator, drawn = np.random.default_rng(seed), []
-    for _ in range(200):
-        places = generator.integers(0, len(labels), len(labels))
-        above = curves.auroc(ours[places], labels[places])
-        drawn.append(above - curves.auroc(theirs[places], labels[places]))
-    whole = curves.auroc(ours, labels) - curves.auroc(theirs, labels)
-    return whole, float(np.quantile(drawn, 0.1))
 
 
 def _flag_counts(rows: Sequence[Labelled]) -> dict[str, tuple[int, int]]:

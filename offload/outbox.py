@@ -1,15 +1,18 @@
 """Offline, then better: what was answered near for want of a cloud is asked again when it is back.
 
 The texts wait in a file that only its owner may read, and are gone from it once they are asked
-again or forgotten. Only texts of class cloud_ok ever get in.
+again or forgotten. Only texts of class cloud_ok ever get in. One process at a time asks.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import logging
+import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import cast
@@ -18,7 +21,7 @@ import msgspec
 
 from backbone.errors import NearfarError
 from offload.engine import Engine
-from offload.errors import LinkError, SettingsError, Withheld
+from offload.errors import CloudUnreachable, LinkError, SettingsError, Withheld
 from offload.link.kept import Kept
 from offload.messages import Delta, Finish, Privacy, Request
 
@@ -49,11 +52,14 @@ class Better(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outbox:
-    """Questions that wait for the cloud: at most `max_entries`, and `max_bytes` on disk."""
+    """Questions that wait for the cloud: at most `max_entries`, and `max_bytes` on disk.
+
+    Without a path they wait in memory.
+    """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         *,
         below: float = 0.5,
         max_entries: int = 100,
@@ -61,6 +67,7 @@ class Outbox:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._kept = Kept(Waiting, path)
+        self._turn = None if path is None else path.with_name(".asking")
         self._below = below
         self._max_entries, self._max_bytes = max_entries, max_bytes
         self._clock = clock
@@ -99,12 +106,49 @@ class Outbox:
         self._kept.change(lambda items: [each for each in items if name not in (each.id, "all")])
         return before - len(self.pending())
 
-    async def run(self, cloud: Engine) -> AsyncIterator[Better]:
-        """Ask everything again; each is forgotten once the caller has come back for the next.
+    def forget_session(self, session: str) -> None:
+        """Forget what was asked in a conversation. Raises SettingsError, OSError."""
+        if any(each.request.session == session for each in self.pending()):
+            self._kept.change(
+                lambda items: [each for each in items if each.request.session != session]
+            )
 
-        Ends without an error where the cloud is still out of reach: what is left goes on waiting.
+    async def run(
+        self, cloud: Engine, *, wanted: Callable[[Waiting], bool] = lambda _: True
+    ) -> AsyncIterator[Better]:
+        """Ask what is wanted again; each is forgotten once the caller has come back for the next.
+
+        Ends without an error where the cloud is still out of reach, or where another process is
+        asking already: what is left goes on waiting.
         """
+        with self._claim() as mine:
+            if mine:
+                async with aclosing(cast("_Bettering", self._ask_all(cloud, wanted))) as betters:
+                    async for better in betters:
+                        yield better
+
+    @contextlib.contextmanager
+    def _claim(self) -> Iterator[bool]:
+        """Take the turn to ask, which a process that dies gives back; False where it is taken."""
+        if self._turn is None or not self.pending():
+            yield self._turn is None
+            return
+        descriptor = os.open(self._turn, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+        finally:
+            os.close(descriptor)
+
+    async def _ask_all(
+        self, cloud: Engine, wanted: Callable[[Waiting], bool]
+    ) -> AsyncIterator[Better]:
         for waiting in self.pending():
+            if not wanted(waiting):
+                continue
             try:
                 better = await _asked(cloud, waiting)
             except Withheld:
@@ -112,7 +156,9 @@ class Outbox:
                 continue
             except LinkError as error:
                 _log.info("the cloud is still out of reach: %s", error)
-                self._tried(waiting)
+                # Where nothing left, nothing was tried: a day offline is no reason to give up.
+                if not isinstance(error, CloudUnreachable) or error.bytes_sent != 0:
+                    self._tried(waiting)
                 return
             except NearfarError as error:
                 _log.warning("a question that waited cannot be asked again: %s", error)
@@ -147,6 +193,10 @@ class Outbox:
             return [each for each in counted if each.tries < _MAX_TRIES]
 
         self._kept.change(count)
+
+
+class _Bettering(AsyncIterator[Better]):
+    async def aclose(self) -> None: ...
 
 
 async def _asked(cloud: Engine, waiting: Waiting) -> Better:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from pathlib import Path
 
 import pytest
 
-from offload.errors import CloudUnreachable, RequestError, Withheld
+from offload.errors import CloudFailed, CloudUnreachable, RequestError, Withheld
 from offload.messages import Delta, Finish, Privacy, Request, Route
 from offload.outbox import Better, Outbox
 from tests.offload.scripted import ScriptedEngine
@@ -89,12 +90,48 @@ def test_the_newest_stay_where_there_is_no_room_for_all(tmp_path: Path) -> None:
 async def test_questions_wait_on_while_the_cloud_is_away_but_not_for_ever(outbox: Outbox) -> None:
     for number in range(2):
         outbox.put(ask(f"question {number}"), "near", ended())
-    away = ScriptedEngine(error=CloudUnreachable("nobody"))
+    away = ScriptedEngine(error=CloudFailed("it broke"))
     for tries in range(1, 5):
         assert await run(outbox, away) == []
         assert [each.tries for each in outbox.pending()] == [tries, 0]
     await run(outbox, away)
     assert [each.request.prompt for each in outbox.pending()] == ["question 1"]
+
+
+async def test_a_cloud_that_nothing_reached_was_not_tried(outbox: Outbox) -> None:
+    outbox.put(ask(), "near", ended())
+    away = ScriptedEngine(error=CloudUnreachable("nobody"))
+    for _ in range(7):
+        assert await run(outbox, away) == []
+    assert [each.tries for each in outbox.pending()] == [0]
+
+
+async def test_two_that_run_at_once_ask_once(outbox: Outbox, tmp_path: Path) -> None:
+    outbox.put(ask(), "near", ended())
+    other, hold = Outbox(tmp_path / "outbox" / "waiting.json"), asyncio.Event()
+    cloud = ScriptedEngine(hold=hold)
+    first = asyncio.ensure_future(run(outbox, cloud))
+    await cloud.until(lambda: len(cloud.requests) == 1)
+    assert await run(other, cloud) == [] and len(cloud.requests) == 1
+    hold.set()
+    assert len(await first) == 1 and await run(other, cloud) == []
+    other.put(ask("another"), "near", ended())
+    assert len(await run(other, ScriptedEngine())) == 1  # the turn is given back
+
+
+async def test_only_what_is_wanted_is_asked_and_a_session_is_forgotten_whole(
+    outbox: Outbox,
+) -> None:
+    for session in ("kept", "deleted", None):
+        outbox.put(ask("question", session=session), "near", ended())
+    outbox.forget_session("deleted")
+    cloud = ScriptedEngine()
+    found = [
+        better
+        async for better in outbox.run(cloud, wanted=lambda each: each.request.session is not None)
+    ]
+    assert [better.waiting.request.session for better in found] == ["kept"]
+    assert [each.request.session for each in outbox.pending()] == [None]
 
 
 @pytest.mark.parametrize("error", [Withheld("no"), RequestError("no")])

@@ -11,12 +11,17 @@ from __future__ import annotations
 import asyncio
 import importlib
 import math
+from collections.abc import AsyncIterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import MissingExtra
 from cloud.fleet.autoscale import WISHES, Measure, ScalingOptions
 from offload.errors import SettingsError
+
+_EVERY_S = 60.0  # between two measures that are remembered
+_MEMORY_S = 90_000.0  # `predictive` looks at the same time yesterday
 
 _DEFAULTS: dict[str, Any] = {
     "model": "",  # a folder; the embedded model without
@@ -78,7 +83,6 @@ class EngineReplica:
             arguments.setdefault("max_num_seqs", wish["max_num_seqs"])
         self._engine = _named(wish["engine"])(**arguments)
         self._app = _named(wish["face"])(self._engine)
-        self._num_open = 0
 
     async def __call__(self, request: Any) -> Any:
         """Answer one HTTP request, streamed as the face streams it."""
@@ -86,15 +90,15 @@ class EngineReplica:
 
         body = await request.body()
         started: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        pieces: asyncio.Queue[bytes | None] = asyncio.Queue(64)
+        pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(64)
         task = asyncio.create_task(self._run(request.scope, body, started, pieces))
-        head = await started
+        try:
+            head = await started
+        except asyncio.CancelledError:  # the client has left
+            task.cancel()
+            raise
         headers = {name.decode(): value.decode() for name, value in head["headers"]}
         return StreamingResponse(_drain(pieces, task), status_code=head["status"], headers=headers)
-
-    def record_autoscaling_stats(self) -> dict[str, float]:
-        """Tell Ray how many answers are open here, for `policy_function`."""
-        return {"ongoing": float(self._num_open)}
 
     async def check_health(self) -> None:
         """Fail where the engine is closed or broken, so that Ray starts another replica."""
@@ -105,7 +109,7 @@ class EngineReplica:
         scope: dict[str, Any],
         body: bytes,
         started: asyncio.Future[dict[str, Any]],
-        pieces: asyncio.Queue[bytes | None],
+        pieces: asyncio.Queue[bytes | Exception | None],
     ) -> None:
         sent = False
 
@@ -122,20 +126,24 @@ class EngineReplica:
             elif message.get("body"):
                 await pieces.put(message["body"])
 
-        self._num_open += 1
         try:
             await self._app(scope, receive, send)
         except Exception as error:
-            if not started.done():
+            if started.done():
+                await pieces.put(error)
+            else:
                 started.set_exception(error)
-        finally:
-            self._num_open -= 1
+        else:
             await pieces.put(None)
 
 
-async def _drain(pieces: asyncio.Queue[bytes | None], task: asyncio.Task[None]) -> Any:
+async def _drain(
+    pieces: asyncio.Queue[bytes | Exception | None], task: asyncio.Task[None]
+) -> AsyncIterator[bytes]:
     try:
         while (piece := await pieces.get()) is not None:
+            if isinstance(piece, Exception):
+                raise piece  # so that Ray breaks the answer off instead of ending it well
             yield piece
     finally:
         task.cancel()
@@ -147,36 +155,34 @@ def queue_policy(context: Any) -> tuple[int, dict[str, Any]]:
 
 
 def predictive_policy(context: Any) -> tuple[int, dict[str, Any]]:
-    """Return as many replicas as `predictive` wishes, of the load Ray remembers for us."""
+    """Return as many replicas as `predictive` wishes, of the load since Ray's controller began."""
     return _decided("predictive", context)
 
 
 def _decided(name: str, context: Any) -> tuple[int, dict[str, Any]]:
     """Apply a wish; Ray itself keeps the bounds and the delays."""
-    config, state = context.config, dict(context.policy_state or {})
-    seen = [Measure(**each) for each in state.get("seen", [])][-2000:]
-    ongoing = float(sum(sum(each.values()) for each in _by_replica(context)))
-    seen.append(
-        Measure(
-            at_s=float(context.current_time or 0.0),
-            num_replicas=context.current_num_replicas,
-            ongoing=ongoing,
-        )
+    config = context.config
+    now = Measure(
+        at_s=float(context.current_time or 0.0),
+        num_replicas=context.current_num_replicas,
+        ongoing=float(context.total_num_requests),  # with those that wait before a replica
     )
+    kept = _kept((context.policy_state or {}).get("seen", []), now)
     options = ScalingOptions(
         min_replicas=config.min_replicas,
         max_replicas=config.max_replicas,
         target_ongoing_requests=config.target_ongoing_requests,
     )
-    wished = math.ceil(WISHES[name](seen, options) - 1e-9)
+    wished = math.ceil(WISHES[name]([*kept, now], options) - 1e-9)
     bounded = min(max(wished, config.min_replicas), config.max_replicas)
-    kept = [{"at_s": m.at_s, "num_replicas": m.num_replicas, "ongoing": m.ongoing} for m in seen]
-    return bounded, {"seen": kept}
+    if not kept or now.at_s - kept[-1].at_s >= _EVERY_S:
+        kept.append(now)
+    return bounded, {"seen": [asdict(each) for each in kept]}
 
 
-def _by_replica(context: Any) -> list[dict[str, float]]:
-    metrics = (context.aggregated_metrics or {}).get("ongoing", {})
-    return [metrics] if metrics else [{"ongoing": context.total_num_requests}]
+def _kept(seen: list[dict[str, Any]], now: Measure) -> list[Measure]:
+    """Return the measures of somewhat more than a day; Ray asks ten times a second."""
+    return [Measure(**each) for each in seen if now.at_s - each["at_s"] <= _MEMORY_S]
 
 
 def _checked(args: dict[str, Any]) -> dict[str, Any]:

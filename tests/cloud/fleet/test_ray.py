@@ -10,12 +10,17 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import httpx
 import pytest
 
-from cloud.ray_app import _checked, autoscaling_config, build_app, queue_policy
+from cloud.ray_app import (
+    _checked,
+    autoscaling_config,
+    build_app,
+    predictive_policy,
+    queue_policy,
+)
 from offload.errors import SettingsError
 
 ROOT = Path(__file__).parents[3]
@@ -43,15 +48,33 @@ def test_the_policy_is_ours_within_rays_bounds() -> None:
         policy_state=None,
         current_time=1.0,
         current_num_replicas=1,
-        aggregated_metrics={"ongoing": {"a": 3.0, "b": 2.0}},
-        total_num_requests=0,
+        total_num_requests=5.0,
     )
-    wished, state = queue_policy(context)
-    assert wished == 3 and len(state["seen"]) == 1
-    context.aggregated_metrics, context.policy_state = {}, state
-    wished, state = queue_policy(context)
-    assert wished == 1 and len(state["seen"]) == 2
-    json.dumps(state)
+    assert queue_policy(context)[0] == 3
+    context.total_num_requests = 0.0
+    assert queue_policy(context)[0] == 1
+
+
+def test_a_policy_remembers_a_day_in_measures_a_minute_apart() -> None:
+    config = SimpleNamespace(min_replicas=1, max_replicas=9, target_ongoing_requests=2.0)
+    context = SimpleNamespace(
+        config=config, policy_state={}, current_num_replicas=1, total_num_requests=0.0
+    )
+
+    def at(second: float, ongoing: float = 0.0) -> int:
+        context.current_time, context.total_num_requests = second, ongoing
+        wished, context.policy_state = predictive_policy(context)
+        return wished
+
+    for tenth in range(1, 11):
+        at(1000.0 + tenth / 10, 8.0)
+    assert len(context.policy_state["seen"]) == 1
+    assert at(1060.2, 8.0) == 4 and len(context.policy_state["seen"]) == 2
+    assert [at(80_000.0 + 60 * minute) for minute in range(20)][-1] == 1
+    assert at(1000.0 + 86_400 - 60) == 4  # what this time brought yesterday
+    at(1000.0 + 95_000)
+    assert context.policy_state["seen"][0]["at_s"] == 80_000.0
+    json.dumps(context.policy_state)
 
 
 def until(holds: Callable[[], bool], seconds: float = 60) -> None:
@@ -77,7 +100,7 @@ def ray_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         wish = {
             "engine": "tests.cloud.fleet.scripted_child:open_scripted",
-            "arguments": {"pause_s": 0.02},
+            "arguments": {"pause_s": 0.2},
             "max_replicas": 2,
             "max_num_seqs": 64,
             "num_cpus": 0.1,
@@ -118,27 +141,29 @@ def test_a_real_ray_streams_scales_and_survives_a_killed_replica(ray_url: str) -
     assert lines[-1] == "data: [DONE]" and replicas() == 1
     busy = True
 
-    def keep_asking(_: int) -> set[str]:
-        pids = set()
+    asked: set[str] = set()
+
+    def keep_asking(_: int) -> None:
         while busy:
-            pids.add(ask(ray_url))
-        return pids
+            asked.add(ask(ray_url))
 
     with ThreadPoolExecutor(8) as pool:
         asking = [pool.submit(keep_asking, number) for number in range(8)]
-        until(lambda: replicas() == 2)
-        time.sleep(2)
-        busy = False
-        pids: set[Any] = set().union(*(each.result() for each in asking))
-    assert len(pids) == 2
+        try:
+            until(lambda: len(asked) == 2)
+            assert replicas() == 2
+        finally:
+            busy = False
+        for each in asking:
+            each.result()
     until(lambda: replicas() == 1)
     victim = ask(ray_url)
     os.kill(int(victim), signal.SIGKILL)
 
-    def is_back() -> bool:
+    def is_another() -> bool:
         try:
             return ask(ray_url) != victim
         except (AssertionError, httpx.HTTPError):
             return False
 
-    until(is_back)
+    until(is_another)

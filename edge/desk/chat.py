@@ -12,10 +12,11 @@ from typing import Any, cast
 
 from backbone.errors import NearfarError
 from edge.desk.attachments import with_files
+from edge.desk.bettering import Bettering
 from edge.desk.chat_commands import COMMANDS, Leave, closest
 from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner, answer
-from edge.desk.screen import Screen
+from edge.desk.screen import Screen, printable
 from edge.desk.terminal import why
 from offload.engine import Engine
 from offload.messages import Delta, Finish, Side
@@ -28,7 +29,7 @@ class Chat:
     """One person, one engine, one conversation at a time.
 
     `reopen` loads another near model by its name, for /model; `sessions` is where the near model
-    keeps what it computed.
+    keeps what it computed; `bettering` asks again what waits for the cloud.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Chat:
         conversation: str | None = None,
         sessions: Path | None = None,
         reopen: Callable[[str], Engine] | None = None,
+        bettering: Bettering | None = None,
     ) -> None:
         self.engine = engine
         self.screen = screen
@@ -51,21 +53,40 @@ class Chat:
         self.conversation = conversation
         self.sessions = sessions or places().cache / "sessions"
         self.reopen = reopen
+        self.bettering = bettering
+        self._met: set[int] = set()  # turns whose better answer was shown
         self.files: list[str] = []
         self.last: Finish | None = None
         self.told = "nothing has been answered yet"
 
     async def run(self, first: str = "") -> None:
         """Carry the conversation on until the input ends or the person leaves."""
-        with contextlib.suppress(Leave):
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(contextlib.suppress(Leave))
+            if self.bettering is not None:
+                watching = self.bettering.watching(lambda: self.engine)
+                await stack.enter_async_context(watching)
             if first:
                 await self._take(first)
             while True:
+                self._show_better()
                 try:
                     line = await self.screen.read()
                 except (EOFError, KeyboardInterrupt):
                     return
                 await self._take(line)
+
+    def _show_better(self) -> None:
+        """Show the better answers that have come since, each beside its first one."""
+        if self.bettering is None or self.conversation is None:
+            return
+        self.bettering.nudge()
+        for turn in self.store.read(self.conversation).turns:
+            if turn.better is not None and turn.id not in self._met:
+                self._met.add(turn.id)
+                self.screen.remark("the cloud is back: a better answer is ready")
+                self.screen.remark(f"near: {printable(turn.content.strip())}")
+                self.screen.remark(f"far:  {printable(turn.better.content.strip())}")
 
     async def _take(self, line: str) -> None:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from edge.desk.asking import Ask
+from edge.desk.bettering import Bettering
 from edge.desk.chat import HELP, Chat
 from edge.desk.consent import Consent, Question, Reply, chosen_privacy, size_of
 from edge.desk.conversations import Conversations
@@ -18,6 +19,7 @@ from edge.desk.screen import PlainScreen, Screen
 from edge.desk.status import status
 from offload.engine import Engine
 from offload.messages import Privacy, Request
+from offload.outbox import Outbox
 from offload.places import Places, places
 from offload.settings import Settings
 
@@ -64,15 +66,17 @@ class _Desk:
 
     async def run(self, past: Past, first: str, *, as_json: bool) -> None:
         conversation = past.choose(self._store)
+        outbox = self._outbox(past)
         screen = self._screen(as_json=as_json)
         chat = Chat(
             self._open(self._settings, screen),
             screen,
             self._store,
-            manner=Manner(privacy=self._privacy(), sampling=self._wish.sampling()),
+            manner=Manner(privacy=self._privacy(), sampling=self._wish.sampling(), outbox=outbox),
             system=self._wish.system or "",
             conversation=conversation,
             reopen=lambda name: self._open(self._with_model(name), screen),
+            bettering=Bettering(outbox, self._store) if outbox else None,
         )
         chat.files = list(self._wish.files)
         self._chat = chat
@@ -82,6 +86,12 @@ class _Desk:
             await chat.run(first)
         finally:
             await chat.engine.aclose()
+
+    def _outbox(self, past: Past) -> Outbox | None:
+        if not self._settings.cloud.url:
+            return None
+        # What is not kept is not written down to wait either.
+        return Outbox(self._here.outbox if past.keep else None)
 
     def _screen(self, *, as_json: bool) -> Screen:
         if as_json or not can_draw(os.environ):

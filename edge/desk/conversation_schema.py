@@ -51,7 +51,14 @@ def _first(connection: sqlite3.Connection) -> None:
     connection.executescript(f"BEGIN IMMEDIATE; {_FIRST}")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first,)
+def _better(connection: sqlite3.Connection) -> None:
+    """A near answer may wait for a better one (by its id in the outbox), and get it beside it."""
+    connection.execute("BEGIN IMMEDIATE")
+    for column in ("waiting", "better"):
+        connection.execute(f"ALTER TABLE turn ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _better)
 
 
 def connect(path: Path | None) -> sqlite3.Connection:

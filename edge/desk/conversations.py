@@ -32,8 +32,18 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     num_turns: int = 0
 
 
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """A better answer that came later, beside the first."""
+
+    content: str
+    finish: Finish
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn; `finish` is how an answer ended, with its route and usage."""
+    """One turn; `finish` is how an answer ended, with its route and usage.
+
+    `waiting` is its id in the outbox while the cloud is to be asked again.
+    """
 
     id: int
     role: Role
@@ -42,6 +52,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     source: str = ""
     created_at: float = 0.0
     finish: Finish | None = None
+    waiting: str = ""
+    better: Beside | None = None
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,6 +150,19 @@ class Conversations:
     def answer(self, conversation: str) -> Writing:
         """Begin an answer, to be written piece by piece."""
         return Writing(self._db, self._add(conversation, "assistant", "", "writing"))
+
+    def awaits(self, name: str) -> bool:
+        """Return whether a turn waits for a better answer by this name of the outbox."""
+        row = self._db.execute("SELECT 1 FROM turn WHERE waiting = ?", (name,)).fetchone()
+        return row is not None
+
+    def better(self, name: str, beside: Beside) -> bool:
+        """Keep a better answer beside the first; False where that is gone by now."""
+        told = msgspec.json.encode(beside).decode()
+        kept = self._db.execute(
+            "UPDATE turn SET better = ?, waiting = '' WHERE waiting = ?", (told, name)
+        )
+        return kept.rowcount > 0
 
     def undo(self, conversation: str) -> str | None:
         """Take back the last question and its answer; return the question, None without one."""
@@ -262,6 +287,10 @@ class Writing:
             (text, source, self.turn),
         )
 
+    def wait(self, name: str) -> None:
+        """Say by which name of the outbox a better answer may come."""
+        self._db.execute("UPDATE turn SET waiting = ? WHERE id = ?", (name, self.turn))
+
     def end(self, state: State, finish: Finish | None = None) -> None:
         """Say how the answer ended."""
         told = msgspec.json.encode(finish).decode() if finish is not None else ""
@@ -283,8 +312,9 @@ def _heading(row: sqlite3.Row) -> Heading:
 
 def _turn(row: sqlite3.Row) -> Turn:
     finish = msgspec.json.decode(row["finish"], type=Finish) if row["finish"] else None
-    names = ("id", "role", "content", "state", "source", "created_at")
-    return Turn(**{name: row[name] for name in names}, finish=finish)
+    better = msgspec.json.decode(row["better"], type=Beside) if row["better"] else None
+    names = ("id", "role", "content", "state", "source", "created_at", "waiting")
+    return Turn(**{name: row[name] for name in names}, finish=finish, better=better)
 
 
 def _title(text: str) -> str:

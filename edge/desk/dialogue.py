@@ -14,17 +14,22 @@ from offload.engine import Engine
 from offload.errors import RequestError
 from offload.hybrid import Hybrid
 from offload.messages import Delta, Finish, Privacy, Request, Sampling, Side
+from offload.outbox import Outbox
 
 _STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "error": "failed"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How an answer is wished: by whom (None leaves it to the policy), how private, how chosen."""
+    """How an answer is wished: by whom (None leaves it to the policy), how private, how chosen.
+
+    `outbox` takes the questions that the cloud may answer better when it is back; None takes none.
+    """
 
     forced: Side | None = None
     privacy: Privacy = Privacy.ASK
     sampling: Sampling = field(default_factory=Sampling)
+    outbox: Outbox | None = None
 
 
 async def answer(
@@ -43,10 +48,15 @@ async def answer(
     )
     asked = _asked(engine, manner.forced)
     writing = store.answer(conversation)
+    text = ""
     try:
         async with aclosing(cast(Any, asked.generate(request))) as stream:
             async for item in stream:
                 _keep(writing, item)
+                if isinstance(item, Delta):
+                    text = item.text if item.replaces else text + item.text
+                elif manner.outbox and (name := manner.outbox.put(request, text, item)):
+                    writing.wait(name)
                 yield item
     except (asyncio.CancelledError, GeneratorExit):
         writing.end("stopped")

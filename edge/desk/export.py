@@ -29,6 +29,8 @@ def _markdown(conversation: Conversation) -> str:
         parts.append(f"> {conversation.system}".replace("\n", "\n> "))
     for turn in conversation.turns:
         parts += [f"## {_who(turn)}", turn.content.strip() or f"*{turn.state}*"]
+        if turn.better is not None:
+            parts += ["### A better answer, from the far model, later", turn.better.content.strip()]
     return "\n\n".join(parts) + "\n"
 
 

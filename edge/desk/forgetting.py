@@ -9,6 +9,8 @@ from typing import Protocol, runtime_checkable
 from edge.desk.conversations import Conversations
 from offload.engine import Engine
 from offload.hybrid import Hybrid
+from offload.outbox import Outbox
+from offload.places import places
 
 
 @runtime_checkable
@@ -23,7 +25,9 @@ class Forgetful(Protocol):
 async def forget(
     conversation: str, store: Conversations, engine: Engine | None, sessions: Path
 ) -> None:
-    """Delete a conversation, and its keys and values in memory and in the folder `sessions`."""
+    """Delete a conversation, its keys and values in memory and in the folder `sessions`, and what
+    of it waits for the cloud.
+    """
     from edge.llama.sessions import forget_session
 
     near = engine.edge if isinstance(engine, Hybrid) else engine
@@ -31,4 +35,5 @@ async def forget(
         await near.forget(conversation)
     # Other models may have kept it too, before this one was chosen.
     await asyncio.to_thread(forget_session, sessions, conversation)
+    Outbox(places().outbox).forget_session(conversation)
     store.delete(conversation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import msgspec
@@ -28,6 +28,7 @@ class Answers:
     def __init__(self, store: Conversations) -> None:
         self._store = store
         self._last: dict[str, _Answer] = {}
+        self.after: Callable[[], None] = lambda: None  # called whenever an answer has ended
 
     @property
     def any_running(self) -> bool:
@@ -42,7 +43,9 @@ class Answers:
     def start(self, engine: Engine, conversation: str, manner: Manner) -> None:
         """Begin to answer a conversation's last question. Raises RequestError if it already is."""
         self.require_idle(conversation)
-        self._last[conversation] = _Answer(answer(engine, self._store, conversation, manner))
+        going = _Answer(answer(engine, self._store, conversation, manner))
+        going.task.add_done_callback(lambda _: self.after())
+        self._last[conversation] = going
 
     def _running(self, conversation: str) -> _Answer | None:
         going = self._last.get(conversation)

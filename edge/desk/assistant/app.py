@@ -20,6 +20,7 @@ from backbone.errors import NearfarError
 from edge.desk.assistant.answers import Answers, told
 from edge.desk.assistant.desk import Change, Desk
 from edge.desk.assistant.door import Door
+from edge.desk.bettering import Bettering
 from edge.desk.consent import Reply
 from edge.desk.conversations import Conversations, Turn
 from edge.desk.dialogue import Manner
@@ -55,11 +56,14 @@ class Replied(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 def build_app(desk: Desk, store: Conversations, answers: Answers, *, token: str) -> Starlette:
     """Return the ASGI app; it closes the desk when it ends."""
     api = _Api(desk, store, answers)
+    bettering = Bettering(desk.outbox, store)
+    answers.after = bettering.nudge
     one = "/api/conversations/{id}"
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        yield
+        async with bettering.watching(lambda: desk.engine):
+            yield
         await answers.stop_all()
         await desk.aclose()
 
@@ -99,9 +103,10 @@ class _Api:
 
     async def settings(self, request: Request) -> Response:
         change = await _body(request, Change)
-        if self._answers.any_running:
-            raise RequestError("an answer is being written; stop it first")
-        await self._desk.change(change)
+        async with self._desk.lock:
+            if self._answers.any_running:
+                raise RequestError("an answer is being written; stop it first")
+            await self._desk.change(change)
         return _json(self._desk.standing())
 
     async def conversations(self, request: Request) -> Response:
@@ -124,7 +129,8 @@ class _Api:
 
     async def delete(self, request: Request) -> Response:
         await self._answers.forget(_id(request))
-        await self._desk.forget(_id(request), self._store)
+        async with self._desk.lock:
+            await self._desk.forget(_id(request), self._store)
         return _json({})
 
     async def export(self, request: Request) -> Response:
@@ -135,15 +141,20 @@ class _Api:
     async def ask(self, request: Request) -> Response:
         """Begin to answer: a new question, or the last one anew."""
         conversation, asked = _id(request), await _body(request, Ask)
+        async with self._desk.lock:
+            self._begin_answer(conversation, asked)
+        return _json({}, status=202)
+
+    def _begin_answer(self, conversation: str, asked: Ask) -> None:
         self._answers.require_idle(conversation)
         if asked.text.strip():
             self._store.ask(conversation, asked.text.strip())
         elif self._store.unanswer(conversation) is None:
             raise RequestError("there is nothing to answer again; ask something first")
         manner = Manner(privacy=self._desk.privacy, sampling=Sampling(max_tokens=MAX_TOKENS))
-        manner = replace(manner, forced=asked.side)
+        outbox = self._desk.outbox if self._desk.settings.cloud.url else None
+        manner = replace(manner, forced=asked.side, outbox=outbox)
         self._answers.start(self._desk.engine, conversation, manner)
-        return _json({}, status=202)
 
     async def stream(self, request: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:
@@ -168,6 +179,8 @@ def _id(request: Request) -> str:
 def _shown(turn: Turn) -> dict[str, Any]:
     """Return a turn with what its reader is told of it."""
     whole: dict[str, Any] = msgspec.to_builtins(turn)
+    if turn.better is not None:
+        whole["better"].update(told(turn.better.finish))
     return {**whole, **(told(turn.finish) if turn.finish else {})}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
@@ -18,6 +19,7 @@ from edge.desk.status import link, memory_bytes
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.messages import ModelCard, Privacy
+from offload.outbox import Outbox
 from offload.places import Places
 from offload.settings import EdgeSettings, Settings
 from offload.settings_file import change_settings
@@ -65,6 +67,8 @@ class Desk:
         self._ask = ask
         self._offline = offline
         self._open = open_engine
+        self.outbox = Outbox(here.outbox)
+        self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
         self.privacy = chosen_privacy(settings, here)
         self.engine = self._make()
 
@@ -96,7 +100,7 @@ class Desk:
 
     async def change(self, change: Change) -> None:
         """Apply a change and keep it in the settings file. Raises NearfarError, and then nothing
-        has changed.
+        has changed. The caller holds the lock.
         """
         before = self.settings, self.privacy
         self.settings = replace(self.settings, edge=_edge(self.settings.edge, change))
@@ -104,10 +108,11 @@ class Desk:
             self.privacy = Privacy.LOCAL_ONLY if change.private else Privacy.ASK
         await self.engine.aclose()
         try:
-            self.engine = self._make()
+            # Loading a model takes seconds, in which other requests are not to wait.
+            self.engine = await asyncio.to_thread(self._make)
         except NearfarError:
             self.settings, self.privacy = before
-            self.engine = self._make()
+            self.engine = await asyncio.to_thread(self._make)
             raise
         self._keep(change)
 

@@ -11,10 +11,12 @@ import * as words from "./words.js";
 const { t } = words;
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 2000;
+const BETTER_MS = 3000; // between two looks for a better answer, while one may come
 
 let current = null; // the id of the open conversation; null before its first question
 let standing = null;
 let following = null; // aborts the stream that is being read
+let hoping = null; // the timer of the next look for a better answer
 let last = null; // the last answer's usage
 
 const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text) });
@@ -107,6 +109,16 @@ async function open(id) {
   await act(refresh);
   if (thread.writing) await follow(id);
   else composer.setBusy(false);
+  hope(id);
+}
+
+/** Look for better answers to what waits for the cloud, as long as this conversation is open. */
+async function hope(id) {
+  clearTimeout(hoping);
+  if (id !== current || composer.busy) return;
+  const whole = await api.read(id).catch(() => null);
+  if (!whole || id !== current || composer.busy) return;
+  if (thread.better(whole.turns)) hoping = setTimeout(() => hope(id), BETTER_MS);
 }
 
 /** Ask a new question, or with null the last one again; `by` chooses a side. */
@@ -146,6 +158,7 @@ async function follow(id) {
     stand(await api.standing());
     await refresh();
   });
+  hope(id);
 }
 
 async function take(id, event) {

@@ -179,6 +179,17 @@ export class Thread {
     if (last) actions.append(...this.retries());
     row.append(actions);
     article.append(...remarks, row);
+    if (turn.better) article.append(better(turn.better));
+  }
+
+  /** Put better answers that came later beside their first ones; return whether more may come. */
+  better(turns) {
+    const articles = this.element.querySelectorAll(".answer");
+    const answers = turns.filter((turn) => turn.role === "assistant");
+    answers.forEach((turn, n) => {
+      if (turn.better && articles[n] && !articles[n].querySelector(".better")) articles[n].append(better(turn.better));
+    });
+    return answers.some((turn) => turn.waiting);
   }
 
   retries() {
@@ -199,6 +210,12 @@ function badge(route, turn) {
   const summary = make("summary", far ? "badge far" : "badge near", far ? t("far") : t("near"));
   if (sent) summary.append(make("span", "sent", t("sent", { n: sent.toLocaleString() })));
   return make("details", "route", summary, make("p", "", turn.why ?? ""));
+}
+
+/** The far answer that came when the cloud was back, closed until it is asked for. */
+function better(turn) {
+  const body = make("div", "body", ...render(turn.content));
+  return make("details", "better", make("summary", "badge far", t("better")), body, make("p", "remark", turn.why ?? ""));
 }
 
 function copier(text) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -95,14 +95,24 @@ def serve(
 
 
 def main() -> None:
-    """Run the command; a NearfarError becomes one line and exit status 1."""
+    """Run the command; a NearfarError, or a file out of reach, becomes one line and status 1."""
     try:
         app()
     except NearfarError as error:
-        if "--json" in sys.argv:
-            print(json.dumps({"error": str(error)}))
-        print(f"nearfar: {error}", file=sys.stderr)
-        sys.exit(1)
+        _fail(str(error))
+    except OSError as error:
+        # Where a file is named, the disk or its permissions are at fault, and not the program.
+        if error.filename is None:
+            raise
+        reason = f"{error.filename} cannot be used ({error.strerror})"
+        _fail(f"{reason}; mend its folder or permissions, or set NEARFAR_HOME to another folder")
+
+
+def _fail(told: str) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps({"error": told}))
+    print(f"nearfar: {told}", file=sys.stderr)
+    sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from contextlib import aclosing
 import msgspec
 import typer
 
-from offload.errors import SettingsError
+from offload.errors import RequestError, SettingsError
 from offload.leaving import open_cloud, open_door, open_ledger
 from offload.messages import Request
 from offload.outbox import Better, Outbox, Waiting
@@ -26,13 +26,15 @@ def list_waiting(*, as_json: bool) -> None:
     for each in pending:
         moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.queued_at))
         typer.echo(f"{each.id}  {moment}  {_first_line(each.request)}")
-    typer.echo(f"{len(pending)} questions wait for the cloud")
+    typer.echo(f"{_questions(len(pending))} waiting for the cloud")
 
 
 def forget(name: str, *, as_json: bool) -> None:
-    """Forget one question by its id, or all."""
+    """Forget one question by its id, or all. Raises RequestError where none has this id."""
     count = Outbox(places().outbox).forget(name)
-    typer.echo(f'{{"forgotten":{count}}}' if as_json else f"{count} questions were forgotten")
+    if not count and name != "all":
+        raise RequestError(f"no question '{name}' waits; `nearfar policy outbox` lists their ids")
+    typer.echo(f'{{"forgotten":{count}}}' if as_json else f"{_questions(count)} forgotten")
 
 
 def ask_again(*, as_json: bool) -> None:
@@ -54,9 +56,10 @@ async def _ask_again(*, as_json: bool) -> None:
                 _show(better, as_json=as_json)
     finally:
         ledger.close()
+    if as_json:
+        return
     left = len(outbox.pending())
-    if left and not as_json:
-        typer.echo(f"{left} questions go on waiting: the cloud is out of reach")
+    typer.echo(f"{_questions(left)} still waiting{': the cloud is out of reach' if left else ''}")
 
 
 def _show(better: Better, *, as_json: bool) -> None:
@@ -67,6 +70,10 @@ def _show(better: Better, *, as_json: bool) -> None:
     typer.echo(f"? {_first_line(waiting.request)}")
     typer.echo(f"near: {waiting.answer.strip()}")
     typer.echo(f"far:  {better.answer.strip()}\n")
+
+
+def _questions(count: int) -> str:
+    return f"{count} question{'' if count == 1 else 's'}"
 
 
 def _first_line(request: Request) -> str:

@@ -67,6 +67,7 @@ def test_why_goes_to_stderr_and_the_answer_alone_to_stdout(run: Run) -> None:
         (("ask", "hi", "--cloud", "--offline"), "contradict"),
         (("ask", "hi", "--cloud", "--local-only"), "contradict"),
         (("link", "ping"), "no cloud is set up"),
+        (("policy", "outbox", "--forget", "nosuch"), "no question 'nosuch' waits"),
         (("cloud", "serve", "--model", "nowhere"), "no folder"),
         (("bench", "hybrid", "nowhere.jsonl"), "does not exist"),
     ],
@@ -111,6 +112,22 @@ def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.Mo
     assert "tcp://127.0.0.1:9" in err and err.count("\n") == 1
     status, out, _ = run("ask", "What is 17 + 25?", "--cloud")
     assert (status, out) == (1, "42\n")
+
+
+def test_who_insists_on_a_cloud_that_is_not_set_up_is_told(run: Run) -> None:
+    status, out, err = run("ask", "What is 17 + 25?", "--cloud")
+    assert (status, out) == (1, "42\n")
+    assert "no cloud is set up" in err and "nearfar link join" in err and err.count("\n") == 1
+
+
+def test_a_home_that_cannot_be_written_is_one_line(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NEARFAR_HOME", str(tmp_path / "file"))
+    status, out, err = run("link", "key")
+    assert (status, out) == (1, "")
+    assert "NEARFAR_HOME" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from offload.errors import RequestError
 from offload.messages import Finish, Message, Privacy, Request, Sampling
 from offload.outbox import Outbox
 from offload.places import places
+from offload.policy.reasons import sentence
 from offload.settings import Settings
 from offload.settings_reading import load
 
@@ -103,5 +104,15 @@ def _report(text: str, finish: Finish, wish: Ask, *, explain: bool, as_document:
     failure = finish.route.failure if finish.route else None
     if failure:
         print(f"nearfar: answered near: {failure}", file=sys.stderr)
-    # Who insists on the cloud and did not get it should know without reading.
-    return 1 if failure and wish.cloud else 0
+    return 1 if wish.cloud and _withheld(finish) else 0
+
+
+def _withheld(finish: Finish) -> bool:
+    """Say why who insisted on the cloud was answered near, and return whether that was so."""
+    route = finish.route
+    if route is None or route.served_by == "cloud":
+        return False
+    if not route.failure:
+        remedy = "; set one up with `nearfar link join`" if route.reason == "no_cloud" else ""
+        print(f"nearfar: {sentence(route.reason)}{remedy}", file=sys.stderr)
+    return True

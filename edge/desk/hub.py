@@ -113,8 +113,9 @@ def files(source: Source) -> list[File]:
         error.close()
         raise DownloadError(refusal(f"{endpoint()}/{source.repo}", error.code)) from None
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+        reason = getattr(error, "reason", error)  # urllib wraps the socket's own error
         raise DownloadError(
-            f"{endpoint()} cannot be reached ({error}); check the network, or set HF_ENDPOINT "
+            f"{endpoint()} cannot be reached ({reason}); check the network, or set HF_ENDPOINT "
             "to a mirror"
         ) from None
 

@@ -120,7 +120,7 @@ class Ledger:
             self._retry_at_s = 0.0
             self._flush()
             if self._waiting:
-                _log.warning("%d lines of the ledger could not be written", len(self._waiting))
+                _log.warning("%d line(s) of the ledger could not be written", len(self._waiting))
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None

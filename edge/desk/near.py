@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from backbone.errors import MissingExtra
 from edge.desk.models import find_model
@@ -20,6 +20,9 @@ from offload.policy.aims import parse_aim
 from offload.policy.dispatch import Prices
 from offload.policy.rule import Threshold
 from offload.settings import Settings
+
+if TYPE_CHECKING:
+    from edge.llama.options import LlamaOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +47,19 @@ def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Eng
     if path.is_dir():
         return _open_folder(path, settings)
     # llama.cpp's library takes a while to load: not before it is needed.
-    from edge.llama.runtime import LlamaEngine, LlamaOptions
+    from edge.llama.runtime import LlamaEngine
+
+    return LlamaEngine(path, options=llama_options(path, settings, here, serving=serving))
+
+
+def llama_options(
+    path: Path, settings: Settings, here: Places, *, serving: bool = False
+) -> LlamaOptions:
+    """Return how llama.cpp runs a GGUF file under these settings."""
+    from edge.llama.options import LlamaOptions
 
     chosen = settings.edge
-    options = LlamaOptions(
+    return LlamaOptions(
         max_model_len=chosen.max_model_len,
         num_threads=chosen.num_threads,
         num_gpu_layers=chosen.num_gpu_layers,
@@ -61,7 +73,6 @@ def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Eng
         # The embedded model is known; any other may be damaged in a way that ends llama.cpp.
         known_models=None if path == EDGE_MODEL else here.cache / "known_models.json",
     )
-    return LlamaEngine(path, options=options)
 
 
 def _open_folder(path: Path, settings: Settings) -> Engine:

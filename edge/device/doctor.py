@@ -15,6 +15,7 @@ import psutil
 from backbone.errors import NearfarError
 from edge.desk.models import ModelEntry, list_models
 from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
+from edge.device.chosen import Chosen, chosen_settings
 from edge.device.profile import read_profile
 from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
 from offload.link.client import CloudLink
@@ -49,6 +50,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     config_file: str
     data_folder: str
     models: list[ModelEntry]
+    chosen: list[Chosen]  # for the near model that is set up
     cloud: str
     problems: list[str]
 
@@ -60,7 +62,7 @@ def examine() -> Report:
     version, gpu = _llama_cpp(problems)
     settings = _settings(here, problems)
     models = list_models(here.models)
-    problems += _lacking(models, memory.available)
+    problems += [*_lacking(models, memory.available), *_locked(here)]
     profile, features, bandwidth = read_profile(), cpu_features(), memory_bandwidth()
     advice = build_advice(features, built_with(_system_info()), nvidia=has_nvidia(), offload=gpu)
     return Report(
@@ -88,6 +90,7 @@ def examine() -> Report:
         config_file=str(here.config_file),
         data_folder=str(here.data),
         models=models,
+        chosen=chosen_settings(settings, here, problems),
         cloud=_cloud(settings, here, problems),
         problems=problems,
     )
@@ -132,6 +135,16 @@ def _settings(here: Places, problems: list[str]) -> Settings:
     except NearfarError as error:
         problems.append(str(error))
         return Settings()
+
+
+def _locked(here: Places) -> list[str]:
+    """Return a problem for each folder that nothing can be kept in."""
+    problems = []
+    for folder in dict.fromkeys((here.config, here.data, here.cache)):
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK):
+            problems.append(f"{there} cannot be written to; free it, or set NEARFAR_HOME elsewhere")
+    return list(dict.fromkeys(problems))
 
 
 def _lacking(models: list[ModelEntry], free_bytes: int) -> list[str]:
@@ -189,6 +202,8 @@ def show(report: Report, *, as_json: bool) -> None:
         print(f"model     {model.name} ({model.size_bytes / 1e6:.1f} MB, {model.runs})")
     for name, rate in report.predicted_tokens_per_s.items():
         print(f"speed     {name}: at most about {rate:g} tokens/s, by the memory's speed")
+    for each in report.chosen:
+        print(f"chosen    {each.name} {each.value}: {each.why}")
     print(f"fits      {', '.join(report.fitting) or 'none of the models worth fetching'}")
     print(f"cloud     {report.cloud}")
     print(f"settings  {report.config_file}")

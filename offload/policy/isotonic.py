@@ -23,7 +23,9 @@ class Isotonic(Word, frozen=True, kw_only=True):
             return self.probabilities[-1]
         low, high = self.scores[place - 1], self.scores[place]
         part = (score - low) / (high - low)
-        return self.probabilities[place - 1] * (1 - part) + self.probabilities[place] * part
+        least, most = self.probabilities[place - 1], self.probabilities[place]
+        # In this form rounding never turns the line down, and the bound keeps it below its end.
+        return min(most, least + (most - least) * part)
 
 
 def fit_isotonic(scores: Sequence[float], happened: Sequence[bool]) -> Isotonic:

@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 
 from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
+from edge.device.chosen import chosen_settings
+from edge.device.doctor import _locked
 from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
 from edge.device.tune import best_of, tune
 from offload.places import places
+from offload.settings import EdgeSettings, Settings
 from offload.settings_reading import load
 
 
@@ -67,3 +70,29 @@ def test_tuning_measures_and_writes_the_setting() -> None:
     found = tune(load(here.config_file), here, limit_s=0)
     assert list(found.tokens_per_s) == [0] and found.tokens_per_s[0] > 0
     assert "num_threads = 0" in here.config_file.read_text()
+
+
+def test_the_choices_for_the_near_model_are_told_with_their_reasons() -> None:
+    here, problems = places(), list[str]()
+    chosen = {each.name: each for each in chosen_settings(load(here.config_file), here, problems)}
+    assert problems == []
+    assert chosen["kv_cache_dtype"].value == "f16"  # a cache of so few bytes is not worth any loss
+    assert chosen["max_model_len"].value == "512 tokens" and chosen["num_gpu_layers"].value == "0"
+    assert all(each.why for each in chosen.values())
+
+
+def test_what_hinders_a_choice_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
+    settings = Settings(edge=EdgeSettings(model=str(tmp_path / "broken.gguf")))
+    problems: list[str] = []
+    assert chosen_settings(settings, places(), problems) == []
+    assert len(problems) == 1 and "broken.gguf" in problems[0]
+
+
+def test_a_home_that_is_no_folder_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").touch()
+    monkeypatch.setenv("NEARFAR_HOME", str(tmp_path / "home"))
+    (problem,) = _locked(places())
+    assert "cannot be written to" in problem and "NEARFAR_HOME" in problem

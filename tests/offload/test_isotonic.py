@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from offload.policy.curves import ece
@@ -12,6 +12,7 @@ from offload.policy.isotonic import fit_isotonic
 Rows = st.lists(st.tuples(st.floats(-10, 10), st.booleans()), min_size=1, max_size=60)
 
 
+@example([(0.0, True)] * 4 + [(1.0, False), (3.0, True)], [0.0, 1.0])  # level but for rounding
 @given(Rows, st.lists(st.floats(-20, 20), min_size=2, max_size=10))
 def test_a_higher_score_never_has_a_lower_probability(
     rows: list[tuple[float, bool]], asked: list[float]

@@ -35,9 +35,9 @@ async def _serve(wish: Ask, here: Places, *, port: int, open_page: bool, as_json
     from edge.desk.assistant.app import build_app
     from edge.desk.assistant.door import kept_token
 
-    listener = _bind(port)
     token = kept_token(here.keys / "assistant.token")
     store = Conversations(here.conversations)
+    listener = _bind(port)
     answers = Answers(store)
     desk = Desk(wish.settings(), here, ask=answers.consent, offline=wish.offline)
     config = uvicorn.Config(

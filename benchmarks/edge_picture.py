@@ -31,7 +31,8 @@ def draw(rows: dict[str, dict[str, Any]], path: Path) -> None:
     axes.barh([BARS[name][1] for name in names], ratios, color="#4477aa")
     for place, name in enumerate(names):
         axes.plot([BARS[name][0]] * 2, [place - 0.4, place + 0.4], color="#cc3311", linewidth=2)
-        axes.text(ratios[place] * 1.05, place, f"{ratios[place]:.3g}x", va="center")
+        told = f"{ratios[place]:,.2f}x" if ratios[place] < 10 else f"{ratios[place]:,.0f}x"
+        axes.text(ratios[place] * 1.05, place, told, va="center")
     axes.set_xscale("log")
     axes.set_xlim(0.5, max([2.0, *ratios]) * 3)
     axes.set_xlabel("times as quick as (red: the goal)")

@@ -29,6 +29,8 @@ from quantize.calibration import CalibrationOptions
 FULL_DEPTH = 24
 WINDOW = 512
 JOBS = ("gptq", "importance", "q8_0", "q4_k_m")
+_READS_TEXT = ("gptq", "gptqmodel", "importance")
+OTHERS = ("gptqmodel",)  # run only where asked for: its package is installed apart
 
 
 def main() -> None:
@@ -36,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--layers", type=int, nargs="+", default=[8, 16, 24])
     parser.add_argument("--tokens", type=int, nargs="+", default=[2048])
-    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--jobs", nargs="+", choices=(*JOBS, *OTHERS), default=list(JOBS))
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--note", default="")
     parser.add_argument("--json", type=Path, required=True)
@@ -47,7 +49,7 @@ def main() -> None:
             source = write_random(Path(folder) / f"{num_layers}", num_layers=num_layers)
             for job in options.jobs:
                 # Only what reads text is slower with more of it.
-                for tokens in options.tokens if job in ("gptq", "importance") else [0]:
+                for tokens in options.tokens if job in _READS_TEXT else [0]:
                     runs.append(_run(job, source, num_layers, tokens, options.threads))
                     print(json.dumps(runs[-1]), flush=True)
     document = {

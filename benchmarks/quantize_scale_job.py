@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import resource
 import sys
@@ -22,6 +23,14 @@ def main() -> None:
         from quantize.gptq_folder import quantize_gptq
 
         quantize_gptq(source, out / "gptq", text=text, calibration=windows_for(tokens))
+    elif job == "gptqmodel":
+        from quantize.gptqmodel_solver import quantize_with_gptqmodel
+
+        # It reports its progress on stdout, where this process answers.
+        with contextlib.redirect_stdout(sys.stderr):
+            quantize_with_gptqmodel(
+                source, out / "gptqmodel", text=text, calibration=windows_for(tokens)
+            )
     elif job == "importance":
         from quantize.measure_importance import measure_importance
 

@@ -6,7 +6,8 @@ from backbone.errors import TemplateRefusal
 from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
 from offload.errors import RequestError, Unsupported
-from offload.messages import Message, Request
+from offload.messages import Request
+from offload.turns import require_place, turns
 
 
 def refuse_unsupported(request: Request, vocab_size: int) -> None:
@@ -29,8 +30,9 @@ def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
     tools where nothing can tell the model of them, RequestError where the template refuses.
     """
     template = tokenizer.chat_template
-    if request.tools and (request.prompt is not None or "tools" not in (template or "")):
+    if request.tools and (request.prompt is not None or template is None):
         raise Unsupported("tools need messages and a chat template that has a place for them")
+    require_place(request, template or "")
     if request.prompt is None and template is not None:
         return _chat_tokens(tokenizer, request)
     tokens = tokenizer.encode(request.last_text() + request.answer_prefix)
@@ -42,7 +44,7 @@ def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
 def _chat_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
     try:
         return tokenizer.encode_chat(
-            [_row(message) for message in request.messages],
+            turns(request),
             tools=request.tools,
             answer_prefix=request.answer_prefix,
         )
@@ -63,19 +65,3 @@ def sampler_for(request: Request, prompt: list[int], vocab_size: int) -> Sampler
     sampler = Sampler(values, seed=asked.seed, vocab_size=vocab_size, logit_bias=asked.logit_bias)
     sampler.note(prompt)
     return sampler
-
-
-def _row(message: Message) -> dict[str, object]:
-    row: dict[str, object] = {"role": message.role, "content": message.content}
-    if message.tool_calls:
-        row["tool_calls"] = [
-            {
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": call.arguments},
-            }
-            for call in message.tool_calls
-        ]
-    if message.tool_call_id is not None:
-        row["tool_call_id"] = message.tool_call_id
-    return row

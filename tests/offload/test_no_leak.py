@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from offload.outbox import OUT_OF_REACH
 from tests.offload.leaks import hunt, traces
 
 
@@ -16,7 +17,8 @@ async def test_nothing_private_leaves_under_faults(tmp_path: Path) -> None:
     assert found.num_stopped_at_the_door == 0, "the gate let a private text through"
     # The search does find what left, and faults did happen.
     assert found.num_public_on_the_wire > 50 and found.wire_bytes > 10_000
-    assert found.ends["cloud_failed"] > 0 and found.num_exceptions > 0 and found.faults
+    assert any(found.ends[reason] for reason in OUT_OF_REACH), found.ends
+    assert found.num_exceptions > 0 and found.faults
 
 
 async def test_the_door_alone_keeps_private_texts_in(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ async def hunt(
     """Ask so many private requests, and as many public ones, under faults; search for them.
 
     The last tenth is asked of a cloud that takes no connection: however quick the machine, some
-    requests meet a fault. Without `gate` private requests are handed straight to the door, as a broken policy would.
+    requests meet a fault. Without `gate` private requests are handed straight to the door, as a
+    broken policy would.
     """
     draw, found = random.Random(seed), Findings()
     private_mark, public_mark = _mark(draw), _mark(draw)

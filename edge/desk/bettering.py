@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from backbone.errors import NearfarError
-from edge.desk.conversations import Beside, Conversations
+from edge.desk.conversation import Beside
+from edge.desk.conversations import Conversations
 from offload.engine import Engine
 from offload.hybrid import Hybrid
 from offload.outbox import Outbox, Waiting
@@ -43,19 +44,24 @@ class Bettering:
 
     async def look(self, engine: Engine) -> int:
         """Ask what waits, if the engine has a cloud; return how many better answers came."""
-        cloud = _cloud(engine)
-        if cloud is None:
-            return 0
-        num_better = 0
+        cloud, num_better = _cloud(engine), 0
         try:
+            self._let_go()
+            if cloud is None:
+                return 0
             self._forget_strays()
             betters = self._outbox.run(cloud, wanted=lambda each: self._store.awaits(each.id))
             async for better in betters:
                 beside = Beside(content=better.answer, finish=better.finish)
                 num_better += self._store.better(better.waiting.id, beside)
+            self._let_go()
         except (NearfarError, OSError) as error:
             _log.warning("what waits for the cloud cannot be asked again: %s", error)
         return num_better
+
+    def _let_go(self) -> None:
+        """Let no turn wait for what the outbox has given up, or what was forgotten elsewhere."""
+        self._store.stop_waiting(lambda: [each.id for each in self._outbox.pending()])
 
     def _forget_strays(self) -> None:
         """Forget what a person took back, or had answered anew, while it waited."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from edge.desk.conversations import Conversations, Heading
+    from edge.desk.conversation import Heading
+    from edge.desk.conversations import Conversations
 
 conversations_app = typer.Typer(
     help="What was said in the chat and in the assistant.", no_args_is_help=True

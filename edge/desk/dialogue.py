@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from backbone.errors import NearfarError
-from edge.desk.conversations import Conversations, State, Writing
+from edge.desk.conversation import State
+from edge.desk.conversations import Conversations
+from edge.desk.writing import Writing
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.hybrid import Hybrid

@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from edge.desk.conversations import Conversation, Turn
+from edge.desk.conversation import Conversation, Turn
 from offload.policy.reasons import sentence
 
 Format = Literal["markdown", "json"]

@@ -89,6 +89,16 @@ async def test_what_was_deleted_or_taken_back_is_never_asked(
     assert len(cloud.requests) == before and outbox.pending() == []
 
 
+@pytest.mark.parametrize("has_cloud", [True, False])
+async def test_a_turn_waits_no_longer_than_the_outbox_does(outbox: Outbox, has_cloud: bool) -> None:
+    store, engine = Conversations(), hybrid(away())
+    talk = await asked(store, engine, outbox, Privacy.CLOUD_OK)
+    assert store.read(talk).turns[1].waiting
+    outbox.forget("all")  # as `nearfar policy outbox` does, or the fifth try
+    await Bettering(outbox, store).look(engine if has_cloud else Hybrid(engine.edge, None))
+    assert not store.read(talk).turns[1].waiting
+
+
 class Person:
     """Asks once, and writes the next line when a better answer has come."""
 

@@ -22,7 +22,8 @@ from edge.desk.assistant.desk import Change, Desk
 from edge.desk.assistant.door import Door
 from edge.desk.bettering import Bettering
 from edge.desk.consent import Reply
-from edge.desk.conversations import Conversations, Turn
+from edge.desk.conversation import Turn
+from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner
 from edge.desk.export import export
 from offload.errors import RequestError

@@ -1,0 +1,79 @@
+"""What a conversation is: its heading, its turns, and what a model reads of them."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Literal
+
+import msgspec
+
+from offload.messages import Finish, Message, Role
+
+State = Literal["whole", "writing", "stopped", "failed", "interrupted"]
+
+HEADINGS = (
+    "SELECT c.*, (SELECT count(*) FROM turn t WHERE t.conversation = c.id) AS num_turns "
+    "FROM conversation c"
+)
+
+
+class Heading(msgspec.Struct, frozen=True, kw_only=True):
+    """A conversation as a list shows it; times are seconds since the epoch."""
+
+    id: str
+    title: str
+    created_at: float
+    changed_at: float
+    num_turns: int = 0
+
+
+class Beside(msgspec.Struct, frozen=True, kw_only=True):
+    """A better answer that came later, beside the first."""
+
+    content: str
+    finish: Finish
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """One turn; `finish` is how an answer ended, with its route and usage.
+
+    `waiting` is its id in the outbox while the cloud is to be asked again.
+    """
+
+    id: int
+    role: Role
+    content: str
+    state: State
+    source: str = ""
+    created_at: float = 0.0
+    finish: Finish | None = None
+    waiting: str = ""
+    better: Beside | None = None
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole conversation."""
+
+    heading: Heading
+    system: str = ""
+    turns: tuple[Turn, ...] = ()
+
+    def messages(self) -> tuple[Message, ...]:
+        """Return what a model should read: answers that failed before a word are left out."""
+        system = [Message(role="system", content=self.system)] if self.system else []
+        said = [Message(role=turn.role, content=turn.content) for turn in self.turns]
+        return (*system, *(message for message in said if message.content.strip()))
+
+
+def heading_of(row: sqlite3.Row) -> Heading:
+    """Return the heading in a row of HEADINGS."""
+    names = ("id", "title", "created_at", "changed_at", "num_turns")
+    return Heading(**{name: row[name] for name in names})
+
+
+def turn_of(row: sqlite3.Row) -> Turn:
+    """Return the turn in a row of its table."""
+    finish = msgspec.json.decode(row["finish"], type=Finish) if row["finish"] else None
+    better = msgspec.json.decode(row["better"], type=Beside) if row["better"] else None
+    names = ("id", "role", "content", "state", "source", "created_at", "waiting")
+    return Turn(**{name: row[name] for name in names}, finish=finish, better=better)

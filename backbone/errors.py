@@ -3,6 +3,7 @@
 NearfarError
 ├── CheckpointError          a model file or folder that cannot be run
 │   └── TemplateRefusal      a chat template that cannot take a conversation
+├── SchemaRefusal            a JSON schema that no answer can be held to
 ├── MissingExtra             a package that an optional feature needs
 └── offload.errors
     ├── RequestError         a request that makes no sense
@@ -33,6 +34,10 @@ class CheckpointError(NearfarError):
 
 class TemplateRefusal(CheckpointError):
     """A chat template that says no to the messages it was given: two turns of one role, say."""
+
+
+class SchemaRefusal(NearfarError):
+    """A JSON schema that cannot be kept: unknown words, no possible answer, too complex."""
 
 
 class MissingExtra(NearfarError):

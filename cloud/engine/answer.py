@@ -58,6 +58,7 @@ class Answer:
             num_alternatives=request.sampling.logprobs,
             scores_prompt=request.sampling.prompt_logprobs,
             device=device,
+            salt=f"{device}\n{request.cache_salt}" if device or request.cache_salt else "",
             lookup=lookup,
         )
         if request.sampling.prompt_logprobs:
@@ -86,7 +87,7 @@ class Answer:
     def accept(self, chosen: Sequence[Chosen]) -> FinishReason | None:
         """Take the next tokens, post what they say, and return the reason to end, if any.
 
-        Tokens behind the end are dropped. Raises RequestError where no token can follow.
+        Tokens behind the end are dropped. Raises SchemaRefusal where no token can follow.
         """
         if self._first_token_s is None:
             self._first_token_s = time.monotonic()
@@ -151,6 +152,7 @@ class Answer:
         first_token_s = now_s if self._first_token_s is None else self._first_token_s
         return Usage(
             prompt_tokens=self.sequence.num_prompt_tokens,
+            cached_tokens=self.sequence.num_prompt_cached,
             completion_tokens=self.sequence.num_generated,
             queue_s=started_s - self._received_s,
             prefill_s=first_token_s - started_s,

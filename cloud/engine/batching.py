@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import torch
 
+from backbone.errors import SchemaRefusal
 from cloud.engine.answer import Answer
 from cloud.engine.outcome import Outcome
 from cloud.engine.runner import Step
 from cloud.engine.scheduler import Scheduler, Slice
 from cloud.engine.sequence import Sequence as Tokens
-from offload.errors import RequestError
 from offload.messages import FinishReason
 
 _log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class Batching:
         try:
             if outcome.chosen:
                 reason = answer.accept(outcome.chosen)
-        except RequestError as refusal:
+        except SchemaRefusal as refusal:
             reason, error = "error", str(refusal)
         self._scheduler.computed(slice_, num_rejected)
         if reason is not None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from backbone.errors import SchemaRefusal
 from backbone.sampling import Sampler, SamplingValues, choose, confidence, likeliest
+from backbone.schema import Schemas
 from cloud.engine.lookup import Lookup
 from cloud.engine.outcome import Chosen, Ranked, Scored
-from cloud.engine.schema import Schemas
 from cloud.engine.sequence import Sequence as Tokens
 from offload.errors import RequestError
 from offload.messages import Confidence, Request
@@ -30,7 +31,10 @@ def sampler_for(
         )
     constraint = None
     if asked.json_schema is not None:
-        constraint = schemas.constraint(asked.json_schema, request.answer_prefix)
+        try:
+            constraint = schemas.constraint(asked.json_schema, request.answer_prefix)
+        except SchemaRefusal as refusal:
+            raise RequestError(str(refusal)) from None
     values = SamplingValues(
         temperature=asked.temperature,
         top_k=asked.top_k,

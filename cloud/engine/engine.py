@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from backbone.sampling import Sampler
+from backbone.schema import Schemas
 from backbone.tokenizer import Tokenizer
 from cloud.engine.answer import Answer
 from cloud.engine.batching import Batching
@@ -19,10 +20,9 @@ from cloud.engine.mailbox import Item, Mailroom
 from cloud.engine.options import EngineOptions
 from cloud.engine.prompt import encode_request
 from cloud.engine.remembered import Remembered
-from cloud.engine.schema import Schemas
 from offload.asker import asker
 from offload.errors import EngineStopped
-from offload.messages import Delta, Finish, ModelCard, Request
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 
 class CloudEngine:
@@ -40,6 +40,7 @@ class CloudEngine:
         self._remembered = Remembered(options.response_cache_size)
         self._mail = Mailroom()
         self._leave = model.runner.leave
+        self._scheduler = model.scheduler
         batching = Batching(model.scheduler, model.runner.step)
         self._loop = EngineLoop(batching, self._mail.deliver)
         self._closed = False
@@ -47,6 +48,10 @@ class CloudEngine:
     def card(self) -> ModelCard:
         """Return what this engine runs."""
         return self._card
+
+    def report(self) -> EngineLoad:
+        """Return how busy it is now."""
+        return self._scheduler.report()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream an answer; see offload.engine.Engine."""

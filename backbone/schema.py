@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from backbone.errors import MissingExtra
+from backbone.errors import MissingExtra, SchemaRefusal
 from backbone.tokenizer import Tokenizer
-from offload.errors import RequestError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -24,7 +23,9 @@ _MAX_SCHEMA_CHARS = 200_000
 class Schemas:
     """One model's vocabulary, and the constraints made of schemas over it."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int, *, extra: str = "cloud") -> None:
+        """`extra` is the one of nearfar that brings llguidance to whoever asks."""
+        self._extra = extra
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
@@ -32,14 +33,14 @@ class Schemas:
     def constraint(self, schema: dict[str, Any], begun: str = "") -> SchemaConstraint:
         """Return what holds an answer to a schema; `begun` is how the answer begins already.
 
-        Raises RequestError for a schema that cannot be kept, and MissingExtra without llguidance.
+        Raises SchemaRefusal for a schema that cannot be kept, and MissingExtra without llguidance.
         """
         vocabulary = self._prepared()
         from llguidance import LLMatcher
 
         text = json.dumps(schema)
         if len(text) > _MAX_SCHEMA_CHARS:
-            raise RequestError(f"json_schema is longer than {_MAX_SCHEMA_CHARS} characters")
+            raise SchemaRefusal(f"json_schema is longer than {_MAX_SCHEMA_CHARS} characters")
         try:
             grammar = LLMatcher.grammar_from_json_schema(text)
         except ValueError as error:
@@ -48,7 +49,7 @@ class Schemas:
         if matcher.is_error():
             raise _refusal(matcher.get_error())
         if begun and not matcher.consume_tokens(vocabulary.tokenize_str(begun)):
-            raise RequestError("answer_prefix does not fit json_schema; leave one of them out")
+            raise SchemaRefusal("answer_prefix does not fit json_schema; leave one of them out")
         return SchemaConstraint(matcher)
 
     def _prepared(self) -> LLTokenizer:
@@ -56,7 +57,7 @@ class Schemas:
             try:
                 from llguidance import LLTokenizer
             except ImportError:
-                raise MissingExtra("llguidance", "cloud") from None
+                raise MissingExtra("llguidance", self._extra) from None
             ends = sorted(self._tokenizer.eos_token_ids)
             self._vocabulary = LLTokenizer(
                 self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=ends
@@ -81,14 +82,14 @@ class SchemaConstraint:
         return torch.frombuffer(marks, dtype=torch.uint8) != 0
 
     def accept(self, token: int) -> None:
-        """Move on past a token. Raises RequestError where the schema is too complex to go on."""
+        """Move on past a token. Raises SchemaRefusal where the schema is too complex to go on."""
         if not self._matcher.consume_token(token):
-            raise RequestError(f"json_schema cannot be kept any further; {_SIMPLIFY}")
+            raise SchemaRefusal(f"json_schema cannot be kept any further; {_SIMPLIFY}")
 
 
 _SIMPLIFY = "simplify it"
 
 
-def _refusal(reason: str) -> RequestError:
+def _refusal(reason: str) -> SchemaRefusal:
     first = (reason.strip().splitlines() or ["unknown"])[0][:200]
-    return RequestError(f"json_schema cannot be kept ({first}); {_SIMPLIFY}")
+    return SchemaRefusal(f"json_schema cannot be kept ({first}); {_SIMPLIFY}")

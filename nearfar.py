@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -14,8 +16,10 @@ import edge.cli
 import edge.desk.conversations_cli
 import edge.desk.models_cli
 import offload.cli
+import offload.config_cli
 import offload.policy.cli
 import quantize.cli
+from backbone.causes import cause
 from backbone.errors import NearfarError
 
 if TYPE_CHECKING:
@@ -30,6 +34,7 @@ app = typer.Typer(
 app.add_typer(edge.cli.app)
 app.add_typer(edge.desk.models_cli.models_app, name="models")
 app.add_typer(edge.desk.conversations_cli.conversations_app, name="conversations")
+app.add_typer(offload.config_cli.config_app, name="config")
 app.add_typer(edge.cli.bench_app, name="bench")
 app.add_typer(quantize.cli.app, name="quantize")
 app.add_typer(offload.policy.cli.policy_app, name="policy")
@@ -95,20 +100,37 @@ def serve(
 
 
 def main() -> None:
-    """Run the command; a NearfarError, or a file out of reach, becomes one line and status 1."""
+    """Run the command; whatever stops it becomes one line and status 1."""
     try:
         app()
     except NearfarError as error:
         _fail(str(error))
     except OSError as error:
-        # Where a file is named, the disk or its permissions are at fault, and not the program.
-        if error.filename is None:
+        _fail(_out_of_reach(error))
+    except Exception as error:
+        if os.environ.get("NEARFAR_TRACE"):
             raise
-        reason = f"{error.filename} cannot be used ({error.strerror})"
-        _fail(f"{reason}; mend its folder or permissions, or set NEARFAR_HOME to another folder")
+        _fail(
+            f"this is a fault of nearfar itself ({type(error).__name__}: {cause(error)}); "
+            "set NEARFAR_TRACE=1 to see where, and report that"
+        )
+
+
+def _out_of_reach(error: OSError) -> str:
+    """Say what a file's disk or permissions, or the system, stood in the way of."""
+    from offload.places import places
+
+    here, reason = places(), cause(error)
+    if error.filename is None:
+        return f"the system says no ({reason}); free some disk or memory, and try again"
+    file = Path(os.fsdecode(error.filename))
+    ours = any(folder in file.parents for folder in (here.config, here.data, here.cache))
+    elsewhere = "set NEARFAR_HOME to another folder" if ours else "name another"
+    return f"{file} cannot be used ({reason}); mend its folder or permissions, or {elsewhere}"
 
 
 def _fail(told: str) -> NoReturn:
+    told = " ".join(told.split())  # a library's words may have line breaks
     if "--json" in sys.argv:
         print(json.dumps({"error": told}))
     print(f"nearfar: {told}", file=sys.stderr)

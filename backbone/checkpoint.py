@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backbone.causes import cause
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 
@@ -158,7 +159,7 @@ def _open(path: Path) -> Any:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
         raise CheckpointError(
-            f"{path} is truncated or damaged ({error}); fetch the file again"
+            f"{path} is truncated or damaged ({cause(error)}); fetch the file again"
         ) from None
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 from urllib.parse import urlsplit
 
+from offload.addresses import is_link_address, is_web_address
 from offload.errors import SettingsError
 from offload.messages import Privacy
 from offload.privacy.findings import KINDS, Rules
 
-CLOUD_SCHEMES = ("tcp", "ipc")
 UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
 
@@ -68,10 +68,10 @@ class CloudSettings:
 
     def __post_init__(self) -> None:
         for url, _ in self.clouds:
-            if not self.is_upstream and urlsplit(url).scheme not in CLOUD_SCHEMES:
+            if not (is_web_address if self.is_upstream else is_link_address)(url):
                 raise SettingsError(
-                    f"cloud.url is {url!r}; it must begin with tcp:// or ipc://, "
-                    "as in tcp://127.0.0.1:7070, or be one http(s)://.../v1"
+                    f"cloud.url is {url!r}; it must be tcp://HOST:PORT, as in "
+                    "tcp://127.0.0.1:7070, or ipc://PATH, or one http(s)://HOST/v1"
                 )
         for key in _in_order(self.server_key):
             if key and len(key) != 40:

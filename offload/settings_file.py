@@ -6,15 +6,19 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from backbone.causes import cause
 from offload.errors import SettingsError
+
+Value = str | int | float | bool
 
 
 def change_settings(
-    path: Path, section: str, values: Mapping[str, str | int | float | bool]
+    path: Path, section: str, values: Mapping[str, Value | None], *, remark: str = ""
 ) -> None:
-    """Set fields of one section; the file is written beside itself and renamed.
+    """Set fields of one section, or take out those of None; a remark stands behind each.
 
-    Raises SettingsError where the file cannot be read or written.
+    The file is written beside itself and renamed; a new one only its owner may read, since keys
+    may stand in it. Raises SettingsError where it cannot be read or written.
     """
     import tomlkit
     from tomlkit.exceptions import TOMLKitError
@@ -24,10 +28,26 @@ def change_settings(
         document = document if document is not None else tomlkit.document()
         table = document.setdefault(section, tomlkit.table())
         for name, value in values.items():
-            table[name] = value
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(tomlkit.dumps(document), encoding="utf-8")
+            if value is None:
+                table.pop(name, None)
+                continue
+            item = tomlkit.item(value)
+            table[name] = item.comment(remark) if remark else item
+        _write(path, tomlkit.dumps(document))
+    except (OSError, TOMLKitError, TypeError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"{path} cannot be changed ({cause(error)}); mend it, or its folder's permissions"
+        ) from None
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
         partial.replace(path)
-    except (OSError, TOMLKitError, TypeError) as error:
-        raise SettingsError(f"{path} cannot be changed ({error}); mend or delete it") from None
+    finally:
+        partial.unlink(missing_ok=True)

@@ -5,33 +5,43 @@ A variable is named after its section and field: cloud.url is NEARFAR_CLOUD_URL.
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from backbone.causes import cause
 from offload.errors import SettingsError
 from offload.messages import Privacy
 from offload.settings import Settings
 
+PREFIX = "NEARFAR_"
+# Where things are kept, whole traces of faults, and one of the project's own scripts.
+OTHER_VARIABLES = ("NEARFAR_HOME", "NEARFAR_TRACE", "NEARFAR_CLIENTS_VENV")
+# Kubernetes sets these in every pod beside a Service whose name begins with nearfar.
+_KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)$")
+
 
 def load(path: Path, environment: Mapping[str, str] = os.environ) -> Settings:
     """Read the file, if there is one, and the variables; raises SettingsError."""
-    settings = _apply(Settings(), _read(path), f"in {path}")
-    return _apply(settings, _variables(environment), "in the environment")
+    settings = applied(Settings(), read_file(path), f"in {path}")
+    return applied(settings, read_variables(environment), "in the environment")
 
 
 def is_said(
     path: Path, section: str, name: str, environment: Mapping[str, str] = os.environ
 ) -> bool:
     """Whether a person has set this field themselves, in the file or by a variable."""
-    in_file = name in _read(path).get(section, {})
+    in_file = name in read_file(path).get(section, {})
     return in_file or f"NEARFAR_{section}_{name}".upper() in environment
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """Return what stands in the file, empty where there is none. Raises SettingsError."""
     if not path.exists():
         return {}
     if sys.version_info >= (3, 11):
@@ -41,26 +51,42 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}); mend or delete it") from None
+        raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
 
 
-def _variables(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+def read_variables(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return what the variables say, by section and name. Raises SettingsError."""
     found: dict[str, dict[str, str]] = {}
-    for section in fields(Settings):
-        prefix = f"NEARFAR_{section.name.upper()}_"
-        names = [n for n in environment if n.startswith(prefix)]
-        for name in names:
-            found.setdefault(section.name, {})[name[len(prefix) :].lower()] = environment[name]
+    for variable in environment:
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        section, _, name = variable.removeprefix(PREFIX).lower().partition("_")
+        if _KUBERNETES.search(variable) and name not in _names(section):
+            continue
+        if not name:
+            raise SettingsError(
+                f"unknown variable {variable}; {_meant(variable, OTHER_VARIABLES)}, "
+                "and settings are NEARFAR_SECTION_NAME"
+            )
+        found.setdefault(section, {})[name] = environment[variable]
     return found
 
 
-def _apply(settings: Settings, raw: Mapping[str, Any], where: str) -> Settings:
-    known = {section.name for section in fields(Settings)}
+def _names(section: str) -> list[str]:
+    known = getattr(Settings(), section, None)
+    return [each.name for each in fields(known)] if known is not None else []
+
+
+def applied(settings: Settings, raw: Mapping[str, Any], where: str) -> Settings:
+    """Return the settings with these over them; `where` they stand is told in SettingsError."""
+    known = [section.name for section in fields(Settings)]
     changed: dict[str, Any] = {}
     for name, values in raw.items():
-        if name not in known or not isinstance(values, Mapping):
+        if name not in known:
+            raise SettingsError(f"unknown section {name!r} {where}; {_meant(name, known)}")
+        if not isinstance(values, Mapping):
             raise SettingsError(
-                f"unknown section {name!r} {where}; sections are {', '.join(sorted(known))}"
+                f"{name} {where} is {values!r}; write [{name}] and its settings in the lines below"
             )
         changed[name] = _section(getattr(settings, name), name, values, where)
     return replace(settings, **changed)
@@ -72,11 +98,15 @@ def _section(section: Any, name: str, values: Mapping[str, Any], where: str) -> 
     changed: dict[str, Any] = {}
     for key, value in values.items():
         if key not in kinds:
-            raise SettingsError(
-                f"unknown setting {name}.{key} {where}; known are {', '.join(sorted(kinds))}"
-            )
+            raise SettingsError(f"unknown setting {name}.{key} {where}; {_meant(key, kinds)}")
         changed[key] = _convert(f"{name}.{key}", value, kinds[key])
     return replace(section, **changed)  # type: ignore[type-var]
+
+
+def _meant(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1)
+    listed = f"known are {', '.join(sorted(known))}"
+    return f"did you mean {near[0]}? {listed}" if near else listed
 
 
 def _convert(name: str, value: Any, kind: Any) -> Any:

@@ -12,6 +12,7 @@ from typing import Any
 
 import typer
 
+from backbone.causes import cause
 from backbone.errors import MissingExtra, NearfarError
 
 
@@ -46,7 +47,7 @@ def text_of(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise NearfarError(f"cannot read {path} ({error}); name a UTF-8 text file") from None
+        raise NearfarError(f"cannot read {path} ({cause(error)}); name a UTF-8 text file") from None
 
 
 def megabytes(size: int) -> str:

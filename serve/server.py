@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from backbone.causes import cause
 from offload.engine import Engine
 from offload.errors import SettingsError
 from serve.app import build_app
@@ -97,8 +98,8 @@ def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
         config.load()
     except (ssl.SSLError, OSError) as error:
         raise SettingsError(
-            f"serve.tls_cert and serve.tls_key cannot be used ({error}); name a PEM certificate "
-            "and the key that belongs to it"
+            f"serve.tls_cert and serve.tls_key cannot be used ({cause(error)}); "
+            "name a PEM certificate and the key that belongs to it"
         ) from None
     return config
 
@@ -115,6 +116,6 @@ def _bind(options: ServeOptions) -> socket.socket:
         return listener
     except OSError as error:
         raise SettingsError(
-            f"cannot listen at {options.host}:{options.port} ({error.strerror or error}); "
+            f"cannot listen at {options.host}:{options.port} ({cause(error)}); "
             "choose another serve.host or serve.port"
         ) from None

@@ -53,8 +53,12 @@ async def _warm_up(client: httpx.AsyncClient, options: LoadOptions) -> None:
     for _ in range(options.num_warmups):
         trial = await _one(client, options, 0)
         if not trial.is_whole:
+            if not trial.status:
+                raise CloudUnreachable(
+                    f"nothing answers at {options.base_url}; start the server, or mend the address"
+                )
             raise CloudUnreachable(
-                f"{options.base_url} did not answer a first request (status {trial.status}); "
+                f"{options.base_url} refused a first request (HTTP {trial.status}); "
                 "look whether it serves this model and knows the key"
             )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.causes import cause
 from backbone.errors import CheckpointError
 from offload.errors import SettingsError
 
@@ -54,7 +55,7 @@ def served(model: Path) -> Served:
     try:
         said = msgspec.json.decode(path.read_bytes(), type=Served) if path.exists() else Served()
     except (OSError, msgspec.DecodeError) as error:
-        raise SettingsError(f"{path} cannot be read ({error}); mend or delete it") from None
+        raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
     for name in (said.current, said.canary):
         if name and name not in versions:
             raise SettingsError(f"{path} names {name!r}; there are {', '.join(versions)}")

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from backbone.causes import cause
 from backbone.errors import NearfarError
 from edge.desk.models import find_gguf
 from edge.desk.near import open_edge
@@ -154,4 +155,4 @@ def _read(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise NearfarError(f"{path} cannot be read ({error}); give a text file") from None
+        raise NearfarError(f"{path} cannot be read ({cause(error)}); give a text file") from None

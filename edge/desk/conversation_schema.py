@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+from backbone.causes import cause
 from offload.errors import SettingsError
 
 # A turn's text is searched by trigrams, so that a part of a word, and Chinese, is found too. A turn
@@ -80,8 +81,8 @@ def connect(path: Path | None) -> sqlite3.Connection:
         _migrate(connection, path)
     except (sqlite3.DatabaseError, OSError) as error:
         raise SettingsError(
-            f"the conversations in {path} cannot be opened ({error}); "
-            "move the file away to begin anew"
+            f"the conversations in {path} cannot be opened ({cause(error)}); free the disk, mend "
+            "its permissions, or move the file away to begin anew"
         ) from None
     connection.row_factory = sqlite3.Row
     return connection

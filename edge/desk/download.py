@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from backbone.causes import cause
 from backbone.errors import NearfarError
 
 PIECE = 1 << 20
@@ -111,7 +112,7 @@ def _fill(
                 raise DownloadError(refusal(wanted.url, error.code)) from None
             reason = f"status {error.code}"
         except (OSError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", error)) or type(error).__name__
+            reason = cause(error)
         failures = 0 if _size(partial) > before else failures + 1
         if failures == TRIES:
             raise DownloadError(

@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
+from backbone.causes import cause
 from edge.desk.catalogue import known
 from edge.desk.download import DownloadError, Wanted, open_url, refusal
 
@@ -71,7 +72,7 @@ def parse(name: str) -> Source:
     if not _REPO.fullmatch(owner_repo):
         raise DownloadError(
             f"{name!r} is no model; write a name of `nearfar models list --all`, OWNER/REPO, "
-            "OWNER/REPO:Q4_K_M, or the address of a file"
+            "OWNER/REPO:Q4_K_M, or the address of a file on the Hub"
         )
     rest = text.split("/")[2:]
     revision = "main"
@@ -113,10 +114,9 @@ def files(source: Source) -> list[File]:
         error.close()
         raise DownloadError(refusal(f"{endpoint()}/{source.repo}", error.code)) from None
     except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
-        reason = getattr(error, "reason", error)  # urllib wraps the socket's own error
         raise DownloadError(
-            f"{endpoint()} cannot be reached ({reason}); check the network, or set HF_ENDPOINT "
-            "to a mirror"
+            f"{endpoint()} cannot be reached ({cause(error)}); check the network, "
+            "or set HF_ENDPOINT to a mirror"
         ) from None
 
 

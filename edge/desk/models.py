@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.causes import cause
 from backbone.errors import CheckpointError
 from offload.errors import RequestError
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
@@ -58,7 +59,7 @@ def find_model(name: str, folder: Path) -> Path:
 
     Raises CheckpointError with the names that would do.
     """
-    name = read_aliases(folder).get(name, name)
+    name = _meant(name, folder)
     for candidate in (Path(name).expanduser(), folder / name):
         if (candidate / "config.json").is_file():
             return candidate
@@ -71,7 +72,7 @@ def find_gguf(name: str, folder: Path) -> Path:
 
     Raises CheckpointError with the names that would do.
     """
-    name = read_aliases(folder).get(name, name)
+    name = _meant(name, folder)
     if name in ("embedded", EDGE_MODEL.stem):
         return EDGE_MODEL
     path = Path(name).expanduser()
@@ -79,11 +80,26 @@ def find_gguf(name: str, folder: Path) -> Path:
         if candidate.is_file():
             return candidate
     if path.is_dir():
-        raise CheckpointError(
-            f"{path} is a folder; the edge runs GGUF files: "
-            f"make one with `nearfar quantize gguf {path} {path.name}.gguf`"
-        )
+        raise CheckpointError(_advice(path))
     return _found_elsewhere(name)
+
+
+def _meant(name: str, folder: Path) -> str:
+    if not name.strip():
+        raise CheckpointError(
+            "the model's name is empty; `nearfar models list` shows those that are here"
+        )
+    return read_aliases(folder).get(name, name)
+
+
+def _advice(folder: Path) -> str:
+    if not (folder / "config.json").is_file():
+        return f"{folder} is a folder without a model; name a GGUF file or a Hugging Face folder"
+    target = f"{folder.resolve().name}.gguf"
+    return (
+        f"{folder} is a Hugging Face folder and a GGUF file is needed; "
+        f"`nearfar quantize gguf {folder} {target}` makes one"
+    )
 
 
 def _found_elsewhere(name: str) -> Path:
@@ -109,7 +125,7 @@ def read_aliases(folder: Path) -> dict[str, str]:
         return {}
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(
-            f"{folder / ALIASES} cannot be read ({error}); mend or delete it"
+            f"{folder / ALIASES} cannot be read ({cause(error)}); mend or delete it"
         ) from None
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from backbone.causes import cause
 from backbone.errors import NearfarError
 from edge.desk.models import ModelEntry, list_models
 from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
@@ -124,7 +125,7 @@ def _llama_cpp(problems: list[str]) -> tuple[str, bool]:
     try:
         import llama_cpp
     except (ImportError, OSError, RuntimeError) as error:
-        problems.append(f"llama.cpp cannot be loaded ({error}); reinstall llama-cpp-python")
+        problems.append(f"llama.cpp cannot be loaded ({cause(error)}); reinstall llama-cpp-python")
         return "missing", False
     return str(llama_cpp.__version__), bool(llama_cpp.llama_supports_gpu_offload())
 

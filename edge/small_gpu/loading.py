@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from backbone.causes import cause
 from backbone.checkpoint import load_network, weight_files
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
@@ -130,7 +131,7 @@ def _opened(path: Path, stack: ExitStack) -> Any:
     try:
         return stack.enter_context(safe_open(path, framework="pt"))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch the file again") from None
+        raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch the file again") from None
 
 
 def _split(name: str) -> tuple[str, str]:

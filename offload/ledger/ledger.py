@@ -120,7 +120,9 @@ class Ledger:
             self._retry_at_s = 0.0
             self._flush()
             if self._waiting:
-                _log.warning("%d line(s) of the ledger could not be written", len(self._waiting))
+                count = len(self._waiting)
+                told = "1 line was" if count == 1 else f"{count} lines were"
+                _log.warning("the ledger has no room for what was done: %s not kept", told)
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from backbone.causes import cause
 from offload.errors import RequestError, SettingsError
 from offload.ledger.entries import Decided, Departure, Left, Return, Spent, Totals
 from offload.ledger.schema import connect
@@ -53,6 +54,8 @@ class Book:
             rows = self._decided(
                 "WHERE substr(request_id, 1, ?) = ? ORDER BY number DESC", (len(name), name)
             )
+        if not rows and name == "last":
+            raise RequestError("no decision is kept yet; ask something first, with `nearfar ask`")
         if not rows or not name:
             raise RequestError(
                 f"no decision {name!r} is kept; `nearfar policy explain last` tells the newest"
@@ -94,7 +97,8 @@ def open_book(path: Path) -> Iterator[Book]:
             yield Book(connection)
     except (OSError, sqlite3.Error) as error:
         raise SettingsError(
-            f"the ledger {path} cannot be read ({error}); free it, or move it away to begin anew"
+            f"the ledger {path} cannot be read ({cause(error)}); free the disk, mend its "
+            "permissions, or move the file away to begin anew"
         ) from None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from offload.addresses import is_link_address
 from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError, SettingsError
 from offload.link import bodies, wire
 from offload.link.bodies import Join, Joined
@@ -99,8 +100,14 @@ def make_invite(
             f"{endpoint} is where the cloud listens, not where a device finds it; "
             "name the host's own address"
         )
-    if not name or not 1 <= lifetime_s <= 30 * 86_400:
-        raise SettingsError("an invite needs a device's name and lives from 1 s to 30 days")
+    if not is_link_address(endpoint):
+        raise SettingsError(f"{endpoint!r} is no address of a cloud; write tcp://HOST:PORT")
+    if not name:
+        raise SettingsError("the device's name is empty; write one, such as laptop")
+    if not 1 <= lifetime_s <= 30 * 86_400:
+        raise SettingsError(
+            f"the invite would be good for {lifetime_s:g} s; it must be from 1 s to 30 days"
+        )
     pair = KeyPair.new()
     expires_s = int(time.time() + lifetime_s)
     invites.add(Pending(public_key=pair.public, name=name, expires_s=expires_s))

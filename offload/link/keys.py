@@ -59,7 +59,10 @@ class DeviceList:
     def add(self, name: str, public_key: str) -> None:
         """Let a device in. Raises SettingsError for a malformed key or a name already taken."""
         if not is_key(public_key):
-            raise SettingsError(f"the key of device {name!r} is not 40 characters of Z85")
+            raise SettingsError(
+                f"the key of device {name!r} is no public key; copy the 40 characters that "
+                "`nearfar link key` prints there"
+            )
 
         def change(devices: list[Device]) -> list[Device]:
             others = [device for device in devices if device.public_key != public_key]
@@ -75,8 +78,8 @@ class DeviceList:
         def change(devices: list[Device]) -> list[Device]:
             left = [device for device in devices if device.name != name]
             if len(left) == len(devices):
-                known = ", ".join(sorted(device.name for device in devices)) or "none"
-                raise SettingsError(f"no device is called {name!r}; known devices: {known}")
+                known = ", ".join(sorted(device.name for device in devices)) or "none yet"
+                raise SettingsError(f"no device is called {name!r}; there are: {known}")
             return left
 
         self._kept.change(change)

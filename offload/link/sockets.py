@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import zmq
 
+from backbone.causes import cause
 from offload.errors import SettingsError
 from offload.link import wire
 from offload.link.keys import KeyPair, is_key, require_curve
@@ -59,7 +60,7 @@ def dial(address: Address) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
         monitor.close(linger=0)
         socket.close(linger=0)
         raise SettingsError(
-            f"cloud.url is {address.endpoint!r}, which is no address ({error}); "
+            f"cloud.url is {address.endpoint!r}, which is no address ({cause(error)}); "
             "write tcp://HOST:PORT"
         ) from None
     return socket, monitor
@@ -78,7 +79,7 @@ def listen(
     except zmq.ZMQError as error:
         socket.close(linger=0)
         raise SettingsError(
-            f"cannot listen at {endpoint} ({error}); choose another address or port"
+            f"cannot listen at {endpoint} ({cause(error)}); choose another address or port"
         ) from None
     return socket
 

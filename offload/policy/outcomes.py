@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from backbone.causes import cause
 from offload.errors import RequestError
 from offload.policy.curves import Outcomes
 
@@ -46,5 +47,6 @@ def _row(path: Path, number: int, line: bytes) -> OutcomeRow:
         return msgspec.json.decode(line, type=OutcomeRow)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise RequestError(
-            f"{path}, line {number}: {error}; a row needs prompt, weak_correct and strong_correct"
+            f"{path}, line {number} is no outcome ({cause(error)}); "
+            "a row needs prompt, weak_correct and strong_correct"
         ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from backbone.causes import cause
 from offload.errors import RequestError
 from offload.policy.curves import Curve
 
@@ -43,4 +44,6 @@ def draw(curve: Curve, lines: Mapping[str, Curve], path: Path, *, title: str) ->
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be written ({error}); name a .png or .svg") from None
+        raise RequestError(
+            f"{path} cannot be written ({cause(error)}); name a .png or .svg"
+        ) from None

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backbone.causes import cause
 from offload.errors import SettingsError
 from offload.policy.features import GRAMS, NUM_BUCKETS, TfIdf
 from offload.policy.kernel import BANDWIDTHS, Measured, Support
@@ -107,4 +108,4 @@ def _checked(arrays: _Arrays, kind: str) -> npt.NDArray[Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> SettingsError:
-    return SettingsError(f"the prior {path} cannot be read ({error}); calibrate again")
+    return SettingsError(f"the prior {path} cannot be read ({cause(error)}); calibrate again")

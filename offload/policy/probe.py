@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backbone.causes import cause
 from offload.errors import SettingsError
 from offload.policy.features import Floats
 from offload.policy.logistic import sigmoid
@@ -191,9 +192,13 @@ def load_probe(path: Path) -> Probe:
             found = {name: archive[name].astype(np.float64) for name in _ARRAYS}
             bias = float(archive["bias"])
     except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
-        raise SettingsError(f"the probe {path} cannot be read ({error}); calibrate again") from None
+        raise SettingsError(
+            f"the probe {path} cannot be read ({cause(error)}); calibrate again"
+        ) from None
     except (zipfile.BadZipFile, zlib.error) as error:
-        raise SettingsError(f"the probe {path} cannot be read ({error}); calibrate again") from None
+        raise SettingsError(
+            f"the probe {path} cannot be read ({cause(error)}); calibrate again"
+        ) from None
     hidden, width = found["centre"].size, found["outer"].size
     if found["query"].shape != (hidden,) or found["inner"].shape != (2 * hidden, width):
         raise SettingsError(f"the probe {path} does not fit together; calibrate again")

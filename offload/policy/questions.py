@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.causes import cause
 from offload.errors import RequestError
 
 
@@ -35,7 +36,10 @@ def read_questions(path: Path, *, split: str | None = None) -> list[Question]:
         try:
             question = msgspec.json.decode(line, type=Question)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise RequestError(f"{path}, line {number}: {error}; mend that line") from None
+            raise RequestError(
+                f"{path}, line {number} is no question ({cause(error)}); "
+                'write {"question": ..., "answer": ...}'
+            ) from None
         named = question.id or f"line {number}"
         questions.append(msgspec.structs.replace(question, id=named))
     return [question for question in questions if split in (None, question.split)]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.causes import cause
 from offload.errors import SettingsError
 from offload.messages import Word
 from offload.policy.isotonic import Isotonic
@@ -102,7 +103,7 @@ def read_policy(path: Path) -> PolicyFile:
         policy = msgspec.json.decode(path.read_bytes(), type=PolicyFile)
     except (OSError, msgspec.MsgspecError) as error:
         raise SettingsError(
-            f"the policy file {path} cannot be read ({error}); calibrate again, "
+            f"the policy file {path} cannot be read ({cause(error)}); calibrate again, "
             "or set policy.min_logprob"
         ) from None
     if policy.version != VERSION:

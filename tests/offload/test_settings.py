@@ -56,7 +56,7 @@ def test_privacy_is_read_by_its_name(tmp_path: Path) -> None:
         ("[cloud]\nurl = 'ftp://x'", "tcp://"),
         ("[cloud]\nserver_key = 'short'", "40"),
         ("[cloud]\nurl = 'tcp://a:1,ftp://b'", "ftp://b"),
-        ("[cloud]\nurl = 'tcp://a:1,,tcp://b:1'", "must begin"),
+        ("[cloud]\nurl = 'tcp://a:1,,tcp://b:1'", "must be tcp://HOST:PORT"),
         (f"[cloud]\nurl = 'tcp://a:1,tcp://b:1'\nserver_key = '{'k' * 40}'", "2 addresses"),
         ("[edge]\nnum_threads = 'many'", "whole number"),
         ("[edge]\nnum_threads = -1", "0 or more"),
@@ -66,13 +66,40 @@ def test_privacy_is_read_by_its_name(tmp_path: Path) -> None:
         ("[policy]\nmin_logprob = 0.5", "0 or less"),
         ("[policy]\nmin_logprob = nan", "0 or less"),
         ("[quota]\ntokens_per_day = -1", "0 or more"),
-        ("cloud = 3", "sections"),
+        ("cloud = 3", r"write \[cloud\]"),
+        ("[egde]\nmodel = 'x'", r"did you mean edge\?"),
+        ("[edge]\nmodle = 'x'", r"did you mean model\?"),
         ("not toml", "cannot be read"),
     ],
 )
 def test_a_mistake_is_named_with_what_is_allowed(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(SettingsError, match=words):
         load(write(tmp_path, text), {})
+
+
+@pytest.mark.parametrize("name", ["NEARFAR_EGDE_MODEL", "NEARFAR_EDGE_MODLE", "NEARFAR_HOM"])
+def test_a_misspelt_variable_is_refused_with_what_was_meant(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SettingsError, match="did you mean"):
+        load(tmp_path / "none", {name: "x"})
+
+
+def test_what_kubernetes_sets_beside_a_service_of_ours_is_no_setting(tmp_path: Path) -> None:
+    of_services = {
+        "NEARFAR_CLOUD_SERVICE_HOST": "10.0.0.1",
+        "NEARFAR_CLOUD_SERVICE_PORT": "7070",
+        "NEARFAR_CLOUD_SERVICE_PORT_LINK": "7070",
+        "NEARFAR_CLOUD_PORT": "tcp://10.0.0.1:7070",
+        "NEARFAR_CLOUD_PORT_7070_TCP_ADDR": "10.0.0.1",
+        "NEARFAR_SERVICE_HOST": "10.0.0.2",
+    }
+    assert load(tmp_path / "none", of_services) == Settings()
+    assert load(tmp_path / "none", {"NEARFAR_SERVE_PORT": "8081"}).serve.port == 8081
+
+
+def test_a_file_in_another_encoding_is_said_in_words(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="not UTF-8 text"):
+        load(tmp_path / "config.toml", {})
 
 
 def test_everything_lies_under_nearfar_home(

@@ -7,6 +7,7 @@ import json
 import socket
 import webbrowser
 
+from backbone.causes import cause
 from backbone.errors import MissingExtra
 from edge.desk.asking import Ask
 from edge.desk.assistant.answers import Answers
@@ -72,6 +73,6 @@ def _bind(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError as error:
         raise SettingsError(
-            f"cannot listen at 127.0.0.1:{port} ({error.strerror or error}); "
+            f"cannot listen at 127.0.0.1:{port} ({cause(error)}); "
             "choose another --port, or 0 for any"
         ) from None

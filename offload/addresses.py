@@ -1,0 +1,26 @@
+"""What an address of a cloud looks like, checked before anybody dials it."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+
+def is_link_address(text: str) -> bool:
+    """Return whether a text is tcp://HOST:PORT or ipc://PATH, as ZeroMQ dials them."""
+    scheme, _, rest = text.partition("://")
+    if scheme == "ipc":
+        return bool(rest)
+    return scheme == "tcp" and _has_host(text, needs_port=True)
+
+
+def is_web_address(text: str) -> bool:
+    """Return whether a text is http(s)://HOST, with or without a port and a path."""
+    return text.startswith(("http://", "https://")) and _has_host(text, needs_port=False)
+
+
+def _has_host(text: str, *, needs_port: bool) -> bool:
+    try:
+        parts = urlsplit(text)
+        return bool(parts.hostname) and (bool(parts.port) or not needs_port)
+    except ValueError:  # a port that is no number, or brackets that do not close
+        return False

@@ -1,0 +1,106 @@
+"""The commands of `nearfar config`: where the settings are, what they are, and changing one."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+config_app = typer.Typer(
+    help="The settings of this device, and where each comes from.", no_args_is_help=True
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Name = Annotated[str, typer.Argument(help="A setting, as in edge.model.")]
+
+
+@config_app.command()
+def path(as_json: Json = False) -> None:
+    """Print where the settings file is, or would be."""
+    import json
+
+    from offload.places import places
+
+    here = places()
+    document = {
+        "config_file": str(here.config_file),
+        "exists": here.config_file.exists(),
+        "data": str(here.data),
+        "cache": str(here.cache),
+    }
+    typer.echo(json.dumps(document) if as_json else here.config_file)
+
+
+@config_app.command()
+def show(
+    name: Annotated[
+        str | None, typer.Argument(help="A section or a setting; all of them without one.")
+    ] = None,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only what the file or a variable says.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Show the settings as they hold now, and whether file, environment or default says so."""
+    import json
+    from dataclasses import asdict
+
+    from offload.errors import SettingsError
+    from offload.places import places
+    from offload.settings_sources import all_said
+
+    file = places().config_file
+    found = [each for each in all_said(file) if name in (None, each.name, each.name.split(".")[0])]
+    if not found:
+        raise SettingsError(f"there is no setting {name!r}; `nearfar config show` lists them")
+    found = [each for each in found if not changed or each.source != "default"]
+    if as_json:
+        typer.echo(json.dumps([asdict(each) | {"variable": each.variable} for each in found]))
+        return
+    for each in found:
+        by = {"default": "", "file": f"  # {file}", "environment": f"  # {each.variable}"}
+        value = "none" if each.value is None else json.dumps(each.value, ensure_ascii=False)
+        typer.echo(f"{each.name:27} = {value}{by[each.source]}")
+    if not found:
+        typer.echo("nothing is set; every setting has its default")
+
+
+@config_app.command("set")
+def set_value(
+    name: Name,
+    value: Annotated[str, typer.Argument(help="Its value; - reads it from stdin, as for a key.")],
+    as_json: Json = False,
+) -> None:
+    """Write one setting to the file, once it has been checked."""
+    import json
+    import os
+    import sys
+
+    from offload.places import places
+    from offload.settings_sources import SECRETS, Said, put
+
+    file = places().config_file
+    kept = put(file, name, sys.stdin.read().strip() if value == "-" else value)
+    said = Said(name=name, value="(set)" if name in SECRETS and kept else kept, source="file")
+    hidden = said.variable in os.environ
+    if as_json:
+        document = {"name": name, "value": said.value, "config_file": str(file)}
+        typer.echo(json.dumps(document | {"overridden": hidden}))
+        return
+    typer.echo(f"{name} = {json.dumps(said.value, ensure_ascii=False)} is written to {file}")
+    if hidden:
+        typer.echo(f"the variable {said.variable} still says otherwise; unset it", err=True)
+
+
+@config_app.command()
+def unset(name: Name, as_json: Json = False) -> None:
+    """Take one setting out of the file, so that its default holds again."""
+    import json
+
+    from offload.places import places
+    from offload.settings_sources import drop
+
+    file = places().config_file
+    gone = drop(file, name)
+    told = f"{name} is taken out of {file}" if gone else f"{name} does not stand in {file}"
+    typer.echo(json.dumps({"name": name, "removed": gone}) if as_json else told)

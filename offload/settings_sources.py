@@ -1,0 +1,106 @@
+"""Where each setting comes from, and changing one so that nothing wrong is ever written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from offload.errors import SettingsError
+from offload.messages import Privacy
+from offload.settings import Settings
+from offload.settings_file import change_settings
+from offload.settings_reading import PREFIX, applied, load, read_file, read_variables
+
+Source = Literal["default", "file", "environment"]
+SECRETS = ("cloud.api_key", "serve.api_keys")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """One setting: its name as section.name, its value now, and who said so."""
+
+    name: str
+    value: str | int | float | bool | None
+    source: Source
+
+    @property
+    def variable(self) -> str:
+        """Return the environment variable that would set it."""
+        return PREFIX + self.name.replace(".", "_").upper()
+
+
+def all_said(path: Path, environment: Mapping[str, str] = os.environ) -> list[Said]:
+    """Return every setting in the order of the sections; what is secret is only told as set.
+
+    Raises SettingsError.
+    """
+    settings = load(path, environment)
+    in_file, in_variables = read_file(path), read_variables(environment)
+
+    def source(section: str, name: str) -> Source:
+        if name in in_variables.get(section, {}):
+            return "environment"
+        return "file" if name in in_file.get(section, {}) else "default"
+
+    return [
+        Said(
+            name=f"{section.name}.{each.name}",
+            value=_shown(f"{section.name}.{each.name}", getattr(of_section, each.name)),
+            source=source(section.name, each.name),
+        )
+        for section in fields(Settings)
+        for of_section in [getattr(settings, section.name)]
+        for each in fields(of_section)
+    ]
+
+
+def put(path: Path, name: str, text: str) -> str | int | float | bool:
+    """Write one setting to the file and return its value, once all of the file holds with it.
+
+    A value that was wrong before may be mended so. Raises SettingsError.
+    """
+    section, field = _parted(name)
+    raw = read_file(path)
+    changed = {**raw, section: {**raw.get(section, {}), field: text}}
+    settings = applied(Settings(), changed, f"in {path}")
+    value = getattr(getattr(settings, section), field)
+    value = value.value if isinstance(value, Privacy) else value
+    change_settings(path, section, {field: value})
+    assert isinstance(value, str | int | float), "a setting is text, a number or a truth"
+    return value
+
+
+def drop(path: Path, name: str) -> bool:
+    """Take a setting out of the file, so that its default holds; return whether it stood there.
+
+    Raises SettingsError.
+    """
+    section, field = _parted(name)
+    if field not in read_file(path).get(section, {}):
+        return False
+    change_settings(path, section, {field: None})
+    return True
+
+
+def _parted(name: str) -> tuple[str, str]:
+    """Return section and field. Raises SettingsError for a name that is none."""
+    section, dot, field = name.partition(".")
+    if not dot or not field:
+        raise SettingsError(f"{name!r} is no setting; write SECTION.NAME, as in edge.model")
+    of_section = getattr(Settings(), section, None)
+    names = [] if of_section is None else [each.name for each in fields(of_section)]
+    if field not in names:
+        raise SettingsError(f"there is no setting {name!r}; `nearfar config show` lists them")
+    return section, field
+
+
+def _shown(name: str, value: Any) -> str | int | float | bool | None:
+    if isinstance(value, Privacy):
+        return str(value.value)
+    if name in SECRETS and value:
+        return "(set)"
+    shown: str | int | float | bool | None = value
+    return shown

@@ -62,7 +62,7 @@ def _engine(options: EndpointOptions) -> Engine:
     if options.upstream:
         from offload.upstream.client import Upstream
 
-        return Upstream(options.upstream, model=options.upstream_model)
+        return Upstream(options.upstream, model=options.upstream_model, for_tenants=True)
     if options.shelf:
         from cloud.fleet.shelf import Shelf
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from offload.messages import Delta, Finish, ModelCard, Request
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,15 @@ class Embedding(Protocol):
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length per text. Raises RequestError, Unsupported."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """An engine that can say how busy it is."""
+
+    def report(self) -> EngineLoad | None:
+        """Return its load now, at no cost; None while that is not known."""
         ...
 
 

@@ -20,6 +20,8 @@ Side = Literal["edge", "cloud"]
 
 MAX_BIASED_TOKENS = 1024
 MAX_TOOLS = 128
+MAX_TOKEN_ID = 2**31 - 1
+MAX_SALT_LEN = 512
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -103,17 +105,20 @@ class Budget(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """What is asked: a conversation or a raw prompt, never both.
+    """What is asked: a conversation, a raw prompt, or a prompt of token ids; one of them.
 
     `deadline_s` counts from when the request is received, since clocks differ between machines.
     `model` is the name the caller asked for; empty is the engine's own. `tools` are OpenAI's
     function descriptions, handed to the chat template. `answer_prefix` is how the answer begins
-    already: the engine goes on behind it and does not repeat it.
+    already: the engine goes on behind it and does not repeat it. `prompt_token_ids` are of the
+    vocabulary of the engine that reads them, which adds none. An engine shares what it computed
+    of a prompt only between requests of the same asker and the same `cache_salt`.
     """
 
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
     messages: tuple[Message, ...] = ()
     prompt: str | None = None
+    prompt_token_ids: tuple[int, ...] = ()
     sampling: Sampling = Sampling()
     privacy: Privacy = Privacy.CLOUD_OK
     deadline_s: float | None = None
@@ -122,12 +127,21 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     model: str = ""
     tools: tuple[dict[str, Any], ...] = ()
     answer_prefix: str = ""
+    cache_salt: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.id) <= 64:
             raise RequestError("a request's id must have 1 to 64 characters")
-        if bool(self.messages) == (self.prompt is not None):
-            raise RequestError("a request has either messages or a prompt; give exactly one")
+        kinds = (bool(self.messages), self.prompt is not None, bool(self.prompt_token_ids))
+        if sum(kinds) != 1:
+            raise RequestError(
+                "a request has messages, a prompt or prompt_token_ids; give exactly one"
+            )
+        if self.prompt_token_ids:
+            _within("prompt_token_ids", min(self.prompt_token_ids), 0, MAX_TOKEN_ID)
+            _within("prompt_token_ids", max(self.prompt_token_ids), 0, MAX_TOKEN_ID)
+        if len(self.cache_salt) > MAX_SALT_LEN:
+            raise RequestError(f"cache_salt must have at most {MAX_SALT_LEN} characters")
         if len(self.model) > 256:
             raise RequestError("a model's name must have at most 256 characters")
         if len(self.tools) > MAX_TOOLS:
@@ -138,7 +152,12 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
             _within("deadline_s", self.deadline_s, 0.001, 86_400.0)
 
     def last_text(self) -> str:
-        """Return the raw prompt, or the content of the last message."""
+        """Return the raw prompt, or the content of the last message.
+
+        Of token ids nothing can be read but their number.
+        """
+        if self.prompt_token_ids:
+            return f"({len(self.prompt_token_ids)} token ids)"
         return self.prompt if self.prompt is not None else self.messages[-1].content
 
 
@@ -193,6 +212,7 @@ class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
     """What an answer took; seconds are those of the side that served it."""
 
     prompt_tokens: int = 0
+    cached_tokens: int = 0  # of the prompt's: found in a cache, and not computed again
     completion_tokens: int = 0
     queue_s: float = 0.0
     prefill_s: float = 0.0
@@ -229,6 +249,22 @@ class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
 
 
+class EngineLoad(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """How busy an engine is now, and how often its prefix cache has been of use since its start.
+
+    `kv_cache_usage` is the share of its cache that running answers hold, 0 to 1.
+    `prefix_cache_queries` are tokens of prompts that were looked up, `prefix_cache_hits` those of
+    them that were found.
+    """
+
+    num_running: int = 0
+    num_waiting: int = 0
+    kv_cache_usage: float = 0.0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    num_preemptions: int = 0
+
+
 class ModelCard(Word, frozen=True, kw_only=True, omit_defaults=True):
     """What an engine runs and can do."""
 
@@ -240,3 +276,4 @@ class ModelCard(Word, frozen=True, kw_only=True, omit_defaults=True):
     size_bytes: int
     max_model_len: int
     chat: bool = False  # has a chat template
+    vocab_size: int = 0  # token ids are below it; 0 where that is not known

@@ -111,6 +111,11 @@ class Outgoing:
             raise Withheld(
                 "a local_only text came to the door and was stopped; it is answered near"
             )
+        if request.prompt_token_ids:
+            self.num_withheld += 1
+            raise Withheld(
+                "a prompt of token ids cannot be searched for what may not leave; send text"
+            )
         rules = self.door.rules
         # A long text takes longer than the event loop may wait.
         at_once = num_chars(request) <= _AT_ONCE

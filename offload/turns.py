@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from offload.errors import Unsupported
+from offload.errors import RequestError, Unsupported
 from offload.messages import Message, Request, ToolCall
 
 
@@ -23,6 +23,19 @@ def require_place(request: Request, template: str) -> None:
         raise Unsupported(
             "this model's chat template has no place for tool_calls; tell their results as text"
         )
+
+
+def require_known(request: Request, vocab_size: int) -> None:
+    """Raise RequestError for a prompt of token ids that are not this model's."""
+    highest = max(request.prompt_token_ids, default=0)
+    if highest >= vocab_size:
+        raise RequestError(
+            f"the prompt names the token {highest}; this model's are 0 to {vocab_size - 1}"
+        )
+    if request.prompt_token_ids and request.tools:
+        raise Unsupported("tools need messages and a chat template; token ids have neither")
+    if request.prompt_token_ids and request.answer_prefix:
+        raise Unsupported("how the answer begins is text; put its ids behind the prompt's")
 
 
 def _turn(message: Message) -> dict[str, Any]:

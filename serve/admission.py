@@ -84,7 +84,7 @@ class Admission:
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(tenant, deque()).append(turn)
-        self._metrics.waiting.inc()
+        self._metrics.queued.inc()
         try:
             await turn
         except asyncio.CancelledError:
@@ -94,7 +94,7 @@ class Admission:
                 self._leave(tenant, turn)
             raise
         finally:
-            self._metrics.waiting.dec()
+            self._metrics.queued.dec()
 
     def _pass_on(self) -> None:
         """Give a place that became free to the next tenant's oldest request."""

@@ -36,7 +36,7 @@ from serve.trace import Trace
 def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlette:
     """Return the ASGI app; the engine stays the caller's to close."""
     options = options or ServeOptions()
-    metrics, readiness = Metrics(), Readiness(engine)
+    metrics, readiness = Metrics(engine), Readiness(engine)
     meter = Meter(options.quota, who="this key")
     admission = Admission(
         max_running=options.max_running,

@@ -13,6 +13,7 @@ from offload.messages import Request, Sampling
 from serve.failures import BadRequest
 from serve.naming import check_name, model_of, privacy_of
 from serve.options import ServeOptions
+from serve.prompts import read_prompts
 from serve.schema import ChatBody, Common, CompletionBody
 from serve.tools import Toolbox, read_tools
 from serve.turns import read_schema, read_turn, refuse_unless
@@ -62,6 +63,7 @@ def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
         deadline_s=options.request_timeout_s,
         model=model_of(body.model, engine),
         tools=tools.descriptions if tools else (),
+        cache_salt=body.cache_salt or "",
     )
     return _asked(body, [request], options, logprobs=bool(body.logprobs), tools=tools)
 
@@ -70,23 +72,25 @@ def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions)
     """Return what a raw completion asks for. Raises BadRequest or RequestError."""
     _check_completion(body)
     check_name(body.model, engine)
+    prompts = read_prompts(body.prompt, engine.card().vocab_size)
+    # Only the engine can tell what token ids look like.
+    of_ids = any(prompt.prompt is None for prompt in prompts)
     sampling = _sampling(
         body,
         body.max_tokens or _DEFAULT_COMPLETION_TOKENS,
         logprobs=body.logprobs or 0,
-        prompt_logprobs=bool(body.echo) and body.logprobs is not None,
+        prompt_logprobs=bool(body.echo) and (body.logprobs is not None or of_ids),
     )
-    prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if not all(prompt.strip() for prompt in prompts):
-        raise BadRequest("prompt is empty; write one", param="prompt")
     _check_count(len(prompts) * (body.n or 1), options)
     requests = [
         Request(
-            prompt=prompt,
+            prompt=prompt.prompt,
+            prompt_token_ids=prompt.token_ids,
             sampling=sampling,
             privacy=privacy_of(body.model, options.privacy),
             deadline_s=options.request_timeout_s,
             model=model_of(body.model, engine),
+            cache_salt=body.cache_salt or "",
         )
         for prompt in prompts
     ]

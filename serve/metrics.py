@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from types import TracebackType
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
+from offload.engine import Engine
 from offload.messages import Delta, Finish
+from serve.engine_metrics import EngineMetrics, Level, Seen
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -27,11 +29,13 @@ _TIMES = {
 class Metrics:
     """One endpoint's numbers, in a registry of their own."""
 
-    def __init__(self, prefix: str = "nearfar") -> None:
+    def __init__(self, engine: Engine | None = None, *, prefix: str = "nearfar") -> None:
+        """With an engine that reports its load, its figures are told too."""
         self.registry = CollectorRegistry()
         self._prefix = prefix
-        self.running = self._gauge("num_requests_running", "Answers being written now.")
-        self.waiting = self._gauge("num_requests_waiting", "Requests without any text as yet.")
+        self.running, self.waiting, self.queued = Level(), Level(), Level()
+        seen = Seen(self.running, self.waiting, self.queued)
+        self.registry.register(EngineMetrics(prefix, engine, seen))
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens read.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens written.")
         self.success = self._counter("request_success", "Ended requests.", "finished_reason")
@@ -58,9 +62,6 @@ class Metrics:
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{self._prefix}:{name}", text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(f"{self._prefix}:{name}", text, registry=self.registry)
 
 
 class Meter:

@@ -12,8 +12,16 @@ from serve.logprobs import ChatLogprobs, CompletionLogprobs
 Reason = Literal["stop", "length", "tool_calls"]
 
 
+class PromptDetails(Struct, frozen=True):
+    """What is known of a prompt's tokens."""
+
+    cached_tokens: int = 0
+
+
 class UsageReply(Struct, frozen=True):
     """What an answer took, and who gave it: `route` for one choice, `routes` for several.
+
+    Of `prompt_tokens`, so many were found in a cache as `prompt_tokens_details` says.
 
     `dropped_tokens` is there where a window slid: so many of the oldest tokens were not read.
     """
@@ -21,6 +29,7 @@ class UsageReply(Struct, frozen=True):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
     route: Route | UnsetType = UNSET
     routes: list[Route | None] | UnsetType = UNSET
     dropped_tokens: int | UnsetType = UNSET
@@ -155,9 +164,10 @@ def reason_of(finish: Finish) -> Reason:
 def usage_of(finishes: list[Finish], per_prompt: int) -> UsageReply:
     """Return what all choices took; a prompt counts once, however many choices it has."""
     starts = range(0, len(finishes), per_prompt)
-    read = sum(
-        max(each.usage.prompt_tokens for each in finishes[at : at + per_prompt]) for at in starts
-    )
+    shares = [finishes[at : at + per_prompt] for at in starts]
+    read = sum(max(each.usage.prompt_tokens for each in share) for share in shares)
+    # A prompt was cached as far as its first choice found it, before the others could.
+    cached = sum(min(each.usage.cached_tokens for each in share) for share in shares)
     written = sum(each.usage.completion_tokens for each in finishes)
     routes = [each.route for each in finishes]
     alone = routes[0] if len(routes) == 1 else None
@@ -165,6 +175,7 @@ def usage_of(finishes: list[Finish], per_prompt: int) -> UsageReply:
         prompt_tokens=read,
         completion_tokens=written,
         total_tokens=read + written,
+        prompt_tokens_details=PromptDetails(cached),
         route=UNSET if alone is None else alone,
         routes=routes if len(routes) > 1 else UNSET,
         dropped_tokens=sum(each.dropped_tokens for each in finishes) or UNSET,

@@ -22,6 +22,7 @@ Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
 ToolName = Annotated[str, Meta(pattern="^[a-zA-Z0-9_.-]{1,64}$")]
+TokenId = Annotated[int, Meta(ge=0, lt=2**31)]
 Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 
 
@@ -137,6 +138,7 @@ class Common(Body, kw_only=True, frozen=True):
     frequency_penalty: float | None = None
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
     user: Ignored = None
+    cache_salt: Annotated[str, Meta(max_length=256)] | None = None  # as vLLM's
 
 
 class ChatBody(Common, kw_only=True, frozen=True):
@@ -169,9 +171,12 @@ class ChatBody(Common, kw_only=True, frozen=True):
 
 
 class CompletionBody(Common, kw_only=True, frozen=True):
-    """The body of POST /v1/completions; a prompt of token ids is refused by its type."""
+    """The body of POST /v1/completions.
 
-    prompt: str | Annotated[list[str], Meta(min_length=1)]
+    `prompt` is a text, its token ids, or several of either; serve/prompts.py tells them apart.
+    """
+
+    prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     best_of: int | None = None

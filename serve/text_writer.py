@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from offload.messages import Delta, Finish, PromptToken
 from serve.asking import Asked
 from serve.failures import EngineBroke
-from serve.logprobs import CompletionLogprobs, TokenLogprob, completion_logprobs
+from serve.logprobs import UNLIKELY, CompletionLogprobs, TokenLogprob, completion_logprobs
 from serve.replies import Reply, TextChoice, TextReply, reason_of
 from serve.writer import Gathered, Writer, finishes_of
 
@@ -26,8 +26,8 @@ class TextWriter(Writer):
         made = [
             TextChoice(
                 index,
-                self._echo(index) + each.text,
-                self._logprobs(index, self._heard(each.read), each.tokens),
+                self._echo(index, each.read) + each.text,
+                self._logprobs(index, self._heard(each.read), self._with_end(each.tokens)),
                 reason_of(finish),
             )
             for index, (each, finish) in enumerate(zip(choices, finishes, strict=True))
@@ -39,7 +39,7 @@ class TextWriter(Writer):
             return []
         read = self._heard(first.prompt_tokens if isinstance(first, Delta) else ())
         logprobs = self._logprobs(index, read, [])
-        return [self._chunk(TextChoice(index, self._echo(index), logprobs))]
+        return [self._chunk(TextChoice(index, self._echo(index, read), logprobs))]
 
     def pieces(self, index: int, delta: Delta) -> list[Reply]:
         if not self._is_worth_saying(delta):
@@ -58,8 +58,20 @@ class TextWriter(Writer):
     def _chunk(self, choice: TextChoice) -> Reply:
         return TextReply(choices=[choice], usage=self._no_usage, **self._head)
 
-    def _echo(self, index: int) -> str:
-        return (self.asked.requests[index].prompt or "") if self.asked.echo else ""
+    def _echo(self, index: int, read: Sequence[PromptToken]) -> str:
+        if not self.asked.echo:
+            return ""
+        text = self.asked.requests[index].prompt
+        return "".join(token.text for token in read) if text is None else text
+
+    def _with_end(self, written: list[TokenLogprob]) -> list[TokenLogprob]:
+        """Return an entry for the end where an echo is followed by nothing else.
+
+        Whoever scores a prompt leaves out the last entry, as that of the one token written.
+        """
+        if written or not (self.asked.echo and self.asked.logprobs):
+            return written
+        return [TokenLogprob("", UNLIKELY, [], -1, [])]
 
     def _heard(self, read: Sequence[PromptToken]) -> Sequence[PromptToken]:
         if self.asked.requests[0].sampling.prompt_logprobs and not read:

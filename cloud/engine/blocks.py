@@ -20,6 +20,11 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
     return hashlib.sha256(parent + array("q", tokens).tobytes()).digest()
 
 
+def salted(root: bytes, salt: str) -> bytes:
+    """Return where the chains of one tenant begin, so that none finds a block of another's."""
+    return hashlib.sha256(root + salt.encode("utf-8", "surrogatepass")).digest() if salt else root
+
+
 class BlockPool:
     """Hands out blocks 0 .. num_blocks - 1 and counts their holders."""
 
@@ -35,6 +40,11 @@ class BlockPool:
     def num_free(self) -> int:
         """Blocks that nobody holds; some of them still carry a prefix."""
         return len(self._free)
+
+    @property
+    def usage(self) -> float:
+        """The share of the blocks that somebody holds, 0 to 1."""
+        return 1.0 - len(self._free) / self.num_blocks
 
     def find(self, names: Iterable[bytes]) -> list[int]:
         """Return the blocks that carry the longest known beginning of a chain of names."""

@@ -6,7 +6,7 @@ from backbone.errors import TemplateRefusal
 from backbone.tokenizer import Tokenizer
 from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.messages import Request
-from offload.turns import require_place, turns
+from offload.turns import require_known, require_place, turns
 
 
 def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
@@ -14,7 +14,10 @@ def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -
 
     Raises RequestError where the model cannot take it.
     """
-    if request.prompt is not None:
+    if request.prompt_token_ids:
+        require_known(request, tokenizer.max_token_id + 1)
+        tokens = list(request.prompt_token_ids)
+    elif request.prompt is not None:
         if request.tools:
             raise Unsupported("tools need messages and a chat template; a raw prompt has neither")
         tokens = tokenizer.encode(request.prompt + request.answer_prefix)

@@ -24,7 +24,9 @@ class Remembered:
         """Return by what an answer is known; None where the same may not be answered twice."""
         if not self._size or request.sampling.temperature != 0.0:
             return None
-        said = msgspec.json.encode((device, prompt, request.sampling, request.answer_prefix))
+        said = msgspec.json.encode(
+            (device, request.cache_salt, prompt, request.sampling, request.answer_prefix)
+        )
         return hashlib.sha256(said).digest()
 
     def find(self, key: bytes | None) -> list[Delta | Finish] | None:
@@ -43,6 +45,7 @@ class Remembered:
             return
         counts = Usage(
             prompt_tokens=finish.usage.prompt_tokens,
+            cached_tokens=finish.usage.prompt_tokens,
             completion_tokens=finish.usage.completion_tokens,
         )
         self._kept[key] = [*items[:-1], msgspec.structs.replace(finish, usage=counts)]

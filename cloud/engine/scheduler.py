@@ -12,6 +12,7 @@ from cloud.engine.blocks import BlockPool
 from cloud.engine.pace import Pace
 from cloud.engine.sequence import Sequence
 from cloud.engine.waiting import Waiting
+from offload.messages import EngineLoad
 
 # Where more run than this, a step is bound by arithmetic, and guesses cost what they gain.
 _MOST_DRAFTING = 4
@@ -52,6 +53,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self.budget = max_num_batched_tokens  # tokens of one step
         self.num_preemptions = 0
+        self.num_looked_up = self.num_found = 0  # tokens of prompts, in the prefix cache
 
     def add(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the queue."""
@@ -124,6 +126,17 @@ class Scheduler:
         """Return the sequences whose deadline has passed."""
         return [s for s in (*self.running, *self.waiting) if now_s >= s.deadline_s]
 
+    def report(self) -> EngineLoad:
+        """Return how busy it is; may be called from any thread."""
+        return EngineLoad(
+            num_running=len(self.running),
+            num_waiting=len(self.waiting),
+            kv_cache_usage=self.pool.usage,
+            prefix_cache_queries=self.num_looked_up,
+            prefix_cache_hits=self.num_found,
+            num_preemptions=self.num_preemptions,
+        )
+
     def check_integrity(self) -> None:
         """Assert that pool and tables agree; cheap enough to call whenever nothing runs."""
         everyone = [*self.running, *self.waiting]
@@ -148,6 +161,10 @@ class Scheduler:
         self.pool.hold(found)
         sequence.blocks = found
         sequence.num_computed = sequence.num_cached_tokens = len(found) * self._block_size
+        if not sequence.num_preemptions:
+            self.num_looked_up += sequence.num_prompt_tokens
+            self.num_found += sequence.num_cached_tokens
+            sequence.num_prompt_cached = sequence.num_cached_tokens
         self.running.append(sequence)
         return sequence
 

@@ -6,7 +6,7 @@ import itertools
 import time
 
 from backbone.sampling import Sampler
-from cloud.engine.blocks import ROOT, chain_hash
+from cloud.engine.blocks import ROOT, chain_hash, salted
 from cloud.engine.lookup import Lookup
 
 _numbers = itertools.count()
@@ -29,6 +29,7 @@ class Sequence:
         num_alternatives: int = 0,
         scores_prompt: bool = False,
         device: str = "",
+        salt: str = "",
         lookup: Lookup | None = None,
     ) -> None:
         self.number = next(_numbers)  # order of arrival
@@ -46,8 +47,10 @@ class Sequence:
         self.num_computed = 0
         self.num_preemptions = 0
         self.num_cached_tokens = 0  # found in the prefix cache on the last admission
+        self.num_prompt_cached = 0  # of the prompt, found there on the first
         self.blocks: list[int] = []
         self._names: list[bytes] = []
+        self._root = salted(ROOT, salt)
 
     @property
     def num_pending(self) -> int:
@@ -72,7 +75,7 @@ class Sequence:
         """Return the content names of the first `count` blocks, all of them full."""
         while len(self._names) < count:
             at = len(self._names)
-            parent = self._names[-1] if self._names else ROOT
+            parent = self._names[-1] if self._names else self._root
             tokens = self.tokens[at * block_size : (at + 1) * block_size]
             assert len(tokens) == block_size, "only full blocks have a name"
             self._names.append(chain_hash(parent, tokens))

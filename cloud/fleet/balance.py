@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -150,6 +151,8 @@ def policy_named(name: str) -> Policy:
 
 def prefix_of(request: Request) -> bytes:
     """Return what a prompt begins with: requests with the same share cached keys and values."""
+    if request.prompt_token_ids:
+        return array("q", request.prompt_token_ids[: _PREFIX_CHARS // 4]).tobytes()
     text = request.prompt or "\x00".join(f"{m.role}\x01{m.content}" for m in request.messages)
     return text[:_PREFIX_CHARS].encode("utf-8", "surrogatepass")
 

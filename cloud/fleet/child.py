@@ -7,15 +7,22 @@ parent: when its standard input is closed.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import importlib
 import json
 import sys
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
+from typing import cast
 
-from offload.engine import Engine
+import msgspec
+
+from offload.asker import asked_by, asker
+from offload.engine import Engine, Reporting
 from offload.link.answers import AnswerLimits
 from offload.link.server import LinkServer
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 _MOST = 100_000  # answers at once: the fleet's own admission is what bounds them
 
@@ -28,10 +35,43 @@ def open_model(folder: str, **options: object) -> Engine:
     return CloudEngine(Path(folder), options=EngineOptions(**options))  # type: ignore[arg-type]
 
 
+def told_whose(request: Request) -> Request:
+    """Return a request that names in its salt who asks: the child knows no other way."""
+    salt = hashlib.sha256(request.cache_salt.encode("utf-8", "surrogatepass")).hexdigest()
+    told = f"{asker()}\n{salt if request.cache_salt else ''}"
+    return msgspec.structs.replace(request, cache_salt=told)
+
+
+class _Told:
+    """An engine that is told by each request's salt for whom it works; see told_whose."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def card(self) -> ModelCard:
+        return self._engine.card()
+
+    def report(self) -> EngineLoad | None:
+        return self._engine.report() if isinstance(self._engine, Reporting) else None
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        who, _, salt = request.cache_salt.rpartition("\n")
+        own = msgspec.structs.replace(request, cache_salt=salt)
+        with asked_by(who):  # the link runs each answer in a task of its own
+            items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(own))
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+
 async def serve(engine: Engine, endpoint: str) -> None:
     """Serve over a private socket until the parent leaves."""
     limits = AnswerLimits(max_streams=_MOST, max_streams_per_device=_MOST)
-    async with aclosing(engine), aclosing(LinkServer(engine, endpoint, limits=limits)) as server:
+    link = LinkServer(_Told(engine), endpoint, limits=limits)
+    async with aclosing(engine), aclosing(link) as server:
         await server.start()
         await asyncio.to_thread(sys.stdin.buffer.read)
 

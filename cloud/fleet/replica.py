@@ -17,11 +17,13 @@ from cloud.fleet.balance import Standing
 from offload.errors import CloudFailed, EngineStopped, LinkError
 from offload.link.backoff import Backoff
 from offload.link.client import CloudLink
+from offload.messages import EngineLoad
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 0.05
 _MEMORY = 0.2  # weight of the newest answer in the mean
 _STOP_S = 10.0
+_ASK_S = 0.25  # between two looks at an engine's load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,12 @@ class Replica:
             num_running=self.num_running,
             weight=self._options.weight,
             mean_s=self._mean_s,
+            cache_use=load.kv_cache_usage if (load := self.report()) else 0.0,
         )
+
+    def report(self) -> EngineLoad | None:
+        """Return what its engine last said of its load; None before that, and while it is down."""
+        return self._link.report() if self._link is not None else None
 
     def start(self) -> None:
         """Begin to keep a process alive."""
@@ -145,6 +152,7 @@ class Replica:
                 await asyncio.sleep(_LOOK_S)
                 continue
             self._link = link
+            self._asker = asyncio.create_task(_keep_asking(link))
             self.changed.set()
             return
         await link.aclose()
@@ -154,6 +162,7 @@ class Replica:
         link, self._link = self._link, None
         self.changed.set()
         if link is not None:
+            self._asker.cancel()
             await link.aclose()  # whoever waits for an answer hears of it now
         assert process.stdin is not None, "it was made with a pipe"
         process.stdin.close()
@@ -162,3 +171,11 @@ class Replica:
         except asyncio.TimeoutError:
             process.kill()
             await process.wait()
+
+
+async def _keep_asking(link: CloudLink) -> None:
+    """Keep what is known of an engine's load fresh; a link that answers does not ping by itself."""
+    while True:
+        with contextlib.suppress(LinkError, asyncio.TimeoutError):
+            await link.ping()
+        await asyncio.sleep(_ASK_S)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import cast
 
 from cloud.fleet.balance import Policy, prefix_of
+from cloud.fleet.child import told_whose
+from cloud.fleet.loads import sum_of
 from cloud.fleet.replica import Replica, ReplicaOptions
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
-from offload.messages import Delta, Finish, ModelCard, Request
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 _MOST_WAIT_S = 60.0
 
@@ -73,8 +75,9 @@ class Replicas:
         while True:
             replica = await self._choose(request, tried)
             link, said = replica.link, False
+            asked = told_whose(request)
             async with replica.busy():
-                items = cast("AsyncGenerator[Delta | Finish, None]", link.generate(request))
+                items = cast("AsyncGenerator[Delta | Finish, None]", link.generate(asked))
                 async with contextlib.aclosing(items):
                     try:
                         async for item in items:
@@ -89,6 +92,10 @@ class Replicas:
                         if isinstance(error, Overloaded) and len(tried) + 1 >= self._wanted:
                             raise
             tried.append(replica)
+
+    def report(self) -> EngineLoad | None:
+        """Return the load of all that have told theirs; see offload.engine.Reporting."""
+        return sum_of([replica.report() for replica in self._replicas])
 
     async def aclose(self) -> None:
         """Stop every process."""

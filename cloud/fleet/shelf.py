@@ -12,10 +12,11 @@ from typing import cast
 
 import msgspec
 
+from cloud.fleet.loads import sum_of
 from cloud.fleet.versions import models_in, served, version_for
-from offload.engine import Engine
+from offload.engine import Engine, Reporting
 from offload.errors import Overloaded, RequestError
-from offload.messages import Delta, Finish, ModelCard, Request
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 
 @dataclass(eq=False)
@@ -76,6 +77,11 @@ class Shelf:
             async with contextlib.aclosing(items):
                 async for item in items:
                     yield item
+
+    def report(self) -> EngineLoad | None:
+        """Return the load of the models in memory; see offload.engine.Reporting."""
+        engines = [each.engine for each in self._loaded.values()]
+        return sum_of([each.report() for each in engines if isinstance(each, Reporting)])
 
     async def aclose(self) -> None:
         """Put everything away."""

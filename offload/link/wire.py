@@ -31,8 +31,8 @@ from offload.link.bodies import (
 )
 from offload.messages import Finish, Request
 
-VERSION = 1
-OLDEST_VERSION = 1
+VERSION = 2  # 2: prompts of token ids, cache salts, cached tokens, the engine's own load
+OLDEST_VERSION = 2
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ID_BYTES = 256  # 64 characters of four bytes
 MAX_DEPTH = 32  # of what is free-form: a JSON schema, the description of a tool

@@ -91,6 +91,8 @@ def _kept_near(request: Request, standing: Standing) -> str | None:
     """Return why nothing of this request may leave, or None where it may."""
     if request.privacy is Privacy.LOCAL_ONLY:
         return "local_only"
+    if request.prompt_token_ids:
+        return "token_ids"  # another model reads other words in them, and no rule can search them
     if standing.offline:
         return "offline"
     if standing.forced == "edge":

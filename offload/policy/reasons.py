@@ -10,6 +10,7 @@ REASONS = {
     "forced_cloud": "you asked for the far model",
     "offline": "you are offline, so it was answered near",
     "local_only": "this text must not leave the device, so it was answered near",
+    "token_ids": "token ids are the near model's own and cannot be searched, so it answered",
     "not_allowed": "you did not allow this text to leave, so it was answered near",
     "no_cloud": "no cloud is set up, so it was answered near",
     "cloud_failed": "the cloud could not answer, so it was answered near",

@@ -46,9 +46,14 @@ class _Choice(msgspec.Struct):
     finish_reason: str | None = None
 
 
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
 class _Usage(msgspec.Struct):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
 
 
 class Chunk(msgspec.Struct):
@@ -73,6 +78,8 @@ def body_of(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
     }
     if request.messages:
         body |= _chat_of(request)
+    elif request.prompt_token_ids:
+        body["prompt"] = list(request.prompt_token_ids)
     else:
         body["prompt"] = (request.prompt or "") + request.answer_prefix
     if sampling.stop:
@@ -130,8 +137,10 @@ class Hearing:
         if chunk.error is not None:
             raise CloudFailed("the upstream server broke off its answer; see its log")
         if chunk.usage is not None:
+            details = chunk.usage.prompt_tokens_details
             self.usage = Usage(
                 prompt_tokens=chunk.usage.prompt_tokens,
+                cached_tokens=(details.cached_tokens or 0) if details else 0,
                 completion_tokens=chunk.usage.completion_tokens,
             )
         text = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backbone.errors import MissingExtra
+from offload.asker import asker
 from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 from offload.upstream.bodies import Chunk, Hearing, ModelList, body_of, path_of
@@ -39,17 +41,20 @@ class Upstream:
         api_key: str = "",
         connect_timeout_s: float = 5.0,
         silence_timeout_s: float = 120.0,
+        for_tenants: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Take a base URL such as http://gpu:8000/v1. Raises SettingsError, MissingExtra.
 
-        `silence_timeout_s` is the longest wait for the next piece of an answer.
+        `silence_timeout_s` is the longest wait for the next piece of an answer. `for_tenants` lets
+        a server that has a word for it keep the caches of those who ask (offload/asker.py) apart.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise SettingsError(f"{url!r} is no server's address; write http(s)://HOST:PORT/v1")
         self._url, self._host, self._wanted = url.rstrip("/"), parts.hostname, model
         self._client = _client(self._url, key_for(self._host, api_key), transport)
+        self._for_tenants = for_tenants
         self._limits = (connect_timeout_s, silence_timeout_s)
         self._card: ModelCard | None = None
         self._dialect: Dialect | None = None
@@ -79,6 +84,8 @@ class Upstream:
             raise RequestError("a local_only request may not leave the device; answer it near")
         card = await self.connect()
         assert self._dialect is not None, "known since connect"
+        if self._for_tenants:
+            request = self._salted(request)
         check(request, self._dialect)
         body = body_of(request, card.name, self._dialect)
         began_s, hearing = time.monotonic(), Hearing()
@@ -98,6 +105,13 @@ class Upstream:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    def _salted(self, request: Request) -> Request:
+        assert self._dialect is not None, "known since connect"
+        if "cache_salt" not in self._dialect.words or not asker():
+            return request
+        said = f"{asker()}\n{request.cache_salt}".encode("utf-8", "surrogatepass")
+        return msgspec.structs.replace(request, cache_salt=hashlib.sha256(said).hexdigest())
 
     async def _learn(self) -> None:
         async with self._reply("GET", "/models", None, None) as response:

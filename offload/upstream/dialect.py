@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from offload.errors import Unsupported
-from offload.messages import Request, Sampling
+from offload.messages import Request
 
 OPENAI_HOST = "api.openai.com"
 
@@ -18,6 +18,7 @@ _VLLM_WORDS = {
     "min_p": "min_p",
     "repetition_penalty": "repetition_penalty",
 }
+_SALT = {"cache_salt": "cache_salt"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class Dialect:
 
 
 _KNOWN = {
-    "vllm": Dialect(name="vLLM", words=_VLLM_WORDS, continues=True),
+    "vllm": Dialect(name="vLLM", words=_VLLM_WORDS | _SALT, continues=True),
     "sglang": Dialect(name="SGLang", words=_VLLM_WORDS, continues=True),
     "tensorrt_llm": Dialect(name="trtllm-serve", words=_VLLM_WORDS),
     "llamacpp": Dialect(
@@ -42,7 +43,7 @@ _KNOWN = {
         name="llama-cpp-python",
         words={"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"},
     ),
-    "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS),
+    "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS | _SALT),
 }
 _UNKNOWN = Dialect(name="this server")
 _OPENAI = Dialect(name="OpenAI", max_tokens="max_completion_tokens")
@@ -58,19 +59,22 @@ def check(request: Request, dialect: Dialect) -> None:
     sampling = request.sampling
     _refuse("logprobs", sampling.logprobs > 0 or sampling.prompt_logprobs, "no token ids", dialect)
     begun = bool(request.answer_prefix and request.messages and not dialect.continues)
+    begun |= bool(request.answer_prefix and request.prompt_token_ids)
     _refuse("answer_prefix", begun, "no way to go on with an answer", dialect)
-    for name, value in _extras(sampling).items():
+    for name, value in _extras(request).items():
         _refuse(name, value is not None and name not in dialect.words, "no word for it", dialect)
 
 
-def extra_words(request: Request, dialect: Dialect) -> dict[str, float | int]:
+def extra_words(request: Request, dialect: Dialect) -> dict[str, float | int | str]:
     """Return the fields that are this server's own, as far as the request asks for them."""
-    asked = {name: value for name, value in _extras(request.sampling).items() if value is not None}
+    asked = {name: value for name, value in _extras(request).items() if value is not None}
     return {dialect.words[name]: value for name, value in asked.items()}
 
 
-def _extras(sampling: Sampling) -> dict[str, float | int | None]:
+def _extras(request: Request) -> dict[str, float | int | str | None]:
+    sampling = request.sampling
     return {
+        "cache_salt": request.cache_salt or None,
         "top_k": sampling.top_k or None,
         "min_p": sampling.min_p or None,
         "repetition_penalty": (

@@ -110,3 +110,11 @@ def test_the_strain_is_read_only_every_few_seconds_and_only_where_wanted() -> No
         assert around().hot
     assert reads == [0.0, 5.0]
     assert not Surroundings(None)().spare
+
+
+def test_token_ids_stay_near_whatever_is_wished() -> None:
+    ids = Request(prompt_token_ids=(1, 2))
+    for standing in (Standing(), Standing(forced="cloud"), Standing(spare=True, hot=True)):
+        verdict = gate(ids, standing)
+        assert (verdict.choice, verdict.reason) == ("edge", "token_ids")
+    assert "token_ids" in REASONS

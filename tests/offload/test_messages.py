@@ -28,6 +28,7 @@ EVERY = [
     Sampling(temperature=0.7, top_k=40, seed=-1, stop=("\n", "</s>"), json_schema={"a": [1, None]}),
     Budget(max_cost=0.01, max_bytes_sent=0),
     Request(id="1", prompt="hello"),
+    Request(prompt_token_ids=(0, 2**31 - 1), cache_salt="s"),
     Request(
         messages=(Message(role="system", content=""), Message(role="user", content="hi")),
         privacy=Privacy.ASK,
@@ -109,8 +110,12 @@ def test_a_bad_sampling_value_is_named_when_built_and_when_decoded(name: str, va
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({}, "either messages or a prompt"),
-        ({"prompt": "x", "messages": (Message(role="user", content="x"),)}, "either messages"),
+        ({}, "give exactly one"),
+        ({"prompt": "x", "prompt_token_ids": (1,)}, "give exactly one"),
+        ({"prompt_token_ids": (1, -1)}, "prompt_token_ids is -1"),
+        ({"prompt_token_ids": (2**31,)}, "prompt_token_ids is"),
+        ({"prompt": "x", "cache_salt": "s" * 513}, "cache_salt"),
+        ({"prompt": "x", "messages": (Message(role="user", content="x"),)}, "give exactly one"),
         ({"prompt": ""}, "empty"),
         ({"prompt": " \n\t"}, "empty"),
         ({"messages": (Message(role="user", content=""),)}, "empty"),
@@ -150,6 +155,7 @@ def test_last_text_is_the_prompt_or_the_last_turn() -> None:
     turns = (Message(role="user", content="one"), Message(role="user", content="two"))
     assert Request(prompt="raw").last_text() == "raw"
     assert Request(messages=turns).last_text() == "two"
+    assert Request(prompt_token_ids=(1, 2)).last_text() == "(2 token ids)"
 
 
 def test_what_is_left_at_its_default_is_not_written() -> None:

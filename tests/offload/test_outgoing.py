@@ -62,6 +62,14 @@ async def test_a_local_only_text_is_stopped_and_counted(ledger: Ledger) -> None:
     assert not ledger.path.exists() or lines(ledger) == []
 
 
+async def test_token_ids_are_stopped_since_no_rule_can_search_them() -> None:
+    cloud = ScriptedEngine()
+    outgoing = Outgoing(cloud, door=door())
+    with pytest.raises(Withheld, match="send text"):
+        await read(outgoing, Request(prompt_token_ids=(1, 2)))
+    assert cloud.requests == [] and outgoing.num_withheld == 1
+
+
 async def test_the_cloud_reads_placeholders_and_the_reader_the_originals() -> None:
     def echo(request: Request) -> Sequence[str]:
         return list(request.last_text())  # one character at a time: every placeholder is cut

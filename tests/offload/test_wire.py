@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from offload.errors import RequestError
 from offload.link import bodies, wire
+from offload.link.answers import AnswerLimits
 from offload.link.bodies import Kind
+from offload.link.handshake import answer_hello
 from offload.link.packing import pack_delta, unpack_delta
 from offload.link.wire import Envelope, WireError
 from offload.messages import (
@@ -19,6 +21,7 @@ from offload.messages import (
     Budget,
     Confidence,
     Delta,
+    EngineLoad,
     Finish,
     Message,
     Privacy,
@@ -49,19 +52,30 @@ samplings = st.builds(
 )
 asked = texts.filter(str.strip)
 messages = st.builds(Message, role=st.sampled_from(["user", "assistant", "tool"]), content=asked)
-requests = st.builds(
-    Request,
-    id=texts.filter(lambda text: 1 <= len(text) <= 64),
-    messages=st.lists(messages, min_size=1, max_size=3).map(tuple),
-    sampling=samplings,
-    privacy=st.sampled_from(Privacy),
-    deadline_s=st.none() | st.floats(0.001, 86_400),
-    budget=st.builds(Budget, max_cost=st.none() | floats, max_bytes_sent=st.none() | counts),
-    session=st.none() | texts,
-    model=texts,
-    tools=st.lists(st.dictionaries(texts, json_values, max_size=3), max_size=2).map(tuple),
-    answer_prefix=texts,
-) | st.builds(Request, prompt=asked)
+requests = (
+    st.builds(
+        Request,
+        id=texts.filter(lambda text: 1 <= len(text) <= 64),
+        messages=st.lists(messages, min_size=1, max_size=3).map(tuple),
+        sampling=samplings,
+        privacy=st.sampled_from(Privacy),
+        deadline_s=st.none() | st.floats(0.001, 86_400),
+        budget=st.builds(Budget, max_cost=st.none() | floats, max_bytes_sent=st.none() | counts),
+        session=st.none() | texts,
+        model=texts,
+        tools=st.lists(st.dictionaries(texts, json_values, max_size=3), max_size=2).map(tuple),
+        answer_prefix=texts,
+    )
+    | st.builds(
+        Request,
+        prompt=asked,
+        cache_salt=texts,
+    )
+    | st.builds(
+        Request,
+        prompt_token_ids=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=5).map(tuple),
+    )
+)
 alternatives = st.lists(st.builds(Alternative, counts, texts, floats), max_size=3).map(tuple)
 prompt_tokens = st.builds(PromptToken, counts, texts, st.none() | floats, alternatives)
 deltas = st.builds(
@@ -78,10 +92,13 @@ deltas = st.builds(
 finishes = st.builds(
     Finish,
     reason=st.sampled_from(["stop", "length", "cancelled", "deadline", "error"]),
-    usage=st.builds(Usage, prompt_tokens=counts, queue_s=floats, bytes_sent=counts),
+    usage=st.builds(
+        Usage, prompt_tokens=counts, cached_tokens=counts, queue_s=floats, bytes_sent=counts
+    ),
     route=st.none() | st.builds(Route, served_by=st.sampled_from(["edge", "cloud"]), reason=texts),
     error=st.none() | texts,
 )
+loads = st.none() | st.builds(EngineLoad, num_running=counts, kv_cache_usage=floats)
 any_body = st.one_of(
     requests,
     finishes,
@@ -106,7 +123,13 @@ any_body = st.one_of(
     st.builds(bodies.Credit, counts),
     st.builds(bodies.Resume, counts, counts),
     st.builds(bodies.Ping, floats, st.binary(max_size=9)),
-    st.builds(bodies.Pong, floats, floats, st.builds(bodies.Load, counts, counts), st.binary()),
+    st.builds(
+        bodies.Pong,
+        floats,
+        floats,
+        st.builds(bodies.Load, counts, counts, st.none(), st.none(), loads),
+        st.binary(),
+    ),
     st.builds(bodies.Failure, texts, texts),
 )
 
@@ -186,16 +209,16 @@ def refused_or_read(frames: list[bytes]) -> None:
     "frames",
     [
         [],
-        [b"\x01\x07", b"\x91\x00", b""],
-        [b"\x02\x07", b"\x91\xcb" + bytes(8)],
-        [b"\x01", b"\x91\x00"],
-        [b"\x01\x00", b"\x90"],
-        [b"\x01\x06" + b"x" * 257, b"\x90"],
-        [b"\x01\x06\xff", b"\x90"],
-        [b"\x01\x06", b"\x91\x01"],  # a field too many
-        [b"\x01\x06", b"\x90\x90"],  # bytes after the end
-        [b"\x01\x07", b"\x91" + msgspec.msgpack.encode("1.0")],
-        [b"\x01\x07", b"\x91\x00" + bytes(70_000)],
+        [b"\x02\x07", b"\x91\x00", b""],
+        [b"\x03\x07", b"\x91\xcb" + bytes(8)],
+        [b"\x02", b"\x91\x00"],
+        [b"\x02\x00", b"\x90"],
+        [b"\x02\x06" + b"x" * 257, b"\x90"],
+        [b"\x02\x06\xff", b"\x90"],
+        [b"\x02\x06", b"\x91\x01"],  # a field too many
+        [b"\x02\x06", b"\x90\x90"],  # bytes after the end
+        [b"\x02\x07", b"\x91" + msgspec.msgpack.encode("1.0")],
+        [b"\x02\x07", b"\x91\x00" + bytes(70_000)],
     ],
 )
 def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
@@ -205,17 +228,26 @@ def test_what_is_no_message_is_refused(frames: list[bytes]) -> None:
 
 def test_an_unknown_field_of_a_request_is_refused_and_of_a_hello_let_pass() -> None:
     hello = {"oldest_version": 1, "newest_version": 1, "novelty": 1}
-    body = read([b"\x01\x01", msgspec.msgpack.encode(hello)])
+    body = read([b"\x02\x01", msgspec.msgpack.encode(hello)])
     assert isinstance(body, bodies.Hello)
     request = {"prompt": "x", "novelty": 1}
     with pytest.raises(WireError, match="novelty"):
-        read([b"\x01\x03", msgspec.msgpack.encode(request)])
+        read([b"\x02\x03", msgspec.msgpack.encode(request)])
+
+
+def test_a_peer_that_knows_no_token_ids_is_told_to_update() -> None:
+    older = bodies.Hello(oldest_version=1, newest_version=1)
+    reply = answer_hello(older, instance="i", cards=(CARD,), limits=AnswerLimits())
+    assert isinstance(reply, bodies.Refused) and "update the device" in reply.message
+    ids = Envelope(1, Kind.REQUEST, "i", msgspec.msgpack.encode({"prompt_token_ids": [1]}))
+    with pytest.raises(WireError, match="version 1, not 2"):
+        wire.open_body(ids)
 
 
 def test_values_out_of_range_are_named_and_not_taken_for_damage() -> None:
     request = {"prompt": "x", "sampling": {"temperature": -1.0}}
     with pytest.raises(RequestError, match="temperature"):
-        read([b"\x01\x03", msgspec.msgpack.encode(request)])
+        read([b"\x02\x03", msgspec.msgpack.encode(request)])
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -52,7 +52,7 @@ async def listening(
     try:
         yield server
     finally:
-        await asyncio.wait_for(server.aclose(), 10)
+        await asyncio.wait_for(server.aclose(), 60)
 
 
 @asynccontextmanager

@@ -47,6 +47,7 @@ async def test_a_chat_is_answered_as_openai_answers() -> None:
         "prompt_tokens": 5,
         "completion_tokens": 3,
         "total_tokens": 8,
+        "prompt_tokens_details": {"cached_tokens": 0},
         "route": {"served_by": "cloud", "reason": "unsure", "confidence": 0.25},
     }
     assert response.headers["x-nearfar-served-by"] == "cloud"

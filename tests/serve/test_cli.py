@@ -35,13 +35,13 @@ async def test_a_server_ends_in_peace_when_it_is_told_to(how: signal.Signals) ->
     )
     try:
         assert process.stdout is not None and process.stderr is not None
-        told = json.loads(await asyncio.wait_for(process.stdout.readline(), 20))
+        told = json.loads(await asyncio.wait_for(process.stdout.readline(), 120))
         assert told["models"] == ["scripted", "auto"]
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             response = await client.post(told["url"].removesuffix("/v1") + CHAT, json=ASK)
         assert response.status_code == 200
         process.send_signal(how)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), 60) == 0
         assert await process.stderr.read() == b""
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -140,7 +140,9 @@ metric_list: [{metric: METRIC}]
 """
 
 
-async def evaluate(kind: str, model: str, path: str, home: Path, url: str) -> dict[str, float]:
+async def evaluate(
+    kind: str, model: str, path: str, home: Path, url: str, *, token_ids: bool
+) -> dict[str, float]:
     rows = [
         {"question": "What is the capital of France?", "answer": " Paris", "wrong": " Berlin"},
         {"question": "What is the capital of Italy?", "answer": " Rome", "wrong": " Madrid"},
@@ -152,7 +154,8 @@ async def evaluate(kind: str, model: str, path: str, home: Path, url: str) -> di
         task = "\n".join(line for line in task.split("\n") if "choice" not in line)
     (home / "sums.yaml").write_text(task)
     options = (
-        f"base_url={url}/v1/{path},model=nearfar-cloud,num_concurrent=1,tokenized_requests=False"
+        f"base_url={url}/v1/{path},model=nearfar-cloud,num_concurrent=1,"
+        f"tokenized_requests={token_ids}"
     )
     if model == "local-completions":
         options += f",tokenizer_backend=huggingface,tokenizer={CLOUD_MODEL}"
@@ -166,21 +169,22 @@ async def evaluate(kind: str, model: str, path: str, home: Path, url: str) -> di
 
 
 @pytest.mark.parametrize(
-    ("kind", "model", "path"),
+    ("kind", "model", "path", "token_ids"),
     [
-        ("multiple_choice", "local-completions", "completions"),
-        ("generate_until", "local-completions", "completions"),
-        ("generate_until", "local-chat-completions", "chat/completions"),
+        ("multiple_choice", "local-completions", "completions", False),
+        ("multiple_choice", "local-completions", "completions", True),
+        ("generate_until", "local-completions", "completions", True),
+        ("generate_until", "local-chat-completions", "chat/completions", False),
     ],
 )
-async def test_lm_eval(kind: str, model: str, path: str, tmp_path: Path) -> None:
+async def test_lm_eval(kind: str, model: str, path: str, token_ids: bool, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="the cloud engine needs torch")
     from cloud.engine.engine import CloudEngine
 
     engine = CloudEngine(CLOUD_MODEL)
     try:
         async with listening(engine) as server:
-            results = await evaluate(kind, model, path, tmp_path, server.url)
+            results = await evaluate(kind, model, path, tmp_path, server.url, token_ids=token_ids)
     finally:
         await engine.aclose()
     score = "acc,none" if kind == "multiple_choice" else "exact_match,none"

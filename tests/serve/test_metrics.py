@@ -55,7 +55,7 @@ async def test_a_request_waits_until_its_first_text_and_then_runs() -> None:
     silent = ScriptedEngine(hold=first, hold_before=0)
     writing = ScriptedEngine(hold=second, hold_before=1)
     for engine, waiting, running in ((silent, 1, 0), (writing, 0, 1)):
-        async with listening(engine) as server, httpx.AsyncClient() as client:
+        async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
             asking = asyncio.create_task(client.post(server.url + CHAT, json=ASK))
             await engine.until(lambda e=engine: any(r.messages for r in e.requests))  # type: ignore[misc]
             found = numbers((await client.get(server.url + "/metrics")).text)

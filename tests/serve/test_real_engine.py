@@ -67,7 +67,7 @@ async def test_an_unsure_near_model_is_replaced_without_a_trace(engine: LlamaEng
 
 
 async def test_a_long_prompt_is_refused_and_never_cut(engine: LlamaEngine) -> None:
-    async with listening(engine) as server, httpx.AsyncClient() as client:
+    async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
         for path, body in (
             (CHAT, {"messages": [{"role": "user", "content": "word " * 6000}]}),
             (TEXT, {"prompt": "word " * 6000}),
@@ -79,12 +79,12 @@ async def test_a_long_prompt_is_refused_and_never_cut(engine: LlamaEngine) -> No
 
 async def test_clients_that_hang_up_leave_nothing_behind(engine: LlamaEngine) -> None:
     body = {"model": "auto", "prompt": "a", "temperature": 2, "stream": True, "max_tokens": 400}
-    async with listening(engine) as server, httpx.AsyncClient() as client:
+    async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
         for _ in range(8):
             async with client.stream("POST", server.url + TEXT, json=body) as response:
                 await anext(response.aiter_lines())
         asked = {"model": "auto", "messages": TURNS, "max_tokens": 5}
-        last = await client.post(server.url + CHAT, json=asked, timeout=5)
+        last = await client.post(server.url + CHAT, json=asked, timeout=60)
         page = (await client.get(server.url + "/metrics")).text
     assert last.status_code == 200
     assert "num_requests_running 0.0" in page and "num_requests_waiting 0.0" in page

@@ -140,7 +140,7 @@ async def test_text_that_cannot_be_withdrawn_is_streamed_at_once() -> None:
 async def lines_of(url: str, model: str) -> AsyncIterator[AsyncIterator[str]]:
     """The lines of a stream, as they come."""
     async with (
-        httpx.AsyncClient() as client,
+        httpx.AsyncClient(timeout=60) as client,
         client.stream("POST", url + CHAT, json=STREAM | {"model": model}) as response,
     ):
         yield response.aiter_lines()

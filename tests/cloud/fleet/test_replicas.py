@@ -6,12 +6,14 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 
 import pytest
 
-from cloud.fleet.balance import LeastConnections, RoundRobin
+from cloud.fleet.balance import LeastConnections, LoadAware, RoundRobin
 from cloud.fleet.replica import ReplicaOptions
 from cloud.fleet.replicas import Replicas
+from offload.asker import asked_by
 from offload.errors import CloudFailed
 from offload.messages import Delta, Finish, Request
 
@@ -43,6 +45,12 @@ async def until(holds: Callable[[], bool]) -> None:
 
 async def count(items: AsyncIterator[Delta | Finish]) -> int:
     return len([item async for item in items])
+
+
+async def said(engine: Replicas, request: Request) -> str:
+    return "".join(
+        [item.text async for item in engine.generate(request) if isinstance(item, Delta)]
+    )
 
 
 async def pid_of(engine: Replicas, text: str = "short") -> int:
@@ -98,3 +106,46 @@ async def test_fewer_replicas_finish_what_they_have(fleet: Replicas) -> None:
     fleet.scale(2)
     await until(lambda: all(replica.is_ready for replica in fleet.replicas))
     assert len({await pid_of(fleet) for _ in range(4)}) == 2
+
+
+async def test_a_replica_knows_for_whom_it_works_whatever_a_salt_pretends(fleet: Replicas) -> None:
+    with asked_by("http:alice"):
+        assert await said(fleet, Request(prompt="who")) == "http:alice|"
+        mine = await said(fleet, Request(prompt="who", cache_salt="mine"))
+    with asked_by("http:bob"):
+        forged = await said(fleet, Request(prompt="who", cache_salt="http:alice\n"))
+    assert mine.startswith("http:alice|") and len(mine) > len("http:alice|")
+    assert forged.startswith("http:bob|")
+
+
+async def test_the_load_of_all_replicas_is_known(fleet: Replicas) -> None:
+    begun = [fleet.generate(Request(prompt="long")) for _ in range(4)]
+    for each in begun:
+        await anext(each)
+
+    def running() -> int:
+        load = fleet.report()
+        return load.num_running if load else 0
+
+    await until(lambda: running() == 4)
+    for each in begun:
+        await each.aclose()  # type: ignore[attr-defined]
+    await until(lambda: running() == 0)
+
+
+async def test_a_full_cache_sends_requests_elsewhere() -> None:
+    def options(number: int) -> ReplicaOptions:
+        arguments = {"pause_s": 0.0, "cache_use": 0.95 if number == 0 else 0.1}
+        return replace(OPTIONS, arguments=arguments)
+
+    made = Replicas(options, num_replicas=2, policy=LoadAware())
+    try:
+        await made.start()
+        await until(lambda: all(each.is_ready for each in made.replicas))
+        await until(lambda: all(each.standing().cache_use > 0 for each in made.replicas))
+        first, roomy = (replica.pid for replica in made.replicas)
+        for replica in made.replicas:
+            replica._mean_s = 1.0  # equally quick, so that only the caches differ
+        assert first != roomy and await pid_of(made) == roomy
+    finally:
+        await made.aclose()

@@ -1,0 +1,53 @@
+"""The prompts of a raw completion: texts or token ids, one or several."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from serve.failures import BadRequest
+
+
+class Prompt(NamedTuple):
+    """A text, or else token ids."""
+
+    prompt: str | None
+    token_ids: tuple[int, ...] = ()
+
+
+def read_prompts(given: str | list[str | int | list[int]], vocab_size: int) -> list[Prompt]:
+    """Return the prompts. Raises BadRequest, naming the place, for none and for mixed ones.
+
+    `vocab_size` is what token ids must lie below; 0 leaves that to the engine.
+    """
+    if isinstance(given, str):
+        return [_text(given, "prompt")]
+    if all(isinstance(each, int) for each in given):
+        return [_ids(given, "prompt", vocab_size)]
+    if all(isinstance(each, str) for each in given):
+        return [_text(each, f"prompt[{at}]") for at, each in enumerate(given)]
+    if all(isinstance(each, list) for each in given):
+        return [_ids(each, f"prompt[{at}]", vocab_size) for at, each in enumerate(given)]
+    raise BadRequest(
+        "prompt mixes texts and token ids; send either a text, texts, token ids, or lists of them",
+        param="prompt",
+    )
+
+
+def _text(given: object, where: str) -> Prompt:
+    assert isinstance(given, str), "the caller has looked"
+    if not given.strip():
+        raise BadRequest(f"{where} is empty; write one", param=where)
+    return Prompt(given)
+
+
+def _ids(given: object, where: str, vocab_size: int) -> Prompt:
+    assert isinstance(given, list), "the caller has looked"
+    if not given:
+        raise BadRequest(f"{where} is empty; give at least one token id", param=where)
+    for at, token in enumerate(given):
+        if vocab_size and token >= vocab_size:
+            raise BadRequest(
+                f"{where}[{at}] is {token}; this model's token ids are 0 to {vocab_size - 1}",
+                param=f"{where}[{at}]",
+            )
+    return Prompt(None, tuple(given))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from offload.errors import SettingsError
 
@@ -34,6 +35,11 @@ class TorchOptions:
 
     window: how many of the newest tokens are kept beside the first `num_sinks`; None for all that
     max_model_len holds, 0 to refuse what does not fit. fast_linear: off only to compare.
+
+    max_num_seqs: answers written at once, each with keys and values of its own; others wait.
+    max_draft_tokens: guessed from earlier text and verified in one step, while one answer is
+    written alone; 0 is off. session_folder: where conversations are kept; None is nowhere.
+    check_memory: off to load whatever the free memory is said to be.
     """
 
     device: str = "auto"
@@ -47,6 +53,11 @@ class TorchOptions:
     window: int | None = None
     num_sinks: int = 4
     fast_linear: bool = True
+    max_num_seqs: int = 1
+    max_draft_tokens: int = 0
+    session_folder: Path | None = None
+    session_budget_bytes: int = 1 << 30
+    check_memory: bool = True
 
     def __post_init__(self) -> None:
         _check("max_model_len", self.max_model_len, 0, 16_777_216)
@@ -54,6 +65,9 @@ class TorchOptions:
         _check("num_threads", self.num_threads, 0, 1024)
         _check("kv_residual", self.kv_residual, 0, 65_536)
         _check("num_sinks", self.num_sinks, 0, 1024)
+        _check("max_num_seqs", self.max_num_seqs, 1, 256)
+        _check("max_draft_tokens", self.max_draft_tokens, 0, 64)
+        _check("session_budget_bytes", self.session_budget_bytes, 0, 1 << 50)
         if self.window:
             _check("window", self.window, MIN_LEN, 16_777_216)
         if self.kv_block not in (8, 16, 32, 64, 128):

@@ -1,26 +1,17 @@
-"""From a request to the tokens a folder's model reads, and to how its answer is chosen."""
+"""From a request to the tokens a folder's model reads, and to those of them that must stay."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import msgspec
+
 from backbone.errors import TemplateRefusal
-from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
+from edge.llama.window import Pins
 from offload.errors import RequestError, Unsupported
 from offload.messages import Request
-from offload.turns import require_place, turns
-
-
-def refuse_unsupported(request: Request, vocab_size: int) -> None:
-    """Raise Unsupported for what the torch runtime has no way to do, RequestError for nonsense."""
-    if request.sampling.json_schema is not None:
-        raise Unsupported("the torch runtime follows no JSON schema; run the model as a GGUF file")
-    if request.sampling.prompt_logprobs:
-        raise Unsupported("the torch runtime scores no prompts; run the model as a GGUF file")
-    unknown = [token for token in request.sampling.logit_bias or () if token >= vocab_size]
-    if unknown:
-        raise RequestError(
-            f"logit_bias names the token {unknown[0]}; this model's are 0 to {vocab_size - 1}"
-        )
+from offload.turns import require_known, require_place, turns
 
 
 def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
@@ -29,6 +20,9 @@ def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
     Without a chat template, the last message is continued as plain text. Raises Unsupported for
     tools where nothing can tell the model of them, RequestError where the template refuses.
     """
+    if request.prompt_token_ids:
+        require_known(request, tokenizer.max_token_id + 1)
+        return list(request.prompt_token_ids)
     template = tokenizer.chat_template
     if request.tools and (request.prompt is not None or template is None):
         raise Unsupported("tools need messages and a chat template that has a place for them")
@@ -52,16 +46,41 @@ def _chat_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
         raise RequestError(str(error)) from None
 
 
-def sampler_for(request: Request, prompt: list[int], vocab_size: int) -> Sampler:
-    """Return how the answer to a request is chosen."""
-    asked = request.sampling
-    values = SamplingValues(
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        min_p=asked.min_p,
-        repetition_penalty=asked.repetition_penalty,
-    )
-    sampler = Sampler(values, seed=asked.seed, vocab_size=vocab_size, logit_bias=asked.logit_bias)
-    sampler.note(prompt)
-    return sampler
+def pinned(tokenizer: Tokenizer, request: Request, tokens: Sequence[int]) -> Pins:
+    """Return which of a request's tokens must never leave the window.
+
+    Of messages: the system prompt with the tools, and all from the last user turn on. Where one
+    ends is seen by writing something else behind it, so it holds for any template; to within a
+    token where the tokenizer merges across the end. Of a raw prompt: all.
+    """
+    if not request.messages or tokenizer.chat_template is None:
+        return Pins.whole(len(tokens))
+    roles = [message.role for message in request.messages]
+    num_system = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
+    last_user = max((i for i, role in enumerate(roles) if role == "user"), default=0)
+    first, last = 0, 0
+    if num_system:
+        first = _alike(tokens, _otherwise(tokenizer, request, num_system))
+    if last_user:
+        other = _otherwise(tokenizer, request, last_user - 1)
+        last = len(tokens) - _alike(tokens[::-1], other[::-1])
+    # A template that leaves a turn out shows no end of it.
+    last = last if 0 < last < len(tokens) else 0
+    return Pins(num_first=min(first, len(tokens)), last_start=last, last_end=len(tokens))
+
+
+def _otherwise(tokenizer: Tokenizer, request: Request, index: int) -> list[int]:
+    """Return the prompt's tokens with another text in one of its messages."""
+    if index >= len(request.messages):
+        return []
+    old = request.messages[index].content.strip()
+    other = "#" if not old.startswith("#") and not old.endswith("#") else "@"
+    messages = list(request.messages)
+    messages[index] = msgspec.structs.replace(messages[index], content=other)
+    return _chat_tokens(tokenizer, msgspec.structs.replace(request, messages=tuple(messages)))
+
+
+def _alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return with how many tokens both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))

@@ -3,64 +3,116 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 
 import torch
-from torch import Tensor
 
+from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
 from backbone.network import Network
-from backbone.sampling import Sampler, choose, confidence, likeliest
+from backbone.schema import Schemas
 from backbone.tokenizer import Tokenizer
-from edge.llama.answer import Answer, Patience
-from edge.small_gpu.context import Context
+from edge.device.fit import DoesNotFit
+from edge.llama.answer import Patience
+from edge.llama.sessions import SessionStore
+from edge.llama.window import Pins
+from edge.small_gpu.batch import NO_MEMORY, Batch, is_out_of_memory
+from edge.small_gpu.choosing import lookup_for, sampler_for
+from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
+from edge.small_gpu.fit import Plan, fitting_plan
 from edge.small_gpu.loading import load, quantization_name
-from edge.small_gpu.options import MIN_LEN, TorchOptions
-from edge.small_gpu.prompt import prompt_tokens, refuse_unsupported, sampler_for
-from offload.errors import ContextLengthError, SettingsError
-from offload.messages import (
-    Alternative,
-    Confidence,
-    Delta,
-    Finish,
-    FinishReason,
-    ModelCard,
-    Request,
-)
-from offload.worker import Worker
+from edge.small_gpu.loop import Loop
+from edge.small_gpu.options import TorchOptions
+from edge.small_gpu.prompt import pinned, prompt_tokens
+from edge.small_gpu.ring import rotations_of
+from edge.small_gpu.sequence import Item, Sequence, Task
+from edge.small_gpu.slot import Slot
+from edge.small_gpu.slots import Slots
+from edge.small_gpu.step import Step
+from offload.asker import asker
+from offload.errors import ContextLengthError, EngineStopped
+from offload.messages import Delta, Finish, ModelCard, Request
 
 __all__ = ["TorchEdgeEngine", "TorchOptions"]
 
 
 class TorchEdgeEngine:
-    """Answers requests from an HF folder, one after another; int4 and int8 folders stay so.
+    """Answers requests from an HF folder, several at once; int4 and int8 folders stay so.
 
-    Raises CheckpointError for a folder that cannot be run and SettingsError for a context longer
-    than the model was trained for.
+    Raises CheckpointError for a folder that cannot be run, SettingsError for a context longer than
+    the model was trained for, and DoesNotFit where the memory does not hold it.
     """
 
     def __init__(self, folder: Path, *, options: TorchOptions | None = None) -> None:
-        self._options = options or TorchOptions()
-        if self._options.num_threads:
-            torch.set_num_threads(self._options.num_threads)
+        self._options = options = options or TorchOptions()
+        if options.num_threads:
+            torch.set_num_threads(options.num_threads)
         self.path = folder
-        self.max_model_len = _context_len(NetworkConfig.load(folder), self._options)
+        config = NetworkConfig.load(folder)
+        self.max_model_len = context_len(config, options)
         self._tokenizer = Tokenizer(folder)
-        device = _device(self._options)
-        self._network = load(
-            folder,
-            device=device,
-            dtype=_dtype(self._options, device),
-            fast=self._options.fast_linear,
-        )
-        self._context = Context(self._network, self._options, max_model_len=self.max_model_len)
-        self._lock = threading.Lock()
-        self._worker: Worker[Delta | Finish] = Worker("nearfar-edge")
+        self._device = device_of(options)
+        self._dtype = dtype_of(options, self._device)
+        self._plan = self._fitting(config)
+        self.max_model_len = min(self.max_model_len, max(self._plan.limit, options.window or 0))
+        self._schemas = Schemas(self._tokenizer, config.vocab_size, extra="small-gpu")
+        try:
+            self._network = load(
+                folder, device=self._device, dtype=self._dtype, fast=options.fast_linear
+            )
+            self._loop = Loop(*self._make_batch())
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise DoesNotFit(NO_MEMORY) from None
+            raise
+        # An engine that is dropped without being closed does not leave its thread behind.
+        weakref.finalize(self, self._loop.stop)
         self._closed = False
+
+    def _fitting(self, config: NetworkConfig) -> Plan:
+        options, limit = self._options, self.max_model_len
+        if options.window:
+            limit = min(limit, options.window + options.num_sinks)
+        free_bytes = free_bytes_of(self._device) if options.check_memory else 1 << 62
+        return fitting_plan(
+            self.path, config, options, limit=limit, dtype=self._dtype, free_bytes=free_bytes
+        )
+
+    def _make_batch(self) -> tuple[Batch, Slots]:
+        # Nothing here may hold the engine, or the loop's thread would keep it alive.
+        network, plan, options = self._network, self._plan, self._options
+        device, dtype = self._device, self._dtype
+        rotations = rotations_of(network.config, plan.limit, device)
+
+        def make_slot() -> Slot:
+            ring = plan.ring(network.config, device=device, dtype=dtype, rotations=rotations)
+            return Slot(ring, sliding=options.window != 0)
+
+        slots = Slots(make_slot, plan.num_slots, self._store(plan))
+        batch = Batch(
+            slots,
+            Step(network),
+            max_num_batched_tokens=options.max_num_batched_tokens,
+            max_draft_tokens=options.max_draft_tokens,
+        )
+        return batch, slots
+
+    def _store(self, plan: Plan) -> SessionStore | None:
+        options = self._options
+        if options.session_folder is None:
+            return None
+        # Everything that decides how a state is laid out, and what it means, is part of its name.
+        model = f"{fingerprint(self.path)} {plan} {self._dtype}"
+        return SessionStore(
+            options.session_folder, model=model, budget_bytes=options.session_budget_bytes
+        )
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""
@@ -73,18 +125,32 @@ class TorchEdgeEngine:
             size_bytes=sum(file.stat().st_size for file in self.path.glob("*.safetensors")),
             max_model_len=self.max_model_len,
             chat=self._tokenizer.chat_template is not None,
+            vocab_size=self._tokenizer.max_token_id + 1,
         )
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
-        self._require_open()
-        received = time.monotonic()
-        stream = self._worker.stream(lambda gone: self.answer(request, gone, received=received))
+        """Stream the answer, a Delta per token; the last item, and only it, is a Finish.
+
+        Raises RequestError for what this model cannot take, ContextLengthError among them.
+        """
+        received, gone = time.monotonic(), threading.Event()
+        loop = asyncio.get_running_loop()
+        queue: asyncio.Queue[Item] = asyncio.Queue()
+
+        def post(item: Item) -> None:
+            # The loop may be gone when the program is stopped in mid-answer.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(queue.put_nowait, item)
+
+        # Tokenizing a long prompt, or compiling a schema, would hold up everybody else's.
+        task = await asyncio.to_thread(self._task, request, gone, received)
+        self._loop.add(Sequence(task, self._tokenizer, post))
         try:
-            async for item in stream:
-                yield item
+            while not isinstance(item := await queue.get(), Finish):
+                yield _delta(item)
+            yield item
         finally:
-            await stream.aclose()  # type: ignore[attr-defined]
+            gone.set()
 
     def answer(
         self,
@@ -93,121 +159,89 @@ class TorchEdgeEngine:
         *,
         received: float | None = None,
     ) -> Iterator[Delta | Finish]:
-        """Yield what generate() streams, in the calling thread; one answer at a time.
+        """Yield what generate() streams, for a caller without an event loop.
 
-        Raises Unsupported for what this runtime cannot do, ContextLengthError for a prompt that
-        does not fit where the window is off.
+        `received`, of time.monotonic(), is when the request's deadline began to count.
         """
-        self._require_open()
-        received = time.monotonic() if received is None else received
-        refuse_unsupported(request, self._network.config.vocab_size)
-        prompt = prompt_tokens(self._tokenizer, request)
-        if not self._context.sliding and len(prompt) >= self.max_model_len:
-            raise ContextLengthError(len(prompt), self.max_model_len)
-        with self._lock:
-            answer = Answer(request, num_prompt=len(prompt), queue_s=time.monotonic() - received)
-            yield from self._write(request, prompt, answer, Patience(request, cancelled, received))
-
-    def _write(
-        self, request: Request, prompt: list[int], answer: Answer, patience: Patience
-    ) -> Iterator[Delta | Finish]:
-        steps = self._context.read(prompt)
-        logits = next(steps)
-        while (given_up := patience.ended()) is None and (more := next(steps, None)) is not None:
-            logits = more
-        if given_up is not None:
-            yield answer.finish(given_up)
-            return
-        answer.prefilled()
-        ended: FinishReason = "length"  # when no further token fits, the context is full
-        sampler = sampler_for(request, prompt, self._network.config.vocab_size)
+        received, gone = received or time.monotonic(), cancelled or threading.Event()
+        queue: SimpleQueue[Item] = SimpleQueue()
+        task = self._task(request, gone, received)
+        self._loop.add(Sequence(task, self._tokenizer, queue.put))
         try:
-            for delta in self._tokens(request, sampler, answer, logits):
-                if delta is None:
-                    ended = "stop"
-                    break
-                yield delta
-                if (reason := answer.ended() or patience.ended()) is not None:
-                    ended = reason
-                    break
-        except NearfarError as error:
-            if answer.num_tokens == 0:
-                raise
-            # The reader already has part of the answer, so the failure is its end.
-            yield answer.finish("error", error=str(error))
-            return
-        if (rest := answer.rest()) is not None:
-            yield rest
-        yield answer.finish(ended, dropped_tokens=self._context.ring.dropped)
+            while not isinstance(item := queue.get(), Finish):
+                yield _delta(item)
+            yield item
+        finally:
+            gone.set()
 
-    def _tokens(
-        self, request: Request, sampler: Sampler, answer: Answer, logits: Tensor
-    ) -> Iterator[Delta | None]:
-        """Yield a Delta per token while there is room; None where the model ends its answer."""
-        while True:
-            chosen = choose(logits, [sampler])
-            token = int(chosen)
-            if token in self._tokenizer.eos_token_ids:
-                yield None
-                return
-            sure = Confidence(*confidence(logits, chosen)[0].tolist())
-            others = self._alternatives(logits, request.sampling.logprobs)
-            yield answer.take(token, self._tokenizer.token_bytes(token), sure, others)
-            sampler.took(token)
-            if not self._context.sliding and self._context.is_full:
-                return
-            logits = self._context.step([token])
-
-    def _alternatives(self, logits: Tensor, count: int) -> tuple[Alternative, ...]:
-        if not count:
-            return ()
-        values, tokens = (each[0].tolist() for each in likeliest(logits, count))
-        return tuple(
-            Alternative(token, self._tokenizer.decode([token]), value)
-            for token, value in zip(tokens, values, strict=True)
+    def _task(self, request: Request, gone: threading.Event, received: float) -> Task:
+        """Return a request made ready. Raises RequestError."""
+        self._require_open()
+        vocab_size = self._network.config.vocab_size
+        prompt = prompt_tokens(self._tokenizer, request)
+        sampler = sampler_for(request, prompt, vocab_size=vocab_size, schemas=self._schemas)
+        return Task(
+            request=request,
+            prompt=prompt,
+            pins=self._pins(request, prompt),
+            sampler=sampler,
+            lookup=lookup_for(sampler, prompt, self._options.max_draft_tokens),
+            patience=Patience(request, gone, received),
+            received=received,
+            owner=(asker(), request.cache_salt),
+            session=_kept_as(request),
         )
+
+    def _pins(self, request: Request, prompt: list[int]) -> Pins:
+        """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
+        limit, pins = self._plan.limit, Pins.whole(len(prompt))
+        too_long = len(prompt) + request.sampling.max_tokens > limit
+        sliding = self._options.window != 0
+        # A prompt whose tokens are all to be judged is read whole or not at all.
+        if sliding and too_long and not request.sampling.prompt_logprobs:
+            pins = pinned(self._tokenizer, request, prompt)
+        if pins.num_tokens >= limit:
+            raise ContextLengthError(pins.num_tokens, limit)
+        return pins
+
+    async def forget(self, session: str) -> None:
+        """Forget a conversation's keys and values, in memory and on disk."""
+        self._require_open()
+        await asyncio.to_thread(self._loop.forget, _name(session, asker()))
 
     def _require_open(self) -> None:
         if self._closed:
-            raise NearfarError("this engine is closed; load the model again")
+            raise EngineStopped("this engine is closed; load the model again")
 
     async def aclose(self) -> None:
-        """Wait for the answer in progress, then let the model go; a second call does nothing."""
+        """Wait for the answers in progress, then let the model go; a second call does nothing."""
         if not self._closed:
             self._closed = True
-            await asyncio.to_thread(self._worker.close)
+            await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """Keep the conversations and end the thread, for callers without an event loop."""
+        self._closed = True
+        self._loop.stop()
+        self._loop.join()
 
 
-def _context_len(config: NetworkConfig, options: TorchOptions) -> int:
-    trained = config.max_position_embeddings
-    if trained < MIN_LEN or 0 < options.max_model_len < MIN_LEN:
-        raise SettingsError(f"a context must hold at least {MIN_LEN} tokens; set max_model_len")
-    if options.max_model_len > trained:
-        raise SettingsError(
-            f"max_model_len is {options.max_model_len} and the model was trained for {trained}; "
-            "choose at most that"
-        )
-    return options.max_model_len or trained
+def _delta(item: Item) -> Delta:
+    if isinstance(item, NearfarError):
+        raise item
+    assert isinstance(item, Delta), "a Finish is the end"
+    return item
 
 
-def _device(options: TorchOptions) -> torch.device:
-    if options.device != "auto":
-        try:
-            device = torch.device(options.device)
-        except RuntimeError:
-            raise SettingsError(f"device {options.device!r} is unknown; use cpu or cuda") from None
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise SettingsError("device is cuda and torch sees no GPU; use cpu, or auto")
-        return device
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def _kept_as(request: Request) -> str | None:
+    """Return under which name a conversation is kept; salted ones are not."""
+    if request.session is None or request.cache_salt:
+        return None
+    return _name(request.session, asker())
 
 
-def _dtype(options: TorchOptions, device: torch.device) -> torch.dtype:
-    if options.dtype == "auto":
-        return torch.float32 if device.type == "cpu" else torch.bfloat16
-    dtype = getattr(torch, options.dtype)
-    assert isinstance(dtype, torch.dtype), "options checks the names"
-    return dtype
+def _name(session: str, owner: str) -> str:
+    return f"{owner}\0{session}" if owner else session
 
 
 def _num_parameters(config: NetworkConfig) -> int:

@@ -7,6 +7,7 @@ Hooper et al., arXiv 2401.18079) and lets every token move to another position a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd
 
 import torch
@@ -39,19 +40,19 @@ class BlockStore:
         where = (num_layers, num_blocks)
         if bits == 16:
             self.plain = torch.zeros(*where, *shape, dtype=dtype, device=device)
+            self.parts = {"plain": self.plain}
             return
         rows = self._grouped_shape()
         width = self.group * bits // 8
         self.codes = torch.zeros(*where, *rows, width, dtype=torch.uint8, device=device)
         self.least = torch.zeros(*where, *rows, dtype=torch.float16, device=device)
         self.step = torch.zeros(*where, *rows, dtype=torch.float16, device=device)
+        self.parts = {"codes": self.codes, "least": self.least, "step": self.step}
 
     @property
     def num_bytes(self) -> int:
         """Return what is allocated."""
-        if self.bits == 16:
-            return self.plain.nbytes
-        return self.codes.nbytes + self.least.nbytes + self.step.nbytes
+        return sum(part.nbytes for part in self.parts.values())
 
     def _grouped_shape(self) -> tuple[int, ...]:
         block, heads, dim = self.shape
@@ -87,3 +88,10 @@ class BlockStore:
         if self.per_channel:
             return values.permute(1, 2, 0)  # [kv_heads, head_dim, block]
         return values.reshape(*values.shape[:-1], -1, self.group)
+
+
+def to_device(values: Sequence[int], device: torch.device) -> Tensor:
+    """Return int64 numbers on a device, without waiting for what it still computes."""
+    on_gpu = device.type == "cuda"
+    host = torch.tensor(values, dtype=torch.int64, pin_memory=on_gpu)
+    return host.to(device, non_blocking=True)

@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
-from backbone.network import Network, causal_attend
+from backbone.network import Network
+from edge.llama.window import Pins
 from edge.small_gpu.groups import decode, encode
 from edge.small_gpu.ring import Ring
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 
+NO_PINS = Pins(num_first=0, last_start=0, last_end=0)
 BITS = {"f16": (16, 16), "int8": (8, 8), "int4": (4, 4), "int2": (2, 2)}
 
 
@@ -31,9 +34,10 @@ def feed(network: Network, ring: Ring, tokens: Sequence[int], chunk: int = 16) -
     found = []
     for at in range(0, len(tokens), chunk):
         ids = torch.tensor(list(tokens[at : at + chunk]))
-        ring.make_room(len(ids))
+        assert ring.make_room(len(ids), NO_PINS)
         hidden = network(ids, torch.zeros_like(ids), ring.attend)
         ring.advance(len(ids))
+        ring.settle()
         found.append(network.logits(hidden))
     return torch.cat(found)
 
@@ -41,7 +45,7 @@ def feed(network: Network, ring: Ring, tokens: Sequence[int], chunk: int = 16) -
 def plain(network: Network, tokens: Sequence[int]) -> Tensor:
     ids = torch.tensor([list(tokens)])
     positions = torch.arange(len(tokens)).unsqueeze(0)
-    return network.logits(network(ids, positions, causal_attend))[0]
+    return network.logits(network(ids, positions, causal_attention(network.config)))[0]
 
 
 def some_tokens(count: int, seed: int = 0) -> list[int]:
@@ -116,22 +120,57 @@ def test_fewer_bits_take_less_and_err_more(networks: dict[str, Network]) -> None
     for kind in ("f16", "int8", "int4", "int2"):
         ring = ring_for(network, kind)
         errors.append(float((feed(network, ring, tokens) - exact).norm() / exact.norm()))
-        sizes.append(ring._keys.num_bytes + ring._values.num_bytes)
+        sizes.append(ring.keys.num_bytes + ring.values.num_bytes)
     assert errors == sorted(errors) and errors[0] < 1e-4 < errors[1] < 0.05
     assert sizes == sorted(sizes, reverse=True)
 
 
-def test_the_newest_tokens_can_be_taken_back_while_they_are_plain(
+def test_the_newest_tokens_can_be_taken_back_and_blocks_only_whole(
     networks: dict[str, Network],
 ) -> None:
     network, tokens = networks["llama"], some_tokens(50)
     ring = ring_for(network)
     first = feed(network, ring, tokens)
-    assert ring.rewind(5)
+    assert ring.truncate(45) == 45
     again = feed(network, ring, tokens[-5:])
     torch.testing.assert_close(again, first[-5:], atol=1e-4, rtol=1e-4)
-    assert not ring.rewind(40), "these lie in blocks"
-    assert ring.used == 50
+    # Blocks began behind the sinks: at 4, 12, 20, ...
+    assert ring.truncate(18) == 12 == ring.used
+    again = feed(network, ring, tokens[12:])
+    torch.testing.assert_close(again, first[12:], atol=2e-3, rtol=1e-3)
+    assert ring.truncate(3) == 3 and not ring.blocks
+
+
+@pytest.mark.parametrize("kind", ["f16", "int8", "int2"])
+def test_a_token_sees_the_same_whatever_pieces_its_chunk_comes_in(
+    kind: str, networks: dict[str, Network]
+) -> None:
+    network, tokens = networks["qwen3"], some_tokens(48)
+    whole, parted = ring_for(network, kind), ring_for(network, kind)
+    expected = feed(network, whole, tokens, 16)
+    found = []
+    for at in range(0, 48, 4):
+        ids = torch.tensor(tokens[at : at + 4])
+        found.append(network.logits(network(ids, torch.zeros_like(ids), parted.attend)))
+        parted.advance(4)
+        if (at + 4) % 16 == 0:
+            parted.settle()
+    torch.testing.assert_close(torch.cat(found), expected, atol=2e-4, rtol=1e-4)
+
+
+def test_what_is_pinned_never_goes(networks: dict[str, Network]) -> None:
+    network, ring = networks["llama"], ring_for(networks["llama"], limit=64)
+    pins = Pins(num_first=10, last_start=24, last_end=30)
+    for token in some_tokens(300):
+        assert ring.make_room(1, pins)
+        ids = torch.tensor([token])
+        network(ids, torch.zeros_like(ids), ring.attend)
+        ring.advance(1)
+        ring.settle()
+    assert ring.holds(0, 10) and ring.holds(24, 30) and not ring.holds(30, 60)
+    assert ring.used + ring.dropped == 300
+    everything = Pins.whole(300)
+    assert not ring.make_room(16, everything) or ring.used + 16 <= ring.limit
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])

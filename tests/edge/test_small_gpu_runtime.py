@@ -1,18 +1,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from backbone.attention import causal_attention
 from backbone.errors import CheckpointError, MissingExtra, NearfarError
-from backbone.network import causal_attend
 from backbone.tokenizer import Tokenizer
 from edge.desk.near import open_edge
+from edge.small_gpu.choosing import Found
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
+from edge.small_gpu.step import Part, Step
 from offload.engine import Engine
 from offload.errors import ContextLengthError, RequestError, SettingsError, Unsupported
 from offload.messages import Delta, Finish, Message, Request, Sampling
@@ -72,7 +74,7 @@ def test_a_gptq_folder_writes_what_its_dequantized_network_would(tmp_path: Path)
     for _ in range(12):
         ids, places = torch.tensor([tokens]), torch.arange(len(tokens)).unsqueeze(0)
         with torch.no_grad():
-            hidden = network(ids, places, causal_attend)
+            hidden = network(ids, places, causal_attention(network.config))
         tokens.append(int(network.logits(hidden)[0, -1].argmax()))
     for fast in (False, True):
         engine = TorchEdgeEngine(
@@ -148,7 +150,9 @@ def test_a_seed_repeats_an_answer(engine: TorchEdgeEngine) -> None:
     assert said(engine, request)[0] == said(engine, request)[0]
 
 
-def test_a_conversation_is_not_read_twice(engine: TorchEdgeEngine) -> None:
+def test_a_conversation_is_not_read_twice(
+    engine: TorchEdgeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first, _, _ = said(engine, QUESTION)
     turns = (
         *QUESTION.messages,
@@ -156,17 +160,14 @@ def test_a_conversation_is_not_read_twice(engine: TorchEdgeEngine) -> None:
         Message(role="user", content="What is 2 + 2?"),
     )
     read: list[int] = []
-    step = engine._context.step
+    step = Step.__call__
 
-    def counting(tokens: list[int]) -> torch.Tensor:
-        read.append(len(tokens))
-        return step(tokens)
+    def counting(self: Step, parts: Sequence[Part]) -> list[list[Found]]:
+        read.append(sum(len(part.tokens) for part in parts))
+        return step(self, parts)
 
-    engine._context.step = counting  # type: ignore[method-assign]
-    try:
-        later, _, finish = said(engine, Request(messages=turns))
-    finally:
-        engine._context.step = step  # type: ignore[method-assign]
+    monkeypatch.setattr(Step, "__call__", counting)
+    later, _, finish = said(engine, Request(messages=turns))
     assert read[0] < finish.usage.prompt_tokens // 2
     fresh = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cpu"))
     assert said(fresh, Request(messages=turns))[0] == later
@@ -179,7 +180,6 @@ def test_an_endless_text_slides_and_says_what_it_dropped() -> None:
     _, _, finish = said(engine, request)
     assert finish.usage.completion_tokens == 300 and finish.reason == "length"
     assert finish.dropped_tokens > 180
-    assert engine._context.ring.used <= 100
 
 
 def test_without_a_window_the_context_ends() -> None:
@@ -192,17 +192,9 @@ def test_without_a_window_the_context_ends() -> None:
         said(engine, asked("one two three " * 40))
 
 
-@pytest.mark.parametrize(
-    "request_",
-    [
-        asked("x", json_schema={"type": "object"}),
-        asked("x", prompt_logprobs=True),
-        Request(messages=QUESTION.messages, tools=({"type": "function"},)),
-    ],
-)
-def test_what_it_cannot_do_it_refuses(request_: Request, engine: TorchEdgeEngine) -> None:
+def test_tools_without_a_place_in_the_template_are_refused(engine: TorchEdgeEngine) -> None:
     with pytest.raises(Unsupported):
-        said(engine, request_)
+        said(engine, Request(messages=QUESTION.messages, tools=({"type": "function"},)))
 
 
 def test_a_bias_on_an_unknown_token_is_refused(engine: TorchEdgeEngine) -> None:

@@ -1,0 +1,166 @@
+"""Whether a folder fits the memory of its device, told before any of it is loaded, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from backbone.causes import cause
+from backbone.checkpoint import weight_files
+from backbone.config import NetworkConfig
+from backbone.errors import CheckpointError
+from edge.device.fit import CACHE_SHARE, COMFORTABLE_LEN, LEAST_LEN, MARGIN, MB, DoesNotFit
+from edge.small_gpu.options import TorchOptions
+from edge.small_gpu.ring import Ring, Rotations
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How an engine's rings are made, and how many there may be."""
+
+    limit: int
+    bits: tuple[int, int]
+    block: int
+    residual: int
+    num_sinks: int
+    chunk: int
+    num_slots: int
+
+    def ring(
+        self,
+        config: NetworkConfig,
+        *,
+        device: torch.device | str,
+        dtype: torch.dtype,
+        rotations: Rotations | None = None,
+    ) -> Ring:
+        """Make a ring."""
+        return Ring(
+            config,
+            limit=self.limit,
+            bits=self.bits,
+            block=self.block,
+            residual=self.residual,
+            num_sinks=self.num_sinks,
+            chunk=self.chunk,
+            device=device,
+            dtype=dtype,
+            rotations=rotations,
+        )
+
+
+def ring_plan(limit: int, options: TorchOptions) -> Plan:
+    """Return the parts of rings that hold `limit` tokens."""
+    sliding = options.window != 0
+    # Small contexts are cut into small pieces, or one eviction would empty them.
+    return Plan(
+        limit=limit,
+        bits=options.kv_bits,
+        block=min(options.kv_block, _power_of_two(limit // 8)),
+        residual=min(options.kv_residual, limit // 4),
+        num_sinks=min(options.num_sinks, limit // 8) if sliding else 0,
+        chunk=min(options.max_num_batched_tokens, limit // 4),
+        num_slots=options.max_num_seqs,
+    )
+
+
+def fitting_plan(
+    folder: Path,
+    config: NetworkConfig,
+    options: TorchOptions,
+    *,
+    limit: int,
+    dtype: torch.dtype,
+    free_bytes: int,
+) -> Plan:
+    """Return rings that fit beside the weights: as asked where anything was asked.
+
+    Where the length is ours to choose it is halved until a quarter of the free memory holds the
+    rings; below 4096 tokens 4-bit ones are tried, and at last one answer at a time. Raises
+    DoesNotFit, with what is lacking, and CheckpointError for files that cannot be read.
+    """
+    weights = weights_bytes(folder, dtype)
+    room = int(MARGIN * free_bytes) - weights
+    asked = ring_plan(limit, options)
+    for plan, share in _candidates(asked, options):
+        rings = plan.num_slots * _ring_bytes(config, plan, dtype)
+        compute = _compute_bytes(config, plan, dtype)
+        if rings <= share * free_bytes and rings + compute <= room:
+            return plan
+    lacking = rings + compute - room
+    raise DoesNotFit(
+        f"{folder.name} needs {lacking / MB:.0f} MB more memory than is free ("
+        f"{weights / MB:.0f} MB of weights, {rings / MB:.0f} MB for {plan.limit} tokens); close "
+        "programs, set edge.max_model_len lower, or quantize it with `nearfar quantize gptq`"
+    )
+
+
+def weights_bytes(folder: Path, dtype: torch.dtype) -> int:
+    """Return what the weights take once they are loaded, from the headers of their files."""
+    total = 0
+    for path in weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                pieces = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
+                total += sum(_slice_bytes(piece, dtype) for piece in pieces)
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(
+                f"{path} is truncated or damaged ({cause(error)}); fetch the file again"
+            ) from None
+    return total
+
+
+def _slice_bytes(piece: object, dtype: torch.dtype) -> int:
+    shape, kind = piece.get_shape(), piece.get_dtype()  # type: ignore[attr-defined]
+    size = dtype.itemsize if kind in _FLOATS else _ITEM_BYTES.get(kind, 1)
+    return int(torch.Size(shape).numel()) * size
+
+
+def _candidates(asked: Plan, options: TorchOptions) -> Iterator[tuple[Plan, float]]:
+    """Yield plans and which share of the free memory their rings may take, best first."""
+    narrow = [(8, 8), (4, 4)] if options.kv_cache_dtype == "auto" else [asked.bits]
+    if options.max_model_len or options.window:
+        lengths = [asked.limit]
+    else:
+        lengths = list(_halved(asked.limit))
+        for length in lengths:
+            if length >= min(COMFORTABLE_LEN, asked.limit):
+                yield ring_plan(length, options), CACHE_SHARE
+    for num_slots in dict.fromkeys((asked.num_slots, 1)):
+        for length in lengths:
+            if length <= COMFORTABLE_LEN or len(lengths) == 1:
+                for bits in narrow:
+                    yield replace(ring_plan(length, options), bits=bits, num_slots=num_slots), 1.0
+
+
+def _halved(length: int) -> Iterator[int]:
+    least = min(LEAST_LEN, length)
+    while length >= least:
+        yield length
+        length //= 2
+
+
+def _ring_bytes(config: NetworkConfig, plan: Plan, dtype: torch.dtype) -> int:
+    return plan.ring(config, device="meta", dtype=dtype).num_bytes
+
+
+def _compute_bytes(config: NetworkConfig, plan: Plan, dtype: torch.dtype) -> int:
+    """Return at least what a step takes beside: activations, a layer's keys, logits, a matrix."""
+    inner = config.intermediate_size
+    rows = (plan.chunk + plan.num_slots) * (8 * config.hidden_size + 4 * inner) * dtype.itemsize
+    # Keys and values of one layer: decoded, joined, and the keys rotated by way of copies.
+    layer = 8 * plan.limit * config.num_key_value_heads * config.head_dim * dtype.itemsize
+    logits = 4 * 4 * plan.num_slots * config.vocab_size
+    decoded = 8 * config.hidden_size * inner  # a coded matrix is float32 before it is cast
+    return rows + layer + logits + decoded
+
+
+def _power_of_two(limit: int) -> int:
+    return int(1 << (max(limit, 8).bit_length() - 1))

@@ -1,0 +1,107 @@
+"""The thread that owns the network: takes answers in, steps while there are any, sleeps else."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+from edge.small_gpu.batch import Batch
+from edge.small_gpu.sequence import Sequence
+from edge.small_gpu.slots import Slots
+from offload.errors import EngineStopped
+
+_log = logging.getLogger("nearfar.small_gpu")
+
+CLOSED = "this engine is closed; load the model again"
+BROKEN = "the near engine broke down; start it again"
+
+
+class Loop:
+    """Runs a Batch until stopped; its methods may be called from any thread."""
+
+    def __init__(self, batch: Batch, slots: Slots) -> None:
+        self._batch = batch
+        self._slots = slots
+        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._closing = False
+        self._broken = False
+        self._lock, self._ended = threading.Lock(), False  # after the end, no order is taken
+        self._thread = threading.Thread(target=self._run, name="nearfar-edge", daemon=True)
+        self._thread.start()
+
+    def add(self, sequence: Sequence) -> None:
+        """Let an answer take part from the next step on; it fails where there is none."""
+        with self._lock:
+            if not self._ended:
+                self._orders.put(lambda: self._batch.add(sequence))
+                return
+        sequence.fail(EngineStopped(CLOSED))
+
+    def forget(self, session: str) -> None:
+        """Forget a conversation; one that is being answered, when that ends."""
+        done = threading.Event()
+        with self._lock:
+            if self._ended:
+                return
+            self._orders.put(lambda: self._forget(session, done))
+        done.wait()
+
+    def stop(self) -> None:
+        """End the thread after the answers under way; those that still wait fail."""
+        self._orders.put(self._close)
+
+    def join(self) -> None:
+        """Wait for the thread's end."""
+        self._thread.join()
+
+    def _close(self) -> None:
+        self._closing = True
+
+    def _forget(self, session: str, done: threading.Event) -> None:
+        try:
+            self._slots.forget(session)
+        finally:
+            done.set()
+
+    def _run(self) -> None:
+        while not (self._closing and not self._batch.num_unfinished):
+            try:
+                self._turn()
+            except Exception as error:
+                # A broken invariant: no answer can be trusted any more, and no reader may hang.
+                _log.critical("the engine loop broke down: %r", error, exc_info=error)
+                self._broken = True
+                self._batch.abandon(EngineStopped(BROKEN))
+        if not self._broken:
+            self._slots.leave_all()
+        with self._lock:
+            self._ended = True
+        self._take_orders()
+        self._batch.abandon(EngineStopped(CLOSED))
+
+    def _turn(self) -> None:
+        self._await_orders()
+        if self._broken:
+            self._batch.abandon(EngineStopped(BROKEN))
+            return
+        if self._closing:
+            self._batch.refuse_waiting(EngineStopped(CLOSED))
+        self._batch.step()
+
+    def _await_orders(self) -> None:
+        """Follow all orders; with nothing else to do, check the books and wait for one."""
+        if not self._batch.num_unfinished and self._orders.empty() and not self._closing:
+            if not self._broken:
+                self._slots.check_integrity()
+            self._orders.get()()
+        self._take_orders()
+
+    def _take_orders(self) -> None:
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except Empty:
+                return
+            order()

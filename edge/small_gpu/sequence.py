@@ -1,0 +1,206 @@
+"""One request on its way: what it evaluates next, and what it makes of what was found."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from backbone.errors import CheckpointError, NearfarError
+from backbone.sampling import Sampler
+from backbone.tokenizer import Tokenizer
+from edge.llama.answer import Answer, Patience
+from edge.llama.lookup import Lookup
+from edge.llama.window import Pins
+from edge.small_gpu.choosing import Found, Row
+from edge.small_gpu.reading import Reading
+from edge.small_gpu.slot import Slot
+from edge.small_gpu.step import Part
+from offload.messages import Alternative, Delta, Finish, FinishReason, PromptToken, Request
+
+Item = Delta | Finish | NearfarError  # an error ends it before the first Delta
+SCORED_PIECE = 64  # tokens; the logits of thousands of rows would not fit
+
+NOT_A_NUMBER = (
+    "the model's output is no number; its weights are damaged, or overflow in this precision: "
+    "set dtype to float32 or bfloat16"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A request made ready: its tokens, what of them must stay, and how its answer is chosen."""
+
+    request: Request
+    prompt: list[int]
+    pins: Pins
+    sampler: Sampler
+    lookup: Lookup | None
+    patience: Patience
+    received: float  # of time.monotonic()
+    owner: object = None  # whose text may be shared with it
+    session: str | None = None  # under which name it is kept
+
+
+class Sequence:
+    """Reads a task's prompt into a slot, then writes its answer there, step by step.
+
+    `post` takes every Delta and the one Finish, in the thread that runs the steps.
+    """
+
+    def __init__(self, task: Task, tokenizer: Tokenizer, post: Callable[[Item], None]) -> None:
+        self.task = task
+        self._tokenizer = tokenizer
+        self._post = post
+        self._answer = self._new_answer()
+        self._slot: Slot | None = None
+        self._reading: Reading | None = None
+        self._piece = range(0)
+        self._draft: list[int] = []
+        self._last = 0  # the newest token of the answer, which no ring holds yet
+        self._scores: list[PromptToken] = []
+        if task.request.sampling.prompt_logprobs:
+            first = task.prompt[0]
+            self._scores.append(PromptToken(first, tokenizer.decode([first]), None))
+
+    @property
+    def slot(self) -> Slot:
+        """Return where it sits."""
+        assert self._slot is not None, "it waits for a slot"
+        return self._slot
+
+    @property
+    def is_seated(self) -> bool:
+        """Whether it has a slot."""
+        return self._slot is not None
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether its prompt has been read."""
+        return self._reading is not None and self._reading.done
+
+    def sit(self, slot: Slot) -> None:
+        """Take a slot, and keep what of the prompt is in it."""
+        task, self._slot = self.task, slot
+        # A prompt whose tokens are all to be judged is read from its start.
+        reuse = not task.request.sampling.prompt_logprobs
+        self._reading = Reading(slot, task.prompt, task.pins, reuse=reuse)
+        self._answer = self._new_answer()  # its clock begins now
+
+    def part(self, limit: int) -> Part | None:
+        """Return at most `limit` tokens to evaluate next; None where the context is full.
+
+        Raises ContextLengthError for a prompt that does not fit.
+        """
+        assert self._reading is not None, "it waits for a slot"
+        if not self._reading.done:
+            return self._read(self._reading, limit)
+        if not self.slot.make_room(1, self.task.pins):
+            return None
+        self._draft = self._drafted(limit - 1)
+        row = Row(sampler=self.task.sampler, num_alternatives=self._num_alternatives)
+        tokens = [self._last, *self._draft]
+        return Part(ring=self.slot.ring, tokens=tokens, rows=[row] * len(tokens))
+
+    def take(self, part: Part, found: list[Found]) -> FinishReason | None:
+        """Go on by what was found; return why the answer is over, if it is.
+
+        Raises CheckpointError where the network's output is no number, and SchemaRefusal where no
+        token can follow.
+        """
+        assert self._reading is not None, "it waits for a slot"
+        if not all(one.is_number for one in found):
+            raise CheckpointError(NOT_A_NUMBER)
+        if not self._reading.done:
+            return self._took_piece(self._reading, found)
+        right = _num_right(self._draft, found)
+        if self.task.lookup is not None:
+            self.task.lookup.judge(len(self._draft), right)
+        self.slot.hold(part.tokens[: right + 1])
+        return self._write(found[: right + 1])
+
+    def end(self, reason: FinishReason) -> None:
+        """Post what is still held back, and the Finish."""
+        answer = self._answer
+        if (rest := answer.rest()) is not None:
+            self._post(rest)
+        dropped = self.slot.ring.dropped if self.is_seated else 0
+        self._post(answer.finish(reason, dropped_tokens=dropped))
+
+    def fail(self, error: NearfarError) -> None:
+        """Post the error: as the end of what the reader already has, or alone."""
+        answer = self._answer
+        self._post(answer.finish("error", error=str(error)) if answer.num_tokens else error)
+
+    @property
+    def _num_alternatives(self) -> int:
+        return self.task.request.sampling.logprobs
+
+    def _new_answer(self) -> Answer:
+        task, queue_s = self.task, time.monotonic() - self.task.received
+        return Answer(task.request, num_prompt=len(task.prompt), queue_s=queue_s)
+
+    def _read(self, reading: Reading, limit: int) -> Part:
+        prompt, scored = self.task.prompt, self.task.request.sampling.prompt_logprobs
+        self._piece = piece = reading.piece(min(limit, SCORED_PIECE) if scored else limit)
+        rows: list[Row] = []
+        if scored:  # each row tells of the token behind it
+            count = self._num_alternatives
+            following = prompt[piece.start + 1 : piece.stop + 1]
+            rows += [Row(given=token, num_alternatives=count) for token in following]
+        if piece.stop == len(prompt):
+            rows.append(Row(sampler=self.task.sampler, num_alternatives=self._num_alternatives))
+        return Part(ring=self.slot.ring, tokens=prompt[piece.start : piece.stop], rows=rows)
+
+    def _took_piece(self, reading: Reading, found: list[Found]) -> FinishReason | None:
+        reading.took(self._piece)
+        scores, chosen = (found[:-1], found[-1:]) if reading.done else (found, [])
+        self._scores += [
+            PromptToken(
+                one.token,
+                self._tokenizer.decode([one.token]),
+                one.confidence.logprob,
+                self._alternatives(one),
+            )
+            for one in scores
+        ]
+        if not reading.done:
+            return None
+        self._answer.prefilled(tuple(self._scores))
+        return self._write(chosen)
+
+    def _write(self, chosen: list[Found]) -> FinishReason | None:
+        task = self.task
+        for one in chosen:
+            if one.token in self._tokenizer.eos_token_ids:
+                return "stop"
+            self._last = one.token
+            piece = self._tokenizer.token_bytes(one.token)
+            others = self._alternatives(one)
+            self._post(self._answer.take(one.token, piece, one.confidence, others))
+            task.sampler.took(one.token)
+            if task.lookup is not None:
+                task.lookup.add(one.token)
+            if (reason := self._answer.ended()) is not None:
+                return reason
+            if task.sampler.is_done:
+                return "stop"
+        return None
+
+    def _drafted(self, limit: int) -> list[int]:
+        """Return a draft that neither drops nor compresses what its tokens would have seen."""
+        if self.task.lookup is None:
+            return []
+        ring, asked = self.slot.ring, self.task.request.sampling.max_tokens
+        room = min(ring.limit - ring.used, ring.until_settled, ring.chunk) - 1
+        return self.task.lookup.propose(min(limit, room, asked - self._answer.num_tokens - 1))
+
+    def _alternatives(self, one: Found) -> tuple[Alternative, ...]:
+        decode = self._tokenizer.decode
+        return tuple(Alternative(token, decode([token]), nats) for token, nats in one.likeliest)
+
+
+def _num_right(draft: list[int], found: list[Found]) -> int:
+    """Return how many drafted tokens the network would have chosen itself."""
+    pairs = enumerate(zip(draft, found, strict=False))
+    return next((i for i, (guess, one) in pairs if guess != one.token), len(draft))

@@ -34,13 +34,14 @@ from offload.link.packing import pack_delta, unpack_delta
 from offload.link.server import LinkServer
 from offload.link.wire import WireError
 from offload.messages import Delta, Finish, Message, Request, Sampling
+from tests.offload.links import HELLO
 from tests.offload.scripted import ScriptedEngine
 
-_HELLO = wire.encode(bodies.Hello(oldest_version=1, newest_version=1, device="f", session="s"))
+_HELLO = wire.encode(HELLO)
 _PING = wire.encode(bodies.Ping(0.0))
 _VICTIM, _NUM_WORDS = b"\x00victim", 5
 _SEEDS: tuple[bodies.AnyBody, ...] = (
-    bodies.Hello(oldest_version=1, newest_version=1, device="d", session="s"),
+    HELLO,
     Request(id="i", prompt="hello", deadline_s=0.01),
     Request(
         id="i",

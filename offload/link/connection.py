@@ -124,6 +124,7 @@ class Connection:
 
     async def _keep_alive(self) -> None:
         while not self._closed:
+            self._pulse.look()
             if self._pulse.is_dead:
                 self._pump.drain()  # perhaps it was we who did not listen
             if self._pulse.is_dead:

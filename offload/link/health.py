@@ -66,13 +66,20 @@ class Pulse:
     def __init__(self, tempo: Tempo, clock: Callable[[], float] = time.monotonic) -> None:
         self._tempo = tempo
         self._clock = clock
-        self._heard_s = self._sent_s = clock()
+        self._heard_s = self._sent_s = self._looked_s = clock()
 
     def heard(self) -> None:
         self._heard_s = self._clock()
 
     def sent(self) -> None:
         self._sent_s = self._clock()
+
+    def look(self) -> None:
+        """Say, every `look_every_s`, that we listen: a time when we did not is no silence."""
+        now_s = self._clock()
+        absent_s = max(0.0, now_s - self._looked_s - 2 * self._tempo.look_every_s)
+        self._heard_s = min(now_s, self._heard_s + absent_s)
+        self._looked_s = now_s
 
     @property
     def is_dead(self) -> bool:

@@ -11,11 +11,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import zmq
 
 from offload.engine import Engine
+from offload.link import bodies, wire
 from offload.link.answers import AnswerLimits
 from offload.link.client import CloudLink
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.server import LinkServer
 from offload.messages import Delta, Finish, Request
+
+PATIENCE_S = 60.0  # until a test gives up what must come; no machine is so slow
+HELLO = bodies.Hello(oldest_version=wire.VERSION, newest_version=wire.VERSION, session="s")
 
 
 @contextlib.asynccontextmanager
@@ -25,7 +29,7 @@ async def serving(engine: Engine, **options: object) -> AsyncIterator[LinkServer
     try:
         yield server
     finally:
-        await asyncio.wait_for(server.aclose(), 5)
+        await asyncio.wait_for(server.aclose(), PATIENCE_S)
 
 
 @contextlib.asynccontextmanager
@@ -61,17 +65,19 @@ def text_of(items: list[Delta | Finish]) -> str:
     return "".join(item.text for item in items if isinstance(item, Delta))
 
 
-async def until(holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
-    end = time.monotonic() + timeout_s
+async def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < end, "it did not come true in time"
         await asyncio.sleep(0.005)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextlib.contextmanager
+def nowhere() -> Iterator[str]:
+    """An endpoint that takes no connection, and that nobody else can take meanwhile."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{held.getsockname()[1]}"
 
 
 @contextlib.contextmanager
@@ -91,7 +97,7 @@ async def send(device: zmq.Socket[bytes], frames: list[bytes]) -> None:
 
 
 async def receive(device: zmq.Socket[bytes]) -> list[bytes]:
-    end = time.monotonic() + 5
+    end = time.monotonic() + PATIENCE_S
     while not device.poll(0):
         assert time.monotonic() < end, "no answer in time"
         await asyncio.sleep(0.005)

@@ -89,7 +89,7 @@ class ScriptedEngine:
     async def aclose(self) -> None:
         pass
 
-    async def until(self, holds: Callable[[], bool], timeout_s: float = 5.0) -> None:
+    async def until(self, holds: Callable[[], bool], timeout_s: float = 60.0) -> None:
         """Wait until something becomes true of the requests seen."""
         async with self.changed:
             await asyncio.wait_for(self.changed.wait_for(holds), timeout_s)

@@ -30,7 +30,7 @@ from tests.offload.chaos import Chaos
 from tests.offload.scripted import ScriptedEngine
 
 NUM_DEVICES = 4
-HUNG_AFTER_S = 30.0
+HUNG_AFTER_S = 60.0
 NEAR_S = 0.1  # what the device takes to answer itself
 _ROOT = Path(__file__).parents[2]
 
@@ -80,14 +80,15 @@ class CloudProcess:
         self.endpoint = endpoint
         self.log = folder / "executed"
 
-    async def start(self) -> None:
+    async def start(self, *, says: int | None = None) -> None:
+        """Start it; with `says` it stops after so many pieces of each answer, and never ends."""
         own = [sys.executable, "-m", "tests.offload.storm", str(self._folder), self.endpoint]
-        command = [*self._prefix, *own]
+        command = [*self._prefix, *own, *([f"--says={says}"] if says is not None else [])]
         self._process = await asyncio.create_subprocess_exec(
             *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=_ROOT
         )
         assert self._process.stdout is not None, "its output is piped"
-        line = await asyncio.wait_for(self._process.stdout.readline(), 20)
+        line = await asyncio.wait_for(self._process.stdout.readline(), 120)
         self.endpoint = line.decode().strip()
 
     async def kill(self) -> None:
@@ -108,12 +109,13 @@ async def storm(
     num_at_once: int = 64,
     seed: int = 0,
     limit_s: float = 3600.0,
+    enough: Callable[[Account], bool] = lambda account: False,
     account: Account | None = None,
     on_progress: Callable[[Account], None] = lambda account: None,
 ) -> Account:
     """Ask so many requests under a random schedule of faults and return the account.
 
-    Where an account is given, it is gone on with.
+    It ends early when the account shows `enough`; where one is given, it is gone on with.
     """
     account, began = account or Account(), time.monotonic()
     server_key, device_keys = load_or_make(folder, "server").public, _make_devices(folder)
@@ -132,13 +134,14 @@ async def storm(
             for keys in device_keys
         ]
         weather = asyncio.create_task(_weather(chaos, cloud, account, random.Random(seed)))
-        numbers = iter(range(num_requests))
+        numbers, connections_before = iter(range(num_requests)), account.num_connections
 
         async def ask_on(link: CloudLink) -> None:
             for number in numbers:
-                if time.monotonic() - began > limit_s:
+                if enough(account) or time.monotonic() - began > limit_s:
                     break
                 await _ask(link, f"{seed}-{number}", account)
+                account.num_connections = connections_before + chaos.num_connections
                 on_progress(account)
 
         await asyncio.gather(*(ask_on(links[n % NUM_DEVICES]) for n in range(num_at_once)))
@@ -146,7 +149,6 @@ async def storm(
         await asyncio.gather(weather, return_exceptions=True)
         for link in links:
             await link.aclose()
-        account.num_connections += chaos.num_connections
     await cloud.kill()
     account.ran_twice += sum(count - 1 for count in cloud.executions().values())
     account.seconds = round(account.seconds + time.monotonic() - began, 1)
@@ -223,14 +225,21 @@ def _make_devices(folder: Path) -> list[KeyPair]:
     return pairs
 
 
-async def _serve(folder: Path, endpoint: str) -> None:
+async def _serve(folder: Path, endpoint: str, says: int | None) -> None:
     log = os.open(folder / "executed", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def script(request: Request) -> list[str]:
         os.write(log, f"{request.id}\n".encode())
         return words_of(request.last_text())
 
-    engine = ScriptedEngine(script=script, pause_s=0.002, finish=Finish(reason="stop"))
+    hold = asyncio.Event() if says is not None else None
+    engine = ScriptedEngine(
+        script=script,
+        pause_s=0.002,
+        hold=hold,
+        hold_before=says or 0,
+        finish=Finish(reason="stop"),
+    )
     server = LinkServer(
         engine,
         endpoint or "tcp://127.0.0.1:0",
@@ -249,5 +258,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("endpoint")
+    parser.add_argument("--says", type=int)
     options = parser.parse_args()
-    asyncio.run(_serve(options.folder, options.endpoint))
+    asyncio.run(_serve(options.folder, options.endpoint, options.says))

@@ -14,7 +14,18 @@ from offload.link.exchange import Exchange
 from offload.link.health import Tempo
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.quota import Meter, Quota
-from tests.offload.links import answer, ask, linked, raw_device, send, serving, text_of, until
+from tests.offload.links import (
+    HELLO,
+    PATIENCE_S,
+    answer,
+    ask,
+    linked,
+    raw_device,
+    send,
+    serving,
+    text_of,
+    until,
+)
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -36,7 +47,7 @@ async def test_a_revoked_device_is_cut_off_in_mid_answer_and_another_is_not() ->
         await engine.until(lambda: len(engine.running) == 2)
         devices.remove("bad")
         with pytest.raises(KeyRefused, match="no longer lets this device in"):
-            await asyncio.wait_for(tasks["bad"], 2)
+            await asyncio.wait_for(tasks["bad"], PATIENCE_S)
         await engine.until(lambda: engine.cancelled == [requests["bad"].id])
         with pytest.raises(KeyRefused):
             await answer(links["bad"], ask())
@@ -74,17 +85,18 @@ async def test_tokens_are_counted_as_they_are_written() -> None:
 async def test_a_flood_from_one_device_does_not_stop_another() -> None:
     words = [f"{i} " for i in range(50)]
     async with serving(ScriptedEngine(words, pause_s=0.001)) as server:
-        link = CloudLink(server.endpoint)
+        unhurried = Tempo(ping_after_s=1, dead_after_s=PATIENCE_S)
+        link = CloudLink(server.endpoint, tempo=unhurried)
         await link.connect()
         with raw_device(server.endpoint) as flooder:
-            await send(flooder, wire.encode(bodies.Hello(oldest_version=1, newest_version=1)))
+            await send(flooder, wire.encode(HELLO))
             task = asyncio.create_task(answer(link, ask()))
-            garbage = [b"\x01\x03id", b"\xc1" * 200]
+            garbage = [bytes((wire.VERSION, 3)) + b"id", b"\xc1" * 200]
             for _ in range(200):
                 for _ in range(50):
                     await send(flooder, garbage)  # and it never reads what comes back
                 await asyncio.sleep(0)
-            assert text_of(await asyncio.wait_for(task, 10)) == "".join(words)
+            assert text_of(await asyncio.wait_for(task, PATIENCE_S)) == "".join(words)
         assert link.health().alive
         await link.aclose()
 
@@ -105,13 +117,13 @@ async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
     async with linked(engine, patience_s=0) as (server, link):
         task = asyncio.create_task(answer(link, ask()))
         await engine.until(lambda: len(engine.running) == 1)
-        drain = asyncio.create_task(server.drain(5))
+        drain = asyncio.create_task(server.drain(PATIENCE_S))
         await asyncio.sleep(0)
         with pytest.raises(CloudBusy, match="closing"):
             await answer(link, ask())
         hold.set()
-        assert text_of(await asyncio.wait_for(task, 5)) == "one two three"
-        await asyncio.wait_for(drain, 5)
+        assert text_of(await asyncio.wait_for(task, PATIENCE_S)) == "one two three"
+        await asyncio.wait_for(drain, PATIENCE_S)
         await until(lambda: not link.health().alive)
 
 
@@ -120,7 +132,7 @@ async def test_a_drain_does_not_wait_for_ever() -> None:
     async with linked(engine, patience_s=0) as (server, link):
         task = asyncio.create_task(answer(link, request := ask()))
         await engine.until(lambda: len(engine.running) == 1)
-        await asyncio.wait_for(server.drain(0.05), 5)
+        await asyncio.wait_for(server.drain(0.05), PATIENCE_S)
         assert engine.cancelled == [request.id]
         task.cancel()
 
@@ -144,7 +156,7 @@ async def test_a_device_that_takes_anothers_identity_is_nobody() -> None:
         return True
 
     exchange = Exchange(engine, Door(devices=devices), AnswerLimits(), Tempo(), send)
-    hello = wire.encode(bodies.Hello(oldest_version=1, newest_version=1, session="s"))
+    hello = wire.encode(HELLO)
     exchange.take(b"one", owner, hello)
     exchange.take(b"one", owner, wire.encode(ask(id="mine"), "mine"))
     await engine.until(lambda: engine.running == {"mine"})

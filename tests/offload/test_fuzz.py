@@ -14,13 +14,13 @@ from offload.link.client import CloudLink
 from offload.link.packing import pack_delta
 from offload.link.server import LinkServer
 from offload.messages import Finish, Message, Request, Sampling
-from tests.offload.links import answer, ask, serving, text_of
+from tests.offload.links import HELLO, PATIENCE_S, answer, ask, serving, text_of
 from tests.offload.scripted import ScriptedEngine, delta
 
 SEEDS = [
     wire.encode(body, "id")
     for body in (
-        bodies.Hello(oldest_version=1, newest_version=1, device="d", session="s"),
+        HELLO,
         Request(id="id", prompt="hello"),
         Request(
             id="id",
@@ -73,7 +73,7 @@ async def test_a_hundred_thousand_mutations_harm_nobody() -> None:
         assert len(server._exchange.peers) <= 8
         assert server.num_bad_messages > 10_000
         hold.set()
-        assert text_of(await asyncio.wait_for(task, 20)) == "one two"
+        assert text_of(await asyncio.wait_for(task, PATIENCE_S)) == "one two"
         await link.aclose()
 
 

@@ -24,6 +24,23 @@ def test_silence_is_death_and_any_traffic_is_life() -> None:
     assert pulse.is_dead
 
 
+def test_a_time_when_we_did_not_listen_is_no_silence() -> None:
+    clock = Clock()
+    tempo = Tempo(ping_after_s=0.4, dead_after_s=1.6)
+    pulse = Pulse(tempo, clock)
+    clock.now += 30
+    pulse.look()
+    assert not pulse.is_dead and pulse.wants_ping
+    while not pulse.is_dead:
+        clock.now += tempo.look_every_s
+        pulse.look()
+    assert clock.now == pytest.approx(131.4, abs=0.3)
+
+
+def test_a_dead_peer_is_known_within_two_seconds() -> None:
+    assert Tempo().dead_after_s + Tempo().look_every_s < 2
+
+
 def test_a_ping_is_wanted_while_either_direction_is_stale() -> None:
     clock = Clock()
     pulse = Pulse(Tempo(ping_after_s=0.4, dead_after_s=1.6), clock)

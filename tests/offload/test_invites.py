@@ -9,7 +9,7 @@ from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, SettingsEr
 from offload.link.client import CloudLink
 from offload.link.invites import InviteList, Pending, accept_invite, make_invite, read_invite
 from offload.link.keys import DeviceList, KeyPair
-from tests.offload.links import answer, ask, free_port, serving, text_of
+from tests.offload.links import answer, ask, nowhere, serving, text_of
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -87,9 +87,8 @@ async def test_a_name_that_is_taken_leaves_the_invite_good(house: Household) -> 
 
 
 async def test_an_invite_to_nowhere_is_unreachable(house: Household) -> None:
-    line = house.invite(f"tcp://127.0.0.1:{free_port()}")
-    with pytest.raises(CloudUnreachable, match="nothing answers"):
-        await accept_invite(line, KeyPair.new(), timeout_s=0.2)
+    with nowhere() as endpoint, pytest.raises(CloudUnreachable, match="nothing answers"):
+        await accept_invite(house.invite(endpoint), KeyPair.new(), timeout_s=0.2)
 
 
 def test_a_line_may_be_broken_by_the_mail_but_not_damaged(house: Household) -> None:

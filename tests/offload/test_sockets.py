@@ -18,7 +18,7 @@ router = listen(zmq.Context(), "tcp://127.0.0.1:0", None)
 endpoint = router.getsockopt_string(zmq.LAST_ENDPOINT)
 device, monitor = dial(Address(endpoint=endpoint))
 device.send_multipart([b"1", b"2", b"3"])
-assert router.poll(5000)
+assert router.poll(60_000)
 """
 _DEVICE_VANISHES = """
 heard = [router.recv(), router.recv()]
@@ -32,7 +32,7 @@ router.close()
 _CLOUD_VANISHES = """
 who = router.recv_multipart()[0]
 router.send_multipart([who, b"1", b"2", b"3"])
-assert device.poll(5000)
+assert device.poll(60_000)
 heard = [device.recv()]
 router.close(linger=0)
 time.sleep(0.2)
@@ -49,7 +49,7 @@ def test_a_peer_that_vanishes_between_two_frames_does_not_abort_the_process(
 ) -> None:
     command = [sys.executable, "-c", _PROLOGUE + what_happens]
     done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=30
+        command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
 

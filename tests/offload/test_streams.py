@@ -9,6 +9,7 @@ from offload.link.bodies import Deltas, PackedDelta
 from offload.link.outgoing import Outgoing
 from offload.link.packing import pack_delta
 from offload.messages import Finish
+from tests.offload.links import PATIENCE_S, until
 from tests.offload.scripted import delta
 
 
@@ -43,11 +44,7 @@ def push(out: Outgoing, *indices: int) -> None:
 
 
 async def ends(out: Outgoing, line: Line) -> None:
-    for _ in range(200):
-        if isinstance(line.said[-1] if line.said else None, Finish):
-            return
-        await asyncio.sleep(0.005)
-    raise AssertionError("the end was not said")
+    await until(lambda: isinstance(line.said[-1] if line.said else None, Finish))
 
 
 async def test_without_batching_every_piece_leaves_at_once() -> None:
@@ -64,8 +61,7 @@ async def test_the_first_piece_leaves_at_once_and_the_next_together_within_the_b
     began_s = loop.time()
     push(out, 0, 1, 2, 3)
     assert line.positions() == [0]
-    while len(line.said) < 2:
-        await asyncio.sleep(0.001)
+    await until(lambda: len(line.said) == 2)
     assert loop.time() - began_s >= 0.019
     assert line.said[1] == Deltas(1, (piece(1), piece(2), piece(3)))
 
@@ -95,7 +91,7 @@ async def test_there_is_no_room_beyond_the_window_until_the_reader_takes() -> No
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(out.room(), 0.01)
     out.allow(4)
-    await asyncio.wait_for(out.room(), 1)
+    await asyncio.wait_for(out.room(), PATIENCE_S)
     assert line.positions() == [0, 1, 2]
 
 

@@ -303,15 +303,15 @@ async def test_llama_cpps_own_server_is_an_engine() -> None:
                 await read(engine, Request(prompt="word " * 900))
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(60)
 
 
 async def wait_for(engine: Upstream, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(300):
+    for _ in range(1200):
         assert server.poll() is None, "the server ended while it started"
         try:
             await engine.connect()
             return
         except CloudUnreachable:
             await asyncio.sleep(0.1)
-    raise AssertionError("the server did not start in 30 s")
+    raise AssertionError("the server did not start in two minutes")

@@ -76,7 +76,7 @@ async def test_an_iterator_that_does_not_look_is_closed_all_the_same(worker: Wor
     items = worker.stream(stubborn)
     await anext(items)
     await items.aclose()
-    assert closed.wait(5)
+    assert closed.wait(60)
 
 
 async def test_a_cancelled_reader_stops_the_thread(worker: Worker[int]) -> None:
@@ -84,7 +84,7 @@ async def test_a_cancelled_reader_stops_the_thread(worker: Worker[int]) -> None:
 
     def waiting(cancelled: threading.Event) -> Iterator[int]:
         started.set()
-        cancelled.wait(10)
+        cancelled.wait(60)
         stopped.set()
         yield from ()
 
@@ -93,7 +93,7 @@ async def test_a_cancelled_reader_stops_the_thread(worker: Worker[int]) -> None:
             pass
 
     task = asyncio.create_task(read())
-    await asyncio.to_thread(started.wait, 5)
+    await asyncio.to_thread(started.wait, 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -105,7 +105,7 @@ async def test_a_stream_cancelled_while_it_queues_never_starts(worker: Worker[in
 
     def holding(cancelled: threading.Event) -> Iterator[int]:
         yield 1
-        hold.wait(10)
+        hold.wait(60)
 
     def second(cancelled: threading.Event) -> Iterator[int]:
         started.append(1)
@@ -136,7 +136,7 @@ async def test_a_slow_reader_does_not_stop_the_loop(worker: Worker[int]) -> None
     release = threading.Event()
 
     def blocked(cancelled: threading.Event) -> Iterator[int]:
-        release.wait(10)
+        release.wait(60)
         yield 1
 
     task = asyncio.ensure_future(anext(items := worker.stream(blocked)))
@@ -154,7 +154,7 @@ async def test_a_stream_that_waits_when_the_worker_closes_is_told_so() -> None:
 
     def blocking(cancelled: threading.Event) -> Iterator[int]:
         yield 1
-        going.wait(20)
+        going.wait(60)
 
     async def read(start: object) -> list[int]:
         return [item async for item in worker.stream(start)]  # type: ignore[arg-type]
@@ -165,7 +165,7 @@ async def test_a_stream_that_waits_when_the_worker_closes_is_told_so() -> None:
     await asyncio.sleep(0)
     closing = asyncio.ensure_future(asyncio.to_thread(worker.close))
     with pytest.raises(EngineStopped, match="closed"):
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, 60)
     going.set()
     assert [item async for item in first] == []
     await closing

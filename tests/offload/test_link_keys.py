@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from offload.errors import (
+    KeyRefused,
+    SettingsError,
+)
+from offload.link.client import CloudLink
+from offload.link.keys import DeviceList, KeyPair
+from offload.link.server import LinkServer
+from tests.offload.links import (
+    answer,
+    ask,
+    linked,
+    serving,
+    text_of,
+)
+from tests.offload.scripted import CARD, ScriptedEngine
+
+
+async def test_the_wrong_server_key_is_refused() -> None:
+    device_keys, devices = KeyPair.new(), DeviceList()
+    devices.add("laptop", device_keys.public)
+    async with serving(ScriptedEngine(), keys=KeyPair.new(), devices=devices) as server:
+        wrong = KeyPair.new().public
+        link = CloudLink(server.endpoint, server_key=wrong, device_keys=device_keys)
+        with pytest.raises(KeyRefused, match="not the cloud whose key we hold"):
+            await link.connect()
+        await link.aclose()
+
+
+async def test_an_unknown_device_is_refused_and_a_known_one_is_served_meanwhile() -> None:
+    async with linked(ScriptedEngine()) as (server, link):
+        assert server._keys is not None
+        stranger = CloudLink(
+            server.endpoint, server_key=server._keys.public, device_keys=KeyPair.new()
+        )
+        with pytest.raises(KeyRefused, match="does not know this device's key"):
+            await stranger.connect()
+        await stranger.aclose()
+        assert text_of(await answer(link, ask())) == "one two three"
+
+
+async def test_a_device_let_in_while_the_cloud_runs_may_come() -> None:
+    server_keys, device_keys, devices = KeyPair.new(), KeyPair.new(), DeviceList()
+    async with serving(ScriptedEngine(), keys=server_keys, devices=devices) as server:
+        link = CloudLink(server.endpoint, server_key=server_keys.public, device_keys=device_keys)
+        with pytest.raises(KeyRefused):
+            await link.connect()
+        devices.add("laptop", device_keys.public)
+        assert await link.connect() == CARD
+        await link.aclose()
+
+
+async def test_a_plaintext_device_is_refused_where_keys_are_wanted() -> None:
+    async with linked(ScriptedEngine()) as (server, _):
+        plain = CloudLink(server.endpoint)
+        with pytest.raises(KeyRefused, match="wants keys"):
+            await plain.connect()
+        await plain.aclose()
+
+
+async def test_keys_for_a_cloud_that_takes_none_are_refused() -> None:
+    async with serving(ScriptedEngine()) as server:
+        link = CloudLink(
+            server.endpoint, server_key=KeyPair.new().public, device_keys=KeyPair.new()
+        )
+        with pytest.raises(KeyRefused, match="takes no keys"):
+            await link.connect()
+        await link.aclose()
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://0.0.0.0:5555", "tcp://192.168.1.2:5555", "tcp://*:1"])
+def test_no_keys_no_network(endpoint: str) -> None:
+    with pytest.raises(SettingsError, match="keys"):
+        LinkServer(ScriptedEngine(), endpoint)
+    with pytest.raises(SettingsError, match="nearfar link join"):
+        CloudLink(endpoint)

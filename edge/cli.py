@@ -37,6 +37,10 @@ Kv = Annotated[
     str | None,
     typer.Option("--kv", help="How keys and values are stored: auto, f16, q8_0, q4_0, ..."),
 ]
+Draft = Annotated[
+    str | None,
+    typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
+]
 Files = Annotated[
     list[str] | None,
     typer.Option("--file", "-f", help="Attach a text file to the question; may be repeated."),
@@ -60,6 +64,7 @@ def ask(
     temperature: Temperature = 0.0,
     window: Window = None,
     kv: Kv = None,
+    draft: Draft = None,
     as_json: Json = False,
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
@@ -76,6 +81,7 @@ def ask(
         temperature=temperature,
         window=window,
         kv=kv,
+        draft=draft,
         files=tuple(file or ()),
     )
     raise typer.Exit(ask_once(text or "", wish, why=why, as_json=as_json))
@@ -104,6 +110,7 @@ def chat(
     temperature: Temperature = 0.0,
     window: Window = None,
     kv: Kv = None,
+    draft: Draft = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each answer as a JSON line.")
     ] = False,
@@ -121,10 +128,11 @@ def chat(
         temperature=temperature,
         window=window,
         kv=kv,
+        draft=draft,
         files=tuple(file or ()),
     )
     past = Past(latest=latest, resume=resume, keep=keep)
-    chat_on(wish, past, first or "", as_json=as_json)
+    raise typer.Exit(chat_on(wish, past, first or "", as_json=as_json))
 
 
 @app.command()
@@ -151,18 +159,20 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show this device: cores, memory, models, link, and what is wrong with them."""
-    from edge.device.doctor import examine, show, tuned
+    """Show this device, its models and its link, and what is wrong; 1 if it cannot answer."""
+    from edge.device.doctor import examine
+    from edge.device.findings import show, tuned
 
     if tune:
         tuned(as_json=as_json)
     else:
-        show(examine(), as_json=as_json)
+        raise typer.Exit(show(examine(), as_json=as_json))
 
 
 @bench_app.command("edge")
 def bench_edge(
     model: Model = None,
+    draft: Draft = None,
     kv: Annotated[
         bool, typer.Option("--kv", help="Compare the ways to store keys and values instead.")
     ] = False,
@@ -180,11 +190,11 @@ def bench_edge(
     answer_tokens: Annotated[int, typer.Option(min=8, help="Tokens to write.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Time the near model on this device, or compare ways to keep its cache."""
+    """Time the near model on this device, with drafts and without, or ways to keep its cache."""
     from edge.desk.asking import Ask
     from edge.desk.bench import bench_kv, bench_speed
 
-    settings = Ask(model=model).settings()
+    settings = Ask(model=model, draft=draft).settings()
     if kv:
         bench_kv(settings, kinds=kinds or (), text=text, num_tokens=prompt_tokens, as_json=as_json)
     else:

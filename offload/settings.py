@@ -25,18 +25,25 @@ class EdgeSettings:
     model: str = "embedded"
     max_model_len: int = 0  # 0: what the model was trained for
     num_threads: int = 0  # 0: chosen from the cores that are free
+    max_num_batched_tokens: int = 512  # of a prompt, evaluated at once
     num_gpu_layers: int = -1  # on the GPU, if there is one; -1: as many as fit, 0: none
     kv_cache_dtype: str = "auto"  # as f16, q8_0, q4_0, or K/V apart as q8_0/q4_0
     window: int = -1  # newest tokens kept when the context is full; -1: all that fit, 0: refuse
     num_sinks: int = 4  # first tokens that are kept with them
     max_num_seqs: int = 0  # answers written at once; 0: four for `nearfar serve`, else one
     max_draft_tokens: int = 0  # guessed from earlier text and verified in one step; 0: off
+    draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none
     keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
     session_budget_mb: int = 1024
 
     def __post_init__(self) -> None:
         if self.window < -1:
             raise SettingsError(f"edge.window is {self.window}; it must be -1, 0 or more")
+        if not 1 <= self.max_num_batched_tokens <= 65_536:
+            raise SettingsError(
+                f"edge.max_num_batched_tokens is {self.max_num_batched_tokens}; "
+                "it must be from 1 to 65536"
+            )
         for name in (
             *("max_model_len", "num_threads", "num_sinks", "max_num_seqs", "max_draft_tokens"),
             "session_budget_mb",

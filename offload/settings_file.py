@@ -40,6 +40,23 @@ def change_settings(
         ) from None
 
 
+def read_remarks(path: Path, section: str) -> dict[str, str]:
+    """Return the remark behind each field that stands in a section, empty where there is none.
+
+    Raises SettingsError.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (OSError, TOMLKitError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
+    table = document.get(section, {})
+    items = {name: table.item(name) for name in table} if hasattr(table, "item") else {}
+    return {name: item.trivia.comment.lstrip("# ").strip() for name, item in items.items()}
+
+
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from backbone.errors import MissingExtra
-from edge.desk.models import find_model
+from edge.desk.models import find_gguf, find_model
 from edge.desk.rule import rule_for
 from edge.device.strain import read_strain
 from offload.engine import Engine
@@ -45,7 +45,7 @@ def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Eng
     """
     path = find_model(settings.edge.model, here.models)
     if path.is_dir():
-        return _open_folder(path, settings)
+        return _open_folder(path, settings, here, serving=serving)
     # llama.cpp's library takes a while to load: not before it is needed.
     from edge.llama.runtime import LlamaEngine
 
@@ -62,12 +62,14 @@ def llama_options(
     return LlamaOptions(
         max_model_len=chosen.max_model_len,
         num_threads=chosen.num_threads,
+        max_num_batched_tokens=chosen.max_num_batched_tokens,
         num_gpu_layers=chosen.num_gpu_layers,
         kv_cache_dtype=chosen.kv_cache_dtype,
         window=None if chosen.window < 0 else chosen.window,
         num_sinks=chosen.num_sinks,
         max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
         max_draft_tokens=chosen.max_draft_tokens,
+        draft_model=find_gguf(chosen.draft_model, here.models) if chosen.draft_model else None,
         session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
         session_budget_bytes=chosen.session_budget_mb << 20,
         # The embedded model is known; any other may be damaged in a way that ends llama.cpp.
@@ -75,12 +77,12 @@ def llama_options(
     )
 
 
-def _open_folder(path: Path, settings: Settings) -> Engine:
+def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool) -> Engine:
     chosen = settings.edge
-    if chosen.max_draft_tokens or chosen.max_num_seqs > 1:
+    if chosen.draft_model:
         raise SettingsError(
-            f"{path.name} is a folder, which torch runs: it has no drafts and writes one answer at "
-            "a time; set edge.max_draft_tokens to 0 and edge.max_num_seqs to 0 or 1"
+            f"{path.name} is a folder, which torch runs, and edge.draft_model is for GGUF files; "
+            "unset it, or set edge.max_draft_tokens to draft from the text itself"
         )
     try:
         from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
@@ -89,9 +91,14 @@ def _open_folder(path: Path, settings: Settings) -> Engine:
     options = TorchOptions(
         max_model_len=chosen.max_model_len,
         num_threads=chosen.num_threads,
+        max_num_batched_tokens=chosen.max_num_batched_tokens,
         kv_cache_dtype=chosen.kv_cache_dtype,
         window=None if chosen.window < 0 else chosen.window,
         num_sinks=chosen.num_sinks,
+        max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
+        max_draft_tokens=chosen.max_draft_tokens,
+        session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
+        session_budget_bytes=chosen.session_budget_mb << 20,
     )
     return TorchEdgeEngine(path, options=options)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
 from backbone.errors import NearfarError
@@ -11,7 +13,8 @@ from edge.device.cores import num_usable_cores
 from edge.device.gpu import find_gpus
 from edge.device.memory import free_memory_bytes
 from offload.places import Places
-from offload.settings import Settings
+from offload.settings import EdgeSettings, Settings
+from offload.settings_file import read_remarks
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,16 +43,20 @@ def chosen_settings(settings: Settings, here: Places, problems: list[str]) -> li
 def _of_file(settings: Settings, here: Places) -> list[Chosen]:
     # llama.cpp's library takes a while to load: only where a file is to be looked at
     from edge.llama.binding import Model
+    from edge.llama.draft_model import plan_draft
     from edge.llama.placement import place
     from edge.llama.plan import plan
 
     path, said = find_model(settings.edge.model, here.models), settings.edge
+    why = _Whose(here.config_file)
     options, free, gpus = llama_options(path, settings, here), free_memory_bytes(), find_gpus()
+    draft = plan_draft(path, options, free)
     with Model(path, weights=False) as model:
+        free -= draft.need_bytes if draft else 0
         params, trained = plan(model, options, free), model.trained_len
     cores = num_usable_cores()
     threads = (
-        Chosen(name="num_threads", value=str(said.num_threads), why="you set it")
+        Chosen(name="num_threads", value=str(said.num_threads), why=why("num_threads"))
         if said.num_threads
         else Chosen(
             name="num_threads",
@@ -57,24 +64,53 @@ def _of_file(settings: Settings, here: Places) -> list[Chosen]:
             why="at each step as many as other programs leave free",
         )
     )
-    kept = "you set it" if said.kv_cache_dtype != "auto" else _kv_reason(str(params.kv_types))
+    is_auto = said.kv_cache_dtype == "auto"
+    kept = _kv_reason(str(params.kv_types)) if is_auto else why("kv_cache_dtype")
+    batch, usual = said.max_num_batched_tokens, EdgeSettings().max_num_batched_tokens
     length = "all it was trained for" if params.num_tokens >= trained else "what is set, or fits"
     layers = place(path, options, free, gpus)
+    drafting = [] if draft is None else [_drafting(draft.path.name, draft.need_bytes)]
     return [
         threads,
+        *drafting,
         Chosen(name="kv_cache_dtype", value=str(params.kv_types), why=kept),
         Chosen(name="max_model_len", value=f"{params.num_tokens} tokens", why=length),
         Chosen(
-            name="window",
-            value="off" if said.window == 0 else "slides",
-            why="a longer chat is refused" if said.window == 0 else "a chat never ends for length",
+            name="max_num_batched_tokens",
+            value=str(batch),
+            why="the default" if batch == usual else why("max_num_batched_tokens"),
         ),
+        _window(said.window, why("window")),
         Chosen(
             name="num_gpu_layers",
             value=str(layers),
             why="as many as fit" if gpus else "llama.cpp sees no GPU",
         ),
     ]
+
+
+class _Whose:
+    """Tells whether a person or a tuning set a field of the section edge."""
+
+    def __init__(self, config_file: Path) -> None:
+        self._remarks = read_remarks(config_file, "edge")
+
+    def __call__(self, name: str) -> str:
+        remark = self._remarks.get(name, "")
+        return remark if remark.startswith("measured ") else "you set it"
+
+
+def _window(window: int, why: str) -> Chosen:
+    if window > 0:
+        return Chosen(name="window", value=f"the newest {window} tokens", why=why)
+    if window == 0:
+        return Chosen(name="window", value="off", why="a longer chat is refused")
+    return Chosen(name="window", value="slides", why="a chat never ends for length")
+
+
+def _drafting(name: str, need_bytes: int) -> Chosen:
+    takes = f"{need_bytes / 1e6:.0f} MB"
+    return Chosen(name="draft_model", value=name, why=f"you set it; it takes {takes} beside")
 
 
 def _kv_reason(kinds: str) -> str:

@@ -27,8 +27,10 @@ from offload.settings_reading import load
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the doctor found; `problems` are whole sentences with their remedies, `advice` is what
-    would make a well device quicker.
+    """What the doctor found, in whole sentences with their remedies.
+
+    `stops` is why nothing can be answered here now; `problems` are those and the lesser ones;
+    `advice` is what would make a well device quicker.
     """
 
     system: str
@@ -53,17 +55,19 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelEntry]
     chosen: list[Chosen]  # for the near model that is set up
     cloud: str
+    stops: list[str]
     problems: list[str]
 
 
 def examine() -> Report:
     """Look at this device; nothing here raises for what is merely wrong with it."""
-    here, problems = places(), list[str]()
+    here, stops, problems = places(), list[str](), list[str]()
     memory = psutil.virtual_memory()
-    version, gpu = _llama_cpp(problems)
-    settings = _settings(here, problems)
+    settings = _settings(here, stops)
+    version, gpu = _llama_cpp(stops)
     models = list_models(here.models)
-    problems += [*_lacking(models, memory.available), *_locked(here)]
+    chosen = chosen_settings(settings, here, stops)
+    problems += [*_lacking(models), *_locked(here)]
     profile, features, bandwidth = read_profile(), cpu_features(), memory_bandwidth()
     advice = build_advice(features, built_with(_system_info()), nvidia=has_nvidia(), offload=gpu)
     return Report(
@@ -91,9 +95,10 @@ def examine() -> Report:
         config_file=str(here.config_file),
         data_folder=str(here.data),
         models=models,
-        chosen=chosen_settings(settings, here, problems),
+        chosen=chosen,
         cloud=_cloud(settings, here, problems),
-        problems=problems,
+        stops=stops,
+        problems=[*stops, *problems],
     )
 
 
@@ -148,19 +153,12 @@ def _locked(here: Places) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _lacking(models: list[ModelEntry], free_bytes: int) -> list[str]:
-    missing = [
+def _lacking(models: list[ModelEntry]) -> list[str]:
+    return [
         f"the embedded model {model.path} is missing; reinstall nearfar"
         for model in models
         if model.embedded and not Path(model.path).exists()
     ]
-    too_big = [
-        f"{model.name} ({model.size_bytes / 1e9:.1f} GB) does not fit the free memory; "
-        "close other programs or choose a smaller one"
-        for model in models
-        if model.size_bytes > free_bytes
-    ]
-    return missing + too_big
 
 
 def _cloud(settings: Settings, here: Places, problems: list[str]) -> str:
@@ -182,49 +180,3 @@ async def _reach(link: CloudLink, problems: list[str]) -> str:
             problems.append(str(error))
             return f"{link.endpoint} cannot be used"
         return f"{card.name} at {link.endpoint}"
-
-
-def show(report: Report, *, as_json: bool) -> None:
-    """Print the report, as one JSON document or for a person."""
-    if as_json:
-        print(msgspec.json.encode(report).decode())
-        return
-    gigabytes = f"{report.free_memory_bytes / 1e9:.1f} of {report.memory_bytes / 1e9:.1f} GB free"
-    print(f"device    {report.device or report.kind}, {report.system}, Python {report.python}")
-    if report.power_mode:
-        print(f"power     {report.power_mode}")
-    print(f"cores     {report.cores}, {report.busy_cores:g} busy in the last minute")
-    print(f"features  {', '.join(report.cpu_features) or 'not told'}")
-    speed = f"{report.bandwidth_bytes_per_s / 1e9:.1f} GB/s for one core"
-    print(f"memory    {gigabytes}, {speed}")
-    print(f"disk      {report.disk_free_bytes / 1e9:.1f} GB free")
-    print(f"llama.cpp {report.llama_cpp}, {'with' if report.gpu_offload else 'no'} GPU offload")
-    for model in report.models:
-        print(f"model     {model.name} ({model.size_bytes / 1e6:.1f} MB, {model.runs})")
-    for name, rate in report.predicted_tokens_per_s.items():
-        print(f"speed     {name}: at most about {rate:g} tokens/s, by the memory's speed")
-    for each in report.chosen:
-        print(f"chosen    {each.name} {each.value}: {each.why}")
-    print(f"fits      {', '.join(report.fitting) or 'none of the models worth fetching'}")
-    print(f"cloud     {report.cloud}")
-    print(f"settings  {report.config_file}")
-    for advice in report.advice:
-        print(f"quicker   {advice}")
-    for problem in report.problems:
-        print(f"problem   {problem}")
-    if not report.problems:
-        print("all is well")
-
-
-def tuned(*, as_json: bool) -> None:
-    """Measure, keep the best settings, and print what was found."""
-    from edge.device.tune import tune
-
-    here = places()
-    found = tune(load(here.config_file), here)
-    if as_json:
-        print(msgspec.json.encode(found).decode())
-        return
-    for threads, rate in found.tokens_per_s.items():
-        print(f"{'governor' if threads == 0 else f'{threads} threads':10} {rate:g} tokens/s")
-    print(f"edge.num_threads = {found.num_threads} is written to {found.config_file}")

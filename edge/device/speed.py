@@ -1,4 +1,4 @@
-"""How quickly a model can write here: predicted from the memory, and measured.
+"""How quickly a model can read and write here: predicted from the memory, and measured.
 
 Each token reads every weight once, so the memory's bandwidth bounds the tokens per second.
 """
@@ -6,14 +6,20 @@ Each token reads every weight once, so the memory's bandwidth bounds the tokens 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from offload.messages import Delta, Finish, Request, Sampling
+from offload.messages import Finish, Request, Sampling
+
+if TYPE_CHECKING:
+    from edge.llama.options import LlamaOptions
+    from edge.llama.runtime import LlamaEngine
 
 _BLOCK_BYTES = 64 << 20  # larger than the caches of most processors
 _PASSES = 5
-_WARM_TOKENS, _TOKENS = 8, 48
+_WARM_TOKENS, _TOKENS, _RUNS = 8, 32, 2
+_TURN_PROMPT, _TURN_ANSWER = 512, 128  # tokens of the turn that speeds are weighed by
 
 
 def memory_bandwidth() -> float:
@@ -35,28 +41,65 @@ def predicted_tokens_per_s(size_bytes: int, bandwidth: float) -> float:
     return bandwidth / max(1, size_bytes)
 
 
-def measured_tokens_per_s(path: Path, num_threads: int) -> float:
-    """Return how quickly a GGUF model writes with so many threads; 0 is the governor's choice.
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How quickly a model read and wrote: tokens per second, after a prompt of so many tokens."""
 
-    Raises CheckpointError.
-    """
-    from edge.llama.runtime import LlamaEngine, LlamaOptions
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    prompt_tokens: int
+    max_model_len: int
 
-    engine = LlamaEngine(path, options=LlamaOptions(num_threads=num_threads))
+    @property
+    def turn_s(self) -> float:
+        """Return the seconds of a turn of 512 tokens read and 128 written at this pace."""
+        read, write = self.prefill_tokens_per_s, self.decode_tokens_per_s
+        if not read or not write:
+            return float("inf")
+        return _TURN_PROMPT / read + _TURN_ANSWER / write
+
+
+def measured_pace(path: Path, options: LlamaOptions, prompt_tokens: int) -> Pace:
+    """Return the better pace of two runs of a GGUF model. Raises CheckpointError."""
+    from edge.llama.runtime import LlamaEngine
+
+    engine = LlamaEngine(path, options=options)
     try:
-        _rate(engine.answer(_request(_WARM_TOKENS)))
-        return _rate(engine.answer(_request(_TOKENS)))
+        longest = engine.card().max_model_len
+        length = min(prompt_tokens, longest // 2)
+        _run(engine, _WARM_TOKENS, 0, _WARM_TOKENS)
+        runs = [_run(engine, length, 1 + number, _TOKENS) for number in range(_RUNS)]
     finally:
         engine.close()
-
-
-def _request(max_tokens: int) -> Request:
-    return Request(
-        prompt="One, two, three, four, five, six,",
-        sampling=Sampling(max_tokens=max_tokens, temperature=1.0, seed=1),
+    return Pace(
+        prefill_tokens_per_s=max(read for read, _, _ in runs),
+        decode_tokens_per_s=max(write for _, write, _ in runs),
+        prompt_tokens=runs[0][2],
+        max_model_len=longest,
     )
 
 
-def _rate(answer: Iterator[Delta | Finish]) -> float:
-    times = [time.perf_counter() for item in answer if isinstance(item, Delta)]
-    return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 else 0.0
+def _run(
+    engine: LlamaEngine, num_tokens: int, number: int, answer: int
+) -> tuple[float, float, int]:
+    """Return tokens read and written per second, and how many the prompt had."""
+    # Chosen by chance at a high temperature, so that no model ends its answer at once.
+    sampling = Sampling(max_tokens=answer, temperature=2.0, seed=1 + number)
+    request = Request(prompt=prompt_of(num_tokens, number), sampling=sampling)
+    (end,) = (item for item in engine.answer(request) if isinstance(item, Finish))
+    usage = end.usage
+    read = usage.prompt_tokens - usage.cached_tokens
+    # The first token of an answer comes with its prompt.
+    written = max(0, usage.completion_tokens - 1)
+    return _rate(read, usage.prefill_s), _rate(written, usage.decode_s), usage.prompt_tokens
+
+
+def prompt_of(num_tokens: int, number: int = 0) -> str:
+    """Return a text of about so many tokens; those of different numbers share no beginning."""
+    # About three characters a token in most tokenizers; what it was is counted, not assumed.
+    words = [f"{number * 7919 + index} bottles" for index in range(num_tokens)]
+    return " ".join(words)[: 3 * num_tokens]
+
+
+def _rate(count: int, seconds: float) -> float:
+    return count / seconds if seconds > 0 else 0.0

@@ -1,16 +1,17 @@
-"""The doctor's parts: what a CPU can do, what a build lacks, and which setting is worth keeping."""
+"""The doctor's parts: what a CPU can do, what a build lacks, and what stops every answer."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
 from edge.device.chosen import chosen_settings
-from edge.device.doctor import _locked
+from edge.device.doctor import _locked, examine
+from edge.device.findings import show
 from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
-from edge.device.tune import best_of, tune
 from offload.places import places
 from offload.settings import EdgeSettings, Settings
 from offload.settings_reading import load
@@ -55,21 +56,38 @@ def test_the_memory_bounds_the_speed() -> None:
     assert predicted_tokens_per_s(2_000_000_000, 10e9) == 5
 
 
-@pytest.mark.parametrize(
-    ("measured", "kept"),
-    [({0: 10.0}, 0), ({0: 10.0, 4: 10.4}, 0), ({0: 10.0, 4: 12.0, 2: 11.0}, 4)],
-)
-def test_the_governor_stays_unless_it_is_clearly_slower(
-    measured: dict[int, float], kept: int
+def test_what_ails_the_device_but_stops_nothing_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert best_of(measured) == kept
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
+    monkeypatch.setenv("NEARFAR_CLOUD_CONNECT_TIMEOUT_S", "0.2")
+    assert show(examine(), as_json=False) == 0
+    told = capsys.readouterr().out
+    assert "problem   nothing answers at tcp://127.0.0.1:9" in told and "stops" not in told
 
 
-def test_tuning_measures_and_writes_the_setting() -> None:
-    here = places()
-    found = tune(load(here.config_file), here, limit_s=0)
-    assert list(found.tokens_per_s) == [0] and found.tokens_per_s[0] > 0
-    assert "num_threads = 0" in here.config_file.read_text()
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("NEARFAR_EDGE_MODEL", "nosuch", "there is no model 'nosuch'"),
+        ("NEARFAR_EDGE_KV_CACHE_DTYPE", "q9", "kv_cache_dtype is 'q9'"),
+        ("NEARFAR_EDGE_NUM_THREADS", "many", "a whole number"),
+        ("NEARFAR_EDGE_MODLE", "x", "did you mean model?"),
+    ],
+)
+def test_what_stops_every_answer_is_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    value: str,
+    words: str,
+) -> None:
+    monkeypatch.setenv(name, value)
+    report = examine()
+    assert show(report, as_json=False) == show(report, as_json=True) == 1
+    told, document = capsys.readouterr().out.rsplit("\n", 2)[:2]
+    assert words in told and words in json.loads(document)["stops"][0]
+    assert "all is well" not in told
 
 
 def test_the_choices_for_the_near_model_are_told_with_their_reasons() -> None:

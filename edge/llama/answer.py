@@ -40,10 +40,13 @@ class Patience:
 class Answer:
     """Turns chosen tokens into Deltas and counts what they took."""
 
-    def __init__(self, request: Request, *, num_prompt: int, queue_s: float) -> None:
+    def __init__(
+        self, request: Request, *, num_prompt: int, queue_s: float, num_cached: int = 0
+    ) -> None:
         self._max_tokens = request.sampling.max_tokens
         self._stream = TextStream(request.sampling.stop)
         self._num_prompt = num_prompt
+        self._num_cached = num_cached  # of the prompt's tokens, not computed again
         self._queue_s = queue_s
         self._prompt_tokens: tuple[PromptToken, ...] = ()
         self.num_tokens = 0  # written so far
@@ -96,6 +99,7 @@ class Answer:
         """Return the end of the answer."""
         usage = Usage(
             prompt_tokens=self._num_prompt,
+            cached_tokens=self._num_cached,
             completion_tokens=self.num_tokens,
             queue_s=self._queue_s,
             prefill_s=self._prefilled - self._started,

@@ -147,7 +147,9 @@ def _place(network: Network, name: str, tensor: Tensor) -> None:
     try:
         expected = network.get_parameter(name)
     except AttributeError:
-        raise CheckpointError(f"tensor {name} belongs to another kind of model") from None
+        raise CheckpointError(
+            f"tensor {name} belongs to another kind of model; fetch the model again"
+        ) from None
     if expected.shape != tensor.shape:
         raise CheckpointError(
             f"tensor {name} is {list(tensor.shape)} and config.json asks for "
@@ -161,4 +163,6 @@ def _replace(network: Network, module: str, layer: nn.Module) -> None:
     try:
         setattr(network.get_submodule(parent), leaf, layer)
     except AttributeError:
-        raise CheckpointError(f"matrix {module} belongs to another kind of model") from None
+        raise CheckpointError(
+            f"matrix {module} belongs to another kind of model; fetch the model again"
+        ) from None

@@ -85,7 +85,8 @@ class Sequence:
         # A prompt whose tokens are all to be judged is read from its start.
         reuse = not task.request.sampling.prompt_logprobs
         self._reading = Reading(slot, task.prompt, task.pins, reuse=reuse)
-        self._answer = self._new_answer()  # its clock begins now
+        # Its clock begins now.
+        self._answer = self._new_answer(self._reading.num_shared)
 
     def part(self, limit: int) -> Part | None:
         """Return at most `limit` tokens to evaluate next; None where the context is full.
@@ -136,9 +137,11 @@ class Sequence:
     def _num_alternatives(self) -> int:
         return self.task.request.sampling.logprobs
 
-    def _new_answer(self) -> Answer:
+    def _new_answer(self, num_cached: int = 0) -> Answer:
         task, queue_s = self.task, time.monotonic() - self.task.received
-        return Answer(task.request, num_prompt=len(task.prompt), queue_s=queue_s)
+        return Answer(
+            task.request, num_prompt=len(task.prompt), queue_s=queue_s, num_cached=num_cached
+        )
 
     def _read(self, reading: Reading, limit: int) -> Part:
         prompt, scored = self.task.prompt, self.task.request.sampling.prompt_logprobs

@@ -51,7 +51,7 @@ def _attend_apart(parts: Sequence[Part]) -> Attend:
     sizes = [len(part.tokens) for part in parts]
 
     def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        shares = zip(parts, q.split(sizes), k.split(sizes), v.split(sizes), strict=True)
+        shares = zip(parts, *(torch.split(each, sizes) for each in (q, k, v)), strict=True)
         return torch.cat([part.ring.attend(layer, *share) for part, *share in shares])
 
     return attend

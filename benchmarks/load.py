@@ -18,7 +18,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.load_memory import memory
 from cloud.bench.load import run
 from cloud.bench.options import LoadOptions
 from cloud.bench.report import summarize
@@ -57,27 +57,24 @@ def load(url: str, **wish: Any) -> dict[str, Any]:
     return summarize(asyncio.run(run(options)), options)
 
 
-def memory(url: str, process: psutil.Process, seconds: float) -> dict[str, float]:
-    """Keep 32 answers running and watch the server's memory, once it has warmed up."""
-    load(url, num_prompts=96, max_concurrency=32, output_len=48)
-    before, began_s, peak = process.memory_info().rss, time.monotonic(), 0
-    while time.monotonic() - began_s < seconds:
-        load(url, num_prompts=64, max_concurrency=32, output_len=48, num_warmups=0)
-        peak = max(peak, process.memory_info().rss)
-    after = process.memory_info().rss
-    return {
-        "seconds": time.monotonic() - began_s,
-        "rss_before_mb": before / 2**20,
-        "rss_after_mb": after / 2**20,
-        "growth_percent": 100 * (after - before) / before,
-        "peak_mb": peak / 2**20,
-    }
-
-
-def measure(seconds: float) -> dict[str, Any]:
-    """Run every scenario."""
-    told: dict[str, Any] = {}
+def measure_memory(seconds: float) -> dict[str, Any]:
+    """Run the scenario of memory alone."""
     with endpoint() as (url, process):
+        return {"memory": memory(url, process, seconds), "left_running": left_running(url)}
+
+
+def left_running(url: str) -> float:
+    """Return how many answers the endpoint says that it still writes."""
+    page = httpx.get(url.removesuffix("/v1") + "/metrics").text
+    found = re.search(r"^nearfar:num_requests_running (\S+)$", page, re.MULTILINE)
+    assert found is not None, "the endpoint tells how many answers run"
+    return float(found[1])
+
+
+def measure() -> dict[str, Any]:
+    """Run every scenario but that of memory."""
+    told: dict[str, Any] = {}
+    with endpoint() as (url, _):
         told["single_user"] = load(url, num_prompts=20, max_concurrency=1, output_len=48)
         told["concurrent_200"] = load(url, num_prompts=200, output_len=48)
         told["long_generation"] = load(
@@ -87,11 +84,6 @@ def measure(seconds: float) -> dict[str, Any]:
         told["at_80_percent"] = load(
             url, num_prompts=max(40, int(rate * 20)), request_rate=rate, output_len=48
         )
-        told["memory"] = memory(url, process, seconds)
-        page = httpx.get(url.removesuffix("/v1") + "/metrics").text
-        found = re.search(r"^nearfar:num_requests_running (\S+)$", page, re.MULTILINE)
-        assert found is not None, "the endpoint tells how many answers run"
-        told["left_running"] = float(found[1])
     with endpoint(NEARFAR_SERVE_MAX_RUNNING="8", NEARFAR_SERVE_MAX_QUEUED="8") as (url, _):
         told["overload"] = load(url, num_prompts=200, request_rate=200.0, output_len=48)
     return told
@@ -101,14 +93,20 @@ def main() -> None:
     """Measure, print, and write the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--memory-s", type=float, default=60.0)
+    parser.add_argument("--memory-s", type=float, default=600.0)
+    parser.add_argument("--only", choices=["memory", "scenarios"])
     chosen = parser.parse_args()
+    kept = json.loads(chosen.json.read_text("utf-8")) if chosen.only else {}
     document = {
+        **kept,
         "hardware": f"{platform.machine()}, {os.cpu_count()} cores shared by server and client",
         "versions": {name: version(name) for name in ("torch", "uvicorn", "starlette", "httpx")},
         "seed": 1,
-        **measure(chosen.memory_s),
     }
+    if chosen.only != "memory":
+        document |= measure()
+    if chosen.only != "scenarios":
+        document |= measure_memory(chosen.memory_s)
     chosen.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(document, indent=2))
 

@@ -6,23 +6,25 @@ from collections.abc import Sequence
 
 from msgspec import UNSET
 
-from offload.messages import Delta, Finish, ToolCall
+from offload.messages import Delta, Finish
 from serve.asking import Asked
 from serve.logprobs import ChatLogprobs, TokenLogprob
 from serve.replies import (
     AnswerMessage,
     CalledFunctionReply,
+    CallPart,
     CallReply,
     ChatChoice,
     ChatChunk,
     ChatReply,
     ChunkChoice,
+    FunctionPart,
     MessageDelta,
     Reason,
     Reply,
     reason_of,
 )
-from serve.tool_calls import CallReader, Said
+from serve.tool_calls import Began, CallReader, Grew, Said, read_whole
 from serve.writer import Gathered, Writer, finishes_of
 
 
@@ -35,18 +37,15 @@ class ChatWriter(Writer):
         super().__init__(asked)
         tools = asked.tools
         self._readers = [CallReader(tools) for _ in asked.requests] if tools else []
+        self._numbers = [-1] * len(asked.requests)  # of the call that began last, in each choice
 
     def whole(self, choices: list[Gathered]) -> Reply:
         finishes = finishes_of(choices)
-        made = [
-            ChatChoice(
-                index,
-                self._message(index, each.text),
-                self._logprobs(each.tokens),
-                self._reason(index, finish),
-            )
-            for index, (each, finish) in enumerate(zip(choices, finishes, strict=True))
-        ]
+        made = []
+        for index, (each, finish) in enumerate(zip(choices, finishes, strict=True)):
+            message = self._message(each.text)
+            reason = self._reason(finish, calls=message.tool_calls is not UNSET)
+            made.append(ChatChoice(index, message, self._logprobs(each.tokens), reason))
         return ChatReply(choices=made, usage=self._usage(finishes), **self._head)
 
     def opening(self, index: int, first: Delta | Finish) -> list[Reply]:
@@ -67,36 +66,38 @@ class ChatWriter(Writer):
 
     def ending(self, index: int, finish: Finish) -> list[Reply]:
         rest = self._said(index, self._readers[index].flush()) if self._readers else []
-        end = ChunkChoice(index, MessageDelta(), finish_reason=self._reason(index, finish))
+        # A call that was cut off is not to be made.
+        calls = any(reader.num_calls and not reader.is_cut for reader in self._readers[index:][:1])
+        end = ChunkChoice(index, MessageDelta(), finish_reason=self._reason(finish, calls=calls))
         return [*rest, self._chunk(end)]
 
     def tally(self, finishes: list[Finish]) -> Reply:
         return ChatChunk(choices=[], usage=self._usage(finishes), **self._head)
 
     def _said(self, index: int, said: Sequence[Said]) -> list[Reply]:
-        number = self._readers[index].num_calls - sum(isinstance(s, ToolCall) for s in said)
         made = []
         for each in said:
             if isinstance(each, str):
                 delta = MessageDelta(content=each)
             else:
-                delta = MessageDelta(tool_calls=[_call(each, number)])
-                number += 1
+                self._numbers[index] += isinstance(each, Began)
+                delta = MessageDelta(tool_calls=[_part(each, self._numbers[index])])
             made.append(self._chunk(ChunkChoice(index, delta)))
         return made
 
-    def _message(self, index: int, text: str) -> AnswerMessage:
-        if not self._readers:
+    def _message(self, text: str) -> AnswerMessage:
+        if self.asked.tools is None:
             return AnswerMessage(text)
-        said = self._readers[index].push(text) + self._readers[index].flush()
-        content = "".join(each for each in said if isinstance(each, str))
-        calls = [_call(each) for each in said if isinstance(each, ToolCall)]
+        content, told = read_whole(text, self.asked.tools)
+        calls = [
+            CallReply(each.id, CalledFunctionReply(each.name, each.arguments)) for each in told
+        ]
         return AnswerMessage(content or None, tool_calls=calls) if calls else AnswerMessage(content)
 
-    def _reason(self, index: int, finish: Finish) -> Reason:
+    def _reason(self, finish: Finish, *, calls: bool) -> Reason:
         # As OpenAI says it: a call that the client itself chose is no news.
         tools = self.asked.tools
-        if tools is None or tools.named or not self._readers[index].num_calls:
+        if tools is None or tools.named or not calls:
             return reason_of(finish)
         return "tool_calls"
 
@@ -107,6 +108,7 @@ class ChatWriter(Writer):
         return ChatLogprobs(tokens) if self.asked.logprobs else None
 
 
-def _call(call: ToolCall, number: int | None = None) -> CallReply:
-    function = CalledFunctionReply(call.name, call.arguments)
-    return CallReply(call.id, function, index=UNSET if number is None else number)
+def _part(said: Began | Grew, number: int) -> CallPart:
+    if isinstance(said, Grew):
+        return CallPart(number, FunctionPart(said.arguments))
+    return CallPart(number, FunctionPart("", said.name), said.id, "function")

@@ -43,12 +43,27 @@ class CalledFunctionReply(Struct, frozen=True):
 
 
 class CallReply(Struct, frozen=True):
-    """A call of one of the client's tools; in a stream it has a number, and comes whole."""
+    """A call of one of the client's tools."""
 
     id: str
     function: CalledFunctionReply
     type: Literal["function"] = "function"
-    index: int | UnsetType = UNSET
+
+
+class FunctionPart(Struct, frozen=True):
+    """A piece of a call's arguments; the first piece names the function."""
+
+    arguments: str
+    name: str | UnsetType = UNSET
+
+
+class CallPart(Struct, frozen=True):
+    """A piece of the call of this number, in a stream; the first has the call's id."""
+
+    index: int
+    function: FunctionPart
+    id: str | UnsetType = UNSET
+    type: Literal["function"] | UnsetType = UNSET
 
 
 class AnswerMessage(Struct, frozen=True):
@@ -66,7 +81,7 @@ class MessageDelta(Struct, frozen=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
-    tool_calls: list[CallReply] | UnsetType = UNSET
+    tool_calls: list[CallPart] | UnsetType = UNSET
 
 
 class ChatChoice(Struct, frozen=True):

@@ -125,12 +125,17 @@ _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_c
 
 @dataclass
 class Hearing:
-    """Puts one streamed answer together, chunk by chunk."""
+    """Puts one streamed answer together, chunk by chunk.
+
+    Calls of tools become text as models write them, which is how an Engine says them: the first
+    call as it comes, the others behind it, and text that comes after a call at the end.
+    """
 
     reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     num_said: int = 0
     calls: dict[int, _Function] = field(default_factory=dict)
+    late: str = ""
 
     def hear(self, chunk: Chunk) -> Delta | None:
         """Take the next event; return what it adds to the answer. Raises CloudFailed."""
@@ -147,38 +152,53 @@ class Hearing:
         for choice in chunk.choices[:1]:
             self.reason = choice.finish_reason or self.reason
             text = choice.text or (choice.delta.content if choice.delta else None) or ""
+            if self.calls:
+                self.late, text = self.late + text, ""
             for call in (choice.delta.tool_calls if choice.delta else None) or ():
-                self._add(call)
+                text += self._add(call)
         return self._delta(text) if text else None
 
-    def calls_as_text(self) -> Delta | None:
-        """Return the calls of tools as models write them, which is how an Engine says them."""
-        said = [
-            f'<tool_call>{{"name": {json.dumps(call.name)}, "arguments": {call.arguments or "{}"}}}'
-            "</tool_call>"
-            for _, call in sorted(self.calls.items())
-        ]
-        return self._delta("".join(said)) if said else None
+    def rest(self) -> Delta | None:
+        """Return what was kept back until the end: other calls than the first, and late text."""
+        said = []
+        for number, call in enumerate(self.calls.values()):
+            if number or not call.arguments:  # else all but its end has been said
+                said.append(_opening(call) + (call.arguments or "{}"))
+            said.append("}</tool_call>")
+        said.append(self.late)
+        return self._delta("".join(said)) if any(said) else None
 
     def finish(self, seconds: float) -> Finish:
         """Return the end of the answer. Raises CloudFailed where it was cut off or withheld."""
         if self.reason is None:
             raise CloudFailed("the upstream server ended its answer in the middle; ask again")
         if self.reason not in _REASONS:
-            raise CloudFailed(f"the upstream server withheld its answer ({self.reason[:40]})")
+            raise CloudFailed(
+                f"the upstream server withheld its answer ({self.reason[:40]}); ask otherwise"
+            )
         usage = msgspec.structs.replace(self.usage, decode_s=seconds)
         route = Route(served_by="cloud", reason="cloud_only")
         return Finish(reason=_REASONS[self.reason], usage=usage, route=route)
 
-    def _add(self, call: _Call) -> None:
+    def _add(self, call: _Call) -> str:
+        """Keep a piece of a call; return what can be said of it at once."""
         known = self.calls.setdefault(call.index, _Function("", ""))
+        piece = call.function.arguments or ""
+        begins = bool(piece) and not known.arguments
         known.name = (known.name or "") + (call.function.name or "")
-        known.arguments = (known.arguments or "") + (call.function.arguments or "")
+        known.arguments = (known.arguments or "") + piece
+        if call.index != next(iter(self.calls)):
+            return ""
+        return _opening(known) + piece if begins else piece
 
     def _delta(self, text: str) -> Delta:
         # Without token ids a piece counts as one; only the order matters.
         self.num_said += 1
         return Delta(text=text, index=self.num_said - 1, source="cloud")
+
+
+def _opening(call: _Function) -> str:
+    return f'<tool_call>{{"name": {json.dumps(call.name)}, "arguments": '
 
 
 Path = Literal["/chat/completions", "/completions"]

@@ -97,9 +97,9 @@ class Upstream:
                 if request.deadline_s is not None and _age_s(began_s) > request.deadline_s:
                     yield Finish(reason="deadline", usage=hearing.usage)
                     return
-            calls = hearing.calls_as_text()
-            if calls is not None:
-                yield calls
+            rest = hearing.rest()
+            if rest is not None:
+                yield rest
             yield hearing.finish(_age_s(began_s))
 
     async def aclose(self) -> None:
@@ -237,7 +237,9 @@ async def _chunks(response: httpx.Response, url: str) -> AsyncIterator[Chunk]:
         try:
             yield msgspec.json.decode(data, type=Chunk)
         except msgspec.DecodeError:
-            raise CloudFailed(f"{url} sent what is no event of an OpenAI server") from None
+            raise CloudFailed(
+                f"{url} sent what is no event of an OpenAI server; give its base URL"
+            ) from None
 
 
 def _card(name: str, dialect: Dialect, max_model_len: int | None) -> ModelCard:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from offload.asker import asked_by
 from offload.errors import (
     CloudBusy,
     CloudFailed,
@@ -38,7 +39,7 @@ from offload.messages import (
 )
 from offload.pair import EDGE_MODEL
 from offload.upstream.client import Upstream, key_for
-from serve.tool_calls import CallReader
+from serve.tool_calls import read_whole
 from serve.tools import Toolbox
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import TOOL, listening
@@ -126,6 +127,24 @@ async def test_every_wish_arrives(chained: tuple[ScriptedEngine, Upstream]) -> N
     assert arrived.tools[0]["function"]["name"] == "look"
     await read(reached, Request(prompt="on", answer_prefix=" and"))
     assert engine.requests[-1].prompt == "on and"
+    await read(reached, Request(prompt_token_ids=(1, 2), cache_salt="s"))
+    assert engine.requests[-1].prompt_token_ids == (1, 2)
+    assert engine.requests[-1].cache_salt == "s"
+    with pytest.raises(Unsupported, match="answer_prefix"):
+        await read(reached, Request(prompt_token_ids=(1, 2), answer_prefix="and"))
+
+
+async def test_a_server_that_can_keeps_those_apart_who_ask_through_us() -> None:
+    engine = ScriptedEngine()
+    async with (
+        listening(engine) as server,
+        aclosing(Upstream(f"{server.url}/v1", for_tenants=True)) as reached,
+    ):
+        for who in ("a", "b", "a"):
+            with asked_by(who):
+                await read(reached)
+    salts = [each.cache_salt for each in engine.requests if each.messages]
+    assert salts[0] == salts[2] != salts[1] and all(len(salt) == 64 for salt in salts)
 
 
 async def test_a_reader_who_leaves_frees_the_server() -> None:
@@ -154,6 +173,7 @@ async def test_what_may_not_leave_does_not() -> None:
         ("somebody", Request(prompt="a", sampling=Sampling(top_k=2)), "top_k"),
         ("somebody", Request(prompt="a", sampling=Sampling(min_p=0.1)), "min_p"),
         ("llamacpp", Request(messages=CHAT.messages, answer_prefix="so"), "answer_prefix"),
+        ("llamacpp", Request(prompt="a", cache_salt="s"), "cache_salt"),
     ],
 )
 async def test_what_such_a_server_cannot_do_is_said(
@@ -240,10 +260,33 @@ async def test_calls_of_tools_are_said_as_models_write_them() -> None:
         "[DONE]",
     )
     text, finish = await read(upstream(says(*events)))
-    reader = CallReader(Toolbox(descriptions=(), names=frozenset({"look"})))
-    said = reader.push(text) + reader.flush()
-    assert said[0] == "I look." and finish.reason == "stop"
-    assert isinstance(said[1], ToolCall) and json.loads(said[1].arguments) == {"what": 1}
+    said, calls = read_whole(text, Toolbox(descriptions=(), names=frozenset({"look"})))
+    assert said == "I look." and finish.reason == "stop"
+    assert [json.loads(call.arguments) for call in calls] == [{"what": 1}]
+
+
+async def test_the_first_call_is_said_as_it_comes_and_the_others_behind_it() -> None:
+    def part(index: int, arguments: str, name: str | None = None) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments}
+        return piece("", tool_calls=[{"index": index, "function": function}])
+
+    events = (
+        part(0, "", "look"),
+        part(0, '{"what": "'),
+        part(1, '{"what"', "look"),
+        part(0, 'a"}'),
+        part(1, ': "b"}'),
+        part(2, "", "look"),
+        piece(" Done."),
+        piece("", "tool_calls"),
+        "[DONE]",
+    )
+    items = [item async for item in upstream(says(*events)).generate(CHAT)]
+    texts = [item.text for item in items if isinstance(item, Delta)]
+    assert texts[:2] == ['<tool_call>{"name": "look", "arguments": {"what": "', 'a"}']
+    text, calls = read_whole("".join(texts), Toolbox(descriptions=(), names=frozenset({"look"})))
+    assert text == " Done."
+    assert [json.loads(call.arguments) for call in calls] == [{"what": "a"}, {"what": "b"}, {}]
 
 
 async def test_nobody_there_is_one_line_with_a_remedy() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from offload.messages import Delta, Finish, ToolCall
-from serve.tool_calls import CallReader
+from serve.tool_calls import CLOSE, OPEN, Began, CallReader, Grew, Said, read_whole
 from serve.tools import Toolbox
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, TOOL, events, listening, near, openai_client
@@ -21,12 +22,26 @@ TOOLS = Toolbox(descriptions=(), names=frozenset({"look"}))
 FORCE = {"type": "function", "function": {"name": "look"}}
 
 
-def read(pieces: list[str], tools: Toolbox = TOOLS) -> tuple[str, list[ToolCall]]:
+def stream(pieces: list[str], tools: Toolbox = TOOLS) -> list[Said]:
     reader = CallReader(tools)
     said = [each for piece in pieces for each in reader.push(piece)] + reader.flush()
     assert all(said), "nothing empty is said"
-    text = "".join(each for each in said if isinstance(each, str))
-    return text, [each for each in said if isinstance(each, ToolCall)]
+    assert Grew("") not in said
+    return said
+
+
+def read(pieces: list[str], tools: Toolbox = TOOLS) -> tuple[str, list[ToolCall]]:
+    """Put a stream together, as clients do."""
+    text, calls = "", list[ToolCall]()
+    for said in stream(pieces, tools):
+        if isinstance(said, str):
+            text += said
+        elif isinstance(said, Began):
+            calls.append(ToolCall(id=said.id, name=said.name, arguments=""))
+        else:
+            longer = calls[-1].arguments + said.arguments
+            calls[-1] = msgspec.structs.replace(calls[-1], arguments=longer)
+    return text, calls
 
 
 @given(st.lists(st.integers(1, 12), max_size=60))
@@ -53,6 +68,7 @@ def test_where_the_pieces_end_changes_nothing(sizes: list[int]) -> None:
 )
 def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
     assert read(list(text)) == (text, [])
+    assert read_whole(text, TOOLS) == (text, [])
 
 
 @pytest.mark.parametrize(
@@ -66,6 +82,67 @@ def test_what_only_looks_like_a_call_stays_text(text: str) -> None:
 def test_models_write_arguments_in_several_ways(written: str, arguments: str) -> None:
     _, calls = read([f"<tool_call>{written}</tool_call>"])
     assert [call.arguments for call in calls] == [arguments]
+
+
+ARGUMENTS = st.dictionaries(
+    st.text(max_size=8) | st.just(CLOSE),
+    st.recursive(
+        st.none()
+        | st.integers()
+        | st.text(max_size=12)
+        | st.sampled_from([CLOSE, OPEN, '"}', "\\"]),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+        max_leaves=5,
+    ),
+    max_size=3,
+)
+
+
+@given(st.lists(ARGUMENTS, min_size=1, max_size=3), st.lists(st.integers(1, 9), max_size=80))
+def test_any_arguments_arrive_whole_however_they_are_cut(given_: Any, sizes: list[int]) -> None:
+    told = [json.dumps({"name": "look", "arguments": each}) for each in given_]
+    whole = " then ".join(f"{OPEN}\n{each}\n{CLOSE}" for each in told)
+    rest, pieces = whole, []
+    for size in sizes:
+        pieces.append(rest[:size])
+        rest = rest[size:]
+    text, calls = read([*pieces, rest])
+    assert text == " then" * (len(given_) - 1), "the space before a call is its own"
+    assert [json.loads(call.arguments) for call in calls] == given_
+    again, same = read_whole(whole, TOOLS)
+    assert again == text and [call.arguments for call in same] == [c.arguments for c in calls]
+
+
+def test_arguments_are_told_while_they_are_written() -> None:
+    reader = CallReader(TOOLS)
+    told = [reader.push(piece) for piece in (OPEN, '{"name": "look", ', '"arguments": {"wh')]
+    assert told[:2] == [[], []]
+    began, grew = told[2]
+    assert isinstance(began, Began) and (began.name, grew) == ("look", Grew('{"wh'))
+    assert reader.push('at": "') == [Grew('at": "')]
+    assert reader.push('here"}}' + CLOSE + " Done") == [Grew('here"}'), " Done"]
+
+
+def test_a_call_that_is_cut_off_is_begun_in_a_stream_and_text_in_a_whole_answer() -> None:
+    cut = 'Hm. <tool_call>{"name": "look", "arguments": {"what": "he'
+    text, (call,) = read([cut])
+    assert (text, call.arguments) == ("Hm.", '{"what": "he')
+    assert read_whole(cut, TOOLS) == (cut.replace("Hm. ", "Hm."), [])
+
+
+@pytest.mark.parametrize(
+    ("written", "text"),
+    [
+        ('{"name": "look", "arguments": {}, "id": "x}"}</tool_call> and', " and"),
+        ('{"name": "look", "arguments": {}} and so on', " and so on"),
+        ('{"name": "look", "arguments": {}</tool_call> and', " and"),
+        ('{"arguments": {}, "name": "look"}</tool_call> and', " and"),
+    ],
+)
+def test_nothing_behind_a_call_is_lost(written: str, text: str) -> None:
+    for pieces in ([OPEN + written], list(OPEN + written)):
+        said, calls = read(pieces)
+        assert (said, [call.arguments for call in calls]) == (text, ["{}"])
 
 
 def test_a_call_whose_end_the_model_left_out_is_a_call() -> None:
@@ -91,8 +168,14 @@ async def test_a_streamed_call_has_its_number_and_none_of_its_text() -> None:
         told = events((await client.post(CHAT, json=OFFER | {"stream": True})).text)
     deltas = [each["choices"][0]["delta"] for each in told[:-1]]
     assert "".join(each.get("content", "") for each in deltas) == "I look."
-    calls = [call for each in deltas for call in each.get("tool_calls", [])]
-    assert [call["index"] for call in calls] == [0, 1]
+    parts = [part for each in deltas for part in each.get("tool_calls", [])]
+    begun = [part for part in parts if "id" in part]
+    assert [(part["index"], part["type"]) for part in begun] == [(0, "function"), (1, "function")]
+    assert all(part["function"].get("name", "look") == "look" for part in parts)
+    for number in (0, 1):
+        own = [part["function"]["arguments"] for part in parts if part["index"] == number]
+        assert len(own) > 10, "the arguments come piece by piece"
+        assert json.loads("".join(own)) == {"what": "here"}
     assert told[-2]["choices"][0]["finish_reason"] == "tool_calls"
 
 
@@ -160,3 +243,32 @@ async def test_the_tokens_of_a_call_are_told_where_logprobs_are_asked_for() -> N
         for token in each["choices"][0]["logprobs"]["content"]
     ]
     assert tokens == [1000]
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", FORCE])
+async def test_openais_accumulator_reads_several_calls_and_forced_ones(choice: Any) -> None:
+    called = '{"name": "look", "arguments": {"what": "h\\u00e9re </tool_call>"}}'
+    said = [*CALL, *f"{OPEN}{called}{CLOSE}"] if choice == "auto" else [*called]
+    engine = ScriptedEngine(["Let me see. ", *said] if choice == "auto" else said)
+    tools: Any = [TOOL]
+    async with listening(engine) as server, openai_client(server.url) as client:
+        turns: Any = ASK["messages"]
+        async with client.chat.completions.stream(
+            model="scripted", messages=turns, tools=tools, tool_choice=choice
+        ) as stream_:
+            kinds = [event.type async for event in stream_]
+            final = await stream_.get_final_completion()
+    calls = final.choices[0].message.tool_calls or []
+    assert json.loads(calls[-1].function.arguments) == {"what": "h\u00e9re </tool_call>"}
+    assert len(calls) == (2 if choice == "auto" else 1)
+    assert kinds.count("tool_calls.function.arguments.delta") > 10 * len(calls)
+    assert kinds.count("tool_calls.function.arguments.done") == len(calls)
+
+
+async def test_a_stream_that_is_cut_within_a_call_ends_with_length() -> None:
+    engine = ScriptedEngine(
+        [*'<tool_call>{"name": "look", "arguments": {"wh'], finish=Finish(reason="length")
+    )
+    async with near(engine) as client:
+        told = events((await client.post(CHAT, json=OFFER | {"stream": True})).text)
+    assert told[-2]["choices"][0]["finish_reason"] == "length"

@@ -7,11 +7,12 @@ import json
 import sys
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from edge.desk.attachments import with_files
-from edge.desk.near import Choice, open_hybrid
 from edge.desk.terminal import Reader, document, faint
 from edge.desk.terminal import why as tell_why
+from edge.desk.waiting import is_in_reach, waiting_line
 from offload.errors import RequestError
 from offload.messages import Finish, Message, Privacy, Request, Sampling
 from offload.outbox import Outbox
@@ -19,6 +20,11 @@ from offload.places import places
 from offload.policy.reasons import sentence
 from offload.settings import Settings
 from offload.settings_reading import load
+
+if TYPE_CHECKING:
+    from edge.desk.near import Choice
+
+# The chat's prompt is drawn with this alone: engines are imported where they are opened.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class Ask:
     temperature: float = 0.0
     window: int | None = None
     kv: str | None = None
+    draft: str | None = None
     files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -50,11 +57,18 @@ class Ask:
     def settings(self) -> Settings:
         """Return the device's settings with the flags over them."""
         loaded = load(places().config_file)
-        flags = {"model": self.model, "window": self.window, "kv_cache_dtype": self.kv}
+        flags = {
+            "model": self.model,
+            "window": self.window,
+            "kv_cache_dtype": self.kv,
+            "draft_model": self.draft,
+        }
         said = {name: value for name, value in flags.items() if value is not None}
         return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
 
     def choice(self) -> Choice:
+        from edge.desk.near import Choice
+
         return Choice(
             offline=self.offline,
             forced="cloud" if self.cloud else None,
@@ -81,13 +95,23 @@ def ask_once(text: str, wish: Ask, *, why: bool, as_json: bool) -> int:
     )
     reader = Reader(quiet=as_json)
     finish = asyncio.run(_ask(settings, wish, request, reader))
-    if settings.cloud.url and Outbox(places().outbox).put(request, reader.text, finish):
-        told = "it was not sure; `nearfar policy outbox --ask` asks the cloud when it is back"
+    status = _report(reader.text, finish, wish, explain=why, as_document=as_json)
+    if settings.cloud.url and (told := _of_the_outbox(request, reader.text, finish)):
         print(f"nearfar: {told}", file=sys.stderr)
-    return _report(reader.text, finish, wish, explain=why, as_document=as_json)
+    return status
+
+
+def _of_the_outbox(request: Request, answer: str, finish: Finish) -> str:
+    """Let the question wait for the cloud if it may be bettered; return what is to be told."""
+    outbox = Outbox(places().outbox)
+    if outbox.put(request, answer, finish):
+        return "it was not sure; `nearfar policy outbox --ask` asks the cloud when it is back"
+    return waiting_line(outbox) if is_in_reach(finish) else ""
 
 
 async def _ask(settings: Settings, wish: Ask, request: Request, reader: Reader) -> Finish:
+    from edge.desk.near import open_hybrid
+
     async with aclosing(open_hybrid(settings, places(), wish.choice())) as engine:
         return await reader.read(engine.generate(request))
 

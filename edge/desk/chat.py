@@ -13,7 +13,8 @@ from typing import Any, cast
 from backbone.errors import NearfarError
 from edge.desk.attachments import with_files
 from edge.desk.bettering import Bettering
-from edge.desk.chat_commands import COMMANDS, Leave, closest
+from edge.desk.changing import Changing
+from edge.desk.chat_commands import COMMANDS, HELP, Leave, closest
 from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner, answer
 from edge.desk.screen import Screen, printable
@@ -22,13 +23,11 @@ from offload.engine import Engine
 from offload.messages import Delta, Finish, Side
 from offload.places import places
 
-HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
-
 
 class Chat:
     """One person, one engine, one conversation at a time.
 
-    `reopen` loads another near model by its name, for /model; `sessions` is where the near model
+    `changing` loads another near model by its name, for /model; `sessions` is where the near model
     keeps what it computed; `bettering` asks again what waits for the cloud.
     """
 
@@ -42,7 +41,7 @@ class Chat:
         system: str = "",
         conversation: str | None = None,
         sessions: Path | None = None,
-        reopen: Callable[[str], Engine] | None = None,
+        changing: Changing | None = None,
         bettering: Bettering | None = None,
     ) -> None:
         self.engine = engine
@@ -52,12 +51,13 @@ class Chat:
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
         self.sessions = sessions or places().cache / "sessions"
-        self.reopen = reopen
+        self.changing = changing
         self.bettering = bettering
         self._met: set[int] = set()  # turns whose better answer was shown
         self.files: list[str] = []
         self.last: Finish | None = None
         self.told = "nothing has been answered yet"
+        self.failed = False  # whether anything that was asked came to nothing
 
     async def run(self, first: str = "") -> None:
         """Carry the conversation on until the input ends or the person leaves."""
@@ -66,6 +66,7 @@ class Chat:
             if self.bettering is not None:
                 watching = self.bettering.watching(lambda: self.engine)
                 await stack.enter_async_context(watching)
+            self._show_better()
             if first:
                 await self._take(first)
             while True:
@@ -94,11 +95,15 @@ class Chat:
             if name in COMMANDS:
                 await COMMANDS[name].act(self, rest.strip())
             elif name.startswith("/") and "/" not in name[1:]:
-                self.screen.remark(f"there is no {name}{closest(name)}; {HELP}")
+                self._fail(f"there is no {name}{closest(name)}; {HELP}")
             elif line.strip():
                 await self.ask(line.strip())
         except NearfarError as error:
-            self.screen.remark(str(error))
+            self._fail(str(error))
+
+    def _fail(self, told: str) -> None:
+        self.failed = True
+        self.screen.fail(told)
 
     async def ask(self, text: str, forced: Side | None = None) -> None:
         """Ask, and show the answer."""
@@ -136,6 +141,7 @@ class Chat:
         finish = reply.finish
         assert finish is not None, "an engine's stream ends with a Finish"
         self.last, self.told = finish, why(finish)
+        self.failed = self.failed or finish.reason == "error"
         self.screen.end(reply.text, finish)
         for remark in remarks(finish):
             self.screen.remark(remark)
@@ -159,8 +165,11 @@ class _Reply:
                 self._screen.show(item)
 
 
-def remarks(finish: Finish) -> Sequence[str]:
-    """Return what a person should be told of an answer without asking."""
+def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more") -> Sequence[str]:
+    """Return what a person should be told of an answer without asking.
+
+    `longer` says how an answer that was cut off goes on.
+    """
     told = []
     if finish.error:
         told.append(finish.error)
@@ -169,7 +178,7 @@ def remarks(finish: Finish) -> Sequence[str]:
     if finish.dropped_tokens:
         told.append(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
     if finish.reason == "length":
-        told.append("the answer reached its longest; /params max_tokens=N allows more")
+        told.append(f"the answer reached its longest; {longer}")
     if finish.reason == "deadline":
         told.append("the time for this answer ran out")
     return told

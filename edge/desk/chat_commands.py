@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PARAMS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "max_tokens")
 
 
+HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
+
+
 class Leave(Exception):
     """The person wants to go."""
 
@@ -75,15 +78,11 @@ async def _system(chat: Chat, rest: str) -> None:
 
 
 async def _model(chat: Chat, rest: str) -> None:
-    card = chat.engine.card()
-    if rest and chat.reopen is None:
+    if rest and chat.changing is None:
         raise RequestError("the model cannot be changed here; leave and use --model")
-    if rest and chat.reopen is not None:
-        # The old model stays until the new one is there: a wrong name must not end the chat.
-        engine = chat.reopen(rest)
-        old, chat.engine = chat.engine, engine
-        await old.aclose()
-        card = chat.engine.card()
+    if rest and chat.changing is not None:
+        await chat.changing.change(chat, rest)
+    card = chat.engine.card()
     chat.screen.remark(
         f"{card.name}: {card.num_parameters / 1e6:,.0f}M parameters, {card.quantization}, "
         f"a context of {card.max_model_len} tokens"
@@ -122,14 +121,16 @@ async def _save(chat: Chat, rest: str) -> None:
     try:
         path.write_text(form, encoding="utf-8")
     except OSError as error:
-        raise RequestError(f"{path} cannot be written ({error.strerror})") from None
+        raise RequestError(
+            f"{path} cannot be written ({error.strerror}); name another file"
+        ) from None
     chat.screen.remark(f"written to {path}")
 
 
 async def _undo(chat: Chat, _: str) -> None:
     gone = chat.store.undo(_current(chat))
     if gone is None:
-        raise RequestError("there is nothing to take back")
+        raise RequestError("there is nothing to take back; ask something first")
     chat.screen.remark(f"taken back: {gone.splitlines()[0][:60]}")
 
 

@@ -7,14 +7,15 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.desk.asking import Ask
-from edge.desk.bettering import Bettering
-from edge.desk.chat import HELP, Chat
+from edge.desk.attachments import attachment
+from edge.desk.chat_commands import HELP
 from edge.desk.consent import Consent, Question, Reply, chosen_privacy, size_of
 from edge.desk.conversations import Conversations
-from edge.desk.dialogue import Manner
-from edge.desk.near import Choice, open_hybrid
+from edge.desk.opening import Opening
 from edge.desk.screen import PlainScreen, Screen
 from edge.desk.status import status
 from offload.engine import Engine
@@ -22,6 +23,10 @@ from offload.messages import Privacy, Request
 from offload.outbox import Outbox
 from offload.places import Places, places
 from offload.settings import Settings
+
+# The engine and all that comes with it is imported while the first question is being typed.
+if TYPE_CHECKING:
+    from edge.desk.chat import Chat
 
 _REPLIES: dict[str, tuple[Reply, str]] = {
     "y": ("once", "this message may"),
@@ -47,14 +52,21 @@ class Past:
         return store.latest() if self.latest else None
 
 
-def chat_on(wish: Ask, past: Past, first: str, *, as_json: bool) -> None:
-    """Carry on a conversation until the person leaves."""
+def chat_on(wish: Ask, past: Past, first: str, *, as_json: bool) -> int:
+    """Carry on a conversation until the person leaves; return the exit status.
+
+    Through a pipe that is 1 where anything asked came to nothing; a person has seen it.
+    """
+    for path in wish.files:
+        attachment(Path(path).expanduser())  # what cannot be read is said at once
     settings, here = wish.settings(), places()
     store = Conversations(here.conversations if past.keep else None)
     try:
-        asyncio.run(_Desk(wish, settings, here, store).run(past, first, as_json=as_json))
+        desk = _Desk(wish, settings, here, store)
+        failed = asyncio.run(desk.run(past, first, as_json=as_json))
     finally:
         store.close()
+    return int(failed and not sys.stdin.isatty())
 
 
 class _Desk:
@@ -63,29 +75,51 @@ class _Desk:
     def __init__(self, wish: Ask, settings: Settings, here: Places, store: Conversations) -> None:
         self._wish, self._settings, self._here, self._store = wish, settings, here, store
         self._chat: Chat | None = None
+        self._opening: Opening | None = None
 
-    async def run(self, past: Past, first: str, *, as_json: bool) -> None:
+    async def run(self, past: Past, first: str, *, as_json: bool) -> bool:
+        """Carry the conversation on; return whether anything that was asked came to nothing."""
         conversation = past.choose(self._store)
-        outbox = self._outbox(past)
         screen = self._screen(as_json=as_json)
+        self._opening = Opening(lambda: self._open(self._settings, screen))
+        line: str | None = first
+        if not first and sys.stdin.isatty() and not as_json:
+            screen.remark(HELP)
+            line = await self._opening.meanwhile(screen)
+        engine = await self._opening.engine()
+        try:
+            if line is None:
+                return False
+            self._chat = self._begun(engine, screen, past, conversation)
+            await self._chat.run(line)
+            return self._chat.failed
+        finally:
+            # Which may be another by now.
+            await (self._chat.engine if self._chat else engine).aclose()
+
+    def _begun(self, engine: Engine, screen: Screen, past: Past, conversation: str | None) -> Chat:
+        from edge.desk.bettering import Bettering
+        from edge.desk.changing import Changing
+        from edge.desk.chat import Chat
+        from edge.desk.dialogue import Manner
+
+        outbox = self._outbox(past)
         chat = Chat(
-            self._open(self._settings, screen),
+            engine,
             screen,
             self._store,
             manner=Manner(privacy=self._privacy(), sampling=self._wish.sampling(), outbox=outbox),
             system=self._wish.system or "",
             conversation=conversation,
-            reopen=lambda name: self._open(self._with_model(name), screen),
+            changing=Changing(
+                lambda name: self._open(self._with_model(name), screen),
+                self._here.models,
+                current=self._settings.edge.model,
+            ),
             bettering=Bettering(outbox, self._store) if outbox else None,
         )
         chat.files = list(self._wish.files)
-        self._chat = chat
-        if sys.stdin.isatty() and not as_json:
-            screen.remark(f"{chat.engine.card().name} · {HELP}")
-        try:
-            await chat.run(first)
-        finally:
-            await chat.engine.aclose()
+        return chat
 
     def _outbox(self, past: Past) -> Outbox | None:
         if not self._settings.cloud.url:
@@ -105,6 +139,8 @@ class _Desk:
         )
 
     def _open(self, settings: Settings, screen: Screen) -> Engine:
+        from edge.desk.near import Choice, open_hybrid
+
         choice = Choice(offline=self._wish.offline, consent=Consent(_asker(screen), self._here))
         return open_hybrid(settings, self._here, choice)
 
@@ -121,7 +157,10 @@ class _Desk:
         )
 
     def _status(self) -> str:
-        return status(self._chat.engine, self._chat.last) if self._chat else ""
+        if self._chat is not None:
+            return status(self._chat.engine, self._chat.last)
+        loaded = self._opening.loaded if self._opening else None
+        return status(loaded, None) if loaded else "loading the near model"
 
 
 def can_draw(environment: Mapping[str, str]) -> bool:

@@ -8,7 +8,6 @@ from typing import Protocol, runtime_checkable
 
 from edge.desk.conversations import Conversations
 from offload.engine import Engine
-from offload.hybrid import Hybrid
 from offload.outbox import Outbox
 from offload.places import places
 
@@ -29,6 +28,7 @@ async def forget(
     of it waits for the cloud.
     """
     from edge.llama.sessions import forget_session
+    from offload.hybrid import Hybrid  # with the whole policy: not before the chat's first prompt
 
     near = engine.edge if isinstance(engine, Hybrid) else engine
     if isinstance(near, Forgetful):

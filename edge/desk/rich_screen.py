@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
@@ -16,11 +17,15 @@ from prompt_toolkit.styles import Style
 from rich.console import Console
 
 from edge.desk.chat_commands import COMMANDS
-from edge.desk.markdown_stream import MarkdownStream
 from edge.desk.screen import SEAMS, printable
 from edge.desk.status import answered
 from edge.desk.terminal import WHO, is_seam
 from offload.messages import Delta, Finish, Side
+
+if TYPE_CHECKING:
+    from edge.desk.markdown_stream import (
+        MarkdownStream,  # and Markdown itself, with the first answer
+    )
 
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "ansicyan bold"})
 
@@ -42,6 +47,7 @@ class RichScreen:
             style=_STYLE,
             multiline=True,
             complete_while_typing=True,
+            refresh_interval=1.0,  # the link comes and goes while a person thinks
             bottom_toolbar=lambda: FormattedText([("class:bottom-toolbar", status())]),
             prompt_continuation=lambda width, _line, _wrap: " " * width,
         )
@@ -65,6 +71,8 @@ class RichScreen:
     def show(self, delta: Delta) -> None:
         """Draw the next piece."""
         if self._answer is None:
+            from edge.desk.markdown_stream import MarkdownStream
+
             self._answer = MarkdownStream(self._console)
         if delta.replaces and self._answer.text:
             self._answer.withdraw()
@@ -88,6 +96,12 @@ class RichScreen:
         if self._answer is not None:
             self._answer.pause()
         self._console.print(text, style="dim", markup=False)
+
+    def fail(self, text: str) -> None:
+        """Say what went wrong, where it was asked."""
+        if self._answer is not None:
+            self._answer.pause()
+        self._console.print(text, style="red", markup=False)
 
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         """Ask by letters; Ctrl-C, or anything else, is the last choice."""

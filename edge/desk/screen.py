@@ -46,6 +46,10 @@ class Screen(Protocol):
         """Say something that is not part of an answer."""
         ...
 
+    def fail(self, text: str) -> None:
+        """Say what went wrong with what was asked."""
+        ...
+
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         """Ask; return a key of `choices`, the last where the person will not say."""
         ...
@@ -100,13 +104,19 @@ class PlainScreen:
         """Write to stderr, which carries nothing else."""
         print(faint(text) if sys.stderr.isatty() else text, file=sys.stderr)
 
+    def fail(self, text: str) -> None:
+        """Write to stderr; a program reads it as a JSON line too."""
+        if self._as_json:
+            self._write(json.dumps({"error": text}, ensure_ascii=False) + "\n")
+        self.remark(text)
+
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         """Ask by letters; nobody at the keyboard is the last choice."""
         refusal = list(choices)[-1]
         if not self._asks:
             return refusal
         told = ", ".join(f"{key} = {words}" for key, words in choices.items())
-        with contextlib.suppress(EOFError, KeyboardInterrupt):
+        with contextlib.suppress(EOFError):
             reply = (await _typed(f"\n{question} [{told}] ")).strip().lower()
             return reply if reply in choices else refusal
         return refusal
@@ -117,8 +127,11 @@ class PlainScreen:
 
 
 async def _typed(prompt: str) -> str:
-    """Read a line of a terminal that may be dumb, without blocking the loop."""
+    """Read a line of a terminal that may be dumb, without blocking the loop; Ctrl-C ends it."""
     from prompt_toolkit import PromptSession
 
     session: PromptSession[Any] = PromptSession()
-    return str(await session.prompt_async(prompt))
+    try:
+        return str(await session.prompt_async(prompt))
+    except KeyboardInterrupt:
+        raise EOFError from None

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
 
 import psutil
 
 from offload.engine import Engine
-from offload.hybrid import Hybrid
 from offload.messages import Finish, Usage
 from offload.policy.reasons import sentence
 
 if TYPE_CHECKING:
     from offload.link.health import LinkHealth
+
+LinkState = Literal["none", "set_up", "away", "there"]
 
 
 @runtime_checkable
@@ -60,13 +61,21 @@ def memory_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
+def link_state(engine: Engine) -> LinkState:
+    """Return how the cloud stands."""
+    from offload.hybrid import Hybrid  # with the whole policy: not before the chat's first prompt
+
+    if not isinstance(engine, Hybrid) or engine.cloud is None:
+        return "none"
+    if not isinstance(engine.cloud, Linked):
+        return "set_up"
+    return "there" if engine.cloud.health().alive else "away"
+
+
 def link(engine: Engine) -> str:
     """Return how the cloud stands, in a word or two."""
-    if not isinstance(engine, Hybrid) or engine.cloud is None:
-        return "no cloud"
-    if not isinstance(engine.cloud, Linked):
-        return "cloud set up"
-    health = engine.cloud.health()
-    if not health.alive:
-        return "cloud not connected"
-    return f"cloud {health.rtt_s * 1000:.0f} ms" if health.rtt_s else "cloud connected"
+    state = link_state(engine)
+    if state == "there":
+        rtt_s = cast(Any, engine).cloud.health().rtt_s
+        return f"cloud {rtt_s * 1000:.0f} ms" if rtt_s else "cloud connected"
+    return {"none": "no cloud", "set_up": "cloud set up", "away": "cloud not connected"}[state]

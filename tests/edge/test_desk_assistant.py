@@ -88,6 +88,7 @@ async def test_consent_is_asked_of_the_page_and_private_closes_the_link() -> Non
         asked = [await anext(follow), await anext(follow)][-1]
         assert asked == {"type": "consent", "bytes": 5} and opened.far.requests == []
         await http.post(f"/api/conversations/{talk}/consent", json={"reply": "conversation"})
+        assert (await anext(follow)) == {"type": "consented"}  # for a page in another tab
         assert (await anext(follow))["text"] == "far "
         assert [event async for event in follow][-1]["why"].startswith("far")
 

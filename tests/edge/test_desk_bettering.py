@@ -123,6 +123,9 @@ class Person:
     def remark(self, text: str) -> None:
         self.remarks.append(text)
 
+    def fail(self, text: str) -> None:
+        raise AssertionError(text)
+
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         return list(choices)[-1]
 

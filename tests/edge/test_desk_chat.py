@@ -50,6 +50,9 @@ class ScriptedScreen:
     def remark(self, text: str) -> None:
         self.remarks.append(text)
 
+    def fail(self, text: str) -> None:
+        self.remarks.append(text)
+
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         self.asked.append(question)
         return self._reply

@@ -6,15 +6,20 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from offload.errors import CloudFailed, CloudUnreachable
+from offload.messages import Privacy
+from offload.outbox import Outbox
+from offload.places import places
 from tests.edge.desks import Office, office, serving
 from tests.offload.scripted import ScriptedEngine
 
@@ -65,14 +70,17 @@ async def test_a_question_is_answered_with_its_reason_and_outlives_a_reload() ->
         await ready(opened, tab)
         assert "token" not in tab.url
         await ask(tab, "Greet me")
-        await tab.locator(".badge.near").wait_for()
+        await tab.locator(".route .badge.near").wait_for()
         assert await tab.locator(".body strong").inner_text() == "there"
         assert await tab.locator(".code code").inner_text() == "x = 1"
-        await tab.locator(".badge").click()
+        await tab.locator(".route .badge").click()
         assert "nothing sent" in await tab.locator(".route p").inner_text()
-        await tab.reload()
-        await tab.locator(".conversation", has_text="Greet me").click()
-        await tab.locator(".badge.near").wait_for()
+        await tab.reload()  # the address knows which conversation was open
+        await tab.locator(".route .badge.near").wait_for()
+        await tab.click("#new")
+        await tab.locator(".welcome").wait_for()
+        await tab.go_back()
+        await tab.locator(".bubble", has_text="Greet me").wait_for()
     assert all(url.startswith((opened.url, "blob:")) for url in elsewhere)
 
 
@@ -82,7 +90,7 @@ async def test_whatever_a_model_writes_stays_text() -> None:
         tab.on("request", lambda r: hostile.append(r.url))
         await ready(opened, tab)
         await ask(tab, "Attack me")
-        await tab.locator(".badge.near").wait_for()
+        await tab.locator(".route .badge.near").wait_for()
         assert "owned" not in await tab.title()
         assert await tab.locator(".body img, .body script").count() == 0
         assert await tab.locator(".body a[href^='javascript:']").count() == 0
@@ -97,14 +105,14 @@ async def test_consent_retry_and_the_private_switch() -> None:
         await tab.locator("#consent[open]").wait_for()
         assert opened.far.requests == []
         await tab.click("#consent button[value=once]")
-        await tab.locator(".badge.far").wait_for()
+        await tab.locator(".route .badge.far").wait_for()
         await tab.locator(".retry", has_text="near").click()
-        await tab.locator(".badge.near").wait_for()
+        await tab.locator(".route .badge.near").wait_for()
         assert len(opened.far.requests) == 1
         await tab.click("#private")
         await tab.locator("#private[aria-checked=true]").wait_for()
         await ask(tab, "a secret")
-        await tab.locator(".badge").nth(1).wait_for()
+        await tab.locator(".route .badge").nth(1).wait_for()
         assert await tab.locator(".retry", has_text="cloud").count() == 0
         assert len(opened.far.requests) == 1
 
@@ -132,7 +140,7 @@ async def test_a_conversation_is_renamed_and_deleted() -> None:
     async with serving(office()) as opened, page() as tab:
         await ready(opened, tab)
         await ask(tab, "name me")
-        await tab.locator(".badge").wait_for()
+        await tab.locator(".route .badge").wait_for()
         await tab.click("#rename")
         await tab.fill("#choice-text", "A better name")
         await tab.keyboard.press("Enter")
@@ -159,7 +167,7 @@ async def test_the_page_opens_while_its_server_is_gone_and_comes_back() -> None:
         async with serving(first) as opened:
             await ready(opened, tab)
             await ask(tab, "before")
-            await tab.locator(".badge").wait_for()
+            await tab.locator(".route .badge").wait_for()
             # The worker has kept the page when it controls it.
             await tab.reload()
             await tab.locator("#status:not(:empty)").wait_for()
@@ -177,14 +185,45 @@ async def _worker(tab: Any) -> None:
         await tab.context.wait_for_event("serviceworker")
 
 
-async def test_it_speaks_chinese() -> None:
-    async with serving(office()) as opened, page(locale="zh-CN") as tab:
+async def test_it_speaks_chinese_and_leaves_no_english() -> None:
+    failing = ScriptedEngine(("far ",), error=CloudFailed("nobody knows why; see its log"))
+    opened_office = office(far=failing, forced="cloud")
+    opened_office.desk.privacy = Privacy.CLOUD_OK
+    async with serving(opened_office) as opened, page(locale="zh-CN") as tab:
         await ready(opened, tab)
         assert await tab.locator("html").get_attribute("lang") == "zh"
-        assert "私密" in await tab.locator("#private").inner_text()
+        assert await english(tab) == []
+        await ask(tab, "\u60a8\u597d")
+        await tab.locator(".remark").wait_for()
+        told = await tab.locator(".remark").inner_text()
+        assert re.search("[\u4e00-\u9fff]", told) and "nobody knows why" in told
+        await tab.locator(".route summary").click()
+        assert await english(tab, but=("near answer", "nobody knows why; see its log")) == []
         await tab.click("#open-settings")
+        assert await english(tab, but=("near answer", "nobody knows why; see its log")) == []
         await tab.select_option("#language", "en")
+        await tab.click("#settings button[value=close]")
+        await tab.locator(".remark", has_text="the cloud could not answer").wait_for()
         assert await tab.locator("#settings-title").inner_text() == "Settings"
+
+
+# What people write and what machines are called stays as it is.
+_NAMES = ("nearfar", "nearfar models pull qwen3:1.7b", "nearfar link join", "embedded")
+
+
+async def english(tab: Any, but: Sequence[str] = ()) -> list[str]:
+    """Return the words on the page, or in its labels, that are English."""
+    shown = await tab.evaluate(
+        """() => [...document.querySelectorAll("body *")].flatMap((each) => [
+            ...[...each.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data),
+            ...["aria-label", "title", "placeholder"].map((name) => each.getAttribute(name) ?? ""),
+        ]).map((words) => words.trim()).filter((words) => words)"""
+    )
+    examples = await tab.locator(".example, kbd, option").all_inner_texts()
+    kept = {*_NAMES, *but, *(each.strip() for each in examples)}
+    for words in (*but, "scripted"):
+        shown = [each.replace(words, "") for each in shown]
+    return [each for each in shown if each not in kept and re.search(r"[A-Za-z]{3,}", each)]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -199,8 +238,8 @@ async def test_axe_finds_nothing_serious(scheme: str, width: int) -> None:
         await ready(opened, tab)
         assert await serious(tab) == []
         await ask(tab, "Show me")
-        await tab.locator(".badge").wait_for()
-        await tab.locator(".badge").click()
+        await tab.locator(".route .badge").wait_for()
+        await tab.locator(".route .badge").click()
         assert await serious(tab) == []
         if width < 768:
             await tab.click("#open-sidebar")
@@ -218,6 +257,76 @@ async def serious(tab: Any) -> list[str]:
     ]
 
 
+async def test_two_tabs_and_a_reload_follow_one_answer() -> None:
+    go_on = asyncio.Event()
+    slow = ScriptedEngine(("one ", "two ", "three"), hold=go_on, hold_before=1)
+    async with serving(office(slow)) as opened, page() as tab:
+        await ready(opened, tab)
+        other = await tab.context.new_page()
+        await ready(opened, other)
+        await ask(tab, "count")
+        await other.locator(".conversation", has_text="count").click()
+        for each in (tab, other):
+            await each.locator(".writing .body", has_text="one").wait_for()
+        await tab.reload()
+        await tab.locator(".writing .body", has_text="one").wait_for()
+        before = await tab.locator(".answer > .row").bounding_box()
+        go_on.set()
+        for each in (tab, other):
+            await each.locator(".answer:not(.writing) .body", has_text="three").wait_for()
+        after = await tab.locator(".answer > .row").bounding_box()
+        assert before["y"] == pytest.approx(after["y"], abs=4)  # the end makes nothing jump
+        await tab.click("#delete")
+        await tab.click("#choice button[value=delete]")
+        await other.locator(".welcome").wait_for()
+
+
+async def test_the_last_question_is_taken_back_and_asked_in_other_words() -> None:
+    async with serving(office()) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "wrogn words")
+        await tab.locator(".route .badge").wait_for()
+        await tab.locator(".question").hover()
+        await tab.locator(".edit").click()
+        await tab.locator(".welcome").wait_for()
+        assert await tab.input_value("#question") == "wrogn words"
+        await tab.reload()  # what was typed outlives it
+        await tab.locator("#status:not(:empty)").wait_for()
+        assert await tab.input_value("#question") == "wrogn words"
+        await ask(tab, "right words")
+        await tab.locator(".route .badge").wait_for()
+        assert [turn.content for turn in opened.store.read(opened.store.latest()).turns] == [
+            "right words",
+            "near answer",
+        ]
+
+
+class Away(ScriptedEngine):
+    """A cloud that is out of reach until it comes back."""
+
+    def come_back(self) -> None:
+        self._error = None
+
+
+async def test_a_better_answer_comes_to_the_open_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
+    cloud = Away(("better",), error=CloudUnreachable("nobody is there"))
+    at_desk = office(far=cloud, forced="cloud")
+    at_desk.desk.privacy = Privacy.CLOUD_OK
+    at_desk.desk.outbox = Outbox(places().outbox, below=1.1)
+    async with serving(at_desk) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "why?")
+        await tab.locator(".remark", has_text="could not answer").wait_for()
+        assert opened.store.read(opened.store.latest()).turns[1].waiting
+        cloud.come_back()
+        opened.answers.after()
+        await tab.locator(".better summary").click()
+        assert "better" in await tab.locator(".better .body").inner_text()
+        assert await tab.locator(".answer > .body").inner_text() == "near answer"
+        assert not opened.store.read(opened.store.latest()).turns[1].waiting
+
+
 async def test_killed_while_it_writes_it_keeps_what_it_wrote(
     make_tiny_gguf: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,31 +342,32 @@ async def test_killed_while_it_writes_it_keeps_what_it_wrote(
             await tab.locator(".writing .body p").first.wait_for()
             seen = (await tab.locator(".writing .body").inner_text()).strip()
         finally:
-            os.kill(server.pid, signal.SIGKILL)
-            server.wait()
-            assert server.stdout is not None
-            server.stdout.close()
-        again, link = await asyncio.to_thread(_start)
-        try:
-            await tab.goto("about:blank")
-            await tab.goto(link)
-            await tab.locator(".conversation", has_text="hello").click()
+            _end(server, signal.SIGKILL)
+        await tab.locator("#notice", has_text="not running").wait_for()
+        port = link.split(":")[2].partition("/")[0]
+        again, _ = await asyncio.to_thread(_start, port)
+        try:  # the page comes back by itself
             await tab.locator(".remark", has_text="cut off").wait_for()
             kept = (await tab.locator(".answer .body").inner_text()).strip()
             assert seen and kept.split()[0] == seen.split()[0]
+            assert await tab.locator("#notice").is_hidden()
         finally:
-            again.terminate()
-            again.wait()
-            assert again.stdout is not None
-            again.stdout.close()
+            _end(again, signal.SIGTERM)
 
 
-def _start() -> tuple[subprocess.Popen[str], str]:
+def _start(port: str = "0") -> tuple[subprocess.Popen[str], str]:
     server = subprocess.Popen(
-        [sys.executable, "-m", "nearfar", "assistant", "--no-open", "--port", "0", "--json"],
+        [sys.executable, "-m", "nearfar", "assistant", "--no-open", "--port", port, "--json"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert server.stdout is not None
     return server, str(json.loads(server.stdout.readline())["url"])
+
+
+def _end(server: subprocess.Popen[str], how: signal.Signals) -> None:
+    os.kill(server.pid, how)
+    server.wait()
+    assert server.stdout is not None
+    server.stdout.close()

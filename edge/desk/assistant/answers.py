@@ -18,6 +18,7 @@ from edge.desk.terminal import why
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, Request
+from offload.policy.reasons import sentence
 
 Event = dict[str, Any]
 
@@ -105,7 +106,7 @@ class _Answer:
                 async for item in stream:
                     self._take(item)
         except NearfarError as error:
-            self._end = {"type": "error", "error": str(error)}
+            self._end = {"type": "error", "error": error}
         except asyncio.CancelledError:
             pass
         finally:
@@ -138,6 +139,7 @@ class _Answer:
             return await self._reply
         finally:
             self._question = self._reply = None
+            self._tell({"type": "consented"})
 
     def reply(self, reply: Reply) -> None:
         if self._reply is not None and not self._reply.done():
@@ -165,4 +167,6 @@ class _Answer:
 
 def told(finish: Finish) -> Event:
     """Return what a reader is told of a finished answer, in sentences."""
-    return {"why": why(finish), "remarks": list(remarks(finish))}
+    reason = sentence(finish.route.reason) if finish.route else ""
+    rest = remarks(finish, longer="ask it to go on")
+    return {"why": why(finish), "reason": reason, "remarks": list(rest)}

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 from starlette.applications import Starlette
@@ -17,9 +17,10 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from backbone.errors import NearfarError
-from edge.desk.assistant.answers import Answers, told
+from edge.desk.assistant.answers import Answers, Event, told
 from edge.desk.assistant.desk import Change, Desk
 from edge.desk.assistant.door import Door
+from edge.desk.assistant.language import speaks_chinese, spoken, told_of
 from edge.desk.bettering import Bettering
 from edge.desk.consent import Reply
 from edge.desk.conversation import Turn
@@ -84,6 +85,7 @@ def build_app(desk: Desk, store: Conversations, answers: Answers, *, token: str)
             Route(f"{one}/export", api.export),
             Route(f"{one}/ask", api.ask, methods=["POST"]),
             Route(f"{one}/stream", api.stream),
+            Route(f"{one}/undo", api.undo, methods=["POST"]),
             Route(f"{one}/stop", api.stop, methods=["POST"]),
             Route(f"{one}/consent", api.consent, methods=["POST"]),
         ],
@@ -99,8 +101,8 @@ class _Api:
     def __init__(self, desk: Desk, store: Conversations, answers: Answers) -> None:
         self._desk, self._store, self._answers = desk, store, answers
 
-    async def standing(self, _: Request) -> Response:
-        return _json(self._desk.standing())
+    async def standing(self, request: Request) -> Response:
+        return _said(request, self._desk.standing())
 
     async def settings(self, request: Request) -> Response:
         change = await _body(request, Change)
@@ -108,7 +110,7 @@ class _Api:
             if self._answers.any_running:
                 raise RequestError("an answer is being written; stop it first")
             await self._desk.change(change)
-        return _json(self._desk.standing())
+        return _said(request, self._desk.standing())
 
     async def conversations(self, request: Request) -> Response:
         wanted = request.query_params.get("q", "").strip()
@@ -122,7 +124,7 @@ class _Api:
     async def read(self, request: Request) -> Response:
         whole = self._store.read(_id(request))
         turns = [_shown(turn) for turn in whole.turns]
-        return _json({"heading": whole.heading, "system": whole.system, "turns": turns})
+        return _said(request, {"heading": whole.heading, "system": whole.system, "turns": turns})
 
     async def rename(self, request: Request) -> Response:
         self._store.rename(_id(request), (await _body(request, Rename)).title)
@@ -160,9 +162,17 @@ class _Api:
     async def stream(self, request: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:
             async for event in self._answers.follow(_id(request)):
-                yield b"data: " + msgspec.json.encode(event) + b"\n\n"
+                yield b"data: " + msgspec.json.encode(_event(request, event)) + b"\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def undo(self, request: Request) -> Response:
+        """Take back the last question and its answer."""
+        self._answers.require_idle(_id(request))
+        question = self._store.undo(_id(request))
+        if question is None:
+            raise RequestError("there is nothing to take back")
+        return _json({"question": question})
 
     async def stop(self, request: Request) -> Response:
         await self._answers.stop(_id(request))
@@ -196,5 +206,23 @@ def _json(body: object, *, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
 
 
-async def _on_ours(_: Request, error: Exception) -> Response:
-    return _json({"error": str(error)}, status=400)
+def _event(request: Request, event: Event) -> Event:
+    """Return an event with its sentences in the page's language."""
+    error = event.get("error")
+    if isinstance(error, NearfarError):
+        return {**event, "error": told_of(error, in_chinese=_chinese(request))}
+    return cast(Event, spoken(event, in_chinese=_chinese(request)))
+
+
+def _said(request: Request, body: object) -> Response:
+    told = msgspec.to_builtins(body)
+    return _json(spoken(told, in_chinese=_chinese(request)))
+
+
+def _chinese(request: Request) -> bool:
+    return speaks_chinese(request.headers.get("accept-language", ""))
+
+
+async def _on_ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NearfarError), "only ours come here"
+    return _json({"error": told_of(error, in_chinese=_chinese(request))}, status=400)

@@ -15,11 +15,12 @@ from edge.desk.conversations import Conversations
 from edge.desk.forgetting import forget
 from edge.desk.models import list_models
 from edge.desk.near import Choice, open_hybrid
-from edge.desk.status import link, memory_bytes
+from edge.desk.status import LinkState, link, link_state, memory_bytes
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.messages import ModelCard, Privacy
 from offload.outbox import Outbox
+from offload.pair import EDGE_MODEL
 from offload.places import Places
 from offload.settings import EdgeSettings, Settings
 from offload.settings_file import change_settings
@@ -46,6 +47,10 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     kv_cache_dtype: str
     private: bool
     has_cloud: bool
+    is_offline: bool  # for as long as the assistant runs
+    asks: bool  # before anything leaves
+    is_demonstration: bool  # the embedded model, which knows little
+    cloud: LinkState
     link: str
     memory_bytes: int
 
@@ -94,6 +99,10 @@ class Desk:
             kv_cache_dtype=edge.kv_cache_dtype,
             private=self.privacy is Privacy.LOCAL_ONLY,
             has_cloud=bool(self.settings.cloud.url) and not self._offline,
+            is_offline=self._offline,
+            asks=self.privacy is Privacy.ASK,
+            is_demonstration=edge.model in ("embedded", EDGE_MODEL.stem),
+            cloud=link_state(self.engine),
             link=link(self.engine),
             memory_bytes=memory_bytes(),
         )

@@ -8,6 +8,7 @@ origin, since cookies are shared between all ports of a host.
 
 from __future__ import annotations
 
+import functools
 import hmac
 import json
 import secrets
@@ -17,6 +18,8 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edge.desk.assistant.language import chinese, speaks_chinese
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 MAX_BODY_BYTES = 4_000_000
@@ -57,21 +60,22 @@ class Door:
 
     def _refusal(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
+        refuse = functools.partial(_refuse, headers.get("accept-language", ""))
         host = headers.get("host", "")
         if _name(host) not in HOSTS:
-            return _refuse(403, "this server answers to the names of this machine only")
+            return refuse(403, "this server answers to the names of this machine only")
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
-            return _refuse(403, "another page asked; open the assistant itself")
+            return refuse(403, "another page asked; open the assistant itself")
         if not scope["path"].startswith("/api/"):
             return None
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), self._token.encode()):
-            return _refuse(401, "open the link that `nearfar assistant` printed")
+            return refuse(401, "open the link that `nearfar assistant` printed")
         if not headers.get("content-length", "0").isdecimal() or "transfer-encoding" in headers:
-            return _refuse(411, "say how long the body is")
+            return refuse(411, "say how long the body is")
         if int(headers.get("content-length", "0")) > MAX_BODY_BYTES:
-            return _refuse(413, f"at most {MAX_BODY_BYTES:,} bytes can be sent at once")
+            return refuse(413, f"at most {MAX_BODY_BYTES:,} bytes can be sent at once")
         return None
 
 
@@ -80,7 +84,8 @@ def _name(host: str) -> str:
     return name.lower() if colon and port.isdecimal() else host.lower()
 
 
-def _refuse(status: int, told: str) -> Response:
+def _refuse(language: str, status: int, told: str) -> Response:
+    told = (chinese(told) if speaks_chinese(language) else None) or told
     return Response(json.dumps({"error": told}), status_code=status, media_type="application/json")
 
 

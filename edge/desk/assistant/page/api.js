@@ -1,5 +1,7 @@
 // Talks to the server: JSON with the token of this origin, and answers as they are written.
 
+import { current as language } from "./words.js";
+
 const KEY = "nearfar-token";
 
 /** An error whose message is written for the person at the page. */
@@ -12,14 +14,16 @@ export class Refused extends Error {
 
 /** Take the token out of the address, so that it is neither seen, shared nor kept in the history. */
 export function keepToken() {
-  const given = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (!given) return;
-  localStorage.setItem(KEY, given);
-  history.replaceState(null, "", location.pathname);
+  const said = new URLSearchParams(location.hash.slice(1));
+  if (!said.get("token")) return;
+  localStorage.setItem(KEY, said.get("token"));
+  said.delete("token");
+  history.replaceState(null, "", `${location.pathname}${said.size ? `#${said}` : ""}`);
 }
 
 async function call(path, { method = "GET", body, signal } = {}) {
-  const headers = { authorization: `Bearer ${localStorage.getItem(KEY) ?? ""}` };
+  // The server's sentences come in the page's language, which need not be the browser's.
+  const headers = { authorization: `Bearer ${localStorage.getItem(KEY) ?? ""}`, "accept-language": language() };
   if (body !== undefined) headers["content-type"] = "application/json";
   let answer;
   try {
@@ -49,9 +53,15 @@ export const read = (id) => json(at(id));
 export const rename = (id, title) => json(at(id), { method: "PATCH", body: { title } });
 export const remove = (id) => json(at(id), { method: "DELETE" });
 export const ask = (id, text, side = null) => json(`${at(id)}/ask`, { method: "POST", body: { text, side } });
+export const takeBack = (id) => json(`${at(id)}/undo`, { method: "POST", body: {} });
 export const stop = (id) => json(`${at(id)}/stop`, { method: "POST", body: {} });
 export const consent = (id, reply) => json(`${at(id)}/consent`, { method: "POST", body: { reply } });
 export const exported = async (id, form) => (await call(`${at(id)}/export?form=${form}`)).blob();
+
+function lost(error) {
+  if (error.name === "AbortError") throw error;
+  throw new Refused("", 0); // the server went away in the middle of a sentence
+}
 
 /** Yield the events of an answer under way; nothing where there is none. */
 export async function* follow(id, signal) {
@@ -59,7 +69,7 @@ export async function* follow(id, signal) {
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {
-    const { value, done } = await reader.read();
+    const { value, done } = await reader.read().catch(lost);
     if (done) return;
     const events = (rest + value).split("\n\n");
     rest = events.pop();

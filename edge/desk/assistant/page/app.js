@@ -4,7 +4,10 @@ import * as api from "./api.js";
 import { Composer } from "./composer.js";
 import { askConsent, choose, line, withdrawConsent } from "./dialogs.js";
 import { show as showList } from "./list.js";
+import { listen } from "./keys.js";
+import * as place from "./place.js";
 import { Settings } from "./settings.js";
+import { draw as drawStatus } from "./status.js";
 import { Thread } from "./thread.js";
 import * as words from "./words.js";
 
@@ -12,6 +15,7 @@ const { t } = words;
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 2000;
 const BETTER_MS = 3000; // between two looks for a better answer, while one may come
+const STANDING_MS = 5000; // between two looks at the link, while somebody looks at the page
 
 let current = null; // the id of the open conversation; null before its first question
 let standing = null;
@@ -19,9 +23,9 @@ let following = null; // aborts the stream that is being read
 let hoping = null; // the timer of the next look for a better answer
 let last = null; // the last answer's usage
 
-const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text) });
+const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text), edit });
 const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), fail: notice });
-const settings = new Settings(stand);
+const settings = new Settings(stand, speak);
 
 /** Do something that needs the server; say what went wrong, and return undefined then. */
 async function act(doing) {
@@ -46,7 +50,8 @@ async function comeBack() {
   while (!(await api.standing().catch(() => null))) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   returning = false;
   await start();
-  if (current) await open(current);
+  const id = current ?? place.kept();
+  if (id) await open(id);
 }
 
 function notice(words) {
@@ -56,14 +61,18 @@ function notice(words) {
 
 function stand(now) {
   standing = now;
-  thread.canAskCloud = now.has_cloud && !now.private;
+  thread.stand(now);
   $("private").setAttribute("aria-checked", String(now.private));
   composer.setBusy(composer.busy);
-  const parts = [now.model.name];
-  if (last?.decode_s && last.completion_tokens > 1) parts.push(`${Math.round(last.completion_tokens / last.decode_s)} tokens/s`);
-  if (last?.prompt_tokens) parts.push(`${t("context")} ${Math.min(last.prompt_tokens + last.completion_tokens, now.model.max_model_len)}/${now.model.max_model_len}`);
-  parts.push(`${Math.round(now.memory_bytes / 1e6).toLocaleString()} MB`, now.link);
-  $("status").textContent = parts.join(" · ");
+  drawStatus($("status"), now, last);
+}
+
+/** Speak another language: the server's sentences too. */
+async function speak() {
+  if (current && !composer.busy) await open(current);
+  else if (!current) thread.show([]);
+  await act(async () => stand(await api.standing()));
+  await act(refresh);
 }
 
 async function refresh() {
@@ -86,6 +95,12 @@ function side(open_) {
 }
 
 function blank() {
+  place.keep(null);
+  clear();
+  act(refresh);
+}
+
+function clear() {
   following?.abort();
   current = null;
   last = null;
@@ -94,7 +109,7 @@ function blank() {
   composer.setBusy(false);
   side(false);
   $("question").focus();
-  act(refresh);
+  if (standing) stand(standing);
 }
 
 async function open(id) {
@@ -103,9 +118,11 @@ async function open(id) {
   if (!whole) return;
   current = id;
   last = whole.turns.at(-1)?.finish?.usage ?? null;
+  place.keep(id);
   thread.show(whole.turns);
   title(whole.heading.title);
   side(false);
+  if (standing) stand(standing);
   await act(refresh);
   if (thread.writing) await follow(id);
   else composer.setBusy(false);
@@ -118,7 +135,9 @@ async function hope(id) {
   if (id !== current || composer.busy) return;
   const whole = await api.read(id).catch(() => null);
   if (!whole || id !== current || composer.busy) return;
-  if (thread.better(whole.turns)) hoping = setTimeout(() => hope(id), BETTER_MS);
+  const { came, may } = thread.better(whole.turns);
+  if (came) $("said").textContent = t("better");
+  if (may) hoping = setTimeout(() => hope(id), BETTER_MS);
 }
 
 /** Ask a new question, or with null the last one again; `by` chooses a side. */
@@ -135,10 +154,20 @@ async function send(text, by = null) {
     if (text) composer.restore(text);
     return;
   }
+  place.keep(current);
+  place.tell(current);
   thread.begin(text);
   $("said").textContent = t("answering");
   act(refresh);
   await follow(current);
+}
+
+/** Take the last question back into the box, to be asked in other words. */
+async function edit(text) {
+  if (composer.busy || !(await act(() => api.takeBack(current)))) return;
+  place.tell(current);
+  await open(current);
+  composer.put(text);
 }
 
 async function follow(id) {
@@ -163,9 +192,10 @@ async function follow(id) {
 
 async function take(id, event) {
   if (event.type === "consent") {
-    askConsent(event.bytes).then((reply) => api.consent(id, reply).catch(() => null));
+    askConsent(event.bytes).then((reply) => reply && api.consent(id, reply).catch(() => null));
     return;
   }
+  if (event.type === "consented") withdrawConsent(); // answered in another tab
   if (event.type === "finish") last = event.finish.usage;
   thread.take(event);
 }
@@ -176,22 +206,28 @@ $("close-sidebar").addEventListener("click", () => side(false));
 $("shade").addEventListener("click", () => side(false));
 $("open-settings").addEventListener("click", () => standing && settings.open(standing));
 $("search").addEventListener("input", () => act(refresh));
+$("latest").addEventListener("click", () => thread.toEnd(true));
 
 $("private").addEventListener("click", async () => {
   const now = await act(() => api.change({ private: $("private").getAttribute("aria-checked") !== "true" }));
   if (!now) return;
   stand(now);
+  place.tell(null);
   $("said").textContent = t(now.private ? "private_on" : "private_off");
 });
 
 $("rename").addEventListener("click", async () => {
   const name = await line(t("rename_title"), $("title").textContent);
-  if (name) await act(() => api.rename(current, name).then(refresh));
+  if (!name) return;
+  await act(() => api.rename(current, name).then(refresh));
+  place.tell(null);
 });
 
 $("delete").addEventListener("click", async () => {
   const sure = await choose(t("delete_sure"), [["delete", t("delete"), "danger"], ["", t("cancel"), ""]]);
-  if (sure && (await act(() => api.remove(current)))) blank();
+  if (!sure || !(await act(() => api.remove(current)))) return;
+  place.tell(current);
+  blank();
 });
 
 $("export").addEventListener("click", async () => {
@@ -205,22 +241,41 @@ $("export").addEventListener("click", async () => {
   URL.revokeObjectURL(anchor.href);
 });
 
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && composer.busy && !document.querySelector("dialog[open]")) act(() => api.stop(current));
-  else if (event.key === "Escape") side(false);
-  else if (event.altKey && event.key.toLowerCase() === "n") blank();
-  else if ((event.ctrlKey || event.metaKey) && event.key.toLowerCase() === "k") {
-    side(true);
-    $("search").focus();
-  } else return;
-  event.preventDefault();
+listen({
+  isBusy: () => composer.busy,
+  stop: () => act(() => api.stop(current)),
+  close: () => side(false),
+  blank,
+  search: () => side(true),
 });
+
+/** Show what another tab, or the back button, has changed. */
+async function meet(id) {
+  await act(async () => {
+    stand(await api.standing());
+    await refresh();
+  });
+  if (id !== current || !current || composer.busy) return;
+  const whole = await api.read(current).catch(() => null);
+  if (whole) await open(current);
+  else blank(); // deleted there
+}
 
 async function start() {
   const now = await act(api.standing);
   if (!now) return;
   stand(now);
   await act(refresh);
+}
+
+/** Look at the link now and then, and notice when the server is gone. */
+async function watch() {
+  if (!document.hidden && !composer.busy && !returning && standing) {
+    const now = await api.standing().catch((error) => error);
+    if (now instanceof api.Refused && now.status === 0) await act(() => Promise.reject(now));
+    else if (!(now instanceof Error) && !composer.busy) stand(now);
+  }
+  setTimeout(watch, STANDING_MS);
 }
 
 async function keepShell() {
@@ -231,6 +286,9 @@ async function keepShell() {
 
 words.apply();
 api.keepToken();
-blank();
+clear();
 await start();
+if (place.kept() && standing) await open(place.kept());
+place.listen({ meet, go: (id) => (id ? open(id) : blank()) });
+setTimeout(watch, STANDING_MS);
 await keepShell();

@@ -3,6 +3,7 @@
 import { t } from "./words.js";
 
 const MOST_BYTES = 1_000_000;
+const DRAFT = "nearfar-draft";
 
 export class Composer {
   constructor({ send, stop, fail }) {
@@ -14,7 +15,9 @@ export class Composer {
     this.files = [];
     this.busy = false;
     this.actions = { send, stop, fail };
+    this.box.value = sessionStorage.getItem(DRAFT) ?? "";
     this.listen();
+    this.grow();
   }
 
   listen() {
@@ -52,19 +55,34 @@ export class Composer {
 
   /** Give a question back that could not be sent. */
   restore(text) {
-    if (!this.box.value) this.box.value = text;
+    if (!this.box.value) this.put(text);
+  }
+
+  /** Put a text into the box, to be changed and sent. */
+  put(text) {
+    this.box.value = text;
     this.grow();
+    this.box.focus();
   }
 
   setBusy(busy) {
     this.busy = busy;
     this.button.classList.toggle("stopping", busy);
     this.button.setAttribute("aria-label", t(busy ? "stop" : "send"));
+    this.button.title = t(busy ? "stop" : "send");
+    this.ready();
+  }
+
+  /** Let the button look pressable only where it would do something. */
+  ready() {
+    this.button.setAttribute("aria-disabled", String(!this.busy && !this.box.value.trim()));
   }
 
   grow() {
     this.box.style.height = "auto";
     this.box.style.height = `${Math.min(this.box.scrollHeight, innerHeight * 0.4)}px`;
+    sessionStorage.setItem(DRAFT, this.box.value); // a reload loses nothing that was typed
+    this.ready();
   }
 
   async attach(files) {

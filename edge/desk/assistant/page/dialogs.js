@@ -40,7 +40,7 @@ function button([value, words, kind]) {
   return made;
 }
 
-/** Ask whether text may leave the device; going away is a no. */
+/** Ask whether text may leave the device; going away is a no, and "" says that it was withdrawn. */
 export async function askConsent(bytes) {
   const dialog = $("consent");
   $("consent-text").textContent = t("consent_text", { n: bytes.toLocaleString() });
@@ -51,5 +51,5 @@ export async function askConsent(bytes) {
 
 /** Take the question away: the answer no longer waits for it. */
 export function withdrawConsent() {
-  if ($("consent").open) $("consent").close("no");
+  if ($("consent").open) $("consent").close("");
 }

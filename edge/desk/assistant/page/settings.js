@@ -1,6 +1,7 @@
 // The settings: which model, how much of a conversation it keeps, in how many bits.
 
 import * as api from "./api.js";
+import { size } from "./welcome.js";
 import * as words from "./words.js";
 
 const { t } = words;
@@ -10,14 +11,14 @@ const KINDS = ["auto", "f16", "q8_0", "q4_0"];
 
 /** Open and fill the dialog; `changed` is called with the server's new standing. */
 export class Settings {
-  constructor(changed) {
+  constructor(changed, speak) {
     this.changed = changed;
     $("model").addEventListener("change", (event) => this.set({ model: event.target.value }));
     $("window").addEventListener("change", (event) => this.set({ window: Number(event.target.value) }));
     $("kv").addEventListener("change", (event) => this.set({ kv_cache_dtype: event.target.value }));
     $("language").addEventListener("change", (event) => {
       words.choose(event.target.value);
-      this.changed(this.standing);
+      speak();
       this.fill(this.standing);
     });
   }
@@ -50,7 +51,7 @@ export class Settings {
     $("language").value = words.current();
     const { model, memory_bytes: memory, link } = standing;
     facts([
-      [t("parameters"), `${(model.num_parameters / 1e6).toLocaleString(undefined, { maximumFractionDigits: 1 })} M, ${model.quantization}`],
+      [t("parameters"), `${size(model.num_parameters)}, ${model.quantization}`],
       [t("context"), t("tokens", { n: model.max_model_len.toLocaleString() })],
       [t("memory"), `${Math.round(memory / 1e6).toLocaleString()} MB`],
       [t("link"), link],

@@ -1,6 +1,7 @@
 // The turns of a conversation, and the answer that is being written at its end.
 
 import { render } from "./markdown.js";
+import { welcome } from "./welcome.js";
 import { t } from "./words.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/;
@@ -59,13 +60,29 @@ class Writing {
 }
 
 export class Thread {
-  constructor(element, { retry, example }) {
+  constructor(element, { retry, example, edit }) {
     this.element = element;
     this.retry = retry;
     this.example = example;
-    this.canAskCloud = false;
-    element.addEventListener("scroll", () => (this.follows = this.isAtEnd()));
+    this.edit = edit;
+    this.standing = null;
+    element.addEventListener("scroll", () => this.scrolled());
     this.follows = true;
+  }
+
+  /** Take what the server said of itself: who can be asked, and what the empty page tells. */
+  stand(standing) {
+    this.standing = standing;
+    this.element.querySelector(".welcome")?.replaceWith(welcome(standing, this.example));
+  }
+
+  get canAskCloud() {
+    return Boolean(this.standing?.has_cloud && !this.standing.private);
+  }
+
+  scrolled() {
+    this.follows = this.isAtEnd();
+    document.getElementById("latest").hidden = this.follows;
   }
 
   isAtEnd() {
@@ -73,29 +90,24 @@ export class Thread {
     return scrollHeight - scrollTop - clientHeight < 60;
   }
 
-  toEnd() {
-    if (this.follows) this.element.scrollTop = this.element.scrollHeight;
+  /** Keep the newest words in view, unless the reader has scrolled up; `always` goes there. */
+  toEnd(always = false) {
+    if (this.follows || always) this.element.scrollTop = this.element.scrollHeight;
   }
 
   /** Show a conversation; an answer under way is left open for more. */
   show(turns) {
     this.writing = null;
-    this.element.replaceChildren(...(turns.length ? turns.map((turn, n) => this.turn(turn, n === turns.length - 1)) : [this.welcome()]));
+    const last = turns.findLastIndex((turn) => turn.role === "user");
+    const shown = turns.map((turn, n) => this.turn(turn, n === turns.length - 1, n === last));
+    this.element.replaceChildren(...(turns.length ? shown : [welcome(this.standing, this.example)]));
     this.follows = true;
     this.toEnd();
+    this.scrolled();
   }
 
-  welcome() {
-    const examples = ["example_1", "example_2", "example_3"].map((key) => {
-      const button = make("button", "example", t(key));
-      button.addEventListener("click", () => this.example(t(key)));
-      return button;
-    });
-    return make("div", "welcome", make("h2", "", t("welcome")), make("p", "", t("welcome_text")), make("div", "examples", ...examples));
-  }
-
-  turn(turn, last) {
-    if (turn.role === "user") return this.question(turn.content);
+  turn(turn, last, editable) {
+    if (turn.role === "user") return this.question(turn.content, editable);
     const article = this.article();
     article.querySelector(".body").append(...render(turn.content));
     if (turn.state === "writing") this.writing = this.begun(article, turn.content);
@@ -103,10 +115,17 @@ export class Thread {
     return article;
   }
 
-  question(text) {
+  question(text, editable) {
     const article = make("article", "question", make("div", "bubble", text));
     article.setAttribute("aria-label", t("you"));
+    if (editable) article.prepend(this.editor(text));
     return article;
+  }
+
+  editor(text) {
+    const button = make("button", "small edit", t("edit"));
+    button.addEventListener("click", () => this.edit(text));
+    return button;
   }
 
   article() {
@@ -118,6 +137,9 @@ export class Thread {
   begun(article, text) {
     const writing = new Writing(article.querySelector(".body"));
     writing.article = article;
+    writing.badge = make("span", "badge near", t("writing"));
+    // Where the foot will be: the page must not jump when the answer ends.
+    article.append(make("div", "row", writing.badge));
     article.classList.add("writing");
     article.setAttribute("aria-busy", "true");
     if (text) writing.write(text);
@@ -127,9 +149,9 @@ export class Thread {
   /** Begin an answer, under a new question or in place of the last answer. */
   begin(question) {
     this.element.querySelector(".welcome")?.remove();
-    for (const foot of this.element.querySelectorAll(".retry")) foot.remove();
+    for (const foot of this.element.querySelectorAll(question === null ? ".retry" : ".retry, .edit")) foot.remove();
     const last = this.element.lastElementChild;
-    if (question !== null) this.element.append(this.question(question));
+    if (question !== null) this.element.append(this.question(question, true));
     else if (last?.classList.contains("answer")) last.remove();
     const article = this.article();
     this.element.append(article);
@@ -143,9 +165,16 @@ export class Thread {
     if (!this.writing) return;
     if (event.type === "so_far") this.writing.clear();
     if (event.replaces) this.replace();
+    if (event.source) this.from(event.source);
     if (event.text) this.writing.write(event.text);
     requestAnimationFrame(() => this.toEnd());
     if (["finish", "error", "stopped"].includes(event.type)) this.end(event);
+  }
+
+  /** Say who is writing, as soon as that is known. */
+  from(source) {
+    this.writing.badge.className = `badge ${source === "cloud" ? "far" : "near"}`;
+    this.writing.badge.textContent = t(source === "cloud" ? "far" : "near");
   }
 
   replace() {
@@ -161,6 +190,7 @@ export class Thread {
     const { article, text } = this.writing;
     this.writing.draw();
     this.writing = null;
+    article.querySelector(":scope > .row").remove();
     article.classList.remove("writing");
     article.removeAttribute("aria-busy");
     const state = { error: "failed", stopped: "stopped" }[event.type] ?? "whole";
@@ -182,14 +212,14 @@ export class Thread {
     if (turn.better) article.append(better(turn.better));
   }
 
-  /** Put better answers that came later beside their first ones; return whether more may come. */
+  /** Put better answers that came later beside their first ones; say whether any came, or may. */
   better(turns) {
     const articles = this.element.querySelectorAll(".answer");
     const answers = turns.filter((turn) => turn.role === "assistant");
-    answers.forEach((turn, n) => {
-      if (turn.better && articles[n] && !articles[n].querySelector(".better")) articles[n].append(better(turn.better));
-    });
-    return answers.some((turn) => turn.waiting);
+    const fresh = answers.map((turn, n) => [turn, articles[n]]).filter(([turn, at]) => turn.better && at && !at.querySelector(".better"));
+    for (const [turn, at] of fresh) at.append(better(turn.better));
+    this.toEnd();
+    return { came: fresh.length > 0, may: this.canAskCloud && answers.some((turn) => turn.waiting) };
   }
 
   retries() {
@@ -207,15 +237,18 @@ export class Thread {
 function badge(route, turn) {
   const far = route.served_by === "cloud";
   const sent = turn.finish.usage?.bytes_sent ?? 0;
-  const summary = make("summary", far ? "badge far" : "badge near", far ? t("far") : t("near"));
+  const summary = make("summary", "", make("span", far ? "badge far" : "badge near", far ? t("far") : t("near")));
   if (sent) summary.append(make("span", "sent", t("sent", { n: sent.toLocaleString() })));
+  summary.append(make("span", "reason", turn.reason ?? ""));
+  summary.title = t("why");
   return make("details", "route", summary, make("p", "", turn.why ?? ""));
 }
 
 /** The far answer that came when the cloud was back, closed until it is asked for. */
 function better(turn) {
   const body = make("div", "body", ...render(turn.content));
-  return make("details", "better", make("summary", "badge far", t("better")), body, make("p", "remark", turn.why ?? ""));
+  const summary = make("summary", "", make("span", "badge far", t("better")));
+  return make("details", "better", summary, body, make("p", "remark", turn.why ?? ""));
 }
 
 function copier(text) {

@@ -1,8 +1,10 @@
 // The service worker: keeps the page itself, so that it opens while its server is stopped.
 // Conversations are never cached: what is deleted must be gone.
 
-const SHELL = "shell-1";
-const FILES = ["api", "app", "composer", "dialogs", "highlight", "list", "markdown", "settings", "thread", "words"];
+const SHELL = "shell-2";
+const FILES = [
+  "api", "app", "composer", "dialogs", "highlight", "keys", "list", "markdown", "place", "settings", "status", "thread", "welcome", "words",
+];
 const PATHS = [
   "/",
   "/page/style.css",

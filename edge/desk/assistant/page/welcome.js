@@ -1,0 +1,59 @@
+// The empty page: what to ask, who will answer, and the next step for a newcomer.
+
+import { t } from "./words.js";
+
+const EXAMPLES = ["example_1", "example_2", "example_3"];
+const KEYS = [["Enter", "key_send"], ["Shift Enter", "key_line"], ["Esc", "key_stop"], ["Ctrl K", "key_search"], ["Alt N", "key_new"]];
+
+function make(tag, className, ...children) {
+  const element = document.createElement(tag);
+  element.className = className;
+  element.append(...children);
+  return element;
+}
+
+/** Return the number of a model's parameters, short. */
+export function size(parameters) {
+  const [n, unit] = parameters >= 1e9 ? [parameters / 1e9, "B"] : [parameters / 1e6, "M"];
+  return `${n.toLocaleString(undefined, { maximumFractionDigits: 1 })} ${unit}`;
+}
+
+/** Return the empty page; `example` asks a question that the shipped model can answer. */
+export function welcome(standing, example) {
+  const head = [make("h2", "", t("welcome"))];
+  if (standing) head.push(make("p", "", t(`welcome_${mood(standing)}`)));
+  const shown = make("div", "welcome", ...head);
+  if (standing) shown.append(make("dl", "facts", ...who(standing)));
+  if (!standing || standing.is_demonstration) shown.append(make("div", "examples", ...EXAMPLES.map((key) => ask(t(key), example))));
+  shown.append(keys());
+  return shown;
+}
+
+function mood(standing) {
+  if (standing.private) return "private";
+  if (!standing.has_cloud) return "alone";
+  return standing.cloud === "away" ? "away" : standing.asks ? "asks" : "far";
+}
+
+function who(standing) {
+  const { model } = standing;
+  const near = t(standing.is_demonstration ? "about_demonstration" : "about_model", { name: model.name, size: size(model.num_parameters) });
+  const rows = [[t("near"), near, standing.is_demonstration ? "nearfar models pull qwen3:1.7b" : ""]];
+  if (standing.is_offline) rows.push([t("far"), t("about_offline"), ""]);
+  else if (!standing.has_cloud) rows.push([t("far"), t("about_no_cloud"), "nearfar link join"]);
+  else rows.push([t("far"), standing.private ? t("private_on") : standing.link, ""]);
+  return rows.flatMap(([name, words, command]) => [
+    make("dt", "", name),
+    make("dd", "", words, ...(command ? [" ", make("code", "", command)] : [])),
+  ]);
+}
+
+function ask(words, example) {
+  const button = make("button", "example", words);
+  button.addEventListener("click", () => example(words));
+  return button;
+}
+
+function keys() {
+  return make("p", "keys", ...KEYS.map(([key, what]) => make("span", "", make("kbd", "", key), ` ${t(what)}`)));
+}

@@ -80,6 +80,10 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 8080 unless set.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="A GGUF file.")] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
 ) -> None:
@@ -92,7 +96,7 @@ def serve(
     from offload.places import places
     from serve.cli import options_from, serve_engine
 
-    wish = Ask(model=model, offline=offline)
+    wish = Ask(model=model, draft=draft, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
     engine = open_hybrid(settings, places(), replace(wish.choice(), serving=True))

@@ -125,6 +125,12 @@ class Model(Owned):
         return int(self._lib.llama_model_n_ctx_train(self.handle))
 
     @property
+    def can_take_back(self) -> bool:
+        """Return whether its newest tokens can be forgotten; a recurrent state cannot go back."""
+        lib, handle = self._lib, self.handle
+        return not (lib.llama_model_is_recurrent(handle) or lib.llama_model_is_hybrid(handle))
+
+    @property
     def num_parameters(self) -> int:
         """Return the number of weights."""
         return int(self._lib.llama_model_n_params(self.handle))

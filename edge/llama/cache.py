@@ -79,7 +79,9 @@ class KvCache:
 
     @property
     def max_draft(self) -> int:
-        """Return how many drafted tokens one step can verify."""
+        """Return how many drafted tokens one step can verify; none where none can be taken back."""
+        if not self._context.can_take_back:
+            return 0
         return min(self._context.num_outputs, self._context.batch_size) - 1
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:

@@ -98,6 +98,7 @@ class Context(Owned):
         self._keeps_hidden = False
         self._memory = self._lib.llama_get_memory(self._handle)
         self.num_outputs = params.num_outputs
+        self.can_take_back = model.can_take_back
         self.num_seqs = params.num_seqs
         self._make_batch(params.batch_size)
 

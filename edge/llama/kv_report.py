@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edge.device.cores import num_usable_cores
+from edge.device.disturbance import spread
 from edge.llama.binding import Model
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import F16, KvTypes
@@ -22,6 +24,7 @@ from offload.messages import Sampling
 
 CHUNK = 32  # tokens whose logits are held at once
 TIMED_STEPS = 32
+TIMED_RUNS = 3
 KINDS = ("f16", "q8_0", "q5_1", "k8v4", "q4_0", "iq4_nl")
 
 
@@ -34,7 +37,8 @@ class KvRow(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float
     perplexity_change: float  # relative to f16: 0.01 is one per cent worse
     divergence: float
-    tokens_per_s: float
+    tokens_per_s: float  # the median of some runs
+    tokens_per_s_spread: float  # from the slowest run to the quickest, as a share of the median
 
 
 def kv_report(
@@ -75,7 +79,7 @@ def _row(model: Model, kind: KvTypes, tokens: Sequence[int], num_threads: int) -
             losses.append(-row[target])
             base_losses.append(-base_row[target])
             divergences.append(float((np.exp(base_row) * (base_row - row)).sum()))
-        speed = _speed(other, tokens)
+        speeds = [_speed(other, tokens) for _ in range(TIMED_RUNS)]
     shape = CacheShape.of(model)
     size, base_size = (shape.cache_bytes(each, 1024) / 1024 for each in (kind, F16))
     loss, base_loss = float(np.mean(losses)), float(np.mean(base_losses))
@@ -86,7 +90,8 @@ def _row(model: Model, kind: KvTypes, tokens: Sequence[int], num_threads: int) -
         perplexity=math.exp(loss),
         perplexity_change=math.expm1(loss - base_loss),
         divergence=float(np.mean(divergences)),
-        tokens_per_s=speed,
+        tokens_per_s=statistics.median(speeds),
+        tokens_per_s_spread=spread(speeds),
     )
 
 
@@ -113,11 +118,14 @@ def _logprobs(context: Context, tokens: Sequence[int]) -> Iterator[npt.NDArray[n
 
 
 def _speed(context: Context, tokens: Sequence[int]) -> float:
-    """Return decode steps per second after the text."""
+    """Return decode steps per second after the text, and forget them again."""
     started = time.perf_counter()
     for step in range(TIMED_STEPS):
         context.decode([tokens[0]], len(tokens) + step)
-    return TIMED_STEPS / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    if not context.keep_prefix(len(tokens)):  # a recurrent state cannot go back
+        context.clear()
+    return TIMED_STEPS / seconds
 
 
 def _own_text(model: Model, length: int, num_threads: int) -> list[int]:

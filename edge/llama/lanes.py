@@ -147,7 +147,12 @@ class Lane:
         self._shared = shared
         self._seq = seq
         self._ticket: _Ticket | None = None
-        self.num_outputs = 1  # drafts are for those who write alone
+        self.can_take_back = shared.context.can_take_back
+
+    @property
+    def num_outputs(self) -> int:
+        """Return how many tokens of an answer to evaluate at once: drafts are for who is alone."""
+        return 1 if self._shared.num_active > 1 else self._shared.context.num_outputs
 
     @property
     def batch_size(self) -> int:

@@ -45,8 +45,8 @@ class Lookup:
             return []
         return self._tokens[start : start + min(self._length, limit)]
 
-    def judge(self, num_proposed: int, num_accepted: int) -> None:
-        """Learn how a draft fared."""
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float = 0.0) -> None:
+        """Learn how a draft fared; a copy costs nothing, so the seconds do not matter here."""
         if num_proposed == 0:
             return
         if num_accepted == num_proposed:

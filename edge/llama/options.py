@@ -29,7 +29,9 @@ class LlamaOptions:
     are forgotten at once.
 
     max_draft_tokens: tokens to guess from earlier text and verify in one step, at most 15; 0
-    guesses none. The answer is the same.
+    guesses none. draft_model: the GGUF of a smaller model with the same vocabulary, which guesses
+    where no earlier text does, `max_draft_tokens` at once or 8 where that is 0. The answer is the
+    same with either, at any temperature.
 
     known_models: a file that remembers which models did not crash llama.cpp; unknown ones are
     tried in a process of their own first. None tries nothing.
@@ -51,6 +53,7 @@ class LlamaOptions:
     num_sinks: int = 4
     window_block: int = 64
     max_draft_tokens: int = 0
+    draft_model: Path | None = None
     known_models: Path | None = None
     session_folder: Path | None = None
     session_budget_bytes: int = 1 << 30

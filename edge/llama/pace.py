@@ -14,10 +14,13 @@ from edge.llama.context import Context
 
 
 class Pace:
-    """Times decode steps and sets the threads of the next; `fixed_threads` 0 is governed."""
+    """Times decode steps and sets the threads of the next; `fixed_threads` 0 is governed.
 
-    def __init__(self, context: Context, *, fixed_threads: int = 0) -> None:
-        self._context = context
+    The first context is timed, all have the same threads.
+    """
+
+    def __init__(self, *contexts: Context, fixed_threads: int = 0) -> None:
+        self._contexts = contexts
         self._governor: Governor | None = None
         self._set = (fixed_threads, fixed_threads)
         if fixed_threads == 0:
@@ -53,4 +56,5 @@ class Pace:
         wanted = (governor.threads, governor.prefill_threads)
         if wanted != self._set:
             self._set = wanted
-            self._context.set_threads(*wanted)
+            for context in self._contexts:
+                context.set_threads(*wanted)

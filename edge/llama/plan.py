@@ -26,7 +26,7 @@ def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
     Raises SettingsError for a context longer than the model was trained for, and DoesNotFit
     where the memory does not hold the model.
     """
-    length = _asked_len(model, options)
+    length = asked_len(model, options)
     if not options.check_memory:
         free_bytes = 1 << 62
     bound = functools.partial(bound_compute_bytes, model, options)
@@ -45,7 +45,11 @@ def _measured_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int
     return measure(model.path, _params(options, fit)).compute_bytes
 
 
-def _asked_len(model: Model, options: LlamaOptions) -> int:
+def asked_len(model: Model, options: LlamaOptions) -> int:
+    """Return the tokens of context that the options ask for, 0 where they leave it open.
+
+    Raises SettingsError for more than the model was trained for.
+    """
     trained, asked = model.trained_len, options.max_model_len
     if asked > trained:
         raise SettingsError(

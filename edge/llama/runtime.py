@@ -10,13 +10,15 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from edge.device.gpu import find_gpus, own_free_bytes
-from edge.device.memory import free_memory_bytes
+from edge.device.fit import DoesNotFit
+from edge.device.gpu import own_free_bytes
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
 from edge.llama.cache import KvCache
 from edge.llama.context import Context
 from edge.llama.conversation import Conversation
+from edge.llama.draft_model import Room, open_draft
+from edge.llama.drafts import DraftTally
 from edge.llama.embedder import Embedder
 from edge.llama.fingerprint import fingerprint
 from edge.llama.hidden_states import Watchers
@@ -48,14 +50,13 @@ class LlamaEngine:
 
     def __init__(self, path: Path, *, options: LlamaOptions | None = None) -> None:
         self._options = options or LlamaOptions()
-        if self._options.known_models is not None:
-            require_survival(path, self._options.known_models)
+        self._require_survival(path)
         with contextlib.ExitStack() as stack:
-            gpus = find_gpus() if self._options.num_gpu_layers else []
-            layers = place(path, self._options, free_memory_bytes(), gpus)
-            self._free_bytes = free_memory_bytes() + own_free_bytes(gpus)
+            room = open_draft(path, self._options, stack)
+            self._draft = room.draft
+            layers = self._place(path, room)
             self._model = stack.enter_context(Model(path, num_gpu_layers=layers))
-            self._context = stack.enter_context(self._make_context())
+            self._context = stack.enter_context(self._make_context(room))
             self._seats = Seats(self._make_seats())
             self._prompts = PromptWriter(self._model)
             self._writer = Writer(
@@ -63,6 +64,7 @@ class LlamaEngine:
                 self._prompts,
                 max_model_len=self.max_model_len,
                 max_draft_tokens=self._options.max_draft_tokens,
+                draft=self._draft,
             )
             self._embedder = Embedder(self._model, self.params)
             stack.callback(self._embedder.close)
@@ -73,9 +75,30 @@ class LlamaEngine:
         self._watchers = Watchers()
         self._closed = False
 
-    def _make_context(self) -> Context:
-        self.params = plan(self._model, self._options, self._free_bytes)
+    def _require_survival(self, path: Path) -> None:
+        if self._options.known_models is None:
+            return
+        for each in filter(None, (path, self._options.draft_model)):
+            require_survival(each, self._options.known_models)
+
+    def _place(self, path: Path, room: Room) -> int:
+        try:
+            return place(path, self._options, room.memory_bytes, room.gpus)
+        except DoesNotFit as error:
+            raise room.refusal(error) from None
+
+    def _make_context(self, room: Room) -> Context:
+        try:
+            free = room.memory_bytes + own_free_bytes(room.gpus)
+            self.params = plan(self._model, self._options, free)
+        except DoesNotFit as error:
+            raise room.refusal(error) from None
         return Context(self._model, self.params)
+
+    @property
+    def tally(self) -> DraftTally:
+        """Return how the drafts of all answers so far fared."""
+        return self._writer.tally
 
     @property
     def max_model_len(self) -> int:
@@ -83,7 +106,8 @@ class LlamaEngine:
         return self.params.num_tokens
 
     def _make_seats(self) -> list[Seat]:
-        pace = Pace(self._context, fixed_threads=self._options.num_threads)
+        contexts = [self._context] + ([self._draft.context] if self._draft else [])
+        pace = Pace(*contexts, fixed_threads=self._options.num_threads)
         store = self._make_store()
         if self._options.max_num_seqs == 1:
             cache = self._make_cache(self._context)
@@ -136,6 +160,7 @@ class LlamaEngine:
             size_bytes=model.size_bytes,
             max_model_len=self.max_model_len,
             chat=bool(self._prompts.template),
+            vocab_size=model.vocabulary.num_tokens,
         )
 
     @property

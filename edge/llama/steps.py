@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from typing import NamedTuple
 
 from edge.llama.cache import KvCache
-from edge.llama.lookup import Lookup
+from edge.llama.drafts import Drafter
 from edge.llama.pace import Pace
 from edge.llama.sampler import Sampler
 from edge.llama.window import Pins
@@ -22,7 +23,7 @@ class Chosen(NamedTuple):
 
 
 def steps(
-    cache: KvCache, sampler: Sampler, pins: Pins, pace: Pace, lookup: Lookup | None = None
+    cache: KvCache, sampler: Sampler, pins: Pins, pace: Pace, drafter: Drafter | None = None
 ) -> Generator[Chosen, None, None]:
     """Yield tokens chosen after what the cache holds, until it has no more room.
 
@@ -31,13 +32,15 @@ def steps(
     """
     chosen = Chosen(*sampler.next(cache.logits(0)), 0)
     while True:
-        if lookup is not None:
-            lookup.add(chosen.token)
+        if drafter is not None:
+            drafter.add(chosen.token)
         yield chosen
-        draft = lookup.propose(min(cache.window.free - 1, cache.max_draft)) if lookup else []
+        draft = drafter.propose(min(cache.window.free - 1, cache.max_draft)) if drafter else []
+        started = time.perf_counter()
         with pace.step(plain=not draft):
             if not cache.append([chosen.token, *draft], pins):
                 return
+        seconds = time.perf_counter() - started
         accepted = 0
         try:
             while True:
@@ -45,10 +48,10 @@ def steps(
                 if accepted == len(draft) or chosen.token != draft[accepted]:
                     break
                 accepted += 1
-                if lookup is not None:
-                    lookup.add(chosen.token)
+                if drafter is not None:
+                    drafter.add(chosen.token)
                 yield chosen
         finally:
             cache.rollback(len(draft) - accepted)
-        if lookup is not None:
-            lookup.judge(len(draft), accepted)
+        if drafter is not None:
+            drafter.judge(len(draft), accepted, seconds)

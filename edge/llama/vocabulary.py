@@ -58,6 +58,16 @@ class Vocabulary:
         """Return the bytes of several tokens, one after another."""
         return b"".join(self.piece(token) for token in tokens)
 
+    @property
+    def kind(self) -> int:
+        """Return llama.cpp's number of the kind of tokenizer."""
+        return int(self._lib.llama_vocab_type(self.handle))
+
+    def name(self, token: int) -> str:
+        """Return how the file writes a token: quicker to get than its text, and as distinct."""
+        name: bytes = self._lib.llama_vocab_get_text(self.handle, token)
+        return name.decode("utf-8", "replace")
+
     def text(self, token: int) -> str:
         """Return how a token is written, control tokens included; "" for no token (-1)."""
         return "" if token < 0 else self._read_piece(token, special=True).decode("utf-8", "replace")

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from backbone.errors import NearfarError
 from edge.llama.answer import Answer, Patience
 from edge.llama.cache import KvCache
+from edge.llama.draft_model import DraftModel
+from edge.llama.drafts import Drafter, DraftTally, FirstOf
 from edge.llama.likeliest import likeliest, prompt_token
 from edge.llama.lookup import Lookup
 from edge.llama.prompt import PromptWriter
@@ -45,11 +47,14 @@ class Writer:
         *,
         max_model_len: int,
         max_draft_tokens: int,
+        draft: DraftModel | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._prompts = prompts
         self._max_model_len = max_model_len
         self._max_draft_tokens = max_draft_tokens
+        self._draft = draft
+        self.tally = DraftTally()
 
     def write(self, seat: Seat, task: Task) -> Iterator[Delta | Finish]:
         """Yield a Delta per token and a Finish.
@@ -71,15 +76,21 @@ class Writer:
                 yield task.answer.finish(ended)
                 return
             sampler.remember(prompt)
-            tokens = steps(cache, sampler, pins, seat.pace, self.make_lookup(prompt))
+            tokens = steps(cache, sampler, pins, seat.pace, self.make_drafter(prompt, pins))
             with contextlib.closing(tokens):
                 yield from self._decode(cache, task, tokens)
 
-    def make_lookup(self, prompt: list[int]) -> Lookup | None:
-        """Return what drafts tokens for an answer, None where drafts are off."""
-        if self._max_draft_tokens == 0:
-            return None
-        return Lookup(prompt, max_draft=self._max_draft_tokens)
+    def make_drafter(self, prompt: list[int], pins: Pins) -> Drafter | None:
+        """Return what drafts tokens for an answer, None where drafts are off.
+
+        A copy of earlier text comes before a draft model's guess: it costs nothing.
+        """
+        drafters: list[Drafter] = []
+        if self._max_draft_tokens > 0:
+            drafters.append(Lookup(prompt, max_draft=self._max_draft_tokens))
+        if self._draft is not None:
+            drafters.append(self._draft.begin(prompt, pins, self._vocabulary.num_tokens))
+        return FirstOf(drafters, self.tally) if drafters else None
 
     def pins(self, cache: KvCache, request: Request, prompt: list[int]) -> Pins:
         """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""

@@ -23,6 +23,34 @@ def test_speed_is_one_document(home: Path) -> None:
     assert report["memory_bytes"] > report["size_bytes"]
 
 
+def test_a_fresh_machine_can_be_timed_as_it_is(home: Path) -> None:
+    report = _run()
+    assert report["prompt_tokens"] > 100, "though the embedded model's tokens are short"
+
+
+def test_drafts_are_timed_beside_none(home: Path) -> None:
+    report = _run("--draft", "embedded", "--answer-tokens", "16")
+    drafts = report["drafts"]
+    assert drafts["same_answers"] and drafts["model"] == "embedded"
+    assert 0 < drafts["accepted"] <= drafts["proposed"]
+    assert drafts["acceptance"] == drafts["accepted"] / drafts["proposed"]
+    assert drafts["ratio"] == pytest.approx(
+        report["decode_tokens_per_s"] / drafts["decode_tokens_per_s_without"]
+    )
+
+
+def test_a_busy_machine_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for busy, told in ((0.0, False), (5.0, True)):
+        monkeypatch.setattr("edge.device.disturbance.OthersLoad", lambda b=busy: lambda: b)
+        monkeypatch.setattr("edge.device.disturbance.WIDE_SPREAD", 1e9)
+        for arguments in (["--answer-tokens", "8"], ["--kv", "--prompt-tokens", "40"]):
+            found = _run(*arguments)
+            assert found["others_busy_cores"] == busy
+            assert ("measure again" in (found["warning"] or "")) == told
+            shown = CliRunner().invoke(app, ["bench", "edge", *arguments]).stdout
+            assert ("warning  other programs kept 5.0 of" in shown) == told
+
+
 def test_each_way_to_store_keys_and_values_is_a_row(tiny_gguf: Path, home: Path) -> None:
     found = _run("--kv", "--model", str(tiny_gguf), "--prompt-tokens", "64")
     names = [row["name"] for row in found["rows"]]

@@ -108,7 +108,7 @@ class Guesser(Lookup):
         right = self._answer[said : said + self._random.randint(0, 9)]
         return [*right, *(self._random.randint(0, 255) for _ in range(3))][: max(0, limit)]
 
-    def judge(self, num_proposed: int, num_accepted: int) -> None:
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float = 0.0) -> None:
         self.verdicts.append((num_proposed, num_accepted))
 
 
@@ -124,7 +124,7 @@ def test_drafts_half_right_change_nothing(
     plain.close()
     engine = LlamaEngine(tiny_gguf, options=LlamaOptions(**known))  # type: ignore[arg-type]
     guesser = Guesser(expected, seed)
-    monkeypatch.setattr(engine._writer, "make_lookup", lambda prompt: guesser)
+    monkeypatch.setattr(engine._writer, "make_drafter", lambda prompt, pins: guesser)
     deltas, _ = _ask(engine, "hello", max_tokens=50)
     assert [d.token_ids[0] for d in deltas if d.token_ids] == expected
     assert 0 < sum(right for _, right in guesser.verdicts) < sum(n for n, _ in guesser.verdicts)

@@ -1,0 +1,171 @@
+"""A smaller model of the same vocabulary that drafts for a larger one: found fit, loaded, freed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edge.device.fit import MB, DoesNotFit
+from edge.device.gpu import Gpu, find_gpus, own_free_bytes
+from edge.device.memory import free_memory_bytes
+from edge.llama.binding import Model
+from edge.llama.cache import KvCache
+from edge.llama.context import Context, ContextParams
+from edge.llama.kv_types import KvTypes
+from edge.llama.model_drafter import ModelDrafter, Reader
+from edge.llama.options import LlamaOptions
+from edge.llama.placement import place
+from edge.llama.plan import asked_len, bound_compute_bytes, plan
+from edge.llama.shape import CacheShape
+from edge.llama.window import Pins, Window
+from offload.errors import SettingsError
+
+LONGEST = 4096  # tokens that a draft is written from; what is further back helps it little
+MAX_PADDING = 128  # tokens that one vocabulary may have more than the other; as in llama.cpp
+DRAFT_TOKENS = 8  # at once, where the options do not say
+
+
+@dataclass(frozen=True, kw_only=True)
+class DraftPlan:
+    """How a draft model is run, and the bytes of memory that it takes."""
+
+    path: Path
+    options: LlamaOptions
+    params: ContextParams
+    need_bytes: int
+
+
+def plan_draft(path: Path, options: LlamaOptions, free_bytes: int) -> DraftPlan | None:
+    """Return how the options' draft model is run beside the model at `path`; None without one.
+
+    Reads the heads of both files, no weights. Raises SettingsError for a draft model of another
+    vocabulary or one that cannot take tokens back, DoesNotFit where there is no memory for it,
+    and CheckpointError for a file that cannot be run.
+    """
+    if options.draft_model is None:
+        return None
+    with Model(path, weights=False) as model, Model(options.draft_model, weights=False) as draft:
+        require_same_words(model, draft)
+        if not draft.can_take_back:
+            raise SettingsError(
+                f"draft_model {draft.path.name} cannot take a token back, as {draft.architecture} "
+                "models cannot; choose one with attention only"
+            )
+        length = min(asked_len(model, options) or model.trained_len, draft.trained_len, LONGEST)
+        own = replace(
+            options,
+            draft_model=None,
+            max_model_len=length,
+            max_num_seqs=1,
+            window=None,
+            num_gpu_layers=-1 if options.num_gpu_layers else 0,
+            kv_cache_dtype=_kinds(draft, options.kv_cache_dtype),
+        )
+        params = _planned(draft, own, free_bytes)
+        held = CacheShape.of(draft).cache_bytes(params.kv_types, params.num_tokens)
+        need = draft.size_bytes + held + bound_compute_bytes(draft, own, params.num_tokens)
+        return DraftPlan(path=draft.path, options=own, params=params, need_bytes=need)
+
+
+def _planned(draft: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
+    try:
+        return plan(draft, options, free_bytes)
+    except DoesNotFit as error:
+        raise DoesNotFit(f"{error}, or leave draft_model out") from None
+
+
+def _kinds(draft: Model, name: str) -> str:
+    """Return the type of keys and values: the larger model's where this one's heads allow it."""
+    if name == "auto":
+        return name
+    shape, kind = CacheShape.of(draft), KvTypes.parse(name)
+    return name if shape.allows(kind) and shape.slides(kind) else "auto"
+
+
+def require_same_words(model: Model, draft: Model) -> None:
+    """Raise SettingsError unless a token means the same to both models."""
+    theirs, ours = model.vocabulary, draft.vocabulary
+    shared = min(theirs.num_tokens, ours.num_tokens)
+    difference = ""
+    if theirs.kind != ours.kind:
+        difference = "another kind of tokenizer"
+    elif abs(theirs.num_tokens - ours.num_tokens) > MAX_PADDING:
+        difference = f"{ours.num_tokens} tokens and not {theirs.num_tokens}"
+    else:
+        odd = (token for token in range(shared) if theirs.name(token) != ours.name(token))
+        if (token := next(odd, None)) is not None:
+            difference = f"{ours.name(token)!r} as token {token} and not {theirs.name(token)!r}"
+    if difference:
+        raise SettingsError(
+            f"draft_model {draft.path.name} has {difference}, as {model.path.name} has; "
+            "choose a smaller model of the same family"
+        )
+
+
+class DraftModel:
+    """The weights and the context of a draft model; it drafts for one answer at a time."""
+
+    def __init__(self, chosen: DraftPlan, *, num_gpu_layers: int = 0) -> None:
+        options = chosen.options
+        with contextlib.ExitStack() as stack:
+            model = stack.enter_context(Model(chosen.path, num_gpu_layers=num_gpu_layers))
+            self.context = stack.enter_context(Context(model, chosen.params))
+            self._owned = stack.pop_all()
+        capacity = chosen.params.num_tokens
+        sinks = min(options.num_sinks, capacity // 2)
+        window = Window(capacity, num_sinks=sinks, block=options.window_block)
+        can_slide = self.context.can_forget()
+        cache = KvCache(self.context, window, sliding=can_slide, reuse=True)
+        self._reader = Reader(cache, model.vocabulary)
+        self._max_draft = options.max_draft_tokens or DRAFT_TOKENS
+
+    def begin(self, prompt: Sequence[int], pins: Pins, num_tokens: int) -> ModelDrafter:
+        """Return what drafts for an answer to `prompt` of a model of `num_tokens` tokens."""
+        return ModelDrafter(
+            self._reader, prompt, pins, max_draft=self._max_draft, num_tokens=num_tokens
+        )
+
+    def close(self) -> None:
+        """Free the model; a second call does nothing."""
+        self._owned.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """The draft model, and what is left beside it for the larger one."""
+
+    memory_bytes: int
+    gpus: Sequence[Gpu]
+    draft: DraftModel | None = None
+    need_bytes: int = 0  # of the draft model
+
+    def refusal(self, error: DoesNotFit) -> DoesNotFit:
+        """Return a refusal of the larger model that names the draft model's part in it."""
+        if self.draft is None:
+            return error
+        return DoesNotFit(
+            f"{error}, or leave draft_model out, which takes {self.need_bytes / MB:.0f} MB"
+        )
+
+
+def open_draft(path: Path, options: LlamaOptions, stack: contextlib.ExitStack) -> Room:
+    """Load the draft model, where there is one, for the model at `path`; `stack` frees it.
+
+    It comes before the larger model, on the GPU too: each of its steps waits for it. Errors as
+    plan_draft().
+    """
+    gpus = find_gpus() if options.num_gpu_layers else []
+    memory = free_memory_bytes()
+    chosen = plan_draft(path, options, memory + own_free_bytes(gpus))
+    if chosen is None:
+        return Room(memory_bytes=memory, gpus=gpus)
+    layers = place(chosen.path, chosen.options, memory, gpus)
+    draft = DraftModel(chosen, num_gpu_layers=layers)
+    stack.callback(draft.close)
+    if layers:
+        gpus, memory = find_gpus(), free_memory_bytes()
+    else:  # its weights are mapped and come into memory only as they are used
+        memory -= chosen.need_bytes
+    return Room(memory_bytes=memory, gpus=gpus, draft=draft, need_bytes=chosen.need_bytes)

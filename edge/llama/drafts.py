@@ -1,0 +1,71 @@
+"""What may come next, guessed cheaply: where the guesses come from, and how many proved right.
+
+Guesses are verified by the model itself, a few in one step: they change the speed and never the
+answer. Text that repeats is copied (lookup.py); where nothing repeats, a smaller model is asked
+(draft_model.py). Source: Leviathan et al., "Fast Inference from Transformers via Speculative
+Decoding", arXiv 2211.17192; here a guess stands where it is what would have been drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+
+class Drafter(Protocol):
+    """Proposes tokens for one answer and is told how they fared."""
+
+    def add(self, token: int) -> None:
+        """Take the next token of the answer."""
+
+    def propose(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens that may come next, often none."""
+
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+        """Learn how the last draft fared, and how long the step took that verified it."""
+
+
+class DraftTally(msgspec.Struct, kw_only=True):
+    """How an engine's drafts fared since it was loaded; steps are those that verified a draft."""
+
+    steps: int = 0
+    proposed: int = 0
+    accepted: int = 0
+
+    def count(self, num_proposed: int, num_accepted: int) -> None:
+        """Take one more verdict."""
+        self.steps += num_proposed > 0
+        self.proposed += num_proposed
+        self.accepted += num_accepted
+
+
+class FirstOf:
+    """Several drafters as one: the first that has a guess is taken, so the cheapest comes first."""
+
+    def __init__(self, drafters: Sequence[Drafter], tally: DraftTally) -> None:
+        self._drafters = drafters
+        self._tally = tally
+        self._asked: Sequence[Drafter] = ()
+
+    def add(self, token: int) -> None:
+        """Tell all of them."""
+        for drafter in self._drafters:
+            drafter.add(token)
+
+    def propose(self, limit: int) -> list[int]:
+        """Return the first guess that is one."""
+        for place, drafter in enumerate(self._drafters, 1):
+            if draft := drafter.propose(limit):
+                # Those behind were not asked: the verdict is none of theirs.
+                self._asked = self._drafters[place - 1 : place]
+                return draft
+        self._asked = self._drafters
+        return []
+
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+        """Tell whose guess it was; of a step without one, all that had none."""
+        self._tally.count(num_proposed, num_accepted)
+        for drafter in self._asked:
+            drafter.judge(num_proposed, num_accepted, seconds)

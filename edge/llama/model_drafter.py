@@ -1,0 +1,139 @@
+"""Drafts for one answer, written by a smaller model that reads along."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from backbone.errors import NearfarError
+from edge.llama.cache import KvCache
+from edge.llama.vocabulary import Vocabulary
+from edge.llama.window import Pins
+from edge.llama.worth import Worth
+
+LEAST_LIKELY = 0.5  # below which the small model's own guess is not worth verifying
+_DONE = object()
+_log = logging.getLogger("nearfar.draft")
+
+
+class Reader:
+    """The small model's cache, and which answer it was last used for; one thread at a time."""
+
+    def __init__(self, cache: KvCache, vocabulary: Vocabulary) -> None:
+        self.cache = cache
+        self.vocabulary = vocabulary
+        self.worth = Worth()
+        self.lock = threading.Lock()
+        self.holder: object = None
+
+
+class ModelDrafter:
+    """Guesses the likeliest tokens as long as the small model is sure of them.
+
+    It reads a prompt a batch at each step, and guesses once it has caught up. `num_tokens` is how
+    many there are in the vocabulary of the model that verifies.
+    """
+
+    def __init__(
+        self, reader: Reader, prompt: Sequence[int], pins: Pins, *, max_draft: int, num_tokens: int
+    ) -> None:
+        self._reader, self._cache = reader, reader.cache
+        self._known = list(prompt)
+        self._pins = _fitting(pins, len(prompt), self._cache.window.capacity)
+        self._max_draft = max_draft
+        self._num_tokens = num_tokens
+        self._unread: Iterator[None] | None = None
+        self._sure = 0  # tokens of the cache that are known to have been said
+        self._seconds = 0.0
+        self._failed = False
+
+    def add(self, token: int) -> None:
+        """Take the next token of the answer."""
+        self._known.append(token)
+
+    def propose(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens that may come next, often none."""
+        self._seconds = 0.0
+        if self._failed or limit <= 0 or not self._reader.worth.wanted():
+            return []
+        try:
+            with self._reader.lock:
+                return self._guess(min(limit, self._max_draft))
+        except NearfarError as error:
+            self._failed = True
+            _log.warning("the draft model failed (%s); this answer goes on without it", error)
+            return []
+
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+        """Learn whether the draft was worth its time."""
+        worth = self._reader.worth
+        if num_proposed == 0:
+            worth.plain(seconds)
+        if self._seconds:
+            worth.drafted(seconds + self._seconds, num_accepted + 1)
+
+    def _guess(self, limit: int) -> list[int]:
+        started = time.perf_counter()
+        if (row := self._catch_up()) is None:
+            return []
+        draft: list[int] = []
+        while (token := self._likeliest(row)) is not None:
+            draft.append(token)
+            if len(draft) == limit or self._reader.vocabulary.is_end(token):
+                break
+            if not self._cache.append([token], self._pins):
+                break
+            row = 0
+        self._seconds = time.perf_counter() - started
+        return draft
+
+    def _catch_up(self) -> int | None:
+        """Let the cache hold all that was said; return the row behind it, None while it reads."""
+        if self._reader.holder is not self:
+            self._reader.holder, self._sure = self, 0
+            self._unread = self._cache.read(list(self._known), self._pins)
+        if self._unread is not None:
+            if next(self._unread, _DONE) is not _DONE:
+                return None
+            self._unread, self._sure = None, len(self._cache.window.stream)
+        self._take_back()
+        behind = self._known[len(self._cache.window.stream) :]
+        if len(behind) > self._cache.max_draft + 1:  # as many rows of logits as one step gives
+            self._unread = self._cache.read(list(self._known), self._pins)
+            return None
+        if not self._cache.append(behind, self._pins):
+            return None
+        self._sure = len(self._cache.window.stream)
+        return len(behind) - 1
+
+    def _take_back(self) -> None:
+        """Forget guesses of the last time that were not said."""
+        guessed = self._cache.window.stream[self._sure :]
+        said = self._known[self._sure : self._sure + len(guessed)]
+        pairs = enumerate(zip(guessed, said, strict=False))
+        right = next((place for place, (a, b) in pairs if a != b), len(said))
+        self._cache.rollback(len(guessed) - right)
+
+    def _likeliest(self, row: int) -> int | None:
+        """Return the likeliest token, None where it is not likely enough or not in both models."""
+        token, probability = _best(self._cache.logits(row))
+        return token if probability >= LEAST_LIKELY and token < self._num_tokens else None
+
+
+def _best(logits: npt.NDArray[np.float32]) -> tuple[int, float]:
+    """Return where logits, [vocabulary], peak, and the probability of that."""
+    best = int(logits.argmax())
+    with np.errstate(invalid="ignore"):  # a model that has no numbers is sure of nothing
+        return best, 1.0 / float(np.exp(logits - logits[best]).sum())
+
+
+def _fitting(pins: Pins, num_prompt: int, capacity: int) -> Pins:
+    """Return the pins where they leave half of the small model's window free, else none."""
+    if 2 * pins.num_tokens <= capacity:
+        return pins
+    return Pins(num_first=0, last_start=num_prompt, last_end=num_prompt)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from backbone.causes import cause
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
+from backbone.share import Share
 
 if TYPE_CHECKING:
     import torch
@@ -22,18 +24,27 @@ if TYPE_CHECKING:
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
+# A language model inside a vision-language checkpoint has one more name in front, old or new.
+_PREFIX = re.compile(r"^(language_model\.|model\.language_model\.)?(model\.)?")
+_SIGHT = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 _WHOLE_FILE_BYTES = 64 << 20
 _SAMPLE_BYTES = 4096
 _NUM_SAMPLES = 256
 
 
 def load_network(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    share: Share | None = None,
 ) -> Network:
     """Read a folder's weights straight to `device` and `dtype` (None: float32), ready to run.
 
     No second copy of the weights is ever held: the network is built without storage, and each
-    tensor is put in place as it is read. Raises CheckpointError for whatever cannot be run.
+    tensor is put in place as it is read. With a `share`, the network is that share of every
+    layer's heads and channels, and nothing else is read. Raises CheckpointError for whatever
+    cannot be run, and ShareError where the layers cannot be shared so.
     """
     try:
         import torch
@@ -43,13 +54,15 @@ def load_network(
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None
     shards = weight_files(folder)
-    config = NetworkConfig.load(folder)
+    share = share or Share()
+    config = share.of_config(NetworkConfig.load(folder))
     with torch.device("meta"):
         network = Network(config)
     expected = {name: tuple(p.shape) for name, p in network.named_parameters()}
     loaded = set()
-    for name, tensor in _tensors(shards, expected, tied=config.tie_word_embeddings):
-        _place(network, name, _checked(name, tensor, expected[name], device, dtype))
+    for name, read in _tensors(shards, expected, tied=config.tie_word_embeddings):
+        tensor = share.of_tensor(name, read, expected[name])
+        _place(network, name, _checked(name, tensor, device, dtype))
         loaded.add(name)
     _require_all(expected.keys() - loaded)
     if config.tie_word_embeddings:
@@ -133,21 +146,21 @@ def _sampled(path: Path, size: int) -> Iterator[bytes]:
 
 def _tensors(
     shards: list[Path], expected: dict[str, tuple[int, ...]], *, tied: bool
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield (our name, tensor) of every wanted tensor; one shard is open at a time."""
+) -> Iterator[tuple[str, Any]]:
+    """Yield (our name, a slice of the file) of every wanted tensor; one shard is open at a time."""
     for path in shards:
         with ExitStack() as stack:
             file = stack.enter_context(_open(path))
             for hf_name in file.keys():  # noqa: SIM118 - the handle is no dict
-                name = hf_name.removeprefix("model.")
-                if _is_derived(name, tied=tied):
+                name = _PREFIX.sub("", hf_name)
+                if _is_derived(name, tied=tied) or _SIGHT.match(hf_name):
                     continue
                 if name not in expected:
                     raise CheckpointError(
                         f"{path.name} holds an unexpected tensor {hf_name}; its config.json "
                         "belongs to another model, or the weights are quantized"
                     )
-                yield name, file.get_tensor(hf_name)
+                yield name, file.get_slice(hf_name)
 
 
 def _open(path: Path) -> Any:
@@ -169,19 +182,10 @@ def _is_derived(name: str, *, tied: bool) -> bool:
 
 
 def _checked(
-    name: str,
-    tensor: Tensor,
-    shape: tuple[int, ...],
-    device: torch.device | str,
-    dtype: torch.dtype | None,
+    name: str, tensor: Tensor, device: torch.device | str, dtype: torch.dtype | None
 ) -> Tensor:
     import torch
 
-    if tuple(tensor.shape) != shape:
-        raise CheckpointError(
-            f"the tensor {name} is {list(tensor.shape)} and config.json asks for {list(shape)}; "
-            "config and weights belong to different models"
-        )
     if not tensor.is_floating_point():
         raise CheckpointError(
             f"the tensor {name} holds {tensor.dtype}; use the model's unquantized weights"

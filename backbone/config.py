@@ -3,51 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError
+from backbone.families import SUPPORTED_MODEL_TYPES, network_fields, text_config
+from backbone.rope_scaling import RopeScaling
 
-SUPPORTED_MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """How positions beyond those of the training are made to fit: stretched angles.
-
-    "llama3" stretches by frequency, "linear" all alike; "yarn" blends both and sharpens attention
-    (arXiv 2309.00071).
-    """
-
-    kind: str  # "llama3", "linear" or "yarn"
-    factor: float
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_max_position_embeddings: int = 8192
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    attention_factor: float | None = None
-    mscale: float | None = None
-    mscale_all_dim: float | None = None
-    truncate: bool = True
-
-    @classmethod
-    def from_hf(cls, raw: dict[str, Any], max_position_embeddings: int = 0) -> RopeScaling | None:
-        """Read Hugging Face's rotary settings; None where nothing is stretched."""
-        kind = raw.get("rope_type", raw.get("type", "default"))
-        if kind == "default":
-            return None
-        if kind not in ("llama3", "linear", "yarn"):
-            raise CheckpointError(
-                f"rope scaling {kind!r} is not supported; use a checkpoint with llama3, linear "
-                "or yarn"
-            )
-        names = {each.name for each in fields(cls)} - {"kind", "factor"}
-        known = {name: raw[name] for name in names if raw.get(name) is not None}
-        if kind == "yarn" and max_position_embeddings:
-            known.setdefault("original_max_position_embeddings", max_position_embeddings)
-        return cls(kind=kind, factor=float(raw["factor"]), **known)
+__all__ = ["SUPPORTED_MODEL_TYPES", "NetworkConfig", "RopeScaling"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +30,28 @@ class NetworkConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    local_rope_theta: float | None = None  # of layers with a window, where it is another
     tie_word_embeddings: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
     qk_norm: bool = False
     sliding_window: int | None = None
     full_layers: frozenset[int] = frozenset()  # those that see everything, window or not
+    window_limit: int | None = None  # a window for all layers, set where the model is run
+    num_sinks: int = 0  # first tokens that layers with a window see nonetheless
     eos_token_ids: tuple[int, ...] = ()
+    activation: str = "silu"  # or "gelu_tanh"
+    norm_offset: float = 0.0  # what is added to the stored weight of every norm
+    sandwich_norms: bool = False  # a norm behind attention and feed-forward, too
+    embedding_scale: float = 1.0
+    query_pre_attn_scalar: float | None = None  # scores are divided by its root; None: head_dim
+    attn_logit_softcapping: float | None = None  # scores are bent to stay below it
+    final_logit_softcapping: float | None = None
+    num_experts: int = 0  # 0 is one dense feed-forward
+    num_experts_per_tok: int = 0
+    moe_intermediate_size: int = 0
+    norm_topk_prob: bool = False  # whether the chosen experts' weights are made to add up to one
+    dense_layers: frozenset[int] = frozenset()  # those without experts
 
     def __post_init__(self) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
@@ -81,27 +60,55 @@ class NetworkConfig:
                 f"num_key_value_heads={self.num_key_value_heads}; the config.json is damaged"
             )
         if self.head_dim % 2:
-            raise CheckpointError(f"head_dim={self.head_dim} is odd; rotary embedding needs even")
+            raise CheckpointError(
+                f"head_dim={self.head_dim} is odd; "
+                "rotary embedding needs an even one: use another checkpoint"
+            )
+        if self.num_experts and not 0 < self.num_experts_per_tok <= self.num_experts:
+            raise CheckpointError(
+                f"num_experts_per_tok={self.num_experts_per_tok} of num_experts="
+                f"{self.num_experts} cannot be; the config.json is damaged"
+            )
 
     def window(self, layer: int) -> int | None:
         """Return how many tokens a layer sees, the newest included; None is all."""
+        found = [w for w in (self._own_window(layer), self.window_limit) if w is not None]
+        return min(found, default=None)
+
+    def _own_window(self, layer: int) -> int | None:
         return None if layer in self.full_layers else self.sliding_window
+
+    def windows(self) -> list[int | None]:
+        """Return the window of every layer."""
+        return [self.window(layer) for layer in range(self.num_hidden_layers)]
+
+    def rope_base(self, layer: int) -> int:
+        """Return which of the rotary bases a layer turns by: 0, or 1 for Gemma 3's windows."""
+        return int(self.local_rope_theta is not None and self._own_window(layer) is not None)
+
+    def has_experts(self, layer: int) -> bool:
+        """Return whether a layer chooses among experts."""
+        return self.num_experts > 0 and layer not in self.dense_layers
+
+    @property
+    def query_scale(self) -> float:
+        """Return what queries are multiplied by, so that scores over sqrt(head_dim) are right."""
+        if self.query_pre_attn_scalar is None:
+            return 1.0
+        return float((self.head_dim / self.query_pre_attn_scalar) ** 0.5)
 
     @classmethod
     def from_hf(cls, raw: dict[str, Any]) -> NetworkConfig:
         """Read a parsed `config.json`. Raises CheckpointError for shapes this code cannot run."""
-        model_type = raw.get("model_type")
-        if model_type not in SUPPORTED_MODEL_TYPES:
-            raise CheckpointError(
-                f"unknown architecture {model_type!r}; "
-                f"supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
-            )
-        if raw.get("hidden_act", "silu") != "silu":
-            raise CheckpointError(f"activation {raw['hidden_act']!r} is not supported; use silu")
+        text = text_config(raw)
         try:
-            return cls(**_fields(raw, model_type))
+            return cls(**network_fields(text))
         except KeyError as missing:
             raise CheckpointError(f"config.json lacks {missing}; fetch the model again") from None
+        except (TypeError, ValueError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"config.json makes no sense ({error}); fetch the model again"
+            ) from None
 
     @classmethod
     def load(cls, folder: Path) -> NetworkConfig:
@@ -120,49 +127,3 @@ class NetworkConfig:
         if not isinstance(raw, dict):
             raise CheckpointError(f"{path} is not a JSON object; fetch the model again")
         return cls.from_hf(raw)
-
-
-def _fields(raw: dict[str, Any], model_type: str) -> dict[str, Any]:
-    num_heads = raw["num_attention_heads"]
-    # transformers 5 moved the rotary settings into one dictionary.
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
-    eos = raw.get("eos_token_id")
-    # Mistral's window is always on; Qwen's only where its config says so.
-    slides = raw.get("use_sliding_window", not model_type.startswith("qwen"))
-    window = raw.get("sliding_window") if slides else None
-    return {
-        "model_type": model_type,
-        "vocab_size": raw["vocab_size"],
-        "hidden_size": raw["hidden_size"],
-        "intermediate_size": raw["intermediate_size"],
-        "num_hidden_layers": raw["num_hidden_layers"],
-        "num_attention_heads": num_heads,
-        "num_key_value_heads": raw.get("num_key_value_heads") or num_heads,
-        "head_dim": raw.get("head_dim") or raw["hidden_size"] // num_heads,
-        "max_position_embeddings": raw["max_position_embeddings"],
-        "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
-        "rope_theta": float(raw.get("rope_theta") or rope.get("rope_theta") or 10000.0),
-        "rope_scaling": RopeScaling.from_hf(rope, raw["max_position_embeddings"]),
-        "tie_word_embeddings": raw.get("tie_word_embeddings", False),
-        "qkv_bias": raw.get("attention_bias", model_type == "qwen2"),
-        "output_bias": raw.get("attention_bias", False) and model_type != "qwen2",
-        "qk_norm": model_type == "qwen3",
-        "sliding_window": window if model_type != "llama" else None,
-        "full_layers": _full_layers(raw, model_type),
-        "eos_token_ids": _token_ids(eos),
-    }
-
-
-def _full_layers(raw: dict[str, Any], model_type: str) -> frozenset[int]:
-    kinds = raw.get("layer_types")
-    if kinds is not None:
-        return frozenset(i for i, kind in enumerate(kinds) if kind != "sliding_attention")
-    # Before there were layer_types, Qwen's first layers were the ones without a window.
-    count = raw.get("max_window_layers") or 0 if model_type.startswith("qwen") else 0
-    return frozenset(range(min(count, raw["num_hidden_layers"])))
-
-
-def _token_ids(eos: int | list[int] | None) -> tuple[int, ...]:
-    if eos is None:
-        return ()
-    return (eos,) if isinstance(eos, int) else tuple(eos)

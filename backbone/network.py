@@ -13,24 +13,41 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from backbone.attention import Attend, soft_capped
 from backbone.config import NetworkConfig
+from backbone.experts import Experts
 from backbone.rotary import attention_factor, cos_sin, inverse_frequencies, rotate
 
-# (layer, q [..., heads, head_dim], k and v [..., kv_heads, head_dim]) -> [..., heads, head_dim]
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+__all__ = ["Attend", "Attention", "Block", "FeedForward", "Network", "RMSNorm", "activation_of"]
+
+
+def activation_of(config: NetworkConfig) -> Callable[[Tensor], Tensor]:
+    """Return the non-linearity of a gated feed-forward."""
+    return functional.silu if config.activation == "silu" else _gelu_tanh
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return functional.gelu(x, approximate="tanh")
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square norm over the last dimension, computed in float32."""
+    """Root-mean-square norm over the last dimension, computed in float32.
 
-    def __init__(self, size: int, eps: float) -> None:
+    The weight in force is the stored one plus `offset`; where there is an offset (Gemma), the
+    product is made in float32 too.
+    """
+
+    def __init__(self, size: int, eps: float, offset: float = 0.0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
+        self.weight = nn.Parameter(torch.full((size,), 1.0 - offset))
         self.eps = eps
+        self.offset = offset
 
     def forward(self, x: Tensor) -> Tensor:
         wide = x.float()
         scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
+        if self.offset:
+            return (scaled * (self.offset + self.weight.float())).to(x.dtype)
         return self.weight * scaled.to(x.dtype)
 
 
@@ -42,7 +59,7 @@ class Attention(nn.Module):
         self.layer = layer
         self.head_dim = config.head_dim
         # Both queries and keys would carry yarn's factor; a product needs it only once, squared.
-        self.sharpness = attention_factor(config) ** 2
+        self.sharpness = attention_factor(config) ** 2 * config.query_scale
         query_size = config.num_attention_heads * config.head_dim
         kv_size = config.num_key_value_heads * config.head_dim
         self.q_proj = nn.Linear(config.hidden_size, query_size, bias=config.qkv_bias)
@@ -50,8 +67,8 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.hidden_size, kv_size, bias=config.qkv_bias)
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=config.output_bias)
         if config.qk_norm:
-            self.q_norm: nn.Module = RMSNorm(config.head_dim, config.rms_norm_eps)
-            self.k_norm: nn.Module = RMSNorm(config.head_dim, config.rms_norm_eps)
+            self.q_norm: nn.Module = _norm(config, config.head_dim)
+            self.k_norm: nn.Module = _norm(config, config.head_dim)
         else:
             self.q_norm = nn.Identity()
             self.k_norm = nn.Identity()
@@ -68,35 +85,65 @@ class Attention(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """SiLU-gated feed-forward (Shazeer, arXiv 2002.05202)."""
+    """Gated feed-forward (Shazeer, arXiv 2002.05202), by SiLU or, in Gemma, by GELU."""
 
-    def __init__(self, config: NetworkConfig) -> None:
+    def __init__(self, config: NetworkConfig, intermediate_size: int | None = None) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        inner = intermediate_size or config.intermediate_size
+        self.activation = activation_of(config)
+        self.gate_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, inner, bias=False)
+        self.down_proj = nn.Linear(inner, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x)))
+        return cast(Tensor, self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x)))
 
 
 class Block(nn.Module):
-    """One decoder layer, pre-norm."""
+    """One decoder layer: a norm before attention and feed-forward, in Gemma one behind each, too.
+
+    Names are Hugging Face's: post_attention_layernorm stands behind attention only in Gemma.
+    """
 
     def __init__(self, config: NetworkConfig, layer: int) -> None:
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.input_layernorm = _norm(config, config.hidden_size)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.mlp = FeedForward(config)
+        self.post_attention_layernorm = _norm(config, config.hidden_size)
+        self.mlp: nn.Module = _feed_forward(config, layer)
+        self.sandwich = config.sandwich_norms
+        if self.sandwich:
+            self.pre_feedforward_layernorm = _norm(config, config.hidden_size)
+            self.post_feedforward_layernorm = _norm(config, config.hidden_size)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, attend)
-        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+        attended = self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        if not self.sandwich:
+            x = x + attended
+            return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+        x = x + self.post_attention_layernorm(attended)
+        made = self.mlp(self.pre_feedforward_layernorm(x))
+        return cast(Tensor, x + self.post_feedforward_layernorm(made))
+
+
+def _norm(config: NetworkConfig, size: int) -> RMSNorm:
+    return RMSNorm(size, config.rms_norm_eps, config.norm_offset)
+
+
+def _feed_forward(config: NetworkConfig, layer: int) -> nn.Module:
+    if not config.has_experts(layer):
+        return FeedForward(config)
+    return Experts(
+        lambda: FeedForward(config, config.moe_intermediate_size),
+        hidden_size=config.hidden_size,
+        num_experts=config.num_experts,
+        num_experts_per_tok=config.num_experts_per_tok,
+        norm_topk_prob=config.norm_topk_prob,
+    )
 
 
 class Network(nn.Module):
-    """A Llama-, Mistral-, Qwen2- or Qwen3-shaped decoder; parameter names as in Hugging Face."""
+    """A decoder of one of the families in families.py; parameter names as in Hugging Face."""
 
     inverse: Tensor
 
@@ -105,7 +152,7 @@ class Network(nn.Module):
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.norm = _norm(config, config.hidden_size)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
@@ -113,24 +160,20 @@ class Network(nn.Module):
 
     def forward(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Return hidden states [..., hidden_size] for int tokens and positions [...]."""
-        x = cast(Tensor, self.embed_tokens(tokens))
-        cos, sin = cos_sin(self.inverse, positions)
-        for block in self.layers:
-            x = block(x, cos, sin, attend)
+        x = embedded(self.embed_tokens(tokens), self.config)
+        rotations = cos_sin(self.inverse, positions)
+        for layer, block in enumerate(self.layers):
+            x = block(x, *rotations[self.config.rope_base(layer)], attend)
         return cast(Tensor, self.norm(x))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return logits [..., vocab_size], in float32 whatever the network's own dtype."""
-        return cast(Tensor, self.lm_head(hidden)).float()
+        return soft_capped(self.lm_head(hidden).float(), self.config.final_logit_softcapping)
 
 
-def causal_attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Plain causal attention over whole sequences: q [batch, len, heads, head_dim]."""
-    out = functional.scaled_dot_product_attention(
-        q.transpose(1, 2),  # [batch, heads, len, head_dim]
-        k.transpose(1, 2),
-        v.transpose(1, 2),
-        is_causal=True,
-        enable_gqa=True,
-    )
-    return out.transpose(1, 2)
+def embedded(rows: Tensor, config: NetworkConfig) -> Tensor:
+    """Return what the first layer is fed for rows [..., hidden] of the embedding."""
+    if config.embedding_scale == 1.0:
+        return rows
+    # Gemma's scale has the precision of the rows: in bfloat16, 55.5 for 55.4256.
+    return rows * float(torch.tensor(config.embedding_scale).to(rows.dtype))

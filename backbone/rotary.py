@@ -7,13 +7,27 @@ import math
 import torch
 from torch import Tensor
 
-from backbone.config import NetworkConfig, RopeScaling
+from backbone.config import NetworkConfig
+from backbone.rope_scaling import RopeScaling
 
 
 def inverse_frequencies(config: NetworkConfig) -> Tensor:
-    """Return the angular frequency of each pair of channels, float32 [head_dim / 2]."""
-    exponents = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    inverse = 1.0 / (config.rope_theta**exponents)
+    """Return the angular frequency of each pair of channels, float32 [bases, head_dim / 2].
+
+    There is one base, or two: full attention's and then that of layers with a window (Gemma 3).
+    """
+    bases = [_stretched(_plain(config.rope_theta, config.head_dim), config)]
+    if config.local_rope_theta is not None:
+        bases.append(_plain(config.local_rope_theta, config.head_dim))
+    return torch.stack(bases)
+
+
+def _plain(theta: float, head_dim: int) -> Tensor:
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    return 1.0 / theta**exponents
+
+
+def _stretched(inverse: Tensor, config: NetworkConfig) -> Tensor:
     if config.rope_scaling is None:
         return inverse
     if config.rope_scaling.kind == "linear":
@@ -67,11 +81,14 @@ def _llama3(inverse: Tensor, scaling: RopeScaling) -> Tensor:
     return keep * inverse + (1 - keep) * inverse / scaling.factor
 
 
-def cos_sin(inverse: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-    """Return float32 cos and sin of shape [*positions.shape, 1, head_dim]."""
-    angles = positions.float().unsqueeze(-1) * inverse  # [..., head_dim / 2]
-    angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
-    return angles.cos(), angles.sin()
+def cos_sin(inverse: Tensor, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return, for each base of inverse, float32 cos and sin [*positions.shape, 1, head_dim]."""
+    pairs = []
+    for base in inverse:
+        angles = positions.float().unsqueeze(-1) * base  # [..., head_dim / 2]
+        angles = torch.cat((angles, angles), dim=-1).unsqueeze(-2)
+        pairs.append((angles.cos(), angles.sin()))
+    return pairs
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

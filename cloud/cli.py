@@ -51,6 +51,9 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
         replicas: Annotated[
             int, typer.Option(help="Engine processes; with --device cuda each has a GPU.")
         ] = 1,
+        tensor_parallel_size: Annotated[
+            int, typer.Option(help="Processes that share one model; with --device cuda one a GPU.")
+        ] = 1,
         balance: Annotated[
             str,
             typer.Option(
@@ -81,6 +84,7 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
             shelf=shelf,
             max_loaded=max_loaded,
             num_replicas=replicas,
+            tensor_parallel_size=tensor_parallel_size,
             balance=balance,
             as_json=as_json,
         )

@@ -39,6 +39,7 @@ class EndpointOptions:
     shelf: str | None = None
     max_loaded: int = 1
     num_replicas: int = 1
+    tensor_parallel_size: int = 1
     balance: str = "prefix-aware"
     as_json: bool = False
 
@@ -47,6 +48,10 @@ class EndpointOptions:
             raise SettingsError("--upstream is one server; leave out --model and --replicas")
         if self.shelf and (self.upstream or self.model or self.num_replicas > 1):
             raise SettingsError("--shelf names its own models; leave out the other flags for them")
+        if self.tensor_parallel_size > 1 and (self.upstream or self.num_replicas > 1):
+            raise SettingsError(
+                "--tensor-parallel-size shares one model; leave out --upstream and --replicas"
+            )
         if self.max_loaded < 1:
             raise SettingsError(f"max-loaded is {self.max_loaded}; it must be 1 or more")
         if not 1 <= self.num_replicas <= 256:
@@ -103,7 +108,11 @@ def _load(folder: Path, options: EndpointOptions) -> Engine:
         from cloud.engine.options import EngineOptions
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None
-    chosen = EngineOptions(device=options.device, max_model_len=options.max_model_len)
+    chosen = EngineOptions(
+        device=options.device,
+        max_model_len=options.max_model_len,
+        tensor_parallel_size=options.tensor_parallel_size,
+    )
     return CloudEngine(folder, options=chosen)
 
 

@@ -25,6 +25,9 @@ def memory(
         int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
     ] = 0,
     max_num_seqs: Annotated[int, typer.Option(help="Answers that run at the same time.")] = 128,
+    kv_cache_dtype: Annotated[
+        str, typer.Option(help="Of keys and values: int8, fp8, or auto for that of the weights.")
+    ] = "auto",
     gpu_memory_utilization: Annotated[
         float, typer.Option(help="How much of the GPU may be taken, from 0 to 1.")
     ] = 0.9,
@@ -42,6 +45,7 @@ def memory(
         max_model_len=max_model_len,
         max_num_seqs=max_num_seqs,
         gpu_memory_utilization=gpu_memory_utilization,
+        kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # checked by the options
     )
     plan = plan_memory(model or CLOUD_MODEL, options)
     print(json.dumps(plan.as_json()) if as_json else _in_words(plan))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
-from backbone.network import Block, RMSNorm
+from backbone.network import Block, RMSNorm, embedded
 from backbone.rotary import inverse_frequencies
 from quantize.architectures import architecture_of
 from quantize.weights import StoredTensor, read_config, stored_tensors
@@ -40,14 +40,16 @@ class BlockStream:
         return block.eval().requires_grad_(False)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Return hidden states [..., hidden_size] of token ids; only their rows are read."""
+        """Return what the first block is fed for token ids, [..., hidden_size]; reads only rows."""
         stored = self._stored(f"{MODEL_PREFIX}embed_tokens.weight")
         rows = stored.rows(tokens.flatten().numpy())
-        return torch.from_numpy(rows).reshape(*tokens.shape, -1).to(self.device)
+        found = torch.from_numpy(rows).reshape(*tokens.shape, -1).to(self.device)
+        return embedded(found, self.config)
 
     def norm(self) -> RMSNorm:
         """Return the norm before the head."""
-        norm = RMSNorm(self.config.hidden_size, self.config.rms_norm_eps)
+        config = self.config
+        norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.norm_offset)
         place(norm, "weight", self.read(f"{MODEL_PREFIX}norm.weight", (self.config.hidden_size,)))
         return norm.eval().requires_grad_(False)
 

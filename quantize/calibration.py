@@ -14,8 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from backbone.attention import causal_attention
 from backbone.errors import NearfarError
-from backbone.network import Block, causal_attend
+from backbone.network import Block
 from backbone.rotary import cos_sin
 from backbone.tokenizer import Tokenizer
 from quantize.block_stream import BlockStream
@@ -113,7 +114,8 @@ class Walk:
         self.layer = 0
         self.hidden = stream.embed(windows)  # [num_windows, window_len, hidden_size]
         positions = torch.arange(windows.shape[1], device=stream.device)
-        self._cos, self._sin = cos_sin(stream.inverse, positions)
+        self._rotations = cos_sin(stream.inverse, positions)
+        self._attend = causal_attention(stream.config)
         self._advanced = False
 
     def steps(self, visit: Visit) -> Iterator[int]:
@@ -168,7 +170,8 @@ class Walk:
         self._advanced = advance
 
     def _forward(self, block: Block, hidden: Tensor) -> Tensor:
-        out: Tensor = block(hidden, self._cos, self._sin, causal_attend)
+        rotation = self._rotations[self.stream.config.rope_base(self.layer)]
+        out: Tensor = block(hidden, *rotation, self._attend)
         return out
 
     def _batches(self) -> Iterator[slice]:

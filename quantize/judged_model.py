@@ -35,12 +35,12 @@ class TorchModel:
         """Return float32 [len(tokens), vocab_size]."""
         import torch
 
-        from backbone.network import causal_attend
+        from backbone.attention import causal_attention
 
         ids = torch.tensor([list(tokens)])
         positions = torch.arange(ids.shape[1]).unsqueeze(0)
         with torch.no_grad():
-            hidden = self._network(ids, positions, causal_attend)
+            hidden = self._network(ids, positions, causal_attention(self._network.config))
             return np.asarray(self._network.logits(hidden)[0].numpy(), dtype=np.float32)
 
     def close(self) -> None:
@@ -80,7 +80,9 @@ def format_of(path: Path) -> str:
         return "safetensors"
     method = str(quantization.get("quant_method", "unknown"))
     if method not in ("gptq", "bitsandbytes"):
-        raise CheckpointError(f"{path} is quantized by {method!r}, which cannot be judged here")
+        raise CheckpointError(
+            f"{path} is quantized by {method!r}, which cannot be judged here; convert it to GGUF"
+        )
     return method
 
 

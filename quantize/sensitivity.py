@@ -20,9 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from backbone.attention import causal_attention
+from backbone.causes import cause
 from backbone.checkpoint import fingerprint, load_network
 from backbone.errors import NearfarError
-from backbone.network import Network, causal_attend
+from backbone.network import Network
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
 from quantize.calibration import CalibrationOptions, windows_of
 from quantize.calibration_text import default_text
@@ -60,7 +62,7 @@ class Sensitivity:
             return cls(**json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise NearfarError(
-                f"{path} is no saved sensitivity ({error}); measure it again"
+                f"{path} is no saved sensitivity ({cause(error)}); measure it again"
             ) from None
 
 
@@ -175,7 +177,8 @@ class _Probe:
     def _predict(self, window: Tensor) -> Tensor:
         positions = torch.arange(len(window)).unsqueeze(0)
         with torch.no_grad():
-            hidden = self.network(window.unsqueeze(0), positions, causal_attend)
+            attend = causal_attention(self.network.config)
+            hidden = self.network(window.unsqueeze(0), positions, attend)
             return torch.log_softmax(self.network.logits(hidden)[0], -1)
 
 

@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 SHARED_MODELS = Path(__file__).parents[2] / "shared" / "models"
 CONTROL = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -48,6 +57,13 @@ YARN_ROPE = {
     "factor": 4.0,
     "original_max_position_embeddings": 32,
 }
+MOE = SIZES | {
+    "head_dim": 16,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 48,
+}
+GEMMA = SIZES | {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 8}
 FAMILIES: dict[str, Any] = {
     "llama": lambda: LlamaConfig(**SIZES),
     "llama-tied": lambda: LlamaConfig(**SIZES, tie_word_embeddings=True),
@@ -60,6 +76,19 @@ FAMILIES: dict[str, Any] = {
     "qwen3": lambda: Qwen3Config(**SIZES, head_dim=32),
     "qwen3-tied": lambda: Qwen3Config(**SIZES, head_dim=32, tie_word_embeddings=True),
     "qwen3-yarn": lambda: Qwen3Config(**SIZES, head_dim=32, rope_parameters=YARN_ROPE),
+    "qwen3-moe": lambda: Qwen3MoeConfig(**MOE, norm_topk_prob=True),
+    "qwen3-moe-some-dense": lambda: Qwen3MoeConfig(**MOE, mlp_only_layers=[1]),
+    "gemma2-some-windows": lambda: Gemma2Config(
+        **GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=12.0
+    ),
+    "gemma3-some-windows": lambda: Gemma3TextConfig(
+        **GEMMA,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1000000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        },
+    ),
     "qwen2-some-windows": lambda: Qwen2Config(
         **SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1
     ),
@@ -76,6 +105,9 @@ def write_checkpoint(folder: Path, family: str, **save: Any) -> Path:
                 weight.uniform_(0.5, 1.5)
             elif name.endswith("bias"):
                 weight.normal_(0.0, 0.5)
+            elif "embed_tokens" in name and family.startswith("gemma"):
+                # Tied and scaled, a larger one would answer every token with itself.
+                weight.mul_(0.1)
     model.save_pretrained(folder, **save)
     write_tokenizer(folder)
     return folder

@@ -14,6 +14,7 @@ from backbone.tokenizer import Tokenizer
 from cloud.engine.answer import Answer
 from cloud.engine.batching import Batching
 from cloud.engine.choosing import lookup_for, sampler_for
+from cloud.engine.crew import gather
 from cloud.engine.loading import LoadedModel, load_model
 from cloud.engine.loop import BROKEN, EngineLoop
 from cloud.engine.mailbox import Item, Mailroom
@@ -31,7 +32,11 @@ class CloudEngine:
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
         """Load a model folder. Raises CheckpointError or SettingsError."""
         options = options or EngineOptions()
-        model: LoadedModel = load_model(folder, options)
+        self._crew, meeting = gather(folder, options)
+        with self._crew.ended_on_failure():
+            model: LoadedModel = load_model(
+                folder, options, meeting, loaded=self._crew.wait_until_loaded
+            )
         self._card = model.card
         self._tokenizer: Tokenizer = model.tokenizer
         self._vocab_size = model.vocab_size
@@ -93,6 +98,7 @@ class CloudEngine:
             self._closed = True
             await asyncio.to_thread(self._loop.close)
             await asyncio.to_thread(self._leave)
+            await asyncio.to_thread(self._crew.end)
 
     def _prepare(self, request: Request) -> tuple[list[int], Sampler]:
         prompt = encode_request(request, self._tokenizer, self._card.max_model_len)

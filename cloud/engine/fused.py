@@ -8,14 +8,37 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from backbone.network import Attend, Attention, Block, Network, RMSNorm
+from backbone.attention import Attend, soft_capped
+from backbone.experts import Experts, mix, route
+from backbone.network import (
+    Attention,
+    Block,
+    FeedForward,
+    Network,
+    RMSNorm,
+    activation_of,
+    embedded,
+)
 from backbone.rotary import attention_factor, cos_sin
+
+
+@dataclass(frozen=True)
+class _Dense:
+    gate_up: Tensor  # [2 intermediate, hidden]
+    down: Tensor
+
+
+@dataclass(frozen=True)
+class _Sparse:
+    router: Tensor  # [experts, hidden]
+    experts: list[_Dense]
 
 
 @dataclass(frozen=True)
@@ -26,9 +49,10 @@ class _Layer:
     qk_norm: Tensor | None  # [heads + kv_heads, dim]
     output: Tensor
     output_bias: Tensor | None
-    after_norm: Tensor
-    gate_up: Tensor  # [2 intermediate, hidden]
-    down: Tensor
+    after_attention: Tensor | None  # norms that only Gemma has
+    before_feed: Tensor
+    feed: _Dense | _Sparse
+    after_feed: Tensor | None
 
 
 class FusedNetwork:
@@ -50,30 +74,29 @@ class FusedNetwork:
         self._heads = (config.num_attention_heads, config.num_key_value_heads)
         self._layers = [_fuse(cast(Block, block)) for block in network.layers]
         self._embedding = network.embed_tokens.weight
-        self._norm = network.norm.weight
+        self._norm = _weight(network.norm)
         self._head = network.lm_head.weight
-        positions = torch.arange(max_model_len, device=network.inverse.device)
-        cos, sin = cos_sin(network.inverse, positions)  # [len, 1, dim]
-        # The half that is subtracted carries its sign: x * cos + swapped x * sin.
-        half = config.head_dim // 2
-        signed = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        # [len, 2, 1, dim]: one lookup a step.
-        angles = torch.stack((cos, signed), 1) * attention_factor(config)
-        self._angles = angles.to(self._embedding.dtype)
+        self._activation = activation_of(config)
+        self._bases = [config.rope_base(layer) for layer in range(config.num_hidden_layers)]
+        self._angles = _angles(network, max_model_len)
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Return hidden states [tokens, hidden] for int tokens and positions [tokens]."""
-        x = functional.embedding(tokens, self._embedding)
-        cos, sin = self._angles.index_select(0, positions).unbind(1)  # [tokens, 1, dim]
+        x = embedded(functional.embedding(tokens, self._embedding), self.config)
+        # By base, cos and sin [tokens, 1, dim].
+        rotations = [pair.unbind(1) for pair in self._angles.index_select(1, positions).unbind(0)]
         for i, layer in enumerate(self._layers):
-            x = self._layer(i, layer, x, cos, sin, attend)
+            cos, sin = rotations[self._bases[i]]
+            x = x + self._attention(i, layer, x, cos, sin, attend)
+            x = x + self._feed_forward(layer, x)
         return self._normed(x, self._norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Return float32 logits [..., vocab_size]."""
-        return functional.linear(hidden, self._head).float()
+        found = functional.linear(hidden, self._head).float()
+        return soft_capped(found, self.config.final_logit_softcapping)
 
-    def _layer(
+    def _attention(
         self, i: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend
     ) -> Tensor:
         num_q, num_kv = self._heads
@@ -83,18 +106,45 @@ class FusedNetwork:
         qkv = qkv.view(-1, num_q + 2 * num_kv, dim)  # [tokens, heads + 2 kv_heads, dim]
         qk = qkv[:, : num_q + num_kv]
         if layer.qk_norm is not None:
-            qk = functional.rms_norm(qk, (dim,), None, self._eps) * layer.qk_norm
+            normed = functional.rms_norm(qk.to(layer.qk_norm.dtype), (dim,), None, self._eps)
+            qk = (normed * layer.qk_norm).to(x.dtype)
         qk = torch.addcmul(qk * cos, qk.roll(dim // 2, -1), sin)
-        out = attend(i, qk[:, :num_q], qk[:, num_q:], qkv[:, num_q + num_kv :])
-        x = x + self._whole(_product(out.flatten(1), layer.output, layer.output_bias))
-        gate, up = _product(self._normed(x, layer.after_norm), layer.gate_up).chunk(2, -1)
-        return x + self._whole(_product(functional.silu(gate) * up, layer.down))
+        q = qk[:, :num_q]
+        if self.config.query_scale != 1.0:
+            q = q * self.config.query_scale
+        out = attend(i, q, qk[:, num_q:], qkv[:, num_q + num_kv :])
+        out = self._whole(_product(out.flatten(1), layer.output, layer.output_bias))
+        return out if layer.after_attention is None else self._normed(out, layer.after_attention)
+
+    def _feed_forward(self, layer: _Layer, x: Tensor) -> Tensor:
+        h = self._normed(x, layer.before_feed)
+        if isinstance(layer.feed, _Dense):
+            made = self._dense(layer.feed, h)
+        else:
+            made = self._sparse(layer.feed, h)
+        made = self._whole(made)
+        return made if layer.after_feed is None else self._normed(made, layer.after_feed)
+
+    def _dense(self, feed: _Dense, x: Tensor) -> Tensor:
+        gate, up = _product(x, feed.gate_up).chunk(2, -1)
+        return _product(self._activation(gate) * up, feed.down)
+
+    def _sparse(self, feed: _Sparse, x: Tensor) -> Tensor:
+        weights, chosen = route(
+            _product(x, feed.router),
+            self.config.num_experts_per_tok,
+            normalized=self.config.norm_topk_prob,
+            dtype=x.dtype,
+        )
+        return mix(x, weights, chosen, lambda number: partial(self._dense, feed.experts[number]))
 
     def _whole(self, partial: Tensor) -> Tensor:
         return partial if self._add_up is None else self._add_up(partial)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(x, weight.shape, weight, self._eps)
+        if weight.dtype == x.dtype:
+            return functional.rms_norm(x, weight.shape, weight, self._eps)
+        return functional.rms_norm(x.float(), weight.shape, weight, self._eps).to(x.dtype)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -105,25 +155,64 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.mv(weight, x[0]).unsqueeze(0)
 
 
+def _angles(network: Network, max_model_len: int) -> Tensor:
+    """Return cos and signed sin of every base and position, [bases, len, 2, 1, dim]."""
+    config = network.config
+    positions = torch.arange(max_model_len, device=network.inverse.device)
+    half = config.head_dim // 2
+    tables = []
+    for cos, sin in cos_sin(network.inverse, positions):  # [len, 1, dim]
+        # The half that is subtracted carries its sign: x * cos + swapped x * sin.
+        signed = torch.cat((-sin[..., :half], sin[..., half:]), -1)
+        tables.append(torch.stack((cos, signed), 1) * attention_factor(config))
+    return torch.stack(tables).to(network.embed_tokens.weight.dtype)
+
+
 def _fuse(block: Block) -> _Layer:
-    attention, mlp = block.self_attn, block.mlp
+    attention = block.self_attn
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     biases = [cast("Tensor | None", p.bias) for p in projections]
+    after, inner = block.post_attention_layernorm, block.post_attention_layernorm
+    if block.sandwich:
+        inner = block.pre_feedforward_layernorm
     layer = _Layer(
-        input_norm=block.input_layernorm.weight,
+        input_norm=_weight(block.input_layernorm),
         qkv=torch.cat([p.weight for p in projections]),
         qkv_bias=None if biases[0] is None else torch.cat(cast("list[Tensor]", biases)),
         qk_norm=_head_norms(attention),
         output=attention.o_proj.weight,
         output_bias=attention.o_proj.bias,
-        after_norm=block.post_attention_layernorm.weight,
-        gate_up=torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight)),
-        down=mlp.down_proj.weight,
+        after_attention=_weight(after) if block.sandwich else None,
+        before_feed=_weight(inner),
+        feed=_feed(block.mlp),
+        after_feed=_weight(block.post_feedforward_layernorm) if block.sandwich else None,
     )
     # One layer at a time, so that memory never holds the weights twice.
-    for part in (*projections, mlp.gate_proj, mlp.up_proj):
-        part.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+    _free(*projections)
     return layer
+
+
+def _feed(mlp: nn.Module) -> _Dense | _Sparse:
+    if isinstance(mlp, Experts):
+        return _Sparse(mlp.gate.weight, [_dense(expert) for expert in mlp.experts])
+    return _dense(mlp)
+
+
+def _dense(mlp: nn.Module) -> _Dense:
+    assert isinstance(mlp, FeedForward), "only plain projections are fused"
+    fused = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
+    _free(mlp.gate_proj, mlp.up_proj)
+    return _Dense(fused, mlp.down_proj.weight)
+
+
+def _free(*parts: nn.Linear) -> None:
+    for part in parts:
+        part.weight = nn.Parameter(torch.empty(0), requires_grad=False)
+
+
+def _weight(norm: RMSNorm) -> Tensor:
+    """Return a norm's weight in force; float32 where there is an offset, as in transformers."""
+    return norm.offset + norm.weight.float() if norm.offset else norm.weight
 
 
 def _head_norms(attention: Attention) -> Tensor | None:
@@ -131,5 +220,5 @@ def _head_norms(attention: Attention) -> Tensor | None:
         return None
     num_q = attention.q_proj.out_features // attention.head_dim
     num_kv = attention.k_proj.out_features // attention.head_dim
-    q, k = attention.q_norm.weight, attention.k_norm.weight
+    q, k = _weight(attention.q_norm), _weight(attention.k_norm)
     return torch.cat((q.expand(num_q, -1), k.expand(num_kv, -1)))

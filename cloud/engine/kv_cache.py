@@ -9,6 +9,8 @@ from torch import Tensor
 from backbone.config import NetworkConfig
 from offload.errors import SettingsError
 
+# The cache's eight-bit kinds; what they are called in options and errors.
+CODED = {torch.int8: "int8", torch.float8_e4m3fn: "fp8"}
 # A CPU is shared with other programs; its cache never takes more of what is free now.
 _CPU_SHARE = 0.25
 
@@ -16,7 +18,7 @@ _CPU_SHARE = 0.25
 class KVCache:
     """One tensor of keys and one of values per layer: [blocks, block_size, kv_heads, dim].
 
-    With dtype int8, each head of each token has a scale of its own, in float32.
+    In eight bits (`CODED`), each head of each token has a scale of its own, in float32.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class KVCache:
         ]
         # By token: [blocks * block_size, kv_heads, 1].
         self.scales: list[tuple[Tensor, Tensor]] | None = None
-        if dtype == torch.int8:
+        if dtype in CODED:
             size = (shape[0] * block_size, config.num_key_value_heads, 1)
             self.scales = [
                 (torch.zeros(size, device=device), torch.zeros(size, device=device)) for _ in layers
@@ -52,21 +54,35 @@ class KVCache:
         """Put k and v [tokens, kv_heads, dim] where `slots` [tokens] say."""
         for part, rows in enumerate((k, v)):
             if self.scales is not None:
-                rows, scale = _to_int8(rows)
+                rows, scale = _coded(rows, self.keys[layer].dtype)
                 self.scales[layer][part].index_copy_(0, slots, scale)
-            self.flat[layer][part].index_copy_(0, slots, rows)
+            _bytes_or_self(self.flat[layer][part]).index_copy_(0, slots, _bytes_or_self(rows))
 
 
-def _to_int8(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Return rows [..., dim] rounded to 255 steps around zero, and the step [..., 1] in float32."""
-    scale = rows.float().abs().amax(-1, keepdim=True).clamp_min(1e-8) / 127
-    return (rows / scale).round().to(torch.int8), scale
+def _coded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return rows [..., dim] in eight bits, and what to multiply them by [..., 1] in float32.
+
+    int8 has 255 even steps around zero; fp8 (e4m3, arXiv 2209.05433) has three bits of mantissa
+    at every size.
+    """
+    largest = rows.float().abs().amax(-1, keepdim=True).clamp_min(1e-8)
+    if dtype == torch.int8:
+        scale = largest / 127
+        return (rows / scale).round().to(dtype), scale
+    top = torch.finfo(dtype).max
+    scale = largest / top
+    return (rows.float() / scale).clamp(-top, top).to(dtype), scale
+
+
+def _bytes_or_self(rows: Tensor) -> Tensor:
+    # torch copies no fp8 by index on a CPU.
+    return rows.view(torch.uint8) if rows.dtype == torch.float8_e4m3fn else rows
 
 
 def block_bytes(config: NetworkConfig, block_size: int, dtype: torch.dtype) -> int:
     """Return the bytes of one block in all layers, keys and values, scales included."""
     per_head = config.head_dim * dtype.itemsize
-    if dtype == torch.int8:
+    if dtype in CODED:
         per_head += torch.float32.itemsize
     return 2 * config.num_hidden_layers * config.num_key_value_heads * per_head * block_size
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
+from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
-from backbone.network import Network, causal_attend
+from backbone.network import Network
+from backbone.share import Share
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
 from cloud.engine.blocks import BlockPool
@@ -21,7 +23,7 @@ from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import KVCache, num_blocks_for
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
-from cloud.engine.parallel import Group, keep_share
+from cloud.engine.parallel import Group, Meeting
 from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
 from offload.errors import SettingsError
@@ -45,23 +47,39 @@ class LoadedModel:
     runner: Runner
 
 
-def load_model(folder: Path, options: EngineOptions) -> LoadedModel:
-    """Read the folder and lay out its memory. Raises CheckpointError or SettingsError."""
+def load_model(
+    folder: Path,
+    options: EngineOptions,
+    meeting: Meeting | None = None,
+    *,
+    loaded: Callable[[], None] = lambda: None,
+) -> LoadedModel:
+    """Read the folder and lay out its memory. Raises CheckpointError or SettingsError.
+
+    With a `meeting`, this process has a share of the model and waits there for the others, once
+    its weights are read and `loaded` has been called.
+    """
+    options = options.for_process(meeting.rank if meeting else 0)
     with on_device(options.torch_device()):
-        return _load(folder, options)
+        return _load(folder, options, meeting, loaded)
 
 
-def _load(folder: Path, options: EngineOptions) -> LoadedModel:
+def _load(
+    folder: Path, options: EngineOptions, meeting: Meeting | None, loaded: Callable[[], None]
+) -> LoadedModel:
     device, dtype = options.torch_device(), options.torch_dtype()
-    network = load_network(folder, device=device, dtype=dtype)
+    share = Share(meeting.rank, meeting.size) if meeting else Share()
+    network = load_network(folder, device=device, dtype=dtype, share=share)
+    network.config = options.as_run(network.config)
     tokenizer = _tokenizer(folder, network.config)
     max_model_len = options.model_len(network.config)
-    card = _card(folder, network, max_model_len, chat=tokenizer.chat_template is not None)
-    group = _join(network, options)
+    card = _card(folder, network, max_model_len, tokenizer)
     config = network.config
+    loaded()
+    group = Group(meeting, device) if meeting else None
     runnable = _runnable(network, options, max_model_len, group)
     if device.type == "cuda":
-        run_largest_step(runnable, options, max_model_len, _attend_alone)
+        run_largest_step(runnable, options, max_model_len, causal_attention(config))
     cache = _cache(config, options, max_model_len, group)
     attention = attention_backend(options.attention_backend, config, cache)
     graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
@@ -69,7 +87,7 @@ def _load(folder: Path, options: EngineOptions) -> LoadedModel:
         card=card,
         tokenizer=tokenizer,
         vocab_size=config.vocab_size,
-        scheduler=_scheduler(cache, options),
+        scheduler=_scheduler(config, cache, options),
         runner=Runner(runnable, attention, options.block_size, graphs, group),
     )
 
@@ -79,15 +97,10 @@ def follow_engine(folder: Path, options: EngineOptions) -> None:
 
     For every process of a torchrun but the first; see EngineOptions.tensor_parallel_size.
     """
-    load_model(folder, options).runner.follow()
-
-
-def _join(network: Network, options: EngineOptions) -> Group | None:
-    if options.tensor_parallel_size == 1:
-        return None
-    group = Group(options.tensor_parallel_size, options.torch_device())
-    keep_share(network, group)
-    return group
+    meeting = Meeting.by_torchrun(options.tensor_parallel_size)
+    if meeting is None:
+        raise SettingsError("this process was not started by torchrun; open a CloudEngine instead")
+    load_model(folder, options, meeting).runner.follow()
 
 
 def _runnable(
@@ -132,10 +145,6 @@ def _cache(
     return KVCache(config, num_blocks, options.block_size, device=device, dtype=dtype)
 
 
-def _attend_alone(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return causal_attend(layer, q[None], k[None], v[None])[0]
-
-
 def _graphs(
     network: Network | FusedNetwork, cache: KVCache, options: EngineOptions, max_model_len: int
 ) -> DecodeGraphs:
@@ -150,7 +159,8 @@ def _graphs(
         )
 
 
-def _scheduler(cache: KVCache, options: EngineOptions) -> Scheduler:
+def _scheduler(config: NetworkConfig, cache: KVCache, options: EngineOptions) -> Scheduler:
+    windows = [window for window in config.windows() if window is not None]
     return Scheduler(
         BlockPool(cache.num_blocks, enable_prefix_caching=options.enable_prefix_caching),
         block_size=cache.block_size,
@@ -158,19 +168,25 @@ def _scheduler(cache: KVCache, options: EngineOptions) -> Scheduler:
         max_num_batched_tokens=options.max_num_batched_tokens,
         short_first_s=options.short_first_s,
         target_step_s=options.target_step_s,
+        # What is behind the widest window is needed by nobody, if every layer has one.
+        window=max(windows) if len(windows) == config.num_hidden_layers else None,
+        num_sinks=config.num_sinks,
     )
 
 
-def _card(folder: Path, network: Network, max_model_len: int, *, chat: bool) -> ModelCard:
-    weights = list(network.parameters())  # a shared head counts once
-    dtype = str(weights[0].dtype).removeprefix("torch.")
+def _card(folder: Path, network: Network, max_model_len: int, tokenizer: Tokenizer) -> ModelCard:
+    dtype = network.embed_tokens.weight.dtype
+    with torch.device("meta"):  # the whole, where this process has a share
+        weights = list(Network(NetworkConfig.load(folder)).parameters())
+    num_parameters = sum(weight.numel() for weight in weights)  # a shared head counts once
     return ModelCard(
         name=folder.resolve().name,
         architecture=network.config.model_type,
         runtime="torch",
-        num_parameters=sum(w.numel() for w in weights),
-        quantization=_SHORT_DTYPES[dtype],
-        size_bytes=sum(w.numel() * w.element_size() for w in weights),
+        num_parameters=num_parameters,
+        quantization=_SHORT_DTYPES[str(dtype).removeprefix("torch.")],
+        size_bytes=num_parameters * dtype.itemsize,
         max_model_len=max_model_len,
-        chat=chat,
+        chat=tokenizer.chat_template is not None,
+        vocab_size=tokenizer.max_token_id + 1,
     )

@@ -50,7 +50,7 @@ def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
 
     Raises CheckpointError or SettingsError, as the engine would.
     """
-    config = NetworkConfig.load(folder)
+    config = options.as_run(NetworkConfig.load(folder))
     max_model_len = options.model_len(config)
     weights = weight_bytes(config, max_model_len, options)
     activations = activation_bytes(config, max_model_len, options)
@@ -81,7 +81,8 @@ def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptio
     with torch.device("meta"):
         network = Network(config)
     num_weights = sum(weight.numel() for weight in network.parameters())
-    table = 2 * max_model_len * config.head_dim if options.fuse_operators else 0
+    num_bases = 1 if config.local_rope_theta is None else 2
+    table = 2 * num_bases * max_model_len * config.head_dim if options.fuse_operators else 0
     return (num_weights + table) * options.torch_dtype().itemsize
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
 from backbone.config import NetworkConfig
 from cloud.engine.attention import BACKENDS
+from cloud.engine.kv_cache import CODED
 from offload.errors import SettingsError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 _GUESSED_ON_CPU = 4
+_CACHE_DTYPES = {name: dtype for dtype, name in CODED.items()}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -34,10 +37,12 @@ class EngineOptions:
     target_step_s: float = 0.0  # seconds a step should take at most; 0 is no matter
     fuse_operators: bool = True
     enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
-    tensor_parallel_size: int = 1  # processes that share the model, started by torchrun
+    tensor_parallel_size: int = 1  # processes that share the model
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
-    kv_cache_dtype: Literal["auto", "int8"] = "auto"  # auto is dtype; int8 needs "torch" attention
+    kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto is dtype; 8 bits need "torch"
+    attention_window: int = 0  # tokens that a layer sees at most; 0 is as the model was trained
+    attention_sinks: int = 0  # first tokens that are seen behind every window
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 
     def __post_init__(self) -> None:
@@ -62,10 +67,14 @@ class EngineOptions:
             )
         _one_of("dtype", self.dtype, ("auto", *_DTYPES))
         _one_of("attention_backend", self.attention_backend, ("auto", *BACKENDS))
-        _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", "int8"))
+        _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", *_CACHE_DTYPES))
+        _at_least("attention_window", self.attention_window, 0)
+        _at_least("attention_sinks", self.attention_sinks, 0)
         self._check_device()
-        if not self.enforce_eager and self.kv_cache_dtype == "int8":
-            raise SettingsError("CUDA graphs read no int8 cache; leave enforce_eager True")
+        if not self.enforce_eager and self.kv_cache_dtype != "auto":
+            raise SettingsError(
+                f"CUDA graphs read no {self.kv_cache_dtype} cache; leave enforce_eager True"
+            )
         if not self.enforce_eager and self.torch_device().type != "cuda":
             raise SettingsError("enforce_eager is False and CUDA graphs need a GPU; leave it True")
 
@@ -75,6 +84,12 @@ class EngineOptions:
             return torch.device(self.device)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+    def for_process(self, rank: int) -> EngineOptions:
+        """Return the options of one process of a shared model: each has a GPU of its own."""
+        if self.tensor_parallel_size == 1 or str(self.torch_device()) != "cuda":
+            return self
+        return replace(self, device=f"cuda:{os.environ.get('LOCAL_RANK', rank)}")
+
     def torch_dtype(self) -> torch.dtype:
         """Return the dtype of weights and cache."""
         if self.dtype != "auto":
@@ -83,7 +98,23 @@ class EngineOptions:
 
     def cache_dtype(self) -> torch.dtype:
         """Return the dtype of keys and values in the cache."""
-        return torch.int8 if self.kv_cache_dtype == "int8" else self.torch_dtype()
+        return _CACHE_DTYPES.get(self.kv_cache_dtype) or self.torch_dtype()
+
+    def as_run(self, config: NetworkConfig) -> NetworkConfig:
+        """Return the model's shape with the window and sinks asked for. Raises SettingsError."""
+        if config.num_experts and not self.enforce_eager:
+            raise SettingsError(
+                "CUDA graphs record no mixture of experts; leave enforce_eager True"
+            )
+        config = replace(
+            config, window_limit=self.attention_window or None, num_sinks=self.attention_sinks
+        )
+        if self.attention_sinks and not any(config.windows()):
+            raise SettingsError(
+                f"attention_sinks is {self.attention_sinks} and no layer of this model has a "
+                "window; set attention_window too, or leave both 0"
+            )
+        return config
 
     def speculative_tokens(self) -> int:
         """Return how many tokens are guessed at once."""

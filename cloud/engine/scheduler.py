@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cloud.engine.blocks import BlockPool
 from cloud.engine.pace import Pace
-from cloud.engine.sequence import Sequence
+from cloud.engine.sequence import GIVEN_BACK, Sequence
 from cloud.engine.waiting import Waiting
 from offload.messages import EngineLoad
 
@@ -44,7 +44,12 @@ class Scheduler:
         max_num_batched_tokens: int,
         short_first_s: float = 0.0,
         target_step_s: float = 0.0,
+        window: int | None = None,
+        num_sinks: int = 0,
     ) -> None:
+        """With a `window`, blocks behind it are given back, but for those of the sinks."""
+        self._window = window
+        self._num_sinks = num_sinks
         self.pool = pool
         self.waiting = Waiting(short_first_s=short_first_s)
         self.pace = Pace(target_step_s)
@@ -107,6 +112,8 @@ class Scheduler:
         names = sequence.block_names(full, self._block_size)
         for at in range(before, full):
             self.pool.name(sequence.blocks[at], names[at])
+        if self._window is not None:
+            self._give_back(sequence, self._window)
 
     def shrink(self, num_tokens: int) -> bool:
         """Plan for half the tokens of a step that ran out of memory; False below one token."""
@@ -142,7 +149,7 @@ class Scheduler:
         everyone = [*self.running, *self.waiting]
         assert len(set(map(id, everyone))) == len(everyone), "a sequence is queued twice"
         assert not any(sequence.blocks for sequence in self.waiting), "a waiting one holds blocks"
-        self.pool.check_integrity(sequence.blocks for sequence in self.running)
+        self.pool.check_integrity(sequence.held_blocks for sequence in self.running)
 
     def _admit(self) -> Sequence | None:
         """Start the first waiting sequence if all its known tokens find room now."""
@@ -208,8 +215,19 @@ class Scheduler:
         return True
 
     def _free(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.blocks)
+        self.pool.release(sequence.held_blocks)
         sequence.blocks = []
+
+    def _give_back(self, sequence: Sequence, window: int) -> None:
+        """Release the blocks that no token to come will see."""
+        first = -(-self._num_sinks // self._block_size)
+        # The next token sees itself and window - 1 before it.
+        end = max(0, sequence.num_computed - window + 1) // self._block_size
+        at = end - 1
+        while at >= first and sequence.blocks[at] != GIVEN_BACK:
+            self.pool.release((sequence.blocks[at],))
+            sequence.blocks[at] = GIVEN_BACK
+            at -= 1
 
     def _num_blocks(self, num_tokens: int) -> int:
         return -(-num_tokens // self._block_size)

@@ -9,6 +9,7 @@ from backbone.sampling import Sampler
 from cloud.engine.blocks import ROOT, chain_hash, salted
 from cloud.engine.lookup import Lookup
 
+GIVEN_BACK = -1  # stands in a table for a block behind the window
 _numbers = itertools.count()
 
 
@@ -56,6 +57,11 @@ class Sequence:
     def num_pending(self) -> int:
         """Tokens whose keys and values are still to be computed."""
         return len(self.tokens) - self.num_computed
+
+    @property
+    def held_blocks(self) -> list[int]:
+        """Blocks of the table that were not given back."""
+        return [block for block in self.blocks if block != GIVEN_BACK]
 
     @property
     def num_generated(self) -> int:

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import AdamW, Muon, Optimizer
 
+from backbone.attention import causal_attention
 from backbone.config import NetworkConfig
-from backbone.network import Network, causal_attend
+from backbone.network import Network
 from scripts.pair.packing import batches
 
 
@@ -73,7 +74,8 @@ class Learner(nn.Module):
 
     def forward(self, inputs: Tensor, targets: Tensor) -> Tensor:
         positions = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs)
-        hidden = self.network(inputs, positions, causal_attend)
+        attend = causal_attention(self.network.config)
+        hidden = self.network(inputs, positions, attend)
         logits = self.network.logits(hidden)
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 

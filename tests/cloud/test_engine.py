@@ -12,12 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.errors import CheckpointError, NearfarError
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
 from cloud.engine.fused import FusedNetwork
-from cloud.engine.loading import _attend_alone
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
 from offload.engine import Engine
@@ -240,4 +240,4 @@ def test_the_largest_step_runs_whatever_the_context(folder: Path, fuse: bool) ->
     network = load_network(folder)
     runnable = FusedNetwork(network, max_model_len=16) if fuse else network
     options = EngineOptions(device="cpu", max_num_batched_tokens=50, max_num_seqs=60)
-    run_largest_step(runnable, options, 16, _attend_alone)
+    run_largest_step(runnable, options, 16, causal_attention(runnable.config))

@@ -7,22 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
-from backbone.network import Network, causal_attend
+from backbone.network import Network
 from cloud.engine.fused import FusedNetwork
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 
 TOKENS = torch.tensor([5, 9, 200, 31, 44, 17, 8, 3])
 
 
-def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    return causal_attend(layer, q[None], k[None], v[None])[0]
-
-
 def logits_of(network: Network | FusedNetwork, start: int = 0) -> torch.Tensor:
     with torch.inference_mode():
         positions = torch.arange(start, start + len(TOKENS))
-        return network.logits(network(TOKENS, positions, attend))
+        return network.logits(network(TOKENS, positions, causal_attention(network.config)))
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

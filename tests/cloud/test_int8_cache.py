@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from backbone.config import NetworkConfig
-from cloud.engine.attention import resolve
 from cloud.engine.engine import CloudEngine
 from cloud.engine.kv_cache import KVCache, block_bytes
 from cloud.engine.options import EngineOptions
-from offload.errors import SettingsError
 from offload.messages import Message, Request
 from offload.pair import CLOUD_MODEL
 from tests.cloud.golden import answer, ask, text_of, tokens_of
@@ -72,9 +70,3 @@ async def test_scattered_blocks_and_windows_read_the_same_as_neighbours(
         told.append(tokens_of((await answer(engine, ask(max_tokens=40)))[0]))
         await engine.aclose()
     assert told[0] == told[1]
-
-
-def test_backends_that_cannot_read_it_are_refused() -> None:
-    with pytest.raises(SettingsError, match="reads no int8 cache"):
-        resolve("triton", torch.device("cpu"), torch.int8)
-    assert resolve("auto", torch.device("cpu"), torch.int8) == "torch"

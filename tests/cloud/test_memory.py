@@ -10,12 +10,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from typer.testing import CliRunner
 
+from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from cloud.cli import build
 from cloud.engine.engine import CloudEngine
 from cloud.engine.fused import FusedNetwork
-from cloud.engine.loading import _attend_alone
 from cloud.engine.memory import activation_bytes, plan_memory, run_largest_step
 from cloud.engine.options import EngineOptions
 from offload.pair import CLOUD_MODEL
@@ -32,7 +32,7 @@ def allocated_peak(folder: Path, options: EngineOptions, max_model_len: int) -> 
     network = load_network(folder, dtype=options.torch_dtype())
     runnable = FusedNetwork(network, max_model_len) if options.fuse_operators else network
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        run_largest_step(runnable, options, max_model_len, _attend_alone)
+        run_largest_step(runnable, options, max_model_len, causal_attention(runnable.config))
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from backbone.attention import causal_attention
 from backbone.errors import CheckpointError
-from backbone.network import causal_attend
 from edge.small_gpu import fast_linear
 from edge.small_gpu.fast_linear import FastInt4Linear, FastInt8Linear, quickest
 from edge.small_gpu.linear import GptqLinear, Int8Linear, TableLinear
@@ -118,7 +118,7 @@ def test_bitsandbytes_folders_mean_what_transformers_reads(kind: str, tmp_path: 
     network = load(folder, device=CPU, dtype=torch.float32, fast=False)
     tokens = torch.arange(4, 60).unsqueeze(0)
     with torch.no_grad():
-        hidden = network(tokens, torch.arange(56).unsqueeze(0), causal_attend)
+        hidden = network(tokens, torch.arange(56).unsqueeze(0), causal_attention(network.config))
         ours, theirs = network.logits(hidden), load_bnb(folder)(tokens).logits.float()
     # Their int8 also rounds the inputs.
     assert float((ours - theirs).norm() / theirs.norm()) < (0.03 if kind == "int8" else 1e-3)

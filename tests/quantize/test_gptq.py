@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
 
+from backbone.attention import causal_attention
 from backbone.errors import CheckpointError, NearfarError
-from backbone.network import Network, causal_attend
+from backbone.network import Network
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions, QuantizedMatrix, output_error, quantize_matrix
 from quantize.gptq_folder import quantize_gptq
@@ -205,7 +206,7 @@ def test_a_matrix_that_lacks_a_part_is_named() -> None:
 def logits(network: Network, tokens: Tensor) -> Tensor:
     positions = torch.arange(tokens.shape[1]).expand_as(tokens)
     with torch.no_grad():
-        return network.logits(network(tokens, positions, causal_attend))
+        return network.logits(network(tokens, positions, causal_attention(network.config)))
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])

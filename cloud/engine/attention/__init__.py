@@ -5,52 +5,113 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
 from backbone.config import NetworkConfig
 from backbone.errors import MissingExtra
 from cloud.engine.attention.base import AttentionBackend
-from cloud.engine.kv_cache import KVCache
+from cloud.engine.kv_cache import CODED, KVCache
 from offload.errors import SettingsError
-
-BACKENDS = {
-    "torch": ("cloud.engine.attention.sdpa", "SdpaAttention"),
-    "triton": ("cloud.engine.attention.split", "triton_and_sdpa"),
-    "triton+varlen": ("cloud.engine.attention.split", "triton_and_varlen"),
-}
 
 _HALF = (torch.bfloat16, torch.float16)
 _log = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """Where a backend's code is, and what it can do beside plain causal attention and windows."""
+
+    module: str
+    attribute: str
+    extra: str = "cloud"  # brings its package
+    soft_capping: bool = False
+    sinks: bool = False
+    coded_cache: bool = False  # int8 or fp8 keys and values
+    needs_half_on_gpu: bool = False
+    block_multiple: int = 1  # of tokens in a block
+
+
+BACKENDS = {
+    "torch": Backend(
+        module="cloud.engine.attention.sdpa",
+        attribute="SdpaAttention",
+        soft_capping=True,
+        sinks=True,
+        coded_cache=True,
+    ),
+    "triton": Backend(
+        module="cloud.engine.attention.split",
+        attribute="triton_and_sdpa",
+        soft_capping=True,
+        sinks=True,
+    ),
+    "triton+varlen": Backend(
+        module="cloud.engine.attention.split",
+        attribute="triton_and_varlen",
+        needs_half_on_gpu=True,
+    ),
+    "flex": Backend(
+        module="cloud.engine.attention.flex",
+        attribute="FlexAttention",
+        soft_capping=True,
+        sinks=True,
+    ),
+    "flash_attn": Backend(
+        module="cloud.engine.attention.flash",
+        attribute="FlashAttention",
+        soft_capping=True,
+        needs_half_on_gpu=True,
+        block_multiple=256,
+    ),
+}
+# What "auto" tries, in order: the reference alone, until the others are measured on a GPU.
+_AUTO = ("torch",)
+
+
 def attention_backend(name: str, config: NetworkConfig, cache: KVCache) -> AttentionBackend:
     """Return a backend; "auto" is settled here, and logged. Raises SettingsError."""
-    device, dtype = cache.keys[0].device, cache.keys[0].dtype
-    chosen = resolve(name, device, dtype)
-    module, attribute = BACKENDS[chosen]
+    chosen = resolve(name, config, cache)
+    entry = BACKENDS[chosen]
     try:
         build: Callable[[NetworkConfig, KVCache], AttentionBackend]
-        build = getattr(importlib.import_module(module), attribute)
+        build = getattr(importlib.import_module(entry.module), entry.attribute)
         backend = build(config, cache)
     except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "triton", "cloud") from None
+        raise MissingExtra(missing.name or "triton", entry.extra) from None
     _log.info("attention backend %s (asked for: %s)", chosen, name)
     return backend
 
 
-def resolve(name: str, device: torch.device, dtype: torch.dtype) -> str:
-    """Return the backend that "auto" means, or the name itself where the device can run it."""
-    if dtype == torch.int8 and name not in ("auto", "torch"):
-        raise SettingsError(
-            f"attention_backend is {name!r}, which reads no int8 cache; use torch, or "
-            "kv_cache_dtype auto"
-        )
+def resolve(name: str, config: NetworkConfig, cache: KVCache) -> str:
+    """Return the backend that "auto" means, or the name itself where it can do what is needed.
+
+    Raises SettingsError where it cannot, with the reason.
+    """
     if name == "auto":
-        # The reference, until the others are measured on a GPU.
-        return "torch"
-    if name == "triton+varlen" and (device.type != "cuda" or dtype not in _HALF):
-        raise SettingsError(
-            f"attention_backend is {name!r}, which needs a GPU and bfloat16 or float16; use torch"
-        )
+        return next(each for each in _AUTO if refusal(BACKENDS[each], config, cache) is None)
+    if reason := refusal(BACKENDS[name], config, cache):
+        raise SettingsError(f"attention_backend is {name!r}, which {reason}")
     return name
+
+
+def refusal(backend: Backend, config: NetworkConfig, cache: KVCache) -> str | None:
+    """Return why a backend cannot run a model over a cache, as the end of a sentence, or None."""
+    device, dtype = cache.keys[0].device, cache.keys[0].dtype
+    if config.attn_logit_softcapping is not None and not backend.soft_capping:
+        return f"cannot cap attention scores as {config.model_type} asks; use torch"
+    if config.num_sinks and not backend.sinks:
+        return "has no attention sinks; use torch, or leave attention_sinks 0"
+    if dtype in CODED:
+        kind = CODED[dtype]
+        if not backend.coded_cache:
+            return f"reads no {kind} cache; use torch, or kv_cache_dtype auto"
+    elif backend.needs_half_on_gpu and (device.type != "cuda" or dtype not in _HALF):
+        return "needs a GPU and bfloat16 or float16; use torch"
+    if cache.block_size % backend.block_multiple:
+        return (
+            f"reads blocks of {backend.block_multiple} tokens or a multiple; set block_size to "
+            f"{backend.block_multiple}"
+        )
+    return None

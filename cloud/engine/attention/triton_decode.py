@@ -46,14 +46,17 @@ def _partial_kernel(
     TILE: tl.constexpr,
     SPLITS: tl.constexpr,
     WINDOW: tl.constexpr,
+    SINKS: tl.constexpr,
+    CAP: tl.constexpr,
     EXACT: tl.constexpr,
 ) -> None:
     seq, kv, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     length = tl.load(length_ptr + seq)
-    first = tl.maximum(length - WINDOW, 0) if WINDOW > 0 else 0
-    share = tl.cdiv(tl.cdiv(length - first, SPLITS), TILE) * TILE
-    begin = first + split * share
-    end = tl.minimum(begin + share, length)
+    # Keys are counted without those between the sinks and the window, which nobody reads.
+    skipped = tl.maximum(length - WINDOW - SINKS, 0) if WINDOW > 0 else 0
+    share = tl.cdiv(tl.cdiv(length - skipped, SPLITS), TILE) * TILE
+    begin = split * share
+    end = tl.minimum(begin + share, length - skipped)
 
     rows = tl.arange(0, ROWS)
     dims = tl.arange(0, PADDED_DIM)
@@ -64,8 +67,9 @@ def _partial_kernel(
     total = tl.zeros([ROWS], tl.float32)
     acc = tl.zeros([ROWS, PADDED_DIM], tl.float32)
     for start in range(begin, end, TILE):
-        at = start + tl.arange(0, TILE)
-        known = at < end
+        seen = start + tl.arange(0, TILE)
+        known = seen < end
+        at = tl.where(seen < SINKS, seen, seen + skipped)
         block = tl.load(table_ptr + seq * table_width + at // BLOCK, known, 0)
         slot = block.to(tl.int64) * BLOCK + at % BLOCK
         place = (slot[:, None] * KV_HEADS + kv) * DIM + dims[None, :]
@@ -73,6 +77,9 @@ def _partial_kernel(
         k = tl.load(k_ptr + place, readable, 0.0)  # [TILE, PADDED_DIM]
         v = tl.load(v_ptr + place, readable, 0.0)
         score = tl.dot(q, tl.trans(k), input_precision="ieee" if EXACT else "tf32") * scale
+        if CAP > 0.0:
+            # cap * tanh(score / cap), by the exponential that every Triton has.
+            score = CAP * (1.0 - 2.0 / (tl.exp(score * (2.0 / CAP)) + 1.0))
         score = tl.where(known[None, :], score, float("-inf"))
         new_top = tl.maximum(top, tl.max(score, 1))
         keep = tl.exp(top - new_top)
@@ -120,11 +127,14 @@ def paged_decode(
     *,
     block_size: int,
     window: int | None = None,
+    num_sinks: int = 0,
+    soft_cap: float | None = None,
 ) -> Tensor:
     """Return attention [sequences, heads, dim] of one query each over its blocks.
 
     keys and values are [slots, kv_heads, dim]; table is int32 [sequences, blocks], lengths int32
-    [sequences]; a length of 0 gives zeros.
+    [sequences]; a length of 0 gives zeros. With a window, the first `num_sinks` keys are seen too;
+    scores are bent below `soft_cap`.
     """
     num_seqs, num_heads, dim = q.shape
     num_kv_heads = keys.shape[1]
@@ -157,6 +167,8 @@ def paged_decode(
         TILE=_TILE,
         SPLITS=_NUM_SPLITS,
         WINDOW=window or 0,
+        SINKS=num_sinks if window else 0,
+        CAP=soft_cap or 0.0,
         EXACT=q.dtype == torch.float32,
     )
     _reduce_kernel[(num_seqs * num_heads,)](
@@ -166,8 +178,11 @@ def paged_decode(
 
 
 def block_tables(rows: Sequence[Row], width: int) -> tuple[Tensor, Tensor]:
-    """Return int32 blocks [rows, width] and lengths [rows], on the host."""
-    table = [row.blocks + [0] * (width - len(row.blocks)) for row in rows]
+    """Return int32 blocks [rows, width] and lengths [rows], on the host.
+
+    Blocks that were given back behind a window are told as block 0, which is not read for them.
+    """
+    table = [[max(b, 0) for b in row.blocks] + [0] * (width - len(row.blocks)) for row in rows]
     lengths = [row.num_context for row in rows]
     return torch.tensor(table, dtype=torch.int32), torch.tensor(lengths, dtype=torch.int32)
 
@@ -206,4 +221,6 @@ class TritonDecode:
             self._lengths,
             block_size=self._cache.block_size,
             window=self._config.window(layer),
+            num_sinks=self._config.num_sinks,
+            soft_cap=self._config.attn_logit_softcapping,
         )

@@ -40,7 +40,9 @@ class VarlenPrefill:
         context: list[int] = []
         starts_q, starts_k = [0], [0]
         for row in batch.rows:
-            context += [row.blocks[at // size] * size + at % size for at in range(row.num_context)]
+            # A block that was given back behind the window is masked; any place will do for it.
+            blocks = [max(block, 0) for block in row.blocks]
+            context += [blocks[at // size] * size + at % size for at in range(row.num_context)]
             starts_q.append(starts_q[-1] + row.num_new)
             starts_k.append(starts_k[-1] + row.num_context)
         self._slots = batch.slots

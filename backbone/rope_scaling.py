@@ -1,0 +1,46 @@
+"""How positions beyond those of the training are made to fit: what config.json says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from backbone.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How positions beyond those of the training are made to fit: stretched angles.
+
+    "llama3" stretches by frequency, "linear" all alike; "yarn" blends both and sharpens attention
+    (arXiv 2309.00071).
+    """
+
+    kind: str  # "llama3", "linear" or "yarn"
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+    truncate: bool = True
+
+    @classmethod
+    def from_hf(cls, raw: dict[str, Any], max_position_embeddings: int = 0) -> RopeScaling | None:
+        """Read Hugging Face's rotary settings; None where nothing is stretched."""
+        kind = raw.get("rope_type", raw.get("type", "default"))
+        if kind == "default":
+            return None
+        if kind not in ("llama3", "linear", "yarn"):
+            raise CheckpointError(
+                f"rope scaling {kind!r} is not supported; use a checkpoint with llama3, linear "
+                "or yarn"
+            )
+        names = {each.name for each in fields(cls)} - {"kind", "factor"}
+        known = {name: raw[name] for name in names if raw.get(name) is not None}
+        if kind == "yarn" and max_position_embeddings:
+            known.setdefault("original_max_position_embeddings", max_position_embeddings)
+        return cls(kind=kind, factor=float(raw["factor"]), **known)

@@ -1,0 +1,93 @@
+"""The other processes of a shared model: started with the engine, and ended with it.
+
+Each runs `python -m cloud.engine.follower`. It reads its share of the weights, says so in one line
+on its standard output, and then meets the others at a file of torch.distributed's own. Its
+standard input stays open as long as the engine lives.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from backbone.errors import NearfarError
+from cloud.engine.options import EngineOptions
+from cloud.engine.parallel import Meeting
+
+_END_S = 10.0  # for a process to leave once it was told
+
+
+class Crew:
+    """Processes that this one started; there may be none."""
+
+    def __init__(self, processes: list[subprocess.Popen[str]], place: Path | None = None) -> None:
+        self._processes = processes
+        self._place = place
+
+    def wait_until_loaded(self) -> None:
+        """Wait until all have read their weights. Raises NearfarError for one that cannot."""
+        for rank, process in enumerate(self._processes, start=1):
+            assert process.stdout is not None, "its output is a pipe"
+            line = process.stdout.readline().strip()
+            if line != "loaded":
+                reason = line or "it ended without a word"
+                raise NearfarError(f"process {rank} of the shared model failed: {reason}")
+
+    @contextmanager
+    def ended_on_failure(self) -> Iterator[None]:
+        """End them all if the block fails."""
+        try:
+            yield
+        except BaseException:
+            self.end()
+            raise
+
+    def end(self) -> None:
+        """End all, by force where asking is not enough."""
+        for process in self._processes:
+            assert process.stdin is not None, "its input is a pipe"
+            process.stdin.close()
+        for process in self._processes:
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout is not None, "its output is a pipe"
+            process.stdout.close()
+        if self._place is not None:
+            shutil.rmtree(self._place, ignore_errors=True)
+
+
+def gather(folder: Path, options: EngineOptions) -> tuple[Crew, Meeting | None]:
+    """Start the other processes of a shared model, unless torchrun has; return where to meet."""
+    size = options.tensor_parallel_size
+    if size == 1:
+        return Crew([]), None
+    if (meeting := Meeting.by_torchrun(size)) is not None:
+        return Crew([]), meeting
+    place = Path(tempfile.mkdtemp(prefix="nearfar-crew-"))
+    address = f"file://{place / 'meeting'}"
+    told = {"folder": str(folder.resolve()), "options": asdict(options), "address": address}
+    processes = [_start(rank, told) for rank in range(1, size)]
+    return Crew(processes, place), Meeting(rank=0, size=size, address=address)
+
+
+def _start(rank: int, told: dict[str, object]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloud.engine.follower", str(rank)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None, "its input is a pipe"
+    process.stdin.write(json.dumps(told) + "\n")
+    process.stdin.flush()
+    return process

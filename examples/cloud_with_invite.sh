@@ -3,7 +3,7 @@
 # Both run here, each under a home of its own; on two machines, name the server instead of 127.0.0.1.
 set -euo pipefail
 work=$(mktemp -d)
-trap 'kill "$cloud" 2>/dev/null || true; rm -rf "$work"' EXIT
+trap 'kill "$cloud" 2>/dev/null || true; wait "$cloud" 2>/dev/null || true; rm -rf "$work"' EXIT
 
 NEARFAR_HOME=$work/cloud nearfar cloud serve --bind 'tcp://127.0.0.1:*' --json >"$work/ready" &
 cloud=$!

@@ -84,7 +84,9 @@ class Answer:
     async def _relay(self) -> None:
         try:
             await self._pull()
-            self.out.finish(to_failure(CloudFailed("the cloud's engine stopped in mid-answer")))
+            self.out.finish(
+                to_failure(CloudFailed("the cloud's engine stopped in mid-answer; ask again"))
+            )
         except Exception as error:
             self.out.finish(to_failure(error))
 

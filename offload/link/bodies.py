@@ -6,7 +6,7 @@ import enum
 
 import msgspec
 
-from offload.messages import Alternative, Finish, ModelCard, PromptToken, Request, Side
+from offload.messages import Alternative, EngineLoad, Finish, ModelCard, PromptToken, Request, Side
 
 
 class Kind(enum.IntEnum):
@@ -80,6 +80,13 @@ class Deltas(Body, frozen=True):
     items: tuple[PackedDelta, ...]
 
 
+class End(Body, frozen=True):
+    """How the answer ended, and how many pieces it had: one lost on the way is missed."""
+
+    num_pieces: int
+    finish: Finish
+
+
 class Cancel(Body, frozen=True):
     """Stop a request; its answer is no longer wanted."""
 
@@ -114,12 +121,15 @@ class Load(Body, frozen=True):
 
     `queue_s` and `first_piece_s` are medians of the last answers, None before the first: how long
     they waited for the engine, and how long until it said something (the queue included).
+    `engine` is told on this machine's own endpoint only, which has no keys: from the use of its
+    cache a device could learn of others.
     """
 
     in_flight: int = 0
     num_waiting: int = 0  # of those in flight, how many have not yet said anything
     queue_s: float | None = None
     first_piece_s: float | None = None
+    engine: EngineLoad | None = None
 
 
 class Ping(Body, frozen=True):
@@ -154,7 +164,7 @@ AnyBody = (
     | Ready
     | Request
     | Deltas
-    | Finish
+    | End
     | Cancel
     | Credit
     | Resume

@@ -17,7 +17,7 @@ from offload.link.lifeline import Lifeline
 from offload.link.reading import Reading
 from offload.link.sockets import Address
 from offload.link.wire import Envelope
-from offload.messages import Delta, Finish, ModelCard, Privacy, Request
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Privacy, Request
 
 _DEADLINE_GRACE_S = 1.0  # for the cloud's own FINISH to arrive
 
@@ -78,10 +78,10 @@ class CloudLink:
         """
         if request.privacy is Privacy.LOCAL_ONLY:
             raise RequestError("a local_only request may not leave the device; answer it near")
-        frames = wire.encode(request, request.id)
-        _check_size(frames, request)
+        message = wire.encode(request, request.id)
+        _check_size(message, request)
         await self._line.connect(_shorter(self._connect_timeout_s, request.deadline_s))
-        reading = self._begin(request, frames)
+        reading = self._begin(request, message)
         try:
             while True:
                 item = await reading.next()
@@ -117,6 +117,10 @@ class CloudLink:
             num_waiting=trips.load.num_waiting,
         )
 
+    def report(self) -> EngineLoad | None:
+        """Return what the engine said of its load at the last ping; see offload.engine."""
+        return self._line.trips.load.engine if self._line.trips else None
+
     def health(self) -> LinkHealth:
         """Return what is known of the link now."""
         trips, alive = self._line.trips, self._line.is_open
@@ -137,13 +141,13 @@ class CloudLink:
             self._cancel(reading)
         self._line.close()
 
-    def _begin(self, request: Request, frames: list[bytes]) -> Reading:
+    def _begin(self, request: Request, message: bytes) -> Reading:
         assert self._line.ready is not None, "an open line has a cloud that is ready"
         if request.id in self._readings:
             raise RequestError(f"request {request.id} is being answered already; use a new id")
         reading = Reading(request, window=self._line.ready.window, grace_s=_DEADLINE_GRACE_S)
         self._readings[request.id] = reading
-        self._say(reading, frames)
+        self._say(reading, message)
         return reading
 
     def _end(self, reading: Reading) -> None:
@@ -155,8 +159,8 @@ class CloudLink:
         if not reading.answered:  # where it cannot be sent the cloud notices our silence instead
             self._line.send(wire.encode(Cancel(), reading.id))
 
-    def _say(self, reading: Reading, frames: list[bytes]) -> None:
-        reading.bytes_sent += self._line.send(frames)
+    def _say(self, reading: Reading, message: bytes) -> None:
+        reading.bytes_sent += self._line.send(message)
 
     def _allow(self, reading: Reading) -> None:
         until = reading.new_credit()
@@ -192,7 +196,9 @@ def _shorter(timeout_s: float, deadline_s: float | None) -> float:
     return timeout_s if deadline_s is None else min(timeout_s, deadline_s)
 
 
-def _check_size(frames: list[bytes], request: Request) -> None:
-    size, allowed = wire.size_bytes(frames), request.budget.max_bytes_sent
+def _check_size(message: bytes, request: Request) -> None:
+    size, allowed = len(message), request.budget.max_bytes_sent
     if allowed is not None and size > allowed:
-        raise RequestError(f"asking the cloud would send {size} bytes, and {allowed} are allowed")
+        raise RequestError(
+            f"asking the cloud would send {size} bytes, and {allowed} are allowed; shorten it"
+        )

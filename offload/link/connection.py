@@ -73,16 +73,15 @@ class Connection:
 
     def send(self, body: bodies.AnyBody, request_id: str = "") -> int:
         """Send a message and return its bytes. Raises CloudUnreachable where it cannot leave."""
-        return self.send_frames(wire.encode(body, request_id))
+        return self.send_message(wire.encode(body, request_id))
 
-    def send_frames(self, frames: list[bytes]) -> int:
+    def send_message(self, message: bytes) -> int:
         """Send an encoded message and return its bytes. Raises CloudUnreachable."""
-        if self._closed or not self._pump.send(frames):
+        if self._closed or not self._pump.send([message]):
             raise CloudUnreachable(f"{self.address.endpoint} takes no more messages; {_HELP}")
-        size = wire.size_bytes(frames)
-        self.bytes_sent += size
+        self.bytes_sent += len(message)
         self._pulse.sent()
-        return size
+        return len(message)
 
     async def ping(self, *, padding: bytes = b"", timeout_s: float = 1.0) -> float:
         """Return one round trip in seconds. Raises asyncio.TimeoutError, CloudUnreachable."""
@@ -132,18 +131,24 @@ class Connection:
                 self.lose(CloudUnreachable(f"{self.address.endpoint} is silent {silence}; {_HELP}"))
             elif self._pulse.wants_ping:
                 # A full queue is no news: the silence that follows will tell.
-                self._pump.send(wire.encode(Ping(time.monotonic())))
+                self._pump.send([wire.encode(Ping(time.monotonic()))])
                 self._pulse.sent()
             await asyncio.sleep(self._tempo.look_every_s)
 
     def _on_frames(self, frames: list[zmq.Frame]) -> None:
-        parts = [frame.bytes for frame in frames]
-        self.bytes_received += wire.size_bytes(parts)
+        self.bytes_received += sum(len(frame) for frame in frames)
         self._pulse.heard()
         try:
-            self._take(wire.open_envelope(parts))
+            if len(frames) != 1:
+                raise WireError(f"a message of {len(frames)} frames")
+            self._take(wire.open_envelope(frames[0].bytes))
         except WireError as error:
-            self.lose(CloudFailed(f"{self.address.endpoint} speaks another protocol ({error})"))
+            self.lose(
+                CloudFailed(
+                    f"{self.address.endpoint} speaks another protocol ({error}); "
+                    "update the older side"
+                )
+            )
 
     def _take(self, envelope: Envelope) -> None:
         if envelope.kind not in (Kind.READY, Kind.REFUSED, Kind.PONG):
@@ -193,8 +198,8 @@ class Connection:
             device=self._device,
             session=self._session,
         )
-        frames, self._hello_s = wire.encode(hello), time.monotonic()
-        if not self._pump.send(frames):  # the event may overtake the pipe that it announces
+        message, self._hello_s = wire.encode(hello), time.monotonic()
+        if not self._pump.send([message]):  # the event may overtake the pipe that it announces
             asyncio.get_running_loop().call_later(_RESEND_S, self._say_hello)
 
     def _maybe_wrong_key(self) -> None:

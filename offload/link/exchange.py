@@ -8,10 +8,11 @@ import time
 import uuid
 from collections.abc import Callable
 
+import msgspec
 import zmq
 
 from backbone.errors import NearfarError
-from offload.engine import Engine
+from offload.engine import Engine, Reporting
 from offload.errors import RequestError
 from offload.link import bodies, wire
 from offload.link.answer import Key, Owner
@@ -54,7 +55,7 @@ class Exchange:
 
     # What arrives
 
-    def take(self, identity: bytes, device_key: str, frames: list[bytes]) -> None:
+    def take(self, identity: bytes, device_key: str, message: bytes) -> None:
         """Take one message; one that is none is counted, and costs its sender nothing else."""
         peer = self.peers.find(identity)
         if peer is not None and peer.owner.device_key != device_key:
@@ -62,7 +63,7 @@ class Exchange:
         if peer is not None:
             peer.pulse.heard()
         try:
-            self._dispatch(identity, device_key, peer, wire.open_envelope(frames))
+            self._dispatch(identity, device_key, peer, wire.open_envelope(message))
         except WireError:
             self.note_bad()
 
@@ -97,7 +98,7 @@ class Exchange:
     def _hear(self, peer: Peer, request_id: str, body: bodies.AnyBody) -> None:
         key = Key(peer.owner, request_id)
         if isinstance(body, bodies.Ping):
-            pong = bodies.Pong(body.sent_s, time.time(), self.answers.load(), body.padding)
+            pong = bodies.Pong(body.sent_s, time.time(), self._load(peer), body.padding)
             self._send(peer.identity, pong)
         elif isinstance(body, bodies.Credit):
             self.answers.allow(key, body.until)
@@ -110,6 +111,12 @@ class Exchange:
             self.answers.cancel(key)
         else:
             raise WireError("a device does not say that")
+
+    def _load(self, peer: Peer) -> bodies.Load:
+        load = self.answers.load()
+        if peer.owner.device_key or not isinstance(self._engine, Reporting):
+            return load
+        return msgspec.structs.replace(load, engine=self._engine.report())
 
     def _accept(self, peer: Peer, envelope: Envelope) -> None:
         key = Key(peer.owner, envelope.id)
@@ -151,7 +158,7 @@ class Exchange:
 
         def say(body: bodies.AnyBody) -> bool:
             try:
-                return self._send_frames([peer.identity, *wire.encode(body, request_id)])
+                return self._send_frames([peer.identity, wire.encode(body, request_id)])
             except zmq.ZMQError:
                 self.forget(peer)
                 return False
@@ -161,7 +168,7 @@ class Exchange:
     def _send(self, identity: bytes, body: bodies.AnyBody, request_id: str = "") -> None:
         # A peer that has no room for a short reply, or has left, does without it.
         with contextlib.suppress(zmq.ZMQError):
-            self._send_frames([identity, *wire.encode(body, request_id)])
+            self._send_frames([identity, wire.encode(body, request_id)])
 
     # Who leaves
 
@@ -171,7 +178,9 @@ class Exchange:
             self.answers.leave(key)
 
     def has_silent_peers(self) -> bool:
-        """Whether somebody would be taken for lost now."""
+        """Look at all who are connected: whether somebody would be taken for lost now."""
+        for peer in self.peers.all():
+            peer.pulse.look()
         return any(peer.pulse.is_dead for peer in self.peers.all())
 
     def sweep(self) -> None:

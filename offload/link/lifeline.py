@@ -88,12 +88,12 @@ class Lifeline:
         assert self._connection is not None, "an open line has a connection"
         return self._connection
 
-    def send(self, frames: list[bytes]) -> int:
+    def send(self, message: bytes) -> int:
         """Send now and return the bytes; where it cannot leave, the connection is no good."""
         if self._connection is None or not self._connection.is_open:
             return 0
         try:
-            return self._connection.send_frames(frames)
+            return self._connection.send_message(message)
         except CloudUnreachable as error:
             self._connection.lose(error)
             return 0

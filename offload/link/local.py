@@ -41,6 +41,11 @@ def open_invites(folder: Path) -> InviteList:
     return InviteList(folder / "invites.json")
 
 
+def used_file(folder: Path) -> Path:
+    """Return where the day's budgets are kept, those of devices and those of API keys."""
+    return folder / "used.sqlite"
+
+
 def open_meter(settings: QuotaSettings, folder: Path) -> Meter:
     """Return what counts the devices' use against the settings; the day's use outlives a restart.
 
@@ -52,7 +57,7 @@ def open_meter(settings: QuotaSettings, folder: Path) -> Meter:
         requests_per_day=settings.requests_per_day or None,
         tokens_per_day=settings.tokens_per_day or None,
     )
-    return Meter(quota, folder / "used.json")
+    return Meter(quota, used_file(folder))
 
 
 def server_key(url: str, stated: str, folder: Path) -> str:

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 
 from offload.errors import CloudFailed, RequestError
-from offload.link.bodies import AnyBody, Deltas, Failure, PackedDelta
+from offload.link.bodies import AnyBody, Deltas, End, Failure, PackedDelta
 from offload.link.failures import to_failure
 from offload.link.packing import estimated_bytes
 from offload.messages import Finish
@@ -132,7 +132,9 @@ class Outgoing:
             self._send_all()
         except RequestError as error:  # an engine that said what msgpack cannot hold
             self._drop_unsent()
-            self._final = to_failure(CloudFailed(f"the cloud's engine cannot be heard: {error}"))
+            self._final = to_failure(
+                CloudFailed(f"the cloud's engine cannot be heard ({error}); ask again")
+            )
             self._send_all()
 
     def _send_all(self) -> None:
@@ -144,7 +146,9 @@ class Outgoing:
             self._sent += len(batch)
             self._left_s = self._loop.time()
         if self._send is not None and self._final is not None and not self._delivered:
-            if self._send(self._final):
+            final = self._final
+            end = End(self._sent, final) if isinstance(final, Finish) else final
+            if self._send(end):
                 self._delivered, self.alone_since_s = True, self._loop.time()
             else:
                 self._flush_in(_RETRY_S)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from offload.errors import SettingsError
-from offload.link.kept import write_private
+from offload.link.used import Use, UsedFile
 
 _log = logging.getLogger(__name__)
 _DAY_S = 86_400
-_SAVE_EVERY_S = 10.0
+_SAVE_EVERY_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +67,12 @@ class Bucket:
         self._level, self._at_s = min(self._level, self._capacity), now_s
 
 
-class _Used(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
-    """What one device used on one day."""
-
-    day: int
-    requests: int = 0
-    tokens: int = 0
-
-
 class Meter:
-    """Counts what devices use; with a path, the day's figures outlive a restart."""
+    """Counts what devices use; with a path, the day's budgets outlive a restart and a crash.
+
+    A request is written as it is taken, tokens every second. `scope` goes before the names in the
+    file, where several kinds of askers share it.
+    """
 
     def __init__(
         self,
@@ -85,15 +80,20 @@ class Meter:
         path: Path | None = None,
         *,
         who: str = "this device",
+        scope: str = "",
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        self._quota, self._path, self._who = quota, path, who
+        """Raises SettingsError where the file is damaged."""
+        self._quota, self._who, self._scope = quota, who, scope
         self._clock, self._wall = clock, wall
         self._requests: dict[str, Bucket] = {}
         self._tokens: dict[str, Bucket] = {}
-        self._used: dict[str, _Used] = _load(path)
-        self._dirty, self._saved_s = False, clock()
+        has_budget = quota.requests_per_day is not None or quota.tokens_per_day is not None
+        self._file = UsedFile(path) if path is not None and has_budget else None
+        self._day, self._saved_s = self._number_of_day(), clock()
+        self._used = self._file.read(self._day) if self._file else {}
+        self._new: dict[str, Use] = {}  # of what is in _used, that is not yet in the file
 
     def why_not(self, device_key: str) -> Wait | None:
         """Say why a device may not ask now and when it may, or None where it may."""
@@ -114,37 +114,53 @@ class Meter:
 
     def count_request(self, device_key: str) -> None:
         """A request was taken."""
-        self._today(device_key).requests += 1
-        self._dirty = True
+        self._count(device_key, Use(requests=1))
         bucket = self._requests.get(device_key)
         if bucket is not None:
             bucket.take(1, self._clock())
+        self.save(now=True)
 
     def count_tokens(self, device_key: str, num_tokens: int) -> None:
         """Tokens were read or written for a device."""
-        self._today(device_key).tokens += num_tokens
-        self._dirty = True
+        self._count(device_key, Use(tokens=num_tokens))
         bucket = self._tokens.get(device_key)
         if bucket is not None:
             bucket.take(num_tokens, self._clock())
+        self.save()
 
     def save(self, *, now: bool = False) -> None:
-        """Write the day's figures, where there are new ones; unless `now`, only so often."""
-        due = now or self._clock() - self._saved_s >= _SAVE_EVERY_S
-        if self._path is not None and self._dirty and due:
-            self._saved_s = self._clock()
-            try:
-                write_private(self._path, msgspec.json.encode(self._used))
-                self._dirty = False
-            except OSError as error:
-                _log.error("the day's budgets cannot be kept in %s: %s", self._path, error)
+        """Write the day's figures, where there are new ones; unless `now`, only every second."""
+        if self._file is None or not self._new:
+            return
+        if not now and self._clock() - self._saved_s < _SAVE_EVERY_S:
+            return
+        self._saved_s = self._clock()
+        try:
+            self._used |= self._file.add(self._day, self._new)
+            self._new.clear()
+        except (OSError, sqlite3.Error) as error:  # another process writes: the next save tries
+            _log.warning("the day's budgets cannot be kept in %s: %s", self._file.path, error)
 
-    def _today(self, device_key: str) -> _Used:
-        day = int(self._wall() // _DAY_S)
-        used = self._used.get(device_key)
-        if used is None or used.day != day:
-            used = self._used[device_key] = _Used(day=day)
-        return used
+    def close(self) -> None:
+        """Write what is new, and close the file; it is opened again where need be."""
+        self.save(now=True)
+        if self._file is not None:
+            self._file.close()
+
+    def _number_of_day(self) -> int:
+        return int(self._wall() // _DAY_S)
+
+    def _today(self, device_key: str) -> Use:
+        day = self._number_of_day()
+        if day != self._day:
+            self.save(now=True)  # under the day that has ended
+            self._day, self._used, self._new = day, {}, {}
+        return self._used.get(self._scope + device_key, Use())
+
+    def _count(self, device_key: str, more: Use) -> None:
+        used, name = self._today(device_key), self._scope + device_key
+        self._used[name] = _sum(used, more)
+        self._new[name] = _sum(self._new.get(name, Use()), more)
 
     def _buckets(self, device_key: str, now_s: float) -> list[Bucket]:
         found = []
@@ -160,12 +176,5 @@ class Meter:
         return found
 
 
-def _load(path: Path | None) -> dict[str, _Used]:
-    if path is None or not path.exists():
-        return {}
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, _Used])
-    except msgspec.DecodeError as error:
-        raise SettingsError(
-            f"{path} is damaged ({error}); delete it to begin the day's budgets anew"
-        ) from None
+def _sum(one: Use, other: Use) -> Use:
+    return Use(one.requests + other.requests, one.tokens + other.tokens)

@@ -9,7 +9,7 @@ import msgspec
 from backbone.errors import NearfarError
 from offload.errors import CloudFailed
 from offload.link import wire
-from offload.link.bodies import AnyBody, Deltas, Failure, Resume
+from offload.link.bodies import AnyBody, Deltas, End, Failure, Resume
 from offload.link.failures import to_error
 from offload.link.packing import unpack_delta
 from offload.link.wire import Envelope, WireError
@@ -47,7 +47,7 @@ class Reading:
         """End the answer with an error, unless it has ended."""
         self._end(error)
 
-    def renewal(self) -> list[bytes]:
+    def renewal(self) -> bytes:
         """Return what to say over a new connection: where to go on, or the request once more."""
         if self.num_received:
             return wire.encode(Resume(self.num_received, self.until), self.id)
@@ -97,9 +97,11 @@ class Reading:
                 raise WireError("more was sent than was allowed")
             for packed in body.items:
                 self._put(unpack_delta(packed))
-        elif isinstance(body, Finish):
+        elif isinstance(body, End):
+            if body.num_pieces != self.num_received:
+                raise WireError(f"{body.num_pieces} pieces were said, {self.num_received} arrived")
             self.answered = True
-            self._end(body)
+            self._end(body.finish)
         elif isinstance(body, Failure):
             self.answered = True
             self._end(to_error(body))

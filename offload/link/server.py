@@ -115,7 +115,7 @@ class LinkServer:
         self._closed.set()
         self._sweeper.cancel()
         await self._exchange.answers.aclose()
-        self._door.meter.save(now=True)
+        self._door.meter.close()
         # What was said last may still be on its way out when a drain ends.
         self._pump.close(linger_s=0.0 if self._exchange.takes_requests else _LINGER_S)
         if self._gatekeeper is not None:
@@ -123,13 +123,13 @@ class LinkServer:
         await asyncio.to_thread(self._context.term)
 
     def _on_frames(self, frames: list[zmq.Frame]) -> None:
-        if len(frames) != 3:  # the first is the connection's identity
+        if len(frames) != 2:  # the first is the connection's identity
             self._exchange.note_bad()
             return
-        identity, *parts = (frame.bytes for frame in frames)
+        identity, message = (frame.bytes for frame in frames)
         device_key = _device_key(frames[-1])
         assert device_key or self._keys is None, "the gatekeeper names whom it lets in"
-        self._exchange.take(identity, device_key, parts)
+        self._exchange.take(identity, device_key, message)
 
     async def _sweep(self) -> None:
         while True:

@@ -1,13 +1,15 @@
-"""What crosses the socket: two frames, a head and a msgpack body, decoded strictly.
+"""What crosses the socket: messages of one frame, a head and a msgpack body, decoded strictly.
 
-The head is one byte of version, one of kind, and the request id. The version byte, HELLO and
-REFUSED keep their form in every version, so that peers of different ages can tell each other why
-they part. Two frames rather than four, since each is sent, encrypted and received on its own.
+The head is one byte of version, one of kind, two of the request id's length, and the id. The
+version byte, HELLO and REFUSED keep their form in every version, so that peers of different ages
+can tell each other why they part. One frame, since ZeroMQ encrypts each on its own: who sits on
+the line could take some out and join the head of one message to the body of another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +20,7 @@ from offload.link.bodies import (
     Cancel,
     Credit,
     Deltas,
+    End,
     Failure,
     Hello,
     Join,
@@ -29,7 +32,7 @@ from offload.link.bodies import (
     Refused,
     Resume,
 )
-from offload.messages import Finish, Request
+from offload.messages import Request
 
 VERSION = 2  # 2: prompts of token ids, cache salts, cached tokens, the engine's own load
 OLDEST_VERSION = 2
@@ -37,10 +40,11 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ID_BYTES = 256  # 64 characters of four bytes
 MAX_DEPTH = 32  # of what is free-form: a JSON schema, the description of a tool
 _SMALL_BODY_BYTES = 64 * 1024
+_HEAD = struct.Struct(">BBH")
 
 
 class WireError(LinkError):
-    """Frames that are no message of this protocol."""
+    """Bytes that are no message of this protocol."""
 
 
 _TYPES: dict[Kind, type[Any]] = {
@@ -48,7 +52,7 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.READY: Ready,
     Kind.REQUEST: Request,
     Kind.DELTAS: Deltas,
-    Kind.FINISH: Finish,
+    Kind.FINISH: End,
     Kind.CANCEL: Cancel,
     Kind.PING: Ping,
     Kind.PONG: Pong,
@@ -59,7 +63,7 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.JOIN: Join,
     Kind.JOINED: Joined,
 }
-_HEADS = {body_type: bytes((VERSION, kind)) for kind, body_type in _TYPES.items()}
+_KINDS = {body_type: kind for kind, body_type in _TYPES.items()}
 _DECODE: dict[Kind, Callable[[bytes], Any]] = {
     kind: msgspec.msgpack.Decoder(body_type, strict=True).decode
     for kind, body_type in _TYPES.items()
@@ -78,38 +82,41 @@ class Envelope(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """The content bytes of the message, as `size_bytes(frames)` counts them."""
-        return 2 + len(self.id.encode()) + len(self.body)
+        """The bytes of the message; framing and encryption not counted."""
+        return _HEAD.size + len(self.id.encode()) + len(self.body)
 
 
-def encode(body: AnyBody, request_id: str = "") -> list[bytes]:
-    """Return the two frames of a message.
+def encode(body: AnyBody, request_id: str = "") -> bytes:
+    """Return a message.
 
     Raises RequestError for text that is not Unicode, and for more bytes than a message may have.
     """
     try:
         packed = _encode(body)
-        head = _HEADS[type(body)] + request_id.encode()
-    except (UnicodeEncodeError, OverflowError, TypeError) as error:
-        raise RequestError(f"the message cannot be written as msgpack ({error})") from None
+        written_id = request_id.encode()
+        head = _HEAD.pack(VERSION, _KINDS[type(body)], len(written_id)) + written_id
+    except (UnicodeEncodeError, OverflowError, TypeError, struct.error) as error:
+        raise RequestError(
+            f"the message holds what cannot be sent ({error}); leave it out"
+        ) from None
     if len(packed) > MAX_MESSAGE_BYTES:
         raise RequestError(
             f"the message has {len(packed)} bytes and the link carries at most "
             f"{MAX_MESSAGE_BYTES}; shorten it"
         )
-    return [head, packed]
+    return head + packed
 
 
-def open_envelope(frames: Sequence[bytes]) -> Envelope:
-    """Read the head of a message. Raises WireError for frames that are none."""
-    if len(frames) != 2:
-        raise WireError(f"a message has two frames, not {len(frames)}")
-    head, body = frames
-    if not 2 <= len(head) <= 2 + MAX_ID_BYTES:
-        raise WireError("the head of the message has a wrong length")
+def open_envelope(message: bytes) -> Envelope:
+    """Read the head of a message. Raises WireError for bytes that are none."""
     try:
-        return Envelope(head[0], Kind(head[1]), head[2:].decode(), body)
-    except ValueError as error:
+        version, kind, num_id_bytes = _HEAD.unpack_from(message)
+        body_at = _HEAD.size + num_id_bytes
+        if num_id_bytes > MAX_ID_BYTES or body_at > len(message):
+            raise WireError("the head of the message has a wrong length")
+        request_id = message[_HEAD.size : body_at].decode()
+        return Envelope(version, Kind(kind), request_id, message[body_at:])
+    except (ValueError, struct.error) as error:
         raise WireError(f"the head of the message is damaged ({error})") from None
 
 
@@ -135,15 +142,10 @@ def open_body(envelope: Envelope) -> AnyBody:
     return message
 
 
-def size_bytes(frames: Sequence[bytes]) -> int:
-    """Return the content bytes of a message, framing and encryption not counted."""
-    return sum(map(len, frames))
-
-
 def _check_free_form(value: object, depth: int, what: str) -> None:
     # What is free-form msgspec does not bound for us.
     if depth < 0:
-        raise RequestError(f"{what} is nested deeper than {MAX_DEPTH} levels")
+        raise RequestError(f"{what} is nested deeper than {MAX_DEPTH} levels; make it flatter")
     if isinstance(value, dict):
         for key, inner in value.items():
             _check_free_form(key, 0, what)
@@ -152,4 +154,4 @@ def _check_free_form(value: object, depth: int, what: str) -> None:
         for inner in value:
             _check_free_form(inner, depth - 1, what)
     elif not isinstance(value, (str, int, float, bool, type(None))):
-        raise RequestError(f"{what} holds a value that JSON cannot")
+        raise RequestError(f"{what} holds a value that JSON cannot; leave it out")

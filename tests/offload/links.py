@@ -92,13 +92,13 @@ def raw_device(endpoint: str) -> Iterator[zmq.Socket[bytes]]:
         device.close()
 
 
-async def send(device: zmq.Socket[bytes], frames: list[bytes]) -> None:
+async def send(device: zmq.Socket[bytes], *frames: bytes) -> None:
     device.send_multipart(frames)
 
 
-async def receive(device: zmq.Socket[bytes]) -> list[bytes]:
+async def receive(device: zmq.Socket[bytes]) -> bytes:
     end = time.monotonic() + PATIENCE_S
     while not device.poll(0):
         assert time.monotonic() < end, "no answer in time"
         await asyncio.sleep(0.005)
-    return device.recv_multipart()
+    return device.recv_multipart()[-1]  # before it, a ROUTER puts who said it

@@ -10,8 +10,9 @@ from offload.errors import SettingsError
 from offload.link import bodies
 from offload.link.answer import Key, Owner
 from offload.link.answers import AnswerBook, AnswerLimits
+from offload.link.bodies import End
 from offload.link.quota import Meter, Quota
-from offload.messages import Finish, Request
+from offload.messages import Request
 from tests.offload.scripted import ScriptedEngine
 
 OWNER = Owner("key", "session")
@@ -53,7 +54,7 @@ async def test_an_answer_that_ended_is_kept_for_a_while(engine: ScriptedEngine) 
     assert answers.resume(key, ear, 1) is None
     await asyncio.sleep(0)
     assert isinstance(ear.heard[0], bodies.Deltas) and ear.heard[0].first == 1
-    assert isinstance(ear.heard[-1], Finish)
+    assert isinstance(ear.heard[-1], End)
     await answers.aclose()
 
 

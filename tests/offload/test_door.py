@@ -91,7 +91,7 @@ async def test_a_flood_from_one_device_does_not_stop_another() -> None:
         with raw_device(server.endpoint) as flooder:
             await send(flooder, wire.encode(HELLO))
             task = asyncio.create_task(answer(link, ask()))
-            garbage = [bytes((wire.VERSION, 3)) + b"id", b"\xc1" * 200]
+            garbage = bytes((wire.VERSION, 3, 0, 2)) + b"id" + b"\xc1" * 200
             for _ in range(200):
                 for _ in range(50):
                     await send(flooder, garbage)  # and it never reads what comes back
@@ -162,7 +162,7 @@ async def test_a_device_that_takes_anothers_identity_is_nobody() -> None:
     await engine.until(lambda: engine.running == {"mine"})
     for body in (bodies.Cancel(), bodies.Resume(0, 9)):
         exchange.take(b"one", thief, wire.encode(body, "mine"))
-        refused = wire.open_body(wire.open_envelope(said[-1][1:]))
+        refused = wire.open_body(wire.open_envelope(said[-1][1]))
         assert isinstance(refused, bodies.Refused) and refused.code == "hello"
     assert engine.running == {"mine"}
     await exchange.answers.aclose()

@@ -34,7 +34,7 @@ SEEDS = [
         bodies.Join("x" * 40),
         bodies.Ping(1.0),
         bodies.Deltas(0, (pack_delta(delta("x")),)),
-        Finish(reason="stop"),
+        bodies.End(1, Finish(reason="stop")),
     )
 ]
 
@@ -43,13 +43,13 @@ def mutations(num: int, seed: int) -> Iterator[list[bytes]]:
     """Yield valid messages with some of their bytes and frames changed."""
     draw = random.Random(seed)
     for _ in range(num):
-        frames = [bytearray(frame) for frame in draw.choice(SEEDS)]
+        frames = [bytearray(draw.choice(SEEDS))]
         for _ in range(draw.randrange(4)):
             frame = draw.choice(frames)
             at = draw.randrange(len(frame) + 1)
             frame[at : at + draw.randrange(3)] = draw.randbytes(draw.randrange(4))
         if draw.random() < 0.1:
-            frames = draw.sample(frames, draw.randrange(3)) + frames[: draw.randrange(3)]
+            frames = frames * draw.randrange(4)
         yield [bytes(frame) for frame in frames]
 
 

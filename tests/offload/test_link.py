@@ -71,12 +71,12 @@ async def test_many_requests_at_once_do_not_mix() -> None:
         assert text_of(items) == "".join(f"q{n}.{i} " for i in range(20))
 
 
-async def test_bytes_are_those_of_the_frames() -> None:
+async def test_bytes_are_those_of_the_messages() -> None:
     async with linked(ScriptedEngine()) as (_, link):
         items = await answer(link, request := ask())
     finish = items[-1]
     assert isinstance(finish, Finish)
-    assert finish.usage.bytes_sent == wire.size_bytes(wire.encode(request, request.id))
+    assert finish.usage.bytes_sent == len(wire.encode(request, request.id))
     assert finish.usage.bytes_received > sum(len(item.text) for item in items[:-1])  # type: ignore[union-attr]
     assert finish.usage.completion_tokens == 3
 
@@ -154,7 +154,7 @@ async def test_bytes_that_left_are_known_where_the_cloud_fails(mid_answer: bool)
     async with linked(engine) as (_, link):
         with pytest.raises(LinkError) as caught:
             await answer(link, request := ask())
-    assert caught.value.bytes_sent == wire.size_bytes(wire.encode(request, request.id))
+    assert caught.value.bytes_sent == len(wire.encode(request, request.id))
 
 
 async def test_an_engine_that_ends_without_finish_is_an_error() -> None:

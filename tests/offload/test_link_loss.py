@@ -38,7 +38,7 @@ async def test_requests_that_fail_together_each_know_their_own_bytes() -> None:
         await server.aclose()
         errors = await asyncio.gather(*tasks, return_exceptions=True)
     sent = [error.bytes_sent for error in errors if isinstance(error, LinkError)]
-    assert sent == [wire.size_bytes(wire.encode(request, request.id)) for request in requests]
+    assert sent == [len(wire.encode(request, request.id)) for request in requests]
 
 
 async def test_nothing_left_where_nothing_answers() -> None:

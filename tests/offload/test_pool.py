@@ -127,7 +127,7 @@ async def test_a_busy_cloud_is_passed_over_and_what_it_was_sent_is_counted() -> 
         items = await answer(pool, request := ask())
         assert text_of(items) == "one two three"
         assert isinstance(items[-1], Finish)
-        assert items[-1].usage.bytes_sent == 2 * wire.size_bytes(wire.encode(request, request.id))
+        assert items[-1].usage.bytes_sent == 2 * len(wire.encode(request, request.id))
         await pool.aclose()
 
 
@@ -140,7 +140,7 @@ async def test_where_all_are_busy_the_soonest_is_told() -> None:
             await answer(pool, request := ask())
         assert caught.value.retry_after_s == 4
         assert isinstance(caught.value, LinkError)
-        assert caught.value.bytes_sent == 2 * wire.size_bytes(wire.encode(request, request.id))
+        assert caught.value.bytes_sent == 2 * len(wire.encode(request, request.id))
         await pool.aclose()
 
 

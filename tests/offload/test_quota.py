@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -82,21 +84,78 @@ def test_the_budget_of_the_day_is_for_the_day(limit: str, what: str) -> None:
 
 
 def test_a_restart_does_not_give_the_day_anew(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "usage.json"
+    clock, path = Clock(), tmp_path / "used.sqlite"
     meter = metered(clock, path, requests_per_day=1)
     meter.count_request("a")
-    meter.save()
-    assert not path.exists(), "not at every request"
-    meter.save(now=True)
     assert path.stat().st_mode & 0o777 == 0o600
+    assert metered(clock, path, requests_per_day=1).why_not("a") is not None
+    meter.close()
+    clock.now += 86_400
+    assert metered(clock, path, requests_per_day=1).why_not("a") is None
+
+
+def test_tokens_are_written_every_second_and_at_the_end(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "used.sqlite"
+    meter = metered(clock, path, tokens_per_day=2)
+    meter.count_tokens("a", 1)
+    assert not path.exists(), "not at every token"
+    clock.now += 1.5
+    meter.count_tokens("a", 1)
+    assert metered(clock, path, tokens_per_day=2).why_not("a") is not None
+    meter.count_tokens("b", 2)
+    assert metered(clock, path, tokens_per_day=2).why_not("b") is None
+    meter.close()
+    assert metered(clock, path, tokens_per_day=2).why_not("b") is not None
+
+
+def test_processes_that_share_the_file_share_the_budgets(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "used.sqlite"
+    one, other = (metered(clock, path, requests_per_day=3) for _ in range(2))
+    for meter in (one, other, one):
+        assert meter.why_not("a") is None
+        meter.count_request("a")
+    assert one.why_not("a") is not None
+    other.count_request("b")
+    other.count_request("a")
+    assert "3 requests of the day" in why_not(other)
+    one.close()
+    other.close()
+
+
+def test_names_of_devices_and_of_keys_do_not_meet(tmp_path: Path) -> None:
+    path, quota = tmp_path / "used.sqlite", Quota(requests_per_day=1)
+    devices, keys = Meter(quota, path), Meter(quota, path, scope="http:")
+    devices.count_request("a")
+    assert keys.why_not("a") is None and devices.why_not("a") is not None
+    devices.close()
+
+
+def test_a_file_that_is_being_written_is_tried_again(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "used.sqlite"
+    meter = metered(clock, path, requests_per_day=1)
+    meter.count_tokens("x", 1)
+    meter.save(now=True)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        meter.count_request("a")
+        assert meter.why_not("a") is not None, "it is counted, if not yet written"
+        other.execute("ROLLBACK")
+    meter.close()
     assert metered(clock, path, requests_per_day=1).why_not("a") is not None
 
 
+def test_without_a_budget_of_the_day_nothing_is_written(tmp_path: Path) -> None:
+    meter = Meter(Quota(requests_per_s=100), tmp_path / "used.sqlite")
+    meter.count_request("a")
+    meter.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "usage.json"
-    path.write_bytes(b"[]")
-    with pytest.raises(SettingsError, match=r"usage\.json is damaged"):
-        metered(Clock(), path)
+    path = tmp_path / "used.sqlite"
+    path.write_bytes(b"[] is no database" * 100)
+    with pytest.raises(SettingsError, match=r"used\.sqlite is damaged"):
+        metered(Clock(), path, requests_per_day=1)
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan")])
@@ -111,6 +170,5 @@ def test_what_the_settings_allow_is_what_a_device_gets(tmp_path: Path) -> None:
     meter = open_meter(QuotaSettings(requests_per_day=1), tmp_path)
     meter.count_request("a")
     assert "1 requests of the day" in why_not(meter)
-    meter.save(now=True)
     again = open_meter(QuotaSettings(requests_per_day=1), tmp_path)
     assert again.why_not("a") is not None, "a restart does not give the day anew"

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from offload.link import bodies, wire
-from offload.link.bodies import Deltas, PackedDelta
+from offload.link.bodies import Deltas, End, PackedDelta
 from offload.link.outgoing import Outgoing
 from offload.link.packing import pack_delta
 from offload.messages import Finish
@@ -44,7 +44,7 @@ def push(out: Outgoing, *indices: int) -> None:
 
 
 async def ends(out: Outgoing, line: Line) -> None:
-    await until(lambda: isinstance(line.said[-1] if line.said else None, Finish))
+    await until(lambda: isinstance(line.said[-1] if line.said else None, End))
 
 
 async def test_without_batching_every_piece_leaves_at_once() -> None:
@@ -72,7 +72,7 @@ async def test_the_end_does_not_wait_for_a_batch() -> None:
     push(out, 0, 1, 2)
     out.finish(Finish(reason="stop"))
     assert line.positions() == [0, 1, 2]
-    assert line.said[-1] == Finish(reason="stop")
+    assert line.said[-1] == End(len(line.positions()), Finish(reason="stop"))
 
 
 async def test_a_large_batch_is_cut() -> None:
@@ -81,7 +81,7 @@ async def test_a_large_batch_is_cut() -> None:
         out.push(pack_delta(delta("x" * 4000, index)))
     out.attach(line, 0)
     assert line.positions() == list(range(20))
-    assert all(wire.size_bytes(wire.encode(body)) < 64 * 1024 for body in line.said)
+    assert all(len(wire.encode(body)) < 64 * 1024 for body in line.said)
 
 
 async def test_there_is_no_room_beyond_the_window_until_the_reader_takes() -> None:
@@ -126,7 +126,7 @@ async def test_after_a_loss_the_answer_goes_on_from_where_it_was_heard() -> None
     assert out.attach(second, 1)
     assert first.positions() == [0, 1]
     assert second.positions() == [1, 2, 3]
-    assert second.said[-1] == Finish(reason="stop")
+    assert second.said[-1] == End(4, Finish(reason="stop"))
 
 
 async def test_the_end_is_said_again_where_it_may_have_been_lost() -> None:
@@ -135,7 +135,7 @@ async def test_the_end_is_said_again_where_it_may_have_been_lost() -> None:
     out.finish(Finish(reason="stop"))
     out.detach()
     assert out.attach(second, 0)
-    assert second.said == [Finish(reason="stop")]
+    assert second.said == [End(0, Finish(reason="stop"))]
 
 
 async def test_what_was_taken_is_gone_and_what_was_not_yet_said_cannot_be_resumed() -> None:
@@ -157,7 +157,7 @@ async def test_only_the_first_end_counts_and_a_deadline_drops_what_was_not_sent(
     out.finish(Finish(reason="deadline"), drop_unsent=True)
     out.finish(Finish(reason="stop"))
     assert line.positions() == [0]
-    assert line.said[1:] == [Finish(reason="deadline")]
+    assert line.said[1:] == [End(1, Finish(reason="deadline"))]
 
 
 async def test_it_is_alone_while_nobody_listens_and_after_the_end_was_heard() -> None:

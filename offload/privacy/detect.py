@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from offload.privacy.contacts import find_emails, find_phones
+from offload.privacy.envelopes import find_envelopes
 from offload.privacy.findings import KINDS, Action, Finding, Kind, Rules
 from offload.privacy.identifiers import find_cards, find_ibans, find_national_ids
 from offload.privacy.machines import find_ips, find_paths
@@ -24,7 +25,7 @@ DETECTORS: dict[Kind, Detector] = {
     "email": lambda text, rules: find_emails(text),
     "phone": lambda text, rules: find_phones(text, rules.countries),
     "name": lambda text, rules: find_names(text, rules.names),
-    "address": lambda text, rules: find_addresses(text),
+    "address": lambda text, rules: (*find_addresses(text), *find_envelopes(text)),
     "ip": lambda text, rules: find_ips(text),
     "path": lambda text, rules: find_paths(text),
 }

@@ -114,7 +114,7 @@ class House:
     def _note(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         self.crashes.append(str(context.get("exception") or context["message"]))
 
-    def feed(self, identity: bytes, frames: list[bytes]) -> None:
+    def feed(self, identity: bytes, *frames: bytes) -> None:
         self.server._on_frames([zmq.Frame(frame) for frame in (identity, *frames)])
 
     def one(self, data: bytes) -> None:
@@ -131,7 +131,7 @@ class House:
         known = how & 1
         if known:
             self.feed(b"\x00known", _HELLO)
-        self.feed(b"\x00known" if known else b"\x00strange", frames)
+        self.feed(b"\x00known" if known else b"\x00strange", *frames)
         if self.num_inputs % 50 == 0:
             self.feed(_VICTIM, _PING)  # it is still there
             await asyncio.sleep(0)

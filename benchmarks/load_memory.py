@@ -77,4 +77,4 @@ async def _stream(
             "stream": True,
         }
         trial = await ask(client, f"{url}/chat/completions", body, timeout_s=600)
-        became["whole" if trial.is_whole else f"not whole ({trial.status})"] += 1
+        became["whole" if trial.is_whole else f"not whole ({trial.fault or trial.status})"] += 1

@@ -136,3 +136,5 @@ class Account:
         if num_tokens:
             self._meter.count_tokens(self._tenant, num_tokens)
             self._counter.inc(num_tokens)
+        if isinstance(item, Finish):
+            self._meter.save(now=True)

@@ -37,7 +37,7 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
     """Return the ASGI app; the engine stays the caller's to close."""
     options = options or ServeOptions()
     metrics, readiness = Metrics(engine), Readiness(engine)
-    meter = Meter(options.quota, who="this key")
+    meter = Meter(options.quota, options.used_file, who="this key", scope="http:")
     admission = Admission(
         max_running=options.max_running,
         max_queued=options.max_queued,
@@ -62,8 +62,9 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with readiness.warming():
-            yield
+        with contextlib.closing(meter):
+            async with readiness.warming():
+                yield
 
     return Starlette(
         routes=routes,

@@ -8,13 +8,19 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backbone.errors import MissingExtra
 from offload.engine import Engine
 from offload.errors import SettingsError
+from offload.link.local import used_file
 from offload.link.quota import Quota
+from offload.places import places
 from offload.settings import ServeSettings, Settings
 from serve.options import ServeOptions
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
 
 
 def address_of(text: str) -> tuple[str, int]:
@@ -38,6 +44,7 @@ def options_from(settings: Settings, host: str | None, port: int | None) -> Serv
         max_running=chosen.max_running,
         max_queued=chosen.max_queued,
         quota=_quota(chosen),
+        used_file=used_file(places().keys),
         log=chosen.log,
         tls_cert=Path(chosen.tls_cert) if chosen.tls_cert else None,
         tls_key=Path(chosen.tls_key) if chosen.tls_key else None,
@@ -53,20 +60,30 @@ def _quota(chosen: ServeSettings) -> Quota:
     )
 
 
+def app_of(engine: Engine, options: ServeOptions) -> Starlette:
+    """Return the HTTP face as an app, for a server of the caller's.
+
+    Raises MissingExtra without the packages of the extra `serve`.
+    """
+    try:
+        from serve.app import build_app
+        from serve.logs import write_logs
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "starlette", "serve") from None
+    write_logs(options.log)
+    return build_app(engine, options=options)
+
+
 @asynccontextmanager
 async def face_of(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
     """Serve an engine over HTTP while the block lasts, and yield the server's URL.
 
     Raises SettingsError, and MissingExtra without the packages of the extra `serve`.
     """
-    try:
-        from serve.app import build_app
-        from serve.logs import write_logs
-        from serve.server import HttpServer
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "starlette", "serve") from None
-    write_logs(options.log)
-    server = HttpServer(build_app(engine, options=options), options=options)
+    app = app_of(engine, options)
+    from serve.server import HttpServer
+
+    server = HttpServer(app, options=options)
     await server.start()
     async with aclosing(server):
         yield server.url

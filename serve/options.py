@@ -36,6 +36,7 @@ class ServeOptions:
     max_running: int = 256  # requests handed to the engine at the same time
     max_queued: int = 64  # requests of one key that may wait for their turn
     quota: Quota = field(default_factory=Quota)  # of each key
+    used_file: Path | None = None  # where the day's budgets outlive a restart
     request_timeout_s: float = 600.0
     body_timeout_s: float = 30.0
     log: str = ""  # to stderr, as "json" or "text"

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
+from backbone.causes import cause
 from serve.failures import BadRequest
 
 Ignored = Any
@@ -206,7 +207,7 @@ def decode(raw: bytes, kind: type[B]) -> B:
     except msgspec.ValidationError as error:
         raise _explain(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"the body is not JSON ({error}); send one JSON object") from None
+        raise BadRequest(f"the body is not JSON ({cause(error)}); send one JSON object") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply; send a flatter one") from None
 

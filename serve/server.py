@@ -19,6 +19,9 @@ from serve.auth import MAX_HEADER_BYTES
 from serve.options import ServeOptions
 
 _BACKLOG = 1024
+# Longer than clients keep an idle connection (5 s in httpx and OpenAI's client): of two who close it
+# at the same moment, the client would see its next request broken.
+_KEEP_ALIVE_S = 75
 _GOODBYE_S = 5  # how long answers under way may still take when the server is stopped
 
 
@@ -93,6 +96,7 @@ def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
         ssl_keyfile=options.tls_key,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=_GOODBYE_S,
+        timeout_keep_alive=_KEEP_ALIVE_S,
     )
     try:
         config.load()

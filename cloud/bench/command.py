@@ -18,7 +18,8 @@ from cloud.bench.report import summarize
 
 def bench(options: LoadOptions, *, result: Path | None, as_json: bool) -> None:
     """Run the load test and tell what it showed. Raises NearfarError."""
-    document = {**_asked(options), **_machine(), **summarize(asyncio.run(run(options)), options)}
+    trials = asyncio.run(run(options))
+    document = {**_asked(options), **_machine(), **summarize(trials, options)}
     text = json.dumps(document, indent=None if as_json else 2)
     if result is not None:
         result.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

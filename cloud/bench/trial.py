@@ -21,6 +21,7 @@ class Trial:
     e2el_s: float
     num_tokens: int
     is_whole: bool  # its stream ended with [DONE]
+    fault: str = ""  # the kind of the connection's error, where it broke
 
     @property
     def tpot_s(self) -> float | None:
@@ -42,15 +43,15 @@ async def ask(
             clock.status = response.status_code
             async for line in response.aiter_lines():
                 clock.hear(line)
-    except httpx.HTTPError:
-        clock.is_whole = False
+    except httpx.HTTPError as error:
+        clock.is_whole, clock.fault = False, type(error).__name__
     return clock.trial()
 
 
 class _Clock:
     def __init__(self) -> None:
         self.started_s = time.monotonic()
-        self.status, self.is_whole = 0, False
+        self.status, self.is_whole, self.fault = 0, False, ""
         self._first_s: float | None = None
         self._pieces = 0
         self._tokens: int | None = None  # as the server counts them
@@ -77,4 +78,5 @@ class _Clock:
             e2el_s=time.monotonic() - self.started_s,
             num_tokens=self._pieces if self._tokens is None else self._tokens,
             is_whole=self.is_whole and self.status == 200,
+            fault=self.fault,
         )

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest
 
 from offload.errors import CloudBusy
 from offload.link.client import CloudLink
-from offload.link.local import device_keys
+from offload.link.local import device_keys, used_file
+from offload.link.used import UsedFile
 from offload.messages import Finish, Request, Sampling
 from offload.pair import CLOUD_MODEL
 from offload.settings_reading import load
@@ -286,7 +288,12 @@ def own_cloud(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], CloudLink
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "NEARFAR_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "NEARFAR_HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            "NEARFAR_QUOTA_REQUESTS_PER_DAY": "100000",
+        },
     )
     assert process.stdout is not None
     told = json.loads(process.stdout.readline())
@@ -317,5 +324,5 @@ async def test_a_signal_lets_an_answer_end_and_takes_no_other(
         ends = [item async for item in items if isinstance(item, Finish)]
         assert [end.reason for end in ends] in (["stop"], ["length"])
         assert await asyncio.to_thread(process.wait, 20) == 0
-    used = json.loads((home / "data" / "keys" / "used.json").read_text())
-    assert sum(each["requests"] for each in used.values()) >= 1, "the day's use outlives the cloud"
+    used = UsedFile(used_file(home / "data" / "keys")).read(int(time.time() // 86_400))
+    assert sum(each.requests for each in used.values()) >= 1, "the day's use outlives the cloud"

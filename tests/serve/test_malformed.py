@@ -47,7 +47,7 @@ def check(response: httpx.Response) -> None:
         assert error_of(response)["type"] == "invalid_request_error"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(list(PATHS)), st.binary(max_size=200))
 def test_any_bytes(path: str, content: bytes) -> None:
     response = post(path, content, JSON)
@@ -55,14 +55,14 @@ def test_any_bytes(path: str, content: bytes) -> None:
     assert response.status_code == 400
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(list(PATHS)), st.dictionaries(FIELDS, VALUES, max_size=4))
 def test_any_value_in_any_field(path: str, changes: dict[str, Any]) -> None:
     body = PATHS[path] | changes
     check(post(path, json.dumps(body).encode(), JSON))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.text(max_size=20).filter(str.isascii).filter(str.isprintable),
     st.sampled_from(["content-type", "host", "authorization", "content-length", "x-request-id"]),

@@ -23,7 +23,11 @@ from backbone.causes import cause
 from backbone.errors import NearfarError
 
 if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from edge.desk.asking import Ask
     from offload.engine import Engine
+    from serve.options import ServeOptions
 
 app = typer.Typer(
     name="nearfar",
@@ -85,6 +89,9 @@ def serve(
         typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
+    page: Annotated[
+        bool, typer.Option("--assistant", help="Serve the assistant's page on the same port.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
 ) -> None:
     """Answer OpenAI clients over HTTP: near, and far when that pays."""
@@ -99,8 +106,29 @@ def serve(
     wish = Ask(model=model, draft=draft, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
+    if page:
+        _serve_page(wish, options, as_json=as_json)
+        return
     engine = open_hybrid(settings, places(), replace(wish.choice(), serving=True))
     asyncio.run(serve_engine(engine, options, as_json=as_json))
+
+
+def _serve_page(wish: Ask, options: ServeOptions, *, as_json: bool) -> None:
+    """Serve the assistant, and the HTTP face over the same engine beside it."""
+    from edge.desk.assistant.server import run
+    from offload.errors import SettingsError
+    from serve.cli import app_of
+
+    if options.host not in ("127.0.0.1", "localhost") or options.tls_cert is not None:
+        raise SettingsError(
+            "the assistant's page is for this machine alone: leave --assistant out, or serve.host "
+            "at 127.0.0.1 and serve.tls_cert empty"
+        )
+
+    def face(engine: Engine) -> Starlette:
+        return app_of(engine, options)
+
+    run(wish, port=options.port, open_page=False, as_json=as_json, beside=face)
 
 
 def main() -> None:

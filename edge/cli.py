@@ -70,6 +70,8 @@ def ask(
     """Ask one question: answered near, and far when that pays."""
     from edge.desk.asking import Ask, ask_once
 
+    if prompt in (None, "-") and sys.stdin.isatty():
+        typer.echo("type your question, and Ctrl-D on a line of its own", err=True)
     text = sys.stdin.read().strip() if prompt in (None, "-") else prompt
     wish = Ask(
         model=model,
@@ -139,17 +141,28 @@ def chat(
 def assistant(
     model: Model = None,
     offline: Offline = False,
-    port: Annotated[int, typer.Option("--port", "-p", help="The port; 0 takes a free one.")] = 8089,
+    port: Annotated[
+        int, typer.Option("--port", "-p", min=0, max=65535, help="The port; 0 takes a free one.")
+    ] = 8089,
     open_page: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in the browser.")
     ] = True,
+    window: Annotated[
+        bool, typer.Option("--window", help="A window of its own; closing it ends the assistant.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
 ) -> None:
     """Open the assistant: a page on this machine that keeps conversations."""
     from edge.desk.asking import Ask
     from edge.desk.assistant.server import run
 
-    run(Ask(model=model, offline=offline), port=port, open_page=open_page, as_json=as_json)
+    run(
+        Ask(model=model, offline=offline),
+        port=port,
+        open_page=open_page,
+        as_json=as_json,
+        in_window=window,
+    )
 
 
 @app.command()

@@ -55,8 +55,19 @@ class Replied(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     reply: Reply
 
 
-def build_app(desk: Desk, store: Conversations, answers: Answers, *, token: str) -> Starlette:
-    """Return the ASGI app; it closes the desk when it ends."""
+def build_app(
+    desk: Desk,
+    store: Conversations,
+    answers: Answers,
+    *,
+    token: str,
+    beside: Starlette | None = None,
+) -> Starlette:
+    """Return the ASGI app; it closes the desk when it ends.
+
+    `beside` answers the paths that are not the page's, behind the same door but for the token:
+    it has keys of its own.
+    """
     api = _Api(desk, store, answers)
     bettering = Bettering(desk.outbox, store)
     answers.after = bettering.nudge
@@ -64,7 +75,10 @@ def build_app(desk: Desk, store: Conversations, answers: Answers, *, token: str)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with bettering.watching(lambda: desk.engine):
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(bettering.watching(lambda: desk.engine))
+            if beside is not None:  # a mounted app's own beginning and end are not run otherwise
+                await stack.enter_async_context(beside.router.lifespan_context(beside))
             yield
         await answers.stop_all()
         await desk.aclose()
@@ -88,6 +102,7 @@ def build_app(desk: Desk, store: Conversations, answers: Answers, *, token: str)
             Route(f"{one}/undo", api.undo, methods=["POST"]),
             Route(f"{one}/stop", api.stop, methods=["POST"]),
             Route(f"{one}/consent", api.consent, methods=["POST"]),
+            *([Mount("", beside)] if beside is not None else []),
         ],
         lifespan=lifespan,
         middleware=[Middleware(Door, token=token)],
@@ -107,7 +122,7 @@ class _Api:
     async def settings(self, request: Request) -> Response:
         change = await _body(request, Change)
         async with self._desk.lock:
-            if self._answers.any_running:
+            if self._answers.any_running or self._desk.current.num_running:
                 raise RequestError("an answer is being written; stop it first")
             await self._desk.change(change)
         return _said(request, self._desk.standing())
@@ -171,7 +186,7 @@ class _Api:
         self._answers.require_idle(_id(request))
         question = self._store.undo(_id(request))
         if question is None:
-            raise RequestError("there is nothing to take back")
+            raise RequestError("there is nothing to take back; ask something first")
         return _json({"question": question})
 
     async def stop(self, request: Request) -> Response:

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from backbone.errors import NearfarError
+from edge.desk.assistant.current import Current
 from edge.desk.consent import Consent, Question, chosen_privacy
 from edge.desk.conversations import Conversations
 from edge.desk.forgetting import forget
@@ -65,21 +66,25 @@ class Desk:
         *,
         ask: Question,
         offline: bool = False,
+        serving: bool = False,
         open_engine: Open = open_hybrid,
     ) -> None:
         self.settings = settings
         self._here = here
         self._ask = ask
         self._offline = offline
+        self._serving = serving  # programs ask too, many at once
         self._open = open_engine
         self.outbox = Outbox(here.outbox)
         self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
         self.privacy = chosen_privacy(settings, here)
         self.engine = self._make()
+        self.current = Current(lambda: self.engine)
 
     def _make(self) -> Engine:
         offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
-        choice = Choice(offline=offline, consent=Consent(self._ask_and_note, self._here))
+        consent = Consent(self._ask_and_note, self._here)
+        choice = Choice(offline=offline, consent=consent, serving=self._serving)
         return self._open(self.settings, self._here, choice)
 
     async def _ask_and_note(self, request: Any) -> Any:

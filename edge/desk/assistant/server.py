@@ -1,4 +1,4 @@
-"""`nearfar assistant`: the page's server on loopback, until a signal stops it."""
+"""`nearfar assistant`: the page's server on loopback, until a signal or its window ends it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import asyncio
 import json
 import socket
 import webbrowser
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 from backbone.causes import cause
 from backbone.errors import MissingExtra
@@ -13,58 +15,123 @@ from edge.desk.asking import Ask
 from edge.desk.assistant.answers import Answers
 from edge.desk.assistant.desk import Desk
 from edge.desk.conversations import Conversations
+from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.places import Places, places
 
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
 DEFAULT_PORT = 8089
 
+Begun = Callable[[str], Awaitable[None]]
+Beside = Callable[[Engine], "Starlette"]
 
-def run(wish: Ask, *, port: int, open_page: bool, as_json: bool) -> None:
-    """Serve the page until Ctrl-C. Raises SettingsError for a taken port, MissingExtra."""
+
+def run(
+    wish: Ask,
+    *,
+    port: int,
+    open_page: bool,
+    as_json: bool,
+    in_window: bool = False,
+    beside: Beside | None = None,
+) -> None:
+    """Serve the page until Ctrl-C, or until its window is closed.
+
+    `beside` makes an app for the paths that are not the page's, of the engine that the page asks.
+    Raises SettingsError for a taken port, MissingExtra, NoWindow.
+    """
     try:
         import starlette
         import uvicorn
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "starlette", "assistant") from None
     del starlette, uvicorn
-    asyncio.run(_serve(wish, places(), port=port, open_page=open_page, as_json=as_json))
+    server = PageServer(wish, places(), port=port, beside=beside)
+    if in_window:
+        _in_window(server)
+        return
+
+    async def begun(url: str) -> None:
+        announce(url, has_api=beside is not None, as_json=as_json)
+        if open_page:
+            await asyncio.to_thread(webbrowser.open, url)
+
+    asyncio.run(server.serve(begun))
 
 
-async def _serve(wish: Ask, here: Places, *, port: int, open_page: bool, as_json: bool) -> None:
-    import uvicorn
+def _in_window(server: PageServer) -> None:
+    from edge.desk.assistant.window import load, show
 
-    from edge.desk.assistant.app import build_app
-    from edge.desk.assistant.door import kept_token
+    def serve(tell: Callable[[str], None]) -> None:
+        async def begun(url: str) -> None:
+            tell(url)
 
-    token = kept_token(here.keys / "assistant.token")
-    store = Conversations(here.conversations)
-    listener = _bind(port)
-    answers = Answers(store)
-    desk = Desk(wish.settings(), here, ask=answers.consent, offline=wish.offline)
-    config = uvicorn.Config(
-        build_app(desk, store, answers, token=token),
-        http="h11",
-        ws="none",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_graceful_shutdown=2,
-    )
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}/#token={token}"
-    announce(url, as_json=as_json)
-    if open_page:
-        await asyncio.to_thread(webbrowser.open, url)
-    await uvicorn.Server(config).serve(sockets=[listener])
-    store.close()
+        asyncio.run(server.serve(begun))
+
+    show(load(), serve, server.stop, places().data / "window")
 
 
-def announce(url: str, *, as_json: bool) -> None:
+class PageServer:
+    """The page, its conversations and its engine, behind one port of this machine."""
+
+    def __init__(self, wish: Ask, here: Places, *, port: int, beside: Beside | None) -> None:
+        self._wish, self._here, self._port, self._beside = wish, here, port, beside
+        self._server: uvicorn.Server | None = None
+
+    def stop(self) -> None:
+        """End the server; any thread may say so."""
+        if self._server is not None:
+            self._server.should_exit = True
+
+    async def serve(self, begun: Begun) -> None:
+        """Serve until stopped, or until a signal; `begun` is told the link of the page."""
+        import uvicorn
+
+        from edge.desk.assistant.app import build_app
+        from edge.desk.assistant.door import kept_token
+
+        token = kept_token(self._here.keys / "assistant.token")
+        store = Conversations(self._here.conversations)
+        listener = _bind(self._port)
+        answers = Answers(store)
+        desk = Desk(
+            self._wish.settings(),
+            self._here,
+            ask=answers.consent,
+            offline=self._wish.offline,
+            serving=self._beside is not None,
+        )
+        beside = self._beside(desk.current) if self._beside else None
+        app = build_app(desk, store, answers, token=token, beside=beside)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        await begun(f"http://127.0.0.1:{listener.getsockname()[1]}/#token={token}")
+        await self._server.serve(sockets=[listener])
+        store.close()
+
+
+def announce(url: str, *, has_api: bool = False, as_json: bool) -> None:
     """Say where the page is, for a person or as one JSON line."""
+    api = f"{url.partition('/#')[0]}/v1" if has_api else None
     if as_json:
-        print(json.dumps({"url": url}), flush=True)
+        print(json.dumps({"url": url, **({"api": api} if api else {})}), flush=True)
         return
     print(f"the assistant is at {url}\nwhoever has this link can read what you wrote", flush=True)
+    if api:
+        print(f"for OpenAI clients: OPENAI_BASE_URL={api}")
     print("stop with Ctrl-C", flush=True)
 
 

@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A slow machine is no fault, and no run may fail on examples that the last one did not have;
+# to look for new ones: pytest --hypothesis-profile default.
+settings.register_profile(
+    "steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("steady")
 
 # Triton reads this when it is first imported, which almost any test of torch may cause.
 if not Path("/dev/nvidiactl").exists():

@@ -58,7 +58,7 @@ def test_byte_level_tokens_give_back_the_exact_bytes(byte_level: Path, text: str
     assert joined(tokenizer, tokenizer.encode(text)) == text.encode()
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(text=st.text(max_size=80))
 def test_byte_level_round_trip_of_any_text(byte_level: Path, text: str) -> None:
     tokenizer = CACHE.setdefault("byte", Tokenizer(byte_level))

@@ -200,7 +200,10 @@ def test_the_page_names_no_other_server_and_makes_no_markup_of_text(path: Path) 
 
 
 async def test_nothing_outside_the_page_is_served() -> None:
-    async with serving(office()) as opened, httpx.AsyncClient(base_url=opened.url) as http:
+    async with (
+        serving(office()) as opened,
+        httpx.AsyncClient(base_url=opened.url, timeout=60) as http,
+    ):
         for path in ("/page/../app.py", "/page/%2e%2e/door.py", "/page/..%2fdoor.py"):
             answer = await http.get(path)
             assert answer.status_code == 404 and "import" not in answer.text

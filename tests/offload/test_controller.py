@@ -27,7 +27,7 @@ def _worst(spent: list[bool], budget: float, length: int) -> float:
     return float(np.abs(sums / length - budget).max())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10_000), st.sampled_from([0.05, 0.2, 0.5, 0.9]))
 def test_any_500_requests_keep_to_the_budget(seed: int, budget: float) -> None:
     generator = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from random import Random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from offload.errors import RequestError
@@ -43,7 +43,6 @@ def test_random_scores_have_half_the_area_on_average() -> None:
 
 
 @given(tables)
-@settings(deadline=None)
 def test_equal_scores_are_exactly_random(rows: list[tuple[bool, bool, int]]) -> None:
     truth, _ = _table(rows)
     curve = deferral_curve(np.zeros(len(rows)), truth)
@@ -52,7 +51,6 @@ def test_equal_scores_are_exactly_random(rows: list[tuple[bool, bool, int]]) -> 
 
 
 @given(tables)
-@settings(deadline=None)
 def test_no_score_passes_the_oracle(rows: list[tuple[bool, bool, int]]) -> None:
     truth, scores = _table(rows)
     oracle = ceilings(truth)["oracle"]
@@ -70,7 +68,6 @@ def test_the_oracle_is_the_value_worked_out_by_hand() -> None:
 
 
 @given(tables, st.randoms(use_true_random=False))
-@settings(deadline=None)
 def test_the_order_of_rows_changes_nothing(
     rows: list[tuple[bool, bool, int]], random: Random
 ) -> None:
@@ -91,7 +88,6 @@ def test_a_tie_is_the_average_over_random_orders() -> None:
 
 
 @given(tables)
-@settings(deadline=None)
 def test_monotone_transforms_change_nothing(rows: list[tuple[bool, bool, int]]) -> None:
     truth, scores = _table(rows)
     expected = figures(deferral_curve(scores, truth))

@@ -20,7 +20,7 @@ def test_the_same_text_has_the_same_buckets_on_every_machine() -> None:
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_text_has_finite_measures_and_buckets_in_range(text: str) -> None:
     reading = Reading(text)
     for grams in (word_grams(reading), char_grams(reading)):

@@ -5,7 +5,7 @@ import random
 from collections.abc import Iterator
 
 import zmq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offload.link import bodies, wire
@@ -78,7 +78,7 @@ async def test_a_hundred_thousand_mutations_harm_nobody() -> None:
 
 
 @given(st.lists(st.lists(st.binary(max_size=20), max_size=6), max_size=20))
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_arbitrary_messages_raise_nothing(messages: list[list[bytes]]) -> None:
     async def run() -> None:
         async with serving(ScriptedEngine()) as server:

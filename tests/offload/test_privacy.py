@@ -170,7 +170,7 @@ def test_text_that_cannot_become_a_placeholder_is_not_held_back() -> None:
     assert restorer.feed("phasis]") == "[EMphasis]"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=200), st.integers(1, 20))
 def test_an_answer_without_placeholders_comes_through_unchanged(text: str, size: int) -> None:
     restorer = Restorer({"[SECRET_1]": "never"})
@@ -178,7 +178,7 @@ def test_an_answer_without_placeholders_comes_through_unchanged(text: str, size:
     assert "".join((*pieces, restorer.end())) == text or "secret" in text.lower()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=200))
 def test_findings_lie_apart_within_any_text(text: str) -> None:
     at = 0
@@ -187,7 +187,7 @@ def test_findings_lie_apart_within_any_text(text: str) -> None:
         at = each.end
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.text(max_size=100))
 def test_every_normalised_character_has_its_origin(text: str) -> None:
     read = normalise(text)

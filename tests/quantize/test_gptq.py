@@ -128,7 +128,7 @@ def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
         GptqOptions(**wrong)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.integers(0, 10_000),
     st.sampled_from([4, 8]),

@@ -42,7 +42,7 @@ options = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(options, min_size=1, max_size=4), st.integers(1, 200))
 def test_the_choice_is_the_best_that_fits(items: list[list[Option]], budget: int) -> None:
     fitting = [

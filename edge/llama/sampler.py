@@ -36,9 +36,7 @@ class Gauge:
 
         Raises CheckpointError where the peak is no finite number.
         """
-        peak = float(logits[best])
-        if not np.isfinite(peak):
-            raise CheckpointError("the model's output is not a number; fetch its file again")
+        peak = require_number(logits, best)
         shifted, weights = self._shifted, self._weights
         np.subtract(logits, peak, out=shifted)
         np.maximum(shifted, -1e4, out=shifted)  # -inf times a weight of 0 would be NaN
@@ -51,6 +49,14 @@ class Gauge:
         entropy = max(0.0, log_total - float(weights.sum()) / total)
         shifted[best] = -np.inf
         return Confidence(logprob=logprob, entropy=entropy, margin=-float(shifted.max()))
+
+
+def require_number(logits: npt.NDArray[np.float32], best: int) -> float:
+    """Return where logits, [vocabulary], peak; raise CheckpointError unless it is finite."""
+    peak = float(logits[best])
+    if not np.isfinite(peak):
+        raise CheckpointError("the model's output is not a number; fetch its file again")
+    return peak
 
 
 class Sampler(Owned):
@@ -128,9 +134,11 @@ class Sampler(Owned):
     def next(self, logits: npt.NDArray[np.float32]) -> tuple[int, Confidence]:
         """Choose a token from logits, [vocabulary], and tell how sure the model was.
 
-        Raises CheckpointError where the model has no token that a JSON schema allows.
+        Raises CheckpointError where the model has no token that a JSON schema allows, or where
+        its output is not a number.
         """
         best = int(logits.argmax())
+        require_number(logits, best)  # before llama.cpp is given a row that it cannot draw from
         token = best if self._plain_greedy else self._draw(logits)
         if self._grammar is not None:
             # Nearly always the free choice is allowed; asking for one token is cheap.

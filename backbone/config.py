@@ -14,6 +14,12 @@ from backbone.rope_scaling import RopeScaling
 __all__ = ["SUPPORTED_MODEL_TYPES", "NetworkConfig", "RopeScaling"]
 
 
+_COUNTS = (
+    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "max_position_embeddings"),
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
     """Sizes and switches of one decoder; field names follow Hugging Face where they exist."""
@@ -54,6 +60,12 @@ class NetworkConfig:
     dense_layers: frozenset[int] = frozenset()  # those without experts
 
     def __post_init__(self) -> None:
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise CheckpointError(
+                    f"{name} is {value!r} in config.json and must be 1 or more; fetch it again"
+                )
         if self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "

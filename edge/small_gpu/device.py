@@ -6,7 +6,7 @@ import torch
 
 from backbone.config import NetworkConfig
 from edge.device.memory import free_memory_bytes
-from edge.small_gpu.options import MIN_LEN, TorchOptions
+from edge.small_gpu.options import MAX_LEN, MIN_LEN, TorchOptions
 from offload.errors import SettingsError
 
 
@@ -52,7 +52,7 @@ def free_bytes_of(device: torch.device) -> int:
 
 def context_len(config: NetworkConfig, options: TorchOptions) -> int:
     """Return the longest context. Raises SettingsError for one that makes no sense."""
-    trained = config.max_position_embeddings
+    trained = min(config.max_position_embeddings, MAX_LEN)
     if trained < MIN_LEN or 0 < options.max_model_len < MIN_LEN:
         raise SettingsError(f"a context must hold at least {MIN_LEN} tokens; set max_model_len")
     if options.max_model_len > trained:

@@ -20,6 +20,11 @@ class CodedLinear(nn.Module):
         super().__init__()
         self.register_buffer("bias", bias)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the size of the weight, [out, in]."""
+        raise NotImplementedError
+
     def weight_float(self) -> Tensor:
         """Return the weight, float32 [out, in]."""
         raise NotImplementedError
@@ -48,6 +53,11 @@ class GptqLinear(CodedLinear):
         self.register_buffer("scales", matrix.scales.half())
         self.register_buffer("zeros", matrix.zeros.to(torch.int16))
         self.register_buffer("group_of", matrix.group_of.int())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the size of the weight, [out, in]."""
+        return self.packed.shape[0], self.group_of.shape[0]
 
     def codes(self) -> Tensor:
         """Return the integers, uint8 [out, in]."""
@@ -78,6 +88,11 @@ class Int8Linear(CodedLinear):
         self.register_buffer("integers", weight.contiguous())
         self.register_buffer("scales", row_max.float() / 127)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the size of the weight, [out, in]."""
+        return self.integers.shape[0], self.integers.shape[1]
+
     def weight_float(self) -> Tensor:
         """Return the weight, float32 [out, in]."""
         return self.integers.float() * self.scales.unsqueeze(1)
@@ -103,14 +118,19 @@ class TableLinear(CodedLinear):
     ) -> None:
         """Take two codes a byte, the first in the high half, and a scale per block of weights."""
         super().__init__(bias)
-        self.shape = shape
+        self._shape = shape
         self.register_buffer("packed", packed.flatten())
         self.register_buffer("table", table.float())
         self.register_buffer("scales", scales.float())
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return the size of the weight, [out, in]."""
+        return self._shape
 
     def weight_float(self) -> Tensor:
         """Return the weight, float32 [out, in]."""
         codes = torch.stack((self.packed >> 4, self.packed & 15), -1).flatten()
         values = self.table[codes.int()]
         blocks = values.reshape(self.scales.shape[0], -1) * self.scales.unsqueeze(1)
-        return blocks.reshape(self.shape)
+        return blocks.reshape(self._shape)

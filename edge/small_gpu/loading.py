@@ -68,6 +68,7 @@ def load(folder: Path, *, device: torch.device, dtype: torch.dtype, fast: bool =
                 missing.discard(name)
             continue
         layer = coded_linear(module, parts, config)
+        _require_place(network, module, layer)
         layer.to(device)
         _replace(network, module, quickest(layer) if fast else layer)
         missing -= {f"{module}.weight", f"{module}.bias"}
@@ -88,16 +89,26 @@ def coded_linear(module: str, parts: Parts, config: Mapping[str, Any]) -> CodedL
     bias = parts.get("bias")
     if bias is not None and not bool(bias.any()):
         bias = None  # some savers write zeros for layers that have none
-    if config["quant_method"] == "gptq":
-        return GptqLinear(unpack(parts, config), bits=int(config["bits"]), bias=bias)
     try:
+        if config["quant_method"] == "gptq":
+            return _gptq_linear(parts, config, bias)
         if "SCB" in parts:
             return Int8Linear(parts["weight"], parts["SCB"], bias=bias)
         return _table_linear(parts, bias)
-    except (KeyError, StopIteration, ValueError, RuntimeError) as error:
+    except (KeyError, StopIteration, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(
-            f"the bitsandbytes weight of {module} cannot be read ({error}); quantize it again"
+            f"the {config['quant_method']} weight of {module} cannot be read ({cause(error)}); "
+            "quantize it again"
         ) from None
+
+
+def _gptq_linear(parts: Parts, config: Mapping[str, Any], bias: Tensor | None) -> GptqLinear:
+    matrix = unpack(parts, config)
+    if matrix.group_of.numel() != matrix.codes.shape[1]:
+        raise ValueError("its g_idx has another size")
+    if not 0 <= int(matrix.group_of.min()) <= int(matrix.group_of.max()) < len(matrix.scales):
+        raise ValueError("its g_idx names groups that are not there")
+    return GptqLinear(matrix, bits=int(config["bits"]), bias=bias)
 
 
 def _table_linear(parts: Parts, bias: Tensor | None) -> TableLinear:
@@ -110,6 +121,8 @@ def _table_linear(parts: Parts, bias: Tensor | None) -> TableLinear:
         scales = values * parts["weight.nested_absmax"][blocks] + float(state["nested_offset"])
     rows, columns = state["shape"]
     table = parts["weight.quant_map"]
+    if 2 * parts["weight"].numel() != rows * columns or rows * columns % len(scales):
+        raise ValueError("its parts differ in size")
     return TableLinear(parts["weight"], table, scales, shape=(rows, columns), bias=bias)
 
 
@@ -156,6 +169,22 @@ def _place(network: Network, name: str, tensor: Tensor) -> None:
             f"{list(expected.shape)}; fetch the model again"
         )
     setattr(network.get_submodule(module), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _require_place(network: Network, module: str, layer: CodedLinear) -> None:
+    """Raise CheckpointError where config.json has no such matrix, or one of another size."""
+    try:
+        plain = network.get_submodule(module)
+    except AttributeError:
+        raise CheckpointError(
+            f"matrix {module} belongs to another kind of model; fetch it again"
+        ) from None
+    expected = tuple(plain.weight.shape) if isinstance(plain, nn.Linear) else ()
+    if layer.shape != expected or (layer.bias is not None and layer.bias.numel() != expected[0]):
+        raise CheckpointError(
+            f"matrix {module} is {list(layer.shape)} and config.json asks for {list(expected)}; "
+            "fetch the model again"
+        )
 
 
 def _replace(network: Network, module: str, layer: nn.Module) -> None:

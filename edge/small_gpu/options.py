@@ -19,7 +19,7 @@ KV_BITS: dict[str, tuple[int, int]] = {
     "int4": (4, 4),
     "int2": (2, 2),
 }
-MIN_LEN = 64  # of a context or window, in tokens
+MIN_LEN, MAX_LEN = 64, 16_777_216  # of a context or window, in tokens
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -60,7 +60,7 @@ class TorchOptions:
     check_memory: bool = True
 
     def __post_init__(self) -> None:
-        _check("max_model_len", self.max_model_len, 0, 16_777_216)
+        _check("max_model_len", self.max_model_len, 0, MAX_LEN)
         _check("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65_536)
         _check("num_threads", self.num_threads, 0, 1024)
         _check("kv_residual", self.kv_residual, 0, 65_536)
@@ -69,7 +69,7 @@ class TorchOptions:
         _check("max_draft_tokens", self.max_draft_tokens, 0, 64)
         _check("session_budget_bytes", self.session_budget_bytes, 0, 1 << 50)
         if self.window:
-            _check("window", self.window, MIN_LEN, 16_777_216)
+            _check("window", self.window, MIN_LEN, MAX_LEN)
         if self.kv_block not in (8, 16, 32, 64, 128):
             raise SettingsError(f"kv_block is {self.kv_block}; it must be 8, 16, 32, 64 or 128")
         _among("kv_cache_dtype", self.kv_cache_dtype, tuple(KV_BITS))

@@ -25,7 +25,9 @@ def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
         return list(request.prompt_token_ids)
     template = tokenizer.chat_template
     if request.tools and (request.prompt is not None or template is None):
-        raise Unsupported("tools need messages and a chat template that has a place for them")
+        raise Unsupported(
+            "tools need messages and a chat template with a place for them; leave them out"
+        )
     require_place(request, template or "")
     if request.prompt is None and template is not None:
         return _chat_tokens(tokenizer, request)

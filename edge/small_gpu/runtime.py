@@ -15,7 +15,7 @@ import torch
 
 from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
-from backbone.errors import NearfarError
+from backbone.errors import CheckpointError, NearfarError
 from backbone.network import Network
 from backbone.schema import Schemas
 from backbone.tokenizer import Tokenizer
@@ -58,6 +58,7 @@ class TorchEdgeEngine:
         config = NetworkConfig.load(folder)
         self.max_model_len = context_len(config, options)
         self._tokenizer = Tokenizer(folder)
+        _require_rows(folder, self._tokenizer, config)
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
@@ -242,6 +243,14 @@ def _kept_as(request: Request) -> str | None:
 
 def _name(session: str, owner: str) -> str:
     return f"{owner}\0{session}" if owner else session
+
+
+def _require_rows(folder: Path, tokenizer: Tokenizer, config: NetworkConfig) -> None:
+    if tokenizer.max_token_id >= config.vocab_size:
+        raise CheckpointError(
+            f"{folder}: tokenizer.json has the token id {tokenizer.max_token_id} and the network "
+            f"{config.vocab_size} rows; they belong to different models"
+        )
 
 
 def _num_parameters(config: NetworkConfig) -> int:

@@ -53,15 +53,10 @@ class Batching:
 
     def step(self) -> None:
         """End what is overdue, compute one step, and hand every outcome to its answer."""
-        now_s = time.monotonic()
-        for sequence in self._scheduler.expired(now_s):
-            self._end(sequence, "deadline")
-        slices = self._scheduler.schedule()
+        self._end_overdue()
+        slices = self._plan()
         assert slices or not self._answers, "answers wait and none can be computed"
-        for slice_ in slices:
-            self._answers[slice_.sequence].start(now_s)
-        if slices:
-            self._compute(slices)
+        self._compute(slices)
 
     def check_integrity(self) -> None:
         """Assert that nothing is lost: answers, sequences and blocks agree."""
@@ -69,7 +64,20 @@ class Batching:
         assert known == set(self._answers), "answers and sequences disagree"
         self._scheduler.check_integrity()
 
+    def _end_overdue(self) -> None:
+        for sequence in self._scheduler.expired(time.monotonic()):
+            self._end(sequence, "deadline")
+
+    def _plan(self) -> list[Slice]:
+        slices = self._scheduler.schedule()
+        now_s = time.monotonic()
+        for slice_ in slices:
+            self._answers[slice_.sequence].start(now_s)
+        return slices
+
     def _compute(self, slices: list[Slice]) -> None:
+        if not slices:
+            return
         began_s = time.monotonic()
         try:
             outcomes = self._step(slices)

@@ -65,15 +65,23 @@ def lookup_for(sampler: Sampler, num_speculative_tokens: int) -> Lookup | None:
 
 def choose_tokens(logits: Tensor, sequences: Sequence[Tokens]) -> list[Chosen]:
     """Return the token of each row of float32 logits [rows, vocab]."""
+    told = choices(logits, sequences).tolist()
+    ranked = _ranked(logits, [sequence.num_alternatives for sequence in sequences])
+    return [as_chosen(row, others) for row, others in zip(told, ranked, strict=True)]
+
+
+def choices(logits: Tensor, sequences: Sequence[Tokens]) -> Tensor:
+    """Return each row's token and its Confidence: float64 [rows, 4], on the device."""
     tokens = choose(logits, [sequence.sampler for sequence in sequences])
     # One copy to the host for both; float32 would not hold every token id.
     sure = confidence(logits, tokens).double()
-    both = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()
-    ranked = _ranked(logits, [sequence.num_alternatives for sequence in sequences])
-    return [
-        Chosen(int(token), Confidence(*values), others)
-        for (token, *values), others in zip(both, ranked, strict=True)
-    ]
+    return torch.cat((tokens.unsqueeze(-1).double(), sure), -1)
+
+
+def as_chosen(row: Sequence[float], others: Ranked = ()) -> Chosen:
+    """Return one row of `choices`, on the host, as what it means."""
+    token, *values = row
+    return Chosen(int(token), Confidence(*values), others)
 
 
 def score_tokens(logits: Tensor, tokens: Tensor, num_alternatives: int) -> list[Scored]:

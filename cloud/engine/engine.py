@@ -19,6 +19,7 @@ from cloud.engine.loading import LoadedModel, load_model
 from cloud.engine.loop import BROKEN, EngineLoop
 from cloud.engine.mailbox import Item, Mailroom
 from cloud.engine.options import EngineOptions
+from cloud.engine.overlap import OverlappedBatching
 from cloud.engine.prompt import encode_request
 from cloud.engine.remembered import Remembered
 from offload.asker import asker
@@ -46,7 +47,7 @@ class CloudEngine:
         self._mail = Mailroom()
         self._leave = model.runner.leave
         self._scheduler = model.scheduler
-        batching = Batching(model.scheduler, model.runner.step)
+        batching = _batching(model, options)
         self._loop = EngineLoop(batching, self._mail.deliver)
         self._closed = False
 
@@ -110,3 +111,9 @@ class CloudEngine:
             raise EngineStopped("this engine is closed; start a new one")
         if self._loop.broken:
             raise EngineStopped(BROKEN)
+
+
+def _batching(model: LoadedModel, options: EngineOptions) -> Batching:
+    if options.async_scheduling:
+        return OverlappedBatching(model.scheduler, model.runner.step, model.runner.launch)
+    return Batching(model.scheduler, model.runner.step)

@@ -35,6 +35,7 @@ class EngineOptions:
     response_cache_size: int = 64  # greedy answers kept for whoever had them; 0 keeps none
     short_first_s: float = 0.0  # how long a waiting prompt may be overtaken by shorter ones
     target_step_s: float = 0.0  # seconds a step should take at most; 0 is no matter
+    async_scheduling: bool = False  # plan a step while the one before it runs; not yet measured
     fuse_operators: bool = True
     enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
     tensor_parallel_size: int = 1  # processes that share the model
@@ -60,6 +61,8 @@ class EngineOptions:
         _at_least("response_cache_size", self.response_cache_size, 0)
         _at_least("short_first_s", self.short_first_s, 0)
         _at_least("target_step_s", self.target_step_s, 0)
+        if self.tensor_parallel_size > 1 and self.async_scheduling:
+            raise SettingsError("async_scheduling is True, which needs tensor_parallel_size 1")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise SettingsError(
                 f"gpu_memory_utilization is {self.gpu_memory_utilization}; it must be above 0 "

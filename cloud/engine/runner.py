@@ -12,7 +12,8 @@ from torch import Tensor
 from backbone.network import Network
 from cloud.engine.attention.base import AttentionBackend
 from cloud.engine.batch import Row, StepBatch, build_batch
-from cloud.engine.choosing import choose_tokens, pieces, score_tokens
+from cloud.engine.choosing import choices, choose_tokens, pieces, score_tokens
+from cloud.engine.flight import Flight, fed
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.outcome import Chosen, Outcome, Scored
 from cloud.engine.parallel import Group, follow
@@ -47,6 +48,20 @@ class Runner:
         """
         with torch.inference_mode(), on_device(self._device):
             return self._step(slices)
+
+    def launch(self, slices: Sequence[Slice], after: Flight | None = None) -> Flight:
+        """Start a step, and return before its outcome is known; drafts and scores have none here.
+
+        Tokens that `after` has chosen and not told yet are taken from where it put them.
+        """
+        with torch.inference_mode(), on_device(self._device):
+            batch = fed(build_batch(slices, self._block_size, self._device), slices, after)
+            if self._graphs is not None and self._recorded(slices, batch):
+                logits = self._graphs.logits(batch)
+            else:
+                logits = self._network.logits(_ends(self._compute(batch), slices, batch.rows))
+            choosing = [slice_.sequence for slice_ in slices if slice_.completes]
+            return Flight(slices, choices(logits, choosing) if choosing else logits)
 
     def _step(self, slices: Sequence[Slice]) -> list[Outcome]:
         batch = build_batch(slices, self._block_size, self._device)
@@ -89,19 +104,14 @@ class Runner:
         self, hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]
     ) -> list[tuple[Chosen, ...]]:
         """Choose after the last known token of every sequence, and after each token drafted."""
-        ends: list[int] = []
         sequences = []
-        for slice_, row in zip(slices, rows, strict=True):
+        for slice_ in slices:
             if slice_.completes:
-                end = row.first + row.num_new
-                count = len(slice_.draft) + 1
-                ends += range(end - count, end)
-                sequences += [slice_.sequence] * count
-        if not ends:
+                sequences += [slice_.sequence] * (len(slice_.draft) + 1)
+        if not sequences:
             return [()] * len(slices)
-        if len(ends) != len(hidden):
-            hidden = hidden[torch.tensor(ends, dtype=torch.int64, device=hidden.device)]
-        found = iter(choose_tokens(self._network.logits(hidden), sequences))
+        logits = self._network.logits(_ends(hidden, slices, rows))
+        found = iter(choose_tokens(logits, sequences))
         return [_agreed(slice_, found) if slice_.completes else () for slice_ in slices]
 
     def _score(self, hidden: Tensor, slice_: Slice, row: Row) -> tuple[Scored, ...]:
@@ -126,6 +136,18 @@ class Runner:
 def on_device(device: torch.device) -> AbstractContextManager[object]:
     """Make a GPU the current one, as Triton and CUDA graphs want; nothing on a CPU."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _ends(hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]) -> Tensor:
+    """Return the states of [tokens, hidden] behind which a token is chosen."""
+    ends: list[int] = []
+    for slice_, row in zip(slices, rows, strict=True):
+        if slice_.completes:
+            end = row.first + row.num_new
+            ends += range(end - len(slice_.draft) - 1, end)
+    if len(ends) == len(hidden):
+        return hidden
+    return hidden[torch.tensor(ends, dtype=torch.int64, device=hidden.device)]
 
 
 def _agreed(slice_: Slice, found: Iterator[Chosen]) -> tuple[Chosen, ...]:

@@ -6,7 +6,7 @@ of tokens, to running answers first, then to prompts in pieces, in order of arri
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cloud.engine.blocks import BlockPool
 from cloud.engine.pace import Pace
@@ -25,11 +25,14 @@ class Slice:
     sequence: Sequence
     num_tokens: int
     draft: tuple[int, ...] = ()  # guesses of what comes next, to be computed beside it
+    start: int = field(init=False)  # the place of its first token
+    completes: bool = field(init=False)  # whether it ends the known tokens: the next is chosen
 
-    @property
-    def completes(self) -> bool:
-        """Whether the step ends with all known tokens computed, so that the next is chosen."""
-        return self.num_tokens - len(self.draft) == self.sequence.num_pending
+    def __post_init__(self) -> None:
+        # As planned: by the time of the outcome the sequence may be a step further.
+        object.__setattr__(self, "start", self.sequence.num_computed)
+        known = self.num_tokens - len(self.draft)
+        object.__setattr__(self, "completes", known == self.sequence.num_pending)
 
 
 class Scheduler:
@@ -81,7 +84,7 @@ class Scheduler:
         slices: list[Slice] = []
         # Answers before prompts, so that a long prompt never holds up a reader.
         for sequence in sorted(self.running, key=lambda s: (s.num_pending > 1, s.number)):
-            count = min(sequence.num_pending, budget)
+            count = 0 if sequence.is_all_chosen else min(sequence.num_pending, budget)
             if sequence in self.running and count and self._make_room(sequence, count, slices):
                 slices.append(self._planned(sequence, count))
                 budget -= count
@@ -103,17 +106,30 @@ class Scheduler:
         The last `num_rejected` tokens of its draft proved wrong.
         """
         sequence = slice_.sequence
-        before = sequence.num_computed // self._block_size
         if slice_.draft and sequence.lookup is not None:
             sequence.lookup.judge(len(slice_.draft), len(slice_.draft) - num_rejected)
-        reached = sequence.num_computed + slice_.num_tokens - num_rejected
-        sequence.num_computed = min(reached, len(sequence.tokens))
-        full = sequence.num_computed // self._block_size
+        reached = min(slice_.start + slice_.num_tokens - num_rejected, len(sequence.tokens))
+        sequence.num_computed = max(sequence.num_computed, reached)
+        full = reached // self._block_size
         names = sequence.block_names(full, self._block_size)
-        for at in range(before, full):
+        for at in range(slice_.start // self._block_size, full):
             self.pool.name(sequence.blocks[at], names[at])
         if self._window is not None:
             self._give_back(sequence, self._window)
+
+    def launched(self, slice_: Slice) -> None:
+        """Plan on from behind a slice whose outcome is not known yet."""
+        slice_.sequence.num_computed = slice_.start + slice_.num_tokens
+        if slice_.completes:
+            slice_.sequence.expect()
+
+    def has_room(self) -> bool:
+        """Whether the next step needs nobody to give way, whatever it plans."""
+        missing = 0
+        for sequence in self.running:
+            reached = sequence.num_computed + min(sequence.num_pending, self.budget)
+            missing += max(0, self._num_blocks(reached) - len(sequence.blocks))
+        return missing <= self.pool.num_free
 
     def shrink(self, num_tokens: int) -> bool:
         """Plan for half the tokens of a step that ran out of memory; False below one token."""
@@ -122,6 +138,7 @@ class Scheduler:
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the queue; it will be computed again."""
+        assert not sequence.num_unknown, "who gives way has no token under way"
         self.running.remove(sequence)
         self._free(sequence)
         sequence.num_computed = 0

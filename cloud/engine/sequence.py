@@ -11,6 +11,7 @@ from cloud.engine.lookup import Lookup
 
 GIVEN_BACK = -1  # stands in a table for a block behind the window
 _numbers = itertools.count()
+_UNKNOWN = -1  # no token: what is computed from it by mistake fails
 
 
 class Sequence:
@@ -45,6 +46,7 @@ class Sequence:
         self.num_alternatives = num_alternatives  # likeliest tokens to tell at every place
         # Tokens of the prompt whose likelihood is known; the first has none. None: not asked for.
         self.num_scored = 1 if scores_prompt else None
+        self.num_unknown = 0  # tokens at the end that the device has chosen and not told yet
         self.num_computed = 0
         self.num_preemptions = 0
         self.num_cached_tokens = 0  # found in the prefix cache on the last admission
@@ -65,7 +67,24 @@ class Sequence:
 
     @property
     def num_generated(self) -> int:
-        return len(self.tokens) - self.num_prompt_tokens
+        """Tokens of the answer, those not counted that are not known yet."""
+        return len(self.tokens) - self.num_prompt_tokens - self.num_unknown
+
+    @property
+    def is_all_chosen(self) -> bool:
+        """Whether the answer will be whole when what is under way arrives."""
+        return self.num_unknown > 0 and self.num_generated + self.num_unknown >= self.max_tokens
+
+    @property
+    def is_foreseeable(self) -> bool:
+        """Whether a step can be planned before the token of the one before it is known.
+
+        Not where the choice hangs on earlier ones, nor where more is asked for than tokens.
+        """
+        sampler = self.sampler
+        hangs_on_choices = sampler.seen is not None or sampler.constraint is not None
+        asks_more = self.num_alternatives > 0 or self.wants_scores
+        return self.lookup is None and not hangs_on_choices and not asks_more
 
     @property
     def wants_scores(self) -> bool:
@@ -73,9 +92,24 @@ class Sequence:
         return self.num_scored is not None and self.num_scored < self.num_prompt_tokens
 
     def append(self, token: int) -> None:
-        """Add a chosen token."""
-        self.tokens.append(token)
+        """Add a chosen token, or learn the first of those that were expected."""
+        if self.num_unknown:
+            self.tokens[len(self.tokens) - self.num_unknown] = token
+            self.num_unknown -= 1
+        else:
+            self.tokens.append(token)
         self.sampler.took(token)
+
+    def expect(self) -> None:
+        """Keep the place of a token that the device has chosen and not told yet."""
+        self.tokens.append(_UNKNOWN)
+        self.num_unknown += 1
+
+    def take_back(self, num_computed: int) -> None:
+        """Forget what is under way: it has failed, and is computed again from there."""
+        del self.tokens[len(self.tokens) - self.num_unknown :]
+        self.num_unknown = 0
+        self.num_computed = num_computed
 
     def block_names(self, count: int, block_size: int) -> list[bytes]:
         """Return the content names of the first `count` blocks, all of them full."""

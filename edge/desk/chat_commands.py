@@ -13,6 +13,7 @@ import msgspec
 
 from edge.desk.export import export
 from edge.desk.forgetting import forget
+from edge.desk.status import link_state
 from offload.errors import RequestError
 from offload.messages import Sampling, Side
 
@@ -56,6 +57,10 @@ async def _retry(chat: Chat, _: str) -> None:
 
 
 async def _cloud(chat: Chat, rest: str) -> None:
+    if link_state(chat.engine) == "none":
+        raise RequestError(
+            "there is no cloud here; `nearfar link join` sets one up, and --offline closes it"
+        )
     await (chat.ask(rest, "cloud") if rest else _again(chat, "cloud"))
 
 
@@ -102,7 +107,7 @@ def changed(sampling: Sampling, text: str) -> Sampling:
     for pair in text.replace(",", " ").split():
         name, _, value = pair.partition("=")
         if name not in PARAMS or not value:
-            raise RequestError(f"{pair!r} is not NAME=VALUE with a name of {', '.join(PARAMS)}")
+            raise RequestError(f"{pair!r} is not NAME=VALUE; known are {', '.join(PARAMS)}")
         kind = get_type_hints(Sampling)[name]
         try:
             values[name] = msgspec.convert(value, kind, strict=False)

@@ -21,12 +21,15 @@ from edge.desk.status import status
 from offload.engine import Engine
 from offload.messages import Privacy, Request
 from offload.outbox import Outbox
+from offload.pair import EDGE_MODEL
 from offload.places import Places, places
 from offload.settings import Settings
 
 # The engine and all that comes with it is imported while the first question is being typed.
 if TYPE_CHECKING:
     from edge.desk.chat import Chat
+
+_DEMONSTRATION = "a small demonstration model answers; `nearfar models` tells of real ones"
 
 _REPLIES: dict[str, tuple[Reply, str]] = {
     "y": ("once", "this message may"),
@@ -85,6 +88,8 @@ class _Desk:
         line: str | None = first
         if not first and sys.stdin.isatty() and not as_json:
             screen.remark(HELP)
+            if self._settings.edge.model in ("embedded", EDGE_MODEL.stem):
+                screen.remark(_DEMONSTRATION)
             line = await self._opening.meanwhile(screen)
         engine = await self._opening.engine()
         try:
@@ -102,8 +107,11 @@ class _Desk:
         from edge.desk.changing import Changing
         from edge.desk.chat import Chat
         from edge.desk.dialogue import Manner
+        from edge.desk.waiting import waiting_line
 
         outbox = self._outbox(past)
+        if outbox and not self._wish.offline and (told := waiting_line(outbox)):
+            screen.remark(told)
         chat = Chat(
             engine,
             screen,

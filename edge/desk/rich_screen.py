@@ -39,7 +39,7 @@ class RichScreen:
         self._console = Console(highlight=False)
         self._answer: MarkdownStream | None = None
         self._source: Side | None = None
-        self._interrupted = False
+        self._interrupted = self._turned = False
         self._session: PromptSession[str] = PromptSession(
             history=Asked(questions),
             completer=Slash(models),
@@ -57,6 +57,9 @@ class RichScreen:
 
         Ctrl-C clears what was typed; a second one on an empty line leaves, as Ctrl-D does.
         """
+        if self._turned:  # between two turns
+            self._console.print()
+        self._turned = False
         while True:
             try:
                 text = await self._session.prompt_async([("class:prompt", "> ")])
@@ -90,6 +93,7 @@ class RichScreen:
         self._answer = self._source = None
         if told := answered(finish):
             self.remark(" · ".join(told))
+        self._turned = True
 
     def remark(self, text: str) -> None:
         """Say something quietly."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
 
 import psutil
 
@@ -11,7 +11,7 @@ from offload.messages import Finish, Usage
 from offload.policy.reasons import sentence
 
 if TYPE_CHECKING:
-    from offload.link.health import LinkHealth
+    from offload.link.health import CloudStanding, LinkHealth
 
 LinkState = Literal["none", "set_up", "away", "there"]
 
@@ -22,6 +22,10 @@ class Linked(Protocol):
 
     def health(self) -> LinkHealth:
         """Return what is known of the link now."""
+        ...
+
+    def standing(self) -> CloudStanding:
+        """Return what a policy may know of the cloud before it asks."""
         ...
 
 
@@ -62,20 +66,31 @@ def memory_bytes() -> int:
 
 
 def link_state(engine: Engine) -> LinkState:
-    """Return how the cloud stands."""
-    from offload.hybrid import Hybrid  # with the whole policy: not before the chat's first prompt
-
-    if not isinstance(engine, Hybrid) or engine.cloud is None:
+    """Return how the cloud stands; one that was not yet asked is only set up."""
+    cloud = _cloud(engine)
+    if cloud is None:
         return "none"
-    if not isinstance(engine.cloud, Linked):
+    if not isinstance(cloud, Linked):
         return "set_up"
-    return "there" if engine.cloud.health().alive else "away"
+    if cloud.health().alive:
+        return "there"
+    return "set_up" if cloud.standing().healthy else "away"
+
+
+def _cloud(engine: Engine) -> Engine | None:
+    """Return the link itself, from behind the door by which text leaves."""
+    # With the whole policy: not before the chat's first prompt.
+    from offload.hybrid import Hybrid
+    from offload.outgoing import Outgoing
+
+    cloud = engine.cloud if isinstance(engine, Hybrid) else None
+    return cloud.cloud if isinstance(cloud, Outgoing) else cloud
 
 
 def link(engine: Engine) -> str:
     """Return how the cloud stands, in a word or two."""
     state = link_state(engine)
     if state == "there":
-        rtt_s = cast(Any, engine).cloud.health().rtt_s
+        rtt_s = cast(Linked, _cloud(engine)).health().rtt_s
         return f"cloud {rtt_s * 1000:.0f} ms" if rtt_s else "cloud connected"
     return {"none": "no cloud", "set_up": "cloud set up", "away": "cloud not connected"}[state]

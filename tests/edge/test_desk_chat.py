@@ -16,10 +16,12 @@ from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner
 from edge.desk.markdown_stream import settled
 from edge.desk.screen import PlainScreen, printable
-from edge.desk.status import status
+from edge.desk.status import link_state, status
 from offload.errors import CloudUnreachable
 from offload.hybrid import Hybrid, HybridOptions
+from offload.link.client import CloudLink
 from offload.messages import Delta, Finish, Privacy, Request
+from offload.outgoing import Door, Outgoing
 from offload.places import places
 from offload.policy.rule import Threshold
 from offload.settings_reading import load
@@ -102,6 +104,11 @@ async def test_near_and_cloud_answer_again_on_their_side() -> None:
     assert chat.conversation is not None
     kept = [turn.content for turn in chat.store.read(chat.conversation).turns]
     assert kept == ["question", "far", "another", "near"]
+
+
+async def test_without_a_cloud_the_far_side_is_refused_with_its_remedy() -> None:
+    _, screen = await talk("question", "/cloud", engine=Hybrid(ScriptedEngine(("near",)), None))
+    assert screen.answers == ["near"] and "nearfar link join" in screen.remarks[-1]
 
 
 async def test_local_only_is_stronger_than_cloud() -> None:
@@ -236,6 +243,16 @@ async def test_the_status_line_tells_without_asking() -> None:
     line = status(chat.engine, chat.last)
     assert line.startswith("scripted · far") and "cloud set up" in line
     assert "context 3/4096" in line
+
+
+async def test_the_state_of_a_real_link_is_seen_through_the_door() -> None:
+    link = CloudLink("tcp://127.0.0.1:9", connect_timeout_s=0.2, patience_s=0.2)
+    engine = Hybrid(ScriptedEngine(), Outgoing(link, door=Door(endpoint=link.endpoint)))
+    assert link_state(engine) == "set_up"  # it was not asked yet
+    with pytest.raises(CloudUnreachable):
+        await link.connect()
+    assert link_state(engine) == "away"
+    await engine.aclose()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from edge.desk.assistant.language import chinese, speaks_chinese, table, told_of
 from edge.desk.status import link
 from offload.errors import CloudUnreachable, RequestError
 from offload.hybrid import Hybrid
-from offload.link.health import LinkHealth
+from offload.link.health import CloudStanding, LinkHealth
 from offload.messages import Finish, Route, Usage
 from offload.policy.reasons import REASONS
 from tests.edge.desks import TOKEN, office
@@ -73,6 +73,9 @@ class Linked(ScriptedEngine):
 
     def health(self) -> LinkHealth:
         return self._health
+
+    def standing(self) -> CloudStanding:
+        return CloudStanding(healthy=self._health.rtt_s is None)
 
 
 def health(*, alive: bool, rtt_s: float | None) -> LinkHealth:

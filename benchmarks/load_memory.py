@@ -56,7 +56,7 @@ async def _watch(url: str, process: psutil.Process, seconds: float, streams: int
         "rss_before_mb": before,
         "rss_after_mb": after,
         "rss_peak_mb": max(looks),
-        "rss_each_minute_mb": [looks[at] for at in range(0, len(looks), int(60 / _LOOK_S))],
+        "rss_over_time_mb": [looks[at] for at in range(0, len(looks), int(60 / _LOOK_S))],
     }
 
 

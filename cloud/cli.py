@@ -61,6 +61,16 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
                 "weighted or load-aware."
             ),
         ] = "prefix-aware",
+        replica_weights: Annotated[
+            str, typer.Option(help="The replicas' shares, as 2,1,1, for weighted and load-aware.")
+        ] = "",
+        gpus: Annotated[
+            str,
+            typer.Option(help="Which GPU each replica sees, as 0,2; the first ones unless set."),
+        ] = "",
+        cores: Annotated[
+            str, typer.Option(help="Which cores each replica runs on: 0-3,4-7, or auto.")
+        ] = "",
         device: Annotated[str, typer.Option(help="cuda, cpu, or auto.")] = "auto",
         max_model_len: Annotated[
             int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
@@ -86,6 +96,9 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
             num_replicas=replicas,
             tensor_parallel_size=tensor_parallel_size,
             balance=balance,
+            replica_weights=replica_weights,
+            gpus=gpus,
+            cores=cores,
             as_json=as_json,
         )
         run(options, open_http=open_http)

@@ -41,6 +41,9 @@ class EndpointOptions:
     num_replicas: int = 1
     tensor_parallel_size: int = 1
     balance: str = "prefix-aware"
+    replica_weights: str = ""
+    gpus: str = ""
+    cores: str = ""
     as_json: bool = False
 
     def __post_init__(self) -> None:
@@ -54,6 +57,8 @@ class EndpointOptions:
             )
         if self.max_loaded < 1:
             raise SettingsError(f"max-loaded is {self.max_loaded}; it must be 1 or more")
+        if self.num_replicas == 1 and (self.replica_weights or self.gpus or self.cores):
+            raise SettingsError("--replica-weights, --gpus and --cores need --replicas above 1")
         if not 1 <= self.num_replicas <= 256:
             raise SettingsError(f"replicas is {self.num_replicas}; it must be from 1 to 256")
 
@@ -80,13 +85,28 @@ def _engine(options: EndpointOptions) -> Engine:
 
 def _fleet(folder: Path, options: EndpointOptions) -> Engine:
     from cloud.fleet.balance import policy_named
+    from cloud.fleet.placing import places_for
     from cloud.fleet.replica import ReplicaOptions
     from cloud.fleet.replicas import Replicas
 
+    places = places_for(
+        options.num_replicas,
+        weights=options.replica_weights,
+        gpus=options.gpus,
+        cores=options.cores,
+        device=options.device,
+    )
+
     def replica(number: int) -> ReplicaOptions:
-        device = f"cuda:{number}" if options.device == "cuda" else options.device
-        wish = {"device": device, "max_model_len": options.max_model_len}
-        return ReplicaOptions(arguments={"folder": str(folder), **wish})
+        place = places[number % len(places)]
+        # A process that sees one GPU calls it the first.
+        wish = {"device": options.device, "max_model_len": options.max_model_len}
+        return ReplicaOptions(
+            arguments={"folder": str(folder), **wish},
+            environment=place.environment(),
+            cores=place.cores,
+            weight=place.weight,
+        )
 
     policy = policy_named(options.balance)
     return Replicas(replica, num_replicas=options.num_replicas, policy=policy)

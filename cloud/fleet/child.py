@@ -1,7 +1,8 @@
-"""The process of one replica: `python -m cloud.fleet.child ENDPOINT ENGINE ARGUMENTS`.
+"""The process of one replica: `python -m cloud.fleet.child ENDPOINT ENGINE ARGUMENTS CORES`.
 
-ENGINE is module:function, ARGUMENTS its keyword arguments as JSON. The process ends with its
-parent: when its standard input is closed.
+ENGINE is module:function, ARGUMENTS its keyword arguments as JSON, CORES those it may run on, with
+commas between them; empty is all. The process ends with its parent: when its standard input is
+closed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import hashlib
 import importlib
 import json
+import os
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -78,7 +80,9 @@ async def serve(engine: Engine, endpoint: str) -> None:
 
 def main() -> None:
     """Open the engine and serve it."""
-    endpoint, engine, arguments = sys.argv[1:]
+    endpoint, engine, arguments, cores = sys.argv[1:]
+    if cores and hasattr(os, "sched_setaffinity"):  # before torch counts the cores it has
+        os.sched_setaffinity(0, map(int, cores.split(",")))
     module, _, function = engine.partition(":")
     made = getattr(importlib.import_module(module), function)(**json.loads(arguments))
     asyncio.run(serve(made, endpoint))

@@ -33,6 +33,7 @@ class ReplicaOptions:
     engine: str = "cloud.fleet.child:open_model"
     arguments: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)  # such as CUDA_VISIBLE_DEVICES
+    cores: tuple[int, ...] = ()  # it may run on; none given is all
     weight: float = 1.0
     start_timeout_s: float = 300.0
 
@@ -132,6 +133,7 @@ class Replica:
         """Run one process to its end."""
         self.num_starts += 1
         words = [self._endpoint, self._options.engine, json.dumps(dict(self._options.arguments))]
+        words.append(",".join(map(str, self._options.cores)))
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "cloud.fleet.child", *words),
             stdin=asyncio.subprocess.PIPE,
@@ -156,7 +158,9 @@ class Replica:
             self.changed.set()
             return
         await link.aclose()
-        raise CloudFailed(f"its process ended or was not ready (status {process.returncode})")
+        raise CloudFailed(
+            f"its process ended or was not ready (status {process.returncode}); see its log"
+        )
 
     async def _go_down(self, process: asyncio.subprocess.Process) -> None:
         link, self._link = self._link, None

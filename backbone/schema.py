@@ -40,7 +40,9 @@ class Schemas:
 
         text = json.dumps(schema)
         if len(text) > _MAX_SCHEMA_CHARS:
-            raise SchemaRefusal(f"json_schema is longer than {_MAX_SCHEMA_CHARS} characters")
+            raise SchemaRefusal(
+                f"json_schema is longer than {_MAX_SCHEMA_CHARS} characters; shorten it"
+            )
         try:
             grammar = LLMatcher.grammar_from_json_schema(text)
         except ValueError as error:

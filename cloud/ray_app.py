@@ -199,7 +199,9 @@ def _checked(args: dict[str, Any]) -> dict[str, Any]:
     for name in ("upscale_delay_s", "downscale_delay_s"):
         wish[name] = float(wish[name])
     if wish["model"] and not Path(wish["model"]).is_dir():
-        raise SettingsError(f"model is {wish['model']!r}, which is no folder")
+        raise SettingsError(
+            f"model is {wish['model']!r}, which is no folder; name a Hugging Face folder"
+        )
     ScalingOptions(min_replicas=wish["min_replicas"], max_replicas=wish["max_replicas"])
     return wish
 

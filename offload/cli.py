@@ -63,6 +63,8 @@ def list_devices(as_json: Json = False) -> None:
         return
     for each in devices:
         typer.echo(f"{each.name:24} {each.public_key}")
+    if not devices:
+        typer.echo("none yet; `nearfar link invite NAME tcp://HOST:PORT` lets one in")
 
 
 @link_app.command()

@@ -39,7 +39,9 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         file_type(self.kind)
         if self.kind in PLAIN_KINDS and self.overrides:
-            raise NearfarError(f"per-tensor types need a quantized kind, not {self.kind}")
+            raise NearfarError(
+                f"per-tensor types need a quantized kind, not {self.kind}; choose q4_k_m, say"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

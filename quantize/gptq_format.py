@@ -33,7 +33,9 @@ def pack(matrix: QuantizedMatrix, bits: int, checkpoint_format: str = "gptq") ->
         )
     less = 1 if checkpoint_format == "gptq" else 0
     if int(matrix.zeros.min()) < less:
-        raise CheckpointError("version 1 of the GPTQ format cannot hold a zero point of 0")
+        raise CheckpointError(
+            "version 1 of the GPTQ format cannot hold a zero point of 0; choose gptq_v2"
+        )
     return {
         "qweight": _pack_rows(matrix.codes.T.int(), bits),
         "qzeros": _pack_rows((matrix.zeros - less).T.contiguous(), bits).T.contiguous(),

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from backbone.causes import cause
 from backbone.errors import CheckpointError
 from quantize.gguf_package import require_gguf
 
@@ -84,7 +85,9 @@ def load_importance(path: Path) -> Importance:
     try:
         return _read_gguf(path) if is_gguf else _read_legacy(path.read_bytes())
     except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is no importance matrix ({error}); write it again") from None
+        raise CheckpointError(
+            f"{path} is no importance matrix ({cause(error)}); write it again"
+        ) from None
 
 
 def _read_gguf(path: Path) -> Importance:

@@ -41,7 +41,9 @@ class LlamaModel:
             )
         if not self._context:
             self.close()
-            raise CheckpointError(f"llama.cpp cannot run {path} with {context_len} tokens")
+            raise CheckpointError(
+                f"llama.cpp cannot run {path} with {context_len} tokens; use a smaller window"
+            )
 
     def _context_params(self, context_len: int, num_threads: int) -> object:
         params = self._lib.llama_context_default_params()
@@ -99,7 +101,9 @@ class LlamaModel:
         finally:
             lib.llama_batch_free(batch)
         if status:
-            raise CheckpointError(f"llama.cpp failed on {count} tokens (status {status})")
+            raise CheckpointError(
+                f"llama.cpp failed on {count} tokens (status {status}); use a smaller window"
+            )
         rows = lib.llama_get_logits(self._context)
         found: NDArray[np.float32] = np.ctypeslib.as_array(rows, (count, self.vocab_size))
         return found.copy()

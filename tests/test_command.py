@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import io
 import json
+import socket
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 import nearfar
 from edge.desk.terminal import why
 from offload.messages import Finish, Route, Usage
 from offload.pair import EDGE_MODEL
 
+ROOT = Path(__file__).parents[1]
 Run = Callable[..., tuple[int, str, str]]
 
 
@@ -213,8 +218,66 @@ def test_keys_are_told_allowed_and_revoked_as_documents(run: Run) -> None:
 def test_a_conversation_outlives_a_mistake(run: Run) -> None:
     text = f"{'word ' * 3000}\nWhat is the capital of France?\n"
     status, out, err = run("chat", stdin=text)
-    assert status == 0 and out.endswith("Paris\n")
-    assert err
+    assert status == 1 and out.endswith("Paris\n"), "one of two questions came to nothing"
+    assert "context" in err
+
+
+def test_a_fault_of_our_own_is_one_line_that_says_how_to_see_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise ZeroDivisionError("a line\nand another")
+
+    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
+    status, _, err = run()
+    assert status == 1 and err.count("\n") == 1
+    assert "ZeroDivisionError: a line" in err and "NEARFAR_TRACE=1" in err
+    monkeypatch.setenv("NEARFAR_TRACE", "1")
+    monkeypatch.setattr(sys, "argv", ["nearfar"])
+    with pytest.raises(ZeroDivisionError):
+        nearfar.main()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device"), "free some disk"),
+        (PermissionError(13, "Permission denied", "/somewhere/else"), "name another"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_with_a_remedy_that_fits(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
+    status, _, err = run()
+    assert status == 1 and err.count("\n") == 1
+    assert words in err and "NEARFAR_HOME" not in err
+
+
+@pytest.mark.parametrize("command", ["serve", "assistant"])
+def test_a_taken_port_is_told_once(run: Run, command: str) -> None:
+    pytest.importorskip("uvicorn", reason="needs a web server")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        more = ("--no-open",) if command == "assistant" else ()
+        status, _, err = run(command, "--port", str(port), *more)
+    assert status == 1 and err.count("\n") == 1
+    assert err.lower().count("address already in use") == 1 and err.count(str(port)) == 1
+
+
+def test_an_alias_is_made_and_dropped_and_both_are_said(run: Run) -> None:
+    assert run("models", "alias", "fast", "embedded")[1] == "fast = embedded\n"
+    assert run("models", "alias", "fast")[1] == "fast is no alias any more\n"
+    assert run("models", "alias", "fast")[0] == 1
+
+
+def test_both_embedded_models_can_be_shown(run: Run) -> None:
+    for name in ("nearfar-edge", "nearfar-cloud"):
+        document = json.loads(run("models", "show", name, "--json")[1])
+        assert document["architecture"] == "qwen3" and document["numbers"]
 
 
 def test_the_version_is_printed(run: Run) -> None:
@@ -228,3 +291,35 @@ def test_the_version_is_printed(run: Run) -> None:
 def test_every_command_has_help(run: Run, arguments: tuple[str, ...]) -> None:
     status, out, _ = run(*arguments, "--help")
     assert status == 0 and "Usage" in out
+
+
+def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    for name, command in group.commands.items():
+        yield (*path, name), command
+        if hasattr(command, "commands"):
+            yield from _commands(command, (*path, name))
+
+
+def test_every_command_and_option_is_one_plain_sentence_and_every_command_takes_json() -> None:
+    for path, command in _commands(typer.main.get_command(nearfar.app)):
+        told = (command.help or "").split("\n\n")[0].strip()
+        assert told.endswith(".") and len(told) < 110, path
+        if hasattr(command, "commands"):
+            continue
+        names = [name for parameter in command.params for name in parameter.opts]
+        assert "--json" in names, path
+        for parameter in command.params:
+            words = getattr(parameter, "help", None)
+            assert words and words.rstrip().endswith("."), (path, parameter.name)
+
+
+def test_help_is_ready_before_anything_heavy_is_imported() -> None:
+    code = "import sys, nearfar; sys.argv = ['nearfar', '--help']; " + (
+        "import contextlib, io\n"
+        "with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):\n"
+        "    nearfar.main()\n"
+        "print(*sorted({n.split('.')[0] for n in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    heavy = {"numpy", "llama_cpp", "zmq", "torch", "starlette", "uvicorn", "httpx", "sqlite3"}
+    assert not heavy & set(done.stdout.split()), done.stderr

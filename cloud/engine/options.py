@@ -56,7 +56,8 @@ class EngineOptions:
         _at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
         if self.tensor_parallel_size > 1 and not (self.fuse_operators and self.enforce_eager):
             raise SettingsError(
-                "tensor_parallel_size is above 1, which needs fuse_operators and enforce_eager"
+                "tensor_parallel_size is above 1, which needs fuse_operators and enforce_eager; "
+                "set both"
             )
         _at_least("response_cache_size", self.response_cache_size, 0)
         _at_least("short_first_s", self.short_first_s, 0)
@@ -144,7 +145,8 @@ class EngineOptions:
             raise SettingsError(f"device is {self.device!r} and torch sees no GPU; use cpu")
         if number and not (number.isdigit() and int(number) < torch.cuda.device_count()):
             raise SettingsError(
-                f"device is {self.device!r} and there are {torch.cuda.device_count()} GPUs"
+                f"device is {self.device!r} and there are {torch.cuda.device_count()} GPUs; "
+                "name one of them"
             )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.causes import cause
 from backbone.errors import NearfarError
 from edge.desk.models import find_gguf
 from edge.desk.timing import DraftReport, measure_speed
@@ -93,4 +94,4 @@ def _read(path: Path | None) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise NearfarError(f"{path} cannot be read ({error}); give a text file") from None
+        raise NearfarError(f"{path} cannot be read ({cause(error)}); give a text file") from None

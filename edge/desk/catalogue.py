@@ -1,7 +1,8 @@
 """Models worth a first try: small, good for their size, and tried by many with llama.cpp.
 
-Sizes are rounded, as the pages of the repositories tell them; the shapes are those of each model's
-`config.json`. What is downloaded is measured by what the Hub says at that moment.
+The shapes are those of each model's `config.json`; a file's size is computed from them and from
+the types that llama.cpp's Q4_K_M gives each matrix (`llama_tensor_get_type` in llama-quant.cpp),
+so it is "about". What is downloaded is measured by what the Hub says at that moment.
 """
 
 from __future__ import annotations
@@ -13,34 +14,74 @@ from edge.device.fit import choose
 from edge.llama.shape import CacheShape
 
 BATCH_TOKENS = 512  # llama.cpp reserves logits for so many tokens
+Q4_K, Q6_K, Q5_0, Q8_0 = 4.5, 6.5625, 5.5, 8.5  # bits of a weight, scales included
+BLOCK = 256  # weights in a block of Q4_K and Q6_K; rows of another width get Q5_0 and Q8_0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The numbers of a decoder with gated feed-forward layers that decide its size."""
+
+    num_layers: int
+    hidden: int
+    feed_forward: int
+    num_heads: int
+    num_kv_heads: int
+    head: int
+    vocabulary: int
+    has_output: bool = False  # the file holds an output matrix beside the embedding
+
+    @property
+    def num_parameters(self) -> int:
+        """Return the weights of all matrices; an embedding that is also the output counts once."""
+        queries, keys = self.num_heads * self.head, self.num_kv_heads * self.head
+        layer = 2 * queries + 2 * keys + 3 * self.feed_forward
+        tables = (2 if self.has_output else 1) * self.vocabulary
+        return self.hidden * (self.num_layers * layer + tables)
+
+    @property
+    def q4_k_m_bytes(self) -> int:
+        """Return about the bytes of the weights as Q4_K_M: half of the values' and of the second
+        feed-forward matrices are Q6_K, and so is what gives the logits; the rest is Q4_K.
+        """
+        wide = self.hidden % BLOCK == 0
+        four, six = (Q4_K, Q6_K) if wide else (Q5_0, Q8_0)
+        queries, keys = self.num_heads * self.head, self.num_kv_heads * self.head
+        layer = four * (queries + keys + 2 * self.feed_forward)
+        layer += (four + six) / 2 * keys + Q4_K * queries + (Q4_K + Q6_K) / 2 * self.feed_forward
+        tables = six + (four if self.has_output else 0)
+        bits = self.hidden * (self.num_layers * layer + tables * self.vocabulary)
+        return round(bits / 8)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """A model of the list; `size_gb` is that of its 4-bit file (Q4_K_M)."""
+    """A model of the list, its repository and licence."""
 
     name: str
     repo: str
     licence: str
-    size_gb: float
-    num_layers: int
-    num_kv_heads: int
-    head: int
-    vocabulary: int
+    shape: Shape
     trained_len: int
     about: str
 
+    @property
+    def size_gb(self) -> float:
+        """Return about the size of its 4-bit file (Q4_K_M)."""
+        return round(self.shape.q4_k_m_bytes / 1e9, 2)
+
     def misfit(self, free_bytes: int) -> str | None:
         """Return why this model does not fit the free memory, None where it does."""
+        own = self.shape
         shape = CacheShape(
-            num_kv_heads=self.num_layers * self.num_kv_heads, k_head=self.head, v_head=self.head
+            num_kv_heads=own.num_layers * own.num_kv_heads, k_head=own.head, v_head=own.head
         )
         try:
             choose(
                 self.name,
                 shape,
-                weights_bytes=round(self.size_gb * 1e9),
-                compute_bytes=lambda _: 4 * BATCH_TOKENS * self.vocabulary,
+                weights_bytes=own.q4_k_m_bytes,
+                compute_bytes=lambda _: 4 * BATCH_TOKENS * own.vocabulary,
                 free_bytes=free_bytes,
                 trained_len=self.trained_len,
             )
@@ -50,106 +91,60 @@ class Known:
 
 
 def _known(
-    name: str, repo: str, licence: str, size_gb: float, shape: tuple[int, ...], about: str
+    name: str, repo: str, licence: str, about: str, trained_len: int, *numbers: int, **more: bool
 ) -> Known:
-    layers, heads, head, vocabulary, length = shape
+    layers, hidden, feed_forward, heads, kv_heads, head, vocabulary = numbers
+    shape = Shape(
+        num_layers=layers,
+        hidden=hidden,
+        feed_forward=feed_forward,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head=head,
+        vocabulary=vocabulary,
+        **more,
+    )
     return Known(
         name=name,
         repo=f"bartowski/{repo}",
         licence=licence,
-        size_gb=size_gb,
-        num_layers=layers,
-        num_kv_heads=heads,
-        head=head,
-        vocabulary=vocabulary,
-        trained_len=length,
+        shape=shape,
+        trained_len=trained_len,
         about=about,
     )
 
 
 _QWEN, _LLAMA, _GEMMA = "Apache-2.0", "Llama 3.2 Community", "Gemma terms"
+_THINKS, _EIGHT = "thinks before it answers", "eight languages"
+# fmt: off
 CATALOGUE = (
-    _known(
-        "qwen3:0.6b",
-        "Qwen_Qwen3-0.6B-GGUF",
-        _QWEN,
-        0.5,
-        (28, 8, 128, 151_936, 40_960),
-        "thinks before it answers",
-    ),
-    _known(
-        "qwen3:1.7b",
-        "Qwen_Qwen3-1.7B-GGUF",
-        _QWEN,
-        1.3,
-        (28, 8, 128, 151_936, 40_960),
-        "thinks before it answers",
-    ),
-    _known(
-        "qwen3:4b",
-        "Qwen_Qwen3-4B-GGUF",
-        _QWEN,
-        2.5,
-        (36, 8, 128, 151_936, 40_960),
-        "thinks before it answers",
-    ),
-    _known(
-        "llama3.2:1b",
-        "Llama-3.2-1B-Instruct-GGUF",
-        _LLAMA,
-        0.8,
-        (16, 8, 64, 128_256, 131_072),
-        "eight languages",
-    ),
-    _known(
-        "llama3.2:3b",
-        "Llama-3.2-3B-Instruct-GGUF",
-        _LLAMA,
-        2.0,
-        (28, 8, 128, 128_256, 131_072),
-        "eight languages",
-    ),
-    _known(
-        "gemma3:1b",
-        "google_gemma-3-1b-it-GGUF",
-        _GEMMA,
-        0.8,
-        (26, 1, 256, 262_144, 32_768),
-        "English, little memory for long texts",
-    ),
-    _known(
-        "gemma3:4b",
-        "google_gemma-3-4b-it-GGUF",
-        _GEMMA,
-        2.5,
-        (34, 4, 256, 262_144, 131_072),
-        "many languages",
-    ),
-    _known(
-        "smollm2:1.7b",
-        "SmolLM2-1.7B-Instruct-GGUF",
-        _QWEN,
-        1.1,
-        (24, 32, 64, 49_152, 8_192),
-        "English, open training data",
-    ),
-    _known(
-        "smollm3:3b",
-        "HuggingFaceTB_SmolLM3-3B-GGUF",
-        _QWEN,
-        1.9,
-        (36, 4, 128, 128_256, 65_536),
-        "six languages, open training data",
-    ),
-    _known(
-        "phi4-mini",
-        "microsoft_Phi-4-mini-instruct-GGUF",
-        "MIT",
-        2.5,
-        (32, 8, 128, 200_064, 131_072),
-        "many languages",
-    ),
+    # name, repository, licence, about, context, layers, hidden, feed-forward, heads, kv heads,
+    # head, vocabulary
+    _known("qwen3:0.6b", "Qwen_Qwen3-0.6B-GGUF", _QWEN, _THINKS, 40_960,
+           28, 1024, 3072, 16, 8, 128, 151_936, has_output=True),
+    _known("qwen3:1.7b", "Qwen_Qwen3-1.7B-GGUF", _QWEN, _THINKS, 40_960,
+           28, 2048, 6144, 16, 8, 128, 151_936, has_output=True),
+    _known("qwen3:4b", "Qwen_Qwen3-4B-GGUF", _QWEN, _THINKS, 40_960,
+           36, 2560, 9728, 32, 8, 128, 151_936),
+    _known("llama3.2:1b", "Llama-3.2-1B-Instruct-GGUF", _LLAMA, _EIGHT, 131_072,
+           16, 2048, 8192, 32, 8, 64, 128_256),
+    _known("llama3.2:3b", "Llama-3.2-3B-Instruct-GGUF", _LLAMA, _EIGHT, 131_072,
+           28, 3072, 8192, 24, 8, 128, 128_256),
+    _known("gemma3:1b", "google_gemma-3-1b-it-GGUF", _GEMMA,
+           "English, little memory for long texts", 32_768,
+           26, 1152, 6912, 4, 1, 256, 262_144),
+    _known("gemma3:4b", "google_gemma-3-4b-it-GGUF", _GEMMA, "many languages", 131_072,
+           34, 2560, 10_240, 8, 4, 256, 262_208),
+    _known("smollm2:1.7b", "SmolLM2-1.7B-Instruct-GGUF", _QWEN,
+           "English, open training data", 8_192,
+           24, 2048, 8192, 32, 32, 64, 49_152),
+    _known("smollm3:3b", "HuggingFaceTB_SmolLM3-3B-GGUF", _QWEN,
+           "six languages, open training data", 65_536,
+           36, 2048, 11_008, 16, 4, 128, 128_256),
+    _known("phi4-mini", "microsoft_Phi-4-mini-instruct-GGUF", "MIT", "many languages", 131_072,
+           32, 3072, 8192, 24, 8, 128, 200_064),
 )
+# fmt: on
 
 
 def known(name: str) -> Known | None:

@@ -67,9 +67,11 @@ class Conversations:
         ).fetchall()
         if len(rows) == 1 and name:
             return str(rows[0]["id"])
-        told = "is the beginning of several" if rows else "is the id of none"
+        told = "several conversations have ids" if rows else "no conversation has an id"
         raise RequestError(
-            f"{name!r} {told}; `nearfar conversations list` shows them with their ids"
+            f"{told} that begin with {name!r}; `nearfar conversations list` shows them"
+            if rows
+            else f"{told} that begins with {name!r}; `nearfar conversations list` shows them"
         )
 
     def latest(self) -> str:

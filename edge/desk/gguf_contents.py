@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from backbone.causes import cause
 from backbone.errors import CheckpointError
 from edge.llama.gguf_file import check_header
 
@@ -92,7 +93,7 @@ def read_contents(path: Path) -> Contents:
         with path.open("rb") as file:
             return _contents(file)
     except (OSError, struct.error, ValueError, OverflowError, MemoryError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch it again") from None
+        raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch it again") from None
 
 
 def _contents(file: BinaryIO) -> Contents:

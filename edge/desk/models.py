@@ -47,11 +47,19 @@ def _is_later_part(path: Path) -> bool:
 
 
 def _entry(path: Path, runs: str, *, embedded: bool = False, name: str | None = None) -> ModelEntry:
-    files = path.rglob("*") if path.is_dir() else [path]
-    size = sum(file.stat().st_size for file in files if file.is_file())
     return ModelEntry(
-        name=name or path.stem, runs=runs, path=str(path), size_bytes=size, embedded=embedded
+        name=name or path.stem,
+        runs=runs,
+        path=str(path),
+        size_bytes=size_of(path),
+        embedded=embedded,
     )
+
+
+def size_of(path: Path) -> int:
+    """Return the bytes of a file, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def find_model(name: str, folder: Path) -> Path:
@@ -64,6 +72,14 @@ def find_model(name: str, folder: Path) -> Path:
         if (candidate / "config.json").is_file():
             return candidate
     return find_gguf(name, folder)
+
+
+def find_any(name: str, folder: Path) -> Path:
+    """Return what `find_model` finds, or the folder of the embedded cloud model by its name.
+
+    Raises CheckpointError with the names that would do.
+    """
+    return CLOUD_MODEL if name == CLOUD_MODEL.name else find_model(name, folder)
 
 
 def find_gguf(name: str, folder: Path) -> Path:
@@ -121,7 +137,7 @@ def read_aliases(folder: Path) -> dict[str, str]:
     """Return the short names that a person gave, and those that pulling gave."""
     try:
         return msgspec.json.decode((folder / ALIASES).read_bytes(), type=dict[str, str])
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, msgspec.MsgspecError) as error:
         raise CheckpointError(
@@ -150,17 +166,29 @@ def remove(name: str, folder: Path) -> list[Path]:
     """
     import shutil
 
-    path = folder / name if (folder / name).is_dir() else find_gguf(name, folder)
+    gone = removable(name, folder)
+    for each in gone:
+        shutil.rmtree(each) if each.is_dir() else each.unlink()
+    path = gone[0]
+    for alias, target in read_aliases(folder).items():
+        if target in (name, path.stem, path.name):
+            set_alias(alias, None, folder)
+    return gone
+
+
+def removable(name: str, folder: Path) -> list[Path]:
+    """Return what removing a model would delete. Raises CheckpointError for what is not ours."""
+    if _meant(name, folder) in ("embedded", EDGE_MODEL.stem, CLOUD_MODEL.name):
+        raise CheckpointError(
+            f"{name} belongs to nearfar itself and not in the models folder; "
+            "it goes with `pip uninstall nearfar`"
+        )
+    inside = folder / name
+    path = inside if (inside / "config.json").is_file() else find_gguf(name, folder)
     if folder.resolve() not in path.resolve().parents:
         raise CheckpointError(
             f"{path} is not in the models folder; it belongs to another program, or to you: "
             "delete it yourself if you want it gone"
         )
     start, _, parts = path.name.partition("-00001-of-")
-    gone = sorted(folder.glob(f"{start}-*-of-{parts}")) if parts else [path]
-    for each in gone:
-        shutil.rmtree(each) if each.is_dir() else each.unlink()
-    for alias, target in read_aliases(folder).items():
-        if target in (name, path.stem, path.name):
-            set_alias(alias, None, folder)
-    return gone
+    return sorted(folder.glob(f"{start}-*-of-{parts}")) if parts else [path]

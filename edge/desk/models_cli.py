@@ -38,20 +38,30 @@ def list_models(
         typer.echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
     for row in listed:
         fits = "does not fit now" if row["misfit"] else "fits"
-        told = f"{row['name']:14} {row['size_gb']:4.1f} GB  {row['licence']:20} {fits:17}"
+        told = f"{row['name']:14} about {row['size_gb']:4.2f} GB  {row['licence']:20} {fits:17}"
         typer.echo(f"{told}{row['about']}")
     if not everything:
         typer.echo("`nearfar models list --all` shows models worth fetching")
 
 
 def _catalogue() -> list[dict[str, Any]]:
-    from dataclasses import asdict
-
     from edge.desk.catalogue import CATALOGUE
     from edge.device.memory import free_memory_bytes
 
     free = free_memory_bytes()
-    return [{**asdict(each), "misfit": each.misfit(free)} for each in CATALOGUE]
+    return [
+        {
+            "name": each.name,
+            "repo": each.repo,
+            "licence": each.licence,
+            "size_gb": each.size_gb,
+            "parameters": each.shape.num_parameters,
+            "max_model_len": each.trained_len,
+            "about": each.about,
+            "misfit": each.misfit(free),
+        }
+        for each in CATALOGUE
+    ]
 
 
 @models_app.command()
@@ -89,16 +99,18 @@ def show(
     """Show what a model is: its architecture, its numbers by type, its chat template."""
     import json
 
+    from edge.desk.folder_contents import read_folder
     from edge.desk.gguf_contents import read_contents
-    from edge.desk.models import find_gguf
+    from edge.desk.models import find_any, size_of
     from offload.places import places
 
-    path = find_gguf(name, places().models)
-    contents = read_contents(path)
+    path = find_any(name, places().models)
+    contents = read_folder(path) if path.is_dir() else read_contents(path)
+    size_bytes = size_of(path)
     if as_json:
         document = {
             "path": str(path),
-            "size_bytes": path.stat().st_size,
+            "size_bytes": size_bytes,
             "architecture": contents.architecture,
             "tensors": dict(contents.tensors),
             "numbers": dict(contents.numbers),
@@ -106,7 +118,7 @@ def show(
         }
         typer.echo(json.dumps(document, ensure_ascii=False))
         return
-    typer.echo(f"path          {path} ({path.stat().st_size / 1e6:,.1f} MB)")
+    typer.echo(f"path          {path} ({size_bytes / 1e6:,.1f} MB)")
     typer.echo(f"architecture  {contents.architecture}")
     typer.echo(f"parameters    {sum(contents.numbers.values()) / 1e6:,.1f}M")
     for kind, count in contents.numbers.most_common():
@@ -130,14 +142,18 @@ def alias(
     """Give a model a short name of your own."""
     import json
 
-    from edge.desk.models import find_gguf, set_alias
+    from edge.desk.models import find_gguf, read_aliases, set_alias
+    from offload.errors import RequestError
     from offload.places import places
 
     folder = places().models
     if target is not None:
         find_gguf(target, folder)  # what is not there is said now
+    elif name not in read_aliases(folder):
+        raise RequestError(f"there is no alias {name!r}; give the model that it shall mean, too")
     set_alias(name, target, folder)
-    typer.echo(json.dumps({"alias": name, "model": target}) if as_json else f"{name} = {target}")
+    told = f"{name} = {target}" if target is not None else f"{name} is no alias any more"
+    typer.echo(json.dumps({"alias": name, "model": target}) if as_json else told)
 
 
 @models_app.command()
@@ -149,12 +165,16 @@ def remove(
     """Delete a model of the models folder; other programs' models are never touched."""
     import json
 
+    from edge.desk.models import removable, size_of
     from edge.desk.models import remove as delete
     from offload.places import places
 
+    folder = places().models
+    files = removable(name, folder)  # what cannot be deleted is said before anything is asked
     if not yes and not as_json:
-        typer.confirm(f"Delete {name}?", abort=True)
-    gone = [str(path) for path in delete(name, places().models)]
+        size = sum(map(size_of, files)) / 1e6
+        typer.confirm(f"Delete {', '.join(map(str, files))} ({size:,.1f} MB)?", abort=True)
+    gone = [str(path) for path in delete(name, folder)]
     typer.echo(
         json.dumps({"removed": gone}) if as_json else "\n".join(f"removed {p}" for p in gone)
     )

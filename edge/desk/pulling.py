@@ -54,7 +54,9 @@ def _place(name: str, source: hub.Source, folder: Path) -> Path:
         return folder / Path(name).name
     whole = (folder / source.repo.split("/")[1] / name).resolve()
     if folder.resolve() not in whole.parents:
-        raise DownloadError(f"{source.repo} names a file outside its folder: {name!r}")
+        raise DownloadError(
+            f"{source.repo} names a file outside its folder ({name!r}); choose another repository"
+        )
     return whole
 
 
@@ -65,7 +67,7 @@ def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
     if told is None and not is_folder and num_bytes > free * MARGIN:
         told = f"{name} has {num_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free"
     if told:
-        raise DownloadError(f"{told} (or --anyway)")
+        raise DownloadError(f"{told}; --anyway fetches it all the same")
 
 
 class _Bar:

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import typer
 
+from offload.errors import RequestError
 from offload.ledger.entries import Decided, Left, Totals
 from offload.ledger.reading import open_book
 from offload.ledger.telling import explained, left_line, totals_line
@@ -77,7 +78,9 @@ def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json
 
 
 def show_outgoing(text: str, rules: Rules, *, as_json: bool) -> None:
-    """Print a text as it would leave, and what was found in it."""
+    """Print a text as it would leave, and what was found in it. Raises RequestError."""
+    if not text.strip():
+        raise RequestError("the text is empty; write one, or hand it to stdin")
     cleared = clear(Request(prompt=text), rules)
     found = counted(cleared.kinds, rules)
     blocked = [name for name in found if name.endswith(" block")]

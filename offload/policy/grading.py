@@ -44,7 +44,9 @@ def find_grader(name: str) -> Grader:
         sys.path.insert(0, os.getcwd())  # a module beside the questions should be found
         found: Grader = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise RequestError(f"the grader {name!r} cannot be imported ({error})") from None
+        raise RequestError(
+            f"the grader {name!r} cannot be imported ({error}); name MODULE:FUNCTION"
+        ) from None
     finally:
         sys.path.pop(0)
     return found

@@ -26,7 +26,8 @@ def draw(curve: Curve, lines: Mapping[str, Curve], path: Path, *, title: str) ->
         from matplotlib.figure import Figure
     except ImportError:
         raise RequestError(
-            "a picture needs matplotlib; run `pip install nearfar[plot]`, or leave out --plot"
+            "matplotlib is not installed; "
+            "pip install 'nearfar[plot]' brings it, or leave out --plot"
         ) from None
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     FigureCanvasAgg(figure)

@@ -22,7 +22,8 @@ class Scorer(Word, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if len(self.names) != len(self.weights):
             raise RequestError(
-                f"{len(self.names)} names and {len(self.weights)} weights do not fit together"
+                f"{len(self.names)} names and {len(self.weights)} weights do not fit together; "
+                "calibrate again"
             )
 
     def __call__(self, features: Sequence[float]) -> float:

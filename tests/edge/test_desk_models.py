@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.desk import hub
-from edge.desk.catalogue import CATALOGUE, known
+from edge.desk import hub, models_cli
+from edge.desk.catalogue import CATALOGUE, Q4_K, Q6_K, Shape, known
 from edge.desk.download import TRIES, DownloadError, Wanted, fetch
+from edge.desk.folder_contents import read_folder
 from edge.desk.gguf_contents import read_contents
-from edge.desk.models import find_gguf, list_models, read_aliases, remove, set_alias
+from edge.desk.models import find_any, find_gguf, list_models, read_aliases, remove, set_alias
 from edge.desk.pulling import pull
-from offload.pair import EDGE_MODEL
+from offload.errors import RequestError
+from offload.pair import CLOUD_MODEL, EDGE_MODEL
+from quantize.gguf import convert
 
 DATA = bytes(range(256)) * 20_000  # 5 MB
 
@@ -340,3 +343,71 @@ def test_lengths_that_cannot_be_are_refused(
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="damaged"):
         read_contents(path)
+
+
+@pytest.mark.parametrize("name", ["embedded", "nearfar-edge", "nearfar-cloud"])
+def test_the_embedded_pair_is_refused_before_anybody_is_asked(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    with pytest.raises(CheckpointError, match="belongs to nearfar itself"):
+        models_cli.remove(name)
+    assert "Delete" not in capsys.readouterr().out
+
+
+def test_an_empty_name_is_no_model(folder: Path) -> None:
+    with pytest.raises(CheckpointError, match="name is empty"):
+        find_gguf(" ", folder)
+
+
+def test_a_folder_is_told_by_what_is_in_it(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="without a model"):
+        find_gguf(str(tmp_path), folder)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="nearfar quantize gguf"):
+        find_gguf(str(tmp_path), folder)
+
+
+def test_dropping_an_alias_that_is_none_is_a_mistake() -> None:
+    with pytest.raises(RequestError, match="there is no alias"):
+        models_cli.alias("nothing", None)
+
+
+def test_a_listed_folder_can_be_shown_by_its_name(folder: Path) -> None:
+    contents = read_folder(find_any("nearfar-cloud", folder))
+    assert contents.architecture == "qwen3" and contents.tensors == {"BF16": 46}
+    assert 3_000_000 < sum(contents.numbers.values()) < 4_000_000
+    assert "assistant" in contents.chat_template
+
+
+@pytest.mark.parametrize("head", [b"", b"\xff" * 8, b"\x02\0\0\0\0\0\0\0[]", b"\x09" + b"\0" * 7])
+def test_a_damaged_folder_is_one_line(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "model.safetensors").write_bytes(head)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_folder(tmp_path)
+
+
+def test_a_size_of_the_list_is_that_of_a_file_which_llama_cpp_wrote(tmp_path: Path) -> None:
+    done = convert(CLOUD_MODEL, tmp_path / "small.gguf", kind="q4_k_m", num_threads=1)
+    shape = Shape(
+        num_layers=4,
+        hidden=256,
+        feed_forward=768,
+        num_heads=4,
+        num_kv_heads=2,
+        head=64,
+        vocabulary=896,
+    )
+    assert shape.num_parameters == pytest.approx(done.num_parameters, rel=0.01)
+    matrices = read_contents(done.path).numbers
+    written = {"Q4_K": Q4_K, "Q6_K": Q6_K}
+    assert shape.q4_k_m_bytes == sum(matrices[kind] * bits for kind, bits in written.items()) / 8
+
+
+@pytest.mark.parametrize(
+    ("name", "num_bytes"), [("qwen3:0.6b", 484_220_320), ("smollm3:3b", 1_915_305_792)]
+)
+def test_a_size_of_the_list_is_about_that_of_the_published_file(name: str, num_bytes: int) -> None:
+    listed = known(name)
+    assert listed is not None
+    assert listed.shape.q4_k_m_bytes == pytest.approx(num_bytes, rel=0.02)

@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_made_stops_no_answer(
     decide(ledger)
     assert ledger.spent_today().num_bytes == 100
     ledger.close()
-    assert "could not be written" in caplog.text
+    assert "not kept" in caplog.text
 
 
 @pytest.mark.parametrize("damage", [b"this is no database at all, " * 40, b"SQLite format 3\0junk"])

@@ -92,7 +92,7 @@ def resolve(name: str, config: NetworkConfig, cache: KVCache) -> str:
     if name == "auto":
         return next(each for each in _AUTO if refusal(BACKENDS[each], config, cache) is None)
     if reason := refusal(BACKENDS[name], config, cache):
-        raise SettingsError(f"attention_backend is {name!r}, which {reason}")
+        raise SettingsError(f"attention_backend is {name!r}, which {reason}; use auto")
     return name
 
 

@@ -1,0 +1,67 @@
+"""What a Hugging Face folder says of itself: its configuration, and the type of every tensor.
+
+Only the heads of the safetensors files are read, no weights, so that it needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from backbone.causes import cause
+from backbone.errors import CheckpointError
+from edge.desk.gguf_contents import Contents
+
+_MOST = 100_000_000  # bytes of a head, as the safetensors library bounds it
+
+
+def read_folder(folder: Path) -> Contents:
+    """Read the configuration and the heads. Raises CheckpointError."""
+    config = _object(folder / "config.json")
+    settings = {key: value for key, value in config.items() if not isinstance(value, dict)}
+    settings["general.architecture"] = config.get("model_type", "unknown")
+    settings["tokenizer.chat_template"] = _chat_template(folder)
+    tensors, numbers = Counter[str](), Counter[str]()
+    for path in sorted(folder.glob("*.safetensors")):
+        for kind, shape in _tensors(path):
+            size = 1
+            for length in shape:
+                size *= length
+            tensors[kind] += 1
+            numbers[kind] += size
+    return Contents(settings=settings, tensors=tensors, numbers=numbers)
+
+
+def _tensors(path: Path) -> list[tuple[str, list[int]]]:
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > _MOST:
+                raise ValueError(f"a head of {length} bytes")
+            head = json.loads(file.read(length))
+        told = (each for name, each in head.items() if name != "__metadata__")
+        return [(str(each["dtype"]), [int(n) for n in each["shape"]]) for each in told]
+    except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch it again") from None
+
+
+def _chat_template(folder: Path) -> str:
+    alone = folder / "chat_template.jinja"
+    if alone.is_file():
+        return alone.read_text(encoding="utf-8", errors="replace")
+    beside = folder / "tokenizer_config.json"
+    template = _object(beside).get("chat_template") if beside.is_file() else None
+    return template if isinstance(template, str) else ""
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({cause(error)}); fetch it again") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} is not a JSON object; fetch it again")
+    return found

@@ -88,6 +88,7 @@ class Batch:
         alone = len(self._seated) == 1
         shares = [self._share(one, 1 + self._max_draft * alone) for one in writing]
         left = min(self._max_tokens - len(writing), PIECE if writing else self._max_tokens)
+        left = max(left, 1)  # however many write, a prompt gets on
         for one in reading:
             if left > 0:
                 shares.append(share := self._share(one, left))

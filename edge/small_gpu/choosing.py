@@ -13,6 +13,7 @@ from backbone.errors import SchemaRefusal
 from backbone.sampling import Sampler, SamplingValues, choose, confidence, likeliest
 from backbone.schema import Schemas
 from edge.llama.lookup import Lookup
+from edge.small_gpu.store import to_device
 from offload.errors import RequestError
 from offload.messages import Confidence, Request
 
@@ -42,7 +43,7 @@ class Found:
 
 def find(logits: Tensor, rows: Sequence[Row]) -> list[Found]:
     """Return what was wanted of each row of float32 logits [rows, vocab]."""
-    tokens = torch.tensor([row.given for row in rows]).to(logits.device, non_blocking=True)
+    tokens = to_device([row.given for row in rows], logits.device)
     choosing = [i for i, row in enumerate(rows) if row.sampler is not None]
     samplers = [row.sampler for row in rows if row.sampler is not None]
     if len(choosing) == len(rows):

@@ -56,13 +56,11 @@ class TorchEdgeEngine:
             torch.set_num_threads(options.num_threads)
         self.path = folder
         config = NetworkConfig.load(folder)
-        self.max_model_len = context_len(config, options)
         self._tokenizer = Tokenizer(folder)
         _require_rows(folder, self._tokenizer, config)
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
-        self.max_model_len = min(self.max_model_len, max(self._plan.limit, options.window or 0))
         self._schemas = Schemas(self._tokenizer, config.vocab_size, extra="small-gpu")
         try:
             self._network = load(
@@ -78,7 +76,7 @@ class TorchEdgeEngine:
         self._closed = False
 
     def _fitting(self, config: NetworkConfig) -> Plan:
-        options, limit = self._options, self.max_model_len
+        options, limit = self._options, context_len(config, self._options)
         if options.window:
             limit = min(limit, options.window + options.num_sinks)
         free_bytes = free_bytes_of(self._device) if options.check_memory else 1 << 62
@@ -114,6 +112,11 @@ class TorchEdgeEngine:
         return SessionStore(
             options.session_folder, model=model, budget_bytes=options.session_budget_bytes
         )
+
+    @property
+    def max_model_len(self) -> int:
+        """Return how many tokens the context holds."""
+        return self._plan.limit
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""

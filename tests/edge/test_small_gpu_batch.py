@@ -107,6 +107,18 @@ def test_a_long_prompt_stalls_nobody(folder: Path) -> None:
     by_hand.finish()
 
 
+def test_a_prompt_gets_on_however_many_write(folder: Path) -> None:
+    by_hand = ByHand(folder, max_num_seqs=4, max_num_batched_tokens=2)
+    writers = [by_hand.ask("and", max_tokens=90) for _ in range(3)]
+    while not all(writers):
+        by_hand.batch.step()
+    late = by_hand.ask("the cat sat", max_tokens=2)
+    while not late:
+        by_hand.batch.step()
+    assert not any(isinstance(posts[-1], Finish) for posts in writers)
+    by_hand.finish()
+
+
 def test_who_finds_no_slot_waits_for_the_first_that_is_free(folder: Path) -> None:
     by_hand = ByHand(folder, max_num_seqs=1)
     first, second = by_hand.ask("and", max_tokens=3), by_hand.ask("the", max_tokens=3)

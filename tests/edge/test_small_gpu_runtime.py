@@ -252,6 +252,22 @@ def test_a_folder_in_the_settings_opens_this_runtime(tmp_path: Path) -> None:
     assert engine.card().runtime == "torch"
 
 
+def test_the_settings_reach_this_runtime(tmp_path: Path) -> None:
+    edge = EdgeSettings(model=str(CLOUD_MODEL), max_draft_tokens=5, keep_sessions=False)
+    engine = open_edge(Settings(edge=edge), places(tmp_path), serving=True)
+    assert isinstance(engine, TorchEdgeEngine)
+    options = engine._options
+    assert (options.max_num_seqs, options.max_draft_tokens) == (4, 5)
+    assert options.session_folder is None
+    engine.close()
+
+
+def test_a_second_models_drafts_are_refused(tmp_path: Path) -> None:
+    edge = EdgeSettings(model=str(CLOUD_MODEL), draft_model="small.gguf")
+    with pytest.raises(SettingsError, match=r"edge.draft_model is for GGUF"):
+        open_edge(Settings(edge=edge), places(tmp_path))
+
+
 def test_without_torch_a_folder_names_the_extra(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,7 +72,7 @@ class Model(Owned):
         self.path = path
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = num_gpu_layers
-        params.use_extra_bufts = not _has_amx(self._lib)
+        params.use_extra_bufts = not has_amx(self._lib)
         if not weights:
             params.no_alloc, params.load_mode = True, self._lib.LLAMA_LOAD_MODE_NONE
         log.clear()
@@ -159,7 +159,7 @@ class Model(Owned):
 _REMAKE = "make the file again with its tokenizer, or fetch another"
 
 
-def _has_amx(lib: Any) -> bool:
+def has_amx(lib: Any) -> bool:
     """Whether this build would use Intel's AMX for quantized weights.
 
     Its kernels die of an illegal instruction where the compiler drops their tile configuration

@@ -30,6 +30,13 @@ class Candidates:
         self._row["id"], self._row["logit"], self._row["p"] = self._ids, logits, 0.0
         self._reset(len(self._ids))
 
+    def fill_some(self, tokens: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
+        """Take some tokens, with their logits out of those of all, [vocabulary]."""
+        size = len(tokens)
+        self._row["id"][:size], self._row["logit"][:size] = tokens, logits[tokens]
+        self._row["p"][:size] = 0.0
+        self._reset(size)
+
     def fill_one(self, token: int) -> None:
         """Take a single token."""
         self._row[0] = (token, 0.0, 0.0)

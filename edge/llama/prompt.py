@@ -10,11 +10,12 @@ from typing import Any
 from backbone.chat_template import render
 from backbone.errors import TemplateRefusal
 from edge.llama.binding import Model
+from edge.llama.healing import Healer
 from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
 from offload.errors import RequestError
 from offload.messages import Request
-from offload.turns import require_place, turns
+from offload.turns import require_known, require_place, turns
 
 
 class PromptWriter:
@@ -22,6 +23,7 @@ class PromptWriter:
 
     def __init__(self, model: Model) -> None:
         self._vocabulary = model.vocabulary
+        self.healer = Healer(model.vocabulary)
         self.template = model.chat_template
         self._bos = self._vocabulary.text(self._vocabulary.bos)
         self._eos = self._vocabulary.text(self._vocabulary.eos)
@@ -36,11 +38,28 @@ class PromptWriter:
         """
         return self._prompt(request) + self.prefix(request)
 
+    def begun(self, request: Request) -> tuple[list[int], bytes]:
+        """Return the tokens to read, and the bytes that the next ones must spell (healing.py).
+
+        Bytes are left to be spelled where the answer's beginning ends inside a token. Under a
+        schema or with a judged prompt the beginning is read as it stands: there each of its
+        tokens counts. Errors as tokens().
+        """
+        start, prefix = self._prompt(request), self.prefix(request)
+        asked = request.sampling
+        as_it_stands = asked.json_schema is not None or asked.prompt_logprobs
+        count = 0 if as_it_stands else self.healer.taken_back(prefix)
+        kept = prefix[: len(prefix) - count]
+        return start + kept, self._vocabulary.detokenize(prefix[len(kept) :])
+
     def prefix(self, request: Request) -> list[int]:
         """Return the tokens of how the answer begins already; none of them is a control token."""
         return self._vocabulary.tokenize_rest(request.answer_prefix)
 
     def _prompt(self, request: Request) -> list[int]:
+        if request.prompt_token_ids:
+            require_known(request, self._vocabulary.num_tokens)
+            return list(request.prompt_token_ids)
         if self._is_plain(request):
             require_place(request, "")
             if request.prompt is not None:
@@ -73,7 +92,7 @@ class PromptWriter:
         )
 
     def _is_plain(self, request: Request) -> bool:
-        return request.prompt is not None or not self.template
+        return not request.messages or not self.template
 
     def _rendered(self, request: Request) -> tuple[_Seal, str, list[dict[str, Any]]]:
         """Return the text of the messages, sealed, and the rows that the template was given."""

@@ -218,7 +218,7 @@ class LlamaEngine:
         """
         self._require_open()
         received = time.monotonic() if received is None else received
-        prompt = self._prompts.tokens(request)
+        prompt, spell = self._prompts.begun(request)
         if not prompt:
             raise RequestError("the prompt has no tokens; write a question")
         with self._seats.take(request.session, prompt) as seat, seat.writing():
@@ -227,6 +227,7 @@ class LlamaEngine:
             task = Task(
                 request=request,
                 prompt=prompt,
+                spell=spell,
                 answer=Answer(request, num_prompt=len(prompt), queue_s=queue_s),
                 patience=Patience(request, cancelled, received),
                 observer=self._watchers.of(request.id),

@@ -13,6 +13,7 @@ from backbone.errors import CheckpointError
 from edge.llama.binding import Owned
 from edge.llama.candidates import Candidates
 from edge.llama.grammar import Grammar
+from edge.llama.healing import Binding
 from edge.llama.vocabulary import Vocabulary
 from offload.errors import RequestError
 from offload.messages import Confidence, Sampling
@@ -77,6 +78,8 @@ class Sampler(Owned):
         biases = _biases(sampling, vocabulary.num_tokens)
         self._candidates = Candidates(vocabulary.num_tokens)
         self._grammar: Grammar | None = None
+        self._binding: Binding | None = None
+        self._vocabulary = vocabulary
         if sampling.json_schema is not None:
             self._grammar = Grammar(sampling.json_schema, vocabulary)
         params = self._lib.llama_sampler_chain_default_params()
@@ -131,6 +134,11 @@ class Sampler(Owned):
                 raise RequestError("answer_prefix does not fit json_schema; leave one of them out")
             self._grammar.accept(token)
 
+    def bind(self, binding: Binding | None) -> None:
+        """Let the next tokens spell a text first; not together with a JSON schema."""
+        assert binding is None or self._grammar is None, "a schema is checked token by token"
+        self._binding = binding
+
     def next(self, logits: npt.NDArray[np.float32]) -> tuple[int, Confidence]:
         """Choose a token from logits, [vocabulary], and tell how sure the model was.
 
@@ -139,7 +147,10 @@ class Sampler(Owned):
         """
         best = int(logits.argmax())
         require_number(logits, best)  # before llama.cpp is given a row that it cannot draw from
-        token = best if self._plain_greedy else self._draw(logits)
+        if self._binding is not None:
+            token = self._bound(self._binding, logits)
+        else:
+            token = best if self._plain_greedy else self._draw(logits)
         if self._grammar is not None:
             # Nearly always the free choice is allowed; asking for one token is cheap.
             if not self._grammar.allows(token):
@@ -148,6 +159,17 @@ class Sampler(Owned):
         if not self._plain_greedy:
             self._lib.llama_sampler_accept(self.handle, token)
         return token, self._gauge.measure(logits, token, best)
+
+    def _bound(self, binding: Binding, logits: npt.NDArray[np.float32]) -> int:
+        """Choose among the tokens that spell what must be spelled."""
+        self._candidates.fill_some(binding.allowed(), logits)
+        self._candidates.apply(self.handle)
+        token = self._candidates.selected()
+        if token is None:
+            raise RequestError("this model cannot write the end of answer_prefix; end it earlier")
+        binding.accept(self._vocabulary.piece(token))
+        self._binding = None if binding.is_done else binding
+        return token
 
     def _draw(self, logits: npt.NDArray[np.float32], grammar: Grammar | None = None) -> int:
         self._candidates.fill(logits)

@@ -28,11 +28,15 @@ _DONE = object()
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is to be written, and for whom; `observer` is shown each token's hidden state."""
+    """What is to be written, and for whom; `observer` is shown each token's hidden state.
+
+    `spell` are bytes of the answer's beginning that its first tokens must spell once more.
+    """
 
     request: Request
     prompt: list[int]
     answer: Answer
+    spell: bytes = b""
     patience: Patience
     observer: StateObserver | None = None
 
@@ -68,6 +72,7 @@ class Writer:
         vocabulary = self._vocabulary
         with Sampler(request.sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
             sampler.begin_with(self._prompts.prefix(request))
+            sampler.bind(self._prompts.healer.bind(task.spell))
             seat.pace.before_prompt()
             scores: list[PromptToken] = []
             ended = self._read(cache, task, pins, scores)
@@ -133,14 +138,17 @@ class Writer:
         self, cache: KvCache, task: Task, tokens: Iterator[Chosen]
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
-        answer = task.answer
+        answer, left = task.answer, task.spell
         ended: FinishReason = "length"  # when the tokens run out, the context is full
         try:
             for chosen in tokens:
                 if self._vocabulary.is_end(chosen.token):
                     ended = "stop"
                     break
-                yield self._delta(cache, task, chosen)
+                piece = self._vocabulary.piece(chosen.token)
+                known, left = left[: len(piece)], left[len(piece) :]
+                if len(known) < len(piece) or not piece:  # else the reader has it already
+                    yield self._delta(cache, task, chosen, piece[len(known) :])
                 if (reason := answer.ended() or task.patience.ended()) is not None:
                     ended = reason
                     break
@@ -154,11 +162,10 @@ class Writer:
             yield rest
         yield answer.finish(ended, dropped_tokens=cache.window.dropped)
 
-    def _delta(self, cache: KvCache, task: Task, chosen: Chosen) -> Delta:
-        """Return a token's Delta, with whatever else was asked for of it."""
+    def _delta(self, cache: KvCache, task: Task, chosen: Chosen, piece: bytes) -> Delta:
+        """Return a token's Delta of these new bytes, with whatever else was asked for of it."""
         if task.observer is not None:
             task.observer(task.answer.num_tokens, cache.hidden(chosen.row).copy())
         count = task.request.sampling.logprobs
         others = likeliest(cache.logits(chosen.row), count, self._vocabulary) if count else ()
-        piece = self._vocabulary.piece(chosen.token)
         return task.answer.take(chosen.token, piece, chosen.confidence, others)

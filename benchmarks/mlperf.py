@@ -1,10 +1,12 @@
 """The endpoint under MLPerf's LoadGen: SingleStream, Server, Offline.
 
     pip install mlcommons-loadgen
-    python -m benchmarks.mlperf http://127.0.0.1:8000/v1 --scenario Server --qps 5
+    python -m benchmarks.mlperf http://127.0.0.1:8000/v1 --scenario Server --qps 5 \\
+        --json benchmarks/mlperf.json
 
 LoadGen decides when each query is sent and judges the latencies; its own logs go to --logs. These
-are its scenarios over our prompts, not a submission: MLPerf's models and accuracy runs are others.
+are its scenarios over our prompts, not a submission: MLPerf's models and accuracy runs are others,
+and a submission runs for ten minutes at the least, where --seconds says how long this one does.
 """
 
 from __future__ import annotations
@@ -13,8 +15,11 @@ import argparse
 import array
 import asyncio
 import json
+import os
+import platform
 import sys
 import threading
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +91,16 @@ def run(asker: Asker, scenario: str, qps: float, seconds: float, logs: Path) -> 
     return {name.strip(): value.strip() for name, value in pairs}
 
 
+def keep(path: Path, document: dict[str, Any]) -> None:
+    """Put one scenario's summary into a file, beside those of the others."""
+    kept = json.loads(path.read_text("utf-8")) if path.exists() else {"scenarios": {}}
+    kept["hardware"] = f"{platform.machine()}, {os.cpu_count()} cores shared by server and client"
+    kept["versions"] = {name: version(name) for name in ("torch", "starlette", "uvicorn")}
+    kept["not_a_submission"] = "our model and prompts, and a min_duration of our own"
+    kept["scenarios"][document["scenario"]] = document
+    path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Run one scenario and print its summary as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -96,6 +111,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--output-len", type=int, default=32)
     parser.add_argument("--logs", type=Path, default=Path("build/mlperf"))
+    parser.add_argument("--json", type=Path, help="add the scenario to this file")
     chosen = parser.parse_args()
     chosen.logs.mkdir(parents=True, exist_ok=True)
     httpx.get(f"{chosen.url.rstrip('/')}/models", trust_env=False).raise_for_status()
@@ -103,6 +119,8 @@ def main() -> None:
     summary = run(asker, chosen.scenario, chosen.qps, chosen.seconds, chosen.logs)
     document = {"scenario": chosen.scenario, "failed": asker.num_failed, **summary}
     print(json.dumps(document, indent=2))
+    if chosen.json is not None:
+        keep(chosen.json, document)
     if asker.num_failed:  # LoadGen cannot tell a refusal from a quick answer
         sys.exit(f"{asker.num_failed} queries failed, so that the latencies mean nothing")
 

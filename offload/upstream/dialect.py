@@ -23,12 +23,18 @@ _SALT = {"cache_salt": "cache_salt"}
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """One kind of server; `words` are its names for what OpenAI has no name for."""
+    """One kind of server; `words` are its names for what OpenAI has no name for.
+
+    `ignores` are OpenAI's own words that it reads over in silence, so that they must not be asked.
+    One that `always_samples` takes no temperature of 0 for the likeliest token.
+    """
 
     name: str
     words: dict[str, str] = field(default_factory=dict)
     max_tokens: str = "max_tokens"
     continues: bool = False  # goes on behind a begun answer, by continue_final_message
+    ignores: frozenset[str] = frozenset()
+    always_samples: bool = False
 
 
 _KNOWN = {
@@ -42,6 +48,14 @@ _KNOWN = {
     "me": Dialect(  # what llama-cpp-python's server says
         name="llama-cpp-python",
         words={"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"},
+    ),
+    "deepspeed-mii": Dialect(
+        name="DeepSpeed-MII",
+        words={"top_k": "top_k"},
+        ignores=frozenset(
+            {"seed", "logit_bias", "json_schema", "tools", "token ids", "more stops"}
+        ),
+        always_samples=True,
     ),
     "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS | _SALT),
 }
@@ -61,6 +75,8 @@ def check(request: Request, dialect: Dialect) -> None:
     begun = bool(request.answer_prefix and request.messages and not dialect.continues)
     begun |= bool(request.answer_prefix and request.prompt_token_ids)
     _refuse("answer_prefix", begun, "no way to go on with an answer", dialect)
+    for name, is_asked in _plain(request).items():
+        _refuse(name, is_asked and name in dialect.ignores, "no ear for it", dialect)
     for name, value in _extras(request).items():
         _refuse(name, value is not None and name not in dialect.words, "no word for it", dialect)
 
@@ -68,7 +84,23 @@ def check(request: Request, dialect: Dialect) -> None:
 def extra_words(request: Request, dialect: Dialect) -> dict[str, float | int | str]:
     """Return the fields that are this server's own, as far as the request asks for them."""
     asked = {name: value for name, value in _extras(request).items() if value is not None}
-    return {dialect.words[name]: value for name, value in asked.items()}
+    said = {dialect.words[name]: value for name, value in asked.items()}
+    if dialect.always_samples and request.sampling.temperature == 0.0:
+        said |= {"temperature": 1.0, dialect.words["top_k"]: 1}  # the likeliest alone to draw from
+    return said
+
+
+def _plain(request: Request) -> dict[str, bool]:
+    """Return which of OpenAI's own words are asked for that some servers do not hear."""
+    sampling, calls = request.sampling, any(turn.tool_calls for turn in request.messages)
+    return {
+        "seed": sampling.seed is not None and sampling.temperature > 0.0,
+        "logit_bias": bool(sampling.logit_bias),
+        "json_schema": sampling.json_schema is not None,
+        "tools": bool(request.tools) or calls,
+        "token ids": bool(request.prompt_token_ids),
+        "more stops": len(sampling.stop) > 1,
+    }
 
 
 def _extras(request: Request) -> dict[str, float | int | str | None]:

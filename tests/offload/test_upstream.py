@@ -174,6 +174,19 @@ async def test_what_may_not_leave_does_not() -> None:
         ("somebody", Request(prompt="a", sampling=Sampling(min_p=0.1)), "min_p"),
         ("llamacpp", Request(messages=CHAT.messages, answer_prefix="so"), "answer_prefix"),
         ("llamacpp", Request(prompt="a", cache_salt="s"), "cache_salt"),
+        ("deepspeed-mii", Request(prompt="a", sampling=Sampling(json_schema={})), "json_schema"),
+        ("deepspeed-mii", Request(prompt="a", sampling=Sampling(stop=("a", "b"))), "more stops"),
+        (
+            "deepspeed-mii",
+            Request(prompt="a", sampling=Sampling(logit_bias={1: 1.0})),
+            "logit_bias",
+        ),
+        ("deepspeed-mii", Request(prompt_token_ids=(1,)), "token ids"),
+        (
+            "deepspeed-mii",
+            Request(prompt="a", sampling=Sampling(seed=1, temperature=1.0)),
+            "seed",
+        ),
     ],
 )
 async def test_what_such_a_server_cannot_do_is_said(
@@ -249,6 +262,20 @@ async def test_a_server_that_comes_up_late_is_asked_again(
 async def test_half_an_answer_is_never_taken_for_a_whole_one(events: tuple[Any, ...]) -> None:
     with pytest.raises(CloudFailed):
         await read(upstream(says(*events)))
+
+
+async def test_a_server_that_always_samples_is_left_one_token_to_draw() -> None:
+    bodies: list[Any] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, content=sse(piece("a"), piece("", "stop"), "[DONE]"))
+
+    engine = upstream(reply, owner="deepspeed-mii")
+    await read(engine)
+    await read(engine, Request(prompt="a", sampling=Sampling(temperature=0.5, top_k=7)))
+    told = [(body["temperature"], body["top_k"]) for body in bodies]
+    assert told == [(1.0, 1), (0.5, 7)]
 
 
 async def test_calls_of_tools_are_said_as_models_write_them() -> None:

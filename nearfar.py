@@ -21,6 +21,8 @@ import offload.policy.cli
 import quantize.cli
 from backbone.causes import cause
 from backbone.errors import NearfarError
+from edge.cli import ASKING, DEVICE
+from offload.cli import FAR
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from offload.engine import Engine
     from serve.options import ServeOptions
 
+PREPARING = "Measure and prepare"
+
 app = typer.Typer(
     name="nearfar",
     help="Run a language model near, and ask one far away only when that pays.",
@@ -36,13 +40,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(edge.cli.app)
-app.add_typer(edge.desk.models_cli.models_app, name="models")
-app.add_typer(edge.desk.conversations_cli.conversations_app, name="conversations")
-app.add_typer(offload.config_cli.config_app, name="config")
-app.add_typer(edge.cli.bench_app, name="bench")
-app.add_typer(quantize.cli.app, name="quantize")
-app.add_typer(offload.policy.cli.policy_app, name="policy")
-app.add_typer(offload.cli.link_app, name="link")
+app.add_typer(
+    edge.desk.conversations_cli.conversations_app, name="conversations", rich_help_panel=ASKING
+)
+app.add_typer(edge.desk.models_cli.models_app, name="models", rich_help_panel=DEVICE)
+app.add_typer(offload.config_cli.config_app, name="config", rich_help_panel=DEVICE)
+app.add_typer(offload.policy.cli.policy_app, name="policy", rich_help_panel=FAR)
+app.add_typer(offload.cli.link_app, name="link", rich_help_panel=FAR)
 
 
 def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]:
@@ -53,7 +57,11 @@ def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]
     return face_at(engine, load(places().config_file), address)
 
 
-app.add_typer(cloud.cli.build(open_http=_http_face), name="cloud")
+app.add_typer(cloud.cli.build(open_http=_http_face), name="cloud", rich_help_panel=FAR)
+_serving = typer.Typer()
+app.add_typer(_serving)  # last of those in its group that answer
+app.add_typer(edge.cli.bench_app, name="bench", rich_help_panel=PREPARING)
+app.add_typer(quantize.cli.app, name="quantize", rich_help_panel=PREPARING)
 
 
 def _version(wanted: bool) -> None:
@@ -79,7 +87,7 @@ def nearfar(
         typer.echo(greeting())
 
 
-@app.command()
+@_serving.command(rich_help_panel=ASKING)
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 8080 unless set.")] = None,

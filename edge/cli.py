@@ -12,6 +12,8 @@ from offload.policy.cli import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
 
+ASKING, DEVICE = "Ask", "This device"  # the groups in which `nearfar --help` shows commands
+
 app = typer.Typer()
 bench_app = typer.Typer(help="Measure this device and the pair.", no_args_is_help=True)
 
@@ -47,7 +49,7 @@ Files = Annotated[
 ]
 
 
-@app.command()
+@app.command(rich_help_panel=ASKING)
 def ask(
     prompt: Annotated[
         str | None,
@@ -89,7 +91,7 @@ def ask(
     raise typer.Exit(ask_once(text or "", wish, why=why, as_json=as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=ASKING)
 def chat(
     first: Annotated[
         str | None, typer.Argument(help="The first question; without one you are asked for it.")
@@ -137,7 +139,7 @@ def chat(
     raise typer.Exit(chat_on(wish, past, first or "", as_json=as_json))
 
 
-@app.command()
+@app.command(rich_help_panel=ASKING)
 def assistant(
     model: Model = None,
     offline: Offline = False,
@@ -165,14 +167,17 @@ def assistant(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=DEVICE)
 def doctor(
     tune: Annotated[
         bool, typer.Option("--tune", help="Measure for up to a minute, and keep the best settings.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show this device, its models and its link, and what is wrong; 1 if it cannot answer."""
+    """Show this device, its models and its link, and what is wrong with them.
+
+    The exit status is 1 where nothing can be answered here.
+    """
     from edge.device.doctor import examine
     from edge.device.findings import show, tuned
 

@@ -99,8 +99,8 @@ def require_same_words(model: Model, draft: Model) -> None:
             difference = f"{ours.name(token)!r} as token {token} and not {theirs.name(token)!r}"
     if difference:
         raise SettingsError(
-            f"draft_model {draft.path.name} has {difference}, as {model.path.name} has; "
-            "choose a smaller model of the same family"
+            f"draft_model {draft.path.name} has another vocabulary than {model.path.name} "
+            f"({difference}); choose a smaller model of the same family"
         )
 
 

@@ -99,6 +99,15 @@ def test_the_choices_for_the_near_model_are_told_with_their_reasons() -> None:
     assert all(each.why for each in chosen.values())
 
 
+def test_a_draft_model_is_told_with_what_it_takes(stories_gguf: Path) -> None:
+    fit, problems = Settings(edge=EdgeSettings(draft_model="embedded")), list[str]()
+    chosen = {each.name: each for each in chosen_settings(fit, places(), problems)}
+    assert "MB beside" in chosen["draft_model"].why and problems == []
+    unfit = Settings(edge=EdgeSettings(draft_model=str(stories_gguf)))
+    assert chosen_settings(unfit, places(), problems) == []
+    assert "another vocabulary" in problems[0]
+
+
 def test_what_hinders_a_choice_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "broken.gguf").write_bytes(b"GGUF")
     settings = Settings(edge=EdgeSettings(model=str(tmp_path / "broken.gguf")))

@@ -262,13 +262,13 @@ WORDS = [f"w{number}" for number in range(300)]
 def test_another_vocabulary_is_refused_in_one_line(other: SimpleNamespace, said: str) -> None:
     require_same_words(_vocabulary(WORDS), _vocabulary(WORDS))  # type: ignore[arg-type]
     require_same_words(_vocabulary(WORDS), _vocabulary([*WORDS, "padding"]))  # type: ignore
-    with pytest.raises(SettingsError, match=said) as caught:
+    with pytest.raises(SettingsError, match="another vocabulary") as caught:
         require_same_words(_vocabulary(WORDS), other)  # type: ignore[arg-type]
-    assert "choose a smaller model of the same family" in str(caught.value)
+    assert f"({said})" in str(caught.value) and "of the same family" in str(caught.value)
 
 
 def test_a_stranger_is_refused_before_anything_is_loaded(tiny_gguf: Path) -> None:
-    with pytest.raises(SettingsError, match=r"draft_model nearfar-edge.* has"):
+    with pytest.raises(SettingsError, match="another vocabulary than"):
         _engine(tiny_gguf, EDGE_MODEL)
 
 

@@ -17,7 +17,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
+from backbone.share import Share
 from cloud.engine.options import EngineOptions
 from cloud.engine.parallel import Meeting
 
@@ -67,10 +69,14 @@ class Crew:
 
 
 def gather(folder: Path, options: EngineOptions) -> tuple[Crew, Meeting | None]:
-    """Start the other processes of a shared model, unless torchrun has; return where to meet."""
+    """Start the other processes of a shared model, unless torchrun has; return where to meet.
+
+    Raises CheckpointError for a model that cannot be shared so, before anything is started.
+    """
     size = options.tensor_parallel_size
     if size == 1:
         return Crew([]), None
+    Share(0, size).of_config(NetworkConfig.load(folder))
     if (meeting := Meeting.by_torchrun(size)) is not None:
         return Crew([]), meeting
     place = Path(tempfile.mkdtemp(prefix="nearfar-crew-"))

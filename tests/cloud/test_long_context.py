@@ -50,13 +50,34 @@ def test_a_steps_memory_does_not_hang_on_the_context() -> None:
     assert short.kv_bytes_per_token == long.kv_bytes_per_token
 
 
-@pytest.mark.parametrize("family", ["mistral-window", "qwen2-some-windows", "qwen3-yarn"])
-async def test_windows_hold_across_pieces_and_blocks(family: str, tmp_path: Path) -> None:
+FAMILIES = [
+    "mistral-window",
+    "qwen2-some-windows",
+    "qwen3-yarn",
+    "qwen3-moe",
+    "gemma2-some-windows",
+    "gemma3-some-windows",
+]
+
+
+@pytest.mark.parametrize("caching", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+async def test_windows_hold_across_pieces_and_blocks(
+    family: str, caching: bool, tmp_path: Path
+) -> None:
     folder = write_checkpoint(tmp_path, family)
-    options = EngineOptions(device="cpu", max_num_batched_tokens=6, block_size=3)
+    options = EngineOptions(
+        device="cpu",
+        max_num_batched_tokens=6,
+        block_size=3,
+        enable_prefix_caching=caching,
+        response_cache_size=0,
+    )
     engine = CloudEngine(folder, options=options)
     prompt = "what is seventeen plus twenty-five, and how many seconds has an hour?"
-    deltas, _ = await answer(engine, ask(prompt, max_tokens=40))
-    assert tokens_of(deltas) == reference_tokens(folder, prompt, 40)
+    expected = reference_tokens(folder, prompt, 40)
+    for _ in range(2):  # the second time from the prefix cache
+        deltas, _ = await answer(engine, ask(prompt, max_tokens=40))
+        assert tokens_of(deltas) == expected
     await engine.aclose()
     engine._loop._batching.check_integrity()

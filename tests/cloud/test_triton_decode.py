@@ -26,31 +26,52 @@ DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 
 
 def reference(
-    q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None
+    q: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    window: int | None,
+    num_sinks: int = 0,
+    cap: float | None = None,
 ) -> torch.Tensor:
     """Return the attention [heads, dim] of one query over keys [tokens, kv_heads, dim]."""
     if window is not None:
-        keys, values = keys[-window:], values[-window:]
+        at = torch.arange(len(keys))
+        seen = (at >= len(keys) - window) | (at < num_sinks)
+        keys, values = keys[seen], values[seen]
     group = q.shape[0] // keys.shape[1]
     keys, values = (x.repeat_interleave(group, dim=1).double() for x in (keys, values))
     scores = torch.einsum("hd,khd->hk", q.double(), keys) / q.shape[1] ** 0.5
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
     return torch.einsum("hk,khd->hd", torch.softmax(scores, -1), values)
 
 
 @pytest.mark.parametrize(
-    ("heads", "kv_heads", "dim", "block_size", "window", "lengths"),
+    ("heads", "kv_heads", "dim", "block_size", "window", "sinks", "cap", "lengths"),
     [
-        (4, 2, 16, 4, None, [1, 5, 33]),
-        (3, 1, 64, 16, None, [300, 17, 0]),
-        (6, 2, 24, 8, None, [40, 1]),
-        (8, 8, 32, 16, None, [70]),
-        (32, 1, 16, 16, None, [20]),
-        (4, 2, 16, 4, 7, [3, 7, 8, 50]),
-        (4, 2, 16, 4, 100, [3, 120]),
+        (4, 2, 16, 4, None, 0, None, [1, 5, 33]),
+        (3, 1, 64, 16, None, 0, None, [300, 17, 0]),
+        (6, 2, 24, 8, None, 0, None, [40, 1]),
+        (8, 8, 32, 16, None, 0, None, [70]),
+        (32, 1, 16, 16, None, 0, None, [20]),
+        (4, 2, 16, 4, 7, 0, None, [3, 7, 8, 50]),
+        (4, 2, 16, 4, 100, 0, None, [3, 120]),
+        (4, 2, 16, 4, 7, 4, None, [0, 3, 10, 11, 12, 50]),
+        (4, 2, 16, 4, 33, 5, None, [30, 39, 200]),
+        (4, 2, 16, 4, None, 3, None, [30]),
+        (4, 2, 16, 4, None, 0, 0.7, [1, 33, 0]),
+        (6, 2, 24, 8, 9, 2, 0.3, [4, 40]),
     ],
 )
 def test_paged_decode_equals_plain_attention(
-    heads: int, kv_heads: int, dim: int, block_size: int, window: int | None, lengths: list[int]
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    block_size: int,
+    window: int | None,
+    sinks: int,
+    cap: float | None,
+    lengths: list[int],
 ) -> None:
     torch.manual_seed(0)
     num_blocks = sum(-(-length // block_size) for length in lengths) + 3
@@ -65,7 +86,7 @@ def test_paged_decode_equals_plain_attention(
         table[i, : len(blocks)] = torch.tensor(blocks, dtype=torch.int32)
         slots = [blocks[at // block_size] * block_size + at % block_size for at in range(length)]
         if length:
-            expected[i] = reference(q[i], keys[slots], values[slots], window)
+            expected[i] = reference(q[i], keys[slots], values[slots], window, sinks, cap)
     out = paged_decode(
         q.to(DEVICE),
         keys.to(DEVICE),
@@ -74,6 +95,8 @@ def test_paged_decode_equals_plain_attention(
         torch.tensor(lengths, dtype=torch.int32, device=DEVICE),
         block_size=block_size,
         window=window,
+        num_sinks=sinks,
+        soft_cap=cap,
     )
     torch.testing.assert_close(out.cpu().double(), expected, atol=2e-6, rtol=1e-5)
 

@@ -100,10 +100,15 @@ def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
     )
     try:
         config.load()
-    except (ssl.SSLError, OSError) as error:
+    except ssl.SSLError:  # whose words are OpenSSL's own
         raise SettingsError(
-            f"serve.tls_cert and serve.tls_key cannot be used ({cause(error)}); "
-            "name a PEM certificate and the key that belongs to it"
+            "serve.tls_cert and serve.tls_key are not a certificate and its key; "
+            "name two PEM files that belong together"
+        ) from None
+    except OSError as error:
+        raise SettingsError(
+            f"serve.tls_cert and serve.tls_key cannot be read ({cause(error)}); "
+            "mend their permissions"
         ) from None
     return config
 

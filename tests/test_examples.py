@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from offload.policy.questions import read_questions
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -37,3 +39,19 @@ def test_the_readmes_python_runs() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0 and "Paris" in done.stdout, done.stderr
+
+
+def test_every_example_is_named_by_a_test() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("*.py"))
+    files = [path for path in (ROOT / "examples").rglob("*") if path.is_file()]
+    examples = [path for path in files if "__pycache__" not in path.parts]
+    assert len(examples) > 8
+    names = {path.name: f"{path.stem}." for path in examples}
+    assert [name for name, start in names.items() if name not in tests and start not in tests] == []
+
+
+def test_the_bank_of_questions_can_be_read_and_has_its_splits() -> None:
+    bank = ROOT / "examples" / "questions.jsonl"
+    splits = [len(read_questions(bank, split=name)) for name in ("calibration", "test")]
+    assert sum(splits) == len(read_questions(bank)) == 720
+    assert splits == [480, 240]

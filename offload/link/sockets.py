@@ -78,9 +78,8 @@ def listen(
         socket.bind(endpoint)
     except zmq.ZMQError as error:
         socket.close(linger=0)
-        raise SettingsError(
-            f"cannot listen at {endpoint} ({cause(error)}); choose another address or port"
-        ) from None
+        remedy = "choose another address or port" if "://" in endpoint else "write tcp://HOST:PORT"
+        raise SettingsError(f"cannot listen at {endpoint} ({cause(error)}); {remedy}") from None
     return socket
 
 

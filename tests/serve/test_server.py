@@ -173,7 +173,7 @@ async def test_a_damaged_certificate_is_told_with_its_remedy(tmp_path: Path) -> 
     for name in ("cert.pem", "key.pem"):
         (tmp_path / name).write_text("nothing")
     options = ServeOptions(port=0, tls_cert=tmp_path / "cert.pem", tls_key=tmp_path / "key.pem")
-    with pytest.raises(SettingsError, match="name a PEM certificate"):
+    with pytest.raises(SettingsError, match="name two PEM files"):
         await run(ScriptedEngine(), options=options)
 
 

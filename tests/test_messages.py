@@ -11,7 +11,9 @@ ROOT = Path(__file__).parents[1]
 ROOMS = ("backbone", "quantize", "offload", "edge", "cloud", "serve")
 # What only the two ends of a link say to each other, and what a caller words itself.
 BETWEEN_MACHINES = {"WireError"}
-REMEDY = re.compile(r"[;:]|\b(must|at most|at least|only|choose|use|(known|supported) are)\b")
+REMEDY = re.compile(
+    r"[;:]|\b(must|at most|at least|only|choose|use|needs?|(known|supported) are)\b"
+)
 
 
 def modules() -> list[Path]:

@@ -13,25 +13,14 @@ from typing import Any
 
 import torch
 
+from benchmarks.cloud_load import jobs_of, words
 from benchmarks.cloud_models import BenchModel
 from benchmarks.cloud_sides import Job, Theirs, our_engine, ours, ours_together
+from benchmarks.cloud_switches import response_cache, short_first, target_step
 from cloud.engine.engine import CloudEngine
 
 Row = dict[str, Any]
-_WORDS = "what is the sum of seven and nine how many seconds are in three hours"
 _FIXED_BATCH = 8
-
-
-def jobs_of(count: int, prompt: tuple[int, int], answer: tuple[int, int], seed: int) -> list[Job]:
-    """Return jobs whose prompts have that many words, and answers that many tokens."""
-    chance = random.Random(seed)
-    sizes = [(chance.randint(*prompt), chance.randint(*answer)) for _ in range(count)]
-    return [Job(words(num_words, chance), num_tokens) for num_words, num_tokens in sizes]
-
-
-def words(count: int, chance: random.Random) -> str:
-    """Return a text of common words."""
-    return " ".join(chance.choices(_WORDS.split(), k=count))
 
 
 async def batch_one(model: BenchModel, *, quick: bool) -> Row:
@@ -153,6 +142,9 @@ CPU_ROWS: dict[str, Callable[..., Awaitable[Row]]] = {
     "mixed-16": mixed,
     "poisson": poisson,
     "prefix": prefix,
+    "short-first": short_first,
+    "target-step": target_step,
+    "response-cache": response_cache,
 }
 
 

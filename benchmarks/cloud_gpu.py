@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cloud_cpu import words
+from benchmarks.cloud_load import words
 from benchmarks.cloud_models import random_model
 from benchmarks.cloud_sides import Job, Theirs, our_engine, ours, ours_together
 from cloud.engine.engine import CloudEngine

@@ -41,7 +41,7 @@ class Told:
 async def our_engine(folder: Path, **options: Any) -> AsyncIterator[CloudEngine]:
     """Load our engine, warm it up, and close it behind."""
     # Rounds repeat their questions, which must be answered anew each time.
-    engine = CloudEngine(folder, options=EngineOptions(response_cache_size=0, **options))
+    engine = CloudEngine(folder, options=EngineOptions(**{"response_cache_size": 0, **options}))
     try:
         await ours(engine, Job("warm up", 8))
         yield engine

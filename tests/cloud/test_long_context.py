@@ -5,12 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
 
+from backbone.config import NetworkConfig
+from backbone.network import Network
 from backbone.sampling import Sampler, SamplingValues
+from cloud.engine.attention.sdpa import SdpaAttention
 from cloud.engine.blocks import BlockPool
 from cloud.engine.engine import CloudEngine
+from cloud.engine.fused import FusedNetwork
+from cloud.engine.kv_cache import KVCache
 from cloud.engine.memory import plan_memory
 from cloud.engine.options import EngineOptions
+from cloud.engine.runner import Runner
 from cloud.engine.scheduler import Scheduler
 from cloud.engine.sequence import Sequence
 from offload.pair import CLOUD_MODEL
@@ -81,3 +89,48 @@ async def test_windows_hold_across_pieces_and_blocks(
         assert tokens_of(deltas) == expected
     await engine.aclose()
     engine._loop._batching.check_integrity()
+
+
+CONFIG = NetworkConfig(
+    model_type="llama",
+    vocab_size=32,
+    hidden_size=32,
+    intermediate_size=32,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=8,
+    max_position_embeddings=8192,
+)
+
+
+def peak_of(num_tokens: int, *, at_once: int) -> int:
+    """Read a prompt on the torch backend; return the most bytes its steps held beside the cache."""
+    torch.manual_seed(0)
+    network = FusedNetwork(Network(CONFIG).requires_grad_(False), num_tokens)
+    cpu = torch.device("cpu")
+    cache = KVCache(CONFIG, num_tokens // BLOCK, BLOCK, device=cpu, dtype=torch.float32)
+    runner = Runner(network, SdpaAttention(CONFIG, cache), BLOCK)
+    pool = BlockPool(num_tokens // BLOCK)
+    planner = Scheduler(pool, block_size=BLOCK, max_num_seqs=1, max_num_batched_tokens=at_once)
+    prompt = [token % 32 for token in range(num_tokens)]
+    planner.add(Sequence(prompt, max_tokens=1, sampler=Sampler(SamplingValues(), seed=0)))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        while planner.waiting or planner.running[0].num_pending:
+            slices = planner.schedule()
+            runner.step(slices)
+            planner.computed(slices[0])
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    now = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        now += event.nbytes()
+        most = max(most, now)
+    return most
+
+
+@pytest.mark.parametrize("at_once", [256, 8192], ids=["in pieces", "in one step"])
+def test_memory_of_a_prompt_grows_with_its_length_and_not_its_square(at_once: int) -> None:
+    short, middle, long = (peak_of(length, at_once=at_once) for length in (1024, 2048, 4096))
+    # A square would add four times as much for each doubling.
+    assert long - middle < 2.5 * (middle - short)
+    assert long < 4.5 * short

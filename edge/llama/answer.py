@@ -46,7 +46,7 @@ class Answer:
         self._max_tokens = request.sampling.max_tokens
         self._stream = TextStream(request.sampling.stop)
         self._num_prompt = num_prompt
-        self._num_cached = num_cached  # of the prompt's tokens, not computed again
+        self.num_cached = num_cached  # of the prompt's tokens, not computed again
         self._queue_s = queue_s
         self._prompt_tokens: tuple[PromptToken, ...] = ()
         self.num_tokens = 0  # written so far
@@ -99,7 +99,7 @@ class Answer:
         """Return the end of the answer."""
         usage = Usage(
             prompt_tokens=self._num_prompt,
-            cached_tokens=self._num_cached,
+            cached_tokens=self.num_cached,
             completion_tokens=self.num_tokens,
             queue_s=self._queue_s,
             prefill_s=self._prefilled - self._started,

@@ -38,7 +38,8 @@ class TorchOptions:
 
     max_num_seqs: answers written at once, each with keys and values of its own; others wait.
     max_draft_tokens: guessed from earlier text and verified in one step, while one answer is
-    written alone; 0 is off. session_folder: where conversations are kept; None is nowhere.
+    written alone; 0 is off. enable_prefix_caching: off to read every prompt from its start.
+    session_folder: where conversations are kept; None is nowhere.
     check_memory: off to load whatever the free memory is said to be.
     """
 
@@ -55,6 +56,7 @@ class TorchOptions:
     fast_linear: bool = True
     max_num_seqs: int = 1
     max_draft_tokens: int = 0
+    enable_prefix_caching: bool = True
     session_folder: Path | None = None
     session_budget_bytes: int = 1 << 30
     check_memory: bool = True

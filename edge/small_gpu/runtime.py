@@ -194,6 +194,8 @@ class TorchEdgeEngine:
             received=received,
             owner=(asker(), request.cache_salt),
             session=_kept_as(request),
+            # A prompt whose tokens are all to be judged is read from its start.
+            reuse=self._options.enable_prefix_caching and not request.sampling.prompt_logprobs,
         )
 
     def _pins(self, request: Request, prompt: list[int]) -> Pins:

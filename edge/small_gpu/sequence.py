@@ -40,6 +40,7 @@ class Task:
     received: float  # of time.monotonic()
     owner: object = None  # whose text may be shared with it
     session: str | None = None  # under which name it is kept
+    reuse: bool = True  # of what a slot has read before
 
 
 class Sequence:
@@ -82,11 +83,9 @@ class Sequence:
     def sit(self, slot: Slot) -> None:
         """Take a slot, and keep what of the prompt is in it."""
         task, self._slot = self.task, slot
-        # A prompt whose tokens are all to be judged is read from its start.
-        reuse = not task.request.sampling.prompt_logprobs
-        self._reading = Reading(slot, task.prompt, task.pins, reuse=reuse)
-        # Its clock begins now.
-        self._answer = self._new_answer(self._reading.num_shared)
+        self._reading = Reading(slot, task.prompt, task.pins, reuse=task.reuse)
+        self._answer = self._new_answer()  # its clock begins now
+        self._answer.num_cached = self._reading.num_shared
 
     def part(self, limit: int) -> Part | None:
         """Return at most `limit` tokens to evaluate next; None where the context is full.
@@ -137,11 +136,9 @@ class Sequence:
     def _num_alternatives(self) -> int:
         return self.task.request.sampling.logprobs
 
-    def _new_answer(self, num_cached: int = 0) -> Answer:
+    def _new_answer(self) -> Answer:
         task, queue_s = self.task, time.monotonic() - self.task.received
-        return Answer(
-            task.request, num_prompt=len(task.prompt), queue_s=queue_s, num_cached=num_cached
-        )
+        return Answer(task.request, num_prompt=len(task.prompt), queue_s=queue_s)
 
     def _read(self, reading: Reading, limit: int) -> Part:
         prompt, scored = self.task.prompt, self.task.request.sampling.prompt_logprobs

@@ -174,6 +174,13 @@ async def test_what_is_forgotten_is_gone_from_memory_and_disk(start: Start, tmp_
     assert not list((tmp_path / "sessions").glob("*.kv"))
 
 
+def test_reuse_can_be_switched_off(start: Start) -> None:
+    engine = start(enable_prefix_caching=False)
+    first = turn(engine, FIRST)
+    assert turn(engine, FIRST) == first
+    engine.close()
+
+
 def test_nobody_profits_from_anothers_text(start: Start, tmp_path: Path) -> None:
     engine = start(max_num_seqs=1)
     with asked_by("alice"):

@@ -164,7 +164,8 @@ def _out_of_reach(error: OSError) -> str:
     if error.filename is None:
         return f"the system says no ({reason}); free some disk or memory, and try again"
     file = Path(os.fsdecode(error.filename))
-    ours = any(folder in file.parents for folder in (here.config, here.data, here.cache))
+    folders = (here.config, here.data, here.cache)
+    ours = any(each in (file, *file.parents) or file in each.parents for each in folders)
     elsewhere = "set NEARFAR_HOME to another folder" if ours else "name another"
     return f"{file} cannot be used ({reason}); mend its folder or permissions, or {elsewhere}"
 

@@ -68,6 +68,8 @@ def text_config(raw: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(
             f"{model_type!r} is a mixture of experts that is not supported; qwen3_moe is"
         )
+    if not model_type:
+        raise CheckpointError("config.json names no model_type; fetch the model again")
     raise CheckpointError(
         f"unknown architecture {model_type!r}; supported are {', '.join(SUPPORTED_MODEL_TYPES)}"
     )

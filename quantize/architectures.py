@@ -102,6 +102,8 @@ def architecture_of(config: Config) -> Architecture:
     """Return the table for a parsed `config.json`; CheckpointError names an unknown one."""
     model_type = config.get("model_type")
     found = ARCHITECTURES.get(str(model_type))
+    if not model_type:
+        raise CheckpointError("config.json names no model_type; fetch the model again")
     if found is None:
         raise CheckpointError(
             f"unknown architecture {model_type!r}; supported are {', '.join(ARCHITECTURES)}"

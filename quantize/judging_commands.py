@@ -33,7 +33,7 @@ def run_plan(
     """Measure, choose, and write the file where one is named."""
     require_torch()
     if sum((target_bytes is not None, target_bpw is not None, fit)) != 1:
-        raise NearfarError("give exactly one budget: --target-bytes, --target-bpw and --fit")
+        raise NearfarError("give exactly one budget: --target-bytes, --target-bpw or --fit")
     from quantize.calibration import CalibrationOptions
     from quantize.measure_importance import measure_importance
     from quantize.plan import (

@@ -30,6 +30,7 @@ class KvCache:
         self.sliding = sliding
         self._reuse = reuse
         self._appended = False
+        self.num_reused = 0  # tokens of the last prompt that were held already
         self.keep_hidden = False  # of the tokens that an answer is chosen from
 
     def read(self, prompt: Sequence[int], pins: Pins) -> Iterator[None]:
@@ -41,6 +42,7 @@ class KvCache:
         window = self.window
         assert pins.num_tokens < window.capacity, "what is pinned must fit"
         self._keep_shared(prompt, pins)
+        self.num_reused = len(window.stream)
         resume = window.resume_at(len(prompt), pins, room=window.capacity // 4)
         first = min(max(window.num_sinks, pins.num_first), resume)
         left = len(prompt) - max(first, len(window.stream))
@@ -59,6 +61,7 @@ class KvCache:
         """
         assert len(prompt) < self.window.capacity, "a prompt to be scored must fit"
         self.clear()
+        self.num_reused = 0
         size = self._context.max_rows
         for start in range(0, len(prompt), size):
             places = range(start, min(start + size, len(prompt)))

@@ -33,6 +33,7 @@ from edge.llama.sessions import SessionStore
 from edge.llama.trial import require_survival
 from edge.llama.window import Window
 from edge.llama.writer import Task, Writer
+from offload.asker import asker
 from offload.engine import StateObserver
 from offload.errors import EngineStopped, RequestError, SettingsError
 from offload.messages import Delta, Finish, ModelCard, Request
@@ -191,13 +192,15 @@ class LlamaEngine:
     async def forget(self, session: str) -> None:
         """Forget a conversation's keys and values, in memory and on disk."""
         self._require_open()
-        await asyncio.to_thread(self._seats.forget, session)
+        await asyncio.to_thread(self._seats.forget, _name(session, asker()) or session)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()
-        received = time.monotonic()
-        stream = self._worker.stream(lambda gone: self.answer(request, gone, received=received))
+        received, who = time.monotonic(), asker()
+        stream = self._worker.stream(
+            lambda gone: self.answer(request, gone, received=received, who=who)
+        )
         try:
             async for item in stream:
                 yield item
@@ -210,19 +213,21 @@ class LlamaEngine:
         cancelled: threading.Event | None = None,
         *,
         received: float | None = None,
+        who: str = "",
     ) -> Iterator[Delta | Finish]:
         """Yield what generate() streams, in the calling thread; for `max_num_seqs`
         threads at a time, the next one waits.
 
-        `received`, of time.monotonic(), is when the request's deadline began to count.
+        `received`, of time.monotonic(), is when the request's deadline began to count; `who` asks.
         """
         self._require_open()
         received = time.monotonic() if received is None else received
         prompt, spell = self._prompts.begun(request)
         if not prompt:
             raise RequestError("the prompt has no tokens; write a question")
-        with self._seats.take(request.session, prompt) as seat, seat.writing():
-            seat.conversation.enter(request.session, prompt)
+        session, owner = _name(request.session, who), (who, request.cache_salt)
+        with self._seats.take(session, prompt, owner) as seat, seat.writing():
+            seat.conversation.enter(session, prompt)
             queue_s = time.monotonic() - received
             task = Task(
                 request=request,
@@ -253,3 +258,8 @@ class LlamaEngine:
         for seat in self._seats.all:
             seat.conversation.leave()
         self._owned.close()
+
+
+def _name(session: str | None, who: str) -> str | None:
+    """Return under which name a conversation is kept: no asker finds another's."""
+    return f"{who}\n{session}" if session is not None and who else session

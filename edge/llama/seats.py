@@ -11,18 +11,29 @@ from edge.llama.cache import KvCache
 from edge.llama.conversation import Conversation
 from edge.llama.pace import Pace
 
+Owner = tuple[str, str]  # who asks (offload/asker.py), and the request's cache salt
+
 
 @dataclass(kw_only=True)
 class Seat:
     """One place: its cache, the conversation in it, and the pace of its steps.
 
-    `writing()` counts an answer among those that a step waits for, where steps are shared.
+    `writing()` counts an answer among those that a step waits for, where steps are shared. `owner`
+    is for whom the text in its cache was read: nobody else's prompt is compared with it.
     """
 
     cache: KvCache
     conversation: Conversation
     pace: Pace
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
+    owner: Owner = ("", "")
+
+    def hand_over(self, owner: Owner) -> None:
+        """Let the seat be `owner`'s, and empty where it was another's."""
+        if self.owner != owner:
+            self.conversation.leave()
+            self.cache.clear()
+            self.owner = owner
 
 
 class Seats:
@@ -34,13 +45,16 @@ class Seats:
         self._cond = threading.Condition()
 
     @contextmanager
-    def take(self, session: str | None, prompt: Sequence[int]) -> Iterator[Seat]:
+    def take(
+        self, session: str | None, prompt: Sequence[int], owner: Owner = ("", "")
+    ) -> Iterator[Seat]:
         """Lend a seat."""
         with self._cond:
             self._cond.wait_for(lambda: bool(self._free))
-            seat = max(self._free, key=lambda seat: self._worth(seat, session, prompt))
+            seat = max(self._free, key=lambda seat: self._worth(seat, session, prompt, owner))
             self._free.remove(seat)
         try:
+            seat.hand_over(owner)
             yield seat
         finally:
             with self._cond:
@@ -61,8 +75,11 @@ class Seats:
             yield
 
     @staticmethod
-    def _worth(seat: Seat, session: str | None, prompt: Sequence[int]) -> tuple[bool, int, bool]:
-        own = session is not None and seat.conversation.session == session
-        shared = seat.cache.window.shared(prompt)
+    def _worth(
+        seat: Seat, session: str | None, prompt: Sequence[int], owner: Owner
+    ) -> tuple[bool, int, bool]:
+        mine = seat.owner == owner
+        own = mine and session is not None and seat.conversation.session == session
+        shared = seat.cache.window.shared(prompt) if mine else 0
         # Among seats with nothing to share, an empty one costs nobody their text.
         return own, shared, seat.cache.window.used == 0

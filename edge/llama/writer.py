@@ -77,6 +77,7 @@ class Writer:
             scores: list[PromptToken] = []
             ended = self._read(cache, task, pins, scores)
             task.answer.prefilled(tuple(scores))
+            task.answer.num_cached = cache.num_reused
             if ended is not None:
                 yield task.answer.finish(ended)
                 return

@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 import nearfar
+from offload.messages import EngineLoad
 from offload.settings import ServeSettings
 from serve.app import build_app
 from serve.metrics import Metrics
@@ -41,8 +42,15 @@ def accepts(words: list[str]) -> bool:
     return done.exit_code == 0 and all(option in done.output for option in options)
 
 
+class Reporting(ScriptedEngine):
+    """An engine that tells its load, as that of `nearfar cloud serve` does."""
+
+    def report(self) -> EngineLoad:
+        return EngineLoad()
+
+
 def metric_names() -> set[str]:
-    metrics = Metrics()
+    metrics = Metrics(Reporting())
     page = metrics.page().decode()
     families = list(text_string_to_metric_families(page))
     names = {family.name for family in families}

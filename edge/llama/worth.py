@@ -8,8 +8,10 @@ from __future__ import annotations
 
 MEMORY = 0.9  # weight of what was measured before, at each new measurement
 TRIAL_STEPS = 6  # with drafts, before they are judged
-REST_STEPS = 16  # without drafts after a judgement against them, doubled each time
-LONGEST_REST = 256
+# Steps without drafts after a judgement against them, doubled each time. Rests are long, since
+# what is said meanwhile must all be read when drafts are tried again.
+REST_STEPS = 64
+LONGEST_REST = 4096
 
 
 class Rate:

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 
+from edge.llama.binding import has_amx
 from edge.llama.library import llama
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
@@ -62,7 +63,7 @@ class Bare:
     def __init__(self, path: Path, *, num_threads: int) -> None:
         self._lib = lib = llama()
         params = lib.llama_model_default_params()
-        params.n_gpu_layers, params.use_extra_bufts = 0, False  # as below: no AMX
+        params.n_gpu_layers, params.use_extra_bufts = 0, not has_amx(lib)  # as ours
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
         made = lib.llama_context_default_params()
         made.n_ctx, made.n_batch, made.n_ubatch = CONTEXT, 512, 512
@@ -104,9 +105,12 @@ class Bare:
 def without_amx() -> None:
     """Keep llama-cpp-python off the kernels that die here, as ours is (edge/llama/binding.py).
 
-    Both sides then compute with the same ones; builds without AMX are not changed.
+    Both sides then compute with the same ones; without AMX neither is changed, and both repack
+    their weights.
     """
     lib = llama()
+    if not has_amx(lib):
+        return
     defaults = lib.llama_model_default_params
 
     def changed() -> Any:

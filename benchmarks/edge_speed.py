@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import random_model
 from edge.device.cores import num_usable_cores
+from edge.device.disturbance import Disturbance
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Request, Sampling
 
@@ -26,30 +29,59 @@ def bare(quick: bool) -> Row:
     text = ours.detokenize(prompt).decode()
     request = Request(prompt=text, sampling=Sampling(max_tokens=num_tokens))
     assert ours.prompt_tokens(request) == prompt
-    found: dict[str, list[tuple[float, float]]] = {"ours": [], "theirs": []}
-    for _ in range(1 if quick else 4):
-        found["theirs"].append(theirs.run(prompt, num_tokens))
-        _, rate, finish = sides.our_answer(ours, request)
-        found["ours"].append((len(prompt) / finish.usage.prefill_s, rate))
+
+    def our_rates() -> tuple[float, float]:
+        # To the first token, tokenizing and choosing included, since theirs is timed so.
+        first, rate, _ = sides.our_answer(ours, request)
+        return len(prompt) / first, rate
+
+    watch = Disturbance()
+    pairs = _in_pairs(1 if quick else 6, our_rates, lambda: theirs.run(prompt, num_tokens))
+    busy = watch.busy_cores()
     ours.close()
     theirs.close()
-    # Of each the best: what others on the machine take away is no part of the comparison.
-    best = {
-        side: [max(column) for column in zip(*values, strict=True)]
-        for side, values in found.items()
+    prefill, decode = zip(*(zip(*pair, strict=True) for pair in pairs), strict=True)
+    found = {"prefill": list(prefill), "decode": list(decode)}
+    # What changes on the machine meets both of a pair, so the pairs are compared, not the sums.
+    ratios = {
+        name: statistics.median(ours / theirs for ours, theirs in rates)
+        for name, rates in found.items()
     }
-    ratios = [ours / theirs for ours, theirs in zip(best["ours"], best["theirs"], strict=True)]
+    middle = {
+        name: [statistics.median(side) for side in zip(*rates, strict=True)]
+        for name, rates in found.items()
+    }
     return {
-        "ratio": min(ratios),
-        "ours": best["ours"][1],
-        "theirs": best["theirs"][1],
+        "ratio": min(ratios.values()),
+        "ours": middle["decode"][0],
+        "theirs": middle["decode"][1],
         "unit": "tokens/s of decode",
-        "prefill_ratio": ratios[0],
-        "decode_ratio": ratios[1],
-        "prefill_ours": best["ours"][0],
-        "prefill_theirs": best["theirs"][0],
+        "prefill_ratio": ratios["prefill"],
+        "decode_ratio": ratios["decode"],
+        "prefill_ours": middle["prefill"][0],
+        "prefill_theirs": middle["prefill"][1],
+        "pairs": found,
+        "others_busy_cores": round(busy, 2),
         "num_threads": threads,
     }
+
+
+Rates = tuple[float, float]
+
+
+def _in_pairs(
+    rounds: int, ours: Callable[[], Rates], theirs: Callable[[], Rates]
+) -> list[tuple[Rates, Rates]]:
+    """Run both sides one behind the other, each first in half of the rounds."""
+    found = []
+    for number in range(rounds):
+        if number % 2 == 0:
+            our_rates = ours()
+            found.append((our_rates, theirs()))
+        else:
+            their_rates = theirs()
+            found.append((ours(), their_rates))
+    return found
 
 
 def chat_idle(quick: bool) -> Row:

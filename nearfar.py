@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -161,8 +162,10 @@ def _out_of_reach(error: OSError) -> str:
     from offload.places import places
 
     here, reason = places(), cause(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({reason}); free some, or set NEARFAR_HOME to another"
     if error.filename is None:
-        return f"the system says no ({reason}); free some disk or memory, and try again"
+        return f"the system says no ({reason}); end other programs, and try again"
     file = Path(os.fsdecode(error.filename))
     folders = (here.config, here.data, here.cache)
     ours = any(each in (file, *file.parents) or file in each.parents for each in folders)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError, MissingExtra, NearfarError
+from backbone.sizes import readable
 from quantize.architectures import architecture_of
 from quantize.weights import read_config, stored_tensors
 
@@ -111,6 +112,6 @@ def _check_space(target: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < num_bytes:
         raise NearfarError(
-            f"quantizing may need {num_bytes / 1e9:.1f} GB in {target.parent} but "
-            f"{free / 1e9:.1f} GB are free; free some space or write to another disk"
+            f"quantizing may need {readable(num_bytes)} in {target.parent} but "
+            f"{readable(free)} are free; free some space or write to another disk"
         )

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError, NearfarError
+from backbone.sizes import readable
 from quantize.gguf_writer import Checkpoint, Progress, open_checkpoint, write_plain
 from quantize.llama_quantizer import PLAIN_KINDS, file_type, requantize
 from quantize.stored_gguf import inspect
@@ -159,7 +160,7 @@ def _check_space(path: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise NearfarError(
-            f"writing needs {needed / 1e9:.1f} GB in {path.parent} but {free / 1e9:.1f} GB are "
+            f"writing needs {readable(needed)} in {path.parent} but {readable(free)} are "
             "free; free some space or write to another disk"
         )
 

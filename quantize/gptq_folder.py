@@ -21,6 +21,7 @@ from torch import Tensor
 from backbone.checkpoint import fingerprint
 from backbone.errors import CheckpointError, NearfarError
 from backbone.network import Block
+from backbone.sizes import readable
 from quantize.block_stream import MODEL_PREFIX, BlockStream, place
 from quantize.calibration import (
     INPUT_GROUPS,
@@ -138,8 +139,8 @@ class _Job:
         free = shutil.disk_usage(self.target.parent).free
         if free < needed:
             raise NearfarError(
-                f"quantizing may need {needed / 1e9:.1f} GB in {self.target.parent} but "
-                f"{free / 1e9:.1f} GB are free; free some space or write to another disk"
+                f"quantizing may need {readable(needed)} in {self.target.parent} but "
+                f"{readable(free)} are free; free some space or write to another disk"
             )
 
     def quantize_block(self, walk: Walk, layer: int, block: Block) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import NearfarError
+from backbone.sizes import readable
 from backbone.tokenizer import Tokenizer
 from quantize.answers import control_ids
 from quantize.judge import JudgeTask, Verdict, judge
@@ -163,8 +164,8 @@ class reference_logits:
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise NearfarError(
-                f"the reference's logits need {needed / 1e9:.1f} GB in {self._folder} but "
-                f"{free / 1e9:.1f} GB are free; use fewer windows, or set TMPDIR"
+                f"the reference's logits need {readable(needed)} in {self._folder} but "
+                f"{readable(free)} are free; use fewer windows, or set TMPDIR"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import socket
@@ -241,7 +242,7 @@ def test_a_fault_of_our_own_is_one_line_that_says_how_to_see_more(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (OSError(28, "No space left on device"), "free some disk"),
+        (OSError(errno.EMFILE, "Too many open files"), "end other programs"),
         (PermissionError(13, "Permission denied", "/somewhere/else"), "name another"),
     ],
 )
@@ -255,6 +256,15 @@ def test_what_the_system_refuses_is_one_line_with_a_remedy_that_fits(
     status, _, err = run()
     assert status == 1 and err.count("\n") == 1
     assert words in err and "NEARFAR_HOME" not in err
+
+
+def test_a_full_disk_is_said_as_that(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
+    status, _, err = run()
+    assert status == 1 and "the disk is full" in err and "NEARFAR_HOME" in err
 
 
 @pytest.mark.parametrize("command", ["serve", "assistant"])

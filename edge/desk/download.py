@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from backbone.causes import cause
 from backbone.errors import NearfarError
+from backbone.sizes import readable
 
 PIECE = 1 << 20
 TRIES = 6  # in a row without a byte
@@ -175,6 +176,6 @@ def _check_disk(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free - RESERVE_BYTES
     if needed_bytes > free:
         raise DownloadError(
-            f"{folder} lacks {(needed_bytes - free) / 1e9:.1f} GB of disk for this; "
+            f"{folder} lacks {readable(needed_bytes - free)} of disk for this; "
             "free some, or set NEARFAR_HOME to another disk"
         )

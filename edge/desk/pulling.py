@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.sizes import readable
 from edge.desk import hub
 from edge.desk.catalogue import known
 from edge.desk.download import DownloadError, fetch, sha256_of
@@ -65,7 +66,7 @@ def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
     listed = known(name)
     told = listed.misfit(free) if listed else None
     if told is None and not is_folder and num_bytes > free * MARGIN:
-        told = f"{name} has {num_bytes / 1e9:.1f} GB and {free / 1e9:.1f} GB of memory are free"
+        told = f"{name} has {readable(num_bytes)} and {readable(free)} of memory are free"
     if told:
         raise DownloadError(f"{told}; --anyway fetches it all the same")
 

@@ -14,6 +14,7 @@ import psutil
 
 from backbone.causes import cause
 from backbone.errors import NearfarError
+from backbone.sizes import readable
 from edge.desk.models import ModelEntry, list_models
 from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
 from edge.device.chosen import Chosen, chosen_settings
@@ -24,6 +25,8 @@ from offload.link.clouds import open_links
 from offload.places import Places, places
 from offload.settings import Settings
 from offload.settings_reading import load
+
+LEAST_FREE_BYTES = 100_000_000  # below which conversations and the ledger may soon not be kept
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,8 +151,14 @@ def _locked(here: Places) -> list[str]:
     problems = []
     for folder in dict.fromkeys((here.config, here.data, here.cache)):
         there = next(each for each in (folder, *folder.parents) if each.exists())
+        free = shutil.disk_usage(there).free
         if not there.is_dir() or not os.access(there, os.W_OK):
             problems.append(f"{there} cannot be written to; free it, or set NEARFAR_HOME elsewhere")
+        elif free < LEAST_FREE_BYTES:
+            problems.append(
+                f"the disk of {there} has {readable(free)} left; "
+                "free some, or set NEARFAR_HOME to another"
+            )
     return list(dict.fromkeys(problems))
 
 

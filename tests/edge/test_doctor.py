@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,13 @@ def test_what_hinders_a_choice_is_a_problem(tmp_path: Path) -> None:
     problems: list[str] = []
     assert chosen_settings(settings, places(), problems) == []
     assert len(problems) == 1 and "broken.gguf" in problems[0]
+
+
+def test_a_disk_that_is_nearly_full_is_a_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(10**9, 10**9 - 5_000_000, 5_000_000))
+    (problem,) = _locked(places())
+    assert "has 5 MB left" in problem and "NEARFAR_HOME" in problem
 
 
 def test_a_home_that_is_no_folder_is_a_problem(

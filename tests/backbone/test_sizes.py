@@ -1,0 +1,15 @@
+"""Bytes in words keep three figures, however few or many there are."""
+
+from __future__ import annotations
+
+import pytest
+
+from backbone.sizes import readable
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "told"),
+    [(0, "0 B"), (999, "999 B"), (2_110_000, "2.11 MB"), (48_000, "48 kB"), (7.25e9, "7.25 GB")],
+)
+def test_a_size_has_the_unit_that_fits(num_bytes: float, told: str) -> None:
+    assert readable(num_bytes) == told

@@ -90,7 +90,7 @@ async def test_nobody_there_is_one_line() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("no")
 
-    with pytest.raises(CloudUnreachable, match="did not answer a first request"):
+    with pytest.raises(CloudUnreachable, match="nothing answers at"):
         await run(LoadOptions(base_url="http://x/v1"), httpx.MockTransport(refuse))
 
 

@@ -8,11 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError
-from backbone.families import SUPPORTED_MODEL_TYPES, network_fields, text_config
+from backbone.families import network_fields, text_config
 from backbone.rope_scaling import RopeScaling
-
-__all__ = ["SUPPORTED_MODEL_TYPES", "NetworkConfig", "RopeScaling"]
-
 
 _COUNTS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),

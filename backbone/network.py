@@ -18,8 +18,6 @@ from backbone.config import NetworkConfig
 from backbone.experts import Experts
 from backbone.rotary import attention_factor, cos_sin, inverse_frequencies, rotate
 
-__all__ = ["Attend", "Attention", "Block", "FeedForward", "Network", "RMSNorm", "activation_of"]
-
 
 def activation_of(config: NetworkConfig) -> Callable[[Tensor], Tensor]:
     """Return the non-linearity of a gated feed-forward."""

@@ -84,7 +84,7 @@ class FusedNetwork:
         """Return hidden states [tokens, hidden] for int tokens and positions [tokens]."""
         x = embedded(functional.embedding(tokens, self._embedding), self.config)
         # By base, cos and sin [tokens, 1, dim].
-        rotations = [pair.unbind(1) for pair in self._angles.index_select(1, positions).unbind(0)]
+        rotations = [table.index_select(0, positions).unbind(1) for table in self._angles]
         for i, layer in enumerate(self._layers):
             cos, sin = rotations[self._bases[i]]
             x = x + self._attention(i, layer, x, cos, sin, attend)
@@ -163,8 +163,8 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return torch.mv(weight, x[0]).unsqueeze(0)
 
 
-def _angles(network: Network, max_model_len: int) -> Tensor:
-    """Return cos and signed sin of every base and position, [bases, len, 2, 1, dim]."""
+def _angles(network: Network, max_model_len: int) -> list[Tensor]:
+    """Return for each base the cos and signed sin of every position, [len, 2, 1, dim]."""
     config = network.config
     positions = torch.arange(max_model_len, device=network.inverse.device)
     half = config.head_dim // 2
@@ -172,8 +172,9 @@ def _angles(network: Network, max_model_len: int) -> Tensor:
     for cos, sin in cos_sin(network.inverse, positions):  # [len, 1, dim]
         # The half that is subtracted carries its sign: x * cos + swapped x * sin.
         signed = torch.cat((-sin[..., :half], sin[..., half:]), -1)
-        tables.append(torch.stack((cos, signed), 1) * attention_factor(config))
-    return torch.stack(tables).to(network.embed_tokens.weight.dtype)
+        table = torch.stack((cos, signed), 1) * attention_factor(config)
+        tables.append(table.to(network.embed_tokens.weight.dtype))
+    return tables
 
 
 def _fuse(block: Block) -> _Layer:

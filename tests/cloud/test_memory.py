@@ -33,6 +33,10 @@ def allocated_peak(folder: Path, options: EngineOptions, max_model_len: int) -> 
     runnable = FusedNetwork(network, max_model_len) if options.fuse_operators else network
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run_largest_step(runnable, options, max_model_len, causal_attention(runnable.config))
+    return _peak(profiler)
+
+
+def _peak(profiler: profile) -> int:
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -54,6 +58,19 @@ def test_activations_are_predicted_within_five_per_cent(
     assert predicted == pytest.approx(allocated_peak(CLOUD_MODEL, options, 512), rel=0.05)
 
 
+@pytest.mark.parametrize("family", ["gemma2-some-windows", "gemma3-some-windows"])
+def test_activations_are_predicted_for_scaled_and_capped_networks(
+    family: str, tmp_path: Path
+) -> None:
+    folder = write_checkpoint(tmp_path, family)
+    options = EngineOptions(device="cpu", max_num_batched_tokens=512, max_num_seqs=16)
+    predicted = activation_bytes(NetworkConfig.load(folder), 128, options)
+    network = FusedNetwork(load_network(folder), 128)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run_largest_step(network, options, 128, lambda layer, q, k, v: torch.empty_like(q))
+    assert predicted == pytest.approx(_peak(profiler), rel=0.05)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 async def test_weights_and_cache_are_predicted(folder: Path, dtype: str) -> None:
     options = EngineOptions(device="cpu", dtype=dtype, num_gpu_blocks_override=20)  # type: ignore[arg-type]
@@ -63,7 +80,7 @@ async def test_weights_and_cache_are_predicted(folder: Path, dtype: str) -> None
     network, cache = runner._network, runner._attention._cache
     held = sum(t.numel() * t.element_size() for t in (*cache.keys, *cache.values))
     assert plan.kv_bytes == held
-    table = network._angles.numel() * network._angles.element_size()
+    table = sum(t.numel() * t.element_size() for t in network._angles)
     assert plan.weight_bytes == pytest.approx(engine.card().size_bytes + table, rel=0.001)
     assert plan.largest_batch == 20 * 16 // 128
     await engine.aclose()

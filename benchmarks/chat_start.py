@@ -1,6 +1,7 @@
 """How long a person waits for the chat: from the command to its first prompt, embedded model.
 
-The chat, and the bare interpreter beside it. Writes benchmarks/chat_start.json.
+The model is loaded while the prompt is shown. The bare interpreter runs beside it. Writes
+benchmarks/chat_start.json.
 """
 
 from __future__ import annotations

@@ -67,12 +67,9 @@ class Conversations:
         ).fetchall()
         if len(rows) == 1 and name:
             return str(rows[0]["id"])
-        told = "several conversations have ids" if rows else "no conversation has an id"
-        raise RequestError(
-            f"{told} that begin with {name!r}; `nearfar conversations list` shows them"
-            if rows
-            else f"{told} that begins with {name!r}; `nearfar conversations list` shows them"
-        )
+        several = "several conversations have ids that begin"
+        told = several if rows else "no conversation has an id that begins"
+        raise RequestError(f"{told} with {name!r}; `nearfar conversations list` shows them")
 
     def latest(self) -> str:
         """Return the id of the conversation last changed. Raises RequestError without any."""

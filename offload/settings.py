@@ -10,12 +10,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from offload.addresses import is_link_address, is_web_address
-from offload.errors import SettingsError
+from offload.errors import RequestError, SettingsError
 from offload.messages import Privacy
+from offload.policy.aims import LISTED, parse_aim
 from offload.privacy.findings import KINDS, Rules
 
 UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
+MIN_WINDOW = 16
+# What either runtime takes; one that takes less says so when the model is loaded.
+_EDGE_BOUNDS = {
+    "num_threads": (0, 1024),
+    "max_num_batched_tokens": (1, 65_536),
+    "num_gpu_layers": (-1, 10_000),
+    "num_sinks": (0, 1024),
+    "max_num_seqs": (0, 256),
+    "max_draft_tokens": (0, 64),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,17 +48,16 @@ class EdgeSettings:
     session_budget_mb: int = 1024
 
     def __post_init__(self) -> None:
-        if self.window < -1:
-            raise SettingsError(f"edge.window is {self.window}; it must be -1, 0 or more")
-        if not 1 <= self.max_num_batched_tokens <= 65_536:
+        if self.window < -1 or 0 < self.window < MIN_WINDOW:
             raise SettingsError(
-                f"edge.max_num_batched_tokens is {self.max_num_batched_tokens}; "
-                "it must be from 1 to 65536"
+                f"edge.window is {self.window}; it must be -1, 0, or {MIN_WINDOW} or more"
             )
-        for name in (
-            *("max_model_len", "num_threads", "num_sinks", "max_num_seqs", "max_draft_tokens"),
-            "session_budget_mb",
-        ):
+        for name, (low, high) in _EDGE_BOUNDS.items():
+            if not low <= getattr(self, name) <= high:
+                raise SettingsError(
+                    f"edge.{name} is {getattr(self, name)}; it must be from {low} to {high}"
+                )
+        for name in ("max_model_len", "session_budget_mb"):
             _at_least_zero(f"edge.{name}", getattr(self, name))
 
 
@@ -135,6 +145,7 @@ class PolicySettings:
             raise SettingsError(
                 f"policy.ledger_max_mb is {self.ledger_max_mb}; it must be from 1 to 1000000"
             )
+        self._check_aim()
         if self.handover not in HANDOVERS:
             raise SettingsError(
                 f"policy.handover is {self.handover!r}; it must be {' or '.join(HANDOVERS)}"
@@ -148,6 +159,15 @@ class PolicySettings:
             raise SettingsError(
                 f"policy.min_logprob is {self.min_logprob}; it must be a number of 0 or less"
             )
+
+    def _check_aim(self) -> None:
+        try:
+            parse_aim(self.aim)
+        except RequestError:
+            raise SettingsError(
+                f"policy.aim is {self.aim!r}; it must be one of {', '.join(LISTED)}, "
+                "with any number from 0 to 100 behind q, b and w"
+            ) from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -90,6 +91,26 @@ def test_a_mistake_gets_one_line_and_status_1(
 def test_with_json_an_error_is_a_document_too(run: Run) -> None:
     status, out, _ = run("ask", "", "--json")
     assert status == 1 and "empty" in json.loads(out)["error"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [("nearfar con", {"config", "conversations"}), ("nearfar models s", {"show"})],
+)
+def test_the_shell_completes_commands(typed: str, found: set[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import nearfar; nearfar.app(prog_name='nearfar')"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "_NEARFAR_COMPLETE": "complete_bash",
+            "COMP_WORDS": typed,
+            "COMP_CWORD": str(len(typed.split()) - 1),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert set(done.stdout.split()) == found, done.stderr
 
 
 def test_wrong_usage_is_status_2(run: Run) -> None:

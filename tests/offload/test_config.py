@@ -59,7 +59,7 @@ def test_what_is_set_is_read_back(tmp_path: Path, name: str, text: str, kept: ob
     ("name", "text", "words"),
     [
         ("edge.num_threads", "many", "a whole number"),
-        ("edge.num_threads", "-1", "0 or more"),
+        ("edge.num_threads", "-1", "from 0 to 1024"),
         ("cloud.url", "tcp://", "tcp://HOST:PORT"),
         ("cloud.url", "tcp://host", "tcp://HOST:PORT"),
         ("cloud.url", "http://", "http"),

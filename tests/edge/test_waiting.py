@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
 from edge.desk import asking
 from edge.desk.asking import Ask, ask_once
+from edge.desk.chatting import Past, chat_on
 from edge.desk.terminal import Reader
 from edge.desk.waiting import is_in_reach, waiting_line
 from offload.messages import Delta, Finish, Message, Request, Route
@@ -80,3 +82,17 @@ def test_the_next_question_tells_what_waits_and_sends_nothing_of_it(
     assert ("1 earlier question waits" in captured.err) is told
     assert len(outbox.pending()) == 1
     assert [request.last_text() for request in engine.requests] == ["What is 17 + 25?"]
+
+
+def test_a_chat_tells_at_its_start_what_waits_and_leaves_it_waiting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
+    monkeypatch.setenv("NEARFAR_CLOUD_CONNECT_TIMEOUT_S", "0.2")
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is the capital of France?\n"))
+    outbox = Outbox(places().outbox)
+    outbox.put(asked(), "perhaps", UNSURE)
+    chat_on(Ask(), Past(keep=True), "", as_json=False)
+    captured = capsys.readouterr()
+    assert "Paris" in captured.out and "1 earlier question waits" in captured.err
+    assert len(outbox.pending()) == 1

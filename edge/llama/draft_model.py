@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -121,11 +121,25 @@ class DraftModel:
         self._reader = Reader(cache, model.vocabulary)
         self._max_draft = options.max_draft_tokens or DRAFT_TOKENS
 
-    def begin(self, prompt: Sequence[int], pins: Pins, num_tokens: int) -> ModelDrafter:
-        """Return what drafts for an answer to `prompt` of a model of `num_tokens` tokens."""
+    def begin(
+        self, prompt: Sequence[int], pins: Pins, *, num_tokens: int, owner: object = None
+    ) -> ModelDrafter:
+        """Return what drafts for an answer to `prompt` of a model of `num_tokens` tokens.
+
+        What was read for another `owner` is never compared with this prompt.
+        """
         return ModelDrafter(
-            self._reader, prompt, pins, max_draft=self._max_draft, num_tokens=num_tokens
+            self._reader,
+            prompt,
+            pins,
+            max_draft=self._max_draft,
+            num_tokens=num_tokens,
+            owner=owner,
         )
+
+    def forget(self) -> None:
+        """Forget all that was read."""
+        self._reader.forget()
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""
@@ -141,13 +155,21 @@ class Room:
     draft: DraftModel | None = None
     need_bytes: int = 0  # of the draft model
 
-    def refusal(self, error: DoesNotFit) -> DoesNotFit:
-        """Return a refusal of the larger model that names the draft model's part in it."""
-        if self.draft is None:
-            return error
-        return DoesNotFit(
-            f"{error}, or leave draft_model out, which takes {self.need_bytes / MB:.0f} MB"
-        )
+    @property
+    def free_bytes(self) -> int:
+        """Return the bytes left of all memory together."""
+        return self.memory_bytes + own_free_bytes(self.gpus)
+
+    @contextlib.contextmanager
+    def refusals(self) -> Iterator[None]:
+        """Let a refusal of the larger model name the draft model's part in it."""
+        try:
+            yield
+        except DoesNotFit as error:
+            if self.draft is None:
+                raise
+            takes = f"which takes {self.need_bytes / MB:.0f} MB"
+            raise DoesNotFit(f"{error}, or leave draft_model out, {takes}") from None
 
 
 def open_draft(path: Path, options: LlamaOptions, stack: contextlib.ExitStack) -> Room:

@@ -30,18 +30,39 @@ class Reader:
         self.worth = Worth()
         self.lock = threading.Lock()
         self.holder: object = None
+        self._owner: object = None
+
+    def lend(self, holder: object, owner: object) -> None:
+        """Let an answer use the cache; what was read for another owner is forgotten first."""
+        if self._owner != owner:
+            self.cache.clear()
+        self.holder, self._owner = holder, owner
+
+    def forget(self) -> None:
+        """Forget all that was read, as soon as nobody drafts."""
+        with self.lock:
+            self.cache.clear()
+            self.holder = None
 
 
 class ModelDrafter:
     """Guesses the likeliest tokens as long as the small model is sure of them.
 
     It reads a prompt a batch at each step, and guesses once it has caught up. `num_tokens` is how
-    many there are in the vocabulary of the model that verifies.
+    many there are in the vocabulary of the model that verifies; `owner` is who asks.
     """
 
     def __init__(
-        self, reader: Reader, prompt: Sequence[int], pins: Pins, *, max_draft: int, num_tokens: int
+        self,
+        reader: Reader,
+        prompt: Sequence[int],
+        pins: Pins,
+        *,
+        max_draft: int,
+        num_tokens: int,
+        owner: object = None,
     ) -> None:
+        self._owner = owner
         self._reader, self._cache = reader, reader.cache
         self._known = list(prompt)
         self._pins = _fitting(pins, len(prompt), self._cache.window.capacity)
@@ -95,7 +116,8 @@ class ModelDrafter:
     def _catch_up(self) -> int | None:
         """Let the cache hold all that was said; return the row behind it, None while it reads."""
         if self._reader.holder is not self:
-            self._reader.holder, self._sure = self, 0
+            self._reader.lend(self, self._owner)
+            self._sure = 0
             self._unread = self._cache.read(list(self._known), self._pins)
         if self._unread is not None:
             if next(self._unread, _DONE) is not _DONE:

@@ -10,14 +10,12 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from edge.device.fit import DoesNotFit
-from edge.device.gpu import own_free_bytes
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
 from edge.llama.cache import KvCache
 from edge.llama.context import Context
 from edge.llama.conversation import Conversation
-from edge.llama.draft_model import Room, open_draft
+from edge.llama.draft_model import open_draft
 from edge.llama.drafts import DraftTally
 from edge.llama.embedder import Embedder
 from edge.llama.fingerprint import fingerprint
@@ -55,9 +53,10 @@ class LlamaEngine:
         with contextlib.ExitStack() as stack:
             room = open_draft(path, self._options, stack)
             self._draft = room.draft
-            layers = self._place(path, room)
-            self._model = stack.enter_context(Model(path, num_gpu_layers=layers))
-            self._context = stack.enter_context(self._make_context(room))
+            with room.refusals():
+                layers = place(path, self._options, room.memory_bytes, room.gpus)
+                self._model = stack.enter_context(Model(path, num_gpu_layers=layers))
+                self._context = stack.enter_context(self._make_context(room.free_bytes))
             self._seats = Seats(self._make_seats())
             self._prompts = PromptWriter(self._model)
             self._writer = Writer(
@@ -82,18 +81,8 @@ class LlamaEngine:
         for each in filter(None, (path, self._options.draft_model)):
             require_survival(each, self._options.known_models)
 
-    def _place(self, path: Path, room: Room) -> int:
-        try:
-            return place(path, self._options, room.memory_bytes, room.gpus)
-        except DoesNotFit as error:
-            raise room.refusal(error) from None
-
-    def _make_context(self, room: Room) -> Context:
-        try:
-            free = room.memory_bytes + own_free_bytes(room.gpus)
-            self.params = plan(self._model, self._options, free)
-        except DoesNotFit as error:
-            raise room.refusal(error) from None
+    def _make_context(self, free_bytes: int) -> Context:
+        self.params = plan(self._model, self._options, free_bytes)
         return Context(self._model, self.params)
 
     @property
@@ -193,6 +182,8 @@ class LlamaEngine:
         """Forget a conversation's keys and values, in memory and on disk."""
         self._require_open()
         await asyncio.to_thread(self._seats.forget, _name(session, asker()) or session)
+        if self._draft is not None:
+            await asyncio.to_thread(self._draft.forget)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""

@@ -15,7 +15,7 @@ from edge.llama.likeliest import likeliest, prompt_token
 from edge.llama.lookup import Lookup
 from edge.llama.prompt import PromptWriter
 from edge.llama.sampler import Gauge, Sampler
-from edge.llama.seats import Seat
+from edge.llama.seats import Owner, Seat
 from edge.llama.steps import Chosen, steps
 from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
@@ -82,11 +82,12 @@ class Writer:
                 yield task.answer.finish(ended)
                 return
             sampler.remember(prompt)
-            tokens = steps(cache, sampler, pins, seat.pace, self.make_drafter(prompt, pins))
+            drafter = self.make_drafter(prompt, pins, seat.owner)
+            tokens = steps(cache, sampler, pins, seat.pace, drafter)
             with contextlib.closing(tokens):
                 yield from self._decode(cache, task, tokens)
 
-    def make_drafter(self, prompt: list[int], pins: Pins) -> Drafter | None:
+    def make_drafter(self, prompt: list[int], pins: Pins, owner: Owner) -> Drafter | None:
         """Return what drafts tokens for an answer, None where drafts are off.
 
         A copy of earlier text comes before a draft model's guess: it costs nothing.
@@ -95,7 +96,8 @@ class Writer:
         if self._max_draft_tokens > 0:
             drafters.append(Lookup(prompt, max_draft=self._max_draft_tokens))
         if self._draft is not None:
-            drafters.append(self._draft.begin(prompt, pins, self._vocabulary.num_tokens))
+            size = self._vocabulary.num_tokens
+            drafters.append(self._draft.begin(prompt, pins, num_tokens=size, owner=owner))
         return FirstOf(drafters, self.tally) if drafters else None
 
     def pins(self, cache: KvCache, request: Request, prompt: list[int]) -> Pins:

@@ -192,6 +192,33 @@ async def test_drafts_are_for_who_writes_alone(tiny_gguf: Path, nearly: Path) ->
 
 
 @pytest.mark.usefixtures("eager")
+async def test_it_keeps_nothing_for_another_asker_or_of_what_is_forgotten(
+    tiny_gguf: Path, nearly: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _engine(tiny_gguf, nearly)
+    assert engine._draft is not None
+    context, read = engine._draft.context, list[int]()
+    decode = context.decode
+    monkeypatch.setattr(
+        context, "decode", lambda t, p, **options: (read.append(len(t)), decode(t, p, **options))[1]
+    )
+
+    def most_read(salt: str) -> int:
+        """Return the largest step of the draft model: the prompt, unless it holds it already."""
+        read.clear()
+        asked = Request(prompt="hello " * 20, cache_salt=salt, sampling=Sampling(max_tokens=9))
+        list(engine.answer(asked))
+        return max(read)
+
+    assert most_read("one") > 100 > 20 > most_read("one")
+    assert most_read("two") > 100, "another's text is never looked at"
+    await engine.forget("anything")
+    assert engine._draft._reader.cache.window.used == 0
+    assert most_read("two") > 100
+    engine.close()
+
+
+@pytest.mark.usefixtures("eager")
 def test_a_failing_draft_model_is_told_and_costs_no_answer(
     tiny_gguf: Path, nearly: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

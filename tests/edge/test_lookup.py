@@ -124,7 +124,7 @@ def test_drafts_half_right_change_nothing(
     plain.close()
     engine = LlamaEngine(tiny_gguf, options=LlamaOptions(**known))  # type: ignore[arg-type]
     guesser = Guesser(expected, seed)
-    monkeypatch.setattr(engine._writer, "make_drafter", lambda prompt, pins: guesser)
+    monkeypatch.setattr(engine._writer, "make_drafter", lambda prompt, pins, owner: guesser)
     deltas, _ = _ask(engine, "hello", max_tokens=50)
     assert [d.token_ids[0] for d in deltas if d.token_ids] == expected
     assert 0 < sum(right for _, right in guesser.verdicts) < sum(n for n, _ in guesser.verdicts)

@@ -333,19 +333,30 @@ async def test_a_schema_holds_one_answer_and_not_its_neighbours(engine: TorchEdg
     assert isinstance(error, RequestError) and "json_schema" in str(error)
 
 
-async def test_closing_lets_an_answer_end_and_refuses_those_who_wait() -> None:
+async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(
+    stumble: Callable[[Callable[[list[int]], None]], None],
+) -> None:
+    go = threading.Event()
+    stumble(lambda all_tokens: None if len(all_tokens) > 1 else _wait(go))
     engine = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cpu", max_num_seqs=1))
     stream = engine.generate(asked("Hello!", max_tokens=30, logit_bias=NEVER_ENDS))
-    await anext(stream)
+    await anext(stream)  # the next token waits for `go`
     waiting = asyncio.create_task(read(engine, asked("Hello!", max_tokens=5)))
-    while engine._loop._orders.empty() and not engine._loop._batch._waiting:
+    while engine._loop._orders.qsize() < 1:
         await asyncio.sleep(0.01)
     closing = asyncio.create_task(engine.aclose())
+    while engine._loop._orders.qsize() < 2:
+        await asyncio.sleep(0.01)
+    go.set()
     rest = [item async for item in stream]
     assert finish_of(rest).usage.completion_tokens == 30
     with pytest.raises(NearfarError, match="closed"):
         await waiting
     await closing
+
+
+def _wait(event: threading.Event) -> None:
+    assert event.wait(timeout=120), "nobody let the step go on"
 
 
 def test_an_engine_that_is_dropped_leaves_no_thread_behind(folder: Path) -> None:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -86,7 +86,7 @@ def gather(folder: Path, options: EngineOptions) -> tuple[Crew, Meeting | None]:
     return Crew(processes, place), Meeting(rank=0, size=size, address=address)
 
 
-def _start(rank: int, told: dict[str, object]) -> subprocess.Popen[str]:
+def _start(rank: int, told: Mapping[str, object]) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "cloud.engine.follower", str(rank)],
         stdin=subprocess.PIPE,

@@ -42,11 +42,17 @@ def watched_by_transformers(folder: Path, windows: torch.Tensor) -> dict[str, np
     return {name: mean.numpy() for name, mean in sums.items()}
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
+GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 24, "sliding_window": 64}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "more"),
+    [("llama", {}), ("qwen2", {}), ("qwen3", {}), ("gemma2", GEMMA), ("gemma3_text", GEMMA)],
+)
 def test_importance_is_the_mean_square_of_what_each_matrix_is_fed(
-    model_type: str, make_checkpoint: Make
+    model_type: str, more: dict[str, Any], make_checkpoint: Make
 ) -> None:
-    folder = make_checkpoint(model_type, tie_word_embeddings=True)
+    folder = make_checkpoint(model_type, tie_word_embeddings=True, **more)
     windows = windows_of(folder, default_text(), FEW, 512)
     expected = watched_by_transformers(folder, windows)
     found = measure_importance(folder, options=FEW).values

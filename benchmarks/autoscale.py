@@ -1,24 +1,35 @@
 """Every scaling function played against the same loads: a picture of each load, and a table.
 
     python -m benchmarks.autoscale        writes docs/autoscale_*.svg and benchmarks/autoscale.json
+    python -m benchmarks.autoscale --record LOG     from an endpoint's JSON log, load_recorded.csv
 
-The loads are synthetic, from a fixed seed; the queue is a fluid model (cloud/fleet/simulate.py).
+Three loads are synthetic, from a fixed seed; `recorded` is what our own endpoint was asked when
+MLPerf's LoadGen ran its scenarios SingleStream and Server against it, one after the other
+(benchmarks/mlperf.py). The queue is a fluid model (cloud/fleet/simulate.py).
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import random
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from cloud.fleet.autoscale import WISHES, Scaler, ScalingOptions
+from cloud.fleet.recorded import read, read_log, write
 from cloud.fleet.simulate import Moment, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ScalingOptions(min_replicas=1, max_replicas=10, upscale_delay_s=30, downscale_delay_s=300)
+# The recording is of minutes, not of hours, and its replicas are as quick as our small model.
+QUICK = ScalingOptions(
+    min_replicas=1, max_replicas=10, upscale_delay_s=3, downscale_delay_s=30, look_ahead_s=5
+)
+RECORDED = ROOT / "benchmarks" / "load_recorded.csv"
 _WIDTH, _HEIGHT, _EDGE, _TOP = 720, 280, 48, 36
 _COLOURS = {
     "queue": "#1565c0",
@@ -46,15 +57,37 @@ def loads() -> dict[str, tuple[float, list[float]]]:
     }
 
 
-def picture(name: str, hours: float, load: Sequence[float], played: dict[str, list[Moment]]) -> str:
+@dataclass(frozen=True, kw_only=True)
+class Played:
+    """A load, and the replicas that are to bear it."""
+
+    step_s: float
+    load: Sequence[float]
+    options: ScalingOptions = OPTIONS
+    served_per_s: float = 2.0
+    start_s: float = 60.0
+
+
+def all_loads() -> dict[str, Played]:
+    """Return the synthetic loads and the recorded one."""
+    made = {name: Played(step_s=step_s, load=load) for name, (step_s, load) in loads().items()}
+    seen = [float(second.requests) for second in read(RECORDED)]
+    made["recorded"] = Played(step_s=1.0, load=seen, options=QUICK, served_per_s=10.0, start_s=5.0)
+    return made
+
+
+def picture(name: str, of: Played, played: dict[str, list[Moment]]) -> str:
     """Return an SVG: the replicas that the load needs, and those that each function had."""
-    most = max(OPTIONS.max_replicas, max(load) / 2)
+    load, last_s = of.load, len(of.load) * of.step_s
+    last = f"{last_s / 3600:g} h" if last_s > 1200 else f"{last_s:g} s"
+    needed = [each / of.served_per_s for each in load]
+    most = max(of.options.max_replicas, max(needed))
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" '
         'font-family="sans-serif" font-size="12">',
         f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
         f'<text x="{_EDGE}" y="20" font-size="14">Replicas: {name}</text>',
-        _line([each / 2 for each in load], most, "#9e9e9e", width=3),
+        _line(needed, most, "#9e9e9e", width=3),
     ]
     for number, (wish, moments) in enumerate(played.items()):
         colour = _COLOURS[wish]
@@ -62,8 +95,8 @@ def picture(name: str, hours: float, load: Sequence[float], played: dict[str, li
         x = _EDGE + 150 + number * 100
         parts.append(f'<text x="{x}" y="20" fill="{colour}">{wish}</text>')
     parts += [
-        f'<text x="{_EDGE}" y="{_HEIGHT - 8}">0 h</text>',
-        f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 8}">{hours:g} h</text>',
+        f'<text x="{_EDGE}" y="{_HEIGHT - 8}">0</text>',
+        f'<text x="{_WIDTH - 70}" y="{_HEIGHT - 8}">{last}</text>',
         f'<text x="8" y="{_TOP + 8}">{most:g}</text><text x="8" y="{_HEIGHT - 30}">0</text>',
         f'<text x="{_WIDTH - 190}" y="{_HEIGHT - 8}" fill="#9e9e9e">grey: needed</text></svg>',
     ]
@@ -92,18 +125,31 @@ def row(moments: Sequence[Moment], step_s: float) -> dict[str, float]:
     }
 
 
+def _play(of: Played, wish: str) -> list[Moment]:
+    return simulate(
+        of.load,
+        Scaler(WISHES[wish], of.options),
+        step_s=of.step_s,
+        served_per_s=of.served_per_s,
+        start_s=of.start_s,
+    )
+
+
 def main() -> None:
     """Play every load, and write the pictures and the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, help="an endpoint's JSON log to keep as a load")
+    log = parser.parse_args().record
+    if log is not None:
+        write(RECORDED, read_log(log.read_text("utf-8").splitlines()))
     table: dict[str, dict[str, dict[str, float]]] = {}
-    for name, (step_s, load) in loads().items():
-        played = {
-            wish: simulate(load, Scaler(WISHES[wish], OPTIONS), step_s=step_s, served_per_s=2.0)
-            for wish in WISHES
-        }
+    for name, of in all_loads().items():
+        played = {wish: _play(of, wish) for wish in WISHES}
         path = ROOT / "docs" / f"autoscale_{name}.svg"
-        path.write_text(picture(name, len(load) * step_s / 3600, load, played), encoding="utf-8")
-        table[name] = {wish: row(moments, step_s) for wish, moments in played.items()}
-    document = {"seed": 8, "options": "see the script", "loads": table}
+        path.write_text(picture(name, of, played), encoding="utf-8")
+        table[name] = {wish: row(moments, of.step_s) for wish, moments in played.items()}
+    options = {"synthetic": asdict(OPTIONS), "recorded": asdict(QUICK)}
+    document = {"seed": 8, "options": options, "loads": table}
     path = Path(__file__).with_suffix(".json")
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(table, indent=2))

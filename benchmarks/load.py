@@ -18,7 +18,6 @@ import re
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -30,7 +29,7 @@ import psutil
 from benchmarks.load_memory import memory
 from cloud.bench.load import run
 from cloud.bench.options import LoadOptions
-from cloud.bench.report import percentile, summarize
+from cloud.bench.report import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = "Tell me all that you know, at length, about number {number}."
@@ -72,30 +71,6 @@ def left_running(url: str) -> float:
     return float(found[1])
 
 
-def disconnects(url: str, count: int = 30) -> dict[str, float]:
-    """Leave answers in the middle; how long until the engine says that nobody's is written.
-
-    Looks are some milliseconds apart, and each look is part of the time.
-    """
-    turns = [{"role": "user", "content": LONG.replace("{number}", "7")}]
-    body = {"model": "nearfar-cloud", "messages": turns, "stream": True}
-    body |= {"max_tokens": 400, "temperature": 2.0}
-    took_s: list[float] = []
-    with httpx.Client(trust_env=False, timeout=60) as client:
-        for _ in range(10 * count):
-            if len(took_s) == count:
-                break
-            with client.stream("POST", f"{url}/chat/completions", json=body) as response:
-                next(response.iter_lines())
-                running = left_running(url)
-            left_s = time.monotonic()
-            while left_running(url):
-                pass
-            if running:  # else the answer had ended by itself
-                took_s.append(time.monotonic() - left_s)
-    return {f"p{share}_ms": 1000 * percentile(took_s, share) for share in (50, 90, 100)}
-
-
 def measure() -> dict[str, Any]:
     """Run every scenario but that of memory."""
     told: dict[str, Any] = {}
@@ -105,7 +80,6 @@ def measure() -> dict[str, Any]:
         told["long_generation"] = load(
             url, num_prompts=8, max_concurrency=8, output_len=400, prompt=LONG
         )
-        told["disconnect_frees"] = disconnects(url)
         rate = 0.8 * told["concurrent_200"]["request_throughput"]
         told["at_80_percent"] = load(
             url, num_prompts=max(40, int(rate * 20)), request_rate=rate, output_len=48

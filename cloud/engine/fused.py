@@ -152,7 +152,8 @@ class FusedNetwork:
 def _normed_row(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     # On a CPU rms_norm is seven operators; for one row, half the time goes by without them.
     square = float(torch.dot(x[0], x[0])) / x.shape[-1]
-    return (x * max(square + eps, 1e-30) ** -0.5).mul_(weight)
+    scale: float = max(square + eps, 1e-30) ** -0.5
+    return (x * scale).mul_(weight)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

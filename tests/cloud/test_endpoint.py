@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from offload.errors import CloudBusy
@@ -326,3 +327,35 @@ async def test_a_signal_lets_an_answer_end_and_takes_no_other(
         assert await asyncio.to_thread(process.wait, 20) == 0
     used = UsedFile(used_file(home / "data" / "keys")).read(int(time.time() // 86_400))
     assert sum(each.requests for each in used.values()) >= 1, "the day's use outlives the cloud"
+
+
+@pytest.mark.slow
+def test_two_processes_serve_one_model_and_leave_with_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nearfar", "cloud", "serve", "--tensor-parallel-size", "2"]
+    process = subprocess.Popen(
+        [*command, "--device", "cpu", "--bind", "tcp://127.0.0.1:*", "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "NEARFAR_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    try:
+        told = json.loads(process.stdout.readline())
+        children = psutil.Process(process.pid).children(recursive=True)
+        followers = [child for child in children if "cloud.engine.follower" in child.cmdline()]
+        assert len(followers) == 1
+        document = ask((told, tmp_path), "What is 17 + 25?", "--cloud")
+        assert document["route"]["served_by"] == "cloud" and "42" in document["answer"]
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0, "a stopped cloud ends well"
+        process.stdout.close()
+    assert not any(child.is_running() for child in followers)
+
+
+def test_a_model_shared_in_too_many_parts_is_refused_in_one_line(tmp_path: Path) -> None:
+    arguments = ("cloud", "serve", "--tensor-parallel-size", "7", "--device", "cpu")
+    done = nearfar(*arguments, NEARFAR_HOME=str(tmp_path))
+    assert done.returncode == 1 and "cannot be divided by 7" in done.stderr
+    assert "Traceback" not in done.stderr

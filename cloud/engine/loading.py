@@ -20,6 +20,7 @@ from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
 from cloud.engine.blocks import BlockPool
 from cloud.engine.fused import FusedNetwork
+from cloud.engine.heap import give_back
 from cloud.engine.kv_cache import KVCache, num_blocks_for
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
@@ -78,6 +79,7 @@ def _load(
     loaded()
     group = Group(meeting, device) if meeting else None
     runnable = _runnable(network, options, max_model_len, group)
+    give_back()  # what fusing has freed
     if device.type == "cuda":
         run_largest_step(runnable, options, max_model_len, causal_attention(config))
     cache = _cache(config, options, max_model_len, group)

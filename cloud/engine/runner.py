@@ -147,7 +147,9 @@ def _ends(hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]) -> Tenso
             ends += range(end - len(slice_.draft) - 1, end)
     if len(ends) == len(hidden):
         return hidden
-    return hidden[torch.tensor(ends, dtype=torch.int64, device=hidden.device)]
+    if len(ends) == 1:
+        return hidden[ends[0] : ends[0] + 1]
+    return hidden.index_select(0, torch.tensor(ends, dtype=torch.int64, device=hidden.device))
 
 
 def _agreed(slice_: Slice, found: Iterator[Chosen]) -> tuple[Chosen, ...]:

@@ -115,7 +115,7 @@ class Scheduler:
         for at in range(slice_.start // self._block_size, full):
             self.pool.name(sequence.blocks[at], names[at])
         if self._window is not None:
-            self._give_back(sequence, self._window)
+            self._give_back(sequence, reached, self._window)
 
     def launched(self, slice_: Slice) -> None:
         """Plan on from behind a slice whose outcome is not known yet."""
@@ -235,11 +235,11 @@ class Scheduler:
         self.pool.release(sequence.held_blocks)
         sequence.blocks = []
 
-    def _give_back(self, sequence: Sequence, window: int) -> None:
-        """Release the blocks that no token to come will see."""
+    def _give_back(self, sequence: Sequence, reached: int, window: int) -> None:
+        """Release the blocks that no token from `reached` on will see."""
         first = -(-self._num_sinks // self._block_size)
         # The next token sees itself and window - 1 before it.
-        end = max(0, sequence.num_computed - window + 1) // self._block_size
+        end = max(0, reached - window + 1) // self._block_size
         at = end - 1
         while at >= first and sequence.blocks[at] != GIVEN_BACK:
             self.pool.release((sequence.blocks[at],))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
+from transformers import AutoModelForCausalLM, LlamaConfig
 from typer.testing import CliRunner
 
 from backbone.attention import causal_attention
@@ -19,7 +22,7 @@ from cloud.engine.fused import FusedNetwork
 from cloud.engine.memory import activation_bytes, plan_memory, run_largest_step
 from cloud.engine.options import EngineOptions
 from offload.pair import CLOUD_MODEL
-from tests.tiny_checkpoints import write_checkpoint
+from tests.tiny_checkpoints import write_checkpoint, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +120,43 @@ def test_a_dtype_halves_the_weights(folder: Path) -> None:
         for dtype in ("float32", "bfloat16")  # type: ignore[arg-type]
     )
     assert wide == 2 * narrow and torch.bfloat16.itemsize == 2
+
+
+_RESIDENT = """
+import sys
+from pathlib import Path
+from cloud.engine.loading import load_model
+from cloud.engine.options import EngineOptions
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+options = EngineOptions(device="cpu", num_gpu_blocks_override=16)
+load_model(Path(sys.argv[1]), options)  # what the libraries keep for themselves
+before = resident()
+model = load_model(Path(sys.argv[2]), options)
+print(resident() - before)
+"""
+
+
+def test_what_is_resident_after_loading_is_what_was_predicted(folder: Path, tmp_path: Path) -> None:
+    if not Path("/proc/self/status").is_file():
+        pytest.skip("resident memory is read from /proc, which this system has not")
+    config = LlamaConfig(
+        vocab_size=320,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=8,
+        num_attention_heads=8,
+        num_key_value_heads=4,
+        max_position_embeddings=128,
+    )
+    large = write_tokenizer(tmp_path / "large")
+    AutoModelForCausalLM.from_config(config).save_pretrained(large)
+    predicted = plan_memory(large, EngineOptions(device="cpu", num_gpu_blocks_override=16))
+    command = [sys.executable, "-c", _RESIDENT, str(folder), str(large)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    # The cache is not touched yet. Some megabytes are the tokenizer's and the allocator's.
+    assert predicted.weight_bytes > 100e6
+    assert int(done.stdout) == pytest.approx(predicted.weight_bytes, rel=0.1)

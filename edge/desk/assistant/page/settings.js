@@ -51,7 +51,7 @@ export class Settings {
     $("language").value = words.current();
     const { model, memory_bytes: memory, link } = standing;
     facts([
-      [t("parameters"), `${size(model.num_parameters)}, ${model.quantization}`],
+      [t("parameters"), [size(model.num_parameters), model.quantization].filter((each) => each !== "none").join(", ")],
       [t("context"), t("tokens", { n: model.max_model_len.toLocaleString() })],
       [t("memory"), `${Math.round(memory / 1e6).toLocaleString()} MB`],
       [t("link"), link],

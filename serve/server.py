@@ -19,8 +19,8 @@ from serve.auth import MAX_HEADER_BYTES
 from serve.options import ServeOptions
 
 _BACKLOG = 1024
-# Longer than clients keep an idle connection (5 s in httpx and OpenAI's client): were it closed here
-# in the same moment as they use it again, their request would break.
+# Longer than clients keep an idle connection (5 s in httpx and OpenAI's client): were it closed
+# here in the same moment as they use it again, their request would break.
 _KEEP_ALIVE_S = 75
 _GOODBYE_S = 5  # how long answers under way may still take when the server is stopped
 

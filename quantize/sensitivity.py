@@ -1,7 +1,7 @@
 """How much each matrix suffers from each type: measured, by putting it in and looking.
 
 llama.cpp quantizes the whole model once per type; then one matrix at a time is swapped for its
-quantized self in our own network, and the KL divergence of the predictions is taken.
+quantized self in our own network, and the KL divergence of the predictions is taken (swap_probe).
 """
 
 from __future__ import annotations
@@ -16,21 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from backbone.attention import causal_attention
 from backbone.causes import cause
-from backbone.checkpoint import fingerprint, load_network
+from backbone.checkpoint import fingerprint
 from backbone.errors import NearfarError
-from backbone.network import Network
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
-from quantize.calibration import CalibrationOptions, windows_of
+from quantize.calibration import CalibrationOptions
 from quantize.calibration_text import default_text
 from quantize.gguf import convert
 from quantize.llama_quantizer import PLAIN_KINDS, exact_overrides
 from quantize.stored_gguf import inspect
+from quantize.swap_probe import SwapProbe
 from quantize.weights import read_config
 
 Progress = Callable[[int, int], None]  # (measurements done, measurements in all)
@@ -85,20 +82,20 @@ def measure_sensitivity(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Measure every matrix of an HF folder in every type; the network is held in float32.
+    """Measure every matrix of an HF folder in every type; one block is in memory at a time.
 
     With `cache`, a JSON file, finished measurements are kept and an interrupted run goes on.
     Raises CheckpointError for a folder that cannot be run, NearfarError for too short a text.
     """
     options = options or SensitivityOptions()
     config = read_config(source)
-    probe = _Probe(source, default_text() if text is None else text, options)
+    probe = SwapProbe(source, default_text() if text is None else text, options.text)
     known = _Cache(cache, repr((fingerprint(source), text, options, sorted(importance or ()))))
     found = _Collected()
     architecture = architecture_of(config)
-    matrices = {n: p for n, p in probe.network.named_parameters() if p.ndim == 2}
-    names = {gguf_name(architecture, _in_folder(n)) or n: n for n in matrices}
-    columns = {gguf: probe.network.get_parameter(name).shape[1] for gguf, name in names.items()}
+    shapes = probe.shapes()
+    names = {gguf_name(architecture, _in_folder(n)) or n: n for n in shapes}
+    columns = {gguf: shapes[name][1] for gguf, name in names.items()}
     for done, kind in enumerate(options.types):
         with tempfile.TemporaryDirectory(prefix="nearfar-plan-") as folder:
             file = _all_in(source, Path(folder) / "m.gguf", kind, columns, importance)
@@ -141,45 +138,6 @@ def _matrices(file: Path, kind: str) -> Iterator[tuple[str, NDArray[np.float32]]
     for tensor in GGUFReader(file).tensors:
         if tensor.tensor_type.name.lower() == kind and len(tensor.shape) == 2:
             yield tensor.name, quants.dequantize(tensor.data, tensor.tensor_type)
-
-
-class _Probe:
-    """The network in full precision, its predictions, and how far a swap moves them."""
-
-    def __init__(self, source: Path, text: str, options: SensitivityOptions) -> None:
-        self.network: Network = load_network(source)
-        config = self.network.config
-        longest = min(config.max_position_embeddings, config.sliding_window or 1 << 30)
-        self._windows = windows_of(source, text, options.text, longest)
-        self._reference = self._log_probabilities()
-
-    def kld_with(self, name: str, values: NDArray[np.float32]) -> float:
-        """Return the mean KL divergence with one parameter replaced, in nats per position."""
-        parameter = self.network.get_parameter(name)
-        kept = parameter.data
-        parameter.data = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-        try:
-            return self._kld()
-        finally:
-            parameter.data = kept
-
-    def _kld(self) -> float:
-        total = 0.0
-        for p, window in zip(self._reference, self._windows, strict=True):
-            q = self._predict(window)
-            # float64: the best types differ in the seventh digit
-            total += float((p.exp().double() * (p.double() - q.double())).sum())
-        return max(total / self._windows.numel(), 0.0)
-
-    def _log_probabilities(self) -> list[Tensor]:
-        return [self._predict(window) for window in self._windows]
-
-    def _predict(self, window: Tensor) -> Tensor:
-        positions = torch.arange(len(window)).unsqueeze(0)
-        with torch.no_grad():
-            attend = causal_attention(self.network.config)
-            hidden = self.network(window.unsqueeze(0), positions, attend)
-            return torch.log_softmax(self.network.logits(hidden)[0], -1)
 
 
 class _Collected:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +30,6 @@ class StoredGguf:
     def is_quantized(self) -> bool:
         """Tell whether any tensor has lost precision already."""
         return any(name not in UNQUANTIZED for name in self.types.values())
-
-    def type_counts(self) -> dict[str, int]:
-        """Return how many tensors have each type."""
-        return dict(Counter(self.types.values()))
 
 
 def inspect(path: Path) -> StoredGguf:

@@ -28,6 +28,12 @@ CALLS = {
         "from quantize.calibration import CalibrationOptions\n"
         "run(source, options=CalibrationOptions(num_windows=4, window_len=64))\n"
     ),
+    "plan": (
+        "from quantize.calibration import CalibrationOptions\n"
+        "from quantize.sensitivity import SensitivityOptions, measure_sensitivity as run\n"
+        "few = CalibrationOptions(num_windows=2, window_len=32)\n"
+        "run(source, options=SensitivityOptions(types=('q8_0',), text=few))\n"
+    ),
     "gguf": "from quantize.gguf import convert as run\nrun(source, target, kind='bf16')\n",
 }
 

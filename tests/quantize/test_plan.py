@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbone.errors import NearfarError
-from quantize import sensitivity as sensitivity_module
 from quantize.architectures import architecture_of, as_in_checkpoint, as_stored
 from quantize.calibration import CalibrationOptions
 from quantize.gguf import convert
@@ -26,6 +25,7 @@ from quantize.plan import (
     parse_bytes,
 )
 from quantize.sensitivity import Sensitivity, SensitivityOptions, measure_sensitivity
+from quantize.swap_probe import SwapProbe
 
 Make = Callable[..., Path]
 FEW = SensitivityOptions(
@@ -146,7 +146,7 @@ def test_an_interrupted_measurement_goes_on(
     source = make_checkpoint("llama", **SHAPE)
     cache = tmp_path / "cache.json"
     measured: list[str] = []
-    real = sensitivity_module._Probe.kld_with
+    real = SwapProbe.kld_with
 
     def counting(self: Any, name: str, values: Any) -> float:
         measured.append(name)
@@ -154,7 +154,7 @@ def test_an_interrupted_measurement_goes_on(
             raise KeyboardInterrupt
         return real(self, name, values)
 
-    monkeypatch.setattr(sensitivity_module._Probe, "kld_with", counting)
+    monkeypatch.setattr(SwapProbe, "kld_with", counting)
     with pytest.raises(KeyboardInterrupt):
         measure_sensitivity(source, options=FEW, cache=cache)
     found = measure_sensitivity(source, options=FEW, cache=cache)

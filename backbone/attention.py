@@ -69,6 +69,10 @@ def dot_product(
     2408.00118, section 2), which torch's fused kernel cannot do.
     """
     if soft_cap is None:
+        if q.dim() == 3:
+            # Without a batch dimension torch takes no fused kernel, and holds all scores.
+            whole = dot_product(q[None], k[None], v[None], mask=mask, is_causal=is_causal)
+            return whole[0]
         return functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=is_causal, enable_gqa=True
         )

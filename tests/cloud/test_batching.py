@@ -105,8 +105,8 @@ async def test_a_batch_writes_what_transformers_writes_one_by_one(
     for _ in range(2):  # the second time with whatever the prefix cache kept
         answers = await all_at_once(engine, [ask(p, max_tokens=40) for p in PROMPTS])
         assert [tokens_of(deltas) for deltas, _ in answers] == golden[place]
-    if settings == "preempting":
-        assert engine._loop._batching._scheduler.num_preemptions > 0
+    if settings == "preempting":  # a window gives blocks back, so that there are enough
+        assert (engine._loop._batching._scheduler.num_preemptions > 0) == (model == "folder")
     await engine.aclose()
     engine._loop._batching.check_integrity()
 

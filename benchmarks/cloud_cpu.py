@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from benchmarks.cloud_load import jobs_of, words
+from benchmarks.cloud_memory import memory
 from benchmarks.cloud_models import BenchModel
 from benchmarks.cloud_sides import Job, Theirs, our_engine, ours, ours_together
 from benchmarks.cloud_switches import response_cache, short_first, target_step
@@ -145,6 +146,7 @@ CPU_ROWS: dict[str, Callable[..., Awaitable[Row]]] = {
     "short-first": short_first,
     "target-step": target_step,
     "response-cache": response_cache,
+    "memory": memory,
 }
 
 

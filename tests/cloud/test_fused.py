@@ -30,6 +30,19 @@ def test_logits_equal_those_of_the_plain_network(family: str, tmp_path: Path) ->
     torch.testing.assert_close(logits_of(fused, start=40), expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_single_token_is_computed_as_among_others(family: str, tmp_path: Path) -> None:
+    plain = load_network(write_checkpoint(tmp_path, family))
+    fused = FusedNetwork(load_network(tmp_path), max_model_len=64)
+    attend = causal_attention(plain.config)
+    with torch.inference_mode():
+        for token in TOKENS[:3]:
+            tokens, positions = token.unsqueeze(0), torch.tensor([7])
+            expected = plain.logits(plain(tokens, positions, attend))
+            found = fused.logits(fused(tokens, positions, attend))
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_half_precision_stays_close(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "qwen3")
     plain = load_network(folder, dtype=torch.bfloat16)

@@ -52,6 +52,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def windowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(tmp_path_factory.mktemp("windowed"), "mistral-window")
+
+
+@pytest.fixture(scope="module")
 def golden(folder: Path) -> list[list[int]]:
     return [reference_tokens(folder, prompt, 40) for prompt in PROMPTS]
 
@@ -92,6 +97,19 @@ async def test_tokens_are_those_of_transformers(
     assert batching_of(engine).num_overlapped > 0
     if settings == "preempting":
         assert batching_of(engine)._scheduler.num_preemptions > 0
+    await closed(engine)
+
+
+@pytest.mark.parametrize("settings", [{}, {"block_size": 2}, {"max_num_batched_tokens": 5}])
+async def test_blocks_behind_a_window_are_given_back_as_without(
+    settings: dict[str, Any], windowed: Path
+) -> None:
+    engine = start(windowed, **settings)
+    for _ in range(2):
+        answers = await together(engine, [ask(p, max_tokens=40) for p in PROMPTS])
+        for prompt, (deltas, _) in zip(PROMPTS, answers, strict=True):
+            assert tokens_of(deltas) == reference_tokens(windowed, prompt, 40)
+        engine._loop._batching.check_integrity()
     await closed(engine)
 
 

@@ -45,14 +45,13 @@ def show(
     import json
     from dataclasses import asdict
 
-    from offload.errors import SettingsError
     from offload.places import places
-    from offload.settings_sources import all_said
+    from offload.settings_sources import all_said, no_setting
 
     file = places().config_file
     found = [each for each in all_said(file) if name in (None, each.name, each.name.split(".")[0])]
     if not found:
-        raise SettingsError(f"there is no setting {name!r}; `nearfar config show` lists them")
+        raise no_setting(name)
     found = [each for each in found if not changed or each.source != "default"]
     if as_json:
         typer.echo(json.dumps([asdict(each) | {"variable": each.variable} for each in found]))
@@ -65,7 +64,8 @@ def show(
         typer.echo("nothing is set; every setting has its default")
 
 
-@config_app.command("set")
+# A value may begin with a minus: -1 and -0.5 are no options.
+@config_app.command("set", context_settings={"ignore_unknown_options": True})
 def set_value(
     name: Name,
     value: Annotated[str, typer.Argument(help="Its value; - reads it from stdin, as for a key.")],

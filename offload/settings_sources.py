@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -85,6 +86,21 @@ def drop(path: Path, name: str) -> bool:
     return True
 
 
+def no_setting(name: str) -> SettingsError:
+    """Return the error for a name that is no setting, with the one that was probably meant."""
+    settings = Settings()
+    known = [
+        f"{section.name}.{each.name}"
+        for section in fields(settings)
+        for each in fields(getattr(settings, section.name))
+    ]
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return SettingsError(
+        f"there is no setting {name!r}; {meant}`nearfar config show` lists all of them"
+    )
+
+
 def _parted(name: str) -> tuple[str, str]:
     """Return section and field. Raises SettingsError for a name that is none."""
     section, dot, field = name.partition(".")
@@ -93,7 +109,7 @@ def _parted(name: str) -> tuple[str, str]:
     of_section = getattr(Settings(), section, None)
     names = [] if of_section is None else [each.name for each in fields(of_section)]
     if field not in names:
-        raise SettingsError(f"there is no setting {name!r}; `nearfar config show` lists them")
+        raise no_setting(name)
     return section, field
 
 

@@ -13,7 +13,7 @@ from offload.config_cli import config_app
 from offload.errors import SettingsError
 from offload.places import places
 from offload.settings_reading import load
-from offload.settings_sources import Said, all_said, drop, put
+from offload.settings_sources import Said, all_said, drop, no_setting, put
 
 
 def said(path: Path, environment: dict[str, str], name: str) -> Said:
@@ -128,3 +128,17 @@ def test_only_what_is_changed_can_be_shown(monkeypatch: pytest.MonkeyPatch) -> N
     assert "every setting has its default" in run("show", "--changed")
     run("set", "edge.window", "64")
     assert run("show", "--changed").count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "kept"), [("policy.min_logprob", -0.5), ("edge.num_gpu_layers", -1)]
+)
+def test_a_value_below_zero_is_no_option(name: str, kept: float) -> None:
+    done = CliRunner().invoke(config_app, ["set", name, str(kept)])
+    assert done.exit_code == 0, done.output
+    assert said(places().config_file, {}, name).value == kept
+
+
+@pytest.mark.parametrize("written", ["edge.num_thread", "edge.threads", "edg.num_threads"])
+def test_a_name_that_is_none_is_told_the_one_that_was_probably_meant(written: str) -> None:
+    assert "did you mean edge.num_threads?" in str(no_setting(written))

@@ -336,11 +336,12 @@ async def test_a_schema_holds_one_answer_and_not_its_neighbours(engine: TorchEdg
 async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(
     stumble: Callable[[Callable[[list[int]], None]], None],
 ) -> None:
-    go = threading.Event()
-    stumble(lambda all_tokens: None if len(all_tokens) > 1 else _wait(go))
+    held, go = threading.Event(), threading.Event()
+    stumble(lambda all_tokens: None if len(all_tokens) > 1 else _hold(held, go))
     engine = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cpu", max_num_seqs=1))
     stream = engine.generate(asked("Hello!", max_tokens=30, logit_bias=NEVER_ENDS))
-    await anext(stream)  # the next token waits for `go`
+    await anext(stream)
+    assert await asyncio.to_thread(held.wait, 120), "the next token was not begun"
     waiting = asyncio.create_task(read(engine, asked("Hello!", max_tokens=5)))
     while engine._loop._orders.qsize() < 1:
         await asyncio.sleep(0.01)
@@ -355,8 +356,9 @@ async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(
     await closing
 
 
-def _wait(event: threading.Event) -> None:
-    assert event.wait(timeout=120), "nobody let the step go on"
+def _hold(held: threading.Event, go: threading.Event) -> None:
+    held.set()
+    assert go.wait(timeout=120), "nobody let the step go on"
 
 
 def test_an_engine_that_is_dropped_leaves_no_thread_behind(folder: Path) -> None:

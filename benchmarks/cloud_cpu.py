@@ -89,18 +89,25 @@ async def poisson(model: BenchModel, *, quick: bool) -> Row:
         for _ in jobs:
             at += chance.expovariate(rate_per_s)
             arrivals.append(at)
-        fixed = await _fixed_batches(engine, jobs, arrivals)
-        continuous = await _continuous(engine, jobs, arrivals)
-        began = time.perf_counter()
-        await ours_together(engine, jobs)
-        ours_s = time.perf_counter() - began
-    less = 1 - statistics.mean(continuous) / statistics.mean(fixed)
+        fixed, continuous, ratios = [], [], []
+        for _ in range(1 if quick else 5):  # in turns, so that a neighbour disturbs both
+            fixed += await _fixed_batches(engine, jobs, arrivals)
+            continuous += await _continuous(engine, jobs, arrivals)
+            began = time.perf_counter()
+            await _fixed_batches(engine, jobs, [0.0] * len(jobs))
+            between = time.perf_counter()
+            await ours_together(engine, jobs)
+            ratios.append((between - began) / (time.perf_counter() - between))
+    less, ratio = (
+        1 - statistics.mean(continuous) / statistics.mean(fixed),
+        statistics.median(ratios),
+    )
     return {
         "model": model.name,
         "less_mean_latency": round(less, 3),
         "goal": "0.4 less mean latency at equal load, or 3 times the throughput",
-        "met": less >= 0.4 or fixed_s / ours_s >= 3,
-        "throughput_ratio": round(fixed_s / ours_s, 2),
+        "met": less >= 0.4 or ratio >= 3,
+        "throughput_ratio": round(ratio, 2),
         "requests_per_s": round(rate_per_s, 2),
         "mean_latency_s": {
             "continuous": round(statistics.mean(continuous), 3),

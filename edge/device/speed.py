@@ -85,13 +85,21 @@ def _run(
     """Return tokens read and written per second, and how many the prompt had."""
     # Chosen by chance at a high temperature, so that no model ends its answer at once.
     sampling = Sampling(max_tokens=answer, temperature=2.0, seed=1 + number)
-    request = Request(prompt=prompt_of(num_tokens, number), sampling=sampling)
+    request = Request(prompt=_fitting(engine, num_tokens, number), sampling=sampling)
     (end,) = (item for item in engine.answer(request) if isinstance(item, Finish))
     usage = end.usage
     read = usage.prompt_tokens - usage.cached_tokens
     # The first token of an answer comes with its prompt.
     written = max(0, usage.completion_tokens - 1)
     return _rate(read, usage.prefill_s), _rate(written, usage.decode_s), usage.prompt_tokens
+
+
+def _fitting(engine: LlamaEngine, num_tokens: int, number: int) -> str:
+    """Return a text of at most so many tokens: some tokenizers spend one on every digit."""
+    text = prompt_of(num_tokens, number)
+    while (count := len(engine.prompt_tokens(Request(prompt=text)))) > max(1, num_tokens):
+        text = text[: len(text) * num_tokens // count]
+    return text
 
 
 def prompt_of(num_tokens: int, number: int = 0) -> str:

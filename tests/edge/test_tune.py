@@ -155,3 +155,8 @@ def test_a_missing_model_is_said_before_anything_is_measured(tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match="nearfar models list"):
         tune(settings, here)
     assert not here.config_file.exists()
+
+
+def test_a_prompt_longer_than_half_of_the_context_is_cut_to_it() -> None:
+    found = measured_pace(EDGE_MODEL, LlamaOptions(num_threads=1), 512)
+    assert found.max_model_len // 4 < found.prompt_tokens <= found.max_model_len // 2

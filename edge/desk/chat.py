@@ -56,7 +56,7 @@ class Chat:
         self._met: set[int] = set()  # turns whose better answer was shown
         self.files: list[str] = []
         self.last: Finish | None = None
-        self.told = "nothing has been answered yet"
+        self.told = ""  # how the last answer of this run came about
         self.failed = False  # whether anything that was asked came to nothing
 
     async def run(self, first: str = "") -> None:

@@ -14,6 +14,7 @@ import msgspec
 from edge.desk.export import export
 from edge.desk.forgetting import forget
 from edge.desk.status import link_state
+from edge.desk.terminal import why
 from offload.errors import RequestError
 from offload.messages import Sampling, Side
 
@@ -40,7 +41,7 @@ class Command:
 
 
 async def _new(chat: Chat, rest: str) -> None:
-    chat.conversation, chat.last, chat.files = None, None, []
+    chat.conversation, chat.last, chat.told, chat.files = None, None, "", []
     chat.screen.remark("a new conversation")
     if rest:
         await chat.ask(rest)
@@ -69,7 +70,15 @@ async def _near(chat: Chat, rest: str) -> None:
 
 
 async def _why(chat: Chat, _: str) -> None:
-    chat.screen.remark(chat.told)
+    chat.screen.remark(chat.told or _kept_why(chat) or "nothing has been answered yet")
+
+
+def _kept_why(chat: Chat) -> str:
+    """Return what is kept of the newest answer; empty where there is none, or it never ended."""
+    turns = chat.store.read(chat.conversation).turns if chat.conversation else ()
+    answers = [each for each in turns if each.role == "assistant"]
+    finish = answers[-1].finish if answers else None
+    return why(finish) if finish else ""
 
 
 async def _system(chat: Chat, rest: str) -> None:
@@ -136,6 +145,7 @@ async def _undo(chat: Chat, _: str) -> None:
     gone = chat.store.undo(_current(chat))
     if gone is None:
         raise RequestError("there is nothing to take back; ask something first")
+    chat.told = ""
     chat.screen.remark(f"taken back: {gone.splitlines()[0][:60]}")
 
 
@@ -144,8 +154,10 @@ async def _forget(chat: Chat, _: str) -> None:
     choices = {"y": "delete it", "n": "keep it"}
     if await chat.screen.choose("Delete this conversation for good?", choices) == "y":
         await forget(current, chat.store, chat.engine, chat.sessions)
-        chat.conversation, chat.last = None, None
+        chat.conversation, chat.last, chat.told = None, None, ""
         chat.screen.remark("deleted; a new conversation")
+    else:
+        chat.screen.remark("it is kept; nothing is deleted without your y")
 
 
 async def _file(chat: Chat, rest: str) -> None:
@@ -170,7 +182,7 @@ async def _list(chat: Chat, rest: str) -> None:
 async def _open(chat: Chat, rest: str) -> None:
     chat.conversation = chat.store.find(rest)
     whole = chat.store.read(chat.conversation)
-    chat.system, chat.last = whole.system, None
+    chat.system, chat.last, chat.told = whole.system, None, ""
     chat.screen.remark(f"{whole.heading.title}, {whole.heading.num_turns} turns")
 
 

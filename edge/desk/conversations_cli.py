@@ -28,7 +28,8 @@ def show_list(
 ) -> None:
     """List the conversations, the newest first."""
     with _store() as store:
-        _show([(heading, "") for heading in store.headings(limit)], as_json=as_json)
+        newest = [(heading, "") for heading in store.headings(limit)]
+        _show(newest, none="there is none; `nearfar chat` begins one", as_json=as_json)
 
 
 @conversations_app.command()
@@ -38,7 +39,7 @@ def search(
     """Find conversations by any part of what was said in them."""
     with _store() as store:
         hits = [(hit.heading, hit.excerpt) for hit in store.search(text)]
-        _show(hits, as_json=as_json)
+        _show(hits, none=f"nothing that was said has {text!r} in it", as_json=as_json)
 
 
 @conversations_app.command()
@@ -99,7 +100,7 @@ def _store() -> Iterator[Conversations]:
         store.close()
 
 
-def _show(found: list[tuple[Heading, str]], *, as_json: bool) -> None:
+def _show(found: list[tuple[Heading, str]], *, none: str, as_json: bool) -> None:
     import msgspec
 
     if as_json:
@@ -109,7 +110,7 @@ def _show(found: list[tuple[Heading, str]], *, as_json: bool) -> None:
     for each, excerpt in found:
         typer.echo(f"{each.id[:8]}  {each.title}" + (f"\n          {excerpt}" if excerpt else ""))
     if not found:
-        typer.echo("there is none; `nearfar chat` begins one")
+        typer.echo(none)
 
 
 def _tell(document: dict[str, str], words: str, *, as_json: bool) -> None:

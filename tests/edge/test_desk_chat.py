@@ -123,8 +123,19 @@ async def test_undo_forget_and_new_leave_what_they_say() -> None:
     assert any("taken back: one" in remark for remark in screen.remarks)
     await talk("secret", "/forget", store=store, reply="y")
     assert store.search("secret") == []
-    await talk("public", "/forget", store=store, reply="n")
-    assert store.search("public")
+    _, screen = await talk("public", "/forget", store=store, reply="n")
+    assert store.search("public") and "kept" in screen.remarks[-1]
+
+
+async def test_why_tells_of_the_answer_that_is_newest_where_one_is() -> None:
+    store = Conversations()
+    _, screen = await talk("/why", "question", "/why", "/new", "/why", store=store)
+    none, of_question, _, of_new = screen.remarks
+    assert of_question.startswith("far ·")
+    assert none == of_new == "nothing has been answered yet"
+    _, screen = await talk(f"/open {store.latest()[:8]}", "/why", "/undo", "/why", store=store)
+    assert screen.remarks[1].startswith("far ·")
+    assert screen.remarks[3] == "nothing has been answered yet"
 
 
 async def test_an_earlier_conversation_is_found_and_gone_on_with() -> None:

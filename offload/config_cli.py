@@ -50,7 +50,7 @@ def show(
 
     file = places().config_file
     found = [each for each in all_said(file) if name in (None, each.name, each.name.split(".")[0])]
-    if not found:
+    if name is not None and not found:
         raise no_setting(name)
     found = [each for each in found if not changed or each.source != "default"]
     if as_json:

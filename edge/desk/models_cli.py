@@ -23,6 +23,7 @@ def list_models(
     import msgspec
 
     from edge.desk.models import list_models as find_all
+    from edge.desk.models import read_aliases
     from offload.places import places
 
     entries = find_all(places().models)
@@ -36,6 +37,8 @@ def list_models(
     for entry in entries:
         size = f"{entry.size_bytes / 1e6:,.1f} MB"
         typer.echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
+    for short, target in read_aliases(places().models).items():
+        typer.echo(f"{short:32} alias  of {target}")
     for row in listed:
         fits = "does not fit now" if row["misfit"] else "fits"
         told = f"{row['name']:14} about {row['size_gb']:4.2f} GB  {row['licence']:20} {fits:17}"

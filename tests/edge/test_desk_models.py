@@ -367,6 +367,13 @@ def test_a_folder_is_told_by_what_is_in_it(folder: Path, tmp_path: Path) -> None
         find_gguf(str(tmp_path), folder)
 
 
+def test_an_alias_is_listed_with_what_it_means(capsys: pytest.CaptureFixture[str]) -> None:
+    models_cli.alias("fast", "nearfar-edge")
+    models_cli.list_models()
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["fast", "alias", "of", "nearfar-edge"] in told
+
+
 def test_dropping_an_alias_that_is_none_is_a_mistake() -> None:
     with pytest.raises(RequestError, match="there is no alias"):
         models_cli.alias("nothing", None)

@@ -11,6 +11,7 @@ import torch
 from backbone.errors import SchemaRefusal
 from cloud.engine.answer import Answer
 from cloud.engine.outcome import Outcome
+from cloud.engine.parallel import GroupLost
 from cloud.engine.runner import Step
 from cloud.engine.scheduler import Scheduler, Slice
 from cloud.engine.sequence import Sequence as Tokens
@@ -81,6 +82,8 @@ class Batching:
         began_s = time.monotonic()
         try:
             outcomes = self._step(slices)
+        except GroupLost:
+            raise  # no step can be done again without the others
         except Exception as error:
             self._recover(slices, error)
             return

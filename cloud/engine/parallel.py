@@ -8,8 +8,8 @@ step, as one tensor of integers.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -49,12 +49,17 @@ class Meeting:
         return cls(rank=int(os.environ["RANK"]), size=size)
 
 
+class GroupLost(RuntimeError):
+    """A step failed that several processes computed: who is how far in it cannot be known."""
+
+
 class Group:
     """The processes that run one model; `rank` 0 leads."""
 
     def __init__(self, meeting: Meeting, device: torch.device) -> None:
         """Wait for the others. Raises SettingsError where they do not come."""
         self.rank, self.size = meeting.rank, meeting.size
+        self._lost = False
         try:
             distributed.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
@@ -100,9 +105,18 @@ class Group:
         distributed.broadcast(words, 0, group=self._words)
         return _unpack(words, self._device)
 
+    @contextmanager
+    def in_step(self) -> Iterator[None]:
+        """Compute a step that was told. Raises GroupLost where the block fails."""
+        try:
+            yield
+        except Exception as error:
+            self._lost = True
+            raise GroupLost(f"a step of the shared model failed: {type(error).__name__}") from error
+
     def leave(self) -> None:
-        """End the group; the first process also ends the others."""
-        if self.rank == 0:
+        """End the group; the first process also ends the others, while they still hear it."""
+        if self.rank == 0 and not self._lost:
             # One that died already needs no telling.
             with suppress(RuntimeError):
                 self.tell(None)

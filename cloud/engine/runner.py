@@ -68,9 +68,7 @@ class Runner:
         if self._graphs is not None and self._recorded(slices, batch):
             logits = self._graphs.logits(batch)
             return [Outcome((one,)) for one in choose_tokens(logits, [s.sequence for s in slices])]
-        if self._group is not None:
-            self._group.tell(batch)
-        hidden = self._compute(batch)
+        hidden = self._compute(batch) if self._group is None else self._shared(self._group, batch)
         chosen = self._choose(hidden, slices, batch.rows)
         scored = [
             self._score(hidden, slice_, row) if slice_.sequence.wants_scores else ()
@@ -81,6 +79,11 @@ class Runner:
     def _compute(self, batch: StepBatch) -> Tensor:
         self._attention.prepare(batch)
         return self._network(batch.tokens, batch.positions, self._attention.attend)
+
+    def _shared(self, group: Group, batch: StepBatch) -> Tensor:
+        with group.in_step():
+            group.tell(batch)
+            return self._compute(batch)
 
     def follow(self) -> None:
         """Compute this process's share of the steps of another, which leads."""

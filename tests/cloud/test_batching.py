@@ -17,6 +17,7 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.loop import BROKEN, CLOSED
 from cloud.engine.options import EngineOptions
 from cloud.engine.outcome import Outcome
+from cloud.engine.parallel import GroupLost
 from cloud.engine.scheduler import Slice
 from offload.errors import EngineStopped
 from offload.messages import Delta, Finish, Request
@@ -279,6 +280,20 @@ async def test_a_broken_invariant_ends_answers_and_refuses_new_ones(folder: Path
         raise AssertionError("free + used is not the total")
 
     scheduler.schedule = broken  # type: ignore[method-assign]
+    _, finish = await answer(engine, ask())
+    assert (finish.reason, finish.error) == ("error", BROKEN)
+    with pytest.raises(EngineStopped, match="restart it"):
+        await answer(engine, ask())
+    await engine.aclose()
+
+
+async def test_a_step_that_lost_the_other_processes_ends_the_model(folder: Path) -> None:
+    engine = start(folder)
+
+    def lost(slices: Sequence[Slice]) -> list[Outcome]:
+        raise GroupLost("a step of the shared model failed")
+
+    engine._loop._batching._step = lost
     _, finish = await answer(engine, ask())
     assert (finish.reason, finish.error) == ("error", BROKEN)
     with pytest.raises(EngineStopped, match="restart it"):

@@ -329,29 +329,45 @@ async def test_a_signal_lets_an_answer_end_and_takes_no_other(
     assert sum(each.requests for each in used.values()) >= 1, "the day's use outlives the cloud"
 
 
-@pytest.mark.slow
-def test_two_processes_serve_one_model_and_leave_with_the_command(tmp_path: Path) -> None:
+@contextlib.contextmanager
+def shared_cloud(home: Path) -> Iterator[tuple[dict[str, str], list[psutil.Process]]]:
+    """Serve the embedded model by two processes; yield what was announced and the followers."""
     command = [sys.executable, "-m", "nearfar", "cloud", "serve", "--tensor-parallel-size", "2"]
     process = subprocess.Popen(
         [*command, "--device", "cpu", "--bind", "tcp://127.0.0.1:*", "--json"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "NEARFAR_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "NEARFAR_HOME": str(home), "OMP_NUM_THREADS": "1"},
     )
     assert process.stdout is not None
     try:
         told = json.loads(process.stdout.readline())
         children = psutil.Process(process.pid).children(recursive=True)
-        followers = [child for child in children if "cloud.engine.follower" in child.cmdline()]
-        assert len(followers) == 1
-        document = ask((told, tmp_path), "What is 17 + 25?", "--cloud")
-        assert document["route"]["served_by"] == "cloud" and "42" in document["answer"]
+        yield told, [child for child in children if "cloud.engine.follower" in child.cmdline()]
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0, "a stopped cloud ends well"
         process.stdout.close()
+
+
+@pytest.mark.slow
+def test_two_processes_serve_one_model_and_leave_with_the_command(tmp_path: Path) -> None:
+    with shared_cloud(tmp_path) as (told, followers):
+        assert len(followers) == 1
+        document = ask((told, tmp_path), "What is 17 + 25?", "--cloud")
+        assert document["route"]["served_by"] == "cloud" and "42" in document["answer"]
     assert not any(child.is_running() for child in followers)
+
+
+@pytest.mark.slow
+def test_a_killed_process_of_a_shared_model_is_told_and_not_waited_for(tmp_path: Path) -> None:
+    with shared_cloud(tmp_path) as (told, followers):
+        followers[0].kill()
+        environment = {"NEARFAR_HOME": str(tmp_path), "NEARFAR_CLOUD_URL": told["endpoint"]}
+        for _ in range(2):  # in the answer that meets it, and in every one after
+            done = nearfar("ask", HARD, "--cloud", **environment)
+            assert done.returncode == 1 and "the cloud engine broke down; restart it" in done.stderr
 
 
 def test_a_model_shared_in_too_many_parts_is_refused_in_one_line(tmp_path: Path) -> None:

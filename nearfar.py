@@ -92,7 +92,10 @@ def nearfar(
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
     port: Annotated[int | None, typer.Option(help="The port; 8080 unless set.")] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="A GGUF file.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A GGUF file, or the name of a model on this device."),
+    ] = None,
     draft: Annotated[
         str | None,
         typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),

@@ -22,6 +22,7 @@ from offload.settings_reading import load
 # Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
 OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
 
+_LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _DRAIN_S = 10.0  # for the answers in flight, after a signal
 
 
@@ -190,7 +191,14 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
     print(f"{card.name} ({size}{card.quantization})")
     print(f"listening on {endpoint}, server key {public_key}")
     print(f"on this machine:  NEARFAR_CLOUD_URL={endpoint} nearfar ask ...")
-    print("for another:      nearfar link invite NAME tcp://THIS_HOST:PORT")
+    print(f"for another:      {_for_another(endpoint)}")
     if url:
         print(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1")
     print("stop with Ctrl-C", flush=True)
+
+
+def _for_another(endpoint: str) -> str:
+    """Return what lets another machine in: nothing does at an address of this one alone."""
+    if not endpoint.startswith("tcp://") or endpoint.startswith(_LOOPBACK):
+        return "only with --bind tcp://0.0.0.0:7070"
+    return f"nearfar link invite NAME tcp://THIS_HOST:{endpoint.rpartition(':')[2]}"

@@ -29,7 +29,9 @@ from offload.settings import Settings
 if TYPE_CHECKING:
     from edge.desk.chat import Chat
 
-_DEMONSTRATION = "a small demonstration model answers; `nearfar models` tells of real ones"
+_DEMONSTRATION = (
+    "a small demonstration model answers; `nearfar models list --all` tells of real ones"
+)
 
 _REPLIES: dict[str, tuple[Reply, str]] = {
     "y": ("once", "this message may"),

@@ -17,6 +17,7 @@ import httpx
 import psutil
 import pytest
 
+from cloud.endpoint import _for_another
 from offload.errors import CloudBusy
 from offload.link.client import CloudLink
 from offload.link.local import device_keys, used_file
@@ -375,3 +376,16 @@ def test_a_model_shared_in_too_many_parts_is_refused_in_one_line(tmp_path: Path)
     done = nearfar(*arguments, NEARFAR_HOME=str(tmp_path))
     assert done.returncode == 1 and "cannot be divided by 7" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "words"),
+    [
+        ("tcp://127.0.0.1:7070", "--bind tcp://0.0.0.0:7070"),
+        ("tcp://[::1]:7070", "--bind tcp://0.0.0.0:7070"),
+        ("tcp://0.0.0.0:7171", "nearfar link invite NAME tcp://THIS_HOST:7171"),
+        ("tcp://10.0.0.5:7070", "nearfar link invite NAME tcp://THIS_HOST:7070"),
+    ],
+)
+def test_another_machine_is_invited_only_where_it_can_reach(endpoint: str, words: str) -> None:
+    assert words in _for_another(endpoint)

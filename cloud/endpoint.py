@@ -190,11 +190,16 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
     size = f"{card.num_parameters / 1e6:.1f}M parameters, " if card.num_parameters else ""
     print(f"{card.name} ({size}{card.quantization})")
     print(f"listening on {endpoint}, server key {public_key}")
-    print(f"on this machine:  NEARFAR_CLOUD_URL={endpoint} nearfar ask ...")
+    print(f"on this machine:  NEARFAR_CLOUD_URL={_for_this(endpoint)} nearfar ask ...")
     print(f"for another:      {_for_another(endpoint)}")
     if url:
         print(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1")
     print("stop with Ctrl-C", flush=True)
+
+
+def _for_this(endpoint: str) -> str:
+    """Return where this machine reaches an endpoint: 0.0.0.0 stands for loopback too."""
+    return endpoint.replace("tcp://0.0.0.0:", "tcp://127.0.0.1:")
 
 
 def _for_another(endpoint: str) -> str:

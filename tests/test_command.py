@@ -176,6 +176,11 @@ def test_why_says_what_left_before_the_cloud_failed(
     assert why(finish).endswith(told)
 
 
+def test_why_never_says_that_nothing_left_where_the_cloud_answered() -> None:
+    route = Route(served_by="cloud", reason="forced_cloud")
+    assert why(Finish(reason="stop", route=route)).endswith("bytes sent not counted")
+
+
 def test_why_never_says_that_nothing_left_where_the_cloud_was_asked_too() -> None:
     route = Route(served_by="edge", reason="confident", sent_is_known=False)
     assert "may have left" in why(Finish(reason="stop", route=route))

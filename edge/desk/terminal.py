@@ -100,7 +100,8 @@ def _sent(route: Route, num_bytes: int) -> str:
         then = "before the cloud failed" if failed else "for the cloud too, which was not needed"
         return f"the text may have left {then}"
     if not num_bytes:
-        return "nothing sent"
+        # Over plain HTTP nobody counts; the ledger has the size of the request.
+        return "nothing sent" if route.served_by == "edge" else "bytes sent not counted"
     return f"{num_bytes} bytes sent" + (" before the cloud failed" if failed else "")
 
 

@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from cloud.endpoint import _for_another
+from cloud.endpoint import _for_another, _for_this
 from offload.errors import CloudBusy
 from offload.link.client import CloudLink
 from offload.link.local import device_keys, used_file
@@ -389,3 +389,8 @@ def test_a_model_shared_in_too_many_parts_is_refused_in_one_line(tmp_path: Path)
 )
 def test_another_machine_is_invited_only_where_it_can_reach(endpoint: str, words: str) -> None:
     assert words in _for_another(endpoint)
+
+
+def test_this_machine_is_told_an_address_whose_key_it_knows() -> None:
+    assert _for_this("tcp://0.0.0.0:7070") == "tcp://127.0.0.1:7070"
+    assert _for_this("tcp://192.0.2.1:7070") == "tcp://192.0.2.1:7070"

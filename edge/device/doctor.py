@@ -67,9 +67,11 @@ def examine() -> Report:
     here, stops, problems = places(), list[str](), list[str]()
     memory = psutil.virtual_memory()
     settings = _settings(here, stops)
+    unread = bool(stops)
     version, gpu = _llama_cpp(stops)
     models = list_models(here.models)
-    chosen = chosen_settings(settings, here, stops)
+    # Settings that cannot be read choose nothing, and are said once.
+    chosen = [] if unread else chosen_settings(settings, here, stops)
     problems += [*_lacking(models), *_locked(here)]
     profile, features, bandwidth = read_profile(), cpu_features(), memory_bandwidth()
     advice = build_advice(features, built_with(_system_info()), nvidia=has_nvidia(), offload=gpu)

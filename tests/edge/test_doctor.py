@@ -131,3 +131,11 @@ def test_a_home_that_is_no_folder_is_a_problem(
     monkeypatch.setenv("NEARFAR_HOME", str(tmp_path / "home"))
     (problem,) = _locked(places())
     assert "cannot be written to" in problem and "NEARFAR_HOME" in problem
+
+
+def test_settings_that_cannot_be_read_are_said_once_and_choose_nothing() -> None:
+    file = places().config_file
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("[edge")
+    report = examine()
+    assert len(report.stops) == 1 and report.chosen == []

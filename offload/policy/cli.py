@@ -80,7 +80,7 @@ def ledger(
     limit: Annotated[int, typer.Option(help="How many of the newest; 0 for all.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """List every byte that left this device: when, how many, where to, and why."""
+    """List every question that left this device: when, how many bytes, where to, and why."""
     from offload.ledger.commands import list_left
 
     list_left(limit, as_json=as_json)

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import json
 import os
+import signal
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
@@ -80,6 +81,8 @@ async def serve(engine: Engine, endpoint: str) -> None:
 
 def main() -> None:
     """Open the engine and serve it."""
+    # Ctrl-C in a terminal reaches every process; the parent ends this one when it has drained.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     endpoint, engine, arguments, cores = sys.argv[1:]
     if cores and hasattr(os, "sched_setaffinity"):  # before torch counts the cores it has
         os.sched_setaffinity(0, map(int, cores.split(",")))

@@ -394,3 +394,22 @@ def test_another_machine_is_invited_only_where_it_can_reach(endpoint: str, words
 def test_this_machine_is_told_an_address_whose_key_it_knows() -> None:
     assert _for_this("tcp://0.0.0.0:7070") == "tcp://127.0.0.1:7070"
     assert _for_this("tcp://192.0.2.1:7070") == "tcp://192.0.2.1:7070"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_replicas_without_a_word(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "nearfar", "cloud", "serve", "--replicas", "2", "--json"]
+    process = subprocess.Popen(
+        [*command, "--device", "cpu", "--bind", "tcp://127.0.0.1:*"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "NEARFAR_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    assert json.loads(process.stdout.readline())["endpoint"]
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, "")

@@ -350,7 +350,9 @@ async def test_killed_while_it_writes_it_keeps_what_it_wrote(
         try:  # the page comes back by itself
             await tab.locator(".remark", has_text="cut off").wait_for()
             kept = (await tab.locator(".answer .body").inner_text()).strip()
-            assert seen and kept.split()[0] == seen.split()[0]
+            # The word that was seen may have been half of one, or the last to be lost.
+            less, more = sorted((seen.split()[0], kept.split()[0]), key=len)
+            assert less and more.startswith(less)
             assert await tab.locator("#notice").is_hidden()
         finally:
             _end(again, signal.SIGTERM)

@@ -228,7 +228,10 @@ class Connection:
     def _no_answer(self, timeout_s: float) -> LinkError:
         endpoint = self.address.endpoint
         if self._num_broken_handshakes:
-            return CloudUnreachable(f"{endpoint} hangs up in the handshake; {_HELP}")
+            # One that wants keys may hang up before its greeting, which says so, has come.
+            keys = "ask for an invite and run `nearfar link join` if it wants keys, or "
+            remedy = f"{keys if self.address.server_key is None else ''}{_HELP}"
+            return CloudUnreachable(f"{endpoint} hangs up in the handshake; {remedy}")
         if self._was_connected:
             return CloudUnreachable(
                 f"something listens at {endpoint} but does not answer as a nearfar cloud; {_HELP}"

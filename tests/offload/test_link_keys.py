@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import struct
+
 import pytest
+import zmq
 
 from offload.errors import (
     CloudUnreachable,
@@ -8,12 +11,17 @@ from offload.errors import (
     SettingsError,
 )
 from offload.link.client import CloudLink
+from offload.link.connection import Connection
+from offload.link.health import Tempo
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.server import LinkServer
+from offload.link.sockets import Address
 from tests.offload.links import (
+    PATIENCE_S,
     answer,
     ask,
     linked,
+    nowhere,
     serving,
     text_of,
 )
@@ -61,6 +69,23 @@ async def test_a_plaintext_device_is_refused_where_keys_are_wanted() -> None:
         with pytest.raises((KeyRefused, CloudUnreachable), match="wants keys"):
             await plain.connect()
         await plain.aclose()
+
+
+async def test_a_greeting_that_wants_keys_is_a_refusal_at_once() -> None:
+    mismatch = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
+    event = struct.pack("=HI", int(zmq.Event.HANDSHAKE_FAILED_PROTOCOL), mismatch)
+    with nowhere() as endpoint:
+        connection = Connection(
+            Address(endpoint=endpoint),
+            device="laptop",
+            session="s",
+            tempo=Tempo(),
+            on_message=lambda envelope: None,
+            on_lost=lambda error: None,
+        )
+        connection._on_event([zmq.Frame(event), zmq.Frame(endpoint.encode())])
+        with pytest.raises(KeyRefused, match="wants keys"):
+            await connection.open(PATIENCE_S)
 
 
 async def test_keys_for_a_cloud_that_takes_none_are_refused() -> None:

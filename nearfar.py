@@ -21,7 +21,7 @@ import offload.config_cli
 import offload.policy.cli
 import quantize.cli
 from backbone.causes import cause
-from backbone.errors import NearfarError
+from backbone.errors import NearfarError, WrongUsage
 from edge.cli import ASKING, DEVICE
 from offload.cli import FAR
 
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from serve.options import ServeOptions
 
 PREPARING = "Measure and prepare"
+_THIS_MACHINE = ("127.0.0.1", "localhost")
 
 app = typer.Typer(
     name="nearfar",
@@ -91,7 +92,9 @@ def nearfar(
 @_serving.command(rich_help_panel=ASKING)
 def serve(
     host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 8080 unless set.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port; 8080 unless set.")
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option("--model", "-m", help="A GGUF file, or the name of a model on this device."),
@@ -115,6 +118,8 @@ def serve(
     from offload.places import places
     from serve.cli import options_from, serve_engine
 
+    if page and host not in (None, *_THIS_MACHINE):
+        raise WrongUsage("--assistant is for this machine alone; leave it out, or --host")
     wish = Ask(model=model, draft=draft, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
@@ -131,7 +136,7 @@ def _serve_page(wish: Ask, options: ServeOptions, *, as_json: bool) -> None:
     from offload.errors import SettingsError
     from serve.cli import app_of
 
-    if options.host not in ("127.0.0.1", "localhost") or options.tls_cert is not None:
+    if options.host not in _THIS_MACHINE or options.tls_cert is not None:
         raise SettingsError(
             "the assistant's page is for this machine alone: leave --assistant out, or serve.host "
             "at 127.0.0.1 and serve.tls_cert empty"
@@ -144,9 +149,11 @@ def _serve_page(wish: Ask, options: ServeOptions, *, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Run the command; whatever stops it becomes one line and status 1."""
+    """Run the command; whatever stops it becomes one line and status 1, or 2 for wrong usage."""
     try:
         app()
+    except WrongUsage as error:
+        _fail(str(error), status=2)
     except NearfarError as error:
         _fail(str(error))
     except OSError as error:
@@ -176,12 +183,12 @@ def _out_of_reach(error: OSError) -> str:
     return f"{file} cannot be used ({reason}); mend its folder or permissions, or {elsewhere}"
 
 
-def _fail(told: str) -> NoReturn:
+def _fail(told: str, *, status: int = 1) -> NoReturn:
     told = " ".join(told.split())  # a library's words may have line breaks
     if "--json" in sys.argv:
         print(json.dumps({"error": told}))
     print(f"nearfar: {told}", file=sys.stderr)
-    sys.exit(1)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ NearfarError
 │   └── TemplateRefusal      a chat template that cannot take a conversation
 ├── SchemaRefusal            a JSON schema that no answer can be held to
 ├── MissingExtra             a package that an optional feature needs
+├── WrongUsage               options or arguments that no run can follow: exit status 2
 └── offload.errors
     ├── RequestError         a request that makes no sense
     │   ├── ContextLengthError
@@ -34,6 +35,10 @@ class CheckpointError(NearfarError):
 
 class TemplateRefusal(CheckpointError):
     """A chat template that says no to the messages it was given: two turns of one role, say."""
+
+
+class WrongUsage(NearfarError):
+    """Options or arguments of a command that contradict each other or mean nothing."""
 
 
 class SchemaRefusal(NearfarError):

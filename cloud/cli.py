@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backbone.usage import as_typed
 from cloud.memory_command import memory
 
 if TYPE_CHECKING:
@@ -83,24 +84,25 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
         from cloud.endpoint import EndpointOptions
         from cloud.endpoint import serve as run
 
-        options = EndpointOptions(
-            model=model,
-            bind=bind,
-            device=device,
-            max_model_len=max_model_len,
-            http=http,
-            upstream=upstream,
-            upstream_model=upstream_model,
-            shelf=shelf,
-            max_loaded=max_loaded,
-            num_replicas=replicas,
-            tensor_parallel_size=tensor_parallel_size,
-            balance=balance,
-            replica_weights=replica_weights,
-            gpus=gpus,
-            cores=cores,
-            as_json=as_json,
-        )
+        with as_typed():
+            options = EndpointOptions(
+                model=model,
+                bind=bind,
+                device=device,
+                max_model_len=max_model_len,
+                http=http,
+                upstream=upstream,
+                upstream_model=upstream_model,
+                shelf=shelf,
+                max_loaded=max_loaded,
+                num_replicas=replicas,
+                tensor_parallel_size=tensor_parallel_size,
+                balance=balance,
+                replica_weights=replica_weights,
+                gpus=gpus,
+                cores=cores,
+                as_json=as_json,
+            )
         run(options, open_http=open_http)
 
     app.command()(bench)
@@ -135,20 +137,21 @@ def bench(
     from cloud.bench.command import bench as run
     from cloud.bench.options import LoadOptions, read_goodput, read_percentiles
 
-    options = LoadOptions(
-        base_url=base_url,
-        model=model,
-        num_prompts=num_prompts,
-        request_rate=request_rate,
-        burstiness=burstiness,
-        max_concurrency=max_concurrency,
-        num_warmups=num_warmups,
-        output_len=output_len,
-        metric_percentiles=read_percentiles(metric_percentiles),
-        goodput=read_goodput(goodput or []),
-        seed=seed,
-        api_key=os.environ.get("NEARFAR_CLOUD_API_KEY", ""),
-    )
+    with as_typed():
+        options = LoadOptions(
+            base_url=base_url,
+            model=model,
+            num_prompts=num_prompts,
+            request_rate=request_rate,
+            burstiness=burstiness,
+            max_concurrency=max_concurrency,
+            num_warmups=num_warmups,
+            output_len=output_len,
+            metric_percentiles=read_percentiles(metric_percentiles),
+            goodput=read_goodput(goodput or []),
+            seed=seed,
+            api_key=os.environ.get("NEARFAR_CLOUD_API_KEY", ""),
+        )
     run(options, result=result_file, as_json=as_json)
 
 

@@ -1,18 +1,25 @@
-"""`nearfar cloud serve`: an engine behind the link, and over HTTP if asked, until a signal."""
+"""`nearfar cloud serve`: an engine behind the link, and over HTTP if asked, until a signal.
+
+An engine that breaks for good ends the process with status 1, for whoever keeps it to start again.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import sys
+import threading
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import CheckpointError, MissingExtra
-from offload.engine import Engine
-from offload.errors import SettingsError
+from backbone.usage import as_typed
+from offload.engine import Breaking, Engine
+from offload.errors import EngineStopped, SettingsError
 from offload.link.local import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
 from offload.pair import CLOUD_MODEL
@@ -24,6 +31,8 @@ OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
 
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _DRAIN_S = 10.0  # for the answers in flight, after a signal
+_LOOK_S = 0.2  # between two looks whether the engine is broken
+_INSIST_S = 25.0  # for a broken engine's process to end well; systemd's unit gives it 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +74,7 @@ class EndpointOptions:
 
 
 def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
-    """Load the model, bind the addresses and serve. Raises NearfarError."""
+    """Load the model, bind the addresses and serve. Raises NearfarError, also of what breaks."""
     asyncio.run(_serve(_engine(options), options, open_http))
 
 
@@ -90,13 +99,15 @@ def _fleet(folder: Path, options: EndpointOptions) -> Engine:
     from cloud.fleet.replica import ReplicaOptions
     from cloud.fleet.replicas import Replicas
 
-    places = places_for(
-        options.num_replicas,
-        weights=options.replica_weights,
-        gpus=options.gpus,
-        cores=options.cores,
-        device=options.device,
-    )
+    with as_typed():
+        policy = policy_named(options.balance)
+        places = places_for(
+            options.num_replicas,
+            weights=options.replica_weights,
+            gpus=options.gpus,
+            cores=options.cores,
+            device=options.device,
+        )
 
     def replica(number: int) -> ReplicaOptions:
         place = places[number % len(places)]
@@ -109,7 +120,6 @@ def _fleet(folder: Path, options: EndpointOptions) -> Engine:
             weight=place.weight,
         )
 
-    policy = policy_named(options.balance)
     return Replicas(replica, num_replicas=options.num_replicas, policy=policy)
 
 
@@ -151,8 +161,34 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
             assert open_http is not None, "the command brings the HTTP face"
             url = await stack.enter_async_context(open_http(engine, options.http))
         _announce(engine, server.endpoint, url, as_json=options.as_json)
-        await stop.wait()
+        broken = await _until_over(stop, engine)
+        if broken is not None:
+            _insist_on_ending(broken)
         await server.drain(_DRAIN_S)
+    if broken is not None:
+        raise EngineStopped(broken)
+
+
+async def _until_over(stop: asyncio.Event, engine: Engine) -> str | None:
+    """Wait for a signal, or for the engine to break; return why it broke."""
+    while not stop.is_set():
+        if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
+            return why
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(stop.wait(), _LOOK_S)
+    return None
+
+
+def _insist_on_ending(why: str) -> None:
+    """End this process in a while, whatever waits for a dead one: a step cannot be interrupted."""
+
+    def leave() -> None:
+        print(f"nearfar: {why}", file=sys.stderr, flush=True)
+        os._exit(1)
+
+    timer = threading.Timer(_INSIST_S, leave)
+    timer.daemon = True
+    timer.start()
 
 
 async def _connect(engine: Engine) -> None:

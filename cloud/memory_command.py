@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbone.errors import MissingExtra
+from backbone.usage import as_typed
 from offload.pair import CLOUD_MODEL
 
 if TYPE_CHECKING:
@@ -39,14 +40,15 @@ def memory(
         from cloud.engine.options import EngineOptions
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None
-    options = EngineOptions(
-        device=device,
-        dtype=dtype,  # type: ignore[arg-type]  # checked by the options themselves
-        max_model_len=max_model_len,
-        max_num_seqs=max_num_seqs,
-        gpu_memory_utilization=gpu_memory_utilization,
-        kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # checked by the options
-    )
+    with as_typed():
+        options = EngineOptions(
+            device=device,
+            dtype=dtype,  # type: ignore[arg-type]  # checked by the options themselves
+            max_model_len=max_model_len,
+            max_num_seqs=max_num_seqs,
+            gpu_memory_utilization=gpu_memory_utilization,
+            kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # checked by the options
+        )
     plan = plan_memory(model or CLOUD_MODEL, options)
     print(json.dumps(plan.as_json()) if as_json else _in_words(plan))
 

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from backbone.errors import WrongUsage
+from backbone.usage import as_typed
 from offload.policy.cli import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
@@ -37,7 +39,12 @@ Window = Annotated[
 ]
 Kv = Annotated[
     str | None,
-    typer.Option("--kv", help="How keys and values are stored: auto, f16, q8_0, q4_0, ..."),
+    typer.Option(
+        "--kv",
+        help="How keys and values are stored: auto, f16, q8_0, k8v4, q4_0; of GGUF files also f32, "
+        "q5_0, q5_1, q4_1, iq4_nl or two as q8_0/q4_0; of folders, which torch runs, also int8, "
+        "int4, int2.",
+    ),
 ]
 Draft = Annotated[
     str | None,
@@ -212,6 +219,10 @@ def bench_edge(
     from edge.desk.asking import Ask
     from edge.desk.bench import bench_kv, bench_speed
 
+    if kv and draft is not None:
+        raise WrongUsage("--kv compares without drafts; leave out --draft")
+    if not kv and (kinds or text is not None):
+        raise WrongUsage("--kind and --text are for the comparison of caches; add --kv")
     settings = Ask(model=model, draft=draft).settings()
     if kv:
         bench_kv(settings, kinds=kinds or (), text=text, num_tokens=prompt_tokens, as_json=as_json)
@@ -261,7 +272,8 @@ def calibrate(
     from edge.desk.calibrating import Calibration, run_calibration
     from offload.policy.calibrator import CalibrationOptions
 
-    options = CalibrationOptions(alpha=alpha, delta=delta, use_probe=probe, seed=seed)
+    with as_typed():
+        options = CalibrationOptions(alpha=alpha, delta=delta, use_probe=probe, seed=seed)
     wish = Calibration(
         questions=questions,
         split=split,

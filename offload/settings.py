@@ -18,6 +18,9 @@ from offload.privacy.findings import KINDS, Rules
 UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
 MIN_WINDOW = 16
+# Of keys and values: what llama.cpp stores, which may be named for each apart, and what torch does.
+KV_STORED = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
+KV_NAMES = ("auto", *KV_STORED, "k8v4", "int8", "int4", "int2")
 # What either runtime takes; one that takes less says so when the model is loaded.
 _EDGE_BOUNDS = {
     "num_threads": (0, 1024),
@@ -26,6 +29,16 @@ _EDGE_BOUNDS = {
     "num_sinks": (0, 1024),
     "max_num_seqs": (0, 256),
     "max_draft_tokens": (0, 64),
+}
+
+
+_SERVE_LEAST = {
+    "max_running": 1,
+    "max_queued": 0,
+    "requests_per_s": 0,
+    "tokens_per_s": 0,
+    "requests_per_day": 0,
+    "tokens_per_day": 0,
 }
 
 
@@ -38,7 +51,7 @@ class EdgeSettings:
     num_threads: int = 0  # 0: chosen from the cores that are free
     max_num_batched_tokens: int = 512  # of a prompt, evaluated at once
     num_gpu_layers: int = -1  # on the GPU, if there is one; -1: as many as fit, 0: none
-    kv_cache_dtype: str = "auto"  # as f16, q8_0, q4_0, or K/V apart as q8_0/q4_0
+    kv_cache_dtype: str = "auto"  # of KV_NAMES, or K/V apart as q8_0/q4_0
     window: int = -1  # newest tokens kept when the context is full; -1: all that fit, 0: refuse
     num_sinks: int = 4  # first tokens that are kept with them
     max_num_seqs: int = 0  # answers written at once; 0: four for `nearfar serve`, else one
@@ -59,6 +72,16 @@ class EdgeSettings:
                 )
         for name in ("max_model_len", "session_budget_mb"):
             _at_least_zero(f"edge.{name}", getattr(self, name))
+        self._check_kv()
+
+    def _check_kv(self) -> None:
+        apart = self.kv_cache_dtype.split("/")
+        if self.kv_cache_dtype in KV_NAMES or (len(apart) == 2 and set(apart) <= set(KV_STORED)):
+            return
+        raise SettingsError(
+            f"edge.kv_cache_dtype is {self.kv_cache_dtype!r}; it must be one of "
+            f"{', '.join(KV_NAMES)}, or two of a GGUF file's for keys and values, as q8_0/q4_0"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +237,13 @@ class ServeSettings:
     log: str = ""  # a line on stderr for each request, as "json" or "text"
 
     def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise SettingsError(f"serve.port is {self.port}; it must be from 0 to 65535")
+        for name, least in _SERVE_LEAST.items():
+            if not getattr(self, name) >= least:
+                raise SettingsError(
+                    f"serve.{name} is {getattr(self, name)}; it must be {least} or more"
+                )
         if self.log not in ("", "json", "text"):
             raise SettingsError(f"serve.log is {self.log!r}; it must be json, text or nothing")
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from offload.errors import SettingsError
+from backbone.errors import WrongUsage
+from backbone.usage import as_typed
 from offload.messages import Privacy
 from offload.settings import Settings
 from offload.settings_file import change_settings
@@ -61,9 +62,12 @@ def all_said(path: Path, environment: Mapping[str, str] = os.environ) -> list[Sa
 def put(path: Path, name: str, text: str) -> str | int | float | bool:
     """Write one setting to the file and return its value, once all of the file holds with it.
 
-    A value that was wrong before may be mended so. Raises SettingsError.
+    A value that was wrong before may be mended so. Raises WrongUsage for a name or a value that
+    is none, and SettingsError.
     """
     section, field = _parted(name)
+    with as_typed():
+        applied(Settings(), {section: {field: text}}, "as it was given")
     raw = read_file(path)
     changed = {**raw, section: {**raw.get(section, {}), field: text}}
     settings = applied(Settings(), changed, f"in {path}")
@@ -77,7 +81,7 @@ def put(path: Path, name: str, text: str) -> str | int | float | bool:
 def drop(path: Path, name: str) -> bool:
     """Take a setting out of the file, so that its default holds; return whether it stood there.
 
-    Raises SettingsError.
+    Raises WrongUsage, SettingsError.
     """
     section, field = _parted(name)
     if field not in read_file(path).get(section, {}):
@@ -86,26 +90,37 @@ def drop(path: Path, name: str) -> bool:
     return True
 
 
-def no_setting(name: str) -> SettingsError:
-    """Return the error for a name that is no setting, with the one that was probably meant."""
+def no_setting(name: str) -> WrongUsage:
+    """Return the error for a name that is no setting, with those that were probably meant."""
     settings = Settings()
     known = [
         f"{section.name}.{each.name}"
         for section in fields(settings)
         for each in fields(getattr(settings, section.name))
     ]
-    near = difflib.get_close_matches(name, known, n=1)
-    meant = f"did you mean {near[0]}? " if near else ""
-    return SettingsError(
+    near = _nearest(name, known)
+    meant = f"did you mean {' or '.join(near)}? " if near else ""
+    return WrongUsage(
         f"there is no setting {name!r}; {meant}`nearfar config show` lists all of them"
     )
 
 
+def _nearest(name: str, known: list[str]) -> list[str]:
+    """Return at most three settings: of that last word, else those spelled alike."""
+    last = name.rpartition(".")[2].lower()
+    of_word = [each for each in known if last and each.partition(".")[2] == last]
+    spelled = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.8)
+    fields_alike = {each.partition(".")[2]: each for each in known}
+    by_field = difflib.get_close_matches(last, fields_alike, n=2, cutoff=0.75)
+    found = [*of_word, *spelled, *(fields_alike[each] for each in by_field)]
+    return list(dict.fromkeys(found))[:3]
+
+
 def _parted(name: str) -> tuple[str, str]:
-    """Return section and field. Raises SettingsError for a name that is none."""
+    """Return section and field. Raises WrongUsage for a name that is none."""
     section, dot, field = name.partition(".")
     if not dot or not field:
-        raise SettingsError(f"{name!r} is no setting; write SECTION.NAME, as in edge.model")
+        raise no_setting(name)
     of_section = getattr(Settings(), section, None)
     names = [] if of_section is None else [each.name for each in fields(of_section)]
     if field not in names:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import CheckpointError, MissingExtra, NearfarError
+from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage
 from backbone.sizes import readable
 from quantize.architectures import architecture_of
 from quantize.weights import read_config, stored_tensors
@@ -42,7 +42,7 @@ def quantize_bnb(
     """
     source, target = Path(source), Path(target)
     if kind not in KINDS:
-        raise NearfarError(f"unknown bitsandbytes type {kind!r}; choose one of {', '.join(KINDS)}")
+        raise WrongUsage(f"unknown bitsandbytes type {kind!r}; choose one of {', '.join(KINDS)}")
     if target.exists():
         raise NearfarError(f"{target} exists already; name another folder or delete it")
     architecture_of(read_config(source))

@@ -6,7 +6,8 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from backbone.errors import NearfarError
+from backbone.errors import WrongUsage
+from backbone.usage import as_typed
 from quantize.gguf import convert
 from quantize.importance import load_importance
 from quantize.terminal import megabytes, progress_bar, require_torch, show, text_of
@@ -48,7 +49,7 @@ def run_gguf(
 def _pattern_and_type(rule: str) -> tuple[str, str]:
     pattern, equals, name = rule.rpartition("=")
     if not (equals and pattern and name):
-        raise NearfarError(f"--keep {rule!r} is not PATTERN=TYPE; write it like ffn_down=q8_0")
+        raise WrongUsage(f"--keep {rule!r} is not PATTERN=TYPE; write it like ffn_down=q8_0")
     return pattern, name
 
 
@@ -69,9 +70,10 @@ def run_importance(
     from quantize.calibration import CalibrationOptions
     from quantize.measure_importance import measure_importance
 
-    options = CalibrationOptions(
-        num_windows=windows, window_len=window, seed=seed, parse_special=parse_special
-    )
+    with as_typed():
+        options = CalibrationOptions(
+            num_windows=windows, window_len=window, seed=seed, parse_special=parse_special
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar("blocks") as progress:
         found = measure_importance(
@@ -113,18 +115,20 @@ def run_gptq(
     from quantize.gptq import GptqOptions
     from quantize.gptq_folder import quantize_gptq
 
-    options = GptqOptions(
-        bits=bits,
-        group_size=group_size,
-        desc_act=desc_act,
-        sym=sym,
-        checkpoint_format={1: "gptq", 2: "gptq_v2"}.get(version, str(version)),
-    )
-    calibration = CalibrationOptions(
-        num_windows=windows, window_len=window, seed=seed, parse_special=parse_special
-    )
+    with as_typed():
+        options = GptqOptions(
+            bits=bits,
+            group_size=group_size,
+            desc_act=desc_act,
+            sym=sym,
+            checkpoint_format={1: "gptq", 2: "gptq_v2"}.get(version, str(version)),
+        )
+    with as_typed():
+        calibration = CalibrationOptions(
+            num_windows=windows, window_len=window, seed=seed, parse_special=parse_special
+        )
     if solver not in ("nearfar", "gptqmodel"):
-        raise NearfarError(f"unknown solver {solver!r}; use nearfar or gptqmodel")
+        raise WrongUsage(f"unknown solver {solver!r}; use nearfar or gptqmodel")
     if solver == "gptqmodel":
         from quantize.gptqmodel_solver import quantize_with_gptqmodel
 

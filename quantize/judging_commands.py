@@ -8,7 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import NearfarError
+from backbone.errors import WrongUsage
+from backbone.usage import as_typed
 from quantize.terminal import megabytes, progress_bar, require_torch, show, text_of
 
 
@@ -33,7 +34,7 @@ def run_plan(
     """Measure, choose, and write the file where one is named."""
     require_torch()
     if sum((target_bytes is not None, target_bpw is not None, fit)) != 1:
-        raise NearfarError("give exactly one budget: --target-bytes, --target-bpw or --fit")
+        raise WrongUsage("give exactly one budget: --target-bytes, --target-bpw or --fit")
     from quantize.calibration import CalibrationOptions
     from quantize.measure_importance import measure_importance
     from quantize.plan import (
@@ -46,14 +47,20 @@ def run_plan(
     from quantize.sensitivity import SensitivityOptions, measure_sensitivity
     from quantize.weights import read_config
 
+    if target_bpw is not None and target_bpw <= 0:
+        raise WrongUsage(f"--target-bpw is {target_bpw:g}; it must be above 0, for example 4.5")
     budget = parse_bytes(target_bytes) if target_bytes is not None else 0
+    named = _types(types)
     if fit:
         import psutil
 
         free = psutil.virtual_memory().available
         budget = budget_for_memory(read_config(source), free, context_len=context, kv_bits=kv_bits)
     written = text_of(text)
-    whole = CalibrationOptions(num_windows=windows, window_len=window, parse_special=parse_special)
+    with as_typed():
+        whole = CalibrationOptions(
+            num_windows=windows, window_len=window, parse_special=parse_special
+        )
     # Divergence is measured many times over, so on less text, and other windows of it.
     part = CalibrationOptions(
         num_windows=max(1, windows // 8),
@@ -68,7 +75,7 @@ def run_plan(
             source,
             written,
             importance=importance,
-            options=SensitivityOptions(types=_types(types), text=part),
+            options=SensitivityOptions(types=named, text=part),
             cache=state,
             progress=progress,
         )
@@ -122,12 +129,13 @@ def run_report(
     from quantize.pareto import write_picture
     from quantize.report import ReportOptions, make_report
 
-    options = ReportOptions(
-        num_windows=windows,
-        window_len=window,
-        num_threads=threads or os.cpu_count() or 1,
-        parse_special=parse_special,
-    )
+    with as_typed():
+        options = ReportOptions(
+            num_windows=windows,
+            window_len=window,
+            num_threads=threads or os.cpu_count() or 1,
+            parse_special=parse_special,
+        )
     with progress_bar("models") as progress:
         done = make_report(
             models,

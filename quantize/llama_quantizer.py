@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backbone.errors import CheckpointError, NearfarError
+from backbone.errors import CheckpointError, WrongUsage
 from quantize.gguf_package import require_gguf
 from quantize.llama_log import captured_log, last_error
 
@@ -47,7 +47,7 @@ def file_type(kind: str) -> int:
     """Return llama.cpp's number for a kind such as "q4_k_m"; NearfarError lists the known ones."""
     known = file_types()
     if kind not in known:
-        raise NearfarError(f"unknown GGUF type {kind!r}; choose one of {', '.join(sorted(known))}")
+        raise WrongUsage(f"unknown GGUF type {kind!r}; choose one of {', '.join(sorted(known))}")
     return known[kind]
 
 
@@ -59,7 +59,7 @@ def tensor_type(name: str) -> int:
     # llama.cpp stops the whole process for any other.
     known = {t: int(GGMLQuantizationType[t.upper()]) for t in TENSOR_TYPES}
     if name.lower() not in known:
-        raise NearfarError(f"unknown tensor type {name!r}; choose one of {', '.join(known)}")
+        raise WrongUsage(f"unknown tensor type {name!r}; choose one of {', '.join(known)}")
     return known[name.lower()]
 
 

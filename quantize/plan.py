@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbone.errors import NearfarError
+from backbone.errors import NearfarError, WrongUsage
 from quantize.architectures import Config, head_dim, num_kv_heads
 from quantize.gguf import Conversion, convert
 from quantize.knapsack import Option, choose
@@ -114,7 +114,7 @@ def parse_bytes(text: str) -> int:
     """Return the bytes that "400MB", "1.5 GiB" or "123456" mean. Raises NearfarError."""
     found = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([KMG]?)(i?)B?\s*", text, re.IGNORECASE)
     if found is None:
-        raise NearfarError(f"{text!r} is no size; write it like 400MB, 1.5GiB or 123456")
+        raise WrongUsage(f"{text!r} is no size; write it like 400MB, 1.5GiB or 123456")
     power = " KMG".index(found[2].upper() or " ")
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 

@@ -87,5 +87,5 @@ def test_the_page_is_not_served_to_others() -> None:
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "leave --assistant out" in done.stderr

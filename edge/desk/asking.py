@@ -9,11 +9,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from backbone.errors import WrongUsage
+from backbone.usage import as_typed
 from edge.desk.attachments import with_files
 from edge.desk.terminal import Reader, document, faint
 from edge.desk.terminal import why as tell_why
 from edge.desk.waiting import is_in_reach, waiting_line
-from offload.errors import RequestError
 from offload.messages import Finish, Message, Privacy, Request, Sampling
 from offload.outbox import Outbox
 from offload.places import places
@@ -46,7 +47,9 @@ class Ask:
     def __post_init__(self) -> None:
         if self.cloud and (self.offline or self.local_only):
             other = "--offline" if self.offline else "--local-only"
-            raise RequestError(f"--cloud and {other} contradict each other; leave one out")
+            raise WrongUsage(f"--cloud and {other} contradict each other; leave one out")
+        with as_typed():
+            self.sampling()
 
     def sampling(self) -> Sampling:
         return Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
@@ -55,7 +58,7 @@ class Ask:
         return Privacy.LOCAL_ONLY if self.local_only else settings.policy.privacy
 
     def settings(self) -> Settings:
-        """Return the device's settings with the flags over them."""
+        """Return the settings with the flags over them. Raises SettingsError, WrongUsage."""
         loaded = load(places().config_file)
         flags = {
             "model": self.model,
@@ -64,7 +67,8 @@ class Ask:
             "draft_model": self.draft,
         }
         said = {name: value for name, value in flags.items() if value is not None}
-        return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
+        with as_typed():
+            return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
 
     def choice(self) -> Choice:
         from edge.desk.near import Choice

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backbone.errors import WrongUsage
 from edge.desk.asking import Ask
 from edge.desk.attachments import attachment
 from edge.desk.chat_commands import HELP
@@ -49,6 +50,12 @@ class Past:
     latest: bool = False
     resume: str | None = None
     keep: bool = True
+
+    def __post_init__(self) -> None:
+        if self.latest and self.resume is not None:
+            raise WrongUsage("--continue and --resume name two conversations; leave one out")
+        if not self.keep and (self.latest or self.resume is not None):
+            raise WrongUsage("--no-keep begins a new conversation; leave out --continue, --resume")
 
     def choose(self, store: Conversations) -> str | None:
         """Return the id to go on with, None for a new one. Raises RequestError."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backbone.errors import WrongUsage
+
 if TYPE_CHECKING:
     from offload.policy.evaluate import Evaluation
 
@@ -113,8 +115,16 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Replay the kept decisions under another limit: what would have gone far."""
+    from offload.errors import RequestError
     from offload.ledger.commands import replay as run
+    from offload.policy.aims import LISTED, parse_aim
 
+    if min_logprob is not None and policy is not None:
+        raise WrongUsage("--min-logprob judges without a policy; leave out --policy")
+    try:
+        parse_aim(aim)
+    except RequestError:
+        raise WrongUsage(f"--aim is {aim!r}; it must be one of {', '.join(LISTED)}") from None
     run(aim, policy, min_logprob, as_json=as_json)
 
 
@@ -145,6 +155,8 @@ def outbox(
     """List the questions that wait for the cloud to come back."""
     from offload import outbox_commands
 
+    if forget is not None and ask:
+        raise WrongUsage("--forget and --ask contradict each other; leave one out")
     if forget is not None:
         outbox_commands.forget(forget, as_json=as_json)
     elif ask:

@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from backbone.errors import WrongUsage
 from offload.errors import RequestError
 from offload.policy import curves
 from offload.policy.features import Floats
@@ -189,9 +190,9 @@ def _predicted(
 
 def _check(labels: int, features: str) -> None:
     if features not in FEATURES:
-        raise RequestError(f"--features is {features!r}; it must be one of {', '.join(FEATURES)}")
+        raise WrongUsage(f"--features is {features!r}; it must be one of {', '.join(FEATURES)}")
     if not 1 <= labels <= MAX_LABELS:
-        raise RequestError(
+        raise WrongUsage(
             f"--labels is {labels}; it must be from 1 to {MAX_LABELS}, and {MIN_LABELS} or more "
             "for the prior to learn from them"
         )

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from backbone.errors import WrongUsage
 from offload.errors import RequestError
 from offload.policy.cli import policy_app
 from offload.policy.evaluate import evaluate, split_tables
@@ -99,9 +100,9 @@ def test_missing_and_empty_files_and_wrong_options_are_refused(
         evaluate(tmp_path / "none.jsonl", tables[1])
     with pytest.raises(RequestError, match="has no rows"):
         evaluate(write_rows(tmp_path / "empty.jsonl", []), tables[1])
-    with pytest.raises(RequestError, match="--features"):
+    with pytest.raises(WrongUsage, match="--features"):
         evaluate(*tables, features="magic")
-    with pytest.raises(RequestError, match="--labels"):
+    with pytest.raises(WrongUsage, match="--labels"):
         evaluate(*tables, labels=0)
     plain = write_rows(tmp_path / "plain.jsonl", made_rows(80))
     with pytest.raises(RequestError, match="weak_response"):

@@ -1,8 +1,12 @@
 """Models worth a first try: small, good for their size, and tried by many with llama.cpp.
 
-The shapes are those of each model's `config.json`; a file's size is computed from them and from
-the types that llama.cpp's Q4_K_M gives each matrix (`llama_tensor_get_type` in llama-quant.cpp),
-so it is "about". What is downloaded is measured by what the Hub says at that moment.
+The shapes are those of each model's `config.json`, compared with what others publish of it:
+pytorch/executorch, examples/models (Qwen3 0.6B, 1.7B and 4B, Gemma 3 1B, Phi-4-mini, SmolLM3), the
+model_info that ollama reports (Gemma 3 1B and 4B), and the configurations and layers printed in
+public repositories (Llama 3.2 1B and 3B, SmolLM2 1.7B). A file's size is computed from the shape
+and from the types that llama.cpp's Q4_K_M gives each matrix (`llama_tensor_get_type` in
+llama-quant.cpp); the vocabulary beside them is not counted, so it is "about": up to 1.3% below the
+published files. What is downloaded is measured by what the Hub says at that moment.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from edge.device.fit import choose
 from edge.llama.shape import CacheShape
 
 BATCH_TOKENS = 512  # llama.cpp reserves logits for so many tokens
-Q4_K, Q6_K, Q5_0, Q8_0 = 4.5, 6.5625, 5.5, 8.5  # bits of a weight, scales included
+Q4_K, Q5_K, Q6_K, Q5_0, Q8_0 = 4.5, 5.5, 6.5625, 5.5, 8.5  # bits of a weight, scales included
 BLOCK = 256  # weights in a block of Q4_K and Q6_K; rows of another width get Q5_0 and Q8_0
 
 
@@ -30,6 +34,7 @@ class Shape:
     head: int
     vocabulary: int
     has_output: bool = False  # the file holds an output matrix beside the embedding
+    is_fused: bool = False  # one matrix for queries, keys and values, one for gate and up
 
     @property
     def num_parameters(self) -> int:
@@ -42,13 +47,18 @@ class Shape:
     @property
     def q4_k_m_bytes(self) -> int:
         """Return about the bytes of the weights as Q4_K_M: half of the values' and of the second
-        feed-forward matrices are Q6_K, and so is what gives the logits; the rest is Q4_K.
+        feed-forward matrices are Q6_K, and so is what gives the logits; one matrix for queries,
+        keys and values is Q5_K; the rest is Q4_K.
         """
         wide = self.hidden % BLOCK == 0
         four, six = (Q4_K, Q6_K) if wide else (Q5_0, Q8_0)
         queries, keys = self.num_heads * self.head, self.num_kv_heads * self.head
-        layer = four * (queries + keys + 2 * self.feed_forward)
-        layer += (four + six) / 2 * keys + Q4_K * queries + (Q4_K + Q6_K) / 2 * self.feed_forward
+        values = (four + six) / 2 * keys
+        attention = (
+            Q5_K * (queries + 2 * keys) if self.is_fused else four * (queries + keys) + values
+        )
+        layer = attention + Q4_K * queries  # what comes out of the heads, too
+        layer += four * 2 * self.feed_forward + (Q4_K + Q6_K) / 2 * self.feed_forward
         tables = six + (four if self.has_output else 0)
         bits = self.hidden * (self.num_layers * layer + tables * self.vocabulary)
         return round(bits / 8)
@@ -142,7 +152,7 @@ CATALOGUE = (
            "six languages, open training data", 65_536,
            36, 2048, 11_008, 16, 4, 128, 128_256),
     _known("phi4-mini", "microsoft_Phi-4-mini-instruct-GGUF", "MIT", "many languages", 131_072,
-           32, 3072, 8192, 24, 8, 128, 200_064),
+           32, 3072, 8192, 24, 8, 128, 200_064, is_fused=True),
 )
 # fmt: on
 

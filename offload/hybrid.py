@@ -23,6 +23,7 @@ from offload.judgement import Deciding
 from offload.messages import Delta, Finish, ModelCard, Request, Side
 from offload.policy.aims import LISTED, Aim, parse_aim
 from offload.policy.controller import BudgetController
+from offload.policy.courtesy import is_courtesy
 from offload.policy.decision import Decision, Recorder
 from offload.policy.dispatch import Prices
 from offload.policy.gate import Standing, Verdict, gate
@@ -164,15 +165,22 @@ class Hybrid:
         allowed = request.budget.max_cost
         if verdict.choice != "edge" and allowed is not None and cost > allowed:
             verdict = Verdict(choice="edge", reason="over_price")
+        limit = self._limit(aim, cost) if verdict.choice == "open" else Limit()
+        if verdict.choice == "open" and self._eases(aim) and is_courtesy(request):
+            verdict, limit = replace(verdict, reason="courtesy"), limit.eased()
         deciding = Deciding(
             rule=options.rule,
-            limit=self._limit(aim, cost) if verdict.choice == "open" else Limit(),
+            limit=limit,
             prices=options.prices,
             handover=options.handover,
             near_clock=self._near_clock,
             far_clock=self._far_clock,
         )
         return Course(self.edge, self.cloud, request, verdict, deciding, self._consent)
+
+    def _eases(self, aim: Aim) -> bool:
+        # What was promised, or set by the person, holds for every turn.
+        return aim.kind == "auto" and self._options.min_gain is None
 
     def _limit(self, aim: Aim, cost: float) -> Limit:
         options = self._options

@@ -98,6 +98,7 @@ class Course:
     async def cloud_stream(self, reason: str, prefix: str = "") -> Stream:
         """Stream the cloud's answer, behind `prefix` where one is given and the cloud can."""
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
+        self.judgement.asked_far = True
         if prefix:
             behind = msgspec.structs.replace(self._request, answer_prefix=prefix)
             try:
@@ -139,17 +140,21 @@ class Course:
                         if isinstance(item, Finish):
                             ended = item
                             break
-                        self.judgement.monitor.see(item)
+                        self.judgement.see(item)
                         yield msgspec.structs.replace(item, source="edge")
-                        if self.judgement.monitor.tripped and reason == self.verdict.reason:
-                            reason = await self._ask(far, "unsure")
+                        why = self.judgement.wants_far
+                        if why is not None and reason == self.verdict.reason:
+                            reason = await self._ask(far, why)
                         if far.arrived and reason == "unsure":
                             break
             if ended is not None:
                 self.judgement.monitor.conclude()
-                if self.judgement.monitor.tripped and reason == self.verdict.reason:
-                    reason = await self._ask(far, "unsure")
-            if reason == "unsure" or (reason == "hedged" and self.judgement.monitor.tripped):
+                why = self.judgement.wants_far
+                if why is not None and reason == self.verdict.reason:
+                    reason = await self._ask(far, why)
+            if reason in ("unsure", "explored") or (
+                reason == "hedged" and self.judgement.monitor.tripped
+            ):
                 async for item in self._take_over(far, ended):
                     yield item
             elif ended is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from offload.course import Course
 from offload.engine import Engine
 from offload.errors import ContextLengthError
 from offload.handover import closing
-from offload.judgement import Deciding
+from offload.judgement import Deciding, Draw
 from offload.messages import Delta, Finish, ModelCard, Request, Side
 from offload.policy.aims import LISTED, Aim, parse_aim
 from offload.policy.controller import BudgetController
@@ -45,14 +46,15 @@ class HybridOptions:
 
     rule: calibrated, or the label-free threshold. aim: what is asked for where no model is named.
     min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None: as
-    calibrated. handover: whether the other side starts an answer anew or goes on from what stands
-    there.
+    calibrated. exploration: how often plain `auto` does the opposite, to learn from it. handover:
+    whether the other side starts an answer anew or goes on from what stands there.
     """
 
     rule: Rule = field(default_factory=Threshold)
     aim: Aim = field(default_factory=Aim)
     min_gain: float | None = None
     prices: Prices = field(default_factory=Prices)
+    exploration: float = 0.0
     handover: Literal["replace", "continue"] = "replace"
     offline: bool = False
     forced: Side | None = None
@@ -63,7 +65,7 @@ class Hybrid:
 
     `consent` is asked before a request of class `ask` leaves; without one, it never does.
     `recorder` is told of every decision and closed with the engines; `surroundings` tell the gate
-    of the link, of what was spent, and of the device.
+    of the link, of what was spent, and of the device. `chance` draws from 0 to 1.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Hybrid:
         consent: Consent = _refuse,
         recorder: Recorder | None = None,
         surroundings: Callable[[], Standing] = Standing,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self.edge = edge
         self.cloud = cloud
@@ -82,6 +85,7 @@ class Hybrid:
         self._consent = consent
         self._recorder = recorder
         self._surroundings = surroundings
+        self._chance = chance
         self._near_clock, self._far_clock = Clock(), Clock()
         self._budgets: dict[Aim, BudgetController] = {}
         self._met_cloud = False
@@ -140,6 +144,7 @@ class Hybrid:
             except ContextLengthError:
                 if course.verdict.choice != "open" or not await course.may_leave():
                     raise
+        course.judgement.draw = None  # only one side could answer
         async with closing(course.cloud_stream("too_long")) as far:
             async for item in far:
                 yield item
@@ -168,6 +173,7 @@ class Hybrid:
         limit = self._limit(aim, cost) if verdict.choice == "open" else Limit()
         if verdict.choice == "open" and self._eases(aim) and is_courtesy(request):
             verdict, limit = replace(verdict, reason="courtesy"), limit.eased()
+        explores = verdict.reason == "confident" and aim.kind == "auto" and not verdict.must_ask
         deciding = Deciding(
             rule=options.rule,
             limit=limit,
@@ -175,8 +181,13 @@ class Hybrid:
             handover=options.handover,
             near_clock=self._near_clock,
             far_clock=self._far_clock,
+            draw=self._draw() if verdict.choice == "open" and explores else None,
         )
         return Course(self.edge, self.cloud, request, verdict, deciding, self._consent)
+
+    def _draw(self) -> Draw | None:
+        share = self._options.exploration
+        return Draw(share=share, opposite=self._chance() < share) if share > 0.0 else None
 
     def _eases(self, aim: Aim) -> bool:
         # What was promised, or set by the person, holds for every turn.
@@ -226,6 +237,7 @@ class Hybrid:
             request_id=request.id,
             began_at=began_at,
             inputs={"aim": str(aim), **course.judgement.inputs()},
+            propensity=course.judgement.propensity,
             finish=finish,
         )
         self._recorder.record(request, decision)

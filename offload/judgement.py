@@ -9,7 +9,7 @@ import msgspec
 
 from offload.engine import Engine
 from offload.errors import LinkError
-from offload.messages import Finish, Request, Route, Side
+from offload.messages import Delta, Finish, Request, Route, Side
 from offload.policy.dispatch import Outlook, Prices, Start, dispatch
 from offload.policy.monitor import Monitor
 from offload.policy.rule import Estimate, Limit, Rule
@@ -17,8 +17,24 @@ from offload.policy.timing import Clock
 
 
 @dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The lot of one request: with probability `share` the policy's choice is turned round."""
+
+    share: float
+    opposite: bool
+
+    @property
+    def propensity(self) -> float:
+        """Return how likely the side was that is chosen now."""
+        return self.share if self.opposite else 1.0 - self.share
+
+
+@dataclass(frozen=True, kw_only=True)
 class Deciding:
-    """What one request is decided by; the clocks are shared by all requests."""
+    """What one request is decided by; the clocks are shared by all requests.
+
+    `draw` is None where nothing is left to chance.
+    """
 
     rule: Rule
     limit: Limit
@@ -26,6 +42,7 @@ class Deciding:
     handover: Literal["replace", "continue"]
     near_clock: Clock
     far_clock: Clock
+    draw: Draw | None = None
 
 
 class Judgement:
@@ -37,6 +54,10 @@ class Judgement:
         self._near_times = by.near_clock.near(request)
         self._far_times = by.far_clock.far(request, cloud)
         self._estimate: Estimate | None = None
+        self._when_tripped: Estimate | None = None
+        self._by_prompt = False  # whether the prompt alone had decided
+        self.draw = by.draw
+        self.asked_far = False
         self.monitor = self._fresh()
 
     def start(self) -> tuple[Start, str]:
@@ -47,7 +68,36 @@ class Judgement:
             far=self._far_times,
             deadline_s=self._request.deadline_s,
         )
-        return dispatch(outlook, self._by.limit, self._by.rule.straight)
+        start, reason = dispatch(outlook, self._by.limit, self._by.rule.straight)
+        if reason not in ("confident", "too_hard") or self._request.deadline_s is not None:
+            self.draw = None  # the clock decides
+        self._by_prompt = start == "far"
+        if self._by_prompt and self._is_opposite:
+            return "near_only", "explored"
+        return start, reason
+
+    def see(self, delta: Delta) -> None:
+        """Take the newest piece of the near answer."""
+        self.monitor.see(delta)
+        if self._is_opposite and self.monitor.tripped and self._when_tripped is None:
+            # What the policy would have acted on; the answer is heard to its end all the same.
+            self._when_tripped = self.monitor.estimate()
+
+    @property
+    def wants_far(self) -> str | None:
+        """Return the reason code for asking far now, None while nothing speaks for it."""
+        if not self._is_opposite:
+            return "unsure" if self.monitor.tripped else None
+        return "explored" if self.monitor.concluded and not self.monitor.tripped else None
+
+    @property
+    def propensity(self) -> float:
+        """Return how likely the side was that was chosen."""
+        return 1.0 if self.draw is None else self.draw.propensity
+
+    @property
+    def _is_opposite(self) -> bool:
+        return self.draw is not None and self.draw.opposite
 
     def watch_anew(self) -> None:
         """Forget the near answer so far: another is begun."""
@@ -60,6 +110,8 @@ class Judgement:
     def kept(self, reason: str, settled: str) -> str:
         """Return why a finished near answer stands; `settled` is the gate's own reason."""
         estimate = self.monitor.estimate()
+        if self._is_opposite:
+            return "explored"
         if reason == "hedged":
             return "confident"
         if reason == settled and estimate.far is not None and estimate.right < 0.5:
@@ -109,7 +161,9 @@ class Judgement:
 
     def inputs(self) -> dict[str, float | str | bool | None]:
         """Return the figures that the policy saw, by name."""
-        estimate, monitor = self._estimate, self.monitor
+        estimate, monitor = self._when_tripped or self._estimate, self.monitor
+        if self._by_prompt:
+            estimate = None
         return {
             "p_near": estimate.right if estimate else self.expected.near,
             "p_far": estimate.far if estimate else self.expected.far,
@@ -125,6 +179,7 @@ class Judgement:
             "far_whole_s": self._far_times.whole_s,
             "deadline_s": self._request.deadline_s,
             "handover": self._by.handover,
+            "asked_far": self.asked_far,
         }
 
 

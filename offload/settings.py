@@ -149,6 +149,7 @@ class PolicySettings:
     min_logprob: float | None = None  # None: as calibrated for the model
     aim: str = "auto"  # what is asked for where no model is named: auto, auto-q95, auto-b20, ...
     min_gain: float | None = None  # how much likelier right the cloud must be; None: calibrated
+    exploration: float = 0.0  # how often the other side is tried, to learn from it; at most 0.5
     handover: str = "replace"  # or "continue": go on from the other side's unfinished text
     price_in: float = 0.0  # of a million tokens that the cloud reads, in any currency
     price_out: float = 0.0  # of a million tokens that it writes
@@ -172,6 +173,10 @@ class PolicySettings:
         if self.handover not in HANDOVERS:
             raise SettingsError(
                 f"policy.handover is {self.handover!r}; it must be {' or '.join(HANDOVERS)}"
+            )
+        if not 0.0 <= self.exploration <= 0.5:
+            raise SettingsError(
+                f"policy.exploration is {self.exploration}; it must lie from 0 to 0.5"
             )
         if self.min_gain is not None and not -1.0 <= self.min_gain <= 1.0:
             raise SettingsError(f"policy.min_gain is {self.min_gain}; it must lie from -1 to 1")

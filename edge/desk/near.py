@@ -112,6 +112,7 @@ def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptio
         aim=parse_aim(wish.aim),
         min_gain=wish.min_gain,
         prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
+        exploration=wish.exploration,
         handover="continue" if wish.handover == "continue" else "replace",
         offline=choice.offline or wish.offline,
         forced=choice.forced or (None if rule else "edge"),

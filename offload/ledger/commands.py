@@ -77,6 +77,26 @@ def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json
         typer.echo(line)
 
 
+def value(name: str, policy: Path | None, rewards: Path, *, as_json: bool) -> None:
+    """Print what an aim would have earned, by the kept decisions that were drawn by lot.
+
+    Raises RequestError for rewards that cannot be read or are too few.
+    """
+    from offload.ledger.replay import limit_of
+    from offload.ledger.rewards import drawn, read_rewards, told
+    from offload.pair import EDGE_POLICY
+    from offload.policy.off_policy import worth
+
+    limit = limit_of(parse_aim(name), policy=policy or EDGE_POLICY, min_logprob=None)
+    with open_book(places().ledger) as book:
+        found = worth(drawn(book.decisions(), read_rewards(rewards), limit))
+    if as_json:
+        _print(found)
+        return
+    for line in told(found, name):
+        typer.echo(line)
+
+
 def show_outgoing(text: str, rules: Rules, *, as_json: bool) -> None:
     """Print a text as it would leave, and what was found in it. Raises RequestError."""
     if not text.strip():

@@ -22,6 +22,7 @@ from offload.ledger.entries import Departure, Return, Spent
 from offload.ledger.reading import spent_since
 from offload.ledger.upkeep import start_of_day, tidy
 from offload.messages import Privacy, Request
+from offload.obstacles import obstacle
 from offload.policy.decision import Decision
 
 _log = logging.getLogger("nearfar.ledger")
@@ -122,7 +123,7 @@ class Ledger:
             if self._waiting:
                 count = len(self._waiting)
                 told = "1 line was" if count == 1 else f"{count} lines were"
-                _log.warning("the ledger has no room for what was done: %s not kept", told)
+                _log.warning("the ledger could not be written to the end: %s not kept", told)
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
@@ -181,10 +182,9 @@ class Ledger:
         elif not self._told:
             self._told = True
             _log.warning(
-                "the ledger %s cannot be written (%s); answers go on, and what it should hold "
-                "is kept in memory until it can be: free the disk or mend the file",
+                "the ledger %s cannot be written, and answers go on without: %s",
                 self.path,
-                error,
+                obstacle(self.path, error),
             )
 
     def _set_aside(self, error: Exception) -> None:

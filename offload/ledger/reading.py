@@ -14,8 +14,9 @@ import msgspec
 from backbone.causes import cause
 from offload.errors import RequestError, SettingsError
 from offload.ledger.entries import Decided, Departure, Left, Return, Spent, Totals
-from offload.ledger.schema import connect
+from offload.ledger.schema import connect, is_damage
 from offload.messages import Finish
+from offload.obstacles import obstacle
 
 _DEPARTURE = (
     "key, request_id, left_at, endpoint, why, privacy, num_bytes, digest, found, content, "
@@ -96,10 +97,11 @@ def open_book(path: Path) -> Iterator[Book]:
         with closing(connect(path)) as connection:
             yield Book(connection)
     except (OSError, sqlite3.Error) as error:
-        raise SettingsError(
-            f"the ledger {path} cannot be read ({cause(error)}); free the disk, mend its "
-            "permissions, or move the file away to begin anew"
-        ) from None
+        if isinstance(error, sqlite3.Error) and is_damage(error):
+            told = f"{cause(error)}; move the file away to begin anew"
+        else:
+            told = obstacle(path, error)
+        raise SettingsError(f"the ledger {path} cannot be read: {told}") from None
 
 
 def spent_since(connection: sqlite3.Connection, start: float, end: float) -> Spent:

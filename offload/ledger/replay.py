@@ -57,7 +57,7 @@ def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = Fal
     without labels does; else by the probabilities that were noted.
     """
     open_then = [each for each in decisions if _reason(each) in (*_NEAR, *_FAR)]
-    rows = [(each, _estimate(each, by_logprob=by_logprob)) for each in open_then]
+    rows = [(each, estimate_of(each, by_logprob=by_logprob)) for each in open_then]
     seen = [(each, estimate) for each, estimate in rows if estimate is not None]
     then = [_reason(each) in _FAR for each, _ in seen]
     now = [limit.passed_by(estimate) for _, estimate in seen]
@@ -97,7 +97,7 @@ def _reason(decided: Decided) -> str:
     return route.reason if route is not None else ""
 
 
-def _estimate(decided: Decided, *, by_logprob: bool) -> Estimate | None:
+def estimate_of(decided: Decided, *, by_logprob: bool = False) -> Estimate | None:
     """Return what was known; None where neither the near model nor the prompt said anything."""
     inputs = decided.inputs
     least, near = _number(inputs, "least_logprob"), _number(inputs, "p_near")

@@ -18,9 +18,23 @@ policy_app = typer.Typer(help="Who answers, and how well that was decided.", no_
 @policy_app.command()
 def evaluate(
     outcomes: Annotated[
-        Path, typer.Option(help="Outcomes to score: JSON lines with prompt, weak_correct, ...")
-    ],
-    fit: Annotated[Path, typer.Option(help="Outcomes to learn from, in the same form.")],
+        Path | None,
+        typer.Option(help="Outcomes to score: JSON lines with prompt, weak_correct, ..."),
+    ] = None,
+    fit: Annotated[
+        Path | None, typer.Option(help="Outcomes to learn from, in the same form.")
+    ] = None,
+    rewards: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: value --aim by the ledger's drawn decisions; "
+            "JSON lines with request_id and reward."
+        ),
+    ] = None,
+    aim: Annotated[str, typer.Option(help="With --rewards: the aim to value.")] = "auto",
+    policy: Annotated[
+        Path | None, typer.Option(help="With --rewards: a policy file; else the one that ships.")
+    ] = None,
     labels: Annotated[int, typer.Option(help="How many labelled rows to learn from.")] = 1500,
     seed: Annotated[int, typer.Option(help="Which rows are drawn.")] = 0,
     features: Annotated[
@@ -36,9 +50,16 @@ def evaluate(
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
 ) -> None:
-    """Measure how well the prior would have decided on a table of outcomes."""
+    """Measure how well the prior decides on a table of outcomes, or an aim on the ledger."""
     import msgspec
 
+    if rewards is not None:
+        from offload.ledger.commands import value
+
+        value(aim, policy, rewards, as_json=as_json)
+        return
+    if outcomes is None or fit is None:
+        raise typer.BadParameter("give --outcomes and --fit, or --rewards")
     from offload.policy.evaluate import evaluate as run
 
     found = run(

@@ -12,7 +12,7 @@ class Decision(Word, frozen=True, kw_only=True, omit_defaults=True):
 
     `inputs` are the figures that the policy saw, by name (confidence, rtt_s, p_gain, ...).
     `propensity` is the probability with which this policy chose the side it chose; 1 where
-    nothing was drawn, so that decisions can be replayed under another policy.
+    nothing was drawn (policy.exploration), so that other policies can be valued by what is kept.
     """
 
     request_id: str

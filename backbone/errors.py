@@ -3,13 +3,13 @@
 NearfarError
 ├── CheckpointError          a model file or folder that cannot be run
 │   └── TemplateRefusal      a chat template that cannot take a conversation
-├── SchemaRefusal            a JSON schema that no answer can be held to
+├── RequestError             a request that makes no sense
+│   └── SchemaRefusal        a JSON schema that no answer can be held to
 ├── MissingExtra             a package that an optional feature needs
 ├── WrongUsage               options or arguments that no run can follow: exit status 2
 └── offload.errors
-    ├── RequestError         a request that makes no sense
-    │   ├── ContextLengthError
-    │   └── Unsupported      an engine that cannot do this
+    ├── ContextLengthError   also a RequestError
+    ├── Unsupported          an engine that cannot do this; also a RequestError
     ├── Overloaded           too much to do just now
     ├── EngineStopped        an engine that is closed or broken
     ├── SettingsError        a wrong setting
@@ -41,7 +41,11 @@ class WrongUsage(NearfarError):
     """Options or arguments of a command that contradict each other or mean nothing."""
 
 
-class SchemaRefusal(NearfarError):
+class RequestError(NearfarError):
+    """A request that makes no sense: an empty prompt, a temperature below zero."""
+
+
+class SchemaRefusal(RequestError):
     """A JSON schema that cannot be kept: unknown words, no possible answer, too complex."""
 
 

@@ -79,6 +79,12 @@ class Sampler:
         return self.seen is None and not self.logit_bias and self.constraint is None
 
     @property
+    def takes_drafts(self) -> bool:
+        """Whether drafts can be verified: no choice by chance, none that hangs on earlier ones."""
+        greedy = self.values.temperature == 0.0
+        return greedy and self.seen is None and self.constraint is None
+
+    @property
     def is_done(self) -> bool:
         """Whether the answer is whole, so that no token may follow."""
         return self.constraint is not None and self.constraint.done
@@ -128,10 +134,17 @@ def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.cat((chosen, entropy, best[..., :1] - best[..., 1:]), dim=-1)
 
 
-def likeliest(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the log-probabilities, in nats, and ids of the best tokens: both [rows, count]."""
-    best = logits.topk(min(count, logits.shape[-1]), dim=-1)
-    return best.values - logits.logsumexp(-1, keepdim=True), best.indices
+Ranked = tuple[tuple[int, float], ...]  # token ids and log-probabilities, the likeliest first
+
+
+def likeliest(logits: Tensor, counts: Sequence[int]) -> list[Ranked]:
+    """Return of each row of logits [rows, vocab] as many of its best tokens, with their nats."""
+    if not any(counts):
+        return [()] * len(counts)
+    best = logits.topk(min(max(counts), logits.shape[-1]), dim=-1)
+    nats = best.values - logits.logsumexp(-1, keepdim=True)
+    rows = zip(best.indices.tolist(), nats.tolist(), counts, strict=True)
+    return [tuple(zip(ids[:count], values[:count], strict=True)) for ids, values, count in rows]
 
 
 def _adjusted(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:

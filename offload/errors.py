@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from backbone.errors import NearfarError
-
-
-class RequestError(NearfarError):
-    """A request that makes no sense: an empty prompt, a temperature below zero."""
+from backbone.errors import RequestError as RequestError  # which the network's own code raises, too
 
 
 class ContextLengthError(RequestError):

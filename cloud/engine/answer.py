@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from backbone.sampling import Sampler
+from backbone.sampling import Ranked, Sampler
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
 from cloud.engine.lookup import Lookup
-from cloud.engine.outcome import Chosen, Ranked, Scored
+from cloud.engine.outcome import Chosen, Scored
 from cloud.engine.sequence import Sequence as Tokens
 from offload.messages import (
     Alternative,

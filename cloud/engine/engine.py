@@ -8,12 +8,13 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
+from backbone.asked import sampler_for
 from backbone.sampling import Sampler
 from backbone.schema import Schemas
 from backbone.tokenizer import Tokenizer
 from cloud.engine.answer import Answer
 from cloud.engine.batching import Batching
-from cloud.engine.choosing import lookup_for, sampler_for
+from cloud.engine.choosing import lookup_for
 from cloud.engine.crew import gather
 from cloud.engine.loading import LoadedModel, load_model
 from cloud.engine.loop import BROKEN, EngineLoop
@@ -103,7 +104,13 @@ class CloudEngine:
 
     def _prepare(self, request: Request) -> tuple[list[int], Sampler]:
         prompt = encode_request(request, self._tokenizer, self._card.max_model_len)
-        sampler = sampler_for(request, prompt, vocab_size=self._vocab_size, schemas=self._schemas)
+        sampler = sampler_for(
+            request.sampling,
+            prompt,
+            begun=request.answer_prefix,
+            vocab_size=self._vocab_size,
+            schemas=self._schemas,
+        )
         return prompt, sampler
 
     def _require_running(self) -> None:

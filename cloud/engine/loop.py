@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
 
 from cloud.engine.answer import Answer
 from cloud.engine.batching import Batching
+from offload.orders import Orders
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ class EngineLoop:
         """Start the thread; it calls `deliver` after every step, for all posts of the step."""
         self._batching = batching
         self._deliver = deliver
-        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._orders = Orders()
         self._closing = False
         self.broken = False
         self._thread = threading.Thread(target=self._run, name="cloud-engine", daemon=True)
@@ -31,17 +31,17 @@ class EngineLoop:
 
     def add(self, answer: Answer) -> None:
         """Let an answer take part from the next step on."""
-        self._orders.put(lambda: self._batching.add(answer))
+        self._orders.give(lambda: self._batching.add(answer))
 
     def cancel(self, answer: Answer) -> None:
         """Free an answer's place before the next step."""
-        self._orders.put(lambda: self._batching.cancel(answer))
+        self._orders.give(lambda: self._batching.cancel(answer))
 
     def close(self) -> None:
         """End the thread after the present step; answers under way end with an error."""
-        self._orders.put(self._stop)
+        self._orders.give(self._stop)
         self._thread.join()
-        self._take_orders()
+        self._orders.follow_waiting()
         self._batching.abort(CLOSED)
         self._deliver()
 
@@ -62,7 +62,7 @@ class EngineLoop:
 
     def _turn(self) -> None:
         if self.broken:
-            self._orders.get()()
+            self._orders.follow_next()
             self._batching.abort(BROKEN)
             return
         self._await_orders()
@@ -71,15 +71,7 @@ class EngineLoop:
 
     def _await_orders(self) -> None:
         """Follow all orders; with nothing else to do, check the books and wait for one."""
-        if not self._batching.num_unfinished and self._orders.empty():
+        if not self._batching.num_unfinished and not self._orders.num_waiting:
             self._batching.check_integrity()
-            self._orders.get()()
-        self._take_orders()
-
-    def _take_orders(self) -> None:
-        while True:
-            try:
-                order = self._orders.get_nowait()
-            except Empty:
-                return
-            order()
+            self._orders.follow_next()
+        self._orders.follow_waiting()

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from backbone.sampling import Ranked
 from offload.messages import Confidence
-
-Ranked = tuple[tuple[int, float], ...]  # token ids and log-probabilities, the likeliest first
 
 
 @dataclass(frozen=True)

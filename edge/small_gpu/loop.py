@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from queue import Empty, SimpleQueue
 
 from edge.small_gpu.batch import Batch
 from edge.small_gpu.sequence import Sequence
 from edge.small_gpu.slots import Slots
 from offload.errors import EngineStopped
+from offload.orders import Orders
 
 _log = logging.getLogger("nearfar.small_gpu")
 
@@ -24,7 +23,7 @@ class Loop:
     def __init__(self, batch: Batch, slots: Slots) -> None:
         self._batch = batch
         self._slots = slots
-        self._orders: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._orders = Orders()
         self._closing = False
         self._broken = False
         self._lock, self._ended = threading.Lock(), False  # after the end, no order is taken
@@ -35,7 +34,7 @@ class Loop:
         """Let an answer take part from the next step on; it fails where there is none."""
         with self._lock:
             if not self._ended:
-                self._orders.put(lambda: self._batch.add(sequence))
+                self._orders.give(lambda: self._batch.add(sequence))
                 return
         sequence.fail(EngineStopped(CLOSED))
 
@@ -45,12 +44,12 @@ class Loop:
         with self._lock:
             if self._ended:
                 return
-            self._orders.put(lambda: self._forget(session, done))
+            self._orders.give(lambda: self._forget(session, done))
         done.wait()
 
     def stop(self) -> None:
         """End the thread after the answers under way; those that still wait fail."""
-        self._orders.put(self._close)
+        self._orders.give(self._close)
 
     def join(self) -> None:
         """Wait for the thread's end."""
@@ -78,7 +77,7 @@ class Loop:
             self._slots.leave_all()
         with self._lock:
             self._ended = True
-        self._take_orders()
+        self._orders.follow_waiting()
         self._batch.abandon(EngineStopped(CLOSED))
 
     def _turn(self) -> None:
@@ -92,16 +91,8 @@ class Loop:
 
     def _await_orders(self) -> None:
         """Follow all orders; with nothing else to do, check the books and wait for one."""
-        if not self._batch.num_unfinished and self._orders.empty() and not self._closing:
+        if not self._batch.num_unfinished and not self._orders.num_waiting and not self._closing:
             if not self._broken:
                 self._slots.check_integrity()
-            self._orders.get()()
-        self._take_orders()
-
-    def _take_orders(self) -> None:
-        while True:
-            try:
-                order = self._orders.get_nowait()
-            except Empty:
-                return
-            order()
+            self._orders.follow_next()
+        self._orders.follow_waiting()

@@ -13,6 +13,7 @@ from queue import SimpleQueue
 
 import torch
 
+from backbone.asked import sampler_for
 from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, NearfarError
@@ -24,7 +25,7 @@ from edge.llama.answer import Patience
 from edge.llama.sessions import SessionStore
 from edge.llama.window import Pins
 from edge.small_gpu.batch import NO_MEMORY, Batch, is_out_of_memory
-from edge.small_gpu.choosing import lookup_for, sampler_for
+from edge.small_gpu.choosing import lookup_for
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
 from edge.small_gpu.fit import Plan, fitting_plan
 from edge.small_gpu.loading import load, quantization_name
@@ -183,7 +184,13 @@ class TorchEdgeEngine:
         self._require_open()
         vocab_size = self._network.config.vocab_size
         prompt = prompt_tokens(self._tokenizer, request)
-        sampler = sampler_for(request, prompt, vocab_size=vocab_size, schemas=self._schemas)
+        sampler = sampler_for(
+            request.sampling,
+            prompt,
+            begun=request.answer_prefix,
+            vocab_size=vocab_size,
+            schemas=self._schemas,
+        )
         return Task(
             request=request,
             prompt=prompt,

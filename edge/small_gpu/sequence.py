@@ -197,7 +197,7 @@ class Sequence:
 
     def _alternatives(self, one: Found) -> tuple[Alternative, ...]:
         decode = self._tokenizer.decode
-        return tuple(Alternative(token, decode([token]), nats) for token, nats in one.likeliest)
+        return tuple(Alternative(token, decode([token]), nats) for token, nats in one.alternatives)
 
 
 def _num_right(draft: list[int], found: list[Found]) -> int:

@@ -15,7 +15,7 @@ from transformers.generation.logits_process import (
     TopPLogitsWarper,
 )
 
-from backbone.sampling import Sampler, SamplingValues, choose, confidence
+from backbone.sampling import Sampler, SamplingValues, choose, confidence, likeliest
 
 VOCAB = 24
 
@@ -150,3 +150,14 @@ def test_impossible_tokens_leave_confidence_finite() -> None:
     logits[0, :2] = 0.0
     values = confidence(logits, torch.tensor([0]))[0]
     assert values.tolist() == pytest.approx([-0.6931472, 0.6931472, 0.0], abs=1e-6)
+
+
+def test_each_row_tells_as_many_of_its_likeliest_tokens_as_were_asked_for() -> None:
+    logits = torch.stack([some_logits(seed) for seed in (1, 2, 3)])
+    none, two, all_ = likeliest(logits, [0, 2, VOCAB + 5])
+    expected = torch.log_softmax(logits, -1)
+    assert none == ()
+    assert [token for token, _ in two] == expected[1].topk(2).indices.tolist()
+    assert [nats for _, nats in two] == pytest.approx(expected[1].topk(2).values.tolist())
+    assert len(all_) == VOCAB
+    assert likeliest(logits, [0, 0, 0]) == [(), (), ()]

@@ -343,10 +343,10 @@ async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(
     await anext(stream)
     assert await asyncio.to_thread(held.wait, 120), "the next token was not begun"
     waiting = asyncio.create_task(read(engine, asked("Hello!", max_tokens=5)))
-    while engine._loop._orders.qsize() < 1:
+    while engine._loop._orders.num_waiting < 1:
         await asyncio.sleep(0.01)
     closing = asyncio.create_task(engine.aclose())
-    while engine._loop._orders.qsize() < 2:
+    while engine._loop._orders.num_waiting < 2:
         await asyncio.sleep(0.01)
     go.set()
     rest = [item async for item in stream]

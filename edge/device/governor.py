@@ -74,6 +74,7 @@ class Governor:
         self._looked = clock()
         self._guessing = True  # until others have been seen
         self._looks_up = 0
+        self._num_answers = 1  # that the steps timed last were for
         self._waits: dict[tuple[int, int], _Wait] = {}  # from threads, to threads
 
     @property
@@ -104,9 +105,15 @@ class Governor:
         self._guessing = False
         self._looks_up = self._looks_up + 1 if wanted > self._threads else 0
 
-    def step(self, seconds: float) -> int:
-        """Note how long a decode step took; return the threads of the next."""
+    def step(self, seconds: float, num_answers: int = 1) -> int:
+        """Note how long a decode step took; return the threads of the next.
+
+        Steps for another number of answers at once are not compared with those before.
+        """
         now = self._clock()
+        if num_answers != self._num_answers:
+            self._num_answers, self._trial = num_answers, None
+            self._recent.clear()
         spike = len(self._recent) >= TRIAL_STEPS and seconds > SPIKE * median(self._recent)
         if now - self._looked >= LOOK_S or spike:
             self.look()

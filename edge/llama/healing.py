@@ -11,19 +11,33 @@ from __future__ import annotations
 import bisect
 import functools
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from edge.llama.vocabulary import Vocabulary
-
 MAX_BACK = 8  # tokens taken back at most
+CANNOT_SPELL = "this model cannot write the end of answer_prefix; end it earlier"
+
+
+class Pieces(Protocol):
+    """What healing asks of a tokenizer, whichever library reads it."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Return how many tokens there are."""
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of one token; control tokens have none."""
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Return the bytes of several tokens, one after another."""
 
 
 class Spellings:
     """The tokens of a vocabulary in the order of their bytes; made once, at the first healing."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Pieces) -> None:
         pieces = ((vocabulary.piece(token), token) for token in range(vocabulary.num_tokens))
         rows = sorted((piece, token) for piece, token in pieces if piece)
         self._pieces = [piece for piece, _ in rows]
@@ -64,7 +78,7 @@ class Spellings:
 class Healer:
     """Takes back the end of a text where a longer token could have stood there."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Pieces) -> None:
         self._vocabulary = vocabulary
 
     @functools.cached_property
@@ -106,3 +120,15 @@ class Binding:
     def accept(self, piece: bytes) -> None:
         """Move on past a token."""
         self._left = self._left[len(piece) :]
+
+
+class Known:
+    """The end of an answer's beginning, which is written again and which its reader has."""
+
+    def __init__(self, text: bytes) -> None:
+        self._left = text
+
+    def news(self, piece: bytes) -> bytes | None:
+        """Return what a token adds for the reader, None where that has all of it already."""
+        known, self._left = self._left[: len(piece)], self._left[len(piece) :]
+        return piece[len(known) :] if len(known) < len(piece) or not piece else None

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import NearfarError
+from edge.device.pace import Pace
 from edge.llama.context import Context, Part
-from edge.llama.pace import Pace
 
 STRAGGLER_S = 0.004  # how long a step waits for an answer that is not ready
 PIECE = 64  # prompt tokens in one step while others write
@@ -124,7 +124,7 @@ class SharedContext:
 
     def _evaluate(self, tickets: list[_Ticket]) -> None:
         plain = all(len(ticket.part.tokens) == 1 for ticket in tickets)
-        with self._pace.step(plain=plain):
+        with self._pace.step(plain=plain, num_answers=len(tickets)):
             self.context.decode_parts([ticket.part for ticket in tickets])
         for ticket in tickets:
             first = ticket.part.first_row

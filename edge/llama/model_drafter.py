@@ -71,6 +71,7 @@ class ModelDrafter:
         self._unread: Iterator[None] | None = None
         self._sure = 0  # tokens of the cache that are known to have been said
         self._seconds = 0.0
+        self._may = False  # whether this step could have taken a draft
         self._failed = False
 
     def add(self, token: int) -> None:
@@ -79,9 +80,10 @@ class ModelDrafter:
 
     def propose(self, limit: int) -> list[int]:
         """Return at most `limit` tokens that may come next, often none."""
-        self._seconds = 0.0
+        self._seconds, self._may = 0.0, limit > 0
         if self._failed or limit <= 0 or not self._reader.worth.wanted():
             return []
+        started = time.perf_counter()
         try:
             with self._reader.lock:
                 return self._guess(min(limit, self._max_draft))
@@ -89,17 +91,21 @@ class ModelDrafter:
             self._failed = True
             _log.warning("the draft model failed (%s); this answer goes on without it", error)
             return []
+        finally:
+            # Reading along counts as well, whether or not a guess came of it.
+            self._seconds = time.perf_counter() - started
 
     def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Learn whether the draft was worth its time."""
         worth = self._reader.worth
-        if num_proposed == 0:
-            worth.plain(seconds)
-        if self._seconds:
+        if num_proposed:
             worth.drafted(seconds + self._seconds, num_accepted + 1)
+        elif self._may:
+            worth.plain(seconds)
+            if self._seconds:
+                worth.wasted(self._seconds)
 
     def _guess(self, limit: int) -> list[int]:
-        started = time.perf_counter()
         if (row := self._catch_up()) is None:
             return []
         draft: list[int] = []
@@ -110,7 +116,6 @@ class ModelDrafter:
             if not self._cache.append([token], self._pins):
                 break
             row = 0
-        self._seconds = time.perf_counter() - started
         return draft
 
     def _catch_up(self) -> int | None:

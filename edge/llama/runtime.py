@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from edge.device.pace import Pace
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
 from edge.llama.cache import KvCache
@@ -22,7 +23,6 @@ from edge.llama.fingerprint import fingerprint
 from edge.llama.hidden_states import Watchers
 from edge.llama.lanes import Lane, SharedContext
 from edge.llama.options import LlamaOptions
-from edge.llama.pace import Pace
 from edge.llama.placement import place
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter

@@ -13,7 +13,7 @@ from backbone.errors import CheckpointError
 from edge.llama.binding import Owned
 from edge.llama.candidates import Candidates
 from edge.llama.grammar import Grammar
-from edge.llama.healing import Binding
+from edge.llama.healing import CANNOT_SPELL, Binding
 from edge.llama.vocabulary import Vocabulary
 from offload.errors import RequestError
 from offload.messages import Confidence, Sampling
@@ -166,7 +166,7 @@ class Sampler(Owned):
         self._candidates.apply(self.handle)
         token = self._candidates.selected()
         if token is None:
-            raise RequestError("this model cannot write the end of answer_prefix; end it earlier")
+            raise RequestError(CANNOT_SPELL)
         binding.accept(self._vocabulary.piece(token))
         self._binding = None if binding.is_done else binding
         return token

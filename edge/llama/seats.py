@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
+from edge.device.pace import Pace
 from edge.llama.cache import KvCache
 from edge.llama.conversation import Conversation
-from edge.llama.pace import Pace
 
 Owner = tuple[str, str]  # who asks (offload/asker.py), and the request's cache salt
 

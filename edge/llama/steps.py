@@ -6,9 +6,9 @@ import time
 from collections.abc import Generator
 from typing import NamedTuple
 
+from edge.device.pace import Pace
 from edge.llama.cache import KvCache
 from edge.llama.drafts import Drafter
-from edge.llama.pace import Pace
 from edge.llama.sampler import Sampler
 from edge.llama.window import Pins
 from offload.messages import Confidence

@@ -27,6 +27,12 @@ class Pins:
         """Pin all of a prompt."""
         return cls(num_first=0, last_start=0, last_end=num_tokens)
 
+    def within(self, num_tokens: int) -> Pins:
+        """Return the pins of a prompt that was shortened at its end."""
+        first, start, end = self.num_first, self.last_start, self.last_end
+        first, start, end = (min(place, num_tokens) for place in (first, start, end))
+        return Pins(num_first=first, last_start=start, last_end=end)
+
     @property
     def num_tokens(self) -> int:
         """Return how many tokens are pinned."""

@@ -1,62 +1,116 @@
 """Whether drafting pays on this machine now, by the clock and not by the share of right guesses.
 
 A draft model costs its own steps, and a step that verifies several tokens costs more than a step
-of one: by how much depends on the cores, the bits and the load. So both are timed.
+of one: by how much depends on the cores, the bits and the load. So both are timed, and what drafts
+have cost so far is kept within a small share of the time that was spent writing: they may be tried
+as often as that share pays for, and are free where they win.
 """
 
 from __future__ import annotations
 
+import logging
+
+from edge.llama.drafts import Drafter
+
 MEMORY = 0.9  # weight of what was measured before, at each new measurement
-TRIAL_STEPS = 6  # with drafts, before they are judged
-# Steps without drafts after a judgement against them, doubled each time. Rests are long, since
-# what is said meanwhile must all be read when drafts are tried again.
-REST_STEPS = 64
-LONGEST_REST = 4096
+KNOWN_STEPS = 4  # without drafts, before what one costs is known
+TRIAL_STEPS = 3  # with drafts, before anything is held against them
+SHARE = 0.02  # of the time spent writing that drafts may cost in all
+SAVED = 32.0  # steps that drafts which won may lose again, to read a new prompt for instance
+WORST = 6.0  # steps that one draft is expected to cost at most, whatever the last ones did
+REFRESH = 32  # steps with drafts, after which one without shows what that costs by now
+_log = logging.getLogger("nearfar.draft")
 
 
 class Rate:
-    """Seconds per token, the newest measurements counting most."""
+    """Seconds per step, the newest measurements counting most."""
 
     def __init__(self) -> None:
-        self._seconds = self._tokens = 0.0
+        self._seconds = self._weight = 0.0
         self.count = 0
 
-    def add(self, seconds: float, num_tokens: int) -> None:
+    def add(self, seconds: float) -> None:
         """Take one step."""
         self._seconds = MEMORY * self._seconds + seconds
-        self._tokens = MEMORY * self._tokens + num_tokens
+        self._weight = MEMORY * self._weight + 1
         self.count += 1
 
-    def seconds_per_token(self) -> float:
+    def value(self) -> float:
         """Return it; 0 before the first step."""
-        return self._seconds / self._tokens if self._tokens else 0.0
+        return self._seconds / self._weight if self._weight else 0.0
 
 
 class Worth:
-    """Rests where steps with drafts give fewer tokens a second than steps without."""
+    """Lets drafts be tried only as far as what they may lose is paid for."""
 
     def __init__(self) -> None:
-        self._plain, self._drafted = Rate(), Rate()
-        self._rest, self._next_rest = 0, REST_STEPS
+        self._plain, self._loss = Rate(), Rate()
+        self._trials = 0
+        self._written_s = 0.0  # what all would have taken without drafts
+        self._lost_s = 0.0
+        self._since_plain = 0
+        self._resting = False
 
     def wanted(self) -> bool:
-        """Return whether to draft at this step; asked once a step."""
-        if self._rest == 0:
+        """Return whether to draft at this step."""
+        if self._plain.count < KNOWN_STEPS or self._since_plain >= REFRESH:
+            return False
+        if self._trials < TRIAL_STEPS:
             return True
-        self._rest -= 1
-        return False
+        expected = min(max(0.0, self._loss.value()), WORST * self._plain.value())
+        pays = self._lost_s + expected <= SHARE * self._written_s
+        self._tell(resting=not pays)
+        return pays
 
     def plain(self, seconds: float) -> None:
         """Take a step without a draft."""
-        self._plain.add(seconds, 1)
+        self._plain.add(seconds)
+        self._written_s += seconds
+        self._since_plain = 0
 
     def drafted(self, seconds: float, num_tokens: int) -> None:
-        """Take a step that was drafted for, and the tokens that it gave."""
-        self._drafted.add(seconds, num_tokens)
-        if self._drafted.count < TRIAL_STEPS or self._plain.count == 0:
-            return
-        if self._drafted.seconds_per_token() <= self._plain.seconds_per_token():
-            self._next_rest = REST_STEPS
-            return
-        self._rest, self._next_rest = self._next_rest, min(2 * self._next_rest, LONGEST_REST)
-        self._drafted = Rate()  # the next trial is judged by itself
+        """Take a step that was drafted for, drafting included, and the tokens that it gave."""
+        usual = num_tokens * self._plain.value()
+        self._trials += 1
+        self._since_plain += 1
+        self._written_s += usual
+        self._lose(seconds - usual)
+
+    def wasted(self, seconds: float) -> None:
+        """Take what was spent on a draft that came to nothing, or on reading for the next."""
+        self._lose(seconds)
+
+    def _lose(self, seconds: float) -> None:
+        self._loss.add(seconds)
+        self._lost_s = max(self._lost_s + seconds, -SAVED * self._plain.value())
+
+    def _tell(self, *, resting: bool) -> None:
+        if resting and not self._resting:
+            _log.info("drafts take more time than they save now: they rest, and are tried again")
+        self._resting = resting
+
+
+class Paying:
+    """A drafter whose guesses cost nothing, and are verified only where that pays."""
+
+    def __init__(self, drafter: Drafter, worth: Worth) -> None:
+        self._drafter = drafter
+        self._worth = worth
+        self._may = False  # whether this step could have taken a draft
+
+    def add(self, token: int) -> None:
+        """Take the next token of the answer."""
+        self._drafter.add(token)
+
+    def propose(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens that may come next, often none."""
+        self._may = limit > 0
+        return self._drafter.propose(limit) if self._may and self._worth.wanted() else []
+
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+        """Learn how the last draft fared; steps that others share are no measure."""
+        if num_proposed:
+            self._worth.drafted(seconds, num_accepted + 1)
+        elif self._may:
+            self._worth.plain(seconds)
+        self._drafter.judge(num_proposed, num_accepted, seconds)

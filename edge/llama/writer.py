@@ -11,6 +11,7 @@ from edge.llama.answer import Answer, Patience
 from edge.llama.cache import KvCache
 from edge.llama.draft_model import DraftModel
 from edge.llama.drafts import Drafter, DraftTally, FirstOf
+from edge.llama.healing import Known
 from edge.llama.likeliest import likeliest, prompt_token
 from edge.llama.lookup import Lookup
 from edge.llama.prompt import PromptWriter
@@ -19,6 +20,7 @@ from edge.llama.seats import Owner, Seat
 from edge.llama.steps import Chosen, steps
 from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
+from edge.llama.worth import Paying, Worth
 from offload.engine import StateObserver
 from offload.errors import ContextLengthError
 from offload.messages import Delta, Finish, FinishReason, PromptToken, Request
@@ -58,6 +60,7 @@ class Writer:
         self._max_model_len = max_model_len
         self._max_draft_tokens = max_draft_tokens
         self._draft = draft
+        self._worth = Worth()  # of copies, over all answers
         self.tally = DraftTally()
 
     def write(self, seat: Seat, task: Task) -> Iterator[Delta | Finish]:
@@ -94,7 +97,8 @@ class Writer:
         """
         drafters: list[Drafter] = []
         if self._max_draft_tokens > 0:
-            drafters.append(Lookup(prompt, max_draft=self._max_draft_tokens))
+            copied = Lookup(prompt, max_draft=self._max_draft_tokens)
+            drafters.append(Paying(copied, self._worth))
         if self._draft is not None:
             size = self._vocabulary.num_tokens
             drafters.append(self._draft.begin(prompt, pins, num_tokens=size, owner=owner))
@@ -141,17 +145,15 @@ class Writer:
         self, cache: KvCache, task: Task, tokens: Iterator[Chosen]
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
-        answer, left = task.answer, task.spell
+        answer, known = task.answer, Known(task.spell)
         ended: FinishReason = "length"  # when the tokens run out, the context is full
         try:
             for chosen in tokens:
                 if self._vocabulary.is_end(chosen.token):
                     ended = "stop"
                     break
-                piece = self._vocabulary.piece(chosen.token)
-                known, left = left[: len(piece)], left[len(piece) :]
-                if len(known) < len(piece) or not piece:  # else the reader has it already
-                    yield self._delta(cache, task, chosen, piece[len(known) :])
+                if (news := known.news(self._vocabulary.piece(chosen.token))) is not None:
+                    yield self._delta(cache, task, chosen, news)
                 if (reason := answer.ended() or task.patience.ended()) is not None:
                     ended = reason
                     break

@@ -28,10 +28,11 @@ class TorchOptions:
     """How a folder is run; checked here, an error names the field.
 
     device: "auto" is CUDA where there is one, else the CPU. dtype: "auto" is float32 on a CPU and
-    bfloat16 on a GPU. num_threads: of torch, for the whole process; 0 leaves them. max_model_len:
-    tokens of context, 0 for the model's own. kv_cache_dtype: a name of KV_BITS; "auto" is 8 bit.
-    kv_block: tokens that are stored, and forgotten, together. kv_residual: how many of the newest
-    tokens at least stay in full precision.
+    bfloat16 on a GPU. num_threads: of torch, for the whole process; 0 lets the governor choose at
+    each step, from the cores that are free, where the CPU computes. max_model_len: tokens of
+    context, 0 for the model's own. kv_cache_dtype: a name of KV_BITS; "auto" is 8 bit. kv_block:
+    tokens that are stored, and forgotten, together. kv_residual: how many of the newest tokens at
+    least stay in full precision.
 
     window: how many of the newest tokens are kept beside the first `num_sinks`; None for all that
     max_model_len holds, 0 to refuse what does not fit. fast_linear: off only to compare.

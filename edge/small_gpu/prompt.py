@@ -8,6 +8,7 @@ import msgspec
 
 from backbone.errors import TemplateRefusal
 from backbone.tokenizer import Tokenizer
+from edge.llama.healing import Healer
 from edge.llama.window import Pins
 from offload.errors import RequestError, Unsupported
 from offload.messages import Request
@@ -31,10 +32,34 @@ def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
     require_place(request, template or "")
     if request.prompt is None and template is not None:
         return _chat_tokens(tokenizer, request)
-    tokens = tokenizer.encode(request.last_text() + request.answer_prefix)
+    tokens = _plain_tokens(tokenizer, request)
     if not tokens:
         raise RequestError("the prompt has no token in this model's vocabulary; write a question")
     return tokens
+
+
+def begun(
+    tokenizer: Tokenizer, healer: Healer, request: Request, tokens: Sequence[int]
+) -> tuple[list[int], bytes]:
+    """Return which of a prompt's tokens to read, and the bytes that the next ones must spell.
+
+    Bytes are left to be spelled where the answer's beginning ends inside a token (healing.py).
+    Under a schema or with a judged prompt it is read as it stands: there each token counts.
+    """
+    asked = request.sampling
+    if not request.answer_prefix or asked.json_schema is not None or asked.prompt_logprobs:
+        return list(tokens), b""
+    bare = msgspec.structs.replace(request, answer_prefix="")
+    is_chat = request.prompt is None and tokenizer.chat_template is not None
+    start = _chat_tokens(tokenizer, bare) if is_chat else _plain_tokens(tokenizer, bare)
+    # One token at least is read, or nothing would tell of the next.
+    first = max(1, _alike(tokens, start))
+    kept = len(tokens) - healer.taken_back(tokens[first:])
+    return list(tokens[:kept]), b"".join(map(tokenizer.token_bytes, tokens[kept:]))
+
+
+def _plain_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
+    return tokenizer.encode(request.last_text() + request.answer_prefix)
 
 
 def _chat_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:

@@ -24,6 +24,7 @@ from edge.device.fit import DoesNotFit
 from edge.llama.answer import Patience
 from edge.llama.sessions import SessionStore
 from edge.llama.window import Pins
+from edge.llama.worth import Paying, Worth
 from edge.small_gpu.batch import NO_MEMORY, Batch, is_out_of_memory
 from edge.small_gpu.choosing import lookup_for
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
@@ -31,12 +32,14 @@ from edge.small_gpu.fit import Plan, fitting_plan
 from edge.small_gpu.loading import load, quantization_name
 from edge.small_gpu.loop import Loop
 from edge.small_gpu.options import TorchOptions
-from edge.small_gpu.prompt import pinned, prompt_tokens
+from edge.small_gpu.prompt import begun, pinned, prompt_tokens
 from edge.small_gpu.ring import rotations_of
 from edge.small_gpu.sequence import Item, Sequence, Task
 from edge.small_gpu.slot import Slot
 from edge.small_gpu.slots import Slots
+from edge.small_gpu.spelling import Speller
 from edge.small_gpu.step import Step
+from edge.small_gpu.threads import governed
 from offload.asker import asker
 from offload.errors import ContextLengthError, EngineStopped
 from offload.messages import Delta, Finish, ModelCard, Request
@@ -62,6 +65,8 @@ class TorchEdgeEngine:
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
+        self._worth = Worth()  # of drafts, over all answers
+        self._speller = Speller(self._tokenizer, config.vocab_size)
         self._schemas = Schemas(self._tokenizer, config.vocab_size, extra="small-gpu")
         try:
             self._network = load(
@@ -98,7 +103,7 @@ class TorchEdgeEngine:
         slots = Slots(make_slot, plan.num_slots, self._store(plan))
         batch = Batch(
             slots,
-            Step(network),
+            governed(Step(network), device, options.num_threads),
             max_num_batched_tokens=options.max_num_batched_tokens,
             max_draft_tokens=options.max_draft_tokens,
         )
@@ -183,7 +188,9 @@ class TorchEdgeEngine:
         """Return a request made ready. Raises RequestError."""
         self._require_open()
         vocab_size = self._network.config.vocab_size
-        prompt = prompt_tokens(self._tokenizer, request)
+        whole = prompt_tokens(self._tokenizer, request)
+        pins = self._pins(request, whole)
+        prompt, text = begun(self._tokenizer, self._speller.healer, request, whole)
         sampler = sampler_for(
             request.sampling,
             prompt,
@@ -191,12 +198,14 @@ class TorchEdgeEngine:
             vocab_size=vocab_size,
             schemas=self._schemas,
         )
+        copied = lookup_for(sampler, prompt, self._options.max_draft_tokens)
         return Task(
             request=request,
             prompt=prompt,
-            pins=self._pins(request, prompt),
+            pins=pins.within(len(prompt)),
             sampler=sampler,
-            lookup=lookup_for(sampler, prompt, self._options.max_draft_tokens),
+            drafter=None if copied is None else Paying(copied, self._worth),
+            spelling=self._speller.bind(text, sampler),
             patience=Patience(request, gone, received),
             received=received,
             owner=(asker(), request.cache_salt),

@@ -10,11 +10,13 @@ from backbone.errors import CheckpointError, NearfarError
 from backbone.sampling import Sampler
 from backbone.tokenizer import Tokenizer
 from edge.llama.answer import Answer, Patience
-from edge.llama.lookup import Lookup
+from edge.llama.drafts import Drafter
+from edge.llama.healing import Known
 from edge.llama.window import Pins
 from edge.small_gpu.choosing import Found, Row
 from edge.small_gpu.reading import Reading
 from edge.small_gpu.slot import Slot
+from edge.small_gpu.spelling import Spelling
 from edge.small_gpu.step import Part
 from offload.messages import Alternative, Delta, Finish, FinishReason, PromptToken, Request
 
@@ -35,7 +37,8 @@ class Task:
     prompt: list[int]
     pins: Pins
     sampler: Sampler
-    lookup: Lookup | None
+    drafter: Drafter | None
+    spelling: Spelling | None = None  # what its first tokens must spell once more
     patience: Patience
     received: float  # of time.monotonic()
     owner: object = None  # whose text may be shared with it
@@ -58,6 +61,8 @@ class Sequence:
         self._reading: Reading | None = None
         self._piece = range(0)
         self._draft: list[int] = []
+        self._began = 0.0  # when the step of the newest draft began
+        self._known = Known(task.spelling.text if task.spelling else b"")
         self._last = 0  # the newest token of the answer, which no ring holds yet
         self._scores: list[PromptToken] = []
         if task.request.sampling.prompt_logprobs:
@@ -98,6 +103,7 @@ class Sequence:
         if not self.slot.make_room(1, self.task.pins):
             return None
         self._draft = self._drafted(limit - 1)
+        self._began = time.perf_counter()
         row = Row(sampler=self.task.sampler, num_alternatives=self._num_alternatives)
         tokens = [self._last, *self._draft]
         return Part(ring=self.slot.ring, tokens=tokens, rows=[row] * len(tokens))
@@ -105,8 +111,8 @@ class Sequence:
     def take(self, part: Part, found: list[Found]) -> FinishReason | None:
         """Go on by what was found; return why the answer is over, if it is.
 
-        Raises CheckpointError where the network's output is no number, and SchemaRefusal where no
-        token can follow.
+        Raises CheckpointError where the network's output is no number, SchemaRefusal where no token
+        can follow, and RequestError where none spells the end of the answer's beginning.
         """
         assert self._reading is not None, "it waits for a slot"
         if not all(one.is_number for one in found):
@@ -114,8 +120,8 @@ class Sequence:
         if not self._reading.done:
             return self._took_piece(self._reading, found)
         right = _num_right(self._draft, found)
-        if self.task.lookup is not None:
-            self.task.lookup.judge(len(self._draft), right)
+        if self.task.drafter is not None:
+            self.task.drafter.judge(len(self._draft), right, time.perf_counter() - self._began)
         self.slot.hold(part.tokens[: right + 1])
         return self._write(found[: right + 1])
 
@@ -172,28 +178,44 @@ class Sequence:
     def _write(self, chosen: list[Found]) -> FinishReason | None:
         task = self.task
         for one in chosen:
+            if self._spelling is not None:
+                self._spelling.require(one.token)
             if one.token in self._tokenizer.eos_token_ids:
                 return "stop"
             self._last = one.token
-            piece = self._tokenizer.token_bytes(one.token)
-            others = self._alternatives(one)
-            self._post(self._answer.take(one.token, piece, one.confidence, others))
+            # What is spelled once more the reader has already.
+            news = self._known.news(self._tokenizer.token_bytes(one.token))
+            if news is not None:
+                others = self._alternatives(one)
+                self._post(self._answer.take(one.token, news, one.confidence, others))
             task.sampler.took(one.token)
-            if task.lookup is not None:
-                task.lookup.add(one.token)
+            self._maybe_spelled()
+            if task.drafter is not None:
+                task.drafter.add(one.token)
             if (reason := self._answer.ended()) is not None:
                 return reason
             if task.sampler.is_done:
                 return "stop"
         return None
 
+    @property
+    def _spelling(self) -> Spelling | None:
+        """What is still to be spelled."""
+        spelling = self.task.spelling
+        return None if spelling is None or spelling.is_spelled else spelling
+
+    def _maybe_spelled(self) -> None:
+        """Let the sampler choose freely once the end of the beginning has been spelled."""
+        if self.task.spelling is not None and self.task.spelling.is_spelled:
+            self.task.sampler.constraint = None
+
     def _drafted(self, limit: int) -> list[int]:
         """Return a draft that neither drops nor compresses what its tokens would have seen."""
-        if self.task.lookup is None:
+        if self.task.drafter is None or self._spelling is not None:
             return []
         ring, asked = self.slot.ring, self.task.request.sampling.max_tokens
         room = min(ring.limit - ring.used, ring.until_settled, ring.chunk) - 1
-        return self.task.lookup.propose(min(limit, room, asked - self._answer.num_tokens - 1))
+        return self.task.drafter.propose(min(limit, room, asked - self._answer.num_tokens - 1))
 
     def _alternatives(self, one: Found) -> tuple[Alternative, ...]:
         decode = self._tokenizer.decode

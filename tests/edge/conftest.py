@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import gguf
@@ -84,6 +84,14 @@ def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: str, chat_template: str 
     if chat_template is not None:
         writer.add_chat_template(chat_template)
     return len(tokens)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def steady_threads() -> Iterator[None]:
+    """One thread wherever a governor would choose: torch rounds by how many there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge.device.pace.num_usable_cores", lambda: 1)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from edge.llama.draft_model import LONGEST, open_draft, plan_draft, require_same
 from edge.llama.drafts import DraftTally, FirstOf
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from edge.llama.worth import LONGEST_REST, REST_STEPS, TRIAL_STEPS, Worth
+from edge.llama.worth import Worth
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
@@ -327,23 +327,6 @@ def test_too_little_memory_names_the_draft_model(
             _engine(tiny_gguf, tiny_gguf)
     free(3 * chosen.need_bytes)
     _engine(tiny_gguf, tiny_gguf).close()
-
-
-def test_drafting_rests_where_the_clock_says_that_it_does_not_pay() -> None:
-    worth = Worth()
-    for rest in (REST_STEPS, 2 * REST_STEPS):
-        worth.plain(1.0)
-        for _ in range(TRIAL_STEPS):
-            assert worth.wanted()
-            worth.drafted(2.5, 2)
-        assert [worth.wanted() for _ in range(rest + 1)] == [False] * rest + [True]
-    for _ in range(40):
-        worth.drafted(1.5, 2)
-    assert worth.wanted(), "quicker than without"
-    for _ in range(10_000):
-        worth.drafted(9.0, 1)
-    rests = [worth.wanted() for _ in range(LONGEST_REST + 1)]
-    assert rests[-1] and not rests[0]
 
 
 class Scripted:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ class Words:
     def piece(self, token: int) -> bytes:
         return self.pieces[token]
 
-    def detokenize(self, tokens: list[int]) -> bytes:
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
         return b"".join(self.pieces[token] for token in tokens)
 
 
@@ -38,7 +38,7 @@ HEL = Words(b"h", b"e", b"l", b"o", b"hello", b"help", b"el", b" ", b" he", b"\x
 
 
 def test_as_much_is_taken_back_as_one_longer_token_reaches() -> None:
-    healer = Healer(HEL)  # type: ignore[arg-type]
+    healer = Healer(HEL)
     tokens = {piece: token for token, piece in enumerate(HEL.pieces)}
 
     def taken(*pieces: bytes) -> int:
@@ -55,7 +55,7 @@ def test_as_much_is_taken_back_as_one_longer_token_reaches() -> None:
 def test_what_may_come_is_what_spells_the_text(pieces: list[bytes], text: bytes) -> None:
     """Beside every byte alone, so that all can be spelled."""
     words = Words(*pieces, *(bytes([byte]) for byte in range(256)))
-    allowed = set(Binding(Spellings(words), text).allowed())  # type: ignore[arg-type]
+    allowed = set(Binding(Spellings(words), text).allowed())
     for token in range(1, words.num_tokens):
         piece = words.piece(token)
         assert (token in allowed) == (piece.startswith(text) or text.startswith(piece))
@@ -64,9 +64,9 @@ def test_what_may_come_is_what_spells_the_text(pieces: list[bytes], text: bytes)
 
 def test_no_token_leads_where_the_rest_cannot_be_spelled() -> None:
     words = Words(b"ab", b"a", b"abc", b"c", b"bc")
-    allowed = Binding(Spellings(words), b"abc").allowed()  # type: ignore[arg-type]
+    allowed = Binding(Spellings(words), b"abc").allowed()
     assert {words.piece(token) for token in allowed} == {b"ab", b"a", b"abc"}
-    allowed = Binding(Spellings(Words(b"ab", b"a", b"abc")), b"abc").allowed()  # type: ignore
+    allowed = Binding(Spellings(Words(b"ab", b"a", b"abc")), b"abc").allowed()
     assert list(allowed) == [3], "neither b nor bc nor c is a token"
 
 

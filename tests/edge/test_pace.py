@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from edge.device.pace import Pace
 from edge.llama.binding import Model
 from edge.llama.context import Context, ContextParams
 from edge.llama.options import LlamaOptions
-from edge.llama.pace import Pace
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Request, Sampling
 
@@ -27,8 +27,8 @@ class Scripted:
     def look(self) -> None:
         self.looks += 1
 
-    def step(self, seconds: float) -> int:
-        assert seconds >= 0
+    def step(self, seconds: float, num_answers: int) -> int:
+        assert seconds >= 0 and num_answers == 1
         return self._plan.pop(0)
 
 
@@ -36,7 +36,7 @@ def test_threads_are_set_only_when_they_change(
     tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[int, int]] = []
-    monkeypatch.setattr("edge.llama.pace.Governor", lambda *a, **k: Scripted([2, 2, 1, 1, 2, 2]))
+    monkeypatch.setattr("edge.device.pace.Governor", lambda *a, **k: Scripted([2, 2, 1, 1, 2, 2]))
     with Model(tiny_gguf) as model, Context(model, ContextParams(num_tokens=32)) as context:
         monkeypatch.setattr(context, "set_threads", lambda *found: calls.append(found))
         pace = Pace(context)

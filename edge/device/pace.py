@@ -1,26 +1,33 @@
-"""The threads of a context, set by a governor between steps or fixed."""
+"""The threads of a runtime's steps, set by a governor between them or fixed."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from edge.device.cores import num_usable_cores
 from edge.device.governor import Governor
 from edge.device.load import OthersLoad, recent_load
 from edge.device.strain import Ceiling
-from edge.llama.context import Context
+
+
+class Threaded(Protocol):
+    """Whatever computes steps with a number of threads that can be changed between them."""
+
+    def set_threads(self, decode: int, prefill: int, /) -> None:
+        """Take the threads for the steps of an answer, and for those of a prompt."""
 
 
 class Pace:
     """Times decode steps and sets the threads of the next; `fixed_threads` 0 is governed.
 
-    The first context is timed, all have the same threads.
+    All of `computing` have the same threads.
     """
 
-    def __init__(self, *contexts: Context, fixed_threads: int = 0) -> None:
-        self._contexts = contexts
+    def __init__(self, *computing: Threaded, fixed_threads: int = 0) -> None:
+        self._computing = computing
         self._governor: Governor | None = None
         self._set = (fixed_threads, fixed_threads)
         if fixed_threads == 0:
@@ -36,10 +43,10 @@ class Pace:
             self._apply(self._governor)
 
     @contextmanager
-    def step(self, *, plain: bool = True) -> Iterator[None]:
+    def step(self, *, plain: bool = True, num_answers: int = 1) -> Iterator[None]:
         """Time one decode step, and set the threads of the next.
 
-        The seconds of a step of several tokens are no measure, so it is not `plain`.
+        The seconds of a step of several tokens of one answer are no measure, so it is not `plain`.
         """
         if self._governor is None:
             yield
@@ -47,7 +54,7 @@ class Pace:
         started = time.perf_counter()
         yield
         if plain:
-            self._governor.step(time.perf_counter() - started)
+            self._governor.step(time.perf_counter() - started, num_answers)
         else:
             self._governor.look()
         self._apply(self._governor)
@@ -56,5 +63,5 @@ class Pace:
         wanted = (governor.threads, governor.prefill_threads)
         if wanted != self._set:
             self._set = wanted
-            for context in self._contexts:
-                context.set_threads(*wanted)
+            for each in self._computing:
+                each.set_threads(*wanted)

@@ -1,0 +1,83 @@
+"""Answers that go on inside a token, healed as llama.cpp's are: the idea is llama/healing.py's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from backbone.sampling import Sampler
+from backbone.tokenizer import Tokenizer
+from edge.llama.healing import CANNOT_SPELL, Binding, Healer
+from offload.errors import RequestError
+
+
+class TokenizerPieces:
+    """A folder's tokenizer as healing asks for it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self.num_tokens = tokenizer.max_token_id + 1
+
+    def piece(self, token: int) -> bytes:
+        """Return the bytes of one token; control tokens have none."""
+        return self._tokenizer.token_bytes(token)
+
+    def detokenize(self, tokens: Sequence[int]) -> bytes:
+        """Return the bytes of several tokens, one after another."""
+        return b"".join(map(self.piece, tokens))
+
+
+class Speller:
+    """Binds the answers of one model to texts; `vocab_size` is how many logits it gives."""
+
+    def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
+        self._pieces = TokenizerPieces(tokenizer)
+        self._vocab_size = vocab_size
+        self.healer = Healer(self._pieces)
+
+    def bind(self, text: bytes, sampler: Sampler) -> Spelling | None:
+        """Let the next tokens of a sampler spell a text first; None where there is none."""
+        if not text:
+            return None
+        binding = Binding(self.healer.spellings, text)
+        sampler.constraint = found = Spelling(binding, self._pieces, text, self._vocab_size)
+        return found
+
+
+class Spelling:
+    """A sampler's constraint until `text` has been spelled; none of its tokens ends an answer."""
+
+    done = False
+
+    def __init__(
+        self, binding: Binding, pieces: TokenizerPieces, text: bytes, vocab_size: int
+    ) -> None:
+        self.text = text
+        self._binding = binding
+        self._pieces = pieces
+        self._vocab_size = vocab_size
+
+    @property
+    def is_spelled(self) -> bool:
+        """Whether what must be spelled has been."""
+        return self._binding.is_done
+
+    def allowed(self) -> Tensor:
+        """Return which tokens may come next, bool [vocab]."""
+        mask = torch.zeros(self._vocab_size, dtype=torch.bool)
+        mask[torch.from_numpy(self._binding.allowed())] = True
+        return mask
+
+    def require(self, token: int) -> None:
+        """Raise RequestError for a token that spells something else.
+
+        Such a one is chosen only where all the others are impossible.
+        """
+        if token not in self._binding.allowed():
+            raise RequestError(CANNOT_SPELL)
+
+    def accept(self, token: int) -> None:
+        """Move on past a token."""
+        self._binding.accept(self._pieces.piece(token))

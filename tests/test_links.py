@@ -60,3 +60,9 @@ def test_every_page_is_in_the_sites_navigation_and_the_start_leads_to_all() -> N
     assert named == pages
     reached = {link.partition("#")[0] for page, link in links() if page.name == "index.md"}
     assert pages - reached - {"index.md"} == set()
+
+
+def test_a_link_out_of_the_pages_leads_to_a_figure_that_the_site_takes_along() -> None:
+    """scripts/site_figures.py copies what lies in benchmarks/, and nothing else."""
+    out = {link for page, link in links() if page.parent.name == "docs" and link.startswith("../")}
+    assert out and all(re.fullmatch(r"\.\./benchmarks/[\w.]+", link) for link in out)

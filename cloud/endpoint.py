@@ -154,6 +154,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(aclosing(engine))
         await _connect(engine)
+        _warn_of_sharing(engine)
         server = await stack.enter_async_context(aclosing(_link(engine, options)))
         await server.start()
         url = None
@@ -201,6 +202,18 @@ async def _connect(engine: Engine) -> None:
         await engine.connect()
     elif isinstance(engine, Replicas | Shelf):
         await engine.start()
+
+
+def _warn_of_sharing(engine: Engine) -> None:
+    """Say on stderr where those who ask through us could tell by time what others have asked."""
+    from offload.upstream.client import Upstream
+
+    if isinstance(engine, Upstream) and engine.shares_caches:
+        print(
+            f"nearfar: {engine.card().runtime} has no word that keeps prompt caches apart: how "
+            "soon it answers may tell one asker what another has asked",
+            file=sys.stderr,
+        )
 
 
 def _link(engine: Engine, options: EndpointOptions) -> LinkServer:

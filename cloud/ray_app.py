@@ -18,7 +18,8 @@ from typing import Any
 
 from backbone.errors import MissingExtra
 from cloud.fleet.autoscale import WISHES, Measure, ScalingOptions
-from offload.errors import SettingsError
+from offload.engine import Breaking
+from offload.errors import EngineStopped, SettingsError
 
 _EVERY_S = 60.0  # between two measures that are remembered
 _MEMORY_S = 90_000.0  # `predictive` looks at the same time yesterday
@@ -103,6 +104,8 @@ class EngineReplica:
     async def check_health(self) -> None:
         """Fail where the engine is closed or broken, so that Ray starts another replica."""
         self._engine.card()
+        if isinstance(self._engine, Breaking) and (why := self._engine.broken()) is not None:
+            raise EngineStopped(why)
 
     async def _run(
         self,

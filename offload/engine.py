@@ -75,6 +75,15 @@ class Reporting(Protocol):
 
 
 @runtime_checkable
+class Breaking(Protocol):
+    """An engine that may break for good, so that only a new one can answer."""
+
+    def broken(self) -> str | None:
+        """Return why it can answer no more, in one line, or None while it can; at no cost."""
+        ...
+
+
+@runtime_checkable
 class Revealing(Protocol):
     """An engine that can show the hidden state behind each token of an answer."""
 

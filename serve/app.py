@@ -101,10 +101,9 @@ class _Desk:
         return _json({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        if self._readiness.is_ready:
-            return _json({"status": "ready"})
-        why = self._readiness.failure or "the engine is warming up"
-        return _json({"status": "not ready", "why": why}, status=503)
+        if (why := self._readiness.why_not()) is not None:
+            return _json({"status": "not ready", "why": why}, status=503)
+        return _json({"status": "ready"})
 
     async def metrics_page(self, _: Request) -> Response:
         return Response(self._metrics.page(), media_type=CONTENT_TYPE)

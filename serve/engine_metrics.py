@@ -10,6 +10,7 @@ from prometheus_client.registry import Collector
 
 from offload.engine import Engine, Reporting
 from offload.messages import EngineLoad
+from serve.fault import fault_of
 
 
 @dataclass
@@ -54,6 +55,9 @@ class EngineMetrics(Collector):
         yield self._gauge(
             "num_requests_waiting", "Requests not yet begun.", waiting + self._seen.queued.value
         )
+        if self._engine is not None:
+            up = fault_of(self._engine) is None
+            yield self._gauge("engine_up", "1 while it can answer, 0 once it is broken.", up)
         if load is not None:
             yield from self._of_engine(load)
 

@@ -1,4 +1,4 @@
-"""Whether the engine has answered once: the first answer loads what later ones find loaded."""
+"""Whether the engine has answered once, which loads what later answers need, and still can."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from backbone.errors import NearfarError
 from offload.engine import Choosing, Engine
 from offload.messages import Privacy, Request, Sampling
 from serve.answers import closing
+from serve.fault import fault_of
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 2.0
 
 
 class Readiness:
-    """Asks the engine for one token, again and again until it gives one."""
+    """Asks the engine for one token until it gives one, and then looks whether it broke."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self.is_ready = False
         self.failure: str | None = None
+
+    def why_not(self) -> str | None:
+        """Return why it is of no use to ask now, or None where it is."""
+        if not self.is_ready:
+            return self.failure or "the engine is warming up"
+        return fault_of(self._engine)
 
     @contextlib.asynccontextmanager
     async def warming(self) -> AsyncIterator[None]:

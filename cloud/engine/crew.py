@@ -42,14 +42,25 @@ class Crew:
                 reason = line or "it ended without a word"
                 raise NearfarError(f"process {rank} of the shared model failed: {reason}")
 
+    def lost(self) -> str | None:
+        """Return which process has ended by itself and how, or None while all run."""
+        for rank, process in enumerate(self._processes, start=1):
+            if (status := process.poll()) is not None:
+                how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
+                return f"process {rank} of the shared model {how}; start the engine again"
+        return None
+
     @contextmanager
     def ended_on_failure(self) -> Iterator[None]:
-        """End them all if the block fails."""
+        """End them all if the block fails. Raises NearfarError where one of them is why."""
         try:
             yield
-        except BaseException:
+        except BaseException as error:
+            lost = self.lost()
             self.end()
-            raise
+            if lost is None or isinstance(error, NearfarError):
+                raise
+            raise NearfarError(lost) from error
 
     def end(self) -> None:
         """End all, by force where asking is not enough."""

@@ -27,6 +27,8 @@ from offload.asker import asker
 from offload.errors import EngineStopped
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
+_STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
+
 
 class CloudEngine:
     """Runs one model; the network lives in one thread of its own."""
@@ -59,6 +61,13 @@ class CloudEngine:
     def report(self) -> EngineLoad:
         """Return how busy it is now."""
         return self._scheduler.report()
+
+    def broken(self) -> str | None:
+        """Return why it can answer no more; see offload.engine.Breaking."""
+        if self._closed:
+            return None
+        # Of a process that died while nothing was computed, no step has told the loop.
+        return self._crew.lost() or (BROKEN if self._loop.broken else None)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream an answer; see offload.engine.Engine."""
@@ -97,8 +106,9 @@ class CloudEngine:
     async def aclose(self) -> None:
         """End the engine's thread; answers under way end with an error."""
         if not self._closed:
+            patience_s = _STUCK_S if self.broken() else None
             self._closed = True
-            await asyncio.to_thread(self._loop.close)
+            await asyncio.to_thread(self._loop.close, patience_s)
             await asyncio.to_thread(self._leave)
             await asyncio.to_thread(self._crew.end)
 
@@ -116,8 +126,8 @@ class CloudEngine:
     def _require_running(self) -> None:
         if self._closed:
             raise EngineStopped("this engine is closed; start a new one")
-        if self._loop.broken:
-            raise EngineStopped(BROKEN)
+        if (why := self.broken()) is not None:
+            raise EngineStopped(why)
 
 
 def _batching(model: LoadedModel, options: EngineOptions) -> Batching:

@@ -37,10 +37,13 @@ class EngineLoop:
         """Free an answer's place before the next step."""
         self._orders.give(lambda: self._batching.cancel(answer))
 
-    def close(self) -> None:
-        """End the thread after the present step; answers under way end with an error."""
+    def close(self, patience_s: float | None = None) -> None:
+        """End the thread after the present step; answers under way end with an error.
+
+        A thread that has not ended after `patience_s` is left behind.
+        """
         self._orders.give(self._stop)
-        self._thread.join()
+        self._thread.join(patience_s)
         self._orders.follow_waiting()
         self._batching.abort(CLOSED)
         self._deliver()

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import importlib
 import json
+import logging
 import os
 import signal
 import sys
@@ -22,11 +23,14 @@ from typing import cast
 import msgspec
 
 from offload.asker import asked_by, asker
-from offload.engine import Engine, Reporting
+from offload.engine import Breaking, Engine, Reporting
 from offload.link.answers import AnswerLimits
 from offload.link.server import LinkServer
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
+_log = logging.getLogger(__name__)
+_LOOK_S = 0.2  # between two looks whether the engine is broken
+_TELL_S = 2.0  # for answers that it broke, to be heard
 _MOST = 100_000  # answers at once: the fleet's own admission is what bounds them
 
 
@@ -76,7 +80,18 @@ async def serve(engine: Engine, endpoint: str) -> None:
     link = LinkServer(_Told(engine), endpoint, limits=limits)
     async with aclosing(engine), aclosing(link) as server:
         await server.start()
-        await asyncio.to_thread(sys.stdin.buffer.read)
+        left = asyncio.ensure_future(asyncio.to_thread(sys.stdin.buffer.read))
+        while not left.done():
+            if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
+                await _end_broken(server, why)
+            await asyncio.wait((left,), timeout=_LOOK_S)
+
+
+async def _end_broken(server: LinkServer, why: str) -> None:
+    """End the process, so that its keeper starts another; whoever asked is told first."""
+    _log.error("the engine broke: %s", why)
+    await server.drain(_TELL_S)
+    os._exit(1)  # no step that waits for a dead process could be interrupted
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ import msgspec
 
 from cloud.fleet.loads import sum_of
 from cloud.fleet.versions import models_in, served, version_for
-from offload.engine import Engine, Reporting
+from offload.engine import Breaking, Engine, Reporting
 from offload.errors import Overloaded, RequestError
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
@@ -102,6 +102,8 @@ class Shelf:
 
     async def _fetch(self, folder: Path, *, pinned: bool) -> _Loaded:
         async with self._loading:  # one at a time: memory is what is short
+            if folder in self._loaded and _is_broken(self._loaded[folder].engine):
+                await self._loaded.pop(folder).engine.aclose()
             if folder not in self._loaded:
                 await self._make_room()
                 engine = await asyncio.to_thread(self._open, folder)
@@ -120,3 +122,7 @@ class Shelf:
                     5.0,
                 )
             await self._loaded.pop(idle[0]).engine.aclose()
+
+
+def _is_broken(engine: Engine) -> bool:
+    return isinstance(engine, Breaking) and engine.broken() is not None

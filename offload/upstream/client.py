@@ -75,6 +75,12 @@ class Upstream:
             )
         return self._card
 
+    @property
+    def shares_caches(self) -> bool:
+        """Whether the server keeps one prefix cache for all who ask it. Known since `connect`."""
+        assert self._dialect is not None, "connect() learns what it is"
+        return "cache_salt" not in self._dialect.words
+
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the server's answer; see offload.engine.Engine.
 
@@ -108,7 +114,7 @@ class Upstream:
 
     def _salted(self, request: Request) -> Request:
         assert self._dialect is not None, "known since connect"
-        if "cache_salt" not in self._dialect.words or not asker():
+        if not asker() or not self._dialect.has_word("cache_salt", request):
             return request
         said = f"{asker()}\n{request.cache_salt}".encode("utf-8", "surrogatepass")
         return msgspec.structs.replace(request, cache_salt=hashlib.sha256(said).hexdigest())

@@ -26,21 +26,29 @@ class Dialect:
     """One kind of server; `words` are its names for what OpenAI has no name for.
 
     `ignores` are OpenAI's own words that it reads over in silence, so that they must not be asked.
+    `chat_words` are those of `words` that it takes with messages and not with a raw prompt.
     One that `always_samples` takes no temperature of 0 for the likeliest token.
     """
 
     name: str
     words: dict[str, str] = field(default_factory=dict)
+    chat_words: frozenset[str] = frozenset()
     max_tokens: str = "max_tokens"
     continues: bool = False  # goes on behind a begun answer, by continue_final_message
     ignores: frozenset[str] = frozenset()
     always_samples: bool = False
 
+    def has_word(self, name: str, request: Request) -> bool:
+        """Whether it has a word of its own for this, in the body that the request becomes."""
+        return name in self.words and bool(request.messages or name not in self.chat_words)
+
 
 _KNOWN = {
     "vllm": Dialect(name="vLLM", words=_VLLM_WORDS | _SALT, continues=True),
-    "sglang": Dialect(name="SGLang", words=_VLLM_WORDS, continues=True),
-    "tensorrt_llm": Dialect(name="trtllm-serve", words=_VLLM_WORDS),
+    "sglang": Dialect(name="SGLang", words=_VLLM_WORDS | _SALT, continues=True),
+    "tensorrt_llm": Dialect(
+        name="trtllm-serve", words=_VLLM_WORDS | _SALT, chat_words=frozenset(_SALT)
+    ),
     "llamacpp": Dialect(
         name="llama.cpp server",
         words={"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"},
@@ -78,7 +86,8 @@ def check(request: Request, dialect: Dialect) -> None:
     for name, is_asked in _plain(request).items():
         _refuse(name, is_asked and name in dialect.ignores, "no ear for it", dialect)
     for name, value in _extras(request).items():
-        _refuse(name, value is not None and name not in dialect.words, "no word for it", dialect)
+        is_unknown = value is not None and not dialect.has_word(name, request)
+        _refuse(name, is_unknown, "no word for it", dialect)
 
 
 def extra_words(request: Request, dialect: Dialect) -> dict[str, float | int | str]:

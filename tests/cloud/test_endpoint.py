@@ -361,16 +361,6 @@ def test_two_processes_serve_one_model_and_leave_with_the_command(tmp_path: Path
     assert not any(child.is_running() for child in followers)
 
 
-@pytest.mark.slow
-def test_a_killed_process_of_a_shared_model_is_told_and_not_waited_for(tmp_path: Path) -> None:
-    with shared_cloud(tmp_path) as (told, followers):
-        followers[0].kill()
-        environment = {"NEARFAR_HOME": str(tmp_path), "NEARFAR_CLOUD_URL": told["endpoint"]}
-        for _ in range(2):  # in the answer that meets it, and in every one after
-            done = nearfar("ask", HARD, "--cloud", **environment)
-            assert done.returncode == 1 and "the cloud engine broke down; restart it" in done.stderr
-
-
 def test_a_model_shared_in_too_many_parts_is_refused_in_one_line(tmp_path: Path) -> None:
     arguments = ("cloud", "serve", "--tensor-parallel-size", "7", "--device", "cpu")
     done = nearfar(*arguments, NEARFAR_HOME=str(tmp_path))

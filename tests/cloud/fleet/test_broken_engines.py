@@ -1,0 +1,63 @@
+"""An engine that breaks for good is replaced by whoever keeps it: a fleet, a shelf, Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cloud.fleet.balance import RoundRobin
+from cloud.fleet.replica import ReplicaOptions
+from cloud.fleet.replicas import Replicas
+from cloud.fleet.shelf import Shelf
+from cloud.ray_app import EngineReplica, _checked
+from offload.errors import EngineStopped
+from offload.messages import Delta, Request
+from tests.cloud.fleet.fragile_child import Fragile
+
+FRAGILE = ReplicaOptions(engine="tests.cloud.fleet.fragile_child:open_fragile")
+
+
+async def said(engine: Replicas | Shelf, prompt: str) -> str:
+    items = [item async for item in engine.generate(Request(prompt=prompt))]
+    return "".join(item.text for item in items if isinstance(item, Delta))
+
+
+async def test_a_replica_whose_engine_broke_is_started_again() -> None:
+    fleet = Replicas(lambda number: FRAGILE, num_replicas=1, policy=RoundRobin())
+    try:
+        await fleet.start()
+        (replica,) = fleet.replicas
+        before = await said(fleet, "break")
+        while replica.num_starts < 2:
+            replica.changed.clear()
+            await asyncio.wait_for(replica.changed.wait(), 60)
+        assert await said(fleet, "who") != before
+    finally:
+        await fleet.aclose()
+
+
+async def test_a_model_that_broke_is_loaded_again(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text("{}")
+    opened: list[Fragile] = []
+
+    def open_engine(_: Path) -> Fragile:
+        opened.append(Fragile())
+        return opened[-1]
+
+    shelf = Shelf(tmp_path, open_engine)
+    for prompt, num_opened in (("hi", 1), ("break", 1), ("hi", 2), ("hi", 2)):
+        assert await said(shelf, prompt) == "one two three"
+        assert len(opened) == num_opened
+    await shelf.aclose()
+
+
+async def test_ray_is_told_of_an_engine_that_broke() -> None:
+    wish = {"engine": "tests.cloud.fleet.fragile_child:open_fragile"}
+    replica = EngineReplica(_checked(wish))
+    await replica.check_health()
+    _ = [item async for item in replica._engine.generate(Request(prompt="break"))]
+    with pytest.raises(EngineStopped, match="start it again"):
+        await replica.check_health()

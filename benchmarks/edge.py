@@ -1,9 +1,13 @@
 """The edge runtime beside what a person would use instead, each pair of sides in one run.
 
     python -m benchmarks.edge [--only ROW] [--quick] [--write]
+    python -m benchmarks.edge --apart [--behind COMMAND] [--only ROW]
 
 Speeds are of random weights of the Qwen2.5-0.5B shape in Q4_K_M, made here at the first run;
 perplexities are of trained models. --write keeps the rows in edge.json and draws edge.svg.
+--apart measures each row in a process of its own, below four minutes each, and keeps each as it
+ends: what was measured before another fails, or the machine is taken away, stays. --behind is a
+command to run each of them by, such as one that waits until the machine is free.
 """
 
 from __future__ import annotations
@@ -12,8 +16,11 @@ import argparse
 import json
 import os
 import platform
+import shlex
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -56,7 +63,11 @@ def main() -> None:
     parser.add_argument("--only", choices=list(ROWS), action="append")
     parser.add_argument("--quick", action="store_true", help="a shorter run, to see that it works")
     parser.add_argument("--write", action="store_true", help=f"keep the rows in {RESULT.name}")
+    parser.add_argument("--apart", action="store_true", help="each row in a process of its own")
+    parser.add_argument("--behind", type=shlex.split, default=[], help="what runs each process")
     wanted = parser.parse_args()
+    if wanted.apart:
+        raise SystemExit(_apart(wanted.only or list(ROWS), wanted.behind, quick=wanted.quick))
     rows = {name: _measure(name, wanted.quick) for name in wanted.only or ROWS}
     print(json.dumps({"hardware": hardware(), "rows": rows}, indent=1))
     if wanted.write:
@@ -66,6 +77,21 @@ def main() -> None:
         document = {"seed": 1, "hardware": hardware(), "rows": ordered}
         RESULT.write_text(json.dumps(document, indent=1) + "\n")
         draw(ordered, RESULT.with_suffix(".svg"))
+
+
+def _apart(names: Sequence[str], behind: Sequence[str], *, quick: bool) -> int:
+    """Measure each row by itself and keep it; return 1 where any failed."""
+    failed = []
+    for name in names:
+        command = [*behind, sys.executable, "-m", "benchmarks.edge", "--only", name, "--write"]
+        started = time.perf_counter()
+        ended = subprocess.run(
+            [*command, *["--quick"] * quick], stdout=subprocess.DEVNULL
+        ).returncode
+        told = "kept" if ended == 0 else f"failed ({ended})"
+        print(f"{name}: {told} after {time.perf_counter() - started:.0f} s", flush=True)
+        failed += [name] * (ended != 0)
+    return int(bool(failed))
 
 
 def _measure(name: str, quick: bool) -> Row:

@@ -9,14 +9,18 @@ from pathlib import Path
 
 import psutil
 
+from edge.device import apple
+from edge.device.apple import Sysctl
+
 FAST = 0.75  # of the largest capacity; the small cores of a big.LITTLE pair have less than half
 
 
-def num_usable_cores(root: Path = Path("/")) -> int:
+def num_usable_cores(root: Path = Path("/"), *, sysctl: Sysctl = apple.sysctl) -> int:
     """Return the fast cores within the affinity mask and the cgroup's CPU quota, at least 1.
 
-    `root` is where /sys is found. Two hardware threads of one core share its arithmetic units,
-    so they count once. Of cores of two kinds only the larger count: a step waits for the slowest.
+    `root` is where /sys is found, `sysctl` reads macOS's table. Two hardware threads of one core
+    share its arithmetic units, so they count once. Of cores of two kinds only the larger count: a
+    step waits for the slowest.
     """
     logical = os.cpu_count() or 1
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
@@ -24,6 +28,8 @@ def num_usable_cores(root: Path = Path("/")) -> int:
     counts = [allowed, physical, *_fast_cores(root)]
     if (quota := cpu_quota(root)) is not None:
         counts.append(math.ceil(quota))
+    if (quick := apple.performance_cores(sysctl)) is not None:
+        counts.append(quick)
     return max(1, min(counts))
 
 

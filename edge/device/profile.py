@@ -1,4 +1,4 @@
-"""What kind of device this is: a Jetson, a Raspberry Pi, a laptop, or something else.
+"""What kind of device this is: a Jetson, a Raspberry Pi, a Mac, a laptop, or something else.
 
 Read from the kernel's trees and from what NVIDIA's L4T leaves in /etc. Sources: the Jetson Linux
 Developer Guide (release file, nvpmodel), the SMBIOS specification 7.4.1 (types of chassis).
@@ -10,21 +10,31 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.device import apple
+from edge.device.apple import Sysctl
+
 _PORTABLE = {8, 9, 10, 14, 30, 31, 32}  # SMBIOS: portable, laptop, notebook, ..., convertible
-_JETPACK = {36: "6", 35: "5", 32: "4"}  # by the major number of L4T
+_JETPACK = {38: "7", 36: "6", 35: "5", 32: "4"}  # by the major number of L4T
+_OLD_PYTHON = ("4", "5")  # JetPacks of Ubuntu 18.04 and 20.04
 
 
 @dataclass(frozen=True, kw_only=True)
 class PowerMode:
-    """The power mode of a Jetson; `is_largest` where no mode allows more."""
+    """The power mode of a Jetson, and the number of the one that allows most."""
 
     name: str
-    is_largest: bool
+    number: int
+    largest: int
+
+    @property
+    def is_largest(self) -> bool:
+        """Whether no mode allows more."""
+        return self.number == self.largest
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceProfile:
-    """A device; `kind` is "jetson", "raspberry-pi", "laptop" or "other"."""
+    """A device; `kind` is "jetson", "raspberry-pi", "mac", "laptop" or "other"."""
 
     kind: str
     model: str = ""
@@ -39,17 +49,20 @@ class DeviceProfile:
         if self.power_mode is not None and not self.power_mode.is_largest:
             found.append(
                 f"the power mode is {self.power_mode.name}; "
-                "`sudo nvpmodel -m 0` and `sudo jetson_clocks` give more speed for more heat"
+                f"`sudo nvpmodel -m {self.power_mode.largest}` and `sudo jetson_clocks` give more "
+                "speed for more heat"
             )
-        if self.kind == "jetson" and self.jetpack not in ("", "6"):
+        if self.kind == "jetson" and self.jetpack in _OLD_PYTHON:
             found.append(
                 f"JetPack {self.jetpack} has a Python older than 3.10; JetPack 6 has a new one"
             )
         return found
 
 
-def read_profile(root: Path = Path("/")) -> DeviceProfile:
-    """Read the trees below `root`; what a machine does not tell stays empty."""
+def read_profile(root: Path = Path("/"), *, sysctl: Sysctl = apple.sysctl) -> DeviceProfile:
+    """Read the trees below `root`, and on macOS its table; what is not told stays empty."""
+    if name := apple.chip(sysctl):
+        return DeviceProfile(kind="mac", model=name, unified_memory=apple.has_own_silicon(sysctl))
     model = _text(root / "proc/device-tree/model")
     l4t = _l4t(_text(root / "etc/nv_tegra_release"))
     if l4t or "Jetson" in model:
@@ -75,7 +88,7 @@ def _l4t(release: str) -> str:
 
 
 def _power_mode(root: Path) -> PowerMode | None:
-    """Read which of the modes of /etc/nvpmodel.conf is set; mode 0 is the largest."""
+    """Read which of the modes of /etc/nvpmodel.conf is set, and which is the largest."""
     status = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status"))
     if status is None:
         return None
@@ -84,8 +97,16 @@ def _power_mode(root: Path) -> PowerMode | None:
         r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", _text(root / "etc/nvpmodel.conf")
     )
     names = {int(mode): name for mode, name in rows}
-    largest = next((mode for mode, name in names.items() if name.startswith("MAXN")), 0)
-    return PowerMode(name=names.get(number, f"mode {number}"), is_largest=number == largest)
+    largest = max(names, key=lambda mode: (_watts(names[mode]), -mode), default=0)
+    return PowerMode(name=names.get(number, f"mode {number}"), number=number, largest=largest)
+
+
+def _watts(name: str) -> float:
+    """Return the watts in a mode's name, without a bound for MAXN; 0 where none is named."""
+    if name.startswith("MAXN"):
+        return float("inf")
+    found = re.search(r"(\d+)W", name)
+    return float(found[1]) if found else 0.0
 
 
 def _is_portable(root: Path) -> bool:
@@ -101,6 +122,6 @@ def _is_portable(root: Path) -> bool:
 
 def _text(path: Path) -> str:
     try:  # the device tree ends its strings with a zero byte
-        return path.read_text(errors="replace").rstrip("\0").strip()
+        return path.read_text(errors="replace").strip("\0 \t\r\n")
     except OSError:
         return ""

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+_THROTTLED = "soc*/*firmware/get_throttled"  # of a Raspberry Pi
 READ_EVERY_S = 5.0
 SHORT_OF_MEMORY = 10.0  # per cent of the last ten seconds in which some task waited for memory
 
@@ -28,8 +33,9 @@ class Strain:
 def read_strain(root: Path = Path("/")) -> Strain:
     """Read the kernel's trees below `root`; what a machine does not have weighs nothing."""
     return Strain(
-        on_battery=_on_battery(root / "sys/class/power_supply"),
-        hot=any(_is_hot(zone) for zone in (root / "sys/class/thermal").glob("thermal_zone*")),
+        on_battery=_on_battery(root / "sys/class/power_supply") or _mac_on_battery(),
+        hot=any(_is_hot(zone) for zone in (root / "sys/class/thermal").glob("thermal_zone*"))
+        or any(_is_throttled(path) for path in (root / "sys/devices/platform").glob(_THROTTLED)),
         short_of_memory=_memory_wait(root / "proc/pressure/memory") > SHORT_OF_MEMORY,
     )
 
@@ -68,9 +74,29 @@ def _on_battery(folder: Path) -> bool:
     return draining and not fed
 
 
+def _mac_on_battery() -> bool:
+    """Where there is no tree to read, the operating system is asked."""
+    if sys.platform != "darwin":
+        return False
+    battery = psutil.sensors_battery()
+    return battery is not None and battery.power_plugged is False
+
+
+def _is_throttled(path: Path) -> bool:
+    """The firmware of a Raspberry Pi slows its clock now: for heat, or for want of power.
+
+    Bits 0 to 3 are of now (under-voltage, capped, throttled, soft limit), those from 16 on of the
+    past. Source: the documentation of `vcgencmd get_throttled`.
+    """
+    try:
+        return bool(int(_text(path), 16) & 0b1111)
+    except ValueError:
+        return False
+
+
 def _is_hot(zone: Path) -> bool:
     """The zone is at the temperature from which the kernel slows the clock (passive trip)."""
-    temperature = _number(zone / "temp")
+    temperature = _number(zone / "temp")  # thousandths of a degree, as the trips are
     trips = [
         trip
         for kind in zone.glob("trip_point_*_type")
@@ -81,15 +107,16 @@ def _is_hot(zone: Path) -> bool:
 
 
 def _memory_wait(path: Path) -> float:
-    for line in _text(path).splitlines():
-        if line.startswith("some avg10="):
-            return float(line.split("avg10=")[1].split()[0])
-    return 0.0
+    found = re.search(r"^some avg10=(\d+(?:\.\d+)?)", _text(path), re.MULTILINE)
+    return float(found[1]) if found else 0.0
 
 
 def _number(path: Path) -> int:
-    text = _text(path)
-    return int(text) if text.lstrip("-").isdigit() else 0
+    """Read a number; some drivers write it with a fraction, and 0 stands for none."""
+    try:
+        return int(float(_text(path)))
+    except (ValueError, OverflowError):
+        return 0
 
 
 def _text(path: Path) -> str:

@@ -75,15 +75,12 @@ def importance(
 ) -> None:
     """Measure what each matrix is fed, for llama.cpp's quantizer."""
     from quantize.commands import run_importance
+    from quantize.sample import Sample
 
     run_importance(
         source,
         target,
-        text=text,
-        windows=windows,
-        window=window,
-        parse_special=parse_special,
-        seed=seed,
+        sample=Sample(text, windows, window, parse_special, seed),
         device=device,
         as_json=as_json,
     )
@@ -121,6 +118,7 @@ def gptq(
 ) -> None:
     """Quantize by GPTQ into AutoGPTQ's checkpoint format."""
     from quantize.commands import run_gptq
+    from quantize.sample import Sample
 
     run_gptq(
         source,
@@ -132,11 +130,7 @@ def gptq(
         version=version,
         store_tied_head=for_auto_gptq,
         solver=solver,
-        text=text,
-        windows=windows,
-        window=window,
-        parse_special=parse_special,
-        seed=seed,
+        sample=Sample(text, windows, window, parse_special, seed),
         device=device,
         as_json=as_json,
     )
@@ -191,6 +185,7 @@ def plan(
 ) -> None:
     """Choose a type for every matrix, so that the file fits and the answers change least."""
     from quantize.judging_commands import run_plan
+    from quantize.sample import Sample
 
     run_plan(
         source,
@@ -201,10 +196,7 @@ def plan(
         context=context,
         kv_bits=kv_bits,
         types=types,
-        text=text,
-        windows=windows,
-        window=window,
-        parse_special=parse_special,
+        sample=Sample(text, windows, window, parse_special),
         state=state,
         threads=threads,
         as_json=as_json,
@@ -232,14 +224,12 @@ def report(
 ) -> None:
     """Compare quantized models with the original: size, perplexity, divergence, agreement."""
     from quantize.judging_commands import run_report
+    from quantize.sample import Sample
 
     run_report(
         models,
         reference=reference,
-        text=text,
-        windows=windows,
-        window=window,
-        parse_special=parse_special,
+        sample=Sample(text, windows, window, parse_special),
         threads=threads,
         picture=picture,
         state=state,

@@ -10,7 +10,8 @@ from backbone.errors import WrongUsage
 from backbone.usage import as_typed
 from quantize.gguf import convert
 from quantize.importance import load_importance
-from quantize.terminal import megabytes, progress_bar, require_torch, show, text_of
+from quantize.sample import Sample
+from quantize.terminal import megabytes, progress_bar, require_torch, show
 
 
 def run_gguf(
@@ -57,28 +58,20 @@ def run_importance(
     source: Path,
     target: Path,
     *,
-    text: Path | None,
-    windows: int,
-    window: int,
-    parse_special: bool,
-    seed: int,
+    sample: Sample,
     device: str,
     as_json: bool,
 ) -> None:
     """Measure, and save in llama.cpp's format."""
     require_torch()
-    from quantize.calibration import CalibrationOptions
     from quantize.measure_importance import measure_importance
 
-    with as_typed():
-        options = CalibrationOptions(
-            num_windows=windows, window_len=window, seed=seed, parse_special=parse_special
-        )
+    options = sample.options()
     target.parent.mkdir(parents=True, exist_ok=True)
     with progress_bar("blocks") as progress:
         found = measure_importance(
             source,
-            text_of(text),
+            sample.text(),
             options=options,
             device=device,
             progress=progress,
@@ -101,17 +94,12 @@ def run_gptq(
     version: int,
     store_tied_head: bool,
     solver: str,
-    text: Path | None,
-    windows: int,
-    window: int,
-    parse_special: bool,
-    seed: int,
+    sample: Sample,
     device: str,
     as_json: bool,
 ) -> None:
     """Quantize by GPTQ, and say how near it came."""
     require_torch()
-    from quantize.calibration import CalibrationOptions
     from quantize.gptq import GptqOptions
     from quantize.gptq_folder import quantize_gptq
 
@@ -123,17 +111,14 @@ def run_gptq(
             sym=sym,
             checkpoint_format={1: "gptq", 2: "gptq_v2"}.get(version, str(version)),
         )
-    with as_typed():
-        calibration = CalibrationOptions(
-            num_windows=windows, window_len=window, seed=seed, parse_special=parse_special
-        )
+    calibration = sample.options()
     if solver not in ("nearfar", "gptqmodel"):
         raise WrongUsage(f"unknown solver {solver!r}; use nearfar or gptqmodel")
     if solver == "gptqmodel":
         from quantize.gptqmodel_solver import quantize_with_gptqmodel
 
         path = quantize_with_gptqmodel(
-            source, target, options=options, text=text_of(text), calibration=calibration
+            source, target, options=options, text=sample.text(), calibration=calibration
         )
         show({"path": path}, [f"{path}: written by GPTQModel"], as_json=as_json)
         return
@@ -142,7 +127,7 @@ def run_gptq(
             source,
             target,
             options=options,
-            text=text_of(text),
+            text=sample.text(),
             calibration=calibration,
             device=device,
             store_tied_head=store_tied_head,

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
 from backbone.usage import as_typed
-from quantize.terminal import megabytes, progress_bar, require_torch, show, text_of
+from quantize.sample import Sample
+from quantize.terminal import megabytes, progress_bar, require_torch, show
+
+if TYPE_CHECKING:
+    from quantize.plan import Plan
+    from quantize.report import Report
 
 
 def run_plan(
@@ -23,10 +29,7 @@ def run_plan(
     context: int,
     kv_bits: float,
     types: str | None,
-    text: Path | None,
-    windows: int,
-    window: int,
-    parse_special: bool,
+    sample: Sample,
     state: Path | None,
     threads: int,
     as_json: bool,
@@ -35,47 +38,25 @@ def run_plan(
     require_torch()
     if sum((target_bytes is not None, target_bpw is not None, fit)) != 1:
         raise WrongUsage("give exactly one budget: --target-bytes, --target-bpw or --fit")
-    from quantize.calibration import CalibrationOptions
-    from quantize.measure_importance import measure_importance
-    from quantize.plan import (
-        budget_for_bpw,
-        budget_for_memory,
-        convert_by_plan,
-        make_plan,
-        parse_bytes,
-    )
-    from quantize.sensitivity import SensitivityOptions, measure_sensitivity
-    from quantize.weights import read_config
-
     if target_bpw is not None and target_bpw <= 0:
         raise WrongUsage(f"--target-bpw is {target_bpw:g}; it must be above 0, for example 4.5")
+    from quantize.measure_importance import measure_importance
+    from quantize.plan import budget_for_bpw, convert_by_plan, make_plan, parse_bytes
+    from quantize.sensitivity import SensitivityOptions, measure_sensitivity
+
     budget = parse_bytes(target_bytes) if target_bytes is not None else 0
     named = _types(types)
     if fit:
-        import psutil
-
-        free = psutil.virtual_memory().available
-        budget = budget_for_memory(read_config(source), free, context_len=context, kv_bits=kv_bits)
-    written = text_of(text)
-    with as_typed():
-        whole = CalibrationOptions(
-            num_windows=windows, window_len=window, parse_special=parse_special
-        )
-    # Divergence is measured many times over, so on less text, and other windows of it.
-    part = CalibrationOptions(
-        num_windows=max(1, windows // 8),
-        window_len=min(window, 256),
-        seed=17,
-        parse_special=parse_special,
-    )
+        budget = _free_budget(source, context_len=context, kv_bits=kv_bits)
+    text, whole = sample.text(), sample.options()
     with progress_bar("importance") as progress:
-        importance = measure_importance(source, written, options=whole, progress=progress).values
+        importance = measure_importance(source, text, options=whole, progress=progress).values
     with progress_bar("sensitivity") as progress:
         found = measure_sensitivity(
             source,
-            written,
+            text,
             importance=importance,
-            options=SensitivityOptions(types=named, text=part),
+            options=SensitivityOptions(types=named, text=sample.part()),
             cache=state,
             progress=progress,
         )
@@ -87,18 +68,32 @@ def run_plan(
         done = convert_by_plan(source, target, chosen, importance=importance, num_threads=threads)
         size = done.size_bytes
     document = {**asdict(chosen), "budget_bytes": budget, "path": target, "file_bytes": size}
-    counts = Counter(chosen.types.values())
-    lines = [
-        f"{name:28} {kind:8} expected divergence {found.kld[name][kind]:.2e}"
-        for name, kind in sorted(chosen.types.items())
-    ]
-    types = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-    lines += [
-        f"{types}; {chosen.bits_per_weight:.2f} bits per weight, {megabytes(size)} of "
-        f"{megabytes(budget)}, expected divergence {chosen.predicted_kld:.2e} nats",
-        *([f"{target}: {megabytes(size)}"] if target else []),
-    ]
+    lines = _plan_lines(chosen, found.kld, f"{megabytes(size)} of {megabytes(budget)}")
+    lines += [f"{target}: {megabytes(size)}"] if target else []
     show(document, lines, as_json=as_json)
+
+
+def _free_budget(source: Path, *, context_len: int, kv_bits: float) -> int:
+    import psutil
+
+    from quantize.plan import budget_for_memory
+    from quantize.weights import read_config
+
+    free = psutil.virtual_memory().available
+    return budget_for_memory(read_config(source), free, context_len=context_len, kv_bits=kv_bits)
+
+
+def _plan_lines(chosen: Plan, kld: Mapping[str, Mapping[str, float]], sizes: str) -> list[str]:
+    counts = Counter(chosen.types.values())
+    types = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return [
+        *(
+            f"{name:28} {kind:8} expected divergence {kld[name][kind]:.2e}"
+            for name, kind in sorted(chosen.types.items())
+        ),
+        f"{types}; {chosen.bits_per_weight:.2f} bits per weight, {sizes}, "
+        f"expected divergence {chosen.predicted_kld:.2e} nats",
+    ]
 
 
 def _types(names: str | None) -> tuple[str, ...]:
@@ -115,10 +110,7 @@ def run_report(
     models: list[Path],
     *,
     reference: Path,
-    text: Path,
-    windows: int,
-    window: int,
-    parse_special: bool,
+    sample: Sample,
     threads: int,
     picture: Path | None,
     state: Path | None,
@@ -131,16 +123,16 @@ def run_report(
 
     with as_typed():
         options = ReportOptions(
-            num_windows=windows,
-            window_len=window,
+            num_windows=sample.num_windows,
+            window_len=sample.window_len,
             num_threads=threads or os.cpu_count() or 1,
-            parse_special=parse_special,
+            parse_special=sample.parse_special,
         )
     with progress_bar("models") as progress:
         done = make_report(
             models,
             reference,
-            text_of(text) or "",
+            sample.text() or "",
             options=options,
             cache=state,
             progress=progress,
@@ -150,7 +142,7 @@ def run_report(
     show(done.to_json(), _table(done), as_json=as_json)
 
 
-def _table(report: Any) -> list[str]:
+def _table(report: Report) -> list[str]:
     head = (
         f"{'model':32} {'size':>10} {'bits':>6} {'perplexity':>11} {'change':>8} "
         f"{'KLD':>9} {'99.9%':>9} {'top 1':>7} {'tok/s':>8} {'memory':>10} {'load':>7}"

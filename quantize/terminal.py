@@ -7,13 +7,11 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import typer
 
-from backbone.causes import cause
-from backbone.errors import MissingExtra, NearfarError
+from backbone.errors import MissingExtra
 
 
 @contextmanager
@@ -38,16 +36,6 @@ def show(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> No
         return
     for line in lines:
         typer.echo(line)
-
-
-def text_of(path: Path | None) -> str | None:
-    """Return a text file's content, None where no file was named. Raises NearfarError."""
-    if path is None:
-        return None
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise NearfarError(f"cannot read {path} ({cause(error)}); name a UTF-8 text file") from None
 
 
 def megabytes(size: int) -> str:

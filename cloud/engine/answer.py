@@ -76,12 +76,7 @@ class Answer:
         at = self.sequence.num_scored
         assert at is not None, "only prompts that ask for it are scored"
         tokens = self.sequence.tokens[at : at + len(scored)]
-        self._prompt_tokens += [
-            PromptToken(
-                token, self._shown(token), one.logprob, self._alternatives(one.alternatives)
-            )
-            for token, one in zip(tokens, scored, strict=True)
-        ]
+        self._prompt_tokens += map(self._prompt_token, tokens, scored)
         self.sequence.num_scored = at + len(scored)
 
     def accept(self, chosen: Sequence[Chosen]) -> FinishReason | None:

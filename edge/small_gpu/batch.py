@@ -138,11 +138,7 @@ class Batch:
             for share in shares:
                 self._compute([share])
         else:
-            kind = type(error).__name__
-            told = (
-                error if isinstance(error, NearfarError) else CheckpointError(FAILED.format(kind))
-            )
-            self._fail(shares[0][0], told)
+            self._fail(shares[0][0], _told(error))
 
     def _shrink(self, shares: Sequence[Share]) -> None:
         if torch.cuda.is_available():

@@ -178,9 +178,11 @@ def _out_of_reach(error: OSError) -> str:
         return f"the system says no ({reason}); end other programs, and try again"
     file = Path(os.fsdecode(error.filename))
     folders = (here.config, here.data, here.cache)
-    ours = any(each in (file, *file.parents) or file in each.parents for each in folders)
-    elsewhere = "set NEARFAR_HOME to another folder" if ours else "name another"
-    return f"{file} cannot be used ({reason}); mend its folder or permissions, or {elsewhere}"
+    if any(each in (file, *file.parents) or file in each.parents for each in folders):
+        from offload.obstacles import obstacle
+
+        return f"{file} cannot be used: {obstacle(file, error)}"
+    return f"{file} cannot be used ({reason}); mend its folder or permissions, or name another"
 
 
 def _fail(told: str, *, status: int = 1) -> NoReturn:

@@ -19,6 +19,7 @@ from typing import cast
 
 import msgspec
 
+from backbone.causes import cause
 from backbone.errors import NearfarError
 from offload.engine import Engine
 from offload.errors import CloudUnreachable, LinkError, SettingsError, Withheld
@@ -93,7 +94,9 @@ class Outbox:
             self._kept.change(lambda items: self._bounded([*items, waiting]))
             return waiting.id if any(each.id == waiting.id for each in self._kept.items()) else None
         except (OSError, SettingsError) as error:
-            _log.warning("the outbox takes nothing (%s); this answer will not be bettered", error)
+            _log.warning(
+                "the outbox takes nothing (%s); this answer will not be bettered", cause(error)
+            )
             return None
 
     def pending(self) -> list[Waiting]:

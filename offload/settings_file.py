@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backbone.causes import cause
 from offload.errors import SettingsError
+from offload.obstacles import obstacle
 
 Value = str | int | float | bool
 
@@ -34,10 +35,12 @@ def change_settings(
             item = tomlkit.item(value)
             table[name] = item.comment(remark) if remark else item
         _write(path, tomlkit.dumps(document))
-    except (OSError, TOMLKitError, TypeError, UnicodeDecodeError) as error:
+    except (TOMLKitError, TypeError, UnicodeDecodeError) as error:
         raise SettingsError(
-            f"{path} cannot be changed ({cause(error)}); mend it, or its folder's permissions"
+            f"{path} cannot be changed ({cause(error)}); mend or delete it"
         ) from None
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be changed: {obstacle(path, error)}") from None
 
 
 def read_remarks(path: Path, section: str) -> dict[str, str]:

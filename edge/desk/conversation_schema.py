@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backbone.causes import cause
 from offload.errors import SettingsError
+from offload.obstacles import obstacle
 
 # A turn's text is searched by trigrams, so that a part of a word, and Chinese, is found too. A turn
 # enters the index when it is whole: not at each of its tokens.
@@ -81,11 +82,18 @@ def connect(path: Path | None) -> sqlite3.Connection:
         _migrate(connection, path)
     except (sqlite3.DatabaseError, OSError) as error:
         raise SettingsError(
-            f"the conversations in {path} cannot be opened ({cause(error)}); free the disk, mend "
-            "its permissions, or move the file away to begin anew"
+            f"the conversations in {path} cannot be opened: {_reason(path, error)}"
         ) from None
     connection.row_factory = sqlite3.Row
     return connection
+
+
+def _reason(path: Path | None, error: Exception) -> str:
+    if path is None or not isinstance(error, (sqlite3.OperationalError, OSError)):
+        return f"{cause(error)}; move the file away to begin anew"  # it is damaged
+    if "locked" in str(error):
+        return f"{cause(error)}; end the program that holds it, and try again"
+    return obstacle(path, error)
 
 
 def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:

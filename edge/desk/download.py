@@ -9,7 +9,7 @@ import shutil
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from backbone.causes import cause
 from backbone.errors import NearfarError
 from backbone.sizes import readable
+from offload.obstacles import obstacle
 
 PIECE = 1 << 20
 TRIES = 6  # in a row without a byte
@@ -78,7 +79,8 @@ def fetch(
 ) -> None:
     """Bring the file to its place, going on from what an earlier try left. Raises DownloadError."""
     partial = to.with_name(f".{to.name}.partial")
-    to.parent.mkdir(parents=True, exist_ok=True)
+    with _writing(to):
+        to.parent.mkdir(parents=True, exist_ok=True)
     _check_disk(to.parent, wanted.size_bytes - _size(partial))
     was_begun = partial.exists()
     _fill(wanted, partial, headers or {}, progress, wait)
@@ -130,12 +132,25 @@ def _go_on(wanted: Wanted, partial: Path, headers: Mapping[str, str], progress: 
     with contextlib.closing(open_url(wanted.url, ranged)) as answer:
         # A server that ignores the range sends the whole anew.
         whole = answer.status == 200
-        with partial.open("wb" if whole else "ab") as file:
-            done = 0 if whole else have
+        done = 0 if whole else have
+        with _writing(partial):
+            file = partial.open("wb" if whole else "ab")
+        with file:
             while piece := answer.read(PIECE):
-                file.write(piece)
+                with _writing(partial):
+                    file.write(piece)
+                    file.flush()
                 done += len(piece)
                 progress(done, wanted.size_bytes)
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Tell a disk that takes nothing from a server that sends nothing: no try would mend it."""
+    try:
+        yield
+    except OSError as error:
+        raise DownloadError(f"{path.parent} takes no file: {obstacle(path, error)}") from None
 
 
 def refusal(url: str, status: int) -> str:

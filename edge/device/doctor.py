@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import platform
 import shutil
@@ -22,6 +23,7 @@ from edge.device.profile import read_profile
 from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
 from offload.link.client import CloudLink
 from offload.link.clouds import open_links
+from offload.obstacles import obstacle
 from offload.places import Places, places
 from offload.settings import Settings
 from offload.settings_reading import load
@@ -37,7 +39,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     system: str
-    kind: str  # "jetson", "raspberry-pi", "laptop" or "other"
+    kind: str  # "jetson", "raspberry-pi", "mac", "laptop" or "other"
     device: str
     power_mode: str
     python: str
@@ -155,7 +157,7 @@ def _locked(here: Places) -> list[str]:
         there = next(each for each in (folder, *folder.parents) if each.exists())
         free = shutil.disk_usage(there).free
         if not there.is_dir() or not os.access(there, os.W_OK):
-            problems.append(f"{there} cannot be written to; free it, or set NEARFAR_HOME elsewhere")
+            problems.append(obstacle(folder / "any", PermissionError(errno.EACCES, "refused")))
         elif free < LEAST_FREE_BYTES:
             problems.append(
                 f"the disk of {there} has {readable(free)} left; "

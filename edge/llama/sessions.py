@@ -18,6 +18,8 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.causes import cause
+
 MAGIC = b"NEARFAR-KV-1\n"
 _MAC_BYTES = 32
 _LENGTH_BYTES = 4
@@ -86,10 +88,10 @@ class SessionStore:
             data = path.read_bytes()
             saved = self._read(data)
             os.utime(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (OSError, ValueError, msgspec.MsgspecError) as error:
-            _log.warning("a saved session is ignored (%s); the text is read anew", error)
+            _log.warning("a saved session is ignored (%s); the text is read anew", cause(error))
             return None
         return saved
 

@@ -120,7 +120,7 @@ class Ledger:
         with self._lock:
             self._retry_at_s = 0.0
             self._flush()
-            if self._waiting:
+            if self._waiting and not (self._told and len(self._waiting) == 1):
                 count = len(self._waiting)
                 told = "1 line was" if count == 1 else f"{count} lines were"
                 _log.warning("the ledger could not be written to the end: %s not kept", told)

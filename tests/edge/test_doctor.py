@@ -130,7 +130,7 @@ def test_a_home_that_is_no_folder_is_a_problem(
     (tmp_path / "home").touch()
     monkeypatch.setenv("NEARFAR_HOME", str(tmp_path / "home"))
     (problem,) = _locked(places())
-    assert "cannot be written to" in problem and "NEARFAR_HOME" in problem
+    assert "is a file where a folder must be" in problem and "NEARFAR_HOME" in problem
 
 
 def test_settings_that_cannot_be_read_are_said_once_and_choose_nothing() -> None:

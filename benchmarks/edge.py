@@ -25,7 +25,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import edge_memory, edge_speed, edge_stream
+from benchmarks import edge_memory, edge_reading, edge_speed, edge_stream
 from benchmarks.edge_picture import draw
 
 Row = dict[str, Any]
@@ -50,6 +50,7 @@ ROWS: dict[str, tuple[Callable[[bool], Row], str]] = {
         edge_memory.kv_types,
         "q8_0 1.88, K8/V4 2.46, q4_0 3.56 times smaller; perplexity within 0.1, 0.5, 3 per cent",
     ),
+    "reading": (edge_reading.reading, "a cache of 8 bits read as quickly as one of 16"),
     "stream": (
         edge_stream.stream,
         "ten windows: perplexity within 1 per cent, memory constant, speed within 5 per cent",

@@ -110,6 +110,8 @@ def _meant(name: str, folder: Path) -> str:
 
 def _advice(folder: Path) -> str:
     if not (folder / "config.json").is_file():
+        if any(folder.glob("*.safetensors")):
+            return f"{folder} has weights and no config.json; fetch the whole folder again"
         return f"{folder} is a folder without a model; name a GGUF file or a Hugging Face folder"
     target = f"{folder.resolve().name}.gguf"
     return (

@@ -28,6 +28,7 @@ class FastInt4Linear(nn.Module):
 
     def __init__(self, plain: GptqLinear) -> None:
         super().__init__()
+        self._product = torch.ops.aten._weight_int4pack_mm_for_cpu.default
         group_of = plain.group_of.long()
         # Groups must lie side by side: with another order of rounding, the inputs are reordered.
         order = torch.argsort(group_of, stable=True)
@@ -43,13 +44,14 @@ class FastInt4Linear(nn.Module):
         self.register_buffer("bias", plain.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2).bfloat16()
-        if self.order is not None:
-            rows = rows[:, self.order]
-        out = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            _aligned(rows), self.packed, self.group_size, self.scales
-        )
-        return _shaped(out, x, self.bias)
+        # A product of a small matrix takes less time than the words around it, so they are few:
+        # a module looks its buffers up slowly, and an operator its overloads.
+        held = self._buffers
+        rows, order = _rows(x), held["order"]
+        if order is not None:
+            rows = rows[:, order]
+        out = self._product(_aligned(rows), held["packed"], self.group_size, held["scales"])
+        return _shaped(out, x, held["bias"])
 
 
 class FastInt8Linear(nn.Module):
@@ -61,14 +63,15 @@ class FastInt8Linear(nn.Module):
 
     def __init__(self, plain: Int8Linear) -> None:
         super().__init__()
+        self._product = torch.ops.aten._weight_int8pack_mm.default
         self.register_buffer("integers", _aligned(plain.integers))
         self.register_buffer("scales", plain.scales.bfloat16())
         self.register_buffer("bias", plain.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = _aligned(x.flatten(0, -2).bfloat16())
-        out = torch.ops.aten._weight_int8pack_mm(rows, self.integers, self.scales)
-        return _shaped(out, x, self.bias)
+        held = self._buffers
+        out = self._product(_aligned(_rows(x)), held["integers"], held["scales"])
+        return _shaped(out, x, held["bias"])
 
 
 def quickest(plain: CodedLinear) -> nn.Module:
@@ -83,8 +86,14 @@ def quickest(plain: CodedLinear) -> nn.Module:
     return plain
 
 
+def _rows(x: Tensor) -> Tensor:
+    """Return the inputs as the kernels take them, bfloat16 [rows, in]."""
+    return (x if x.dim() == 2 else x.flatten(0, -2)).bfloat16()
+
+
 def _shaped(out: Tensor, x: Tensor, bias: Tensor | None) -> Tensor:
-    out = out.to(x.dtype).reshape(*x.shape[:-1], -1)
+    out = out.to(x.dtype)
+    out = out if x.dim() == 2 else out.reshape(*x.shape[:-1], -1)
     return out if bias is None else out + bias.to(x.dtype)
 
 

@@ -1,6 +1,7 @@
-"""The cloud endpoint under load: one user, 200 at once, long answers, overload; its memory.
+"""The cloud endpoint under load: one user, 200 at once, long answers, a peak, overload; its memory.
 
-    python -m benchmarks.load --json benchmarks/load.json
+    python -m benchmarks.load --only scenarios     all but the memory, in about two minutes
+    python -m benchmarks.load                      with the memory's ten minutes
 
 Starts `nearfar cloud serve --http` with the embedded model and one thread of torch, and asks it
 through a real socket. The client is on the same cores.
@@ -26,12 +27,14 @@ from typing import Any
 import httpx
 import psutil
 
+from benchmarks.load_leaving import leaving
 from benchmarks.load_memory import memory
 from cloud.bench.load import run
 from cloud.bench.options import LoadOptions
 from cloud.bench.report import summarize
 
 ROOT = Path(__file__).resolve().parents[1]
+STEPS = (1, 10, 50, 100, 200)  # clients at once, as a peak comes
 LONG = "Tell me all that you know, at length, about number {number}."
 
 
@@ -80,13 +83,29 @@ def measure() -> dict[str, Any]:
         told["long_generation"] = load(
             url, num_prompts=8, max_concurrency=8, output_len=400, prompt=LONG
         )
+        told["peak"] = peak(url)
         rate = 0.8 * told["concurrent_200"]["request_throughput"]
         told["at_80_percent"] = load(
             url, num_prompts=max(40, int(rate * 20)), request_rate=rate, output_len=48
         )
     with endpoint(NEARFAR_SERVE_MAX_RUNNING="8", NEARFAR_SERVE_MAX_QUEUED="8") as (url, _):
         told["overload"] = load(url, num_prompts=200, request_rate=200.0, output_len=48)
-    return told
+    return told | measure_leaving()
+
+
+def measure_leaving() -> dict[str, Any]:
+    """Run the scenario of clients that hang up."""
+    with endpoint() as (url, _):
+        return {"leaving": leaving(url)}
+
+
+def peak(url: str) -> list[dict[str, Any]]:
+    """Return what each step of a peak costs, from one client to 200."""
+    return [
+        {"clients": step}
+        | load(url, num_prompts=max(20, 2 * step), max_concurrency=step, output_len=48)
+        for step in STEPS
+    ]
 
 
 def main() -> None:
@@ -94,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
     parser.add_argument("--memory-s", type=float, default=600.0)
-    parser.add_argument("--only", choices=["memory", "scenarios"])
+    parser.add_argument("--only", choices=["memory", "scenarios", "leaving"])
     chosen = parser.parse_args()
     kept = json.loads(chosen.json.read_text("utf-8")) if chosen.only else {}
     document = {
@@ -103,9 +122,11 @@ def main() -> None:
         "versions": {name: version(name) for name in ("torch", "uvicorn", "starlette", "httpx")},
         "seed": 1,
     }
-    if chosen.only != "memory":
+    if chosen.only == "leaving":
+        document |= measure_leaving()
+    elif chosen.only != "memory":
         document |= measure()
-    if chosen.only != "scenarios":
+    if chosen.only in (None, "memory"):
         document |= measure_memory(chosen.memory_s)
     chosen.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(document, indent=2))

@@ -39,19 +39,25 @@ async def server() -> AsyncIterator[HttpServer]:
 
 
 async def run(
-    program: str, *arguments: str, home: Path, timeout_s: float = 120, **more: str
+    program: str,
+    *arguments: str,
+    home: Path,
+    timeout_s: float = 240,
+    venv: Path = VENV,
+    **more: str,
 ) -> str:
-    """Run a program of the clients' venv, and return what it printed."""
+    """Run a program of a venv of clients, and return what it printed."""
     environment = {
-        "PATH": f"{VENV / 'bin'}:{os.environ['PATH']}",
+        "PATH": f"{venv / 'bin'}:{os.environ['PATH']}",
         "HOME": str(home),
         "OPENAI_API_KEY": KEY,
         "HF_HUB_OFFLINE": "1",
         "HF_DATASETS_OFFLINE": "1",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",  # else it asks GitHub for prices
         **more,
     }
     process = await asyncio.create_subprocess_exec(
-        str(VENV / "bin" / program),
+        str(venv / "bin" / program),
         *arguments,
         cwd=home,
         env=environment,
@@ -125,6 +131,42 @@ async def test_llm(server: HttpServer, tmp_path: Path, flags: list[str]) -> None
         LLM_USER_PATH=str(tmp_path),
     )
     assert told.strip() == "one two three"
+
+
+INSTRUCTOR = """
+import sys
+from typing import Literal
+import instructor
+from openai import OpenAI
+from pydantic import BaseModel
+
+class Choice(BaseModel):
+    colour: Literal["red", "green"]
+    number: Literal[1, 2, 3]
+
+for mode in (instructor.Mode.TOOLS, instructor.Mode.JSON_SCHEMA):
+    client = instructor.from_openai(OpenAI(base_url=sys.argv[1]), mode=mode)
+    turns = [{"role": "user", "content": "Choose a colour."}]
+    found = client.create(
+        model="scripted", messages=turns, response_model=Choice, max_retries=1
+    )
+    print(type(found).__name__, found.colour, found.number)
+"""
+
+
+def choose(request: Request) -> list[str]:
+    chosen = '{"colour": "red", "number": 2}'
+    if not request.tools:
+        return [chosen]
+    assert request.sampling.json_schema is not None, "the call is forced"
+    return [f'{{"name": "Choice", "arguments": {chosen}}}']
+
+
+async def test_instructor(tmp_path: Path) -> None:
+    async with listening(ScriptedEngine(script=choose)) as server:
+        url = f"{server.url}/v1"
+        told = await run("python", "-c", INSTRUCTOR, url, home=tmp_path, venv=VENV / "instructor")
+    assert told.splitlines() == ["Choice red 2"] * 2
 
 
 TASK = """

@@ -1,7 +1,8 @@
 """A mixture of experts: each token goes through the few feed-forwards that a router likes best.
 
 Tokens are grouped by expert, so that each expert that is wanted at all does one product
-(Shazeer et al., arXiv 1701.06538; the form is Qwen3-MoE's).
+(Shazeer et al., arXiv 1701.06538; the form is Qwen3-MoE's). The host must know who is wanted for
+that. `mix_unasked` never asks: no shape hangs on what was chosen, and a CUDA graph can record it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,56 @@ def mix(x: Tensor, weights: Tensor, chosen: Tensor, expert: Callable[[int], Expe
         out.index_add_(0, tokens[part], made)
         start += count
     return out
+
+
+def mix_unasked(
+    x: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Return what `mix` returns, by steps that are the same whoever is chosen.
+
+    gate_up is [experts, 2 inner, hidden], down [experts, hidden, inner]. Few tokens gather the
+    weights they want, which moves those three times; more go through all experts, which moves
+    all weights once, and what was not chosen is left out.
+    """
+    if 3 * chosen.numel() <= len(gate_up):
+        return _by_token(x, weights, chosen, gate_up, down, activation)
+    return _by_expert(x, weights, chosen, gate_up, down, activation)
+
+
+def _by_token(
+    x: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    wanted = chosen.flatten()
+    rows = x.unsqueeze(1).expand(-1, chosen.shape[1], -1).reshape(len(wanted), -1, 1)
+    gate, up = torch.bmm(gate_up.index_select(0, wanted), rows).chunk(2, 1)  # [pairs, inner, 1]
+    made = torch.bmm(down.index_select(0, wanted), activation(gate) * up)  # [pairs, hidden, 1]
+    return (made.view(*chosen.shape, -1) * weights.unsqueeze(-1)).sum(1)
+
+
+def _by_expert(
+    x: Tensor,
+    weights: Tensor,
+    chosen: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    activation: Callable[[Tensor], Tensor],
+) -> Tensor:
+    shares = weights.new_zeros(len(x), len(gate_up)).scatter(1, chosen, weights)
+    shares = shares.T.unsqueeze(-1)  # [experts, tokens, 1]
+    gate, up = torch.matmul(x, gate_up.transpose(1, 2)).chunk(2, -1)  # [experts, tokens, inner]
+    # Filled rather than multiplied: what overflows in an expert that nobody chose is not told.
+    kept = (activation(gate) * up * shares).masked_fill(shares == 0, 0.0)
+    return torch.bmm(kept, down.transpose(1, 2)).sum(0)
 
 
 def _grouped(chosen: Tensor) -> tuple[Tensor, list[tuple[int, int]]]:

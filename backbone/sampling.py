@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from backbone.transfer import to_device
+
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingValues:
@@ -100,14 +102,27 @@ class Sampler:
         return float(torch.rand((), generator=self._generator, dtype=torch.float64))
 
 
-_Draw = Callable[[Tensor, list[Sampler]], Tensor]
+@dataclass(frozen=True)
+class _Settings:
+    """What some rows are drawn by, all of it in one copy to the device; each is [rows, 1]."""
+
+    at: Tensor  # int64 [rows], which rows they are
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+    uniform: Tensor  # float64, in [0, 1)
+    longest: int  # the largest top_k, on the host
+
+
+_Draw = Callable[[Tensor, _Settings], Tensor]
 
 
 def choose(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """Return one token per row of float32 logits [rows, vocab]: int64 [rows], same device.
 
     Penalty, bias and constraint come first, then the filters in Hugging Face's order:
-    temperature, top_k, top_p, min_p.
+    temperature, top_k, top_p, min_p. The device is never waited for.
     """
     logits = _adjusted(logits, samplers)
     tokens = logits.argmax(-1)
@@ -116,9 +131,22 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
         if (draw := _draw_of(sampler.values)) is not None:
             groups.setdefault(draw, []).append(row)
     for draw, rows in groups.items():
-        at = torch.tensor(rows, device=logits.device)
-        tokens[at] = draw(logits[at], [samplers[row] for row in rows])
+        settings = _settings(rows, samplers, logits.device)
+        tokens[settings.at] = draw(logits[settings.at], settings)
     return tokens
+
+
+def _settings(rows: Sequence[int], samplers: Sequence[Sampler], device: torch.device) -> _Settings:
+    told = []
+    for row in rows:
+        values = samplers[row].values
+        filters = (values.temperature, values.top_k, values.top_p, values.min_p)
+        told.append((row, *filters, samplers[row].uniform()))
+    columns = to_device(torch.tensor(told, dtype=torch.float64), device).unsqueeze(-1)
+    temperature, top_k, top_p, min_p = columns[:, 1:5].float().unbind(1)
+    longest = max(samplers[row].values.top_k for row in rows)
+    uniform = columns[:, 5].contiguous()
+    return _Settings(columns[:, 0, 0].long(), temperature, top_k, top_p, min_p, uniform, longest)
 
 
 def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
@@ -153,12 +181,14 @@ def _adjusted(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     logits = logits.clone()
     for row, sampler in zip(logits, samplers, strict=True):
         if sampler.seen is not None:
-            _penalise(row, sampler.seen.to(row.device), sampler.values.repetition_penalty)
+            seen = to_device(sampler.seen, row.device)
+            _penalise(row, seen, sampler.values.repetition_penalty)
         if sampler.logit_bias:
-            at = torch.tensor(list(sampler.logit_bias), device=row.device)
-            row[at] += torch.tensor(list(sampler.logit_bias.values()), device=row.device)
+            at = to_device(torch.tensor(list(sampler.logit_bias)), row.device)
+            row[at] += to_device(torch.tensor(list(sampler.logit_bias.values())), row.device)
         if sampler.constraint is not None:
-            row.masked_fill_(~sampler.constraint.allowed().to(row.device), float("-inf"))
+            allowed = to_device(sampler.constraint.allowed(), row.device)
+            row.masked_fill_(~allowed, float("-inf"))
     return logits
 
 
@@ -177,45 +207,37 @@ def _draw_of(values: SamplingValues) -> _Draw | None:
     return _draw_sorted if values.top_p < 1.0 or values.min_p > 0.0 else _draw_plain
 
 
-def _draw_plain(logits: Tensor, samplers: list[Sampler]) -> Tensor:
-    probs = torch.softmax(logits / _column(samplers, "temperature", logits), -1)
-    return _invert(probs, samplers)
+def _draw_plain(logits: Tensor, settings: _Settings) -> Tensor:
+    return _invert(torch.softmax(logits / settings.temperature, -1), settings)
 
 
-def _draw_sorted(logits: Tensor, samplers: list[Sampler]) -> Tensor:
+def _draw_sorted(logits: Tensor, settings: _Settings) -> Tensor:
     ordered, tokens = logits.sort(descending=True, stable=True)
-    return _draw_ordered(ordered, tokens, samplers)
+    return _draw_ordered(ordered, tokens, settings)
 
 
-def _draw_shortlist(logits: Tensor, samplers: list[Sampler]) -> Tensor:
-    longest = min(max(sampler.values.top_k for sampler in samplers), logits.shape[-1])
+def _draw_shortlist(logits: Tensor, settings: _Settings) -> Tensor:
+    longest = min(settings.longest, logits.shape[-1])
     ordered, tokens = logits.topk(longest)
-    ranks = torch.arange(longest, device=logits.device)
-    beyond = ranks >= _column(samplers, "top_k", logits)
-    return _draw_ordered(ordered.masked_fill(beyond, float("-inf")), tokens, samplers)
+    beyond = torch.arange(longest, device=logits.device) >= settings.top_k
+    return _draw_ordered(ordered.masked_fill(beyond, float("-inf")), tokens, settings)
 
 
-def _draw_ordered(ordered: Tensor, tokens: Tensor, samplers: list[Sampler]) -> Tensor:
+def _draw_ordered(ordered: Tensor, tokens: Tensor, settings: _Settings) -> Tensor:
     """Draw after nucleus (arXiv 1904.09751) and min-p (arXiv 2407.01082), best tokens first."""
-    probs = torch.softmax(ordered / _column(samplers, "temperature", ordered), -1)
+    probs = torch.softmax(ordered / settings.temperature, -1)
     before = probs.cumsum(-1) - probs
-    keep = before < _column(samplers, "top_p", ordered)
-    keep &= probs >= _column(samplers, "min_p", ordered) * probs[:, :1]
+    keep = before < settings.top_p
+    keep &= probs >= settings.min_p * probs[:, :1]
     keep[:, 0] = True
-    return tokens.gather(-1, _invert(probs * keep, samplers).unsqueeze(-1)).squeeze(-1)
+    return tokens.gather(-1, _invert(probs * keep, settings).unsqueeze(-1)).squeeze(-1)
 
 
-def _invert(probs: Tensor, samplers: list[Sampler]) -> Tensor:
+def _invert(probs: Tensor, settings: _Settings) -> Tensor:
     """Return the place [rows] where each row's cumulative sum passes its uniform number."""
     cumulative = probs.double().cumsum(-1)
     total = cumulative[:, -1:].contiguous()
-    uniform = torch.tensor([[s.uniform()] for s in samplers], dtype=torch.float64)
-    at = torch.searchsorted(cumulative, total * uniform.to(probs.device), right=True)
+    at = torch.searchsorted(cumulative, total * settings.uniform, right=True)
     # Rounding can point past the last token that has any probability, and NaN past them all.
     last = torch.searchsorted(cumulative, total).clamp_max(probs.shape[-1] - 1)
     return torch.minimum(at, last).squeeze(-1)
-
-
-def _column(samplers: list[Sampler], name: str, like: Tensor) -> Tensor:
-    values = [[float(getattr(sampler.values, name))] for sampler in samplers]
-    return torch.tensor(values, device=like.device)  # float32 [rows, 1]

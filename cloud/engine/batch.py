@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from backbone.transfer import to_device
 from cloud.engine.scheduler import Slice
 
 
@@ -29,6 +30,7 @@ class StepBatch:
     positions: Tensor  # [tokens]
     slots: Tensor  # [tokens], each token's place in the cache
     rows: list[Row]
+    told: Tensor | None = None  # the three of them as one on the host: [3, tokens]
 
     def part(self, begin: int, end: int) -> StepBatch:
         """Return the rows from `begin` up to `end` as a batch of their own."""
@@ -55,12 +57,6 @@ def build_batch(slices: Items[Slice], block_size: int, device: torch.device) -> 
         positions += range(start, end)
         blocks = sequence.blocks
         slots += [blocks[p // block_size] * block_size + p % block_size for p in range(start, end)]
-    packed = _to_device((tokens, positions, slots), device)
-    return StepBatch(packed[0], packed[1], packed[2], rows)
-
-
-def _to_device(lists: tuple[list[int], ...], device: torch.device) -> Tensor:
-    packed = torch.tensor(lists)
-    if device.type == "cpu":
-        return packed
-    return packed.pin_memory().to(device, non_blocking=True)
+    told = torch.tensor((tokens, positions, slots))
+    packed = to_device(told, device)
+    return StepBatch(packed[0], packed[1], packed[2], rows, told)

@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from backbone.transfer import to_device
 from cloud.engine.batch import StepBatch
 from cloud.engine.choosing import as_chosen
 from cloud.engine.outcome import Outcome
@@ -48,7 +49,7 @@ def fed(batch: StepBatch, slices: Sequence[Slice], after: Flight | None) -> Step
             places.append((row.first + row.num_new - 1, after.row_of[slice_.sequence]))
     if not places or after is None:
         return batch
-    at, rows = torch.tensor(places, device=batch.tokens.device).unbind(-1)
+    at, rows = to_device(torch.tensor(places).T.contiguous(), batch.tokens.device)
     tokens = batch.tokens.index_copy(0, at, after.tokens.index_select(0, rows))
     return replace(batch, tokens=tokens)
 

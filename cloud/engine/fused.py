@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from backbone.attention import Attend, soft_capped
-from backbone.experts import Experts, mix, route
+from backbone.experts import Experts, mix, mix_unasked, route
 from backbone.network import (
     Attention,
     Block,
@@ -38,7 +38,9 @@ class _Dense:
 @dataclass(frozen=True)
 class _Sparse:
     router: Tensor  # [experts, hidden]
-    experts: list[_Dense]
+    gate_up: Tensor  # [experts, 2 intermediate, hidden]
+    down: Tensor  # [experts, hidden, intermediate]
+    experts: list[_Dense]  # the same weights, one by one
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,15 @@ class FusedNetwork:
         max_model_len: int,
         *,
         add_up: Callable[[Tensor], Tensor] | None = None,
+        unasked_rows: int = 0,
     ) -> None:
-        """`add_up` joins the partial results of several processes, each with a share of layers."""
+        """`add_up` joins the partial results of several processes, each with a share of layers.
+
+        Of a mixture, steps of at most `unasked_rows` tokens never wait for the device to learn
+        which experts are wanted.
+        """
         self._add_up = add_up
+        self._unasked_rows = unasked_rows
         config = network.config
         self.config = config
         self.inverse = network.inverse
@@ -136,6 +144,8 @@ class FusedNetwork:
             normalized=self.config.norm_topk_prob,
             dtype=x.dtype,
         )
+        if len(x) <= self._unasked_rows:
+            return mix_unasked(x, weights, chosen, feed.gate_up, feed.down, self._activation)
         return mix(x, weights, chosen, lambda number: partial(self._dense, feed.experts[number]))
 
     def _whole(self, partial: Tensor) -> Tensor:
@@ -204,8 +214,24 @@ def _fuse(block: Block) -> _Layer:
 
 def _feed(mlp: nn.Module) -> _Dense | _Sparse:
     if isinstance(mlp, Experts):
-        return _Sparse(mlp.gate.weight, [_dense(expert) for expert in mlp.experts])
+        return _sparse(mlp)
     return _dense(mlp)
+
+
+@torch.no_grad()
+def _sparse(mlp: Experts) -> _Sparse:
+    experts = [cast(FeedForward, expert) for expert in mlp.experts]
+    inner, hidden = experts[0].gate_proj.weight.shape
+    gate_up = experts[0].gate_proj.weight.new_empty(len(experts), 2 * inner, hidden)
+    down = gate_up.new_empty(len(experts), hidden, inner)
+    for number, expert in enumerate(experts):
+        gate_up[number, :inner] = expert.gate_proj.weight
+        gate_up[number, inner:] = expert.up_proj.weight
+        down[number] = expert.down_proj.weight
+        # One at a time, so that memory never holds a layer twice.
+        _free(expert.gate_proj, expert.up_proj, expert.down_proj)
+    alone = [_Dense(*both) for both in zip(gate_up, down, strict=True)]
+    return _Sparse(mlp.gate.weight, gate_up, down, alone)
 
 
 def _dense(mlp: nn.Module) -> _Dense:

@@ -13,13 +13,15 @@ import torch
 from torch import Tensor
 
 from backbone.network import Network
-from cloud.engine.attention.triton_decode import TritonDecode, block_tables
+from backbone.transfer import to_device
+from cloud.engine.attention.places import block_tables
+from cloud.engine.attention.triton_decode import TritonDecode
 from cloud.engine.batch import StepBatch
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import KVCache
 
-# Runs a step, and returns its replay and the tensor that every replay fills anew.
-Capture = Callable[[Callable[[], Tensor]], "tuple[Callable[[], object], Tensor]"]
+# Runs a step, and returns what does it again with the same memory.
+Capture = Callable[[Callable[[], object]], Callable[[], object]]
 
 
 def graph_sizes(max_num_seqs: int) -> list[int]:
@@ -48,11 +50,13 @@ class DecodeGraphs:
         self._inputs[2] = self._scratch
         self._tables = torch.zeros(largest, width, dtype=torch.int32, device=device)
         self._lengths = torch.zeros(largest, dtype=torch.int32, device=device)
+        # Of all recordings: one of its own for each would take gigabytes of a large vocabulary.
+        self._logits = torch.zeros(largest, network.config.vocab_size, device=device)
         self._network = network
         self._attention = TritonDecode(network.config, cache)
         # The largest first, so that the smaller ones find its memory free.
-        recorded = [(size, capture(self._step(size))) for size in reversed(self._sizes)]
-        self._recorded = dict(recorded)
+        self._recorded = {size: capture(self._step(size)) for size in reversed(self._sizes)}
+        self.num_replays = 0
 
     def fits(self, batch: StepBatch) -> bool:
         """Return whether a batch is all decode and no larger than what was recorded."""
@@ -63,17 +67,18 @@ class DecodeGraphs:
         count = len(batch.rows)
         size = self._sizes[bisect_left(self._sizes, count)]
         self._fill(batch, count, size)
-        replay, logits = self._recorded[size]
-        replay()
-        return logits[:count]
+        self._recorded[size]()
+        self.num_replays += 1
+        return self._logits[:count]
 
-    def _step(self, size: int) -> Callable[[], Tensor]:
+    def _step(self, size: int) -> Callable[[], object]:
         tokens, positions, slots = self._inputs[:, :size]
         lengths, table = self._lengths[:size], self._tables[:size]
 
-        def step() -> Tensor:
+        def step() -> object:
             self._attention.use(slots, table, lengths)
-            return self._network.logits(self._network(tokens, positions, self._attention.attend))
+            hidden = self._network(tokens, positions, self._attention.attend)
+            return self._logits[:size].copy_(self._network.logits(hidden))
 
         return step
 
@@ -82,9 +87,10 @@ class DecodeGraphs:
         self._inputs[1, :count] = batch.positions
         self._inputs[2, :count] = batch.slots
         self._inputs[2, count:size] = self._scratch
-        tables, lengths = block_tables(batch.rows, self._tables.shape[1])
-        self._tables[:count] = tables.to(self._tables.device)
-        self._lengths[:count] = lengths.to(self._tables.device)
+        # What is left of others behind a row's own blocks is not read: its length ends before.
+        tables, lengths = block_tables(batch.rows)
+        self._tables[:count, : tables.shape[1]] = to_device(tables, self._tables.device)
+        self._lengths[:count] = to_device(lengths, self._tables.device)
         self._lengths[count:size] = 0
 
 
@@ -92,7 +98,7 @@ def cuda_capture() -> Capture:
     """Return what records on the current GPU, in one memory pool."""
     pool = torch.cuda.graph_pool_handle()
 
-    def capture(step: Callable[[], Tensor]) -> tuple[Callable[[], object], Tensor]:
+    def capture(step: Callable[[], object]) -> Callable[[], object]:
         # Kernels are compiled and workspaces laid out before recording, on a side stream.
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
@@ -101,7 +107,7 @@ def cuda_capture() -> Capture:
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=pool):
-            out = step()
-        return graph.replay, out
+            step()
+        return graph.replay
 
     return capture

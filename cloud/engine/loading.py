@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,8 +82,11 @@ def _load(
     give_back()  # what fusing has freed
     if device.type == "cuda":
         run_largest_step(runnable, options, max_model_len, causal_attention(config))
+        # Steps that only decode go through a mixture of experts in another way.
+        decode = replace(options, max_num_batched_tokens=options.max_num_seqs)
+        run_largest_step(runnable, decode, max_model_len, causal_attention(config))
     cache = _cache(config, options, max_model_len, group)
-    attention = attention_backend(options.attention_backend, config, cache)
+    attention = attention_backend(options.attention_backend, config, cache, options.torch_dtype())
     graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
     return LoadedModel(
         card=card,
@@ -110,7 +113,13 @@ def _runnable(
 ) -> Network | FusedNetwork:
     if not options.fuse_operators:
         return network
-    return FusedNetwork(network, max_model_len, add_up=group.add_up if group else None)
+    return FusedNetwork(
+        network,
+        max_model_len,
+        add_up=group.add_up if group else None,
+        # A CPU has no queue that a question would hold up.
+        unasked_rows=0 if options.torch_device().type == "cpu" else options.max_num_seqs,
+    )
 
 
 def _tokenizer(folder: Path, config: NetworkConfig) -> Tokenizer:

@@ -41,7 +41,7 @@ class EngineOptions:
     tensor_parallel_size: int = 1  # processes that share the model
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
-    kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto is dtype; 8 bits need "torch"
+    kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto is dtype
     attention_window: int = 0  # tokens that a layer sees at most; 0 is as the model was trained
     attention_sinks: int = 0  # first tokens that are seen behind every window
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
@@ -75,10 +75,6 @@ class EngineOptions:
         _at_least("attention_window", self.attention_window, 0)
         _at_least("attention_sinks", self.attention_sinks, 0)
         self._check_device()
-        if not self.enforce_eager and self.kv_cache_dtype != "auto":
-            raise SettingsError(
-                f"CUDA graphs read no {self.kv_cache_dtype} cache; leave enforce_eager True"
-            )
         if not self.enforce_eager and self.torch_device().type != "cuda":
             raise SettingsError("enforce_eager is False and CUDA graphs need a GPU; leave it True")
 
@@ -106,9 +102,10 @@ class EngineOptions:
 
     def as_run(self, config: NetworkConfig) -> NetworkConfig:
         """Return the model's shape with the window and sinks asked for. Raises SettingsError."""
-        if config.num_experts and not self.enforce_eager:
+        if config.num_experts and not self.enforce_eager and not self.fuse_operators:
             raise SettingsError(
-                "CUDA graphs record no mixture of experts; leave enforce_eager True"
+                "CUDA graphs record a mixture of experts only with fuse_operators; set it, or "
+                "leave enforce_eager True"
             )
         config = replace(
             config, window_limit=self.attention_window or None, num_sinks=self.attention_sinks

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbone.network import Network
+from backbone.transfer import to_device
 from cloud.engine.attention.base import AttentionBackend
 from cloud.engine.batch import Row, StepBatch, build_batch
 from cloud.engine.choosing import choices, choose_tokens, pieces, score_tokens
@@ -128,7 +129,8 @@ class Runner:
         if first >= last:
             return ()
         states = hidden[row.first + first - start : row.first + last - start]
-        following = torch.tensor(sequence.tokens[first + 1 : last + 1], device=hidden.device)
+        known = torch.tensor(sequence.tokens[first + 1 : last + 1])
+        following = to_device(known, hidden.device)
         found: list[Scored] = []
         for cut in pieces(last - first):
             logits = self._network.logits(states[cut])
@@ -152,7 +154,7 @@ def _ends(hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]) -> Tenso
         return hidden
     if len(ends) == 1:
         return hidden[ends[0] : ends[0] + 1]
-    return hidden.index_select(0, torch.tensor(ends, dtype=torch.int64, device=hidden.device))
+    return hidden.index_select(0, to_device(torch.tensor(ends, dtype=torch.int64), hidden.device))
 
 
 def _agreed(slice_: Slice, found: Iterator[Chosen]) -> tuple[Chosen, ...]:

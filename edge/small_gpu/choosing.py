@@ -46,7 +46,8 @@ def find(logits: Tensor, rows: Sequence[Row]) -> list[Found]:
     if len(choosing) == len(rows):
         tokens = choose(logits, samplers)
     elif choosing:
-        tokens[choosing] = choose(logits[choosing], samplers)
+        at = to_device(choosing, logits.device)
+        tokens[at] = choose(logits[at], samplers)
     # One copy to the host for both; float32 would not hold every token id.
     sure = confidence(logits, tokens).double()
     told = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()

@@ -194,10 +194,25 @@ def test_a_backend_without_sinks_is_refused_where_there_are_some() -> None:
 
 
 @pytest.mark.parametrize(("dtype", "kind"), [(torch.int8, "int8"), (torch.float8_e4m3fn, "fp8")])
-def test_backends_that_read_no_eight_bits_are_refused(dtype: torch.dtype, kind: str) -> None:
-    for name in ("triton", "flex"):
-        with pytest.raises(SettingsError, match=f"reads no {kind} cache"):
-            resolve(name, config(), cache_of(config(), dtype=dtype))
+def test_only_flash_attn_reads_no_eight_bits(dtype: torch.dtype, kind: str) -> None:
+    cache = on_a_gpu(cache_of(config(), dtype=dtype))
+    with pytest.raises(SettingsError, match=f"reads no {kind} cache"):
+        resolve("flash_attn", config(), cache, torch.bfloat16)
+    for name in ("torch", "triton", "triton+varlen", "flex"):
+        assert resolve(name, config(), cache, torch.bfloat16) == name
+    with pytest.raises(SettingsError, match="needs a GPU and bfloat16"):
+        resolve("triton+varlen", config(), cache, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("window", [None, 3])
+def test_flex_reads_every_kind_of_cache_as_the_reference_does(
+    dtype: torch.dtype, window: int | None
+) -> None:
+    torch.manual_seed(3)
+    shape = config(window)
+    caches = [KVCache(shape, 20, BLOCK, device=CPU, dtype=dtype) for _ in range(2)]
+    agree(attention_backend("flex", shape, caches[0]), SdpaAttention(shape, caches[1]))
 
 
 def test_a_block_size_that_flash_attention_cannot_read_is_refused() -> None:
@@ -338,14 +353,15 @@ def flash_in_plain_torch(
 
 
 @pytest.mark.parametrize("window", [None, 3, 6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8, torch.float8_e4m3fn])
 def test_split_and_varlen_hand_every_row_what_it_needs(
-    window: int | None, monkeypatch: pytest.MonkeyPatch
+    window: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from cloud.engine.attention import varlen
 
     monkeypatch.setattr(varlen, "varlen_attn", flash_in_plain_torch)
     torch.manual_seed(3)
-    caches = [KVCache(config(window), 20, BLOCK, device=CPU, dtype=torch.float32) for _ in range(2)]
+    caches = [KVCache(config(window), 20, BLOCK, device=CPU, dtype=dtype) for _ in range(2)]
     split = SplitAttention(
         SdpaAttention(config(window), caches[0]), varlen.VarlenPrefill(config(window), caches[0])
     )

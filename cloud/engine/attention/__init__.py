@@ -46,10 +46,12 @@ BACKENDS = {
         attribute="triton_and_sdpa",
         soft_capping=True,
         sinks=True,
+        coded_cache=True,
     ),
     "triton+varlen": Backend(
         module="cloud.engine.attention.split",
         attribute="triton_and_varlen",
+        coded_cache=True,
         needs_half_on_gpu=True,
     ),
     "flex": Backend(
@@ -57,6 +59,7 @@ BACKENDS = {
         attribute="FlexAttention",
         soft_capping=True,
         sinks=True,
+        coded_cache=True,
     ),
     "flash_attn": Backend(
         module="cloud.engine.attention.flash",
@@ -70,9 +73,14 @@ BACKENDS = {
 _AUTO = ("torch",)
 
 
-def attention_backend(name: str, config: NetworkConfig, cache: KVCache) -> AttentionBackend:
-    """Return a backend; "auto" is settled here, and logged. Raises SettingsError."""
-    chosen = resolve(name, config, cache)
+def attention_backend(
+    name: str, config: NetworkConfig, cache: KVCache, dtype: torch.dtype | None = None
+) -> AttentionBackend:
+    """Return a backend; "auto" is settled here, and logged. Raises SettingsError.
+
+    `dtype` is that of the queries, where the cache's own is another.
+    """
+    chosen = resolve(name, config, cache, dtype)
     entry = BACKENDS[chosen]
     try:
         build: Callable[[NetworkConfig, KVCache], AttentionBackend]
@@ -84,30 +92,32 @@ def attention_backend(name: str, config: NetworkConfig, cache: KVCache) -> Atten
     return backend
 
 
-def resolve(name: str, config: NetworkConfig, cache: KVCache) -> str:
+def resolve(
+    name: str, config: NetworkConfig, cache: KVCache, dtype: torch.dtype | None = None
+) -> str:
     """Return the backend that "auto" means, or the name itself where it can do what is needed.
 
     Raises SettingsError where it cannot, with the reason.
     """
     if name == "auto":
-        return next(each for each in _AUTO if refusal(BACKENDS[each], config, cache) is None)
-    if reason := refusal(BACKENDS[name], config, cache):
+        return next(each for each in _AUTO if refusal(BACKENDS[each], config, cache, dtype) is None)
+    if reason := refusal(BACKENDS[name], config, cache, dtype):
         raise SettingsError(f"attention_backend is {name!r}, which {reason}; use auto")
     return name
 
 
-def refusal(backend: Backend, config: NetworkConfig, cache: KVCache) -> str | None:
+def refusal(
+    backend: Backend, config: NetworkConfig, cache: KVCache, dtype: torch.dtype | None = None
+) -> str | None:
     """Return why a backend cannot run a model over a cache, as the end of a sentence, or None."""
-    device, dtype = cache.keys[0].device, cache.keys[0].dtype
+    device, stored = cache.keys[0].device, cache.keys[0].dtype
     if config.attn_logit_softcapping is not None and not backend.soft_capping:
         return f"cannot cap attention scores as {config.model_type} asks; use torch"
     if config.num_sinks and not backend.sinks:
         return "has no attention sinks; use torch, or leave attention_sinks 0"
-    if dtype in CODED:
-        kind = CODED[dtype]
-        if not backend.coded_cache:
-            return f"reads no {kind} cache; use torch, or kv_cache_dtype auto"
-    elif backend.needs_half_on_gpu and (device.type != "cuda" or dtype not in _HALF):
+    if stored in CODED and not backend.coded_cache:
+        return f"reads no {CODED[stored]} cache; use torch, or kv_cache_dtype auto"
+    if backend.needs_half_on_gpu and (device.type != "cuda" or (dtype or stored) not in _HALF):
         return "needs a GPU and bfloat16 or float16; use torch"
     if cache.block_size % backend.block_multiple:
         return (

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
+from backbone.transfer import to_device
+from cloud.engine.attention.places import block_tables
 from cloud.engine.batch import StepBatch
 from cloud.engine.kv_cache import KVCache
 
@@ -37,19 +39,15 @@ class FlashAttention:
     def prepare(self, batch: StepBatch) -> None:
         """See AttentionBackend."""
         device = batch.slots.device
-        width = max(len(row.blocks) for row in batch.rows)
-        # Blocks given back behind a window are told as block 0, which is not read for them.
-        table = [
-            [max(b, 0) for b in row.blocks] + [0] * (width - len(row.blocks)) for row in batch.rows
-        ]
+        table, lengths = block_tables(batch.rows)
         new = [row.num_new for row in batch.rows]
         context = [row.num_context for row in batch.rows]
         both = torch.zeros(2, len(new) + 1, dtype=torch.int32)
         both[:, 1:] = torch.tensor([new, context]).cumsum(1)
-        both = both.to(device)
+        both = to_device(both, device)
         self._slots = batch.slots
-        self._table = torch.tensor(table, dtype=torch.int32, device=device)
-        self._lengths = torch.tensor(context, dtype=torch.int32, device=device)
+        self._table = to_device(table, device)
+        self._lengths = to_device(lengths, device)
         self._starts = (both[0], both[1])
         self._longest = (max(new), max(context))
 

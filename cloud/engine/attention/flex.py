@@ -9,7 +9,7 @@ memory, which is good for tests and no more.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backbone.attention import visible
 from backbone.config import NetworkConfig
+from backbone.transfer import to_device
+from cloud.engine.attention.places import context_places, gathered
 from cloud.engine.batch import StepBatch
 from cloud.engine.kv_cache import KVCache
 
@@ -38,28 +40,20 @@ class FlexAttention:
 
     def prepare(self, batch: StepBatch) -> None:
         """See AttentionBackend."""
-        size, device = self._cache.block_size, batch.slots.device
-        places: list[int] = []
-        rows: list[int] = []
-        positions: list[int] = []
-        row_of_query: list[int] = []
-        for number, row in enumerate(batch.rows):
-            # A block that was given back behind the window is masked; any place will do for it.
-            blocks = [max(block, 0) for block in row.blocks]
-            places += [blocks[at // size] * size + at % size for at in range(row.num_context)]
-            positions += range(row.num_context)
-            rows += [number] * row.num_context
-            row_of_query += [number] * row.num_new
+        device = batch.slots.device
         self._slots = batch.slots
-        self._places = torch.tensor(places, device=device)
-        keys = torch.tensor([rows, positions], device=device)
-        queries = torch.stack((torch.tensor(row_of_query, device=device), batch.positions))
+        self._places = to_device(context_places(batch.rows, self._cache.block_size), device)
+        contexts = [row.num_context for row in batch.rows]
+        positions = torch.cat([torch.arange(count) for count in contexts])
+        keys = to_device(torch.stack((_numbers(contexts), positions)), device)
+        asking = to_device(_numbers([row.num_new for row in batch.rows]), device)
+        queries = torch.stack((asking, batch.positions))
         self._masks = {window: self._mask(queries, keys, window) for window in set(self._windows)}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend."""
         self._cache.store(layer, k, v, self._slots)
-        keys, values = (x.index_select(0, self._places) for x in self._cache.flat[layer])
+        keys, values = gathered(self._cache, layer, self._places, q.dtype)
         out = self._run(
             q.transpose(0, 1).unsqueeze(0),  # [1, heads, tokens, dim]
             keys.transpose(0, 1).unsqueeze(0),
@@ -80,6 +74,11 @@ class FlexAttention:
 
         counts = (queries.shape[1], keys.shape[1])
         return create_block_mask(seen, None, None, *counts, device=str(queries.device))
+
+
+def _numbers(counts: Sequence[int]) -> Tensor:
+    """Return each row's number as often as it has tokens, on the host."""
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
 
 
 def _capping(cap: float | None) -> Callable[..., Tensor] | None:

@@ -1,8 +1,9 @@
 """Prompts of many lengths in one call: torch's own flash attention, without padding.
 
 `torch.nn.attention.varlen` takes bfloat16 and float16 on CUDA only. Its mask is aligned to the
-bottom right, so that a piece of a prompt sees all that came before it. Keys are gathered first:
-torch 2.11 cannot read blocks, and later versions go wrong in silence unless told not to split.
+bottom right, so that a piece of a prompt sees all that came before it. Keys are gathered first,
+and decoded where the cache has eight bits: torch 2.11 cannot read blocks, and later versions go
+wrong in silence unless told not to split.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from backbone.config import NetworkConfig
+from backbone.transfer import to_device
+from cloud.engine.attention.places import context_places, gathered
 from cloud.engine.batch import StepBatch
 from cloud.engine.kv_cache import KVCache
 
@@ -36,18 +39,14 @@ class VarlenPrefill:
 
     def prepare(self, batch: StepBatch) -> None:
         """See AttentionBackend."""
-        size, device = self._cache.block_size, batch.slots.device
-        context: list[int] = []
+        device = batch.slots.device
         starts_q, starts_k = [0], [0]
         for row in batch.rows:
-            # A block that was given back behind the window is masked; any place will do for it.
-            blocks = [max(block, 0) for block in row.blocks]
-            context += [blocks[at // size] * size + at % size for at in range(row.num_context)]
             starts_q.append(starts_q[-1] + row.num_new)
             starts_k.append(starts_k[-1] + row.num_context)
         self._slots = batch.slots
-        self._context = torch.tensor(context, device=device)
-        both = torch.tensor((starts_q, starts_k), dtype=torch.int32, device=device)
+        self._context = to_device(context_places(batch.rows, self._cache.block_size), device)
+        both = to_device(torch.tensor((starts_q, starts_k), dtype=torch.int32), device)
         self._starts = (both[0], both[1])
         self._longest = (
             max(row.num_new for row in batch.rows),
@@ -57,7 +56,7 @@ class VarlenPrefill:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend."""
         self._cache.store(layer, k, v, self._slots)
-        keys, values = (x.index_select(0, self._context) for x in self._cache.flat[layer])
+        keys, values = gathered(self._cache, layer, self._context, q.dtype)
         # The window counts the token itself, varlen's counts those to its left.
         window = self._config.window(layer)
         left = -1 if window is None else window - 1

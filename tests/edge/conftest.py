@@ -94,6 +94,12 @@ def steady_threads() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def always_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draft at every step, whatever the clock of the machine says that drafts cost."""
+    monkeypatch.setattr("edge.llama.worth.Worth.wanted", lambda self: True)
+
+
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A GGUF of random weights: byte vocabulary, chat template, context of 256."""

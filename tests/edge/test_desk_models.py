@@ -363,7 +363,7 @@ def test_a_folder_is_told_by_what_is_in_it(folder: Path, tmp_path: Path) -> None
     with pytest.raises(CheckpointError, match="without a model"):
         find_gguf(str(tmp_path), folder)
     (tmp_path / "model.safetensors").touch()
-    with pytest.raises(CheckpointError, match="no config.json; fetch the whole folder"):
+    with pytest.raises(CheckpointError, match=r"no config\.json; fetch the whole folder"):
         find_gguf(str(tmp_path), folder)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match="nearfar quantize gguf"):

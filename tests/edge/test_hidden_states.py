@@ -40,6 +40,7 @@ def _output_matrix(path: Path) -> np.ndarray:
     return next(np.array(t.data) for t in tensors if t.name == "output.weight")
 
 
+@pytest.mark.usefixtures("always_drafted")
 @pytest.mark.parametrize("options", [{}, {"max_num_seqs": 3}, {"max_draft_tokens": 6}])
 def test_each_state_makes_the_logits_its_token_was_chosen_from(
     tiny_gguf: Path, options: dict[str, int]

@@ -13,6 +13,8 @@ from edge.llama.runtime import LlamaEngine
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 
+pytestmark = pytest.mark.usefixtures("always_drafted")
+
 
 def test_proposes_what_followed_the_last_time() -> None:
     lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3], max_draft=8)

@@ -256,6 +256,7 @@ def test_where_no_memory_is_left_it_is_said(
     assert len(posts) == 1 and "edge.max_model_len" in str(posts[0])
 
 
+@pytest.mark.usefixtures("always_drafted")
 @pytest.mark.parametrize("kind", ["f16", "int4"])
 def test_drafts_change_the_speed_and_no_token(
     kind: str, folder: Path, stumble: Callable[[Callable[[list[int]], None]], None]

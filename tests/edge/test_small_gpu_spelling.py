@@ -99,6 +99,7 @@ def test_what_lies_before_the_answers_beginning_is_not_taken_back(
     assert engine._tokenizer.decode(kept) + text.decode() == prompt + prefix
 
 
+@pytest.mark.usefixtures("always_drafted")
 def test_drafts_wait_until_the_beginning_is_spelled(tmp_path: Path) -> None:
     engine = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(**OPTIONS, max_draft_tokens=8))
     plain = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(**OPTIONS))

@@ -96,6 +96,7 @@ def test_biases_do_not_outlive_their_answer(engine: LlamaEngine) -> None:
     assert _tokens(_ask(engine)) == before
 
 
+@pytest.mark.usefixtures("always_drafted")
 @pytest.mark.parametrize("draft", [0, 6])
 def test_alternatives_are_the_likeliest_of_each_place(tiny_gguf: Path, draft: int) -> None:
     engine = _engine(tiny_gguf, max_draft_tokens=draft)

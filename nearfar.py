@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import sys
@@ -150,6 +151,7 @@ def _serve_page(wish: Ask, options: ServeOptions, *, as_json: bool) -> None:
 
 def main() -> None:
     """Run the command; whatever stops it becomes one line and status 1, or 2 for wrong usage."""
+    _suit_the_system()
     try:
         app()
     except WrongUsage as error:
@@ -165,6 +167,23 @@ def main() -> None:
             f"this is a fault of nearfar itself ({type(error).__name__}: {cause(error)}); "
             "set NEARFAR_TRACE=1 to see where, and report that"
         )
+
+
+def _suit_the_system() -> None:
+    """Write what every language needs, and on Windows take the loop that ZeroMQ can wake."""
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
+        if not isinstance(stream, io.TextIOWrapper) or "utf" in stream.encoding.lower():
+            continue
+        # A terminal shows what it can; what a program reads is UTF-8 everywhere.
+        if stream.isatty():
+            stream.reconfigure(errors="replace")
+        else:
+            stream.reconfigure(encoding="utf-8")
+    if sys.platform == "win32":
+        import asyncio
+
+        # The other loop of Windows watches no sockets by their number, as the link needs.
+        asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
 
 
 def _out_of_reach(error: OSError) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import CheckpointError, MissingExtra
+from backbone.stopping import on_signals
 from backbone.usage import as_typed
 from offload.engine import Breaking, Engine
 from offload.errors import EngineStopped, SettingsError
@@ -149,9 +150,8 @@ def _load(folder: Path, options: EndpointOptions) -> Engine:
 
 async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp | None) -> None:
     stop = asyncio.Event()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(each, stop.set)
     async with AsyncExitStack() as stack:
+        stack.enter_context(on_signals(stop.set, signal.SIGINT, signal.SIGTERM))
         await stack.enter_async_context(aclosing(engine))
         await _connect(engine)
         _warn_of_sharing(engine)

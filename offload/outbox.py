@@ -7,7 +7,6 @@ again or forgotten. Only texts of class cloud_ok ever get in. One process at a t
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import time
@@ -24,6 +23,7 @@ from backbone.errors import NearfarError
 from offload.engine import Engine
 from offload.errors import CloudUnreachable, LinkError, SettingsError, Withheld
 from offload.link.kept import Kept
+from offload.locking import lock, open_private
 from offload.messages import Delta, Finish, Privacy, Request
 
 _log = logging.getLogger("nearfar.outbox")
@@ -136,13 +136,9 @@ class Outbox:
         if self._turn is None or not self.pending():
             yield self._turn is None
             return
-        descriptor = os.open(self._turn, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = open_private(self._turn, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+            yield lock(descriptor, wait=False)
         finally:
             os.close(descriptor)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from backbone.causes import cause
 from offload.errors import SettingsError
+from offload.locking import BINARY
 from offload.obstacles import obstacle
 
 Value = str | int | float | bool
@@ -65,9 +66,9 @@ def _write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
     try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode("utf-8"))
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

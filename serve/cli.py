@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import MissingExtra
+from backbone.stopping import on_signals
 from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.link.local import used_file
@@ -103,11 +104,10 @@ async def serve_engine(
     """
     options = options or ServeOptions()
     stop = asyncio.Event()
-    for each in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(each, stop.set)
-    async with aclosing(engine), face_of(engine, options) as url:
-        announce(engine, url, options, as_json=as_json)
-        await stop.wait()
+    with on_signals(stop.set, signal.SIGINT, signal.SIGTERM):
+        async with aclosing(engine), face_of(engine, options) as url:
+            announce(engine, url, options, as_json=as_json)
+            await stop.wait()
 
 
 def announce(engine: Engine, url: str, options: ServeOptions, *, as_json: bool) -> None:

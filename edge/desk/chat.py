@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from backbone.errors import NearfarError
+from backbone.stopping import on_signals
 from edge.desk.attachments import with_files
 from edge.desk.bettering import Bettering
 from edge.desk.changing import Changing
@@ -122,7 +123,7 @@ class Chat:
         stream = answer(self.engine, self.store, self.conversation, manner)
         job = asyncio.ensure_future(reply.read(stream))
         try:
-            with _interrupt(job.cancel):
+            with on_signals(job.cancel, signal.SIGINT):
                 await job
         except asyncio.CancelledError:
             self._stopped(reply)
@@ -182,18 +183,3 @@ def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more")
     if finish.reason == "deadline":
         told.append("the time for this answer ran out")
     return told
-
-
-@contextlib.contextmanager
-def _interrupt(stop: Callable[[], Any]) -> Iterator[None]:
-    """Let Ctrl-C call `stop` while the block runs."""
-    loop = asyncio.get_running_loop()
-    try:
-        loop.add_signal_handler(signal.SIGINT, stop)
-    except (NotImplementedError, RuntimeError, ValueError):  # Windows, or not in the main thread
-        yield
-        return
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGINT)

@@ -38,12 +38,17 @@ def require_survival(path: Path, known_file: Path) -> None:
     status, cause = _load_in_child(path)
     if status == 0:
         _write(known_file, [*known, name][-MAX_KNOWN:])
-    elif status < 0:  # a signal; anything else is a refusal, and the real load will say why
+    elif was_killed(status):  # anything else is a refusal, and the real load will say why
         raise CheckpointError(f"{path} is damaged: llama.cpp dies of it ({cause}); fetch it again")
 
 
+def was_killed(status: int) -> bool:
+    """Whether a child ended by a signal, or by one of Windows' exceptions, as 0xC0000005."""
+    return status < 0 or status >= 0x8000_0000
+
+
 def _load_in_child(path: Path) -> tuple[int, str]:
-    """Return the child's exit status, below 0 where it was killed, and the cause."""
+    """Return the child's exit status and the cause."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         child = subprocess.run(

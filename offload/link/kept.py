@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import Generic, TypeVar
 import msgspec
 
 from offload.errors import SettingsError
+from offload.locking import lock, open_private
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def write_private(path: Path, content: bytes, *, replace: bool = True) -> None:
     """
     _make_private(path.parent)
     beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -87,9 +87,9 @@ def _make_private(folder: Path) -> None:
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[None]:
     _make_private(folder)
-    descriptor = os.open(folder / ".turn", os.O_RDWR | os.O_CREAT, 0o600)
+    descriptor = open_private(folder / ".turn", os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, wait=True)
         yield
     finally:
         os.close(descriptor)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -107,7 +108,8 @@ def load_or_make(folder: Path, name: str) -> KeyPair:
         pair = KeyPair.new()
         stored = _StoredPair(public=pair.public, secret=pair.secret)
         write_private(path, msgspec.json.encode(stored), replace=False)
-    if path.stat().st_mode & 0o077:
+    # Windows has no such bits: who may read is what the person's own folder says.
+    if os.name == "posix" and path.stat().st_mode & 0o077:
         raise SettingsError(f"others may read {path}; run: chmod 600 {path}")
     try:
         kept = msgspec.json.decode(path.read_bytes(), type=_StoredPair)

@@ -11,6 +11,7 @@ import hashlib
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 ROOT = b"nearfar"
 
@@ -23,6 +24,42 @@ def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
 def salted(root: bytes, salt: str) -> bytes:
     """Return where the chains of one tenant begin, so that none finds a block of another's."""
     return hashlib.sha256(root + salt.encode("utf-8", "surrogatepass")).digest() if salt else root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """What a sequence keeps of its tokens: all, or those of a window and the sinks before it."""
+
+    block_size: int
+    window: int | None = None  # of the layer that sees farthest; None where one sees everything
+    num_sinks: int = 0
+
+    def num_blocks(self, num_tokens: int) -> int:
+        """Return the blocks that so many neighbouring tokens fill, from a block's beginning on."""
+        return -(-num_tokens // self.block_size)
+
+    @property
+    def num_sink_blocks(self) -> int:
+        """Blocks at the beginning that are never given back."""
+        return self.num_blocks(self.num_sinks)
+
+    def num_behind(self, reached: int) -> int:
+        """Return how many blocks from the beginning no token from `reached` on sees, sinks apart.
+
+        The next token sees itself and window - 1 before it.
+        """
+        if self.window is None:
+            return 0
+        return max(0, reached - self.window + 1) // self.block_size
+
+    def most_at_once(self, num_tokens: int, step: int) -> int:
+        """Return the most blocks held while tokens are read, at most `step` of them at a time."""
+        whole = self.num_blocks(num_tokens)
+        if self.window is None:
+            return whole
+        # Before a step the window but for its newest token is held, from anywhere in a block on.
+        seen = self.num_blocks(self.window - 1 + step + self.block_size - 1)
+        return min(whole, self.num_sink_blocks + seen)
 
 
 class BlockPool:

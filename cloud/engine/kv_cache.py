@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
+from cloud.engine.blocks import Span
 from offload.errors import SettingsError
 
 # The cache's eight-bit kinds; what they are called in options and errors.
@@ -87,6 +88,17 @@ def block_bytes(config: NetworkConfig, block_size: int, dtype: torch.dtype) -> i
     return 2 * config.num_hidden_layers * config.num_key_value_heads * per_head * block_size
 
 
+def span_of(config: NetworkConfig, block_size: int) -> Span:
+    """Return what a sequence keeps: what is behind the widest window, if every layer has one."""
+    windows = [window for window in config.windows() if window is not None]
+    every = len(windows) == config.num_hidden_layers
+    return Span(
+        block_size=block_size,
+        window=max(windows) if every else None,
+        num_sinks=config.num_sinks if every else 0,
+    )
+
+
 def num_blocks_for(
     config: NetworkConfig,
     *,
@@ -95,6 +107,7 @@ def num_blocks_for(
     block_size: int,
     max_model_len: int,
     max_num_seqs: int,
+    max_num_batched_tokens: int,
     gpu_memory_utilization: float,
 ) -> int:
     """Return how many blocks fit, and never more than all sequences at full length can use.
@@ -103,12 +116,14 @@ def num_blocks_for(
     Raises SettingsError where not even one full sequence fits.
     """
     free = _free_bytes(device, gpu_memory_utilization)
-    per_sequence = -(-max_model_len // block_size)
+    span = span_of(config, block_size)
+    per_sequence = span.most_at_once(max_model_len, max_num_batched_tokens)
     fits = free // block_bytes(config, block_size, dtype) - 1
     if fits < per_sequence:
         raise SettingsError(
-            f"max_model_len is {max_model_len} and the memory left holds {fits * block_size} "
-            "tokens; lower max_model_len or free memory"
+            f"max_model_len is {max_model_len} and the memory left holds "
+            f"{max(0, fits) * block_size} of the {per_sequence * block_size} tokens that it keeps "
+            "at once; lower max_model_len or free memory"
         )
     return min(fits, per_sequence * max_num_seqs)
 

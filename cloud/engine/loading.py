@@ -21,7 +21,7 @@ from cloud.engine.attention import attention_backend
 from cloud.engine.blocks import BlockPool
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.heap import give_back
-from cloud.engine.kv_cache import KVCache, num_blocks_for
+from cloud.engine.kv_cache import KVCache, num_blocks_for, span_of
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
 from cloud.engine.parallel import Group, Meeting
@@ -78,7 +78,7 @@ def _load(
     config = network.config
     loaded()
     group = Group(meeting, device) if meeting else None
-    runnable = _runnable(network, options, max_model_len, group)
+    runnable = as_runnable(network, options, max_model_len, group)
     give_back()  # what fusing has freed
     if device.type == "cuda":
         run_largest_step(runnable, options, max_model_len, causal_attention(config))
@@ -108,9 +108,10 @@ def follow_engine(folder: Path, options: EngineOptions) -> None:
     load_model(folder, options, meeting).runner.follow()
 
 
-def _runnable(
+def as_runnable(
     network: Network, options: EngineOptions, max_model_len: int, group: Group | None
 ) -> Network | FusedNetwork:
+    """Return the network as the engine runs it."""
     if not options.fuse_operators:
         return network
     return FusedNetwork(
@@ -143,14 +144,18 @@ def _cache(
         block_size=options.block_size,
         max_model_len=max_model_len,
         max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
         gpu_memory_utilization=options.gpu_memory_utilization,
     )
     if group is not None:
         num_blocks = group.least(num_blocks)
-    if num_blocks * options.block_size < max_model_len:
+    span = span_of(config, options.block_size)
+    least = span.most_at_once(max_model_len, options.max_num_batched_tokens)
+    if num_blocks < least:
         raise SettingsError(
             f"num_gpu_blocks_override is {num_blocks} blocks of {options.block_size} tokens, less "
-            f"than one sequence of max_model_len={max_model_len}; raise it or lower max_model_len"
+            f"than the {least} that one sequence of max_model_len={max_model_len} holds at once; "
+            "raise it or lower max_model_len"
         )
     _log.info("KV cache: %d blocks of %d tokens", num_blocks, options.block_size)
     return KVCache(config, num_blocks, options.block_size, device=device, dtype=dtype)
@@ -171,17 +176,13 @@ def _graphs(
 
 
 def _scheduler(config: NetworkConfig, cache: KVCache, options: EngineOptions) -> Scheduler:
-    windows = [window for window in config.windows() if window is not None]
     return Scheduler(
         BlockPool(cache.num_blocks, enable_prefix_caching=options.enable_prefix_caching),
-        block_size=cache.block_size,
+        span=span_of(config, cache.block_size),
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
         short_first_s=options.short_first_s,
         target_step_s=options.target_step_s,
-        # What is behind the widest window is needed by nobody, if every layer has one.
-        window=max(windows) if len(windows) == config.num_hidden_layers else None,
-        num_sinks=config.num_sinks,
     )
 
 

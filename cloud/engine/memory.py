@@ -21,7 +21,7 @@ from backbone.config import NetworkConfig
 from backbone.network import Network
 from backbone.sampling import confidence
 from cloud.engine.fused import FusedNetwork
-from cloud.engine.kv_cache import block_bytes, usable_bytes
+from cloud.engine.kv_cache import block_bytes, span_of, usable_bytes
 from cloud.engine.options import EngineOptions
 
 
@@ -56,7 +56,8 @@ def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
     activations = activation_bytes(config, max_model_len, options)
     usable = usable_bytes(options.torch_device(), options.gpu_memory_utilization)
     per_block = block_bytes(config, options.block_size, options.cache_dtype())
-    per_sequence = -(-max_model_len // options.block_size)
+    span = span_of(config, options.block_size)
+    per_sequence = span.most_at_once(max_model_len, options.max_num_batched_tokens)
     room = max(0, usable - weights - activations) // per_block - 1
     wanted = options.num_gpu_blocks_override or per_sequence * options.max_num_seqs
     num_blocks = options.num_gpu_blocks_override or max(0, min(room, wanted))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cloud.engine.blocks import BlockPool
+from cloud.engine.blocks import BlockPool, Span
 from cloud.engine.pace import Pace
 from cloud.engine.sequence import GIVEN_BACK, Sequence
 from cloud.engine.waiting import Waiting
@@ -42,22 +42,19 @@ class Scheduler:
         self,
         pool: BlockPool,
         *,
-        block_size: int,
+        span: Span,
         max_num_seqs: int,
         max_num_batched_tokens: int,
         short_first_s: float = 0.0,
         target_step_s: float = 0.0,
-        window: int | None = None,
-        num_sinks: int = 0,
     ) -> None:
-        """With a `window`, blocks behind it are given back, but for those of the sinks."""
-        self._window = window
-        self._num_sinks = num_sinks
+        """Blocks that `span` does not keep are given back as a sequence grows."""
+        self._span = span
         self.pool = pool
         self.waiting = Waiting(short_first_s=short_first_s)
         self.pace = Pace(target_step_s)
         self.running: list[Sequence] = []
-        self._block_size = block_size
+        self._block_size = span.block_size
         self._max_num_seqs = max_num_seqs
         self.budget = max_num_batched_tokens  # tokens of one step
         self.num_preemptions = 0
@@ -114,8 +111,7 @@ class Scheduler:
         names = sequence.block_names(full, self._block_size)
         for at in range(slice_.start // self._block_size, full):
             self.pool.name(sequence.blocks[at], names[at])
-        if self._window is not None:
-            self._give_back(sequence, reached, self._window)
+        self._give_back(sequence, reached)
 
     def launched(self, slice_: Slice) -> None:
         """Plan on from behind a slice whose outcome is not known yet."""
@@ -128,7 +124,7 @@ class Scheduler:
         missing = 0
         for sequence in self.running:
             reached = sequence.num_computed + min(sequence.num_pending, self.budget)
-            missing += max(0, self._num_blocks(reached) - len(sequence.blocks))
+            missing += max(0, self._span.num_blocks(reached) - len(sequence.blocks))
         return missing <= self.pool.num_free
 
     def shrink(self, num_tokens: int) -> bool:
@@ -169,20 +165,17 @@ class Scheduler:
         self.pool.check_integrity(sequence.held_blocks for sequence in self.running)
 
     def _admit(self) -> Sequence | None:
-        """Start the first waiting sequence if all its known tokens find room now."""
+        """Start the first waiting sequence if what its known tokens hold at once finds room now."""
         sequence = self.waiting.next()
         if sequence is None or len(self.running) >= self._max_num_seqs:
             return None
-        # The last token is always computed: its logits are what is asked for.
-        found: list[int] = []
-        if not sequence.wants_scores:
-            count = (len(sequence.tokens) - 1) // self._block_size
-            found = self.pool.find(sequence.block_names(count, self._block_size))
-        fresh = self._num_blocks(len(sequence.tokens)) - len(found)
-        if self.pool.num_free < fresh + self.pool.num_idle(found):
+        found = self._found(sequence)
+        held = [block for block in found if block != GIVEN_BACK]
+        fresh = self._span.most_at_once(len(sequence.tokens), self.budget) - len(held)
+        if self.pool.num_free < fresh + self.pool.num_idle(held):
             return None
         self.waiting.take(sequence)
-        self.pool.hold(found)
+        self.pool.hold(held)
         sequence.blocks = found
         sequence.num_computed = sequence.num_cached_tokens = len(found) * self._block_size
         if not sequence.num_preemptions:
@@ -191,6 +184,17 @@ class Scheduler:
             sequence.num_prompt_cached = sequence.num_cached_tokens
         self.running.append(sequence)
         return sequence
+
+    def _found(self, sequence: Sequence) -> list[int]:
+        """Return the table of a sequence's beginning, as far as the cache knows it."""
+        if sequence.wants_scores:
+            return []
+        # The last token is always computed: its logits are what is asked for.
+        count = (len(sequence.tokens) - 1) // self._block_size
+        found = self.pool.find(sequence.block_names(count, self._block_size))
+        for at in self._behind(len(found) * self._block_size):
+            found[at] = GIVEN_BACK
+        return found
 
     def _with_draft(self, slice_: Slice, limit: int) -> Slice:
         """Add guesses to a slice that ends with a choice, where there is room for them anyway."""
@@ -224,7 +228,7 @@ class Scheduler:
 
     def _grow(self, sequence: Sequence, count: int) -> bool:
         """Give a sequence the blocks for `count` more tokens, if the pool has them."""
-        missing = self._num_blocks(sequence.num_computed + count) - len(sequence.blocks)
+        missing = self._span.num_blocks(sequence.num_computed + count) - len(sequence.blocks)
         if missing > self.pool.num_free:
             return False
         last = sequence.blocks[-1] if sequence.blocks else -2
@@ -235,16 +239,13 @@ class Scheduler:
         self.pool.release(sequence.held_blocks)
         sequence.blocks = []
 
-    def _give_back(self, sequence: Sequence, reached: int, window: int) -> None:
+    def _give_back(self, sequence: Sequence, reached: int) -> None:
         """Release the blocks that no token from `reached` on will see."""
-        first = -(-self._num_sinks // self._block_size)
-        # The next token sees itself and window - 1 before it.
-        end = max(0, reached - window + 1) // self._block_size
-        at = end - 1
-        while at >= first and sequence.blocks[at] != GIVEN_BACK:
+        for at in reversed(self._behind(reached)):
+            if sequence.blocks[at] == GIVEN_BACK:
+                break  # and so were those before it
             self.pool.release((sequence.blocks[at],))
             sequence.blocks[at] = GIVEN_BACK
-            at -= 1
 
-    def _num_blocks(self, num_tokens: int) -> int:
-        return -(-num_tokens // self._block_size)
+    def _behind(self, reached: int) -> range:
+        return range(self._span.num_sink_blocks, self._span.num_behind(reached))

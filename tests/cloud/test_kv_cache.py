@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -36,9 +37,11 @@ def blocks(monkeypatch: pytest.MonkeyPatch, free_blocks: float, **changes: Any) 
         "block_size": 16,
         "max_model_len": 64,
         "max_num_seqs": 10,
+        "max_num_batched_tokens": 32,
         "gpu_memory_utilization": 0.9,
     }
-    return num_blocks_for(CONFIG, **(values | changes))
+    config = changes.pop("config", CONFIG)
+    return num_blocks_for(config, **(values | changes))
 
 
 def test_a_block_weighs_what_its_tensors_weigh() -> None:
@@ -58,8 +61,22 @@ def test_no_more_is_taken_than_all_sequences_can_use(monkeypatch: pytest.MonkeyP
 
 def test_less_than_one_full_sequence_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert blocks(monkeypatch, 4.2) == 4
-    with pytest.raises(SettingsError, match="memory left holds 48 tokens; lower max_model_len"):
+    with pytest.raises(
+        SettingsError, match=r"memory left holds 48 of the 64 tokens .* lower max_model_len"
+    ):
         blocks(monkeypatch, 3.9)
+
+
+def test_a_window_in_every_layer_needs_blocks_for_it_and_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sliding = replace(CONFIG, window_limit=17, max_position_embeddings=32768)
+    # Of 16 tokens behind and 32 new ones, from anywhere in a block on: four blocks.
+    assert blocks(monkeypatch, 4.2, config=sliding, max_model_len=32768) == 4
+    with pytest.raises(SettingsError, match="holds 48 of the 64 tokens that it keeps at once"):
+        blocks(monkeypatch, 3.9, config=sliding, max_model_len=32768)
+    mixed = replace(CONFIG, sliding_window=17, full_layers=frozenset({1}))
+    assert blocks(monkeypatch, 1000, config=mixed) == 40
 
 
 def test_a_gpu_keeps_room_for_weights_activations_and_others(

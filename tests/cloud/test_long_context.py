@@ -12,7 +12,7 @@ from backbone.config import NetworkConfig
 from backbone.network import Network
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.attention.sdpa import SdpaAttention
-from cloud.engine.blocks import BlockPool
+from cloud.engine.blocks import BlockPool, Span
 from cloud.engine.engine import CloudEngine
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import KVCache
@@ -31,7 +31,9 @@ BLOCK = 16
 def blocks_of(num_tokens: int) -> tuple[int, int]:
     """Read a prompt in steps of 2048; return the blocks it holds, and the largest step."""
     pool = BlockPool(4096)
-    planner = Scheduler(pool, block_size=BLOCK, max_num_seqs=4, max_num_batched_tokens=2048)
+    planner = Scheduler(
+        pool, span=Span(block_size=BLOCK), max_num_seqs=4, max_num_batched_tokens=2048
+    )
     sampler = Sampler(SamplingValues(), seed=0)
     sequence = Sequence(list(range(num_tokens)), max_tokens=1, sampler=sampler)
     planner.add(sequence)
@@ -112,7 +114,9 @@ def peak_of(num_tokens: int, *, at_once: int) -> int:
     cache = KVCache(CONFIG, num_tokens // BLOCK, BLOCK, device=cpu, dtype=torch.float32)
     runner = Runner(network, SdpaAttention(CONFIG, cache), BLOCK)
     pool = BlockPool(num_tokens // BLOCK)
-    planner = Scheduler(pool, block_size=BLOCK, max_num_seqs=1, max_num_batched_tokens=at_once)
+    planner = Scheduler(
+        pool, span=Span(block_size=BLOCK), max_num_seqs=1, max_num_batched_tokens=at_once
+    )
     prompt = [token % 32 for token in range(num_tokens)]
     planner.add(Sequence(prompt, max_tokens=1, sampler=Sampler(SamplingValues(), seed=0)))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbone.sampling import Sampler, SamplingValues
-from cloud.engine.blocks import BlockPool
+from cloud.engine.blocks import BlockPool, Span
 from cloud.engine.scheduler import Scheduler, Slice
 from cloud.engine.sequence import Sequence
 
@@ -18,7 +18,9 @@ BLOCK = 4
 
 def scheduler(num_blocks: int = 64, *, seqs: int = 8, tokens: int = 32) -> Scheduler:
     pool = BlockPool(num_blocks)
-    return Scheduler(pool, block_size=BLOCK, max_num_seqs=seqs, max_num_batched_tokens=tokens)
+    return Scheduler(
+        pool, span=Span(block_size=BLOCK), max_num_seqs=seqs, max_num_batched_tokens=tokens
+    )
 
 
 def sequence(num_tokens: int, *, first: int = 0, deadline_s: float = float("inf")) -> Sequence:

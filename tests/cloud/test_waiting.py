@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from backbone.sampling import Sampler, SamplingValues
-from cloud.engine.blocks import BlockPool
+from cloud.engine.blocks import BlockPool, Span
 from cloud.engine.pace import Pace
 from cloud.engine.scheduler import Scheduler
 from cloud.engine.sequence import Sequence
@@ -81,7 +81,7 @@ def test_the_shortest_goes_first_but_nobody_waits_longer_than_the_bound() -> Non
 
 def test_a_scheduler_is_fair_between_devices() -> None:
     pool = BlockPool(64)
-    planner = Scheduler(pool, block_size=4, max_num_seqs=2, max_num_batched_tokens=32)
+    planner = Scheduler(pool, span=Span(block_size=4), max_num_seqs=2, max_num_batched_tokens=32)
     greedy = [sequence(device="a") for _ in range(6)]
     modest = sequence(device="b")
     for each in (*greedy, modest):

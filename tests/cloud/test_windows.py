@@ -14,7 +14,7 @@ from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
-from cloud.engine.blocks import BlockPool
+from cloud.engine.blocks import BlockPool, Span
 from cloud.engine.engine import CloudEngine
 from cloud.engine.options import EngineOptions
 from cloud.engine.scheduler import Scheduler
@@ -26,14 +26,14 @@ from tests.tiny_checkpoints import write_checkpoint
 BLOCK = 4
 
 
-def planner_with(window: int | None, num_sinks: int = 0, *, tokens: int = 8) -> Scheduler:
+def planner_with(
+    window: int | None, num_sinks: int = 0, *, tokens: int = 8, num_blocks: int = 64
+) -> Scheduler:
     return Scheduler(
-        BlockPool(64),
-        block_size=BLOCK,
+        BlockPool(num_blocks),
+        span=Span(block_size=BLOCK, window=window, num_sinks=num_sinks),
         max_num_seqs=8,
         max_num_batched_tokens=tokens,
-        window=window,
-        num_sinks=num_sinks,
     )
 
 
@@ -98,6 +98,78 @@ def test_a_prefix_behind_the_window_is_found_by_the_next() -> None:
     planner.add(second)
     step(planner)
     assert second.num_cached_tokens == 28
+
+
+def test_a_long_prompt_is_read_in_the_blocks_of_its_window_and_a_step() -> None:
+    # 15 tokens behind and 32 new ones, from anywhere in a block on, and a block of sinks.
+    planner = planner_with(16, 2, tokens=32, num_blocks=14)
+    one = sequence(32_768)
+    planner.add(one)
+    most = 0
+    while one.num_pending > 1 or not one.num_computed:
+        step(planner)
+        most = max(most, len(one.held_blocks))
+    assert one.num_computed == 32_768 and planner.num_preemptions == 0
+    assert most <= 5  # after each step: a block of sinks, and those of the window
+
+
+def test_a_long_prefix_is_found_without_holding_what_is_behind_the_window() -> None:
+    planner = planner_with(6, tokens=8, num_blocks=16)
+    first, second = sequence(60), sequence(60)
+    planner.add(first)
+    while first.num_computed < 60:
+        step(planner)
+    planner.remove(first)
+    planner.add(second)
+    step(planner)
+    assert second.num_cached_tokens == 56 and len(second.held_blocks) <= 3
+
+
+@given(
+    lengths=st.lists(st.integers(1, 120), min_size=1, max_size=8),
+    window=st.none() | st.integers(1, 24),
+    num_sinks=st.integers(0, 9),
+    tokens=st.integers(1, 20),
+    spare=st.integers(0, 12),
+    answer_len=st.integers(1, 12),
+    shared=st.booleans(),
+)
+@settings(max_examples=80, deadline=None)
+def test_long_and_short_prompts_are_all_served_whatever_slides(
+    lengths: list[int],
+    window: int | None,
+    num_sinks: int,
+    tokens: int,
+    spare: int,
+    answer_len: int,
+    shared: bool,
+) -> None:
+    span = Span(block_size=BLOCK, window=window, num_sinks=num_sinks)
+    # As the engine's own cache: room for the longest alone, and little more.
+    num_blocks = span.most_at_once(max(lengths) + answer_len, tokens) + spare
+    planner = planner_with(window, num_sinks, tokens=tokens, num_blocks=num_blocks)
+    left = {sequence(length, 0 if shared else 1000 * i) for i, length in enumerate(lengths)}
+    for each in left:
+        planner.add(each)
+    for _ in range(20_000):
+        slices = planner.schedule()
+        assert slices, "the queue is stuck"
+        for slice_ in slices:
+            needed = range(max(0, slice_.start - (window or 10**9) + 1), slice_.start)
+            table = slice_.sequence.blocks
+            assert all(table[at // BLOCK] != GIVEN_BACK for at in needed)
+            assert all(table[at // BLOCK] != GIVEN_BACK for at in range(num_sinks)[: slice_.start])
+            completes = slice_.completes
+            planner.computed(slice_)
+            if completes:
+                slice_.sequence.append(7)
+        for ended in [each for each in left if each.num_generated >= answer_len]:
+            planner.remove(ended)
+            left.discard(ended)
+        planner.check_integrity()
+        if not left:
+            break
+    assert not left and planner.pool.num_free == num_blocks
 
 
 def greedy(folder: Path, config: NetworkConfig, prompt: list[int], count: int) -> list[int]:

@@ -26,14 +26,14 @@ from edge.device.cores import num_usable_cores
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
 from offload.messages import Delta, Request, Sampling
 
-PROMPT_LEN, NUM_TURNS = 16, 3
+PROMPT_LEN, NUM_TURNS = 16, 1
 
 
 def main() -> None:
     """Run it, and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("work", type=Path)
-    parser.add_argument("--tokens", type=int, default=160, help="of each answer")
+    parser.add_argument("--tokens", type=int, default=192, help="of each answer")
     parser.add_argument("--prepare", action="store_true", help="only make the model")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()

@@ -18,9 +18,10 @@ class LlamaOptions:
     prompt tokens evaluated at once. num_gpu_layers: layers on the GPU, where this build of
     llama.cpp can use one; -1 for as many as its free memory holds, 0 for none. kv_cache_dtype: how
     keys and values are stored, see kv_types.py; "auto" is q8_0, and 4 bit when memory asks for it.
-    flash_attention: off only to compare; blocked values need it. enable_prefix_caching: keep the
-    part of the last prompt that the next one shares. check_memory: refuse what does not fit the
-    free memory, and choose what does.
+    flash_attention: None is on, but for plain values in a long context on a CPU, where it is the
+    slower one; blocked values need it. enable_prefix_caching: keep the part of the last prompt that
+    the next one shares. check_memory: refuse what does not fit the free memory, and choose what
+    does.
 
     max_num_seqs: answers written at once; each has a context of its own, and they share steps.
 
@@ -45,7 +46,7 @@ class LlamaOptions:
     max_num_batched_tokens: int = 512
     num_gpu_layers: int = -1
     kv_cache_dtype: str = "auto"
-    flash_attention: bool = True
+    flash_attention: bool | None = None
     enable_prefix_caching: bool = True
     max_num_seqs: int = 1
     check_memory: bool = True
@@ -75,7 +76,8 @@ class LlamaOptions:
     def _check_kv(self) -> None:
         if self.kv_cache_dtype == "auto":
             return
-        if KvTypes.parse(self.kv_cache_dtype).values_need_flash and not self.flash_attention:
+        needed = KvTypes.parse(self.kv_cache_dtype).values_need_flash
+        if needed and self.flash_attention is False:
             raise SettingsError(
                 f"kv_cache_dtype {self.kv_cache_dtype} needs flash attention; "
                 "turn flash_attention on, or choose f16"

@@ -12,11 +12,16 @@ from edge.device.fit import DoesNotFit, Fit, choose, measure
 from edge.llama.binding import Model
 from edge.llama.context import ContextParams
 from edge.llama.kv_types import F16
+from edge.llama.library import llama
 from edge.llama.options import LlamaOptions
 from edge.llama.shape import CacheShape
 from offload.errors import SettingsError
 
 NUM_OUTPUTS = 16  # rows of logits from one decode: one, and drafted tokens to verify
+# On a CPU, attention without flash is quicker over plain values (benchmarks/edge_reading.py), and
+# takes room for the scores of a batch; in a short context neither way matters.
+LONG_TOKENS = 1024
+SCORES_BYTES = 256 << 20
 TIGHT = 0.5  # share of the free memory below which a bound is good enough
 
 
@@ -33,8 +38,9 @@ def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
     with contextlib.suppress(DoesNotFit):
         fit = _fit(model, options, length, free_bytes, bound)
         held = _shape(model, options).cache_bytes(fit.kv_types, fit.num_tokens)
-        if model.size_bytes + held + bound(fit.num_tokens) < TIGHT * free_bytes:
-            return _params(options, fit)
+        spare = TIGHT * free_bytes - (model.size_bytes + held + bound(fit.num_tokens))
+        if spare > 0:
+            return _params(options, fit, flash=_flash(model, options, fit, spare))
     # Near the limit a bound is too coarse; asking llama.cpp takes as long as loading the words.
     asked = functools.cache(lambda n: _measured_compute_bytes(model, options, n))
     return _params(options, _fit(model, options, length, free_bytes, asked))
@@ -43,6 +49,17 @@ def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
 def _measured_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) -> int:
     fit = Fit(num_tokens=num_tokens, kv_types=F16)
     return measure(model.path, _params(options, fit)).compute_bytes
+
+
+def _flash(model: Model, options: LlamaOptions, fit: Fit, spare_bytes: float) -> bool:
+    """Return whether to use flash attention where that is left open and there is memory."""
+    on_gpu = options.num_gpu_layers != 0 and llama().llama_supports_gpu_offload()
+    if fit.kv_types.values_need_flash or on_gpu or fit.num_tokens < LONG_TOKENS:
+        return True
+    without = replace(options, flash_attention=False)
+    scores = bound_compute_bytes(model, without, fit.num_tokens)
+    scores -= bound_compute_bytes(model, options, fit.num_tokens)
+    return scores > min(SCORES_BYTES, spare_bytes)
 
 
 def asked_len(model: Model, options: LlamaOptions) -> int:
@@ -87,7 +104,7 @@ def _shape(model: Model, options: LlamaOptions) -> CacheShape:
     return replace(shape, num_kv_heads=shape.num_kv_heads * options.max_num_seqs)
 
 
-def _params(options: LlamaOptions, fit: Fit) -> ContextParams:
+def _params(options: LlamaOptions, fit: Fit, *, flash: bool = True) -> ContextParams:
     return ContextParams(
         num_tokens=fit.num_tokens,
         num_threads=options.num_threads or num_usable_cores(),
@@ -95,7 +112,7 @@ def _params(options: LlamaOptions, fit: Fit) -> ContextParams:
         # Beside a whole prompt batch there is room for one token of each other answer.
         batch_size=min(options.max_num_batched_tokens, fit.num_tokens) + _others(options),
         kv_types=fit.kv_types,
-        flash_attention=options.flash_attention,
+        flash_attention=flash if options.flash_attention is None else options.flash_attention,
         num_outputs=max(NUM_OUTPUTS, options.max_num_seqs),
     )
 
@@ -112,7 +129,9 @@ def bound_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) ->
     """
     hidden = max(model.numbers("embedding_length"), default=0)
     inner = max([hidden, *model.numbers("feed_forward_length")])
-    heads = 0 if options.flash_attention else max(model.numbers("attention.head_count"), default=1)
+    heads = 0
+    if options.flash_attention is False:
+        heads = max(model.numbers("attention.head_count"), default=1)
     row = 8 * hidden + 2 * inner + (2 + 2 * heads) * num_tokens
     logits = max(NUM_OUTPUTS, options.max_num_seqs) * model.vocabulary.num_tokens
     return 4 * (row * (options.max_num_batched_tokens + options.max_num_seqs) + 2 * logits)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,7 @@ def test_formulas_agree_with_llama_cpp(wide: Path, kv: str, flash: bool) -> None
 def test_measured_need_is_what_becomes_resident(wide: Path) -> None:
     script = """
 import json, sys
+from dataclasses import replace
 from pathlib import Path
 from edge.device.fit import measure
 from edge.llama.binding import Model
@@ -144,6 +146,40 @@ def test_measuring_a_damaged_file_is_refused(tmp_path: Path, wide: Path) -> None
     path.write_bytes(wide.read_bytes()[:5000])
     with pytest.raises(CheckpointError, match="cannot be measured"):
         measure(path, ContextParams(num_tokens=256))
+
+
+@pytest.mark.parametrize(
+    ("kv", "length", "free", "flash"),
+    [
+        ("f16", 2048, 10**12, False),
+        ("q8_0/f16", 2048, 10**12, False),
+        ("q8_0", 2048, 10**12, True),
+        ("f16", 512, 10**12, True),
+        ("f16", 2048, 0, True),
+    ],
+    ids=["plain", "plain values", "blocked values need it", "short", "no memory for scores"],
+)
+def test_flash_attention_is_left_out_where_it_is_the_slower_way(
+    wide: Path, kv: str, length: int, free: int, flash: bool
+) -> None:
+    with Model(wide) as model:
+        options = LlamaOptions(kv_cache_dtype=kv, max_model_len=length, num_gpu_layers=0)
+        held = CacheShape.of(model).cache_bytes(KvTypes.parse(kv), length)
+        needed = model.size_bytes + held + bound_compute_bytes(model, options, length)
+        assert plan(model, options, free or 2 * needed + MB).flash_attention == flash
+        for fixed in (True, False) if not flash else ():
+            chosen = replace(options, flash_attention=fixed)
+            assert plan(model, chosen, 10**12).flash_attention == fixed
+
+
+def test_scores_that_would_take_much_memory_are_not_kept(
+    wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Model(wide) as model:
+        options = LlamaOptions(kv_cache_dtype="f16", max_model_len=4096, num_gpu_layers=0)
+        assert not plan(model, options, 10**12).flash_attention
+        monkeypatch.setattr("edge.llama.plan.SCORES_BYTES", MB)
+        assert plan(model, options, 10**12).flash_attention
 
 
 def test_plan_follows_options_and_memory(wide: Path) -> None:

@@ -114,3 +114,36 @@ def test_keys_that_llama_cpp_does_not_rotate_are_not_shifted(
 def test_small_windows_are_refused(tiny_gguf: Path) -> None:
     with pytest.raises(SettingsError, match="window is 3"):
         LlamaOptions(window=3)
+
+
+@pytest.mark.parametrize("kinds", ["f16", "q8_0/f16"])
+def test_a_long_plain_cache_slides_and_is_kept_without_flash_attention(
+    make_tiny_gguf: Callable[..., Path], tmp_path: Path, kinds: str
+) -> None:
+    path = make_tiny_gguf(tmp_path / "long.gguf", context_len=4096)
+    options = LlamaOptions(
+        num_threads=1, num_gpu_layers=0, window=1100, kv_cache_dtype=kinds, session_folder=tmp_path
+    )
+    engine = LlamaEngine(path, options=options)
+    assert not engine.params.flash_attention
+    endless = Sampling(max_tokens=1400, logit_bias={257: -100.0})
+    turns = (SYSTEM, _say("user", "tell me all"))
+    *_, finish = engine.answer(Request(messages=turns, sampling=endless))
+    assert isinstance(finish, Finish)
+    assert finish.usage.completion_tokens == 1400 and finish.dropped_tokens > 250
+    assert _held(engine).startswith("You are terse.tell me all")
+    read = tuple(1 + place * 7 % 200 for place in range(600))
+    first = _kept(engine, read)
+    engine.close()
+    after = LlamaEngine(path, options=options)
+    again = _kept(after, (*read, 5, 6, 7))
+    assert (first, again) == (0, len(read)), "all from the disk"
+    after.close()
+
+
+def _kept(engine: LlamaEngine, tokens: tuple[int, ...]) -> int:
+    """Answer a conversation of these tokens; return how many were there already."""
+    asked = Request(prompt_token_ids=tokens, sampling=Sampling(max_tokens=2), session="long")
+    *_, finish = engine.answer(asked)
+    assert isinstance(finish, Finish)
+    return finish.usage.cached_tokens

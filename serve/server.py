@@ -17,6 +17,7 @@ from offload.errors import SettingsError
 from serve.app import build_app
 from serve.auth import MAX_HEADER_BYTES
 from serve.options import ServeOptions
+from serve.patience import patient_for
 
 _BACKLOG = 1024
 # Longer than clients keep an idle connection (5 s in httpx and OpenAI's client): were it closed
@@ -85,7 +86,7 @@ class _Uvicorn(uvicorn.Server):
 def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=patient_for(options.body_timeout_s),
         ws="none",
         lifespan="on",
         log_config=None,

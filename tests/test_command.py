@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import errno
-import io
 import json
 import os
-import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +16,9 @@ import typer.main
 import nearfar
 from edge.desk.terminal import why
 from offload.messages import Finish, Route, Usage
-from offload.pair import EDGE_MODEL
+from tests.in_process import Run
 
 ROOT = Path(__file__).parents[1]
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process; return exit status, stdout, stderr."""
-
-    def call(*arguments: str, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nearfar", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        with pytest.raises(SystemExit) as ended:
-            nearfar.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
 
 
 def test_a_question_is_answered_near_with_its_route(run: Run) -> None:
@@ -63,33 +44,6 @@ def test_why_goes_to_stderr_and_the_answer_alone_to_stdout(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("ask", ""), "the prompt is empty"),
-        (("ask", "   "), "the prompt is empty"),
-        (("ask", "hi", "--model", "nowhere.gguf"), "nearfar models list"),
-        (("ask", "word " * 2000), "context"),
-        (("link", "ping"), "no cloud is set up"),
-        (("policy", "outbox", "--forget", "nosuch"), "no question 'nosuch' waits"),
-        (("cloud", "serve", "--model", "nowhere"), "no folder"),
-        (("bench", "hybrid", "nowhere.jsonl"), "does not exist"),
-    ],
-)
-def test_a_mistake_gets_one_line_and_status_1(
-    run: Run, arguments: tuple[str, ...], words: str
-) -> None:
-    status, out, err = run(*arguments)
-    assert status == 1
-    assert words in err and err.count("\n") == 1 and "Traceback" not in err
-    assert out == ""
-
-
-def test_with_json_an_error_is_a_document_too(run: Run) -> None:
-    status, out, _ = run("ask", "", "--json")
-    assert status == 1 and "empty" in json.loads(out)["error"]
-
-
-@pytest.mark.parametrize(
     ("typed", "found"),
     [("nearfar con", {"config", "conversations"}), ("nearfar models s", {"show"})],
 )
@@ -109,23 +63,6 @@ def test_the_shell_completes_commands(typed: str, found: set[str]) -> None:
     assert set(done.stdout.split()) == found, done.stderr
 
 
-def test_wrong_usage_is_status_2(run: Run) -> None:
-    assert run("ask", "hi", "--nonsense")[0] == 2
-    assert run("nonsense")[0] == 2
-
-
-@pytest.mark.parametrize("damage", ["truncated", "no model", "a folder"])
-def test_a_damaged_model_is_one_line(run: Run, tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "model.gguf"
-    whole = EDGE_MODEL.read_bytes()
-    if damage == "a folder":
-        path.mkdir()
-    else:
-        path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"hello" * 100)
-    status, _, err = run("ask", "hi", "--model", str(path))
-    assert status == 1 and err.count("\n") == 1 and str(path) in err
-
-
 def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
     monkeypatch.setenv("NEARFAR_CLOUD_CONNECT_TIMEOUT_S", "0.2")
@@ -135,22 +72,6 @@ def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.Mo
     assert "tcp://127.0.0.1:9" in err and err.count("\n") == 1
     status, out, _ = run("ask", "What is 17 + 25?", "--cloud")
     assert (status, out) == (1, "42\n")
-
-
-def test_who_insists_on_a_cloud_that_is_not_set_up_is_told(run: Run) -> None:
-    status, out, err = run("ask", "What is 17 + 25?", "--cloud")
-    assert (status, out) == (1, "42\n")
-    assert "no cloud is set up" in err and "nearfar link join" in err and err.count("\n") == 1
-
-
-def test_a_home_that_cannot_be_written_is_one_line(
-    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("NEARFAR_HOME", str(tmp_path / "file"))
-    status, out, err = run("link", "key")
-    assert (status, out) == (1, "")
-    assert "NEARFAR_HOME" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -180,19 +101,6 @@ def test_why_never_says_that_nothing_left_where_the_cloud_answered() -> None:
 def test_why_never_says_that_nothing_left_where_the_cloud_was_asked_too() -> None:
     route = Route(served_by="edge", reason="confident", sent_is_known=False)
     assert "may have left" in why(Finish(reason="stop", route=route))
-
-
-def test_an_unknown_cloud_key_names_its_remedy(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://192.0.2.1:7070")
-    status, _, err = run("ask", "hi")
-    assert status == 1 and "cloud.server_key" in err
-
-
-def test_a_damaged_settings_file_is_one_line(run: Run, home: Path) -> None:
-    (home / "config").mkdir()
-    (home / "config" / "config.toml").write_text("[cloud]\nurl = 3\n")
-    status, _, err = run("ask", "hi")
-    assert status == 1 and "cloud.url" in err
 
 
 def test_the_embedded_pair_is_always_listed(run: Run) -> None:
@@ -243,61 +151,6 @@ def test_a_conversation_outlives_a_mistake(run: Run) -> None:
     status, out, err = run("chat", stdin=text)
     assert status == 1 and out.endswith("Paris\n"), "one of two questions came to nothing"
     assert "context" in err
-
-
-def test_a_fault_of_our_own_is_one_line_that_says_how_to_see_more(
-    run: Run, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail() -> None:
-        raise ZeroDivisionError("a line\nand another")
-
-    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
-    status, _, err = run()
-    assert status == 1 and err.count("\n") == 1
-    assert "ZeroDivisionError: a line" in err and "NEARFAR_TRACE=1" in err
-    monkeypatch.setenv("NEARFAR_TRACE", "1")
-    monkeypatch.setattr(sys, "argv", ["nearfar"])
-    with pytest.raises(ZeroDivisionError):
-        nearfar.main()
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (OSError(errno.EMFILE, "Too many open files"), "end other programs"),
-        (PermissionError(13, "Permission denied", "/somewhere/else"), "name another"),
-    ],
-)
-def test_what_the_system_refuses_is_one_line_with_a_remedy_that_fits(
-    run: Run, monkeypatch: pytest.MonkeyPatch, error: OSError, words: str
-) -> None:
-    def fail() -> None:
-        raise error
-
-    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
-    status, _, err = run()
-    assert status == 1 and err.count("\n") == 1
-    assert words in err and "NEARFAR_HOME" not in err
-
-
-def test_a_full_disk_is_said_as_that(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail() -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
-    status, _, err = run()
-    assert status == 1 and "the disk is full" in err and "NEARFAR_HOME" in err
-
-
-@pytest.mark.parametrize("command", ["serve", "assistant"])
-def test_a_taken_port_is_told_once(run: Run, command: str) -> None:
-    pytest.importorskip("uvicorn", reason="needs a web server")
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        more = ("--no-open",) if command == "assistant" else ()
-        status, _, err = run(command, "--port", str(port), *more)
-    assert status == 1 and err.count("\n") == 1
-    assert err.lower().count("address already in use") == 1 and err.count(str(port)) == 1
 
 
 def test_an_alias_is_made_and_dropped_and_both_are_said(run: Run) -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import json
-import sys
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-import nearfar
 from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage
 from backbone.usage import as_typed
 from edge.llama.kv_types import BYTES_PER_NUMBER
@@ -20,24 +16,7 @@ from edge.small_gpu.options import KV_BITS
 from offload.errors import SettingsError
 from offload.settings import KV_NAMES, KV_STORED, Settings
 from offload.settings_sources import put
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run the command in this process; return exit status, stdout, stderr."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nearfar", *arguments])
-        monkeypatch.setattr(sys, "stdin", io.StringIO())
-        with pytest.raises(SystemExit) as ended:
-            nearfar.main()
-        captured = capsys.readouterr()
-        return int(ended.value.code or 0), captured.out, captured.err
-
-    return call
-
+from tests.in_process import Run
 
 CONTRADICTIONS = [
     (("ask", "hi", "--cloud", "--offline"), "--cloud and --offline contradict"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
 import pytest
+
+from tests.edge.hubs import Hub
 
 SHARED_MODELS = Path(__file__).parents[2].parent / "shared" / "models"
 SPECIALS = ("<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
@@ -125,3 +128,36 @@ def stories(request: pytest.FixtureRequest) -> Path:
 def stories_gguf(stories: Path) -> Path:
     """The GGUF of that folder."""
     return stories / f"{stories.name}-f32.gguf"
+
+
+@pytest.fixture
+def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    served = Hub()
+    monkeypatch.setenv("HF_ENDPOINT", served.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    yield served
+    served.close()
+
+
+@pytest.fixture(autouse=True)
+def nobody_elses_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("OLLAMA_MODELS", "LMSTUDIO_MODELS", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+
+
+@pytest.fixture
+def stumble(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[int]], None]], None]:
+    """Let a function of a step's tokens fail the step, by what it raises."""
+    from edge.small_gpu.step import Part, Step
+
+    whole = Step.__call__
+
+    def install(check: Callable[[list[int]], None]) -> None:
+        def call(self: Step, parts: list[Part]) -> Any:
+            check([token for part in parts for token in part.tokens])
+            return whole(self, parts)
+
+        monkeypatch.setattr(Step, "__call__", call)
+
+    return install

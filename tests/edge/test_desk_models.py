@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,6 @@ import pytest
 from backbone.errors import CheckpointError, NearfarError
 from edge.desk import hub, models_cli
 from edge.desk.catalogue import CATALOGUE, Q4_K, Q6_K, Shape, known
-from edge.desk.download import TRIES, DownloadError, Wanted, fetch
 from edge.desk.folder_contents import read_folder
 from edge.desk.gguf_contents import read_contents
 from edge.desk.models import find_any, find_gguf, list_models, read_aliases, remove, set_alias
@@ -22,92 +18,7 @@ from edge.desk.pulling import pull
 from offload.errors import RequestError
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 from quantize.gguf import convert
-
-DATA = bytes(range(256)) * 20_000  # 5 MB
-
-
-class Hub:
-    """A Hub on loopback: range requests, files, and the faults a test asks for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {"tiny-Q4_K_M.gguf": DATA, "tiny-Q8_0.gguf": DATA[::-1]}
-        self.break_after: list[int] = []  # bytes after which each answer breaks off
-        self.ranges = True
-        self.needs_token = ""
-        self.lie = False
-        self.asked: list[tuple[str, str | None, str | None]] = []
-        hub_ = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                hub_.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self._thread = threading.Thread(target=self.server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-        self._thread.join()
-
-    def answer(self, to: BaseHTTPRequestHandler) -> None:
-        token = to.headers.get("authorization")
-        self.asked.append((to.path, to.headers.get("range"), token))
-        if self.needs_token and token != f"Bearer {self.needs_token}":
-            self.refuse(to, 401)
-        elif to.path.startswith("/api/models/me/tiny/revision/"):
-            self.send(to, json.dumps({"siblings": self.siblings(), "more": 1}).encode())
-        elif to.path.startswith("/me/tiny/resolve/main/"):
-            self.send(to, self.files[to.path.rpartition("/")[2]])
-        else:
-            self.refuse(to, 404)
-
-    def siblings(self) -> list[dict[str, object]]:
-        lie = b"x" if self.lie else b""
-        return [
-            {
-                "rfilename": name,
-                "size": len(data),
-                "lfs": {"sha256": hashlib.sha256(data + lie).hexdigest(), "size": len(data)},
-            }
-            for name, data in self.files.items()
-        ]
-
-    def refuse(self, to: BaseHTTPRequestHandler, status: int) -> None:
-        to.send_response(status)
-        to.send_header("content-length", "0")
-        to.end_headers()
-
-    def send(self, to: BaseHTTPRequestHandler, data: bytes) -> None:
-        asked = to.headers.get("range")
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
-        to.send_response(206 if start else 200)
-        to.send_header("content-length", str(len(data) - start))
-        to.end_headers()
-        is_file = "/resolve/" in to.path
-        limit = self.break_after.pop(0) if self.break_after and is_file else len(data)
-        to.wfile.write(data[start : start + limit])
-
-
-@pytest.fixture
-def there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    served = Hub()
-    monkeypatch.setenv("HF_ENDPOINT", served.url)
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield served
-    served.close()
-
-
-@pytest.fixture(autouse=True)
-def nobody_elses_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("OLLAMA_MODELS", "LMSTUDIO_MODELS", "HF_HUB_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / name))
+from tests.edge.hubs import Hub
 
 
 @pytest.fixture
@@ -133,142 +44,6 @@ def test_every_way_to_write_a_name_finds_the_file(
     done = pull(name, folder)
     assert Path(done.path).name.startswith(file)
     assert find_gguf(done.name, folder).read_bytes() == there.files[Path(done.path).name]
-
-
-def test_a_broken_connection_goes_on_where_it_stopped(there: Hub, folder: Path) -> None:
-    there.break_after = [1_000_000, 2_000_000, 500_000]
-    done = pull("me/tiny", folder)
-    assert Path(done.path).read_bytes() == DATA
-    ranges = [ranged for path, ranged, _ in there.asked if "/resolve/" in path]
-    assert ranges == [None, "bytes=1000000-", "bytes=3000000-", "bytes=3500000-"]
-
-
-def test_what_an_earlier_try_left_is_used(there: Hub, folder: Path) -> None:
-    folder.mkdir()
-    (folder / ".tiny-Q4_K_M.gguf.partial").write_bytes(DATA[:4_000_000])
-    assert Path(pull("me/tiny", folder).path).read_bytes() == DATA
-    assert there.asked[-1][1] == "bytes=4000000-"
-
-
-def test_a_server_without_ranges_sends_the_whole_anew(there: Hub, folder: Path) -> None:
-    there.ranges, there.break_after = False, [1_000_000]
-    assert Path(pull("me/tiny", folder).path).read_bytes() == DATA
-
-
-def test_leavings_of_another_version_are_thrown_away(there: Hub, folder: Path) -> None:
-    folder.mkdir()
-    (folder / ".tiny-Q4_K_M.gguf.partial").write_bytes(b"old" * 1000)
-    assert Path(pull("me/tiny", folder).path).read_bytes() == DATA
-
-
-def test_a_wrong_checksum_leaves_nothing_behind(there: Hub, folder: Path) -> None:
-    there.lie = True
-    with pytest.raises(DownloadError, match="checksum"):
-        pull("me/tiny", folder)
-    assert list(folder.iterdir()) == []
-
-
-def test_a_download_that_never_comes_on_gives_up_and_says_how_to_go_on(
-    there: Hub, folder: Path
-) -> None:
-    there.break_after = [1000, *[0] * 50]
-    wanted = Wanted(url=f"{there.url}/me/tiny/resolve/main/tiny-Q8_0.gguf", size_bytes=len(DATA))
-    waits: list[float] = []
-    with pytest.raises(DownloadError, match=r"1,000 bytes.*same command again"):
-        fetch(wanted, folder / "file.gguf", wait=waits.append)
-    assert len(waits) == TRIES - 1 and waits == sorted(waits)
-    assert not (folder / "file.gguf").exists()
-
-
-def test_a_gated_model_wants_a_token_and_gets_it(
-    there: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    there.needs_token = "secret"
-    with pytest.raises(DownloadError, match="HF_TOKEN"):
-        pull("me/tiny", folder)
-    monkeypatch.setenv("HF_TOKEN", "secret")
-    assert Path(pull("me/tiny", folder).path).exists()
-
-
-def test_a_token_never_follows_to_another_host(there: Hub, folder: Path) -> None:
-    other = Hub()
-    try:
-        there.answer = lambda to: _redirect(to, f"http://localhost:{other.url[-5:]}{to.path}")  # type: ignore[method-assign]
-        url = f"{there.url}/me/tiny/resolve/main/tiny-Q8_0.gguf"
-        wanted = Wanted(url=url, size_bytes=len(DATA))
-        fetch(wanted, folder / "file.gguf", headers={"Authorization": "Bearer secret"})
-        assert [token for _, _, token in other.asked] == [None]
-    finally:
-        other.close()
-
-
-def _redirect(to: BaseHTTPRequestHandler, where: str) -> None:
-    to.send_response(302)
-    to.send_header("location", where)
-    to.send_header("content-length", "0")
-    to.end_headers()
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("me/tiny:Q2_K", "tiny-Q4_K_M.gguf"),
-        ("me/tiny/other.gguf", "tiny-Q4_K_M.gguf"),
-        ("me/nothing", "check its name"),
-        ("nonsense", "OWNER/REPO"),
-        ("file:///etc/passwd", "OWNER/REPO"),
-    ],
-)
-def test_a_name_that_is_not_there_says_what_is(
-    there: Hub, folder: Path, name: str, words: str
-) -> None:
-    with pytest.raises(DownloadError, match=words):
-        pull(name, folder)
-
-
-def test_a_hub_that_cannot_be_reached_names_the_mirror(
-    monkeypatch: pytest.MonkeyPatch, folder: Path
-) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    with pytest.raises(DownloadError, match="HF_ENDPOINT"):
-        pull("me/tiny", folder)
-
-
-def test_a_full_disk_and_a_full_memory_are_said_before_a_byte(
-    there: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    huge = Wanted(url=f"{there.url}/file", size_bytes=1 << 60)
-    with pytest.raises(DownloadError, match="of disk"):
-        fetch(huge, folder / "huge.gguf")
-    monkeypatch.setattr("edge.desk.pulling.free_memory_bytes", lambda: 1_000_000)
-    with pytest.raises(DownloadError, match="--anyway"):
-        pull("me/tiny", folder)
-    assert not any("/resolve/" in path for path, _, _ in there.asked)
-    assert pull("me/tiny", folder, anyway=True).size_bytes == len(DATA)
-
-
-def test_all_parts_of_a_split_model_are_fetched_and_removed(there: Hub, folder: Path) -> None:
-    there.files = {f"big-Q8_0-0000{n}-of-00003.gguf": bytes([n]) * 1000 for n in (1, 2, 3)}
-    done = pull("me/tiny", folder)
-    assert Path(done.path).name == "big-Q8_0-00001-of-00003.gguf"
-    assert len([entry for entry in list_models(folder) if not entry.embedded]) == 1
-    assert len(remove(done.name, folder)) == 3 and not list(folder.glob("*.gguf"))
-
-
-def test_a_hugging_face_folder_is_fetched_whole(there: Hub, folder: Path) -> None:
-    there.files = {"config.json": b"{}", "model.safetensors": b"w" * 1000, "README.md": b"no"}
-    done = pull("me/tiny", folder)
-    assert sorted(path.name for path in Path(done.path).iterdir()) == [
-        "config.json",
-        "model.safetensors",
-    ]
-    assert [entry.runs for entry in list_models(folder)][-1] == "cloud"
-
-
-def test_a_file_name_cannot_leave_the_folder(there: Hub, folder: Path) -> None:
-    there.files = {"../../evil.json": b"{}", "model.safetensors": b"w"}
-    with pytest.raises(DownloadError, match="outside"):
-        pull("me/tiny", folder)
 
 
 def test_a_listed_model_is_told_apart_by_what_fits() -> None:

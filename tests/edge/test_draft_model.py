@@ -5,16 +5,14 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from backbone.errors import NearfarError
-from edge.device.fit import DoesNotFit, measure
 from edge.llama import model_drafter
 from edge.llama.binding import Model
-from edge.llama.draft_model import LONGEST, open_draft, plan_draft, require_same_words
+from edge.llama.draft_model import plan_draft
 from edge.llama.drafts import DraftTally, FirstOf
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
@@ -23,6 +21,7 @@ from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 from quantize.gguf import convert
+from tests.edge.drafted import engine_of
 
 
 @pytest.fixture
@@ -43,12 +42,6 @@ def nearly(tmp_path_factory: pytest.TempPathFactory, make_tiny_gguf: Callable[..
     return make_tiny_gguf(tmp_path_factory.mktemp("draft") / "nearly.gguf", spoil=noise)
 
 
-def _engine(path: Path, draft: Path | None, **options: object) -> LlamaEngine:
-    # In float32, since a step of several tokens may round otherwise than one.
-    known = {"num_threads": 1, "kv_cache_dtype": "f32", "flash_attention": False, **options}
-    return LlamaEngine(path, options=LlamaOptions(draft_model=draft, **known))  # type: ignore
-
-
 def _ask(engine: LlamaEngine, prompt: str = "hello", **sampling: object) -> list[Delta]:
     settings = Sampling(**{"max_tokens": 60, **sampling})  # type: ignore[arg-type]
     *deltas, finish = engine.answer(Request(prompt=prompt, sampling=settings))
@@ -58,7 +51,7 @@ def _ask(engine: LlamaEngine, prompt: str = "hello", **sampling: object) -> list
 
 @contextlib.contextmanager
 def _both(path: Path, draft: Path, **options: object) -> Iterator[tuple[LlamaEngine, LlamaEngine]]:
-    plain, drafted = _engine(path, None, **options), _engine(path, draft, **options)
+    plain, drafted = engine_of(path, None, **options), engine_of(path, draft, **options)
     yield plain, drafted
     plain.close()
     drafted.close()
@@ -164,7 +157,7 @@ def test_heads_that_cannot_keep_them_so_choose_their_own(
 
 @pytest.mark.usefixtures("eager")
 def test_what_it_holds_is_what_was_said(tiny_gguf: Path, nearly: Path) -> None:
-    engine = _engine(tiny_gguf, nearly)
+    engine = engine_of(tiny_gguf, nearly)
     for prompt in ("one", "one and two", "three"):
         said = [t for d in _ask(engine, prompt, max_tokens=40) for t in d.token_ids]
         assert engine._draft is not None
@@ -195,7 +188,7 @@ async def test_drafts_are_for_who_writes_alone(tiny_gguf: Path, nearly: Path) ->
 async def test_it_keeps_nothing_for_another_asker_or_of_what_is_forgotten(
     tiny_gguf: Path, nearly: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = _engine(tiny_gguf, nearly)
+    engine = engine_of(tiny_gguf, nearly)
     assert engine._draft is not None
     context, read = engine._draft.context, list[int]()
     decode = context.decode
@@ -257,7 +250,7 @@ def test_a_draft_model_without_numbers_guesses_nothing(
 def test_models_that_cannot_take_back_are_not_drafted_for_and_do_not_draft(
     tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    engine = _engine(tiny_gguf, tiny_gguf)
+    engine = engine_of(tiny_gguf, tiny_gguf)
     expected = [d.token_ids for d in _ask(engine)]
     assert engine.tally.steps > 0
     before = engine.tally.steps
@@ -267,66 +260,7 @@ def test_models_that_cannot_take_back_are_not_drafted_for_and_do_not_draft(
     engine.close()
     monkeypatch.setattr(Model, "can_take_back", False)
     with pytest.raises(SettingsError, match="cannot take a token back"):
-        _engine(tiny_gguf, tiny_gguf)
-
-
-def _vocabulary(words: list[str], kind: int = 2) -> SimpleNamespace:
-    names = SimpleNamespace(num_tokens=len(words), kind=kind, name=words.__getitem__)
-    return SimpleNamespace(vocabulary=names, path=Path("m.gguf"))
-
-
-WORDS = [f"w{number}" for number in range(300)]
-
-
-@pytest.mark.parametrize(
-    ("other", "said"),
-    [
-        (_vocabulary(WORDS, kind=1), "another kind of tokenizer"),
-        (_vocabulary(WORDS[:100]), "100 tokens and not 300"),
-        (_vocabulary([*WORDS[:250], "odd", *WORDS[251:]]), "'odd' as token 250 and not 'w250'"),
-    ],
-)
-def test_another_vocabulary_is_refused_in_one_line(other: SimpleNamespace, said: str) -> None:
-    require_same_words(_vocabulary(WORDS), _vocabulary(WORDS))  # type: ignore[arg-type]
-    require_same_words(_vocabulary(WORDS), _vocabulary([*WORDS, "padding"]))  # type: ignore
-    with pytest.raises(SettingsError, match="another vocabulary") as caught:
-        require_same_words(_vocabulary(WORDS), other)  # type: ignore[arg-type]
-    assert f"({said})" in str(caught.value) and "of the same family" in str(caught.value)
-
-
-def test_a_stranger_is_refused_before_anything_is_loaded(tiny_gguf: Path) -> None:
-    with pytest.raises(SettingsError, match="another vocabulary than"):
-        _engine(tiny_gguf, EDGE_MODEL)
-
-
-def test_its_memory_is_counted(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = LlamaOptions(draft_model=tiny_gguf, num_threads=1)
-    chosen = plan_draft(tiny_gguf, options, free_bytes=10**9)
-    assert chosen is not None and chosen.params.num_tokens == 256 <= LONGEST
-    need = measure(tiny_gguf, chosen.params)
-    known = need.weights_bytes + need.cache_bytes
-    assert known < chosen.need_bytes <= known + 5 * need.compute_bytes
-    monkeypatch.setattr("edge.llama.draft_model.free_memory_bytes", lambda: 10**9)
-    with contextlib.ExitStack() as stack:
-        room = open_draft(tiny_gguf, options, stack)
-        assert room.memory_bytes == 10**9 - chosen.need_bytes
-
-
-def test_too_little_memory_names_the_draft_model(
-    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def free(num_bytes: int) -> None:
-        monkeypatch.setattr("edge.llama.draft_model.free_memory_bytes", lambda: num_bytes)
-
-    alone = LlamaOptions(draft_model=tiny_gguf, num_threads=1)
-    chosen = plan_draft(tiny_gguf, alone, free_bytes=10**9)
-    assert chosen is not None
-    for num_bytes in (1_000_000, int(1.2 * chosen.need_bytes)):
-        free(num_bytes)
-        with pytest.raises(DoesNotFit, match="or leave draft_model out"):
-            _engine(tiny_gguf, tiny_gguf)
-    free(3 * chosen.need_bytes)
-    _engine(tiny_gguf, tiny_gguf).close()
+        engine_of(tiny_gguf, tiny_gguf)
 
 
 class Scripted:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,15 @@ import torch
 
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
-from backbone.errors import CheckpointError, NearfarError
+from backbone.errors import CheckpointError
 from backbone.tokenizer import Tokenizer
 from edge.small_gpu.batch import Batch
-from edge.small_gpu.choosing import Found
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
 from edge.small_gpu.sequence import Item
 from edge.small_gpu.sequence import Sequence as Answering
 from edge.small_gpu.slots import Slots
-from edge.small_gpu.step import Part, Step
-from offload.errors import RequestError
-from offload.messages import Delta, Finish, Message, Request, Sampling
-from offload.pair import CLOUD_MODEL
+from offload.messages import Delta, Finish, Request, Sampling
+from tests.edge.small_gpu import NEVER_ENDS, SMALL, finish_of
 from tests.tiny_checkpoints import write_checkpoint
 
 PROMPTS = (
@@ -34,8 +30,6 @@ PROMPTS = (
     "and",
     "the lazy dog and the cat sat on the mat and the quick brown fox jumps over the lazy dog",
 )
-NEVER_ENDS = {0: -100.0}  # a bias on the end token
-SMALL: dict[str, Any] = {"device": "cpu", "kv_block": 8, "kv_residual": 8}
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +65,6 @@ class ByHand:
 
 def tokens(posts: Sequence[Item]) -> list[int]:
     return [token for item in posts if isinstance(item, Delta) for token in item.token_ids]
-
-
-def finish_of(posts: Sequence[Item]) -> Finish:
-    assert isinstance(posts[-1], Finish), posts[-1]
-    return posts[-1]
 
 
 @pytest.mark.parametrize("kind", ["f16", "int8", "int4"])
@@ -159,24 +148,6 @@ def test_a_deadline_counts_while_waiting(folder: Path) -> None:
     late = by_hand.add(Request(prompt="the", deadline_s=0.001))
     by_hand.finish()
     assert finish_of(late).reason == "deadline" and not tokens(late)
-
-
-Evaluate = Callable[[Step, Sequence[Part]], list[list[Found]]]
-
-
-@pytest.fixture
-def stumble(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[int]], None]], None]:
-    """Let a function of a step's tokens fail the step, by what it raises."""
-    whole: Evaluate = Step.__call__
-
-    def install(check: Callable[[list[int]], None]) -> None:
-        def call(self: Step, parts: Sequence[Part]) -> list[list[Found]]:
-            check([token for part in parts for token in part.tokens])
-            return whole(self, parts)
-
-        monkeypatch.setattr(Step, "__call__", call)
-
-    return install
 
 
 def test_a_request_that_breaks_the_step_fails_alone(
@@ -292,93 +263,3 @@ def test_a_prompt_can_be_scored_beside_others(folder: Path) -> None:
         assert each.logprob == pytest.approx(float(logprobs[at, prompt[at + 1]]), abs=2e-3)
         best = float(logprobs[at].max())
         assert each.alternatives[0].logprob == pytest.approx(best, abs=2e-3)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[TorchEdgeEngine]:
-    options = TorchOptions(device="cpu", max_num_seqs=4)
-    engine = TorchEdgeEngine(CLOUD_MODEL, options=options)
-    yield engine
-    engine.close()
-
-
-def asked(text: str, **sampling: Any) -> Request:
-    return Request(messages=(Message(role="user", content=text),), sampling=Sampling(**sampling))
-
-
-async def read(engine: TorchEdgeEngine, request: Request) -> tuple[str, Finish]:
-    items = [item async for item in engine.generate(request)]
-    text = "".join(item.text for item in items if isinstance(item, Delta))
-    return text, finish_of(items)
-
-
-async def test_many_readers_get_each_their_own_answer(engine: TorchEdgeEngine) -> None:
-    questions = [asked(f"What is {n} + {2 * n}?") for n in range(101, 107)]
-    alone = [await read(engine, question) for question in questions]
-    together = await asyncio.gather(*(read(engine, question) for question in questions))
-    assert [text for text, _ in together] == [text for text, _ in alone]
-
-
-async def test_a_schema_holds_one_answer_and_not_its_neighbours(engine: TorchEdgeEngine) -> None:
-    held = asked("Say yes.", json_schema={"enum": ["yes", "no"]})
-    refused = asked("x", json_schema={"type": "nonsense"})
-    free, made, error = await asyncio.gather(
-        read(engine, asked("What is 4821 + 3977?")),
-        read(engine, held),
-        read(engine, refused),
-        return_exceptions=True,
-    )
-    assert not isinstance(free, BaseException) and free[0].endswith("8798")
-    assert not isinstance(made, BaseException) and made[0] in ('"yes"', '"no"')
-    assert made[1].reason == "stop"
-    assert isinstance(error, RequestError) and "json_schema" in str(error)
-
-
-async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(
-    stumble: Callable[[Callable[[list[int]], None]], None],
-) -> None:
-    held, go = threading.Event(), threading.Event()
-    stumble(lambda all_tokens: None if len(all_tokens) > 1 else _hold(held, go))
-    engine = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cpu", max_num_seqs=1))
-    stream = engine.generate(asked("Hello!", max_tokens=30, logit_bias=NEVER_ENDS))
-    await anext(stream)
-    assert await asyncio.to_thread(held.wait, 120), "the next token was not begun"
-    waiting = asyncio.create_task(read(engine, asked("Hello!", max_tokens=5)))
-    while engine._loop._orders.num_waiting < 1:
-        await asyncio.sleep(0.01)
-    closing = asyncio.create_task(engine.aclose())
-    while engine._loop._orders.num_waiting < 2:
-        await asyncio.sleep(0.01)
-    go.set()
-    rest = [item async for item in stream]
-    assert finish_of(rest).usage.completion_tokens == 30
-    with pytest.raises(NearfarError, match="closed"):
-        await waiting
-    await closing
-
-
-def _hold(held: threading.Event, go: threading.Event) -> None:
-    held.set()
-    assert go.wait(timeout=120), "nobody let the step go on"
-
-
-def test_an_engine_that_is_dropped_leaves_no_thread_behind(folder: Path) -> None:
-    engine = TorchEdgeEngine(folder, options=TorchOptions(**SMALL))
-    thread = engine._loop._thread
-    del engine
-    thread.join(timeout=60)
-    assert not thread.is_alive()
-
-
-def test_a_broken_invariant_reaches_every_reader(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(self: Batch) -> None:
-        raise AssertionError("the books are wrong")
-
-    engine = TorchEdgeEngine(folder, options=TorchOptions(**SMALL))
-    monkeypatch.setattr(Batch, "step", broken)
-    for _ in range(2):  # the second is asked of an engine that is broken already
-        with pytest.raises(NearfarError, match="broke down"):
-            list(engine.answer(Request(prompt="and")))
-    engine.close()

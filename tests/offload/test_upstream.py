@@ -7,7 +7,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,9 @@ import pytest
 
 from offload.asker import asked_by
 from offload.errors import (
-    CloudBusy,
     CloudFailed,
     CloudUnreachable,
-    ContextLengthError,
-    KeyRefused,
-    LinkError,
     RequestError,
-    SettingsError,
     Unsupported,
 )
 from offload.messages import (
@@ -38,49 +33,14 @@ from offload.messages import (
     Usage,
 )
 from offload.pair import EDGE_MODEL
-from offload.upstream.client import Upstream, key_for
+from offload.upstream.client import Upstream
 from serve.tool_calls import read_whole
 from serve.tools import Toolbox
 from tests.offload.scripted import ScriptedEngine
+from tests.offload.upstreams import CHAT, piece, read, says, sse, upstream
 from tests.serve.faces import TOOL, listening
 
 ROOT = Path(__file__).parents[2]
-CHAT = Request(messages=(Message(role="user", content="count"),), sampling=Sampling(max_tokens=9))
-URL = "http://there:8000/v1"
-MODELS = {"object": "list", "data": [{"id": "m", "owned_by": "vllm", "max_model_len": 512}]}
-
-Handler = Callable[[httpx.Request], httpx.Response]
-
-
-def sse(*events: Any) -> bytes:
-    said = [event if isinstance(event, str) else json.dumps(event) for event in events]
-    return "".join(f": a comment\n\ndata: {each}\n\n" for each in said).encode()
-
-
-def piece(text: str = "", reason: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"choices": [{"index": 0, "delta": {"content": text, **more}, "finish_reason": reason}]}
-
-
-def upstream(reply: Handler, owner: str = "vllm", **options: Any) -> Upstream:
-    models = {"data": [{**MODELS["data"][0], "owned_by": owner}]}
-
-    def handle(request: httpx.Request) -> httpx.Response:
-        if request.url.path.endswith("/models"):
-            return httpx.Response(200, json=models)
-        return reply(request)
-
-    return Upstream(URL, transport=httpx.MockTransport(handle), **options)
-
-
-def says(*events: Any) -> Handler:
-    return lambda request: httpx.Response(200, content=sse(*events))
-
-
-async def read(engine: Upstream, request: Request = CHAT) -> tuple[str, Finish]:
-    items = [item async for item in engine.generate(request)]
-    finish = items.pop()
-    assert isinstance(finish, Finish)
-    return "".join(item.text for item in items if isinstance(item, Delta)), finish
 
 
 @pytest.fixture
@@ -165,37 +125,6 @@ async def test_what_may_not_leave_does_not() -> None:
     assert not asked
 
 
-@pytest.mark.parametrize(
-    ("owner", "request_", "word"),
-    [
-        ("vllm", Request(prompt="a", sampling=Sampling(logprobs=2)), "logprobs"),
-        ("vllm", Request(prompt="a", sampling=Sampling(prompt_logprobs=True)), "logprobs"),
-        ("somebody", Request(prompt="a", sampling=Sampling(top_k=2)), "top_k"),
-        ("somebody", Request(prompt="a", sampling=Sampling(min_p=0.1)), "min_p"),
-        ("llamacpp", Request(messages=CHAT.messages, answer_prefix="so"), "answer_prefix"),
-        ("llamacpp", Request(prompt="a", cache_salt="s"), "cache_salt"),
-        ("deepspeed-mii", Request(prompt="a", sampling=Sampling(json_schema={})), "json_schema"),
-        ("deepspeed-mii", Request(prompt="a", sampling=Sampling(stop=("a", "b"))), "more stops"),
-        (
-            "deepspeed-mii",
-            Request(prompt="a", sampling=Sampling(logit_bias={1: 1.0})),
-            "logit_bias",
-        ),
-        ("deepspeed-mii", Request(prompt_token_ids=(1,)), "token ids"),
-        (
-            "deepspeed-mii",
-            Request(prompt="a", sampling=Sampling(seed=1, temperature=1.0)),
-            "seed",
-        ),
-    ],
-)
-async def test_what_such_a_server_cannot_do_is_said(
-    owner: str, request_: Request, word: str
-) -> None:
-    with pytest.raises(Unsupported, match=word):
-        await read(upstream(says(), owner), request_)
-
-
 async def test_each_kind_of_server_is_spoken_to_in_its_own_words() -> None:
     bodies = []
 
@@ -209,59 +138,6 @@ async def test_each_kind_of_server_is_spoken_to_in_its_own_words() -> None:
     assert bodies[0]["repeat_penalty"] == 1.5
     assert bodies[1]["continue_final_message"] is True
     assert bodies[1]["messages"][-1] == {"role": "assistant", "content": "so"}
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "kind"),
-    [
-        (400, {"error": {"message": "bad seed", "code": 400}}, RequestError),
-        (400, {"message": "maximum context length is 8"}, ContextLengthError),
-        (400, {"error": {"message": "x", "code": "context_length_exceeded"}}, ContextLengthError),
-        (401, {"error": "no"}, KeyRefused),
-        (404, {}, CloudFailed),
-        (429, {}, CloudBusy),
-        (500, "<html>", CloudFailed),
-        (503, {}, CloudUnreachable),
-    ],
-)
-async def test_each_refusal_has_its_error(status: int, body: Any, kind: type[Exception]) -> None:
-    def reply(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, json=body, headers={"retry-after": "7"})
-
-    with pytest.raises(kind) as refused:
-        await read(upstream(reply))
-    assert type(refused.value) is kind
-    if isinstance(refused.value, CloudBusy):
-        assert refused.value.retry_after_s == 7
-    if isinstance(refused.value, LinkError):
-        assert refused.value.bytes_sent is None  # it has the text, and nobody counted its bytes
-
-
-async def test_a_server_that_comes_up_late_is_asked_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("offload.upstream.client._FIRST_PAUSE_S", 0.001)
-    statuses = [503, 503, 200]
-
-    def reply(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(statuses.pop(0), content=sse(piece("late", "stop"), "[DONE]"))
-
-    assert (await read(upstream(reply)))[0] == "late" and not statuses
-
-
-@pytest.mark.parametrize(
-    "events",
-    [
-        (piece("half"),),
-        (piece("half"), "[DONE]"),
-        (piece("half"), {"error": {"message": "out of memory"}}),
-        (piece("half"), "{no json"),
-        (piece("half", "content_filter"), "[DONE]"),
-    ],
-)
-async def test_half_an_answer_is_never_taken_for_a_whole_one(events: tuple[Any, ...]) -> None:
-    with pytest.raises(CloudFailed):
-        await read(upstream(says(*events)))
 
 
 async def test_a_server_that_always_samples_is_left_one_token_to_draw() -> None:
@@ -314,41 +190,6 @@ async def test_the_first_call_is_said_as_it_comes_and_the_others_behind_it() -> 
     text, calls = read_whole("".join(texts), Toolbox(descriptions=(), names=frozenset({"look"})))
     assert text == " Done."
     assert [json.loads(call.arguments) for call in calls] == [{"what": "a"}, {"what": "b"}, {}]
-
-
-async def test_nobody_there_is_one_line_with_a_remedy() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    async with aclosing(Upstream(f"http://127.0.0.1:{port}/v1")) as engine:
-        with pytest.raises(CloudUnreachable, match="start the server"):
-            await read(engine)
-        with pytest.raises(LinkError):
-            engine.card()
-
-
-@pytest.mark.parametrize("body", [{"data": []}, {"models": 1}, "<html>"])
-async def test_what_is_no_list_of_models_is_told(body: Any) -> None:
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, json=body))
-    with pytest.raises(CloudFailed):
-        await Upstream(URL, transport=transport).connect()
-
-
-async def test_a_model_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(CloudFailed, match="it has m"):
-        await upstream(says(), model="other").connect()
-
-
-@pytest.mark.parametrize("url", ["ftp://a/v1", "http:///v1", "a", "http://user:secret@a/v1"])
-def test_a_wrong_address_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError):
-        Upstream(url)
-
-
-def test_openais_key_goes_to_openai_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    assert key_for("api.openai.com", "") == "sk-secret"
-    assert key_for("localhost", "") == key_for("api.openai.com.evil.example", "") == ""
-    assert key_for("localhost", "mine") == "mine"
 
 
 async def test_llama_cpps_own_server_is_an_engine() -> None:

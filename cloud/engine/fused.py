@@ -30,21 +30,21 @@ from backbone.rotary import attention_factor, cos_sin
 
 
 @dataclass(frozen=True)
-class _Dense:
+class Dense:
     gate_up: Tensor  # [2 intermediate, hidden]
     down: Tensor
 
 
 @dataclass(frozen=True)
-class _Sparse:
+class Sparse:
     router: Tensor  # [experts, hidden]
     gate_up: Tensor  # [experts, 2 intermediate, hidden]
     down: Tensor  # [experts, hidden, intermediate]
-    experts: list[_Dense]  # the same weights, one by one
+    experts: list[Dense]  # the same weights, one by one
 
 
 @dataclass(frozen=True)
-class _Layer:
+class Layer:
     input_norm: Tensor
     qkv: Tensor  # [(heads + 2 kv_heads) * dim, hidden]
     qkv_bias: Tensor | None
@@ -53,7 +53,7 @@ class _Layer:
     output_bias: Tensor | None
     after_attention: Tensor | None  # norms that only Gemma has
     before_feed: Tensor
-    feed: _Dense | _Sparse
+    feed: Dense | Sparse
     after_feed: Tensor | None
 
 
@@ -105,7 +105,7 @@ class FusedNetwork:
         return soft_capped(found, self.config.final_logit_softcapping)
 
     def _attention(
-        self, i: int, layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend
+        self, i: int, layer: Layer, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend
     ) -> Tensor:
         num_q, num_kv = self._heads
         dim = self.config.head_dim
@@ -124,20 +124,20 @@ class FusedNetwork:
         out = self._whole(_product(out.flatten(1), layer.output, layer.output_bias))
         return out if layer.after_attention is None else self._normed(out, layer.after_attention)
 
-    def _feed_forward(self, layer: _Layer, x: Tensor) -> Tensor:
+    def _feed_forward(self, layer: Layer, x: Tensor) -> Tensor:
         h = self._normed(x, layer.before_feed)
-        if isinstance(layer.feed, _Dense):
+        if isinstance(layer.feed, Dense):
             made = self._dense(layer.feed, h)
         else:
             made = self._sparse(layer.feed, h)
         made = self._whole(made)
         return made if layer.after_feed is None else self._normed(made, layer.after_feed)
 
-    def _dense(self, feed: _Dense, x: Tensor) -> Tensor:
+    def _dense(self, feed: Dense, x: Tensor) -> Tensor:
         gate, up = _product(x, feed.gate_up).chunk(2, -1)
-        return _product(self._activation(gate) * up, feed.down)
+        return _product(self._activation(gate).mul_(up), feed.down)
 
-    def _sparse(self, feed: _Sparse, x: Tensor) -> Tensor:
+    def _sparse(self, feed: Sparse, x: Tensor) -> Tensor:
         weights, chosen = route(
             _product(x, feed.router),
             self.config.num_experts_per_tok,
@@ -188,14 +188,14 @@ def _angles(network: Network, max_model_len: int) -> list[Tensor]:
     return tables
 
 
-def _fuse(block: Block) -> _Layer:
+def _fuse(block: Block) -> Layer:
     attention = block.self_attn
     projections = (attention.q_proj, attention.k_proj, attention.v_proj)
     biases = [cast("Tensor | None", p.bias) for p in projections]
     after, inner = block.post_attention_layernorm, block.post_attention_layernorm
     if block.sandwich:
         inner = block.pre_feedforward_layernorm
-    layer = _Layer(
+    layer = Layer(
         input_norm=_weight(block.input_layernorm),
         qkv=torch.cat([p.weight for p in projections]),
         qkv_bias=None if biases[0] is None else torch.cat(cast("list[Tensor]", biases)),
@@ -208,18 +208,18 @@ def _fuse(block: Block) -> _Layer:
         after_feed=_weight(block.post_feedforward_layernorm) if block.sandwich else None,
     )
     # One layer at a time, so that memory never holds the weights twice.
-    _free(*projections)
+    free(*projections)
     return layer
 
 
-def _feed(mlp: nn.Module) -> _Dense | _Sparse:
+def _feed(mlp: nn.Module) -> Dense | Sparse:
     if isinstance(mlp, Experts):
         return _sparse(mlp)
     return _dense(mlp)
 
 
 @torch.no_grad()
-def _sparse(mlp: Experts) -> _Sparse:
+def _sparse(mlp: Experts) -> Sparse:
     experts = [cast(FeedForward, expert) for expert in mlp.experts]
     inner, hidden = experts[0].gate_proj.weight.shape
     gate_up = experts[0].gate_proj.weight.new_empty(len(experts), 2 * inner, hidden)
@@ -229,19 +229,19 @@ def _sparse(mlp: Experts) -> _Sparse:
         gate_up[number, inner:] = expert.up_proj.weight
         down[number] = expert.down_proj.weight
         # One at a time, so that memory never holds a layer twice.
-        _free(expert.gate_proj, expert.up_proj, expert.down_proj)
-    alone = [_Dense(*both) for both in zip(gate_up, down, strict=True)]
-    return _Sparse(mlp.gate.weight, gate_up, down, alone)
+        free(expert.gate_proj, expert.up_proj, expert.down_proj)
+    alone = [Dense(*both) for both in zip(gate_up, down, strict=True)]
+    return Sparse(mlp.gate.weight, gate_up, down, alone)
 
 
-def _dense(mlp: nn.Module) -> _Dense:
+def _dense(mlp: nn.Module) -> Dense:
     assert isinstance(mlp, FeedForward), "only plain projections are fused"
     fused = torch.cat((mlp.gate_proj.weight, mlp.up_proj.weight))
-    _free(mlp.gate_proj, mlp.up_proj)
-    return _Dense(fused, mlp.down_proj.weight)
+    free(mlp.gate_proj, mlp.up_proj)
+    return Dense(fused, mlp.down_proj.weight)
 
 
-def _free(*parts: nn.Linear) -> None:
+def free(*parts: nn.Linear) -> None:
     for part in parts:
         part.weight = nn.Parameter(torch.empty(0), requires_grad=False)
 

@@ -22,6 +22,7 @@ from cloud.engine.blocks import BlockPool
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.heap import give_back
 from cloud.engine.kv_cache import KVCache, num_blocks_for, span_of
+from cloud.engine.lean import LeanNetwork, is_lean
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
 from cloud.engine.parallel import Group, Meeting
@@ -114,10 +115,13 @@ def as_runnable(
     """Return the network as the engine runs it."""
     if not options.fuse_operators:
         return network
+    add_up = group.add_up if group else None
+    if is_lean(network):
+        return LeanNetwork(network, max_model_len, add_up=add_up)
     return FusedNetwork(
         network,
         max_model_len,
-        add_up=group.add_up if group else None,
+        add_up=add_up,
         # A CPU has no queue that a question would hold up.
         unasked_rows=0 if options.torch_device().type == "cpu" else options.max_num_seqs,
     )

@@ -25,9 +25,14 @@ class _Plan:
     queries: slice
     run: slice | None
     places: Tensor | None
-    mask: Tensor | None  # bool [new, keys]
+    mask: Tensor | None  # bool [new, keys], or float [group * new, keys] where that is grouped
     is_causal: bool
     single: bool
+    grouped: bool  # few queries: the heads of a group are read as more of them
+
+
+# Tokens of a row that are grouped; for more, a mask of all of them would be large.
+_FEW = 64
 
 
 class SdpaAttention:
@@ -39,12 +44,14 @@ class SdpaAttention:
         self._num_sinks = config.num_sinks
         self._soft_cap = config.attn_logit_softcapping
         self._kv_heads = config.num_key_value_heads
+        self._group = config.num_attention_heads // config.num_key_value_heads
         self._slots: Tensor
         self._plans: dict[int | None, list[_Plan]] = {}
 
     def prepare(self, batch: StepBatch) -> None:
         """See AttentionBackend."""
         self._slots = batch.slots
+        self._plans = {}  # the masks of the step before, which can be large
         device = batch.slots.device
         self._plans = {
             window: [self._plan(row, window, device) for row in batch.rows]
@@ -55,6 +62,8 @@ class SdpaAttention:
         """See AttentionBackend."""
         self._cache.store(layer, k, v, self._slots)
         plans = self._plans[self._windows[layer]]
+        if len(plans) == len(q) and self._soft_cap is None:
+            return self._attend_singles(layer, q, plans)
         parts = [self._attend_row(layer, q[plan.queries], plan) for plan in plans]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -62,6 +71,10 @@ class SdpaAttention:
         apart, first_key = seen_keys(row, window, self._num_sinks)
         run = None if apart else neighbours(row, first_key, self._cache.block_size)
         mask, is_causal = self._mask(row, apart, first_key, window, device)
+        grouped = mask is not None and row.num_new <= _FEW and self._groups(device)
+        if grouped and mask is not None:
+            mask = torch.zeros(mask.shape).masked_fill_(~mask, float("-inf"))
+            mask = mask.repeat(self._group, 1)
         return _Plan(
             queries=slice(row.first, row.first + row.num_new),
             run=run,
@@ -69,7 +82,13 @@ class SdpaAttention:
             mask=mask,
             is_causal=is_causal,
             single=row.num_new == 1,
+            grouped=grouped,
         )
+
+    def _groups(self, device: torch.device) -> bool:
+        """Whether torch would repeat keys for every head of a group, which costs more than so."""
+        plain = self._soft_cap is None and self._cache.keys[0].dtype == torch.float32
+        return plain and device.type == "cpu" and self._group > 1
 
     def _places(self, row: Row, apart: int, first_key: int, device: torch.device) -> Tensor:
         """Return where the keys lie that a row sees: sinks, then those from first_key on."""
@@ -100,12 +119,21 @@ class SdpaAttention:
             keys = torch.cat((torch.arange(apart, device=device), keys))
         return visible(queries, keys, window, self._num_sinks), False
 
+    def _attend_singles(self, layer: int, q: Tensor, plans: list[_Plan]) -> Tensor:
+        # The heads of a group share keys: they are the queries of one attention.
+        queries = q.view(len(q), 1, self._kv_heads, -1, q.shape[-1]).unbind()
+        parts = [
+            functional.scaled_dot_product_attention(row, *self._both(layer, plan, q.dtype))
+            for row, plan in zip(queries, plans, strict=True)
+        ]
+        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(q.shape)
+
     def _attend_row(self, layer: int, q: Tensor, plan: _Plan) -> Tensor:
-        keys, values = (self._read(layer, part, plan, q.dtype) for part in (0, 1))
         if plan.single and self._soft_cap is None:
-            # The heads of a group share keys: they are the queries of one attention.
-            grouped = q.view(1, self._kv_heads, -1, q.shape[-1])
-            return functional.scaled_dot_product_attention(grouped, keys, values).view(q.shape)
+            return self._attend_singles(layer, q, [plan])
+        keys, values = self._both(layer, plan, q.dtype)
+        if plan.grouped:
+            return self._attend_grouped(q, keys, values, plan.mask)
         out = dot_product(
             q.transpose(0, 1).unsqueeze(0),  # [1, heads, new, dim]
             keys,
@@ -115,6 +143,23 @@ class SdpaAttention:
             soft_cap=self._soft_cap,
         )
         return out[0].transpose(0, 1)
+
+    def _attend_grouped(
+        self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        num_new, _, dim = q.shape
+        # [1, kv_heads, group * new, dim]
+        rows = q.view(num_new, self._kv_heads, -1, dim).permute(1, 2, 0, 3)
+        rows = rows.reshape(1, self._kv_heads, -1, dim)
+        out = functional.scaled_dot_product_attention(rows, keys, values, attn_mask=mask)
+        return out.view(self._kv_heads, -1, num_new, dim).permute(2, 0, 1, 3).reshape(q.shape)
+
+    def _both(self, layer: int, plan: _Plan, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return keys and values, each [1, kv_heads, keys, dim]."""
+        keys, values = self._cache.flat[layer]
+        if plan.run is not None and self._cache.scales is None:
+            return _run(keys, plan.run), _run(values, plan.run)
+        return self._read(layer, 0, plan, dtype), self._read(layer, 1, plan, dtype)
 
     def _read(self, layer: int, part: int, plan: _Plan, dtype: torch.dtype) -> Tensor:
         """Return the keys (part 0) or values (1), [1, kv_heads, keys, dim]."""
@@ -149,3 +194,12 @@ def _rows(flat: Tensor, plan: _Plan) -> Tensor:
         return flat[plan.run]
     assert plan.places is not None, "a plan has either a run or places"
     return flat.index_select(0, plan.places)
+
+
+def _run(flat: Tensor, run: slice) -> Tensor:
+    """Return neighbours in [slots, kv_heads, dim] as [1, kv_heads, keys, dim], in one operator."""
+    num_slots, num_heads, dim = flat.shape
+    token, head, one = flat.stride()
+    shape = (1, num_heads, run.stop - run.start, dim)
+    begin = flat.storage_offset() + run.start * token
+    return flat.as_strided(shape, (num_slots * token, head, token, one), begin)

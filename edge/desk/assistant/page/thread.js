@@ -236,12 +236,21 @@ export class Thread {
 /** Who answered, opened to why: the reason, how sure, how quick, what was sent. */
 function badge(route, turn) {
   const far = route.served_by === "cloud";
-  const sent = turn.finish.usage?.bytes_sent ?? 0;
   const summary = make("summary", "", make("span", far ? "badge far" : "badge near", far ? t("far") : t("near")));
-  if (sent) summary.append(make("span", "sent", t("sent", { n: sent.toLocaleString() })));
+  const sent = leftBy(route, turn.finish.usage?.bytes_sent ?? 0);
+  if (sent) summary.append(make("span", "sent", sent));
   summary.append(make("span", "reason", turn.reason ?? ""));
   summary.title = t("why");
   return make("details", "route", summary, make("p", "", turn.why ?? ""));
+}
+
+/** What left for an answer, as far as it is known; nothing is said of one that only stayed near. */
+function leftBy(route, bytes) {
+  if (bytes) return t("sent", { n: bytes.toLocaleString() });
+  const failed = Boolean(route.failure);
+  if (!route.sent_is_known && (failed || route.sent_is_known === false)) return t("may_have_left");
+  if (route.served_by === "cloud") return t("not_counted");
+  return failed ? t("nothing_sent") : "";
 }
 
 /** The far answer that came when the cloud was back, closed until it is asked for. */

@@ -23,7 +23,7 @@ from offload.policy.labelling import label
 from offload.policy.policy_folder import save_policy
 from offload.policy.questions import Question
 from offload.policy.stored import Pairing
-from scripts.pair import talk
+from scripts.pair import phrases, talk
 from scripts.pair.bank import ASKED, make_bank
 
 NUM_FRESH, SEED = 1600, 20_260_303
@@ -54,10 +54,10 @@ def bank_questions(split: str) -> list[Question]:
 
 def _talk(random: Random) -> Iterator[Question]:
     """Yield greetings and their like: they have several good answers, which looks like doubt."""
-    for asked, answers in talk.SMALL_TALK:
+    for asked, answers in phrases.SMALL_TALK:
         for question in asked:
             yield _question(question, *answers)
-    for asked, answer in talk.FACTS_ON_NEARFAR:
+    for asked, answer in phrases.FACTS_ON_NEARFAR:
         for question in asked:
             yield _question(question, answer)
     seen: set[str] = set()

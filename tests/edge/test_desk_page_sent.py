@@ -5,14 +5,11 @@ from __future__ import annotations
 import pytest
 
 from offload.errors import CloudFailed
+from tests.edge.browser import IN_A_BROWSER, ask, page, ready
 from tests.edge.desks import office, serving
-from tests.edge.test_desk_page import CHROMIUM, ask, page, ready
 from tests.offload.scripted import ScriptedEngine
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"there is no {CHROMIUM}"),
-]
+pytestmark = IN_A_BROWSER
 
 
 @pytest.mark.parametrize(

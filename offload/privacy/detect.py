@@ -12,6 +12,7 @@ from offload.privacy.machines import find_ips, find_paths
 from offload.privacy.names import find_names
 from offload.privacy.normalise import normalise
 from offload.privacy.postal import find_addresses
+from offload.privacy.postal_east import find_eastern_addresses
 from offload.privacy.tokens import find_secrets
 
 Span = tuple[int, int]
@@ -25,7 +26,11 @@ DETECTORS: dict[Kind, Detector] = {
     "email": lambda text, rules: find_emails(text),
     "phone": lambda text, rules: find_phones(text, rules.countries),
     "name": lambda text, rules: find_names(text, rules.names),
-    "address": lambda text, rules: (*find_addresses(text), *find_envelopes(text)),
+    "address": lambda text, rules: (
+        *find_addresses(text),
+        *find_envelopes(text),
+        *find_eastern_addresses(text),
+    ),
     "ip": lambda text, rules: find_ips(text),
     "path": lambda text, rules: find_paths(text),
 }

@@ -13,7 +13,7 @@ _UNIT = (
 )
 _STATE = (
     r"(?:A[KLRZ]|C[AOT]|D[CE]|FL|GA|HI|I[ADLN]|K[SY]|LA|M[ADEINOST]|N[CDEHJMVY]|O[HKR]|PA|RI|S[CD]|"
-    r"T[NX]|UT|V[AT]|W[AIVY]|PR|AB|BC|MB|NB|NL|NS|ON|PE|QC|SK|NSW|VIC|QLD|TAS|ACT|"
+    r"T[NX]|UT|V[AT]|W[AIVY]|PR|AB|BC|MB|NB|NL|NS|ON|PE|QC|SK|NSW|VIC|QLD|TAS|ACT|SA|NT|"
     r"Alabama|Alaska|Arizona|Arkansas|California|Colorado|Connecticut|Delaware|Florida|Georgia|"
     r"Hawaii|Idaho|Illinois|Indiana|Iowa|Kansas|Kentucky|Louisiana|Maine|Maryland|Massachusetts|"
     r"Michigan|Minnesota|Mississippi|Missouri|Montana|Nebraska|Nevada|New \w+|North \w+|"
@@ -59,7 +59,9 @@ _ROMANCE = (
     r"(?:[Rr]ue|[Aa]venue|[Bb]oulevard|[Pp]lace|[Cc]hemin|[Ii]mpasse|[Aa]ll[eé]e|[Qq]uai|[Cc]ours|"
     r"[Cc]alle|C/|[Cc]alle de|[Aa]venida|Av\.|Avda\.?|[Pp]laza|[Pp]aseo|[Rr]onda|[Gg]lorieta|"
     r"[Pp]asaje|[Vv]ia|[Vv]iale|[Pp]iazza|[Cc]orso|[Vv]icolo|[Ll]argo|[Cc]ontrada|[Ss]trada|[Bb]orgo|"
-    r"[Rr]ua|[Tt]ravessa|[Pp]raca|[Aa]lameda|[Ll]adeira|[Vv]iela|ul\.|al\.|os\.)"
+    r"[Rr]ua|[Tt]ravessa|[Pp]raca|[Aa]lameda|[Ll]adeira|[Vv]iela|ul\.|al\.|os\.|R\.|Tv\.|Trav\.|Av|Lg\.|"
+    r"[Ss]trada|[Bb]ulevardul|[Ss]oseaua|[Aa]leea|[Cc]alea|[Dd]rumul|[Ii]ntrarea|[Ss]plaiul|"
+    r"[Ll]ungo(?:tevere|mare|lago)|[Ss]alita|[Rr]otonda|[Cc]arrera|[Tt]ransversal|[Dd]iagonal)"
 )
 _SMALL = r"(?:de|du|des|de la|de los|de las|del|della|delle|di|da|do|dos|la|le|les|l'|d'|el|san|en)"
 
@@ -71,15 +73,27 @@ _CODE = (
     r"(?:[A-Z]{1,2}-)?"
     r"(?:\d{2}-\d{3}|\d{5}(?:-\d{3,4})?|\d{3} \d\d|\d{8}|\d{4} ?[A-Z]{2}(?![A-Za-z]))"
 )
-_PLACE = rf"(?:(?:{_SMALL}|{_W})[ ']){{0,4}}{_W}(?:\s?(?:/ ?[A-Z]{{2}}|\([A-Z]{{2}}\)))?"
+_PLACE = (
+    rf"(?:'[st] ?)?(?:(?:{_SMALL}|{_W})[ ']){{0,4}}{_W}"
+    r"(?:\s?(?:/ ?[A-Z]{2}|\([^()\n]{2,30}\)))?"
+)
 _BETWEEN = rf"{_UNIT}\s*(?:,?\s+(?:{_W}[ ]?){{1,4}})?,?\s+"
 
 _FOUR = r"(?!19\d\d|20\d\d)\d{4}"
 _MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
 
+# Romanian streets may have no number, Hungarian ones have their kind behind the name.
+_EASTERN_EUROPE = (
+    rf"\b(?:Strada|Bulevardul|Soseaua|Aleea|Calea|Drumul|Intrarea|Splaiul)\s+{_NAMED}[,\n]\s*"
+    rf"{_PLACE},\s+\d{{6}}\b",
+    rf"\b{_W}(?: [A-Za-z]\w+)? (?:utca|ut|ter|tere|koz|korut|setany|fasor|u\.) "
+    rf"\d{{1,4}}(?:/[A-Za-z])?\.?[,\n]*\s*(?:H-)?\d{{4}} {_PLACE}",
+)
+
 _PATTERNS = tuple(
     re.compile(pattern)
     for pattern in (
+        *_EASTERN_EUROPE,
         rf"\b\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,? +(?:(?:[NSEW]\.?|North|South|East|West) +)?"
         rf"(?:(?:{_W}|\d{{1,3}}(?:st|nd|rd|th)) +){{1,4}}(?:{_EN_KINDS})\b\.?{_TAIL}",
         rf"\b\d{{1,6}}\s+{_W}(?:\s+{_W}){{0,3}}{_UNIT},?\s+(?:{_W}\s?){{1,4}},\s+"
@@ -97,6 +111,7 @@ _PATTERNS = tuple(
         rf"\b(?!{_MONTH})(?:{_W}[ -]){{0,3}}[A-Z]\w{{3,}} \d{{1,4}}[A-Za-z]?"
         rf"(?:,?\s+{_FOUR}|\s*\n\s*\d{{4}}),?\s+{_PLACE}",
         rf"\b(?:(?:{_W}|(?i:apt|level|flat|unit|suite))\.? \d{{1,4}}[,\n]?\s*)?"
+        r"(?:(?:(?i:unit|flat|apt) )?\d{1,4} ?/[ ,\n]{0,3})?"
         rf"\d{{1,5}}[A-Za-z]?[ ,]+{_W}[^\n,]{{0,40}}[,\n]\s*"
         rf"(?:[^\n,]{{2,30}}[,\n]?\s+){{0,2}}{_STATE},?\s+\d{{4}}\b",
         rf"\b(?:(?:Apt\.?|Level|Flat|Unit) \d+, )?\d{{1,5}}[A-Za-z]? {_W}(?: {_W}){{1,3}}"

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from backbone.largest import place_of_largest, two_largest
 from backbone.transfer import to_device
 
 
@@ -125,7 +126,7 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     temperature, top_k, top_p, min_p. The device is never waited for.
     """
     logits = _adjusted(logits, samplers)
-    tokens = logits.argmax(-1)
+    tokens = place_of_largest(logits)
     groups: dict[_Draw, list[int]] = {}
     for row, sampler in enumerate(samplers):
         if (draw := _draw_of(sampler.values)) is not None:
@@ -157,8 +158,8 @@ def confidence(logits: Tensor, tokens: Tensor) -> Tensor:
     logprobs = torch.log_softmax(logits, dim=-1)
     chosen = logprobs.gather(-1, tokens.unsqueeze(-1))
     # A logit of minus infinity has probability 0 and adds nothing.
-    entropy = -(logprobs.exp() * logprobs.clamp_min(-1e4)).sum(-1, keepdim=True)
-    best = logprobs.topk(2, dim=-1).values
+    entropy = logprobs.exp().mul_(logprobs.clamp_min(-1e4)).sum(-1, keepdim=True).neg_()
+    best = two_largest(logprobs)
     return torch.cat((chosen, entropy, best[..., :1] - best[..., 1:]), dim=-1)
 
 

@@ -70,7 +70,8 @@ class Course:
     ) -> Stream:
         request = self._request
         if prefix:
-            request = msgspec.structs.replace(request, answer_prefix=prefix)
+            begun = request.answer_prefix + prefix
+            request = msgspec.structs.replace(request, answer_prefix=begun)
         with self._revealed():
             async with closing(self._timed(self._edge, request, self._by.near_clock)) as edge:
                 async for item in edge:
@@ -100,7 +101,8 @@ class Course:
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
         self.judgement.asked_far = True
         if prefix:
-            behind = msgspec.structs.replace(self._request, answer_prefix=prefix)
+            begun = self._request.answer_prefix + prefix
+            behind = msgspec.structs.replace(self._request, answer_prefix=begun)
             try:
                 head: Delta | None = Delta(text=prefix, source="cloud")
                 async for item in self._cloud_items(behind, reason):

@@ -10,6 +10,7 @@ import msgspec
 
 from offload.engine import Engine
 from offload.messages import Request, Sampling
+from serve.continuing import split_begun
 from serve.failures import BadRequest
 from serve.naming import check_name, model_of, privacy_of
 from serve.options import ServeOptions
@@ -53,11 +54,13 @@ def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
         body, _chat_tokens(body, engine), logprobs=body.top_logprobs or 0, json_schema=schema
     )
     turns = tuple(read_turn(turn, f"messages[{at}]") for at, turn in enumerate(body.messages))
+    turns, begun = split_begun(body, turns)
     if not turns[-1].content.strip():
         last = f"messages[{len(turns) - 1}].content"
         raise BadRequest(f"{last} is empty; write a question", param=last)
     request = Request(
         messages=turns,
+        answer_prefix=begun,
         sampling=sampling,
         privacy=privacy_of(body.model, options.privacy),
         deadline_s=options.request_timeout_s,

@@ -152,6 +152,8 @@ class ChatBody(Common, kw_only=True, frozen=True):
     response_format: ResponseFormat | None = None
     tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    continue_final_message: bool | None = None  # as vLLM's
+    add_generation_prompt: bool | None = None
     functions: Any = None
     function_call: Any = None
     audio: Any = None

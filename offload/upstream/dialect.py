@@ -65,7 +65,7 @@ _KNOWN = {
         ),
         always_samples=True,
     ),
-    "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS | _SALT),
+    "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS | _SALT, continues=True),
 }
 _UNKNOWN = Dialect(name="this server")
 _OPENAI = Dialect(name="OpenAI", max_tokens="max_completion_tokens")

@@ -184,6 +184,16 @@ async def test_the_cloud_goes_on_from_what_was_accepted() -> None:
     assert cloud.requests[0].answer_prefix == "The sum is "
 
 
+async def test_what_the_asker_began_is_handed_over_too() -> None:
+    edge = near(("The sum is ", SURE), ("1", UNSURE))
+    cloud = near(("42", SURE))
+    hybrid = Hybrid(edge, cloud, options=HybridOptions(handover="continue"))
+    text, _ = await read(hybrid, ask(answer_prefix="So: "))
+    assert text == "The sum is 42", "the asker has the beginning"
+    assert edge.requests[0].answer_prefix == "So: "
+    assert cloud.requests[0].answer_prefix == "So: The sum is "
+
+
 async def test_a_cloud_that_cannot_go_on_begins_anew() -> None:
     class Anew(ScriptedEngine):
         async def generate(self, request: Request) -> Any:

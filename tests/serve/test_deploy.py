@@ -64,7 +64,7 @@ def metric_names() -> set[str]:
 def test_a_dockerfile_runs_a_command_that_there_is_and_not_as_root(path: Path) -> None:
     lines = path.read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
     steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
-    known = {"FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "VOLUME", "EXPOSE", "CMD"}
+    known = {"FROM", "ARG", "RUN", "WORKDIR", "COPY", "USER", "ENV", "VOLUME", "EXPOSE", "CMD"}
     assert {word for word, _ in steps} <= known | {"HEALTHCHECK"} and steps[0][0] == "FROM"
     assert [rest for word, rest in steps if word == "USER"] == ["nearfar"]
     (command,) = [json.loads(rest) for word, rest in steps if word == "CMD"]

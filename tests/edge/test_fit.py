@@ -177,9 +177,16 @@ def test_scores_that_would_take_much_memory_are_not_kept(
 ) -> None:
     with Model(wide) as model:
         options = LlamaOptions(kv_cache_dtype="f16", max_model_len=4096, num_gpu_layers=0)
-        assert not plan(model, options, 10**12).flash_attention
-        monkeypatch.setattr("edge.llama.plan.SCORES_BYTES", MB)
-        assert plan(model, options, 10**12).flash_attention
+        params = plan(model, options, 10**12)
+        assert (params.flash_attention, params.batch_size) == (False, 512)
+        without = replace(options, flash_attention=False)
+        scores = bound_compute_bytes(model, without, 4096) - bound_compute_bytes(
+            model, options, 4096
+        )
+        for share, expected in ((3, (False, 128)), (6, (False, 64)), (20, (True, 512))):
+            monkeypatch.setattr("edge.llama.plan.SCORES_BYTES", scores // share)
+            params = plan(model, options, 10**12)
+            assert (params.flash_attention, params.batch_size) == expected
 
 
 def test_plan_follows_options_and_memory(wide: Path) -> None:

@@ -18,7 +18,7 @@ from offload.link import bodies, wire
 from offload.link.bodies import Hello, Kind, Ping, Pong, Ready, Refused
 from offload.link.health import Pulse, RoundTrips, Tempo
 from offload.link.pump import Pump
-from offload.link.sockets import Address, dial
+from offload.link.sockets import HANDSHAKE_S, Address, dial
 from offload.link.wire import Envelope, WireError
 
 _MECHANISM_MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
@@ -51,6 +51,7 @@ class Connection:
         self._closed = False
         self._hello_s = 0.0
         self._was_connected = False
+        self._connected_s = 0.0
         self._num_broken_handshakes = 0
         self._beat: asyncio.Task[None] | None = None
         self._pinged: dict[float, asyncio.Future[float]] = {}
@@ -178,12 +179,14 @@ class Connection:
         event = parse_monitor_message([frame.bytes for frame in frames])
         kind, value = event["event"], int(event["value"])
         if kind == zmq.Event.CONNECTED:
-            self._was_connected = True
+            self._was_connected, self._connected_s = True, time.monotonic()
         elif kind == zmq.Event.HANDSHAKE_SUCCEEDED:
             self._say_hello()
         elif kind == zmq.Event.HANDSHAKE_FAILED_NO_DETAIL:
-            self._num_broken_handshakes += 1
-            self._maybe_wrong_key()
+            # A cloud that says nothing (frozen, or another program) did not hang up: we did.
+            if time.monotonic() - self._connected_s < 0.5 * HANDSHAKE_S:
+                self._num_broken_handshakes += 1
+                self._maybe_wrong_key()
         elif kind in (zmq.Event.HANDSHAKE_FAILED_AUTH, zmq.Event.HANDSHAKE_FAILED_PROTOCOL):
             self.lose(KeyRefused(self._refusal(kind, value)))
         elif kind == zmq.Event.DISCONNECTED and self._opened.done():

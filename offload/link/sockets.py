@@ -11,6 +11,8 @@ from offload.errors import SettingsError
 from offload.link import wire
 from offload.link.keys import KeyPair, is_key, require_curve
 
+HANDSHAKE_S = 2.0  # after which libzmq itself parts with who says nothing
+
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
@@ -46,7 +48,7 @@ def dial(address: Address) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
-    socket.setsockopt(zmq.HANDSHAKE_IVL, 2000)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, int(1000 * HANDSHAKE_S))
     socket.setsockopt(zmq.IPV6, 1)
     if address.server_key is not None and address.device_keys is not None:
         socket.curve_serverkey = address.server_key.encode()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import socket
 import struct
 
 import pytest
@@ -10,6 +11,7 @@ from offload.errors import (
     KeyRefused,
     SettingsError,
 )
+from offload.link import connection, sockets
 from offload.link.client import CloudLink
 from offload.link.connection import Connection
 from offload.link.health import Tempo
@@ -75,7 +77,7 @@ async def test_a_greeting_that_wants_keys_is_a_refusal_at_once() -> None:
     mismatch = int(zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH)
     event = struct.pack("=HI", int(zmq.Event.HANDSHAKE_FAILED_PROTOCOL), mismatch)
     with nowhere() as endpoint:
-        connection = Connection(
+        opening = Connection(
             Address(endpoint=endpoint),
             device="laptop",
             session="s",
@@ -83,9 +85,27 @@ async def test_a_greeting_that_wants_keys_is_a_refusal_at_once() -> None:
             on_message=lambda envelope: None,
             on_lost=lambda error: None,
         )
-        connection._on_event([zmq.Frame(event), zmq.Frame(endpoint.encode())])
+        opening._on_event([zmq.Frame(event), zmq.Frame(endpoint.encode())])
         with pytest.raises(KeyRefused, match="wants keys"):
-            await connection.open(PATIENCE_S)
+            await opening.open(PATIENCE_S)
+
+
+async def test_a_frozen_cloud_is_not_taken_for_one_of_another_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It says nothing, and it is we who part, more than once."""
+    for module in (sockets, connection):
+        monkeypatch.setattr(module, "HANDSHAKE_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        link = CloudLink(
+            f"tcp://127.0.0.1:{listener.getsockname()[1]}",
+            server_key=KeyPair.new().public,
+            device_keys=KeyPair.new(),
+            connect_timeout_s=2.6,
+        )
+        with pytest.raises(CloudUnreachable):
+            await link.connect()
+        await link.aclose()
 
 
 async def test_keys_for_a_cloud_that_takes_none_are_refused() -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from serve.options import ServeOptions
 
 PREPARING = "Measure and prepare"
+_INTERRUPTED = 130  # what shells call Ctrl-C: 128 and the signal's number
 _THIS_MACHINE = ("127.0.0.1", "localhost")
 
 app = typer.Typer(
@@ -120,7 +121,9 @@ def serve(
     from serve.cli import options_from, serve_engine
 
     if page and host not in (None, *_THIS_MACHINE):
-        raise WrongUsage("--assistant is for this machine alone; leave it out, or --host")
+        raise WrongUsage(
+            "--host lets others in, and the page is for this machine alone; leave --assistant out"
+        )
     wish = Ask(model=model, draft=draft, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
@@ -160,13 +163,26 @@ def main() -> None:
         _fail(str(error))
     except OSError as error:
         _fail(_out_of_reach(error))
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except Exception as error:
+        if _was_interrupted(error):
+            sys.exit(_INTERRUPTED)
         if os.environ.get("NEARFAR_TRACE"):
             raise
         _fail(
             f"this is a fault of nearfar itself ({type(error).__name__}: {cause(error)}); "
             "set NEARFAR_TRACE=1 to see where, and report that"
         )
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: a class that was being made wraps it in one of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _suit_the_system() -> None:

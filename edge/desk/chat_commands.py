@@ -204,7 +204,7 @@ def _current(chat: Chat) -> str:
 def closest(name: str) -> str:
     """Return a guess at what was meant, as the end of a sentence."""
     near = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f", did you mean {near[0]}?" if near else ""
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 COMMANDS = {

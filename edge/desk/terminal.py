@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -74,8 +75,9 @@ def is_seam(source: Side | None, delta: Delta) -> bool:
 
 
 def faint(text: str) -> str:
-    """Return the text in the terminal's faint style."""
-    return f"\x1b[2m{text}\x1b[0m"
+    """Return the text in the terminal's faint style, unless it has none or none is wanted."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("dumb", "unknown")
+    return text if plain else f"\x1b[2m{text}\x1b[0m"
 
 
 def why(finish: Finish) -> str:

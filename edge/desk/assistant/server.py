@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import webbrowser
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from backbone.causes import cause
 from backbone.errors import MissingExtra
+from backbone.stopping import on_signals
 from edge.desk.asking import Ask
 from edge.desk.assistant.answers import Answers
 from edge.desk.assistant.desk import Desk
@@ -80,14 +82,21 @@ class PageServer:
     def __init__(self, wish: Ask, here: Places, *, port: int, beside: Beside | None) -> None:
         self._wish, self._here, self._port, self._beside = wish, here, port, beside
         self._server: uvicorn.Server | None = None
+        self._stopped = False
 
     def stop(self) -> None:
         """End the server; any thread may say so."""
+        self._stopped = True
         if self._server is not None:
             self._server.should_exit = True
 
     async def serve(self, begun: Begun) -> None:
         """Serve until stopped, or until a signal; `begun` is told the link of the page."""
+        # uvicorn hears signals only once it is up: one that comes before must end it as well.
+        with on_signals(self.stop, signal.SIGINT, signal.SIGTERM):
+            await self._serve(begun)
+
+    async def _serve(self, begun: Begun) -> None:
         import uvicorn
 
         from edge.desk.assistant.app import build_app
@@ -118,6 +127,7 @@ class PageServer:
                 timeout_graceful_shutdown=2,
             )
         )
+        self._server.should_exit = self._stopped
         await begun(f"http://127.0.0.1:{listener.getsockname()[1]}/#token={token}")
         await self._server.serve(sockets=[listener])
         store.close()

@@ -204,6 +204,8 @@ export class Thread {
     const row = make("div", "row");
     const route = turn.finish?.route;
     if (route) row.append(badge(route, turn));
+    // What opens at the end is to be read, and not to lie behind the question's field.
+    if (route && last) row.lastChild.addEventListener("toggle", () => this.toEnd());
     const actions = make("div", "actions");
     if (turn.content) actions.append(copier(turn.content));
     if (last) actions.append(...this.retries());

@@ -2,11 +2,13 @@
 
     python -m benchmarks.cloud [--only ROW ...] [--quick] [--json OUT] [--threads N]
     python -m benchmarks.cloud --gpu [--json OUT]
+    python -m benchmarks.cloud --miniature
 
 Both sides of a row run in one process, in turn, greedy and in the same dtype, and must write the
 same tokens. Rows on a CPU use the embedded cloud model and a random one of 100M parameters in
 float32; rows on a GPU use random weights of known shapes in bfloat16. A row that this machine
 cannot run says "not yet measured". With --json, a row replaces its like in a file that is there.
+--miniature runs the code of the GPU rows on a CPU with a tiny model, and keeps no figure of it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.cloud_cpu import CPU_ROWS
-from benchmarks.cloud_gpu import GPU_ROWS
+from benchmarks.cloud_gpu import GPU_ROWS, MINIATURE, Place
 from benchmarks.cloud_models import BenchModel, embedded_model, random_model
 
 _NOT_MEASURED = "not yet measured"
@@ -33,6 +35,9 @@ _NOT_MEASURED = "not yet measured"
 def main() -> None:
     """Measure what is asked for, print it, and keep it if told where."""
     args = _arguments()
+    if args.miniature:
+        asyncio.run(_miniature())
+        return
     torch.set_num_threads(args.threads)
     rows = asyncio.run(_gpu_rows(args) if args.gpu else _cpu_rows(args))
     report = _merged(args.json, rows) if args.json else {"rows": rows}
@@ -48,6 +53,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", choices=["nearfar-cloud", "random-100M"])
     parser.add_argument("--quick", action="store_true", help="fewer rounds, for a look")
     parser.add_argument("--gpu", action="store_true", help="the rows of a GPU, and only those")
+    parser.add_argument("--miniature", action="store_true", help="the GPU rows' code, on a CPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args()
@@ -80,9 +86,17 @@ async def _gpu_rows(args: argparse.Namespace) -> dict[str, Any]:
         return dict.fromkeys(wanted, _NOT_MEASURED)
     rows: dict[str, Any] = {}
     for name, measure in wanted.items():
-        rows[name] = {**await measure(quick=args.quick), "quick": args.quick}
+        place = Place().quicker() if args.quick else Place()
+        rows[name] = {**await measure(place), "quick": args.quick}
         print(name, json.dumps(rows[name]), flush=True)
     return rows
+
+
+async def _miniature() -> None:
+    for name, measure in GPU_ROWS.items():
+        told = await measure(MINIATURE)
+        # Only that it runs: a tiny model on a CPU says nothing of a GPU.
+        print(name, "runs; told would be:", ", ".join(told), flush=True)
 
 
 def _merged(path: Path, rows: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The rows of benchmarks/cloud.py that need a CUDA device; they are run all at once there."""
+"""The rows of benchmarks/cloud.py that need a CUDA device; they are run all at once there.
+
+`--miniature` runs every line of them on a CPU with tiny models: nothing is measured by that, but
+the first hour on a GPU is not lost to a typing error.
+"""
 
 from __future__ import annotations
 
@@ -8,65 +12,115 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from backbone.attention import dot_product
 from benchmarks.cloud_load import words
 from benchmarks.cloud_models import random_model
 from benchmarks.cloud_sides import Job, Theirs, our_engine, ours, ours_together
 from cloud.engine.engine import CloudEngine
 
 Row = dict[str, Any]
-_DECODE_SHAPES = ("qwen3-0.6b", "qwen3-1.7b", "llama-3.1-8b")
-_ON: dict[str, Any] = {"enforce_eager": False, "attention_backend": "triton+varlen"}
-_OFF: dict[str, Any] = {
-    "enforce_eager": True,
-    "fuse_operators": False,
-    "attention_backend": "torch",
-    "enable_prefix_caching": False,
-}
 
 
-async def decode(*, quick: bool) -> Row:
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the rows run, how large they are, and which switches are on and off."""
+
+    device: str = "cuda"
+    dtype: torch.dtype = torch.bfloat16
+    shapes: tuple[str, ...] = ("qwen3-0.6b", "qwen3-1.7b", "llama-3.1-8b")
+    num_decoded: int = 512
+    num_requests: int = 256
+    lengths: tuple[int, int] = (100, 1024)  # of prompts and answers
+    max_model_len: int = 4096
+    prefill_tokens: int = 32768
+    copied_bytes: int = 1 << 30
+    matmul_size: int = 8192
+    on: dict[str, Any] = field(
+        default_factory=lambda: {"enforce_eager": False, "attention_backend": "triton+varlen"}
+    )
+    off: dict[str, Any] = field(
+        default_factory=lambda: {
+            "enforce_eager": True,
+            "fuse_operators": False,
+            "attention_backend": "torch",
+            "enable_prefix_caching": False,
+        }
+    )
+
+    def quicker(self) -> Place:
+        """Return the same with less to do, for a look."""
+        return replace(self, shapes=self.shapes[:1], num_requests=32, prefill_tokens=8192)
+
+
+MINIATURE = Place(
+    device="cpu",
+    dtype=torch.float32,
+    shapes=("miniature",),
+    num_decoded=12,
+    num_requests=3,
+    lengths=(4, 8),
+    max_model_len=128,
+    prefill_tokens=64,
+    copied_bytes=1 << 16,
+    matmul_size=64,
+    on={"enforce_eager": True, "attention_backend": "torch", "async_scheduling": True},
+)
+
+
+async def decode(place: Place) -> Row:
     """Decode at batch 1: the share of the memory bandwidth, and the gain over all switches off."""
-    copied = copy_rate_bytes_per_s()
+    copied = copy_rate_bytes_per_s(place)
     told: Row = {
         "copy_gb_per_s": round(copied / 1e9, 1),
         "goal_of_limit": 0.8,
         "goal_over_off": 2.2,
     }
-    for shape in _DECODE_SHAPES[: 1 if quick else None]:
-        speeds = {}
-        for name, options in (("on", _ON), ("off", _OFF)):
-            async with _engine(shape, max_model_len=2048, max_num_seqs=8, **options) as engine:
-                speeds[name] = await _decode_speed(engine)
+    for shape in place.shapes:
+        speeds, counted = {}, {}
+        for name, options in (("on", place.on), ("off", place.off)):
+            sizes = {"max_model_len": min(2048, place.max_model_len), "max_num_seqs": 8}
+            async with _engine(place, shape, **sizes, **options) as engine:
+                speeds[name] = await _decode_speed(engine, place.num_decoded)
                 weight_bytes = engine.card().size_bytes
+                counted[name] = counts(engine)
         told[shape] = {
             "of_limit": round(speeds["on"] * weight_bytes / copied, 3),
             "over_off": round(speeds["on"] / speeds["off"], 2),
             "tokens_per_s": {name: round(speed, 1) for name, speed in speeds.items()},
             "gb_per_s": round(speeds["on"] * weight_bytes / 1e9, 1),
+            "counts": counted,
         }
     return told
 
 
-async def throughput(*, quick: bool) -> Row:
+async def throughput(place: Place) -> Row:
     """256 requests of 100 to 1024 tokens in and out, beside transformers' continuous batching."""
     chance = random.Random(0)
-    count = 32 if quick else 256
     jobs = [
-        Job(words(chance.randint(100, 1024) // 2, chance), chance.randint(100, 1024))
-        for _ in range(count)
+        Job(
+            words(max(1, chance.randint(*place.lengths) // 2), chance),
+            chance.randint(*place.lengths),
+        )
+        for _ in range(place.num_requests)
     ]
-    async with _engine("qwen3-0.6b", max_model_len=4096, max_num_seqs=256, **_ON) as engine:
-        ours_s, made = await _timed(ours_together(engine, jobs))
-    with tempfile.TemporaryDirectory() as place:
-        folder = random_model(Path(place), "qwen3-0.6b", torch.bfloat16).folder
-        theirs = Theirs(folder, "cuda", torch.bfloat16)
+    shape = place.shapes[0]
+    sizes = {"max_model_len": place.max_model_len, "max_num_seqs": place.num_requests}
+    async with _engine(place, shape, **sizes, **place.on) as engine:
+        ours_s, made = await _timed(place, ours_together(engine, jobs))
+        counted = counts(engine)
+    with tempfile.TemporaryDirectory() as where:
+        folder = random_model(Path(where), shape, place.dtype).folder
+        theirs = Theirs(folder, place.device, place.dtype)
         with theirs.continuous(sum(4 * job.num_tokens for job in jobs)) as batched:
-            theirs_s, _ = await _timed(asyncio.to_thread(batched, jobs))
+            theirs_s, _ = await _timed(place, asyncio.to_thread(batched, jobs))
     num_tokens = sum(len(one.tokens) for one in made)
     return {
         "ratio": round(theirs_s / ours_s, 2),
@@ -77,21 +131,18 @@ async def throughput(*, quick: bool) -> Row:
             "ours": round(num_tokens / ours_s, 1),
             "generate_batch": round(num_tokens / theirs_s, 1),
         },
+        "counts": counted,
     }
 
 
-async def long_prefill(*, quick: bool) -> Row:
+async def long_prefill(place: Place) -> Row:
     """Attention of a 32k-token prompt, beside the measured rate of bfloat16 matrix products."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    length, heads, dim = (8192 if quick else 32768), 32, 128
-    q, k, v = (torch.randn(length, heads, dim, device="cuda", dtype=torch.bfloat16) for _ in "qkv")
-    ends = torch.tensor((0, length), device="cuda", dtype=torch.int32)
-    attend_s = _gpu_seconds(
-        lambda: varlen_attn(q, k, v, ends, ends, length, length, window_size=(-1, 0))
-    )
+    length, heads, dim = place.prefill_tokens, 32, 128
+    shape = (length, heads, dim)
+    q, k, v = (torch.randn(shape, device=place.device, dtype=place.dtype) for _ in "qkv")
+    attend_s = _seconds(place, _prompt_attention(place, q, k, v))
     flops = 2 * length * length * heads * dim  # two products, half of them masked away
-    matmul = matmul_rate_flops_per_s()
+    matmul = matmul_rate_flops_per_s(place)
     share = flops / attend_s / matmul
     return {
         "of_matmul_rate": round(share, 3),
@@ -102,55 +153,97 @@ async def long_prefill(*, quick: bool) -> Row:
     }
 
 
-GPU_ROWS: dict[str, Callable[..., Awaitable[Row]]] = {
+GPU_ROWS: dict[str, Callable[[Place], Awaitable[Row]]] = {
     "gpu-decode": decode,
     "gpu-throughput": throughput,
     "gpu-prefill-32k": long_prefill,
 }
 
 
-def copy_rate_bytes_per_s() -> float:
+def counts(engine: CloudEngine) -> Row:
+    """Return what to look at first where a figure is bad: each is cheap to go wrong in silence."""
+    runner: Any = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
+    graphs = runner._graphs
+    return {
+        "graph_replays": graphs.num_replays if graphs else 0,
+        "steps": runner.num_steps,
+        "compiled_graphs": torch._dynamo.utils.counters["stats"].get("unique_graphs", 0),
+        "triton_variants": _triton_variants(),
+        "kv_blocks": engine._scheduler.pool.num_blocks,
+        "preemptions": engine.report().num_preemptions,
+    }
+
+
+def _triton_variants() -> int:
+    """Return how often the decode kernel was compiled; more than a few is one for every step."""
+    try:
+        from cloud.engine.attention.kernels import partial_kernel
+    except ModuleNotFoundError:
+        return 0
+    caches = getattr(partial_kernel, "device_caches", {})
+    return sum(len(cache[0]) for cache in caches.values())
+
+
+def copy_rate_bytes_per_s(place: Place) -> float:
     """Return the bytes that a copy reads and writes each second."""
-    source = torch.empty(1 << 30, device="cuda", dtype=torch.uint8)
+    source = torch.empty(place.copied_bytes, device=place.device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    return 2 * source.numel() / _gpu_seconds(lambda: target.copy_(source))
+    return 2 * source.numel() / _seconds(place, lambda: target.copy_(source))
 
 
-def matmul_rate_flops_per_s() -> float:
-    """Return the rate of a large bfloat16 matrix product."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in "ab")
-    return 2 * 8192**3 / _gpu_seconds(lambda: a @ b)
+def matmul_rate_flops_per_s(place: Place) -> float:
+    """Return the rate of a large matrix product."""
+    size = (place.matmul_size, place.matmul_size)
+    a, b = (torch.randn(size, device=place.device, dtype=place.dtype) for _ in "ab")
+    return 2 * place.matmul_size**3 / _seconds(place, lambda: a @ b)
 
 
-def _gpu_seconds(work: Callable[[], object], rounds: int = 20) -> float:
+def _prompt_attention(place: Place, q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
+    if place.device == "cpu":  # torch has no varlen_attn there
+        heads = (x.transpose(0, 1) for x in (q, k, v))
+        return partial(dot_product, *heads, is_causal=True)
+    from torch.nn.attention.varlen import varlen_attn
+
+    length = len(q)
+    ends = torch.tensor((0, length), device=place.device, dtype=torch.int32)
+    return lambda: varlen_attn(q, k, v, ends, ends, length, length, window_size=(-1, 0))
+
+
+def _seconds(place: Place, work: Callable[[], object], rounds: int = 20) -> float:
     for _ in range(3):
         work()
-    torch.cuda.synchronize()
+    _wait(place)
     began = time.perf_counter()
     for _ in range(rounds):
         work()
-    torch.cuda.synchronize()
+    _wait(place)
     return (time.perf_counter() - began) / rounds
 
 
-async def _decode_speed(engine: CloudEngine) -> float:
+def _wait(place: Place) -> None:
+    if place.device == "cuda":
+        torch.cuda.synchronize()
+
+
+async def _decode_speed(engine: CloudEngine, num_tokens: int) -> float:
     """Return tokens a second after the first, of one answer alone."""
-    await ours(engine, Job("warm up", 32))
-    told = await ours(engine, Job(words(32, random.Random(1)), 512))
+    await ours(engine, Job("warm up", min(32, num_tokens)))
+    told = await ours(engine, Job(words(32, random.Random(1)), num_tokens))
     return (len(told.tokens) - 1) / (told.last_s - told.first_s)
 
 
-async def _timed(work: Awaitable[Any]) -> tuple[float, Any]:
-    torch.cuda.synchronize()
+async def _timed(place: Place, work: Awaitable[Any]) -> tuple[float, Any]:
+    _wait(place)
     began = time.perf_counter()
     made = await work
     return time.perf_counter() - began, made
 
 
 @asynccontextmanager
-async def _engine(shape: str, **options: Any) -> AsyncIterator[CloudEngine]:
-    with tempfile.TemporaryDirectory() as place:
-        model = random_model(Path(place), shape, torch.bfloat16)
-        async with our_engine(model.folder, device="cuda", **options) as engine:
+async def _engine(place: Place, shape: str, **options: Any) -> AsyncIterator[CloudEngine]:
+    with tempfile.TemporaryDirectory() as where:
+        model = random_model(Path(where), shape, place.dtype)
+        async with our_engine(model.folder, device=place.device, **options) as engine:
             yield engine
-    torch.cuda.empty_cache()
+    if place.device == "cuda":
+        torch.cuda.empty_cache()

@@ -62,8 +62,6 @@ class EngineOptions:
         _at_least("response_cache_size", self.response_cache_size, 0)
         _at_least("short_first_s", self.short_first_s, 0)
         _at_least("target_step_s", self.target_step_s, 0)
-        if self.tensor_parallel_size > 1 and self.async_scheduling:
-            raise SettingsError("async_scheduling is True, which needs tensor_parallel_size 1")
         if not 0.0 < self.gpu_memory_utilization <= 1.0:
             raise SettingsError(
                 f"gpu_memory_utilization is {self.gpu_memory_utilization}; it must be above 0 "

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from cloud.engine.answer import Answer
 from cloud.engine.batching import Batching
 from cloud.engine.flight import Flight
+from cloud.engine.parallel import GroupLost
 from cloud.engine.runner import Step
 from cloud.engine.scheduler import Scheduler, Slice
 
@@ -56,6 +57,8 @@ class OverlappedBatching(Batching):
             return None
         try:
             flight = self._launch(slices, before)
+        except GroupLost:
+            raise  # no step can be done again without the others
         except Exception as error:
             # Done again behind the one under way, where it can be told who is guilty.
             _log.debug("a step could not be launched: %s", type(error).__name__)

@@ -16,6 +16,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
+from backbone.transfer import to_device
 from cloud.engine.batch import Row, StepBatch
 from offload.errors import SettingsError
 
@@ -88,12 +89,17 @@ class Group:
         distributed.all_reduce(found, distributed.ReduceOp.MIN)
         return int(found)
 
-    def tell(self, batch: StepBatch | None) -> None:
-        """Tell the others what the next step computes; None ends them."""
-        words = torch.tensor([] if batch is None else _pack(batch), dtype=torch.int64)
+    def tell(self, batch: StepBatch | None, *, is_fed: bool = False) -> None:
+        """Tell the others what the next step computes; None ends them.
+
+        Tokens of a batch that `is_fed` are known to the device alone, and go from device to device.
+        """
+        words = torch.tensor([] if batch is None else _pack(batch, is_fed), dtype=torch.int64)
         distributed.broadcast(torch.tensor(len(words)), 0, group=self._words)
         if len(words):
             distributed.broadcast(words, 0, group=self._words)
+        if batch is not None and is_fed:
+            distributed.broadcast(batch.tokens, 0)
 
     def hear(self) -> StepBatch | None:
         """Return what the first process tells."""
@@ -103,7 +109,10 @@ class Group:
             return None
         words = torch.zeros(int(size), dtype=torch.int64)
         distributed.broadcast(words, 0, group=self._words)
-        return _unpack(words, self._device)
+        batch, is_fed = _unpack(words, self._device)
+        if is_fed:
+            distributed.broadcast(batch.tokens, 0)
+        return batch
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
@@ -130,19 +139,18 @@ def follow(group: Group, compute: Callable[[StepBatch], object]) -> None:
     group.leave()
 
 
-def _pack(batch: StepBatch) -> list[int]:
-    words = [len(batch.tokens)]
-    for part in (batch.tokens, batch.positions, batch.slots):
-        words += part.tolist()
+def _pack(batch: StepBatch, is_fed: bool = False) -> list[int]:
+    assert batch.told is not None, "only what lies on the host can be told without waiting"
+    words = [len(batch.tokens), int(is_fed), *batch.told.flatten().tolist()]
     for row in batch.rows:
         words += [row.first, row.num_new, row.num_context, len(row.blocks), *row.blocks]
     return words
 
 
-def _unpack(words: Tensor, device: torch.device) -> StepBatch:
+def _unpack(words: Tensor, device: torch.device) -> tuple[StepBatch, bool]:
     values = words.tolist()
-    count, at = values[0], 1
-    on_device = words.to(device)
+    count, is_fed, at = values[0], bool(values[1]), 2
+    on_device = to_device(words, device)
     parts = [on_device[at + i * count : at + (i + 1) * count] for i in range(3)]
     at += 3 * count
     rows = []
@@ -150,4 +158,4 @@ def _unpack(words: Tensor, device: torch.device) -> StepBatch:
         first, num_new, num_context, num_blocks = values[at : at + 4]
         at += 4 + num_blocks
         rows.append(Row(first, num_new, num_context, values[at - num_blocks : at]))
-    return StepBatch(parts[0], parts[1], parts[2], rows)
+    return StepBatch(parts[0], parts[1], parts[2], rows), is_fed

@@ -41,12 +41,14 @@ class Runner:
         self._graphs = graphs
         self._block_size = block_size
         self._device = network.inverse.device
+        self.num_steps = 0
 
     def step(self, slices: Sequence[Slice]) -> list[Outcome]:
         """Compute the slices; one that completes its sequence chooses what comes next.
 
         Nothing is recorded on the sequences, so that a step that fails can be repeated.
         """
+        self.num_steps += 1
         with torch.inference_mode(), on_device(self._device):
             return self._step(slices)
 
@@ -55,12 +57,15 @@ class Runner:
 
         Tokens that `after` has chosen and not told yet are taken from where it put them.
         """
+        self.num_steps += 1
         with torch.inference_mode(), on_device(self._device):
-            batch = fed(build_batch(slices, self._block_size, self._device), slices, after)
+            known = build_batch(slices, self._block_size, self._device)
+            batch = fed(known, slices, after)
             if self._graphs is not None and self._recorded(slices, batch):
                 logits = self._graphs.logits(batch)
             else:
-                logits = self._network.logits(_ends(self._compute(batch), slices, batch.rows))
+                hidden = self._hidden(batch, is_fed=batch is not known)
+                logits = self._network.logits(_ends(hidden, slices, batch.rows))
             choosing = [slice_.sequence for slice_ in slices if slice_.completes]
             return Flight(slices, choices(logits, choosing) if choosing else logits)
 
@@ -69,7 +74,7 @@ class Runner:
         if self._graphs is not None and self._recorded(slices, batch):
             logits = self._graphs.logits(batch)
             return [Outcome((one,)) for one in choose_tokens(logits, [s.sequence for s in slices])]
-        hidden = self._compute(batch) if self._group is None else self._shared(self._group, batch)
+        hidden = self._hidden(batch)
         chosen = self._choose(hidden, slices, batch.rows)
         scored = [
             self._score(hidden, slice_, row) if slice_.sequence.wants_scores else ()
@@ -81,9 +86,11 @@ class Runner:
         self._attention.prepare(batch)
         return self._network(batch.tokens, batch.positions, self._attention.attend)
 
-    def _shared(self, group: Group, batch: StepBatch) -> Tensor:
-        with group.in_step():
-            group.tell(batch)
+    def _hidden(self, batch: StepBatch, *, is_fed: bool = False) -> Tensor:
+        if self._group is None:
+            return self._compute(batch)
+        with self._group.in_step():
+            self._group.tell(batch, is_fed=is_fed)
             return self._compute(batch)
 
     def follow(self) -> None:

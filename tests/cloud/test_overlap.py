@@ -15,11 +15,12 @@ from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
 from cloud.engine.flight import Flight
+from cloud.engine.loop import BROKEN
 from cloud.engine.options import EngineOptions
 from cloud.engine.overlap import OverlappedBatching
+from cloud.engine.parallel import GroupLost
 from cloud.engine.scheduler import Slice
 from cloud.engine.sequence import Sequence as Tokens
-from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request
 from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
@@ -314,6 +315,15 @@ def test_an_expected_token_keeps_its_place_until_it_is_known() -> None:
     assert (tokens.tokens, tokens.num_unknown, tokens.num_computed) == ([5, 6, 7], 0, 2)
 
 
-def test_a_shared_model_refuses_it() -> None:
-    with pytest.raises(SettingsError, match="async_scheduling is True"):
-        EngineOptions(device="cpu", tensor_parallel_size=2, async_scheduling=True)
+async def test_a_step_that_lost_another_process_is_not_done_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = start(folder)
+
+    def lost(*_: object) -> Flight:
+        raise GroupLost("a step of the shared model failed")
+
+    monkeypatch.setattr(batching_of(engine), "_launch", lost)
+    _, finish = await answer(engine, ask("the cat"))
+    assert (finish.reason, finish.error) == ("error", BROKEN)
+    await engine.aclose()

@@ -40,14 +40,18 @@ from tests.cloud.golden import answer, ask, tokens_of
 
 torch.set_num_threads(1)
 folder, prompts = Path(sys.argv[1]), json.loads(sys.argv[2])
-options = EngineOptions(device="cpu", tensor_parallel_size=2, max_num_batched_tokens=6)
+options = EngineOptions(
+    device="cpu", tensor_parallel_size=2, max_num_batched_tokens=6, **json.loads(sys.argv[3])
+)
 
 async def lead():
     engine = CloudEngine(folder, options=options)
     told = await asyncio.gather(*(answer(engine, ask(p, max_tokens=20)) for p in prompts))
     print(json.dumps([tokens_of(deltas) for deltas, _ in told]))
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    batching = engine._loop._batching
+    batching.check_integrity()
+    assert not options.async_scheduling or batching.num_overlapped > 10, "steps were overlapped"
 
 if os.environ.get("RANK", "0") == "0":
     asyncio.run(lead())
@@ -56,9 +60,18 @@ else:
 """
 
 
-def start(folder: Path, **variables: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, options: dict[str, Any] | None = None, **variables: str
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(folder), json.dumps(PROMPTS)],
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(folder),
+            json.dumps(PROMPTS),
+            json.dumps(options or {}),
+        ],
         env={
             **os.environ,
             **variables,
@@ -89,6 +102,15 @@ def test_an_engine_that_starts_its_follower_writes_transformers_tokens(
 
 
 @pytest.mark.slow
+def test_steps_that_are_planned_ahead_write_the_same_in_two_processes(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "qwen3-tied")
+    process = start(folder, {"async_scheduling": True, "num_speculative_tokens": 0})
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert_golden(folder, out)
+
+
+@pytest.mark.slow
 def test_two_processes_of_torchrun_write_transformers_tokens(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "qwen2")
     with socket.socket() as free:
@@ -104,8 +126,10 @@ def test_two_processes_of_torchrun_write_transformers_tokens(tmp_path: Path) -> 
 def test_a_step_is_told_as_it_was() -> None:
     rows = [Row(0, 1, 9, [4, 5]), Row(1, 2, 2, [-1, 7])]
     numbers = (torch.tensor([1, 2, 3]), torch.tensor([8, 0, 1]), torch.tensor([40, 70, 71]))
-    words = torch.tensor(_pack(StepBatch(*numbers, rows)))
-    told = _unpack(words, torch.device("cpu"))
+    batch = StepBatch(*numbers, rows, torch.stack(numbers))
+    words = torch.tensor(_pack(batch, is_fed=True))
+    told, is_fed = _unpack(words, torch.device("cpu"))
+    assert is_fed
     assert told.rows == rows
     assert all(map(torch.equal, (told.tokens, told.positions, told.slots), numbers))
 

@@ -52,8 +52,7 @@ class LeanNetwork(FusedNetwork):
         add_up: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(network, max_model_len, add_up=add_up)
-        self._angles = []
-        self._turns = _turns(network, max_model_len)
+        self._angles = _turns(network, max_model_len)
         self._least = torch.tensor(self._eps)
         tied = network.lm_head.weight is network.embed_tokens.weight
         self._apart = None if tied else product_with(self._head)
@@ -70,7 +69,7 @@ class LeanNetwork(FusedNetwork):
         """See FusedNetwork."""
         x = embedded(functional.embedding(tokens, self._embedding), self.config)
         # By base, complex [tokens, 1, dim / 2].
-        turns = [table.index_select(0, positions) for table in self._turns]
+        turns = [table.index_select(0, positions) for table in self._angles]
         for i, layer in enumerate(self._lean):
             x = self._attended(i, layer, x, turns[self._bases[i]], attend)
             x = self._fed(layer, x)
@@ -119,11 +118,9 @@ class LeanNetwork(FusedNetwork):
         return (x * scale).mul_(weight)
 
 
-def is_lean(network: Network) -> bool:
+def is_lean(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether LeanNetwork can run a network: plain feed-forwards in float32 on a CPU."""
-    weight = network.embed_tokens.weight
-    plain = weight.device.type == "cpu" and weight.dtype == torch.float32
-    return plain and not network.config.num_experts
+    return device.type == "cpu" and dtype == torch.float32 and not config.num_experts
 
 
 def _turns(network: Network, max_model_len: int) -> list[Tensor]:

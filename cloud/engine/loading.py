@@ -116,7 +116,7 @@ def as_runnable(
     if not options.fuse_operators:
         return network
     add_up = group.add_up if group else None
-    if is_lean(network):
+    if is_lean(network.config, options.torch_device(), options.torch_dtype()):
         return LeanNetwork(network, max_model_len, add_up=add_up)
     return FusedNetwork(
         network,

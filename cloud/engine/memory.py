@@ -22,6 +22,7 @@ from backbone.network import Network
 from backbone.sampling import confidence
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import block_bytes, span_of, usable_bytes
+from cloud.engine.lean import is_lean
 from cloud.engine.options import EngineOptions
 
 
@@ -83,7 +84,10 @@ def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptio
         network = Network(config)
     num_weights = sum(weight.numel() for weight in network.parameters())
     num_bases = 1 if config.local_rope_theta is None else 2
-    table = 2 * num_bases * max_model_len * config.head_dim if options.fuse_operators else 0
+    # Of each angle cosine and sine, in most networks for both of the channels that it turns.
+    per_angle = 1 if is_lean(config, options.torch_device(), options.torch_dtype()) else 2
+    table = per_angle * num_bases * max_model_len * config.head_dim
+    table *= options.fuse_operators
     return (num_weights + table) * options.torch_dtype().itemsize
 
 

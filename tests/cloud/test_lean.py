@@ -9,6 +9,7 @@ import torch
 
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
+from backbone.config import NetworkConfig
 from backbone.network import Network
 from cloud.engine.lean import LeanNetwork, is_lean
 from cloud.engine.products import Packed
@@ -67,7 +68,10 @@ def test_every_projection_of_the_network_is_freed(tmp_path: Path) -> None:
 
 
 def test_experts_and_half_precision_are_left_to_others(tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "a", "qwen3")
-    assert is_lean(load_network(folder))
-    assert not is_lean(load_network(folder, dtype=torch.bfloat16))
-    assert not is_lean(load_network(write_checkpoint(tmp_path / "b", "qwen3-moe")))
+    dense = NetworkConfig.load(write_checkpoint(tmp_path / "a", "qwen3"))
+    sparse = NetworkConfig.load(write_checkpoint(tmp_path / "b", "qwen3-moe"))
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert is_lean(dense, cpu, torch.float32)
+    assert not is_lean(dense, cpu, torch.bfloat16)
+    assert not is_lean(dense, gpu, torch.float32)
+    assert not is_lean(sparse, cpu, torch.float32)

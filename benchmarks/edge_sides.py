@@ -31,13 +31,7 @@ ROOT = Path(__file__).parents[1]
 
 def engine(path: Path, **options: Any) -> LlamaEngine:
     """Return our engine with a context of the length that every side has."""
-    # With flash attention, as the bare loop has it.
-    known = {
-        "max_model_len": CONTEXT,
-        "kv_cache_dtype": "f16",
-        "flash_attention": True,
-        **options,
-    }
+    known = {"max_model_len": CONTEXT, "kv_cache_dtype": "f16", **options}
     return LlamaEngine(path, options=LlamaOptions(**known))
 
 

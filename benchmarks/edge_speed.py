@@ -22,7 +22,13 @@ def bare(quick: bool) -> Row:
     """Our whole engine beside a loop of llama_decode and argmax, with as many threads."""
     path, threads = random_model(), num_usable_cores()
     prompt_len, num_tokens = (64, 16) if quick else (384, 64)
-    ours = sides.engine(path, num_threads=threads, enable_prefix_caching=False, window=0)
+    ours = sides.engine(
+        path,
+        num_threads=threads,
+        enable_prefix_caching=False,
+        window=0,
+        flash_attention=True,  # as theirs has it
+    )
     theirs = sides.Bare(path, num_threads=threads)
     text = "bottles " * prompt_len
     prompt = ours.prompt_tokens(Request(prompt=text))[:prompt_len]

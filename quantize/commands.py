@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
 from backbone.usage import as_typed
@@ -12,6 +13,9 @@ from quantize.gguf import convert
 from quantize.importance import load_importance
 from quantize.sample import Sample
 from quantize.terminal import megabytes, progress_bar, require_torch, show
+
+if TYPE_CHECKING:
+    from quantize.gptq_folder import GptqResult
 
 
 def run_gguf(
@@ -133,15 +137,18 @@ def run_gptq(
             store_tied_head=store_tied_head,
             progress=progress,
         )
+    show(asdict(done), _gptq_lines(done, options.damping), as_json=as_json)
+
+
+def _gptq_lines(done: GptqResult, damping: float) -> list[str]:
     worst = max(done.matrices, key=lambda m: m.error)
-    damped = [m for m in done.matrices if m.damping > options.damping]
-    lines = [
+    damped = [m for m in done.matrices if m.damping > damping]
+    return [
         f"{done.path}: {megabytes(done.size_bytes)}",
         f"worst matrix: {worst.name}, {worst.error:.2%} of its output's energy is wrong",
         *(f"note: {m.name} needed damping {m.damping:g}" for m in damped),
         *(f"note: {m.name} has {m.num_dead} silent inputs" for m in done.matrices if m.num_dead),
     ]
-    show(asdict(done), lines, as_json=as_json)
 
 
 def run_bnb(source: Path, target: Path, *, kind: str, as_json: bool) -> None:

@@ -66,8 +66,7 @@ def tensor_type(name: str) -> int:
 def exact_overrides(types: Mapping[str, str]) -> dict[str, str]:
     """Return the `overrides` that give exactly the named tensors their types."""
     # These two are looked up by name, all others by regular expression.
-    patterns = {n if n in _NAMED else f"^{re.escape(n)}$": t for n, t in types.items()}
-    return patterns
+    return {n if n in _NAMED else f"^{re.escape(n)}$": t for n, t in types.items()}
 
 
 def requantize(

@@ -105,7 +105,7 @@ def make_report(
     rows = _Rows(cache, reference, (windows, options.answers_between))
     pending = [model for model in models if rows.get(model) is None]
     if pending:
-        with reference_logits(reference, windows, vocab_size, options) as (logits_file, _):
+        with ReferenceLogits(reference, windows, vocab_size, options) as (logits_file, _):
             for done, model in enumerate(pending, start=len(models) - len(pending) + 1):
                 task = _task(model, windows, vocab_size, logits_file, options)
                 rows.put(model, judge(replace(task, between=between)))
@@ -136,7 +136,7 @@ def scored_windows(reference: Path, text: str, options: ReportOptions) -> list[l
     return windows[: options.num_windows]
 
 
-class reference_logits:
+class ReferenceLogits:
     """The reference's logits in a temporary file, and what it took to make them."""
 
     def __init__(

@@ -32,61 +32,58 @@ def chosen_settings(settings: Settings, here: Places, problems: list[str]) -> li
     """
     try:
         path = find_model(settings.edge.model, here.models)
-        if path.is_dir():
-            return []
-        return _of_file(settings, here)
+        return [] if path.is_dir() else _of_file(path, settings, here)
     except NearfarError as error:
         problems.append(str(error))
         return []
 
 
-def _of_file(settings: Settings, here: Places) -> list[Chosen]:
+def _of_file(path: Path, settings: Settings, here: Places) -> list[Chosen]:
     # llama.cpp's library takes a while to load: only where a file is to be looked at
     from edge.llama.binding import Model
     from edge.llama.draft_model import plan_draft
     from edge.llama.placement import place
     from edge.llama.plan import plan
 
-    path, said = find_model(settings.edge.model, here.models), settings.edge
-    why = _Whose(here.config_file)
+    said, why = settings.edge, _Whose(here.config_file)
     options, free, gpus = llama_options(path, settings, here), free_memory_bytes(), find_gpus()
     draft = plan_draft(path, options, free)
     with Model(path, weights=False) as model:
         free -= draft.need_bytes if draft else 0
         params, trained = plan(model, options, free), model.trained_len
-    cores = num_usable_cores()
-    threads = (
-        Chosen(name="num_threads", value=str(said.num_threads), why=why("num_threads"))
-        if said.num_threads
-        else Chosen(
-            name="num_threads",
-            value=f"1 to {cores}",
-            why="at each step as many as other programs leave free",
-        )
-    )
+    kinds, layers = str(params.kv_types), place(path, options, free, gpus)
     is_auto = said.kv_cache_dtype == "auto"
-    kept = _kv_reason(str(params.kv_types)) if is_auto else why("kv_cache_dtype")
-    batch, usual = said.max_num_batched_tokens, EdgeSettings().max_num_batched_tokens
     length = "all it was trained for" if params.num_tokens >= trained else "what is set, or fits"
-    layers = place(path, options, free, gpus)
-    drafting = [] if draft is None else [_drafting(draft.path.name, draft.need_bytes)]
+    fitting = "as many as fit" if gpus else "llama.cpp sees no GPU"
     return [
-        threads,
-        *drafting,
-        Chosen(name="kv_cache_dtype", value=str(params.kv_types), why=kept),
+        _threads(said.num_threads, why),
+        *([] if draft is None else [_drafting(draft.path.name, draft.need_bytes)]),
+        Chosen(
+            name="kv_cache_dtype",
+            value=kinds,
+            why=_kv_reason(kinds) if is_auto else why("kv_cache_dtype"),
+        ),
         Chosen(name="max_model_len", value=f"{params.num_tokens} tokens", why=length),
-        Chosen(
-            name="max_num_batched_tokens",
-            value=str(batch),
-            why="the default" if batch == usual else why("max_num_batched_tokens"),
-        ),
+        _batch(said.max_num_batched_tokens, why),
         _window(said.window, why("window")),
-        Chosen(
-            name="num_gpu_layers",
-            value=str(layers),
-            why="as many as fit" if gpus else "llama.cpp sees no GPU",
-        ),
+        Chosen(name="num_gpu_layers", value=str(layers), why=fitting),
     ]
+
+
+def _threads(num_threads: int, why: _Whose) -> Chosen:
+    if num_threads:
+        return Chosen(name="num_threads", value=str(num_threads), why=why("num_threads"))
+    return Chosen(
+        name="num_threads",
+        value=f"1 to {num_usable_cores()}",
+        why="at each step as many as other programs leave free",
+    )
+
+
+def _batch(num_tokens: int, why: _Whose) -> Chosen:
+    name, usual = "max_num_batched_tokens", EdgeSettings().max_num_batched_tokens
+    reason = "the default" if num_tokens == usual else why(name)
+    return Chosen(name=name, value=str(num_tokens), why=reason)
 
 
 class _Whose:

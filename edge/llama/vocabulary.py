@@ -80,10 +80,6 @@ class Vocabulary:
         """Return whether the token is one that only a template may write."""
         return bool(self._lib.llama_vocab_is_control(self.handle, token))
 
-    def adds_bos(self) -> bool:
-        """Return whether `add_special` puts a beginning-of-text token first."""
-        return bool(self._lib.llama_vocab_get_add_bos(self.handle))
-
     def _read_piece(self, token: int, *, special: bool) -> bytes:
         size = 64
         while True:

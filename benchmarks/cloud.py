@@ -27,9 +27,13 @@ import torch
 
 from benchmarks.cloud_cpu import CPU_ROWS
 from benchmarks.cloud_gpu import GPU_ROWS, MINIATURE, Place
+from benchmarks.cloud_long import long_context
 from benchmarks.cloud_models import BenchModel, embedded_model, random_model
 
 _NOT_MEASURED = "not yet measured"
+_LONG = "long-context"
+_MODELS = ("nearfar-cloud", "random-100M", "random-moe-windows")
+_MEMORY_ONLY = "random-moe-windows"  # what the prediction of memory was not made with
 
 
 def main() -> None:
@@ -49,8 +53,8 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.cloud")
-    parser.add_argument("--only", nargs="*", choices=[*CPU_ROWS, *GPU_ROWS], default=[])
-    parser.add_argument("--model", choices=["nearfar-cloud", "random-100M"])
+    parser.add_argument("--only", nargs="*", choices=[*CPU_ROWS, _LONG, *GPU_ROWS], default=[])
+    parser.add_argument("--model", choices=_MODELS)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, for a look")
     parser.add_argument("--gpu", action="store_true", help="the rows of a GPU, and only those")
     parser.add_argument("--miniature", action="store_true", help="the GPU rows' code, on a CPU")
@@ -64,20 +68,23 @@ async def _cpu_rows(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as place:
         for model in _models(Path(place), args.model):
             for name, measure in CPU_ROWS.items():
-                if not args.only or name in args.only:
+                wanted = not args.only or name in args.only
+                if wanted and (name == "memory" or model.name != _MEMORY_ONLY):
                     row = await measure(model, quick=args.quick)
                     rows[f"{name}/{model.name}"] = {**row, "quick": args.quick}
                     print(name, json.dumps(rows[f"{name}/{model.name}"]), flush=True)
+    if not args.only or _LONG in args.only:
+        rows[_LONG] = {**await long_context(quick=args.quick), "quick": args.quick}
+        print(_LONG, json.dumps(rows[_LONG]), flush=True)
     return rows
 
 
 def _models(place: Path, only: str | None) -> list[BenchModel]:
-    models = []
-    if only in (None, "nearfar-cloud"):
-        models.append(embedded_model(place))
-    if only in (None, "random-100M"):
-        models.append(random_model(place, "random-100M"))
-    return models
+    names = _MODELS if only is None else (only,)
+    return [
+        embedded_model(place) if name == "nearfar-cloud" else random_model(place, name)
+        for name in names
+    ]
 
 
 async def _gpu_rows(args: argparse.Namespace) -> dict[str, Any]:

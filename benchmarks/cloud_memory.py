@@ -10,7 +10,6 @@ import asyncio
 import json
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from benchmarks.cloud_models import BenchModel
 from cloud.engine.engine import CloudEngine
 from cloud.engine.memory import plan_memory
 from cloud.engine.options import EngineOptions
+from cloud.engine.resident import resident_bytes, watched
 from offload.messages import Request, Sampling
 
 _PROMPTS, _PROMPT_LEN, _CONTEXT = 8, 500, 512
@@ -44,7 +44,7 @@ def main() -> None:
     folder = Path(sys.argv[1])
     torch.randn(64, 64) @ torch.randn(64, 64)  # what the libraries keep for themselves
     plan = plan_memory(folder, _OPTIONS)
-    loaded, peak = asyncio.run(_measured(folder, _resident_bytes()))
+    loaded, peak = asyncio.run(_measured(folder, resident_bytes()))
     kept = plan.weight_bytes + plan.kv_bytes
     print(
         json.dumps(
@@ -63,21 +63,10 @@ def main() -> None:
 async def _measured(folder: Path, before: int) -> tuple[int, int]:
     """Return the bytes held after loading and, at most, while prompts are answered."""
     engine = CloudEngine(folder, options=_OPTIONS)
-    loaded = _resident_bytes()
-    done, seen = threading.Event(), [loaded]
-
-    def watch() -> None:
-        while not done.wait(0.0005):
-            seen.append(_resident_bytes())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    loaded = resident_bytes()
+    with watched() as seen:
         await asyncio.gather(*(_answer(engine, first) for first in range(_PROMPTS)))
-    finally:
-        done.set()
-        watcher.join()
-        await engine.aclose()
+    await engine.aclose()
     return loaded - before, max(seen) - before
 
 
@@ -86,11 +75,6 @@ async def _answer(engine: CloudEngine, first: int) -> None:
     request = Request(prompt_token_ids=prompt, sampling=Sampling(max_tokens=12))
     async for _ in engine.generate(request):
         pass
-
-
-def _resident_bytes() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from offload.pair import CLOUD_MODEL
 
@@ -36,6 +42,34 @@ SHAPES: dict[str, PretrainedConfig] = {
         head_dim=64,
         max_position_embeddings=4096,
         tie_word_embeddings=True,
+    ),
+    # A mixture with windows, other head counts and no tied embeddings: what nothing was tuned on.
+    "random-moe-windows": Qwen3MoeConfig(
+        vocab_size=6000,
+        hidden_size=320,
+        intermediate_size=960,
+        moe_intermediate_size=224,
+        num_experts=8,
+        num_experts_per_tok=2,
+        mlp_only_layers=[0],
+        num_hidden_layers=10,
+        num_attention_heads=10,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=2048,
+        use_sliding_window=True,
+        sliding_window=200,
+        max_window_layers=4,
+    ),
+    "random-long": Qwen3Config(
+        vocab_size=4096,
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=40960,
     ),
     "qwen3-0.6b": Qwen3Config(
         **_QWEN3,

@@ -21,6 +21,7 @@ _log = logging.getLogger(__name__)
 
 NOT_A_NUMBER = "the model's arithmetic overflowed on this request; ask again or shorten it"
 STEP_FAILED = "the cloud could not compute this request ({}); ask again"
+_NO_MEMORY_WORDS = ("can't allocate memory", "can't start new thread")
 NO_MEMORY = "the cloud has no memory left for this request; ask again later"
 
 
@@ -96,7 +97,7 @@ class Batching:
         num_tokens = sum(slice_.num_tokens for slice_ in slices)
         # Only the kind is logged: a message could quote what a person asked.
         _log.warning("a step of %d tokens failed: %s", num_tokens, type(error).__name__)
-        if _out_of_memory(error):
+        if is_out_of_memory(error):
             if self._scheduler.shrink(num_tokens):
                 _log.warning("out of memory: at most %d tokens a step", self._scheduler.budget)
                 _empty_cache()
@@ -134,9 +135,10 @@ class Batching:
         self._answers.pop(sequence).end(reason, error)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch on a CPU, and Python for a thread, say so in words alone."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY_WORDS)
     )
 
 

@@ -13,7 +13,7 @@ from backbone.sampling import Sampler
 from backbone.schema import Schemas
 from backbone.tokenizer import Tokenizer
 from cloud.engine.answer import Answer
-from cloud.engine.batching import Batching
+from cloud.engine.batching import NO_MEMORY, Batching, is_out_of_memory
 from cloud.engine.choosing import lookup_for
 from cloud.engine.crew import gather
 from cloud.engine.loading import LoadedModel, load_model
@@ -24,7 +24,7 @@ from cloud.engine.overlap import OverlappedBatching
 from cloud.engine.prompt import encode_request
 from cloud.engine.remembered import Remembered
 from offload.asker import asker
-from offload.errors import EngineStopped
+from offload.errors import EngineStopped, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
@@ -74,7 +74,7 @@ class CloudEngine:
         self._require_running()
         received_s = time.monotonic()
         # A long text takes tens of milliseconds, which the event loop must not lose.
-        prompt, sampler = await asyncio.to_thread(self._prepare, request)
+        prompt, sampler = await self._prepared(request)
         self._require_running()
         key = self._remembered.key(asker(), request, prompt)
         if (known := self._remembered.find(key)) is not None:
@@ -111,6 +111,14 @@ class CloudEngine:
             await asyncio.to_thread(self._loop.close, patience_s)
             await asyncio.to_thread(self._leave)
             await asyncio.to_thread(self._crew.end)
+
+    async def _prepared(self, request: Request) -> tuple[list[int], Sampler]:
+        try:
+            return await asyncio.to_thread(self._prepare, request)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise Overloaded(NO_MEMORY) from None
 
     def _prepare(self, request: Request) -> tuple[list[int], Sampler]:
         prompt = encode_request(request, self._tokenizer, self._card.max_model_len)

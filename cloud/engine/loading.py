@@ -20,7 +20,7 @@ from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
 from cloud.engine.blocks import BlockPool
 from cloud.engine.fused import FusedNetwork
-from cloud.engine.heap import give_back
+from cloud.engine.heap import give_back, keep_little
 from cloud.engine.kv_cache import KVCache, num_blocks_for, span_of
 from cloud.engine.lean import LeanNetwork, is_lean
 from cloud.engine.memory import run_largest_step
@@ -70,6 +70,8 @@ def _load(
     folder: Path, options: EngineOptions, meeting: Meeting | None, loaded: Callable[[], None]
 ) -> LoadedModel:
     device, dtype = options.torch_device(), options.torch_dtype()
+    if device.type == "cpu":
+        keep_little()
     share = Share(meeting.rank, meeting.size) if meeting else Share()
     network = load_network(folder, device=device, dtype=dtype, share=share)
     network.config = options.as_run(network.config)

@@ -1,11 +1,15 @@
 """How much memory a model will take, told before any of it is taken.
 
-The largest step is run without storage, on torch's meta device: every tensor that it would make is
-counted while it would live. What kernels take for themselves inside is not seen.
+On a CPU the largest steps are tried on one empty layer, and what is resident is measured. For a GPU
+one is run without storage, on torch's meta device: every tensor that it would make is counted while
+it would live. What kernels take for themselves inside is not seen there.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -18,12 +22,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backbone.config import NetworkConfig
+from backbone.errors import CheckpointError
 from backbone.network import Network
 from backbone.sampling import confidence
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import block_bytes, span_of, usable_bytes
 from cloud.engine.lean import is_lean
 from cloud.engine.options import EngineOptions
+from cloud.engine.resident import is_told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +55,15 @@ class MemoryPlan:
 def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
     """Predict what CloudEngine(folder, options=options) takes.
 
-    Raises CheckpointError or SettingsError, as the engine would.
+    On a CPU this takes a few seconds. Raises CheckpointError or SettingsError, as the engine would.
     """
     config = options.as_run(NetworkConfig.load(folder))
     max_model_len = options.model_len(config)
     weights = weight_bytes(config, max_model_len, options)
-    activations = activation_bytes(config, max_model_len, options)
+    if options.torch_device().type == "cpu" and is_told():
+        activations = rehearsed_bytes(folder, options)
+    else:
+        activations = activation_bytes(config, max_model_len, options)
     usable = usable_bytes(options.torch_device(), options.gpu_memory_utilization)
     per_block = block_bytes(config, options.block_size, options.cache_dtype())
     span = span_of(config, options.block_size)
@@ -89,6 +98,28 @@ def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptio
     table = per_angle * num_bases * max_model_len * config.head_dim
     table *= options.fuse_operators
     return (num_weights + table) * options.torch_dtype().itemsize
+
+
+def rehearsed_bytes(folder: Path, options: EngineOptions) -> int:
+    """Return what is resident at the peak of the largest steps beside weights and cache.
+
+    Measured by a process of its own (cloud.engine.rehearsal). Raises CheckpointError.
+    """
+    told = {
+        "folder": str(folder.resolve()),
+        "options": asdict(options),
+        "num_threads": torch.get_num_threads(),
+    }
+    command = [sys.executable, "-m", "cloud.engine.rehearsal"]
+    done = subprocess.run(
+        command, input=json.dumps(told) + "\n", capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise CheckpointError(
+            f"the largest step of {folder} could not be tried (exit status {done.returncode}); "
+            "free memory, or lower max_num_batched_tokens or max_model_len"
+        )
+    return int(json.loads(done.stdout)["bytes"])
 
 
 def activation_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptions) -> int:

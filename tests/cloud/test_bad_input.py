@@ -13,7 +13,7 @@ import torch
 from cloud.engine.engine import CloudEngine
 from cloud.engine.options import EngineOptions
 from cloud.engine.scheduler import Slice
-from offload.errors import ContextLengthError, NearfarError, RequestError
+from offload.errors import ContextLengthError, NearfarError, Overloaded, RequestError
 from offload.messages import Request, Sampling
 from tests.cloud.golden import answer, ask, reference_tokens, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
@@ -105,6 +105,23 @@ async def test_memory_that_runs_out_in_the_network_shrinks_the_step(
     del sizes[:]
     await answer(engine, by_ids(*range(40, 65), max_tokens=2))
     assert max(sizes) <= 6
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("can't start new thread")], ids=["python", "threads"]
+)
+async def test_no_memory_to_take_a_request_is_told_as_a_reason_to_come_again(
+    engine: CloudEngine, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def prepare(request: Request) -> Any:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_prepare", prepare)
+        with pytest.raises(Overloaded, match="no memory left for this request; ask again later"):
+            await answer(engine, ask("the cat"))
+    _, finish = await answer(engine, ask("the cat", max_tokens=3))
+    assert finish.reason == "length"
 
 
 async def test_a_poisoned_request_fails_alone_and_says_why(

@@ -16,7 +16,7 @@ from cloud.engine.blocks import BlockPool, Span
 from cloud.engine.engine import CloudEngine
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.kv_cache import KVCache
-from cloud.engine.memory import plan_memory
+from cloud.engine.memory import activation_bytes
 from cloud.engine.options import EngineOptions
 from cloud.engine.runner import Runner
 from cloud.engine.scheduler import Scheduler
@@ -51,13 +51,9 @@ def test_blocks_grow_with_the_length_and_steps_do_not() -> None:
         assert blocks_of(num_tokens) == (num_tokens // BLOCK, 2048)
 
 
-def test_a_steps_memory_does_not_hang_on_the_context() -> None:
-    short, long = (
-        plan_memory(CLOUD_MODEL, EngineOptions(device="cpu", max_model_len=length))
-        for length in (128, 512)
-    )
-    assert short.activation_bytes == long.activation_bytes
-    assert short.kv_bytes_per_token == long.kv_bytes_per_token
+def test_the_networks_own_memory_does_not_hang_on_the_context() -> None:
+    config, options = NetworkConfig.load(CLOUD_MODEL), EngineOptions(device="cpu")
+    assert activation_bytes(config, 128, options) == activation_bytes(config, 512, options)
 
 
 FAMILIES = [
@@ -102,7 +98,7 @@ CONFIG = NetworkConfig(
     num_attention_heads=4,
     num_key_value_heads=2,
     head_dim=8,
-    max_position_embeddings=8192,
+    max_position_embeddings=32768,
 )
 
 
@@ -138,3 +134,9 @@ def test_memory_of_a_prompt_grows_with_its_length_and_not_its_square(at_once: in
     # A square would add four times as much for each doubling.
     assert long - middle < 2.5 * (middle - short)
     assert long < 4.5 * short
+
+
+@pytest.mark.slow
+def test_32k_tokens_take_four_times_the_memory_of_8k() -> None:
+    short, long = (peak_of(length, at_once=2048) for length in (8192, 32768))
+    assert long < 4.2 * short

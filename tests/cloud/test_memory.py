@@ -16,11 +16,18 @@ from typer.testing import CliRunner
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
+from backbone.errors import CheckpointError
 from cloud.cli import build
 from cloud.engine.engine import CloudEngine
 from cloud.engine.fused import FusedNetwork
-from cloud.engine.memory import activation_bytes, plan_memory, run_largest_step
+from cloud.engine.memory import (
+    activation_bytes,
+    plan_memory,
+    rehearsed_bytes,
+    run_largest_step,
+)
 from cloud.engine.options import EngineOptions
+from cloud.engine.rehearsal import one_of_each
 from offload.pair import CLOUD_MODEL
 from tests.tiny_checkpoints import write_checkpoint, write_tokenizer
 
@@ -28,6 +35,12 @@ from tests.tiny_checkpoints import write_checkpoint, write_tokenizer
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"), "qwen3-tied")
+
+
+@pytest.fixture(autouse=True)
+def unrehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count a plan's tensors, as for a GPU, instead of trying a step, which takes seconds."""
+    monkeypatch.setattr("cloud.engine.memory.is_told", lambda: False)
 
 
 def allocated_peak(folder: Path, options: EngineOptions, max_model_len: int) -> int:
@@ -95,7 +108,9 @@ def test_the_cache_that_fits_is_the_cache_that_is_made(folder: Path) -> None:
     assert plan.total_bytes == plan.weight_bytes + plan.activation_bytes + plan.kv_bytes
 
 
-def test_nothing_is_held_while_predicting(folder: Path) -> None:
+def test_nothing_is_held_while_predicting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Where no step can be tried, as on a GPU, it is run without storage.
+    monkeypatch.setattr("cloud.engine.memory.is_told", lambda: False)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         plan_memory(folder, EngineOptions(device="cpu"))
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -114,9 +129,62 @@ def test_the_command_tells_it_in_words(folder: Path) -> None:
     assert result.exit_code == 0 and "weights" in result.stdout and "answers" in result.stdout
 
 
+LINUX_ONLY = pytest.mark.skipif(
+    not Path("/proc/self/status").is_file(), reason="resident memory is read from /proc"
+)
+
+
+@LINUX_ONLY
+@pytest.mark.parametrize("fuse", [True, False])
+def test_the_rehearsal_finds_every_tensor_of_the_largest_step(folder: Path, fuse: bool) -> None:
+    options = EngineOptions(
+        device="cpu", max_num_batched_tokens=2048, max_num_seqs=64, fuse_operators=fuse
+    )
+    tensors = activation_bytes(NetworkConfig.load(folder), 128, options)
+    found = rehearsed_bytes(folder, options)
+    # Kernels and the heap hold some megabytes of their own, however small the step.
+    # On a CPU a network is laid out anew, and a step holds a little less than the fused one's.
+    assert 0.8 * tensors < found < 2 * tensors + 40e6
+
+
+@LINUX_ONLY
+def test_a_rehearsal_takes_no_memory_for_weights(tmp_path: Path) -> None:
+    config = LlamaConfig(
+        vocab_size=60_000,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=64,
+        num_attention_heads=16,
+        max_position_embeddings=128,
+        tie_word_embeddings=False,
+    )
+    config.save_pretrained(tmp_path)  # no weights are there to be read
+    options = EngineOptions(device="cpu", max_num_batched_tokens=64, max_num_seqs=4)
+    assert plan_memory(tmp_path, options).weight_bytes > 4e9
+    assert rehearsed_bytes(tmp_path, options) < 100e6
+
+
+def test_a_rehearsal_that_fails_is_told_in_one_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "false")
+    with pytest.raises(CheckpointError, match=r"could not be tried \(exit status 1\); free memory"):
+        rehearsed_bytes(folder, EngineOptions(device="cpu"))
+
+
+def test_every_kind_of_layer_is_rehearsed_once(tmp_path: Path) -> None:
+    config = NetworkConfig.load(write_checkpoint(tmp_path, "gemma3-some-windows"))
+    kept = one_of_each(config)
+    assert config.num_hidden_layers == 3 and kept.num_hidden_layers == 2
+    assert kept.windows() == config.windows()[:2]
+    assert [kept.rope_base(i) for i in range(2)] == [config.rope_base(i) for i in range(2)]
+
+
 def test_a_dtype_halves_the_weights(folder: Path) -> None:
     wide, narrow = (
-        plan_memory(folder, EngineOptions(device="cpu", dtype=dtype)).weight_bytes
+        plan_memory(
+            folder, EngineOptions(device="cpu", dtype=dtype, fuse_operators=False)
+        ).weight_bytes
         for dtype in ("float32", "bfloat16")  # type: ignore[arg-type]
     )
     assert wide == 2 * narrow and torch.bfloat16.itemsize == 2

@@ -1,0 +1,72 @@
+"""Many requests at once in little memory: all are answered as if alone, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import pytest
+
+from cloud.engine.engine import CloudEngine
+from cloud.engine.options import EngineOptions
+from offload.asker import asked_by
+from offload.messages import Request, Sampling
+from tests.cloud.golden import answer, tokens_of
+from tests.tiny_checkpoints import write_checkpoint
+
+NUM_GREEDY, NUM_QUIET = 72, 24
+
+
+def requests() -> list[tuple[str, Request]]:
+    """Return the requests of one device that asks much, and then those of two that ask little."""
+    chance = random.Random(0)
+    devices = ["greedy"] * NUM_GREEDY + ["quiet", "calm"] * (NUM_QUIET // 2)
+    return [
+        (
+            device,
+            Request(
+                prompt_token_ids=tuple(chance.randrange(1, 300) for _ in range(length)),
+                sampling=Sampling(max_tokens=chance.randint(2, 24)),
+            ),
+        )
+        for device in devices
+        if (length := chance.randint(4, 40))
+    ]
+
+
+@pytest.mark.parametrize("overlapped", [False, True], ids=["plain", "overlapped"])
+async def test_a_crowd_is_served_fairly_in_little_memory(overlapped: bool, tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, "qwen3-tied")
+    options = EngineOptions(
+        device="cpu",
+        block_size=8,
+        num_gpu_blocks_override=24,
+        max_num_seqs=16,
+        async_scheduling=overlapped,
+        num_speculative_tokens=0,
+        response_cache_size=0,
+    )
+    engine = CloudEngine(folder, options=options)
+    order: list[str] = []
+
+    async def one(device: str, request: Request) -> list[int]:
+        with asked_by(device):
+            deltas, finish = await answer(engine, request)
+        assert finish.error is None
+        order.append(device)
+        return list(tokens_of(deltas))
+
+    asked = requests()
+    together = await asyncio.gather(*(one(*each) for each in asked))
+    report, ended = engine.report(), list(order)
+    alone = [await one(*each) for each in asked[::12]]
+    await engine.aclose()
+    assert together[::12] == alone
+    assert report.num_preemptions > 0 and (report.num_running, report.num_waiting) == (0, 0)
+    # They came last, and asked less: they are not done last.
+    last_quiet = max(i for i, device in enumerate(ended) if device != "greedy")
+    assert "greedy" in ended[last_quiet:] and len(ended) == NUM_GREEDY + NUM_QUIET
+    engine._loop._batching.check_integrity()
+    pool = engine._scheduler.pool
+    assert pool.num_free == pool.num_blocks

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from backbone.causes import cause
 from offload.errors import SettingsError
@@ -63,6 +64,23 @@ def _better(connection: sqlite3.Connection) -> None:
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _better)
 
 
+class _Told(sqlite3.Connection):
+    """A connection that tells what is in the way of its file, once that is open."""
+
+    path: Path | None = None
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        """Execute a statement. Raises SettingsError where the file takes nothing any more."""
+        try:
+            return super().execute(sql, parameters)
+        except sqlite3.OperationalError as error:
+            if self.path is None:
+                raise
+            raise SettingsError(
+                f"the conversations in {self.path} cannot be written: {_reason(self.path, error)}"
+            ) from None
+
+
 def connect(path: Path | None) -> sqlite3.Connection:
     """Open the database at today's schema; it is made, private, where there is none.
 
@@ -75,7 +93,9 @@ def connect(path: Path | None) -> sqlite3.Connection:
         if path is not None and not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
-        connection = sqlite3.connect(path or ":memory:", isolation_level=None, timeout=10)
+        connection = sqlite3.connect(
+            path or ":memory:", isolation_level=None, timeout=10, factory=_Told
+        )
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA secure_delete=ON")
@@ -84,6 +104,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         raise SettingsError(
             f"the conversations in {path} cannot be opened: {_reason(path, error)}"
         ) from None
+    connection.path = path
     connection.row_factory = sqlite3.Row
     return connection
 

@@ -76,6 +76,10 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
         max_model_len: Annotated[
             int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
         ] = 0,
+        engine: Annotated[
+            list[str] | None,
+            typer.Option(help="An option of the engine, as kv_cache_dtype=int8; may be repeated."),
+        ] = None,
         as_json: Annotated[
             bool, typer.Option("--json", help="Print the address and keys as one JSON line.")
         ] = False,
@@ -101,6 +105,7 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
                 replica_weights=replica_weights,
                 gpus=gpus,
                 cores=cores,
+                engine=tuple(engine or ()),
                 as_json=as_json,
             )
         run(options, open_http=open_http)

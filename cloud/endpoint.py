@@ -15,10 +15,12 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.stopping import on_signals
 from backbone.usage import as_typed
+from cloud.engine_settings import read_settings
 from offload.engine import Breaking, Engine
 from offload.errors import EngineStopped, SettingsError
 from offload.link.local import admitted, open_invites, open_meter, server_keys
@@ -55,6 +57,7 @@ class EndpointOptions:
     replica_weights: str = ""
     gpus: str = ""
     cores: str = ""
+    engine: tuple[str, ...] = ()  # EngineOptions' fields as NAME=VALUE
     as_json: bool = False
 
     def __post_init__(self) -> None:
@@ -66,6 +69,8 @@ class EndpointOptions:
             raise SettingsError(
                 "--tensor-parallel-size shares one model; leave out --upstream and --replicas"
             )
+        if self.upstream and self.engine:
+            raise SettingsError("--upstream has an engine of its own; leave out --engine")
         if self.max_loaded < 1:
             raise SettingsError(f"max-loaded is {self.max_loaded}; it must be 1 or more")
         if self.num_replicas == 1 and (self.replica_weights or self.gpus or self.cores):
@@ -101,6 +106,7 @@ def _fleet(folder: Path, options: EndpointOptions) -> Engine:
     from cloud.fleet.replicas import Replicas
 
     with as_typed():
+        settings = _settings(options)
         policy = policy_named(options.balance)
         places = places_for(
             options.num_replicas,
@@ -113,7 +119,7 @@ def _fleet(folder: Path, options: EndpointOptions) -> Engine:
     def replica(number: int) -> ReplicaOptions:
         place = places[number % len(places)]
         # A process that sees one GPU calls it the first.
-        wish = {"device": options.device, "max_model_len": options.max_model_len}
+        wish = {"device": options.device, "max_model_len": options.max_model_len, **settings}
         return ReplicaOptions(
             arguments={"folder": str(folder), **wish},
             environment=place.environment(),
@@ -140,12 +146,21 @@ def _load(folder: Path, options: EndpointOptions) -> Engine:
         from cloud.engine.options import EngineOptions
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None
-    chosen = EngineOptions(
-        device=options.device,
-        max_model_len=options.max_model_len,
-        tensor_parallel_size=options.tensor_parallel_size,
-    )
+    with as_typed():
+        chosen = EngineOptions(
+            device=options.device,
+            max_model_len=options.max_model_len,
+            tensor_parallel_size=options.tensor_parallel_size,
+            **_settings(options),
+        )
     return CloudEngine(folder, options=chosen)
+
+
+def _settings(options: EndpointOptions) -> dict[str, Any]:
+    try:
+        return read_settings(options.engine)
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "cloud") from None
 
 
 async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp | None) -> None:

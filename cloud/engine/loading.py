@@ -91,12 +91,15 @@ def _load(
     cache = _cache(config, options, max_model_len, group)
     attention = attention_backend(options.attention_backend, config, cache, options.torch_dtype())
     graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
+    runner = Runner(runnable, attention, options.block_size, graphs, group)
+    if device.type == "cuda":
+        runner.warm_up(cache)
     return LoadedModel(
         card=card,
         tokenizer=tokenizer,
         vocab_size=config.vocab_size,
         scheduler=_scheduler(config, cache, options),
-        runner=Runner(runnable, attention, options.block_size, graphs, group),
+        runner=runner,
     )
 
 

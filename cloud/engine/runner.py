@@ -16,9 +16,11 @@ from cloud.engine.batch import Row, StepBatch, build_batch
 from cloud.engine.choosing import choices, choose_tokens, pieces, score_tokens
 from cloud.engine.flight import Flight, fed
 from cloud.engine.fused import FusedNetwork
+from cloud.engine.kv_cache import KVCache
 from cloud.engine.outcome import Chosen, Outcome, Scored
 from cloud.engine.parallel import Group, follow
 from cloud.engine.scheduler import Slice
+from cloud.engine.warming import warm_up
 
 if TYPE_CHECKING:
     from cloud.engine.graphs import DecodeGraphs  # brings Triton
@@ -92,6 +94,11 @@ class Runner:
         with self._group.in_step():
             self._group.tell(batch, is_fed=is_fed)
             return self._compute(batch)
+
+    def warm_up(self, cache: KVCache) -> None:
+        """Run every kind of step once, before anybody waits; each process of a group does."""
+        with torch.inference_mode(), on_device(self._device):
+            warm_up(self._compute, cache)
 
     def follow(self) -> None:
         """Compute this process's share of the steps of another, which leads."""

@@ -169,6 +169,17 @@ def test_auto_can_do_what_the_model_needs(dtype: torch.dtype, changes: dict[str,
     assert chosen == "torch" and refusal(BACKENDS[chosen], shape, cache_of(shape)) is None
 
 
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("capability", [(8, 0), (8, 7), (9, 0)])
+def test_auto_is_the_reference_on_every_gpu(
+    stored: torch.dtype, capability: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As the manual says, until the others are measured there.
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
+    cache = on_a_gpu(cache_of(config(), dtype=stored))
+    assert resolve("auto", config(), cache, torch.bfloat16) == "torch"
+
+
 @pytest.mark.parametrize("name", ["triton+varlen", "flash_attn"])
 def test_a_backend_that_the_device_cannot_run_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match="needs a GPU and bfloat16"):
@@ -388,3 +399,13 @@ def agree(tried: AttentionBackend, reference: AttentionBackend) -> None:
         torch.testing.assert_close(out[0], out[1], atol=2e-6, rtol=1e-5)
         for slice_ in slices:
             slice_.sequence.num_computed += slice_.num_tokens
+
+
+def test_triton_on_a_cpu_is_refused_unless_it_is_interpreted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shape = config()
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert refusal(BACKENDS["triton"], shape, cache_of(shape)) is None
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    assert "needs a GPU" in str(refusal(BACKENDS["triton"], shape, cache_of(shape)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ class Backend:
     sinks: bool = False
     coded_cache: bool = False  # int8 or fp8 keys and values
     needs_half_on_gpu: bool = False
+    in_triton: bool = False
     block_multiple: int = 1  # of tokens in a block
 
 
@@ -44,6 +46,7 @@ BACKENDS = {
     "triton": Backend(
         module="cloud.engine.attention.split",
         attribute="triton_and_sdpa",
+        in_triton=True,
         soft_capping=True,
         sinks=True,
         coded_cache=True,
@@ -119,6 +122,8 @@ def refusal(
         return f"reads no {CODED[stored]} cache; use torch, or kv_cache_dtype auto"
     if backend.needs_half_on_gpu and (device.type != "cuda" or (dtype or stored) not in _HALF):
         return "needs a GPU and bfloat16 or float16; use torch"
+    if backend.in_triton and device.type == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "needs a GPU; use torch (TRITON_INTERPRET=1 interprets it on a CPU, for tests)"
     if cache.block_size % backend.block_multiple:
         return (
             f"reads blocks of {backend.block_multiple} tokens or a multiple; set block_size to "

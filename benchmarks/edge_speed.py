@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import random_model
@@ -121,25 +121,37 @@ def _chats(quick: bool, *, num_threads: int | None, num_busy: int) -> Row:
     }
 
 
+class Load(NamedTuple):
+    """Cores that others keep busy, on and off for so many seconds, and the answers beside them."""
+
+    num_cores: int
+    on_s: float
+    off_s: float
+    num_tokens: int  # long enough for one whole turn of the load
+
+
 LOADS = {
-    "idle": (0, 0.0, 0.0),
-    "one core busy": (1, 0.0, 0.0),
-    "every core busy": (num_usable_cores(), 0.0, 0.0),
-    "one core busy 3 s in 6": (1, 3.0, 3.0),
+    "idle": Load(0, 0.0, 0.0, 96),
+    "one core busy": Load(1, 0.0, 0.0, 96),
+    "every core busy": Load(num_usable_cores(), 0.0, 0.0, 24),  # too many threads crawl
+    "one core busy 3 s in 6": Load(1, 3.0, 3.0, 160),
 }
+_ROUNDS = 3  # what a load does to one answer is chance
 
 
 def governor(quick: bool) -> Row:
     """The governor beside every fixed number of threads, under four loads; the worst counts."""
-    path, num_tokens = random_model(), 12 if quick else 96
+    path = random_model()
     fixed = range(1, num_usable_cores() + 1)
     table = {}
-    for name, (count, on_s, off_s) in LOADS.items():
-        with sides.busy_cores(count, on_s=on_s, off_s=off_s):
+    for name, load in LOADS.items():
+        with sides.busy_cores(load.num_cores, on_s=load.on_s, off_s=load.off_s):
             governed, *rates = sides.by_turns(
-                1,
+                1 if quick else _ROUNDS,
                 *(
-                    lambda n=n: _rate(path, n, num_tokens)  # type: ignore[misc]
+                    lambda n=n, load=load: _rate(  # type: ignore[misc]
+                        path, n, 12 if quick else load.num_tokens
+                    )
                     for n in (0, *fixed)
                 ),
             )

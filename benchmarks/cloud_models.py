@@ -19,19 +19,19 @@ from transformers import (
 
 from offload.pair import CLOUD_MODEL
 
+_TINY = {
+    "vocab_size": 4096,
+    "hidden_size": 64,
+    "intermediate_size": 192,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+}
 _QWEN3 = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
 SHAPES: dict[str, PretrainedConfig] = {
     # To run the code of the GPU rows on a CPU.
-    "miniature": Qwen3Config(
-        vocab_size=4096,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=512,
-    ),
+    "miniature": Qwen3Config(**_TINY, max_position_embeddings=512),
     "random-100M": Qwen3Config(
         vocab_size=32000,
         hidden_size=768,
@@ -61,16 +61,7 @@ SHAPES: dict[str, PretrainedConfig] = {
         sliding_window=200,
         max_window_layers=4,
     ),
-    "random-long": Qwen3Config(
-        vocab_size=4096,
-        hidden_size=64,
-        intermediate_size=192,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=40960,
-    ),
+    "random-long": Qwen3Config(**_TINY, max_position_embeddings=40960),
     "qwen3-0.6b": Qwen3Config(
         **_QWEN3,
         vocab_size=151936,

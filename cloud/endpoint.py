@@ -14,18 +14,13 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from backbone.errors import CheckpointError, MissingExtra
 from backbone.stopping import on_signals
-from backbone.usage import as_typed
-from cloud.engine_settings import read_settings
+from cloud.opening import open_engine
 from offload.engine import Breaking, Engine
 from offload.errors import EngineStopped, SettingsError
 from offload.link.local import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
-from offload.pair import CLOUD_MODEL
 from offload.places import places
 from offload.settings_reading import load
 
@@ -81,86 +76,7 @@ class EndpointOptions:
 
 def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
     """Load the model, bind the addresses and serve. Raises NearfarError, also of what breaks."""
-    asyncio.run(_serve(_engine(options), options, open_http))
-
-
-def _engine(options: EndpointOptions) -> Engine:
-    if options.upstream:
-        from offload.upstream.client import Upstream
-
-        return Upstream(options.upstream, model=options.upstream_model, for_tenants=True)
-    if options.shelf:
-        from cloud.fleet.shelf import Shelf
-
-        root = Path(options.shelf).expanduser()
-        return Shelf(root, lambda folder: _load(folder, options), max_loaded=options.max_loaded)
-    if options.num_replicas > 1:
-        return _fleet(_folder(options.model), options)
-    return _load(_folder(options.model), options)
-
-
-def _fleet(folder: Path, options: EndpointOptions) -> Engine:
-    from cloud.fleet.balance import policy_named
-    from cloud.fleet.placing import places_for
-    from cloud.fleet.replica import ReplicaOptions
-    from cloud.fleet.replicas import Replicas
-
-    with as_typed():
-        settings = _settings(options)
-        policy = policy_named(options.balance)
-        places = places_for(
-            options.num_replicas,
-            weights=options.replica_weights,
-            gpus=options.gpus,
-            cores=options.cores,
-            device=options.device,
-        )
-
-    def replica(number: int) -> ReplicaOptions:
-        place = places[number % len(places)]
-        # A process that sees one GPU calls it the first.
-        wish = {"device": options.device, "max_model_len": options.max_model_len, **settings}
-        return ReplicaOptions(
-            arguments={"folder": str(folder), **wish},
-            environment=place.environment(),
-            cores=place.cores,
-            weight=place.weight,
-        )
-
-    return Replicas(replica, num_replicas=options.num_replicas, policy=policy)
-
-
-def _folder(model: str | None) -> Path:
-    if model is None:
-        return CLOUD_MODEL
-    named = Path(model).expanduser()
-    for candidate in (named, places().models / model):
-        if candidate.is_dir():
-            return candidate
-    raise CheckpointError(f"{model} is no folder; name a Hugging Face checkpoint folder")
-
-
-def _load(folder: Path, options: EndpointOptions) -> Engine:
-    try:
-        from cloud.engine.engine import CloudEngine
-        from cloud.engine.options import EngineOptions
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "torch", "cloud") from None
-    with as_typed():
-        chosen = EngineOptions(
-            device=options.device,
-            max_model_len=options.max_model_len,
-            tensor_parallel_size=options.tensor_parallel_size,
-            **_settings(options),
-        )
-    return CloudEngine(folder, options=chosen)
-
-
-def _settings(options: EndpointOptions) -> dict[str, Any]:
-    try:
-        return read_settings(options.engine)
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "torch", "cloud") from None
+    asyncio.run(_serve(open_engine(options), options, open_http))
 
 
 async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp | None) -> None:

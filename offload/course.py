@@ -14,6 +14,7 @@ from offload.handover import Ahead, Stream, accepted, closing
 from offload.judgement import Deciding, Judgement
 from offload.messages import Delta, Finish, Request
 from offload.outgoing import Outgoing
+from offload.policy.failsafe import Failsafe
 from offload.policy.gate import Verdict
 from offload.policy.timing import Clock
 
@@ -220,7 +221,7 @@ class Course:
                 now = time.monotonic() - began
                 first_s = now if first_s is None else first_s
                 if isinstance(item, Finish) and item.reason in ("stop", "length"):
-                    clock.note(request, item, first_s=first_s, whole_s=now)
+                    _note(clock, request, item, first_s, now)
                 yield item
 
     @contextmanager
@@ -230,6 +231,10 @@ class Course:
                 yield
         else:
             yield
+
+
+def _note(clock: Clock, request: Request, finish: Finish, first_s: float, whole_s: float) -> None:
+    Failsafe()(lambda: clock.note(request, finish, first_s=first_s, whole_s=whole_s), None)
 
 
 def _failed(finish: Finish) -> CloudFailed:

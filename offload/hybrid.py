@@ -12,13 +12,14 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal
 
 import msgspec
 
 from offload.course import Course
 from offload.engine import Engine
-from offload.errors import ContextLengthError
+from offload.errors import ContextLengthError, RequestError
 from offload.handover import closing
 from offload.judgement import Deciding, Draw
 from offload.messages import Delta, Finish, ModelCard, Request, Side
@@ -27,11 +28,14 @@ from offload.policy.controller import BudgetController
 from offload.policy.courtesy import is_courtesy
 from offload.policy.decision import Decision, Recorder
 from offload.policy.dispatch import Prices
+from offload.policy.failsafe import Failsafe
 from offload.policy.gate import Standing, Verdict, gate
 from offload.policy.rule import Limit, Rule, Threshold
 from offload.policy.timing import Clock, num_chars
 
 _log = logging.getLogger("nearfar.policy")
+
+_UNDECIDED = Verdict(choice="edge", reason="undecided")  # what cannot be judged does not leave
 
 Consent = Callable[[Request], Awaitable[bool]]
 
@@ -100,7 +104,7 @@ class Hybrid:
 
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later; see Choosing."""
-        return gate(request, self._standing(self._aim(request))).choice != "edge"
+        return self._verdict(request, self._aim(request)).choice != "edge"
 
     def forced(self, side: Side) -> Hybrid:
         """Return the same two engines with one side demanded, within the gate's rules.
@@ -125,14 +129,15 @@ class Hybrid:
         Raises RequestError for a model's name it does not know, or an aim it cannot keep.
         """
         aim, began_at = self._aim(request), time.time()
-        verdict = gate(request, self._standing(aim))
+        verdict = self._verdict(request, aim)
         # The engines below have names of their own.
         course = self._course(msgspec.structs.replace(request, model=""), verdict, aim)
         async with closing(self._answer(course)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
-                    self._meet(item)
-                    self._record(request, course, item, aim, began_at)
+                    # Both are for the next request: neither may fail this one at its end.
+                    Failsafe()(partial(self._meet, item), None)
+                    Failsafe()(partial(self._record, request, course, item, aim, began_at), None)
                 yield item
 
     async def _answer(self, course: Course) -> AsyncIterator[Delta | Finish]:
@@ -154,6 +159,9 @@ class Hybrid:
             return self._options.aim
         return parse_aim(request.model, (self.card().name,))
 
+    def _verdict(self, request: Request, aim: Aim) -> Verdict:
+        return Failsafe()(lambda: gate(request, self._standing(aim)), _UNDECIDED)
+
     def _standing(self, aim: Aim) -> Standing:
         options = self._options
         asked: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
@@ -164,7 +172,8 @@ class Hybrid:
             forced=options.forced or asked.get(aim.kind),
         )
 
-    def _course(self, request: Request, verdict: Verdict, aim: Aim) -> Course:
+    def _limited(self, request: Request, verdict: Verdict, aim: Aim) -> tuple[Verdict, Limit]:
+        """Return who may answer once price and aim are looked at, and what the aim demands."""
         options = self._options
         cost = options.prices.expected_cost(num_chars(request), request.sampling.max_tokens)
         allowed = request.budget.max_cost
@@ -173,6 +182,12 @@ class Hybrid:
         limit = self._limit(aim, cost) if verdict.choice == "open" else Limit()
         if verdict.choice == "open" and self._eases(aim) and is_courtesy(request):
             verdict, limit = replace(verdict, reason="courtesy"), limit.eased()
+        return verdict, limit
+
+    def _course(self, request: Request, verdict: Verdict, aim: Aim) -> Course:
+        options, safely = self._options, Failsafe(RequestError)  # an aim that cannot be kept
+        otherwise = verdict if verdict.choice == "edge" else _UNDECIDED
+        verdict, limit = safely(partial(self._limited, request, verdict, aim), (otherwise, Limit()))
         explores = verdict.reason == "confident" and aim.kind == "auto" and not verdict.must_ask
         deciding = Deciding(
             rule=options.rule,

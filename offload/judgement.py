@@ -11,9 +11,10 @@ from offload.engine import Engine
 from offload.errors import LinkError
 from offload.messages import Delta, Finish, Request, Route, Side
 from offload.policy.dispatch import Outlook, Prices, Start, dispatch
+from offload.policy.failsafe import Failsafe
 from offload.policy.monitor import Monitor
-from offload.policy.rule import Estimate, Limit, Rule
-from offload.policy.timing import Clock
+from offload.policy.rule import Estimate, Expectation, Limit, Rule
+from offload.policy.timing import Clock, Times
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,17 @@ class Deciding:
 
 
 class Judgement:
-    """Expectations of a request, the monitor of its near answer, and the figures for the record."""
+    """Expectations of a request, the monitor of its near answer, and the figures for the record.
+
+    An estimate that fails never fails the request: from then on the near answer stands.
+    """
 
     def __init__(self, by: Deciding, request: Request, cloud: Engine | None) -> None:
         self._by, self._request = by, request
-        self.expected = by.rule.expect(request.last_text())
-        self._near_times = by.near_clock.near(request)
-        self._far_times = by.far_clock.far(request, cloud)
+        self._failsafe = safely = Failsafe()
+        self.expected = safely(lambda: by.rule.expect(request.last_text()), Expectation())
+        self._near_times = safely(lambda: by.near_clock.near(request), Times())
+        self._far_times = safely(lambda: by.far_clock.far(request, cloud), Times())
         self._estimate: Estimate | None = None
         self._when_tripped: Estimate | None = None
         self._by_prompt = False  # whether the prompt alone had decided
@@ -68,7 +73,10 @@ class Judgement:
             far=self._far_times,
             deadline_s=self._request.deadline_s,
         )
-        start, reason = dispatch(outlook, self._by.limit, self._by.rule.straight)
+        nobody: tuple[Start, str] = ("near_only", "undecided")
+        start, reason = self._failsafe(
+            lambda: dispatch(outlook, self._by.limit, self._by.rule.straight), nobody
+        )
         if reason not in ("confident", "too_hard") or self._request.deadline_s is not None:
             self.draw = None  # the clock decides
         self._by_prompt = start == "far"
@@ -86,6 +94,8 @@ class Judgement:
     @property
     def wants_far(self) -> str | None:
         """Return the reason code for asking far now, None while nothing speaks for it."""
+        if self._failsafe.failed:
+            return None
         if not self._is_opposite:
             return "unsure" if self.monitor.tripped else None
         return "explored" if self.monitor.concluded and not self.monitor.tripped else None
@@ -105,11 +115,19 @@ class Judgement:
 
     def _fresh(self) -> Monitor:
         wants_json = self._request.sampling.json_schema is not None
-        return Monitor(self._by.rule, self._by.limit, self.expected, wants_json=wants_json)
+        return Monitor(
+            self._by.rule,
+            self._by.limit,
+            self.expected,
+            wants_json=wants_json,
+            failsafe=self._failsafe,
+        )
 
     def kept(self, reason: str, settled: str) -> str:
         """Return why a finished near answer stands; `settled` is the gate's own reason."""
         estimate = self.monitor.estimate()
+        if estimate is None:
+            return "undecided"
         if self._is_opposite:
             return "explored"
         if reason == "hedged":

@@ -51,7 +51,7 @@ def _call(call: ToolCall) -> dict[str, Any]:
     arguments: Any
     try:
         arguments = json.loads(call.arguments)
-    except ValueError:
+    except (ValueError, RecursionError):
         arguments = call.arguments  # a model wrote what is no JSON; it is shown as it stands
     return {
         "id": call.id,

@@ -171,5 +171,6 @@ def _with_more_bytes(item: Delta | Finish, num_bytes: int) -> Delta | Finish:
 
 def _weight(health: LinkHealth) -> float:
     rtt_s = _UNKNOWN_RTT_S if health.rtt_s is None else max(health.rtt_s, 1e-4)
-    weight = 1 / (rtt_s * (1 + health.in_flight + health.cloud_in_flight))
+    busy = max(0, health.in_flight) + max(0, health.cloud_in_flight)  # the latter a cloud told
+    weight = 1 / (rtt_s * (1 + busy))
     return weight if health.alive else weight / 100

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from offload.messages import Delta
+from offload.policy.failsafe import Failsafe
 from offload.policy.flags import circles, flags
 from offload.policy.rule import Estimate, Expectation, Limit, Rule
 from offload.policy.signals import Signals
@@ -23,8 +24,10 @@ class Monitor:
         expected: Expectation | None = None,
         *,
         wants_json: bool = False,
+        failsafe: Failsafe | None = None,
     ) -> None:
         self._rule, self._limit = rule, limit
+        self._failsafe = failsafe or Failsafe()
         self.expected = expected or Expectation()
         self._wants_json = wants_json
         self._signals, self._text, self._look_at = Signals(), "", _LOOK_FOR_CIRCLES
@@ -54,6 +57,9 @@ class Monitor:
 
     def see(self, delta: Delta) -> None:
         """Take the newest piece of the answer."""
+        self._failsafe(lambda: self._see(delta), None)
+
+    def _see(self, delta: Delta) -> None:
         before, least = len(self._text), self._signals.least
         self._text += delta.text
         for token in delta.confidence:
@@ -70,10 +76,16 @@ class Monitor:
     def conclude(self) -> None:
         """Judge the finished answer."""
         self.concluded = True
-        self.flags = flags(self._text, wants_json=self._wants_json)
-        self.tripped = self.tripped or self._limit.passed_by(self.estimate())
+        self._failsafe(self._conclude, None)
 
-    def estimate(self) -> Estimate:
-        """Return what the answer is worth as far as it has come."""
+    def _conclude(self) -> None:
+        self.flags = flags(self._text, wants_json=self._wants_json)
+        self.tripped = self.tripped or self._limit.passed_by(self._estimate())
+
+    def estimate(self) -> Estimate | None:
+        """Return what the answer is worth as far as it has come; None where that failed."""
+        return self._failsafe(self._estimate, None)
+
+    def _estimate(self) -> Estimate:
         states: Sequence[Any] = self._states if self.concluded else ()
         return self._rule.judge(self._signals, self.expected, flags=self.flags, states=states)

@@ -57,9 +57,10 @@ class Clock:
         """Take one finished answer, timed where it was read."""
         usage, number = finish.usage, finish.usage.completion_tokens
         self._first_s.append(first_s)
-        if usage.prompt_tokens:
+        if usage.prompt_tokens > 0:
             self._first_per_prompt_token_s.append(first_s / usage.prompt_tokens)
-            self._chars_per_token.append(num_chars(request) / usage.prompt_tokens)
+            if chars := num_chars(request):  # token ids have none, and say nothing of texts
+                self._chars_per_token.append(chars / usage.prompt_tokens)
         if number > 1:
             self._per_token_s.append((whole_s - first_s) / (number - 1))
         self._num_tokens.append(number)
@@ -68,7 +69,9 @@ class Clock:
         """Predict a device's answer: the first token takes longer the longer the prompt is."""
         if not self._first_s:
             return Times()
-        tokens = num_chars(request) / _middle(self._chars_per_token, _CHARS_PER_TOKEN)
+        tokens = len(request.prompt_token_ids) or (
+            num_chars(request) / _middle(self._chars_per_token, _CHARS_PER_TOKEN)
+        )
         first = tokens * _middle(self._first_per_prompt_token_s, 0.0) or median(self._first_s)
         return Times(first_s=first, whole_s=first + self._rest_s(request))
 
@@ -90,7 +93,7 @@ class Clock:
 
 
 def num_chars(request: Request) -> int:
-    """Return the length of all that a model would read."""
+    """Return the length of all text that a model would read; token ids have none."""
     return len(request.prompt or "") + sum(len(each.content) for each in request.messages)
 
 

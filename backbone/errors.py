@@ -6,6 +6,7 @@ NearfarError
 ├── RequestError             a request that makes no sense
 │   └── SchemaRefusal        a JSON schema that no answer can be held to
 ├── MissingExtra             a package that an optional feature needs
+├── SecretDamaged           a file that should hold a secret and does not (private_files.py)
 ├── WrongUsage               options or arguments that no run can follow: exit status 2
 └── offload.errors
     ├── ContextLengthError   also a RequestError

@@ -6,22 +6,31 @@ wait ends after ten tries a second apart, so that waiting is tried again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable
-from typing import cast
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from backbone.private_files import open_private
 
 if sys.platform != "win32":
     import fcntl
 
-# Opened without it, a file on Windows has every line feed written as two characters.
-BINARY = cast(int, getattr(os, "O_BINARY", 0))
 _FAR = 1 << 30
 
 
-def open_private(path: str | os.PathLike[str], flags: int) -> int:
-    """Open a file as `os.open` does, for bytes and, if it is made here, for its owner alone."""
-    return os.open(path, flags | BINARY, 0o600)
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Hold the lock on a file while the block runs, so that processes change what it guards in
+    turn; the file is made, private, where there is none.
+    """
+    descriptor = open_private(path, os.O_RDWR | os.O_CREAT)
+    try:
+        lock(descriptor, wait=True)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def lock(descriptor: int, *, wait: bool) -> bool:

@@ -20,10 +20,11 @@ import msgspec
 
 from backbone.causes import cause
 from backbone.errors import NearfarError
+from backbone.private_files import open_private
 from offload.engine import Engine
 from offload.errors import CloudUnreachable, LinkError, SettingsError, Withheld
 from offload.link.kept import Kept
-from offload.locking import lock, open_private
+from offload.locking import lock
 from offload.messages import Delta, Finish, Privacy, Request
 
 _log = logging.getLogger("nearfar.outbox")

@@ -18,6 +18,7 @@ from offload.privacy.findings import KINDS, Rules
 UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
 MIN_WINDOW = 16
+MAX_TOKENS = 16_777_216  # of a context, or of what of it is kept: more than any model has
 # Of keys and values: what llama.cpp stores, which may be named for each apart, and what torch does.
 KV_STORED = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KV_NAMES = ("auto", *KV_STORED, "k8v4", "int8", "int4", "int2")
@@ -29,6 +30,8 @@ _EDGE_BOUNDS = {
     "num_sinks": (0, 1024),
     "max_num_seqs": (0, 256),
     "max_draft_tokens": (0, 64),
+    "max_model_len": (0, MAX_TOKENS),
+    "session_budget_mb": (0, 1 << 30),
 }
 
 
@@ -61,17 +64,16 @@ class EdgeSettings:
     session_budget_mb: int = 1024
 
     def __post_init__(self) -> None:
-        if self.window < -1 or 0 < self.window < MIN_WINDOW:
+        if self.window not in (-1, 0) and not MIN_WINDOW <= self.window <= MAX_TOKENS:
             raise SettingsError(
-                f"edge.window is {self.window}; it must be -1, 0, or {MIN_WINDOW} or more"
+                f"edge.window is {self.window}; it must be -1, 0, or from {MIN_WINDOW} to "
+                f"{MAX_TOKENS}"
             )
         for name, (low, high) in _EDGE_BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise SettingsError(
                     f"edge.{name} is {getattr(self, name)}; it must be from {low} to {high}"
                 )
-        for name in ("max_model_len", "session_budget_mb"):
-            _at_least_zero(f"edge.{name}", getattr(self, name))
         self._check_kv()
 
     def _check_kv(self) -> None:
@@ -245,7 +247,7 @@ class ServeSettings:
         if not 0 <= self.port <= 65_535:
             raise SettingsError(f"serve.port is {self.port}; it must be from 0 to 65535")
         for name, least in _SERVE_LEAST.items():
-            if not getattr(self, name) >= least:
+            if not least <= getattr(self, name) < 1e18:
                 raise SettingsError(
                     f"serve.{name} is {getattr(self, name)}; it must be {least} or more"
                 )
@@ -288,8 +290,3 @@ def _in_order(text: str) -> tuple[str, ...]:
 
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _at_least_zero(name: str, value: int) -> None:
-    if value < 0:
-        raise SettingsError(f"{name} is {value}; it must be 0 or more")

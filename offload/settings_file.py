@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from backbone.causes import cause
+from backbone.private_files import write_whole
 from offload.errors import SettingsError
-from offload.locking import BINARY
+from offload.locking import turn
 from offload.obstacles import obstacle
 
 Value = str | int | float | bool
@@ -22,26 +22,33 @@ def change_settings(
     The file is written beside itself and renamed; a new one only its owner may read, since keys
     may stand in it. Raises SettingsError where it cannot be read or written.
     """
-    import tomlkit
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else None
-        document = document if document is not None else tomlkit.document()
-        table = document.setdefault(section, tomlkit.table())
-        for name, value in values.items():
-            if value is None:
-                table.pop(name, None)
-                continue
-            item = tomlkit.item(value)
-            table[name] = item.comment(remark) if remark else item
-        _write(path, tomlkit.dumps(document))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with turn(path.with_name(f".{path.name}.turn")):  # a change is of what stands there now
+            _write(path, _changed(path, section, values, remark))
     except (TOMLKitError, TypeError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"{path} cannot be changed ({cause(error)}); mend or delete it"
         ) from None
     except OSError as error:
         raise SettingsError(f"{path} cannot be changed: {obstacle(path, error)}") from None
+
+
+def _changed(path: Path, section: str, values: Mapping[str, Value | None], remark: str) -> str:
+    import tomlkit
+
+    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else None
+    document = document if document is not None else tomlkit.document()
+    table = document.setdefault(section, tomlkit.table())
+    for name, value in values.items():
+        if value is None:
+            table.pop(name, None)
+            continue
+        item = tomlkit.item(value)
+        table[name] = item.comment(remark) if remark else item
+    return tomlkit.dumps(document)
 
 
 def read_remarks(path: Path, section: str) -> dict[str, str]:
@@ -62,13 +69,5 @@ def read_remarks(path: Path, section: str) -> dict[str, str]:
 
 
 def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    try:
-        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, mode)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode("utf-8"))
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(path, text.encode("utf-8"), mode=mode)

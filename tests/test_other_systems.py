@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 import nearfar
+from backbone.private_files import open_private
 from backbone.stopping import on_signals
 from edge.llama.trial import was_killed
 from offload.link.keys import load_or_make
-from offload.locking import lock, lock_a_byte, open_private
+from offload.locking import lock, lock_a_byte
 from offload.outbox import Outbox
 from offload.settings_file import change_settings
 
@@ -106,7 +107,7 @@ def test_a_key_is_read_where_files_have_no_bits_for_others(
 ) -> None:
     made = load_or_make(tmp_path, "device")
     (tmp_path / "device.json").chmod(0o666)  # as Windows tells of every file
-    monkeypatch.setattr("offload.link.keys.os.name", "nt")
+    monkeypatch.setattr("backbone.private_files.os.name", "nt")
     assert load_or_make(tmp_path, "device").public == made.public
 
 

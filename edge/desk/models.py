@@ -105,7 +105,16 @@ def _meant(name: str, folder: Path) -> str:
         raise CheckpointError(
             "the model's name is empty; `nearfar models list` shows those that are here"
         )
-    return read_aliases(folder).get(name, name)
+    name = read_aliases(folder).get(name, name)
+    try:
+        for place in (Path(name).expanduser(), folder / f"{name}.gguf"):
+            place.exists()
+    except (OSError, RuntimeError) as error:  # too long for a file, or the home of nobody
+        raise CheckpointError(
+            f"{name[:60]!r} cannot be the name of a model ({cause(error)}); "
+            "`nearfar models list` shows those that are here"
+        ) from None
+    return name
 
 
 def _advice(folder: Path) -> str:

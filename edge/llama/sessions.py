@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from backbone.causes import cause
+from backbone.private_files import SecretDamaged, kept_secret
 
 MAGIC = b"NEARFAR-KV-1\n"
 _MAC_BYTES = 32
@@ -122,15 +123,14 @@ class SessionStore:
 
     def _key(self) -> bytes:
         path = self._folder / _KEY_NAME
-        with contextlib.suppress(FileNotFoundError):
-            if len(key := path.read_bytes()) == 32:
-                return key
-        key = secrets.token_bytes(32)
-        beside = path.with_suffix(f".{os.getpid()}{_BESIDE}")
-        beside.touch(mode=0o600)
-        beside.write_bytes(key)
-        beside.replace(path)
-        return key
+        try:
+            return self._kept_key(path)
+        except SecretDamaged:  # it guards copies of what is kept elsewhere: a new one loses little
+            path.unlink(missing_ok=True)
+            return self._kept_key(path)
+
+    def _kept_key(self, path: Path) -> bytes:
+        return kept_secret(path, lambda: secrets.token_bytes(32), lambda key: len(key) == 32)
 
     def _make_folder(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)

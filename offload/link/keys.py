@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,8 +11,9 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
+from backbone.private_files import SecretDamaged, kept_secret
 from offload.errors import SettingsError
-from offload.link.kept import Kept, write_private
+from offload.link.kept import Kept
 
 _KEY_LENGTH = 40  # 32 bytes in Z85
 
@@ -104,18 +104,27 @@ def load_or_make(folder: Path, name: str) -> KeyPair:
     Raises SettingsError where the file is damaged or others may read it.
     """
     path = folder / f"{name}.json"
-    if not path.exists():
-        pair = KeyPair.new()
-        stored = _StoredPair(public=pair.public, secret=pair.secret)
-        write_private(path, msgspec.json.encode(stored), replace=False)
-    # Windows has no such bits: who may read is what the person's own folder says.
-    if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise SettingsError(f"others may read {path}; run: chmod 600 {path}")
     try:
-        kept = msgspec.json.decode(path.read_bytes(), type=_StoredPair)
-        return KeyPair(public=kept.public, secret=kept.secret)
-    except (msgspec.DecodeError, SettingsError) as error:
-        raise SettingsError(f"{path} is damaged ({error}); delete it for a new key") from None
+        return _decoded(kept_secret(path, _encoded_pair, _is_pair))
+    except SecretDamaged as error:
+        raise SettingsError(str(error)) from None
+
+
+def _encoded_pair() -> bytes:
+    pair = KeyPair.new()
+    return msgspec.json.encode(_StoredPair(public=pair.public, secret=pair.secret))
+
+
+def _decoded(stored: bytes) -> KeyPair:
+    kept = msgspec.json.decode(stored, type=_StoredPair)
+    return KeyPair(public=kept.public, secret=kept.secret)
+
+
+def _is_pair(stored: bytes) -> bool:
+    try:
+        return bool(_decoded(stored))
+    except (msgspec.DecodeError, SettingsError):
+        return False
 
 
 def is_key(text: str) -> bool:

@@ -11,10 +11,16 @@ from typing import Any
 import httpx
 import pytest
 
+from backbone.private_files import SecretDamaged, make_private, write_whole
+from edge.desk.assistant import desk
 from edge.desk.assistant.app import PAGE, build_app
+from edge.desk.assistant.desk import Change
 from edge.desk.assistant.door import MAX_BODY_BYTES, kept_token
-from offload.errors import CloudUnreachable
-from offload.places import places
+from edge.desk.near import Choice
+from offload.engine import Engine
+from offload.errors import CloudUnreachable, SettingsError
+from offload.places import Places, places
+from offload.settings import Settings
 from tests.edge.desks import TOKEN, Office, office, serving
 from tests.offload.scripted import ScriptedEngine
 
@@ -26,6 +32,11 @@ def client(opened: Office, **headers: str) -> httpx.AsyncClient:
     app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
     transport = httpx.ASGITransport(app=app)
     return httpx.AsyncClient(transport=transport, base_url=BASE, headers={**KEY, **headers})
+
+
+def shown_of(standing: httpx.Response) -> dict[str, Any]:
+    """What the page shows, but for the memory in use."""
+    return {name: value for name, value in standing.json().items() if name != "memory_bytes"}
 
 
 async def ask(http: httpx.AsyncClient, text: str, **said: Any) -> tuple[str, list[dict[str, Any]]]:
@@ -158,6 +169,64 @@ async def test_settings_are_kept_and_wrong_ones_change_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    "wrong",
+    [{"window": 2**70}, {"window": -(2**70)}, {"model": "m" * 5000}, {"model": "~nobody"}],
+)
+async def test_a_setting_no_model_can_have_leaves_the_old_engine_running(
+    wrong: dict[str, Any],
+) -> None:
+    async with client(office()) as http:
+        before = shown_of(await http.get("/api/standing"))
+        answer = await http.patch("/api/settings", json=wrong)
+        assert answer.status_code == 400 and answer.json()["error"]
+        assert shown_of(await http.get("/api/standing")) == before
+        _, told = await ask(http, "are you there?")
+        assert told[-1]["type"] == "finish"
+
+
+async def test_a_model_that_cannot_be_opened_is_rolled_back_whatever_it_raises() -> None:
+    opened = office()
+    make = opened.desk._open
+
+    def breaks(settings: Settings, here: Places, choice: Choice) -> Engine:
+        if settings.edge.window == 64:
+            raise OverflowError("no llama.cpp can count so far")
+        return make(settings, here, choice)
+
+    opened.desk._open = breaks
+    before = opened.desk.settings
+    with pytest.raises(OverflowError):
+        await opened.desk.change(Change(window=64))
+    assert opened.desk.settings is before
+    assert not places().config_file.exists()
+    async with client(opened) as http:
+        assert (await ask(http, "are you there?"))[1][-1]["type"] == "finish"
+
+
+async def test_a_switch_that_could_not_be_kept_is_not_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SettingsError("the disk is full; free some")
+
+    opened = office(forced="cloud")
+    monkeypatch.setattr(desk, "change_settings", full)
+    async with client(opened) as http:
+        before = shown_of(await http.get("/api/standing"))
+        answer = await http.patch("/api/settings", json={"private": not before["private"]})
+        assert answer.status_code == 400 and "is full" in answer.json()["error"]
+        assert shown_of(await http.get("/api/standing")) == before
+
+
+@pytest.mark.parametrize("body", [b'{"text": "\xff\xfe"}', b"[" * 100_000, b"\x00", b"{"])
+async def test_a_body_that_is_no_json_is_the_callers_fault(body: bytes) -> None:
+    async with client(office()) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        answer = await http.post(f"/api/conversations/{talk}/ask", content=body)
+        assert answer.status_code == 400 and answer.json()["error"]
+
+
+@pytest.mark.parametrize(
     ("headers", "status"),
     [
         ({}, 200),
@@ -214,3 +283,12 @@ def test_the_token_is_made_once_and_private() -> None:
     first = kept_token(path)
     assert len(first) >= 32 and kept_token(path) == first
     assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("kept", [b"", b"\n", b"short", b"x" * 31, b"with a space " * 4])
+def test_a_token_that_is_empty_or_cut_short_starts_no_assistant(kept: bytes) -> None:
+    path = places().keys / "assistant.token"
+    make_private(path.parent)
+    write_whole(path, kept)
+    with pytest.raises(SecretDamaged, match=r"assistant\.token is damaged; delete it"):
+        kept_token(path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import stat
+import threading
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from typer.testing import CliRunner
 from backbone.errors import WrongUsage
 from offload.config_cli import config_app
 from offload.places import places
+from offload.settings import PrivacySettings
+from offload.settings_file import change_settings
 from offload.settings_reading import load
 from offload.settings_sources import Said, all_said, drop, no_setting, put
 
@@ -93,7 +97,24 @@ def test_a_new_file_is_its_owners_alone_and_an_old_ones_rights_stay(tmp_path: Pa
     path.chmod(0o644)
     put(path, "edge.num_threads", "2")
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
-    assert [each.name for each in tmp_path.iterdir()] == ["config.toml"]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [".config.toml.turn", "config.toml"]
+
+
+def test_changes_of_several_at_once_are_all_kept(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    names = [
+        each.name for each in fields(PrivacySettings) if each.name not in ("names", "countries")
+    ]
+    threads = [
+        threading.Thread(target=change_settings, args=(path, "privacy", {name: "block"}))
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    kept = load(path).privacy
+    assert {getattr(kept, name) for name in names} == {"block"}
 
 
 def run(*arguments: str, stdin: str = "") -> str:

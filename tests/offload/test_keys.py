@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from backbone.private_files import write_whole
 from offload.errors import SettingsError
-from offload.link.kept import write_private
 from offload.link.keys import (
     DeviceList,
     KeyPair,
@@ -41,7 +41,7 @@ def test_a_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"public": "x", "secret": "y"}', b"\xff\x00"])
 def test_a_damaged_key_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    write_private(tmp_path / "device.json", content)
+    write_whole(tmp_path / "device.json", content)
     with pytest.raises(SettingsError, match=r"device\.json is damaged"):
         load_or_make(tmp_path, "device")
     assert (tmp_path / "device.json").read_bytes() == content
@@ -62,15 +62,6 @@ def test_halves_of_two_pairs_are_refused() -> None:
 def test_what_is_no_key_is_known(text: str) -> None:
     assert not is_key(text)
     assert is_key(KeyPair.new().public)
-
-
-def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    write_private(path, b"a long first content")
-    write_private(path, b"second")
-    write_private(path, b"third", replace=False)
-    assert path.read_bytes() == b"second"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_devices_are_kept_and_seen_by_another_process(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_privacy_is_read_by_its_name(tmp_path: Path) -> None:
         ("[edge]\nnum_threads = 'many'", "whole number"),
         ("[edge]\nnum_threads = -1", "from 0 to 1024"),
         ("[edge]\nnum_gpu_layers = -2", "from -1"),
-        ("[edge]\nwindow = 2", "16 or more"),
+        ("[edge]\nwindow = 2", "from 16 to"),
         ("[edge]\nmax_num_batched_tokens = 0", "from 1"),
         ("[policy]\naim = 'auto-x3'", "auto-q95"),
         ("[edge]\nnum_threads = true", "whole number"),

@@ -16,6 +16,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from backbone.causes import cause
 from backbone.errors import NearfarError
 from edge.desk.assistant.answers import Answers, Event, told
 from edge.desk.assistant.desk import Change, Desk
@@ -213,8 +214,8 @@ def _shown(turn: Turn) -> dict[str, Any]:
 async def _body(request: Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await request.body(), type=kind)
-    except msgspec.MsgspecError as error:
-        raise RequestError(f"the body is not what is asked for: {error}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is not what is asked for: {cause(error)}") from None
 
 
 def _json(body: object, *, status: int = 200) -> Response:

@@ -9,12 +9,11 @@ from typing import Any
 
 import msgspec
 
-from backbone.errors import NearfarError
 from edge.desk.assistant.current import Current
 from edge.desk.consent import Consent, Question, chosen_privacy
 from edge.desk.conversations import Conversations
 from edge.desk.forgetting import forget
-from edge.desk.models import list_models
+from edge.desk.models import find_model, list_models
 from edge.desk.near import Choice, open_hybrid
 from edge.desk.status import LinkState, link, link_state, memory_bytes
 from offload.engine import Engine
@@ -113,22 +112,28 @@ class Desk:
         )
 
     async def change(self, change: Change) -> None:
-        """Apply a change and keep it in the settings file. Raises NearfarError, and then nothing
-        has changed. The caller holds the lock.
+        """Apply a change and keep it in the settings file. Where either fails nothing has changed.
+
+        The caller holds the lock. Raises NearfarError.
         """
+        wanted = replace(self.settings, edge=_edge(self.settings.edge, change))
+        find_model(wanted.edge.model, self._here.models)  # before the old engine is let go
         before = self.settings, self.privacy
-        self.settings = replace(self.settings, edge=_edge(self.settings.edge, change))
+        self.settings = wanted
         if change.private is not None:
             self.privacy = Privacy.LOCAL_ONLY if change.private else Privacy.ASK
-        await self.engine.aclose()
         try:
-            # Loading a model takes seconds, in which other requests are not to wait.
-            self.engine = await asyncio.to_thread(self._make)
-        except NearfarError:
+            await self._renew()
+            self._keep(change)
+        except BaseException:  # whatever it was: without its engine the page could do nothing more
             self.settings, self.privacy = before
-            self.engine = await asyncio.to_thread(self._make)
+            await self._renew()
             raise
-        self._keep(change)
+
+    async def _renew(self) -> None:
+        await self.engine.aclose()
+        # Loading a model takes seconds, in which other requests are not to wait.
+        self.engine = await asyncio.to_thread(self._make)
 
     def _keep(self, change: Change) -> None:
         said = {name: value for name, value in _edge_values(change).items() if value is not None}

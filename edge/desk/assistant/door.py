@@ -12,6 +12,7 @@ import functools
 import hmac
 import json
 import secrets
+import string
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -19,10 +20,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from backbone.private_files import kept_secret
 from edge.desk.assistant.language import chinese, speaks_chinese
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 MAX_BODY_BYTES = 4_000_000
+MIN_TOKEN_LEN = 32
+_TOKEN_CHARS = frozenset(f"{string.ascii_letters}{string.digits}-_".encode())
 
 _HEADERS = {
     "content-security-policy": (
@@ -44,6 +48,7 @@ class Door:
     """ASGI middleware: 403 for a wrong host or origin, 401 without the token, 413 for too much."""
 
     def __init__(self, app: ASGIApp, *, token: str) -> None:
+        assert token, "an empty token would let everybody in"
         self._app = app
         self._token = token
 
@@ -90,11 +95,14 @@ def _refuse(language: str, status: int, told: str) -> Response:
 
 
 def kept_token(path: Path) -> str:
-    """Return the token in the file; it is made once, private, so that a bookmark stays good."""
-    if path.exists():
-        return path.read_text(encoding="ascii").strip()
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    token = secrets.token_urlsafe(24)
-    path.touch(mode=0o600)
-    path.write_text(token, encoding="ascii")
-    return token
+    """Return the token in the file; it is made once, private, so that a bookmark stays good.
+
+    Raises SecretDamaged for one that is empty or cut short.
+    """
+    kept = kept_secret(path, lambda: secrets.token_urlsafe(24).encode(), _is_token)
+    return kept.decode("ascii").strip()
+
+
+def _is_token(kept: bytes) -> bool:
+    token = kept.strip()
+    return len(token) >= MIN_TOKEN_LEN and _TOKEN_CHARS.issuperset(token)

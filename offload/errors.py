@@ -10,9 +10,10 @@ class ContextLengthError(RequestError):
     """A prompt longer than the model's context."""
 
     def __init__(self, num_tokens: int, max_model_len: int) -> None:
+        # The first words are OpenAI's, by which clients know this error and shorten the prompt.
         super().__init__(
-            f"the prompt has {num_tokens} tokens and the model's context holds {max_model_len}; "
-            "shorten it, or choose a model with a longer context"
+            f"This model's maximum context length is {max_model_len} tokens, and the prompt has "
+            f"{num_tokens}; shorten it, or choose a model with a longer context"
         )
 
 

@@ -22,7 +22,7 @@ from offload.places import Places, places
 from offload.policy.calibrated import Calibrated
 from offload.policy.calibrator import CalibrationOptions, calibrate
 from offload.policy.grading import find_grader
-from offload.policy.labelled import Labels
+from offload.policy.labelled import Labels, key_of
 from offload.policy.labelling import label
 from offload.policy.policy_folder import save_policy
 from offload.policy.questions import Question, read_questions
@@ -73,7 +73,7 @@ async def _calibrate(
         labels = Labels(here.policies / name)
         with Progress(console=Console(stderr=True), transient=True) as bar:
             job = bar.add_task("asking both models", total=len(questions))
-            await label(
+            num_skipped = await label(
                 questions,
                 edge,
                 cloud,
@@ -82,6 +82,12 @@ async def _calibrate(
                 max_tokens=wish.max_tokens,
                 told=lambda done: bar.update(job, completed=done),
             )
+    if num_skipped:
+        questions = [each for each in questions if key_of(each) in labels.found]
+        sys.stderr.write(
+            f"nearfar: the cloud gave no answer to {num_skipped} questions, which were left out; "
+            "run calibrate again to ask them\n"
+        )
     rule = calibrate(questions, labels.of(questions), pairing, wish.options)
     path = here.policies / policy_name(pairing)
     save_policy(rule, path)

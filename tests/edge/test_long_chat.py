@@ -71,7 +71,7 @@ def test_yesterdays_long_chat_continues_in_a_small_window(tiny_gguf: Path) -> No
 def test_window_off_refuses_what_does_not_fit(tiny_gguf: Path) -> None:
     engine = LlamaEngine(tiny_gguf, options=LlamaOptions(num_threads=1, window=0))
     old = [_say("user" if n % 2 == 0 else "assistant", f"old words {n}") for n in range(60)]
-    with pytest.raises(ContextLengthError, match="holds 256"):
+    with pytest.raises(ContextLengthError, match="context length is 256"):
         _turn(engine, [*old, _say("user", "and now?")])
     finish = _turn(engine, [_say("user", "x" * 240)], max_tokens=100)
     assert finish.reason == "length" and finish.dropped_tokens == 0
@@ -80,7 +80,7 @@ def test_window_off_refuses_what_does_not_fit(tiny_gguf: Path) -> None:
 
 def test_newest_turn_longer_than_the_window_is_refused(tiny_gguf: Path) -> None:
     engine = LlamaEngine(tiny_gguf, options=LlamaOptions(num_threads=1, window=100))
-    with pytest.raises(ContextLengthError, match="context holds 104"):
+    with pytest.raises(ContextLengthError, match="context length is 104 tokens"):
         _turn(engine, [SYSTEM, _say("user", "x" * 120)])
     engine.close()
 

@@ -160,7 +160,7 @@ def test_a_shared_prefix_is_evaluated_once(
 
 
 def test_prompt_longer_than_the_context_is_refused(engine: LlamaEngine) -> None:
-    with pytest.raises(ContextLengthError, match="300 tokens and the model's context holds 256"):
+    with pytest.raises(ContextLengthError, match="length is 256 tokens, and the prompt has 300;"):
         _ask(engine, _plain("x" * 300))
     with pytest.raises(ContextLengthError):
         _ask(engine, _plain("x" * 256))

@@ -188,7 +188,7 @@ def test_without_a_window_the_context_ends() -> None:
     _, _, finish = said(engine, asked("Hello!", max_tokens=600, logit_bias={0: -100.0}))
     assert finish.reason == "length" and finish.dropped_tokens == 0
     assert finish.usage.prompt_tokens + finish.usage.completion_tokens == 65
-    with pytest.raises(ContextLengthError, match="context holds 64"):
+    with pytest.raises(ContextLengthError, match="context length is 64 tokens"):
         said(engine, asked("one two three " * 40))
 
 

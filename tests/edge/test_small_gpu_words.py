@@ -101,7 +101,7 @@ def test_the_next_turn_goes_on_from_what_is_held(engine: TorchEdgeEngine) -> Non
 
 def test_pins_that_do_not_fit_are_refused(engine: TorchEdgeEngine) -> None:
     long = Message(role="user", content="how many seconds has an hour? " * 20)
-    with pytest.raises(ContextLengthError, match="context holds 84"):
+    with pytest.raises(ContextLengthError, match="context length is 84 tokens"):
         list(engine.answer(Request(messages=(SYSTEM, long))))
     whole = Request(prompt="the cat sat on the mat " * 40)
     with pytest.raises(ContextLengthError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from offload.errors import CloudUnreachable, RequestError
-from offload.messages import Request
+from offload.errors import CloudFailed, CloudUnreachable, RequestError
+from offload.messages import Delta, Finish, Request
 from offload.policy.grading import exact, find_grader, numeric
 from offload.policy.labelled import Labels, key_of
 from offload.policy.labelling import label
@@ -57,12 +58,58 @@ async def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> No
     assert len(other.requests) == 12
 
 
+async def no_pause(_: float) -> None:
+    """Go on at once."""
+
+
+class Flaky(ScriptedEngine):
+    """A cloud that falls silent the first `times` that it is asked one of `at`."""
+
+    def __init__(self, at: set[int], times: int) -> None:
+        super().__init__(script=lambda request: [request.last_text().split()[0]])
+        self.at, self.left = at, dict.fromkeys(at, times)
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        number = int(request.last_text().split()[0])
+        if self.left.get(number, 0) > 0:
+            self.left[number] -= 1
+            raise CloudFailed("it fell silent in the middle; ask again")
+        async for item in super().generate(request):
+            yield item
+
+
+async def test_a_cloud_that_falls_silent_is_asked_again_after_longer_and_longer(
+    tmp_path: Path,
+) -> None:
+    labels, waits = Labels(tmp_path / "a.jsonl"), list[float]()
+
+    async def pause(wait_s: float) -> None:
+        waits.append(wait_s)
+
+    cloud = Flaky({3}, times=3)
+    assert await label(QUESTIONS, _knows(9), cloud, labels, grader=exact, pause=pause) == 0
+    assert len(labels.found) == 20
+    assert len(waits) == 3 and 0.5 <= waits[0] <= 1 <= waits[1] <= 2 <= waits[2] <= 4
+
+
+async def test_a_question_that_gets_no_answer_is_skipped_and_asked_in_the_next_run(
+    tmp_path: Path,
+) -> None:
+    labels = Labels(tmp_path / "a.jsonl")
+    cloud = Flaky({3, 17}, times=99)
+    assert await label(QUESTIONS, _knows(9), cloud, labels, grader=exact, pause=no_pause) == 2
+    assert len(labels.found) == 18
+    edge = _knows(9)
+    assert await label(QUESTIONS, edge, _knows(99), labels, grader=exact) == 0
+    assert sorted(each.last_text() for each in edge.requests) == ["17 + 0?", "3 + 0?"]
+
+
 async def test_a_lost_cloud_keeps_what_was_answered(tmp_path: Path) -> None:
     labels = Labels(tmp_path / "a.jsonl")
     await label(QUESTIONS[:8], _knows(9), _knows(9), labels, grader=exact)
     gone = ScriptedEngine(error=CloudUnreachable("gone"))
     with pytest.raises(CloudUnreachable):
-        await label(QUESTIONS, _knows(9), gone, labels, grader=exact)
+        await label(QUESTIONS, _knows(9), gone, labels, grader=exact, pause=no_pause)
     assert len(Labels(labels.path).found) == 8
     with pytest.raises(RequestError, match="12 questions have not been asked"):
         labels.of(QUESTIONS)

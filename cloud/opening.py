@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import CheckpointError, MissingExtra
+from backbone.paths import expanded
 from backbone.usage import as_typed
 from cloud.engine_settings import read_settings
 from offload.engine import Engine
@@ -28,7 +29,7 @@ def open_engine(options: EndpointOptions) -> Engine:
     if options.shelf:
         from cloud.fleet.shelf import Shelf
 
-        root = Path(options.shelf).expanduser()
+        root = expanded(options.shelf)
         return Shelf(
             root, lambda folder: _load(folder, options, settings), max_loaded=options.max_loaded
         )
@@ -70,7 +71,7 @@ def _fleet(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) 
 def _folder(model: str | None) -> Path:
     if model is None:
         return CLOUD_MODEL
-    named = Path(model).expanduser()
+    named = expanded(model)
     for candidate in (named, places().models / model):
         if candidate.is_dir():
             return candidate

@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from backbone.paths import expanded
+
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
@@ -48,7 +50,7 @@ def places() -> Places:
     """Return this person's folders; none of them is created here."""
     home = os.environ.get("NEARFAR_HOME")
     if home:
-        root = Path(home).expanduser()
+        root = expanded(home)
         return Places(config=root / "config", data=root / "data", cache=root / "cache")
     # Imported here: only a real person's command needs it, and not for --help.
     from platformdirs import PlatformDirs

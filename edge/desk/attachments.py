@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbone.paths import expanded
 from offload.errors import RequestError
 
 MAX_BYTES = 1_000_000
@@ -12,7 +13,7 @@ MAX_BYTES = 1_000_000
 
 def with_files(question: str, paths: Sequence[str | Path]) -> str:
     """Return the question behind the text of each file. Raises RequestError."""
-    parts = [attachment(Path(path).expanduser()) for path in paths]
+    parts = [attachment(expanded(path)) for path in paths]
     return "\n\n".join([*parts, question])
 
 

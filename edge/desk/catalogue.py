@@ -11,6 +11,7 @@ published files. What is downloaded is measured by what the Hub says at that mom
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from backbone.errors import NearfarError
@@ -157,6 +158,27 @@ CATALOGUE = (
 # fmt: on
 
 
+_LATEST = {"llama3.2": "3b", "gemma3": "4b", "smollm2": "1.7b", "smollm3": "3b"}
+_QUANTIZATION = re.compile(r"(?:(?:instruct|it|chat)-?)?((?:q\d|iq\d|f16|bf16|fp16)\w*)?")
+
+
 def known(name: str) -> Known | None:
     """Return the model of this name, None where the list has none."""
     return next((each for each in CATALOGUE if each.name == name.lower()), None)
+
+
+def listed(name: str) -> tuple[Known, str] | None:
+    """Return the model that a name or a tag of ollama's means, and its quantization, or "".
+
+    `qwen3:4b-q8_0`, `llama3.2:3b-instruct-q4_K_M`, `gemma3` and `gemma3:latest` are such tags.
+    """
+    family, _, tag = name.lower().partition(":")
+    if tag in ("", "latest"):
+        size = _LATEST.get(family, "")
+        found = known(f"{family}:{size}" if size else family)
+        return (found, "") if found else None
+    size, _, rest = tag.partition("-")
+    found, told = known(f"{family}:{size}"), _QUANTIZATION.fullmatch(rest)
+    if found is None or told is None:
+        return None
+    return found, (told[1] or "").upper().replace("FP16", "F16")

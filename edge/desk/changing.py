@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backbone.errors import NearfarError
-from edge.desk.models import find_model
+from edge.desk.models import find_model, size_of
 from edge.device.memory import free_memory_bytes
 from offload.engine import Engine
 
@@ -38,7 +38,7 @@ class Changing:
     async def change(self, holder: Holder, name: str) -> None:
         """Let the holder have another model. Raises NearfarError, and then it has the old one."""
         path = find_model(name, self._models)  # a wrong name is said before anything is freed
-        if size_bytes(path) * _WORKING <= self._free_bytes():
+        if size_of(path) * _WORKING <= self._free_bytes():
             await self._beside(holder, name)
         else:
             await self._instead(holder, name)
@@ -56,13 +56,3 @@ class Changing:
         except NearfarError:
             holder.engine = await asyncio.to_thread(self._open, self._current)
             raise
-
-
-def size_bytes(path: Path) -> int:
-    """Return the bytes of a model on disk: a folder's files, or all parts of a GGUF file."""
-    if path.is_dir():
-        files = list(path.rglob("*"))
-    else:
-        start, _, parts = path.name.partition("-00001-of-")
-        files = list(path.parent.glob(f"{start}-*-of-{parts}")) if parts else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())

@@ -6,11 +6,11 @@ import difflib
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
+from backbone.paths import expanded
 from edge.desk.export import export
 from edge.desk.forgetting import forget
 from edge.desk.status import link_state
@@ -128,7 +128,7 @@ def changed(sampling: Sampling, text: str) -> Sampling:
 async def _save(chat: Chat, rest: str) -> None:
     whole = chat.store.read(_current(chat))
     named = re.sub(r"[^\w-]+", "-", whole.heading.title).strip("-").lower() or "conversation"
-    path = Path(rest or f"{named}.md").expanduser()
+    path = expanded(rest or f"{named}.md")
     if path.exists():
         raise RequestError(f"{path} is there already; name another file: /save FILE")
     form = export(whole, "json" if path.suffix == ".json" else "markdown")
@@ -165,7 +165,7 @@ async def _file(chat: Chat, rest: str) -> None:
 
     if not rest:
         raise RequestError("name a text file: /file PATH")
-    attachment(Path(rest).expanduser())  # what cannot be read is said now
+    attachment(expanded(rest))  # what cannot be read is said now
     chat.files.append(rest)
     chat.screen.remark(f"{rest} goes with your next question")
 

@@ -7,10 +7,10 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
+from backbone.paths import expanded
 from edge.desk.asking import Ask
 from edge.desk.attachments import attachment
 from edge.desk.chat_commands import HELP
@@ -70,7 +70,7 @@ def chat_on(wish: Ask, past: Past, first: str, *, as_json: bool) -> int:
     Through a pipe that is 1 where anything asked came to nothing; a person has seen it.
     """
     for path in wish.files:
-        attachment(Path(path).expanduser())  # what cannot be read is said at once
+        attachment(expanded(path))  # what cannot be read is said at once
     settings, here = wish.settings(), places()
     store = Conversations(here.conversations if past.keep else None)
     try:

@@ -7,10 +7,13 @@ ollama keeps a manifest per tag that names a blob by its digest; LM Studio keeps
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+
+from backbone.paths import expanded
+from edge.desk.split_models import is_later_part
 
 _WEIGHTS = "application/vnd.ollama.image.model"
 
@@ -31,7 +34,7 @@ def found() -> dict[str, Path]:
 
 def _home(variable: str, *defaults: str) -> list[Path]:
     named = os.environ.get(variable)
-    return [Path(each).expanduser() for each in ([named] if named else defaults)]
+    return [expanded(each) for each in ([named] if named else defaults)]
 
 
 def _ollama() -> Iterator[tuple[str, Path]]:
@@ -63,13 +66,30 @@ def _blob(root: Path, manifest: Path) -> Path | None:
 
 def _lm_studio() -> Iterator[tuple[str, Path]]:
     for root in _home("LMSTUDIO_MODELS", "~/.lmstudio/models", "~/.cache/lm-studio/models"):
-        for path in sorted(root.glob("*/*/*.gguf")):
-            if "mmproj" not in path.name:
-                yield f"lmstudio/{path.parts[-3]}/{path.stem}", path
+        there = [
+            (path.parts[-3], path.parts[-2], path)
+            for path in sorted(root.glob("*/*/*.gguf"))
+            if "mmproj" not in path.name
+        ]
+        yield from _named("lmstudio", there)
 
 
 def _hub_cache() -> Iterator[tuple[str, Path]]:
-    for root in _home("HF_HUB_CACHE", "~/.cache/huggingface/hub"):
-        for path in sorted(root.glob("models--*/snapshots/*/*.gguf")):
-            owner = path.parts[-4].split("--")[1]
-            yield f"hub/{owner}/{path.stem}", path
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    for root in _home("HF_HUB_CACHE", f"{home}/hub"):
+        there = [
+            (*path.parts[-4].removeprefix("models--").partition("--")[::2], path)
+            for path in sorted(root.glob("models--*/snapshots/*/*.gguf"))
+        ]
+        yield from _named("hub", there)
+
+
+def _named(program: str, there: Sequence[tuple[str, str, Path]]) -> Iterator[tuple[str, Path]]:
+    """Name models by owner and file, and by their repository too where two have the same."""
+    first = [each for each in there if not is_later_part(each[2])]
+    places = {(owner, path.stem): set[str]() for owner, _, path in first}
+    for owner, repo, path in first:
+        places[owner, path.stem].add(repo)
+    for owner, repo, path in first:
+        between = [repo] if len(places[owner, path.stem]) > 1 else []
+        yield "/".join([program, owner, *between, path.stem]), path

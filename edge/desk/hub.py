@@ -1,30 +1,30 @@
 """The Hugging Face Hub: from a name that a person writes to the files to fetch.
 
 Addresses: the Hub's API, `GET /api/models/{repo}/revision/{revision}?blobs=true` and
-`/{repo}/resolve/{revision}/{file}`. HF_ENDPOINT names a mirror, HF_TOKEN a token.
+`/{repo}/resolve/{revision}/{file}`. HF_ENDPOINT names a mirror, HF_TOKEN a token, HF_HOME where a
+kept token lies.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import re
-import urllib.error
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from backbone.causes import cause
-from edge.desk.catalogue import known
-from edge.desk.download import DownloadError, Wanted, open_url, refusal
+from backbone.paths import expanded
+from edge.desk.catalogue import listed
+from edge.desk.download import DownloadError, Wanted, read_small
+from edge.desk.placing import REPO
+from edge.desk.split_models import set_of
 
 PREFERRED = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0")  # by what a small device runs well
-_REPO = re.compile(r"[\w.-]+/[\w.-]+")
-_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+MAX_LIST_BYTES = 32 << 20  # a list of 50,000 files has about 20 MB
 _FOLDER = (".safetensors", ".json", ".jinja", ".txt", ".model")  # what a Hugging Face folder needs
 
 
@@ -40,14 +40,14 @@ class Source:
 
 class _Lfs(msgspec.Struct, frozen=True):
     sha256: str
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0)]
 
 
 class File(msgspec.Struct, frozen=True):
     """A file of a repository, as the Hub tells it."""
 
     rfilename: str
-    size: int = 0
+    size: Annotated[int, msgspec.Meta(ge=0)] = 0
     blobId: str | None = None
     lfs: _Lfs | None = None
 
@@ -61,15 +61,15 @@ def parse(name: str) -> Source:
 
     Raises DownloadError with the forms that would do.
     """
-    listed = known(name)
-    if listed:
-        return Source(repo=listed.repo, quantization="Q4_K_M")
+    named = listed(name)
+    if named:
+        return Source(repo=named[0].repo, quantization=named[1] or "Q4_K_M")
     text = re.sub(r"^(hf\.co|huggingface\.co)/", "", name)
     if text.startswith(("https://", "http://")):
         text = unquote(urlsplit(text).path).strip("/")
     text, _, quantization = text.partition(":")
     owner_repo = "/".join(text.split("/")[:2])
-    if not _REPO.fullmatch(owner_repo):
+    if not REPO.fullmatch(owner_repo):
         raise DownloadError(
             f"{name!r} is no model; write a name of `nearfar models list --all`, OWNER/REPO, "
             "OWNER/REPO:Q4_K_M, or the address of a file on the Hub"
@@ -82,7 +82,8 @@ def parse(name: str) -> Source:
         repo=owner_repo,
         revision=revision,
         file="/".join(rest) or None,
-        quantization=quantization or None,
+        # ollama's word for "whichever is the usual one"
+        quantization=None if quantization.lower() in ("", "latest") else quantization,
     )
 
 
@@ -92,31 +93,36 @@ def endpoint() -> str:
 
 
 def headers() -> dict[str, str]:
-    """Return what goes with each request: a token, where there is one."""
-    token = os.environ.get("HF_TOKEN") or _kept_token()
+    """Return what goes with each request: a token, where there is one. Raises DownloadError."""
+    said = os.environ.get("HF_TOKEN", "").strip()
+    token, where = (said, "HF_TOKEN") if said else (_kept_token(), "the kept token of the Hub")
+    if not (token.isascii() and token.isprintable() and " " not in token):
+        # The token itself is never shown.
+        raise DownloadError(
+            f"{where} has a character that no token has (a quotation mark from a text editor, or "
+            "a space); copy it anew from the settings of your account on the Hub"
+        )
     return {"User-Agent": "nearfar", **({"Authorization": f"Bearer {token}"} if token else {})}
 
 
 def _kept_token() -> str:
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    with contextlib.suppress(OSError):
-        return (Path(home).expanduser() / "token").read_text(encoding="ascii").strip()
+    path = expanded(os.environ.get("HF_TOKEN_PATH", f"{home}/token"))
+    with contextlib.suppress(OSError, ValueError):
+        return path.read_text(encoding="utf-8").strip()
     return ""
 
 
 def files(source: Source) -> list[File]:
     """Return every file of the repository. Raises DownloadError."""
     where = f"{endpoint()}/api/models/{source.repo}/revision/{quote(source.revision, safe='')}"
+    page = f"{endpoint()}/{source.repo}"
+    told = read_small(f"{where}?blobs=true", headers(), MAX_LIST_BYTES, page=page)
     try:
-        with contextlib.closing(open_url(f"{where}?blobs=true", headers())) as answer:
-            return msgspec.json.decode(answer.read(), type=_Repo).siblings
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise DownloadError(refusal(f"{endpoint()}/{source.repo}", error.code)) from None
-    except (OSError, http.client.HTTPException, msgspec.MsgspecError) as error:
+        return msgspec.json.decode(told, type=_Repo).siblings
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise DownloadError(
-            f"{endpoint()} cannot be reached ({cause(error)}); check the network, "
-            "or set HF_ENDPOINT to a mirror"
+            f"{endpoint()} answers with no list of files; check HF_ENDPOINT"
         ) from None
 
 
@@ -156,22 +162,28 @@ def _of_quantization(source: Source, models: Sequence[File]) -> list[File]:
 
 
 def _with_parts(chosen: list[File], models: Sequence[File]) -> list[File]:
-    split = _SPLIT.search(chosen[0].rfilename)
+    split = set_of(chosen[0].rfilename)
     if not split:
         return chosen
-    start = chosen[0].rfilename[: split.start()]
-    parts = [each for each in models if _SPLIT.sub("", each.rfilename) == start]
-    if len(parts) != int(split[2]):
+    sets = [(set_of(each.rfilename), each) for each in models]
+    parts = {each.rfilename: each for found, each in sets if found and found[::2] == split[::2]}
+    if len(parts) != split[2]:
         raise DownloadError(f"{chosen[0].rfilename} lacks parts in its repository; try another")
-    return sorted(parts, key=lambda each: each.rfilename)
+    return [parts[name] for name in sorted(parts)]
 
 
 def wanted(source: Source, file: File) -> Wanted:
-    """Return where a file is and what it must be."""
+    """Return where a file is and what it must be. Raises DownloadError for one without checksum."""
     where = f"{endpoint()}/{source.repo}/resolve/{quote(source.revision, safe='')}"
+    if file.lfs is None and not file.blobId:
+        raise DownloadError(
+            f"{endpoint()} tells no checksum of {file.rfilename}, so that nobody could say whether "
+            "it came whole; try another mirror"
+        )
     return Wanted(
         url=f"{where}/{quote(file.rfilename)}",
         size_bytes=file.lfs.size if file.lfs else file.size,
         sha256=file.lfs.sha256 if file.lfs else None,
         git_sha1=None if file.lfs else file.blobId,
+        page=f"{endpoint()}/{source.repo}",
     )

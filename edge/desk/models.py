@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import os
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
-from backbone.causes import cause
 from backbone.errors import CheckpointError
-from offload.errors import RequestError
+from backbone.paths import expanded
+from edge.desk.aliases import read_aliases
+from edge.desk.split_models import first_part, is_later_part, parts_of
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 
-ALIASES = "aliases.json"
+_DEPTH = 4  # OWNER/REPO/a folder inside/a file
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,22 +35,56 @@ def list_models(folder: Path) -> list[ModelEntry]:
         _entry(EDGE_MODEL, "edge", embedded=True),
         _entry(CLOUD_MODEL, "cloud", embedded=True),
     ]
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if path.suffix == ".gguf" and not _is_later_part(path):
-                entries.append(_entry(path, "edge"))
-            elif (path / "config.json").is_file():
-                entries.append(_entry(path, "cloud"))
+    for name, path in own_models(folder).items():
+        entries.append(_entry(path, "cloud" if path.is_dir() else "edge", name=name))
     return [*entries, *(_entry(path, "edge", name=name) for name, path in found().items())]
 
 
-def _is_later_part(path: Path) -> bool:
-    return "-of-" in path.stem and "-00001-of-" not in path.stem
+def own_models(folder: Path) -> dict[str, Path]:
+    """Return the models of the models folder by the name that means each alone.
+
+    That is the file's name, or where it lies (OWNER/REPO/NAME) if another has the same.
+    """
+    there = list(_walk(folder, _DEPTH))
+    number = Counter(map(_bare, there))
+    named: dict[str, Path] = {}
+    for path in there:
+        name = _bare(path)
+        if number[name] > 1 and path.parent != folder:
+            name = _placed(path, folder)
+        named[path.name if name in named else name] = path
+    return named
+
+
+def _walk(folder: Path, depth: int) -> Iterator[Path]:
+    try:
+        there = sorted(folder.iterdir())
+    except OSError:  # no folder yet, or another user's
+        return
+    for path in there:
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if (path / "config.json").is_file():
+                yield path
+            elif depth > 1:
+                yield from _walk(path, depth - 1)
+        elif path.suffix == ".gguf" and not is_later_part(path):
+            yield path
+
+
+def _bare(path: Path) -> str:
+    # A folder has no suffix: Qwen2.5-0.5B is its whole name.
+    return path.name.removesuffix(".gguf")
+
+
+def _placed(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix().removesuffix(".gguf")
 
 
 def _entry(path: Path, runs: str, *, embedded: bool = False, name: str | None = None) -> ModelEntry:
     return ModelEntry(
-        name=name or path.stem,
+        name=name or _bare(path),
         runs=runs,
         path=str(path),
         size_bytes=size_of(path),
@@ -57,8 +93,8 @@ def _entry(path: Path, runs: str, *, embedded: bool = False, name: str | None = 
 
 
 def size_of(path: Path) -> int:
-    """Return the bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
+    """Return the bytes of a model: of all parts of a GGUF, or of all files in a folder."""
+    files = path.rglob("*") if path.is_dir() else parts_of(path)
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
@@ -67,37 +103,64 @@ def find_model(name: str, folder: Path) -> Path:
 
     Raises CheckpointError with the names that would do.
     """
-    name = _meant(name, folder)
-    for candidate in (Path(name).expanduser(), folder / name):
-        if (candidate / "config.json").is_file():
-            return candidate
-    return find_gguf(name, folder)
+    return _find(_meant(name, folder), folder, whole=True)
 
 
-def find_any(name: str, folder: Path) -> Path:
+def find_any(name: str, folder: Path, *, whole: bool = True) -> Path:
     """Return what `find_model` finds, or the folder of the embedded cloud model by its name.
 
-    Raises CheckpointError with the names that would do.
+    Unless `whole`, a set of GGUF parts may lack some. Raises CheckpointError with the names that
+    would do.
     """
-    return CLOUD_MODEL if name == CLOUD_MODEL.name else find_model(name, folder)
+    meant = _meant(name, folder)
+    return CLOUD_MODEL if meant == CLOUD_MODEL.name else _find(meant, folder, whole=whole)
+
+
+def _find(name: str, folder: Path, *, whole: bool) -> Path:
+    for candidate in (expanded(name), folder / name):
+        if (candidate / "config.json").is_file():
+            return candidate
+    there = _own(name, folder)
+    if there is not None and there.is_dir():
+        return there
+    return _gguf(name, folder, whole=whole)
 
 
 def find_gguf(name: str, folder: Path) -> Path:
     """Return the GGUF file of this name: "embedded", an alias, a path, one in the models folder, a
-    name of the catalogue that was pulled, or another program's.
+    name of the catalogue that was pulled, or another program's; of several parts the first.
 
     Raises CheckpointError with the names that would do.
     """
-    name = _meant(name, folder)
+    return _gguf(_meant(name, folder), folder, whole=True)
+
+
+def _gguf(name: str, folder: Path, *, whole: bool) -> Path:
     if name in ("embedded", EDGE_MODEL.stem):
         return EDGE_MODEL
-    path = Path(name).expanduser()
-    for candidate in (path, folder / name, folder / f"{name}.gguf"):
-        if candidate.is_file():
-            return candidate
+    path = expanded(name)
+    for candidate in (path, folder / name, folder / f"{name}.gguf", _own(name, folder)):
+        if candidate is not None and candidate.is_file():
+            return first_part(candidate) if whole else candidate
     if path.is_dir():
         raise CheckpointError(_advice(path))
     return _found_elsewhere(name)
+
+
+def _own(name: str, folder: Path) -> Path | None:
+    """Return a model that lies deeper in the models folder. Raises CheckpointError for several."""
+    there = own_models(folder)
+    if name in there:
+        return there[name]
+    same = [full for full, path in there.items() if name in (_bare(path), _placed(path, folder))]
+    if len(same) > 1:
+        raise CheckpointError(f"{name!r} may be {' or '.join(same)}; write one of these names")
+    return there[same[0]] if same else None
+
+
+def is_embedded(name: str, folder: Path) -> bool:
+    """Whether a name means one of the two models that come with nearfar."""
+    return _meant(name, folder) in ("embedded", EDGE_MODEL.stem, CLOUD_MODEL.name)
 
 
 def _meant(name: str, folder: Path) -> str:
@@ -133,73 +196,17 @@ def _found_elsewhere(name: str) -> Path:
     from edge.desk.catalogue import known
     from edge.desk.elsewhere import found
 
-    there = found().get(name)
-    if there is not None:
-        return there
+    there = found()
+    for candidate in (name, f"{name}:latest", f"ollama/{name}", f"ollama/{name}:latest"):
+        if candidate in there:
+            return first_part(there[candidate])
     if known(name):
         raise CheckpointError(f"{name} is not here yet; `nearfar models pull {name}` fetches it")
-    raise CheckpointError(
+    raise CheckpointError(_unknown(name))
+
+
+def _unknown(name: str) -> str:
+    return (
         f"there is no model {name!r}; `nearfar models list` shows those that are here, "
         "or name the path of a GGUF file"
     )
-
-
-def read_aliases(folder: Path) -> dict[str, str]:
-    """Return the short names that a person gave, and those that pulling gave."""
-    try:
-        return msgspec.json.decode((folder / ALIASES).read_bytes(), type=dict[str, str])
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except (OSError, msgspec.MsgspecError) as error:
-        raise CheckpointError(
-            f"{folder / ALIASES} cannot be read ({cause(error)}); mend or delete it"
-        ) from None
-
-
-def set_alias(alias: str, target: str | None, folder: Path) -> None:
-    """Give a model another name; None takes the name away. Raises RequestError for an empty one."""
-    if not alias.strip():
-        raise RequestError("the alias is empty; write a name")
-    aliases = read_aliases(folder)
-    aliases.pop(alias, None)
-    if target is not None:
-        aliases[alias] = target
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{ALIASES}.{os.getpid()}"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(aliases)))
-    partial.replace(folder / ALIASES)
-
-
-def remove(name: str, folder: Path) -> list[Path]:
-    """Delete a model of the models folder, all parts of it; return what is gone.
-
-    Raises CheckpointError for what is not ours to delete.
-    """
-    import shutil
-
-    gone = removable(name, folder)
-    for each in gone:
-        shutil.rmtree(each) if each.is_dir() else each.unlink()
-    path = gone[0]
-    for alias, target in read_aliases(folder).items():
-        if target in (name, path.stem, path.name):
-            set_alias(alias, None, folder)
-    return gone
-
-
-def removable(name: str, folder: Path) -> list[Path]:
-    """Return what removing a model would delete. Raises CheckpointError for what is not ours."""
-    if _meant(name, folder) in ("embedded", EDGE_MODEL.stem, CLOUD_MODEL.name):
-        raise CheckpointError(
-            f"{name} belongs to nearfar itself and not in the models folder; "
-            "it goes with `pip uninstall nearfar`"
-        )
-    inside = folder / name
-    path = inside if (inside / "config.json").is_file() else find_gguf(name, folder)
-    if folder.resolve() not in path.resolve().parents:
-        raise CheckpointError(
-            f"{path} is not in the models folder; it belongs to another program, or to you: "
-            "delete it yourself if you want it gone"
-        )
-    start, _, parts = path.name.partition("-00001-of-")
-    return sorted(folder.glob(f"{start}-*-of-{parts}")) if parts else [path]

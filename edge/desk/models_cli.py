@@ -22,8 +22,8 @@ def list_models(
     """List the models on this device; the embedded pair is always there."""
     import msgspec
 
+    from edge.desk.aliases import read_aliases
     from edge.desk.models import list_models as find_all
-    from edge.desk.models import read_aliases
     from offload.places import places
 
     entries = find_all(places().models)
@@ -145,7 +145,8 @@ def alias(
     """Give a model a short name of your own."""
     import json
 
-    from edge.desk.models import find_gguf, read_aliases, set_alias
+    from edge.desk.aliases import read_aliases, set_alias
+    from edge.desk.models import find_gguf
     from offload.errors import RequestError
     from offload.places import places
 
@@ -168,16 +169,17 @@ def remove(
     """Delete a model of the models folder; other programs' models are never touched."""
     import json
 
-    from edge.desk.models import removable, size_of
-    from edge.desk.models import remove as delete
+    from edge.desk.models import size_of
+    from edge.desk.removing import delete, removable
     from offload.places import places
 
     folder = places().models
     files = removable(name, folder)  # what cannot be deleted is said before anything is asked
     if not yes and not as_json:
-        size = sum(map(size_of, files)) / 1e6
+        size = size_of(files[0]) / 1e6
         typer.confirm(f"Delete {', '.join(map(str, files))} ({size:,.1f} MB)?", abort=True)
-    gone = [str(path) for path in delete(name, folder)]
+    delete(files, folder)
+    gone = [str(path) for path in files]
     typer.echo(
         json.dumps({"removed": gone}) if as_json else "\n".join(f"removed {p}" for p in gone)
     )

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from backbone.sizes import readable
 from edge.desk import hub
-from edge.desk.catalogue import known
-from edge.desk.download import DownloadError, fetch, sha256_of
-from edge.desk.models import set_alias
+from edge.desk.aliases import set_alias
+from edge.desk.catalogue import listed
+from edge.desk.download import DownloadError, Wanted, fetch, is_right, sha256_of
+from edge.desk.models import own_models
+from edge.desk.placing import placed
 from edge.device.fit import MARGIN
 from edge.device.memory import free_memory_bytes
 
@@ -33,38 +36,42 @@ def pull(name: str, folder: Path, *, anyway: bool = False) -> Pulled:
     total = sum(each.size_bytes for each in wanted)
     if not anyway:
         _require_fit(name, total, is_folder=not chosen[0].rfilename.endswith(".gguf"))
-    places = [_place(each.rfilename, source, folder) for each in chosen]
+    places = _places(source, chosen, wanted, folder)
     with _Bar(name, total) as bar:
         for each, place in zip(wanted, places, strict=True):
-            if not (place.exists() and place.stat().st_size == each.size_bytes):
+            if not is_right(each, place):
                 fetch(each, place, headers=hub.headers(), progress=bar.show)
             bar.file_done(each.size_bytes)
-    path = places[0] if places[0].parent == folder else folder / source.repo.split("/")[1]
-    if known(name):
-        set_alias(name.lower(), path.stem, folder)
+    path = places[0]
+    if path.suffix != ".gguf":
+        path = path.parents[chosen[0].rfilename.count("/")]
+    own = next((as_ for as_, at in own_models(folder).items() if at == path), path.name)
+    if listed(name):
+        set_alias(name.lower(), own, folder)
     return Pulled(
-        name=name if known(name) else path.stem,
+        name=name if listed(name) else own,
         path=str(path),
         size_bytes=total,
         sha256=sha256_of(places[0]),
     )
 
 
-def _place(name: str, source: hub.Source, folder: Path) -> Path:
-    if name.endswith(".gguf"):
-        return folder / Path(name).name
-    whole = (folder / source.repo.split("/")[1] / name).resolve()
-    if folder.resolve() not in whole.parents:
-        raise DownloadError(
-            f"{source.repo} names a file outside its folder ({name!r}); choose another repository"
-        )
-    return whole
+def _places(
+    source: hub.Source, chosen: Sequence[hub.File], wanted: Sequence[Wanted], folder: Path
+) -> list[Path]:
+    """Return where each file goes; a model that lies without its owner's folder stays there."""
+    here = [placed(each.rfilename, source.repo, folder) for each in chosen]
+    owner = folder / source.repo.split("/")[0]
+    older = [
+        folder / (each.name if each.suffix == ".gguf" else each.relative_to(owner)) for each in here
+    ]
+    return older if all(map(is_right, wanted, older)) else here
 
 
 def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
     free = free_memory_bytes()
-    listed = known(name)
-    told = listed.misfit(free) if listed else None
+    named = listed(name)
+    told = named[0].misfit(free) if named else None
     if told is None and not is_folder and num_bytes > free * MARGIN:
         told = f"{name} has {readable(num_bytes)} and {readable(free)} of memory are free"
     if told:

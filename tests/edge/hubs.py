@@ -19,6 +19,7 @@ class Hub:
         self.ranges = True
         self.needs_token = ""
         self.lie = False
+        self.owner, self.repo = "me", "tiny"
         self.asked: list[tuple[str, str | None, str | None]] = []
         hub_ = self
 
@@ -44,9 +45,9 @@ class Hub:
         self.asked.append((to.path, to.headers.get("range"), token))
         if self.needs_token and token != f"Bearer {self.needs_token}":
             self.refuse(to, 401)
-        elif to.path.startswith("/api/models/me/tiny/revision/"):
+        elif to.path.startswith(f"/api/models/{self.owner}/{self.repo}/revision/"):
             self.send(to, json.dumps({"siblings": self.siblings(), "more": 1}).encode())
-        elif to.path.startswith("/me/tiny/resolve/main/"):
+        elif to.path.startswith(f"/{self.owner}/{self.repo}/resolve/main/"):
             self.send(to, self.files[to.path.rpartition("/")[2]])
         else:
             self.refuse(to, 404)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.desk.changing import Changing, size_bytes
+from edge.desk.changing import Changing
+from edge.desk.models import size_of
 from edge.desk.opening import Opening
 from offload.engine import Engine
 from offload.messages import Delta, Finish
@@ -142,7 +143,7 @@ async def test_a_wrong_name_frees_nothing(tmp_path: Path) -> None:
 def test_all_parts_of_a_model_are_counted(tmp_path: Path) -> None:
     for n in (1, 2):
         (tmp_path / f"m-0000{n}-of-00002.gguf").write_bytes(b"x" * 10)
-    assert size_bytes(tmp_path / "m-00001-of-00002.gguf") == 20
+    assert size_of(tmp_path / "m-00001-of-00002.gguf") == 20
 
 
 def chat(*arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

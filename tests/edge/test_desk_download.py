@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 
 from edge.desk.download import TRIES, DownloadError, Wanted, fetch
-from edge.desk.models import list_models, remove
+from edge.desk.models import list_models
 from edge.desk.pulling import pull
+from edge.desk.removing import delete, removable
 from tests.edge.hubs import DATA, Hub
+
+DIGEST = hashlib.sha256(DATA[::-1]).hexdigest()
 
 
 @pytest.fixture
@@ -27,8 +31,8 @@ def test_a_broken_connection_goes_on_where_it_stopped(there: Hub, folder: Path) 
 
 
 def test_what_an_earlier_try_left_is_used(there: Hub, folder: Path) -> None:
-    folder.mkdir()
-    (folder / ".tiny-Q4_K_M.gguf.partial").write_bytes(DATA[:4_000_000])
+    (folder / "me/tiny").mkdir(parents=True)
+    (folder / "me/tiny/.tiny-Q4_K_M.gguf.partial").write_bytes(DATA[:4_000_000])
     assert Path(pull("me/tiny", folder).path).read_bytes() == DATA
     assert there.asked[-1][1] == "bytes=4000000-"
 
@@ -39,8 +43,8 @@ def test_a_server_without_ranges_sends_the_whole_anew(there: Hub, folder: Path) 
 
 
 def test_leavings_of_another_version_are_thrown_away(there: Hub, folder: Path) -> None:
-    folder.mkdir()
-    (folder / ".tiny-Q4_K_M.gguf.partial").write_bytes(b"old" * 1000)
+    (folder / "me/tiny").mkdir(parents=True)
+    (folder / "me/tiny/.tiny-Q4_K_M.gguf.partial").write_bytes(b"old" * 1000)
     assert Path(pull("me/tiny", folder).path).read_bytes() == DATA
 
 
@@ -48,14 +52,16 @@ def test_a_wrong_checksum_leaves_nothing_behind(there: Hub, folder: Path) -> Non
     there.lie = True
     with pytest.raises(DownloadError, match="checksum"):
         pull("me/tiny", folder)
-    assert list(folder.iterdir()) == []
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 def test_a_download_that_never_comes_on_gives_up_and_says_how_to_go_on(
     there: Hub, folder: Path
 ) -> None:
     there.break_after = [1000, *[0] * 50]
-    wanted = Wanted(url=f"{there.url}/me/tiny/resolve/main/tiny-Q8_0.gguf", size_bytes=len(DATA))
+    wanted = Wanted(
+        url=f"{there.url}/me/tiny/resolve/main/tiny-Q8_0.gguf", size_bytes=len(DATA), sha256=DIGEST
+    )
     waits: list[float] = []
     with pytest.raises(DownloadError, match=r"1,000 bytes.*same command again"):
         fetch(wanted, folder / "file.gguf", wait=waits.append)
@@ -78,7 +84,7 @@ def test_a_token_never_follows_to_another_host(there: Hub, folder: Path) -> None
     try:
         there.answer = lambda to: _redirect(to, f"http://localhost:{other.url[-5:]}{to.path}")  # type: ignore[method-assign]
         url = f"{there.url}/me/tiny/resolve/main/tiny-Q8_0.gguf"
-        wanted = Wanted(url=url, size_bytes=len(DATA))
+        wanted = Wanted(url=url, size_bytes=len(DATA), sha256=DIGEST)
         fetch(wanted, folder / "file.gguf", headers={"Authorization": "Bearer secret"})
         assert [token for _, _, token in other.asked] == [None]
     finally:
@@ -120,7 +126,7 @@ def test_a_hub_that_cannot_be_reached_names_the_mirror(
 def test_a_full_disk_and_a_full_memory_are_said_before_a_byte(
     there: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    huge = Wanted(url=f"{there.url}/file", size_bytes=1 << 60)
+    huge = Wanted(url=f"{there.url}/file", size_bytes=1 << 60, sha256=DIGEST)
     with pytest.raises(DownloadError, match="of disk"):
         fetch(huge, folder / "huge.gguf")
     monkeypatch.setattr("edge.desk.pulling.free_memory_bytes", lambda: 1_000_000)
@@ -135,7 +141,9 @@ def test_all_parts_of_a_split_model_are_fetched_and_removed(there: Hub, folder: 
     done = pull("me/tiny", folder)
     assert Path(done.path).name == "big-Q8_0-00001-of-00003.gguf"
     assert len([entry for entry in list_models(folder) if not entry.embedded]) == 1
-    assert len(remove(done.name, folder)) == 3 and not list(folder.glob("*.gguf"))
+    files = removable(done.name, folder)
+    delete(files, folder)
+    assert len(files) == 3 and not any(folder.iterdir())
 
 
 def test_a_hugging_face_folder_is_fetched_whole(there: Hub, folder: Path) -> None:

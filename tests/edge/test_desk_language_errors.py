@@ -70,6 +70,9 @@ NEVER = {
         "edge/desk/timing.py",
         "edge/desk/trial.py",
         "edge/cli.py",
+        "edge/desk/aliases.py",
+        "edge/desk/placing.py",
+        "edge/desk/removing.py",
     ),
     "told at the terminal, before there is a page": (
         "backbone/private_files.py",

@@ -10,11 +10,13 @@ import pytest
 
 from backbone.errors import CheckpointError, NearfarError
 from edge.desk import hub, models_cli
+from edge.desk.aliases import read_aliases, set_alias
 from edge.desk.catalogue import CATALOGUE, Q4_K, Q6_K, Shape, known
 from edge.desk.folder_contents import read_folder
 from edge.desk.gguf_contents import read_contents
-from edge.desk.models import find_any, find_gguf, list_models, read_aliases, remove, set_alias
+from edge.desk.models import find_any, find_gguf, list_models
 from edge.desk.pulling import pull
+from edge.desk.removing import removable
 from offload.errors import RequestError
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 from quantize.gguf import convert
@@ -73,7 +75,7 @@ def test_what_is_not_in_the_models_folder_is_never_deleted(folder: Path, tmp_pat
     mine.write_bytes(b"GGUF")
     for name in (str(mine), "embedded"):
         with pytest.raises(CheckpointError, match="not in the models folder"):
-            remove(name, folder)
+            removable(name, folder)
     assert mine.exists() and EDGE_MODEL.exists()
 
 

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import IO, Any
@@ -232,7 +233,7 @@ def _writing(path: Path) -> Iterator[None]:
         raise DownloadError(f"{path.parent} takes no file: {obstacle(path, error)}") from None
 
 
-def refusal(url: str, status: int, headers: Mapping[str, str], page: str) -> str:
+def refusal(url: str, status: int, headers: Message, page: str) -> str:
     """Return what a refused request means, in one line with its remedy.
 
     The Hub answers 401 to a wrong token and to a wrong name alike; X-Error-Code and

@@ -120,6 +120,7 @@ def _turn(message: Message) -> dict[str, Any]:
     return turn
 
 
+_MOST_TOKENS = 1_000_000_000  # that one answer is believed to have taken
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
 
 
@@ -144,9 +145,9 @@ class Hearing:
         if chunk.usage is not None:
             details = chunk.usage.prompt_tokens_details
             self.usage = Usage(
-                prompt_tokens=chunk.usage.prompt_tokens,
-                cached_tokens=(details.cached_tokens or 0) if details else 0,
-                completion_tokens=chunk.usage.completion_tokens,
+                prompt_tokens=_counted(chunk.usage.prompt_tokens),
+                cached_tokens=_counted((details.cached_tokens or 0) if details else 0),
+                completion_tokens=_counted(chunk.usage.completion_tokens),
             )
         text = ""
         for choice in chunk.choices[:1]:
@@ -195,6 +196,11 @@ class Hearing:
         # Without token ids a piece counts as one; only the order matters.
         self.num_said += 1
         return Delta(text=text, index=self.num_said - 1, source="cloud")
+
+
+def _counted(number: int) -> int:
+    # A budget is counted by it: a server's word can neither lower it nor leave SQLite's range.
+    return min(max(number, 0), _MOST_TOKENS)
 
 
 def _opening(call: _Function) -> str:

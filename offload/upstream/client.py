@@ -19,6 +19,13 @@ from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestErro
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 from offload.upstream.bodies import Chunk, Hearing, ModelList, body_of, path_of
 from offload.upstream.dialect import OPENAI_HOST, Dialect, check, dialect_of
+from offload.upstream.listening import (
+    MAX_BODY_BYTES,
+    MAX_ERROR_BYTES,
+    PLAIN,
+    body_within,
+    lines_within,
+)
 from offload.upstream.refusals import refusal
 
 if TYPE_CHECKING:
@@ -26,7 +33,7 @@ if TYPE_CHECKING:
 
 _ATTEMPTS = 3
 _FIRST_PAUSE_S = 0.25
-_MAX_EVENT_BYTES = 4 * 1024 * 1024
+_MAX_NAME_LEN = 200  # of a model's name, as it is shown and kept
 _ASSUMED_LEN = 1_000_000  # where a server does not say its context; it refuses what is too long
 
 
@@ -121,20 +128,20 @@ class Upstream:
 
     async def _learn(self) -> None:
         async with self._reply("GET", "/models", None, None) as response:
-            raw = await response.aread()
+            raw, _ = await body_within(response, MAX_BODY_BYTES)
         try:
             models = msgspec.json.decode(raw, type=ModelList).data
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise CloudFailed(
                 f"{self._url}/models is no list of models; give the base URL that ends in /v1"
             ) from None
-        names = [model.id for model in models]
+        names = [model.id[:_MAX_NAME_LEN] for model in models]
         if not names or (self._wanted and self._wanted not in names):
             has = ", ".join(names[:20]) or "none"
             raise CloudFailed(f"{self._url} has no model {self._wanted!r}; it has {has}")
-        model = next(m for m in models if m.id == (self._wanted or names[0]))
+        model = models[names.index(self._wanted or names[0])]
         self._dialect = dialect_of(model.owned_by, self._host)
-        self._card = _card(model.id, self._dialect, model.max_model_len)
+        self._card = _card(model.id[:_MAX_NAME_LEN], self._dialect, model.max_model_len)
 
     @asynccontextmanager
     async def _posted(
@@ -171,7 +178,8 @@ class Upstream:
                 method, self._url + path, content=content, timeout=timeout
             ) as response:
                 if response.status_code != 200:
-                    told, again = await response.aread(), response.headers.get("retry-after", "")
+                    told, _ = await body_within(response, MAX_ERROR_BYTES)
+                    again = response.headers.get("retry-after", "")
                     raise refusal(response.status_code, told, again, self._url)
                 yield response
         except LinkError as error:
@@ -211,7 +219,7 @@ def _client(
         import httpx
     except ModuleNotFoundError:
         raise MissingExtra("httpx", "upstream") from None
-    headers = {"content-type": "application/json"}
+    headers = {"content-type": "application/json", **PLAIN}
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"
     # A proxy of the environment could read what is asked; a redirect would carry the key elsewhere.
@@ -232,17 +240,15 @@ def _age_s(began_s: float) -> float:
 
 async def _chunks(response: httpx.Response, url: str) -> AsyncIterator[Chunk]:
     """Yield the events of a stream until `[DONE]`. Raises LinkError for what is none."""
-    async for line in response.aiter_lines():
-        if len(line) > _MAX_EVENT_BYTES:
-            raise CloudFailed(f"{url} sent an event without an end; is it an OpenAI server?")
-        name, _, data = line.partition(":")
-        if name != "data":
+    async for line in lines_within(response, url):
+        name, _, data = line.partition(b":")
+        if name != b"data":
             continue
-        if data.strip() == "[DONE]":
+        if data.strip() == b"[DONE]":
             return
         try:
             yield msgspec.json.decode(data, type=Chunk)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise CloudFailed(
                 f"{url} sent what is no event of an OpenAI server; give its base URL"
             ) from None
@@ -256,6 +262,6 @@ def _card(name: str, dialect: Dialect, max_model_len: int | None) -> ModelCard:
         num_parameters=0,
         quantization="unknown",
         size_bytes=0,
-        max_model_len=max_model_len or _ASSUMED_LEN,
+        max_model_len=max(max_model_len or 0, 0) or _ASSUMED_LEN,
         chat=True,
     )

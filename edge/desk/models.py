@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.causes import cause
 from backbone.errors import CheckpointError
 from backbone.paths import expanded
 from edge.desk.aliases import read_aliases
@@ -170,9 +171,9 @@ def _meant(name: str, folder: Path) -> str:
         )
     name = read_aliases(folder).get(name, name)
     try:
-        for place in (Path(name).expanduser(), folder / f"{name}.gguf"):
+        for place in (expanded(name), folder / f"{name}.gguf"):
             place.exists()
-    except (OSError, RuntimeError) as error:  # too long for a file, or the home of nobody
+    except OSError as error:  # too long for a file
         raise CheckpointError(
             f"{name[:60]!r} cannot be the name of a model ({cause(error)}); "
             "`nearfar models list` shows those that are here"

@@ -1,4 +1,4 @@
-"""The row of tokens that llama.cpp's samplers reorder, cut and choose from."""
+"""A row of tokens that llama.cpp's grammar sampler forbids some of."""
 
 from __future__ import annotations
 
@@ -19,23 +19,15 @@ class Candidates:
     def __init__(self, num_vocabulary: int) -> None:
         lib = llama()
         assert ctypes.sizeof(lib.llama_token_data) == _TOKEN.itemsize
-        self._ids = np.arange(num_vocabulary, dtype=np.int32)
-        self._row = np.empty(num_vocabulary, _TOKEN)
+        self._row = np.zeros(num_vocabulary, _TOKEN)
         self._array = lib.llama_token_data_array()
         self._pointer = ctypes.pointer(self._array)
         self._lib = lib
 
-    def fill(self, logits: npt.NDArray[np.float32]) -> None:
-        """Take all tokens with these logits, [vocabulary]."""
-        self._row["id"], self._row["logit"], self._row["p"] = self._ids, logits, 0.0
-        self._reset(len(self._ids))
-
-    def fill_some(self, tokens: npt.NDArray[np.int64], logits: npt.NDArray[np.float32]) -> None:
-        """Take some tokens, with their logits out of those of all, [vocabulary]."""
-        size = len(tokens)
-        self._row["id"][:size], self._row["logit"][:size] = tokens, logits[tokens]
-        self._row["p"][:size] = 0.0
-        self._reset(size)
+    def fill_all(self) -> None:
+        """Take every token, none of them forbidden."""
+        self._row["id"], self._row["logit"] = np.arange(len(self._row)), 0.0
+        self._reset(len(self._row))
 
     def fill_one(self, token: int) -> None:
         """Take a single token."""
@@ -54,7 +46,6 @@ class Candidates:
         """Return whether the first token has not been forbidden."""
         return bool(self._array.data[0].logit > float("-inf"))
 
-    def selected(self) -> int | None:
-        """Return the chosen token, None where every one is forbidden."""
-        chosen = self._array.data[self._array.selected]
-        return int(chosen.id) if chosen.logit > float("-inf") else None
+    def allowed(self) -> npt.NDArray[np.int64]:
+        """Return the tokens that have not been forbidden, in ascending order."""
+        return np.sort(self._row["id"][self._row["logit"] > -np.inf]).astype(np.int64)

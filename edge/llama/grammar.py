@@ -7,6 +7,9 @@ import math
 import re
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edge.llama.binding import Owned
 from edge.llama.candidates import Candidates
 from edge.llama.library import llama, log
@@ -31,12 +34,19 @@ class Grammar(Owned):
             self._handle = None
             raise RequestError(f"json_schema makes no grammar ({log.reason()}); simplify it")
         self._one = Candidates(1)
+        self._all = Candidates(vocabulary.num_tokens)
 
     def allows(self, token: int) -> bool:
         """Return whether a token may come next."""
         self._one.fill_one(token)
         self._one.apply(self.handle)
         return self._one.first_is_allowed()
+
+    def allowed(self) -> npt.NDArray[np.int64]:
+        """Return all tokens that may come next, in ascending order."""
+        self._all.fill_all()
+        self._all.apply(self.handle)
+        return self._all.allowed()
 
     def accept(self, token: int) -> None:
         """Move on past a token that allows() said may come."""

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import random
+import contextlib
 from collections.abc import Sequence
-from typing import Any
+from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import CheckpointError
-from edge.llama.binding import Owned
-from edge.llama.candidates import Candidates
+from edge.llama.chooser import Chooser
 from edge.llama.grammar import Grammar
 from edge.llama.healing import CANNOT_SPELL, Binding
 from edge.llama.vocabulary import Vocabulary
 from offload.errors import RequestError
 from offload.messages import Confidence, Sampling
-
-PENALTY_WINDOW = 64  # newest tokens that the repetition penalty looks at, as in llama.cpp
 
 
 class Gauge:
@@ -40,16 +37,18 @@ class Gauge:
         peak = require_number(logits, best)
         shifted, weights = self._shifted, self._weights
         np.subtract(logits, peak, out=shifted)
-        np.maximum(shifted, -1e4, out=shifted)  # -inf times a weight of 0 would be NaN
         np.exp(shifted, out=weights)
         total = float(weights.sum())
         # Not np.dot: its threads would compete with llama.cpp's.
-        np.multiply(weights, shifted, out=weights)
+        mean = float(np.einsum("i,i->", weights, shifted)) / total
+        if np.isnan(mean):  # -inf times a weight of 0
+            mean = float(np.multiply(weights, np.maximum(shifted, -1e4)).sum()) / total
         log_total = float(np.log(total))
         logprob = float(shifted[token]) - log_total
-        entropy = max(0.0, log_total - float(weights.sum()) / total)
         shifted[best] = -np.inf
-        return Confidence(logprob=logprob, entropy=entropy, margin=-float(shifted.max()))
+        return Confidence(
+            logprob=logprob, entropy=max(0.0, log_total - mean), margin=-float(shifted.max())
+        )
 
 
 def require_number(logits: npt.NDArray[np.float32], best: int) -> float:
@@ -60,68 +59,24 @@ def require_number(logits: npt.NDArray[np.float32], best: int) -> float:
     return peak
 
 
-class Sampler(Owned):
-    """llama.cpp's sampler chain for one answer: bias, penalties, top-k, top-p, min-p, temperature.
+class Sampler(contextlib.AbstractContextManager["Sampler"]):
+    """Chooses the tokens of one answer, freely or as a JSON schema asks, and judges each.
 
-    Temperature 0 is greedy, the lowest token first where logits are equal. Each answer needs
-    its own sampler: it remembers the newest tokens. A JSON schema, if asked for, holds for all
-    of them. Raises RequestError for a schema that cannot be followed, and for a bias on a token
-    that the model does not have.
+    Each answer needs its own sampler: it remembers the newest tokens. Raises RequestError for a
+    schema that cannot be followed, and for a bias on a token that the model does not have.
     """
 
     def __init__(self, sampling: Sampling, vocabulary: Vocabulary, gauge: Gauge) -> None:
-        super().__init__()
         self._gauge = gauge
-        self._penalizes = sampling.repetition_penalty != 1
-        changes_logits = self._penalizes or bool(sampling.logit_bias)
-        self._plain_greedy = sampling.temperature == 0 and not changes_logits
-        biases = _biases(sampling, vocabulary.num_tokens)
-        self._candidates = Candidates(vocabulary.num_tokens)
-        self._grammar: Grammar | None = None
+        self._chooser = Chooser(sampling, vocabulary.num_tokens)
         self._binding: Binding | None = None
         self._vocabulary = vocabulary
-        if sampling.json_schema is not None:
-            self._grammar = Grammar(sampling.json_schema, vocabulary)
-        params = self._lib.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self._handle = self._lib.llama_sampler_chain_init(params)
-        for link in self._links(sampling, vocabulary.num_tokens, biases):
-            self._lib.llama_sampler_chain_add(self._handle, link)  # the chain frees it
-
-    def _links(
-        self, sampling: Sampling, num_vocabulary: int, biases: dict[int, float]
-    ) -> list[Any]:
-        lib, links = self._lib, []
-        if biases:
-            rows = (lib.llama_logit_bias * len(biases))(*biases.items())
-            links.append(lib.llama_sampler_init_logit_bias(num_vocabulary, len(biases), rows))
-        if self._penalizes:
-            penalty = sampling.repetition_penalty
-            links.append(
-                lib.llama_sampler_init_penalties(num_vocabulary, PENALTY_WINDOW, penalty, 0.0, 0.0)
-            )
-        return [*links, *self._choosers(sampling)]
-
-    def _choosers(self, sampling: Sampling) -> list[Any]:
-        lib = self._lib
-        if sampling.temperature == 0:
-            return [lib.llama_sampler_init_greedy()]
-        links = []
-        if sampling.top_k > 0:
-            links.append(lib.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            links.append(lib.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            links.append(lib.llama_sampler_init_min_p(sampling.min_p, 1))
-        links.append(lib.llama_sampler_init_temp(sampling.temperature))
-        links.append(lib.llama_sampler_init_dist(_seed(sampling)))
-        return links
+        schema = sampling.json_schema
+        self._grammar = None if schema is None else Grammar(schema, vocabulary)
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Let the repetition penalty count the end of the prompt."""
-        if self._penalizes:
-            for token in tokens[-PENALTY_WINDOW:]:
-                self._lib.llama_sampler_accept(self.handle, token)
+        self._chooser.remember(tokens)
 
     def begin_with(self, tokens: Sequence[int]) -> None:
         """Let a JSON schema hold for an answer that begins already.
@@ -146,59 +101,44 @@ class Sampler(Owned):
         its output is not a number.
         """
         best = int(logits.argmax())
-        require_number(logits, best)  # before llama.cpp is given a row that it cannot draw from
+        require_number(logits, best)
         if self._binding is not None:
             token = self._bound(self._binding, logits)
         else:
-            token = best if self._plain_greedy else self._draw(logits)
-        if self._grammar is not None:
-            # Nearly always the free choice is allowed; asking for one token is cheap.
-            if not self._grammar.allows(token):
-                token = self._draw(logits, self._grammar)
-            self._grammar.accept(token)
-        if not self._plain_greedy:
-            self._lib.llama_sampler_accept(self.handle, token)
+            token = self._free(logits, best)
+        self._chooser.remember((token,))
         return token, self._gauge.measure(logits, token, best)
 
     def _bound(self, binding: Binding, logits: npt.NDArray[np.float32]) -> int:
         """Choose among the tokens that spell what must be spelled."""
-        self._candidates.fill_some(binding.allowed(), logits)
-        self._candidates.apply(self.handle)
-        token = self._candidates.selected()
+        token = self._chooser.choose(logits, binding.allowed())
         if token is None:
             raise RequestError(CANNOT_SPELL)
         binding.accept(self._vocabulary.piece(token))
         self._binding = None if binding.is_done else binding
         return token
 
-    def _draw(self, logits: npt.NDArray[np.float32], grammar: Grammar | None = None) -> int:
-        self._candidates.fill(logits)
-        if grammar is not None:
-            self._candidates.apply(grammar.handle)
-        self._candidates.apply(self.handle)
-        token = self._candidates.selected()
+    def _free(self, logits: npt.NDArray[np.float32], best: int) -> int:
+        token = best if self._chooser.takes_the_peak else self._chooser.choose(logits)
+        if self._grammar is not None:
+            # Nearly always the free choice is allowed; asking for one token is cheap.
+            if token is None or not self._grammar.allows(token):
+                token = self._chooser.choose(logits, self._grammar.allowed())
+            if token is not None:
+                self._grammar.accept(token)
         if token is None:
             raise CheckpointError("this model has no tokens for what json_schema asks; use another")
         return token
 
-    def _free(self, handle: Any) -> None:
-        self._lib.llama_sampler_free(handle)
+    def close(self) -> None:
+        """Free the grammar, where there is one."""
         if self._grammar is not None:
             self._grammar.close()
 
-
-def _biases(sampling: Sampling, num_vocabulary: int) -> dict[int, float]:
-    biases = sampling.logit_bias or {}
-    for token in biases:
-        if token >= num_vocabulary:
-            raise RequestError(
-                f"logit_bias names token {token} and this model's last is {num_vocabulary - 1}; "
-                "use this model's token ids"
-            )
-    return biases
-
-
-def _seed(sampling: Sampling) -> int:
-    if sampling.seed is None:
-        return random.getrandbits(31)
-    return sampling.seed % 0xFFFFFFFF  # the one value left out means "random" to llama.cpp
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.policy_parts import (  # noqa: E402
-    Answered,
+    Both,
     budget_held,
     decision_cost,
     early_savings,
@@ -33,10 +33,9 @@ from benchmarks.policy_parts import (  # noqa: E402
     promises,
     same_probe,
 )
-from offload.pair import CLOUD_MODEL, EDGE_MODEL  # noqa: E402
+from offload.pair import EDGE_MODEL  # noqa: E402
 from offload.policy.calibrator import CalibrationOptions, calibrate  # noqa: E402
 from scripts.pair.calibration import (  # noqa: E402
-    Remembering,
     bank_questions,
     calibration_questions,
     label_pair,
@@ -83,23 +82,22 @@ def main() -> None:
 
 
 def measured(full: Path, folder: Path) -> dict[str, object]:
-    from cloud.engine.engine import CloudEngine
-
     questions, test = calibration_questions(), bank_questions("test")
-    cloud, report = Remembering(CloudEngine(CLOUD_MODEL)), {}
+    report = {}
     for width, path in models(full, folder).items():
         print(width, file=sys.stderr, flush=True)
-        labels = label_pair(path, [*questions, *test], folder, cloud=cloud)
-        rows, pairing = labels.of(questions), pairing_of(path, WIDTHS[width])
+        labels = label_pair(path, [*questions, *test], folder)
+        pairing = pairing_of(path, WIDTHS[width])
+        fitted_on, rows = labels.of(questions)
         options = CalibrationOptions(max_prior_labels=500)
-        rule = calibrate(questions, rows, pairing, options)
-        answered = Answered(test, labels.of(test))
+        rule = calibrate(fitted_on, rows, pairing, options)
+        answered = Both(*labels.of(test))
         report[width] = {
             "held": json.loads(_plain(rule.policy.found)),
             "test": live(rule, answered),
             "early": early_savings(rule, answered),
-            "probe": same_probe(questions, rows, answered),
-            "promises": promises(rule, questions, rows),
+            "probe": same_probe(fitted_on, rows, answered),
+            "promises": promises(rule, fitted_on, rows),
         }
     return {"live": report, "budget": budget_held(), "seed": 0}
 

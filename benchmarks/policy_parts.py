@@ -38,7 +38,7 @@ WINDOW = 500
 
 
 @dataclass(frozen=True)
-class Answered:
+class Both:
     """Questions with both models' answers."""
 
     questions: Sequence[Question]
@@ -53,14 +53,14 @@ class Answered:
         return np.array([row.far_right for row in self.rows], dtype=np.float64)
 
 
-def live(rule: Calibrated, answered: Answered) -> dict[str, object]:
+def live(rule: Calibrated, answered: Both) -> dict[str, object]:
     """Decide the test questions as while serving, and compare with the lines of reference."""
     said = _judged(rule, answered)
     right, needs = np.array([e.right for e in said]), np.array([e.need for e in said])
     scores, truth = np.array([e.score for e in said]), curves.Outcomes(answered.near, answered.far)
     curve, lines = curves.deferral_curve(needs, truth), curves.ceilings(truth)
     known = lines["self_knowledge"].apgr
-    least = np.array([row.signals().least for row in answered.rows])
+    least = np.array([row.near.signals().least for row in answered.rows])
     return {
         "questions": len(said),
         "auroc": curves.auroc(scores, answered.near),
@@ -75,7 +75,7 @@ def live(rule: Calibrated, answered: Answered) -> dict[str, object]:
     }
 
 
-def _served(rule: Calibrated, answered: Answered, name: str) -> dict[str, float]:
+def _served(rule: Calibrated, answered: Both, name: str) -> dict[str, float]:
     far, _ = _course(rule, answered, rule.limit(parse_aim(name)))
     mixed = np.where(far, answered.far, answered.near)
     return {
@@ -87,7 +87,7 @@ def _served(rule: Calibrated, answered: Answered, name: str) -> dict[str, float]
     }
 
 
-def _course(rule: Calibrated, answered: Answered, limit: Limit) -> tuple[Floats, list[int]]:
+def _course(rule: Calibrated, answered: Both, limit: Limit) -> tuple[Floats, list[int]]:
     """Return which questions go far, and how many near tokens each was given before that."""
     far, spent = [], []
     for question, row in zip(answered.questions, answered.rows, strict=True):
@@ -99,35 +99,35 @@ def _course(rule: Calibrated, answered: Answered, limit: Limit) -> tuple[Floats,
             continue
         stopped = _stopped(rule, question, row, limit)
         far.append(stopped is not None or limit.passed_by(judged(rule, question.question, row)))
-        spent.append(len(row.confidence) if stopped is None else stopped)
+        spent.append(len(row.near.tokens) if stopped is None else stopped)
     return np.array(far), spent
 
 
 def _stopped(rule: Calibrated, question: Question, row: Labelled, limit: Limit) -> int | None:
     expected = rule.expect(question.question)
-    for count in range(1, len(row.confidence)):
-        if rule.gives_up(row.signals(count), expected, limit):
+    for count in range(1, len(row.near.tokens)):
+        if rule.gives_up(row.near.signals(count), expected, limit):
             return count
     return None
 
 
-def early_savings(rule: Calibrated, answered: Answered) -> dict[str, float]:
+def early_savings(rule: Calibrated, answered: Both) -> dict[str, float]:
     """Return what giving up early saves of the near tokens of those that go far, and its price.
 
     `auroc_kept` is of what lies above chance: an answer given up is ranked by its score then.
     """
     limit = rule.limit(parse_aim("auto"))
     far, spent = _course(rule, answered, limit)
-    whole = np.array([len(row.confidence) for row in answered.rows])
+    whole = np.array([len(row.near.tokens) for row in answered.rows])
     final, cut, stopped_tokens, stopped_whole = [], [], 0, 0
     for question, row in zip(answered.questions, answered.rows, strict=True):
         final.append(judged(rule, question.question, row).score)
         stop = _stopped(rule, question, row, limit)
-        partial = row.signals(stop), rule.expect(question.question)
+        partial = row.near.signals(stop), rule.expect(question.question)
         cut.append(final[-1] if stop is None else rule.judge(*partial).score)
         if stop is not None or limit.passed_by(judged(rule, question.question, row)):
-            stopped_tokens += len(row.confidence) if stop is None else stop
-            stopped_whole += len(row.confidence)
+            stopped_tokens += len(row.near.tokens) if stop is None else stop
+            stopped_whole += len(row.near.tokens)
     above = curves.auroc(np.array(final), answered.near) - 0.5
     return {
         "near_tokens_spent_on_far": float(np.array(spent)[far].sum() / whole[far].sum()),
@@ -137,12 +137,12 @@ def early_savings(rule: Calibrated, answered: Answered) -> dict[str, float]:
 
 
 def same_probe(
-    questions: Sequence[Question], rows: Sequence[Labelled], answered: Answered
+    questions: Sequence[Question], rows: Sequence[Labelled], answered: Both
 ) -> dict[str, object]:
     """Return AUROC on the test questions with and without a probe trained on all the others."""
     generator = np.random.default_rng(0)
     folds = generator.integers(0, 5, len(rows))
-    states, right = [row.hidden_states() for row in rows], [row.near_right for row in rows]
+    states, right = [row.near.hidden_states() for row in rows], [row.near_right for row in rows]
     labels, said = np.array(right, dtype=np.float64), np.zeros(len(rows))
     for fold in range(5):
         inside = np.flatnonzero(folds != fold)
@@ -150,9 +150,9 @@ def same_probe(
         for place in np.flatnonzero(folds == fold):
             said[place] = part.score(list(states[place]))
     probe = fit_probe(states, right)
-    ours = np.array([probe.score(list(row.hidden_states())) for row in answered.rows])
-    signals = np.array([row.signals().features() for row in rows])
-    tested = np.array([row.signals().features() for row in answered.rows])
+    ours = np.array([probe.score(list(row.near.hidden_states())) for row in answered.rows])
+    signals = np.array([row.near.signals().features() for row in rows])
+    tested = np.array([row.near.signals().features() for row in answered.rows])
     plain = fit_scorer(NAMES, signals, labels).many(tested)
     wider = fit_scorer((*NAMES, "probe"), np.column_stack([signals, said]), labels)
     fused = wider.many(np.column_stack([tested, ours]))
@@ -294,7 +294,7 @@ async def _decode_step_us() -> float:
     return float(np.median(found))
 
 
-def _judged(rule: Calibrated, answered: Answered) -> list[Estimate]:
+def _judged(rule: Calibrated, answered: Both) -> list[Estimate]:
     pairs = zip(answered.questions, answered.rows, strict=True)
     return [judged(rule, question.question, row) for question, row in pairs]
 

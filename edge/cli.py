@@ -249,6 +249,67 @@ def bench_hybrid(
     run_trial(questions, split=split, model=model, report=report, as_json=as_json)
 
 
+@policy_app.command("answers")
+def answers(
+    questions: Annotated[
+        Path, typer.Option(help="Questions with answers: JSON lines with question and answer.")
+    ],
+    out: Annotated[Path, typer.Option(help="The table: JSON lines; what it lacks is asked.")],
+    split: Annotated[str | None, typer.Option(help="Only questions of this split.")] = None,
+    model: Model = None,
+    cloud: Annotated[bool, typer.Option("--cloud", help="Ask the far model instead.")] = False,
+    grader: Annotated[
+        str, typer.Option(help="kind, exact, numeric, or module:function of (text, question).")
+    ] = "kind",
+    max_tokens: MaxTokens = 256,
+    temperature: Temperature = 0.0,
+    top_p: Annotated[float, typer.Option(help="Likeliest tokens of so much probability.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="For answers drawn at a temperature.")] = None,
+    at_once: Annotated[int, typer.Option(help="How many questions are in flight.")] = 4,
+    alternatives: Annotated[
+        int, typer.Option(help="Likeliest tokens kept at each place, 0 to 20.")
+    ] = 5,
+    text: Annotated[
+        bool, typer.Option("--text", help="Keep the questions' and the answers' text too.")
+    ] = False,
+    states: Annotated[
+        bool, typer.Option("--states", help="Keep the hidden states of the last tokens too.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask one model every question of a file, and keep what it made of each as a table."""
+    from edge.desk.answering import Answering, run_answers
+    from offload.messages import Sampling
+
+    with as_typed():
+        sampling = Sampling(
+            temperature=temperature,
+            top_p=top_p,
+            seed=seed,
+            max_tokens=max_tokens,
+            logprobs=alternatives,
+        )
+        _at_least_one("--at-once", at_once)
+    wish = Answering(
+        questions=questions,
+        out=out,
+        split=split,
+        model=model,
+        cloud=cloud,
+        grader=grader,
+        sampling=sampling,
+        at_once=at_once,
+        keep_text=text,
+        keep_states=states,
+    )
+    run_answers(wish, as_json=as_json)
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise WrongUsage(f"{name} is {value}; it must be at least 1")
+
+
 @policy_app.command("calibrate")
 def calibrate(
     questions: Annotated[
@@ -257,8 +318,8 @@ def calibrate(
     split: Annotated[str | None, typer.Option(help="Only questions of this split.")] = None,
     model: Model = None,
     grader: Annotated[
-        str, typer.Option(help="exact, numeric, or module:function of (text, question).")
-    ] = "exact",
+        str, typer.Option(help="kind, exact, numeric, or module:function of (text, question).")
+    ] = "kind",
     max_tokens: MaxTokens = 256,
     alpha: Annotated[float, typer.Option(help="Share wrong that is allowed near.")] = 0.05,
     delta: Annotated[float, typer.Option(help="How often that promise may fail.")] = 0.05,

@@ -12,18 +12,18 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from edge.desk.answering import reach, said_left_out
 from edge.desk.models import find_model
 from edge.desk.near import Choice, open_hybrid
 from edge.desk.rule import content_of
-from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
-from offload.messages import Message, ModelCard, Request, Sampling
+from offload.messages import ModelCard, Sampling
 from offload.places import Places, places
+from offload.policy.asking import Asking
 from offload.policy.calibrated import Calibrated
 from offload.policy.calibrator import CalibrationOptions, calibrate
 from offload.policy.grading import find_grader
-from offload.policy.labelled import Labels, key_of
-from offload.policy.labelling import label
+from offload.policy.labelled import Labels, label
 from offload.policy.policy_folder import save_policy
 from offload.policy.questions import Question, read_questions
 from offload.policy.stored import Pairing, policy_name
@@ -38,7 +38,7 @@ class Calibration:
     questions: Path
     split: str | None = None
     model: str | None = None
-    grader: str = "exact"
+    grader: str = "kind"
     max_tokens: int = 256
     options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
 
@@ -51,8 +51,9 @@ def run_calibration(wish: Calibration, *, as_json: bool) -> None:
     here, settings = places(), load(places().config_file)
     if wish.model is not None:
         settings = replace(settings, edge=replace(settings.edge, model=wish.model))
-    rule, path = asyncio.run(_calibrate(questions, wish, settings, here))
-    found = {"policy": str(path), **msgspec.to_builtins(rule.policy.found)}
+    rule, path, left_out = asyncio.run(_calibrate(questions, wish, settings, here))
+    said_left_out(left_out)
+    found = {"policy": str(path), "left_out": left_out, **msgspec.to_builtins(rule.policy.found)}
     if as_json:
         sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
         return
@@ -61,47 +62,30 @@ def run_calibration(wish: Calibration, *, as_json: bool) -> None:
 
 async def _calibrate(
     questions: list[Question], wish: Calibration, settings: Settings, here: Places
-) -> tuple[Calibrated, Path]:
+) -> tuple[Calibrated, Path, int]:
     hybrid = open_hybrid(settings, here, Choice())
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:
             raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
-        card = await _reached(cloud)
-        pairing = _pairing(settings, here, edge.card(), card)
-        name = Path(policy_name(pairing)).with_suffix(".labels.jsonl")
-        labels = Labels(here.policies / name)
+        await reach(cloud)
+        pairing = _pairing(settings, here, edge.card(), cloud.card())
+        path = here.policies / policy_name(pairing)
+        labels = Labels.at(path.with_suffix(""))
+        how = Asking(grader=find_grader(wish.grader), sampling=Sampling(max_tokens=wish.max_tokens))
         with Progress(console=Console(stderr=True), transient=True) as bar:
             job = bar.add_task("asking both models", total=len(questions))
-            num_skipped = await label(
+            left_out = await label(
                 questions,
                 edge,
                 cloud,
                 labels,
-                grader=find_grader(wish.grader),
-                max_tokens=wish.max_tokens,
+                how,
                 told=lambda done: bar.update(job, completed=done),
             )
-    if num_skipped:
-        questions = [each for each in questions if key_of(each) in labels.found]
-        sys.stderr.write(
-            f"nearfar: the cloud gave no answer to {num_skipped} questions, which were left out; "
-            "run calibrate again to ask them\n"
-        )
-    rule = calibrate(questions, labels.of(questions), pairing, wish.options)
-    path = here.policies / policy_name(pairing)
+    rule = calibrate(*labels.of(questions), pairing, wish.options)
     save_policy(rule, path)
-    return rule, path
-
-
-async def _reached(cloud: Engine) -> ModelCard:
-    """Return the cloud's card, which a link only knows once it has been used."""
-    request = Request(
-        messages=(Message(role="user", content="Hello"),), sampling=Sampling(max_tokens=1)
-    )
-    async for _ in cloud.generate(request):
-        pass
-    return cloud.card()
+    return rule, path, left_out
 
 
 def _pairing(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:

@@ -134,8 +134,8 @@ def _with(rule: Calibrated, **changes: object) -> Calibrated:
 def judged(rule: Calibrated, prompt: str, row: Labelled) -> Estimate:
     """Return what a rule says of a labelled answer, as it would while serving."""
     expected = rule.expect(prompt)
-    states = list(row.hidden_states()) if rule.probe is not None else []
-    return rule.judge(row.signals(), expected, flags=row.flags, states=states)
+    states = list(row.near.hidden_states()) if rule.probe is not None else []
+    return rule.judge(row.near.signals(), expected, flags=row.near.flags, states=states)
 
 
 def _check(rows: Sequence[Labelled]) -> None:
@@ -179,7 +179,8 @@ def _fit_prior(fit: _Half, folds: Ints, options: CalibrationOptions) -> tuple[Pr
 
 def _features(half: _Half, near_odds: Sequence[float]) -> Floats:
     rows = [
-        [*row.signals().features(), odds] for row, odds in zip(half.rows, near_odds, strict=True)
+        [*row.near.signals().features(), odds]
+        for row, odds in zip(half.rows, near_odds, strict=True)
     ]
     return np.array(rows)
 
@@ -187,7 +188,7 @@ def _features(half: _Half, near_odds: Sequence[float]) -> Floats:
 def _flag_counts(rows: Sequence[Labelled]) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
     for row in rows:
-        for flag in row.flags:
+        for flag in row.near.flags:
             number, right = counts.get(flag, (0, 0))
             counts[flag] = (number + 1, right + row.near_right)
     return counts

@@ -27,12 +27,14 @@ def fit_early(
     checkpoints. At each checkpoint may be spent what the answers still running there are of all
     tokens to come, so that long answers are not given up at their first word only.
     """
-    reached = [cp for cp in CHECKPOINTS if sum(len(r.confidence) > cp for r in rows) >= _LEAST_SEEN]
+    reached = [
+        cp for cp in CHECKPOINTS if sum(len(r.near.tokens) > cp for r in rows) >= _LEAST_SEEN
+    ]
     partial = {
         at: {
-            place: scorer([*row.signals(at).features(), near_odds[place]])
+            place: scorer([*row.near.signals(at).features(), near_odds[place]])
             for place, row in enumerate(rows)
-            if len(row.confidence) > at
+            if len(row.near.tokens) > at
         }
         for at in reached
     }

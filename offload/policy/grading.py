@@ -1,4 +1,4 @@
-"""Whether an answer is right: exactly, as a number, or as a function of the user's says."""
+"""Whether an answer is right: exactly, as a number, by its kind, or as the user's function says."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from offload.policy.questions import Question, final_answer, is_right
 
 Grader = Callable[[str, Question], bool]
 
+_LETTER = re.compile(r"\(([A-Z])\)|\b([A-Z])\b")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
@@ -29,17 +30,42 @@ def numeric(text: str, question: Question) -> bool:
     return given is not None and abs(given - wanted) <= 1e-6 * max(1.0, abs(wanted))
 
 
+def choice(text: str, question: Question) -> bool:
+    """Whether the first letter named as the answer, in brackets or alone, is the right one."""
+    given, wanted = _LETTER.search(final_answer(text)), _LETTER.search(question.answer)
+    if wanted is None:
+        raise RequestError(f"question {question.id} has no letter as its answer; use exact")
+    return given is not None and _letter(given) == _letter(wanted)
+
+
+def word(text: str, question: Question) -> bool:
+    """Whether the answer begins with the right word or words, whatever stands behind them."""
+    given = _words(final_answer(text))
+    rights = (_words(each) for each in (question.answer, *question.others))
+    return any(right and given[: len(right)] == right for right in rights)
+
+
+def by_kind(text: str, question: Question) -> bool:
+    """Grade a question by its own kind (number, choice, word), and exactly where it has none."""
+    return _KINDS.get(question.kind, exact)(text, question)
+
+
+_KINDS: dict[str, Grader] = {"number": numeric, "choice": choice, "word": word}
+
+
 def find_grader(name: str) -> Grader:
-    """Return a grader: "exact", "numeric", or "module:function" of (text, question) -> bool.
+    """Return a grader: kind, exact, numeric, or "module:function" of (text, question) -> bool.
 
     Raises RequestError where there is none of that name.
     """
-    known: dict[str, Grader] = {"exact": exact, "numeric": numeric}
+    known: dict[str, Grader] = {"kind": by_kind, "exact": exact, "numeric": numeric}
     if name in known:
         return known[name]
     module, _, function = name.partition(":")
     if not function:
-        raise RequestError(f"there is no grader {name!r}; use exact, numeric or module:function")
+        raise RequestError(
+            f"there is no grader {name!r}; use kind, exact, numeric or module:function"
+        )
     try:
         sys.path.insert(0, os.getcwd())  # a module beside the questions should be found
         found: Grader = getattr(importlib.import_module(module), function)
@@ -55,3 +81,11 @@ def find_grader(name: str) -> Grader:
 def _last_number(text: str) -> float | None:
     found = _NUMBER.findall(text)
     return float(found[-1].replace(",", "")) if found else None
+
+
+def _letter(found: re.Match[str]) -> str:
+    return found[1] or found[2]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())

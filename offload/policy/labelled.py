@@ -1,92 +1,91 @@
-"""What both models made of each question: one line per question, kept so that a run can go on."""
+"""Questions answered by both models: the rows a policy is fitted to."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import msgspec
-import numpy as np
-import numpy.typing as npt
-
-from offload.errors import RequestError, SettingsError
-from offload.messages import Confidence, Word
+from offload.engine import Engine
+from offload.errors import RequestError
+from offload.policy.answered import Answered, AnswerTable, key_of
+from offload.policy.asking import Asking, ask_all, together
 from offload.policy.questions import Question
-from offload.policy.signals import Signals
+
+_FAR_AT_ONCE = 8  # the cloud answers them side by side
 
 
-class Labelled(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """One question answered twice. It holds no text of either answer.
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """One question answered twice: the near answer, and whether the far one was right."""
 
-    `states` are the hidden states of the near answer's last tokens, float16 in base 64.
-    """
-
-    key: str
-    near_right: bool
+    near: Answered
     far_right: bool
-    confidence: tuple[Confidence, ...] = ()
-    flags: tuple[str, ...] = ()
-    hidden_size: int = 0
-    states: str = ""
 
-    def signals(self, num_tokens: int | None = None) -> Signals:
-        """Return the signals of the near answer, or of its first tokens."""
-        signals = Signals()
-        signals.take(self.confidence[:num_tokens])
-        return signals
-
-    def hidden_states(self) -> npt.NDArray[np.float32]:
-        """Return the states, [tokens, hidden]."""
-        raw = np.frombuffer(base64.b64decode(self.states), dtype=np.float16)
-        return raw.reshape(-1, max(1, self.hidden_size)).astype(np.float32)
+    @property
+    def near_right(self) -> bool:
+        return self.near.right
 
 
-def key_of(question: Question) -> str:
-    """Return a name for a question that changes with its text or its answer."""
-    text = "\0".join((question.question, question.answer, *question.others))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
-
-
-def packed(states: Sequence[npt.NDArray[np.float32]]) -> tuple[int, str]:
-    """Return the size of a state and all states as text."""
-    if not states:
-        return 0, ""
-    rows = np.clip(np.asarray(states), -65000.0, 65000.0).astype(np.float16)
-    return rows.shape[1], base64.b64encode(rows.tobytes()).decode()
-
-
+@dataclass(frozen=True)
 class Labels:
-    """A file of Labelled lines, read at the start and appended to as answers come."""
+    """Two tables side by side: what the near and what the far model made of each question."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.found: dict[str, Labelled] = {}
-        for line in path.read_bytes().splitlines() if path.exists() else ():
-            try:
-                row = msgspec.json.decode(line, type=Labelled)
-            except msgspec.MsgspecError:
-                continue  # the line that a kill cut short; its question is asked again
-            self.found[row.key] = row
+    near: AnswerTable
+    far: AnswerTable
 
-    def add(self, rows: Sequence[Labelled]) -> None:
-        """Append rows. Raises SettingsError where the disk is full or may not be written."""
-        text = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                file.write(text)
-        except OSError as error:
-            raise SettingsError(
-                f"{self.path} cannot be written ({error.strerror}); make room and run it again: "
-                "what was answered before is kept"
-            ) from None
-        self.found |= {row.key: row for row in rows}
+    @classmethod
+    def at(cls, path: Path) -> Labels:
+        """Open `path` with .near.jsonl and .far.jsonl behind its name."""
+        near, far = (path.with_name(f"{path.name}.{side}.jsonl") for side in ("near", "far"))
+        return cls(AnswerTable(near), AnswerTable(far))
 
-    def of(self, questions: Sequence[Question]) -> list[Labelled]:
-        """Return the rows of these questions in order. Raises RequestError for one not asked."""
-        keys = [key_of(each) for each in questions]
-        if missing := sum(key not in self.found for key in keys):
-            raise RequestError(f"{missing} questions have not been asked yet; run calibrate again")
-        return [self.found[key] for key in keys]
+    def both(self, key: str) -> bool:
+        """Whether both models have answered the question of this key."""
+        return key in self.near.found and key in self.far.found
+
+    def of(self, questions: Sequence[Question]) -> tuple[list[Question], list[Labelled]]:
+        """Return the questions that both answered, and their rows, in order.
+
+        Raises RequestError where not one was.
+        """
+        found, rows = list[Question](), list[Labelled]()
+        for question in questions:
+            if self.both(key := key_of(question)):
+                found.append(question)
+                far_right = self.far.found[key].right
+                rows.append(Labelled(near=self.near.found[key], far_right=far_right))
+        if not rows:
+            raise RequestError("no question has been asked of both models yet; run it again")
+        return found, rows
+
+
+async def label(
+    questions: Sequence[Question],
+    edge: Engine,
+    cloud: Engine,
+    labels: Labels,
+    how: Asking,
+    *,
+    told: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Ask both models what has not been asked yet; return how many questions were left out.
+
+    `told` hears how many both have answered. Raises LinkError where the cloud is gone: what was
+    answered before is kept.
+    """
+    done = [0, 0]
+
+    def hear(side: int) -> Callable[[int], None]:
+        def heard(count: int) -> None:
+            done[side] = count
+            told(min(done))
+
+        return heard
+
+    far_how = replace(how, at_once=_FAR_AT_ONCE, keep_states=False)
+    await together(
+        ask_all(questions, edge, labels.near, replace(how, at_once=1), told=hear(0)),
+        ask_all(questions, cloud, labels.far, far_how, told=hear(1)),
+    )
+    return sum(not labels.both(key_of(each)) for each in questions)

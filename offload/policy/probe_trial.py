@@ -23,9 +23,9 @@ def try_probe(
 
     `folds` says which of NUM_FOLDS folds each row is in, `features` are float64 [rows, features].
     """
-    if any(not row.states for row in rows):
+    if any(not row.near.states for row in rows):
         return None, None, "not tried: this near engine does not show its hidden states"
-    states, right = [row.hidden_states() for row in rows], [row.near_right for row in rows]
+    states, right = [row.near.hidden_states() for row in rows], [row.near_right for row in rows]
     labels = np.array(right, dtype=np.float64)
     said = np.zeros(len(states))
     for fold in range(NUM_FOLDS):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from random import Random
@@ -12,14 +12,14 @@ from cloud.engine.engine import CloudEngine
 from edge.llama.fingerprint import fingerprint
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from offload.engine import Engine
-from offload.messages import Delta, Finish, ModelCard, Request
+from offload.messages import Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL, EDGE_POLICY
+from offload.policy.answered import AnswerTable
+from offload.policy.asking import Asking
 from offload.policy.calibrated import Calibrated
 from offload.policy.calibrator import CalibrationOptions, calibrate
 from offload.policy.grading import exact
-from offload.policy.labelled import Labels
-from offload.policy.labelling import label
+from offload.policy.labelled import Labels, label
 from offload.policy.policy_folder import save_policy
 from offload.policy.questions import Question
 from offload.policy.stored import Pairing
@@ -72,51 +72,31 @@ def _question(question: str, answer: str, *others: str) -> Question:
     return Question(question=question, answer=answer, others=others, id=question[:40])
 
 
-class Remembering:
-    """An engine that answers the same question only once; for the cloud beside several edges."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine, self._said = engine, dict[str, list[Delta | Finish]]()
-
-    def card(self) -> ModelCard:
-        return self._engine.card()
-
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        asked = request.last_text()
-        if asked not in self._said:
-            self._said[asked] = [item async for item in self._engine.generate(request)]
-        for item in self._said[asked]:
-            yield item
-
-    async def aclose(self) -> None:
-        await self._engine.aclose()
-
-
 def label_pair(
     edge_model: Path,
     questions: list[Question],
     folder: Path,
     *,
     told: Callable[[int], None] = lambda _: None,
-    cloud: Engine | None = None,
 ) -> Labels:
-    """Ask both models all questions; what is already in `folder` is not asked again."""
-    labels = Labels(folder / f"{fingerprint(edge_model)[:16]}.labels.jsonl")
-    asyncio.run(_label(edge_model, cloud, questions, labels, told))
+    """Ask both models all questions; what is already in `folder` is not asked again.
+
+    The far answers are kept once for all near models.
+    """
+    near = folder / f"{fingerprint(edge_model)[:16]}.near.jsonl"
+    labels = Labels(AnswerTable(near), AnswerTable(folder / f"{CLOUD_MODEL.name}.far.jsonl"))
+    asyncio.run(_label(edge_model, questions, labels, told))
     return labels
 
 
 async def _label(
-    edge_model: Path,
-    cloud: Engine | None,
-    questions: list[Question],
-    labels: Labels,
-    told: Callable[[int], None],
+    edge_model: Path, questions: list[Question], labels: Labels, told: Callable[[int], None]
 ) -> None:
-    far = cloud or CloudEngine(CLOUD_MODEL)
+    far = CloudEngine(CLOUD_MODEL)
     near = LlamaEngine(edge_model, options=LlamaOptions(num_threads=1, kv_cache_dtype=KV_TYPE))
     async with aclosing(near), aclosing(far):
-        await label(questions, near, far, labels, grader=exact, max_tokens=MAX_TOKENS, told=told)
+        how = Asking(grader=exact, sampling=Sampling(max_tokens=MAX_TOKENS))
+        await label(questions, near, far, labels, how, told=told)
 
 
 def pairing_of(edge_model: Path, quantization: str) -> Pairing:
@@ -135,6 +115,6 @@ def calibrate_pair(folder: Path, told: Callable[[int], None] = lambda _: None) -
     questions = calibration_questions()
     labels = label_pair(EDGE_MODEL, questions, folder, told=told)
     options = CalibrationOptions(max_prior_labels=500)
-    rule = calibrate(questions, labels.of(questions), pairing_of(EDGE_MODEL, "q4_k_m"), options)
+    rule = calibrate(*labels.of(questions), pairing_of(EDGE_MODEL, "q4_k_m"), options)
     save_policy(rule, EDGE_POLICY)
     return rule

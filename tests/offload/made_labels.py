@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from offload.messages import Confidence
-from offload.policy.labelled import Labelled, key_of, packed
+from offload.policy.answered import Answered, key_of, packed
+from offload.policy.labelled import Labelled
 from offload.policy.questions import Question
 from offload.policy.stored import Pairing
 
@@ -39,12 +40,15 @@ def made(
         questions.append(question)
         rows.append(
             Labelled(
-                key=key_of(question),
-                near_right=right,
+                near=Answered(
+                    id=str(place),
+                    key=key_of(question),
+                    right=right,
+                    tokens=confidence,
+                    hidden_size=hidden_size,
+                    states=kept,
+                ),
                 far_right=bool(generator.random() < 0.97),
-                confidence=confidence,
-                hidden_size=hidden_size,
-                states=kept,
             )
         )
     return questions, rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -9,10 +10,12 @@ import numpy as np
 import pytest
 
 from offload.errors import RequestError, SettingsError
+from offload.messages import Confidence
 from offload.policy import curves
 from offload.policy.aims import parse_aim
 from offload.policy.calibrated import Calibrated, load_calibrated
 from offload.policy.calibrator import CalibrationOptions, calibrate, judged
+from offload.policy.labelled import Labelled
 from offload.policy.policy_folder import save_policy
 from offload.policy.stored import check_pairing, prior_path, read_policy
 from tests.offload.made_labels import PAIRING, made
@@ -37,14 +40,15 @@ def test_probabilities_hold_on_new_questions(rule: Calibrated) -> None:
 
 def test_a_surer_answer_is_worth_more(rule: Calibrated) -> None:
     questions, rows = made(2, seed=1, tells=0.0)
-    sure = msgspec.structs.replace(
-        rows[0], confidence=tuple(type(c)(-1e-4, 1e-4, 9.0) for c in rows[0].confidence)
-    )
-    doubtful = msgspec.structs.replace(
-        rows[0], confidence=tuple(type(c)(-3.0, 3.0, 0.1) for c in rows[0].confidence)
-    )
+    sure = _with_tokens(rows[0], Confidence(-1e-4, 1e-4, 9.0))
+    doubtful = _with_tokens(rows[0], Confidence(-3.0, 3.0, 0.1))
     text = questions[0].question
     assert judged(rule, text, sure).right > 0.6 > 0.4 > judged(rule, text, doubtful).right
+
+
+def _with_tokens(row: Labelled, token: Confidence) -> Labelled:
+    tokens = (token,) * len(row.near.tokens)
+    return replace(row, near=msgspec.structs.replace(row.near, tokens=tokens))
 
 
 def test_aims_become_limits_that_hold_on_the_held_questions(rule: Calibrated) -> None:
@@ -74,8 +78,8 @@ def test_giving_up_early_spends_no_more_than_its_error(rule: Calibrated) -> None
         expected = rule.expect(question.question)
         early = [
             at
-            for at in range(1, len(row.confidence))
-            if rule.gives_up(row.signals(at), expected, limit)
+            for at in range(1, len(row.near.tokens))
+            if rule.gives_up(row.near.signals(at), expected, limit)
         ]
         stays = not limit.passed_by(judged(rule, question.question, row))
         kept, lost = kept + stays, lost + (stays and bool(early))
@@ -127,7 +131,7 @@ def test_labels_that_teach_nothing_are_refused() -> None:
     questions, rows = made(120)
     with pytest.raises(RequestError, match="too few"):
         calibrate(questions[:10], rows[:10], PAIRING, PLAIN)
-    always = [msgspec.structs.replace(row, near_right=True) for row in rows]
+    always = [replace(row, near=msgspec.structs.replace(row.near, right=True)) for row in rows]
     with pytest.raises(RequestError, match="10 right and 10 wrong"):
         calibrate(questions, always, PAIRING, PLAIN)
     with pytest.raises(RequestError, match="alpha"):

@@ -1,0 +1,115 @@
+"""`nearfar policy answers`: one model answers every question of a set, kept as a table."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from edge.desk.near import open_edge
+from offload.engine import Engine
+from offload.errors import RequestError, SettingsError
+from offload.leaving import open_cloud, open_door, open_ledger
+from offload.messages import Message, Request, Sampling
+from offload.places import Places, places
+from offload.policy.answered import AnswerTable
+from offload.policy.asking import Asking, ask_all
+from offload.policy.grading import find_grader
+from offload.policy.questions import read_questions
+from offload.settings import Settings
+from offload.settings_reading import load
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """What the flags of `policy answers` say."""
+
+    questions: Path
+    out: Path
+    split: str | None = None
+    model: str | None = None
+    cloud: bool = False
+    grader: str = "kind"
+    sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
+    at_once: int = 4
+    keep_text: bool = False
+    keep_states: bool = False
+
+
+def run_answers(wish: Answering, *, as_json: bool) -> None:
+    """Ask what the table lacks, and say how many were answered, how many right, how many left."""
+    questions = read_questions(wish.questions, split=wish.split)
+    if not questions:
+        raise RequestError(f"{wish.questions} has no such questions; name another file or split")
+    here, settings = places(), load(places().config_file)
+    if wish.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
+    how = Asking(
+        grader=find_grader(wish.grader),
+        sampling=wish.sampling,
+        at_once=wish.at_once,
+        keep_text=wish.keep_text,
+        keep_states=wish.keep_states,
+    )
+    table = AnswerTable(wish.out)
+
+    async def ask() -> int:
+        async with _opened(wish, settings, here) as engine:
+            with Progress(console=Console(stderr=True), transient=True) as bar:
+                job = bar.add_task("asking", total=len(questions))
+                heard = lambda done: bar.update(job, completed=done)  # noqa: E731
+                return await ask_all(questions, engine, table, how, told=heard)
+
+    left_out = asyncio.run(ask())
+    said_left_out(left_out)
+    right = sum(row.right for row in table.found.values())
+    found = {"table": str(wish.out), "answered": len(table.found), "right": right}
+    if as_json:
+        told = msgspec.json.encode({**found, "left_out": left_out})
+        sys.stdout.write(told.decode() + "\n")
+        return
+    Console().print(
+        f"{len(table.found)} answers in {wish.out}, {right} of them right", highlight=False
+    )
+
+
+def said_left_out(count: int) -> None:
+    """Say on stderr how many questions got no answer, if any."""
+    if count:
+        sys.stderr.write(
+            f"nearfar: {count} questions got no answer and were left out; "
+            "run it again to ask them\n"
+        )
+
+
+@asynccontextmanager
+async def _opened(wish: Answering, settings: Settings, here: Places) -> AsyncIterator[Engine]:
+    """Open the near model, or with `cloud` the far one, whose questions the ledger notes."""
+    if not wish.cloud:
+        side = replace(settings.edge, max_num_seqs=settings.edge.max_num_seqs or wish.at_once)
+        async with aclosing(open_edge(replace(settings, edge=side), here)) as near:
+            yield near
+        return
+    link = open_cloud(settings, here)
+    if link is None:
+        raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+    ledger = open_ledger(settings, here)
+    async with aclosing(open_door(link, settings, ledger, None)) as far:
+        await reach(far)
+        yield far
+
+
+async def reach(cloud: Engine) -> None:
+    """Ask the cloud for one token: a link knows whom it talks to only once it has been used."""
+    request = Request(
+        messages=(Message(role="user", content="Hello"),), sampling=Sampling(max_tokens=1)
+    )
+    async for _ in cloud.generate(request):
+        pass

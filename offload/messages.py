@@ -146,7 +146,9 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
             raise RequestError("a model's name must have at most 256 characters")
         if len(self.tools) > MAX_TOOLS:
             raise RequestError(f"{len(self.tools)} tools are given; at most {MAX_TOOLS} may be")
-        if not self.last_text().strip():
+        # A tool that has nothing to say has answered.
+        answers_call = bool(self.messages) and self.messages[-1].role == "tool"
+        if not answers_call and not self.last_text().strip():
             raise RequestError("the prompt is empty; write a question")
         if self.deadline_s is not None:
             _within("deadline_s", self.deadline_s, 0.001, 86_400.0)

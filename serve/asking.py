@@ -55,7 +55,7 @@ def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
     )
     turns = tuple(read_turn(turn, f"messages[{at}]") for at, turn in enumerate(body.messages))
     turns, begun = split_begun(body, turns)
-    if not turns[-1].content.strip():
+    if not turns[-1].content.strip() and turns[-1].role != "tool":
         last = f"messages[{len(turns) - 1}].content"
         raise BadRequest(f"{last} is empty; write a question", param=last)
     request = Request(

@@ -1,33 +1,49 @@
-"""Where a JSON object ends, found while it is still being written."""
+"""Where a bracketed value ends, found while it is still being written."""
 
 from __future__ import annotations
 
+_CLOSERS = {"{": "}", "[": "]", "(": ")"}
+
 
 class JsonEnd:
-    """Counts brackets outside of strings, piece by piece; `depth` are those open already."""
+    """Follows brackets outside of strings, piece by piece; `opened` are closers awaited already.
 
-    def __init__(self, depth: int = 0) -> None:
-        self._depth = depth
-        self._in_string = self._escaped = False
+    JSON has strings in double quotes; a call in the form of Python's has either kind.
+    """
 
-    def find(self, text: str) -> int | None:
-        """Return where in the next piece the object has ended, or None while it has not.
+    def __init__(self, opened: str = "", *, quotes: str = '"') -> None:
+        self._awaited = list(opened)
+        self._quotes = quotes
+        self._quote = ""
+        self._escaped = False
 
-        That is behind its last bracket, or before a `<`, which no JSON has outside of strings: a
-        model that forgot a bracket goes on with a tag.
+    @property
+    def missing(self) -> str:
+        """Return the closing brackets that have not come."""
+        return "".join(reversed(self._awaited))
+
+    def find(self, text: str, start: int = 0) -> int | None:
+        """Return where in the next piece, text[start:], the value has ended, or None.
+
+        That is behind its last bracket, or before what no value goes on with: a `<` outside of
+        strings (a model that forgot a bracket writes its closing tag), a line's end within one.
         """
-        for at, char in enumerate(text):
-            if self._in_string:
+        for at in range(start, len(text)):
+            char = text[at]
+            if self._quote:
+                if char == "\n":
+                    return at
                 self._read_in_string(char)
             elif char == "<":
                 return at
-            elif char == '"':
-                self._in_string = True
-            elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-                if self._depth <= 0:
+            elif char in self._quotes:
+                self._quote = char
+            elif char in "{[(":
+                self._awaited.append(_CLOSERS[char])
+            elif char in "}])":
+                if self._awaited:
+                    self._awaited.pop()
+                if not self._awaited:
                     return at + 1
         return None
 
@@ -36,5 +52,5 @@ class JsonEnd:
             self._escaped = False
         elif char == "\\":
             self._escaped = True
-        elif char == '"':
-            self._in_string = False
+        elif char == self._quote:
+            self._quote = ""

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
+import jsonschema_rs
 import msgspec
 
 from serve.failures import BadRequest
 from serve.schema import ChatBody, ChosenTool, ToolBody
 from serve.turns import check_depth
+
+_MAX_BACKTRACKS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class Toolbox:
 
     `names` are those the model may call, `forced` says that it must call one of them, `named` that
     the client chose which. `most` is how many calls an answer may hold; None is no limit.
+    `validators` know which arguments fit the tools that say it by a schema.
     """
 
     descriptions: tuple[dict[str, Any], ...]
@@ -27,6 +31,14 @@ class Toolbox:
     named: bool = False
     most: int | None = None
     schema: dict[str, Any] | None = None
+    validators: Mapping[str, jsonschema_rs.Validator] = field(default_factory=dict)
+
+    def takes(self, name: str, arguments: Any) -> bool:
+        """Whether this tool may be called, and so."""
+        if name not in self.names or not isinstance(arguments, dict):
+            return False
+        validator = self.validators.get(name)
+        return validator is None or validator.is_valid(arguments)
 
 
 def read_tools(body: ChatBody) -> Toolbox | None:
@@ -37,7 +49,7 @@ def read_tools(body: ChatBody) -> Toolbox | None:
         if choice not in (None, "none", "auto"):
             raise BadRequest("tool_choice asks for a tool; give some in tools", param="tool_choice")
         return None
-    _check(tools)
+    validators = _check(tools)
     if choice == "none":
         return None
     chosen = _chosen(tools, choice.function.name) if isinstance(choice, ChosenTool) else tools
@@ -54,17 +66,51 @@ def read_tools(body: ChatBody) -> Toolbox | None:
         named=isinstance(choice, ChosenTool),
         most=1 if forced or body.parallel_tool_calls is False else None,
         schema=_forced_schema(chosen) if forced else None,
+        validators=validators,
     )
 
 
-def _check(tools: Sequence[ToolBody]) -> None:
+def _check(tools: Sequence[ToolBody]) -> dict[str, jsonschema_rs.Validator]:
+    """Return what checks the arguments of each tool that has a schema. Raises BadRequest."""
     seen: set[str] = set()
+    validators: dict[str, jsonschema_rs.Validator] = {}
     for at, tool in enumerate(tools):
         if tool.function.name in seen:
             where = f"tools[{at}].function.name"
             raise BadRequest(f"{where} is there twice; rename one of them", param=where)
         seen.add(tool.function.name)
-        check_depth(tool.function.parameters or {}, f"tools[{at}].function.parameters")
+        if tool.function.parameters:
+            where = f"tools[{at}].function.parameters"
+            check_depth(tool.function.parameters, where)
+            validators[tool.function.name] = _validator(tool.function.parameters, where)
+    return validators
+
+
+def _validator(schema: dict[str, Any], where: str) -> jsonschema_rs.Validator:
+    """Return what checks a value against a schema, of the newest draft or, if it is older, 7."""
+    try:
+        return _compiled(jsonschema_rs.Draft202012Validator, schema)
+    except (ValueError, RecursionError) as error:
+        why = str(error).strip().split("\n", 1)[0][:200]
+    try:
+        return _compiled(jsonschema_rs.Draft7Validator, schema)
+    except (ValueError, RecursionError):
+        raise BadRequest(f"{where} is no JSON schema ({why}); correct it", param=where) from None
+
+
+def _compiled(
+    draft: type[jsonschema_rs.Validator], schema: dict[str, Any]
+) -> jsonschema_rs.Validator:
+    return draft(
+        {key: value for key, value in schema.items() if key != "$schema"},
+        retriever=_fetch_nothing,
+        # A client's pattern meets a model's text here: it may not run away.
+        pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_MAX_BACKTRACKS),
+    )
+
+
+def _fetch_nothing(address: str) -> NoReturn:
+    raise ValueError("schemas of other places are not fetched")
 
 
 def _chosen(tools: Sequence[ToolBody], name: str) -> list[ToolBody]:

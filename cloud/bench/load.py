@@ -13,6 +13,7 @@ from backbone.errors import MissingExtra
 from cloud.bench.options import LoadOptions
 from cloud.bench.trial import Trial, ask
 from offload.errors import CloudUnreachable
+from offload.upstream.listening import PLAIN
 
 if TYPE_CHECKING:
     import httpx
@@ -40,7 +41,9 @@ async def run(
         import httpx
     except ModuleNotFoundError:
         raise MissingExtra("httpx", "upstream") from None
-    headers = {"authorization": f"Bearer {options.api_key}"} if options.api_key else {}
+    headers = {**PLAIN}
+    if options.api_key:
+        headers["authorization"] = f"Bearer {options.api_key}"
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     async with httpx.AsyncClient(
         headers=headers, limits=limits, transport=transport, trust_env=False

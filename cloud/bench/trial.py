@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from offload.errors import CloudFailed
+from offload.upstream.listening import lines_within
+
 if TYPE_CHECKING:
     import httpx
 
@@ -41,9 +44,9 @@ async def ask(
     try:
         async with client.stream("POST", url, json=body, timeout=timeout_s) as response:
             clock.status = response.status_code
-            async for line in response.aiter_lines():
-                clock.hear(line)
-    except httpx.HTTPError as error:
+            async for line in lines_within(response, url):
+                clock.hear(line.decode("utf-8", "replace"))
+    except (httpx.HTTPError, CloudFailed) as error:
         clock.is_whole, clock.fault = False, type(error).__name__
     return clock.trial()
 

@@ -15,7 +15,7 @@ from offload.upstream.dialect import Dialect, extra_words
 
 class _Model(msgspec.Struct):
     id: str
-    owned_by: str = ""
+    owned_by: str | None = None
     max_model_len: int | None = None
 
 
@@ -31,8 +31,9 @@ class _Function(msgspec.Struct):
 
 
 class _Call(msgspec.Struct):
-    index: int = 0
-    function: _Function = msgspec.field(default_factory=_Function)
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
 
 
 class _Said(msgspec.Struct):
@@ -51,15 +52,15 @@ class _Details(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
 
 
 class Chunk(msgspec.Struct):
     """One event of a stream; `error` is how some servers say that it broke."""
 
-    choices: list[_Choice] = []
+    choices: list[_Choice] | None = None
     usage: _Usage | None = None
     error: Any = None
 
@@ -135,7 +136,9 @@ class Hearing:
     reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     num_said: int = 0
-    calls: dict[int, _Function] = field(default_factory=dict)
+    calls: list[_Function] = field(default_factory=list)
+    _places: dict[int | None, int] = field(default_factory=dict)  # of the last call of an index
+    _ids: list[str] = field(default_factory=list)
     late: str = ""
 
     def hear(self, chunk: Chunk) -> Delta | None:
@@ -150,7 +153,7 @@ class Hearing:
                 completion_tokens=_counted(chunk.usage.completion_tokens),
             )
         text = ""
-        for choice in chunk.choices[:1]:
+        for choice in (chunk.choices or ())[:1]:
             self.reason = choice.finish_reason or self.reason
             text = choice.text or (choice.delta.content if choice.delta else None) or ""
             if self.calls:
@@ -162,7 +165,7 @@ class Hearing:
     def rest(self) -> Delta | None:
         """Return what was kept back until the end: other calls than the first, and late text."""
         said = []
-        for number, call in enumerate(self.calls.values()):
+        for number, call in enumerate(self.calls):
             if number or not call.arguments:  # else all but its end has been said
                 said.append(_opening(call) + (call.arguments or "{}"))
             said.append("}</tool_call>")
@@ -183,14 +186,35 @@ class Hearing:
 
     def _add(self, call: _Call) -> str:
         """Keep a piece of a call; return what can be said of it at once."""
-        known = self.calls.setdefault(call.index, _Function("", ""))
-        piece = call.function.arguments or ""
+        said = call.function or _Function()
+        known, piece = self._known(call, said), said.arguments or ""
         begins = bool(piece) and not known.arguments
-        known.name = (known.name or "") + (call.function.name or "")
+        known.name = (known.name or "") + (said.name or "")
         known.arguments = (known.arguments or "") + piece
-        if call.index != next(iter(self.calls)):
+        if known is not self.calls[0]:
             return ""
         return _opening(known) + piece if begins else piece
+
+    def _known(self, call: _Call, said: _Function) -> _Function:
+        """Return the call that a piece belongs to, a new one where none has begun.
+
+        Some servers give all parallel calls the index 0, some give none: then a new id begins a
+        call, and so does a name behind whole arguments.
+        """
+        if call.id and call.id in self._ids:
+            return self.calls[self._ids.index(call.id)]
+        at = self._places.get(call.index) if call.index is not None else len(self.calls) - 1
+        if at is not None and at >= 0 and not self._is_another(at, call, said):
+            return self.calls[at]
+        self._places[call.index] = len(self.calls)
+        self.calls.append(_Function("", ""))
+        self._ids.append(call.id or "")
+        return self.calls[-1]
+
+    def _is_another(self, at: int, call: _Call, said: _Function) -> bool:
+        if call.id and self._ids[at]:
+            return True  # one that has not been seen
+        return bool(said.name) and _is_json(self.calls[at].arguments or "")
 
     def _delta(self, text: str) -> Delta:
         # Without token ids a piece counts as one; only the order matters.
@@ -198,9 +222,17 @@ class Hearing:
         return Delta(text=text, index=self.num_said - 1, source="cloud")
 
 
-def _counted(number: int) -> int:
+def _counted(number: int | None) -> int:
     # A budget is counted by it: a server's word can neither lower it nor leave SQLite's range.
-    return min(max(number, 0), _MOST_TOKENS)
+    return min(max(number or 0, 0), _MOST_TOKENS)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        msgspec.json.decode(text.encode())
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return False
+    return True
 
 
 def _opening(call: _Function) -> str:

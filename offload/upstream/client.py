@@ -140,7 +140,7 @@ class Upstream:
             has = ", ".join(names[:20]) or "none"
             raise CloudFailed(f"{self._url} has no model {self._wanted!r}; it has {has}")
         model = models[names.index(self._wanted or names[0])]
-        self._dialect = dialect_of(model.owned_by, self._host)
+        self._dialect = dialect_of(model.owned_by or "", self._host)
         self._card = _card(model.id[:_MAX_NAME_LEN], self._dialect, model.max_model_len)
 
     @asynccontextmanager
@@ -242,7 +242,7 @@ async def _chunks(response: httpx.Response, url: str) -> AsyncIterator[Chunk]:
     """Yield the events of a stream until `[DONE]`. Raises LinkError for what is none."""
     async for line in lines_within(response, url):
         name, _, data = line.partition(b":")
-        if name != b"data":
+        if name != b"data" or not data.strip():
             continue
         if data.strip() == b"[DONE]":
             return

@@ -192,6 +192,80 @@ async def test_the_first_call_is_said_as_it_comes_and_the_others_behind_it() -> 
     assert [json.loads(call.arguments) for call in calls] == [{"what": "a"}, {"what": "b"}, {}]
 
 
+def call_piece(arguments: str | None, **more: Any) -> dict[str, Any]:
+    name = more.pop("name", None)
+    return piece("", tool_calls=[{"function": {"name": name, "arguments": arguments}, **more}])
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [  # every call has the index 0, and an id of its own
+            call_piece('{"a": 1}', index=0, id="x", name="look"),
+            call_piece('{"a": 2}', index=0, id="y", name="look"),
+        ],
+        [  # in pieces, the ids again with each
+            call_piece('{"a"', index=0, id="x", name="look"),
+            call_piece('{"a": ', index=0, id="y", name="look"),
+            call_piece(": 1}", index=0, id="x"),
+            call_piece("2}", index=0, id="y"),
+        ],
+        [  # in pieces, the id with the first
+            call_piece('{"a"', index=0, id="x", name="look"),
+            call_piece(": 1}", index=0),
+            call_piece('{"a": ', index=0, id="y", name="look"),
+            call_piece("2}", index=0, id=None),
+        ],
+        [  # no index and no ids
+            call_piece('{"a"', index=None, name="look"),
+            call_piece(": 1}", index=None),
+            call_piece('{"a": 2}', name="look"),
+        ],
+        [  # whole, with the index 0 and empty ids
+            call_piece('{"a": 1}', index=0, id="", name="look"),
+            call_piece('{"a": 2}', index=0, id="", name="look"),
+        ],
+    ],
+)
+async def test_parallel_calls_are_told_apart_whatever_their_index(events: list[Any]) -> None:
+    text, _ = await read(upstream(says(*events, piece("", "tool_calls"), "[DONE]")))
+    said, calls = read_whole(text, Toolbox(descriptions=(), names=frozenset({"look"})))
+    assert said == "" and [json.loads(call.arguments) for call in calls] == [{"a": 1}, {"a": 2}]
+
+
+async def test_nulls_in_the_place_of_what_is_not_there_end_no_answer() -> None:
+    nothing = {"choices": None, "usage": None, "error": None}
+    usage = {"prompt_tokens": None, "completion_tokens": 3, "prompt_tokens_details": None}
+    events = (
+        nothing,
+        piece("on"),
+        {"choices": [{"index": None, "delta": None, "finish_reason": None}]},
+        {"choices": [{"index": None, "delta": {"content": None, "tool_calls": None}}]},
+        call_piece(None, index=None, id=None),
+        piece("e", "stop"),
+        {"choices": [], "usage": usage},
+        "[DONE]",
+    )
+    text, finish = await read(upstream(says(*events[:4], *events[5:])))
+    assert text == "one" and finish.usage.completion_tokens == 3
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+async def test_separators_of_other_kinds_do_not_end_an_event(size: int, end: str) -> None:
+    said = "a\u2028b\u2029c\x85d\x0ce\x1cf"
+    event = json.dumps(piece(said, "stop"), ensure_ascii=False)
+    content = f"\ufeffdata: {event}{end}{end}data:{end}{end}: word{end}{end}data: [DONE]{end}{end}"
+    raw = content.encode()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for at in range(0, len(raw), size):
+            yield raw[at : at + size]
+
+    text, finish = await read(upstream(lambda _: httpx.Response(200, content=pieces())))
+    assert (text, finish.reason) == (said, "stop")
+
+
 async def test_llama_cpps_own_server_is_an_engine() -> None:
     pytest.importorskip("llama_cpp.server.app", reason="the server's packages are not installed")
     with socket.create_server(("127.0.0.1", 0)) as free:

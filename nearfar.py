@@ -23,6 +23,7 @@ import offload.policy.cli
 import quantize.cli
 from backbone.causes import cause
 from backbone.errors import NearfarError, WrongUsage
+from backbone.showing import clean_logs, echo, echo_json
 from edge.cli import ASKING, DEVICE
 from offload.cli import FAR
 
@@ -72,7 +73,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"nearfar {version('nearfar')}")
+        echo(f"nearfar {version('nearfar')}")
         raise typer.Exit
 
 
@@ -88,7 +89,7 @@ def nearfar(
     if context.invoked_subcommand is None:
         from edge.desk.greeting import greeting
 
-        typer.echo(greeting())
+        echo(greeting())
 
 
 @_serving.command(rich_help_panel=ASKING)
@@ -163,6 +164,11 @@ def main() -> None:
         _fail(str(error))
     except OSError as error:
         _fail(_out_of_reach(error))
+    except UnicodeError as error:
+        _fail(
+            f"a name or a text is not UTF-8 ({_spelt(error)}); rename the file, or write it anew",
+            status=2,
+        )
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except Exception as error:
@@ -176,6 +182,11 @@ def main() -> None:
         )
 
 
+def _spelt(error: UnicodeError) -> str:
+    told = getattr(error, "object", "")
+    return repr(told[:60] if isinstance(told, str | bytes) else str(error))
+
+
 def _was_interrupted(error: BaseException | None) -> bool:
     """Whether Ctrl-C is behind an error: a class that was being made wraps it in one of its own."""
     while error is not None:
@@ -186,7 +197,10 @@ def _was_interrupted(error: BaseException | None) -> bool:
 
 
 def _suit_the_system() -> None:
-    """Write what every language needs, and on Windows take the loop that ZeroMQ can wake."""
+    """Read and write what every language needs; on Windows take the loop that ZeroMQ can wake."""
+    clean_logs()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # a log may hold any bytes
     for stream in (sys.stdin, sys.stdout, sys.stderr):
         if not isinstance(stream, io.TextIOWrapper) or "utf" in stream.encoding.lower():
             continue
@@ -223,8 +237,8 @@ def _out_of_reach(error: OSError) -> str:
 def _fail(told: str, *, status: int = 1) -> NoReturn:
     told = " ".join(told.split())  # a library's words may have line breaks
     if "--json" in sys.argv:
-        print(json.dumps({"error": told}))
-    print(f"nearfar: {told}", file=sys.stderr)
+        echo_json(json.dumps({"error": told}))
+    echo(f"nearfar: {told}", err=True)
     sys.exit(status)
 
 

@@ -9,12 +9,12 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 
+from backbone.showing import echo, echo_json
 from backbone.stopping import on_signals
 from cloud.opening import open_engine
 from offload.engine import Breaking, Engine
@@ -115,7 +115,7 @@ def _insist_on_ending(why: str) -> None:
     """End this process in a while, whatever waits for a dead one: a step cannot be interrupted."""
 
     def leave() -> None:
-        print(f"nearfar: {why}", file=sys.stderr, flush=True)
+        echo(f"nearfar: {why}", err=True)
         os._exit(1)
 
     timer = threading.Timer(_INSIST_S, leave)
@@ -140,10 +140,10 @@ def _warn_of_sharing(engine: Engine) -> None:
     from offload.upstream.client import Upstream
 
     if isinstance(engine, Upstream) and engine.shares_caches:
-        print(
+        echo(
             f"nearfar: {engine.card().runtime} has no word that keeps prompt caches apart: how "
             "soon it answers may tell one asker what another has asked",
-            file=sys.stderr,
+            err=True,
         )
 
 
@@ -165,16 +165,16 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
     public_key = server_keys(places().keys).public
     if as_json:
         told = {"endpoint": endpoint, "server_key": public_key, "model": card.name}
-        print(json.dumps(told | ({"url": f"{url}/v1"} if url else {})), flush=True)
+        echo_json(json.dumps(told | ({"url": f"{url}/v1"} if url else {})))
         return
     size = f"{card.num_parameters / 1e6:.1f}M parameters, " if card.num_parameters else ""
-    print(f"{card.name} ({size}{card.quantization})")
-    print(f"listening on {endpoint}, server key {public_key}")
-    print(f"on this machine:  NEARFAR_CLOUD_URL={_for_this(endpoint)} nearfar ask ...")
-    print(f"for another:      {_for_another(endpoint)}")
+    echo(f"{card.name} ({size}{card.quantization})")
+    echo(f"listening on {endpoint}, server key {public_key}")
+    echo(f"on this machine:  NEARFAR_CLOUD_URL={_for_this(endpoint)} nearfar ask ...")
+    echo(f"for another:      {_for_another(endpoint)}")
     if url:
-        print(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1")
-    print("stop with Ctrl-C", flush=True)
+        echo(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1")
+    echo("stop with Ctrl-C")
 
 
 def _for_this(endpoint: str) -> str:

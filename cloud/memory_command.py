@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbone.errors import MissingExtra
+from backbone.showing import echo
 from backbone.usage import as_typed
 from offload.pair import CLOUD_MODEL
 
@@ -50,7 +51,7 @@ def memory(
             kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # checked by the options
         )
     plan = plan_memory(model or CLOUD_MODEL, options)
-    print(json.dumps(plan.as_json()) if as_json else _in_words(plan))
+    echo(json.dumps(plan.as_json()) if as_json else _in_words(plan))
 
 
 def _in_words(plan: MemoryPlan) -> str:

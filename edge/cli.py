@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from backbone.errors import WrongUsage
+from backbone.showing import readable
 from backbone.usage import as_typed
 from offload.policy.cli import policy_app
 
@@ -60,7 +60,10 @@ Files = Annotated[
 def ask(
     prompt: Annotated[
         str | None,
-        typer.Argument(help="The question; without one, or with -, it is read from stdin."),
+        typer.Argument(
+            help="The question; without one, or with -, it is read from stdin. Text that is piped "
+            "in beside one is put before it."
+        ),
     ] = None,
     model: Model = None,
     system: System = None,
@@ -78,13 +81,12 @@ def ask(
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
     from edge.desk.asking import Ask, ask_once
+    from edge.desk.piped import question
 
-    if prompt in (None, "-") and sys.stdin.isatty():
-        typer.echo("type your question, and Ctrl-D on a line of its own", err=True)
-    text = sys.stdin.read().strip() if prompt in (None, "-") else prompt
+    text = question(prompt)
     wish = Ask(
         model=model,
-        system=system,
+        system=readable(system) if system else None,
         offline=offline,
         local_only=local_only,
         cloud=cloud,
@@ -95,7 +97,7 @@ def ask(
         draft=draft,
         files=tuple(file or ()),
     )
-    raise typer.Exit(ask_once(text or "", wish, why=why, as_json=as_json))
+    raise typer.Exit(ask_once(text, wish, why=why, as_json=as_json))
 
 
 @app.command(rich_help_panel=ASKING)
@@ -132,7 +134,7 @@ def chat(
 
     wish = Ask(
         model=model,
-        system=system,
+        system=readable(system) if system else None,
         offline=offline,
         local_only=local_only,
         max_tokens=max_tokens,
@@ -143,7 +145,7 @@ def chat(
         files=tuple(file or ()),
     )
     past = Past(latest=latest, resume=resume, keep=keep)
-    raise typer.Exit(chat_on(wish, past, first or "", as_json=as_json))
+    raise typer.Exit(chat_on(wish, past, readable(first or ""), as_json=as_json))
 
 
 @app.command(rich_help_panel=ASKING)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from backbone.showing import echo, echo_json
+
 FAR = "The far side"  # the group in which `nearfar --help` shows this room's commands
 
 link_app = typer.Typer(help="The link between a device and its cloud.", no_args_is_help=True)
@@ -61,12 +63,12 @@ def list_devices(as_json: Json = False) -> None:
 
     devices = admitted(places().keys).all()
     if as_json:
-        typer.echo(msgspec.json.encode(devices).decode())
+        echo_json(msgspec.json.encode(devices).decode())
         return
     for each in devices:
-        typer.echo(f"{each.name:24} {each.public_key}")
+        echo(f"{each.name:24} {each.public_key}")
     if not devices:
-        typer.echo("none yet; `nearfar link invite NAME tcp://HOST:PORT` lets one in")
+        echo("none yet; `nearfar link invite NAME tcp://HOST:PORT` lets one in")
 
 
 @link_app.command()
@@ -108,4 +110,4 @@ def key(as_json: Json = False) -> None:
 def _say(document: dict[str, str], line: str, as_json: bool) -> None:
     import json
 
-    typer.echo(json.dumps(document) if as_json else line)
+    echo(json.dumps(document) if as_json else line)

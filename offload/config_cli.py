@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from backbone.showing import echo, echo_json
+
 config_app = typer.Typer(
     help="The settings of this device, and where each comes from.", no_args_is_help=True
 )
@@ -28,7 +30,7 @@ def path(as_json: Json = False) -> None:
         "data": str(here.data),
         "cache": str(here.cache),
     }
-    typer.echo(json.dumps(document) if as_json else here.config_file)
+    echo(json.dumps(document) if as_json else here.config_file)
 
 
 @config_app.command()
@@ -54,14 +56,14 @@ def show(
         raise no_setting(name)
     found = [each for each in found if not changed or each.source != "default"]
     if as_json:
-        typer.echo(json.dumps([asdict(each) | {"variable": each.variable} for each in found]))
+        echo_json(json.dumps([asdict(each) | {"variable": each.variable} for each in found]))
         return
     for each in found:
         by = {"default": "", "file": f"  # {file}", "environment": f"  # {each.variable}"}
         value = "none" if each.value is None else json.dumps(each.value, ensure_ascii=False)
-        typer.echo(f"{each.name:27} = {value}{by[each.source]}")
+        echo(f"{each.name:27} = {value}{by[each.source]}")
     if not found:
-        typer.echo("nothing is set; every setting has its default")
+        echo("nothing is set; every setting has its default")
 
 
 # A value may begin with a minus: -1 and -0.5 are no options.
@@ -85,11 +87,11 @@ def set_value(
     hidden = said.variable in os.environ
     if as_json:
         document = {"name": name, "value": said.value, "config_file": str(file)}
-        typer.echo(json.dumps(document | {"overridden": hidden}))
+        echo_json(json.dumps(document | {"overridden": hidden}))
         return
-    typer.echo(f"{name} = {json.dumps(said.value, ensure_ascii=False)} is written to {file}")
+    echo(f"{name} = {json.dumps(said.value, ensure_ascii=False)} is written to {file}")
     if hidden:
-        typer.echo(f"the variable {said.variable} still says otherwise; unset it", err=True)
+        echo(f"the variable {said.variable} still says otherwise; unset it", err=True)
 
 
 @config_app.command()
@@ -103,4 +105,4 @@ def unset(name: Name, as_json: Json = False) -> None:
     file = places().config_file
     gone = drop(file, name)
     told = f"{name} is taken out of {file}" if gone else f"{name} does not stand in {file}"
-    typer.echo(json.dumps({"name": name, "removed": gone}) if as_json else told)
+    echo(json.dumps({"name": name, "removed": gone}) if as_json else told)

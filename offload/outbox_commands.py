@@ -7,8 +7,8 @@ import time
 from contextlib import aclosing
 
 import msgspec
-import typer
 
+from backbone.showing import echo, echo_json
 from offload.errors import RequestError, SettingsError
 from offload.leaving import open_cloud, open_door, open_ledger
 from offload.messages import Request
@@ -21,12 +21,12 @@ def list_waiting(*, as_json: bool) -> None:
     """Print what waits, the oldest first."""
     pending = Outbox(places().outbox).pending()
     if as_json:
-        typer.echo(msgspec.json.encode(pending).decode())
+        echo_json(msgspec.json.encode(pending).decode())
         return
     for each in pending:
         moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.queued_at))
-        typer.echo(f"{each.id}  {moment}  {_first_line(each.request)}")
-    typer.echo(f"{_questions(len(pending))} waiting for the cloud")
+        echo(f"{each.id}  {moment}  {_first_line(each.request)}")
+    echo(f"{_questions(len(pending))} waiting for the cloud")
 
 
 def forget(name: str, *, as_json: bool) -> None:
@@ -34,7 +34,7 @@ def forget(name: str, *, as_json: bool) -> None:
     count = Outbox(places().outbox).forget(name)
     if not count and name != "all":
         raise RequestError(f"no question '{name}' waits; `nearfar policy outbox` lists their ids")
-    typer.echo(f'{{"forgotten":{count}}}' if as_json else f"{_questions(count)} forgotten")
+    echo(f'{{"forgotten":{count}}}' if as_json else f"{_questions(count)} forgotten")
 
 
 def ask_again(*, as_json: bool) -> None:
@@ -59,17 +59,17 @@ async def _ask_again(*, as_json: bool) -> None:
     if as_json:
         return
     left = len(outbox.pending())
-    typer.echo(f"{_questions(left)} still waiting{': the cloud is out of reach' if left else ''}")
+    echo(f"{_questions(left)} still waiting{': the cloud is out of reach' if left else ''}")
 
 
 def _show(better: Better, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode(better).decode())
+        echo_json(msgspec.json.encode(better).decode())
         return
     waiting: Waiting = better.waiting
-    typer.echo(f"? {_first_line(waiting.request)}")
-    typer.echo(f"near: {waiting.answer.strip()}")
-    typer.echo(f"far:  {better.answer.strip()}\n")
+    echo(f"? {_first_line(waiting.request)}")
+    echo(f"near: {waiting.answer.strip()}")
+    echo(f"far:  {better.answer.strip()}\n")
 
 
 def _questions(count: int) -> str:

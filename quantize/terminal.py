@@ -9,9 +9,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-import typer
-
 from backbone.errors import MissingExtra
+from backbone.showing import echo, echo_json
 
 
 @contextmanager
@@ -32,10 +31,10 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
 def show(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:
     """Print one JSON document, or the lines for a person."""
     if as_json:
-        typer.echo(json.dumps(document, default=str))
+        echo_json(json.dumps(document, default=str))
         return
     for line in lines:
-        typer.echo(line)
+        echo(line)
 
 
 def megabytes(size: int) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import MissingExtra
+from backbone.showing import echo, echo_json
 from backbone.stopping import on_signals
 from offload.engine import Engine
 from offload.errors import SettingsError
@@ -116,11 +117,11 @@ def announce(engine: Engine, url: str, options: ServeOptions, *, as_json: bool) 
 
     names = model_names(engine)
     if as_json:
-        print(json.dumps({"url": f"{url}/v1", "models": names}), flush=True)
+        echo_json(json.dumps({"url": f"{url}/v1", "models": names}))
         return
-    print(f"listening on {url}/v1, models {', '.join(names)}")
+    echo(f"listening on {url}/v1, models {', '.join(names)}")
     key = "one of your API keys" if options.api_keys else "any word"
-    print(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1, and {key} as OPENAI_API_KEY")
+    echo(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1, and {key} as OPENAI_API_KEY")
     if not options.is_loopback and options.tls_cert is None:
-        print("others can read what crosses the network; set serve.tls_cert and serve.tls_key")
-    print("stop with Ctrl-C", flush=True)
+        echo("others can read what crosses the network; set serve.tls_cert and serve.tls_key")
+    echo("stop with Ctrl-C")

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from backbone.showing import echo
 from cloud.bench.load import run
 from cloud.bench.options import LoadOptions
 from cloud.bench.report import summarize
@@ -24,10 +25,10 @@ def bench(options: LoadOptions, *, result: Path | None, as_json: bool) -> None:
     if result is not None:
         result.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     if as_json:
-        print(text)
+        echo(text)
         return
     for name, value in document.items():
-        print(f"{name:24} {value:.2f}" if isinstance(value, float) else f"{name:24} {value}")
+        echo(f"{name:24} {value:.2f}" if isinstance(value, float) else f"{name:24} {value}")
 
 
 def _asked(options: LoadOptions) -> dict[str, Any]:

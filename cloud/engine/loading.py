@@ -16,6 +16,7 @@ from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network
 from backbone.share import Share
+from backbone.showing import readable
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
 from cloud.engine.blocks import BlockPool
@@ -201,7 +202,7 @@ def _card(folder: Path, network: Network, max_model_len: int, tokenizer: Tokeniz
         weights = list(Network(NetworkConfig.load(folder)).parameters())
     num_parameters = sum(weight.numel() for weight in weights)  # a shared head counts once
     return ModelCard(
-        name=folder.resolve().name,
+        name=readable(folder.resolve().name),
         architecture=network.config.model_type,
         runtime="torch",
         num_parameters=num_parameters,

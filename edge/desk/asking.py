@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
+from backbone.showing import echo, echo_json
 from backbone.usage import as_typed
 from edge.desk.attachments import with_files
-from edge.desk.terminal import Reader, document, faint
+from edge.desk.terminal import Reader, document
 from edge.desk.terminal import why as tell_why
 from edge.desk.waiting import is_in_reach, waiting_line
 from offload.messages import Finish, Message, Privacy, Request, Sampling
@@ -101,7 +102,7 @@ def ask_once(text: str, wish: Ask, *, why: bool, as_json: bool) -> int:
     finish = asyncio.run(_ask(settings, wish, request, reader))
     status = _report(reader.text, finish, wish, explain=why, as_document=as_json)
     if settings.cloud.url and (told := _of_the_outbox(request, reader.text, finish)):
-        print(f"nearfar: {told}", file=sys.stderr)
+        echo(f"nearfar: {told}", err=True)
     return status
 
 
@@ -122,16 +123,16 @@ async def _ask(settings: Settings, wish: Ask, request: Request, reader: Reader) 
 
 def _report(text: str, finish: Finish, wish: Ask, *, explain: bool, as_document: bool) -> int:
     if as_document:
-        print(json.dumps(document(text, finish), ensure_ascii=False))
+        echo_json(json.dumps(document(text, finish), ensure_ascii=False))
     if explain:
         told = tell_why(finish)
-        print(faint(told) if sys.stderr.isatty() else told, file=sys.stderr)
+        echo(told, err=True, faint=True)
     if finish.reason == "error":
-        print(f"nearfar: {finish.error}", file=sys.stderr)
+        echo(f"nearfar: {finish.error}", err=True)
         return 1
     failure = finish.route.failure if finish.route else None
     if failure:
-        print(f"nearfar: answered near: {failure}", file=sys.stderr)
+        echo(f"nearfar: answered near: {failure}", err=True)
     return 1 if wish.cloud and _withheld(finish) else 0
 
 
@@ -142,5 +143,5 @@ def _withheld(finish: Finish) -> bool:
         return False
     if not route.failure:
         remedy = "; set one up with `nearfar link join`" if route.reason == "no_cloud" else ""
-        print(f"nearfar: {sentence(route.reason)}{remedy}", file=sys.stderr)
+        echo(f"nearfar: {sentence(route.reason)}{remedy}", err=True)
     return True

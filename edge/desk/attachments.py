@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from backbone.causes import cause
 from backbone.paths import expanded
+from backbone.showing import readable
 from offload.errors import RequestError
 
 MAX_BYTES = 1_000_000
@@ -19,11 +21,15 @@ def with_files(question: str, paths: Sequence[str | Path]) -> str:
 
 def attachment(path: Path) -> str:
     """Return a file's text in a fence that nothing inside can close. Raises RequestError."""
-    text = _text(path)
+    return fenced(path.name, _text(path))
+
+
+def fenced(name: str, text: str) -> str:
+    """Return a text under its name, in a fence that nothing inside can close."""
     fence = "```"
     while fence in text:
         fence += "`"
-    return f"{path.name}:\n{fence}\n{text.rstrip()}\n{fence}"
+    return f"{readable(name)}:\n{fence}\n{text.rstrip()}\n{fence}"
 
 
 def _text(path: Path) -> str:
@@ -41,5 +47,5 @@ def _text(path: Path) -> str:
         raise RequestError(
             f"{path} is not text; save it as plain UTF-8 text and attach that"
         ) from None
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read ({error.strerror}); check its name") from None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read ({cause(error)}); check its name") from None

@@ -10,6 +10,7 @@ import msgspec
 
 from backbone.causes import cause
 from backbone.errors import NearfarError
+from backbone.showing import echo, echo_json
 from edge.desk.models import find_gguf
 from edge.desk.timing import DraftReport, measure_speed
 from edge.device.disturbance import Disturbance
@@ -25,15 +26,15 @@ def bench_speed(
         measure_speed(settings, places(), prompt_tokens=prompt_tokens, answer_tokens=answer_tokens)
     )
     if as_json:
-        print(msgspec.json.encode(report).decode())
+        echo_json(msgspec.json.encode(report).decode())
         return
-    print(f"model    {report.model}, {report.quantization}, {report.size_bytes / 1e6:.0f} MB")
-    print(f"load     {report.load_s:.2f} s; memory then {report.memory_bytes / 1e6:.0f} MB")
-    print(f"first    {report.first_token_s:.3f} s to the first token")
-    print(f"prompt   {report.prefill_tokens_per_s:.1f} tokens/s ({report.prompt_tokens} read)")
-    print(f"answer   {report.decode_tokens_per_s:.1f} tokens/s ({report.answer_tokens} written)")
+    echo(f"model    {report.model}, {report.quantization}, {report.size_bytes / 1e6:.0f} MB")
+    echo(f"load     {report.load_s:.2f} s; memory then {report.memory_bytes / 1e6:.0f} MB")
+    echo(f"first    {report.first_token_s:.3f} s to the first token")
+    echo(f"prompt   {report.prefill_tokens_per_s:.1f} tokens/s ({report.prompt_tokens} read)")
+    echo(f"answer   {report.decode_tokens_per_s:.1f} tokens/s ({report.answer_tokens} written)")
     if report.drafts is not None:
-        print(f"drafts   {_told(report.drafts)}")
+        echo(f"drafts   {_told(report.drafts)}")
     _warn(report.warning)
 
 
@@ -47,7 +48,7 @@ def _told(drafts: DraftReport) -> str:
 
 def _warn(warning: str | None) -> None:
     if warning is not None:
-        print(f"warning  {warning}")
+        echo(f"warning  {warning}")
 
 
 def bench_kv(
@@ -73,14 +74,14 @@ def bench_kv(
             "others_busy_cores": round(busy, 2),
             "warning": warning,
         }
-        print(msgspec.json.encode(found).decode())
+        echo_json(msgspec.json.encode(found).decode())
         return
-    print(
+    echo(
         f"{'type':11} {'B/token':>8} {'smaller':>8} {'perplexity':>11} {'KL':>9} "
         f"{'tokens/s':>9} {'spread':>7}"
     )
     for row in rows:
-        print(
+        echo(
             f"{row.name:11} {row.bytes_per_token:8.0f} {row.ratio_to_f16:7.2f}x "
             f"{row.perplexity_change:+11.3%} {row.divergence:9.2g} {row.tokens_per_s:9.1f} "
             f"{row.tokens_per_s_spread:7.0%}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from backbone.showing import echo, echo_json
 from edge.desk.answering import reach, said_left_out
 from edge.desk.models import find_model
 from edge.desk.near import Choice, open_hybrid
@@ -55,9 +55,9 @@ def run_calibration(wish: Calibration, *, as_json: bool) -> None:
     said_left_out(left_out)
     found = {"policy": str(path), "left_out": left_out, **msgspec.to_builtins(rule.policy.found)}
     if as_json:
-        sys.stdout.write(msgspec.json.encode(found).decode() + "\n")
+        echo_json(msgspec.json.encode(found).decode())
         return
-    Console().print(_told(rule, path), highlight=False)
+    echo(_told(rule, path))
 
 
 async def _calibrate(

@@ -18,7 +18,7 @@ from edge.desk.changing import Changing
 from edge.desk.chat_commands import COMMANDS, HELP, Leave, closest
 from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner, answer
-from edge.desk.screen import Screen, printable
+from edge.desk.screen import Screen
 from edge.desk.terminal import why
 from offload.engine import Engine
 from offload.messages import Delta, Finish, Side
@@ -87,8 +87,8 @@ class Chat:
             if turn.better is not None and turn.id not in self._met:
                 self._met.add(turn.id)
                 self.screen.remark("the cloud is back: a better answer is ready")
-                self.screen.remark(f"near: {printable(turn.content.strip())}")
-                self.screen.remark(f"far:  {printable(turn.better.content.strip())}")
+                self.screen.remark(f"near: {turn.content.strip()}")
+                self.screen.remark(f"far:  {turn.better.content.strip()}")
 
     async def _take(self, line: str) -> None:
         try:

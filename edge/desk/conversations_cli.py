@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backbone.showing import echo, echo_json, printable
+
 if TYPE_CHECKING:
     from edge.desk.conversation import Heading
     from edge.desk.conversations import Conversations
@@ -52,7 +54,7 @@ def export(
 
     with _store() as store:
         whole = store.read(store.find(conversation))
-        typer.echo(written(whole, "json" if as_json else "markdown"), nl=False)
+        (echo_json if as_json else echo)(written(whole, "json" if as_json else "markdown"), end="")
 
 
 @conversations_app.command()
@@ -83,7 +85,7 @@ def delete(
     with _store() as store:
         found = store.find(conversation)
         if not yes and not as_json:
-            typer.confirm(f"Delete {store.read(found).heading.title!r}?", abort=True)
+            typer.confirm(printable(f"Delete {store.read(found).heading.title!r}?"), abort=True)
         asyncio.run(forget(found, store, None, places().cache / "sessions"))
         _tell({"deleted": found}, "deleted", as_json=as_json)
 
@@ -105,13 +107,16 @@ def _show(found: list[tuple[Heading, str]], *, none: str, as_json: bool) -> None
 
     if as_json:
         rows = [{**msgspec.to_builtins(each), "excerpt": excerpt} for each, excerpt in found]
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        echo_json(json.dumps(rows, ensure_ascii=False))
         return
     for each, excerpt in found:
-        typer.echo(f"{each.id[:8]}  {each.title}" + (f"\n          {excerpt}" if excerpt else ""))
+        echo(f"{each.id[:8]}  {each.title}" + (f"\n          {excerpt}" if excerpt else ""))
     if not found:
-        typer.echo(none)
+        echo(none)
 
 
 def _tell(document: dict[str, str], words: str, *, as_json: bool) -> None:
-    typer.echo(json.dumps(document, ensure_ascii=False) if as_json else words)
+    if as_json:
+        echo_json(json.dumps(document, ensure_ascii=False))
+    else:
+        echo(words)

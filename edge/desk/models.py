@@ -11,6 +11,7 @@ import msgspec
 from backbone.causes import cause
 from backbone.errors import CheckpointError
 from backbone.paths import expanded
+from backbone.showing import readable
 from edge.desk.aliases import read_aliases
 from edge.desk.split_models import first_part, is_later_part, parts_of
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
@@ -85,9 +86,9 @@ def _placed(path: Path, folder: Path) -> str:
 
 def _entry(path: Path, runs: str, *, embedded: bool = False, name: str | None = None) -> ModelEntry:
     return ModelEntry(
-        name=name or _bare(path),
+        name=readable(name or _bare(path)),
         runs=runs,
-        path=str(path),
+        path=readable(str(path)),
         size_bytes=size_of(path),
         embedded=embedded,
     )

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from backbone.showing import echo, echo_json, printable
+
 models_app = typer.Typer(help="The models on this device.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -28,23 +30,23 @@ def list_models(
 
     entries = find_all(places().models)
     if as_json and not everything:
-        typer.echo(msgspec.json.encode(entries).decode())
+        echo_json(msgspec.json.encode(entries).decode())
         return
     listed = _catalogue() if everything else []
     if as_json:
-        typer.echo(msgspec.json.encode({"here": entries, "catalogue": listed}).decode())
+        echo_json(msgspec.json.encode({"here": entries, "catalogue": listed}).decode())
         return
     for entry in entries:
         size = f"{entry.size_bytes / 1e6:,.1f} MB"
-        typer.echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
+        echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
     for short, target in read_aliases(places().models).items():
-        typer.echo(f"{short:32} alias  of {target}")
+        echo(f"{short:32} alias  of {target}")
     for row in listed:
         fits = "does not fit now" if row["misfit"] else "fits"
         told = f"{row['name']:14} about {row['size_gb']:4.2f} GB  {row['licence']:20} {fits:17}"
-        typer.echo(f"{told}{row['about']}")
+        echo(f"{told}{row['about']}")
     if not everything:
-        typer.echo("`nearfar models list --all` shows models worth fetching")
+        echo("`nearfar models list --all` shows models worth fetching")
 
 
 def _catalogue() -> list[dict[str, Any]]:
@@ -85,10 +87,10 @@ def pull(
 
     done = fetch(name, places().models, anyway=anyway)
     if as_json:
-        typer.echo(msgspec.json.encode(done).decode())
+        echo_json(msgspec.json.encode(done).decode())
         return
-    typer.echo(f"{done.path} ({done.size_bytes / 1e9:.2f} GB)")
-    typer.echo(f"try it: nearfar chat -m {done.name}")
+    echo(f"{done.path} ({done.size_bytes / 1e9:.2f} GB)")
+    echo(f"try it: nearfar chat -m {done.name}")
 
 
 @models_app.command()
@@ -119,19 +121,19 @@ def show(
             "numbers": dict(contents.numbers),
             "settings": contents.settings,
         }
-        typer.echo(json.dumps(document, ensure_ascii=False))
+        echo_json(json.dumps(document, ensure_ascii=False))
         return
-    typer.echo(f"path          {path} ({size_bytes / 1e6:,.1f} MB)")
-    typer.echo(f"architecture  {contents.architecture}")
-    typer.echo(f"parameters    {sum(contents.numbers.values()) / 1e6:,.1f}M")
+    echo(f"path          {path} ({size_bytes / 1e6:,.1f} MB)")
+    echo(f"architecture  {contents.architecture}")
+    echo(f"parameters    {sum(contents.numbers.values()) / 1e6:,.1f}M")
     for kind, count in contents.numbers.most_common():
-        typer.echo(f"  {kind:10}  {count / 1e6:,.1f}M numbers in {contents.tensors[kind]} tensors")
+        echo(f"  {kind:10}  {count / 1e6:,.1f}M numbers in {contents.tensors[kind]} tensors")
     for key, value in contents.settings.items():
         if not key.startswith("tokenizer.") and not isinstance(value, list):
-            typer.echo(f"  {key} = {value}")
+            echo(f"  {key} = {value}")
     shown = contents.chat_template
     told = f"{len(shown)} characters, --template prints it" if shown else "none"
-    typer.echo(shown if template else f"chat template {told}")
+    echo(shown if template else f"chat template {told}")
 
 
 @models_app.command()
@@ -157,7 +159,7 @@ def alias(
         raise RequestError(f"there is no alias {name!r}; give the model that it shall mean, too")
     set_alias(name, target, folder)
     told = f"{name} = {target}" if target is not None else f"{name} is no alias any more"
-    typer.echo(json.dumps({"alias": name, "model": target}) if as_json else told)
+    echo(json.dumps({"alias": name, "model": target}) if as_json else told)
 
 
 @models_app.command()
@@ -177,9 +179,8 @@ def remove(
     files = removable(name, folder)  # what cannot be deleted is said before anything is asked
     if not yes and not as_json:
         size = size_of(files[0]) / 1e6
-        typer.confirm(f"Delete {', '.join(map(str, files))} ({size:,.1f} MB)?", abort=True)
+        named = ", ".join(map(str, files))
+        typer.confirm(printable(f"Delete {named} ({size:,.1f} MB)?"), abort=True)
     delete(files, folder)
     gone = [str(path) for path in files]
-    typer.echo(
-        json.dumps({"removed": gone}) if as_json else "\n".join(f"removed {p}" for p in gone)
-    )
+    echo(json.dumps({"removed": gone}) if as_json else "\n".join(f"removed {p}" for p in gone))

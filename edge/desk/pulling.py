@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.showing import printable
 from backbone.sizes import readable
 from edge.desk import hub
 from edge.desk.aliases import set_alias
@@ -93,7 +94,7 @@ class _Bar:
         )
 
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),
@@ -101,7 +102,7 @@ class _Bar:
             console=Console(stderr=True),
             disable=not sys.stderr.isatty(),
         )
-        self._task = self._progress.add_task(name, total=total)
+        self._task = self._progress.add_task(printable(name), total=total)
         self._before = 0
 
     def __enter__(self) -> _Bar:

@@ -16,8 +16,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 from rich.console import Console
 
+from backbone.showing import printable
 from edge.desk.chat_commands import COMMANDS
-from edge.desk.screen import SEAMS, printable
+from edge.desk.screen import SEAMS
 from edge.desk.status import answered
 from edge.desk.terminal import WHO, is_seam
 from offload.messages import Delta, Finish, Side
@@ -99,19 +100,19 @@ class RichScreen:
         """Say something quietly."""
         if self._answer is not None:
             self._answer.pause()
-        self._console.print(text, style="dim", markup=False)
+        self._console.print(printable(text), style="dim", markup=False)
 
     def fail(self, text: str) -> None:
         """Say what went wrong, where it was asked."""
         if self._answer is not None:
             self._answer.pause()
-        self._console.print(text, style="red", markup=False)
+        self._console.print(printable(text), style="red", markup=False)
 
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         """Ask by letters; Ctrl-C, or anything else, is the last choice."""
         if self._answer is not None:
             self._answer.pause()
-        self._console.print(question, style="bold", markup=False)
+        self._console.print(printable(question), style="bold", markup=False)
         for key, words in choices.items():
             self._console.print(f"  {key}  {words}", markup=False)
         reply = ""

@@ -5,26 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from edge.desk.terminal import WHO, document, faint, is_seam
+from backbone.showing import echo, echo_json, write
+from edge.desk.terminal import WHO, document, is_seam
 from offload.messages import Delta, Finish, Side
 
 SEAMS: dict[Side, str] = {
     "cloud": "not sure enough; the far model answers instead",
     "edge": "the cloud is gone; the near model answers instead",
 }
-
-# Whatever a model writes, it must not move the cursor, set the title or fill the clipboard.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-
-
-def printable(text: str) -> str:
-    """Return the text without the characters that command a terminal."""
-    return _CONTROL.sub("", text)
 
 
 class Screen(Protocol):
@@ -87,7 +79,7 @@ class PlainScreen:
         elif self._begun and is_seam(self._source, delta):
             self._write(f"[{WHO[delta.source or 'cloud']}:] ")
         self._source = delta.source or self._source
-        self._write(printable(delta.text))
+        self._write(delta.text)
         self._begun = True
 
     def end(self, text: str, finish: Finish | None) -> None:
@@ -98,16 +90,16 @@ class PlainScreen:
         elif not self._as_json:
             self._write(f"{text}\n")
         elif finish is not None:
-            self._write(json.dumps(document(text, finish), ensure_ascii=False) + "\n")
+            echo_json(json.dumps(document(text, finish), ensure_ascii=False))
 
     def remark(self, text: str) -> None:
         """Write to stderr, which carries nothing else."""
-        print(faint(text) if sys.stderr.isatty() else text, file=sys.stderr)
+        echo(text, err=True, faint=True)
 
     def fail(self, text: str) -> None:
         """Write to stderr; a program reads it as a JSON line too."""
         if self._as_json:
-            self._write(json.dumps({"error": text}, ensure_ascii=False) + "\n")
+            echo_json(json.dumps({"error": text}, ensure_ascii=False))
         self.remark(text)
 
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
@@ -122,8 +114,7 @@ class PlainScreen:
         return refusal
 
     def _write(self, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        write(text, sys.stdout)
 
 
 async def _typed(prompt: str) -> str:

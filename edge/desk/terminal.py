@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, TextIO, cast
 
+from backbone.showing import write
 from offload.messages import Delta, Finish, Route, Side
 from offload.policy.reasons import sentence
 
@@ -42,21 +42,23 @@ class Reader:
     def _take(self, delta: Delta) -> None:
         if delta.replaces:
             if self._live and self.text:
-                self._out.write(f"\n{faint(_SEAM[delta.source or 'cloud'])}\n")
+                self._write("\n")
+                self._write(f"{_SEAM[delta.source or 'cloud']}\n", faint=True)
             self.text = ""
         elif self._live and self.text and is_seam(self._source, delta):
-            self._out.write(faint(f"[{WHO[delta.source or 'cloud']}:] "))
+            self._write(f"[{WHO[delta.source or 'cloud']}:] ", faint=True)
         self._source = delta.source or self._source
         self.text += delta.text
         if self._live:
-            self._out.write(delta.text)
-            self._out.flush()
+            self._write(delta.text)
 
     def _end(self) -> None:
         if self._quiet:
             return
-        self._out.write("\n" if self._live else f"{self.text}\n")
-        self._out.flush()
+        self._write("\n" if self._live else f"{self.text}\n")
+
+    def _write(self, text: str, *, faint: bool = False) -> None:
+        write(text, self._out, faint=faint)
 
 
 _SEAM = {
@@ -72,12 +74,6 @@ WHO: dict[Side, str] = {"cloud": "far", "edge": "near"}
 def is_seam(source: Side | None, delta: Delta) -> bool:
     """Whether another side than `source` goes on here with the answer as it stands."""
     return not delta.replaces and None not in (source, delta.source) and source != delta.source
-
-
-def faint(text: str) -> str:
-    """Return the text in the terminal's faint style, unless it has none or none is wanted."""
-    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "") in ("dumb", "unknown")
-    return text if plain else f"\x1b[2m{text}\x1b[0m"
 
 
 def why(finish: Finish) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from backbone.showing import echo_json, printable
 from edge.desk.near import Choice, open_hybrid
 from edge.desk.terminal import Reader
 from offload.engine import Engine
@@ -69,7 +69,7 @@ def run_trial(
         partial.write_bytes(document + b"\n")
         partial.rename(report)
     if as_json:
-        sys.stdout.write(document.decode() + "\n")
+        echo_json(document.decode())
 
 
 async def _trial(questions: Sequence[Question], model: str | None, console: Console) -> Outcome:
@@ -123,7 +123,7 @@ async def _shown(hybrid: Hybrid, question: Question, console: Console) -> Given:
 def _plain(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 async def _alone(

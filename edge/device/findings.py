@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from backbone.showing import echo, echo_json
 from edge.desk.models import ModelEntry
 from edge.device.doctor import Report
 from offload.places import places
@@ -13,10 +14,10 @@ from offload.settings_reading import load
 def show(report: Report, *, as_json: bool) -> int:
     """Print the report; return the exit status, 1 where nothing can be answered on this device."""
     if as_json:
-        print(msgspec.json.encode(report).decode())
+        echo_json(msgspec.json.encode(report).decode())
     else:
         for name, told in [*_device(report), *_models(report), *_verdict(report)]:
-            print(f"{name:9} {told}" if name else told)
+            echo(f"{name:9} {told}" if name else told)
     return 1 if report.stops else 0
 
 
@@ -79,17 +80,17 @@ def tuned(*, as_json: bool) -> None:
     here = places()
     found = tune(load(here.config_file), here)
     if as_json:
-        print(msgspec.json.encode(found).decode())
+        echo_json(msgspec.json.encode(found).decode())
         return
-    print(f"{'settings':44} {'prompt':>8} {'reads':>9} {'writes':>9}  tokens/s")
+    echo(f"{'settings':44} {'prompt':>8} {'reads':>9} {'writes':>9}  tokens/s")
     for each in found.trials:
         told = ", ".join(f"{name} {value}" for name, value in each.settings.items()) or "defaults"
         read, write = each.prefill_tokens_per_s, each.decode_tokens_per_s
-        print(f"{told:44} {each.prompt_tokens:8} {read:9.1f} {write:9.1f}")
+        echo(f"{told:44} {each.prompt_tokens:8} {read:9.1f} {write:9.1f}")
     if not found.is_whole:
-        print("the minute was over before every setting had been tried")
+        echo("the minute was over before every setting had been tried")
     if found.left_alone:
-        print(f"left alone, since you set them: {', '.join(found.left_alone)}")
+        echo(f"left alone, since you set them: {', '.join(found.left_alone)}")
     for name, value in found.kept.items():
-        print(f"edge.{name} = {value} is written to {found.config_file}")
-    print(found.reason)
+        echo(f"edge.{name} = {value} is written to {found.config_file}")
+    echo(found.reason)

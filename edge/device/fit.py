@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def measure(path: Path, params: ContextParams) -> Need:
     model_params = lib.llama_model_default_params()
     model_params.no_alloc, model_params.load_mode = True, lib.LLAMA_LOAD_MODE_NONE
     with log.listening() as lines:
-        model = lib.llama_model_load_from_file(str(path).encode(), model_params)
+        model = lib.llama_model_load_from_file(os.fsencode(path), model_params)
         if not model:
             raise CheckpointError(f"{path} cannot be measured ({log.reason()}); fetch it again")
         try:

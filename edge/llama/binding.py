@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
@@ -76,7 +77,7 @@ class Model(Owned):
         if not weights:
             params.no_alloc, params.load_mode = True, self._lib.LLAMA_LOAD_MODE_NONE
         log.clear()
-        self._handle = self._lib.llama_model_load_from_file(str(path).encode(), params)
+        self._handle = self._lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._handle:
             self._handle = None
             raise CheckpointError(_why_not_loaded(path, log.reason()))

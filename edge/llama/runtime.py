@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from backbone.showing import readable
 from edge.device.pace import Pace
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
@@ -142,7 +143,7 @@ class LlamaEngine:
         """Return what this engine runs and can do."""
         model = self._model
         return ModelCard(
-            name=model.metadata("general.name") or model.path.stem,
+            name=readable(model.metadata("general.name") or model.path.stem),
             architecture=model.architecture,
             runtime="llama.cpp",
             num_parameters=model.num_parameters,

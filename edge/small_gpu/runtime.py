@@ -19,6 +19,7 @@ from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, NearfarError
 from backbone.network import Network
 from backbone.schema import Schemas
+from backbone.showing import readable
 from backbone.tokenizer import Tokenizer
 from edge.device.fit import DoesNotFit
 from edge.llama.answer import Patience
@@ -127,7 +128,7 @@ class TorchEdgeEngine:
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""
         return ModelCard(
-            name=self.path.resolve().name,
+            name=readable(self.path.resolve().name),
             architecture=self._network.config.model_type,
             runtime="torch",
             num_parameters=_num_parameters(self._network.config),

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
-import typer
 
+from backbone.showing import echo, echo_json
 from offload.errors import RequestError
 from offload.ledger.entries import Decided, Left, Totals
 from offload.ledger.reading import open_book
@@ -41,8 +41,8 @@ def list_left(limit: int, *, as_json: bool) -> None:
         _print(listing)
         return
     for each in reversed(listing.left):
-        typer.echo(left_line(each))
-    typer.echo(totals_line(listing.totals, len(listing.left)))
+        echo(left_line(each))
+    echo(totals_line(listing.totals, len(listing.left)))
 
 
 def explain(name: str, *, as_json: bool) -> None:
@@ -55,7 +55,7 @@ def explain(name: str, *, as_json: bool) -> None:
         _print(Explanation(decision=decision, left=left, told=told))
         return
     for line in told:
-        typer.echo(line)
+        echo(line)
 
 
 def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json: bool) -> None:
@@ -74,7 +74,7 @@ def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json
         _print(found)
         return
     for line in told(found):
-        typer.echo(line)
+        echo(line)
 
 
 def value(name: str, policy: Path | None, rewards: Path, *, as_json: bool) -> None:
@@ -94,7 +94,7 @@ def value(name: str, policy: Path | None, rewards: Path, *, as_json: bool) -> No
         _print(found)
         return
     for line in told(found, name):
-        typer.echo(line)
+        echo(line)
 
 
 def show_outgoing(text: str, rules: Rules, *, as_json: bool) -> None:
@@ -106,10 +106,10 @@ def show_outgoing(text: str, rules: Rules, *, as_json: bool) -> None:
     blocked = [name for name in found if name.endswith(" block")]
     if as_json:
         document = {"leaves": not blocked, "text": cleared.request.prompt, "found": found}
-        typer.echo(msgspec.json.encode(document).decode())
+        echo_json(msgspec.json.encode(document).decode())
         return
-    typer.echo(f"would not leave: {', '.join(blocked)}" if blocked else cleared.request.prompt)
+    echo(f"would not leave: {', '.join(blocked)}" if blocked else cleared.request.prompt)
 
 
 def _print(document: msgspec.Struct) -> None:
-    typer.echo(msgspec.json.encode(document).decode())
+    echo_json(msgspec.json.encode(document).decode())

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 
+from backbone.showing import echo, echo_json
 from offload.errors import SettingsError
 from offload.link.invites import accept_invite, make_invite
 from offload.link.local import device_keys, open_invites, server_keys
@@ -26,12 +27,12 @@ def invite(name: str, endpoint: str, *, hours: float, as_json: bool) -> None:
         lifetime_s=hours * 3600,
     )
     if as_json:
-        print(json.dumps({"invite": line, "name": name, "expires_in_s": hours * 3600}))
+        echo_json(json.dumps({"invite": line, "name": name, "expires_in_s": hours * 3600}))
         return
-    print(line)
+    echo(line)
     if sys.stdout.isatty():
-        print(_qr(line))
-    print(f"works once, for {hours:g} h; on the device:  nearfar link join LINE", file=sys.stderr)
+        echo(_qr(line))
+    echo(f"works once, for {hours:g} h; on the device:  nearfar link join LINE", err=True)
 
 
 def _qr(text: str) -> str:
@@ -61,6 +62,6 @@ def join(line: str, *, add: bool, as_json: bool) -> None:
             f"cloud.url = {found['url']!r} and cloud.server_key = {found['server_key']!r}"
         ) from None
     if as_json:
-        print(json.dumps(found | {"name": accepted.name}))
+        echo_json(json.dumps(found | {"name": accepted.name}))
         return
-    print(f"{accepted.endpoint} knows this device as {accepted.name}; try: nearfar link ping")
+    echo(f"{accepted.endpoint} knows this device as {accepted.name}; try: nearfar link ping")

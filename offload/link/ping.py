@@ -7,6 +7,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from backbone.showing import echo, echo_json
 from offload.errors import CloudUnreachable, LinkError
 from offload.link.client import CloudLink
 from offload.link.clouds import open_links
@@ -35,9 +36,9 @@ def ping(*, num_pings: int, as_json: bool) -> None:
     if all(each.error for each in found):
         raise CloudUnreachable("; ".join(each.error for each in found if each.error))
     if as_json:
-        print(msgspec.json.encode({"clouds": found}).decode())
+        echo_json(msgspec.json.encode({"clouds": found}).decode())
     else:
-        print("\n".join(map(_told, found)))
+        echo("\n".join(map(_told, found)))
 
 
 async def _look(links: list[CloudLink], num_pings: int) -> list[Found]:

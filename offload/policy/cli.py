@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbone.errors import WrongUsage
+from backbone.showing import echo, echo_json
 
 if TYPE_CHECKING:
     from offload.policy.evaluate import Evaluation
@@ -71,7 +72,10 @@ def evaluate(
         plot=plot,
         unseen_tasks=unseen_tasks,
     )
-    typer.echo(msgspec.json.encode(found).decode() if as_json else _told(found))
+    if as_json:
+        echo_json(msgspec.json.encode(found).decode())
+    else:
+        echo(_told(found))
 
 
 def _told(found: Evaluation) -> str:

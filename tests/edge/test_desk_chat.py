@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backbone.showing import printable
 from edge.desk.attachments import MAX_BYTES
 from edge.desk.chat import Chat
 from edge.desk.chat_commands import COMMANDS
@@ -15,7 +16,7 @@ from edge.desk.consent import Consent, Reply, chosen_privacy
 from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner
 from edge.desk.markdown_stream import settled
-from edge.desk.screen import PlainScreen, printable
+from edge.desk.screen import PlainScreen
 from edge.desk.status import link_state, status
 from offload.errors import CloudUnreachable
 from offload.hybrid import Hybrid, HybridOptions

@@ -89,7 +89,8 @@ def test_a_chat_tells_at_its_start_what_waits_and_leaves_it_waiting(
 ) -> None:
     monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
     monkeypatch.setenv("NEARFAR_CLOUD_CONNECT_TIMEOUT_S", "0.2")
-    monkeypatch.setattr("sys.stdin", io.StringIO("What is the capital of France?\n"))
+    typed = io.BytesIO(b"What is the capital of France?\n")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(typed))
     outbox = Outbox(places().outbox)
     outbox.put(asked(), "perhaps", UNSURE)
     chat_on(Ask(), Past(keep=True), "", as_json=False)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from backbone.causes import cause
 from backbone.errors import MissingExtra
+from backbone.showing import echo, echo_json
 from backbone.stopping import on_signals
 from edge.desk.asking import Ask
 from edge.desk.assistant.answers import Answers
@@ -137,12 +138,12 @@ def announce(url: str, *, has_api: bool = False, as_json: bool) -> None:
     """Say where the page is, for a person or as one JSON line."""
     api = f"{url.partition('/#')[0]}/v1" if has_api else None
     if as_json:
-        print(json.dumps({"url": url, **({"api": api} if api else {})}), flush=True)
+        echo_json(json.dumps({"url": url, **({"api": api} if api else {})}))
         return
-    print(f"the assistant is at {url}\nwhoever has this link can read what you wrote", flush=True)
+    echo(f"the assistant is at {url}\nwhoever has this link can read what you wrote")
     if api:
-        print(f"for OpenAI clients: OPENAI_BASE_URL={api}")
-    print("stop with Ctrl-C", flush=True)
+        echo(f"for OpenAI clients: OPENAI_BASE_URL={api}")
+    echo("stop with Ctrl-C")
 
 
 def _bind(port: int) -> socket.socket:

@@ -1,0 +1,66 @@
+"""The one way by which text goes to a terminal: nothing in it can command the terminal.
+
+Answers, conversations, names of files and models, and the words of other servers come from
+outside. An escape sequence in them could move the cursor, set the title or fill the clipboard.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from typing import TextIO
+
+# C0 but for tab and line feed, DEL, and C1, which terminals take for escape sequences too; and
+# lone surrogates, by which Python carries bytes that are no text.
+_COMMANDS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_LONE = re.compile(r"[\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    """Return the text without the characters that command a terminal."""
+    return _LONE.sub("\N{REPLACEMENT CHARACTER}", _COMMANDS.sub("", text))
+
+
+def readable(text: str) -> str:
+    """Return a text with what is no Unicode replaced: bytes in an argument that were not UTF-8."""
+    return _LONE.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def echo(text: object = "", *, err: bool = False, faint: bool = False, end: str = "\n") -> None:
+    """Write a line on stdout, or on stderr; `faint` where that is a terminal with styles."""
+    stream = sys.stderr if err else sys.stdout
+    write(f"{text}{end}", stream, faint=faint)
+
+
+def echo_json(document: str, *, end: str = "\n") -> None:
+    """Write a document of JSON on stdout: what would command a terminal is escaped, and kept."""
+    for characters in (_COMMANDS, _LONE):
+        document = characters.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
+    echo(document, end=end)
+
+
+def write(text: str, stream: TextIO, *, faint: bool = False) -> None:
+    """Write a piece of text on a stream, without what commands a terminal."""
+    text = printable(text)
+    if faint and text.strip() and stream.isatty() and _has_styles():
+        body = text.rstrip("\n")
+        text = f"\x1b[2m{body}\x1b[0m{text[len(body) :]}"
+    stream.write(text)
+    stream.flush()
+
+
+def clean_logs() -> None:
+    """Let warnings reach the terminal by the same way: they name files and servers."""
+    import logging
+
+    class _Printable(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return printable(super().format(record))
+
+    assert logging.lastResort is not None, "nobody has taken Python's own handler away"
+    logging.lastResort.setFormatter(_Printable())
+
+
+def _has_styles() -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM", "") not in ("dumb", "unknown")

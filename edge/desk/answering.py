@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
+from backbone.showing import echo, echo_json
 from edge.desk.near import open_edge
 from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
@@ -73,19 +73,17 @@ def run_answers(wish: Answering, *, as_json: bool) -> None:
     found = {"table": str(wish.out), "answered": len(table.found), "right": right}
     if as_json:
         told = msgspec.json.encode({**found, "left_out": left_out})
-        sys.stdout.write(told.decode() + "\n")
+        echo_json(told.decode())
         return
-    Console().print(
-        f"{len(table.found)} answers in {wish.out}, {right} of them right", highlight=False
-    )
+    echo(f"{len(table.found)} answers in {wish.out}, {right} of them right")
 
 
 def said_left_out(count: int) -> None:
     """Say on stderr how many questions got no answer, if any."""
     if count:
-        sys.stderr.write(
-            f"nearfar: {count} questions got no answer and were left out; "
-            "run it again to ask them\n"
+        echo(
+            f"nearfar: {count} questions got no answer and were left out; run it again to ask them",
+            err=True,
         )
 
 

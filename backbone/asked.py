@@ -36,7 +36,7 @@ def sampler_for(
 ) -> Sampler:
     """Return what chooses an answer's tokens; `begun` is how the answer begins already.
 
-    Raises RequestError for a bias on tokens that the model has not, SchemaRefusal, MissingExtra.
+    Raises RequestError for a bias on tokens that the model has not, and SchemaRefusal.
     """
     _require_known(asked.logit_bias or (), vocab_size)
     schema = asked.json_schema

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,8 +38,8 @@ class Constraint(Protocol):
         """Whether nothing more may follow."""
         ...
 
-    def allowed(self) -> Tensor:
-        """Return bool [vocab], on the host; never all False."""
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Return bool [vocab]; never all False."""
         ...
 
     def accept(self, token: int) -> None:
@@ -62,7 +64,7 @@ class Sampler:
     ) -> None:
         self.values = values
         self.logit_bias = dict(logit_bias or {})
-        self.constraint = constraint
+        self.constrain(constraint)
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
@@ -70,6 +72,18 @@ class Sampler:
             self._generator.manual_seed(seed % 2**63)
         penalised = values.repetition_penalty != 1.0
         self.seen = torch.zeros(vocab_size, dtype=torch.bool) if penalised else None
+
+    def constrain(self, constraint: Constraint | None) -> None:
+        """Hold the next tokens to a constraint instead of the one before, or to none."""
+        self.constraint = constraint
+        self._prepare()
+
+    def _prepare(self) -> None:
+        # Asked for as soon as it can be known: where it fails, no other row of a step does.
+        held = self.constraint
+        self.allowed: Tensor | None = None
+        if held is not None and not held.done:
+            self.allowed = torch.from_numpy(held.allowed())
 
     def note(self, tokens: Iterable[int]) -> None:
         """Remember tokens of the prompt or answer, which a repetition penalty bears on."""
@@ -97,6 +111,7 @@ class Sampler:
         self.note((token,))
         if self.constraint is not None:
             self.constraint.accept(token)
+            self._prepare()
 
     def uniform(self) -> float:
         """Return the next number of this sequence's random stream, in [0, 1)."""
@@ -187,9 +202,8 @@ def _adjusted(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
         if sampler.logit_bias:
             at = to_device(torch.tensor(list(sampler.logit_bias)), row.device)
             row[at] += to_device(torch.tensor(list(sampler.logit_bias.values())), row.device)
-        if sampler.constraint is not None:
-            allowed = to_device(sampler.constraint.allowed(), row.device)
-            row.masked_fill_(~allowed, float("-inf"))
+        if sampler.allowed is not None:
+            row.masked_fill_(~to_device(sampler.allowed, row.device), float("-inf"))
     return logits
 
 

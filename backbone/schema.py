@@ -1,97 +1,156 @@
-"""Answers that fit a JSON schema: llguidance says which tokens may come next.
+"""Answers that fit a JSON schema: llguidance says which tokens may come next, near and far.
 
-Schemas are compiled here and nowhere fetched: a `$ref` to another place is refused.
+Schemas are compiled here and nowhere fetched: a `$ref` to another place is refused, and so is
+every keyword that llguidance cannot keep. JSON is written in one layout, a space behind each comma
+and colon: whitespace that a model may choose is whitespace that it may never end, and what can be
+written in one way only needs no model to write it.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
-from backbone.errors import MissingExtra, SchemaRefusal
-from backbone.tokenizer import Tokenizer
+from backbone.errors import SchemaRefusal
+from backbone.schema_trial import COMPACT, LIMITS, LOOSE, Trials
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from llguidance._lib import JsonCompileOptions as Layout
 
-_MAX_SCHEMA_CHARS = 200_000
+    from backbone.tokenizer import Tokenizer
+
+MAX_SCHEMA_CHARS = 200_000
 
 
 class Schemas:
     """One model's vocabulary, and the constraints made of schemas over it."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, *, extra: str = "cloud") -> None:
-        """`extra` is the one of nearfar that brings llguidance to whoever asks."""
-        self._extra = extra
-        self._tokenizer = tokenizer
+    def __init__(self, vocabulary: Callable[[], LLTokenizer], vocab_size: int) -> None:
+        """`vocabulary` makes llguidance's own form of it: once, at the first schema."""
+        self._make_vocabulary = vocabulary
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
+        self._trials = Trials()
 
-    def constraint(self, schema: dict[str, Any], begun: str = "") -> SchemaConstraint:
+    def constraint(
+        self, schema: dict[str, Any], begun: str = "", ended: Callable[[], object] = lambda: False
+    ) -> SchemaConstraint:
         """Return what holds an answer to a schema; `begun` is how the answer begins already.
 
-        Raises SchemaRefusal for a schema that cannot be kept, and MissingExtra without llguidance.
+        Raises SchemaRefusal for a schema that cannot be kept, and GivenUp once `ended` says so.
         """
-        vocabulary = self._prepared()
-        from llguidance import LLMatcher
-
-        text = json.dumps(schema)
-        if len(text) > _MAX_SCHEMA_CHARS:
-            raise SchemaRefusal(
-                f"json_schema is longer than {_MAX_SCHEMA_CHARS} characters; shorten it"
-            )
-        try:
-            grammar = LLMatcher.grammar_from_json_schema(text)
-        except ValueError as error:
-            raise _refusal(str(error)) from None
-        matcher = LLMatcher(vocabulary, grammar, log_level=0)
-        if matcher.is_error():
-            raise _refusal(matcher.get_error())
-        if begun and not matcher.consume_tokens(vocabulary.tokenize_str(begun)):
-            raise SchemaRefusal("answer_prefix does not fit json_schema; leave one of them out")
-        return SchemaConstraint(matcher)
-
-    def _prepared(self) -> LLTokenizer:
+        text = _as_json(schema)
+        self._trials.require_survival(text, ended)
         if self._vocabulary is None:
-            try:
-                from llguidance import LLTokenizer
-            except ImportError:
-                raise MissingExtra("llguidance", self._extra) from None
-            ends = sorted(self._tokenizer.eos_token_ids)
-            self._vocabulary = LLTokenizer(
-                self._tokenizer.to_json(), n_vocab=self._vocab_size, eos_token=ends
-            )
-        return self._vocabulary
+            self._vocabulary = self._make_vocabulary()
+        # Tokens of any cut will do: what is held is where the bytes stand in the grammar.
+        tokens = self._vocabulary.greedy_tokenize(begun)
+        for layout in (COMPACT, LOOSE):
+            matcher = _compiled(text, layout, self._vocabulary)
+            if matcher.try_consume_tokens(tokens) == len(tokens):
+                return SchemaConstraint(matcher, self._vocab_size)
+        raise SchemaRefusal("answer_prefix does not fit json_schema; leave one of them out")
 
 
 class SchemaConstraint:
     """Where one answer stands in its schema; see backbone.sampling.Constraint."""
 
-    def __init__(self, matcher: LLMatcher) -> None:
+    def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher
+        self._vocab_size = vocab_size
+        self._forced: list[int] = matcher.compute_ff_tokens()
 
     @property
     def done(self) -> bool:
         """Whether nothing more may follow."""
-        return self._matcher.is_stopped()
+        return not self._forced and self._matcher.is_stopped()
 
-    def allowed(self) -> Tensor:
-        """Return bool [vocab]: the tokens that may come next; the end token once it is whole."""
-        marks = bytearray(self._matcher.compute_logit_bias())  # one byte a token, 0 if forbidden
-        return torch.frombuffer(marks, dtype=torch.uint8) != 0
+    @property
+    def forced(self) -> list[int]:
+        """The tokens that must come next, whatever the model would choose; often none."""
+        return self._forced
+
+    def allows(self, token: int) -> bool:
+        """Return whether a token may come next: cheaper to know of one than of all."""
+        return self._matcher.validate_tokens([token]) == 1
+
+    def allowed(self) -> npt.NDArray[np.bool_]:
+        """Return which tokens may come next, bool [vocab]; the end once the answer is whole.
+
+        Raises SchemaRefusal where the schema is too complex to go on.
+        """
+        marks = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+        self._require_sound()
+        return np.unpackbits(marks, count=self._vocab_size, bitorder="little").view(np.bool_)
 
     def accept(self, token: int) -> None:
         """Move on past a token. Raises SchemaRefusal where the schema is too complex to go on."""
-        if not self._matcher.consume_token(token):
-            raise SchemaRefusal(f"json_schema cannot be kept any further; {_SIMPLIFY}")
+        self._matcher.consume_token(token)
+        if self._forced:
+            assert token == self._forced[0], "a forced token was not taken"
+            del self._forced[0]
+        if not self._forced:
+            self._forced = self._matcher.compute_ff_tokens()
+        self._require_sound()
+
+    def _require_sound(self) -> None:
+        if self._matcher.is_error():
+            reason = _in_words(self._matcher.get_error())
+            raise SchemaRefusal(f"json_schema cannot be kept any further ({reason}); {_SIMPLIFY}")
+
+
+def of_tokenizer(tokenizer: Tokenizer, vocab_size: int) -> LLTokenizer:
+    """Return llguidance's form of a Hugging Face tokenizer, for logits of `vocab_size` tokens."""
+    from llguidance import LLTokenizer
+
+    ends = sorted(tokenizer.eos_token_ids)
+    return LLTokenizer(
+        tokenizer.to_json(), n_vocab=vocab_size, eos_token=ends, slices=LLTokenizer.json_slices()
+    )
+
+
+def _as_json(schema: dict[str, Any]) -> str:
+    try:
+        text = json.dumps(schema)
+    except RecursionError:
+        raise _refusal("it is nested too deeply") from None
+    if len(text) > MAX_SCHEMA_CHARS:
+        raise SchemaRefusal(f"json_schema is longer than {MAX_SCHEMA_CHARS} characters; shorten it")
+    return text
+
+
+def _compiled(text: str, layout: Layout, vocabulary: LLTokenizer) -> LLMatcher:
+    from llguidance import LLMatcher, LLParserLimits
+
+    try:
+        grammar = LLMatcher.grammar_from_json_schema(text, overrides=layout)
+    except ValueError as error:
+        raise _refusal(str(error)) from None
+    matcher = LLMatcher(vocabulary, grammar, log_level=0, limits=LLParserLimits(**LIMITS))
+    if matcher.is_error():
+        raise _refusal(matcher.get_error())
+    return matcher
 
 
 _SIMPLIFY = "simplify it"
 
 
 def _refusal(reason: str) -> SchemaRefusal:
-    first = (reason.strip().splitlines() or ["unknown"])[0][:200]
-    return SchemaRefusal(f"json_schema cannot be kept ({first}); {_SIMPLIFY}")
+    return SchemaRefusal(f"json_schema cannot be kept ({_in_words(reason)}); {_SIMPLIFY}")
+
+
+def _in_words(reason: str) -> str:
+    """Return llguidance's message as one line without its own options."""
+    if "coerce_one_of" in reason:
+        return "the options of its oneOf do not exclude one another; write anyOf"
+    lines = [line.strip() for line in reason.splitlines() if not line.startswith("<")] or [
+        "unknown"
+    ]
+    # A pattern that cannot be read is drawn over several lines; the last one says why.
+    first = lines[0] if not lines[0].endswith(":") else f"{lines[0]} {lines[-1]}"
+    return first[:200]

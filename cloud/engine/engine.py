@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backbone.asked import sampler_for
 from backbone.sampling import Sampler
-from backbone.schema import Schemas
+from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenizer import Tokenizer
 from cloud.engine.answer import Answer
 from cloud.engine.batching import NO_MEMORY, Batching, is_out_of_memory
@@ -44,7 +44,8 @@ class CloudEngine:
         self._card = model.card
         self._tokenizer: Tokenizer = model.tokenizer
         self._vocab_size = model.vocab_size
-        self._schemas = Schemas(model.tokenizer, model.vocab_size)
+        vocabulary = partial(of_tokenizer, model.tokenizer, model.vocab_size)
+        self._schemas = Schemas(vocabulary, model.vocab_size)
         self._num_speculative_tokens = options.speculative_tokens()
         self._remembered = Remembered(options.response_cache_size)
         self._mail = Mailroom()

@@ -87,6 +87,11 @@ class KvCache:
             return 0
         return min(self._context.num_outputs, self._context.batch_size) - 1
 
+    @property
+    def max_forced(self) -> int:
+        """Return how many tokens that are certain one step can take behind another."""
+        return self._context.max_rows - 1
+
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Return the logits after the token at `row` of the last append, [vocabulary].
 

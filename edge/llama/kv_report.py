@@ -133,10 +133,8 @@ def _own_text(model: Model, length: int, num_threads: int) -> list[int]:
     vocabulary = model.vocabulary
     tokens = vocabulary.tokenize("", add_special=True) or vocabulary.tokenize("The")
     sampling = Sampling(temperature=1.0, seed=1)
-    with (
-        _context(model, F16, length, num_threads) as context,
-        Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler,
-    ):
+    sampler = Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens))
+    with _context(model, F16, length, num_threads) as context:
         context.decode(tokens, 0)
         while len(tokens) < length:
             token, _ = sampler.next(context.logits())

@@ -8,8 +8,11 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
+from backbone.schema import SchemaConstraint, Schemas
+from backbone.schema_trial import GivenUp
 from backbone.showing import readable
 from edge.device.pace import Pace
 from edge.llama.answer import Answer, Patience
@@ -27,6 +30,7 @@ from edge.llama.options import LlamaOptions
 from edge.llama.placement import place
 from edge.llama.plan import plan
 from edge.llama.prompt import PromptWriter
+from edge.llama.schema_vocabulary import schema_vocabulary
 from edge.llama.seats import Seat, Seats
 from edge.llama.sessions import SessionStore
 from edge.llama.trial import require_survival
@@ -60,8 +64,10 @@ class LlamaEngine:
                 self._context = stack.enter_context(self._make_context(room.free_bytes))
             self._seats = Seats(self._make_seats())
             self._prompts = PromptWriter(self._model)
+            vocabulary = self._model.vocabulary
+            self._schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)
             self._writer = Writer(
-                self._model.vocabulary,
+                vocabulary,
                 self._prompts,
                 max_model_len=self.max_model_len,
                 max_draft_tokens=self._options.max_draft_tokens,
@@ -217,6 +223,14 @@ class LlamaEngine:
         prompt, spell = self._prompts.begun(request)
         if not prompt:
             raise RequestError("the prompt has no tokens; write a question")
+        patience = Patience(request, cancelled, received)
+        try:
+            # Before a seat is taken: some schemas take seconds to compile.
+            constraint = self._constraint(request, patience)
+        except GivenUp:
+            answer = Answer(request, num_prompt=len(prompt), queue_s=time.monotonic() - received)
+            yield answer.finish(patience.ended() or "cancelled")
+            return
         session, owner = _name(request.session, who), (who, request.cache_salt)
         with self._seats.take(session, prompt, owner) as seat, seat.writing():
             seat.conversation.enter(session, prompt)
@@ -225,11 +239,18 @@ class LlamaEngine:
                 request=request,
                 prompt=prompt,
                 spell=spell,
+                constraint=constraint,
                 answer=Answer(request, num_prompt=len(prompt), queue_s=queue_s),
-                patience=Patience(request, cancelled, received),
+                patience=patience,
                 observer=self._watchers.of(request.id),
             )
             yield from self._writer.write(seat, task)
+
+    def _constraint(self, request: Request, patience: Patience) -> SchemaConstraint | None:
+        schema = request.sampling.json_schema
+        if schema is None:
+            return None
+        return self._schemas.constraint(schema, request.answer_prefix, patience.ended)
 
     def _require_open(self) -> None:
         if self._closed:

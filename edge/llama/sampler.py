@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
-from types import TracebackType
 
 import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import CheckpointError
+from backbone.schema import SchemaConstraint
 from edge.llama.chooser import Chooser
-from edge.llama.grammar import Grammar
 from edge.llama.healing import CANNOT_SPELL, Binding
 from edge.llama.vocabulary import Vocabulary
 from offload.errors import RequestError
@@ -59,53 +57,54 @@ def require_number(logits: npt.NDArray[np.float32], best: int) -> float:
     return peak
 
 
-class Sampler(contextlib.AbstractContextManager["Sampler"]):
+class Sampler:
     """Chooses the tokens of one answer, freely or as a JSON schema asks, and judges each.
 
     Each answer needs its own sampler: it remembers the newest tokens. Raises RequestError for a
-    schema that cannot be followed, and for a bias on a token that the model does not have.
+    bias on a token that the model does not have.
     """
 
-    def __init__(self, sampling: Sampling, vocabulary: Vocabulary, gauge: Gauge) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        vocabulary: Vocabulary,
+        gauge: Gauge,
+        constraint: SchemaConstraint | None = None,
+    ) -> None:
         self._gauge = gauge
         self._chooser = Chooser(sampling, vocabulary.num_tokens)
+        self._constraint = constraint
         self._binding: Binding | None = None
         self._vocabulary = vocabulary
-        schema = sampling.json_schema
-        self._grammar = None if schema is None else Grammar(schema, vocabulary)
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Let the repetition penalty count the end of the prompt."""
         self._chooser.remember(tokens)
 
-    def begin_with(self, tokens: Sequence[int]) -> None:
-        """Let a JSON schema hold for an answer that begins already.
-
-        Raises RequestError where the beginning does not follow it.
-        """
-        for token in tokens if self._grammar is not None else ():
-            assert self._grammar is not None
-            if not self._grammar.allows(token):
-                raise RequestError("answer_prefix does not fit json_schema; leave one of them out")
-            self._grammar.accept(token)
-
     def bind(self, binding: Binding | None) -> None:
         """Let the next tokens spell a text first; not together with a JSON schema."""
-        assert binding is None or self._grammar is None, "a schema is checked token by token"
+        assert binding is None or self._constraint is None, "a schema is checked token by token"
         self._binding = binding
+
+    @property
+    def forced(self) -> list[int]:
+        """Return the tokens that next() will choose in turn, whatever logits it is given."""
+        return [] if self._constraint is None else self._constraint.forced
 
     def next(self, logits: npt.NDArray[np.float32]) -> tuple[int, Confidence]:
         """Choose a token from logits, [vocabulary], and tell how sure the model was.
 
         Raises CheckpointError where the model has no token that a JSON schema allows, or where
-        its output is not a number.
+        its output is not a number, and SchemaRefusal where a schema is too complex to go on.
         """
         best = int(logits.argmax())
         require_number(logits, best)
         if self._binding is not None:
             token = self._bound(self._binding, logits)
+        elif self._constraint is not None:
+            token = self._held(self._constraint, logits, best)
         else:
-            token = self._free(logits, best)
+            token = _possible(self._free(logits, best))
         self._chooser.remember((token,))
         return token, self._gauge.measure(logits, token, best)
 
@@ -118,27 +117,24 @@ class Sampler(contextlib.AbstractContextManager["Sampler"]):
         self._binding = None if binding.is_done else binding
         return token
 
-    def _free(self, logits: npt.NDArray[np.float32], best: int) -> int:
-        token = best if self._chooser.takes_the_peak else self._chooser.choose(logits)
-        if self._grammar is not None:
+    def _held(
+        self, constraint: SchemaConstraint, logits: npt.NDArray[np.float32], best: int
+    ) -> int:
+        if constraint.forced:
+            token: int | None = constraint.forced[0]
+        else:
+            token = self._free(logits, best)
             # Nearly always the free choice is allowed; asking for one token is cheap.
-            if token is None or not self._grammar.allows(token):
-                token = self._chooser.choose(logits, self._grammar.allowed())
-            if token is not None:
-                self._grammar.accept(token)
-        if token is None:
-            raise CheckpointError("this model has no tokens for what json_schema asks; use another")
+            if token is None or not constraint.allows(token):
+                token = self._chooser.choose(logits, np.flatnonzero(constraint.allowed()))
+        constraint.accept(token := _possible(token))
         return token
 
-    def close(self) -> None:
-        """Free the grammar, where there is one."""
-        if self._grammar is not None:
-            self._grammar.close()
+    def _free(self, logits: npt.NDArray[np.float32], best: int) -> int | None:
+        return best if self._chooser.takes_the_peak else self._chooser.choose(logits)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+
+def _possible(token: int | None) -> int:
+    if token is None:
+        raise CheckpointError("this model has no tokens for what json_schema asks; use another")
+    return token

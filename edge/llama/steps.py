@@ -28,14 +28,16 @@ def steps(
     """Yield tokens chosen after what the cache holds, until it has no more room.
 
     Each token is drawn from the logits it would have had alone: a draft only saves the step.
-    The iterator may be left at any time; drafted tokens that were not taken leave the cache.
+    What a schema forces comes as a draft that is always right. The iterator may be left at any
+    time; drafted tokens that were not taken leave the cache.
     """
     chosen = Chosen(*sampler.next(cache.logits(0)), 0)
     while True:
         if drafter is not None:
             drafter.add(chosen.token)
         yield chosen
-        draft = drafter.propose(min(cache.window.free - 1, cache.max_draft)) if drafter else []
+        forced = sampler.forced[: max(0, min(cache.window.free - 1, cache.max_forced))]
+        draft = forced or _draft(cache, drafter)
         started = time.perf_counter()
         with pace.step(plain=not draft):
             if not cache.append([chosen.token, *draft], pins):
@@ -53,5 +55,11 @@ def steps(
                 yield chosen
         finally:
             cache.rollback(len(draft) - accepted)
-        if drafter is not None:
+        if drafter is not None and not forced:
             drafter.judge(len(draft), accepted, seconds)
+
+
+def _draft(cache: KvCache, drafter: Drafter | None) -> list[int]:
+    if drafter is None:
+        return []
+    return drafter.propose(min(cache.window.free - 1, cache.max_draft))

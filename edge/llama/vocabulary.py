@@ -8,6 +8,8 @@ from typing import Any
 
 from edge.llama.library import llama
 
+_MOST_BYTES = 256  # of nearly every token
+
 
 class Vocabulary:
     """The tokenizer of a loaded model; it lives no longer than the model."""
@@ -53,6 +55,19 @@ class Vocabulary:
         if token not in self._pieces:
             self._pieces[token] = self._read_piece(token, special=False)
         return self._pieces[token]
+
+    def pieces(self) -> list[bytes]:
+        """Return the bytes of every token, sooner than by asking for each of them."""
+        buffer = ctypes.create_string_buffer(_MOST_BYTES)
+        read, handle = self._lib.llama_token_to_piece, self.handle
+        sizes = (
+            read(handle, token, buffer, _MOST_BYTES, 0, False) for token in range(self.num_tokens)
+        )
+        # A token that does not fit into the buffer is read alone.
+        return [
+            buffer.raw[:size] if size >= 0 else self.piece(token)
+            for token, size in enumerate(sizes)
+        ]
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes of several tokens, one after another."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from backbone.errors import NearfarError
+from backbone.schema import SchemaConstraint
 from edge.llama.answer import Answer, Patience
 from edge.llama.cache import KvCache
 from edge.llama.draft_model import DraftModel
@@ -32,13 +33,15 @@ _DONE = object()
 class Task:
     """What is to be written, and for whom; `observer` is shown each token's hidden state.
 
-    `spell` are bytes of the answer's beginning that its first tokens must spell once more.
+    `spell` are bytes of the answer's beginning that its first tokens must spell once more;
+    `constraint` holds it to a JSON schema.
     """
 
     request: Request
     prompt: list[int]
     answer: Answer
     spell: bytes = b""
+    constraint: SchemaConstraint | None = None
     patience: Patience
     observer: StateObserver | None = None
 
@@ -66,29 +69,29 @@ class Writer:
     def write(self, seat: Seat, task: Task) -> Iterator[Delta | Finish]:
         """Yield a Delta per token and a Finish.
 
-        Raises ContextLengthError where what must stay does not fit, RequestError for a JSON
-        schema that cannot be followed, and CheckpointError for a model whose output is no number.
+        Raises ContextLengthError where what must stay does not fit, SchemaRefusal for a JSON
+        schema too complex to go on, and CheckpointError for a model whose output is no number.
         """
         cache, request, prompt = seat.cache, task.request, task.prompt
         pins = self.pins(cache, request, prompt)
         cache.keep_hidden = task.observer is not None
         vocabulary = self._vocabulary
-        with Sampler(request.sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
-            sampler.begin_with(self._prompts.prefix(request))
-            sampler.bind(self._prompts.healer.bind(task.spell))
-            seat.pace.before_prompt()
-            scores: list[PromptToken] = []
-            ended = self._read(cache, task, pins, scores)
-            task.answer.prefilled(tuple(scores))
-            task.answer.num_cached = cache.num_reused
-            if ended is not None:
-                yield task.answer.finish(ended)
-                return
-            sampler.remember(prompt)
-            drafter = self.make_drafter(prompt, pins, seat.owner)
-            tokens = steps(cache, sampler, pins, seat.pace, drafter)
-            with contextlib.closing(tokens):
-                yield from self._decode(cache, task, tokens)
+        gauge = Gauge(vocabulary.num_tokens)
+        sampler = Sampler(request.sampling, vocabulary, gauge, task.constraint)
+        sampler.bind(self._prompts.healer.bind(task.spell))
+        seat.pace.before_prompt()
+        scores: list[PromptToken] = []
+        ended = self._read(cache, task, pins, scores)
+        task.answer.prefilled(tuple(scores))
+        task.answer.num_cached = cache.num_reused
+        if ended is not None:
+            yield task.answer.finish(ended)
+            return
+        sampler.remember(prompt)
+        drafter = self.make_drafter(prompt, pins, seat.owner)
+        tokens = steps(cache, sampler, pins, seat.pace, drafter)
+        with contextlib.closing(tokens):
+            yield from self._decode(cache, task, tokens)
 
     def make_drafter(self, prompt: list[int], pins: Pins, owner: Owner) -> Drafter | None:
         """Return what drafts tokens for an answer, None where drafts are off.
@@ -154,7 +157,7 @@ class Writer:
                     break
                 if (news := known.news(self._vocabulary.piece(chosen.token))) is not None:
                     yield self._delta(cache, task, chosen, news)
-                if (reason := answer.ended() or task.patience.ended()) is not None:
+                if (reason := self._reason_to_end(task)) is not None:
                     ended = reason
                     break
         except NearfarError as error:
@@ -166,6 +169,11 @@ class Writer:
         if (rest := answer.rest()) is not None:
             yield rest
         yield answer.finish(ended, dropped_tokens=cache.window.dropped)
+
+    def _reason_to_end(self, task: Task) -> FinishReason | None:
+        if task.constraint is not None and task.constraint.done:
+            return "stop"
+        return task.answer.ended() or task.patience.ended()
 
     def _delta(self, cache: KvCache, task: Task, chosen: Chosen, piece: bytes) -> Delta:
         """Return a token's Delta of these new bytes, with whatever else was asked for of it."""

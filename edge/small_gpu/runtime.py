@@ -8,6 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -18,7 +19,7 @@ from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, NearfarError
 from backbone.network import Network
-from backbone.schema import Schemas
+from backbone.schema import Schemas, of_tokenizer
 from backbone.showing import readable
 from backbone.tokenizer import Tokenizer
 from edge.device.fit import DoesNotFit
@@ -68,7 +69,8 @@ class TorchEdgeEngine:
         self._plan = self._fitting(config)
         self._worth = Worth()  # of drafts, over all answers
         self._speller = Speller(self._tokenizer, config.vocab_size)
-        self._schemas = Schemas(self._tokenizer, config.vocab_size, extra="small-gpu")
+        vocabulary = partial(of_tokenizer, self._tokenizer, config.vocab_size)
+        self._schemas = Schemas(vocabulary, config.vocab_size)
         try:
             self._network = load(
                 folder, device=self._device, dtype=self._dtype, fast=options.fast_linear

@@ -202,12 +202,12 @@ class Sequence:
     def _spelling(self) -> Spelling | None:
         """What is still to be spelled."""
         spelling = self.task.spelling
-        return None if spelling is None or spelling.is_spelled else spelling
+        return None if spelling is None or spelling.done else spelling
 
     def _maybe_spelled(self) -> None:
         """Let the sampler choose freely once the end of the beginning has been spelled."""
-        if self.task.spelling is not None and self.task.spelling.is_spelled:
-            self.task.sampler.constraint = None
+        if self.task.spelling is not None and self.task.spelling.done:
+            self.task.sampler.constrain(None)
 
     def _drafted(self, limit: int) -> list[int]:
         """Return a draft that neither drops nor compresses what its tokens would have seen."""

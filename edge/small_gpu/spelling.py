@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from backbone.sampling import Sampler
 from backbone.tokenizer import Tokenizer
@@ -42,14 +42,13 @@ class Speller:
         if not text:
             return None
         binding = Binding(self.healer.spellings, text)
-        sampler.constraint = found = Spelling(binding, self._pieces, text, self._vocab_size)
+        found = Spelling(binding, self._pieces, text, self._vocab_size)
+        sampler.constrain(found)
         return found
 
 
 class Spelling:
     """A sampler's constraint until `text` has been spelled; none of its tokens ends an answer."""
-
-    done = False
 
     def __init__(
         self, binding: Binding, pieces: TokenizerPieces, text: bytes, vocab_size: int
@@ -60,14 +59,14 @@ class Spelling:
         self._vocab_size = vocab_size
 
     @property
-    def is_spelled(self) -> bool:
+    def done(self) -> bool:
         """Whether what must be spelled has been."""
         return self._binding.is_done
 
-    def allowed(self) -> Tensor:
+    def allowed(self) -> npt.NDArray[np.bool_]:
         """Return which tokens may come next, bool [vocab]."""
-        mask = torch.zeros(self._vocab_size, dtype=torch.bool)
-        mask[torch.from_numpy(self._binding.allowed())] = True
+        mask = np.zeros(self._vocab_size, np.bool_)
+        mask[self._binding.allowed()] = True
         return mask
 
     def require(self, token: int) -> None:

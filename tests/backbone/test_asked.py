@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from backbone.asked import sampler_for
 from backbone.errors import RequestError, SchemaRefusal
 from backbone.sampling import Sampler, SamplingValues
-from backbone.schema import Schemas
+from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenizer import Tokenizer
 
 FOLDER = Path(__file__).parents[2] / "offload" / "pair" / "nearfar-cloud"
@@ -30,7 +31,8 @@ FREE = {
 @pytest.fixture(scope="module")
 def schemas() -> Schemas:
     tokenizer = Tokenizer(FOLDER)
-    return Schemas(tokenizer, tokenizer.max_token_id + 1)
+    size = tokenizer.max_token_id + 1
+    return Schemas(partial(of_tokenizer, tokenizer, size), size)
 
 
 def made(schemas: Schemas, *, begun: str = "", **values: Any) -> Sampler:

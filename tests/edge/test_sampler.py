@@ -64,8 +64,8 @@ def moment(tiny_gguf: Path):
 
 def _choices(moment: Moment, sampling: Sampling, count: int = 200) -> list[int]:
     vocabulary, logits = moment
-    with Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
-        return [sampler.next(logits)[0] for _ in range(count)]
+    sampler = Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens))
+    return [sampler.next(logits)[0] for _ in range(count)]
 
 
 def test_greedy_takes_the_peak(moment: Moment) -> None:
@@ -123,9 +123,9 @@ def test_penalty_counts_the_prompt(moment: Moment) -> None:
     assert moment[1][best] > 0, "a positive logit is divided by the penalty"
     vocabulary, logits = moment
     sampling = Sampling(repetition_penalty=10.0)
-    with Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens)) as sampler:
-        sampler.remember([best])
-        assert sampler.next(logits)[0] != best
+    sampler = Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens))
+    sampler.remember([best])
+    assert sampler.next(logits)[0] != best
 
 
 def test_confidence_is_of_the_unmodified_distribution(moment: Moment) -> None:
@@ -134,6 +134,5 @@ def test_confidence_is_of_the_unmodified_distribution(moment: Moment) -> None:
     found = []
     for temperature in (0.0, 0.01):
         sampling = Sampling(temperature=temperature, top_k=1, seed=1)
-        with Sampler(sampling, vocabulary, gauge) as sampler:
-            found.append(sampler.next(logits))
+        found.append(Sampler(sampling, vocabulary, gauge).next(logits))
     assert found[0] == found[1]

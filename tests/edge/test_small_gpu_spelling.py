@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
@@ -116,7 +117,7 @@ def test_a_model_that_cannot_spell_it_is_told_and_the_next_answer_is_whole(
     _, _, text = parts(engine, Request(messages=ASKED, answer_prefix=prefix))
     logits, binding = engine._network.logits, engine._speller.bind(text, Sampler(SamplingValues()))
     assert binding is not None
-    spelling = binding.allowed()
+    spelling = torch.from_numpy(binding.allowed())
     with monkeypatch.context() as patch:
         silent = lambda hidden: logits(hidden).masked_fill(spelling, float("-inf"))  # noqa: E731
         patch.setattr(engine._network, "logits", silent)

@@ -14,7 +14,6 @@ from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
 from edge.llama.likeliest import likeliest
 from edge.llama.runtime import LlamaEngine
-from edge.llama.sampler import Gauge, Sampler
 from offload.errors import ContextLengthError, EngineStopped, RequestError
 from offload.messages import Delta, Finish, Message, PromptToken, Request, Sampling
 from offload.pair import EDGE_MODEL
@@ -212,11 +211,3 @@ async def test_a_closed_engine_is_no_fault_of_the_request(tiny_gguf: Path) -> No
     await engine.aclose()
     with pytest.raises(EngineStopped, match="closed"):
         await anext(engine.generate(Request(prompt="hi")))
-
-
-def test_a_sampler_without_schema_takes_any_beginning(tiny_gguf: Path) -> None:
-    with (
-        Model(tiny_gguf) as model,
-        Sampler(Sampling(), model.vocabulary, Gauge(model.vocabulary.num_tokens)) as sampler,
-    ):
-        sampler.begin_with([1, 2, 3])

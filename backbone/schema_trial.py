@@ -1,0 +1,132 @@
+"""A first compilation of a JSON schema in a process of its own, where it may take too long.
+
+llguidance bounds its steps, but not all of a compilation: a hundred characters (patterns that must
+all hold, a large multipleOf) can take minutes and gigabytes, and a thread cannot be ended. A
+process can, at its limits or as soon as nobody waits any more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from backbone.errors import SchemaRefusal
+
+if TYPE_CHECKING:
+    from llguidance._lib import JsonCompileOptions as Layout
+
+_STRICT: Layout = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
+COMPACT: Layout = {**_STRICT, "item_separator": ", ", "key_separator": ": "}
+# For answers that begin in another layout: a space, or a new line and its indentation.
+LOOSE: Layout = {**_STRICT, "whitespace_pattern": r"[ \t]|\r?\n[ \t]{0,40}"}
+LIMITS: dict[str, Any] = {
+    "max_lexer_states": 50_000,  # of an answer's pattern; about 2 kB each
+    "verbose_errors": False,  # errors that quote no schema
+}
+
+_HARMLESS_CHARS = 4_000  # without a regular expression, compiled in milliseconds
+_RISKY = re.compile("pattern|multipleOf", re.IGNORECASE)
+_CPU_S = 2
+_WAIT_S = 20.0  # the same where a process's time cannot be limited, or others use the cores
+_BYTES = 1 << 30
+_AT_ONCE = 2
+_POLL_S = 0.02
+_MAX_KNOWN = 256
+
+TOO_COMPLEX = f"json_schema takes more than {_CPU_S} s or 1 GiB to compile; simplify it"
+
+
+class GivenUp(Exception):
+    """Nobody waits for the schema any more."""
+
+
+class Trials:
+    """Which schemas can be compiled within bounds; the newest verdicts are remembered."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[bytes, bool] = OrderedDict()
+
+    def require_survival(self, schema: str, ended: Callable[[], object]) -> None:
+        """Raise SchemaRefusal for a schema that would hold this process, GivenUp once `ended`."""
+        if len(schema) <= _HARMLESS_CHARS and not _RISKY.search(schema):
+            return
+        name = hashlib.sha256(schema.encode()).digest()
+        if (survives := self._known.get(name)) is None:
+            survives = _survives(schema, ended)
+            self._keep(name, survives)
+        if not survives:
+            raise SchemaRefusal(TOO_COMPLEX)
+
+    def _keep(self, name: bytes, survives: bool) -> None:
+        with self._lock:
+            self._known[name] = survives
+            if len(self._known) > _MAX_KNOWN:
+                self._known.popitem(last=False)
+
+
+_places = threading.BoundedSemaphore(_AT_ONCE)
+
+
+def _survives(schema: str, ended: Callable[[], object]) -> bool:
+    while not _places.acquire(timeout=_POLL_S):
+        if ended():
+            raise GivenUp
+    try:
+        return _compiles_in_child(schema, ended)
+    finally:
+        _places.release()
+
+
+def _compiles_in_child(schema: str, ended: Callable[[], object]) -> bool:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", __name__],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as child:
+        try:
+            return _awaited(child, schema.encode(), ended) == 0
+        finally:
+            child.kill()  # one that has ended is left alone
+
+
+def _awaited(child: subprocess.Popen[bytes], schema: bytes, ended: Callable[[], object]) -> int:
+    given: bytes | None = schema
+    for _ in range(int(_WAIT_S / _POLL_S)):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.communicate(given, timeout=_POLL_S)
+            return child.returncode
+        given = None  # communicate() goes on with what it was given first
+        if ended():
+            raise GivenUp
+    return -1
+
+
+def main() -> int:
+    """Compile the schema on stdin within the limits; a refusal by llguidance is a success."""
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CPU, (_CPU_S, _CPU_S))
+        resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+    from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+
+    with contextlib.suppress(ValueError):
+        grammar = LLMatcher.grammar_from_json_schema(sys.stdin.read(), overrides=COMPACT)
+        LLMatcher(LLTokenizer("byte"), grammar, log_level=0, limits=LLParserLimits(**LIMITS))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 
 _STRICT: Layout = {"whitespace_flexible": False, "lenient": False, "coerce_one_of": False}
 COMPACT: Layout = {**_STRICT, "item_separator": ", ", "key_separator": ": "}
-# For answers that begin in another layout: a space, or a new line and its indentation.
-LOOSE: Layout = {**_STRICT, "whitespace_pattern": r"[ \t]|\r?\n[ \t]{0,40}"}
+# For answers that begin in another layout: some space, or a new line and its indentation.
+LOOSE: Layout = {**_STRICT, "whitespace_pattern": r"[ \t]{1,8}|\r?\n[ \t]{0,40}"}
 LIMITS: dict[str, Any] = {
     "max_lexer_states": 50_000,  # of an answer's pattern; about 2 kB each
     "verbose_errors": False,  # errors that quote no schema
@@ -35,7 +36,7 @@ LIMITS: dict[str, Any] = {
 _HARMLESS_CHARS = 4_000  # without a regular expression, compiled in milliseconds
 _RISKY = re.compile("pattern|multipleOf", re.IGNORECASE)
 _CPU_S = 2
-_WAIT_S = 20.0  # the same where a process's time cannot be limited, or others use the cores
+_WAIT_S = 20.0  # where others use the cores, or a process's time cannot be limited
 _BYTES = 1 << 30
 _AT_ONCE = 2
 _POLL_S = 0.02
@@ -53,22 +54,27 @@ class Trials:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, bool] = OrderedDict()
+        self._known: OrderedDict[bytes, int] = OrderedDict()
 
     def require_survival(self, schema: str, ended: Callable[[], object]) -> None:
         """Raise SchemaRefusal for a schema that would hold this process, GivenUp once `ended`."""
         if len(schema) <= _HARMLESS_CHARS and not _RISKY.search(schema):
             return
         name = hashlib.sha256(schema.encode()).digest()
-        if (survives := self._known.get(name)) is None:
-            survives = _survives(schema, ended)
-            self._keep(name, survives)
-        if not survives:
+        status = self._known.get(name)
+        if status is None:
+            status = _status_of_child(schema, ended)
+            if status is None:
+                raise SchemaRefusal(
+                    f"json_schema was not compiled within {_WAIT_S:.0f} s; ask again"
+                )
+            self._keep(name, status)
+        if status != 0:
             raise SchemaRefusal(TOO_COMPLEX)
 
-    def _keep(self, name: bytes, survives: bool) -> None:
+    def _keep(self, name: bytes, status: int) -> None:
         with self._lock:
-            self._known[name] = survives
+            self._known[name] = status
             if len(self._known) > _MAX_KNOWN:
                 self._known.popitem(last=False)
 
@@ -76,17 +82,21 @@ class Trials:
 _places = threading.BoundedSemaphore(_AT_ONCE)
 
 
-def _survives(schema: str, ended: Callable[[], object]) -> bool:
+def _status_of_child(schema: str, ended: Callable[[], object]) -> int | None:
+    """Return how the compilation ended, 0 where it did well; None where there was no time for it.
+
+    Raises GivenUp.
+    """
     while not _places.acquire(timeout=_POLL_S):
         if ended():
             raise GivenUp
     try:
-        return _compiles_in_child(schema, ended)
+        return _compiled_in_child(schema, ended)
     finally:
         _places.release()
 
 
-def _compiles_in_child(schema: str, ended: Callable[[], object]) -> bool:
+def _compiled_in_child(schema: str, ended: Callable[[], object]) -> int | None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
         [sys.executable, "-m", __name__],
@@ -96,21 +106,24 @@ def _compiles_in_child(schema: str, ended: Callable[[], object]) -> bool:
         stderr=subprocess.DEVNULL,
     ) as child:
         try:
-            return _awaited(child, schema.encode(), ended) == 0
+            return _awaited(child, schema.encode(), ended)
         finally:
             child.kill()  # one that has ended is left alone
 
 
-def _awaited(child: subprocess.Popen[bytes], schema: bytes, ended: Callable[[], object]) -> int:
+def _awaited(
+    child: subprocess.Popen[bytes], schema: bytes, ended: Callable[[], object]
+) -> int | None:
+    until = time.monotonic() + _WAIT_S
     given: bytes | None = schema
-    for _ in range(int(_WAIT_S / _POLL_S)):
+    while time.monotonic() < until:
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.communicate(given, timeout=_POLL_S)
             return child.returncode
         given = None  # communicate() goes on with what it was given first
         if ended():
             raise GivenUp
-    return -1
+    return None
 
 
 def main() -> int:

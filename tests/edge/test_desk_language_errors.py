@@ -17,9 +17,9 @@ NEVER = {
     "what no page asks for: schemas, tools, ids of tokens, biases, texts to embed": (
         "backbone/asked.py",
         "backbone/schema.py",
+        "backbone/schema_trial.py",
         "backbone/share.py",
         "edge/llama/embedder.py",
-        "edge/llama/grammar.py",
         "edge/llama/kv_report.py",
         "edge/llama/sampler.py",
         "edge/small_gpu/prompt.py",

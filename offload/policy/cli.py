@@ -33,8 +33,19 @@ def evaluate(
         ),
     ] = None,
     aim: Annotated[str, typer.Option(help="With --rewards: the aim to value.")] = "auto",
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Instead: a table of near answers, decided by a rule; needs --far."),
+    ] = None,
+    far: Annotated[
+        Path | None, typer.Option(help="With --answers: the far model's table of the same.")
+    ] = None,
     policy: Annotated[
-        Path | None, typer.Option(help="With --rewards: a policy file; else the one that ships.")
+        Path | None,
+        typer.Option(
+            help="With --rewards: a policy file; else the one that ships. "
+            "With --answers: a policy file; else the rule of the first day."
+        ),
     ] = None,
     labels: Annotated[int, typer.Option(help="How many labelled rows to learn from.")] = 1500,
     seed: Annotated[int, typer.Option(help="Which rows are drawn.")] = 0,
@@ -51,7 +62,7 @@ def evaluate(
         bool, typer.Option("--json", help="Print one JSON document and nothing else.")
     ] = False,
 ) -> None:
-    """Measure how well the prior decides on a table of outcomes, or an aim on the ledger."""
+    """Measure how well a rule decides on tables of answers, the prior, or an aim on the ledger."""
     import msgspec
 
     if rewards is not None:
@@ -59,8 +70,11 @@ def evaluate(
 
         value(aim, policy, rewards, as_json=as_json)
         return
+    if answers is not None or far is not None:
+        _evaluate_answers(answers, far, policy, as_json=as_json)
+        return
     if outcomes is None or fit is None:
-        raise typer.BadParameter("give --outcomes and --fit, or --rewards")
+        raise typer.BadParameter("give --outcomes and --fit, --answers and --far, or --rewards")
     from offload.policy.evaluate import evaluate as run
 
     found = run(
@@ -76,6 +90,26 @@ def evaluate(
         echo_json(msgspec.json.encode(found).decode())
     else:
         echo(_told(found))
+
+
+def _evaluate_answers(
+    answers: Path | None, far: Path | None, policy: Path | None, *, as_json: bool
+) -> None:
+    import msgspec
+
+    from offload.policy.replayed import evaluate_answers, lines
+    from offload.policy.rule import Rule, Threshold
+
+    if answers is None or far is None:
+        raise WrongUsage("--answers and --far belong together; give both tables")
+    rule: Rule = Threshold()
+    if policy is not None:
+        from offload.policy.calibrated import load_calibrated
+
+        rule = load_calibrated(policy)
+    named = "the rule of the first day" if policy is None else policy.name
+    found = evaluate_answers(answers, far, rule, named=named)
+    typer.echo(msgspec.json.encode(found).decode() if as_json else "\n".join(lines(found)))
 
 
 def _told(found: Evaluation) -> str:

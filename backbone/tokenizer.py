@@ -44,9 +44,9 @@ class Tokenizer:
         self.chat_template = _chat_template(folder, self._settings)
         self._bytes: dict[int, bytes] = {}
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
         """Return the ids of a raw prompt, after what the model puts before every text (BOS)."""
-        return list(self._encoder.encode(text, add_special_tokens=True).ids)
+        return list(self._encoder.encode(text, add_special_tokens=add_special).ids)
 
     def encode_chat(
         self,
@@ -78,6 +78,15 @@ class Tokenizer:
     def to_json(self) -> str:
         """Return the tokenizer as the text of a `tokenizer.json`."""
         return json.dumps(self._raw)
+
+    def written(self, tokens: Iterable[int]) -> str:
+        """Return the text of the tokens, control tokens as they are written."""
+        added = self._added
+        whole = b"".join(
+            str(added[token]["content"]).encode() if token in added else self.token_bytes(token)
+            for token in tokens
+        )
+        return whole.decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
         """Return the exact bytes that one token adds to the text; control tokens add none."""

@@ -66,6 +66,26 @@ class Embedding(Protocol):
 
 
 @runtime_checkable
+class Tokenizing(Protocol):
+    """An engine that can tell the tokens its model reads."""
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Return the tokens of a raw prompt; `add_special` puts first what the model wants there.
+
+        Raises Unsupported where the engine behind it cannot tell.
+        """
+        ...
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """Return the tokens of a whole request. Raises RequestError, Unsupported."""
+        ...
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as they are written."""
+        ...
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """An engine that can say how busy it is."""
 

@@ -10,7 +10,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -18,8 +18,8 @@ from typing import Literal
 import msgspec
 
 from offload.course import Course
-from offload.engine import Engine
-from offload.errors import ContextLengthError, RequestError
+from offload.engine import Embedding, Engine, Tokenizing
+from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.handover import closing
 from offload.judgement import Deciding, Draw
 from offload.messages import Delta, Finish, ModelCard, Request, Side
@@ -105,6 +105,29 @@ class Hybrid:
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later; see Choosing."""
         return self._verdict(request, self._aim(request)).choice != "edge"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector per text, made near: nothing of it leaves. See Embedding."""
+        if not isinstance(self.edge, Embedding):
+            raise Unsupported("the near model makes no embeddings; choose a GGUF file for it")
+        return await self.edge.embed(texts)
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Return the near model's tokens of a text. See Tokenizing, here and below."""
+        return self._tokenizing().tokenize(text, add_special=add_special)
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """Return the near model's tokens of a request."""
+        return self._tokenizing().prompt_tokens(request)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of the near model's tokens."""
+        return self._tokenizing().written(tokens)
+
+    def _tokenizing(self) -> Tokenizing:
+        if not isinstance(self.edge, Tokenizing):
+            raise Unsupported("the near model's engine tells no tokens; choose another model")
+        return self.edge
 
     def forced(self, side: Side) -> Hybrid:
         """Return the same two engines with one side demanded, within the gate's rules.

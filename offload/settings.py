@@ -233,6 +233,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8080  # 0: any free one
     api_keys: str = ""  # KEY or name:KEY, with commas between them; needed off loopback
+    origins: str = ""  # of pages in browsers that may ask, as https://there:8000, with commas
     tls_cert: str = ""
     tls_key: str = ""
     max_running: int = 256  # requests handed to the engine at the same time

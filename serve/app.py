@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -22,14 +23,17 @@ from serve.admission import Admission
 from serve.auth import Doorkeeper
 from serve.bodies import error_response
 from serve.completing import chat_endpoint, text_endpoint
-from serve.embedding import EmbeddingEndpoint
+from serve.embedding import embed
 from serve.failures import body_of, of_status
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.naming import check_name, model_names
 from serve.openapi import document
 from serve.options import ServeOptions
+from serve.posted import Posted
 from serve.readiness import Readiness
 from serve.replies import ModelList, ModelReply
+from serve.schema import B, DetokenizeBody, EmbeddingBody, TokenizeBody
+from serve.tokenizing import detokenize, tokenize
 from serve.trace import Trace
 
 
@@ -46,12 +50,19 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
     )
     chat = chat_endpoint(engine, options, metrics, admission)
     text = text_endpoint(engine, options, metrics, admission)
-    embeddings = EmbeddingEndpoint(engine=engine, options=options, admission=admission)
+
+    def posted(
+        kind: type[B], answer: Callable[[B, Engine], Awaitable[msgspec.Struct]]
+    ) -> Posted[B]:
+        return Posted(engine=engine, options=options, admission=admission, kind=kind, answer=answer)
+
     desk = _Desk(engine, metrics, readiness)
     routes = [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
-        Route("/v1/embeddings", embeddings, methods=["POST"]),
+        Route("/v1/embeddings", posted(EmbeddingBody, embed), methods=["POST"]),
+        Route("/tokenize", posted(TokenizeBody, tokenize), methods=["POST"]),
+        Route("/detokenize", posted(DetokenizeBody, detokenize), methods=["POST"]),
         Route("/v1/models", desk.models),
         Route("/v1/models/{model:path}", desk.model),
         Route("/health", desk.health),
@@ -71,10 +82,27 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
         lifespan=lifespan,
         middleware=[
             Middleware(Trace, metrics=metrics, paths=[route.path for route in routes]),
+            *_for_pages(options.origins),
             Middleware(Doorkeeper, options=options),
         ],
         exception_handlers={HTTPException: _on_http, NearfarError: _on_ours},
     )
+
+
+def _for_pages(origins: Sequence[str]) -> list[Middleware]:
+    """Return what lets pages of these origins in a browser ask, and read who answered."""
+    if not origins:
+        return []
+    told = ["x-request-id", "x-nearfar-served-by", "x-nearfar-reason", "x-nearfar-dropped-tokens"]
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=[*told, "retry-after"],
+        )
+    ]
 
 
 class _Desk:

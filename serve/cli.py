@@ -42,6 +42,7 @@ def options_from(settings: Settings, host: str | None, port: int | None) -> Serv
         host=host if host is not None else chosen.host,
         port=port if port is not None else chosen.port,
         api_keys=keys,
+        origins=tuple(each.strip() for each in chosen.origins.split(",") if each.strip()),
         privacy=settings.policy.privacy,
         max_running=chosen.max_running,
         max_queued=chosen.max_queued,

@@ -7,13 +7,30 @@ from typing import Any
 import msgspec
 
 from serve.failures import ErrorBody
-from serve.replies import ChatReply, EmbeddingList, ModelList, ModelReply, TextReply
-from serve.schema import ChatBody, Common, CompletionBody, EmbeddingBody
+from serve.replies import (
+    ChatReply,
+    DetokenizeReply,
+    EmbeddingList,
+    ModelList,
+    ModelReply,
+    TextReply,
+    TokenizeReply,
+)
+from serve.schema import (
+    ChatBody,
+    Common,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    TokenizeBody,
+)
 
 _POSTS = {
     "/v1/chat/completions": ("Answer a conversation.", ChatBody, ChatReply),
     "/v1/completions": ("Continue a text.", CompletionBody, TextReply),
     "/v1/embeddings": ("Place texts in a vector space.", EmbeddingBody, EmbeddingList),
+    "/tokenize": ("Tell the tokens of a prompt.", TokenizeBody, TokenizeReply),
+    "/detokenize": ("Tell the text of tokens.", DetokenizeBody, DetokenizeReply),
 }
 _GETS: dict[str, tuple[str, type | None]] = {
     "/v1/models": ("List the names this endpoint answers to.", ModelList),

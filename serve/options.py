@@ -15,6 +15,7 @@ from offload.messages import Privacy
 
 MIN_KEY_LEN = 16
 _NAMED_KEY = re.compile(r"(?P<name>[A-Za-z0-9_-]{1,32}):(?P<key>.*)")
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s?#*]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,7 @@ class ServeOptions:
     port: int = 8080  # 0: any free one
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()  # of pages in browsers that may ask, as https://there:8000
     privacy: Privacy = Privacy.CLOUD_OK
     max_body_bytes: int = 4 * 1024 * 1024
     max_choices: int = 16  # of one request: its prompts times its n
@@ -53,6 +55,12 @@ class ServeOptions:
         _between("body_timeout_s", self.body_timeout_s, 0.01, 3600)
         self._check_keys()
         self._check_tls()
+        for origin in self.origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise SettingsError(
+                    f"serve.origins has {origin!r}; write SCHEME://HOST or SCHEME://HOST:PORT, "
+                    "as a browser says it, or * for every page"
+                )
 
     @property
     def is_loopback(self) -> bool:

@@ -155,6 +155,21 @@ class EmbeddingList(Struct, frozen=True):
     usage: EmbeddingUsage = EmbeddingUsage()
 
 
+class TokenizeReply(Struct, frozen=True):
+    """The tokens of a prompt."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None = None
+
+
+class DetokenizeReply(Struct, frozen=True):
+    """The text of tokens."""
+
+    prompt: str
+
+
 class ModelReply(Struct, frozen=True):
     """One name under which this endpoint answers."""
 

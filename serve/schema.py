@@ -196,6 +196,25 @@ class EmbeddingBody(Body, kw_only=True, frozen=True):
     user: Ignored = None
 
 
+class TokenizeBody(Body, kw_only=True, frozen=True):
+    """The body of POST /tokenize, vLLM's: a raw prompt or a conversation."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    prompt: str | None = None
+    messages: Annotated[list[TurnBody], Meta(min_length=1)] | None = None
+    tools: Annotated[list[ToolBody], Meta(max_length=128)] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeBody(Body, kw_only=True, frozen=True):
+    """The body of POST /detokenize, vLLM's."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=200)] | None = None
+    tokens: list[TokenId]
+
+
 B = TypeVar("B", bound=Body)
 
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")

@@ -70,6 +70,12 @@ def read_tools(body: ChatBody) -> Toolbox | None:
     )
 
 
+def describe(tools: Sequence[ToolBody]) -> tuple[dict[str, Any], ...]:
+    """Return what a model is told of tools. Raises BadRequest."""
+    _check(tools)
+    return tuple(map(_told, tools))
+
+
 def _check(tools: Sequence[ToolBody]) -> dict[str, jsonschema_rs.Validator]:
     """Return what checks the arguments of each tool that has a schema. Raises BadRequest."""
     seen: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -11,6 +12,7 @@ from pathlib import Path
 from backbone.asked import sampler_for
 from backbone.sampling import Sampler
 from backbone.schema import Schemas, of_tokenizer
+from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
 from cloud.engine.answer import Answer
 from cloud.engine.batching import NO_MEMORY, Batching, is_out_of_memory
@@ -30,7 +32,7 @@ from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
 
 
-class CloudEngine:
+class CloudEngine(Tokenized):
     """Runs one model; the network lives in one thread of its own."""
 
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
@@ -58,6 +60,10 @@ class CloudEngine:
     def card(self) -> ModelCard:
         """Return what this engine runs."""
         return self._card
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """Return the tokens of a whole request, however long. Raises RequestError."""
+        return encode_request(request, self._tokenizer, sys.maxsize)
 
     def report(self) -> EngineLoad:
         """Return how busy it is now."""

@@ -13,9 +13,13 @@ from backbone.errors import CheckpointError
 from backbone.paths import expanded
 from backbone.showing import readable
 from edge.desk.aliases import read_aliases
+from edge.desk.gguf_contents import read_contents
 from edge.desk.split_models import first_part, is_later_part, parts_of
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 
+# Encoders, and halves of models: llama.cpp runs them in other ways than nearfar does.
+_NO_WRITERS = frozenset({"bert", "nomic-bert", "nomic-bert-moe", "jina-bert-v2", "jina-bert-v3"})
+_NO_WRITERS |= {"modern-bert", "neo-bert", "eurobert", "t5", "t5encoder", "clip", "gemma-embedding"}
 _DEPTH = 4  # OWNER/REPO/a folder inside/a file
 
 
@@ -27,6 +31,7 @@ class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     size_bytes: int
     embedded: bool
+    embeddings: bool  # whether the near model makes vectors of texts
 
 
 def list_models(folder: Path) -> list[ModelEntry]:
@@ -91,7 +96,18 @@ def _entry(path: Path, runs: str, *, embedded: bool = False, name: str | None = 
         path=readable(str(path)),
         size_bytes=size_of(path),
         embedded=embedded,
+        embeddings=runs == "edge" and makes_embeddings(path),
     )
+
+
+def makes_embeddings(path: Path) -> bool:
+    """Whether texts become vectors by this model: by any GGUF file of a model that writes."""
+    if path.is_dir():
+        return False
+    try:
+        return read_contents(path).architecture not in _NO_WRITERS
+    except CheckpointError:  # a damaged file is listed, too
+        return False
 
 
 def size_of(path: Path) -> int:

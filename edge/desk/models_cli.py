@@ -38,7 +38,8 @@ def list_models(
         return
     for entry in entries:
         size = f"{entry.size_bytes / 1e6:,.1f} MB"
-        echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {entry.path}")
+        vectors = "embeds" if entry.embeddings else ""
+        echo(f"{entry.name:32} {entry.runs:6} {size:>12}  {vectors:6}  {entry.path}")
     for short, target in read_aliases(places().models).items():
         echo(f"{short:32} alias  of {target}")
     for row in listed:
@@ -106,7 +107,7 @@ def show(
 
     from edge.desk.folder_contents import read_folder
     from edge.desk.gguf_contents import read_contents
-    from edge.desk.models import find_any, size_of
+    from edge.desk.models import find_any, makes_embeddings, size_of
     from offload.places import places
 
     path = find_any(name, places().models)
@@ -117,6 +118,7 @@ def show(
             "path": str(path),
             "size_bytes": size_bytes,
             "architecture": contents.architecture,
+            "embeddings": makes_embeddings(path),
             "tensors": dict(contents.tensors),
             "numbers": dict(contents.numbers),
             "settings": contents.settings,
@@ -125,6 +127,7 @@ def show(
         return
     echo(f"path          {path} ({size_bytes / 1e6:,.1f} MB)")
     echo(f"architecture  {contents.architecture}")
+    echo(f"embeddings    {'yes' if makes_embeddings(path) else 'no'}")
     echo(f"parameters    {sum(contents.numbers.values()) / 1e6:,.1f}M")
     for kind, count in contents.numbers.most_common():
         echo(f"  {kind:10}  {count / 1e6:,.1f}M numbers in {contents.tensors[kind]} tensors")

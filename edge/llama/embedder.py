@@ -1,4 +1,6 @@
-"""Texts as points in space: the mean of the model's hidden states, of unit length.
+"""Texts as points in space: the model's hidden states, their mean or one of them, of unit length.
+
+Which it is says the file of a model that was made to compare texts; of others it is the mean.
 
 A model that writes is no model trained to compare texts, but texts of one kind do lie together.
 Source: mean pooling, Reimers and Gurevych, "Sentence-BERT", arXiv 1908.10084.
@@ -18,6 +20,7 @@ from offload.errors import ContextLengthError, EngineStopped, RequestError
 
 STEP = 32  # tokens whose hidden states are held at once
 LONGEST = 2048  # tokens of one text
+_FIRST, _LAST = "2", "3"  # llama.cpp's numbers of these poolings
 
 
 class Embedder:
@@ -33,6 +36,7 @@ class Embedder:
             kv_types=params.kv_types,
             flash_attention=params.flash_attention,
         )
+        self._pooling = model.metadata(f"{model.architecture}.pooling_type")
         self._lock = threading.Lock()
         self._context: Context | None = None
         self._closed = False
@@ -62,9 +66,14 @@ class Embedder:
             piece = tokens[start : start + STEP]
             context.decode(piece, start, all_logits=True, hidden=True)
             for row in range(len(piece)):
-                total += context.hidden(row)
+                if self._counts(start + row, len(tokens)):
+                    total += context.hidden(row)
         vector: npt.NDArray[np.float32] = total / np.linalg.norm(total)
         return vector
+
+    def _counts(self, at: int, length: int) -> bool:
+        """Whether the token's hidden state is part of the vector."""
+        return at == {_FIRST: 0, _LAST: length - 1}.get(self._pooling, at)
 
     def close(self) -> None:
         """Free the context, if there is one."""

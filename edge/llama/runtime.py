@@ -169,6 +169,15 @@ class LlamaEngine:
         """Return the tokens that the model would read; errors as PromptWriter.tokens()."""
         return self._prompts.tokens(request)
 
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Return the tokens of a raw prompt; see Tokenizing (offload/engine.py)."""
+        vocabulary = self._model.vocabulary
+        return vocabulary.tokenize(text, add_special=add_special, parse_special=True)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as they are written."""
+        return self._model.vocabulary.written(tokens)
+
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes of tokens; control tokens have none."""
         return self._model.vocabulary.detokenize(tokens)

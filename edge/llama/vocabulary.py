@@ -73,6 +73,11 @@ class Vocabulary:
         """Return the bytes of several tokens, one after another."""
         return b"".join(self.piece(token) for token in tokens)
 
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of several tokens, control tokens as they are written."""
+        whole = b"".join(self._read_piece(token, special=True) for token in tokens)
+        return whole.decode("utf-8", "replace")
+
     @property
     def kind(self) -> int:
         """Return llama.cpp's number of the kind of tokenizer."""

@@ -21,6 +21,7 @@ from backbone.errors import CheckpointError, NearfarError
 from backbone.network import Network
 from backbone.schema import Schemas, of_tokenizer
 from backbone.showing import readable
+from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
 from edge.device.fit import DoesNotFit
 from edge.llama.answer import Patience
@@ -49,7 +50,7 @@ from offload.messages import Delta, Finish, ModelCard, Request
 __all__ = ["TorchEdgeEngine", "TorchOptions"]
 
 
-class TorchEdgeEngine:
+class TorchEdgeEngine(Tokenized):
     """Answers requests from an HF folder, several at once; int4 and int8 folders stay so.
 
     Raises CheckpointError for a folder that cannot be run, SettingsError for a context longer than
@@ -140,6 +141,10 @@ class TorchEdgeEngine:
             chat=self._tokenizer.chat_template is not None,
             vocab_size=self._tokenizer.max_token_id + 1,
         )
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """Return the tokens of a whole request. Raises RequestError."""
+        return prompt_tokens(self._tokenizer, request)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish.

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from offload.hybrid import Hybrid
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import error_of, listening, near, openai_client
 
@@ -54,4 +55,15 @@ async def test_a_wrong_field_is_named(wish: dict[str, object], status: int, para
 async def test_an_engine_without_vectors_says_so() -> None:
     async with near(ScriptedEngine()) as client:
         response = await client.post(PATH, json={"model": "scripted", "input": "a"})
+    assert response.status_code == 400 and "no embeddings" in error_of(response)["message"]
+
+
+async def test_the_hybrid_embeds_near_and_says_so_where_it_cannot() -> None:
+    far = EmbeddingEngine()
+    wish = {"model": "auto", "input": "abc"}
+    async with near(Hybrid(EmbeddingEngine(), far)) as client:
+        body = (await client.post(PATH, json=wish)).json()
+    assert body["data"][0]["embedding"] == [0.5, 3.0] and not far.requests
+    async with near(Hybrid(ScriptedEngine(), far)) as client:
+        response = await client.post(PATH, json=wish)
     assert response.status_code == 400 and "no embeddings" in error_of(response)["message"]

@@ -1,0 +1,21 @@
+"""An engine whose texts a Tokenizer reads: what tokens a text is, and what text tokens are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from backbone.tokenizer import Tokenizer
+
+
+class Tokenized:
+    """The part of an engine that tells tokens (Tokenizing, offload/engine.py)."""
+
+    _tokenizer: Tokenizer
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Return the tokens of a raw prompt; `add_special` puts first what the model wants."""
+        return self._tokenizer.encode(text, add_special=add_special)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as they are written."""
+        return self._tokenizer.written(tokens)

@@ -18,7 +18,10 @@ async def tokenize(body: TokenizeBody, engine: Engine) -> TokenizeReply:
     """Return the tokens of a prompt or a conversation. Raises BadRequest and RequestError."""
     known = _tokenizing(engine, body.model)
     if (body.prompt is None) == (body.messages is None):
-        raise BadRequest("give either prompt or messages", param="prompt")
+        raise BadRequest(
+            "prompt and messages exclude each other, and one is needed; give one of them",
+            param="prompt",
+        )
     refuse_unless(body.add_generation_prompt is not False, "add_generation_prompt", "leave it out")
     if body.prompt is not None:
         tokens = await asyncio.to_thread(

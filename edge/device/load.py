@@ -14,17 +14,20 @@ BusySeconds = Callable[[], tuple[float, float]]
 class OthersLoad:
     """Tells, at each call, the cores that other processes used on average since the last call.
 
-    None where too little time went by to tell: the kernel counts in hundredths of a second.
+    None where too little time went by to tell, since the kernel counts in hundredths of a second,
+    and where this process may use other cores than before.
     """
 
     def __init__(
         self,
         *,
         counters: BusySeconds | None = None,
+        allowed: Callable[[], frozenset[int] | None] = lambda: allowed_cores(),
         clock: Callable[[], float] = time.monotonic,
         shortest_s: float = 0.05,
     ) -> None:
         self._counters = counters or busy_seconds
+        self._allowed_now, self._allowed = allowed, allowed()
         self._clock = clock
         self._shortest_s = shortest_s
         self._then = clock()
@@ -36,23 +39,21 @@ class OthersLoad:
         elapsed = now - self._then
         if elapsed < self._shortest_s:
             return None
-        busy, own = self._counters()
+        allowed, (busy, own) = self._allowed_now(), self._counters()
         others = (busy - self._all) - (own - self._own)
-        self._then, self._all, self._own = now, busy, own
-        return max(0.0, others / elapsed)
+        same = allowed == self._allowed
+        self._then, self._all, self._own, self._allowed = now, busy, own, allowed
+        return max(0.0, others / elapsed) if same else None
 
 
-def recent_load() -> float:
-    """Return the processes that ran or waited to run in the last minute, on average.
-
-    A guess at what others use, for the moment before they have been watched.
-    """
-    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+def allowed_cores() -> frozenset[int] | None:
+    """Return the cores that this process may run on, None where the system does not say."""
+    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def busy_seconds() -> tuple[float, float]:
     """Return the seconds that the cores of this process were busy, and its own part of them."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    allowed = allowed_cores()
     rows = psutil.cpu_times(percpu=True)
     mine = [row for index, row in enumerate(rows) if allowed is None or index in allowed]
     own = psutil.Process().cpu_times()

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from edge.device.cores import num_usable_cores
 from edge.device.governor import Governor
-from edge.device.load import OthersLoad, recent_load
+from edge.device.load import OthersLoad
 from edge.device.strain import Ceiling
 
 
@@ -23,21 +23,24 @@ class Threaded(Protocol):
 class Pace:
     """Times decode steps and sets the threads of the next; `fixed_threads` 0 is governed.
 
-    All of `computing` have the same threads.
+    All of `computing` have the same threads. `others` has best been watching since before the
+    model was loaded, so that the first prompt is read by the cores that were free meanwhile.
     """
 
-    def __init__(self, *computing: Threaded, fixed_threads: int = 0) -> None:
+    def __init__(
+        self, *computing: Threaded, fixed_threads: int = 0, others: OthersLoad | None = None
+    ) -> None:
         self._computing = computing
         self._governor: Governor | None = None
         self._set = (fixed_threads, fixed_threads)
         if fixed_threads == 0:
-            cores = num_usable_cores()
+            cores, others = num_usable_cores(), others or OthersLoad()
             self._governor = Governor(
-                cores, others=OthersLoad(), ceiling=Ceiling(cores), first_others=recent_load()
+                cores, others=others, ceiling=Ceiling(cores), first_others=others() or 0.0
             )
 
     def before_prompt(self) -> None:
-        """Look at what else runs and set the threads for a prompt."""
+        """Look at what else runs and set the threads for a prompt, or its next piece."""
         if self._governor is not None:
             self._governor.look()
             self._apply(self._governor)

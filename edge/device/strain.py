@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from edge.device.load import allowed_cores
+
 _THROTTLED = "soc*/*firmware/get_throttled"  # of a Raspberry Pi
 READ_EVERY_S = 5.0
 SHORT_OF_MEMORY = 10.0  # per cent of the last ten seconds in which some task waited for memory
@@ -41,17 +43,23 @@ def read_strain(root: Path = Path("/")) -> Strain:
 
 
 class Ceiling:
-    """Tells the most threads to use, reading the trees anew every few seconds."""
+    """Tells the most threads to use, reading the trees anew every few seconds.
+
+    The cores that the process may run on are asked for each time: a thread without a core of its
+    own makes the others wait, and that answer costs nothing.
+    """
 
     def __init__(
         self,
         num_cores: int,
         *,
         read: Callable[[], Strain] = read_strain,
+        allowed: Callable[[], frozenset[int] | None] = allowed_cores,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._num_cores = num_cores
         self._read = read
+        self._allowed = allowed
         self._clock = clock
         self._until = -1e9
         self._value = num_cores
@@ -62,7 +70,8 @@ class Ceiling:
         if now >= self._until:
             self._until = now + READ_EVERY_S
             self._value = self._read().ceiling(self._num_cores)
-        return self._value
+        allowed = self._allowed()
+        return self._value if allowed is None else max(1, min(self._value, len(allowed)))
 
 
 def _on_battery(folder: Path) -> bool:

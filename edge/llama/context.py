@@ -23,7 +23,7 @@ from edge.llama.library import llama, log
 class ContextParams:
     """How a context is made; `num_outputs` rows of logits can be had from one decode.
 
-    Each of `num_seqs` sequences has `num_tokens` of its own.
+    Each of `num_seqs` sequences may hold `num_tokens`.
     """
 
     num_tokens: int
@@ -40,7 +40,9 @@ class ContextParams:
         params = lib.llama_context_default_params()
         params.n_ctx = self.num_tokens * self.num_seqs
         params.n_seq_max = self.num_seqs
-        params.kv_unified = False
+        # Apart, llama.cpp joins in one step only sequences whose ids follow one another, and only
+        # as many tokens of each as the shortest has: with gaps, a step of four is four steps.
+        params.kv_unified = self.num_seqs > 1
         params.n_batch = params.n_ubatch = self.batch_size
         params.n_threads = params.n_threads_batch = self.num_threads
         # Without this, room is kept for the logits of a whole batch: 300 MB for 150k tokens.

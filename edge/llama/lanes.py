@@ -1,9 +1,9 @@
 """Several answers in one context: each writes in a lane, and their steps run as one batch.
 
 A step of four sequences takes little longer than a step of one, since the weights are read
-once. Each answer runs in its own thread, as if it were alone; decode() waits a moment for the
-others and one of the threads evaluates everybody's tokens. Long prompts come in small pieces,
-so that they do not hold up those who write.
+once. Each answer runs in its own thread, as if it were alone; decode() waits for those that were
+in the step before, and one of the threads evaluates everybody's tokens. Long prompts come in small
+pieces, so that they do not hold up those who write.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from backbone.errors import NearfarError
 from edge.device.pace import Pace
 from edge.llama.context import Context, Part
 
-STRAGGLER_S = 0.004  # how long a step waits for an answer that is not ready
+# How long a step waits for an answer that was in the one before: one left behind costs nearly a
+# step more, and whose reader pauses is waited for once.
+STRAGGLER_S, STRAGGLER_SHARE = 0.01, 0.5  # of the last step's time, where that is longer
 PIECE = 64  # prompt tokens in one step while others write
 
 
@@ -47,11 +49,13 @@ class SharedContext:
         self._cond = threading.Condition()
         self._pending: list[_Ticket] = []
         self._running = False
+        self._due: set[int] = set()  # sequences of the last step that may come with another token
+        self._until = 0.0  # when they are waited for no longer
         self.num_active = 0
 
     @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Count an answer among those that a step waits for."""
+    def writing(self, seq: int) -> Iterator[None]:
+        """Count an answer among those that a step waits for, until it ends."""
         with self._cond:
             self.num_active += 1
         try:
@@ -59,6 +63,7 @@ class SharedContext:
         finally:
             with self._cond:
                 self.num_active -= 1
+                self._due.discard(seq)
                 self._cond.notify_all()
 
     @contextmanager
@@ -76,13 +81,14 @@ class SharedContext:
         ticket = _Ticket(part)
         with self._cond:
             self._pending.append(ticket)
-            self._cond.notify_all()
-            until = time.monotonic() + STRAGGLER_S
+            self._due.discard(part.seq)
+            if not self._due:
+                self._cond.notify_all()
             while not ticket.done:
-                left = until - time.monotonic()
+                left = self._until - time.monotonic()
                 if self._running:
                     self._cond.wait()
-                elif len(self._pending) < self.num_active and left > 0:
+                elif self._due and left > 0:
                     self._cond.wait(left)
                 else:
                     self._step(self._take())
@@ -110,6 +116,7 @@ class SharedContext:
         """Run one batch; called with the lock, which is free while llama.cpp computes."""
         self._running = True
         self._cond.release()
+        started = time.monotonic()
         try:
             self._evaluate(tickets)
         except NearfarError as error:
@@ -118,12 +125,17 @@ class SharedContext:
         finally:
             self._cond.acquire()
             self._running = False
+            now = time.monotonic()
+            self._until = now + max(STRAGGLER_S, STRAGGLER_SHARE * (now - started))
+            self._due = {ticket.part.seq for ticket in tickets}
             for ticket in tickets:
                 ticket.done = True
             self._cond.notify_all()
 
     def _evaluate(self, tickets: list[_Ticket]) -> None:
         plain = all(len(ticket.part.tokens) == 1 for ticket in tickets)
+        if not plain:
+            self._pace.before_prompt()
         with self._pace.step(plain=plain, num_answers=len(tickets)):
             self.context.decode_parts([ticket.part for ticket in tickets])
         for ticket in tickets:

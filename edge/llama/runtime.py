@@ -14,6 +14,7 @@ from pathlib import Path
 from backbone.schema import SchemaConstraint, Schemas
 from backbone.schema_trial import GivenUp
 from backbone.showing import readable
+from edge.device.load import OthersLoad
 from edge.device.pace import Pace
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
@@ -55,6 +56,7 @@ class LlamaEngine:
     def __init__(self, path: Path, *, options: LlamaOptions | None = None) -> None:
         self._options = options or LlamaOptions()
         self._require_survival(path)
+        self._others = OthersLoad()  # watches while the model is loaded
         with contextlib.ExitStack() as stack:
             room = open_draft(path, self._options, stack)
             self._draft = room.draft
@@ -104,7 +106,7 @@ class LlamaEngine:
 
     def _make_seats(self) -> list[Seat]:
         contexts = [self._context] + ([self._draft.context] if self._draft else [])
-        pace = Pace(*contexts, fixed_threads=self._options.num_threads)
+        pace = Pace(*contexts, fixed_threads=self._options.num_threads, others=self._others)
         store = self._make_store()
         if self._options.max_num_seqs == 1:
             cache = self._make_cache(self._context)
@@ -116,9 +118,9 @@ class LlamaEngine:
                 cache=cache,
                 conversation=Conversation(cache, store),
                 pace=Pace(self._context, fixed_threads=self.params.num_threads),
-                writing=shared.writing,
+                writing=partial(shared.writing, seq),
             )
-            for cache in caches
+            for seq, cache in enumerate(caches)
         ]
 
     def _make_cache(self, context: Context | Lane) -> KvCache:

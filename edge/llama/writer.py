@@ -79,9 +79,8 @@ class Writer:
         gauge = Gauge(vocabulary.num_tokens)
         sampler = Sampler(request.sampling, vocabulary, gauge, task.constraint)
         sampler.bind(self._prompts.healer.bind(task.spell))
-        seat.pace.before_prompt()
         scores: list[PromptToken] = []
-        ended = self._read(cache, task, pins, scores)
+        ended = self._read(seat, task, pins, scores)
         task.answer.prefilled(tuple(scores))
         task.answer.num_cached = cache.num_reused
         if ended is not None:
@@ -120,19 +119,23 @@ class Writer:
         return pins
 
     def _read(
-        self, cache: KvCache, task: Task, pins: Pins, scores: list[PromptToken]
+        self, seat: Seat, task: Task, pins: Pins, scores: list[PromptToken]
     ) -> FinishReason | None:
         """Evaluate what is new in the prompt; return why it was left unfinished, if it was.
+
+        What else runs is looked at before each piece: a long prompt takes minutes.
 
         Where the prompt's own tokens are to be judged, all of it is new, and `scores` is filled.
         """
         if ended := task.patience.ended():
             return ended
-        judged = task.request.sampling.prompt_logprobs
+        cache, judged = seat.cache, task.request.sampling.prompt_logprobs
         pieces = self._score(cache, task, scores) if judged else cache.read(task.prompt, pins)
+        seat.pace.before_prompt()
         while next(pieces, _DONE) is not _DONE:
             if ended := task.patience.ended():
                 return ended
+            seat.pace.before_prompt()
         return None
 
     def _score(self, cache: KvCache, task: Task, scores: list[PromptToken]) -> Iterator[None]:

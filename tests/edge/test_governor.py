@@ -144,13 +144,18 @@ def test_prompts_use_the_free_cores() -> None:
 
 def test_load_of_others_leaves_out_our_own() -> None:
     now, counters = [0.0], [(10.0, 4.0)]
-    load = OthersLoad(counters=lambda: counters[0], clock=lambda: now[0])
+    cores = [frozenset({0, 1})]
+    load = OthersLoad(counters=lambda: counters[0], allowed=lambda: cores[0], clock=lambda: now[0])
     now[0] = 0.01
     assert load() is None, "too short to tell"
     now[0], counters[0] = 2.0, (13.0, 5.0)
     assert load() == pytest.approx(1.0)
     now[0], counters[0] = 4.0, (14.0, 6.5)
     assert load() == 0.0
+    now[0], counters[0], cores[0] = 6.0, (99.0, 6.5), frozenset({1})
+    assert load() is None, "the counters were of other cores"
+    now[0], counters[0] = 8.0, (101.0, 6.5)
+    assert load() == 1.0
 
 
 def test_counters_of_this_machine_only_grow() -> None:
@@ -160,7 +165,7 @@ def test_counters_of_this_machine_only_grow() -> None:
 
 def test_the_first_look_replaces_the_guess_at_once() -> None:
     governor = Governor(4, others=lambda: 0.0, first_others=4.0, clock=lambda: 0.0)
-    assert governor.threads == 1, "a load average of the last minute, all that was known"
+    assert governor.threads == 1, "what was seen while the model was loaded"
     governor.look()
     assert governor.threads == 4
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.device.load import OthersLoad
 from edge.device.pace import Pace
 from edge.llama.binding import Model
 from edge.llama.context import Context, ContextParams
@@ -45,6 +46,40 @@ def test_threads_are_set_only_when_they_change(
             with pace.step():
                 pass
     assert calls == [(2, 1), (1, 1), (2, 1)]
+
+
+def test_what_others_used_while_the_model_was_loaded_is_where_it_begins(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("edge.device.pace.num_usable_cores", lambda: 4)
+    now, counters = [0.0], [(0.0, 0.0)]
+    others = OthersLoad(
+        counters=lambda: counters[0], allowed=lambda: None, clock=lambda: now[0], shortest_s=0.5
+    )
+    now[0], counters[0] = 2.0, (6.0, 2.0)  # two cores of others
+    asked: list[int] = []
+
+    class Computing:
+        def set_threads(self, decode: int, prefill: int) -> None:
+            asked.append(prefill)
+
+    monkeypatch.setattr("edge.device.pace.Ceiling", lambda cores: lambda: cores)
+    pace = Pace(Computing(), others=others)
+    pace.before_prompt()
+    now[0], counters[0] = 4.0, (8.0, 4.0)  # nobody else
+    pace.before_prompt()
+    assert asked == [2, 4]
+
+
+def test_others_are_looked_at_before_each_piece_of_a_prompt(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = LlamaEngine(tiny_gguf, options=LlamaOptions(max_num_batched_tokens=16))
+    looks: list[None] = []
+    monkeypatch.setattr(Pace, "before_prompt", lambda self: looks.append(None))
+    assert list(engine.answer(Request(prompt="x" * 100, sampling=Sampling(max_tokens=1))))
+    engine.close()
+    assert len(looks) >= 100 // 16 + 1
 
 
 def test_fixed_threads_are_left_alone(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,9 +58,19 @@ def test_each_strain_halves_the_threads_and_one_remains() -> None:
 
 def test_ceiling_is_read_again_after_a_while() -> None:
     now, strains = [0.0], iter([Strain(), Strain(hot=True)])
-    ceiling = Ceiling(8, read=lambda: next(strains), clock=lambda: now[0])
+    ceiling = Ceiling(8, read=lambda: next(strains), allowed=lambda: None, clock=lambda: now[0])
     assert (ceiling(), ceiling()) == (8, 8)
     now[0] = 6.0
+    assert ceiling() == 4
+
+
+def test_a_core_that_goes_away_is_noticed_at_once() -> None:
+    allowed = [frozenset({0, 1, 2, 3})]
+    ceiling = Ceiling(4, read=Strain, allowed=lambda: allowed[0], clock=lambda: 0.0)
+    assert ceiling() == 4
+    allowed[0] = frozenset({2})
+    assert ceiling() == 1
+    allowed[0] = frozenset({0, 1, 2, 3})
     assert ceiling() == 4
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import enum
 import uuid
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from offload.errors import RequestError
 
@@ -20,6 +21,10 @@ Side = Literal["edge", "cloud"]
 
 MAX_BIASED_TOKENS = 1024
 MAX_TOOLS = 128
+MAX_MESSAGES = 4096
+MAX_TOOL_CALLS = 128  # of one message
+MAX_PROMPT_TOKENS = 1_048_576
+MAX_STOPS = 16
 MAX_TOKEN_ID = 2**31 - 1
 MAX_SALT_LEN = 512
 
@@ -55,7 +60,7 @@ class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
 
     role: Role
     content: str
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_TOOL_CALLS)] = ()
     tool_call_id: str | None = None
 
 
@@ -73,11 +78,11 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
     min_p: float = 0.0
     repetition_penalty: float = 1.0
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: Annotated[tuple[str, ...], Meta(max_length=1024)] = ()
     max_tokens: int = 256
     logprobs: int = 0
     prompt_logprobs: bool = False
-    logit_bias: dict[int, float] | None = None
+    logit_bias: Annotated[dict[int, float], Meta(max_length=65_536)] | None = None
     json_schema: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +98,7 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
             _within("logit_bias", bias, -100.0, 100.0)
         if len(self.logit_bias or {}) > MAX_BIASED_TOKENS:
             raise RequestError(f"logit_bias may name at most {MAX_BIASED_TOKENS} tokens")
-        if len(self.stop) > 16 or any(not text for text in self.stop):
+        if len(self.stop) > MAX_STOPS or any(not text for text in self.stop):
             raise RequestError("stop must be at most 16 strings, none of them empty")
 
 
@@ -116,16 +121,16 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     """
 
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
-    messages: tuple[Message, ...] = ()
+    messages: Annotated[tuple[Message, ...], Meta(max_length=MAX_MESSAGES)] = ()
     prompt: str | None = None
-    prompt_token_ids: tuple[int, ...] = ()
+    prompt_token_ids: Annotated[tuple[int, ...], Meta(max_length=MAX_PROMPT_TOKENS)] = ()
     sampling: Sampling = Sampling()
     privacy: Privacy = Privacy.CLOUD_OK
     deadline_s: float | None = None
     budget: Budget = Budget()
     session: str | None = None
     model: str = ""
-    tools: tuple[dict[str, Any], ...] = ()
+    tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_TOOLS)] = ()
     answer_prefix: str = ""
     cache_salt: str = ""
 
@@ -136,6 +141,11 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
         if sum(kinds) != 1:
             raise RequestError(
                 "a request has messages, a prompt or prompt_token_ids; give exactly one"
+            )
+        if len(self.messages) > MAX_MESSAGES:
+            raise RequestError(
+                f"{len(self.messages)} messages are given and {MAX_MESSAGES} may be; "
+                "leave out the oldest"
             )
         if self.prompt_token_ids:
             _within("prompt_token_ids", min(self.prompt_token_ids), 0, MAX_TOKEN_ID)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
+from msgspec import Meta, Raw
 
 from offload.errors import LinkError, RequestError
 from offload.link.bodies import (
@@ -32,13 +33,15 @@ from offload.link.bodies import (
     Refused,
     Resume,
 )
-from offload.messages import Request
+from offload.messages import MAX_TOOLS, Request, Sampling
 
 VERSION = 2  # 2: prompts of token ids, cache salts, cached tokens, the engine's own load
 OLDEST_VERSION = 2
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ID_BYTES = 256  # 64 characters of four bytes
 MAX_DEPTH = 32  # of what is free-form: a JSON schema, the description of a tool
+# A free-form value may take this much: a byte of an empty list becomes 64 when it is decoded.
+MAX_FREE_FORM_BYTES = 512 * 1024
 _SMALL_BODY_BYTES = 64 * 1024
 _HEAD = struct.Struct(">BBH")
 
@@ -63,11 +66,31 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.JOIN: Join,
     Kind.JOINED: Joined,
 }
+_NIL = Raw(b"\xc0")
+
+
+class _RawSampling(Sampling, frozen=True, kw_only=True):
+    """A Sampling whose schema is still bytes."""
+
+    json_schema: Raw = _NIL  # type: ignore[assignment]
+
+
+class _RawRequest(Request, frozen=True, kw_only=True):
+    """A Request whose free-form parts are still bytes, to be measured before they are built."""
+
+    sampling: _RawSampling = _RawSampling()
+    tools: Annotated[tuple[Raw, ...], Meta(max_length=MAX_TOOLS)] = ()  # type: ignore[assignment]
+
+
 _KINDS = {body_type: kind for kind, body_type in _TYPES.items()}
 _DECODE: dict[Kind, Callable[[bytes], Any]] = {
-    kind: msgspec.msgpack.Decoder(body_type, strict=True).decode
+    kind: msgspec.msgpack.Decoder(
+        _RawRequest if body_type is Request else body_type, strict=True
+    ).decode
     for kind, body_type in _TYPES.items()
 }
+_decode_schema = msgspec.msgpack.Decoder(dict[str, Any] | None).decode
+_decode_tool = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _LARGE = (Kind.REQUEST, Kind.DELTAS, Kind.FINISH, Kind.READY)
 
@@ -133,13 +156,34 @@ def open_body(envelope: Envelope) -> AnyBody:
         raise WireError(f"the body of a {kind.name} has {len(body)} bytes, which is too many")
     try:
         message: AnyBody = _DECODE[kind](body)
+        return _built(message) if isinstance(message, _RawRequest) else message
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as error:
         raise WireError(f"the body of a {kind.name} is damaged ({error})") from None
-    if isinstance(message, Request):
-        _check_free_form(message.sampling.json_schema, MAX_DEPTH, "the JSON schema")
-        for tool in message.tools:
-            _check_free_form(tool, MAX_DEPTH, "the description of a tool")
-    return message
+
+
+def _built(raw: _RawRequest) -> Request:
+    """Return the request with its free-form parts built, once they are known to be small."""
+    _check_size(len(raw.sampling.json_schema), "the JSON schema's words")
+    _check_size(sum(map(len, raw.tools)), "the descriptions of the tools")
+    schema = _decode_schema(raw.sampling.json_schema)
+    tools = tuple(map(_decode_tool, raw.tools))
+    _check_free_form(schema, MAX_DEPTH, "the JSON schema")
+    for tool in tools:
+        _check_free_form(tool, MAX_DEPTH, "the description of a tool")
+    sampling = Sampling(**_fields(raw.sampling, json_schema=schema))
+    return Request(**_fields(raw, sampling=sampling, tools=tools))
+
+
+def _fields(message: msgspec.Struct, **changed: Any) -> dict[str, Any]:
+    return {name: getattr(message, name) for name in message.__struct_fields__} | changed
+
+
+def _check_size(num_bytes: int, what: str) -> None:
+    if num_bytes > MAX_FREE_FORM_BYTES:
+        raise RequestError(
+            f"{what} take {num_bytes} bytes and at most {MAX_FREE_FORM_BYTES} are taken; "
+            "make them smaller"
+        )
 
 
 def _check_free_form(value: object, depth: int, what: str) -> None:

@@ -9,11 +9,12 @@ from backbone.errors import RequestError as RequestError  # which the network's 
 class ContextLengthError(RequestError):
     """A prompt longer than the model's context."""
 
-    def __init__(self, num_tokens: int, max_model_len: int) -> None:
+    def __init__(self, length: int | str, max_model_len: int) -> None:
+        """`length` is in tokens, or says in what."""
         # The first words are OpenAI's, by which clients know this error and shorten the prompt.
         super().__init__(
             f"This model's maximum context length is {max_model_len} tokens, and the prompt has "
-            f"{num_tokens}; shorten it, or choose a model with a longer context"
+            f"{length}; shorten it, or choose a model with a longer context"
         )
 
 

@@ -14,9 +14,12 @@ import msgspec
 from msgspec import Meta
 
 from backbone.causes import cause
+from offload.messages import MAX_MESSAGES
 from serve.failures import BadRequest
 
 Ignored = Any
+# Lists and objects: each takes 64 bytes and more when it is built, and two in the body.
+MAX_CONTAINERS = 400_000
 
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
@@ -145,7 +148,7 @@ class Common(Body, kw_only=True, frozen=True):
 class ChatBody(Common, kw_only=True, frozen=True):
     """The body of POST /v1/chat/completions."""
 
-    messages: Annotated[list[TurnBody], Meta(min_length=1)]
+    messages: Annotated[list[TurnBody], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
@@ -223,6 +226,8 @@ _FIELD = re.compile(r"field `(?P<field>[^`]*)`")
 
 def decode(raw: bytes, kind: type[B]) -> B:
     """Return the body. Raises BadRequest, naming the field where one is at fault."""
+    if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS:
+        raise BadRequest(f"the body has more than {MAX_CONTAINERS} brackets; send a smaller one")
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:

@@ -27,6 +27,7 @@ from cloud.engine.prompt import encode_request
 from cloud.engine.remembered import Remembered
 from offload.asker import asker
 from offload.errors import EngineStopped, Overloaded
+from offload.lengths import require_short
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
@@ -80,6 +81,7 @@ class CloudEngine(Tokenized):
         """Stream an answer; see offload.engine.Engine."""
         self._require_running()
         received_s = time.monotonic()
+        require_short(request, self._card.max_model_len)
         # A long text takes tens of milliseconds, which the event loop must not lose.
         prompt, sampler = await self._prepared(request)
         self._require_running()

@@ -8,6 +8,7 @@ Source: mean pooling, Reimers and Gurevych, "Sentence-BERT", arXiv 1908.10084.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 
@@ -41,12 +42,14 @@ class Embedder:
         self._context: Context | None = None
         self._closed = False
 
-    def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return a vector, [hidden_size], of each text.
+    def embed(self, texts: Sequence[str], gone: threading.Event | None = None) -> list[list[float]]:
+        """Return a vector, [hidden_size], of each text; of fewer once `gone` says nobody waits.
 
         Raises RequestError for a text without tokens, ContextLengthError for one too long.
         """
-        rows = [self._model.vocabulary.tokenize(text, add_special=True) for text in texts]
+        gone = gone or threading.Event()
+        present = itertools.takewhile(lambda _: not gone.is_set(), texts)
+        rows = [self._model.vocabulary.tokenize(text, add_special=True) for text in present]
         for row in rows:
             if not row:
                 raise RequestError("a text to embed is empty; leave it out")
@@ -57,7 +60,8 @@ class Embedder:
                 raise EngineStopped("this engine is closed; load the model again")
             if self._context is None:
                 self._context = Context(self._model, self._params)
-            return [self._one(self._context, row).tolist() for row in rows]
+            asked = itertools.takewhile(lambda _: not gone.is_set(), rows)
+            return [self._one(self._context, row).tolist() for row in asked]
 
     def _one(self, context: Context, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         context.clear()

@@ -40,6 +40,7 @@ from edge.llama.writer import Task, Writer
 from offload.asker import asker
 from offload.engine import StateObserver
 from offload.errors import EngineStopped, RequestError, SettingsError
+from offload.lengths import require_short, require_short_text
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.worker import Worker
 
@@ -194,7 +195,13 @@ class LlamaEngine:
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length per text. Raises RequestError."""
         self._require_open()
-        return await asyncio.to_thread(self._embedder.embed, texts)
+        for text in texts:
+            require_short_text(text, self.max_model_len)
+        gone = threading.Event()
+        try:
+            return await asyncio.to_thread(self._embedder.embed, texts, gone)
+        finally:
+            gone.set()
 
     async def forget(self, session: str) -> None:
         """Forget a conversation's keys and values, in memory and on disk."""
@@ -206,6 +213,7 @@ class LlamaEngine:
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()
+        require_short(request, self.max_model_len, forgets=self._seats.all[0].cache.sliding)
         received, who = time.monotonic(), asker()
         stream = self._worker.stream(
             lambda gone: self.answer(request, gone, received=received, who=who)

@@ -45,6 +45,7 @@ from edge.small_gpu.step import Step
 from edge.small_gpu.threads import governed
 from offload.asker import asker
 from offload.errors import ContextLengthError, EngineStopped
+from offload.lengths import require_short
 from offload.messages import Delta, Finish, ModelCard, Request
 
 __all__ = ["TorchEdgeEngine", "TorchOptions"]
@@ -152,6 +153,7 @@ class TorchEdgeEngine(Tokenized):
         Raises RequestError for what this model cannot take, ContextLengthError among them.
         """
         received, gone = time.monotonic(), threading.Event()
+        require_short(request, self.max_model_len, forgets=self._options.window != 0)
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Item] = asyncio.Queue()
 

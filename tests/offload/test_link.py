@@ -118,7 +118,7 @@ async def test_the_cloud_keeps_the_deadline() -> None:
     ("error", "kind", "says"),
     [
         (RequestError("top_k is silly"), RequestError, "top_k is silly"),
-        (ContextLengthError(9000, 4096), ContextLengthError, "has 9000 tokens"),
+        (ContextLengthError(9000, 4096), ContextLengthError, "prompt has 9000;"),
         (Unsupported("no schemas here"), Unsupported, "no schemas"),
         (Overloaded("the queue is full", 7.5), CloudBusy, "the queue is full"),
         (EngineStopped("the engine is closed"), CloudStopped, "is closed"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -298,3 +299,31 @@ def test_a_body_larger_than_its_kind_allows_is_refused() -> None:
     body = msgspec.msgpack.encode(["failed", "x" * 100_000])
     with pytest.raises(WireError, match="too many"):
         wire.open_body(Envelope(wire.VERSION, Kind.ERROR, "", body))
+
+
+def _crowded(field: str, count: int) -> bytes:
+    """A REQUEST of a few megabytes whose `field` is a list of so many empty lists."""
+    lists = b"\xdd" + count.to_bytes(4, "big") + b"\x90" * count
+    said = msgspec.msgpack.encode
+    if field == "json_schema":
+        packed = said("sampling") + b"\x81" + said(field) + b"\x81" + said("enum") + lists
+    elif field == "tool":
+        packed = said("tools") + b"\x91\x81" + said("parameters") + lists
+    else:
+        packed = said(field) + lists
+    id_ = b"x"
+    body = b"\x83" + said("id") + said("x") + said("prompt") + said("hi") + packed
+    return bytes([wire.VERSION, Kind.REQUEST, 0, len(id_)]) + id_ + body
+
+
+@pytest.mark.parametrize(
+    "field", ["json_schema", "tool", "tools", "messages", "prompt_token_ids", "unknown"]
+)
+def test_a_crowd_of_elements_is_refused_before_it_is_built(field: str) -> None:
+    message = _crowded(field, 2_000_000)
+    tracemalloc.start()
+    with pytest.raises((WireError, RequestError)):
+        wire.open_body(wire.open_envelope(message))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(message), "built, they would take sixty times their bytes"

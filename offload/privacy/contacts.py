@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+from offload.privacy.linear import Shape, as_ascii, without_long_blanks
+
 _LOCAL = r"[\w.!#$%&'*+/=?^`{|}~-]"
 _TOP = r"(?:[a-z]{2,24})"
-_EMAIL = re.compile(rf"(?<![\w.+-]){_LOCAL}{{1,64}}@(?:[\w-]+\.)+{_TOP}(?![\w@])", re.IGNORECASE)
+_EMAIL = Shape(
+    rf"{_LOCAL}{{1,64}}@(?:[\w-]+\.)+{_TOP}",
+    before=r"^|[^\w.+-]",
+    behind=r"[^\w@]|$",
+    any_case=True,
+)
 
 # "bob (at) example [dot] com", "bob @ example . com", "bob at example dot com"
 _AT = r"(?:\s*[\[({<]\s*(?:at|@)\s*[\])}>]\s*|\s+@\s*|\s*@\s+|\s+at\s+)"
@@ -16,16 +23,20 @@ _KNOWN_TOP = (
     "com|org|net|edu|gov|mil|info|biz|io|ai|co|me|dev|app|eu|uk|de|fr|es|it|nl|be|ch|at|se|no|dk|fi|"
     "pl|pt|cz|ie|gr|ru|ua|tr|il|in|cn|jp|kr|tw|hk|sg|au|nz|za|br|mx|ar|ca|us|example|test"
 )
-_WRITTEN_OUT = re.compile(
-    rf"(?<![\w.])[\w+-]+(?:{_DOT}[\w+-]+){{0,3}}?(?P<at>{_AT})"
-    rf"[\w-]+(?:(?P<dot>{_DOT})[\w-]+){{0,3}}?(?:{_DOT})(?:{_KNOWN_TOP})\b",
-    re.IGNORECASE,
+_WRITTEN_OUT = Shape(
+    rf"[\w+-]+(?:{_DOT}[\w+-]+){{0,3}}?({_AT})[\w-]+(?:{_DOT}[\w-]+){{0,3}}?"
+    rf"(?:{_DOT})(?:{_KNOWN_TOP})\b",
+    before=r"^|[^\w.]",
+    any_case=True,
 )
-_SAYS_DOT = re.compile(r"\bdot\b", re.IGNORECASE)
-_SPELLED = re.compile(
-    r"(?<!\S)(?:[\w.+-]\s){2,64}@(?:\s[\w-])+\s\.(?:\s[\w.-])+(?!\S)"
-    r"|(?<!\S)(?:[\w.+-]\s){2,64}@\s?(?:[\w-]+\.)+[a-z]{2,24}\b",
-    re.IGNORECASE,
+_SAYS_DOT = re.compile(rb"\bdot\b", re.IGNORECASE)
+_SPELLED = (
+    Shape(
+        r"(?:[\w.+-]\s){2,64}@(?:\s[\w-])+\s\.(?:\s[\w.-])+", before=r"^|\s", behind=r"\s|$"
+    ),
+    Shape(
+        r"(?:[\w.+-]\s){2,64}@\s?(?:[\w-]+\.)+[a-z]{2,24}\b", before=r"^|\s", any_case=True
+    ),
 )
 
 _CALLING = re.compile(
@@ -39,7 +50,7 @@ _DIGITS = re.compile(
     r"(?<![\w.,/$€£:+-])(?:\+|00|\()?\(?\d(?:[ ./()-]{0,3}\d){6,16}"
     r"(?:(?=x\d{1,6}\b)|(?![\w]|[.,:/-]\d))"
 )
-_EXTENSION = re.compile(r"\s*(?:,|;)?\s*(?:x|ext\.?|extension|durchwahl)\s*\.?\s*\d{1,6}\b", re.I)
+_EXTENSION = re.compile(r"\s{0,3}[,;]?\s{0,3}(?:x|ext\.?|extension|durchwahl)\s{0,3}\.?\s{0,3}\d{1,6}\b", re.I)
 # Where no country is set, numbers without a country code are read as each of these in turn.
 COUNTRIES = (
     *("US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "CH", "AT", "SE", "NO", "DK", "FI", "PL"),
@@ -52,17 +63,19 @@ _DATE = re.compile(
 
 def find_emails(text: str) -> Iterator[tuple[int, int]]:
     """Find e-mail addresses, also where "at" and "dot" are written out or letters are spaced."""
-    if "@" in text:
-        for match in _EMAIL.finditer(text):
+    read = as_ascii(text)
+    if b"@" in read:
+        for start, end in _EMAIL.spans(read):
             # git@host:path is where a repository lies, the same for everybody.
-            if not match[0].lower().startswith("git@"):
-                yield _without_quotes(text, *match.span())
-        yield from (match.span() for match in _SPELLED.finditer(text))
-    for match in _WRITTEN_OUT.finditer(text):
+            if not read[start:end].lower().startswith(b"git@"):
+                yield _without_quotes(text, start, end)
+        for shape in _SPELLED:
+            yield from shape.spans(read)
+    for found in _WRITTEN_OUT.matches(without_long_blanks(read)):
         # A plain "at" is believed only with a "dot" after it: people meet at example.com too.
-        plain = match["at"].strip().isalpha()
-        if not plain or _SAYS_DOT.search(text, match.end("at"), match.end()):
-            yield match.span()
+        plain = found[2].strip().isalpha()
+        if not plain or _SAYS_DOT.search(read, found.end(2), found.end(1)):
+            yield found.span(1)
 
 
 def _without_quotes(text: str, start: int, end: int) -> tuple[int, int]:

@@ -53,11 +53,13 @@ def detect(text: str, rules: Rules) -> list[Finding]:
 def _apart(found: Sequence[Finding], rules: Rules) -> Iterator[Finding]:
     """Join findings that overlap into one, of the strictest and likeliest kind among them."""
     together: list[Finding] = []
+    end = 0
     for each in sorted(found, key=lambda each: each.start):
-        if together and each.start >= max(one.end for one in together):
+        if together and each.start >= end:
             yield _joined(together, rules)
             together = []
         together.append(each)
+        end = max(end, each.end)
     if together:
         yield _joined(together, rules)
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from offload.privacy.linear import Shape
+
 _TOKEN = re.compile(
-    r"(?P<code>(?:[A-Z]{1,3}-)?(?:\d{2}-\d{3}|\d{4,5}-\d{3,4}|\d{4,8})(?![\w-]))"
+    r"(?P<long>\d[A-Za-z0-9]{24,})"  # neither a code nor a number
+    r"|(?P<code>(?:[A-Z]{1,3}-)?(?:\d{2}-\d{3}|\d{4,5}-\d{3,4}|\d{4,8})(?![\w-]))"
     r"|(?P<number>\d{1,5}(?:[/-]?[A-Za-z0-9]{1,3}){0,3}\.?(?![\w-])|[Ss]/[Nn])"
     r"|(?P<sign>#|(?i:num|n[or]?|nro|br|c|h\.?no|km)[°.]?(?=\s?\d))"
     r"|(?P<word>[^\W\d_](?:[\w']|[.-](?=[^\W\d_]))*\.?)"
@@ -37,23 +40,28 @@ _YEARS = range(1700, 2100)
 # The letters: C a capitalised word, u an initial or up to three capitals, s a small word between
 # such, l another lower-case word, d an abbreviation with a full stop, n a sign for "number",
 # N a number, Y one of four digits that may be a year, F another of four, Z a longer postal code,
-# E the first half of one with letters, x anything else.
+# E the first half of one with letters, x anything else. Of those that are read by what follows, W is
+# a Z before a comma or the end of a line, and M is the last N before a capitalised word.
 _NAME = r"[ud]{0,2}C(?:s{0,2}[Cdu]){0,5}"
-_NUMBER = r"[nd]?(?:[NFY]|Z(?=[,\n]))"
-_FLAT = r"(?:[Cdl]?n?N,?\n?){0,2}"
-_HOUSE = rf"{_FLAT}[Cdl]?(?:{_NAME}[ls]?,?{_NUMBER}(?:/?[uN]){{0,2}}|{_NUMBER},?N?{_NAME}l?)"
-_ROOM = r"(?:,?[Cudln-]{1,4}N){0,4}"
+_N = r"[NM]"
+_NUMBER = rf"[nd]?(?:{_N}|[FYW])"
+_FLAT = rf"(?:[Cdl]?n?{_N},?\n?){{0,2}}"
+_HOUSE = rf"{_FLAT}[Cdl]?(?:{_NAME}[ls]?,?{_NUMBER}(?:/?[uNM]){{0,2}}|{_NUMBER},?{_N}?{_NAME}l?)"
+_ROOM = rf"(?:,?[Cudln-]{{1,4}}{_N}){{0,4}}"
 _BREAK = r"[,\n-]{1,3}"
-_BETWEEN = rf"(?:{_BREAK}(?:[Csu]{{1,5}}N?|[Cudl]?n?[NFC]){{1,2}}){{0,3}}?"
-_CODE = r"(?:F|EN|u?(?:Z|NN(?=,?C)))"
-_ANY_CODE = re.compile(r"[ZFE]|NN")  # without one the search, which is dear, is for nothing
-_PLACE = rf"(?:{_CODE},?\n?{_NAME}N?|{_NAME}(?:,\n?|\n|-)?u?(?:[ZF]|EN))"
+_BETWEEN = rf"(?:{_BREAK}(?:[Csu]{{1,5}}{_N}?|[Cudl]?n?[NMFC]){{1,2}}){{0,3}}?"
+_CODE = rf"(?:F|E{_N}|u?(?:[ZW]|{_N}M))"
+_ANY_CODE = re.compile(r"[ZWFE]|[NM][NM]")  # without one the search is for nothing
+_BEHIND_CODE = rf",?\n?{_NAME}{_N}?"
+_PLACE = rf"(?:{_CODE}{_BEHIND_CODE}|{_NAME}(?:,\n?|\n|-)?u?(?:[ZWF]|E{_N}))"
+_PLACE_AT_ONCE = rf"(?:[ZW]|E{_N}){_BEHIND_CODE}"
 _REGION = rf"(?:[,/-]?(?:{_NAME}|u)){{0,2}}"
 _SHAPES = (
-    re.compile(rf"{_HOUSE}{_ROOM}{_BETWEEN}(?:{_BREAK}|(?=[ZE])){_PLACE}{_REGION}"),
+    Shape(rf"{_HOUSE}{_ROOM}{_BETWEEN}(?:{_BREAK}{_PLACE}|{_PLACE_AT_ONCE}){_REGION}"),
     # From the large to the small, each with its kind: city, street, house, and the code alone.
-    re.compile(rf"[du]{_NAME},[du]{_NAME},?[du]N(?:,?[du]N){{0,3}},Z"),
+    Shape(rf"[du]{_NAME},[du]{_NAME},?[du]{_N}(?:,?[du]{_N}){{0,3}},[ZW]"),
 )
+_BEFORE_BREAK, _BEFORE_NAME = re.compile(r"Z(?=[,\n])"), re.compile(r"N(?=,?C)")
 
 
 def find_envelopes(text: str) -> Iterator[tuple[int, int]]:
@@ -67,9 +75,10 @@ def find_envelopes(text: str) -> Iterator[tuple[int, int]]:
     spelt = "".join(letters)
     if not _ANY_CODE.search(spelt):
         return
+    spelt = _BEFORE_NAME.sub("M", _BEFORE_BREAK.sub("W", spelt))
     for shape in _SHAPES:
-        for match in shape.finditer(spelt):
-            yield spans[match.start()][0], spans[match.end() - 1][1]
+        for start, end in shape.spans(spelt.encode("ascii")):
+            yield spans[start][0], spans[end - 1][1]
 
 
 def _letter(token: re.Match[str]) -> str:
@@ -80,7 +89,7 @@ def _letter(token: re.Match[str]) -> str:
         return "N"
     if token.lastgroup == "sign":
         return "n"
-    if token.lastgroup == "other":
+    if token.lastgroup in ("other", "long"):
         return said if said in ",\n/-" else "x"
     return _of_word(said)
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
+
+from offload.privacy.linear import Shape, as_ascii
 
 _CARD = re.compile(r"(?<![\w.])\d(?:[ \t./_-]{0,3}\d){11,18}(?![\w]|[.,]\d)")
 # Issuer ranges and lengths (ISO/IEC 7812); a number must also pass Luhn.
@@ -72,21 +76,37 @@ NATIONAL_IDS = (
     NationalId("za.idnr", r"\d{6} ?\d{4} ?\d{3}", certain=True),
     NationalId("au.tfn", r"\d{3} ?\d{3} ?\d{3}"),
 )
+_SHAPES = [
+    (
+        each,
+        Shape(
+            each.shape,
+            before=r"^|[^\w.,/+-]",
+            behind=r"[^\w.,/-]|[.,/-](?:\D|$)|$",
+            any_case=True,
+        ),
+    )
+    for each in NATIONAL_IDS
+]
 # Two letters, six digits, one letter; the first letters leave out some (HMRC, NIM39110).
-_NINO = r"(?!BG|GB|NK|KN|TN|NT|ZZ)[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?: ?\d\d){3} ?[A-D]"
-_ALONE = r"(?<![\w.,/+-])(?:{})(?![\w]|[.,/-]\d)"
-_SHAPES = [(each, re.compile(_ALONE.format(each.shape), re.IGNORECASE)) for each in NATIONAL_IDS]
-_NINO_SHAPE = re.compile(_ALONE.format(_NINO), re.IGNORECASE)
-_SPEAKS_OF_IDS = re.compile(
+_NINO_SHAPE = Shape(
+    r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z](?: ?\d\d){3} ?[A-D]",
+    before=r"^|[^\w.,/+-]",
+    behind=r"[^\w.,/-]|[.,/-](?:\D|$)|$",
+    unless=("BG", "GB", "NK", "KN", "TN", "NT", "ZZ"),
+    any_case=True,
+)
+_SPEAKS_OF_IDS = Shape(
     r"\b(?:ssn|social security|itin|tax\s?(?:payer)?\s?(?:id|number|file)|tin|tfn|sin\b|"
     r"social insurance|national (?:id|insurance)|nino|nhs|identity (?:card|number)|"
     r"id (?:card|no|number)|"
     r"passport|personal (?:id|number|code)|driv(?:er|ing)'?s? licen[cs]e|steuer|sozialvers|ausweis|"
-    r"personnummer|personnr|cpr|bsn|burgerservice|nir|sécu|securite sociale|insee|dni|nie|nif|"
+    r"personnummer|personnr|cpr|bsn|burgerservice|nir|securite sociale|insee|dni|nie|nif|"
     r"codice fiscale|pesel|cnp|egn|oib|cpf|curp|rut|aadha?ar|pan|tc kimlik|fodselsnummer|ahv|avs|"
-    r"medicare|voter)\b[^\n]{0,40}$",
-    re.IGNORECASE,
+    r"medicare|voter)\b",
+    any_case=True,
 )
+_SPOKEN_WITHIN = 40  # characters, on the same line
 _ANY_ID = re.compile(
     r"(?<![\w.,/+-])(?=(?:[A-Z .-]{0,6}\d){6})[A-Z]{0,3}[ .-]?\d(?:[ .-]?[A-Z0-9]){4,14}(?![\w])"
 )
@@ -122,23 +142,38 @@ def find_ibans(text: str) -> Iterator[tuple[int, int]]:
 
 def find_national_ids(text: str) -> Iterator[tuple[int, int]]:
     """Find national identity, tax and insurance numbers."""
-    for match in _NINO_SHAPE.finditer(text):
-        yield match.span()
+    read = as_ascii(text)
+    spoken_of = _spoken_of(read)
+    yield from _NINO_SHAPE.spans(read)
     for kind, shape in _SHAPES:
-        for match in shape.finditer(text):
-            if _is_national_id(kind, match[0]) or _spoken_of(text, match.start()):
-                yield match.span()
+        for start, end in shape.spans(read):
+            if spoken_of(start) or _is_national_id(kind, text[start:end]):
+                yield start, end
     for match in _ANY_ID.finditer(text):
-        if _spoken_of(text, match.start()):
+        if spoken_of(match.start()):
             yield match.span()
+
+
+def _spoken_of(text: bytes) -> Callable[[int], bool]:
+    """Return what says whether the text speaks of ids just before a place."""
+    ends = [end for _, end in _SPEAKS_OF_IDS.spans(text)]
+
+    def spoken_of(start: int) -> bool:
+        at = bisect_right(ends, start) - 1
+        if at < 0 or start - ends[at] > _SPOKEN_WITHIN:
+            return False
+        return text.find(b"\n", ends[at], start) < 0
+
+    return spoken_of
 
 
 def _is_national_id(kind: NationalId, number: str) -> bool:
     if not kind.certain and not (kind.written and re.fullmatch(kind.written, number)):
         return False
-    valid: bool = import_module(f"stdnum.{kind.module}").is_valid(number)
+    return _is_valid(kind.module, number)
+
+
+@lru_cache(maxsize=4096)
+def _is_valid(module: str, number: str) -> bool:
+    valid: bool = import_module(f"stdnum.{module}").is_valid(number)
     return valid
-
-
-def _spoken_of(text: str, start: int) -> bool:
-    return _SPEAKS_OF_IDS.search(text[max(0, start - 64) : start]) is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
+
+from offload.privacy.linear import Shape, as_ascii, without_long_words
 
 _W = r"[A-Z][\w'.-]*"  # a capitalised word
 _CITY = rf"{_W}(?:[ -](?:{_W}|am|an der|upon|sur|de|del|la|le|les)){{0,3}}"
@@ -42,7 +43,7 @@ _EN_KINDS = (
     r"Union|Unions|Valley|Via|Viaduct|View|Vista|Wells"
 )
 _GERMAN_END = (
-    r"(?:stra(?:ss|ß)e|str\.?|weg|platz|gasse|allee|(?<=\w\w\w)(?<![aeiou])ring|damm|ufer|steig|"
+    r"(?:stra(?:ss|_)e|str\.?|weg|platz|gasse|allee|\w[b-df-hj-np-tv-zA-Z0-9_]ring|damm|ufer|steig|"
     r"markt|hof|berg)"
 )
 _DUTCH_END = (
@@ -50,13 +51,13 @@ _DUTCH_END = (
     r"dreef|plantsoen|stede)"
 )
 _NORDIC_END = r"(?:gatan|vagen|gata|vei(?:en)?|vej|gade|katu|tie|alle|stien)"
-_NUMBER = r"\d{1,5}(?: ?[a-zA-Z](?![a-zA-Z]))?(?:[-/]\d{1,4}[a-z]?)?"
+_NUMBER = r"\d{1,5}(?: ?[a-zA-Z]\b)?(?:[-/]\d{1,4}[a-z]?)?"
 _CODE_CITY = (
     rf"(?:,?\s+(?:[A-Z]{{1,2}}-)?\d{{4,5}}(?: ?[A-Z]{{2}})?,?\s+{_CITY}"
     rf"|,?\s+{_CITY}(?:,?\s+\d{{4,6}})?)?"
 )
 _ROMANCE = (
-    r"(?:[Rr]ue|[Aa]venue|[Bb]oulevard|[Pp]lace|[Cc]hemin|[Ii]mpasse|[Aa]ll[eé]e|[Qq]uai|[Cc]ours|"
+    r"(?:[Rr]ue|[Aa]venue|[Bb]oulevard|[Pp]lace|[Cc]hemin|[Ii]mpasse|[Aa]llee|[Qq]uai|[Cc]ours|"
     r"[Cc]alle|C/|[Cc]alle de|[Aa]venida|Av\.|Avda\.?|[Pp]laza|[Pp]aseo|[Rr]onda|[Gg]lorieta|"
     r"[Pp]asaje|[Vv]ia|[Vv]iale|[Pp]iazza|[Cc]orso|[Vv]icolo|[Ll]argo|[Cc]ontrada|[Ss]trada|[Bb]orgo|"
     r"[Rr]ua|[Tt]ravessa|[Pp]raca|[Aa]lameda|[Ll]adeira|[Vv]iela|ul\.|al\.|os\.|R\.|Tv\.|Trav\.|Av|Lg\.|"
@@ -71,7 +72,7 @@ _NAMED = rf"(?:{_SMALL}\s*){{0,3}}{_W}(?:[ -](?:{_SMALL}\s*){{0,3}}{_W}){{0,4}}"
 _ANY_STREET = rf"(?:(?:{_SMALL}|{_W}|[a-z]{{2,8}}\.?) +){{1,6}}?"
 _CODE = (
     r"(?:[A-Z]{1,2}-)?"
-    r"(?:\d{2}-\d{3}|\d{5}(?:-\d{3,4})?|\d{3} \d\d|\d{8}|\d{4} ?[A-Z]{2}(?![A-Za-z]))"
+    r"(?:\d{2}-\d{3}|\d{5}(?:-\d{3,4})?|\d{3} \d\d|\d{8}|\d{4} ?[A-Z]{2}\b)"
 )
 _PLACE = (
     rf"(?:'[st] ?)?(?:(?:{_SMALL}|{_W})[ ']){{0,4}}{_W}"
@@ -79,8 +80,8 @@ _PLACE = (
 )
 _BETWEEN = rf"{_UNIT}\s*(?:,?\s+(?:{_W}[ ]?){{1,4}})?,?\s+"
 
-_FOUR = r"(?!19\d\d|20\d\d)\d{4}"
-_MONTH = r"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)"
+_FOUR = r"(?:[03-9]\d{3}|1[0-8]\d\d|2[1-9]\d\d)"  # no year of these centuries
+_MONTHS = tuple("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
 
 # Romanian streets may have no number, Hungarian ones have their kind behind the name.
 _EASTERN_EUROPE = (
@@ -90,8 +91,10 @@ _EASTERN_EUROPE = (
     rf"\d{{1,4}}(?:/[A-Za-z])?\.?[,\n]*\s*(?:H-)?\d{{4}} {_PLACE}",
 )
 
-_PATTERNS = tuple(
-    re.compile(pattern)
+_NO_WORD = r"[^\w-]|$"
+
+_SHAPES = tuple(
+    Shape(pattern)
     for pattern in (
         *_EASTERN_EUROPE,
         rf"\b\d{{1,6}}[A-Za-z]?(?:-\d{{1,5}})?,? +(?:(?:[NSEW]\.?|North|South|East|West) +)?"
@@ -100,16 +103,13 @@ _PATTERNS = tuple(
         r"[A-Z]{2}\s+\d{5}\b",
         r"\b(?i:p\.?\s?o\.?\s?box|postfach|apartado|bp)\s+\d{1,7}\b" + _TAIL,
         rf"\b(?:{_W}|Unit \d+|PSC \d+)[ ,]+(?:Box \d+|{_W}),?\s+(?:[FAD]PO)\s+A[AEP]\s+\d{{5}}\b",
-        rf"\b(?:{_W}[ -]){{0,3}}[A-Z]\w*(?<=\w){_GERMAN_END}\s+{_NUMBER}{_CODE_CITY}",
+        rf"\b(?:{_W}[ -]){{0,3}}[A-Z]\w*{_GERMAN_END}\s+{_NUMBER}{_CODE_CITY}",
         rf"\b(?:{_W}[ -]){{0,3}}[A-Z]\w*(?:{_DUTCH_END}|{_NORDIC_END})\s+{_NUMBER}{_CODE_CITY}",
         rf"\b\d{{1,4}}(?:\s?(?:bis|ter|[A-D]))?,?\s+{_ROMANCE}\s+{_NAMED}{_CODE_CITY}",
-        rf"(?<!\w){_ROMANCE}\s+{_NAMED},?\s+(?:n[o.r]{{0,2}}\s?)?{_NUMBER}{_CODE_CITY}",
-        rf"(?<!\w){_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_CODE},?\s+{_PLACE}",
-        rf"(?<!\w){_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_PLACE},\s+{_CODE}\b",
-        rf"(?<!\w){_NAMED}(?:[,\n]\s*{_NAMED}){{0,2}}[,\n]\s*{_CODE}\s+{_NAMED}\s?/\s?[A-Z]{{2}}\b",
-        # Codes of four digits look like years: those are left out, and so are days of a month.
-        rf"\b(?!{_MONTH})(?:{_W}[ -]){{0,3}}[A-Z]\w{{3,}} \d{{1,4}}[A-Za-z]?"
-        rf"(?:,?\s+{_FOUR}|\s*\n\s*\d{{4}}),?\s+{_PLACE}",
+        rf"\b{_ROMANCE}\s+{_NAMED},?\s+(?:n[o.r]{{0,2}}\s?)?{_NUMBER}{_CODE_CITY}",
+        rf"\b{_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_CODE},?\s+{_PLACE}",
+        rf"\b{_ANY_STREET}{_W},?\s+{_NUMBER}{_BETWEEN}{_PLACE},\s+{_CODE}\b",
+        rf"\b{_NAMED}(?:[,\n]\s*{_NAMED}){{0,2}}[,\n]\s*{_CODE}\s+{_NAMED}\s?/\s?[A-Z]{{2}}\b",
         rf"\b(?:(?:{_W}|(?i:apt|level|flat|unit|suite))\.? \d{{1,4}}[,\n]?\s*)?"
         r"(?:(?:(?i:unit|flat|apt) )?\d{1,4} ?/[ ,\n]{0,3})?"
         rf"\d{{1,5}}[A-Za-z]?[ ,]+{_W}[^\n,]{{0,40}}[,\n]\s*"
@@ -118,17 +118,30 @@ _PATTERNS = tuple(
         rf"[,\n]\s*(?:[\w ]{{2,20}}[,\n]\s*){{0,2}}"
         rf"{_W}(?: {_W}){{0,2}} {_FOUR}\b",
         rf"\b{_W}(?:[ -]{_W}){{0,2}},\s+{_STATE}\s+\d{{5}}(?:-\d{{4}})?\b",
-        # The lines above a full postcode, from the first that begins with a number or a flat.
-        rf"\b(?:(?i:flat|studio|apt|unit|suite)\s+\w{{1,5}}|\d{{1,5}}\w?)\b[^\n,]{{0,40}}[,\n]\s*"
-        rf"(?:[^\n,]{{2,40}}[,\n]\s*){{0,4}}?(?:[\w -]{{0,30}}\s)?"
-        rf"(?:{_UK_CODE}|{_CA_CODE})(?![\w-])",
-        rf"(?<![\w-]){_UK_CODE}(?![\w-])",
-        rf"(?<![\w-]){_CA_CODE}(?![\w-])",
     )
+)
+# Codes of four digits look like years: those are left out, and so are days of a month.
+_DATED = Shape(
+    rf"\b(?:{_W}[ -]){{0,3}}[A-Z]\w{{3,}} \d{{1,4}}[A-Za-z]?"
+    rf"(?:,?\s+{_FOUR}|\s*\n\s*\d{{4}}),?\s+{_PLACE}",
+    unless=_MONTHS,
+)
+_POSTCODES = (
+    # The lines above a full postcode, from the first that begins with a number or a flat.
+    Shape(
+        rf"\b(?:(?i:flat|studio|apt|unit|suite)\s+\w{{1,5}}|\d{{1,5}}\w?)\b[^\n,]{{0,40}}[,\n]\s*"
+        rf"(?:[^\n,]{{2,40}}[,\n]\s*){{0,4}}?(?:[\w -]{{0,30}}\s)?(?:{_UK_CODE}|{_CA_CODE})",
+        behind=_NO_WORD,
+    ),
+    Shape(_UK_CODE, before=r"^|[^\w-]", behind=_NO_WORD),
+    Shape(_CA_CODE, before=r"^|[^\w-]", behind=_NO_WORD),
 )
 
 
 def find_addresses(text: str) -> Iterator[tuple[int, int]]:
     """Find streets with a number, the city and code behind them, post boxes, and full postcodes."""
-    for pattern in _PATTERNS:
-        yield from (match.span() for match in pattern.finditer(text))
+    if not any(character.isdigit() for character in text):
+        return
+    read = without_long_words(as_ascii(text))
+    for shape in (*_SHAPES, _DATED, *_POSTCODES):
+        yield from shape.spans(read)

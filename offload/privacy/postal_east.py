@@ -10,9 +10,11 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
+from offload.privacy.linear import Shape
+
 _HAN = r"\u4e00-\u9fff\u3005"
 _KANA = r"\u3040-\u30ff"
-_JAMO = r"\u1100-\u11ff"  # Hangul is read as the letters it is made of
+_JAMO = "\u1100-\u11ff"  # Hangul is read as the letters it is made of
 _N = r"[0-9\u3007一二三四五六七八九十百]{1,6}"
 _NOT_HOUSE = r"(?!线|線|文件|文|选手|選手|出口|令|球|机|車|车|店员)"
 
@@ -48,7 +50,7 @@ def _jamo(text: str) -> str:
 
 _AREA_KOREAN = _jamo("(?:특별자치도|특별자치시|특별시|광역시|도|시|군|구|읍|면|동)")
 _STREET_KOREAN = _jamo("(?:대로|로|길|거리|가)")
-_KOREAN = re.compile(
+_KOREAN = Shape(
     rf"(?:[{_JAMO}]{{2,20}}{_AREA_KOREAN} ){{1,4}}[{_JAMO}]+?\d{{0,4}}[{_JAMO}]*{_STREET_KOREAN}"
     rf"(?:\d{{1,4}}{_STREET_KOREAN})? ?(?:{_jamo('지하')} ?)?\d{{1,4}}(?:-\d{{1,4}})?"
     rf"(?:,? ?\d{{1,4}}{_jamo('(?:동|호|층)')}){{0,3}}(?: ?\([{_JAMO}\d ,]{{2,60}}\))?"
@@ -70,7 +72,7 @@ def find_eastern_addresses(text: str) -> Iterator[tuple[int, int]]:
         start = _start(text, match.start(), _BEFORE_JAPANESE, _SENTENCE_JAPANESE)
         if _AREA_JAPANESE.search(text, start, match.start()):
             yield start, match.end()
-    yield from (match.span() for match in _KOREAN.finditer(text))
+    yield from _KOREAN.wide_spans(text)
 
 
 def _start(text: str, at: int, before: re.Pattern[str], sentence: re.Pattern[str]) -> int:

@@ -7,6 +7,7 @@ a value keeps its placeholder from turn to turn, and nothing need be remembered 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -131,9 +132,10 @@ def _repeats(values: Iterable[str]) -> re.Pattern[str]:
 def _with_repeats(
     read: Normalised, findings: list[Finding], repeated: re.Pattern[str], values: dict[str, Kind]
 ) -> list[Finding]:
-    taken, more = [(each.start, each.end) for each in findings], []
+    starts, more = [each.start for each in findings], []
     for match in repeated.finditer(read.text):
         start, end = read.origin(*match.span())
-        if all(end <= left or right <= start for left, right in taken):
+        at = bisect_left(starts, end)  # the findings lie apart and in order
+        if at == 0 or findings[at - 1].end <= start:
             more.append(Finding(values["".join(match[0].lower().split())], start, end))
     return sorted([*findings, *more], key=lambda each: each.start)

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
+from offload.privacy.linear import Shape, as_ascii
+
 # The prefixes are published by those who issue the keys, so that leaked ones can be found.
 _SHAPES = re.compile(
     r"-----BEGIN (?P<pem>[A-Z ]*PRIVATE KEY(?: BLOCK)?)-----.*?(?:-----END (?P=pem)-----|\Z)"
@@ -27,14 +29,14 @@ _SHAPES = re.compile(
 _IN_URL = re.compile(r"\b[a-z][a-z0-9+.-]{1,15}://[^\s/:@]*:(?P<secret>[^\s/@]{3,})@", re.I)
 _BEARER = re.compile(r"\b(?:bearer|basic)\s+(?P<secret>[A-Za-z0-9+/_.=-]{16,})", re.I)
 
-_NAMED = re.compile(
-    r"(?P<what>pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|mot de passe|contrasena|"
+_NAMED = Shape(  # what, joint, quote, secret
+    r"(pass(?:word|wd|phrase|code)?|pwd|passwort|kennwort|mot de passe|contrasena|"
     r"wachtwoord|secret|token|api[ _-]?key|access[ _-]?key|auth[ _-]?key|private[ _-]?key|"
     r"client[ _-]?secret|"
     r"credentials?|pin|otp|\w{1,40}_(?:key|token|secret|pass(?:word)?|pwd))"
-    r"[\"']?\s{0,3}(?P<joint>:=|=>|=|:|\b(?:is(?: set to)?|are|was|ist|est|es)\b)\s{0,3}"
-    r"(?P<quote>[\"'`]?)(?P<secret>[^\s\"'`<>]{3,128})",
-    re.IGNORECASE,
+    r"[\"']?\s{0,3}(:=|=>|=|:|\b(?:is(?: set to)?|are|was|ist|est|es)\b)\s{0,3}"
+    r"([\"'`]?)([^\s\"'`<>]{3,128})",
+    any_case=True,
 )
 _RANDOM = re.compile(r"(?<![\w/+.=@-])[A-Za-z0-9+/_=-]{20,256}(?![\w@])")
 _HEX = re.compile(r"[0-9a-fA-F-]+={0,2}")
@@ -59,10 +61,12 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
     for pattern in (_IN_URL, _BEARER):
         yield from (match.span("secret") for match in pattern.finditer(text))
     yield from (match.span() for match in _SHAPES.finditer(text))
-    for match in _NAMED.finditer(text):
-        secret = match["secret"].rstrip(".,;:!?)]}")
-        if _is_named_secret(secret, match):
-            yield match.start("secret"), match.start("secret") + len(secret)
+    for found in _NAMED.matches(as_ascii(text)):
+        what, joint, quote = (found[group].decode() for group in (2, 3, 4))
+        start, end = found.span(5)
+        secret = text[start:end].rstrip(".,;:!?)]}")
+        if _is_named_secret(secret, what.lower(), joint, is_quoted=bool(quote)):
+            yield start, start + len(secret)
     for match in _JUST_NAMED.finditer(text):
         secret = match["secret"].rstrip(".,;:!?")
         if _num_kinds(secret) >= 3 and not _NOT_SECRET.fullmatch(secret):
@@ -72,12 +76,12 @@ def find_secrets(text: str) -> Iterator[tuple[int, int]]:
             yield match.span()
 
 
-def _is_named_secret(secret: str, match: re.Match[str]) -> bool:
-    if match["what"].lower() in ("pin", "otp"):
+def _is_named_secret(secret: str, what: str, joint: str, *, is_quoted: bool) -> bool:
+    if what in ("pin", "otp"):
         return secret.isdigit() and 4 <= len(secret) <= 8
     if len(secret) < 4 or _NOT_SECRET.fullmatch(secret):
         return False
-    if match["quote"] and match["joint"] in ("=", ":", ":=", "=>"):
+    if is_quoted and joint in ("=", ":", ":=", "=>"):
         return len(secret) >= 6
     # A plain word behind "the password is" is more likely a sentence than a password.
     plain = re.fullmatch(r"[A-Z]?[a-z]+(?:[-'_.][a-z]+)*", secret)

@@ -31,12 +31,8 @@ _WRITTEN_OUT = Shape(
 )
 _SAYS_DOT = re.compile(rb"\bdot\b", re.IGNORECASE)
 _SPELLED = (
-    Shape(
-        r"(?:[\w.+-]\s){2,64}@(?:\s[\w-])+\s\.(?:\s[\w.-])+", before=r"^|\s", behind=r"\s|$"
-    ),
-    Shape(
-        r"(?:[\w.+-]\s){2,64}@\s?(?:[\w-]+\.)+[a-z]{2,24}\b", before=r"^|\s", any_case=True
-    ),
+    Shape(r"(?:[\w.+-]\s){2,64}@(?:\s[\w-])+\s\.(?:\s[\w.-])+", before=r"^|\s", behind=r"\s|$"),
+    Shape(r"(?:[\w.+-]\s){2,64}@\s?(?:[\w-]+\.)+[a-z]{2,24}\b", before=r"^|\s", any_case=True),
 )
 
 _CALLING = re.compile(
@@ -50,7 +46,9 @@ _DIGITS = re.compile(
     r"(?<![\w.,/$€£:+-])(?:\+|00|\()?\(?\d(?:[ ./()-]{0,3}\d){6,16}"
     r"(?:(?=x\d{1,6}\b)|(?![\w]|[.,:/-]\d))"
 )
-_EXTENSION = re.compile(r"\s{0,3}[,;]?\s{0,3}(?:x|ext\.?|extension|durchwahl)\s{0,3}\.?\s{0,3}\d{1,6}\b", re.I)
+_EXTENSION = re.compile(
+    r"\s{0,3}[,;]?\s{0,3}(?:x|ext\.?|extension|durchwahl)\s{0,3}\.?\s{0,3}\d{1,6}\b", re.I
+)
 # Where no country is set, numbers without a country code are read as each of these in turn.
 COUNTRIES = (
     *("US", "GB", "DE", "FR", "ES", "IT", "NL", "BE", "CH", "AT", "SE", "NO", "DK", "FI", "PL"),

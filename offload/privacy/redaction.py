@@ -29,7 +29,10 @@ LABELS: dict[Kind, str] = {
     "ip": "IP",
     "path": "PATH",
 }
-_PLACEHOLDER = re.compile(rf"\b({'|'.join(LABELS.values())})[ _-]?(\d+)\b", re.IGNORECASE)
+# As far as the way back reads it: with a backslash of Markdown before its signs, in any case.
+_PLACEHOLDER = re.compile(
+    rf"(?<![^\W_])({'|'.join(LABELS.values())})\\?[\s_-]?(\d{{1,6}})(?!\d)", re.IGNORECASE
+)
 _MIN_REPEATED = 5  # characters from which a value is looked for in places where none was detected
 _MAX_REPEATED = 500  # values
 
@@ -50,7 +53,7 @@ class Placeholders:
         self._taken = {
             f"{label.upper()}_{int(number)}"
             for text in texts
-            for label, number in _PLACEHOLDER.findall(text)
+            for label, number in _PLACEHOLDER.findall(normalise(text).text)
         }
         self._by_value: dict[tuple[Kind, str], str] = {}
         self._counts: dict[Kind, int] = {}

@@ -8,7 +8,6 @@ Chinese sentence for its kind.
 from __future__ import annotations
 
 import functools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -46,22 +45,34 @@ def chinese(text: str) -> str | None:
     known = table().sentences
     if text in known:
         return known[text]
-    for pattern, template in _patterns():
-        if found := pattern.fullmatch(text):
+    for pieces, template in _carrying():
+        if values := _carried(text, pieces):
             # A sentence may carry another: why a cloud could not answer.
-            return template.format(*(chinese(value) or value for value in found.groups()))
+            return template.format(*(chinese(value) or value for value in values))
     return None
 
 
 @functools.cache
-def _patterns() -> list[tuple[re.Pattern[str], str]]:
-    """Return the sentences that carry something, the most particular first."""
+def _carrying() -> list[tuple[list[str], str]]:
+    """Return the sentences that carry something, cut where it stands, most particular first."""
     carrying = [(english, told) for english, told in table().sentences.items() if "{}" in english]
     carrying.sort(key=lambda pair: -len(pair[0]))
-    return [
-        (re.compile(re.escape(english).replace(r"\{\}", "(.+?)"), re.DOTALL), told)
-        for english, told in carrying
-    ]
+    return [(english.split("{}"), told) for english, told in carrying]
+
+
+def _carried(text: str, pieces: list[str]) -> list[str]:
+    """Return what stands between the pieces, each as near as it may be; none where they differ."""
+    first, *between, last = pieces
+    if not text.startswith(first) or not text.endswith(last):
+        return []
+    values, at, end = [], len(first), len(text) - len(last)
+    for piece in between:
+        found = text.find(piece, at + 1, end)
+        if found < 0:
+            return []
+        values.append(text[at:found])
+        at = found + len(piece)
+    return [*values, text[at:end]] if at < end else []
 
 
 def told_of(error: NearfarError, *, in_chinese: bool) -> str:

@@ -15,7 +15,7 @@ const HASH = /#[^\n]*/y;
 const SLASHES = /\/\/[^\n]*|\/\*[^]*?(?:\*\/|$)/y;
 const DASHES = /--[^\n]*/y;
 const STRING = /"""[^]*?(?:"""|$)|'''[^]*?(?:'''|$)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])*'?|`(?:\\.|[^`\\])*`?/y;
-const NUMBER = /\b(?:0x[\da-fA-F]+|\d[\d_]*\.?\d*(?:e[+-]?\d+)?)\b/y;
+const NUMBER = /\b(?:0x[\da-fA-F]+|\d[\d_]*(?:\.\d*)?(?:e[+-]?\d+)?)\b/y;
 const WORD = /[A-Za-z_$][\w$]*/y;
 const COMMENT = { python: HASH, shell: HASH, sql: DASHES, c: SLASHES };
 

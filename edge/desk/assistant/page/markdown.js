@@ -5,19 +5,19 @@ import { highlight } from "./highlight.js";
 import { t } from "./words.js";
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([\w+#.-]*)/;
-const HEADING = /^ {0,3}(#{1,6})\s+(.*?)\s*#*$/;
+const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
 const RULE = /^ {0,3}(?:(?:\*\s*){3,}|(?:-\s*){3,}|(?:_\s*){3,})$/;
 const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
 const QUOTE = /^ {0,3}>\s?(.*)$/;
-const DIVIDER = /^\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$/;
-const INLINE =
-  /(`+)([^]*?[^`])\1(?!`)|\*\*([^\s*](?:[^]*?[^\s*])?)\*\*|__([^\s_](?:[^]*?[^\s_])?)__|\*([^\s*](?:[^*]*[^\s*])?)\*|(?<!\w)_([^\s_](?:[^_]*[^\s_])?)_(?!\w)|~~([^~]+)~~|!?\[([^\]]*)\]\(<?([^\s)>]+)>?(?:\s+"[^"]*")?\)|(https?:\/\/[^\s<>()]*[^\s<>().,;:!?'"])|\\([\\`*_{}[\]()#+\-.!~|>])/;
+const TARGET = /\]\(<?([^\s)>]{1,2048})>?(?:\s{1,9}"[^"]{0,999}")?\)/y;
+const ADDRESS = /(https?:\/\/.)[^\s<>()]*/y;
+const ESCAPABLE = "\\`*_{}[]()#+-.!~|>";
 const SAFE = /^(?:https?:|mailto:)/i;
 const DEEPEST = 12;
 
 function make(tag, ...children) {
   const element = document.createElement(tag);
-  element.append(...children);
+  for (const child of children.flat()) element.append(child); // not spread: a call takes only so many
   return element;
 }
 
@@ -40,20 +40,35 @@ function block(lines, i, depth) {
   if (fence) return fenced(lines, i, fence);
   const heading = HEADING.exec(line);
   // The page's own headings come first: an answer's begin one level below them.
-  if (heading) return [make(`h${Math.min(6, heading[1].length + 2)}`, ...inline(heading[2])), i + 1];
+  if (heading) return [make(`h${Math.min(6, heading[1].length + 2)}`, inline(withoutHashes(heading[2]))), i + 1];
   if (RULE.test(line)) return [make("hr"), i + 1];
   if (QUOTE.test(line)) return quoted(lines, i, depth);
   if (ITEM.test(line)) return list(lines, i, depth);
-  if (line.includes("|") && DIVIDER.test(lines[i + 1] ?? "") && lines[i + 1].includes("-")) return table(lines, i);
+  if (line.includes("|") && isDivider(lines[i + 1] ?? "")) return table(lines, i);
   return paragraph(lines, i);
 }
 
 function fenced(lines, i, [, mark, language]) {
-  const close = new RegExp(`^ {0,3}${mark[0]}{${mark.length},}\\s*$`);
   const code = [];
   let j = i + 1;
-  while (j < lines.length && !close.test(lines[j])) code.push(lines[j++]);
+  while (j < lines.length && !closes(lines[j], mark)) code.push(lines[j++]);
   return [codeBlock(code.join("\n"), language), j + 1];
+}
+
+function closes(line, mark) {
+  const found = /^ {0,3}(`+|~+)\s*$/.exec(line);
+  return found !== null && found[1][0] === mark[0] && found[1].length >= mark.length;
+}
+
+function withoutHashes(text) {
+  let end = text.trimEnd().length;
+  while (end && text[end - 1] === "#") end--;
+  return text.slice(0, end).trimEnd();
+}
+
+function isDivider(line) {
+  const bare = line.trim().replace(/^\|/, "").replace(/\|$/, "");
+  return bare.includes("-") && bare.split("|").every((cell) => /^:?-+:?$/.test(cell.trim()));
 }
 
 function codeBlock(code, language) {
@@ -65,7 +80,7 @@ function codeBlock(code, language) {
     button.textContent = t("copied");
     setTimeout(() => (button.textContent = t("copy")), 1500);
   });
-  const pre = make("pre", make("code", ...highlight(code, language)));
+  const pre = make("pre", make("code", highlight(code, language)));
   pre.tabIndex = 0; // what scrolls must be reachable by keyboard
   const figure = make("figure", make("figcaption", make("span", language || "text"), button), pre);
   figure.className = "code";
@@ -75,7 +90,7 @@ function codeBlock(code, language) {
 function quoted(lines, i, depth) {
   const inner = [];
   for (; i < lines.length && QUOTE.test(lines[i]); i++) inner.push(QUOTE.exec(lines[i])[1]);
-  return [make("blockquote", ...render(inner.join("\n"), depth + 1)), i];
+  return [make("blockquote", render(inner.join("\n"), depth + 1)), i];
 }
 
 function list(lines, i, depth) {
@@ -105,7 +120,7 @@ function belongs(lines, i, indent) {
 function listItem(inner, depth) {
   const nodes = render(inner.join("\n"), depth + 1);
   const only = nodes[0]?.tagName === "P" ? [...nodes[0].childNodes] : nodes.slice(0, 1);
-  return make("li", ...only, ...nodes.slice(1));
+  return make("li", only, nodes.slice(1));
 }
 
 function cells(line) {
@@ -113,7 +128,7 @@ function cells(line) {
 }
 
 function table(lines, i) {
-  const row = (tag, line) => make("tr", ...cells(line).map((cell) => make(tag, ...inline(cell))));
+  const row = (tag, line) => make("tr", cells(line).map((cell) => make(tag, inline(cell))));
   const head = make("thead", row("th", lines[i]));
   const body = make("tbody");
   for (i += 2; i < lines.length && lines[i].includes("|") && lines[i].trim(); i++) body.append(row("td", lines[i]));
@@ -127,11 +142,11 @@ function paragraph(lines, i) {
   const taken = [];
   while (i < lines.length && lines[i].trim() && !(taken.length && starts(lines[i]))) taken.push(lines[i++]);
   const nodes = taken.flatMap((line, n) => {
-    const hard = / {2,}$|\\$/.test(line) && n < taken.length - 1;
+    const hard = (line.endsWith("  ") || line.endsWith("\\")) && n < taken.length - 1;
     const text = inline(line.trim().replace(/\\$/, ""));
     return hard ? [...text, make("br")] : n < taken.length - 1 ? [...text, "\n"] : text;
   });
-  return [make("p", ...nodes), i];
+  return [make("p", nodes), i];
 }
 
 function starts(line) {
@@ -139,27 +154,165 @@ function starts(line) {
 }
 
 function inline(text, depth = 0) {
-  const nodes = [];
-  for (;;) {
-    const found = depth > DEEPEST ? null : INLINE.exec(text);
-    if (!found) {
-      if (text) nodes.push(text);
-      return nodes;
+  return depth > DEEPEST ? (text ? [text] : []) : new Inline(text, depth + 1).nodes();
+}
+
+// Each kind of span is looked for by its sign. What is found wanting once (a closing sign, the next
+// bracket, a link's end) is remembered, so that no text is read again and again: the time a text
+// takes is in proportion to its length, whatever stands in it.
+class Inline {
+  constructor(text, depth) {
+    this.text = text;
+    this.depth = depth;
+    this.closed = new Set(); // signs that have no closing one behind here
+    this.bracket = -1; // the next closing bracket
+    this.targets = new Map(); // by the place of a closing bracket: the target behind it
+    this.runs = null; // of backticks, by their length: the places where one begins, the last first
+  }
+
+  nodes() {
+    const nodes = [];
+    const sign = /[`*_~![h\\]/g;
+    let told = 0;
+    for (let at = 0; ; ) {
+      sign.lastIndex = at;
+      const place = sign.exec(this.text)?.index;
+      if (place === undefined) break;
+      const [node, end] = this.span(place) ?? [null, place + this.width(place)];
+      if (node !== null) {
+        if (place > told) nodes.push(this.text.slice(told, place));
+        nodes.push(node);
+        told = end;
+      }
+      at = end;
     }
-    if (found.index) nodes.push(text.slice(0, found.index));
-    nodes.push(span(found, depth + 1));
-    text = text.slice(found.index + found[0].length);
+    if (told < this.text.length) nodes.push(this.text.slice(told));
+    return nodes;
+  }
+
+  /** Return how far to go on where nothing begins: a run of backticks opens as a whole. */
+  width(place) {
+    if (this.text[place] !== "`") return 1;
+    const end = this.text.slice(place).search(/[^`]/);
+    return end < 0 ? this.text.length - place : end;
+  }
+
+  /** Return the node that begins here and where it ends, null where none does. */
+  span(at) {
+    const text = this.text;
+    switch (text[at]) {
+      case "`":
+        return this.code(at);
+      case "*":
+        return this.wrapped(at, "**", "strong") ?? this.simple(at, "*", "em");
+      case "_":
+        return this.wrapped(at, "__", "strong") ?? (isWord(text[at - 1]) ? null : this.simple(at, "_", "em"));
+      case "~":
+        return text.startsWith("~~", at) ? this.struck(at) : null;
+      case "!":
+        return text[at + 1] === "[" ? this.linked(at, at + 1) : null;
+      case "[":
+        return this.linked(at, at);
+      case "h":
+        return this.address(at);
+      default:
+        return ESCAPABLE.includes(text[at + 1] ?? " ") ? [text[at + 1], at + 2] : null;
+    }
+  }
+
+  code(at) {
+    const length = this.width(at);
+    const starts = this.placesOf(length);
+    while (starts.length && starts[starts.length - 1] <= at) starts.pop();
+    if (!starts.length) return null;
+    const end = starts[starts.length - 1];
+    const code = this.text.slice(at + length, end);
+    return [make("code", code.trim() || code), end + length];
+  }
+
+  placesOf(length) {
+    if (this.runs === null) {
+      this.runs = new Map();
+      for (const run of this.text.matchAll(/`+/g)) {
+        const places = this.runs.get(run[0].length);
+        if (places) places.push(run.index);
+        else this.runs.set(run[0].length, [run.index]);
+      }
+      for (const places of this.runs.values()) places.reverse();
+    }
+    return this.runs.get(length) ?? [];
+  }
+
+  /** A span that may hold others of its sign's letter: **bold**, __bold__. */
+  wrapped(at, sign, tag) {
+    const text = this.text;
+    if (this.closed.has(sign) || !text.startsWith(sign, at) || isEdge(text[at + 2], sign)) return null;
+    for (let end = text.indexOf(sign, at + 3); end >= 0; end = text.indexOf(sign, end + 1))
+      if (!isEdge(text[end - 1], sign)) return [make(tag, inline(text.slice(at + 2, end), this.depth)), end + 2];
+    this.closed.add(sign);
+    return null;
+  }
+
+  /** A span up to the next sign: *italic*, _italic_. */
+  simple(at, sign, tag) {
+    const text = this.text;
+    if (isEdge(text[at + 1], sign)) return null;
+    const end = this.next(sign, at + 2);
+    if (end < 0 || isEdge(text[end - 1], sign) || (sign === "_" && isWord(text[end + 1]))) return null;
+    return [make(tag, inline(text.slice(at + 1, end), this.depth)), end + 1];
+  }
+
+  struck(at) {
+    const end = this.next("~", at + 2);
+    if (end <= at + 2 || !this.text.startsWith("~~", end)) return null;
+    return [make("s", inline(this.text.slice(at + 2, end), this.depth)), end + 2];
+  }
+
+  next(sign, from) {
+    if (this.closed.has(sign)) return -1;
+    const found = this.text.indexOf(sign, from);
+    if (found < 0) this.closed.add(sign);
+    return found;
+  }
+
+  linked(at, open) {
+    if (this.bracket <= open) this.bracket = this.next("]", open + 1);
+    if (this.bracket < 0) return null;
+    const target = this.target(this.bracket);
+    if (target === null) return null;
+    const label = this.text.slice(open + 1, this.bracket);
+    const whole = this.text.slice(at, target.end);
+    return [SAFE.test(target.address) ? link(target.address, label || target.address) : whole, target.end];
+  }
+
+  target(bracket) {
+    if (!this.targets.has(bracket)) {
+      TARGET.lastIndex = bracket;
+      const found = TARGET.exec(this.text);
+      this.targets.set(bracket, found && { address: found[1], end: TARGET.lastIndex });
+    }
+    return this.targets.get(bracket);
+  }
+
+  address(at) {
+    ADDRESS.lastIndex = at;
+    const found = ADDRESS.exec(this.text);
+    if (!found) return null;
+    let end = ADDRESS.lastIndex;
+    while (`.,;:!?'"`.includes(this.text[end - 1])) end--; // of the sentence, not of the address
+    if (end < at + found[1].length) return null;
+    const address = this.text.slice(at, end);
+    return [link(address, address), end];
   }
 }
 
-function span([whole, , code, bold, alsoBold, italic, alsoItalic, struck, label, target, bare, escaped], depth) {
-  if (code !== undefined) return make("code", code.trim() || code);
-  if (bold ?? alsoBold) return make("strong", ...inline(bold ?? alsoBold, depth));
-  if (italic ?? alsoItalic) return make("em", ...inline(italic ?? alsoItalic, depth));
-  if (struck) return make("s", ...inline(struck, depth));
-  if (target !== undefined) return SAFE.test(target) ? link(target, label || target) : whole;
-  if (bare) return link(bare, bare);
-  return escaped ?? whole;
+function isWord(character) {
+  return character !== undefined && /\w/.test(character);
+}
+
+/** Whether a span's text may not begin or end so: with a blank, or with its own sign. */
+function isEdge(character, sign) {
+  return character === undefined || character === sign[0] || /\s/.test(character);
 }
 
 function link(target, label) {

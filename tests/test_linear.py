@@ -1,0 +1,258 @@
+"""No expression that sees text from outside takes longer than in proportion to it.
+
+Each is fed, through the function that uses it, texts grown from its own parts. What is measured is
+CPU time, and of that only the ratio between two lengths.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offload.privacy.linear import Shape, as_ascii, without_long_words
+from tests.hostile import Hostile, hostile
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("backbone", "cloud", "edge", "offload", "quantize", "serve")
+SHORT, LONG = 16_000, 64_000  # characters
+MOST_GROWTH = 1.2  # the power of the length
+UNSEEN_S = 0.25  # what grows with the square takes seconds at LONG
+NUM_HOSTILE = 6  # of each expression
+_USES = {"compile", "sub", "split", "match", "search", "fullmatch", "findall", "finditer"}
+
+Reader = Callable[[str], object]
+
+
+def _detector(kind: str) -> Reader:
+    def read(text: str) -> object:
+        from offload.privacy.detect import DETECTORS
+        from offload.privacy.findings import Rules
+        from offload.privacy.normalise import normalise
+
+        rules = Rules(names=("Maria Lindqvist", "Project Heron"))
+        return list(DETECTORS[kind](normalise(text).text, rules))  # type: ignore[index]
+
+    return read
+
+
+def _redacted(text: str) -> object:
+    from offload.messages import Message, Request
+    from offload.privacy.findings import Rules
+    from offload.privacy.redaction import clear
+
+    asked = f"mail bob@example.com {text}"
+    return clear(Request(messages=(Message(role="user", content=asked),)), Rules())
+
+
+def _restored(text: str) -> object:
+    from offload.privacy.restoring import Restorer
+
+    restorer = Restorer({"[EMAIL_1]": "bob@example.com", "[NAME_2]": "Maria"})
+    pieces = [restorer.feed(text[at : at + 7]) for at in range(0, len(text), 7)]
+    return "".join((*pieces, restorer.end()))
+
+
+def _called(module: str, name: str) -> Reader:
+    return lambda text: getattr(importlib.import_module(module), name)(text)
+
+
+def _each(*readers: Reader) -> Reader:
+    return lambda text: [read(text) for read in readers]
+
+
+def _pattern(module: str, *uses: tuple[str, str]) -> Reader:
+    """Return what uses the patterns of a module as the module does: (name, method)."""
+
+    def read(text: str) -> object:
+        home = importlib.import_module(module)
+        given = {"sub": ("", text)}
+        return [getattr(getattr(home, name), use)(*given.get(use, (text,))) for name, use in uses]
+
+    return read
+
+
+def _features(text: str) -> object:
+    from offload.policy.features import Reading
+    from offload.policy.measures import form_measures, quantity_measures
+
+    read = Reading(text)
+    return form_measures(read), quantity_measures(read)
+
+
+def _chinese(text: str) -> object:
+    from edge.desk.assistant.language import chinese
+
+    return chinese(f"there is no conversation '{text}'; it may be deleted")
+
+
+def _hub(text: str) -> object:
+    from edge.desk.hub import DownloadError, parse
+
+    try:
+        return parse(text)
+    except DownloadError:
+        return None
+
+
+READERS: dict[str, Reader] = {
+    "backbone.checkpoint": _pattern("backbone.checkpoint", ("_PREFIX", "sub"), ("_SIGHT", "match")),
+    "backbone.tokenizer": _pattern("backbone.tokenizer", ("_BYTE_PIECE", "fullmatch")),
+    "cloud.fleet.versions": lambda text: re.split(r"(\d+)", text),
+    "edge.desk.chat_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
+    "edge.desk.hub": _each(_hub, _pattern("edge.desk.hub", ("_SPLIT", "search"))),
+    "edge.desk.markdown_stream": _called("edge.desk.markdown_stream", "settled"),
+    "edge.desk.screen": _called("edge.desk.screen", "printable"),
+    "edge.desk.assistant.language": _chinese,
+    "edge.llama.grammar": lambda text: re.findall(r"[{,]\s*(\d{1,9})", text[:1024]),
+    "offload.handover": _called("offload.handover", "accepted"),
+    "offload.policy.aims": _pattern("offload.policy.aims", ("_NAME", "fullmatch")),
+    "offload.policy.answers": _called("offload.policy.answers", "sums"),
+    "offload.policy.courtesy": _called("offload.policy.courtesy", "asks_nothing"),
+    "offload.policy.features": _features,
+    "offload.policy.flags": _called("offload.policy.flags", "flags"),
+    "offload.policy.grading": _called("offload.policy.grading", "_last_number"),
+    "offload.policy.measures": _features,
+    "offload.policy.questions": lambda text: re.sub(r"\s+", " ", text),
+    "offload.privacy.contacts": _each(_detector("email"), _detector("phone")),
+    "offload.privacy.envelopes": _detector("address"),
+    "offload.privacy.identifiers": _each(
+        _detector("card"), _detector("iban"), _detector("national_id")
+    ),
+    "offload.privacy.linear": _detector("address"),
+    "offload.privacy.machines": _each(_detector("ip"), _detector("path")),
+    "offload.privacy.names": _detector("name"),
+    "offload.privacy.postal": _detector("address"),
+    "offload.privacy.postal_east": _detector("address"),
+    "offload.privacy.redaction": _redacted,
+    "offload.privacy.restoring": _restored,
+    "offload.privacy.tokens": _detector("secret"),
+    "quantize.architectures": _pattern(
+        "quantize.architectures", ("_COMPUTED", "search"), ("_PREFIX", "sub"), ("_SIGHT", "match")
+    ),
+    "quantize.gguf_writer": lambda text: re.sub(r"(?i)phi-?3", "phi 3", text),
+    "quantize.swap_probe": _pattern("quantize.swap_probe", ("_IN_BLOCK", "fullmatch")),
+    "serve.auth": _pattern("serve.auth", ("_HOST", "fullmatch")),
+    "serve.routing": _pattern("serve.routing", ("_CODE", "fullmatch")),
+    "serve.schema": _pattern("serve.schema", ("_PATH", "search"), ("_FIELD", "search")),
+    "serve.trace": _pattern("serve.trace", ("_ID", "fullmatch")),
+}
+OWN_TEXT = {
+    "edge.device.build": "what llama.cpp and the kernel say of this machine",
+    "edge.device.fit": "what the kernel says of this machine",
+    "edge.device.profile": "what the kernel says of this machine",
+    "edge.device.strain": "what the kernel says of this machine",
+    "edge.llama.prompt": "alternatives of fixed words, those that the text was found to hold",
+    "offload.settings_reading": "the names of this process's variables",
+    "quantize.plan": "a flag that its person typed",
+    "serve.options": "a setting that its person wrote",
+    "serve.tool_calls": "read by tests/serve/test_tool_calls.py",
+}
+
+
+def _modules() -> Iterator[tuple[str, ast.Module]]:
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*.py")):
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            yield name, ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _is_use(node: ast.AST) -> bool:
+    if isinstance(node, ast.ImportFrom):
+        return node.module == Shape.__module__
+    if not isinstance(node, ast.Call):
+        return False
+    named = node.func
+    of_re = isinstance(named, ast.Attribute) and isinstance(named.value, ast.Name)
+    return of_re and named.value.id == "re" and named.attr in _USES  # type: ignore[union-attr]
+
+
+def _expressions(module: str) -> list[tuple[str, int, Reader]]:
+    """Return the expressions of a module, what it holds and what stands in its calls of re, each
+    with what reads by it.
+    """
+    read = READERS[module]
+    held = vars(importlib.import_module(module)).values()
+    found = [each for value in held for each in _in(value, read)]
+    tree = ast.parse((ROOT / (module.replace(".", "/") + ".py")).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _is_use(node) and isinstance(node.args[0], ast.Constant):
+            found.append((str(node.args[0].value), 0, read))
+    return list(dict.fromkeys(found))
+
+
+def _in(value: Any, read: Reader) -> Iterator[tuple[str, int, Reader]]:
+    if isinstance(value, re.Pattern):
+        told = value.pattern
+        flags = value.flags & re.IGNORECASE
+        yield (told.decode() if isinstance(told, bytes) else told), flags, read
+    elif isinstance(value, Shape):
+        yield value.source, 0, _by_shape(value)
+    elif isinstance(value, (tuple, list)):
+        for each in value:
+            yield from _in(each, read)
+
+
+def _by_shape(shape: Shape) -> Reader:
+    return lambda text: list(shape.spans(without_long_words(as_ascii(text))))
+
+
+def _cpu_s(read: Reader, text: str) -> float:
+    began = time.process_time()
+    read(text)
+    return time.process_time() - began
+
+
+def _growth(read: Reader, of: Hostile) -> float:
+    """Return the power of the length with which the time grows; 0 where it is hardly any."""
+    short, long = of.grown(SHORT), of.grown(LONG)
+    read(of.grown(1000))
+    # What runs away shows at a length at which it can still be waited for.
+    if any(_cpu_s(read, of.grown(length)) > 1.0 for length in (4000, SHORT)):
+        return math.inf
+    quickest = _cpu_s(read, long)
+    if quickest < UNSEEN_S:
+        return 0.0
+    quickest = min(quickest, _cpu_s(read, long))
+    before = max(1e-6, min(_cpu_s(read, short) for _ in range(3)))
+    return math.log(quickest / before) / math.log(LONG / SHORT)
+
+
+def test_every_module_that_searches_text_is_among_the_readers_or_has_a_reason() -> None:
+    using = {name for name, tree in _modules() if any(map(_is_use, ast.walk(tree)))}
+    assert using - set(READERS) - set(OWN_TEXT) == set()
+    assert set(OWN_TEXT) - using == set()
+
+
+@pytest.mark.parametrize("module", READERS)
+def test_time_grows_with_the_length_of_a_hostile_text_and_no_quicker(module: str) -> None:
+    for pattern, flags, read in _expressions(module):
+        for each in hostile(pattern, flags, count=NUM_HOSTILE):
+            growth = _growth(read, each)
+            if growth > MOST_GROWTH:  # once more: others use this machine, too
+                growth = min(growth, _growth(read, each))
+            assert growth <= MOST_GROWTH, f"{growth:.2f} for {each} of {pattern[:80]}"
+
+
+@pytest.mark.parametrize(
+    "part", ["Aa-", "A.", "a@", "a.", "1-", "(", "_", "- ", "A a ", "[(", "St 1, ", "+", "=:"]
+)
+def test_all_detectors_together_take_time_in_proportion(part: str) -> None:
+    from offload.privacy.detect import detect
+    from offload.privacy.findings import Rules
+
+    rules = Rules(ip="redact", path="redact", names=("Maria Lindqvist",))
+    assert _growth(lambda text: detect(text, rules), Hostile("", part, "!")) <= MOST_GROWTH
+
+
+def test_what_runs_away_is_seen() -> None:
+    runs_away = re.compile(r"[\w-]+@")
+    texts = hostile(runs_away.pattern, 0, count=5)
+    assert any(_growth(runs_away.findall, each) > MOST_GROWTH for each in texts)

@@ -31,6 +31,7 @@ from offload.privacy.findings import Rules
 ROUTING = Path(__file__).parents[2] / "shared" / "data" / "routing"
 
 _MUCH = 10_000  # characters
+_PACKAGES = ("google-re2", "phonenumbers", "python-stdnum", "faker")
 _HOSTILE = ("Aa-", "Aa 1 ", "415 555 2671 ", "1234567890", "bob@example.com ", "a at a dot ", "/a")
 
 
@@ -194,9 +195,7 @@ def main() -> None:
         "seed": options.seed,
         "hardware": f"{platform.machine()}, {platform.system()}",
         "python": platform.python_version(),
-        "versions": {
-            name: version(name) for name in ("google-re2", "phonenumbers", "python-stdnum", "faker")
-        },
+        "versions": {name: version(name) for name in _PACKAGES},
     }
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if options.json:

@@ -102,19 +102,42 @@ def _hub(text: str) -> object:
         return None
 
 
+def _calls(text: str) -> object:
+    from serve.pythonic import parse_calls
+    from serve.tool_calls import read_whole
+    from tests.serve.test_call_forms import TOOLS
+
+    return parse_calls(text), read_whole(text, TOOLS)
+
+
+def _consistency(text: str) -> object:
+    from offload.policy.consistency import Asked, consistency
+
+    return consistency(Asked.read(text), text)
+
+
 READERS: dict[str, Reader] = {
     "backbone.checkpoint": _pattern("backbone.checkpoint", ("_PREFIX", "sub"), ("_SIGHT", "match")),
+    "backbone.schema_trial": _pattern("backbone.schema_trial", ("_RISKY", "search")),
+    "backbone.showing": _called("backbone.showing", "readable"),
     "backbone.tokenizer": _pattern("backbone.tokenizer", ("_BYTE_PIECE", "fullmatch")),
     "cloud.fleet.versions": lambda text: re.split(r"(\d+)", text),
     "edge.desk.chat_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
-    "edge.desk.hub": _each(_hub, _pattern("edge.desk.hub", ("_SPLIT", "search"))),
+    "edge.desk.catalogue": _pattern("edge.desk.catalogue", ("_QUANTIZATION", "fullmatch")),
+    "edge.desk.hub": _hub,
     "edge.desk.markdown_stream": _called("edge.desk.markdown_stream", "settled"),
-    "edge.desk.screen": _called("edge.desk.screen", "printable"),
+    "edge.desk.placing": _pattern(
+        "edge.desk.placing",
+        ("REPO", "fullmatch"),
+        ("_FORBIDDEN", "search"),
+        ("_RESERVED", "fullmatch"),
+    ),
+    "edge.desk.split_models": _pattern("edge.desk.split_models", ("_PART", "fullmatch")),
     "edge.desk.assistant.language": _chinese,
-    "edge.llama.grammar": lambda text: re.findall(r"[{,]\s*(\d{1,9})", text[:1024]),
     "offload.handover": _called("offload.handover", "accepted"),
     "offload.policy.aims": _pattern("offload.policy.aims", ("_NAME", "fullmatch")),
     "offload.policy.answers": _called("offload.policy.answers", "sums"),
+    "offload.policy.consistency": _consistency,
     "offload.policy.courtesy": _called("offload.policy.courtesy", "asks_nothing"),
     "offload.policy.features": _features,
     "offload.policy.flags": _called("offload.policy.flags", "flags"),
@@ -139,6 +162,9 @@ READERS: dict[str, Reader] = {
     ),
     "quantize.gguf_writer": lambda text: re.sub(r"(?i)phi-?3", "phi 3", text),
     "quantize.swap_probe": _pattern("quantize.swap_probe", ("_IN_BLOCK", "fullmatch")),
+    "serve.pythonic": _calls,
+    "serve.scanner": _calls,
+    "serve.tool_calls": _calls,
     "serve.auth": _pattern("serve.auth", ("_HOST", "fullmatch")),
     "serve.routing": _pattern("serve.routing", ("_CODE", "fullmatch")),
     "serve.schema": _pattern("serve.schema", ("_PATH", "search"), ("_FIELD", "search")),
@@ -153,7 +179,6 @@ OWN_TEXT = {
     "offload.settings_reading": "the names of this process's variables",
     "quantize.plan": "a flag that its person typed",
     "serve.options": "a setting that its person wrote",
-    "serve.tool_calls": "read by tests/serve/test_tool_calls.py",
 }
 
 

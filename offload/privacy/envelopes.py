@@ -40,8 +40,8 @@ _YEARS = range(1700, 2100)
 # The letters: C a capitalised word, u an initial or up to three capitals, s a small word between
 # such, l another lower-case word, d an abbreviation with a full stop, n a sign for "number",
 # N a number, Y one of four digits that may be a year, F another of four, Z a longer postal code,
-# E the first half of one with letters, x anything else. Of those that are read by what follows, W is
-# a Z before a comma or the end of a line, and M is the last N before a capitalised word.
+# E the first half of one with letters, x anything else. What follows is read, too: a Z before a
+# comma or the end of a line is W, and an N before a capitalised word is M.
 _NAME = r"[ud]{0,2}C(?:s{0,2}[Cdu]){0,5}"
 _N = r"[NM]"
 _NUMBER = rf"[nd]?(?:{_N}|[FYW])"

@@ -81,7 +81,10 @@ _PLACE = (
 _BETWEEN = rf"{_UNIT}\s*(?:,?\s+(?:{_W}[ ]?){{1,4}})?,?\s+"
 
 _FOUR = r"(?:[03-9]\d{3}|1[0-8]\d\d|2[1-9]\d\d)"  # no year of these centuries
-_MONTHS = tuple("Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split())
+_MONTHS = (
+    *("Jan", "Feb", "Mar", "Apr", "May", "Jun"),
+    *("Jul", "Aug", "Sep", "Oct", "Nov", "Dec"),
+)
 
 # Romanian streets may have no number, Hungarian ones have their kind behind the name.
 _EASTERN_EUROPE = (

@@ -1,4 +1,4 @@
-"""The page's Markdown: what it makes of a text, and that no text takes it longer than its length."""
+"""The page's Markdown: what it makes of a text, and that its time grows as the text's length."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, su
 from dataclasses import dataclass
 
 from backbone.showing import echo, echo_json
+from backbone.sizes import readable
 from backbone.stopping import on_signals
 from cloud.opening import open_engine
 from offload.engine import Breaking, Engine
@@ -169,12 +170,29 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
         return
     size = f"{card.num_parameters / 1e6:.1f}M parameters, " if card.num_parameters else ""
     echo(f"{card.name} ({size}{card.quantization})")
+    if memory := _memory_of(engine):
+        echo(memory)
     echo(f"listening on {endpoint}, server key {public_key}")
     echo(f"on this machine:  NEARFAR_CLOUD_URL={_for_this(endpoint)} nearfar ask ...")
     echo(f"for another:      {_for_another(endpoint)}")
     if url:
         echo(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1")
     echo("stop with Ctrl-C")
+
+
+def _memory_of(engine: Engine) -> str:
+    """Return what an engine of this process takes and may take, "" where that is elsewhere."""
+    if engine.card().runtime != "torch":
+        return ""
+    from cloud.engine.engine import CloudEngine
+
+    if not isinstance(engine, CloudEngine):
+        return ""
+    weights, kv = readable(engine.card().size_bytes), readable(engine.kv_bytes)
+    return (
+        f"memory: {weights} of weights, keys and values up to {kv} as they fill; "
+        "--max-model-len and --engine max_num_seqs=N bound them"
+    )
 
 
 def _for_this(endpoint: str) -> str:

@@ -74,13 +74,13 @@ def run_plan(
 
 
 def _free_budget(source: Path, *, context_len: int, kv_bits: float) -> int:
-    import psutil
-
+    from backbone.memory import free_memory_bytes
     from quantize.plan import budget_for_memory
     from quantize.weights import read_config
 
-    free = psutil.virtual_memory().available
-    return budget_for_memory(read_config(source), free, context_len=context_len, kv_bits=kv_bits)
+    return budget_for_memory(
+        read_config(source), free_memory_bytes(), context_len=context_len, kv_bits=kv_bits
+    )
 
 
 def _plan_lines(chosen: Plan, kld: Mapping[str, Mapping[str, float]], sizes: str) -> list[str]:

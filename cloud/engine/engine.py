@@ -47,6 +47,7 @@ class CloudEngine(Tokenized):
         self._card = model.card
         self._tokenizer: Tokenizer = model.tokenizer
         self._vocab_size = model.vocab_size
+        self._kv_bytes = model.kv_bytes
         vocabulary = partial(of_tokenizer, model.tokenizer, model.vocab_size)
         self._schemas = Schemas(vocabulary, model.vocab_size)
         self._num_speculative_tokens = options.speculative_tokens()
@@ -65,6 +66,11 @@ class CloudEngine(Tokenized):
     def prompt_tokens(self, request: Request) -> list[int]:
         """Return the tokens of a whole request, however long. Raises RequestError."""
         return encode_request(request, self._tokenizer, sys.maxsize)
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values once the cache is full; on a CPU it grows to that."""
+        return self._kv_bytes
 
     def report(self) -> EngineLoad:
         """Return how busy it is now."""

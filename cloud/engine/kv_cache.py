@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import psutil
+import math
+import mmap
+
 import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
+from backbone.memory import free_memory_bytes
 from cloud.engine.blocks import Span
 from offload.errors import SettingsError
 
@@ -34,8 +37,8 @@ class KVCache:
         # One more block than is handed out: where the padding of a recorded batch writes.
         shape = (num_blocks + 1, block_size, config.num_key_value_heads, config.head_dim)
         layers = range(config.num_hidden_layers)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in layers]
+        self.keys = [_zeros(shape, device, dtype) for _ in layers]
+        self.values = [_zeros(shape, device, dtype) for _ in layers]
         self.block_size = block_size
         self.num_blocks = num_blocks
         self.scratch_slot = num_blocks * block_size
@@ -48,7 +51,8 @@ class KVCache:
         if dtype in CODED:
             size = (shape[0] * block_size, config.num_key_value_heads, 1)
             self.scales = [
-                (torch.zeros(size, device=device), torch.zeros(size, device=device)) for _ in layers
+                (_zeros(size, device, torch.float32), _zeros(size, device, torch.float32))
+                for _ in layers
             ]
 
     def store(self, layer: int, k: Tensor, v: Tensor, slots: Tensor) -> None:
@@ -58,6 +62,15 @@ class KVCache:
                 rows, scale = _coded(rows, self.keys[layer].dtype)
                 self.scales[layer][part].index_copy_(0, slots, scale)
             _bytes_or_self(self.flat[layer][part]).index_copy_(0, slots, _bytes_or_self(rows))
+
+
+def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Return zeros; a CPU's become resident page by page, where something is first stored."""
+    if device.type != "cpu":
+        return torch.zeros(shape, device=device, dtype=dtype)
+    # torch.zeros would write them all, and so hold at once what may never be used.
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize)
+    return torch.frombuffer(pages, dtype=torch.uint8).view(dtype).view(shape)
 
 
 def _coded(rows: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -131,14 +144,14 @@ def num_blocks_for(
 def usable_bytes(device: torch.device, gpu_memory_utilization: float) -> int:
     """Return what an engine that is not loaded yet may take: of a CPU's memory, a share."""
     if device.type == "cpu":
-        return int(psutil.virtual_memory().available * _CPU_SHARE)
+        return int(free_memory_bytes() * _CPU_SHARE)
     free, total = torch.cuda.mem_get_info(device)
     return int(total * gpu_memory_utilization) - (total - free)
 
 
 def _free_bytes(device: torch.device, gpu_memory_utilization: float) -> int:
     if device.type == "cpu":
-        return int(psutil.virtual_memory().available * _CPU_SHARE)
+        return int(free_memory_bytes() * _CPU_SHARE)
     free, total = torch.cuda.mem_get_info(device)
     others = total - free - torch.cuda.memory_reserved(device)
     # Weights and, since a dummy step ran, the activations of the largest step.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from backbone.attention import causal_attention
+from backbone.cgroup import cpu_quota
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
@@ -22,7 +24,7 @@ from cloud.engine.attention import attention_backend
 from cloud.engine.blocks import BlockPool
 from cloud.engine.fused import FusedNetwork
 from cloud.engine.heap import give_back, keep_little
-from cloud.engine.kv_cache import KVCache, num_blocks_for, span_of
+from cloud.engine.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
 from cloud.engine.lean import LeanNetwork, is_lean
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
@@ -46,6 +48,7 @@ class LoadedModel:
     card: ModelCard
     tokenizer: Tokenizer
     vocab_size: int
+    kv_bytes: int  # of the whole cache; on a CPU they become resident as it fills
     scheduler: Scheduler
     runner: Runner
 
@@ -73,6 +76,7 @@ def _load(
     device, dtype = options.torch_device(), options.torch_dtype()
     if device.type == "cpu":
         keep_little()
+        _keep_to_quota()
     share = Share(meeting.rank, meeting.size) if meeting else Share()
     network = load_network(folder, device=device, dtype=dtype, share=share)
     network.config = options.as_run(network.config)
@@ -99,9 +103,17 @@ def _load(
         card=card,
         tokenizer=tokenizer,
         vocab_size=config.vocab_size,
+        kv_bytes=cache.num_blocks * block_bytes(config, options.block_size, options.cache_dtype()),
         scheduler=_scheduler(config, cache, options),
         runner=runner,
     )
+
+
+def _keep_to_quota() -> None:
+    """Take no more threads than the process's cgroups grant: they would wait for each other."""
+    quota = cpu_quota()
+    if quota is not None and quota < torch.get_num_threads():
+        torch.set_num_threads(max(1, math.ceil(quota)))
 
 
 def follow_engine(folder: Path, options: EngineOptions) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Protocol
 
 from backbone.errors import NearfarError
+from backbone.memory import free_memory_bytes
 from edge.desk.models import find_model, size_of
-from edge.device.memory import free_memory_bytes
 from offload.engine import Engine
 
 _WORKING = 1.25  # a model in use takes its file and a quarter more, for its context and its sums

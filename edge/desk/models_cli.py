@@ -51,8 +51,8 @@ def list_models(
 
 
 def _catalogue() -> list[dict[str, Any]]:
+    from backbone.memory import free_memory_bytes
     from edge.desk.catalogue import CATALOGUE
-    from edge.device.memory import free_memory_bytes
 
     free = free_memory_bytes()
     return [

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from backbone.memory import free_memory_bytes
 from backbone.showing import printable
 from backbone.sizes import readable
 from edge.desk import hub
@@ -17,7 +18,6 @@ from edge.desk.download import DownloadError, Wanted, fetch, is_right, sha256_of
 from edge.desk.models import own_models
 from edge.desk.placing import placed
 from edge.device.fit import MARGIN
-from edge.device.memory import free_memory_bytes
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):

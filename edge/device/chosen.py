@@ -7,11 +7,11 @@ from pathlib import Path
 import msgspec
 
 from backbone.errors import NearfarError
+from backbone.memory import free_memory_bytes
 from edge.desk.models import find_model
 from edge.desk.near import llama_options
 from edge.device.cores import num_usable_cores
 from edge.device.gpu import find_gpus
-from edge.device.memory import free_memory_bytes
 from offload.places import Places
 from offload.settings import EdgeSettings, Settings
 from offload.settings_file import read_remarks

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import psutil
 
+from backbone.cgroup import cpu_quota
 from edge.device import apple
 from edge.device.apple import Sysctl
 
@@ -44,21 +45,3 @@ def _fast_cores(root: Path) -> list[int]:
                 capacities.append(int(path.read_text()))
     fast = sum(capacity >= FAST * max(capacities) for capacity in capacities)
     return [fast] if fast else []
-
-
-def cpu_quota(root: Path = Path("/")) -> float | None:
-    """Return the cores that the cgroup grants (2.5 is two and a half), None for no limit."""
-    try:  # cgroup v2: "250000 100000" or "max 100000"
-        quota, period = (root / "sys/fs/cgroup/cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError):
-        return _quota_v1(root / "sys/fs/cgroup/cpu")
-
-
-def _quota_v1(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        period = int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError):
-        return None
-    return quota / period if quota > 0 and period > 0 else None

@@ -15,6 +15,7 @@ import psutil
 
 from backbone.causes import cause
 from backbone.errors import NearfarError
+from backbone.memory import free_memory_bytes
 from backbone.sizes import readable
 from edge.desk.models import ModelEntry, list_models
 from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
@@ -67,7 +68,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def examine() -> Report:
     """Look at this device; nothing here raises for what is merely wrong with it."""
     here, stops, problems = places(), list[str](), list[str]()
-    memory = psutil.virtual_memory()
+    memory, free = psutil.virtual_memory(), free_memory_bytes()
     settings = _settings(here, stops)
     unread = bool(stops)
     version, gpu = _llama_cpp(stops)
@@ -89,14 +90,14 @@ def examine() -> Report:
             for each in models
             if each.runs == "edge" and not each.embedded
         },
-        fitting=_fitting(memory.available),
+        fitting=_fitting(free),
         advice=[*profile.advice(), *advice],
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
         python=platform.python_version(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else _cores(),
         busy_cores=round(psutil.getloadavg()[0], 2),
         memory_bytes=memory.total,
-        free_memory_bytes=memory.available,
+        free_memory_bytes=free,
         llama_cpp=version,
         gpu_offload=gpu,
         config_file=str(here.config_file),

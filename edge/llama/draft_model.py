@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from backbone.memory import free_memory_bytes
 from edge.device.fit import MB, DoesNotFit
 from edge.device.gpu import Gpu, find_gpus, own_free_bytes
-from edge.device.memory import free_memory_bytes
 from edge.llama.binding import Model
 from edge.llama.cache import KvCache
 from edge.llama.context import Context, ContextParams

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,9 +27,8 @@ CONFIG = NetworkConfig(
 
 
 def blocks(monkeypatch: pytest.MonkeyPatch, free_blocks: float, **changes: Any) -> int:
-    available = int((free_blocks + 1) * 4 * block_bytes(CONFIG, 16, torch.float32))
-    memory = SimpleNamespace(available=available)
-    monkeypatch.setattr("cloud.engine.kv_cache.psutil.virtual_memory", lambda: memory)
+    free = int((free_blocks + 1) * 4 * block_bytes(CONFIG, 16, torch.float32))
+    monkeypatch.setattr("cloud.engine.kv_cache.free_memory_bytes", lambda: free)
     values: dict[str, Any] = {
         "device": CPU,
         "dtype": torch.float32,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from backbone.memory import free_memory_bytes
 from edge.device import apple
 from edge.device.cores import num_usable_cores
-from edge.device.memory import free_memory_bytes
 from edge.device.profile import read_profile
 from edge.device.strain import Strain, read_strain
 

@@ -117,7 +117,8 @@ def _of_the_outbox(request: Request, answer: str, finish: Finish) -> str:
 async def _ask(settings: Settings, wish: Ask, request: Request, reader: Reader) -> Finish:
     from edge.desk.near import open_hybrid
 
-    async with aclosing(open_hybrid(settings, places(), wish.choice())) as engine:
+    choice = replace(wish.choice(), only=request)
+    async with aclosing(open_hybrid(settings, places(), choice)) as engine:
         return await reader.read(engine.generate(request))
 
 

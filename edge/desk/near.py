@@ -14,6 +14,7 @@ from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.hybrid import Consent, Hybrid, HybridOptions
 from offload.leaving import open_cloud, open_door, open_ledger, surroundings
+from offload.messages import Request
 from offload.pair import EDGE_MODEL
 from offload.places import Places
 from offload.policy.aims import parse_aim
@@ -33,15 +34,19 @@ class Choice:
     forced: Literal["edge", "cloud"] | None = None
     consent: Consent | None = None
     serving: bool = False  # many may ask at once
+    only: Request | None = None  # what alone will be asked
 
 
 NUM_SERVED = 4  # answers at once for `nearfar serve`: a step of four costs little more than one
 
 
-def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Engine:
+def open_edge(
+    settings: Settings, here: Places, *, serving: bool = False, only: Request | None = None
+) -> Engine:
     """Load the near model: a GGUF file by llama.cpp, a Hugging Face folder by torch.
 
-    Raises CheckpointError, and MissingExtra for a folder where torch is not installed.
+    `only` is the one request that will be asked, where there is just one. Raises CheckpointError,
+    and MissingExtra for a folder where torch is not installed.
     """
     path = find_model(settings.edge.model, here.models)
     if path.is_dir():
@@ -49,7 +54,8 @@ def open_edge(settings: Settings, here: Places, *, serving: bool = False) -> Eng
     # llama.cpp's library takes a while to load: not before it is needed.
     from edge.llama.runtime import LlamaEngine
 
-    return LlamaEngine(path, options=llama_options(path, settings, here, serving=serving))
+    options = llama_options(path, settings, here, serving=serving)
+    return LlamaEngine(path, options=options, only=only)
 
 
 def llama_options(
@@ -122,7 +128,7 @@ def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptio
 def open_hybrid(settings: Settings, here: Places, choice: Choice) -> Hybrid:
     """Return the two engines under one policy."""
     options = options_for(settings, here, choice)
-    edge = open_edge(settings, here, serving=choice.serving)
+    edge = open_edge(settings, here, serving=choice.serving, only=choice.only)
     link = None if options.offline else open_cloud(settings, here)
     ledger = open_ledger(settings, here)
     cloud = None if link is None else open_door(link, settings, ledger, choice.consent)

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib
+import importlib.util
+import sys
+import types
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -72,12 +76,28 @@ log = Log()
 @functools.cache
 def llama() -> Any:
     """Return the low-level module `llama_cpp.llama_cpp`, with its log turned to `log`."""
-    # Imported here: it costs 0.2 s and loads the shared library.
-    from llama_cpp import llama_cpp
-
+    llama_cpp = _low_level()
     llama_cpp.llama_log_set(_keep_callback(llama_cpp), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
     return llama_cpp
+
+
+def _low_level() -> Any:
+    """Import `llama_cpp.llama_cpp` alone: the package around it takes longer than all of this.
+
+    Its templates, caches and servers are not used here; whoever imports the package later gets
+    all of it.
+    """
+    found = importlib.util.find_spec("llama_cpp")
+    if "llama_cpp" in sys.modules or found is None or not found.submodule_search_locations:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    package = types.ModuleType("llama_cpp")
+    package.__path__ = list(found.submodule_search_locations)
+    sys.modules["llama_cpp"] = package
+    try:
+        return importlib.import_module("llama_cpp.llama_cpp")
+    finally:
+        del sys.modules["llama_cpp"]
 
 
 def _keep_callback(llama_cpp: Any) -> object:

@@ -23,6 +23,7 @@ NUM_OUTPUTS = 16  # rows of logits from one decode: one, and drafted tokens to v
 LONG_TOKENS = 1024
 SCORES_BYTES = 256 << 20
 LEAST_BATCH = 64
+ROUND_TO = 256  # tokens, as llama.cpp rounds what attention reads
 TIGHT = 0.5  # share of the free memory below which a bound is good enough
 
 
@@ -45,6 +46,18 @@ def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
     # Near the limit a bound is too coarse; asking llama.cpp takes as long as loading the words.
     asked = functools.cache(lambda n: _measured_compute_bytes(model, options, n))
     return _params(options, _fit(model, options, length, free_bytes, asked))
+
+
+def plan_for(model: Model, options: LlamaOptions, free_bytes: int, needed: int) -> ContextParams:
+    """Return a context of the tokens that are needed, 0 for as many as plan() would take.
+
+    Errors as plan(), which also says what is made where it would be shorter than needed.
+    """
+    length = -(-needed // ROUND_TO) * ROUND_TO
+    if 0 < length < (asked_len(model, options) or model.trained_len):
+        with contextlib.suppress(DoesNotFit):
+            return plan(model, replace(options, max_model_len=length), free_bytes)
+    return plan(model, options, free_bytes)
 
 
 def _measured_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) -> int:

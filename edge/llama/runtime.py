@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
+from backbone.errors import NearfarError
 from backbone.schema import SchemaConstraint, Schemas
 from backbone.schema_trial import GivenUp
 from backbone.showing import readable
@@ -29,7 +30,7 @@ from edge.llama.hidden_states import Watchers
 from edge.llama.lanes import Lane, SharedContext
 from edge.llama.options import LlamaOptions
 from edge.llama.placement import place
-from edge.llama.plan import plan
+from edge.llama.plan import plan_for
 from edge.llama.prompt import PromptWriter
 from edge.llama.schema_vocabulary import schema_vocabulary
 from edge.llama.seats import Seat, Seats
@@ -46,15 +47,21 @@ from offload.worker import Worker
 
 __all__ = ["LlamaEngine", "LlamaOptions"]
 
+SLACK = 64  # tokens beside what a request is known to need
+
 
 class LlamaEngine:
     """Answers requests from a GGUF model, near: one after another, or several at once.
 
-    Raises CheckpointError for a file that cannot be run and SettingsError for a context longer
-    than the model was trained for.
+    `only` is the one request that it is made for, where that is known: its context is then no
+    longer than that needs, and takes no time and memory that nobody uses. Raises CheckpointError
+    for a file that cannot be run and SettingsError for a context longer than the model was trained
+    for.
     """
 
-    def __init__(self, path: Path, *, options: LlamaOptions | None = None) -> None:
+    def __init__(
+        self, path: Path, *, options: LlamaOptions | None = None, only: Request | None = None
+    ) -> None:
         self._options = options or LlamaOptions()
         self._require_survival(path)
         self._others = OthersLoad()  # watches while the model is loaded
@@ -64,9 +71,10 @@ class LlamaEngine:
             with room.refusals():
                 layers = place(path, self._options, room.memory_bytes, room.gpus)
                 self._model = stack.enter_context(Model(path, num_gpu_layers=layers))
-                self._context = stack.enter_context(self._make_context(room.free_bytes))
+                self._prompts = PromptWriter(self._model)
+                needed = 0 if only is None else self._tokens_for(only)
+                self._context = stack.enter_context(self._make_context(room.free_bytes, needed))
             self._seats = Seats(self._make_seats())
-            self._prompts = PromptWriter(self._model)
             vocabulary = self._model.vocabulary
             self._schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)
             self._writer = Writer(
@@ -91,8 +99,16 @@ class LlamaEngine:
         for each in filter(None, (path, self._options.draft_model)):
             require_survival(each, self._options.known_models)
 
-    def _make_context(self, free_bytes: int) -> Context:
-        self.params = plan(self._model, self._options, free_bytes)
+    def _tokens_for(self, request: Request) -> int:
+        """Return how many tokens a request needs, with what another's beginning of it may add."""
+        try:
+            prompt, _ = self._prompts.begun(request)
+        except NearfarError:  # it is refused when it is asked
+            return 0
+        return len(prompt) + 2 * request.sampling.max_tokens + SLACK
+
+    def _make_context(self, free_bytes: int, needed: int) -> Context:
+        self.params = plan_for(self._model, self._options, free_bytes, needed)
         return Context(self._model, self.params)
 
     @property

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from offload.messages import Request
-from offload.privacy.detect import detect
 from offload.privacy.findings import Finding, Kind, Rules
 from offload.privacy.normalise import Normalised, normalise
 from offload.privacy.texts import change_texts, texts_of
@@ -95,6 +94,9 @@ def clear(request: Request, rules: Rules) -> Cleared:
 def find_all(texts: Sequence[str], rules: Rules) -> dict[str, list[Finding]]:
     """Return the findings of each text; a value found in one is found wherever it is repeated."""
     read = {text: normalise(text) for text in texts}
+    # Its patterns take longer to compile than a short answer's prompt to read.
+    from offload.privacy.detect import detect
+
     found = {text: detect(text, rules) for text in texts}
     values = {
         _plain(text[each.start : each.end]): each.kind

@@ -1,91 +1,168 @@
-"""Chat templates, rendered in a sandbox: a template comes with a model file, from anyone."""
+"""Chat templates: a conversation as the prompt that a model was trained on.
+
+A template may refuse what people send: a system prompt, two turns of one role in a row. Then it is
+given the same words in a form that it takes: the system prompt before the first question, turns of
+one role as one. Nothing that was said is left out.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from backbone.errors import CheckpointError, TemplateRefusal
+from backbone.template_process import process_of
 
-if TYPE_CHECKING:
-    from jinja2.runtime import Context
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+Turn = Mapping[str, Any]
+Write = Callable[[list[dict[str, Any]]], str]
+_BETWEEN = "\n\n"
 
-MAX_REPEATED = 10_000  # characters or items that a template may make by multiplication
+
+class Rendered(NamedTuple):
+    """A prompt, and the turns as the template was given them."""
+
+    text: str
+    turns: list[dict[str, Any]]
+
+
+def prepare(template: str) -> None:
+    """Start what renders a template, so that it is ready when it is needed; waits for nothing."""
+    process_of(template)
 
 
 def render(
     template: str,
-    messages: Sequence[Mapping[str, Any]],
+    messages: Sequence[Turn],
     *,
     tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
-    bos_token: str = "",
-    eos_token: str = "",
-) -> str:
+    special_tokens: Mapping[str, str] | None = None,
+) -> Rendered:
     """Return the prompt that a Hugging Face chat template makes of the messages and tools.
 
-    Raises TemplateRefusal where the template refuses the messages, and CheckpointError where it
-    is broken or tries to reach outside its sandbox.
+    `special_tokens` are texts by name, such as "bos_token". Raises TemplateRefusal where the
+    template refuses the messages in every form, and CheckpointError where it is broken, tries to
+    reach outside its sandbox, or takes too much time or memory.
     """
-    environment = _sandbox()
-    # What transformers offers to a template; its `tojson`, unlike Jinja's, does not escape HTML.
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _now
-    environment.filters["tojson"] = _to_json
+    given = {
+        "tools": list(tools) or None,
+        "documents": None,
+        "add_generation_prompt": add_generation_prompt,
+        **(special_tokens or {}),
+    }
+
+    def write(turns: list[dict[str, Any]]) -> str:
+        return process_of(template).render({"messages": turns, **given})
+
+    return _first_whole(write, [dict(turn) for turn in messages])
+
+
+def _first_whole(write: Write, turns: list[dict[str, Any]]) -> Rendered:
+    """Return the first form that the template takes and says all of; else the first it takes."""
+    refusal: TemplateRefusal | None = None
+    partial: Rendered | None = None
+    for form in _forms(turns):
+        try:
+            written = _with_arguments(write, form)
+        except TemplateRefusal as error:
+            refusal = refusal or error
+            continue
+        except CheckpointError:
+            if partial is not None:
+                break
+            raise
+        if _says_system(written.text, form):
+            return written
+        partial = partial or written
+    if partial is not None:
+        return partial
+    assert refusal is not None, "there is at least one form"
+    raise refusal
+
+
+def _forms(turns: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Yield the turns as they are, and then as more templates take them; none of them twice."""
+    seen: list[list[dict[str, Any]]] = []
+    merged = _without_system(turns)
+    for form in (turns, _joined(turns), merged, _joined(merged)):
+        if form not in seen:
+            seen.append(form)
+            yield form
+
+
+def _without_system(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the turns with what the system says before the first question, in its turn."""
+    said = [turn["content"] for turn in turns if turn["role"] == "system" and turn["content"]]
+    rest = [dict(turn) for turn in turns if turn["role"] != "system"]
+    first = next((turn for turn in rest if turn["role"] == "user"), None)
+    if first is None:
+        return [{"role": "user", "content": _BETWEEN.join(said)}, *rest] if said else turns
+    first["content"] = _BETWEEN.join([*said, first["content"]])
+    return rest
+
+
+def _joined(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the turns with those of one role that follow one another as one."""
+    joined: list[dict[str, Any]] = []
+    for turn in turns:
+        last = joined[-1] if joined else None
+        if last is not None and _are_one(last, turn):
+            last["content"] = _BETWEEN.join(filter(None, (last["content"], turn["content"])))
+        else:
+            joined.append(dict(turn))
+    return joined
+
+
+def _are_one(one: Turn, other: Turn) -> bool:
+    bare = all(set(turn) == {"role", "content"} for turn in (one, other))
+    return bare and one["role"] == other["role"] != "tool"
+
+
+def _says_system(text: str, turns: list[dict[str, Any]]) -> bool:
+    return all(turn["content"].strip() in text for turn in turns if turn["role"] == "system")
+
+
+def _with_arguments(write: Write, turns: list[dict[str, Any]]) -> Rendered:
+    """Return the prompt; where the template wants the arguments of calls as text, it gets text.
+
+    Some join them to their own text and break on an object; others print it as Python would.
+    """
+    arguments = [args for args in _arguments(turns) if isinstance(args, dict) and args]
+    if not arguments:
+        return Rendered(write(turns), turns)
+    as_text = _with_text_arguments(turns)
     try:
-        return environment.from_string(template).render(
-            messages=list(messages),
-            tools=list(tools) or None,
-            add_generation_prompt=add_generation_prompt,
-            bos_token=bos_token,
-            eos_token=eos_token,
-        )
+        text = write(turns)
     except TemplateRefusal:
         raise
-    except Exception as error:  # a stranger's program may raise anything
-        raise CheckpointError(
-            f"the model's chat template cannot render this conversation ({error}); "
-            "use another model, or ask with a plain prompt"
-        ) from None
+    except CheckpointError as error:
+        try:
+            return Rendered(write(as_text), as_text)
+        except CheckpointError:
+            raise error from None
+    if any(str(args) in text and str(args) != json.dumps(args) for args in arguments):
+        return Rendered(write(as_text), as_text)
+    return Rendered(text, turns)
 
 
-def _sandbox() -> ImmutableSandboxedEnvironment:
-    # Imported here: jinja2 costs a tenth of a second that `--help` need not pay.
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    class Bounded(ImmutableSandboxedEnvironment):
-        """Jinja's sandbox bounds ranges; this one bounds products and powers too."""
-
-        intercepted_binops = frozenset({"*", "**"})
-
-        def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-            if operator == "**" or _repeats_too_much(left, right):
-                raise OverflowError("it makes a text or a number without bounds")
-            return super().call_binop(context, operator, left, right)
-
-    return Bounded(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-
-
-def _repeats_too_much(left: Any, right: Any) -> bool:
-    """Whether a product is of a text or list and would grow past all use."""
-    if isinstance(left, int) and hasattr(right, "__len__"):
-        left, right = right, left
-    return hasattr(left, "__len__") and isinstance(right, int) and len(left) * right > MAX_REPEATED
-
-
-def _refuse(message: str) -> NoReturn:
-    raise TemplateRefusal(
-        f"the model's chat template cannot take this conversation ({message}); "
-        "change the messages, or ask with a plain prompt"
+def _arguments(turns: list[dict[str, Any]]) -> Iterator[Any]:
+    return (
+        call["function"]["arguments"] for turn in turns for call in turn.get("tool_calls") or ()
     )
 
 
-def _now(form: str) -> str:
-    return datetime.now().strftime(form)
+def _with_text_arguments(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [
+        {**turn, "tool_calls": [_as_text(call) for call in turn["tool_calls"]]}
+        if turn.get("tool_calls")
+        else turn
+        for turn in turns
+    ]
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _as_text(call: Mapping[str, Any]) -> dict[str, Any]:
+    function = dict(call["function"])
+    if not isinstance(function["arguments"], str):
+        function["arguments"] = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": function}

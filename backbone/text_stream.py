@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 
 class TextStream:
@@ -45,3 +45,19 @@ class TextStream:
             if any(text.startswith(self._held[-size:]) for text in self._stop):
                 return size
         return 0
+
+
+def token_texts(tokens: Iterable[tuple[bytes, str]]) -> list[str]:
+    """Return by how much a text grew with each of its tokens, given as bytes and as written.
+
+    A character of several tokens is told with the last of them, so that the texts join to the
+    whole; control tokens have no bytes and are told as they are written.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    texts = [
+        decoder.decode(piece) if piece else decoder.decode(b"", True) + name
+        for piece, name in tokens
+    ]
+    if texts:
+        texts[-1] += decoder.decode(b"", True)
+    return texts

@@ -1,7 +1,8 @@
 """Text to token ids and back to exact bytes, around the `tokenizers` library.
 
-Only a chat template may write control tokens: what a person typed is always plain text, so
-"<|end|>" in a question is seven characters and never the end of a turn.
+A raw prompt is the model's own language: "<|end|>" in it is the token of that name, as transformers
+and llama.cpp read it. In messages only the chat template may write control tokens: what a person
+typed is plain text there, so "<|end|>" in a question is seven characters and never ends a turn.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbone.chat_template import render
+from backbone.chat_template import prepare, render
 from backbone.checkpoint import read_json
 from backbone.errors import CheckpointError, MissingExtra
+from backbone.template_files import chosen, read_templates
+from backbone.text_stream import token_texts
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE = re.compile(r"\s*")
 _SENTINELS = range(0xF0000, 0xF0800)  # supplementary private use: no font, no meaning
 
 
@@ -40,13 +44,28 @@ class Tokenizer:
         }
         self.vocab_size = self._encoder.get_vocab_size()
         self.max_token_id = max(self._encoder.get_vocab().values(), default=-1)
-        self.eos_token_ids = _eos_ids(folder, self._token("eos_token"), self._control)
-        self.chat_template = _chat_template(folder, self._settings)
+        self.eos_token_ids = eos_ids(folder, self._control.get(self._token("eos_token")))
+        self._templates = read_templates(folder, self._settings)
         self._bytes: dict[int, bytes] = {}
 
-    def encode(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Return the ids of a raw prompt, after what the model puts before every text (BOS)."""
-        return list(self._encoder.encode(text, add_special_tokens=add_special).ids)
+    def encode(
+        self, text: str, *, answer_prefix: str = "", add_special: bool = True
+    ) -> list[int]:
+        """Return the ids of a raw prompt, and of how its answer begins already.
+
+        Before them stands what the model puts before every text (BOS), unless the text begins so
+        or none of it is wanted.
+        Nothing is put behind, whatever the model puts there (EOS): it is to go on. Control tokens
+        are read in the prompt, and are plain text in the answer's beginning.
+        """
+        sentinel = _unused_sentinel([text, answer_prefix])
+        ids = self._encode_parsed(text + self._disarmed(answer_prefix, sentinel), sentinel)
+        before = self._before if add_special else []
+        return ids if before and ids[: len(before)] == before else before + ids
+
+    def encode_text(self, text: str) -> list[int]:
+        """Return the ids of a text that is no prompt, behind BOS; all of it is plain text."""
+        return self._before + self._encode_plain(text, "", first=True)
 
     def encode_chat(
         self,
@@ -61,19 +80,33 @@ class Tokenizer:
         Raises CheckpointError where the model has no template, TemplateRefusal where it refuses the
         messages.
         """
-        if self.chat_template is None:
+        template = self.template_for(tools)
+        if template is None:
             raise CheckpointError(
                 "this model has no chat template; ask it with a plain prompt instead of messages"
             )
         sentinel = _unused_sentinel([messages, tools, answer_prefix])
         text = render(
-            self.chat_template,
+            template,
             self._disarmed(list(messages), sentinel),
             tools=self._disarmed(list(tools), sentinel),
-            bos_token=self._token("bos_token"),
-            eos_token=self._token("eos_token"),
-        )
-        return self._encode_template(text + self._disarmed(answer_prefix, sentinel), sentinel)
+            special_tokens=self._special_tokens,
+        ).text
+        return self._encode_parsed(text + self._disarmed(answer_prefix, sentinel), sentinel)
+
+    @property
+    def chat_template(self) -> str | None:
+        """Return the template of conversations without tools, None where the model has none."""
+        return self.template_for(())
+
+    def template_for(self, tools: Sequence[Any]) -> str | None:
+        """Return the template of conversations with these tools, None where there is none."""
+        return chosen(self._templates, tools=bool(tools))
+
+    def prepare_chat(self) -> None:
+        """Start what renders the chat template, for whoever will need it; waits for nothing."""
+        if self.chat_template is not None:
+            prepare(self.chat_template)
 
     def to_json(self) -> str:
         """Return the tokenizer as the text of a `tokenizer.json`."""
@@ -94,6 +127,17 @@ class Tokenizer:
             self._bytes[token] = self._piece_bytes(token)
         return self._bytes[token]
 
+    def token_name(self, token: int) -> str:
+        """Return how a token is written, control tokens included; halves of characters replaced."""
+        piece = self.token_bytes(token)
+        if not piece and token in self._added:
+            return str(self._added[token]["content"])
+        return piece.decode("utf-8", "replace")
+
+    def token_texts(self, tokens: Iterable[int]) -> list[str]:
+        """Return by how much a text grows with each token; control tokens as they are written."""
+        return token_texts((self.token_bytes(each), self.token_name(each)) for each in tokens)
+
     def decode(self, tokens: Iterable[int]) -> str:
         """Return the text of the tokens; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(map(self.token_bytes, tokens)).decode("utf-8", "replace")
@@ -101,6 +145,12 @@ class Tokenizer:
     def _token(self, name: str) -> str:
         value = self._settings.get(name) or ""
         return str(value.get("content", "")) if isinstance(value, dict) else str(value)
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, str]:
+        texts = (n for n, text in self._settings.items() if isinstance(text, str | dict))
+        names = {"bos_token", "eos_token", *(n for n in texts if n.endswith("_token"))}
+        return {name: self._token(name) for name in sorted(names)}
 
     @cached_property
     def _control_pattern(self) -> re.Pattern[str]:
@@ -120,13 +170,26 @@ class Tokenizer:
             return [self._disarmed(item, sentinel) for item in node]
         return node
 
-    def _encode_template(self, text: str, sentinel: str) -> list[int]:
+    @cached_property
+    def _before(self) -> list[int]:
+        """What the model puts before every text."""
+        coded = self._encoder.encode("a", add_special_tokens=True)
+        count = next((i for i, added in enumerate(coded.special_tokens_mask) if not added), 0)
+        return list(coded.ids[:count])
+
+    def _encode_parsed(self, text: str, sentinel: str) -> list[int]:
+        """Return the ids of a text whose control tokens are those without sentinels in them."""
         ids: list[int] = []
         at = 0
         for found in self._control_pattern.finditer(text):
-            ids += self._encode_plain(text[at : found.start()], sentinel, first=at == 0)
-            ids.append(self._control[found[0]])
+            token = self._control[found[0]]
+            plain = text[at : found.start()]
+            # Some tokens take the white space beside them along.
+            plain = plain.rstrip() if self._added[token].get("lstrip") else plain
+            ids += [*self._encode_plain(plain, sentinel, first=at == 0), token]
             at = found.end()
+            if self._added[token].get("rstrip"):
+                at = _SPACE.match(text, at).end()  # type: ignore[union-attr]
         return ids + self._encode_plain(text[at:], sentinel, first=at == 0)
 
     def _encode_plain(self, text: str, sentinel: str, *, first: bool) -> list[int]:
@@ -190,23 +253,13 @@ def _without_first_prefix(node: Any) -> Any:
     return {k: v if k in skipped else _without_first_prefix(v) for k, v in node.items()}
 
 
-def _eos_ids(folder: Path, eos_token: str, control: Mapping[str, int]) -> frozenset[int]:
-    ids = {control[eos_token]} if eos_token in control else set()
+def eos_ids(folder: Path, of_tokenizer: int | None) -> frozenset[int]:
+    """Return every token that ends an answer of a folder's model, as each of its files tells."""
+    ids = set() if of_tokenizer is None else {of_tokenizer}
     for name in ("config.json", "generation_config.json"):
         value = read_json(folder / name).get("eos_token_id")
         ids |= {value} if isinstance(value, int) else set(value or ())
     return frozenset(ids)
-
-
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named ones
-        named = {entry.get("name"): entry.get("template") for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
 
 
 def _unused_sentinel(texts: Any) -> str:

@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from offload.errors import RequestError, Unsupported
 from offload.messages import Message, Request, ToolCall
 
+_NAMES = {"system": "", "user": "User: ", "assistant": "Assistant: ", "tool": "Tool: "}
+PLAIN_TOLD = (
+    "nearfar: %s has no chat template, so conversations are written out for it as plain text "
+    "(User: ..., Assistant: ...); a model that was tuned for chat answers better"
+)
+
 
 def turns(request: Request) -> list[dict[str, Any]]:
     """Return the messages of a request; the arguments of tool calls become objects again."""
     return [_turn(message) for message in request.messages]
+
+
+def plain_form(turns: Sequence[Mapping[str, Any]]) -> str:
+    """Return a conversation as plain text, for models without a chat template.
+
+    A question alone is continued as it stands, which is what such models were trained for. What
+    comes before it is written out with who said it, so that nothing is left out.
+    """
+    if len(turns) == 1 and turns[0]["role"] == "user":
+        return str(turns[0]["content"])
+    said = [_NAMES[turn["role"]] + str(turn["content"]).strip() for turn in turns]
+    return "\n\n".join([*said, _NAMES["assistant"].rstrip()])
+
+
+def plain_stops(request: Request) -> tuple[str, ...]:
+    """Return what ends an answer behind plain_form(): the model goes on to write the other part."""
+    is_form = len(request.messages) > 1 or any(m.role != "user" for m in request.messages)
+    return (f"\n{_NAMES['user'].rstrip()}",) if is_form else ()
 
 
 def require_place(request: Request, template: str) -> None:

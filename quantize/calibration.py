@@ -97,7 +97,7 @@ def windows_of(folder: Path, text: str, options: CalibrationOptions, max_len: in
 def encode(folder: Path, text: str, *, parse_special: bool) -> list[int]:
     """Return the ids of a text; control tokens spelled in it are tokens only where asked."""
     if not parse_special:
-        return Tokenizer(folder).encode(text)
+        return Tokenizer(folder).encode_text(text)
     Tokenizer(folder)  # says what is wrong with a folder
     from tokenizers import Tokenizer as Encoder
 

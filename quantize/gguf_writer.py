@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
+from backbone.template_files import DEFAULT
 from quantize.architectures import (
     Architecture,
     architecture_of,
@@ -184,8 +185,27 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     writer.add_array("tokenizer.ggml.scores", vocabulary.scores)
     for role, number in vocabulary.special_ids.items():
         writer.add_uint32(f"tokenizer.ggml.{role}_token_id", number)
+    _add_ends(writer, vocabulary)
     writer.add_bool("tokenizer.ggml.add_bos_token", vocabulary.add_bos)
     writer.add_bool("tokenizer.ggml.add_eos_token", vocabulary.add_eos)
     writer.add_bool("tokenizer.ggml.add_space_prefix", vocabulary.add_space_prefix)
-    if vocabulary.chat_template:
-        writer.add_string("tokenizer.chat_template", vocabulary.chat_template)
+    _add_templates(writer, vocabulary.chat_templates)
+
+
+def _add_ends(writer: Any, vocabulary: Vocabulary) -> None:
+    """Write all tokens that end an answer, for nearfar; llama.cpp reads two beside the first."""
+    further = [n for n in vocabulary.end_ids if n != vocabulary.special_ids.get("eos")]
+    if further:
+        # A text, since llama.cpp hands no lists on to who asks it for a file's metadata.
+        writer.add_string("nearfar.eos_token_ids", str(list(vocabulary.end_ids)))
+    for name, number in zip(("eot", "eom"), further, strict=False):
+        writer.add_uint32(f"tokenizer.ggml.{name}_token_id", number)
+
+
+def _add_templates(writer: Any, templates: Mapping[str, str]) -> None:
+    named = {name: text for name, text in templates.items() if name != DEFAULT}
+    if named:
+        writer.add_array("tokenizer.chat_templates", list(named))
+    for name, text in templates.items():
+        key = "tokenizer.chat_template"
+        writer.add_string(key if name == DEFAULT else f"{key}.{name}", text)

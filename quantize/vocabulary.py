@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError
+from backbone.template_files import read_templates
+from backbone.tokenizer import eos_ids
 from quantize.merges import merge_pairs, merge_scores
 from quantize.pre_tokenizers import pre_tokenizer_name, space_prefix
 
@@ -42,10 +44,11 @@ class Vocabulary:
     merges: tuple[str, ...] = ()
     scores: tuple[float, ...] = ()
     special_ids: Mapping[str, int]  # bos, eos, unknown, padding -> id
+    end_ids: tuple[int, ...]  # what ends an answer, eos among them
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool
-    chat_template: str | None
+    chat_templates: Mapping[str, str]  # by name
     is_phi3: bool = False  # its control tokens swallow the spaces after them
     notes: tuple[str, ...] = ()  # where llama.cpp is known to differ, one sentence each
 
@@ -67,9 +70,10 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
         tokens=tokens,
         types=types,
         special_ids=special,
+        end_ids=tuple(sorted(n for n in eos_ids(folder, special.get("eos")) if n < len(tokens))),
         add_bos=add_bos,
         add_eos=add_eos,
-        chat_template=_chat_template(folder, settings),
+        chat_templates=read_templates(folder, settings),
         is_phi3=_is_phi3(raw),
         **{**parts, "scores": _padded(parts.get("scores", ()), len(tokens))},
     )
@@ -222,14 +226,3 @@ def _added_ends(
         return token is not None and special.get(role) in by_text[token["id"]]["ids"]
 
     return names(single[0], "bos"), names(single[-1], "eos")
-
-
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # several named ones
-        named = {entry["name"]: entry["template"] for entry in template}
-        template = named.get("default")
-    return template if isinstance(template, str) else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,7 @@ class Asked:
     include_usage: bool
     logprobs: bool
     echo: bool = False
+    scores_only: bool = False  # the prompt is scored, and nothing is written behind it
     tools: Toolbox | None = None
 
     @property
@@ -66,7 +68,7 @@ def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
         deadline_s=options.request_timeout_s,
         model=model_of(body.model, engine),
         tools=tools.descriptions if tools else (),
-        cache_salt=body.cache_salt or "",
+        cache_salt=_salt(body),
     )
     return _asked(body, [request], options, logprobs=bool(body.logprobs), tools=tools)
 
@@ -80,7 +82,8 @@ def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions)
     of_ids = any(prompt.prompt is None for prompt in prompts)
     sampling = _sampling(
         body,
-        body.max_tokens or _DEFAULT_COMPLETION_TOKENS,
+        # No engine writes nothing: where only the prompt is scored, what it writes is left out.
+        _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(1, body.max_tokens),
         logprobs=body.logprobs or 0,
         prompt_logprobs=bool(body.echo) and (body.logprobs is not None or of_ids),
     )
@@ -93,12 +96,18 @@ def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions)
             privacy=privacy_of(body.model, options.privacy),
             deadline_s=options.request_timeout_s,
             model=model_of(body.model, engine),
-            cache_salt=body.cache_salt or "",
+            cache_salt=_salt(body),
         )
         for prompt in prompts
     ]
-    logprobs = body.logprobs is not None
-    return _asked(body, requests, options, logprobs=logprobs, echo=bool(body.echo))
+    return _asked(
+        body,
+        requests,
+        options,
+        logprobs=body.logprobs is not None,
+        echo=bool(body.echo),
+        scores_only=body.max_tokens == 0,
+    )
 
 
 def _asked(
@@ -108,6 +117,7 @@ def _asked(
     *,
     logprobs: bool,
     echo: bool = False,
+    scores_only: bool = False,
     tools: Toolbox | None = None,
 ) -> Asked:
     count = body.n or 1
@@ -124,8 +134,15 @@ def _asked(
         include_usage=body.stream_options is not None and body.stream_options.include_usage,
         logprobs=logprobs,
         echo=echo,
+        scores_only=scores_only,
         tools=tools,
     )
+
+
+def _salt(body: Common) -> str:
+    """Return the name under which what was computed is shared; a fresh one shares nothing."""
+    salt = body.cache_salt or ""
+    return f"{salt}\n{uuid.uuid4().hex}" if body.cache_prompt is False else salt
 
 
 def _variant(request: Request, number: int) -> Request:
@@ -200,6 +217,11 @@ def _check_chat(body: ChatBody) -> None:
 def _check_completion(body: CompletionBody) -> None:
     refuse_unless(not body.suffix, "suffix", "leave it out")
     refuse_unless(body.best_of in (None, body.n or 1), "best_of", "leave it out")
+    if body.max_tokens == 0 and not body.echo:
+        raise BadRequest(
+            "max_tokens is 0, which is for scoring a prompt; set echo to true, or ask for more",
+            param="max_tokens",
+        )
 
 
 def _chat_tokens(body: ChatBody, engine: Engine) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
 from msgspec import Struct
 
 from offload.messages import Alternative, Confidence, Delta, PromptToken
@@ -64,13 +65,19 @@ def logprobs_of(delta: Delta) -> list[TokenLogprob]:
     ]
 
 
+def grown(token: TokenLogprob, text: str) -> TokenLogprob:
+    """Return an entry with more text: what was held back when its token came, and no other has."""
+    whole = token.token + text
+    return msgspec.structs.replace(token, token=whole, bytes=list(whole.encode()))
+
+
 def completion_logprobs(
     read: Sequence[PromptToken], written: Sequence[TokenLogprob], *, at: int, top: int
 ) -> CompletionLogprobs:
     """Return the entries of an echoed prompt's tokens and of an answer's.
 
     `at` is the number of characters before the first of them, `top` how many alternatives were
-    asked for.
+    asked for. The texts of `read` are those that join to the echo (serve/echo.py).
     """
     rows = [_read_row(token) for token in read] + [_written_row(token) for token in written]
     offsets = []
@@ -92,26 +99,31 @@ def _read_row(token: PromptToken) -> _Row:
     if token.logprob is None:
         return token.text, None, None
     logprob = _told(token.logprob)
-    others = [(each.text, each.logprob) for each in token.alternatives]
-    return token.text, logprob, _by_text([*others, (token.text, logprob)])
+    others = [(each.token_id, each.text, each.logprob) for each in token.alternatives]
+    return token.text, logprob, _by_text(token.token_id, token.text, logprob, others)
 
 
 def _written_row(token: TokenLogprob) -> _Row:
-    others = [(each.token, each.logprob) for each in token.top_logprobs]
-    own = [] if _is_among(token, token.top_logprobs) else [(token.token, token.logprob)]
-    return token.token, token.logprob, _by_text([*others, *own])
+    others = [(each.token_id, each.token, each.logprob) for each in token.top_logprobs]
+    return (
+        token.token,
+        token.logprob,
+        _by_text(token.token_id, token.token, token.logprob, others),
+    )
 
 
-def _is_among(token: TokenLogprob, others: Sequence[TopLogprob]) -> bool:
-    return any(each.token_id == token.token_id for each in others)
+def _by_text(
+    token: int, text: str, logprob: float, others: Sequence[tuple[int, str, float]]
+) -> dict[str, float]:
+    """Return the likeliest of each text, the token's own under the text that is told of it.
 
-
-def _by_text(pairs: Sequence[tuple[str, float]]) -> dict[str, float]:
-    """Return the likeliest of each text: halves of characters may look the same."""
+    Halves of characters may look the same; the token's own is what readers look for.
+    """
     found: dict[str, float] = {}
-    for text, logprob in pairs:
-        found[text] = max(_told(logprob), found.get(text, UNLIKELY))
-    return found
+    for other, told, value in others:
+        if other != token:
+            found[told] = max(_told(value), found.get(told, UNLIKELY))
+    return dict(sorted({**found, text: logprob}.items(), key=lambda pair: -pair[1]))
 
 
 def _entry(

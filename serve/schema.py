@@ -143,6 +143,7 @@ class Common(Body, kw_only=True, frozen=True):
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
     user: Ignored = None
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None  # as vLLM's
+    cache_prompt: bool | None = None  # as llama.cpp's: false computes the whole prompt anew
 
 
 class ChatBody(Common, kw_only=True, frozen=True):
@@ -183,6 +184,7 @@ class CompletionBody(Common, kw_only=True, frozen=True):
     """
 
     prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
+    max_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # 0 scores an echoed prompt
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     best_of: int | None = None

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from offload.messages import Delta, Finish, PromptToken
 from serve.asking import Asked
+from serve.echo import echoed
 from serve.failures import EngineBroke
 from serve.logprobs import UNLIKELY, CompletionLogprobs, TokenLogprob, completion_logprobs
 from serve.replies import Reply, TextChoice, TextReply, reason_of
@@ -22,27 +25,23 @@ class TextWriter(Writer):
         self._lengths = [0] * len(asked.requests)  # characters sent so far, for text_offset
 
     def whole(self, choices: list[Gathered]) -> Reply:
-        finishes = finishes_of(choices)
-        made = [
-            TextChoice(
-                index,
-                self._echo(index, each.read) + each.text,
-                self._logprobs(index, self._heard(each.read), self._with_end(each.tokens)),
-                reason_of(finish),
-            )
-            for index, (each, finish) in enumerate(zip(choices, finishes, strict=True))
-        ]
+        finishes = self._ends(finishes_of(choices))
+        made = []
+        for index, (each, finish) in enumerate(zip(choices, finishes, strict=True)):
+            echo, read = self._echo(index, each.read)
+            text, written = ("", []) if self.asked.scores_only else (each.text, each.tokens)
+            logprobs = self._logprobs(index, read, self._with_end(written))
+            made.append(TextChoice(index, echo + text, logprobs, reason_of(finish)))
         return TextReply(choices=made, usage=self._usage(finishes), **self._head)
 
     def opening(self, index: int, first: Delta | Finish) -> list[Reply]:
         if not self.asked.echo:
             return []
-        read = self._heard(first.prompt_tokens if isinstance(first, Delta) else ())
-        logprobs = self._logprobs(index, read, [])
-        return [self._chunk(TextChoice(index, self._echo(index, read), logprobs))]
+        echo, read = self._echo(index, first.prompt_tokens if isinstance(first, Delta) else ())
+        return [self._chunk(TextChoice(index, echo, self._logprobs(index, read, [])))]
 
     def pieces(self, index: int, delta: Delta) -> list[Reply]:
-        if not self._is_worth_saying(delta):
+        if self.asked.scores_only or not self._is_worth_saying(delta):
             return []
         logprobs = self._logprobs(index, (), self._tokens(delta))
         if not delta.token_ids:
@@ -50,35 +49,37 @@ class TextWriter(Writer):
         return [self._chunk(TextChoice(index, delta.text, logprobs))]
 
     def ending(self, index: int, finish: Finish) -> list[Reply]:
-        return [self._chunk(TextChoice(index, "", finish_reason=reason_of(finish)))]
+        (end,) = self._ends([finish])
+        return [self._chunk(TextChoice(index, "", finish_reason=reason_of(end)))]
 
     def tally(self, finishes: list[Finish]) -> Reply:
-        return TextReply(choices=[], usage=self._usage(finishes), **self._head)
+        return TextReply(choices=[], usage=self._usage(self._ends(finishes)), **self._head)
+
+    def _ends(self, finishes: list[Finish]) -> list[Finish]:
+        """Return the ends of the answers, as of no writing where none was asked for."""
+        return [_unwritten(each) for each in finishes] if self.asked.scores_only else finishes
 
     def _chunk(self, choice: TextChoice) -> Reply:
         return TextReply(choices=[choice], usage=self._no_usage, **self._head)
 
-    def _echo(self, index: int, read: Sequence[PromptToken]) -> str:
+    def _echo(self, index: int, read: Sequence[PromptToken]) -> tuple[str, Sequence[PromptToken]]:
+        """Return the text to echo and its tokens. Raises EngineBroke where they are not told."""
         if not self.asked.echo:
-            return ""
-        text = self.asked.requests[index].prompt
-        return "".join(token.text for token in read) if text is None else text
+            return "", ()
+        if self.asked.requests[0].sampling.prompt_logprobs and not read:
+            raise EngineBroke(
+                "the engine told nothing of the prompt; ask for echo without logprobs"
+            )
+        return echoed(self.asked.requests[index].prompt, read)
 
     def _with_end(self, written: list[TokenLogprob]) -> list[TokenLogprob]:
         """Return an entry for the end where an echo is followed by nothing else.
 
         Whoever scores a prompt leaves out the last entry, as that of the one token written.
         """
-        if written or not (self.asked.echo and self.asked.logprobs):
+        if written or self.asked.scores_only or not (self.asked.echo and self.asked.logprobs):
             return written
         return [TokenLogprob("", UNLIKELY, [], -1, [])]
-
-    def _heard(self, read: Sequence[PromptToken]) -> Sequence[PromptToken]:
-        if self.asked.requests[0].sampling.prompt_logprobs and not read:
-            raise EngineBroke(
-                "the engine told nothing of the prompt; ask for echo without logprobs"
-            )
-        return read if self.asked.echo else ()
 
     def _logprobs(
         self, index: int, read: Sequence[PromptToken], written: Sequence[TokenLogprob]
@@ -90,3 +91,9 @@ class TextWriter(Writer):
         )
         self._lengths[index] += sum(len(text) for text in made.tokens)
         return made
+
+
+def _unwritten(finish: Finish) -> Finish:
+    usage = msgspec.structs.replace(finish.usage, completion_tokens=0)
+    reason = "length" if finish.reason == "stop" else finish.reason
+    return msgspec.structs.replace(finish, reason=reason, usage=usage)

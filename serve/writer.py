@@ -12,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from offload.messages import Delta, Finish, PromptToken
 from serve.asking import Asked
 from serve.failures import EngineBroke
-from serve.logprobs import TokenLogprob, logprobs_of
+from serve.logprobs import TokenLogprob, grown, logprobs_of
 from serve.replies import Reply, UsageReply, usage_of
 
 
@@ -35,7 +35,10 @@ class Gathered:
             self.tokens.clear()
             self.read.clear()
         self.texts.append(item.text)
-        self.tokens += logprobs_of(item)
+        told = logprobs_of(item)
+        if item.text and not told and self.tokens:
+            self.tokens[-1] = grown(self.tokens[-1], item.text)
+        self.tokens += told
         self.read += item.prompt_tokens
 
     @property

@@ -62,7 +62,8 @@ class Answer:
             lookup=lookup,
         )
         if request.sampling.prompt_logprobs:
-            self._prompt_tokens.append(PromptToken(prompt[0], self._shown(prompt[0]), None))
+            self._prompt_texts = tokenizer.token_texts(prompt)
+            self._prompt_tokens.append(PromptToken(prompt[0], self._prompt_texts[0], None))
 
     def start(self, now_s: float) -> None:
         """Note the first step that works on this answer."""
@@ -75,31 +76,27 @@ class Answer:
             return
         at = self.sequence.num_scored
         assert at is not None, "only prompts that ask for it are scored"
-        tokens = self.sequence.tokens[at : at + len(scored)]
-        self._prompt_tokens += map(self._prompt_token, tokens, scored)
+        self._prompt_tokens += map(self._prompt_token, range(at, at + len(scored)), scored)
         self.sequence.num_scored = at + len(scored)
 
     def accept(self, chosen: Sequence[Chosen]) -> FinishReason | None:
         """Take the next tokens, post what they say, and return the reason to end, if any.
 
-        Tokens behind the end are dropped. Raises SchemaRefusal where no token can follow.
+        Tokens behind the end are dropped. Each token is said by itself, also of those that one step
+        brought: what is told of it belongs to its own text. Raises SchemaRefusal where no token
+        can follow.
         """
         if self._first_token_s is None:
             self._first_token_s = time.monotonic()
-        index = self.sequence.num_generated
         reason: FinishReason | None = None
-        text, kept = "", 0
-        while kept < len(chosen) and reason is None:
-            token = chosen[kept].token
-            if token in self._tokenizer.eos_token_ids:
-                reason = "stop"
+        for one in chosen:
+            if one.token in self._tokenizer.eos_token_ids:
+                return "stop"
+            index = self.sequence.num_generated
+            self.sequence.append(one.token)
+            self._say(self._text.push(self._tokenizer.token_bytes(one.token)), index, one)
+            if (reason := self._reason_to_end()) is not None:
                 break
-            self.sequence.append(token)
-            text += self._text.push(self._tokenizer.token_bytes(token))
-            kept += 1
-            reason = self._reason_to_end()
-        if kept:
-            self._say(text, index, chosen[:kept])
         return reason
 
     def end(self, reason: FinishReason, error: str | None = None) -> None:
@@ -107,7 +104,7 @@ class Answer:
         self.ended = True
         rest = self._text.flush()
         if rest or (self._prompt_tokens and not error):
-            self._say(rest, self.sequence.num_generated, ())
+            self._say(rest, self.sequence.num_generated)
         route = Route(served_by="cloud", reason="cloud_only")
         self._post(Finish(reason=reason, usage=self._usage(), route=route, error=error))
 
@@ -116,30 +113,30 @@ class Answer:
             return "stop"
         return "length" if self.sequence.num_generated >= self.sequence.max_tokens else None
 
-    def _say(self, text: str, index: int, chosen: Sequence[Chosen]) -> None:
-        shown = chosen if self._shows_alternatives else ()
+    def _say(self, text: str, index: int, chosen: Chosen | None = None) -> None:
+        told = () if chosen is None else (chosen,)
+        shown = told if self._shows_alternatives else ()
         prompt, self._prompt_tokens = tuple(self._prompt_tokens), []
         self._post(
             Delta(
                 text=text,
                 index=index,
-                token_ids=tuple(one.token for one in chosen),
-                confidence=tuple(one.confidence for one in chosen),
+                token_ids=tuple(one.token for one in told),
+                confidence=tuple(one.confidence for one in told),
                 alternatives=tuple(self._alternatives(one.alternatives) for one in shown),
                 prompt_tokens=prompt,
                 source="cloud",
             )
         )
 
-    def _prompt_token(self, token: int, scored: Scored) -> PromptToken:
+    def _prompt_token(self, at: int, scored: Scored) -> PromptToken:
         others = self._alternatives(scored.alternatives)
-        return PromptToken(token, self._shown(token), scored.logprob, others)
+        token, text = self.sequence.tokens[at], self._prompt_texts[at]
+        return PromptToken(token, text, scored.logprob, others)
 
     def _alternatives(self, ranked: Ranked) -> tuple[Alternative, ...]:
-        return tuple(Alternative(token, self._shown(token), value) for token, value in ranked)
-
-    def _shown(self, token: int) -> str:
-        return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
+        name = self._tokenizer.token_name
+        return tuple(Alternative(token, name(token), value) for token, value in ranked)
 
     def _usage(self) -> Usage:
         now_s = time.monotonic()

@@ -147,6 +147,7 @@ def as_runnable(
 
 def _tokenizer(folder: Path, config: NetworkConfig) -> Tokenizer:
     tokenizer = Tokenizer(folder)
+    tokenizer.prepare_chat()
     if tokenizer.max_token_id >= config.vocab_size:
         raise CheckpointError(
             f"{folder}: tokenizer.json has the token id {tokenizer.max_token_id} and the network "

@@ -20,7 +20,7 @@ def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -
     elif request.prompt is not None:
         if request.tools:
             raise Unsupported("tools need messages and a chat template; a raw prompt has neither")
-        tokens = tokenizer.encode(request.prompt + request.answer_prefix)
+        tokens = tokenizer.encode(request.prompt, answer_prefix=request.answer_prefix)
     else:
         tokens = _encode_messages(request, tokenizer)
     if not tokens:
@@ -31,7 +31,7 @@ def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -
 
 
 def _encode_messages(request: Request, tokenizer: Tokenizer) -> list[int]:
-    _require_template(request, tokenizer.chat_template)
+    _require_template(request, tokenizer.template_for(request.tools))
     try:
         return tokenizer.encode_chat(
             turns(request),

@@ -13,6 +13,7 @@ from typing import Any
 
 from backbone.causes import cause
 from backbone.errors import CheckpointError
+from backbone.template_files import chosen, read_templates
 from edge.desk.gguf_contents import Contents
 
 _MOST = 100_000_000  # bytes of a head, as the safetensors library bounds it
@@ -23,7 +24,7 @@ def read_folder(folder: Path) -> Contents:
     config = _object(folder / "config.json")
     settings = {key: value for key, value in config.items() if not isinstance(value, dict)}
     settings["general.architecture"] = config.get("model_type", "unknown")
-    settings["tokenizer.chat_template"] = _chat_template(folder)
+    settings["tokenizer.chat_template"] = chosen(_templates(folder), tools=False) or ""
     tensors, numbers = Counter[str](), Counter[str]()
     for path in sorted(folder.glob("*.safetensors")):
         for kind, shape in _tensors(path):
@@ -48,13 +49,9 @@ def _tensors(path: Path) -> list[tuple[str, list[int]]]:
         raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch it again") from None
 
 
-def _chat_template(folder: Path) -> str:
-    alone = folder / "chat_template.jinja"
-    if alone.is_file():
-        return alone.read_text(encoding="utf-8", errors="replace")
+def _templates(folder: Path) -> dict[str, str]:
     beside = folder / "tokenizer_config.json"
-    template = _object(beside).get("chat_template") if beside.is_file() else None
-    return template if isinstance(template, str) else ""
+    return read_templates(folder, _object(beside) if beside.is_file() else {})
 
 
 def _object(path: Path) -> dict[str, Any]:

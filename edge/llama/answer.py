@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 
 from backbone.text_stream import TextStream
 from offload.messages import (
@@ -41,12 +42,17 @@ class Answer:
     """Turns chosen tokens into Deltas and counts what they took."""
 
     def __init__(
-        self, request: Request, *, num_prompt: int, queue_s: float, num_cached: int = 0
+        self,
+        request: Request,
+        *,
+        num_prompt: int,
+        queue_s: float,
+        stops: Sequence[str] = (),  # beside the request's own
     ) -> None:
         self._max_tokens = request.sampling.max_tokens
-        self._stream = TextStream(request.sampling.stop)
+        self._stream = TextStream((*request.sampling.stop, *stops))
         self._num_prompt = num_prompt
-        self.num_cached = num_cached  # of the prompt's tokens, not computed again
+        self.num_cached = 0  # of the prompt's tokens, not computed again
         self._queue_s = queue_s
         self._prompt_tokens: tuple[PromptToken, ...] = ()
         self.num_tokens = 0  # written so far

@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from backbone.errors import CheckpointError
+from backbone.template_files import DEFAULT, TOOL_USE
 from edge.llama.gguf_file import check_header
 from edge.llama.library import llama, log
 from edge.llama.vocabulary import Vocabulary
@@ -82,6 +83,7 @@ class Model(Owned):
             self._handle = None
             raise CheckpointError(_why_not_loaded(path, log.reason()))
         self.vocabulary = Vocabulary(self._lib.llama_model_get_vocab(self._handle))
+        self.vocabulary.further_ends = self._end_tokens()
         if self._lib.llama_vocab_type(self.vocabulary.handle) == self._lib.LLAMA_VOCAB_TYPE_NONE:
             self.close()
             raise CheckpointError(f"{path} has no tokenizer; {_REMAKE}")
@@ -116,9 +118,33 @@ class Model(Owned):
         return self.metadata("general.architecture")
 
     @property
-    def chat_template(self) -> str:
-        """Return the Jinja template of the model, "" where it has none."""
-        return self.metadata("tokenizer.chat_template")
+    def chat_templates(self) -> dict[str, str]:
+        """Return the Jinja templates of the model by name, those that it has."""
+        key = "tokenizer.chat_template"
+        found = {DEFAULT: self.metadata(key), TOOL_USE: self.metadata(f"{key}.{TOOL_USE}")}
+        return {name: text for name, text in found.items() if text}
+
+    @property
+    def special_tokens(self) -> dict[str, str]:
+        """Return how its special tokens are written, by the names that templates know."""
+        vocabulary = self.vocabulary
+        ids = {f"{theirs}_token": self._token_id(ours) for theirs, ours in _ROLES.items()}
+        ids |= {"bos_token": vocabulary.bos, "eos_token": vocabulary.eos}
+        return {name: vocabulary.text(token) for name, token in ids.items() if token is not None}
+
+    def _token_id(self, role: str) -> int | None:
+        number = self.metadata(f"tokenizer.ggml.{role}_token_id")
+        known = number.isdecimal() and len(number) < 10
+        return int(number) if known and int(number) < self.vocabulary.num_tokens else None
+
+    def _end_tokens(self) -> frozenset[int]:
+        """Return all that ends an answer, of which llama.cpp reads but three tokens of a file."""
+        try:
+            told = json.loads(self.metadata("nearfar.eos_token_ids") or "[]")
+        except (ValueError, RecursionError):
+            return frozenset()
+        numbers = told if isinstance(told, list) else []
+        return frozenset(number for number in numbers if isinstance(number, int))
 
     @property
     def trained_len(self) -> int:
@@ -157,6 +183,7 @@ class Model(Owned):
         self._lib.llama_model_free(handle)
 
 
+_ROLES = {"unk": "unknown", "pad": "padding", "sep": "seperator"}  # the last as GGUF spells it
 _REMAKE = "make the file again with its tokenizer, or fetch another"
 
 

@@ -28,13 +28,16 @@ def likeliest(
 
 
 def prompt_token(
-    token: int, logits: npt.NDArray[np.float32] | None, count: int, vocabulary: Vocabulary
+    token: int,
+    text: str,
+    logits: npt.NDArray[np.float32] | None,
+    count: int,
+    vocabulary: Vocabulary,
 ) -> PromptToken:
     """Return a token of the prompt, judged by the row of logits, [vocabulary], before it.
 
-    The first token has nothing before it.
+    The first token has nothing before it. `text` is that by which the prompt grew with it.
     """
-    text = token_text(token, vocabulary)
     if logits is None:
         return PromptToken(token_id=token, text=text, logprob=None)
     return PromptToken(

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from backbone.chat_template import render
+from backbone.chat_template import prepare, render
 from backbone.errors import TemplateRefusal
+from backbone.template_files import chosen
 from edge.llama.binding import Model
 from edge.llama.healing import Healer
 from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
 from offload.errors import RequestError
 from offload.messages import Request
-from offload.turns import require_known, require_place, turns
+from offload.turns import (
+    PLAIN_TOLD,
+    plain_form,
+    plain_stops,
+    require_known,
+    require_place,
+    turns,
+)
+
+_log = logging.getLogger("nearfar.prompt")
 
 
 class PromptWriter:
@@ -24,17 +35,22 @@ class PromptWriter:
     def __init__(self, model: Model) -> None:
         self._vocabulary = model.vocabulary
         self.healer = Healer(model.vocabulary)
-        self.template = model.chat_template
-        self._bos = self._vocabulary.text(self._vocabulary.bos)
-        self._eos = self._vocabulary.text(self._vocabulary.eos)
+        self._templates = model.chat_templates
+        self.template = chosen(self._templates, tools=False)
+        if self.template:
+            prepare(self.template)
+        self._special_tokens = model.special_tokens
+        self._bos = self._special_tokens["bos_token"]
+        self._name = model.path.name
+        self._told = False  # that there is no template
 
     def tokens(self, request: Request) -> list[int]:
         """Return the tokens of the prompt, and behind them those of the answer that has begun.
 
         A raw prompt is the model's own language, control tokens and all. Messages go through
-        the template; without one, the last message is continued as plain text. Raises
-        RequestError where the template refuses the messages, Unsupported where it has no place
-        for tools, and CheckpointError where it is broken.
+        the template; without one, they are written out as plain text. Raises RequestError where
+        the template refuses the messages, Unsupported where it has no place for tools, and
+        CheckpointError where it is broken.
         """
         return self._prompt(request) + self.prefix(request)
 
@@ -60,11 +76,9 @@ class PromptWriter:
         if request.prompt_token_ids:
             require_known(request, self._vocabulary.num_tokens)
             return list(request.prompt_token_ids)
-        if self._is_plain(request):
+        if request.prompt is not None:
             require_place(request, "")
-            if request.prompt is not None:
-                return self._join([request.prompt])
-            return self._vocabulary.tokenize(request.last_text(), add_special=True)
+            return self._join([request.prompt])
         seal, text, _ = self._rendered(request)
         return self._join(seal.split(text))
 
@@ -74,11 +88,11 @@ class PromptWriter:
         Of messages: the system prompt with the tools, and the last user turn, to within a token
         where the tokenizer merges across their ends. Of a raw prompt: all.
         """
-        if self._is_plain(request):
+        if not request.messages:
             return Pins.whole(len(tokens))
         seal, text, rows = self._rendered(request)
         ends = _ends(text, [row["content"] for row in rows])
-        roles = [message.role for message in request.messages]
+        roles = [row["role"] for row in rows]
         num_system = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
         last_user = max((i for i, role in enumerate(roles) if role == "user"), default=0)
         first_end = ends[num_system]
@@ -91,21 +105,33 @@ class PromptWriter:
             last_end=len(tokens),
         )
 
-    def _is_plain(self, request: Request) -> bool:
-        return not request.messages or not self.template
+    def stops(self, request: Request) -> tuple[str, ...]:
+        """Return what ends an answer beside the request's own stop strings."""
+        return () if self._template_of(request) else plain_stops(request)
+
+    def _template_of(self, request: Request) -> str | None:
+        return chosen(self._templates, tools=bool(request.tools))
 
     def _rendered(self, request: Request) -> tuple[_Seal, str, list[dict[str, Any]]]:
-        """Return the text of the messages, sealed, and the rows that the template was given."""
-        require_place(request, self.template)
+        """Return the text of the messages, sealed, and the rows that it was made of."""
+        template = self._template_of(request)
+        require_place(request, template or "")
         seal = _Seal(self._vocabulary)
         rows, tools = seal.close_all(turns(request)), seal.close_all(list(request.tools))
+        if template is None:
+            if plain_stops(request):
+                self._tell_plain()
+            return seal, plain_form(rows), rows
         try:
-            text = render(
-                self.template, rows, tools=tools, bos_token=self._bos, eos_token=self._eos
-            )
+            text, rows = render(template, rows, tools=tools, special_tokens=self._special_tokens)
         except TemplateRefusal as error:
             raise RequestError(str(error)) from None
         return seal, text, rows
+
+    def _tell_plain(self) -> None:
+        if not self._told:
+            self._told = True
+            _log.warning(PLAIN_TOLD, self._name)
 
     def _count(self, seal: _Seal, text: str) -> int:
         return len(self._join(seal.split(text))) if text else 0
@@ -118,8 +144,8 @@ class PromptWriter:
                 tokens += self._vocabulary.tokenize_rest(piece)
                 continue
             # A template that writes the beginning-of-text token itself must not get a second.
-            add_special = index == 0 and not (self._bos and piece.startswith(self._bos))
-            tokens += self._vocabulary.tokenize(piece, add_special=add_special, parse_special=True)
+            add_bos = index == 0 and not (self._bos and piece.startswith(self._bos))
+            tokens += self._vocabulary.tokenize(piece, add_bos=add_bos, parse_special=True)
         return tokens
 
 

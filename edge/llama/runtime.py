@@ -191,7 +191,7 @@ class LlamaEngine:
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Return the tokens of a raw prompt; see Tokenizing (offload/engine.py)."""
         vocabulary = self._model.vocabulary
-        return vocabulary.tokenize(text, add_special=add_special, parse_special=True)
+        return vocabulary.tokenize(text, add_bos=add_special, parse_special=True)
 
     def written(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as they are written."""
@@ -275,7 +275,12 @@ class LlamaEngine:
                 prompt=prompt,
                 spell=spell,
                 constraint=constraint,
-                answer=Answer(request, num_prompt=len(prompt), queue_s=queue_s),
+                answer=Answer(
+                    request,
+                    num_prompt=len(prompt),
+                    queue_s=queue_s,
+                    stops=self._prompts.stops(request),
+                ),
                 patience=patience,
                 observer=self._watchers.of(request.id),
             )

@@ -20,14 +20,21 @@ class Vocabulary:
         self.num_tokens: int = self._lib.llama_vocab_n_tokens(handle)
         self.bos: int = self._lib.llama_vocab_bos(handle)  # -1 where there is none
         self.eos: int = self._lib.llama_vocab_eos(handle)
+        self.further_ends: frozenset[int] = frozenset()  # that only a model's file tells of
         self._pieces: dict[int, bytes] = {}
 
     def tokenize(
-        self, text: str, *, add_special: bool = False, parse_special: bool = False
+        self,
+        text: str,
+        *,
+        add_special: bool = False,
+        add_bos: bool = False,
+        parse_special: bool = False,
     ) -> list[int]:
         """Return the tokens of a text that begins something.
 
-        `add_special` puts the beginning-of-text token first where the model wants one;
+        `add_special` puts around it what the model wants around a whole text, `add_bos` only
+        before it, for a text that is to go on: an end behind it would be the end of everything.
         `parse_special` reads control tokens such as `<|end|>` out of the text, so it is for
         template text and never for what a person wrote.
         """
@@ -35,10 +42,11 @@ class Vocabulary:
         size = len(data) + 16
         buffer = (ctypes.c_int32 * size)()
         count = self._lib.llama_tokenize(
-            self.handle, data, len(data), buffer, size, add_special, parse_special
+            self.handle, data, len(data), buffer, size, add_special or add_bos, parse_special
         )
         assert count >= 0, "a token is at least one byte, so the buffer is large enough"
-        return list(buffer[:count])
+        has_end = add_bos and not add_special and self._lib.llama_vocab_get_add_eos(self.handle)
+        return list(buffer[: count - 1 if has_end else count])
 
     def tokenize_rest(self, text: str) -> list[int]:
         """Return the tokens of a text that goes on behind another; it has no control tokens."""
@@ -94,7 +102,7 @@ class Vocabulary:
 
     def is_end(self, token: int) -> bool:
         """Return whether the token ends an answer (end of text, of turn, of message)."""
-        return bool(self._lib.llama_vocab_is_eog(self.handle, token))
+        return bool(self._lib.llama_vocab_is_eog(self.handle, token)) or token in self.further_ends
 
     def is_control(self, token: int) -> bool:
         """Return whether the token is one that only a template may write."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from backbone.errors import NearfarError
 from backbone.schema import SchemaConstraint
+from backbone.text_stream import token_texts
 from edge.llama.answer import Answer, Patience
 from edge.llama.cache import KvCache
 from edge.llama.draft_model import DraftModel
@@ -139,12 +140,14 @@ class Writer:
         return None
 
     def _score(self, cache: KvCache, task: Task, scores: list[PromptToken]) -> Iterator[None]:
-        prompt, count = task.prompt, task.request.sampling.logprobs
-        scores.append(prompt_token(prompt[0], None, count, self._vocabulary))
+        prompt, count, vocabulary = task.prompt, task.request.sampling.logprobs, self._vocabulary
+        texts = token_texts((vocabulary.piece(each), vocabulary.text(each)) for each in prompt)
+        scores.append(prompt_token(prompt[0], texts[0], None, count, vocabulary))
         for places in cache.score(prompt):
             # The logits of a place are of the token behind it.
-            for row, token in enumerate(prompt[places.start + 1 : places.stop + 1]):
-                scores.append(prompt_token(token, cache.logits(row), count, self._vocabulary))
+            for row, at in enumerate(range(places.start + 1, min(places.stop + 1, len(prompt)))):
+                logits = cache.logits(row)
+                scores.append(prompt_token(prompt[at], texts[at], logits, count, vocabulary))
             yield
 
     def _decode(

@@ -12,27 +12,25 @@ from edge.llama.healing import Healer
 from edge.llama.window import Pins
 from offload.errors import RequestError, Unsupported
 from offload.messages import Request
-from offload.turns import require_known, require_place, turns
+from offload.turns import plain_form, plain_stops, require_known, require_place, turns
 
 
 def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
     """Return the prompt's tokens, with what the answer begins with behind them.
 
-    Without a chat template, the last message is continued as plain text. Raises Unsupported for
+    Without a chat template, messages are written out as plain text. Raises Unsupported for
     tools where nothing can tell the model of them, RequestError where the template refuses.
     """
     if request.prompt_token_ids:
         require_known(request, tokenizer.max_token_id + 1)
         return list(request.prompt_token_ids)
-    template = tokenizer.chat_template
+    template = tokenizer.template_for(request.tools)
     if request.tools and (request.prompt is not None or template is None):
         raise Unsupported(
             "tools need messages and a chat template with a place for them; leave them out"
         )
     require_place(request, template or "")
-    if request.prompt is None and template is not None:
-        return _chat_tokens(tokenizer, request)
-    tokens = _plain_tokens(tokenizer, request)
+    tokens = _text_tokens(tokenizer, request)
     if not tokens:
         raise RequestError("the prompt has no token in this model's vocabulary; write a question")
     return tokens
@@ -50,16 +48,24 @@ def begun(
     if not request.answer_prefix or asked.json_schema is not None or asked.prompt_logprobs:
         return list(tokens), b""
     bare = msgspec.structs.replace(request, answer_prefix="")
-    is_chat = request.prompt is None and tokenizer.chat_template is not None
-    start = _chat_tokens(tokenizer, bare) if is_chat else _plain_tokens(tokenizer, bare)
+    start = _text_tokens(tokenizer, bare)
     # One token at least is read, or nothing would tell of the next.
     first = max(1, _alike(tokens, start))
     kept = len(tokens) - healer.taken_back(tokens[first:])
     return list(tokens[:kept]), b"".join(map(tokenizer.token_bytes, tokens[kept:]))
 
 
-def _plain_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
-    return tokenizer.encode(request.last_text() + request.answer_prefix)
+def stops(tokenizer: Tokenizer, request: Request) -> tuple[str, ...]:
+    """Return what ends an answer beside the request's own stop strings."""
+    return () if tokenizer.template_for(request.tools) is not None else plain_stops(request)
+
+
+def _text_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
+    if request.prompt is not None:
+        return tokenizer.encode(request.prompt, answer_prefix=request.answer_prefix)
+    if tokenizer.template_for(request.tools) is not None:
+        return _chat_tokens(tokenizer, request)
+    return tokenizer.encode_text(plain_form(turns(request)) + request.answer_prefix)
 
 
 def _chat_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
@@ -80,7 +86,7 @@ def pinned(tokenizer: Tokenizer, request: Request, tokens: Sequence[int]) -> Pin
     ends is seen by writing something else behind it, so it holds for any template; to within a
     token where the tokenizer merges across the end. Of a raw prompt: all.
     """
-    if not request.messages or tokenizer.chat_template is None:
+    if not request.messages:
         return Pins.whole(len(tokens))
     roles = [message.role for message in request.messages]
     num_system = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
@@ -104,7 +110,7 @@ def _otherwise(tokenizer: Tokenizer, request: Request, index: int) -> list[int]:
     other = "#" if not old.startswith("#") and not old.endswith("#") else "@"
     messages = list(request.messages)
     messages[index] = msgspec.structs.replace(messages[index], content=other)
-    return _chat_tokens(tokenizer, msgspec.structs.replace(request, messages=tuple(messages)))
+    return _text_tokens(tokenizer, msgspec.structs.replace(request, messages=tuple(messages)))
 
 
 def _alike(one: Sequence[int], other: Sequence[int]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 import weakref
@@ -35,7 +36,7 @@ from edge.small_gpu.fit import Plan, fitting_plan
 from edge.small_gpu.loading import load, quantization_name
 from edge.small_gpu.loop import Loop
 from edge.small_gpu.options import TorchOptions
-from edge.small_gpu.prompt import begun, pinned, prompt_tokens
+from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
 from edge.small_gpu.ring import rotations_of
 from edge.small_gpu.sequence import Item, Sequence, Task
 from edge.small_gpu.slot import Slot
@@ -47,6 +48,9 @@ from offload.asker import asker
 from offload.errors import ContextLengthError, EngineStopped
 from offload.lengths import require_short
 from offload.messages import Delta, Finish, ModelCard, Request
+from offload.turns import PLAIN_TOLD
+
+_log = logging.getLogger("nearfar.prompt")
 
 __all__ = ["TorchEdgeEngine", "TorchOptions"]
 
@@ -65,6 +69,8 @@ class TorchEdgeEngine(Tokenized):
         self.path = folder
         config = NetworkConfig.load(folder)
         self._tokenizer = Tokenizer(folder)
+        self._tokenizer.prepare_chat()
+        self._told_plain = False  # that there is no chat template
         _require_rows(folder, self._tokenizer, config)
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
@@ -218,11 +224,19 @@ class TorchEdgeEngine(Tokenized):
             spelling=self._speller.bind(text, sampler),
             patience=Patience(request, gone, received),
             received=received,
+            stops=self._stops(request),
             owner=(asker(), request.cache_salt),
             session=_kept_as(request),
             # A prompt whose tokens are all to be judged is read from its start.
             reuse=self._options.enable_prefix_caching and not request.sampling.prompt_logprobs,
         )
+
+    def _stops(self, request: Request) -> tuple[str, ...]:
+        found = stops(self._tokenizer, request)
+        if found and not self._told_plain:
+            self._told_plain = True
+            _log.warning(PLAIN_TOLD, self.path.resolve().name)
+        return found
 
     def _pins(self, request: Request, prompt: list[int]) -> Pins:
         """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""

@@ -41,6 +41,7 @@ class Task:
     spelling: Spelling | None = None  # what its first tokens must spell once more
     patience: Patience
     received: float  # of time.monotonic()
+    stops: tuple[str, ...] = ()  # what ends the answer beside the request's own
     owner: object = None  # whose text may be shared with it
     session: str | None = None  # under which name it is kept
     reuse: bool = True  # of what a slot has read before
@@ -66,8 +67,8 @@ class Sequence:
         self._last = 0  # the newest token of the answer, which no ring holds yet
         self._scores: list[PromptToken] = []
         if task.request.sampling.prompt_logprobs:
-            first = task.prompt[0]
-            self._scores.append(PromptToken(first, tokenizer.decode([first]), None))
+            self._texts = tokenizer.token_texts(task.prompt)
+            self._scores.append(PromptToken(task.prompt[0], self._texts[0], None))
 
     @property
     def slot(self) -> Slot:
@@ -144,7 +145,7 @@ class Sequence:
 
     def _new_answer(self) -> Answer:
         task, queue_s = self.task, time.monotonic() - self.task.received
-        return Answer(task.request, num_prompt=len(task.prompt), queue_s=queue_s)
+        return Answer(task.request, num_prompt=len(task.prompt), queue_s=queue_s, stops=task.stops)
 
     def _read(self, reading: Reading, limit: int) -> Part:
         prompt, scored = self.task.prompt, self.task.request.sampling.prompt_logprobs
@@ -164,11 +165,11 @@ class Sequence:
         self._scores += [
             PromptToken(
                 one.token,
-                self._tokenizer.decode([one.token]),
+                self._texts[at],
                 one.confidence.logprob,
                 self._alternatives(one),
             )
-            for one in scores
+            for at, one in enumerate(scores, len(self._scores))
         ]
         if not reading.done:
             return None
@@ -218,8 +219,8 @@ class Sequence:
         return self.task.drafter.propose(min(limit, room, asked - self._answer.num_tokens - 1))
 
     def _alternatives(self, one: Found) -> tuple[Alternative, ...]:
-        decode = self._tokenizer.decode
-        return tuple(Alternative(token, decode([token]), nats) for token, nats in one.alternatives)
+        name = self._tokenizer.token_name
+        return tuple(Alternative(token, name(token), nats) for token, nats in one.alternatives)
 
 
 def _num_right(draft: list[int], found: list[Found]) -> int:

@@ -1,16 +1,24 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
-from backbone.chat_template import render
+from backbone.chat_template import render as render_whole
 from backbone.errors import CheckpointError
+
+
+def render(template: str, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+    return render_whole(template, messages, **options).text
+
 
 CHATML = (
     "{%- for m in messages %}\n<|im_start|>{{ m.role }}\n{{ m['content'] }}<|im_end|>\n"
     "{%- endfor %}\n{%- if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
 )
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 HELLO = [{"role": "user", "content": "hi"}]
 
 
@@ -22,7 +30,7 @@ def test_a_usual_template_renders() -> None:
 
 def test_the_special_tokens_are_there() -> None:
     template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
-    assert render(template, HELLO, bos_token="<s>", eos_token="</s>") == "<s>hi</s>"
+    assert render(template, HELLO, special_tokens=SPECIAL) == "<s>hi</s>"
 
 
 def test_content_is_not_taken_for_template_or_escaped() -> None:

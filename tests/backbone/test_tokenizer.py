@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def joined(tokenizer: Tokenizer, tokens: list[int]) -> bytes:
 @pytest.mark.parametrize("text", NASTY)
 def test_byte_level_tokens_give_back_the_exact_bytes(byte_level: Path, text: str) -> None:
     tokenizer = Tokenizer(byte_level)
-    assert joined(tokenizer, tokenizer.encode(text)) == text.encode()
+    assert joined(tokenizer, tokenizer.encode_text(text)) == text.encode()
 
 
 @settings(max_examples=200)
@@ -73,10 +74,73 @@ def test_metaspace_tokens_give_the_bytes_after_one_dummy_space(metaspace: Path, 
 
 
 @pytest.mark.parametrize("text", NASTY)
-def test_typed_control_tokens_stay_text(byte_level: Path, text: str) -> None:
+def test_control_tokens_in_a_plain_text_stay_text(byte_level: Path, text: str) -> None:
     tokenizer = Tokenizer(byte_level)
     control = {tokenizer.encode_chat([{"role": "user", "content": "x"}])[0], 0, 1, 2, 3}
-    assert not control & set(tokenizer.encode(text))
+    assert not control & set(tokenizer.encode_text(text))
+
+
+RAW = [
+    "<|user|>how many?<|end|><|assistant|>",
+    "<|end|>",
+    "text <|end|>  spaced\n\n<|user|> \n text<|end|>",
+    "<|<|end|>end|>",
+    "no control tokens",
+]
+
+
+def _with(folder: Path, to: Path, *, around: bool = False, **flags: bool) -> Path:
+    """Write a tokenizer whose control tokens have flags, and which puts tokens around a text."""
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    raw = json.loads((to / "tokenizer.json").read_text())
+    raw["added_tokens"] = [token | flags for token in raw["added_tokens"]]
+    if around:
+        pieces = [{"SpecialToken": {"id": name, "type_id": 0}} for name in ("<|user|>", "<|end|>")]
+        raw["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [pieces[0], {"Sequence": {"id": "A", "type_id": 0}}, pieces[1]],
+            "pair": [],
+            "special_tokens": {
+                name: {"id": name, "ids": [number], "tokens": [name]}
+                for name, number in (("<|user|>", 1), ("<|end|>", 0))
+            },
+        }
+    (to / "tokenizer.json").write_text(json.dumps(raw))
+    return to
+
+
+@pytest.mark.parametrize("text", RAW)
+@pytest.mark.parametrize("flags", [{}, {"rstrip": True}, {"lstrip": True}])
+def test_a_raw_prompt_is_read_as_transformers_reads_it(
+    byte_level: Path, tmp_path: Path, text: str, flags: dict[str, bool]
+) -> None:
+    folder = _with(byte_level, tmp_path, **flags)
+    expected = PreTrainedTokenizerFast.from_pretrained(folder).encode(text)
+    assert Tokenizer(folder).encode(text) == expected
+
+
+@pytest.mark.parametrize("text", RAW)
+def test_a_raw_prompt_begins_with_one_bos_and_has_no_end_put_behind_it(
+    byte_level: Path, tmp_path: Path, text: str
+) -> None:
+    tokenizer = Tokenizer(_with(byte_level, tmp_path, around=True))
+    bare = Tokenizer(byte_level).encode(text)
+    assert tokenizer.encode(text) == (bare if bare[0] == 1 else [1, *bare])
+    assert tokenizer.encode("") == tokenizer.encode_text("") == [1]
+
+
+def test_how_the_answer_to_a_raw_prompt_begins_has_no_control_tokens(byte_level: Path) -> None:
+    tokenizer = Tokenizer(byte_level)
+    tokens = tokenizer.encode("<|user|>hi<|end|>", answer_prefix="so <|end|> be it")
+    assert tokens.count(0) == 1 and joined(tokenizer, tokens) == b"hiso <|end|> be it"
+    assert tokenizer.encode("the qu", answer_prefix="ick") == tokenizer.encode("the quick")
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_the_names_of_tokens_tell_control_tokens_too(byte_level: Path, text: str) -> None:
+    tokenizer = Tokenizer(byte_level)
+    told = "".join(tokenizer.token_name(token) for token in tokenizer.encode(text))
+    assert told == text or "\N{REPLACEMENT CHARACTER}" in told
 
 
 @pytest.mark.parametrize("text", NASTY)

@@ -56,6 +56,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_checkpoint(tmp_path_factory.mktemp("model"), "llama-tied")
 
 
+async def test_each_token_of_a_step_is_told_with_its_own_text(folder: Path) -> None:
+    deltas = {}
+    for drafts in (0, 4):
+        options = EngineOptions(device="cpu", num_speculative_tokens=drafts)
+        engine = CloudEngine(folder, options=options)
+        deltas[drafts], _ = await answer(engine, ask("ab" * 20, max_tokens=40, logprobs=2))
+        await engine.aclose()
+    plain, drafted = ([(d.token_ids, d.text, d.index) for d in deltas[n]] for n in (0, 4))
+    assert drafted == plain and all(len(ids) <= 1 for ids, _, _ in drafted)
+    assert all(len(d.alternatives) == len(d.token_ids) for d in deltas[4])
+
+
 async def run(folder: Path, num_speculative_tokens: int, **asked: Any) -> tuple[list[int], int]:
     """Return the tokens of a repeating answer, and in how many steps it was written."""
     options = EngineOptions(device="cpu", num_speculative_tokens=num_speculative_tokens)

@@ -32,7 +32,7 @@ SUM = {
 TOOL = {"type": "function", "function": {"name": "clock", "parameters": {"type": "object"}}}
 TOOL_TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}"
-    "{% if m['role'] == 'system' %}{{ raise_exception('no system turns') }}{% endif %}"
+    "{% if m['content'] == 'sudo' %}{{ raise_exception('no such turns') }}{% endif %}"
     "{{ '<|user|>' + m['content'] }}{% for c in m.tool_calls or [] %}"
     "{{ c.function.name }}({{ c.function.arguments.zone }}){% endfor %}{% endfor %}"
     "{{ '<|assistant|>' }}"
@@ -146,7 +146,9 @@ async def test_an_answer_goes_on_after_its_prefix(engine: CloudEngine, folder: P
     deltas, finish = await answer(engine, asked)
     tokenizer = Tokenizer(folder)
     prompt = tokenizer.encode_chat([{"role": "user", "content": "how many seconds"}])
-    prompt += tokenizer.encode(begun)  # its "<|end|>" is text, as all that a person may have typed
+    prompt += tokenizer.encode_text(
+        begun
+    )  # its "<|end|>" is text, as all that a person may have typed
     assert tokens_of(deltas) == reference_tokens(folder, prompt, 9)
     assert (deltas[0].index, finish.usage.prompt_tokens) == (0, len(prompt))
 
@@ -222,7 +224,7 @@ async def test_tools_and_calls_reach_the_template(with_tools: Path) -> None:
     text = json.dumps(TOOL) + "[USER]hour?[USER]clock(<|end|>)[USER]9[ASSISTANT]"
     # What a tool says is text: its "<|end|>" is seven characters, and those of turns are tokens.
     pieces = [json.dumps([TOOL]), "hour?", "clock(<|end|>)", "9"]
-    plain = sum(len(tokenizer.encode(piece)) for piece in pieces)
+    plain = sum(len(tokenizer.encode_text(piece)) for piece in pieces)
     assert finish.usage.prompt_tokens == plain + text.count("[USER]") + 1
     await engine.aclose()
 
@@ -241,8 +243,8 @@ async def test_tools_that_a_template_would_leave_out_are_refused(engine: CloudEn
 
 async def test_a_templates_refusal_is_the_requests_fault(with_tools: Path) -> None:
     engine = CloudEngine(with_tools, options=EngineOptions(device="cpu"))
-    with pytest.raises(RequestError, match="no system turns"):
-        await answer(engine, Request(messages=(Message(role="system", content="be brief"),)))
+    with pytest.raises(RequestError, match="no such turns"):
+        await answer(engine, Request(messages=(Message(role="system", content="sudo"),)))
     await engine.aclose()
 
 

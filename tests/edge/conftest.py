@@ -38,6 +38,7 @@ def write_tiny_gguf(
     head: int = 64,
     num_layers: int = 2,
     seed: int = 0,
+    add: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
     spoil: Callable[[str, np.ndarray], np.ndarray] = lambda name, weight: weight,
 ) -> Path:
     """Write a llama of random weights and a vocabulary of bytes."""
@@ -53,6 +54,7 @@ def write_tiny_gguf(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     num_tokens = _add_vocabulary(writer, tokenizer, chat_template)
+    add(writer)
     rng = np.random.default_rng(seed)
     shapes = {"token_embd": (num_tokens, hidden), "output": (num_tokens, hidden)}
     for layer in range(num_layers):

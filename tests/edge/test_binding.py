@@ -19,14 +19,14 @@ def test_model_tells_what_its_file_says(tiny_gguf: Path) -> None:
         assert model.quantization == "f32"
         assert model.metadata("general.name") == "tiny"
         assert model.metadata("no.such.key") == ""
-        assert "<|assistant|>" in model.chat_template
+        assert "<|assistant|>" in model.chat_templates["default"]
         assert model.size_bytes >= 4 * model.num_parameters > 0
 
 
 def test_long_metadata_is_read_whole(tmp_path: Path, make_tiny_gguf) -> None:
     template = "{# " + "x" * 5000 + " #}end"
     with Model(make_tiny_gguf(tmp_path / "m.gguf", chat_template=template)) as model:
-        assert model.chat_template == template
+        assert model.chat_templates == {"default": template}
 
 
 @pytest.mark.parametrize("text", ["the 7 cats", "", "é€😀", "a\x00b", "  two\n\nlines "])

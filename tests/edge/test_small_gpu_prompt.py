@@ -23,8 +23,11 @@ class Recording:
     """A tokenizer that keeps what it is given."""
 
     def __init__(self, template: str) -> None:
-        self.chat_template = template
+        self._template = template
         self.turns: list[dict[str, Any]] = []
+
+    def template_for(self, tools: object) -> str:
+        return self._template
 
     def encode_chat(self, turns: list[dict[str, Any]], **_: Any) -> list[int]:
         self.turns = turns

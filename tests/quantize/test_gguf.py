@@ -246,6 +246,37 @@ def test_settings_travel(make_checkpoint: Make, tmp_path: Path) -> None:
     assert fields["tokenizer.ggml.eos_token_id"].contents() == 0
     assert fields["tokenizer.chat_template"].contents() == "{{ messages }}"
     assert fields["tokenizer.ggml.add_bos_token"].contents() is False
+    assert "nearfar.eos_token_ids" not in fields
+
+
+def test_every_token_that_ends_an_answer_travels(make_checkpoint: Make, tmp_path: Path) -> None:
+    from edge.llama.binding import Model
+
+    folder = make_checkpoint("qwen3", head_dim=32)
+    (folder / "generation_config.json").write_text('{"eos_token_id": [0, 301, 302, 303, 9999]}')
+    done = convert(folder, tmp_path / "m.gguf", kind="q8_0")
+    with Model(done.path) as model:
+        ends = {n for n in range(model.vocabulary.num_tokens) if model.vocabulary.is_end(n)}
+        of_llama = {n for n in ends if model._lib.llama_vocab_is_eog(model.vocabulary.handle, n)}
+    assert ends == {0, 301, 302, 303}
+    assert of_llama == {0, 301, 302}  # which has names for three
+
+
+def test_templates_with_names_travel(make_checkpoint: Make, tmp_path: Path) -> None:
+    from edge.llama.binding import Model
+
+    folder = make_checkpoint("qwen3", head_dim=32)
+    path = folder / "tokenizer_config.json"
+    named = [
+        {"name": "default", "template": "{{ messages }}"},
+        {"name": "tool_use", "template": "{{ tools }}"},
+        {"name": "rag", "template": "{{ documents }}"},
+    ]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"chat_template": named}))
+    done = convert(folder, tmp_path / "m.gguf", kind="q8_0")
+    with Model(done.path) as model:
+        assert model.chat_templates == {"default": "{{ messages }}", "tool_use": "{{ tools }}"}
+        assert model.metadata("tokenizer.chat_template.rag") == "{{ documents }}"
 
 
 def test_a_sliding_window_caps_the_context(make_checkpoint: Make, tmp_path: Path) -> None:

@@ -48,9 +48,7 @@ class Tokenizer:
         self._templates = read_templates(folder, self._settings)
         self._bytes: dict[int, bytes] = {}
 
-    def encode(
-        self, text: str, *, answer_prefix: str = "", add_special: bool = True
-    ) -> list[int]:
+    def encode(self, text: str, *, answer_prefix: str = "", add_special: bool = True) -> list[int]:
         """Return the ids of a raw prompt, and of how its answer begins already.
 
         Before them stands what the model puts before every text (BOS), unless the text begins so

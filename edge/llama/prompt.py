@@ -72,13 +72,17 @@ class PromptWriter:
         """Return the tokens of how the answer begins already; none of them is a control token."""
         return self._vocabulary.tokenize_rest(request.answer_prefix)
 
+    def raw(self, text: str) -> list[int]:
+        """Return the tokens of a raw prompt, behind BOS."""
+        return self._join([text])
+
     def _prompt(self, request: Request) -> list[int]:
         if request.prompt_token_ids:
             require_known(request, self._vocabulary.num_tokens)
             return list(request.prompt_token_ids)
         if request.prompt is not None:
             require_place(request, "")
-            return self._join([request.prompt])
+            return self.raw(request.prompt)
         seal, text, _ = self._rendered(request)
         return self._join(seal.split(text))
 

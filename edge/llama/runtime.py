@@ -190,8 +190,9 @@ class LlamaEngine:
 
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Return the tokens of a raw prompt; see Tokenizing (offload/engine.py)."""
-        vocabulary = self._model.vocabulary
-        return vocabulary.tokenize(text, add_bos=add_special, parse_special=True)
+        if add_special:
+            return self._prompts.raw(text)
+        return self._model.vocabulary.tokenize(text, parse_special=True)
 
     def written(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as they are written."""

@@ -6,6 +6,7 @@ one draws its own uniform number and inverts its own cumulative distribution.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,6 +37,11 @@ class Constraint(Protocol):
     @property
     def done(self) -> bool:
         """Whether nothing more may follow."""
+        ...
+
+    @property
+    def forced(self) -> Sequence[int]:
+        """The tokens that must come next, in turn; often none."""
         ...
 
     def allowed(self) -> npt.NDArray[np.bool_]:
@@ -82,7 +88,7 @@ class Sampler:
         # Asked for as soon as it can be known: where it fails, no other row of a step does.
         held = self.constraint
         self.allowed: Tensor | None = None
-        if held is not None and not held.done:
+        if held is not None and not held.done and not held.forced:
             self.allowed = torch.from_numpy(held.allowed())
 
     def note(self, tokens: Iterable[int]) -> None:
@@ -105,6 +111,11 @@ class Sampler:
     def is_done(self) -> bool:
         """Whether the answer is whole, so that no token may follow."""
         return self.constraint is not None and self.constraint.done
+
+    @property
+    def forced(self) -> Sequence[int]:
+        """The tokens that are chosen next, in turn, whatever the logits are; often none."""
+        return () if self.constraint is None else self.constraint.forced
 
     def took(self, token: int) -> None:
         """Remember a token that was chosen."""
@@ -138,18 +149,34 @@ def choose(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
     """Return one token per row of float32 logits [rows, vocab]: int64 [rows], same device.
 
     Penalty, bias and constraint come first, then the filters in Hugging Face's order:
-    temperature, top_k, top_p, min_p. The device is never waited for.
+    temperature, top_k, top_p, min_p. The device is never waited for. Several rows of a sampler
+    with forced tokens are theirs, one after another.
     """
+    forced = _forced(samplers)
     logits = _adjusted(logits, samplers)
     tokens = place_of_largest(logits)
     groups: dict[_Draw, list[int]] = {}
     for row, sampler in enumerate(samplers):
-        if (draw := _draw_of(sampler.values)) is not None:
+        if row not in forced and (draw := _draw_of(sampler.values)) is not None:
             groups.setdefault(draw, []).append(row)
     for draw, rows in groups.items():
         settings = _settings(rows, samplers, logits.device)
         tokens[settings.at] = draw(logits[settings.at], settings)
+    if forced:
+        at, values = (torch.tensor(list(each)) for each in (forced, forced.values()))
+        tokens[to_device(at, tokens.device)] = to_device(values, tokens.device)
     return tokens
+
+
+def _forced(samplers: Sequence[Sampler]) -> dict[int, int]:
+    """Return the rows whose token is certain, and those tokens."""
+    found: dict[int, int] = {}
+    counts: Counter[int] = Counter()
+    for row, sampler in enumerate(samplers):
+        if sampler.forced:
+            found[row] = sampler.forced[counts[id(sampler)]]
+            counts[id(sampler)] += 1
+    return found
 
 
 def _settings(rows: Sequence[int], samplers: Sequence[Sampler], device: torch.device) -> _Settings:

@@ -9,6 +9,7 @@ written in one way only needs no model to write it.
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,7 @@ class Schemas:
         self._make_vocabulary = vocabulary
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
+        self._lock = threading.Lock()
         self._trials = Trials()
 
     def constraint(
@@ -46,15 +48,20 @@ class Schemas:
         """
         text = _as_json(schema)
         self._trials.require_survival(text, ended)
-        if self._vocabulary is None:
-            self._vocabulary = self._make_vocabulary()
+        vocabulary = self._known_vocabulary()
         # Tokens of any cut will do: what is held is where the bytes stand in the grammar.
-        tokens = self._vocabulary.greedy_tokenize(begun)
+        tokens = vocabulary.greedy_tokenize(begun)
         for layout in (COMPACT, LOOSE):
-            matcher = _compiled(text, layout, self._vocabulary)
+            matcher = _compiled(text, layout, vocabulary)
             if matcher.try_consume_tokens(tokens) == len(tokens):
                 return SchemaConstraint(matcher, self._vocab_size)
         raise SchemaRefusal("answer_prefix does not fit json_schema; leave one of them out")
+
+    def _known_vocabulary(self) -> LLTokenizer:
+        with self._lock:
+            if self._vocabulary is None:
+                self._vocabulary = self._make_vocabulary()
+            return self._vocabulary
 
 
 class SchemaConstraint:

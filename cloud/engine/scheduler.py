@@ -92,8 +92,13 @@ class Scheduler:
             self._grow(admitted, count)
             slices.append(self._planned(admitted, count))
             budget -= count
-        if len(slices) <= _MOST_DRAFTING:
-            slices = [self._with_draft(slice_, budget // len(slices)) for slice_ in slices]
+        few = len(slices) <= _MOST_DRAFTING
+        slices = [
+            self._with_draft(slice_, budget // len(slices))
+            if few or slice_.sequence.sampler.forced
+            else slice_
+            for slice_ in slices
+        ]
         slices.sort(key=lambda slice_: slice_.num_tokens > 1)
         return slices
 
@@ -197,13 +202,13 @@ class Scheduler:
         return found
 
     def _with_draft(self, slice_: Slice, limit: int) -> Slice:
-        """Add guesses to a slice that ends with a choice, where there is room for them anyway."""
+        """Add what comes next to a slice that ends with a choice, where there is room anyway."""
         sequence = slice_.sequence
-        if sequence.lookup is None or slice_.num_tokens > 1 or not slice_.completes:
+        if slice_.num_tokens > 1 or not slice_.completes:
             return slice_
         # The last token of an answer needs none behind it.
         limit = min(limit, sequence.max_tokens - sequence.num_generated - 1)
-        draft = sequence.lookup.draft(sequence.tokens, limit)
+        draft = sequence.draft(max(0, limit))
         if not draft or not self._grow(sequence, 1 + len(draft)):
             return slice_
         return Slice(sequence, 1 + len(draft), draft)

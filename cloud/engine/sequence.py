@@ -91,6 +91,13 @@ class Sequence:
         """Whether tokens of the prompt are still to be scored, which a cached prefix could not."""
         return self.num_scored is not None and self.num_scored < self.num_prompt_tokens
 
+    def draft(self, limit: int) -> tuple[int, ...]:
+        """Return at most `limit` tokens that come next: those that are certain, or guesses."""
+        if forced := self.sampler.forced:
+            # Behind the last of them there is a choice, which must see it taken.
+            return tuple(forced[: min(limit, len(forced) - 1)])
+        return () if self.lookup is None else self.lookup.draft(self.tokens, limit)
+
     def append(self, token: int) -> None:
         """Add a chosen token, or learn the first of those that were expected."""
         if self.num_unknown:

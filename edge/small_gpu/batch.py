@@ -18,6 +18,7 @@ from offload.messages import FinishReason
 _log = logging.getLogger("nearfar.small_gpu")
 
 PIECE = 64  # tokens of a prompt in one step while others write
+MOST_FORCED = 16  # tokens of an answer that a schema leaves no choice in, in one step
 LEAST_TOKENS = 16  # of a step; where not even these fit, memory is really gone
 
 Share = tuple[Answering, Part]
@@ -86,14 +87,19 @@ class Batch:
         reading = [one for one in self._seated if not one.is_writing]
         # Drafts are for those who write alone: for others they would only make steps longer.
         alone = len(self._seated) == 1
-        shares = [self._share(one, 1 + self._max_draft * alone) for one in writing]
-        left = min(self._max_tokens - len(writing), PIECE if writing else self._max_tokens)
+        shares = [self._share(one, self._limit(one, alone=alone)) for one in writing]
+        written = sum(len(share[1].tokens) for share in shares if share)
+        left = min(self._max_tokens - written, PIECE if writing else self._max_tokens)
         left = max(left, 1)  # however many write, a prompt gets on
         for one in reading:
             if left > 0:
                 shares.append(share := self._share(one, left))
                 left -= len(share[1].tokens) if share else 0
         return [share for share in shares if share is not None]
+
+    def _limit(self, sequence: Answering, *, alone: bool) -> int:
+        """Return how many tokens one that writes may have in a step."""
+        return max(1 + self._max_draft * alone, min(sequence.num_forced, MOST_FORCED))
 
     def _share(self, sequence: Answering, limit: int) -> Share | None:
         """Return what one evaluates in this step; None where that was its end."""

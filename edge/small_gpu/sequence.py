@@ -86,6 +86,11 @@ class Sequence:
         """Whether its prompt has been read."""
         return self._reading is not None and self._reading.done
 
+    @property
+    def num_forced(self) -> int:
+        """How many tokens come next whatever the network says."""
+        return len(self.task.sampler.forced)
+
     def sit(self, slot: Slot) -> None:
         """Take a slot, and keep what of the prompt is in it."""
         task, self._slot = self.task, slot
@@ -103,11 +108,16 @@ class Sequence:
             return self._read(self._reading, limit)
         if not self.slot.make_room(1, self.task.pins):
             return None
-        self._draft = self._drafted(limit - 1)
         self._began = time.perf_counter()
-        row = Row(sampler=self.task.sampler, num_alternatives=self._num_alternatives)
-        tokens = [self._last, *self._draft]
-        return Part(ring=self.slot.ring, tokens=tokens, rows=[row] * len(tokens))
+        count = self._num_alternatives
+        if forced := self.task.sampler.forced[: min(limit, 1 + self._draft_room)]:
+            self._draft = list(forced[:-1])
+            rows = [Row(given=token, num_alternatives=count) for token in forced]
+        else:
+            self._draft = self._drafted(limit - 1)
+            row = Row(sampler=self.task.sampler, num_alternatives=count)
+            rows = [row] * (1 + len(self._draft))
+        return Part(ring=self.slot.ring, tokens=[self._last, *self._draft], rows=rows)
 
     def take(self, part: Part, found: list[Found]) -> FinishReason | None:
         """Go on by what was found; return why the answer is over, if it is.
@@ -214,9 +224,14 @@ class Sequence:
         """Return a draft that neither drops nor compresses what its tokens would have seen."""
         if self.task.drafter is None or self._spelling is not None:
             return []
+        return self.task.drafter.propose(min(limit, self._draft_room))
+
+    @property
+    def _draft_room(self) -> int:
+        """How many tokens can be computed beside the newest one."""
         ring, asked = self.slot.ring, self.task.request.sampling.max_tokens
         room = min(ring.limit - ring.used, ring.until_settled, ring.chunk) - 1
-        return self.task.drafter.propose(min(limit, room, asked - self._answer.num_tokens - 1))
+        return max(0, min(room, asked - self._answer.num_tokens - 1))
 
     def _alternatives(self, one: Found) -> tuple[Alternative, ...]:
         name = self._tokenizer.token_name

@@ -58,6 +58,8 @@ class Spelling:
         self._pieces = pieces
         self._vocab_size = vocab_size
 
+    forced: tuple[int, ...] = ()  # a text may be spelled in several ways
+
     @property
     def done(self) -> bool:
         """Whether what must be spelled has been."""

@@ -44,6 +44,33 @@ def reference(logits: torch.Tensor, values: dict[str, Any]) -> torch.Tensor:
     return torch.softmax(warpers(torch.empty(1, 0, dtype=torch.long), logits[None])[0], -1)
 
 
+class Forced:
+    """A constraint that leaves no choice."""
+
+    done = False
+
+    def __init__(self, *tokens: int) -> None:
+        self.forced = list(tokens)
+
+    def allowed(self) -> Any:
+        raise AssertionError("nobody asks what else there is")
+
+    def accept(self, token: int) -> None:
+        assert token == self.forced.pop(0)
+
+
+def test_rows_of_forced_tokens_take_them_in_turn_and_draw_no_number() -> None:
+    held, free = sampler(1, temperature=1.0), sampler(2, temperature=1.0)
+    held.constrain(Forced(7, 3, 5))
+    rows = some_logits().repeat(4, 1)
+    tokens = choose(rows, [held, free, held, held]).tolist()
+    assert [tokens[0], *tokens[2:]] == [7, 3, 5]
+    assert tokens[1] == choose(rows[:1], [sampler(2, temperature=1.0)]).item()
+    assert held.uniform() == sampler(1).uniform()
+    held.took(7)
+    assert held.forced == [3, 5]
+
+
 @pytest.mark.parametrize(
     "values",
     [

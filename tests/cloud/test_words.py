@@ -188,6 +188,44 @@ async def test_a_whole_value_ends_the_answer(engine: CloudEngine) -> None:
     assert (text_of(deltas), finish.reason) == ('"yes"', "stop")
 
 
+async def test_what_is_forced_takes_fewer_steps_whoever_else_writes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = CloudEngine(folder, options=EngineOptions(device="cpu"))
+    only = {"const": {"sum": 42, "units": ["seconds", "hours", "seconds"]}}
+    steps: list[int] = []
+    schedule = engine._scheduler.schedule
+
+    def counted() -> Any:
+        slices = schedule()
+        steps.append(len(slices))
+        return slices
+
+    monkeypatch.setattr(engine._scheduler, "schedule", counted)
+    request = ask(max_tokens=90, temperature=1.0, seed=1, json_schema=only)
+    deltas, finish = await answer(engine, request)
+    assert json.loads(text_of(deltas)) == only["const"] and finish.reason == "stop"
+    assert len(steps) < 0.3 * len(tokens_of(deltas))
+    drawn = ask(PROMPT, max_tokens=30, temperature=1.0, seed=3, json_schema=SUM)
+    alone = await answer(engine, drawn)
+    others = [ask(f"hour {n}", max_tokens=20, json_schema=only) for n in range(6)]
+    among, *cut = await asyncio.gather(*(answer(engine, each) for each in (drawn, *others)))
+    assert tokens_of(among[0]) == tokens_of(alone[0])
+    for told, end in cut:
+        assert (len(tokens_of(told)), end.reason) == (20, "length")
+        assert json.dumps(only["const"]).startswith(text_of(told))
+    await engine.aclose()
+
+
+async def test_a_model_of_blanks_cannot_fill_an_answer_with_them(engine: CloudEngine) -> None:
+    pieces = {token: engine._tokenizer.token_bytes(token) for token in range(engine._vocab_size)}
+    liked = {token: 100.0 for token, piece in pieces.items() if piece and not piece.strip()}
+    for schema in (SUM, {"type": "object"}):
+        deltas, _ = await answer(engine, ask(max_tokens=40, json_schema=schema, logit_bias=liked))
+        outside = text_of(deltas).split('"')[::2]  # a text in quotes may be of blanks
+        assert not any("  " in piece or "\n" in piece for piece in outside)
+
+
 async def test_a_schema_holds_what_a_prefix_has_begun(engine: CloudEngine) -> None:
     request = ask(max_tokens=50, json_schema={"enum": ["yes"]}, answer_prefix='"y')
     assert text_of((await answer(engine, request))[0]) == 'es"'

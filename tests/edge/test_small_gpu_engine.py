@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,6 +64,19 @@ async def test_a_schema_holds_one_answer_and_not_its_neighbours(engine: TorchEdg
     assert not isinstance(made, BaseException) and made[0] in ('"yes"', '"no"')
     assert made[1].reason == "stop"
     assert isinstance(error, RequestError) and "json_schema" in str(error)
+
+
+async def test_what_is_forced_takes_fewer_steps_and_tells_of_every_token(
+    engine: TorchEdgeEngine, stumble: Callable[[Callable[[list[int]], None]], None]
+) -> None:
+    steps: list[list[int]] = []
+    stumble(steps.append)
+    only = {"const": {"answer": 42, "units": ["seconds", "hours"]}}
+    request = asked("How many?", json_schema=only)
+    deltas = [item async for item in engine.generate(request) if isinstance(item, Delta)]
+    assert json.loads("".join(delta.text for delta in deltas)) == only["const"]
+    assert len(steps) < 0.5 * len(deltas)
+    assert all(delta.confidence[0].logprob < 0 for delta in deltas)
 
 
 async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 
+from backbone.open_files import raise_open_files
 from backbone.showing import echo, echo_json
 from backbone.sizes import readable
 from backbone.stopping import on_signals
@@ -31,7 +32,9 @@ OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _DRAIN_S = 10.0  # for the answers in flight, after a signal
 _LOOK_S = 0.2  # between two looks whether the engine is broken
-_INSIST_S = 25.0  # for a broken engine's process to end well; systemd's unit gives it 30
+_INSIST_S = (
+    25.0  # for the process to end well; systemd's unit gives it 30
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,13 +80,15 @@ class EndpointOptions:
 
 def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
     """Load the model, bind the addresses and serve. Raises NearfarError, also of what breaks."""
+    raise_open_files()  # each device and each client of HTTP holds one
     asyncio.run(_serve(open_engine(options), options, open_http))
 
 
 async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp | None) -> None:
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
-        stack.enter_context(on_signals(stop.set, signal.SIGINT, signal.SIGTERM))
+        signals = (signal.SIGINT, signal.SIGTERM)
+        stack.enter_context(on_signals(stop.set, *signals, within_s=_INSIST_S))
         await stack.enter_async_context(aclosing(engine))
         await _connect(engine)
         _warn_of_sharing(engine)

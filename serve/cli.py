@@ -21,6 +21,8 @@ from offload.places import places
 from offload.settings import ServeSettings, Settings
 from serve.options import ServeOptions
 
+_END_WITHIN_S = 20.0  # after a signal: answers have 5 s of it, the engine the rest
+
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
@@ -106,7 +108,7 @@ async def serve_engine(
     """
     options = options or ServeOptions()
     stop = asyncio.Event()
-    with on_signals(stop.set, signal.SIGINT, signal.SIGTERM):
+    with on_signals(stop.set, signal.SIGINT, signal.SIGTERM, within_s=_END_WITHIN_S):
         async with aclosing(engine), face_of(engine, options) as url:
             announce(engine, url, options, as_json=as_json)
             await stop.wait()

@@ -12,12 +12,12 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from backbone.causes import cause
+from backbone.connections import patient_for
 from offload.engine import Engine
 from offload.errors import SettingsError
 from serve.app import build_app
 from serve.auth import MAX_HEADER_BYTES
 from serve.options import ServeOptions
-from serve.patience import patient_for
 
 _BACKLOG = 1024
 # Longer than clients keep an idle connection (5 s in httpx and OpenAI's client): were it closed

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,13 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
     # Two threads that wait for each other crawl where another test keeps a core busy.
     monkeypatch.setenv("NEARFAR_EDGE_NUM_THREADS", "1")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_end_of_this_process() -> Iterator[None]:
+    """What a signal told in a test must not end the tests: see backbone/stopping.py."""
+    yield
+    faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

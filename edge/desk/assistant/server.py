@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 DEFAULT_PORT = 8089
+_END_WITHIN_S = 20.0  # after a signal
+_HEAD_TIMEOUT_S = 30.0
 
 Begun = Callable[[str], Awaitable[None]]
 Beside = Callable[[Engine], "Starlette"]
@@ -94,12 +96,13 @@ class PageServer:
     async def serve(self, begun: Begun) -> None:
         """Serve until stopped, or until a signal; `begun` is told the link of the page."""
         # uvicorn hears signals only once it is up: one that comes before must end it as well.
-        with on_signals(self.stop, signal.SIGINT, signal.SIGTERM):
+        with on_signals(self.stop, signal.SIGINT, signal.SIGTERM, within_s=_END_WITHIN_S):
             await self._serve(begun)
 
     async def _serve(self, begun: Begun) -> None:
         import uvicorn
 
+        from backbone.connections import patient_for
         from edge.desk.assistant.app import build_app
         from edge.desk.assistant.door import kept_token
 
@@ -119,7 +122,7 @@ class PageServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=patient_for(_HEAD_TIMEOUT_S),
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -148,7 +151,7 @@ def announce(url: str, *, has_api: bool = False, as_json: bool) -> None:
 
 def _bind(port: int) -> socket.socket:
     try:
-        return socket.create_server(("127.0.0.1", port))
+        return socket.create_server(("127.0.0.1", port), backlog=1024)
     except OSError as error:
         raise SettingsError(
             f"cannot listen at 127.0.0.1:{port} ({cause(error)}); "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 
+from backbone.connections import Connections, patient_for
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import CONTINUE, TEXT, listening
@@ -58,3 +60,52 @@ async def test_an_answer_may_take_longer_than_a_head() -> None:
             rest = [line async for line in lines if line]
         assert first.startswith("data: ") and rest[-1] == "data: [DONE]"
         assert (await client.get(f"{server.url}/health")).status_code == 200
+
+
+class Line:
+    """As much of a connection as Connections looks at."""
+
+    def __init__(self, address: str, *, is_idle: bool = True) -> None:
+        self.address, self.is_idle, self.has_parted = address, is_idle, False
+
+    def part(self) -> None:
+        self.has_parted = True
+
+
+def test_a_newcomer_takes_the_place_of_who_has_been_idle_longest() -> None:
+    held: Any = Connections(4)
+    old = [Line(f"10.0.0.{i}") for i in range(4)]
+    assert all(held.add(line) for line in old)
+    held.touch(old[0])
+    assert held.add(Line("10.0.0.9")) and len(held) == 4
+    assert [line.has_parted for line in old] == [False, True, False, False]
+
+
+def test_one_address_holds_half_of_all_at_most() -> None:
+    held: Any = Connections(8)
+    crowd = [Line("10.0.0.1") for _ in range(20)]
+    assert all(held.add(line) for line in crowd)
+    assert len(held) == 4 and sum(line.has_parted for line in crowd) == 16
+    assert all(held.add(Line(f"10.0.1.{i}")) for i in range(4)) and len(held) == 8
+    assert sum(line.has_parted for line in crowd) == 16, "no other was shut out"
+
+
+def test_who_is_being_answered_is_never_parted_with() -> None:
+    held: Any = Connections(2)
+    busy = [Line(f"10.0.0.{i}", is_idle=False) for i in range(2)]
+    assert all(held.add(line) for line in busy)
+    assert not held.add(Line("10.0.0.9")) and len(held) == 2
+    held.remove(busy[0])
+    held.remove(busy[0])
+    assert held.add(Line("10.0.0.9")) and not busy[1].has_parted
+
+
+async def test_silent_connections_by_the_hundred_keep_nobody_out() -> None:
+    async with listening(ScriptedEngine(), ServeOptions(port=0)) as server:
+        port = httpx.URL(server.url).port or 0
+        server._server.config.http_protocol_class = patient_for(60.0, Connections(16))
+        lines = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
+        async with httpx.AsyncClient(timeout=A_MINUTE_S) as client:
+            assert (await client.get(f"{server.url}/health")).status_code == 200
+        for _, writer in lines:
+            writer.close()

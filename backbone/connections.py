@@ -1,0 +1,132 @@
+"""How many HTTP connections are held and for how long: one that says nothing costs too.
+
+uvicorn waits for ever for a head that comes byte by byte, or not at all, and takes connections
+until the process has no files left, when it can take none for anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from backbone.open_files import raise_open_files
+
+_SPARE_FILES = 128  # for models, databases, sockets of our own
+_MOST_CONNECTIONS = 8192
+
+
+class Connections:
+    """Those of one server. A newcomer takes the place of who has been idle longest.
+
+    One address may hold half of all, so that no other is shut out.
+    """
+
+    def __init__(self, most: int | None = None) -> None:
+        """`most` is as many as there are files for where it is not told."""
+        files = max(16, min(_MOST_CONNECTIONS, raise_open_files() - _SPARE_FILES))
+        self.most = files if most is None else min(most, files)
+        self.most_of_one = max(1, self.most // 2)
+        self._held: dict[Held, None] = {}  # who has been idle longest first
+        self._of: dict[str, dict[Held, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def add(self, one: Held) -> bool:
+        """Take a newcomer in, in another's place where need be; False where all are at work."""
+        mine = self._of.get(one.address, {})
+        crowd: Iterable[Held] = ()
+        if len(mine) >= self.most_of_one:
+            crowd = mine
+        elif len(self._held) >= self.most:
+            crowd = self._held
+        if crowd:
+            idle = next((each for each in crowd if each.is_idle), None)
+            if idle is None:
+                return False
+            self.remove(idle)
+            idle.part()
+        self._held[one] = self._of.setdefault(one.address, {})[one] = None
+        return True
+
+    def touch(self, one: Held) -> None:
+        """Note that somebody has just been of use."""
+        if one in self._held:
+            for held in (self._held, self._of[one.address]):
+                held[one] = held.pop(one)
+
+    def remove(self, one: Held) -> None:
+        """Forget somebody; who is not known is no fault."""
+        if self._held.pop(one, 0) is None:
+            mine = self._of[one.address]
+            del mine[one]
+            if not mine:
+                del self._of[one.address]
+
+
+class Held(H11Protocol):
+    """One connection, and what is known of it."""
+
+    address = ""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request of it is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def part(self) -> None:
+        """Hang up at once: another is waiting for the place."""
+        self.transport.abort()
+
+
+def patient_for(head_timeout_s: float, connections: Connections | None = None) -> type[Held]:
+    """Return uvicorn's protocol, which hangs up where no whole head came in that time.
+
+    A kept connection on which nothing has come since its last answer has uvicorn's own limit.
+    """
+    held = connections or Connections()
+
+    class Patient(Held):
+        _patience: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            super().connection_made(transport)
+            self.address = str(self.client[0]) if self.client else ""
+            if held.add(self):
+                self._wait()
+            else:
+                transport.abort()
+
+        def data_received(self, data: bytes) -> None:
+            before = self.cycle
+            super().data_received(data)
+            if self.cycle is not before:
+                self._wait_no_more()
+                held.touch(self)
+            elif self._patience is None and (before is None or before.response_complete):
+                self._wait()
+
+        def on_response_complete(self) -> None:
+            answered = self.cycle
+            super().on_response_complete()
+            held.touch(self)
+            if self.cycle is answered and self.conn.trailing_data[0]:  # the next head has begun
+                self._wait()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._wait_no_more()
+            held.remove(self)
+            super().connection_lost(exc)
+
+        def _wait(self) -> None:
+            self._wait_no_more()
+            self._patience = self.loop.call_later(head_timeout_s, self.transport.close)
+
+        def _wait_no_more(self) -> None:
+            if self._patience is not None:
+                self._patience.cancel()
+                self._patience = None
+
+    return Patient

@@ -32,9 +32,7 @@ OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _DRAIN_S = 10.0  # for the answers in flight, after a signal
 _LOOK_S = 0.2  # between two looks whether the engine is broken
-_INSIST_S = (
-    25.0  # for the process to end well; systemd's unit gives it 30
-)
+_INSIST_S = 25.0  # for the process to end well; systemd's unit gives it 30
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from backbone.errors import RequestError
@@ -28,33 +29,52 @@ class Asked(Protocol):
     @property
     def logit_bias(self) -> Mapping[int, float] | None: ...
     @property
+    def stop_token_ids(self) -> Sequence[int]: ...
+    @property
+    def min_tokens(self) -> int: ...
+    @property
+    def ignore_eos(self) -> bool: ...
+    @property
     def json_schema(self) -> dict[str, Any] | None: ...
 
 
 def sampler_for(
-    asked: Asked, prompt: Sequence[int], *, begun: str, vocab_size: int, schemas: Schemas
+    asked: Asked,
+    prompt: Sequence[int],
+    *,
+    begun: str,
+    vocab_size: int,
+    schemas: Schemas,
+    ends: Collection[int],
 ) -> Sampler:
     """Return what chooses an answer's tokens; `begun` is how the answer begins already.
 
-    Raises RequestError for a bias on tokens that the model has not, and SchemaRefusal.
+    `ends` are the model's own. Raises RequestError for tokens that the model has not, and
+    SchemaRefusal.
     """
-    _require_known(asked.logit_bias or (), vocab_size)
+    _require_known("logit_bias", asked.logit_bias or (), vocab_size)
+    _require_known("stop_token_ids", asked.stop_token_ids, vocab_size)
+    biases = dict(asked.logit_bias or {})
+    if asked.ignore_eos:
+        biases |= dict.fromkeys(ends, -math.inf)
     schema = asked.json_schema
     sampler = Sampler(
         _values(asked),
         seed=asked.seed,
         vocab_size=vocab_size,
-        logit_bias=asked.logit_bias,
+        logit_bias=biases,
+        ends={*ends, *asked.stop_token_ids},
+        min_tokens=asked.min_tokens,
         constraint=None if schema is None else schemas.constraint(schema, begun),
     )
     sampler.note(prompt)
     return sampler
 
 
-def _require_known(biased: Sequence[int] | Mapping[int, float], vocab_size: int) -> None:
-    if unknown := [token for token in biased if token >= vocab_size]:
+def _require_known(name: str, tokens: Iterable[int], vocab_size: int) -> None:
+    if unknown := [token for token in tokens if token >= vocab_size]:
         raise RequestError(
-            f"logit_bias names the token {unknown[0]}; this model's are 0 to {vocab_size - 1}"
+            f"{name} names the token {unknown[0]}; this model's are 0 to {vocab_size - 1}"
         )
 
 

@@ -7,7 +7,7 @@ one draws its own uniform number and inverts its own cumulative distribution.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,6 +57,7 @@ class Sampler:
     """One sequence's settings, random stream, bias, and record of the tokens it has seen.
 
     `logit_bias` is added to the logits of the token ids it names; each must be below `vocab_size`.
+    Of `ends` none may come among the first `min_tokens` tokens.
     """
 
     def __init__(
@@ -67,8 +68,12 @@ class Sampler:
         vocab_size: int = 0,
         logit_bias: Mapping[int, float] | None = None,
         constraint: Constraint | None = None,
+        ends: Collection[int] = (),
+        min_tokens: int = 0,
     ) -> None:
         self.values = values
+        self._ends = sorted(ends)
+        self._num_wanted = min_tokens  # tokens that must still come
         self.logit_bias = dict(logit_bias or {})
         self.constrain(constraint)
         self._generator = torch.Generator()
@@ -99,13 +104,23 @@ class Sampler:
     @property
     def is_plain(self) -> bool:
         """Whether logits are used as the network gives them."""
-        return self.seen is None and not self.logit_bias and self.constraint is None
+        plain = self.seen is None and not self.logit_bias and self.constraint is None
+        return plain and not self.withheld
 
     @property
     def takes_drafts(self) -> bool:
         """Whether drafts can be verified: no choice by chance, none that hangs on earlier ones."""
-        greedy = self.values.temperature == 0.0
-        return greedy and self.seen is None and self.constraint is None
+        return self.values.temperature == 0.0 and not self.hangs_on_choices
+
+    @property
+    def hangs_on_choices(self) -> bool:
+        """Whether what may come hangs on the tokens chosen so far."""
+        return self.seen is not None or self.constraint is not None or bool(self.withheld)
+
+    @property
+    def withheld(self) -> Sequence[int]:
+        """Return the tokens that may not come yet."""
+        return self._ends if self._num_wanted > 0 else ()
 
     @property
     def is_done(self) -> bool:
@@ -120,6 +135,7 @@ class Sampler:
     def took(self, token: int) -> None:
         """Remember a token that was chosen."""
         self.note((token,))
+        self._num_wanted -= 1
         if self.constraint is not None:
             self.constraint.accept(token)
             self._prepare()
@@ -229,6 +245,8 @@ def _adjusted(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
         if sampler.logit_bias:
             at = to_device(torch.tensor(list(sampler.logit_bias)), row.device)
             row[at] += to_device(torch.tensor(list(sampler.logit_bias.values())), row.device)
+        if sampler.withheld:
+            row[to_device(torch.tensor(sampler.withheld), row.device)] = float("-inf")
         if sampler.allowed is not None:
             row.masked_fill_(~to_device(sampler.allowed, row.device), float("-inf"))
     return logits

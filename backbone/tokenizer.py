@@ -16,7 +16,8 @@ from typing import Any
 
 from backbone.chat_template import prepare, render
 from backbone.checkpoint import read_json
-from backbone.errors import CheckpointError, MissingExtra
+from backbone.errors import CheckpointError, MissingExtra, RequestError
+from backbone.fill_marks import FILL_MARKS, NO_FILL_MARKS
 from backbone.template_files import chosen, read_templates
 from backbone.text_stream import token_texts
 
@@ -64,6 +65,21 @@ class Tokenizer:
     def encode_text(self, text: str) -> list[int]:
         """Return the ids of a text that is no prompt, behind BOS; all of it is plain text."""
         return self._before + self._encode_plain(text, "", first=True)
+
+    def encode_around(self, prefix: str, suffix: str) -> list[int]:
+        """Return the ids that ask for what stands between two texts, in the model's own marks.
+
+        The order is prefix, suffix, middle (PSM of Bavarian et al., arXiv 2207.14255). Raises
+        RequestError where the model has no such marks.
+        """
+        known = {token["content"]: token["id"] for token in self._added.values()}
+        marks = next((m for m in FILL_MARKS if all(mark in known for mark in m)), None)
+        if marks is None:
+            raise RequestError(NO_FILL_MARKS)
+        before, behind, between = (known[mark] for mark in marks)
+        ids = [*self._before, before, *self._encode_plain(prefix, "", first=False)]
+        ids += [behind, *self._encode_plain(suffix, "", first=False)]
+        return [*ids, between]
 
     def encode_chat(
         self,

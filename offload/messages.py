@@ -20,6 +20,7 @@ FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 Side = Literal["edge", "cloud"]
 
 MAX_BIASED_TOKENS = 1024
+MAX_STOP_TOKENS = 64
 MAX_TOOLS = 128
 MAX_MESSAGES = 4096
 MAX_TOOL_CALLS = 128  # of one message
@@ -69,7 +70,9 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
 
     `logprobs` asks for that many likeliest tokens at every place (Delta.alternatives),
     `prompt_logprobs` for the same of the prompt (Delta.prompt_tokens). `logit_bias` is added to
-    the logits of the token ids it names.
+    the logits of the token ids it names. The answer ends before a token of `stop_token_ids`, as
+    before the model's own ends; none of them comes before `min_tokens` tokens, and with
+    `ignore_eos` the model's own never do.
     """
 
     temperature: float = 0.0
@@ -84,6 +87,9 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
     prompt_logprobs: bool = False
     logit_bias: Annotated[dict[int, float], Meta(max_length=65_536)] | None = None
     json_schema: dict[str, Any] | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    min_tokens: int = 0
+    ignore_eos: bool = False
 
     def __post_init__(self) -> None:
         _within("temperature", self.temperature, 0.0, 5.0)
@@ -98,8 +104,21 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
             _within("logit_bias", bias, -100.0, 100.0)
         if len(self.logit_bias or {}) > MAX_BIASED_TOKENS:
             raise RequestError(f"logit_bias may name at most {MAX_BIASED_TOKENS} tokens")
+        self._check_ends()
         if len(self.stop) > MAX_STOPS or any(not text for text in self.stop):
             raise RequestError("stop must be at most 16 strings, none of them empty")
+
+    def _check_ends(self) -> None:
+        for token_id in self.stop_token_ids:
+            _within("stop_token_ids: a token id", token_id, 0, MAX_TOKEN_ID)
+        if len(self.stop_token_ids) > MAX_STOP_TOKENS:
+            raise RequestError(f"stop_token_ids may name at most {MAX_STOP_TOKENS} tokens")
+        _within("min_tokens", self.min_tokens, 0, self.max_tokens)
+        if self.json_schema is not None and (self.min_tokens or self.ignore_eos):
+            raise RequestError(
+                "min_tokens and ignore_eos would go on behind the end of a JSON schema's answer; "
+                "leave them out, or the schema"
+            )
 
 
 class Budget(Word, frozen=True, kw_only=True, omit_defaults=True):
@@ -117,7 +136,8 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     function descriptions, handed to the chat template. `answer_prefix` is how the answer begins
     already: the engine goes on behind it and does not repeat it. `prompt_token_ids` are of the
     vocabulary of the engine that reads them, which adds none. An engine shares what it computed
-    of a prompt only between requests of the same asker and the same `cache_salt`.
+    of a prompt only between requests of the same asker and the same `cache_salt`. With a `suffix`
+    the answer is what stands between the raw prompt and it (fill-in-the-middle).
     """
 
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
@@ -133,6 +153,7 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     tools: Annotated[tuple[dict[str, Any], ...], Meta(max_length=MAX_TOOLS)] = ()
     answer_prefix: str = ""
     cache_salt: str = ""
+    suffix: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.id) <= 64:
@@ -158,7 +179,9 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
             raise RequestError(f"{len(self.tools)} tools are given; at most {MAX_TOOLS} may be")
         # A tool that has nothing to say has answered.
         answers_call = bool(self.messages) and self.messages[-1].role == "tool"
-        if not answers_call and not self.last_text().strip():
+        if self.suffix and (self.prompt is None or self.answer_prefix):
+            raise RequestError("a suffix stands behind a raw prompt alone; leave the rest out")
+        if not answers_call and not (self.suffix or self.last_text()).strip():
             raise RequestError("the prompt is empty; write a question")
         if self.deadline_s is not None:
             _within("deadline_s", self.deadline_s, 0.001, 86_400.0)

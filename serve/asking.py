@@ -77,7 +77,8 @@ def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions)
     """Return what a raw completion asks for. Raises BadRequest or RequestError."""
     _check_completion(body)
     check_name(body.model, engine)
-    prompts = read_prompts(body.prompt, engine.card().vocab_size)
+    suffix = body.suffix or ""
+    prompts = read_prompts(body.prompt, engine.card().vocab_size, may_be_empty=bool(suffix))
     # Only the engine can tell what token ids look like.
     of_ids = any(prompt.prompt is None for prompt in prompts)
     sampling = _sampling(
@@ -92,6 +93,7 @@ def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions)
         Request(
             prompt=prompt.prompt,
             prompt_token_ids=prompt.token_ids,
+            suffix=suffix,
             sampling=sampling,
             privacy=privacy_of(body.model, options.privacy),
             deadline_s=options.request_timeout_s,
@@ -190,6 +192,9 @@ def _sampling(
         prompt_logprobs=prompt_logprobs,
         logit_bias=_biases(body.logit_bias),
         json_schema=json_schema,
+        stop_token_ids=tuple(body.stop_token_ids or ()),
+        min_tokens=body.min_tokens or 0,
+        ignore_eos=bool(body.ignore_eos),
         **chosen,
     )
 
@@ -215,7 +220,6 @@ def _check_chat(body: ChatBody) -> None:
 
 
 def _check_completion(body: CompletionBody) -> None:
-    refuse_unless(not body.suffix, "suffix", "leave it out")
     refuse_unless(body.best_of in (None, body.n or 1), "best_of", "leave it out")
     if body.max_tokens == 0 and not body.echo:
         raise BadRequest(

@@ -14,11 +14,16 @@ class Prompt(NamedTuple):
     token_ids: tuple[int, ...] = ()
 
 
-def read_prompts(given: str | list[str | int | list[int]], vocab_size: int) -> list[Prompt]:
+def read_prompts(
+    given: str | list[str | int | list[int]], vocab_size: int, *, may_be_empty: bool = False
+) -> list[Prompt]:
     """Return the prompts. Raises BadRequest, naming the place, for none and for mixed ones.
 
-    `vocab_size` is what token ids must lie below; 0 leaves that to the engine.
+    `vocab_size` is what token ids must lie below; 0 leaves that to the engine. A text
+    `may_be_empty` where another follows it.
     """
+    if may_be_empty and isinstance(given, str):
+        return [Prompt(given)]
     if isinstance(given, str):
         return [_text(given, "prompt")]
     if all(isinstance(each, int) for each in given):

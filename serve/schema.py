@@ -141,6 +141,9 @@ class Common(Body, kw_only=True, frozen=True):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None  # and these, vLLM's
+    min_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None
+    ignore_eos: bool | None = None
     user: Ignored = None
     cache_salt: Annotated[str, Meta(max_length=256)] | None = None  # as vLLM's
     cache_prompt: bool | None = None  # as llama.cpp's: false computes the whole prompt anew

@@ -43,6 +43,7 @@ class Answer:
     ) -> None:
         self._tokenizer = tokenizer
         self._text = TextStream(request.sampling.stop)
+        self._ends = {*tokenizer.eos_token_ids, *request.sampling.stop_token_ids}
         self._post = post
         self._received_s = received_s
         self._started_s: float | None = None
@@ -90,7 +91,7 @@ class Answer:
             self._first_token_s = time.monotonic()
         reason: FinishReason | None = None
         for one in chosen:
-            if one.token in self._tokenizer.eos_token_ids:
+            if one.token in self._ends:
                 return "stop"
             index = self.sequence.num_generated
             self.sequence.append(one.token)

@@ -143,6 +143,7 @@ class CloudEngine(Tokenized):
             begun=request.answer_prefix,
             vocab_size=self._vocab_size,
             schemas=self._schemas,
+            ends=self._tokenizer.eos_token_ids,
         )
         return prompt, sampler
 

@@ -20,7 +20,10 @@ def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -
     elif request.prompt is not None:
         if request.tools:
             raise Unsupported("tools need messages and a chat template; a raw prompt has neither")
-        tokens = tokenizer.encode(request.prompt, answer_prefix=request.answer_prefix)
+        if request.suffix:
+            tokens = tokenizer.encode_around(request.prompt, request.suffix)
+        else:
+            tokens = tokenizer.encode(request.prompt, answer_prefix=request.answer_prefix)
     else:
         tokens = _encode_messages(request, tokenizer)
     if not tokens:

@@ -81,8 +81,7 @@ class Sequence:
 
         Not where the choice hangs on earlier ones, nor where more is asked for than tokens.
         """
-        sampler = self.sampler
-        hangs_on_choices = sampler.seen is not None or sampler.constraint is not None
+        hangs_on_choices = self.sampler.hangs_on_choices
         asks_more = self.num_alternatives > 0 or self.wants_scores
         return self.lookup is None and not hangs_on_choices and not asks_more
 

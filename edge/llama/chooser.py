@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ class Chooser:
     """Chooses one answer's tokens, each from a row of logits, which stays as it was.
 
     Temperature 0 is greedy, the lowest token first where logits are equal. Raises RequestError
-    for a bias on a token that the model does not have.
+    for a bias on, or an end by, a token that the model does not have.
     """
 
     def __init__(self, sampling: Sampling, num_vocabulary: int) -> None:
@@ -169,10 +169,15 @@ def _num_holding(weights: npt.NDArray[np.float64], wanted: float) -> int:
 
 def _biases(sampling: Sampling, num_vocabulary: int) -> dict[int, float]:
     biases = sampling.logit_bias or {}
-    for token in biases:
+    _require_known("logit_bias", biases, num_vocabulary)
+    _require_known("stop_token_ids", sampling.stop_token_ids, num_vocabulary)
+    return biases
+
+
+def _require_known(name: str, tokens: Iterable[int], num_vocabulary: int) -> None:
+    for token in tokens:
         if token >= num_vocabulary:
             raise RequestError(
-                f"logit_bias names token {token} and this model's last is {num_vocabulary - 1}; "
+                f"{name} names token {token} and this model's last is {num_vocabulary - 1}; "
                 "use this model's token ids"
             )
-    return biases

@@ -10,6 +10,7 @@ from typing import Any
 
 from backbone.chat_template import prepare, render
 from backbone.errors import TemplateRefusal
+from backbone.fill_marks import NO_FILL_MARKS
 from backbone.template_files import chosen
 from edge.llama.binding import Model
 from edge.llama.healing import Healer
@@ -82,9 +83,24 @@ class PromptWriter:
             return list(request.prompt_token_ids)
         if request.prompt is not None:
             require_place(request, "")
+            if request.suffix:
+                return self._around(request.prompt, request.suffix)
             return self.raw(request.prompt)
         seal, text, _ = self._rendered(request)
         return self._join(seal.split(text))
+
+    def _around(self, prefix: str, suffix: str) -> list[int]:
+        """Return the tokens that ask for what stands between two texts, in the model's own marks.
+
+        The order is prefix, suffix, middle (PSM of Bavarian et al., arXiv 2207.14255).
+        """
+        vocabulary = self._vocabulary
+        before, behind, between = vocabulary.fill_marks
+        if min(before, behind, between) < 0:
+            raise RequestError(NO_FILL_MARKS)
+        tokens = [*vocabulary.tokenize("", add_special=True)]
+        tokens += [before, *vocabulary.tokenize_rest(prefix)]
+        return [*tokens, behind, *vocabulary.tokenize_rest(suffix), between]
 
     def pins(self, request: Request, tokens: Sequence[int]) -> Pins:
         """Return which of a request's tokens must never leave the window.

@@ -74,6 +74,8 @@ class Sampler:
         self._gauge = gauge
         self._chooser = Chooser(sampling, vocabulary.num_tokens)
         self._constraint = constraint
+        self._asked = sampling
+        self._num_chosen = 0
         self._binding: Binding | None = None
         self._vocabulary = vocabulary
 
@@ -103,10 +105,22 @@ class Sampler:
             token = self._bound(self._binding, logits)
         elif self._constraint is not None:
             token = self._held(self._constraint, logits, best)
+        elif withheld := self._withheld():
+            row = logits.copy()
+            row[withheld] = -np.inf
+            token = _possible(self._free(row, int(row.argmax())))
         else:
             token = _possible(self._free(logits, best))
+        self._num_chosen += 1
         self._chooser.remember((token,))
         return token, self._gauge.measure(logits, token, best)
+
+    def _withheld(self) -> list[int]:
+        """Return the tokens that may not come, or not yet."""
+        asked = self._asked
+        if self._num_chosen < asked.min_tokens:
+            return [*self._vocabulary.ends, *asked.stop_token_ids]
+        return self._vocabulary.ends if asked.ignore_eos else []
 
     def _bound(self, binding: Binding, logits: npt.NDArray[np.float32]) -> int:
         """Choose among the tokens that spell what must be spelled."""

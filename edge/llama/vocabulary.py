@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +22,13 @@ class Vocabulary:
         self.bos: int = self._lib.llama_vocab_bos(handle)  # -1 where there is none
         self.eos: int = self._lib.llama_vocab_eos(handle)
         self.further_ends: frozenset[int] = frozenset()  # that only a model's file tells of
+        self.fill_marks: tuple[
+            int, int, int
+        ] = (  # before, behind and between; -1 where it has none
+            self._lib.llama_vocab_fim_pre(handle),
+            self._lib.llama_vocab_fim_suf(handle),
+            self._lib.llama_vocab_fim_mid(handle),
+        )
         self._pieces: dict[int, bytes] = {}
 
     def tokenize(
@@ -103,6 +111,11 @@ class Vocabulary:
     def is_end(self, token: int) -> bool:
         """Return whether the token ends an answer (end of text, of turn, of message)."""
         return bool(self._lib.llama_vocab_is_eog(self.handle, token)) or token in self.further_ends
+
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """Return all tokens that end an answer."""
+        return [token for token in range(self.num_tokens) if self.is_end(token)]
 
     def is_control(self, token: int) -> bool:
         """Return whether the token is one that only a template may write."""

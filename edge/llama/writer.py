@@ -155,10 +155,11 @@ class Writer:
     ) -> Iterator[Delta | Finish]:
         """Yield token after token until the answer ends, of itself or by force."""
         answer, known = task.answer, Known(task.spell)
+        stops = task.request.sampling.stop_token_ids
         ended: FinishReason = "length"  # when the tokens run out, the context is full
         try:
             for chosen in tokens:
-                if self._vocabulary.is_end(chosen.token):
+                if self._vocabulary.is_end(chosen.token) or chosen.token in stops:
                     ended = "stop"
                     break
                 if (news := known.news(self._vocabulary.piece(chosen.token))) is not None:

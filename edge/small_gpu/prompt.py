@@ -61,6 +61,8 @@ def stops(tokenizer: Tokenizer, request: Request) -> tuple[str, ...]:
 
 
 def _text_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
+    if request.prompt is not None and request.suffix:
+        return tokenizer.encode_around(request.prompt, request.suffix)
     if request.prompt is not None:
         return tokenizer.encode(request.prompt, answer_prefix=request.answer_prefix)
     if tokenizer.template_for(request.tools) is not None:

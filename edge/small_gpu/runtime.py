@@ -213,6 +213,7 @@ class TorchEdgeEngine(Tokenized):
             begun=request.answer_prefix,
             vocab_size=vocab_size,
             schemas=self._schemas,
+            ends=self._tokenizer.eos_token_ids,
         )
         copied = lookup_for(sampler, prompt, self._options.max_draft_tokens)
         return Task(

@@ -56,6 +56,7 @@ class Sequence:
     def __init__(self, task: Task, tokenizer: Tokenizer, post: Callable[[Item], None]) -> None:
         self.task = task
         self._tokenizer = tokenizer
+        self._ends = {*tokenizer.eos_token_ids, *task.request.sampling.stop_token_ids}
         self._post = post
         self._answer = self._new_answer()
         self._slot: Slot | None = None
@@ -191,7 +192,7 @@ class Sequence:
         for one in chosen:
             if self._spelling is not None:
                 self._spelling.require(one.token)
-            if one.token in self._tokenizer.eos_token_ids:
+            if one.token in self._ends:
                 return "stop"
             self._last = one.token
             # What is spelled once more the reader has already.

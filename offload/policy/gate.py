@@ -93,6 +93,11 @@ def _kept_near(request: Request, standing: Standing) -> str | None:
         return "local_only"
     if request.prompt_token_ids:
         return "token_ids"  # another model reads other words in them, and no rule can search them
+    if request.suffix:
+        return "fill_in"  # between two texts, as an editor asks at every key
+    asked = request.sampling
+    if (asked.stop_token_ids or asked.logit_bias) and standing.forced != "cloud":
+        return "token_ids"
     if standing.offline:
         return "offline"
     if standing.forced == "edge":

@@ -12,6 +12,7 @@ REASONS = {
     "offline": "you are offline, so it was answered near",
     "local_only": "this text must not leave the device, so it was answered near",
     "token_ids": "token ids are the near model's own and cannot be searched, so it answered",
+    "fill_in": "the text between two others is filled in near",
     "not_allowed": "you did not allow this text to leave, so it was answered near",
     "no_cloud": "no cloud is set up, so it was answered near",
     "cloud_failed": "the cloud could not answer, so it was answered near",

@@ -33,6 +33,7 @@ def change_texts(request: Request, change: Change) -> Request:
         sampling=sampling,
         tools=tuple(_json(each, change) for each in request.tools),
         answer_prefix=change(request.answer_prefix),
+        suffix=change(request.suffix),
     )
 
 

@@ -13,10 +13,15 @@ from offload.messages import Request
 
 OPENAI_HOST = "api.openai.com"
 
+Extra = float | int | str | list[int]  # the value of a word that is not OpenAI's
+
 _VLLM_WORDS = {
     "top_k": "top_k",
     "min_p": "min_p",
     "repetition_penalty": "repetition_penalty",
+    "stop_token_ids": "stop_token_ids",
+    "min_tokens": "min_tokens",
+    "ignore_eos": "ignore_eos",
 }
 _SALT = {"cache_salt": "cache_salt"}
 
@@ -51,7 +56,12 @@ _KNOWN = {
     ),
     "llamacpp": Dialect(
         name="llama.cpp server",
-        words={"top_k": "top_k", "min_p": "min_p", "repetition_penalty": "repeat_penalty"},
+        words={
+            "top_k": "top_k",
+            "min_p": "min_p",
+            "repetition_penalty": "repeat_penalty",
+            "ignore_eos": "ignore_eos",
+        },
     ),
     "me": Dialect(  # what llama-cpp-python's server says
         name="llama-cpp-python",
@@ -85,12 +95,13 @@ def check(request: Request, dialect: Dialect) -> None:
     _refuse("answer_prefix", begun, "no way to go on with an answer", dialect)
     for name, is_asked in _plain(request).items():
         _refuse(name, is_asked and name in dialect.ignores, "no ear for it", dialect)
+    _refuse("suffix", bool(request.suffix), "no way to fill in that is known", dialect)
     for name, value in _extras(request).items():
         is_unknown = value is not None and not dialect.has_word(name, request)
         _refuse(name, is_unknown, "no word for it", dialect)
 
 
-def extra_words(request: Request, dialect: Dialect) -> dict[str, float | int | str]:
+def extra_words(request: Request, dialect: Dialect) -> dict[str, Extra]:
     """Return the fields that are this server's own, as far as the request asks for them."""
     asked = {name: value for name, value in _extras(request).items() if value is not None}
     said = {dialect.words[name]: value for name, value in asked.items()}
@@ -112,10 +123,13 @@ def _plain(request: Request) -> dict[str, bool]:
     }
 
 
-def _extras(request: Request) -> dict[str, float | int | str | None]:
+def _extras(request: Request) -> dict[str, Extra | None]:
     sampling = request.sampling
     return {
         "cache_salt": request.cache_salt or None,
+        "stop_token_ids": list(sampling.stop_token_ids) or None,
+        "min_tokens": sampling.min_tokens or None,
+        "ignore_eos": sampling.ignore_eos or None,
         "top_k": sampling.top_k or None,
         "min_p": sampling.min_p or None,
         "repetition_penalty": (

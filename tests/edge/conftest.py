@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ def write_tiny_gguf(
     num_layers: int = 2,
     seed: int = 0,
     add: Callable[[gguf.GGUFWriter], object] = lambda writer: None,
+    marks: Sequence[str] = (),
     spoil: Callable[[str, np.ndarray], np.ndarray] = lambda name, weight: weight,
 ) -> Path:
     """Write a llama of random weights and a vocabulary of bytes."""
@@ -53,7 +54,7 @@ def write_tiny_gguf(
     writer.add_rope_dimension_count(head)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    num_tokens = _add_vocabulary(writer, tokenizer, chat_template)
+    num_tokens = _add_vocabulary(writer, tokenizer, chat_template, marks)
     add(writer)
     rng = np.random.default_rng(seed)
     shapes = {"token_embd": (num_tokens, hidden), "output": (num_tokens, hidden)}
@@ -73,15 +74,18 @@ def write_tiny_gguf(
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: str, chat_template: str | None) -> int:
-    tokens = [*byte_alphabet(), "th", *SPECIALS]
+def _add_vocabulary(
+    writer: gguf.GGUFWriter, tokenizer: str, chat_template: str | None, marks: Sequence[str]
+) -> int:
+    controls = [*SPECIALS, *marks]
+    tokens = [*byte_alphabet(), "th", *controls]
     writer.add_tokenizer_model(tokenizer)
     if tokenizer == "no_vocab":
         writer.add_vocab_size(len(tokens))
         return len(tokens)
     writer.add_tokenizer_pre("qwen2")
     writer.add_token_list(tokens)
-    kinds = [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * len(SPECIALS)
+    kinds = [gguf.TokenType.NORMAL] * 257 + [gguf.TokenType.CONTROL] * len(controls)
     writer.add_token_types(kinds)
     writer.add_token_merges(["t h"])
     writer.add_eos_token_id(257)

@@ -10,7 +10,7 @@ import pytest
 from offload.ledger.entries import Departure, Spent
 from offload.ledger.ledger import Ledger
 from offload.link.health import CloudStanding
-from offload.messages import Privacy, Request
+from offload.messages import Privacy, Request, Sampling
 from offload.policy.gate import DayLimits, Standing, gate
 from offload.policy.reasons import REASONS
 from offload.policy.surroundings import Surroundings
@@ -118,3 +118,17 @@ def test_token_ids_stay_near_whatever_is_wished() -> None:
         verdict = gate(ids, standing)
         assert (verdict.choice, verdict.reason) == ("edge", "token_ids")
     assert "token_ids" in REASONS
+
+
+def test_what_names_the_near_models_tokens_stays_near_unless_the_cloud_is_meant() -> None:
+    for more in ({"logit_bias": {5: 1.0}}, {"stop_token_ids": (5,)}):
+        request = Request(prompt="a", sampling=Sampling(**more))
+        assert gate(request, Standing()).reason == "token_ids"
+        assert gate(request, Standing(forced="cloud")).choice == "cloud"
+
+
+def test_filling_in_is_done_near_whatever_is_wished() -> None:
+    request = Request(prompt="a", suffix="b")
+    for forced in (None, "cloud"):
+        verdict = gate(request, Standing(forced=forced))
+        assert (verdict.choice, verdict.reason) == ("edge", "fill_in")

@@ -122,7 +122,6 @@ async def test_a_wrong_field_is_named(wish: dict[str, object], param: str) -> No
         ({"prompt": ""}, "prompt"),
         ({"prompt": ["a"] * 17}, "n"),
         ({"logprobs": 21}, "logprobs"),
-        ({"suffix": "x"}, "suffix"),
         ({"best_of": 3}, "best_of"),
     ],
 )
@@ -182,3 +181,28 @@ async def test_an_engine_without_names_is_told_none() -> None:
     async with near(engine) as client:
         await client.post(CHAT, json=ASK | {"model": "auto"})
     assert engine.requests[0].model == ""
+
+
+async def test_where_an_answer_ends_is_handed_on() -> None:
+    engine = ScriptedEngine()
+    wish = {"stop_token_ids": [3, 5], "min_tokens": 4, "ignore_eos": True, "max_tokens": 9}
+    async with near(engine) as client:
+        assert (await client.post(CHAT, json=ASK | wish)).status_code == 200
+        wrong = await client.post(CHAT, json=ASK | wish | {"min_tokens": 10})
+    asked = engine.requests[0].sampling
+    assert (asked.stop_token_ids, asked.min_tokens, asked.ignore_eos) == ((3, 5), 4, True)
+    assert wrong.status_code == 400 and "min_tokens" in error_of(wrong)["message"]
+
+
+async def test_a_suffix_is_handed_on_and_the_text_before_it_may_be_empty() -> None:
+    engine = ScriptedEngine()
+    async with near(engine) as client:
+        for prompt in ("def f(", ""):
+            body = CONTINUE | {"prompt": prompt, "suffix": "):"}
+            assert (await client.post(TEXT, json=body)).status_code == 200
+        ids = await client.post(TEXT, json=CONTINUE | {"prompt": [1, 2], "suffix": "x"})
+    assert [(each.prompt, each.suffix) for each in engine.requests] == [
+        ("def f(", "):"),
+        ("", "):"),
+    ]
+    assert ids.status_code == 400

@@ -61,6 +61,18 @@ def to_gguf(
     )
 
 
+@app.command("smooth-keys")
+def smooth(
+    source: Annotated[Path, typer.Argument(help="A GGUF file of a model with key biases (Qwen2).")],
+    target: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Even out key channels, so that a compressed KV cache loses less; exact in f16."""
+    from quantize.commands import run_smooth_keys
+
+    run_smooth_keys(source, target, as_json=as_json)
+
+
 @app.command()
 def importance(
     source: Source,

@@ -12,6 +12,7 @@ from backbone.usage import as_typed
 from quantize.gguf import convert
 from quantize.importance import load_importance
 from quantize.sample import Sample
+from quantize.smooth_keys import smooth_keys
 from quantize.terminal import megabytes, progress_bar, require_torch, show
 
 if TYPE_CHECKING:
@@ -47,6 +48,18 @@ def run_gguf(
         f"{done.path}: {megabytes(done.size_bytes)}, {done.bits_per_weight:.2f} bits per weight",
         f"tensors: {types}",
         *(f"note: {note}" for note in done.notes),
+    ]
+    show(asdict(done), lines, as_json=as_json)
+
+
+def run_smooth_keys(source: Path, target: Path, *, as_json: bool) -> None:
+    """Smooth the keys of a GGUF, and say by how much."""
+    done = smooth_keys(source, target)
+    lines = [
+        f"{done.path}: {megabytes(done.size_bytes)}, {done.num_smoothed} of {done.num_pairs} pairs "
+        f"of key channels smoothed; the largest bias was {done.largest_before:.1f} and is "
+        f"{done.largest_after:.1f}",
+        f"try it: nearfar bench edge --kv -m {done.path}",
     ]
     show(asdict(done), lines, as_json=as_json)
 

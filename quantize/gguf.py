@@ -84,8 +84,8 @@ def convert(
         num_threads=num_threads,
     )
     source, target = Path(source), Path(target)
-    _check_target(source, target)
-    with _temporary(target, "part") as part:
+    check_target(source, target)
+    with temporary(target, "part") as part:
         if source.is_dir():
             notes = _from_folder(open_checkpoint(source), part, options, progress)
         else:
@@ -109,12 +109,12 @@ def _from_folder(
     native = checkpoint.native_kind
     weights = checkpoint.num_parameters
     if options.kind in PLAIN_KINDS:
-        _check_space(part, weights * _PLAIN_BYTES[options.kind])
+        check_space(part, weights * _PLAIN_BYTES[options.kind])
         write_plain(checkpoint, part, kind=options.kind, progress=progress)
         return checkpoint.notes
     # Both files exist at once for a moment; no quantized type takes more than nine bits.
-    _check_space(part, weights * _PLAIN_BYTES[native] + weights * 9 // 8)
-    with _temporary(part, native) as plain:
+    check_space(part, weights * _PLAIN_BYTES[native] + weights * 9 // 8)
+    with temporary(part, native) as plain:
         write_plain(checkpoint, plain, kind=native, progress=progress)
         _quantize(plain, part, options)
     return checkpoint.notes
@@ -128,7 +128,7 @@ def _from_gguf(source: Path, part: Path, options: QuantizeOptions) -> tuple[str,
             "full-precision model, or ask for it with allow_requantize"
         )
     weights = sum(stored.num_weights.values())
-    _check_space(part, weights * _PLAIN_BYTES.get(options.kind, 2))
+    check_space(part, weights * _PLAIN_BYTES.get(options.kind, 2))
     _quantize(source, part, options)
     return ()
 
@@ -145,7 +145,8 @@ def _quantize(source: Path, target: Path, options: QuantizeOptions) -> None:
     )
 
 
-def _check_target(source: Path, target: Path) -> None:
+def check_target(source: Path, target: Path) -> None:
+    """Make the target's folder. Raises NearfarError or CheckpointError where either is wrong."""
     if target.is_dir():
         raise NearfarError(f"{target} is a folder; name the GGUF file to write")
     if target.exists() and source.exists() and target.samefile(source):
@@ -155,7 +156,8 @@ def _check_target(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _check_space(path: Path, num_bytes: int) -> None:
+def check_space(path: Path, num_bytes: int) -> None:
+    """Raise NearfarError where the disk has no room for a file of so many bytes."""
     needed = num_bytes + _METADATA_BYTES
     free = shutil.disk_usage(path.parent).free
     if free < needed:
@@ -166,7 +168,7 @@ def _check_space(path: Path, num_bytes: int) -> None:
 
 
 @contextmanager
-def _temporary(beside: Path, suffix: str) -> Iterator[Path]:
+def temporary(beside: Path, suffix: str) -> Iterator[Path]:
     """Yield a name next to a file; whatever is left under it at the end is removed."""
     path = beside.with_name(f".{beside.name}.{os.getpid()}.{suffix}")
     try:

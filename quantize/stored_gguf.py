@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 from backbone.errors import CheckpointError
 from quantize.gguf_package import require_gguf
@@ -34,24 +35,33 @@ class StoredGguf:
 
 def inspect(path: Path) -> StoredGguf:
     """Read the header of a GGUF file. Raises CheckpointError where it is none or is cut off."""
+    reader = open_gguf(path)
+    tensors = list(reader.tensors)
+    if not tensors:
+        raise CheckpointError(f"{path} has no tensors; it is not a model")
+    return StoredGguf(
+        architecture=str(reader.fields["general.architecture"].contents()),
+        types={t.name: t.tensor_type.name for t in tensors},
+        num_weights={t.name: int(t.n_elements) for t in tensors},
+        num_bytes={t.name: int(t.n_bytes) for t in tensors},
+    )
+
+
+def open_gguf(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
+    """Return the `gguf` package's reader of a file; "r+" writes tensors changed in place back.
+
+    Raises CheckpointError where the file is none or is cut off.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; name a GGUF file or a Hugging Face folder")
     require_gguf()
     from gguf import GGUFReader
 
     try:
-        reader = GGUFReader(path)
-        architecture = str(reader.fields["general.architecture"].contents())
-        tensors = list(reader.tensors)
+        reader = GGUFReader(path, mode)
+        str(reader.fields["general.architecture"].contents())
+        return reader
     except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
         raise CheckpointError(
             f"{path} is no complete GGUF file ({error}); fetch the model again"
         ) from None
-    if not tensors:
-        raise CheckpointError(f"{path} has no tensors; it is not a model")
-    return StoredGguf(
-        architecture=architecture,
-        types={t.name: t.tensor_type.name for t in tensors},
-        num_weights={t.name: int(t.n_elements) for t in tensors},
-        num_bytes={t.name: int(t.n_bytes) for t in tensors},
-    )

@@ -38,6 +38,10 @@ class Places:
         return self.data / "conversations.sqlite"
 
     @property
+    def kv_losses(self) -> Path:
+        return self.cache / "kv_losses.json"
+
+    @property
     def ledger(self) -> Path:
         return self.data / "ledger.sqlite"
 

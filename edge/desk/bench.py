@@ -55,9 +55,11 @@ def bench_kv(
     settings: Settings, *, kinds: Sequence[str], text: Path | None, num_tokens: int, as_json: bool
 ) -> None:
     """Compare the ways to store keys and values, and print a row for each."""
+    from edge.llama.kv_losses import keep_losses
     from edge.llama.kv_report import KINDS, kv_report
 
-    path, watch = find_gguf(settings.edge.model, places().models), Disturbance()
+    here = places()
+    path, watch = find_gguf(settings.edge.model, here.models), Disturbance()
     rows = kv_report(
         path,
         names=kinds or KINDS,
@@ -65,6 +67,7 @@ def bench_kv(
         num_tokens=num_tokens,
         num_threads=settings.edge.num_threads,
     )
+    keep_losses(here.kv_losses, path, rows)
     busy = watch.busy_cores()
     warning = watch.warning(busy, [row.tokens_per_s_spread for row in rows])
     if as_json:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,6 +16,9 @@ from edge.device.gpu import find_gpus
 from offload.places import Places
 from offload.settings import EdgeSettings, Settings
 from offload.settings_file import read_remarks
+
+if TYPE_CHECKING:
+    from edge.llama.kv_losses import KvLoss
 
 
 class Chosen(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +46,7 @@ def _of_file(path: Path, settings: Settings, here: Places) -> list[Chosen]:
     # llama.cpp's library takes a while to load: only where a file is to be looked at
     from edge.llama.binding import Model
     from edge.llama.draft_model import plan_draft
+    from edge.llama.kv_losses import known_loss
     from edge.llama.placement import place
     from edge.llama.plan import plan
 
@@ -52,6 +57,7 @@ def _of_file(path: Path, settings: Settings, here: Places) -> list[Chosen]:
         free -= draft.need_bytes if draft else 0
         params, trained = plan(model, options, free), model.trained_len
     kinds, layers = str(params.kv_types), place(path, options, free, gpus)
+    loss = known_loss(here.kv_losses, path, kinds)
     is_auto = said.kv_cache_dtype == "auto"
     length = "all it was trained for" if params.num_tokens >= trained else "what is set, or fits"
     fitting = "as many as fit" if gpus else "llama.cpp sees no GPU"
@@ -61,7 +67,7 @@ def _of_file(path: Path, settings: Settings, here: Places) -> list[Chosen]:
         Chosen(
             name="kv_cache_dtype",
             value=kinds,
-            why=_kv_reason(kinds) if is_auto else why("kv_cache_dtype"),
+            why=_kv_reason(kinds, loss) if is_auto else why("kv_cache_dtype"),
         ),
         Chosen(name="max_model_len", value=f"{params.num_tokens} tokens", why=length),
         _batch(said.max_num_batched_tokens, why),
@@ -110,9 +116,8 @@ def _drafting(name: str, need_bytes: int) -> Chosen:
     return Chosen(name="draft_model", value=name, why=f"you set it; it takes {takes} beside")
 
 
-def _kv_reason(kinds: str) -> str:
+def _kv_reason(kinds: str, loss: KvLoss | None) -> str:
     if kinds == "f16":
-        return "fewer bits would save too little, or do not fit this model's heads"
-    if kinds == "q8_0":
-        return "half the memory of f16, and nearly the same answers"
-    return "memory is short: fewer bits hold the conversation"
+        return "nothing is lost, and it fits"
+    told = str(loss) if loss else "nearfar bench edge --kv measures what this loses"
+    return f"f16 does not fit the free memory; {told}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from backbone.errors import CheckpointError, NearfarError
 from edge.llama.context import ContextParams
 from edge.llama.gguf_file import check_header
-from edge.llama.kv_types import F16, KvTypes
+from edge.llama.kv_types import KvTypes
 from edge.llama.library import llama, log
 from edge.llama.shape import CacheShape
 from offload.errors import SettingsError
@@ -19,9 +19,8 @@ from offload.errors import SettingsError
 MB = 1_000_000
 MARGIN = 0.9  # of the free memory; the rest is for whatever else runs
 CACHE_SHARE = 0.25  # of the free memory, at most, when the length is ours to choose
-COMFORTABLE_LEN = 4096  # tokens that are worth 4-bit keys before they are given up
+COMFORTABLE_LEN = 4096  # tokens that are worth fewer bits before they are given up
 LEAST_LEN = 256
-SMALL = 32 * MB  # of f16 keys and values, not worth any loss
 
 
 class DoesNotFit(NearfarError):
@@ -62,11 +61,10 @@ def choose(
     kv_cache_dtype: str = "auto",
     sliding: bool = True,
 ) -> Fit:
-    """Choose the context's length and type; q8_0, and 4 bit only when memory asks for it.
+    """Choose the context's length and type: f16, and fewer bits only when memory asks for it.
 
-    A cache so small that compressing it saves nothing worth having stays f16. `asked_len` 0
-    leaves the length open: the model's own, as far as a quarter of the free memory goes.
-    `compute_bytes` tells what a context of some length computes in. Raises DoesNotFit, with
+    `asked_len` 0 leaves the length open: the model's own, as far as a quarter of the free memory
+    goes. `compute_bytes` tells what a context of some length computes in. Raises DoesNotFit, with
     what would fit, when nothing does; SettingsError for a type that this model cannot have.
     """
     room = int(free_bytes * MARGIN) - weights_bytes
@@ -78,8 +76,6 @@ def choose(
     for length, kind, budget in candidates:
         held = shape.cache_bytes(kind, length)
         if held <= budget and held + compute_bytes(length) <= room:
-            if kv_cache_dtype == "auto" and shape.cache_bytes(F16, length) <= SMALL:
-                kind = F16 if 2 * held + compute_bytes(length) <= room else kind
             return Fit(num_tokens=length, kv_types=kind)
     length, kind, _ = candidates[-1]
     room -= compute_bytes(length)
@@ -100,14 +96,18 @@ def _candidates(
 
 
 def _kinds(shape: CacheShape, name: str, *, sliding: bool) -> list[KvTypes]:
-    """Return the types to try, best first; keys stay f16 where blocked ones could not slide."""
+    """Return the types to try, best first: the largest of little loss, down to 4 bits.
+
+    Eight bits are read at f16's speed as keys only, so those come first; where a model's keys are
+    uneven they are what loses, so there the values come first. Keys stay f16 where blocked ones
+    could not slide.
+    """
     if name != "auto":
         return [_named_kind(shape, name, sliding=sliding)]
-    names = ("q8_0", "k8v4", "q4_0", "f16/q8_0", "f16/q4_0", "f16")
-    kinds = [kind for kind in map(KvTypes.parse, names) if shape.allows(kind)]
-    kinds = [kind for kind in kinds if shape.slides(kind) or not sliding]
-    blocked = [kind for kind in kinds if not kind.keys_are_plain]
-    return blocked or kinds[:2]
+    names = ["f16", "f16/q8_0" if shape.keys_are_uneven else "q8_0/f16", "q8_0", "k8v4", "q4_0"]
+    if sliding and not shape.slides(KvTypes.parse("q8_0")):
+        names = ["f16", "f16/q8_0", "f16/q4_0"]
+    return [kind for kind in map(KvTypes.parse, names) if shape.allows(kind)]
 
 
 def _named_kind(shape: CacheShape, name: str, *, sliding: bool) -> KvTypes:

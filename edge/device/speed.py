@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 64 << 20  # larger than the caches of most processors
 _PASSES = 5
 _WARM_TOKENS, _TOKENS, _RUNS = 8, 32, 2
-_TURN_PROMPT, _TURN_ANSWER = 512, 128  # tokens of the turn that speeds are weighed by
+_TURN_ANSWER = 128  # tokens of the turn that speeds are weighed by
 
 
 def memory_bandwidth() -> float:
@@ -49,14 +49,15 @@ class Pace:
     decode_tokens_per_s: float
     prompt_tokens: int
     max_model_len: int
+    kv_cache_dtype: str
 
     @property
     def turn_s(self) -> float:
-        """Return the seconds of a turn of 512 tokens read and 128 written at this pace."""
+        """Return the seconds of a turn: the prompt read and 128 tokens written at this pace."""
         read, write = self.prefill_tokens_per_s, self.decode_tokens_per_s
         if not read or not write:
             return float("inf")
-        return _TURN_PROMPT / read + _TURN_ANSWER / write
+        return self.prompt_tokens / read + _TURN_ANSWER / write
 
 
 def measured_pace(path: Path, options: LlamaOptions, prompt_tokens: int) -> Pace:
@@ -65,7 +66,7 @@ def measured_pace(path: Path, options: LlamaOptions, prompt_tokens: int) -> Pace
 
     engine = LlamaEngine(path, options=options)
     try:
-        longest = engine.card().max_model_len
+        longest, kinds = engine.card().max_model_len, str(engine.params.kv_types)
         length = min(prompt_tokens, longest // 2)
         _run(engine, _WARM_TOKENS, 0, _WARM_TOKENS)
         runs = [_run(engine, length, 1 + number, _TOKENS) for number in range(_RUNS)]
@@ -76,6 +77,7 @@ def measured_pace(path: Path, options: LlamaOptions, prompt_tokens: int) -> Pace
         decode_tokens_per_s=max(write for _, write, _ in runs),
         prompt_tokens=runs[0][2],
         max_model_len=longest,
+        kv_cache_dtype=kinds,
     )
 
 

@@ -1,9 +1,10 @@
 """`nearfar doctor --tune`: measures the near model for a minute, and keeps what is quicker here.
 
-One setting after another is tried on top of what was best before: threads, prompt batch, how keys
-and values are stored. The whole is then measured against the defaults once more, and only kept
-if it is still quicker, and if the defaults took as long as at first: a device that others keep busy
-cannot tell. A window is kept where a full context would halve the speed. What a person has set is
+One setting after another is tried on top of what was best before: how the KV cache is stored, after
+a long prompt, since its types differ only there; then threads and prompt batch, after a shorter
+one. The whole is then measured against the defaults once more, and only kept if it is still
+quicker, and if the defaults took as long as at first: a device that others keep busy cannot tell. A
+window is kept where a full context would halve the speed all the same. What a person has set is
 left alone.
 """
 
@@ -31,8 +32,9 @@ LIMIT_S = 60.0
 WORTH = 1.05  # a setting must beat the default by this much: the governor yields to other programs
 STEADY = 1.25  # the defaults, measured at the beginning and the end, may differ by this much
 SLOWEST = 2.0  # times as long as its first token the last one of a full context may take
-PROMPT_TOKENS, SHORT_TOKENS = 512, 32
-TUNED = ("num_threads", "max_num_batched_tokens", "kv_cache_dtype", "window")
+LONG_TOKENS, PROMPT_TOKENS, SHORT_TOKENS = 4096, 512, 32
+LONG_SHARE = 8  # reading the long prompt once may take this part of the time
+TUNED = ("kv_cache_dtype", "num_threads", "max_num_batched_tokens", "window")
 MEASURED = "measured "  # how the remark of a tuned setting begins
 
 Measure = Callable[[Settings, int], Pace]
@@ -46,7 +48,7 @@ class Trial(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
-    turn_s: float  # of a turn of 512 tokens read and 128 written
+    turn_s: float  # of a turn: the prompt read and 128 tokens written
 
 
 class Tuned(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,9 +113,9 @@ def candidates() -> dict[str, list[Value]]:
     """Return what is tried beside the defaults; types that would cost quality are not."""
     cores = num_usable_cores()
     return {
+        "kv_cache_dtype": ["f16"],  # what "auto" is unless memory is short
         "num_threads": sorted({1, max(1, cores // 2), max(1, cores - 1), cores}),
         "max_num_batched_tokens": [128, 256, 1024],
-        "kv_cache_dtype": ["f16", "q8_0"],
     }
 
 
@@ -141,40 +143,57 @@ class Search:
         """Return what to keep, and why in a few words."""
         short = self._timed({}, SHORT_TOKENS)
         # A slow device reads less, so that a dozen trials of two prompts each fit the time.
-        affordable = int(short.prefill_tokens_per_s * self._limit_s / 40)
-        self._prompt_tokens = max(SHORT_TOKENS, min(PROMPT_TOKENS, affordable))
+        affordable = int(short.prefill_tokens_per_s * self._limit_s)
+        self._prompt_tokens = max(SHORT_TOKENS, min(PROMPT_TOKENS, affordable // 40))
+        long_tokens = max(self._prompt_tokens, min(LONG_TOKENS, affordable // LONG_SHARE))
         default = self._timed({}, self._prompt_tokens)
-        best, pace = self._climb(default)
+        cache, long = self._climb({}, ["kv_cache_dtype"], self._timed({}, long_tokens))
+        best, pace = self._climb(cache, ["num_threads", "max_num_batched_tokens"], default)
         again = self._timed({}, self._prompt_tokens)
         if not 1 / STEADY < again.turn_s / default.turn_s < STEADY:
             return {}, "other programs keep this device too busy to tell; tune it when it is idle"
-        if best:
+        if best and best != cache:
             pace = self._timed(best, self._prompt_tokens)
-            best = best if pace.turn_s * WORTH < again.turn_s else {}
-        window = quick_window(short, default) if "window" in self._free else None
+            best = best if pace.turn_s * WORTH < again.turn_s else cache
+        return self._told(best, short, long, again.turn_s / pace.turn_s)
+
+    def _told(
+        self, best: dict[str, Value], short: Pace, long: Pace, ratio: float
+    ) -> tuple[dict[str, Value], str]:
+        window = quick_window(short, long) if "window" in self._free else None
         reasons = []
-        if best:
-            reasons.append(f"{again.turn_s / pace.turn_s - 1:.0%} quicker than the defaults")
+        if set(best) - {"kv_cache_dtype"}:
+            reasons.append(f"{ratio - 1:.0%} quicker than the defaults")
+        if "kv_cache_dtype" in best:
+            reasons.append("a long prompt is read and answered more quickly")
         if window:
             best = {**best, "window": window}
             reasons.append("a full context would halve the speed")
         return best, "; ".join(reasons) or "the defaults are as quick"
 
-    def _climb(self, default: Pace) -> tuple[dict[str, Value], Pace]:
-        best, pace = dict[str, Value](), default
-        for name, values in candidates().items():
+    def _climb(
+        self, best: dict[str, Value], names: Iterable[str], pace: Pace
+    ) -> tuple[dict[str, Value], Pace]:
+        """Try the values of settings in turn, after a prompt as long as that of `pace`."""
+        longest, tried_tokens = pace.max_model_len, pace.prompt_tokens
+        for name in names:
             found: Value | None = None
-            for value in values if name in self._free else []:
+            for value in self._values(name, pace):
                 if self._clock() - self._began_s > self._limit_s:
                     self.is_whole = False
                     return best, pace
-                tried = self._timed({**best, name: value}, self._prompt_tokens)
-                # Keys and values that take more room must not make the context shorter.
-                fits = tried.max_model_len >= default.max_model_len
+                tried = self._timed({**best, name: value}, tried_tokens)
+                # A KV cache that takes more room must not make the context shorter.
+                fits = tried.max_model_len >= longest
                 if fits and tried.turn_s * WORTH < pace.turn_s:
                     found, pace = value, tried
             best = best if found is None else {**best, name: found}
         return best, pace
+
+    def _values(self, name: str, pace: Pace) -> list[Value]:
+        """Return what is worth trying: nothing that a person set, nor what is in use already."""
+        values = candidates()[name] if name in self._free else []
+        return [value for value in values if value != getattr(pace, name, None)]
 
     def _timed(self, values: Mapping[str, Value], prompt_tokens: int) -> Pace:
         edge = replace(self._plain.edge, **dict(values))  # type: ignore[arg-type]

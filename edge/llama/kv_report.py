@@ -25,7 +25,7 @@ from offload.messages import Sampling
 CHUNK = 32  # tokens whose logits are held at once
 TIMED_STEPS = 32
 TIMED_RUNS = 3
-KINDS = ("f16", "q8_0", "q5_1", "k8v4", "q4_0", "iq4_nl")
+KINDS = ("f16", "q8_0/f16", "f16/q8_0", "q8_0", "q5_1", "k8v4", "q4_0", "iq4_nl")
 
 
 class KvRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,6 +37,7 @@ class KvRow(msgspec.Struct, frozen=True, kw_only=True):
     perplexity: float
     perplexity_change: float  # relative to f16: 0.01 is one per cent worse
     divergence: float
+    num_tokens: int  # of the text that it was judged by
     tokens_per_s: float  # the median of some runs
     tokens_per_s_spread: float  # from the slowest run to the quickest, as a share of the median
 
@@ -90,6 +91,7 @@ def _row(model: Model, kind: KvTypes, tokens: Sequence[int], num_threads: int) -
         perplexity=math.exp(loss),
         perplexity_change=math.expm1(loss - base_loss),
         divergence=float(np.mean(divergences)),
+        num_tokens=len(tokens),
         tokens_per_s=statistics.median(speeds),
         tokens_per_s_spread=spread(speeds),
     )

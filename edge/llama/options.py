@@ -17,7 +17,7 @@ class LlamaOptions:
     lets the governor choose at each step, from the cores that are free. max_num_batched_tokens:
     prompt tokens evaluated at once. num_gpu_layers: layers on the GPU, where this build of
     llama.cpp can use one; -1 for as many as its free memory holds, 0 for none. kv_cache_dtype: how
-    keys and values are stored, see kv_types.py; "auto" is q8_0, and 4 bit when memory asks for it.
+    keys and values are stored, see kv_types.py; "auto" is f16, or fewer bits where memory is short.
     flash_attention: None is on, but for plain values in a long context on a CPU, where it is the
     slower one; blocked values need it. enable_prefix_caching: keep the part of the last prompt that
     the next one shares. check_memory: refuse what does not fit the free memory, and choose what

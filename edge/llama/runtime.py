@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -27,6 +28,8 @@ from edge.llama.drafts import DraftTally
 from edge.llama.embedder import Embedder
 from edge.llama.fingerprint import fingerprint
 from edge.llama.hidden_states import Watchers
+from edge.llama.kv_losses import compression_notice
+from edge.llama.kv_types import F16
 from edge.llama.lanes import Lane, SharedContext
 from edge.llama.options import LlamaOptions
 from edge.llama.placement import place
@@ -46,6 +49,7 @@ from offload.messages import Delta, Finish, ModelCard, Request
 from offload.worker import Worker
 
 __all__ = ["LlamaEngine", "LlamaOptions"]
+_log = logging.getLogger("nearfar.edge")
 
 SLACK = 64  # tokens beside what a request is known to need
 
@@ -109,6 +113,8 @@ class LlamaEngine:
 
     def _make_context(self, free_bytes: int, needed: int) -> Context:
         self.params = plan_for(self._model, self._options, free_bytes, needed)
+        if self._options.kv_cache_dtype == "auto" and self.params.kv_types != F16:
+            _log.warning("nearfar: %s", compression_notice(self._model, self.params.kv_types))
         return Context(self._model, self.params)
 
     @property

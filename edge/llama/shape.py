@@ -8,6 +8,8 @@ from edge.llama.binding import Model
 from edge.llama.kv_types import KvTypes
 
 BLOCK = 32  # numbers per block of every blocked cache type
+UNEVEN_FAMILIES = ("qwen2", "qwen2moe", "qwen2vl")  # their key biases dwarf most channels
+SMOOTHED = "nearfar.smooth_keys"  # what quantize/smooth_keys.py adds to a file's metadata
 ROTATION = 64  # llama.cpp rotates blocked keys in groups of so many numbers, and only then shifts
 
 
@@ -18,6 +20,7 @@ class CacheShape:
     num_kv_heads: int  # of all layers together
     k_head: int  # numbers in one key
     v_head: int
+    keys_are_uneven: bool = False  # a few channels are so large that keys in few bits lose much
 
     @classmethod
     def of(cls, model: Model) -> CacheShape:
@@ -31,6 +34,7 @@ class CacheShape:
             num_kv_heads=sum(per_layer),
             k_head=_number(model, "attention.key_length") or head,
             v_head=_number(model, "attention.value_length") or head,
+            keys_are_uneven=model.architecture in UNEVEN_FAMILIES and not model.metadata(SMOOTHED),
         )
 
     def allows(self, types: KvTypes) -> bool:

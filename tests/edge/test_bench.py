@@ -56,7 +56,8 @@ def test_a_busy_machine_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_each_way_to_store_keys_and_values_is_a_row(tiny_gguf: Path, home: Path) -> None:
     found = _run("--kv", "--model", str(tiny_gguf), "--prompt-tokens", "64")
     names = [row["name"] for row in found["rows"]]
-    assert names == ["f16", "q8_0", "q5_1", "q8_0/q4_0", "q4_0", "iq4_nl"]
+    compressed = ["q8_0/f16", "f16/q8_0", "q8_0", "q5_1", "q8_0/q4_0", "q4_0", "iq4_nl"]
+    assert names == ["f16", *compressed]
     assert found["model"] == tiny_gguf.name
 
 

@@ -28,22 +28,42 @@ def _choose(free_mb: int, **changes: object):
     return choose("m.gguf", SHAPE, free_bytes=free_mb * MB, **{**known, **changes})  # type: ignore
 
 
-def test_open_length_takes_a_quarter_of_the_memory_in_q8_0() -> None:
+def test_open_length_takes_a_quarter_of_the_memory_in_f16() -> None:
     fit = _choose(8000)
-    assert str(fit.kv_types) == "q8_0"
+    assert str(fit.kv_types) == "f16"
     taken = SHAPE.cache_bytes(fit.kv_types, fit.num_tokens)
     assert taken <= 2000 * MB < 2 * taken
     assert _choose(1_000_000).num_tokens == 131_072
 
 
 def test_precision_goes_only_when_a_comfortable_length_does_not_fit() -> None:
-    found = [(f.num_tokens, str(f.kv_types)) for f in map(_choose, (1100, 1078, 1060, 1041))]
-    assert found == [(4096, "q8_0"), (4096, "q8_0/q4_0"), (4096, "q4_0"), (2048, "q8_0")]
+    sizes = (1400, 1250, 1120, 1090, 1070, 1050, 1041)
+    found = [(f.num_tokens, str(f.kv_types)) for f in map(_choose, sizes)]
+    assert found == [
+        (8192, "f16"),
+        (4096, "f16"),
+        (4096, "q8_0/f16"),
+        (4096, "q8_0"),
+        (4096, "q8_0/q4_0"),
+        (4096, "q4_0"),
+        (2048, "q8_0"),
+    ]
 
 
 def test_asked_length_is_kept_and_the_type_gives_way() -> None:
-    found = [str(_choose(free, asked_len=32_768).kv_types) for free in (1700, 1500, 1400)]
-    assert found == ["q8_0", "q8_0/q4_0", "q4_0"]
+    sizes = (2200, 1950, 1700, 1500, 1400)
+    found = [str(_choose(free, asked_len=32_768).kv_types) for free in sizes]
+    assert found == ["f16", "q8_0/f16", "q8_0", "q8_0/q4_0", "q4_0"]
+
+
+def test_uneven_keys_give_way_last() -> None:
+    uneven = replace(SHAPE, keys_are_uneven=True)
+    known = {"weights_bytes": 800 * MB, "compute_bytes": lambda n: 100 * MB, "trained_len": 131_072}
+    found = [
+        str(choose("m", uneven, free_bytes=free * MB, asked_len=32_768, **known).kv_types)  # type: ignore
+        for free in (2200, 1950, 1700)
+    ]
+    assert found == ["f16", "f16/q8_0", "q8_0"]
 
 
 def test_asked_length_that_cannot_fit_is_refused_with_one_that_does() -> None:
@@ -61,10 +81,6 @@ def test_model_that_cannot_fit_is_refused_with_the_size_that_would() -> None:
     assert _choose(700, weights_bytes=below * MB)
 
 
-def test_small_caches_stay_f16() -> None:
-    assert str(_choose(8000, trained_len=512).kv_types) == "f16"
-
-
 def test_heads_that_blocks_do_not_divide_stay_f16() -> None:
     odd = CacheShape(num_kv_heads=10_000, k_head=8, v_head=8)
     known = {"weights_bytes": 0, "compute_bytes": lambda n: 0, "trained_len": 8192}
@@ -76,10 +92,10 @@ def test_heads_that_blocks_do_not_divide_stay_f16() -> None:
 def test_keys_that_could_not_slide_stay_f16() -> None:
     heads = CacheShape(num_kv_heads=128, k_head=96, v_head=96)
     known = {"weights_bytes": 0, "compute_bytes": lambda n: 0, "trained_len": 65_536}
-    free = 20_000 * MB
+    free = 200 * MB
     assert str(choose("m", heads, free_bytes=free, **known).kv_types) == "f16/q8_0"  # type: ignore
     still = choose("m", heads, free_bytes=free, sliding=False, **known)  # type: ignore
-    assert str(still.kv_types) == "q8_0"
+    assert str(still.kv_types) == "q8_0/f16"
     with pytest.raises(SettingsError, match="choose auto or f16/q8_0, or set window to 0"):
         choose("m", heads, free_bytes=free, kv_cache_dtype="q8_0", **known)  # type: ignore
 
@@ -191,7 +207,7 @@ def test_scores_that_would_take_much_memory_are_not_kept(
 
 def test_plan_follows_options_and_memory(wide: Path) -> None:
     with Model(wide) as model:
-        free = plan(model, LlamaOptions(num_threads=3), 10**12)
+        free = plan(model, LlamaOptions(num_threads=3, flash_attention=True), 10**12)
         assert (free.num_tokens, free.num_threads, free.batch_size) == (16_384, 3, 512)
         tight = plan(model, LlamaOptions(), model.size_bytes + 40 * MB)
         assert tight.num_tokens < 16_384

@@ -24,9 +24,15 @@ Quick = Callable[[EdgeSettings], float]
 
 
 def pace(
-    read: float = 100.0, write: float = 10.0, *, prompt: int = 512, length: int = 4096
+    read: float = 100.0,
+    write: float = 10.0,
+    *,
+    prompt: int = 512,
+    length: int = 4096,
+    kinds: str = "q8_0/f16",
 ) -> Pace:
     return Pace(
+        kv_cache_dtype=kinds,
         prefill_tokens_per_s=read,
         decode_tokens_per_s=write,
         prompt_tokens=prompt,
@@ -105,6 +111,39 @@ def test_a_type_that_would_shorten_the_context_is_not_chosen() -> None:
 
     here = places()
     assert tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0).kept == {}
+
+
+def test_a_cache_that_pays_only_after_a_long_prompt_is_found() -> None:
+    def measure(settings: Settings, tokens: int) -> Pace:
+        compressed = settings.edge.kv_cache_dtype == "auto" and tokens > 1000
+        return pace(1000 / (2.0 if compressed else 1.0), prompt=tokens)
+
+    here = places()
+    found = tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0)
+    assert found.kept == {"kv_cache_dtype": "f16"}
+    assert found.reason == "a long prompt is read and answered more quickly"
+
+
+def test_a_cache_that_is_in_use_already_is_not_tried_again() -> None:
+    def measure(settings: Settings, tokens: int) -> Pace:
+        assert settings.edge.kv_cache_dtype == "auto"
+        return pace(prompt=tokens, kinds="f16")
+
+    here = places()
+    assert tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0).is_whole
+
+
+def test_a_window_is_judged_by_a_long_prompt() -> None:
+    """After 512 tokens noise may look like a slope; after 4,096 there is none."""
+    asked: list[int] = []
+
+    def measure(settings: Settings, tokens: int) -> Pace:
+        asked.append(tokens)
+        return pace(1000, 10.0 if tokens != 512 else 8.0, prompt=tokens, length=32_768)
+
+    here = places()
+    found = tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0)
+    assert found.kept == {} and max(asked) == 4096
 
 
 def test_the_time_bounds_the_search_and_that_is_told() -> None:

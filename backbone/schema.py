@@ -39,6 +39,14 @@ class Schemas:
         self._lock = threading.Lock()
         self._trials = Trials()
 
+    async def tried(self, schema: dict[str, Any] | None) -> None:
+        """Wait until it is known whether a schema compiles within bounds, and hold nothing else.
+
+        Raises SchemaRefusal; constraint() says it again.
+        """
+        if schema is not None:
+            await self._trials.begin(_as_json(schema))
+
     def constraint(
         self, schema: dict[str, Any], begun: str = "", ended: Callable[[], object] = lambda: False
     ) -> SchemaConstraint:

@@ -7,6 +7,7 @@ process can, at its limits or as soon as nobody waits any more.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import os
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import SchemaRefusal
@@ -56,11 +58,24 @@ class Trials:
         self._lock = threading.Lock()
         self._known: OrderedDict[bytes, int] = OrderedDict()
 
+    async def begin(self, schema: str) -> None:
+        """Wait for a schema's verdict, in no thread that others need; who is cancelled ends it.
+
+        Errors as require_survival().
+        """
+        if _is_harmless(schema) or _name(schema) in self._known:
+            return
+        loop, gone = asyncio.get_running_loop(), threading.Event()
+        try:
+            await loop.run_in_executor(_threads, self.require_survival, schema, gone.is_set)
+        finally:
+            gone.set()
+
     def require_survival(self, schema: str, ended: Callable[[], object]) -> None:
         """Raise SchemaRefusal for a schema that would hold this process, GivenUp once `ended`."""
-        if len(schema) <= _HARMLESS_CHARS and not _RISKY.search(schema):
+        if _is_harmless(schema):
             return
-        name = hashlib.sha256(schema.encode()).digest()
+        name = _name(schema)
         status = self._known.get(name)
         if status is None:
             status = _status_of_child(schema, ended)
@@ -80,6 +95,15 @@ class Trials:
 
 
 _places = threading.BoundedSemaphore(_AT_ONCE)
+_threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="nearfar-schema")
+
+
+def _is_harmless(schema: str) -> bool:
+    return len(schema) <= _HARMLESS_CHARS and not _RISKY.search(schema)
+
+
+def _name(schema: str) -> bytes:
+    return hashlib.sha256(schema.encode()).digest()
 
 
 def _status_of_child(schema: str, ended: Callable[[], object]) -> int | None:

@@ -88,6 +88,7 @@ class CloudEngine(Tokenized):
         self._require_running()
         received_s = time.monotonic()
         require_short(request, self._card.max_model_len)
+        await self._schemas.tried(request.sampling.json_schema)
         # A long text takes tens of milliseconds, which the event loop must not lose.
         prompt, sampler = await self._prepared(request)
         self._require_running()

@@ -238,6 +238,9 @@ class LlamaEngine:
         self._require_open()
         require_short(request, self.max_model_len, forgets=self._seats.all[0].cache.sliding)
         received, who = time.monotonic(), asker()
+        with contextlib.suppress(asyncio.TimeoutError):  # which answer() will tell of
+            schema = request.sampling.json_schema
+            await asyncio.wait_for(self._schemas.tried(schema), request.deadline_s)
         stream = self._worker.stream(
             lambda gone: self.answer(request, gone, received=received, who=who)
         )

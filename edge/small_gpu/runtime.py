@@ -168,6 +168,7 @@ class TorchEdgeEngine(Tokenized):
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(queue.put_nowait, item)
 
+        await self._schemas.tried(request.sampling.json_schema)
         # Tokenizing a long prompt, or compiling a schema, would hold up everybody else's.
         task = await asyncio.to_thread(self._task, request, gone, received)
         self._loop.add(Sequence(task, self._tokenizer, post))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
+import threading
 import time
 from functools import partial
 from typing import Any
@@ -124,6 +126,35 @@ def test_who_leaves_ends_the_compilation(schemas: Schemas) -> None:
     for _ in range(schema_trial._AT_ONCE):
         schema_trial._places.release()
     assert time.process_time() - began < 10, "it was not compiled here"
+
+
+async def test_those_who_wait_for_a_compilation_hold_up_no_other(
+    schemas: Schemas, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, ended = threading.Semaphore(0), []
+
+    def endless(schema: str, gone: Any) -> None:
+        began.release()
+        while not gone():
+            time.sleep(0.001)
+        ended.append(schema)
+        raise GivenUp
+
+    monkeypatch.setattr(schema_trial, "_compiled_in_child", endless)
+    heavy: list[Schema] = [{"pattern": f"^{'a' * size}$"} for size in range(1, 7)]
+    waiting = [asyncio.ensure_future(schemas.tried(each)) for each in heavy]
+    await asyncio.to_thread(began.acquire)
+    await schemas.tried({"enum": ["yes"]})
+    await schemas.tried(None)
+    assert written(schemas.constraint({"enum": ["yes"]}), 1) == '"yes"'
+    for each in waiting:
+        each.cancel()
+    told = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(each, asyncio.CancelledError) for each in told)
+    monkeypatch.undo()
+    await schemas.tried(heavy[0])
+    assert len(ended) <= schema_trial._AT_ONCE, "those in the queue never begin"
+    assert written(schemas.constraint(heavy[0]), 1) is not None
 
 
 @pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|aa)+$", "^(.*a){20}$", "^(x+x+)+y$"])

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from backbone.errors import NearfarError
 from offload.engine import Choosing, Engine
-from offload.messages import Privacy, Request, Sampling
+from offload.messages import Message, Privacy, Request, Sampling
 from serve.answers import closing
 from serve.fault import fault_of
 
@@ -58,8 +58,11 @@ class Readiness:
     async def _ask(self) -> None:
         # An engine that chooses must not ask, and pay, the cloud for this.
         near = isinstance(self._engine, Choosing)
+        # Of a chat where there is a template: a raw prompt would not show that it is broken.
+        chats = self._engine.card().chat
         request = Request(
-            prompt="Hello",
+            messages=(Message(role="user", content="Hello"),) if chats else (),
+            prompt=None if chats else "Hello",
             sampling=Sampling(max_tokens=1),
             privacy=Privacy.LOCAL_ONLY if near else Privacy.CLOUD_OK,
         )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Literal
 
 import msgspec
@@ -59,10 +61,22 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     turns: tuple[Turn, ...] = ()
 
     def messages(self) -> tuple[Message, ...]:
-        """Return what a model should read: answers that failed before a word are left out."""
+        """Return what a model should read: answers that failed before a word are left out.
+
+        Questions without an answer between them become one, since models know turns by turns.
+        """
         system = [Message(role="system", content=self.system)] if self.system else []
         said = [Message(role=turn.role, content=turn.content) for turn in self.turns]
-        return (*system, *(message for message in said if message.content.strip()))
+        return (*system, *_by_turns(message for message in said if message.content.strip()))
+
+
+def _by_turns(said: Iterable[Message]) -> list[Message]:
+    """Return messages whose roles alternate: those of one role in a row are joined."""
+    rows = (tuple(messages) for _, messages in groupby(said, key=lambda message: message.role))
+    return [
+        msgspec.structs.replace(row[0], content="\n\n".join(message.content for message in row))
+        for row in rows
+    ]
 
 
 def heading_of(row: sqlite3.Row) -> Heading:

@@ -55,6 +55,20 @@ def said(store: Conversations, question: str, answer: str) -> str:
     return talk
 
 
+def test_a_question_whose_answer_never_began_leaves_roles_that_alternate(
+    store: Conversations,
+) -> None:
+    talk = said(store, "One?", "Yes.")
+    for question in ("Never mind", "Two?", "Three?"):
+        store.ask(talk, question)
+        store.answer(talk).end("stopped")
+    store.instruct(talk, "Be brief.")
+    messages = store.read(talk).messages()
+    assert [message.role for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[-1].content == "Never mind\n\nTwo?\n\nThree?"
+    assert len(store.read(talk).turns) == 8, "what is shown stays as it was"
+
+
 def test_what_was_said_is_read_back(store: Conversations) -> None:
     talk = said(store, "How long is a year?", "365 days")
     whole = store.read(talk)

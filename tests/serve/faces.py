@@ -12,9 +12,11 @@ import httpx
 import openai
 
 from offload.engine import Engine
+from offload.messages import Request
 from serve.app import build_app
 from serve.options import ServeOptions
 from serve.server import HttpServer
+from tests.offload.scripted import ScriptedEngine
 
 ASK = {"model": "scripted", "messages": [{"role": "user", "content": "count"}]}
 CONTINUE = {"model": "scripted", "prompt": "zero"}
@@ -27,6 +29,12 @@ TOOL = {
     },
 }
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+
+def asked_chats(engine: ScriptedEngine) -> list[Request]:
+    """Return the chats that were asked of it, without the server's own first one."""
+    chats = (each for each in engine.requests if each.messages)
+    return [each for each in chats if each.messages[-1].content != "Hello"]
 
 
 @asynccontextmanager

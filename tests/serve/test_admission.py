@@ -17,7 +17,7 @@ from serve.failures import TooMany
 from serve.metrics import Metrics
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
-from tests.serve.faces import ASK, CHAT, error_of, listening, near
+from tests.serve.faces import ASK, CHAT, asked_chats, error_of, listening, near
 from tests.serve.test_server import open_raw
 
 ALICE, BOB = "a" * 32, "b" * 32
@@ -107,8 +107,8 @@ async def test_overload_is_answered_by_429_and_not_by_waiting() -> None:
     async with listening(engine, options) as server, httpx.AsyncClient(timeout=60) as client:
         await client.get(server.url + "/health")  # the connection is there
         _, writer = await open_raw(server.url, ASK)
-        await engine.until(lambda: any(r.messages for r in engine.requests))
-        first = next(r.id for r in engine.requests if r.messages)
+        await engine.until(lambda: bool(asked_chats(engine)))
+        first = asked_chats(engine)[0].id
         response = await client.post(server.url + CHAT, json=ASK)
         assert response.status_code == 429 and first in engine.running
         assert error_of(response)["code"] == "rate_limit_exceeded"
@@ -117,7 +117,7 @@ async def test_overload_is_answered_by_429_and_not_by_waiting() -> None:
         await engine.until(lambda: first not in engine.running)
         # The place is free again: the next request reaches the engine.
         asking = asyncio.create_task(client.post(server.url + CHAT, json=ASK))
-        await engine.until(lambda: sum(bool(r.messages) for r in engine.requests) == 2)
+        await engine.until(lambda: len(asked_chats(engine)) == 2)
         asking.cancel()
 
 

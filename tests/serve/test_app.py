@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from pathlib import Path
 
 import httpx
+import msgspec
 import pytest
 
-from backbone.errors import NearfarError, TemplateRefusal
+from backbone.errors import CheckpointError, NearfarError, TemplateRefusal
 from offload.errors import (
     CloudFailed,
     CloudUnreachable,
@@ -20,7 +22,7 @@ from offload.errors import (
     Unsupported,
 )
 from offload.hybrid import Hybrid, HybridOptions
-from offload.messages import Confidence, Delta, Finish, Privacy, Route, Usage
+from offload.messages import Confidence, Delta, Finish, ModelCard, Privacy, Route, Usage
 from serve.app import build_app
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
@@ -244,6 +246,25 @@ async def test_ready_is_said_after_the_first_answer_and_asks_no_cloud() -> None:
         after, health = await client.get("/ready"), await client.get("/health")
     assert (before.status_code, after.status_code, health.status_code) == (503, 200, 200)
     assert not cloud.requests
+
+
+async def test_an_engine_whose_every_chat_fails_is_not_ready() -> None:
+    class Chatting(ScriptedEngine):
+        def card(self) -> ModelCard:
+            return msgspec.structs.replace(super().card(), chat=True)
+
+    engine = Chatting(error=CheckpointError("the template is broken; use another model"))
+    app = build_app(engine)
+    base, transport = "http://127.0.0.1", httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url=base) as client,
+    ):
+        async with asyncio.timeout(60):
+            while "template is broken" not in (ready := await client.get("/ready")).text:
+                await asyncio.sleep(0)
+    assert ready.status_code == 503
+    assert engine.requests[0].messages and engine.requests[0].prompt is None
 
 
 async def test_the_openapi_document_draws_every_path() -> None:

@@ -10,7 +10,7 @@ import pytest
 from offload.messages import Delta, Message, Request, Sampling
 from offload.upstream.client import Upstream
 from tests.offload.scripted import ScriptedEngine
-from tests.serve.faces import CHAT, TOOL, error_of, listening, near
+from tests.serve.faces import CHAT, TOOL, asked_chats, error_of, listening, near
 
 QUESTION = {"role": "user", "content": "count"}
 BEGUN = {"role": "assistant", "content": "zero, "}
@@ -65,5 +65,5 @@ async def test_a_device_can_hand_a_begun_answer_to_our_own_endpoint() -> None:
     async with listening(engine) as server, aclosing(Upstream(f"{server.url}/v1")) as upstream:
         told = [item.text async for item in upstream.generate(begun) if isinstance(item, Delta)]
     assert "".join(told) == "one two three"
-    (arrived,) = [each for each in engine.requests if each.messages]
+    (arrived,) = asked_chats(engine)
     assert arrived.answer_prefix == "zero, " and arrived.messages == begun.messages

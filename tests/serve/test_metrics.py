@@ -9,7 +9,7 @@ import httpx
 from offload.messages import Finish, Route, Usage
 from serve.app import build_app
 from tests.offload.scripted import ScriptedEngine
-from tests.serve.faces import ASK, CHAT, listening, near
+from tests.serve.faces import ASK, CHAT, asked_chats, listening, near
 
 VLLM = {
     "num_requests_running",
@@ -57,7 +57,7 @@ async def test_a_request_waits_until_its_first_text_and_then_runs() -> None:
     for engine, waiting, running in ((silent, 1, 0), (writing, 0, 1)):
         async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
             asking = asyncio.create_task(client.post(server.url + CHAT, json=ASK))
-            await engine.until(lambda e=engine: any(r.messages for r in e.requests))  # type: ignore[misc]
+            await engine.until(lambda e=engine: bool(asked_chats(e)))  # type: ignore[misc]
             found = numbers((await client.get(server.url + "/metrics")).text)
             assert (found["num_requests_waiting"], found["num_requests_running"]) == (
                 waiting,

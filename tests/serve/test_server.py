@@ -18,7 +18,7 @@ from offload.messages import Delta
 from serve.options import ServeOptions
 from serve.server import run
 from tests.offload.scripted import ScriptedEngine
-from tests.serve.faces import ASK, CHAT, error_of, listening, openai_client
+from tests.serve.faces import ASK, CHAT, asked_chats, error_of, listening, openai_client
 
 
 async def open_raw(url: str, body: dict[str, Any]) -> tuple[Any, Any]:
@@ -40,10 +40,10 @@ async def test_a_client_that_hangs_up_frees_the_engine_at_once(stream: bool) -> 
     engine = ScriptedEngine(hold=asyncio.Event())
     async with listening(engine) as server:
         _, writer = await open_raw(server.url, ASK | {"stream": stream, "n": 2})
-        asked = [r for r in engine.requests if r.prompt is None]
+        asked = asked_chats(engine)
         while len(asked) < 2 or not all(engine.num_said[r.id] for r in asked):
             await asyncio.sleep(0.005)
-            asked = [r for r in engine.requests if r.prompt is None]
+            asked = asked_chats(engine)
         writer.close()
         await engine.until(lambda: not any(r.id in engine.running for r in asked))
     assert {r.id for r in asked} <= set(engine.cancelled)

@@ -38,14 +38,17 @@ def render(
     tools: Sequence[Mapping[str, Any]] = (),
     add_generation_prompt: bool = True,
     special_tokens: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Rendered:
     """Return the prompt that a Hugging Face chat template makes of the messages and tools.
 
-    `special_tokens` are texts by name, such as "bos_token". Raises TemplateRefusal where the
+    `special_tokens` are texts by name, such as "bos_token"; `options` are variables of this
+    template's own, such as "enable_thinking". Raises TemplateRefusal where the
     template refuses the messages in every form, and CheckpointError where it is broken, tries to
     reach outside its sandbox, or takes too much time or memory.
     """
     given = {
+        **(options or {}),
         "tools": list(tools) or None,
         "documents": None,
         "add_generation_prompt": add_generation_prompt,

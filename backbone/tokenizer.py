@@ -87,6 +87,7 @@ class Tokenizer:
         *,
         tools: Sequence[Mapping[str, Any]] = (),
         answer_prefix: str = "",
+        options: Mapping[str, Any] | None = None,
     ) -> list[int]:
         """Return the ids of a conversation under the model's chat template, and of how the answer
         begins already.
@@ -99,12 +100,13 @@ class Tokenizer:
             raise CheckpointError(
                 "this model has no chat template; ask it with a plain prompt instead of messages"
             )
-        sentinel = _unused_sentinel([messages, tools, answer_prefix])
+        sentinel = _unused_sentinel([messages, tools, answer_prefix, dict(options or {})])
         text = render(
             template,
             self._disarmed(list(messages), sentinel),
             tools=self._disarmed(list(tools), sentinel),
             special_tokens=self._special_tokens,
+            options=self._disarmed(dict(options or {}), sentinel),
         ).text
         return self._encode_parsed(text + self._disarmed(answer_prefix, sentinel), sentinel)
 

@@ -57,12 +57,16 @@ class ToolCall(Word, frozen=True, kw_only=True):
 
 
 class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """One turn of a conversation; a turn of role "tool" answers the call `tool_call_id`."""
+    """One turn of a conversation; a turn of role "tool" answers the call `tool_call_id`.
+
+    `reasoning` is what an assistant thought before its `content` (offload/thinking.py).
+    """
 
     role: Role
     content: str
     tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_TOOL_CALLS)] = ()
     tool_call_id: str | None = None
+    reasoning: str = ""
 
 
 class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
@@ -87,7 +91,7 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
     prompt_logprobs: bool = False
     logit_bias: Annotated[dict[int, float], Meta(max_length=65_536)] | None = None
     json_schema: dict[str, Any] | None = None
-    stop_token_ids: tuple[int, ...] = ()
+    stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=MAX_STOP_TOKENS)] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
 
@@ -138,6 +142,7 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     vocabulary of the engine that reads them, which adds none. An engine shares what it computed
     of a prompt only between requests of the same asker and the same `cache_salt`. With a `suffix`
     the answer is what stands between the raw prompt and it (fill-in-the-middle).
+    `template_options` are further variables of the chat template, such as enable_thinking.
     """
 
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
@@ -154,6 +159,7 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
     answer_prefix: str = ""
     cache_salt: str = ""
     suffix: str = ""
+    template_options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.id) <= 64:

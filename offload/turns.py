@@ -69,6 +69,8 @@ def _turn(message: Message) -> dict[str, Any]:
         turn["tool_calls"] = [_call(call) for call in message.tool_calls]
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
+    if message.reasoning:
+        turn["reasoning_content"] = message.reasoning
     return turn
 
 

@@ -18,7 +18,7 @@ from serve.options import ServeOptions
 from serve.prompts import read_prompts
 from serve.schema import ChatBody, Common, CompletionBody
 from serve.tools import Toolbox, read_tools
-from serve.turns import read_schema, read_turn, refuse_unless
+from serve.turns import read_options, read_schema, read_turn, refuse_unless
 
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 _CHAT_REFUSED = ("functions", "function_call", "audio", "moderation", "web_search_options")
@@ -68,6 +68,7 @@ def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> Asked:
         deadline_s=options.request_timeout_s,
         model=model_of(body.model, engine),
         tools=tools.descriptions if tools else (),
+        template_options=read_options(body.chat_template_kwargs),
         cache_salt=_salt(body),
     )
     return _asked(body, [request], options, logprobs=bool(body.logprobs), tools=tools)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from msgspec import UNSET
+from msgspec import UNSET, structs
 
-from offload.messages import Delta, Finish
+from offload.messages import Delta, Finish, Request
+from offload.thinking import ThoughtReader
 from serve.asking import Asked
 from serve.logprobs import ChatLogprobs, TokenLogprob
 from serve.replies import (
@@ -37,13 +38,14 @@ class ChatWriter(Writer):
         super().__init__(asked)
         tools = asked.tools
         self._readers = [CallReader(tools) for _ in asked.requests] if tools else []
+        self._thoughts = [_reader_of(each) for each in asked.requests]
         self._numbers = [-1] * len(asked.requests)  # of the call that began last, in each choice
 
     def whole(self, choices: list[Gathered]) -> Reply:
         finishes = finishes_of(choices)
         made = []
         for index, (each, finish) in enumerate(zip(choices, finishes, strict=True)):
-            message = self._message(each.text)
+            message = self._message(index, each.text)
             reason = self._reason(finish, calls=message.tool_calls is not UNSET)
             made.append(ChatChoice(index, message, self._logprobs(each.tokens), reason))
         return ChatReply(choices=made, usage=self._usage(finishes), **self._head)
@@ -56,16 +58,21 @@ class ChatWriter(Writer):
         if not self._is_worth_saying(delta):
             return []
         logprobs = self._logprobs(self._tokens(delta))
-        if not self._readers:
-            return [self._chunk(ChunkChoice(index, MessageDelta(content=delta.text), logprobs))]
-        made = self._said(index, self._readers[index].push(delta.text))
+        thoughts = self._thoughts[index]
+        thought, text = thoughts.push(delta.text) if thoughts else ("", delta.text)
+        if not self._readers and not thought and text == delta.text:
+            return [self._chunk(ChunkChoice(index, MessageDelta(content=text), logprobs))]
+        made = [*self._thought(index, thought), *self._read(index, text)]
         if logprobs is None:
             return made
-        # The tokens of a call are told too, though its text is not.
+        # The tokens of a call and of thoughts' tags are told too, though their text is not.
         return [self._chunk(ChunkChoice(index, MessageDelta(content=""), logprobs)), *made]
 
     def ending(self, index: int, finish: Finish) -> list[Reply]:
-        rest = self._said(index, self._readers[index].flush()) if self._readers else []
+        thoughts = self._thoughts[index]
+        thought, text = thoughts.flush() if thoughts else ("", "")
+        rest = [*self._thought(index, thought), *self._read(index, text)]
+        rest += self._said(index, self._readers[index].flush()) if self._readers else []
         # A call that was cut off is not to be made.
         calls = any(reader.num_calls and not reader.is_cut for reader in self._readers[index:][:1])
         end = ChunkChoice(index, MessageDelta(), finish_reason=self._reason(finish, calls=calls))
@@ -73,6 +80,17 @@ class ChatWriter(Writer):
 
     def tally(self, finishes: list[Finish]) -> Reply:
         return ChatChunk(choices=[], usage=self._usage(finishes), **self._head)
+
+    def _thought(self, index: int, text: str) -> list[Reply]:
+        if not text:
+            return []
+        return [self._chunk(ChunkChoice(index, MessageDelta(reasoning_content=text)))]
+
+    def _read(self, index: int, text: str) -> list[Reply]:
+        """Return what a piece of the answer, behind its thoughts, is worth."""
+        if not text:
+            return []
+        return self._said(index, self._readers[index].push(text) if self._readers else [text])
 
     def _said(self, index: int, said: Sequence[Said]) -> list[Reply]:
         made = []
@@ -85,7 +103,15 @@ class ChatWriter(Writer):
             made.append(self._chunk(ChunkChoice(index, delta)))
         return made
 
-    def _message(self, text: str) -> AnswerMessage:
+    def _message(self, index: int, text: str) -> AnswerMessage:
+        thoughts, thought = self._thoughts[index], ""
+        if thoughts:
+            first, rest = thoughts.push(text), thoughts.flush()
+            thought, text = first.thought + rest.thought, first.answer + rest.answer
+        message = self._answer(text)
+        return structs.replace(message, reasoning_content=thought) if thought else message
+
+    def _answer(self, text: str) -> AnswerMessage:
         if self.asked.tools is None:
             return AnswerMessage(text)
         content, told = read_whole(text, self.asked.tools)
@@ -106,6 +132,15 @@ class ChatWriter(Writer):
 
     def _logprobs(self, tokens: list[TokenLogprob]) -> ChatLogprobs | None:
         return ChatLogprobs(tokens) if self.asked.logprobs else None
+
+
+def _reader_of(request: Request) -> ThoughtReader | None:
+    """Return what tells thoughts apart; an answer that follows a schema has none."""
+    if request.sampling.json_schema is not None:
+        return None
+    reader = ThoughtReader()
+    reader.push(request.answer_prefix)
+    return reader
 
 
 def _part(said: Began | Grew, number: int) -> CallPart:

@@ -72,6 +72,7 @@ class AnswerMessage(Struct, frozen=True):
     content: str | None
     role: Literal["assistant"] = "assistant"
     refusal: None = None
+    reasoning_content: str | UnsetType = UNSET
     tool_calls: list[CallReply] | UnsetType = UNSET
 
 
@@ -81,6 +82,7 @@ class MessageDelta(Struct, frozen=True):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
     refusal: UnsetType | None = UNSET
+    reasoning_content: str | UnsetType = UNSET
     tool_calls: list[CallPart] | UnsetType = UNSET
 
 

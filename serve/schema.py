@@ -64,6 +64,8 @@ class TurnBody(Body, kw_only=True, frozen=True):
     content: str | list[Part] | None = None
     name: Ignored = None
     tool_call_id: Annotated[str, Meta(max_length=256)] | None = None
+    reasoning_content: str | None = None  # as DeepSeek and vLLM call what came before the answer
+    reasoning: str | None = None  # the same
     refusal: Ignored = None
     annotations: Ignored = None
     tool_calls: Annotated[list[CalledTool], Meta(max_length=128)] | None = None
@@ -161,6 +163,7 @@ class ChatBody(Common, kw_only=True, frozen=True):
     tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
     continue_final_message: bool | None = None  # as vLLM's
     add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # as vLLM's
     functions: Any = None
     function_call: Any = None
     audio: Any = None

@@ -9,6 +9,7 @@ from serve.failures import BadRequest
 from serve.schema import Part, ResponseFormat, TurnBody
 
 MAX_SCHEMA_DEPTH = 32  # what the link takes
+_SET = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
 
 
 def read_turn(turn: TurnBody, at: str) -> Message:
@@ -18,7 +19,13 @@ def read_turn(turn: TurnBody, at: str) -> Message:
     role: Role = "system" if turn.role == "developer" else turn.role
     calls = _calls(turn, at)
     content = "" if calls and turn.content is None else _text(turn.content, f"{at}.content")
-    return Message(role=role, content=content, tool_calls=calls, tool_call_id=_answered(turn, at))
+    return Message(
+        role=role,
+        content=content,
+        tool_calls=calls,
+        tool_call_id=_answered(turn, at),
+        reasoning=(turn.reasoning_content or turn.reasoning or "") if role == "assistant" else "",
+    )
 
 
 def _calls(turn: TurnBody, at: str) -> tuple[ToolCall, ...]:
@@ -67,6 +74,16 @@ def read_schema(form: ResponseFormat | None) -> dict[str, Any] | None:
         raise BadRequest(f"{at} is missing; give the schema", param=at)
     check_depth(form.json_schema.schema, "response_format.json_schema.schema")
     return form.json_schema.schema
+
+
+def read_options(options: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return further variables of the chat template. Raises BadRequest for those that are set."""
+    at = "chat_template_kwargs"
+    for name in options or {}:
+        if name in _SET or not name.isidentifier():
+            raise BadRequest(f"{at}.{name} is no variable that can be set; leave it out", param=at)
+    check_depth(options or {}, at)
+    return options or None
 
 
 def check_depth(schema: dict[str, Any], at: str) -> None:

@@ -21,6 +21,7 @@ from offload.messages import (
     Route,
     Usage,
 )
+from offload.thinking import opened, tail_of
 
 Post = Callable[["Delta | Finish"], None]
 
@@ -44,6 +45,7 @@ class Answer:
         self._tokenizer = tokenizer
         self._text = TextStream(request.sampling.stop)
         self._ends = {*tokenizer.eos_token_ids, *request.sampling.stop_token_ids}
+        self._opened = opened(request, tokenizer.written(tail_of(prompt)))
         self._post = post
         self._received_s = received_s
         self._started_s: float | None = None
@@ -89,6 +91,8 @@ class Answer:
         """
         if self._first_token_s is None:
             self._first_token_s = time.monotonic()
+            if self._opened:
+                self._post(Delta(text=self._opened, source="cloud"))
         reason: FinishReason | None = None
         for one in chosen:
             if one.token in self._ends:

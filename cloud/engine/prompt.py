@@ -40,6 +40,7 @@ def _encode_messages(request: Request, tokenizer: Tokenizer) -> list[int]:
             turns(request),
             tools=request.tools,
             answer_prefix=request.answer_prefix,
+            options=request.template_options,
         )
     except TemplateRefusal as error:
         raise RequestError(str(error)) from None

@@ -143,7 +143,13 @@ class PromptWriter:
                 self._tell_plain()
             return seal, plain_form(rows), rows
         try:
-            text, rows = render(template, rows, tools=tools, special_tokens=self._special_tokens)
+            text, rows = render(
+                template,
+                rows,
+                tools=tools,
+                special_tokens=self._special_tokens,
+                options=seal.close_all(request.template_options or {}),
+            )
         except TemplateRefusal as error:
             raise RequestError(str(error)) from None
         return seal, text, rows

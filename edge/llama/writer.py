@@ -26,6 +26,7 @@ from edge.llama.worth import Paying, Worth
 from offload.engine import StateObserver
 from offload.errors import ContextLengthError
 from offload.messages import Delta, Finish, FinishReason, PromptToken, Request
+from offload.thinking import opened, tail_of
 
 _DONE = object()
 
@@ -156,6 +157,9 @@ class Writer:
         """Yield token after token until the answer ends, of itself or by force."""
         answer, known = task.answer, Known(task.spell)
         stops = task.request.sampling.stop_token_ids
+        tail = self._vocabulary.written(tail_of(task.prompt))
+        if said := opened(task.request, tail):
+            yield Delta(text=said, source="edge")
         ended: FinishReason = "length"  # when the tokens run out, the context is full
         try:
             for chosen in tokens:

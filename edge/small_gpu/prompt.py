@@ -76,6 +76,7 @@ def _chat_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
             turns(request),
             tools=request.tools,
             answer_prefix=request.answer_prefix,
+            options=request.template_options,
         )
     except TemplateRefusal as error:
         raise RequestError(str(error)) from None

@@ -19,6 +19,7 @@ from edge.small_gpu.slot import Slot
 from edge.small_gpu.spelling import Spelling
 from edge.small_gpu.step import Part
 from offload.messages import Alternative, Delta, Finish, FinishReason, PromptToken, Request
+from offload.thinking import opened, tail_of
 
 Item = Delta | Finish | NearfarError  # an error ends it before the first Delta
 SCORED_PIECE = 64  # tokens; the logits of thousands of rows would not fit
@@ -185,6 +186,8 @@ class Sequence:
         if not reading.done:
             return None
         self._answer.prefilled(tuple(self._scores))
+        if said := opened(self.task.request, self._tokenizer.written(tail_of(self.task.prompt))):
+            self._post(Delta(text=said, source="edge"))
         return self._write(chosen)
 
     def _write(self, chosen: list[Found]) -> FinishReason | None:

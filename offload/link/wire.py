@@ -80,6 +80,7 @@ class _RawRequest(Request, frozen=True, kw_only=True):
 
     sampling: _RawSampling = _RawSampling()
     tools: Annotated[tuple[Raw, ...], Meta(max_length=MAX_TOOLS)] = ()  # type: ignore[assignment]
+    template_options: Raw = _NIL  # type: ignore[assignment]
 
 
 _KINDS = {body_type: kind for kind, body_type in _TYPES.items()}
@@ -165,13 +166,16 @@ def _built(raw: _RawRequest) -> Request:
     """Return the request with its free-form parts built, once they are known to be small."""
     _check_size(len(raw.sampling.json_schema), "the JSON schema's words")
     _check_size(sum(map(len, raw.tools)), "the descriptions of the tools")
+    _check_size(len(raw.template_options), "the template's options")
     schema = _decode_schema(raw.sampling.json_schema)
+    options = _decode_schema(raw.template_options)
     tools = tuple(map(_decode_tool, raw.tools))
     _check_free_form(schema, MAX_DEPTH, "the JSON schema")
+    _check_free_form(options, MAX_DEPTH, "template_options")
     for tool in tools:
         _check_free_form(tool, MAX_DEPTH, "the description of a tool")
     sampling = Sampling(**_fields(raw.sampling, json_schema=schema))
-    return Request(**_fields(raw, sampling=sampling, tools=tools))
+    return Request(**_fields(raw, sampling=sampling, tools=tools, template_options=options))
 
 
 def _fields(message: msgspec.Struct, **changed: Any) -> dict[str, Any]:

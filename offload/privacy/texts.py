@@ -34,6 +34,7 @@ def change_texts(request: Request, change: Change) -> Request:
         tools=tuple(_json(each, change) for each in request.tools),
         answer_prefix=change(request.answer_prefix),
         suffix=change(request.suffix),
+        template_options=_json(request.template_options, change),
     )
 
 
@@ -53,6 +54,7 @@ def _message(message: Message, change: Change) -> Message:
     return msgspec.structs.replace(
         message,
         content=change(message.content),
+        reasoning=change(message.reasoning),
         tool_calls=tuple(_call(each, change) for each in message.tool_calls),
     )
 

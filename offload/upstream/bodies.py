@@ -38,6 +38,8 @@ class _Call(msgspec.Struct):
 
 class _Said(msgspec.Struct):
     content: str | None = None
+    reasoning_content: str | None = None  # thoughts, as DeepSeek and vLLM tell them
+    reasoning: str | None = None  # the same, as others do
     tool_calls: list[_Call] | None = None
 
 
@@ -78,7 +80,7 @@ def body_of(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
         **extra_words(request, dialect),
     }
     if request.messages:
-        body |= _chat_of(request)
+        body |= _chat_of(request, dialect)
     elif request.prompt_token_ids:
         body["prompt"] = list(request.prompt_token_ids)
     else:
@@ -95,8 +97,9 @@ def body_of(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
     return body
 
 
-def _chat_of(request: Request) -> dict[str, Any]:
-    body: dict[str, Any] = {"messages": [_turn(message) for message in request.messages]}
+def _chat_of(request: Request, dialect: Dialect) -> dict[str, Any]:
+    tells = "reasoning_content" in dialect.words
+    body: dict[str, Any] = {"messages": [_turn(each, tells) for each in request.messages]}
     if request.tools:
         body["tools"] = list(request.tools)
     if request.answer_prefix:
@@ -105,7 +108,7 @@ def _chat_of(request: Request) -> dict[str, Any]:
     return body
 
 
-def _turn(message: Message) -> dict[str, Any]:
+def _turn(message: Message, tells_reasoning: bool) -> dict[str, Any]:
     turn: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:
         turn["tool_calls"] = [
@@ -118,6 +121,8 @@ def _turn(message: Message) -> dict[str, Any]:
         ]
     if message.tool_call_id is not None:
         turn["tool_call_id"] = message.tool_call_id
+    if message.reasoning and tells_reasoning:
+        turn["reasoning_content"] = message.reasoning
     return turn
 
 
@@ -140,6 +145,7 @@ class Hearing:
     _places: dict[int | None, int] = field(default_factory=dict)  # of the last call of an index
     _ids: list[str] = field(default_factory=list)
     late: str = ""
+    thinking: bool = False
 
     def hear(self, chunk: Chunk) -> Delta | None:
         """Take the next event; return what it adds to the answer. Raises CloudFailed."""
@@ -155,7 +161,7 @@ class Hearing:
         text = ""
         for choice in (chunk.choices or ())[:1]:
             self.reason = choice.finish_reason or self.reason
-            text = choice.text or (choice.delta.content if choice.delta else None) or ""
+            text = choice.text or self._with_thoughts(choice.delta)
             if self.calls:
                 self.late, text = self.late + text, ""
             for call in (choice.delta.tool_calls if choice.delta else None) or ():
@@ -164,7 +170,7 @@ class Hearing:
 
     def rest(self) -> Delta | None:
         """Return what was kept back until the end: other calls than the first, and late text."""
-        said = []
+        said = ["\n</think>\n\n"] if self.thinking else []
         for number, call in enumerate(self.calls):
             if number or not call.arguments:  # else all but its end has been said
                 said.append(_opening(call) + (call.arguments or "{}"))
@@ -183,6 +189,17 @@ class Hearing:
         usage = msgspec.structs.replace(self.usage, decode_s=seconds)
         route = Route(served_by="cloud", reason="cloud_only")
         return Finish(reason=_REASONS[self.reason], usage=usage, route=route)
+
+    def _with_thoughts(self, said: _Said | None) -> str:
+        """Return a piece of the answer, thoughts between tags as an Engine says them."""
+        if said is None:
+            return ""
+        thought, content, text = said.reasoning_content or said.reasoning, said.content or "", ""
+        if thought:
+            text, self.thinking = ("" if self.thinking else "<think>\n") + thought, True
+        if self.thinking and (content or said.tool_calls):
+            text, self.thinking = text + "\n</think>\n\n", False
+        return text + content
 
     def _add(self, call: _Call) -> str:
         """Keep a piece of a call; return what can be said of it at once."""

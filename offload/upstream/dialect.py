@@ -7,13 +7,14 @@ OpenAI's own words are asked: a server that does not know a word often ignores i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from offload.errors import Unsupported
 from offload.messages import Request
 
 OPENAI_HOST = "api.openai.com"
 
-Extra = float | int | str | list[int]  # the value of a word that is not OpenAI's
+Extra = float | int | str | list[int] | dict[str, Any]  # the value of a word that is not OpenAI's
 
 _VLLM_WORDS = {
     "top_k": "top_k",
@@ -22,6 +23,8 @@ _VLLM_WORDS = {
     "stop_token_ids": "stop_token_ids",
     "min_tokens": "min_tokens",
     "ignore_eos": "ignore_eos",
+    "reasoning_content": "reasoning_content",
+    "chat_template_kwargs": "chat_template_kwargs",
 }
 _SALT = {"cache_salt": "cache_salt"}
 
@@ -61,6 +64,8 @@ _KNOWN = {
             "min_p": "min_p",
             "repetition_penalty": "repeat_penalty",
             "ignore_eos": "ignore_eos",
+            "reasoning_content": "reasoning_content",
+            "chat_template_kwargs": "chat_template_kwargs",
         },
     ),
     "me": Dialect(  # what llama-cpp-python's server says
@@ -130,6 +135,7 @@ def _extras(request: Request) -> dict[str, Extra | None]:
         "stop_token_ids": list(sampling.stop_token_ids) or None,
         "min_tokens": sampling.min_tokens or None,
         "ignore_eos": sampling.ignore_eos or None,
+        "chat_template_kwargs": request.template_options or None,
         "top_k": sampling.top_k or None,
         "min_p": sampling.min_p or None,
         "repetition_penalty": (

@@ -73,16 +73,35 @@ class Course:
         if prefix:
             begun = request.answer_prefix + prefix
             request = msgspec.structs.replace(request, answer_prefix=begun)
+        ended: Finish | None = None
         with self._revealed():
             async with closing(self._timed(self._edge, request, self._by.near_clock)) as edge:
                 async for item in edge:
                     if isinstance(item, Finish):
-                        self.judgement.monitor.conclude()
-                        yield self.judgement.routed(item, "edge", reason, failure)
-                        continue
+                        ended = item
+                        break
                     self.judgement.monitor.see(item)
                     yield msgspec.structs.replace(item, source="edge", replaces=replaces)
                     replaces = False
+                    if self.judgement.monitor.stuck:
+                        break
+        self.judgement.monitor.conclude()
+        async for rest in self._stands(ended, reason, failure):
+            yield rest
+
+    async def _stands(
+        self,
+        ended: Finish | None,
+        reason: str,
+        failure: LinkError | None = None,
+        *,
+        given_up: bool = False,
+    ) -> Stream:
+        """End the near answer as it stands, less the circles it may have run in."""
+        if (cut := self.judgement.cut(self._text)) is not None:
+            yield cut
+        finish = ended or self.judgement.broken_off()
+        yield self.judgement.routed(finish, "edge", reason, failure, given_up=given_up)
 
     async def _far(self, reason: str) -> Stream:
         """Ask the cloud only; near if it may not or cannot answer."""
@@ -148,6 +167,9 @@ class Course:
                         why = self.judgement.wants_far
                         if why is not None and reason == self.verdict.reason:
                             reason = await self._ask(far, why)
+                        if self.judgement.monitor.stuck:
+                            ended = self.judgement.broken_off()
+                            break
                         if far.arrived and reason == "unsure":
                             break
             if ended is not None:
@@ -162,7 +184,8 @@ class Course:
                     yield item
             elif ended is not None:
                 kept = self.judgement.kept(reason, self.verdict.reason)
-                yield self.judgement.routed(ended, "edge", kept, given_up=far.started)
+                async for item in self._stands(ended, kept, given_up=far.started):
+                    yield item
 
     async def _ask(self, far: Ahead, reason: str) -> str:
         """Ask the cloud in the background if the text may leave; return the reason code."""
@@ -184,7 +207,8 @@ class Course:
                 yield item
         except LinkError as error:
             if ended is not None and not shown:
-                yield self.judgement.routed(ended, "edge", _code(error), error)
+                async for item in self._stands(ended, _code(error), error):
+                    yield item
                 return
             async for item in self._rescued(error):
                 yield item

@@ -29,6 +29,7 @@ from offload.policy.courtesy import is_courtesy
 from offload.policy.decision import Decision, Recorder
 from offload.policy.dispatch import Prices
 from offload.policy.failsafe import Failsafe
+from offload.policy.first_day import first_day
 from offload.policy.gate import Standing, Verdict, gate
 from offload.policy.rule import Limit, Rule, Threshold
 from offload.policy.timing import Clock, num_chars
@@ -48,10 +49,10 @@ async def _refuse(_: Request) -> bool:
 class HybridOptions:
     """How the hybrid decides; `forced` sends all to one side, within the gate's rules.
 
-    rule: calibrated, or the label-free threshold. aim: what is asked for where no model is named.
-    min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None: as
-    calibrated. exploration: how often plain `auto` does the opposite, to learn from it. handover:
-    whether the other side starts an answer anew or goes on from what stands there.
+    rule: calibrated, that of the first day, or a threshold. aim: what is asked for where no model
+    is named. min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None:
+    as calibrated. exploration: how often plain `auto` does the opposite, to learn from it.
+    handover: whether the other side starts an answer anew or goes on from what stands there.
     """
 
     rule: Rule = field(default_factory=Threshold)
@@ -254,11 +255,11 @@ class Hybrid:
         wanted, found = self._options.rule.cloud_model, self.cloud.card().name
         if wanted not in (None, found):
             # What was learnt of one far model says nothing of another.
-            self._options = replace(self._options, rule=Threshold())
+            self._options = replace(self._options, rule=first_day())
             self._budgets.clear()
             _log.warning(
                 "nearfar: the policy was calibrated for the cloud model %s, not %s: from now on "
-                "the rule without labels decides; run `nearfar policy calibrate`",
+                "the rule of the first day decides; run `nearfar policy calibrate`",
                 wanted,
                 found,
             )

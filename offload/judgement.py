@@ -9,7 +9,7 @@ import msgspec
 
 from offload.engine import Engine
 from offload.errors import LinkError
-from offload.messages import Delta, Finish, Request, Route, Side
+from offload.messages import Delta, Finish, Request, Route, Side, Usage
 from offload.policy.dispatch import Outlook, Prices, Start, dispatch
 from offload.policy.failsafe import Failsafe
 from offload.policy.monitor import Monitor
@@ -60,6 +60,7 @@ class Judgement:
         self._far_times = safely(lambda: by.far_clock.far(request, cloud), Times())
         self._estimate: Estimate | None = None
         self._when_tripped: Estimate | None = None
+        self._was_cut = False
         self._by_prompt = False  # whether the prompt alone had decided
         self.draw = by.draw
         self.asked_far = False
@@ -132,9 +133,23 @@ class Judgement:
             return "explored"
         if reason == "hedged":
             return "confident"
-        if reason == settled and estimate.far is not None and estimate.right < 0.5:
+        right = estimate.right
+        if reason == settled and estimate.far is not None and right is not None and right < 0.5:
             return "neither"
         return reason
+
+    def cut(self, shown: str) -> Delta | None:
+        """Return what takes back the circles at the end of a near answer, None without any."""
+        count = self._failsafe(self.monitor.num_in_circles, 0)
+        self._was_cut = count > 0
+        if not count:
+            return None
+        return Delta(text=shown[: len(shown) - count], source="edge", replaces=True)
+
+    def broken_off(self) -> Finish:
+        """Return the end of a near answer that was stopped in its circles."""
+        usage = Usage(completion_tokens=self.monitor.num_tokens)
+        return Finish(reason="stop", usage=usage)
 
     def priced(self, finish: Finish) -> Finish:
         """Return the end of a far answer with what it cost, where the cloud does not say."""
@@ -165,6 +180,7 @@ class Judgement:
             p_gain=estimate.gain if estimate else self.expected.gain,
             failure=None if failure is None else str(failure),
             sent_is_known=_sent_is_known(failure, given_up),
+            cut=side == "edge" and self._was_cut,
         )
         lost = (failure.bytes_sent or 0) if failure is not None else 0
         usage = msgspec.structs.replace(finish.usage, bytes_sent=finish.usage.bytes_sent + lost)

@@ -270,6 +270,7 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
     right; `p_gain` what it expected the cloud to add to that. `failure` is the one line that says
     why the cloud could not answer, where it was asked in vain. `sent_is_known` says whether
     Usage.bytes_sent is all that left, where the cloud failed or was given up; None elsewhere.
+    `cut` says that the near answer ran in circles and was cut where that began.
     """
 
     served_by: Side
@@ -278,6 +279,7 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
     p_gain: float | None = None
     failure: str | None = None
     sent_is_known: bool | None = None
+    cut: bool = False
 
 
 class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):

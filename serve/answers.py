@@ -36,10 +36,11 @@ async def settled(stream: AsyncIterator[Item], *, may_replace: bool) -> AsyncIte
     """Yield only what a reader may keep; text that may be withdrawn waits until it may not.
 
     With `may_replace` that is the near side's text until its Finish; the far side's is passed on
-    at once. Raises CloudFailed where text that was passed on is withdrawn after all.
+    at once. A near answer that cuts off its own end stands as it was passed on: a stream has no
+    word for that. Raises CloudFailed where other text that was passed on is withdrawn after all.
     """
     held: list[Delta] = []
-    passed = False
+    passed, text = False, ""
     async with closing(stream) as items:
         async for item in items:
             if isinstance(item, Finish):
@@ -48,6 +49,8 @@ async def settled(stream: AsyncIterator[Item], *, may_replace: bool) -> AsyncIte
                 yield item
                 return
             if item.replaces:
+                if passed and item.source == "edge" and text.startswith(item.text):
+                    continue
                 if passed:
                     raise CloudFailed("the cloud failed in the middle of its answer; ask again")
                 held.clear()
@@ -56,6 +59,7 @@ async def settled(stream: AsyncIterator[Item], *, may_replace: bool) -> AsyncIte
                 held.append(item)
             else:
                 passed = passed or bool(item.text or item.token_ids)
+                text += item.text
                 yield item
 
 

@@ -1,4 +1,4 @@
-"""Which rule decides for a model: set by hand, calibrated for it, or the one without labels."""
+"""Which rule decides for a model: set by hand, calibrated for it, or that of the first day."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from edge.llama.fingerprint import fingerprint
 from offload.errors import SettingsError
 from offload.pair import EDGE_MODEL, EDGE_POLICY
 from offload.places import Places
+from offload.policy.first_day import first_day
 from offload.policy.rule import Rule, Threshold
 from offload.settings import Settings
 
@@ -24,7 +25,7 @@ def rule_for(model: Path, settings: Settings, here: Places) -> Rule | None:
         return Threshold(min_logprob=settings.policy.min_logprob)
     path = policy_of(model, settings, here)
     if path is None:
-        return Threshold()
+        return first_day()
     try:
         return _calibrated(path, model, settings)
     except SettingsError as error:

@@ -9,7 +9,7 @@ from typing import Any, TextIO, cast
 
 from backbone.showing import write
 from offload.messages import Delta, Finish, Route, Side
-from offload.policy.reasons import sentence
+from offload.policy.reasons import sentence, sureness
 
 
 class Reader:
@@ -83,7 +83,9 @@ def why(finish: Finish) -> str:
         return "no route was recorded"
     parts = ["near" if route.served_by == "edge" else "far", sentence(route.reason)]
     if route.confidence is not None:
-        parts.append(f"the near answer counted as {route.confidence:.0%} likely right")
+        parts.append(f"the near answer counted as {sureness(route.confidence)}")
+    if route.cut:
+        parts.append("it ran in circles and was cut where that began")
     seconds = usage.prefill_s + usage.decode_s
     if seconds > 0:
         parts.append(f"{usage.completion_tokens} tokens in {seconds:.2f} s")

@@ -14,6 +14,7 @@ import msgspec
 from offload.ledger.entries import Decided
 from offload.policy.aims import Aim
 from offload.policy.calibrated import load_calibrated
+from offload.policy.first_day import first_day
 from offload.policy.rule import Estimate, Limit, Rule, Threshold
 
 _NEAR = ("confident", "neither")
@@ -38,7 +39,7 @@ class Replay(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def limit_of(aim: Aim, *, policy: Path | None, min_logprob: float | None) -> Limit:
-    """Return the limit to replay under: an aim of a policy file, or the rule without labels.
+    """Return the limit to replay under: an aim of a policy file, or of the rule of the first day.
 
     Raises SettingsError for a policy that cannot be read, RequestError for an aim it cannot keep.
     """
@@ -46,15 +47,15 @@ def limit_of(aim: Aim, *, policy: Path | None, min_logprob: float | None) -> Lim
     if min_logprob is not None:
         rule = Threshold(min_logprob=min_logprob)
     else:
-        rule = Threshold() if policy is None else load_calibrated(policy)
+        rule = first_day() if policy is None else load_calibrated(policy)
     return rule.limit(aim)
 
 
 def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = False) -> Replay:
     """Return what the limit would have made of decisions, the newest first.
 
-    With `by_logprob` a decision is judged by its least token log-probability alone, as the rule
-    without labels does; else by the probabilities that were noted.
+    With `by_logprob` a decision is judged by its least token log-probability alone, as a limit
+    set by hand does; else by the probabilities that were noted.
     """
     open_then = [each for each in decisions if _reason(each) in (*_NEAR, *_FAR)]
     rows = [(each, estimate_of(each, by_logprob=by_logprob)) for each in open_then]
@@ -119,7 +120,7 @@ def _number(inputs: dict[str, float | str | bool | None], name: str) -> float | 
 def _right(estimates: Sequence[Estimate], far: Sequence[bool]) -> float | None:
     total = 0.0
     for estimate, went in zip(estimates, far, strict=True):
-        if estimate.far is None:
+        if estimate.far is None or estimate.right is None:
             return None
         total += estimate.far if went else estimate.right
     return total / len(estimates) if estimates else None

@@ -42,7 +42,9 @@ def drawn(decisions: Sequence[Decided], rewards: Mapping[str, float], limit: Lim
     for each in decisions:
         estimate, asked = estimate_of(each), each.inputs.get("asked_far")
         reward = rewards.get(each.request_id)
-        if reward is None or estimate is None or not isinstance(asked, bool):
+        if reward is None or estimate is None or estimate.right is None:
+            continue
+        if not isinstance(asked, bool):
             continue
         if not 0.0 < each.propensity < 1.0:
             continue

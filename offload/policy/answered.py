@@ -24,6 +24,8 @@ from offload.messages import Confidence
 from offload.policy.questions import Question
 from offload.policy.signals import Signals
 
+_MARK_LEN = 8  # of some thousand questions, hardly two share it
+
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question, answered by one model.
@@ -55,9 +57,9 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     states: str = ""
 
     def signals(self, num_tokens: int | None = None) -> Signals:
-        """Return the signals of the answer, or of its first tokens."""
+        """Return the signals of the answer, or of its first tokens, whose text is not known."""
         signals = Signals()
-        signals.take(self.tokens[:num_tokens])
+        signals.take(self.tokens[:num_tokens], self.text if num_tokens is None else "")
         return signals
 
     def hidden_states(self) -> npt.NDArray[np.float32]:
@@ -67,9 +69,17 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 def key_of(question: Question) -> str:
-    """Return a name for a question that changes with its text or its answer."""
-    text = "\0".join((question.question, question.answer, *question.others))
-    return hashlib.sha256(text.encode()).hexdigest()[:24]
+    """Return a name for a question that changes with its text (first half) or its answer."""
+    return _digest(question.question) + _digest("\0".join((question.answer, *question.others)))
+
+
+def mark_of(row: Answered) -> str | None:
+    """Return by what a policy file names the question of a row; None where it is not known."""
+    return row.key[:_MARK_LEN] or (_digest(row.question)[:_MARK_LEN] if row.question else None)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def packed(states: Sequence[npt.NDArray[np.float32]]) -> tuple[int, str]:

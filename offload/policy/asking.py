@@ -18,6 +18,7 @@ from offload.errors import KeyRefused, LinkError, Overloaded, Withheld
 from offload.handover import closing
 from offload.link.backoff import Backoff
 from offload.messages import Alternative, Confidence, Delta, Finish, Message, Request, Sampling
+from offload.policy.answer_features import measured
 from offload.policy.answered import Answered, AnswerTable, key_of, packed
 from offload.policy.flags import flags
 from offload.policy.grading import Grader
@@ -164,6 +165,7 @@ async def answer(engine: Engine, question: Question, how: Asking) -> Answered:
         kinds="".join(map(token_kind, read.pieces)) if read.alternatives else "",
         likely=tuple(tuple(round(a.logprob, 2) for a in place) for place in read.alternatives),
         likely_kinds=tuple(_kinds(place) for place in read.alternatives),
+        measures=measured(question.question, read.text, read.confidence),
         flags=flags(read.text),
         hidden_size=hidden_size,
         states=kept,

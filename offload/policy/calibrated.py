@@ -13,6 +13,7 @@ from offload.errors import RequestError
 from offload.policy.aims import Aim
 from offload.policy.flags import MIN_SEEN, UNSEEN_RIGHT
 from offload.policy.guarantee import certified
+from offload.policy.logistic import log_odds
 from offload.policy.prior import Prior
 from offload.policy.prior_file import load_prior
 from offload.policy.probe import Probe, load_probe
@@ -152,9 +153,3 @@ class Calibrated:
                 "allow more, or calibrate on more questions"
             )
         return found
-
-
-def log_odds(probability: float) -> float:
-    """Return log(p / (1 - p)), kept within 12 of zero."""
-    inside = min(max(probability, 6e-6), 1.0 - 6e-6)
-    return math.log(inside / (1.0 - inside))

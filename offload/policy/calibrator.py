@@ -15,11 +15,13 @@ import numpy as np
 
 from offload.errors import RequestError
 from offload.policy import curves
-from offload.policy.calibrated import Calibrated, log_odds
+from offload.policy.answered import mark_of
+from offload.policy.calibrated import Calibrated
 from offload.policy.early import fit_early
 from offload.policy.features import Floats, Ints
 from offload.policy.isotonic import Isotonic, fit_isotonic
 from offload.policy.labelled import Labelled
+from offload.policy.logistic import log_odds
 from offload.policy.prior import MAX_LABELS, MIN_LABELS, Prior
 from offload.policy.probe_trial import NUM_FOLDS, try_probe
 from offload.policy.questions import Question
@@ -114,6 +116,7 @@ def calibrate(
         delta=options.delta,
         has_prior=True,
         has_probe=probe is not None,
+        questions=tuple(sorted({mark for row in rows if (mark := mark_of(row.near))})),
     )
     rule = Calibrated(draft, prior, probe)
     rule = _with(rule, **_probabilities(rule, held))

@@ -97,12 +97,13 @@ def _evaluate_answers(
 ) -> None:
     import msgspec
 
+    from offload.policy.first_day import first_day
     from offload.policy.replayed import evaluate_answers, lines
-    from offload.policy.rule import Rule, Threshold
+    from offload.policy.rule import Rule
 
     if answers is None or far is None:
         raise WrongUsage("--answers and --far belong together; give both tables")
-    rule: Rule = Threshold()
+    rule: Rule = first_day()
     if policy is not None:
         from offload.policy.calibrated import load_calibrated
 

@@ -20,6 +20,11 @@ _OPTION = re.compile(r"^[ \t]*\(?([A-Z])[).][ \t]+(.{1,200})$", re.MULTILINE)
 _LETTER = re.compile(r"\(([A-Z])\)|\b([A-Z])\b")
 _LISTED = re.compile(r"^[ \t]*-[ \t]+(\w[\w ]{0,30}?)[ \t]*$", re.MULTILINE)
 _ASKS_FORM = re.compile(r"answer:", re.IGNORECASE)
+_ASKS_NUMBER = re.compile(
+    r"\b(?:how (?:many|much|old|far|long|tall)|the number\b|percent|per cent|what is [-(\d]"
+    r"|calculate|compute|total|square(?:d| root))|\d\s*[-+*/%^=]|[$\u20ac\u00a3]\s?\d",
+    re.IGNORECASE,
+)
 _MOST = 12  # numbers of a question that are combined
 _LARGE = 1e15
 
@@ -32,6 +37,7 @@ class Asked:
     options: dict[str, str]
     listed: tuple[str, ...]
     asks_form: bool
+    asks_number: bool
     num_words: int
     num_sentences: int
 
@@ -43,6 +49,7 @@ class Asked:
             options={letter: _plain(text) for letter, text in _OPTION.findall(question)},
             listed=tuple(_plain(each) for each in _LISTED.findall(question)),
             asks_form=bool(_ASKS_FORM.search(question)),
+            asks_number=bool(_ASKS_NUMBER.search(question)),
             num_words=len(question.split()),
             num_sentences=1 + len(re.findall(r"[.?!]\s", question)),
         )
@@ -96,7 +103,7 @@ def consistency(asked: Asked, text: str) -> list[float]:
 
 def _number_checks(asked: Asked, text: str, final: str) -> list[float]:
     found = _numbers(final)
-    if not found or asked.options or asked.listed:
+    if not found or not asked.asks_number or asked.options or asked.listed:
         return [0.0] * 10
     given, known = found[-1], asked.numbers
     checked = [(left, right) for left, right in sums(text) if left is not None]

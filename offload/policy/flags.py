@@ -33,13 +33,32 @@ def flags(text: str, *, wants_json: bool = False) -> tuple[str, ...]:
 
 def circles(text: str) -> bool:
     """Whether a text ends in one piece of 3 to 100 characters said four times in a row."""
+    return _round(text) > 0
+
+
+def circle_start(text: str) -> int:
+    """Return where a text that ends in circles begins to say its piece for the second time.
+
+    The length of the text where it does not run in circles.
+    """
+    length = _round(text)
+    if not length:
+        return len(text)
+    start = len(text) - length
+    while start > 0 and text[start - 1] == text[start - 1 + length]:
+        start -= 1
+    return start + length
+
+
+def _round(text: str) -> int:
+    """Return the length of the piece that a text ends in four times, 0 where there is none."""
     tail = text[-_TAIL:]
     for length in range(3, len(tail) // _ROUNDS + 1):
         piece = tail[-length:]
         # A row of one character is a line or a table's edge, which people write on purpose.
         if len(set(piece)) > 1 and tail.endswith(piece * _ROUNDS):
-            return True
-    return False
+            return length
+    return 0
 
 
 def _is_json(text: str) -> bool:

@@ -6,6 +6,7 @@ Newton's method solves it exactly in a few steps (Zhu and Hastie 2005, Kernel Lo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,17 @@ class Head:
 def sigmoid(values: Floats) -> Floats:
     """Return 1 / (1 + exp(-values)) without overflow."""
     return 0.5 * (1.0 + np.tanh(0.5 * values))
+
+
+def chance(score: float) -> float:
+    """Return the probability of a score in log odds."""
+    return 0.5 * (1.0 + math.tanh(0.5 * score))
+
+
+def log_odds(probability: float) -> float:
+    """Return log(p / (1 - p)), kept within 12 of zero."""
+    inside = min(max(probability, 6e-6), 1.0 - 6e-6)
+    return math.log(inside / (1.0 - inside))
 
 
 def fit_head(gram: Floats, labels: Floats, strength: float, *, max_steps: int = 30) -> Head:

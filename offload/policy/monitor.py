@@ -7,11 +7,12 @@ from typing import Any
 
 from offload.messages import Delta
 from offload.policy.failsafe import Failsafe
-from offload.policy.flags import circles, flags
+from offload.policy.flags import circle_start, circles, flags
 from offload.policy.rule import Estimate, Expectation, Limit, Rule
 from offload.policy.signals import Signals
 
 _LOOK_FOR_CIRCLES = 32  # tokens
+_STUCK = 90  # characters said again
 
 
 class Monitor:
@@ -30,11 +31,12 @@ class Monitor:
         self._failsafe = failsafe or Failsafe()
         self.expected = expected or Expectation()
         self._wants_json = wants_json
-        self._signals, self._text, self._look_at = Signals(), "", _LOOK_FOR_CIRCLES
+        self._signals, self._look_at = Signals(), _LOOK_FOR_CIRCLES
         self._sure_chars = 0
         self._states: list[Any] = []
         self.flags: tuple[str, ...] = ()
         self.tripped = False
+        self.stuck = False  # in circles, so that no further token is worth writing
         self.concluded = False
 
     @property
@@ -49,7 +51,16 @@ class Monitor:
     @property
     def sure_text(self) -> str:
         """Return the answer up to its least sure token, where the doubt arose."""
-        return self._text[: self._sure_chars]
+        return self._signals.text[: self._sure_chars]
+
+    def num_in_circles(self) -> int:
+        """Return how many characters at the end only say again what stands before them.
+
+        0 for a few: a row of zeros or a refrain is said again on purpose.
+        """
+        text = self._signals.text
+        count = len(text) - circle_start(text)
+        return count if count >= _STUCK else 0
 
     def state(self, index: int, state: Any) -> None:
         """Take the hidden state behind a token (offload/engine.py, StateObserver)."""
@@ -60,8 +71,8 @@ class Monitor:
         self._failsafe(lambda: self._see(delta), None)
 
     def _see(self, delta: Delta) -> None:
-        before, least = len(self._text), self._signals.least
-        self._text += delta.text
+        before, least = len(self._signals.text), self._signals.least
+        self._signals.take((), delta.text)
         for token in delta.confidence:
             self._signals.take((token,))
             if not self.tripped:
@@ -70,8 +81,9 @@ class Monitor:
             self._sure_chars = before
         if self._signals.num_tokens >= self._look_at:
             self._look_at += _LOOK_FOR_CIRCLES
-            if circles(self._text):
+            if circles(self._signals.text):
                 self.flags, self.tripped = ("circles",), True
+                self.stuck = self.num_in_circles() > 0
 
     def conclude(self) -> None:
         """Judge the finished answer."""
@@ -79,7 +91,7 @@ class Monitor:
         self._failsafe(self._conclude, None)
 
     def _conclude(self) -> None:
-        self.flags = flags(self._text, wants_json=self._wants_json)
+        self.flags = flags(self._signals.text, wants_json=self._wants_json)
         self.tripped = self.tripped or self._limit.passed_by(self._estimate())
 
     def estimate(self) -> Estimate | None:

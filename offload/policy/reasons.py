@@ -41,3 +41,10 @@ REASONS = {
 def sentence(reason: str) -> str:
     """Return what a reason code means, in words."""
     return REASONS.get(reason, reason)
+
+
+def sureness(probability: float) -> str:
+    """Return P(near right) in words, for a person: the figure is of other answers than this one."""
+    if probability >= 0.85:
+        return "sure"
+    return "fairly sure" if probability >= 0.6 else "unsure"

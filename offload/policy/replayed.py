@@ -17,16 +17,21 @@ import numpy.typing as npt
 from offload.errors import RequestError
 from offload.policy import curves
 from offload.policy.aims import Aim
-from offload.policy.answered import Answered, read_answers
+from offload.policy.answer_features import NAMES
+from offload.policy.answered import Answered, mark_of, read_answers
+from offload.policy.calibrated import Calibrated
 from offload.policy.curves import Outcomes, Ranked
 from offload.policy.features import Floats
+from offload.policy.first_day import FirstDay
 from offload.policy.flags import flags
-from offload.policy.rule import Rule
+from offload.policy.prompt_features import PROMPT_NAMES
+from offload.policy.rule import Estimate, Rule
 
 Ints = npt.NDArray[np.int64]
 Measures = dict[str, float | None]
 
 RESAMPLES = 400
+MEASURED = {*NAMES, *PROMPT_NAMES}
 _LOWEST, _WIDEST = -30.0, 30.0  # nats; what is no number counts as the worst
 
 
@@ -96,7 +101,7 @@ class Paired:
 def evaluate_answers(near: Path, far: Path, rule: Rule, *, named: str) -> Replayed:
     """Decide every question that both tables hold by a rule, and by the baselines."""
     pairs = Paired.read(near, far)
-    notes = [*pairs.notes, *_told(pairs)]
+    notes = [*pairs.notes, *_told(pairs), *_overlap(rule, pairs.near)]
     scored = _Scored(pairs)
     ours = decided(rule, pairs.near)
     found = scored.compared(ours)
@@ -117,19 +122,26 @@ def evaluate_answers(near: Path, far: Path, rule: Rule, *, named: str) -> Replay
 def decided(rule: Rule, rows: Sequence[Answered]) -> Decided:
     """Return what a rule says of finished answers, under the aim `auto`."""
     limit = rule.limit(Aim())
-    said = []
-    for row in rows:
-        states = list(row.hidden_states()) if rule.watches_states and row.states else []
-        wrong = row.flags or flags(row.text)
-        said.append(
-            rule.judge(row.signals(), rule.expect(row.question), flags=wrong, states=states)
-        )
+    said = [_judged(rule, row) for row in rows]
     return Decided(
         score=np.array([each.score for each in said]),
         need=np.array([each.need for each in said]),
         far=np.array([limit.passed_by(each) for each in said], dtype=np.float64),
-        right=np.array([each.right for each in said]),
+        right=_probabilities(said),
     )
+
+
+def _judged(rule: Rule, row: Answered) -> Estimate:
+    wrong = row.flags or flags(row.text)
+    if isinstance(rule, FirstDay) and not row.text and row.measures.keys() >= MEASURED:
+        return rule.judge_measures(row.measures, wrong)
+    states = list(row.hidden_states()) if rule.watches_states and row.states else []
+    return rule.judge(row.signals(), rule.expect(row.question), flags=wrong, states=states)
+
+
+def _probabilities(said: Sequence[Estimate]) -> Floats | None:
+    found = [each.right for each in said if each.right is not None]
+    return np.array(found) if len(found) == len(said) else None
 
 
 def _baselines(pairs: Paired) -> list[tuple[str, tuple[Floats, Floats | None]]]:
@@ -249,9 +261,36 @@ def _told(pairs: Paired) -> list[str]:
         )
     if bare := sum(not row.tokens for row in pairs.near):
         notes.append(f"{bare} near answers have no tokens: they are judged by their text alone")
-    if bare := sum(not row.question for row in pairs.near):
+    if bare := sum(not row.question and not row.measures for row in pairs.near):
         notes.append(f"{bare} near answers stand without their question: no rule can read it")
     return notes
+
+
+def _overlap(rule: Rule, rows: Sequence[Answered]) -> list[str]:
+    """Return what of a table the rule was fitted to: on that its figures are too good."""
+    questions, models = _fitted_on(rule)
+    if not questions:
+        return ["the policy does not say which questions it was fitted to"]
+    marks = [mark_of(row) for row in rows]
+    seen = sum(mark in questions for mark in marks)
+    notes = []
+    if seen:
+        notes.append(f"the rule was fitted to {seen} of these {len(rows)} questions")
+    if None in marks:
+        notes.append(f"{marks.count(None)} questions are not known by text or key: not checked")
+    if known := sorted({row.model for row in rows if row.model} & models):
+        notes.append(f"the rule was fitted to answers of {', '.join(known)}")
+    if seen or known:
+        notes.append("figures on what a rule was fitted to are too good: see docs/policy.md")
+    return notes
+
+
+def _fitted_on(rule: Rule) -> tuple[set[str], set[str]]:
+    if isinstance(rule, FirstDay):
+        return set(rule.file.fitted_on.questions), set(rule.file.fitted_on.models)
+    if isinstance(rule, Calibrated):
+        return set(rule.policy.questions), {rule.policy.pairing.edge_model}
+    return set(), set()
 
 
 def lines(found: Replayed) -> list[str]:

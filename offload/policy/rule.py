@@ -1,4 +1,4 @@
-"""What a rule of the policy must tell, and the rule of the first day, which has seen no labels."""
+"""What a rule of the policy must tell, and the simplest rule: a least token log-probability."""
 
 from __future__ import annotations
 
@@ -9,15 +9,20 @@ from typing import Any, Protocol
 
 from offload.errors import RequestError, SettingsError
 from offload.policy.aims import Aim
+from offload.policy.consistency import Asked
 from offload.policy.signals import Signals
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """What the prompt alone says: P(near right) and P(far right), None where nothing was learnt."""
+    """What the prompt alone says: P(near right) and P(far right), None where nothing was learnt.
+
+    `asked` is what it says of its answer, for a rule that holds answers against it.
+    """
 
     near: float | None = None
     far: float | None = None
+    asked: Asked | None = None
 
     @property
     def gain(self) -> float | None:
@@ -30,13 +35,13 @@ class Estimate:
     """What an answer's signals say of it; a higher `score` is a surer answer."""
 
     score: float
-    right: float  # P(near right), 0 to 1
+    right: float | None = None  # P(near right), 0 to 1, where it was calibrated on anything
     far: float | None = None  # P(far right)
 
     @property
     def gain(self) -> float | None:
         """Return what asking far would add to the probability of a right answer."""
-        return None if self.far is None else self.far - self.right
+        return None if self.far is None or self.right is None else self.far - self.right
 
     @property
     def need(self) -> float:
@@ -58,8 +63,8 @@ class Limit:
     def eased(self) -> Limit:
         """Return the limit of a turn that asks nothing, whose many good answers look like doubt.
 
-        It stays near unless the cloud is likelier right by two fifths, or, by the rule without
-        labels, a token was four times as unlikely, in nats, as otherwise passes.
+        It stays near unless the cloud is likelier right by two fifths, or, by a threshold set by
+        hand, a token was four times as unlikely, in nats, as otherwise passes.
         """
         return Limit(max_need=max(self.max_need, 0.4), min_score=4.0 * self.min_score)
 
@@ -115,11 +120,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """The rule without labels: far below a least token log-probability of `min_logprob`, in nats.
-
-    On small models the least likely token tells right from wrong better than the mean or the
-    first one, and its value is the same in kind for every model.
-    """
+    """Far below a least token log-probability of `min_logprob`, in nats, as set by hand."""
 
     min_logprob: float = -0.7
 
@@ -155,7 +156,7 @@ class Threshold:
         score = signals.least
         if flags:
             score = min(score, self.min_logprob - 0.01)
-        return Estimate(score=score, right=math.exp(score))
+        return Estimate(score=score)
 
     def gives_up(self, signals: Signals, expected: Expectation, limit: Limit) -> bool:
         # The least can only fall, so that nothing is lost by not waiting for the end.
@@ -165,9 +166,14 @@ class Threshold:
         return []
 
     def limit(self, aim: Aim, *, min_gain: float | None = None, cost: float = 0.0) -> Limit:
-        if aim.kind in ("quality", "risk"):
-            raise RequestError(
-                f"{aim} needs a calibrated policy, and this model has none; "
-                "run `nearfar policy calibrate`, or ask for auto or auto-b20"
-            )
+        refuse_promises(aim)
         return Limit(min_score=self.min_logprob)
+
+
+def refuse_promises(aim: Aim) -> None:
+    """Raise RequestError for an aim that only a calibrated policy can keep."""
+    if aim.kind in ("quality", "risk"):
+        raise RequestError(
+            f"{aim} needs a calibrated policy, and this model has none; "
+            "run `nearfar policy calibrate`, or ask for auto or auto-b20"
+        )

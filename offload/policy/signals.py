@@ -36,10 +36,11 @@ _TINY = 1e-4
 
 
 class Signals:
-    """The tokens of one answer so far."""
+    """The tokens of one answer so far, and its text where it is known."""
 
     def __init__(self) -> None:
-        self.num_tokens = 0
+        self.text = ""
+        self.tokens: list[Confidence] = []
         self.least = 0.0
         self._place_of_least = 0
         self._sorted: list[float] = []
@@ -47,8 +48,13 @@ class Signals:
         self._entropy_sum = self._entropy_max = 0.0
         self._margin_sum, self._margin_min = 0.0, _WIDEST
 
-    def take(self, tokens: Sequence[Confidence]) -> None:
-        """Take the newest tokens."""
+    @property
+    def num_tokens(self) -> int:
+        return len(self.tokens)
+
+    def take(self, tokens: Sequence[Confidence], text: str = "") -> None:
+        """Take the newest tokens, and what they add to the text."""
+        self.text += text
         for token in tokens:
             logprob = _clamped(token.logprob, _LOWEST, 0.0, _LOWEST)
             entropy = _clamped(token.entropy, 0.0, _WIDEST, _WIDEST)
@@ -64,7 +70,7 @@ class Signals:
             self._entropy_max = max(self._entropy_max, entropy)
             self._margin_sum += margin
             self._margin_min = min(self._margin_min, margin)
-            self.num_tokens += 1
+            self.tokens.append(token)
 
     def features(self) -> list[float]:
         """Return one number for each of NAMES; of an answer without tokens, those of no doubt."""

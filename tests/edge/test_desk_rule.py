@@ -16,6 +16,7 @@ from offload.messages import Finish, Message, Request
 from offload.pair import EDGE_MODEL, EDGE_POLICY
 from offload.places import Places
 from offload.policy.calibrated import Calibrated
+from offload.policy.first_day import first_day
 from offload.policy.rule import Threshold
 from offload.policy.stored import prior_path
 from offload.settings import PolicySettings, Settings
@@ -43,12 +44,12 @@ def test_a_threshold_set_by_hand_wins(here: Places) -> None:
     assert rule_for(EDGE_MODEL, settings, here) == Threshold(min_logprob=-2.0)
 
 
-def test_a_model_without_a_policy_gets_the_rule_without_labels(
+def test_a_model_without_a_policy_gets_the_rule_of_the_first_day(
     here: Places, tmp_path: Path
 ) -> None:
     model = tmp_path / "other.gguf"
     model.write_bytes(b"GGUF other")
-    assert rule_for(model, Settings(), here) == Threshold()
+    assert rule_for(model, Settings(), here) is first_day()
 
 
 def test_a_damaged_policy_keeps_everything_near_and_says_so(

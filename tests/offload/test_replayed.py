@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from backbone.errors import WrongUsage
 from offload.errors import RequestError
 from offload.policy.cli import policy_app
+from offload.policy.first_day import first_day
 from offload.policy.replayed import Replayed, evaluate_answers
 from offload.policy.rule import Threshold
 
@@ -47,7 +48,9 @@ def _tables(
 
 
 def _run(near: Path, far: Path) -> Replayed:
-    return evaluate_answers(near, far, Threshold(), named="least")
+    found = evaluate_answers(near, far, Threshold(), named="least")
+    assert "does not say" in found.notes.pop()
+    return found
 
 
 def test_a_rule_that_sees_the_doubt_is_better_than_chance_and_worse_than_perfect(
@@ -108,6 +111,19 @@ def test_tables_of_other_questions_are_refused_and_missing_ones_left_out(tmp_pat
     far.write_text('{"id": "other", "right": true}\n')
     with pytest.raises(RequestError, match="share no id"):
         _run(near, far)
+
+
+def test_questions_and_models_that_a_rule_was_fitted_to_are_told(tmp_path: Path) -> None:
+    near, far = _tables(tmp_path, number=20)
+    assert not evaluate_answers(near, far, first_day(), named="ours").notes
+    fitted_on = first_day().file.fitted_on
+    rows = [json.loads(line) for line in near.read_text().splitlines()]
+    rows[0] |= {"key": fitted_on.questions[0], "model": fitted_on.models[0]}
+    rows[1] = {"id": rows[1]["id"], "right": False}
+    near.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    notes = " | ".join(evaluate_answers(near, far, first_day(), named="ours").notes)
+    assert "fitted to 1 of these 20 questions" in notes and fitted_on.models[0] in notes
+    assert "1 questions are not known" in notes and "too good" in notes
 
 
 def test_the_command_prints_one_document_or_a_table(tmp_path: Path) -> None:

@@ -164,6 +164,13 @@ async def test_settled_text_is_the_last_version_alone(items: list[Delta], shown:
     assert not any(item.replaces for item in told if isinstance(item, Delta))
 
 
+async def test_a_near_answer_that_cuts_its_own_end_stands_as_it_was_passed_on() -> None:
+    engine = ScriptedEngine(["so ", "and so ", Delta(text="so ", source="edge", replaces=True)])
+    async with closing(settled(engine.generate(REQUEST), may_replace=False)) as stream:
+        told = [item.text async for item in stream if isinstance(item, Delta)]
+    assert told == ["so ", "and so "]
+
+
 async def test_an_engine_that_withdraws_without_warning_is_stopped() -> None:
     engine = ScriptedEngine(["a", Delta(text="b", replaces=True)])
     with pytest.raises(CloudFailed):

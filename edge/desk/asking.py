@@ -100,7 +100,7 @@ def ask_once(text: str, wish: Ask, *, why: bool, as_json: bool) -> int:
     )
     reader = Reader(quiet=as_json)
     finish = asyncio.run(_ask(settings, wish, request, reader))
-    status = _report(reader.text, finish, wish, explain=why, as_document=as_json)
+    status = _report(reader, finish, wish, explain=why, as_document=as_json)
     if settings.cloud.url and (told := _of_the_outbox(request, reader.text, finish)):
         echo(f"nearfar: {told}", err=True)
     return status
@@ -122,9 +122,9 @@ async def _ask(settings: Settings, wish: Ask, request: Request, reader: Reader) 
         return await reader.read(engine.generate(request))
 
 
-def _report(text: str, finish: Finish, wish: Ask, *, explain: bool, as_document: bool) -> int:
+def _report(reader: Reader, finish: Finish, wish: Ask, *, explain: bool, as_document: bool) -> int:
     if as_document:
-        echo_json(json.dumps(document(text, finish), ensure_ascii=False))
+        echo_json(json.dumps(document(reader.text, finish, reader.thoughts), ensure_ascii=False))
     if explain:
         told = tell_why(finish)
         echo(told, err=True, faint=True)

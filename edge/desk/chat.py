@@ -18,11 +18,13 @@ from edge.desk.changing import Changing
 from edge.desk.chat_commands import COMMANDS, HELP, Leave, closest
 from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner, answer
+from edge.desk.folding import Folding
 from edge.desk.screen import Screen
 from edge.desk.terminal import why
 from offload.engine import Engine
 from offload.messages import Delta, Finish, Side
 from offload.places import places
+from offload.thinking import split
 
 
 class Chat:
@@ -57,6 +59,7 @@ class Chat:
         self._met: set[int] = set()  # turns whose better answer was shown
         self.files: list[str] = []
         self.last: Finish | None = None
+        self.thoughts = ""  # what was thought before the last answer
         self.told = ""  # how the last answer of this run came about
         self.failed = False  # whether anything that was asked came to nothing
 
@@ -87,8 +90,8 @@ class Chat:
             if turn.better is not None and turn.id not in self._met:
                 self._met.add(turn.id)
                 self.screen.remark("the cloud is back: a better answer is ready")
-                self.screen.remark(f"near: {turn.content.strip()}")
-                self.screen.remark(f"far:  {turn.better.content.strip()}")
+                self.screen.remark(f"near: {split(turn.content).answer.strip()}")
+                self.screen.remark(f"far:  {split(turn.better.content).answer.strip()}")
 
     async def _take(self, line: str) -> None:
         try:
@@ -144,6 +147,9 @@ class Chat:
         self.last, self.told = finish, why(finish)
         self.failed = self.failed or finish.reason == "error"
         self.screen.end(reply.text, finish)
+        self.thoughts = reply.folding.thoughts
+        if self.thoughts:
+            self.screen.remark(f"{reply.folding.told()}; /thoughts shows it")
         for remark in remarks(finish):
             self.screen.remark(remark)
 
@@ -153,6 +159,7 @@ class _Reply:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
+        self.folding = Folding()
         self.text = ""
         self.finish: Finish | None = None
 
@@ -162,8 +169,18 @@ class _Reply:
                 if isinstance(item, Finish):
                     self.finish = item
                     continue
-                self.text = item.text if item.replaces else self.text + item.text
-                self._screen.show(item)
+                self._show(item)
+        if rest := self.folding.rest():
+            self._show(Delta(text=rest))
+
+    def _show(self, delta: Delta) -> None:
+        had = self.folding.has_thought and not delta.replaces
+        delta = self.folding.take(delta)
+        if self.folding.has_thought and not had:
+            self._screen.remark("thinking ...")
+        self.text = delta.text if delta.replaces else self.text + delta.text
+        if delta.text or delta.replaces:
+            self._screen.show(delta)
 
 
 def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more") -> Sequence[str]:

@@ -103,6 +103,26 @@ async def _model(chat: Chat, rest: str) -> None:
     )
 
 
+async def _think(chat: Chat, rest: str) -> None:
+    await _thinking(chat, rest, True)
+
+
+async def _no_think(chat: Chat, rest: str) -> None:
+    await _thinking(chat, rest, False)
+
+
+async def _thinking(chat: Chat, rest: str, on: bool) -> None:
+    chat.manner = replace(chat.manner, thinking=on)
+    does = "thinks before it answers" if on else "answers without thinking first"
+    chat.screen.remark(f"from here on the model {does}, where its chat template has the choice")
+    if rest:
+        await chat.ask(rest)
+
+
+async def _thoughts(chat: Chat, _: str) -> None:
+    chat.screen.remark(chat.thoughts or "nothing was thought before the last answer")
+
+
 async def _params(chat: Chat, rest: str) -> None:
     if rest:
         chat.manner = replace(chat.manner, sampling=changed(chat.manner.sampling, rest))
@@ -218,6 +238,11 @@ COMMANDS = {
     ),
     "/model": Command(help="show or change the near model", act=_model, takes="[NAME]"),
     "/params": Command(help="show or set how tokens are chosen", act=_params, takes="[NAME=VALUE]"),
+    "/think": Command(help="let the model think before it answers", act=_think, takes="[TEXT]"),
+    "/no_think": Command(
+        help="let the model answer without thinking", act=_no_think, takes="[TEXT]"
+    ),
+    "/thoughts": Command(help="what was thought before the last answer", act=_thoughts),
     "/file": Command(help="attach a text file to the next question", act=_file, takes="PATH"),
     "/save": Command(help="write the conversation as .md or .json", act=_save, takes="[FILE]"),
     "/undo": Command(help="take back the last question and answer", act=_undo),

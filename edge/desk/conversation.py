@@ -10,6 +10,7 @@ from typing import Literal
 import msgspec
 
 from offload.messages import Finish, Message, Role
+from offload.thinking import split
 
 State = Literal["whole", "writing", "stopped", "failed", "interrupted"]
 
@@ -66,8 +67,15 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         Questions without an answer between them become one, since models know turns by turns.
         """
         system = [Message(role="system", content=self.system)] if self.system else []
-        said = [Message(role=turn.role, content=turn.content) for turn in self.turns]
+        said = [_message(turn) for turn in self.turns]
         return (*system, *_by_turns(message for message in said if message.content.strip()))
+
+
+def _message(turn: Turn) -> Message:
+    if turn.role != "assistant":
+        return Message(role=turn.role, content=turn.content)
+    thought, answer = split(turn.content)
+    return Message(role=turn.role, content=answer, reasoning=thought)
 
 
 def _by_turns(said: Iterable[Message]) -> list[Message]:

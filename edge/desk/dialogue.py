@@ -25,12 +25,15 @@ _STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "err
 class Manner:
     """How an answer is wished: by whom (None leaves it to the policy), how private, how chosen.
 
-    `outbox` takes the questions that the cloud may answer better when it is back; None takes none.
+    `thinking` asks the chat template for thoughts before the answer, or for none; None leaves it
+    as the template has it. `outbox` takes the questions that the cloud may answer better when it is
+    back; None takes none.
     """
 
     forced: Side | None = None
     privacy: Privacy = Privacy.ASK
     sampling: Sampling = field(default_factory=Sampling)
+    thinking: bool | None = None
     outbox: Outbox | None = None
 
 
@@ -47,6 +50,9 @@ async def answer(
         sampling=manner.sampling,
         privacy=manner.privacy,
         session=conversation,
+        template_options=(
+            None if manner.thinking is None else {"enable_thinking": manner.thinking}
+        ),
     )
     asked = _asked(engine, manner.forced)
     writing = store.answer(conversation)

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import Any, TextIO, cast
 
 from backbone.showing import write
+from edge.desk.folding import Folding
 from offload.messages import Delta, Finish, Route, Side
 from offload.policy.reasons import sentence, sureness
 
@@ -24,6 +25,7 @@ class Reader:
         self._live = self._out.isatty() and not quiet
         self._quiet = quiet
         self.text = ""
+        self._folding = Folding()
         self._source: Side | None = None
         self.finish: Finish | None = None
 
@@ -36,10 +38,21 @@ class Reader:
                 else:
                     self._take(item)
         assert self.finish is not None, "an engine's stream ends with a Finish"
+        if rest := self._folding.rest():
+            self._say(rest)
         self._end()
         return self.finish
 
+    @property
+    def thoughts(self) -> str:
+        """Return what the model thought before it answered."""
+        return self._folding.thoughts
+
     def _take(self, delta: Delta) -> None:
+        thought_before = self._folding.has_thought and not delta.replaces
+        delta = self._folding.take(delta)
+        if self._live and self._folding.has_thought and not thought_before:
+            self._write("thinking ...\n", faint=True)
         if delta.replaces:
             if self._live and self.text:
                 self._write("\n")
@@ -48,9 +61,12 @@ class Reader:
         elif self._live and self.text and is_seam(self._source, delta):
             self._write(f"[{WHO[delta.source or 'cloud']}:] ", faint=True)
         self._source = delta.source or self._source
-        self.text += delta.text
+        self._say(delta.text)
+
+    def _say(self, text: str) -> None:
+        self.text += text
         if self._live:
-            self._write(delta.text)
+            self._write(text)
 
     def _end(self) -> None:
         if self._quiet:
@@ -105,13 +121,14 @@ def _sent(route: Route, num_bytes: int) -> str:
     return f"{num_bytes} bytes sent" + (" before the cloud failed" if failed else "")
 
 
-def document(text: str, finish: Finish) -> dict[str, Any]:
-    """Return the answer as one JSON document."""
+def document(text: str, finish: Finish, thoughts: str = "") -> dict[str, Any]:
+    """Return the answer as one JSON document, with what was thought before it."""
     import msgspec
 
     whole: dict[str, Any] = msgspec.to_builtins(finish)
     return {
         "answer": text,
+        **({"reasoning": thoughts} if thoughts else {}),
         "finish_reason": whole.pop("reason"),
         "route": whole.pop("route", None),
         "usage": whole.pop("usage", {}),

@@ -25,6 +25,7 @@ from offload.policy.grading import Grader
 from offload.policy.probe import MAX_TOKENS
 from offload.policy.questions import Question
 from offload.policy.token_kinds import token_kind
+from offload.thinking import split
 
 ATTEMPTS = 4  # at one question, before it is left for another run
 _LOST_AFTER = 8  # questions left out with no answer between them: the engine is gone
@@ -155,7 +156,7 @@ async def answer(engine: Engine, question: Question, how: Asking) -> Answered:
         id=question.id,
         key=key_of(question),
         set=question.set,
-        right=how.grader(read.text, question),
+        right=how.grader(split(read.text).answer, question),  # what was thought before is no answer
         ended=read.ended,
         model=engine.card().name,
         sampling=how.told(),

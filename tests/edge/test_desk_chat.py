@@ -295,3 +295,43 @@ def test_a_terminal_marks_where_another_model_goes_on(monkeypatch: pytest.Monkey
     for text, source in (("It is ", "cloud"), ("rather ", "edge"), ("cold.", "edge")):
         screen.show(Delta(text=text, source=source))  # type: ignore[arg-type]
     assert out.getvalue() == "It is [near:] rather cold."
+
+
+THOUGHT = ("<think>", "\nLet me", " see.\n", "</think>", "\n\nIt is", " 4.")
+
+
+async def test_thoughts_are_folded_kept_and_handed_back() -> None:
+    engine = hybrid(near=THOUGHT)
+    chat, screen = await talk(
+        "2+2?", "/thoughts", "sure?", engine=engine, privacy=Privacy.LOCAL_ONLY
+    )
+    assert screen.answers == ["It is 4.", "It is 4."]
+    assert screen.remarks[0] == "thinking ..."
+    assert "thought for 3 words first; /thoughts shows it" in screen.remarks
+    assert "Let me see." in screen.remarks
+    assert chat.conversation is not None
+    kept = chat.store.read(chat.conversation).turns[1].content
+    assert kept == "".join(THOUGHT), "nothing is lost"
+    assert isinstance(engine.edge, ScriptedEngine)
+    told = engine.edge.requests[1].messages[1]
+    assert (told.content, told.reasoning) == ("It is 4.", "Let me see.")
+
+
+async def test_thinking_is_switched_for_what_follows() -> None:
+    engine = hybrid()
+    await talk("a", "/no_think b", "c", "/think", "d /no_think", engine=engine)
+    assert isinstance(engine.edge, ScriptedEngine)
+    asked = engine.edge.requests
+    assert [each.template_options for each in asked] == [
+        None,
+        {"enable_thinking": False},
+        {"enable_thinking": False},
+        {"enable_thinking": True},
+    ]
+    assert asked[3].last_text() == "d /no_think", "a model's own switch reaches it"
+
+
+async def test_thoughts_of_a_withdrawn_answer_go_with_it() -> None:
+    engine = hybrid(near=("<think>no", " idea</think>", "near"))
+    chat, screen = await talk("question", engine=engine)
+    assert screen.answers == ["far"] and not chat.thoughts

@@ -7,6 +7,9 @@ import io
 import pytest
 
 from backbone.showing import write
+from edge.desk.terminal import Reader
+from offload.messages import Request
+from tests.offload.scripted import ScriptedEngine
 
 
 class _Terminal(io.StringIO):
@@ -33,3 +36,11 @@ def test_no_style_is_written_where_it_is_refused(
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv(name, value)
     assert shown("near", _Terminal()) == "near"
+
+
+async def test_a_pipe_gets_the_answer_without_the_thoughts_before_it() -> None:
+    out = io.StringIO()
+    reader = Reader(out)
+    engine = ScriptedEngine(["<think>", "Let me see.", "</think>", "\n", "It is 4."])
+    await reader.read(engine.generate(Request(prompt="2+2?")))
+    assert (out.getvalue(), reader.thoughts) == ("It is 4.\n", "Let me see.")

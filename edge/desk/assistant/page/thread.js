@@ -28,6 +28,24 @@ function make(tag, className, ...children) {
   return element;
 }
 
+const TAGS = { "<think>": "</think>", "[THINK]": "[/THINK]" };
+
+/** Return what a model thought before its answer, and the answer; `open` while it still thinks. */
+export function apart(text) {
+  const start = text.trimStart();
+  const tag = Object.keys(TAGS).find((each) => start.startsWith(each));
+  // Half a tag may yet become one.
+  if (!tag) return { thought: "", answer: Object.keys(TAGS).some((each) => each.startsWith(start)) ? "" : text, open: false };
+  const end = start.indexOf(TAGS[tag]);
+  const thought = start.slice(tag.length, end < 0 ? undefined : end).trim();
+  return { thought, answer: end < 0 ? "" : start.slice(end + TAGS[tag].length).trimStart(), open: end < 0 };
+}
+
+/** The thoughts before an answer, closed until they are asked for. */
+function folded({ thought, open }) {
+  return make("details", "thoughts", make("summary", "", t(open ? "writing" : "thought")), make("p", "", thought));
+}
+
 /** One answer as it is written: whole blocks are drawn once, only the last is drawn again. */
 class Writing {
   constructor(body) {
@@ -39,7 +57,18 @@ class Writing {
     this.text = "";
     this.done = 0;
     this.tail = [];
+    this.thoughts = null;
     this.body.replaceChildren();
+  }
+
+  /** Show what was thought so far, folded as the reader left it. */
+  think(parts) {
+    if (!parts.thought) return;
+    const made = folded(parts);
+    made.open = this.thoughts?.open ?? false;
+    if (this.thoughts) this.thoughts.replaceWith(made);
+    else this.body.prepend(made);
+    this.thoughts = made;
   }
 
   write(text) {
@@ -50,11 +79,14 @@ class Writing {
   draw() {
     cancelAnimationFrame(this.frame);
     this.frame = undefined;
-    const end = this.done + settled(this.text.slice(this.done));
+    const parts = apart(this.text);
+    if (parts.open || !this.done) this.think(parts);
+    const text = parts.answer;
+    const end = this.done + settled(text.slice(this.done));
     for (const node of this.tail) node.remove();
-    if (end > this.done) this.body.append(...render(this.text.slice(this.done, end)));
+    if (end > this.done) this.body.append(...render(text.slice(this.done, end)));
     this.done = end;
-    this.tail = render(this.text.slice(end));
+    this.tail = render(text.slice(end));
     this.body.append(...this.tail);
   }
 }
@@ -109,7 +141,8 @@ export class Thread {
   turn(turn, last, editable) {
     if (turn.role === "user") return this.question(turn.content, editable);
     const article = this.article();
-    article.querySelector(".body").append(...render(turn.content));
+    const parts = apart(turn.content);
+    if (turn.state !== "writing") article.querySelector(".body").append(...(parts.thought ? [folded(parts)] : []), ...render(parts.answer));
     if (turn.state === "writing") this.writing = this.begun(article, turn.content);
     else this.foot(article, turn, last);
     return article;
@@ -207,7 +240,8 @@ export class Thread {
     // What opens at the end is to be read, and not to lie behind the question's field.
     if (route && last) row.lastChild.addEventListener("toggle", () => this.toEnd());
     const actions = make("div", "actions");
-    if (turn.content) actions.append(copier(turn.content));
+    const { answer } = apart(turn.content ?? "");
+    if (answer) actions.append(copier(answer));
     if (last) actions.append(...this.retries());
     row.append(actions);
     article.append(...remarks, row);
@@ -257,7 +291,7 @@ function leftBy(route, bytes) {
 
 /** The far answer that came when the cloud was back, closed until it is asked for. */
 function better(turn) {
-  const body = make("div", "body", ...render(turn.content));
+  const body = make("div", "body", ...render(apart(turn.content).answer));
   const summary = make("summary", "", make("span", "badge far", t("better")));
   return make("details", "better", summary, body, make("p", "remark", turn.why ?? ""));
 }

@@ -132,6 +132,31 @@ def test_templates_may_use_what_transformers_gives_them(template: str, text: str
     assert render(template, [ONE, TWO], special_tokens=tokens).text == expected[0] == text
 
 
+@pytest.mark.parametrize(
+    "name", ["CHATML", "MISTRAL_INSTRUCT", "MIXTRAL_INSTRUCT", "LLAMA3_INSTRUCT"]
+)
+@pytest.mark.parametrize("messages", [[ONE], [ONE, SAID, TWO], [RULE, ONE, SAID, TWO]])
+def test_templates_of_real_families_render_as_in_transformers(
+    name: str, messages: list[dict[str, Any]]
+) -> None:
+    from jinja2 import TemplateError
+    from llama_cpp import llama_chat_format
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    template = getattr(llama_chat_format, f"{name}_CHAT_TEMPLATE")
+    tokens: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
+
+    def theirs(turns: Any) -> str:
+        options = {"chat_template": template, "add_generation_prompt": True, **tokens}
+        return str(render_jinja_template([turns], **options)[0][0])
+
+    try:
+        expected = theirs(messages)
+    except TemplateError:  # a system turn
+        expected = theirs([turn("user", "Be brief.\n\nOne?"), *messages[2:]])
+    assert render(template, messages, special_tokens=tokens).text == expected
+
+
 def test_a_conversation_that_is_no_json_is_told_in_one_line() -> None:
     deep: Any = 1
     for _ in range(100_000):

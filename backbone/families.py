@@ -78,6 +78,11 @@ def text_config(raw: Mapping[str, Any]) -> dict[str, Any]:
 def network_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a NetworkConfig for what `text_config` returned. Raises KeyError."""
     model_type = raw["model_type"]
+    if raw.get("mlp_bias"):
+        raise CheckpointError(
+            "mlp_bias is set, and torch runs feed-forward layers without biases here; "
+            "`nearfar quantize gguf FOLDER FILE` makes a file that llama.cpp runs with them"
+        )
     num_heads = raw["num_attention_heads"]
     rope, local = _ropes(raw)
     return {

@@ -63,8 +63,11 @@ class Architecture:
     activation: str = "silu"
     has_window: bool = False  # the runtime knows this architecture's sliding window
     ties_by_default: bool = False
+    biases: frozenset[str] = frozenset()  # modules whose bias the runtime reads
 
 
+_QKV = frozenset({"attn_q", "attn_k", "attn_v"})
+_ALL_BIASES = _QKV | {"attn_output", "ffn_gate", "ffn_up", "ffn_down"}
 _STRETCHES = ("default", "linear", "yarn")
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(
@@ -72,11 +75,16 @@ ARCHITECTURES: dict[str, Architecture] = {
         layer=_PLAIN,
         interleaves_rotary=True,
         rope_kinds=("default", "linear", "llama3", "yarn"),
+        biases=_ALL_BIASES,
     ),
     "mistral": Architecture(
-        gguf="llama", layer=_PLAIN, interleaves_rotary=True, rope_kinds=_STRETCHES
+        gguf="llama",
+        layer=_PLAIN,
+        interleaves_rotary=True,
+        rope_kinds=_STRETCHES,
+        biases=_ALL_BIASES,
     ),
-    "qwen2": Architecture(gguf="qwen2", layer=_PLAIN, rope_kinds=_STRETCHES),
+    "qwen2": Architecture(gguf="qwen2", layer=_PLAIN, rope_kinds=_STRETCHES, biases=_QKV),
     "qwen3": Architecture(gguf="qwen3", layer=_PLAIN | _QK_NORMS, rope_kinds=_STRETCHES),
     "gemma2": Architecture(
         gguf="gemma2",
@@ -142,6 +150,15 @@ def gguf_name(architecture: Architecture, name: str) -> str | None:
         f"tensor {name} is not part of a {architecture.gguf} model that this converter knows; "
         "use the original checkpoint, without adapters"
     )
+
+
+def has_place(architecture: Architecture, name: str) -> bool:
+    """Tell whether the runtime reads a tensor (its GGUF name): of biases it reads only some.
+
+    A file with a tensor more than it reads is refused by llama.cpp when it is loaded.
+    """
+    module = name.removesuffix(".bias").rpartition(".")[2]
+    return not name.endswith(".bias") or module in architecture.biases
 
 
 def tensor_names(architecture: Architecture, config: Config) -> list[str]:

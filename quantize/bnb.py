@@ -78,7 +78,7 @@ def _is_bfloat16(source: Path) -> bool:
 
 
 def _settings(kind: str, double_quant: bool) -> Any:
-    _require()
+    require()
     import torch
     from transformers import BitsAndBytesConfig
 
@@ -93,7 +93,7 @@ def _settings(kind: str, double_quant: bool) -> Any:
 
 
 def _load(folder: Path, dtype: str, **options: Any) -> Any:
-    _require()
+    require()
     from transformers import AutoModelForCausalLM
 
     return AutoModelForCausalLM.from_pretrained(
@@ -101,7 +101,8 @@ def _load(folder: Path, dtype: str, **options: Any) -> Any:
     )
 
 
-def _require() -> None:
+def require() -> None:
+    """Raise MissingExtra where the packages that read such folders are not installed."""
     for package in ("bitsandbytes", "transformers", "accelerate"):
         if find_spec(package) is None:
             raise MissingExtra(package, "gpu")

@@ -16,6 +16,7 @@ from quantize.smooth_keys import smooth_keys
 from quantize.terminal import megabytes, progress_bar, require_torch, show
 
 if TYPE_CHECKING:
+    from quantize.gptq import GptqOptions
     from quantize.gptq_folder import GptqResult
 
 
@@ -150,15 +151,21 @@ def run_gptq(
             store_tied_head=store_tied_head,
             progress=progress,
         )
-    show(asdict(done), _gptq_lines(done, options.damping), as_json=as_json)
+    show(asdict(done), _gptq_lines(done, options), as_json=as_json)
 
 
-def _gptq_lines(done: GptqResult, damping: float) -> list[str]:
+def _gptq_lines(done: GptqResult, options: GptqOptions) -> list[str]:
     worst = max(done.matrices, key=lambda m: m.error)
-    damped = [m for m in done.matrices if m.damping > damping]
+    damped = [m for m in done.matrices if m.damping > options.damping]
+    smaller = done.group_size != options.group_size
     return [
         f"{done.path}: {megabytes(done.size_bytes)}",
         f"worst matrix: {worst.name}, {worst.error:.2%} of its output's energy is wrong",
+        *(
+            [f"note: groups of {done.group_size}, since {options.group_size} divides not every row"]
+            if smaller
+            else []
+        ),
         *(f"note: {m.name} needed damping {m.damping:g}" for m in damped),
         *(f"note: {m.name} has {m.num_dead} silent inputs" for m in done.matrices if m.num_dead),
     ]

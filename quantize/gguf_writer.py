@@ -18,6 +18,7 @@ from quantize.architectures import (
     architecture_of,
     as_stored,
     gguf_name,
+    has_place,
     is_tied,
     tensor_names,
 )
@@ -72,6 +73,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     if is_tied(architecture, config):
         kept.pop("output.weight", None)  # written by some savers all the same
     _check_complete(folder, config, kept)
+    kept = _with_a_place(folder, architecture, kept, stored)
     return Checkpoint(
         folder=folder,
         config=config,
@@ -79,6 +81,24 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         vocabulary=read_vocabulary(folder, int(config["vocab_size"])),
         tensors={gguf: stored[name] for gguf, name in kept.items()},
     )
+
+
+def _with_a_place(
+    folder: Path,
+    architecture: Architecture,
+    kept: Mapping[str, str],
+    stored: Mapping[str, StoredTensor],
+) -> dict[str, str]:
+    """Return the tensors without biases that llama.cpp does not read, which must be zero."""
+    placed = {gguf: name for gguf, name in kept.items() if has_place(architecture, gguf)}
+    for gguf, name in kept.items():
+        if gguf not in placed and np.any(stored[name].float32()):
+            raise CheckpointError(
+                f"{folder} has the bias {name}, which llama.cpp does not read in "
+                f"{architecture.gguf} models, so that no GGUF can hold it; run the folder itself "
+                f"(nearfar chat -m {folder})"
+            )
+    return placed
 
 
 def _check_complete(folder: Path, config: Mapping[str, Any], names: Mapping[str, str]) -> None:

@@ -6,7 +6,9 @@ Transformers", arXiv 2210.17323; order by activation and groups as in its refere
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,6 +18,7 @@ from quantize.gptq_range import Range, choose_scale
 
 _BLOCK_COLUMNS = 128  # columns solved together before the rest of the matrix is updated
 _MAX_DAMPING = 1.0
+_LEAST_GROUP = 16  # inputs; smaller ones cost more bits than they save
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,22 @@ class GptqOptions:
     def max_code(self) -> int:
         """Return the largest integer that a weight can become."""
         return (1 << self.bits) - 1
+
+    def fitting(self, widths: Iterable[int]) -> GptqOptions:
+        """Return the options with the largest group size that divides every row of `widths`.
+
+        It divides what was asked for, so that a kernel for that one takes it too. Raises
+        NearfarError where that would be less than `_LEAST_GROUP`.
+        """
+        if self.group_size == -1:
+            return self
+        size = math.gcd(self.group_size, *widths)
+        if size < min(self.group_size, _LEAST_GROUP):
+            raise NearfarError(
+                f"no group size from {_LEAST_GROUP} to {self.group_size} divides every matrix of "
+                "this model; use --group-size -1"
+            )
+        return replace(self, group_size=size)
 
     def num_groups(self, num_inputs: int) -> int:
         """Return how many groups a row has. Raises NearfarError where they do not come out even."""

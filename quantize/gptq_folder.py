@@ -63,10 +63,14 @@ class MatrixResult:
 
 @dataclass(frozen=True, kw_only=True)
 class GptqResult:
-    """What was written: the folder, its size, and every matrix's error."""
+    """What was written: the folder, its size, and every matrix's error.
+
+    `group_size` is the one that was asked for, or the largest below it that fits the model.
+    """
 
     path: Path
     size_bytes: int
+    group_size: int
     matrices: tuple[MatrixResult, ...]
 
 
@@ -86,8 +90,8 @@ def quantize_gptq(
     `store_tied_head` writes an output layer that is the embedding a second time: auto-gptq
     0.7.1 leaves the embedding of a tied model empty without it.
     Peak memory: one block in float32, its Hessians, the hidden states of the calibration text.
-    Raises CheckpointError and NearfarError: unknown or quantized source, a group size that does
-    not divide, too short a text, too little space, a target that exists.
+    Raises CheckpointError and NearfarError: unknown or quantized source, no group size
+    that divides, too short a text, too little space, a target that exists.
     """
     options = options or GptqOptions()
     job = _Job(Path(source), Path(target), options, device)
@@ -96,7 +100,7 @@ def quantize_gptq(
     windows = windows_of(job.source, text, calibration, longest_window(job.stream))
     digest = hashlib.sha256(text.encode()).hexdigest()
     state = StateFile(
-        job.part / "state.safetensors", fingerprint(job.source), digest, options, calibration
+        job.part / "state.safetensors", fingerprint(job.source), digest, job.options, calibration
     )
     walk = Walk(job.stream, windows, full=True)
     if saved := state.load():
@@ -118,20 +122,20 @@ class _Job:
     """One run's folders and what it writes into them."""
 
     def __init__(self, source: Path, target: Path, options: GptqOptions, device: str) -> None:
-        self.source, self.target, self.options = source, target, options
+        self.source, self.target = source, target
         self.part = target.with_name(f".{target.name}.part")
         if target.exists():
             raise NearfarError(f"{target} exists already; name another folder or delete it")
         self.stream = BlockStream(source, device=device)
-        self._check_sizes()
+        self.options = options.fitting(self._widths())
         self._check_space()
 
-    def _check_sizes(self) -> None:
-        for layer in range(self.stream.config.num_hidden_layers):
-            for name in LINEARS:
-                stored = self.stream.tensors.get(f"{MODEL_PREFIX}layers.{layer}.{name}.weight")
-                if stored is not None:
-                    self.options.num_groups(stored.shape[1])
+    def _widths(self) -> set[int]:
+        layers = range(self.stream.config.num_hidden_layers)
+        names = [
+            f"{MODEL_PREFIX}layers.{layer}.{name}.weight" for layer in layers for name in LINEARS
+        ]
+        return {each.shape[1] for name in names if (each := self.stream.tensors.get(name))}
 
     def _check_space(self) -> None:
         needed = sum(t.stop - t.start for t in self.stream.tensors.values())
@@ -219,7 +223,12 @@ class _Job:
                 shutil.copyfile(self.source / name, self.part / name)
         os.replace(self.part, self.target)
         size = sum(file.stat().st_size for file in self.target.glob("*.safetensors"))
-        return GptqResult(path=self.target, size_bytes=size, matrices=tuple(results))
+        return GptqResult(
+            path=self.target,
+            size_bytes=size,
+            group_size=self.options.group_size,
+            matrices=tuple(results),
+        )
 
     def _write_index(self) -> list[MatrixResult]:
         from safetensors import safe_open

@@ -51,6 +51,11 @@ def unpack(parts: Mapping[str, Tensor], quantization: Mapping[str, Any]) -> Quan
     are missing or do not belong together.
     """
     missing = [name for name in PARTS if name not in parts]
+    if missing == ["g_idx"]:
+        raise CheckpointError(
+            "a GPTQ matrix has no g_idx, which tells the group of each input: the folder is for "
+            "a loader that needs none; quantize the original with `nearfar quantize gptq`"
+        )
     if missing:
         raise CheckpointError(f"a GPTQ matrix lacks {', '.join(missing)}; fetch the model again")
     bits = int(quantization["bits"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network
+from quantize.foreign import check_readable
 from quantize.gptq_format import PARTS, unpack
 from quantize.weights import read_config
 
@@ -21,6 +22,7 @@ def load_gptq_network(folder: Path) -> Network:
     quantization = read_config(folder).get("quantization_config") or {}
     if quantization.get("quant_method") != "gptq":
         raise CheckpointError(f"{folder} is no GPTQ checkpoint; name a folder that is one")
+    check_readable(folder, quantization)
     network = Network(NetworkConfig.load(folder))
     missing = network.load_state_dict(dict(dequantized(folder, quantization)), strict=False)
     tied = {"lm_head.weight"} if network.config.tie_word_embeddings else set()

@@ -41,6 +41,10 @@ def quantize_with_gptqmodel(
     package = import_module("gptqmodel")
 
     stream = BlockStream(source)
+    # GPTQModel itself refuses what does not divide.
+    options = options.fitting(
+        {t.shape[1] for name, t in stream.tensors.items() if name.endswith("_proj.weight")}
+    )
     windows = windows_of(
         source, default_text() if text is None else text, calibration, longest_window(stream)
     )

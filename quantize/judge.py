@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from backbone.errors import NearfarError
 from quantize.answers import inside_answers
 from quantize.divergence import Divergence, DivergenceSum
-from quantize.judged_model import open_model
+from quantize.judged_model import open_model, prepare
+
+_FEW = 16  # tokens that a model reads before its memory is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +51,9 @@ class Verdict:
     divergence: Divergence | None
     load_s: float
     tokens_per_s: float
-    peak_memory_bytes: int
+    # What the loaded model holds, without what judging needs beside it; of folders with what torch
+    # sets up for its first network, some 150 MB.
+    memory_bytes: int
 
 
 def judge(task: JudgeTask) -> Verdict:
@@ -75,10 +80,13 @@ def judge(task: JudgeTask) -> Verdict:
 
 
 def _run(task: JudgeTask) -> Verdict:
-    started = time.perf_counter()
     window_len = len(task.windows[0])
+    prepare(Path(task.model))
+    before, started = resident_bytes(), time.perf_counter()
     model = open_model(Path(task.model), context_len=window_len, num_threads=task.num_threads)
     load_s = time.perf_counter() - started
+    model.logits(task.windows[0][:_FEW])  # its buffers, and pages of a file that is mapped
+    memory = max(0, resident_bytes() - before)
     shape = (len(task.windows), window_len - task.first_scored - 1, task.vocab_size)
     mode: Any = "w+" if task.write else "r"
     stored = np.memmap(task.logits_file, dtype=np.float32, mode=mode, shape=shape)
@@ -98,7 +106,7 @@ def _run(task: JudgeTask) -> Verdict:
         divergence=None if task.write else found.result(),
         load_s=load_s,
         tokens_per_s=len(task.windows) * window_len / running_s,
-        peak_memory_bytes=_peak_memory(),
+        memory_bytes=memory,
     )
 
 
@@ -109,13 +117,9 @@ def _scored(task: JudgeTask, window: list[int]) -> NDArray[np.bool_]:
     return inside_answers(window, (opening, closing))[task.first_scored + 1 :]
 
 
-def _peak_memory() -> int:
-    try:
-        import resource
-    except ImportError:  # Windows has no such counter
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+def resident_bytes() -> int:
+    """Return what is resident of this process, mapped files included."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def main() -> int:

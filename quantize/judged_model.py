@@ -86,6 +86,34 @@ def format_of(path: Path) -> str:
     return method
 
 
+def prepare(path: Path) -> None:
+    """Import what `open_model` needs, so that its memory is not taken for the model's.
+
+    Raises CheckpointError for an unknown format, MissingExtra without its packages.
+    """
+    kind = format_of(path)
+    if kind == "bitsandbytes":
+        from quantize.bnb import require
+
+        require()
+        import transformers  # noqa: F401
+    if kind == "gguf":
+        import llama_cpp  # noqa: F401
+
+        import quantize.llama_model
+        import quantize.stored_gguf
+    else:
+        import quantize.gptq_reader  # noqa: F401
+
+
+def require_format(path: Path) -> None:
+    """Raise what `open_model` would raise without reading a weight."""
+    if format_of(path) == "bitsandbytes":
+        from quantize.bnb import require
+
+        require()
+
+
 def open_model(path: Path, *, context_len: int, num_threads: int) -> JudgedModel:
     """Load a model of any of the formats on the CPU."""
     kind = format_of(path)

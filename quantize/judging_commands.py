@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backbone.errors import WrongUsage
+from backbone.errors import NearfarError, WrongUsage
 from backbone.usage import as_typed
 from quantize.sample import Sample
 from quantize.terminal import megabytes, progress_bar, require_torch, show
@@ -140,6 +140,8 @@ def run_report(
     if picture is not None:
         write_picture(done, picture)
     show(done.to_json(), _table(done), as_json=as_json)
+    if done.failed:
+        raise NearfarError(" · ".join(done.failed))
 
 
 def _table(report: Report) -> list[str]:
@@ -150,7 +152,7 @@ def _table(report: Report) -> list[str]:
     rows = [
         f"{Path(r.model).name[-32:]:32} {megabytes(r.size_bytes):>10} {r.bits_per_weight:6.2f} "
         f"{r.perplexity:11.4f} {r.perplexity_change:+8.2%} {r.mean_kld:9.2e} {r.kld_999:9.2e} "
-        f"{r.top1_agreement:7.2%} {r.tokens_per_s:8.0f} {megabytes(r.peak_memory_bytes):>10} "
+        f"{r.top1_agreement:7.2%} {r.tokens_per_s:8.0f} {megabytes(r.memory_bytes):>10} "
         f"{r.load_s:6.2f}s"
         for r in report.rows
     ]

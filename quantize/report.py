@@ -17,7 +17,7 @@ from backbone.sizes import readable
 from backbone.tokenizer import Tokenizer
 from quantize.answers import control_ids
 from quantize.judge import JudgeTask, Verdict, judge
-from quantize.judged_model import format_of, size_of
+from quantize.judged_model import format_of, require_format, size_of
 from quantize.weights import read_config, stored_tensors
 
 Progress = Callable[[int, int], None]  # (models done, models in all)
@@ -61,7 +61,7 @@ class Row:
     top1_agreement: float
     tokens_per_s: float
     load_s: float
-    peak_memory_bytes: int
+    memory_bytes: int  # of the loaded model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +73,7 @@ class Report:
     reference_perplexity: float
     num_positions: int
     rows: tuple[Row, ...]
+    failed: tuple[str, ...] = ()  # why models are not among the rows
 
     def to_json(self) -> dict[str, Any]:
         """Return plain numbers and strings."""
@@ -100,7 +101,7 @@ def make_report(
     names = options.answers_between
     between = control_ids(reference, names) if names else None
     for model in models:
-        format_of(model)
+        require_format(model)  # said before any of them is judged
     vocab_size = int(read_config(reference)["vocab_size"])
     rows = _Rows(cache, reference, (windows, options.answers_between))
     pending = [model for model in models if rows.get(model) is None]
@@ -108,7 +109,10 @@ def make_report(
         with ReferenceLogits(reference, windows, vocab_size, options) as (logits_file, _):
             for done, model in enumerate(pending, start=len(models) - len(pending) + 1):
                 task = _task(model, windows, vocab_size, logits_file, options)
-                rows.put(model, judge(replace(task, between=between)))
+                try:
+                    rows.put(model, judge(replace(task, between=between)))
+                except NearfarError as error:  # the others' rows are not thrown away for it
+                    rows.failed[str(model)] = str(error)
                 if progress:
                     progress(done, len(models))
     return rows.report(models, reference)
@@ -197,6 +201,7 @@ class _Rows:
         self._on = hashlib.sha256(repr((_stamp(reference), *scored)).encode()).hexdigest()
         self._num_weights = _num_weights(reference)
         self._found: dict[str, Any] = {}
+        self.failed: dict[str, str] = {}
         if path is not None and path.is_file():
             try:
                 self._found = dict(json.loads(path.read_text(encoding="utf-8")))
@@ -207,7 +212,8 @@ class _Rows:
         return hashlib.sha256(f"{self._on}{_stamp(model)}".encode()).hexdigest()
 
     def get(self, model: Path) -> dict[str, Any] | None:
-        return self._found.get(self._key(model))
+        row: dict[str, Any] | None = self._found.get(self._key(model))
+        return row if row and row.keys() >= Row.__dataclass_fields__.keys() else None
 
     def put(self, model: Path, verdict: Verdict) -> None:
         assert verdict.divergence is not None, "only the reference has no divergence"
@@ -222,7 +228,7 @@ class _Rows:
             "bits_per_weight": 8 * size / self._num_weights,
             "tokens_per_s": verdict.tokens_per_s,
             "load_s": verdict.load_s,
-            "peak_memory_bytes": verdict.peak_memory_bytes,
+            "memory_bytes": verdict.memory_bytes,
         }
         if self._path is not None:
             part = self._path.with_name(f".{self._path.name}.part")
@@ -230,14 +236,17 @@ class _Rows:
             os.replace(part, self._path)
 
     def report(self, models: Sequence[Path], reference: Path) -> Report:
-        found = [self._found[self._key(model)] for model in models]
+        found = [row for model in models if (row := self.get(model)) is not None]
+        if not found:
+            raise NearfarError(next(iter(self.failed.values())))
         names = Row.__dataclass_fields__
         return Report(
             reference=str(reference),
             reference_bytes=size_of(reference),
-            reference_perplexity=found[0]["reference_perplexity"] if found else float("nan"),
-            num_positions=found[0]["num_positions"] if found else 0,
+            reference_perplexity=found[0]["reference_perplexity"],
+            num_positions=found[0]["num_positions"],
             rows=tuple(Row(**{n: row[n] for n in names}) for row in found),
+            failed=tuple(self.failed.values()),
         )
 
 

@@ -20,6 +20,7 @@ from backbone.network import Network
 from backbone.rotary import inverse_frequencies
 from edge.small_gpu.fast_linear import quickest
 from edge.small_gpu.linear import CodedLinear, GptqLinear, Int8Linear, TableLinear
+from quantize.foreign import check_readable
 from quantize.gptq_format import unpack
 from quantize.weights import read_config
 
@@ -27,8 +28,13 @@ Parts = Mapping[str, Tensor]
 
 
 def quantization_of(folder: Path) -> dict[str, Any]:
-    """Return the folder's `quantization_config`; empty where it is in full precision."""
-    return dict(read_config(folder).get("quantization_config") or {})
+    """Return the folder's `quantization_config`; empty where it is in full precision.
+
+    Raises CheckpointError for a kind that is not read here.
+    """
+    config = dict(read_config(folder).get("quantization_config") or {})
+    check_readable(folder, config)
+    return config
 
 
 def quantization_name(folder: Path) -> str:

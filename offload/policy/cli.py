@@ -110,7 +110,10 @@ def _evaluate_answers(
         rule = load_calibrated(policy)
     named = "the rule of the first day" if policy is None else policy.name
     found = evaluate_answers(answers, far, rule, named=named)
-    typer.echo(msgspec.json.encode(found).decode() if as_json else "\n".join(lines(found)))
+    if as_json:
+        echo_json(msgspec.json.encode(found).decode())
+    else:
+        echo("\n".join(lines(found)))
 
 
 def _told(found: Evaluation) -> str:

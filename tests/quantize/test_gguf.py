@@ -291,3 +291,36 @@ def test_shared_folder_is_where_the_tests_expect_it() -> None:
     if not SHARED.is_dir():
         pytest.skip("no shared folder here")
     assert (SHARED / "models" / "stories260K" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [("qwen3", {"head_dim": 32}), ("gemma2", GEMMA), ("gemma3_text", GEMMA)],
+)
+def test_biases_that_llama_cpp_does_not_read_are_refused_unless_they_are_zero(
+    model_type: str, changes: dict[str, Any], make_checkpoint: Make, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = make_checkpoint(model_type, attention_bias=True, **changes)
+    with pytest.raises(CheckpointError, match=r"has the bias .* run the folder itself"):
+        convert(folder, tmp_path / "m.gguf", kind="f32")
+    assert not (tmp_path / "m.gguf").exists()
+    weights = load_file(folder / "model.safetensors")
+    zeroed = {name: w * 0 if name.endswith(".bias") else w for name, w in weights.items()}
+    save_file(zeroed, folder / "model.safetensors")
+    convert(folder, tmp_path / "m.gguf", kind="f32")
+    expected = transformers_logits(folder, TOKENS)
+    assert np.abs(gguf_logits(tmp_path / "m.gguf", TOKENS) - expected).max() < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("model_type", "changes"),
+    [("llama", {"mlp_bias": True, "attention_bias": True}), ("qwen2", {})],
+)
+def test_biases_that_llama_cpp_reads_are_kept(
+    model_type: str, changes: dict[str, Any], make_checkpoint: Make, tmp_path: Path
+) -> None:
+    done = convert(make_checkpoint(model_type, **changes), tmp_path / "m.gguf", kind="f32")
+    assert any(name.endswith(".bias") for name in done.tensor_types)
+    assert np.isfinite(gguf_logits(done.path, TOKENS)).all()

@@ -102,3 +102,24 @@ def test_overflowing_inputs_are_named() -> None:
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(NearfarError):
         GptqOptions(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("asked", "widths", "chosen"),
+    [
+        (128, (576, 1536), 64),
+        (128, (1024, 4096), 128),
+        (-1, (577,), -1),
+        (96, (960, 320), 32),
+        (4, (8,), 4),
+    ],
+)
+def test_the_group_size_is_the_largest_that_divides_every_row(
+    asked: int, widths: tuple[int, ...], chosen: int
+) -> None:
+    assert GptqOptions(group_size=asked).fitting(widths).group_size == chosen
+
+
+def test_a_model_that_no_group_divides_is_told_the_way_out() -> None:
+    with pytest.raises(NearfarError, match="--group-size -1"):
+        GptqOptions(group_size=128).fitting([577])

@@ -110,7 +110,7 @@ def test_every_bad_input_is_named_in_one_line(
 ) -> None:
     source = make_checkpoint("llama")
     out = tmp_path / "out"
-    assert "does not divide" in refusal(source, out, options=GptqOptions(group_size=128))
+    assert "--group-size -1" in refusal(source, out, options=GptqOptions(group_size=27))
     assert "exists already" in refusal(source, source)
     assert "fewer than one window" in refusal(source, out, options=SMALL, text="short")
     assert "config.json" in refusal(tmp_path, out)
@@ -124,3 +124,14 @@ def test_every_bad_input_is_named_in_one_line(
 def test_a_folder_that_is_not_gptq_is_named(make_checkpoint: Make) -> None:
     with pytest.raises(CheckpointError, match="no GPTQ"):
         load_gptq_network(make_checkpoint("llama"))
+
+
+def test_a_group_size_that_does_not_divide_gives_way_to_the_largest_that_does(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    done = quantize_gptq(
+        make_checkpoint("llama"), tmp_path / "out", options=GptqOptions(), calibration=FEW
+    )
+    assert done.group_size == 32  # of rows of 64 and 96
+    config = json.loads((done.path / "config.json").read_text())
+    assert config["quantization_config"]["group_size"] == 32

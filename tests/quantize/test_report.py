@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backbone.errors import CheckpointError, NearfarError
+from backbone.errors import CheckpointError, MissingExtra, NearfarError
 from quantize import report as report_module
 from quantize.calibration import CalibrationOptions
 from quantize.calibration_text import default_text
@@ -73,7 +73,7 @@ def test_a_report_ranks_formats_by_what_they_keep(tmp_path: Path) -> None:
     assert four.size_bytes < eight.size_bytes
     assert done.reference_perplexity == pytest.approx(eight.perplexity, rel=0.01)
     assert all(row.tokens_per_s > 0 and row.load_s > 0 for row in done.rows)
-    assert all(row.peak_memory_bytes > 10_000_000 for row in done.rows)
+    assert all(row.memory_bytes > 100_000 for row in done.rows)
     assert json.loads(json.dumps(done.to_json()))["num_positions"] == 3 * 31
 
 
@@ -90,7 +90,7 @@ def fake_verdict(kld: float) -> Verdict:
     logits = np.zeros((4, 3), dtype=np.float32)
     moved = logits + np.asarray([0, 0, kld], dtype=np.float32)
     found.add(logits, moved, np.zeros(4, dtype=np.int64))
-    return Verdict(divergence=found.result(), load_s=1.0, tokens_per_s=1.0, peak_memory_bytes=1)
+    return Verdict(divergence=found.result(), load_s=1.0, tokens_per_s=1.0, memory_bytes=1)
 
 
 def test_finished_rows_are_not_judged_again(
@@ -108,13 +108,39 @@ def test_finished_rows_are_not_judged_again(
 
     monkeypatch.setattr(report_module, "judge", fake)
     cache = tmp_path / "rows.json"
-    with pytest.raises(NearfarError, match="interrupted"):
-        make_report(models, source, default_text(), options=FEW, cache=cache)
+    first = make_report(models, source, default_text(), options=FEW, cache=cache)
+    assert first.failed == ("interrupted",), "the rows that are there are not thrown away"
+    assert [Path(row.model) for row in first.rows] == models[:1]
     make_report(models, source, default_text(), options=FEW, cache=cache)
     assert judged == [source.name, "q8_0.gguf", "q4_0.gguf", source.name, "q4_0.gguf"]
     convert(source, models[0], kind="q5_0")
     make_report(models, source, default_text(), options=FEW, cache=cache)
     assert judged[-1] == "q8_0.gguf", "a changed file is judged anew"
+
+
+def test_a_model_whose_packages_are_missing_is_said_before_any_is_judged(
+    make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make_checkpoint("llama")
+    config = json.loads((source / "config.json").read_text())
+    folder = tmp_path / "nf4"
+    folder.mkdir()
+    quantized = config | {"quantization_config": {"quant_method": "bitsandbytes"}}
+    (folder / "config.json").write_text(json.dumps(quantized))
+    monkeypatch.setattr("quantize.bnb.find_spec", lambda name: None)
+    monkeypatch.setattr(report_module, "judge", lambda task: pytest.fail("nothing is judged"))
+    with pytest.raises(MissingExtra, match="bitsandbytes"):
+        make_report([source, folder], source, default_text(), options=FEW)
+
+
+def test_the_memory_of_a_model_is_not_that_of_its_judge(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    source = make_checkpoint("llama")
+    models = [convert(source, tmp_path / f"{k}.gguf", kind=k).path for k in ("f32", "q8_0")]
+    done = make_report(models, source, default_text(), options=FEW)
+    # The judge itself holds hundreds of megabytes, and these models weigh less than one.
+    assert max(row.memory_bytes for row in done.rows) < 60_000_000, done.rows
 
 
 def row(name: str, size: int, kld: float) -> Row:
@@ -132,7 +158,7 @@ def row(name: str, size: int, kld: float) -> Row:
         top1_agreement=0.9,
         tokens_per_s=1.0,
         load_s=1.0,
-        peak_memory_bytes=1,
+        memory_bytes=1,
     )
 
 

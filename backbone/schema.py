@@ -136,7 +136,14 @@ def _as_json(schema: dict[str, Any]) -> str:
         raise _refusal("it is nested too deeply") from None
     if len(text) > MAX_SCHEMA_CHARS:
         raise SchemaRefusal(f"json_schema is longer than {MAX_SCHEMA_CHARS} characters; shorten it")
+    json.loads(text, parse_int=_require_exact)
     return text
+
+
+def _require_exact(digits: str) -> None:
+    # llguidance would round it, so that no answer had the number that is asked for.
+    if len(digits) > 20 or not -(2**63) < int(digits) < 2**63:
+        raise _refusal(f"{digits[:24]} is no integer of 64 bits")
 
 
 def _compiled(text: str, layout: Layout, vocabulary: LLTokenizer) -> LLMatcher:

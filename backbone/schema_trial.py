@@ -1,8 +1,8 @@
-"""A first compilation of a JSON schema in a process of its own, where it may take too long.
+"""A first compilation of a JSON schema in a process of its own, which it may hold or even end.
 
 llguidance bounds its steps, but not all of a compilation: a hundred characters (patterns that must
-all hold, a large multipleOf) can take minutes and gigabytes, and a thread cannot be ended. A
-process can, at its limits or as soon as nobody waits any more.
+all hold, a large multipleOf) can take minutes and gigabytes, and one number overflowed its stack. A
+thread cannot be ended. A process can, at its limits or as soon as nobody waits any more.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import re
 import subprocess
 import sys
 import threading
@@ -35,8 +34,6 @@ LIMITS: dict[str, Any] = {
     "verbose_errors": False,  # errors that quote no schema
 }
 
-_HARMLESS_CHARS = 4_000  # without a regular expression, compiled in milliseconds
-_RISKY = re.compile("pattern|multipleOf", re.IGNORECASE)
 _CPU_S = 2
 _WAIT_S = 20.0  # where others use the cores, or a process's time cannot be limited
 _BYTES = 1 << 30
@@ -44,7 +41,8 @@ _AT_ONCE = 2
 _POLL_S = 0.02
 _MAX_KNOWN = 256
 
-TOO_COMPLEX = f"json_schema takes more than {_CPU_S} s or 1 GiB to compile; simplify it"
+TOO_COMPLEX = f"json_schema cannot be compiled within {_CPU_S} s and 1 GiB; simplify it"
+_ANY_OBJECT = '{"type": "object"}'  # what `json_object` asks for
 
 
 class GivenUp(Exception):
@@ -56,14 +54,14 @@ class Trials:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, int] = OrderedDict()
+        self._known: OrderedDict[bytes, int] = OrderedDict({_name(_ANY_OBJECT): 0})
 
     async def begin(self, schema: str) -> None:
         """Wait for a schema's verdict, in no thread that others need; who is cancelled ends it.
 
         Errors as require_survival().
         """
-        if _is_harmless(schema) or _name(schema) in self._known:
+        if _name(schema) in self._known:
             return
         loop, gone = asyncio.get_running_loop(), threading.Event()
         try:
@@ -73,8 +71,6 @@ class Trials:
 
     def require_survival(self, schema: str, ended: Callable[[], object]) -> None:
         """Raise SchemaRefusal for a schema that would hold this process, GivenUp once `ended`."""
-        if _is_harmless(schema):
-            return
         name = _name(schema)
         status = self._known.get(name)
         if status is None:
@@ -96,10 +92,6 @@ class Trials:
 
 _places = threading.BoundedSemaphore(_AT_ONCE)
 _threads = ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="nearfar-schema")
-
-
-def _is_harmless(schema: str) -> bool:
-    return len(schema) <= _HARMLESS_CHARS and not _RISKY.search(schema)
 
 
 def _name(schema: str) -> bytes:

@@ -17,7 +17,7 @@ from llguidance import LLTokenizer
 from backbone import schema_trial
 from backbone.errors import SchemaRefusal
 from backbone.schema import SchemaConstraint, Schemas
-from backbone.schema_trial import GivenUp
+from backbone.schema_trial import GivenUp, Trials
 
 Schema = dict[str, Any]
 SIZE = 300  # logits of a network are often more than the vocabulary has tokens
@@ -128,10 +128,19 @@ def test_who_leaves_ends_the_compilation(schemas: Schemas) -> None:
     assert time.process_time() - began < 10, "it was not compiled here"
 
 
+def test_a_schema_that_would_end_the_process_is_refused(schemas: Schemas) -> None:
+    with pytest.raises(SchemaRefusal, match="simplify it"):
+        schemas.constraint({"const": -(2**63)})
+    with pytest.raises(SchemaRefusal, match="simplify it"):
+        Trials().require_survival('{"const": -9223372036854775808}', lambda: False)
+
+
 async def test_those_who_wait_for_a_compilation_hold_up_no_other(
     schemas: Schemas, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began, ended = threading.Semaphore(0), []
+    known: Schema = {"enum": ["yes"]}
+    await schemas.tried(known)
 
     def endless(schema: str, gone: Any) -> None:
         began.release()
@@ -144,9 +153,9 @@ async def test_those_who_wait_for_a_compilation_hold_up_no_other(
     heavy: list[Schema] = [{"pattern": f"^{'a' * size}$"} for size in range(1, 7)]
     waiting = [asyncio.ensure_future(schemas.tried(each)) for each in heavy]
     await asyncio.to_thread(began.acquire)
-    await schemas.tried({"enum": ["yes"]})
+    await schemas.tried(known)
     await schemas.tried(None)
-    assert written(schemas.constraint({"enum": ["yes"]}), 1) == '"yes"'
+    assert written(schemas.constraint(known), 1) == '"yes"'
     for each in waiting:
         each.cancel()
     told = await asyncio.gather(*waiting, return_exceptions=True)

@@ -199,6 +199,7 @@ NAMES_THAT_CANNOT_BE: Schema = {
         ({"type": "string", "format": "colour"}, "Unknown format"),
         ({"type": "string", "pattern": "(?=a)b"}, "look-around"),
         ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "write anyOf"),
+        ({"const": 2**63}, "64 bits"),
         ({"x-guidance": {"lenient": True}, "not": {"type": "string"}}, "not"),
         ({"enum": [f"value {number}" for number in range(200_000)]}, "longer than 200000"),
     ],

@@ -106,6 +106,13 @@ def serve(
         str | None,
         typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            help="A LoRA adapter of the model, FILE.gguf or FILE.gguf:SCALE; may be repeated.",
+        ),
+    ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
     page: Annotated[
         bool, typer.Option("--assistant", help="Serve the assistant's page on the same port.")
@@ -125,7 +132,7 @@ def serve(
         raise WrongUsage(
             "--host lets others in, and the page is for this machine alone; leave --assistant out"
         )
-    wish = Ask(model=model, draft=draft, offline=offline)
+    wish = Ask(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
     if page:

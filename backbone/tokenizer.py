@@ -20,6 +20,7 @@ from backbone.errors import CheckpointError, MissingExtra, RequestError
 from backbone.fill_marks import FILL_MARKS, NO_FILL_MARKS
 from backbone.template_files import chosen, read_templates
 from backbone.text_stream import token_texts
+from backbone.told_marks import TOLD_MARKS
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = re.compile(r"\s*")
@@ -138,7 +139,10 @@ class Tokenizer:
         return whole.decode("utf-8", "replace")
 
     def token_bytes(self, token: int) -> bytes:
-        """Return the exact bytes that one token adds to the text; control tokens add none."""
+        """Return the exact bytes that one token adds to the text.
+
+        Control tokens add none but those of TOLD_MARKS.
+        """
         if token not in self._bytes:
             self._bytes[token] = self._piece_bytes(token)
         return self._bytes[token]
@@ -216,7 +220,8 @@ class Tokenizer:
     def _piece_bytes(self, token: int) -> bytes:
         if token in self._added:
             added = self._added[token]
-            return b"" if added.get("special") else str(added["content"]).encode()
+            text = str(added["content"])
+            return b"" if added.get("special") and text not in TOLD_MARKS else text.encode()
         piece = self._encoder.id_to_token(token)
         if piece is None:
             return b""  # rows that pad the embedding to a round size

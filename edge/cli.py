@@ -50,6 +50,12 @@ Draft = Annotated[
     str | None,
     typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", help="A LoRA adapter of the model, FILE.gguf or FILE.gguf:SCALE; may be repeated."
+    ),
+]
 Files = Annotated[
     list[str] | None,
     typer.Option("--file", "-f", help="Attach a text file to the question; may be repeated."),
@@ -77,6 +83,7 @@ def ask(
     window: Window = None,
     kv: Kv = None,
     draft: Draft = None,
+    lora: Lora = None,
     as_json: Json = False,
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
@@ -95,6 +102,7 @@ def ask(
         window=window,
         kv=kv,
         draft=draft,
+        lora=tuple(lora or ()),
         files=tuple(file or ()),
     )
     raise typer.Exit(ask_once(text, wish, why=why, as_json=as_json))
@@ -124,6 +132,7 @@ def chat(
     window: Window = None,
     kv: Kv = None,
     draft: Draft = None,
+    lora: Lora = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each answer as a JSON line.")
     ] = False,
@@ -142,6 +151,7 @@ def chat(
         window=window,
         kv=kv,
         draft=draft,
+        lora=tuple(lora or ()),
         files=tuple(file or ()),
     )
     past = Past(latest=latest, resume=resume, keep=keep)

@@ -60,6 +60,7 @@ class EdgeSettings:
     max_num_seqs: int = 0  # answers written at once; 0: four for `nearfar serve`, else one
     max_draft_tokens: int = 0  # guessed from earlier text and verified in one step; 0: off
     draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none
+    lora: str = ""  # adapters of a GGUF model, FILE or FILE:SCALE, with commas between them
     keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
     session_budget_mb: int = 1024
 

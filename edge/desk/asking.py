@@ -43,6 +43,7 @@ class Ask:
     window: int | None = None
     kv: str | None = None
     draft: str | None = None
+    lora: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -66,6 +67,7 @@ class Ask:
             "window": self.window,
             "kv_cache_dtype": self.kv,
             "draft_model": self.draft,
+            "lora": ",".join(self.lora) or None,
         }
         said = {name: value for name, value in flags.items() if value is not None}
         with as_typed():

@@ -92,7 +92,7 @@ def _pairing(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard
     path = find_model(settings.edge.model, here.models)
     return Pairing(
         edge_model=path.name,
-        edge_hash=content_of(path),
+        edge_hash=content_of(path, settings),
         quantization=edge.quantization,
         kv_cache_dtype=settings.edge.kv_cache_dtype,
         cloud_model=cloud.name,

@@ -62,6 +62,7 @@ def llama_options(
     path: Path, settings: Settings, here: Places, *, serving: bool = False
 ) -> LlamaOptions:
     """Return how llama.cpp runs a GGUF file under these settings."""
+    from edge.llama.adapters import parse_adapters
     from edge.llama.options import LlamaOptions
 
     chosen = settings.edge
@@ -76,6 +77,7 @@ def llama_options(
         max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
         max_draft_tokens=chosen.max_draft_tokens,
         draft_model=find_gguf(chosen.draft_model, here.models) if chosen.draft_model else None,
+        adapters=parse_adapters(chosen.lora),
         session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
         session_budget_bytes=chosen.session_budget_mb << 20,
         # The embedded model is known; any other may be damaged in a way that ends llama.cpp.
@@ -89,6 +91,11 @@ def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool)
         raise SettingsError(
             f"{path.name} is a folder, which torch runs, and edge.draft_model is for GGUF files; "
             "unset it, or set edge.max_draft_tokens to draft from the text itself"
+        )
+    if chosen.lora:
+        raise SettingsError(
+            f"{path.name} is a folder, which torch runs, and edge.lora is for GGUF files; unset "
+            "it, or merge the adapter into the folder"
         )
     try:
         from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions

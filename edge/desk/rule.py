@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from edge.llama.adapters import content_with, parse_adapters
 from edge.llama.fingerprint import fingerprint
 from offload.errors import SettingsError
 from offload.pair import EDGE_MODEL, EDGE_POLICY
@@ -36,11 +37,12 @@ def rule_for(model: Path, settings: Settings, here: Places) -> Rule | None:
 def policy_of(model: Path, settings: Settings, here: Places) -> Path | None:
     """Return the newest policy of this model and KV type, the shipped one for the shipped model."""
     kind = settings.edge.kv_cache_dtype.replace("/", "-")
-    prefix = f"{content_of(model)[:16]}-{kind}-"
+    prefix = f"{content_of(model, settings)[:16]}-{kind}-"
     found = list(here.policies.glob(f"{prefix}*.json")) if here.policies.is_dir() else []
     if found:
         return max(found, key=lambda each: each.stat().st_mtime)
-    return EDGE_POLICY if model == EDGE_MODEL and EDGE_POLICY.exists() else None
+    shipped = model == EDGE_MODEL and not settings.edge.lora and EDGE_POLICY.exists()
+    return EDGE_POLICY if shipped else None
 
 
 def _calibrated(path: Path, model: Path, settings: Settings) -> Rule:
@@ -52,13 +54,13 @@ def _calibrated(path: Path, model: Path, settings: Settings) -> Rule:
     kind = (
         rule.policy.pairing.kv_cache_dtype if path == EDGE_POLICY else settings.edge.kv_cache_dtype
     )
-    check_pairing(rule.policy, path, edge_hash=content_of(model), kv_cache_dtype=kind)
+    check_pairing(rule.policy, path, edge_hash=content_of(model, settings), kv_cache_dtype=kind)
     return rule
 
 
-def content_of(model: Path) -> str:
-    """Return a short name of a model's content: of its file, or of a folder's weights."""
+def content_of(model: Path, settings: Settings) -> str:
+    """Return a short name of a model's content: of a file with adapters, of a folder's weights."""
     if model.is_file():
-        return fingerprint(model)
+        return content_with(fingerprint(model), parse_adapters(settings.edge.lora))
     weights = sorted(model.glob("*.safetensors"))
     return fingerprint(weights[0]) if weights else "0" * 32

@@ -9,12 +9,14 @@ import ctypes
 import json
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from backbone.errors import CheckpointError
 from backbone.template_files import DEFAULT, TOOL_USE
+from edge.llama.adapters import Adapter, Adapters
 from edge.llama.gguf_file import check_header
 from edge.llama.library import llama, log
 from edge.llama.vocabulary import Vocabulary
@@ -64,11 +66,19 @@ class Owned(ABC):
 class Model(Owned):
     """The weights and the vocabulary of a GGUF file, mapped into memory.
 
-    Without `weights` it takes no memory for them, and can only tell of itself. Raises
+    Without `weights` it takes no memory for them, and can only tell of itself. Every context of
+    it computes with its `adapters`. Raises
     CheckpointError for a file that is missing, damaged, or of an unknown kind.
     """
 
-    def __init__(self, path: Path, *, num_gpu_layers: int = 0, weights: bool = True) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        num_gpu_layers: int = 0,
+        weights: bool = True,
+        adapters: Sequence[Adapter] = (),
+    ) -> None:
         check_header(path)
         super().__init__()
         self.path = path
@@ -90,6 +100,11 @@ class Model(Owned):
         if self.trained_len < 1:
             self.close()
             raise CheckpointError(f"{path} has a context of 0 tokens; fetch it again")
+        try:
+            self.adapters = Adapters(self._handle, adapters)
+        except CheckpointError:
+            self.close()
+            raise
 
     def metadata(self, key: str) -> str:
         """Return one metadata value as text, "" where the file has none of that name."""

@@ -93,6 +93,7 @@ class Context(Owned):
                 f"no context of {params.num_tokens} tokens with {params.kv_types} keys and values "
                 f"can be made ({log.reason()}); set max_model_len to a smaller number"
             )
+        model.adapters.apply(self._handle)
         self.num_vocabulary = model.vocabulary.num_tokens
         self.hidden_size = int(self._lib.llama_model_n_embd_out(model.handle))
         self._row_type = ctypes.c_float * self.num_vocabulary

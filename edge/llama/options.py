@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from edge.llama.adapters import Adapter
 from edge.llama.kv_types import KvTypes
 from offload.errors import SettingsError
 
@@ -34,6 +35,8 @@ class LlamaOptions:
     where no earlier text does, `max_draft_tokens` at once or 8 where that is 0. The answer is the
     same with either, at any temperature.
 
+    adapters: LoRA adapters that the model computes with, see adapters.py.
+
     known_models: a file that remembers which models did not crash llama.cpp; unknown ones are
     tried in a process of their own first. None tries nothing.
 
@@ -55,6 +58,7 @@ class LlamaOptions:
     window_block: int = 64
     max_draft_tokens: int = 0
     draft_model: Path | None = None
+    adapters: tuple[Adapter, ...] = ()
     known_models: Path | None = None
     session_folder: Path | None = None
     session_budget_bytes: int = 1 << 30

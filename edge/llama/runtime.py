@@ -18,6 +18,7 @@ from backbone.schema_trial import GivenUp
 from backbone.showing import readable
 from edge.device.load import OthersLoad
 from edge.device.pace import Pace
+from edge.llama.adapters import content_with
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
 from edge.llama.cache import KvCache
@@ -74,7 +75,9 @@ class LlamaEngine:
             self._draft = room.draft
             with room.refusals():
                 layers = place(path, self._options, room.memory_bytes, room.gpus)
-                self._model = stack.enter_context(Model(path, num_gpu_layers=layers))
+                self._model = stack.enter_context(
+                    Model(path, num_gpu_layers=layers, adapters=self._options.adapters)
+                )
                 self._prompts = PromptWriter(self._model)
                 needed = 0 if only is None else self._tokens_for(only)
                 self._context = stack.enter_context(self._make_context(room.free_bytes, needed))
@@ -167,7 +170,8 @@ class LlamaEngine:
         if folder is None:
             return None
         # Everything that decides how a state is laid out is part of its name.
-        model = f"{fingerprint(self._model.path)} {params.kv_types} {params.flash_attention}"
+        content = content_with(fingerprint(self._model.path), self._options.adapters)
+        model = f"{content} {params.kv_types} {params.flash_attention}"
         return SessionStore(folder, model=model, budget_bytes=self._options.session_budget_bytes)
 
     def card(self) -> ModelCard:

@@ -7,6 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
+from backbone.told_marks import TOLD_MARKS
 from edge.llama.library import llama
 
 _MOST_BYTES = 256  # of nearly every token
@@ -67,9 +68,10 @@ class Vocabulary:
         return tokens[breaks + 1 :]
 
     def piece(self, token: int) -> bytes:
-        """Return the bytes of one token; control tokens have none."""
+        """Return the bytes of one token; control tokens have none but those of TOLD_MARKS."""
         if token not in self._pieces:
-            self._pieces[token] = self._read_piece(token, special=False)
+            told = self.is_control(token) and self.text(token) in TOLD_MARKS
+            self._pieces[token] = self._read_piece(token, special=told)
         return self._pieces[token]
 
     def pieces(self) -> list[bytes]:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
-from backbone.errors import CheckpointError, MissingExtra
+from backbone.errors import CheckpointError, MissingExtra, RequestError
 from backbone.tokenizer import Tokenizer
 from tests.tiny_checkpoints import (
     CONTROL,
@@ -247,3 +247,38 @@ def test_a_missing_package_is_named(byte_level: Path, monkeypatch: pytest.Monkey
 
 
 CACHE: dict[str, Tokenizer] = {}
+
+
+def test_the_marks_of_calls_and_thoughts_are_part_of_an_answer(
+    byte_level: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(byte_level, tmp_path / "copy"))
+    raw = json.loads((copy / "tokenizer.json").read_text())
+    first = max(raw["model"]["vocab"].values()) + 1
+    for number, text in enumerate(("[THINK]", "<|other|>")):
+        raw["added_tokens"].append(
+            {**raw["added_tokens"][0], "id": first + number, "content": text}
+        )
+    (copy / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = Tokenizer(copy)
+    assert joined(tokenizer, [first, first + 1]) == b"[THINK]"
+    assert tokenizer.written([first, first + 1]) == "[THINK]<|other|>"
+
+
+def test_what_stands_between_two_texts_is_asked_for_by_the_models_marks(
+    byte_level: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(byte_level, tmp_path / "copy"))
+    raw = json.loads((copy / "tokenizer.json").read_text())
+    first = max(raw["model"]["vocab"].values()) + 1
+    for number, text in enumerate(("<fim_prefix>", "<fim_suffix>", "<fim_middle>")):
+        raw["added_tokens"].append(
+            {**raw["added_tokens"][0], "id": first + number, "content": text}
+        )
+    (copy / "tokenizer.json").write_text(json.dumps(raw))
+    tokenizer = Tokenizer(copy)
+    tokens = tokenizer.encode_around("def <fim_middle>", "x")
+    assert (tokens[0], tokens[-1], tokens.count(first + 2)) == (first, first + 2, 1)
+    assert joined(tokenizer, tokens) == b"def <fim_middle>x"
+    with pytest.raises(RequestError, match="fill in the middle"):
+        Tokenizer(byte_level).encode_around("a", "b")

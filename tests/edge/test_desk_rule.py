@@ -29,7 +29,7 @@ def here(tmp_path: Path) -> Places:
 
 
 def _own(here: Places, model: Path) -> Path:
-    path = here.policies / f"{content_of(model)[:16]}-auto-some-cloud.json"
+    path = here.policies / f"{content_of(model, Settings())[:16]}-auto-some-cloud.json"
     path.parent.mkdir(exist_ok=True)
     return path
 

@@ -62,3 +62,10 @@ def test_a_model_without_the_marks_refuses_a_suffix(runtime: str, tiny_gguf: Pat
     with pytest.raises(RequestError, match="fill in the middle"):
         engine.prompt_tokens(Request(prompt="a", suffix="b"))
     engine.close()
+
+
+def test_the_marks_of_calls_and_thoughts_are_part_of_an_answer(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "marks.gguf", marks=("[TOOL_CALLS]", "[THINK]", "<|other|>"))
+    engine = LlamaEngine(path, options=LlamaOptions(num_threads=1))
+    assert engine.detokenize([261, 262, 263, 260]) == b"[TOOL_CALLS][THINK]"
+    engine.close()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from backbone.chat_template import prepare, render
 from backbone.errors import TemplateRefusal
@@ -86,8 +87,8 @@ class PromptWriter:
             if request.suffix:
                 return self._around(request.prompt, request.suffix)
             return self.raw(request.prompt)
-        seal, text, _ = self._rendered(request)
-        return self._join(seal.split(text))
+        written = self._rendered(request)
+        return self._join(written.seal.split(written.text))
 
     def _around(self, prefix: str, suffix: str) -> list[int]:
         """Return the tokens that ask for what stands between two texts, in the model's own marks.
@@ -98,7 +99,7 @@ class PromptWriter:
         before, behind, between = vocabulary.fill_marks
         if min(before, behind, between) < 0:
             raise RequestError(NO_FILL_MARKS)
-        tokens = [*vocabulary.tokenize("", add_special=True)]
+        tokens = [*vocabulary.tokenize("", add_bos=True)]
         tokens += [before, *vocabulary.tokenize_rest(prefix)]
         return [*tokens, behind, *vocabulary.tokenize_rest(suffix), between]
 
@@ -110,15 +111,15 @@ class PromptWriter:
         """
         if not request.messages:
             return Pins.whole(len(tokens))
-        seal, text, rows = self._rendered(request)
-        ends = _ends(text, [row["content"] for row in rows])
-        roles = [row["role"] for row in rows]
-        num_system = next((i for i, role in enumerate(roles) if role != "system"), len(roles))
-        last_user = max((i for i, role in enumerate(roles) if role == "user"), default=0)
-        first_end = ends[num_system]
-        if request.tools and num_system < len(rows):
+        seal, text, given, rows = self._rendered(request)
+        # Told by what was given: a template may have wanted the system prompt inside a turn.
+        rules = list(itertools.takewhile(lambda row: row["role"] == "system", given))
+        first_end = _ends(text, [row["content"] for row in rules])[-1]
+        if request.tools and len(rules) < len(given):
             # Templates list the tools behind the system prompt, before the first turn's text.
-            first_end = text.find(rows[num_system]["content"].strip(), first_end)
+            first_end = text.find(given[len(rules)]["content"].strip(), first_end)
+        ends = _ends(text, [row["content"] for row in rows])
+        last_user = max((i for i, row in enumerate(rows) if row["role"] == "user"), default=0)
         return Pins(
             num_first=self._count(seal, text[:first_end]),
             last_start=self._count(seal, text[: ends[last_user]]),
@@ -132,27 +133,27 @@ class PromptWriter:
     def _template_of(self, request: Request) -> str | None:
         return chosen(self._templates, tools=bool(request.tools))
 
-    def _rendered(self, request: Request) -> tuple[_Seal, str, list[dict[str, Any]]]:
-        """Return the text of the messages, sealed, and the rows that it was made of."""
+    def _rendered(self, request: Request) -> _Written:
+        """Return the messages as one text, sealed."""
         template = self._template_of(request)
         require_place(request, template or "")
         seal = _Seal(self._vocabulary)
-        rows, tools = seal.close_all(turns(request)), seal.close_all(list(request.tools))
+        given, tools = seal.close_all(turns(request)), seal.close_all(list(request.tools))
         if template is None:
             if plain_stops(request):
                 self._tell_plain()
-            return seal, plain_form(rows), rows
+            return _Written(seal, plain_form(given), given, given)
         try:
             text, rows = render(
                 template,
-                rows,
+                given,
                 tools=tools,
                 special_tokens=self._special_tokens,
                 options=seal.close_all(request.template_options or {}),
             )
         except TemplateRefusal as error:
             raise RequestError(str(error)) from None
-        return seal, text, rows
+        return _Written(seal, text, given, rows)
 
     def _tell_plain(self) -> None:
         if not self._told:
@@ -173,6 +174,15 @@ class PromptWriter:
             add_bos = index == 0 and not (self._bos and piece.startswith(self._bos))
             tokens += self._vocabulary.tokenize(piece, add_bos=add_bos, parse_special=True)
         return tokens
+
+
+class _Written(NamedTuple):
+    """A conversation as text, the turns that it was to say, and those that it was made of."""
+
+    seal: _Seal
+    text: str
+    given: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
 
 
 def _ends(text: str, contents: list[str]) -> list[int]:

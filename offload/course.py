@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import msgspec
 
 from offload.engine import Engine, Revealing
-from offload.errors import CloudFailed, ContextLengthError, LinkError, Unsupported, Withheld
+from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Unsupported, Withheld
 from offload.handover import Ahead, Stream, accepted, closing
 from offload.judgement import Deciding, Judgement
 from offload.messages import Delta, Finish, Request
@@ -17,6 +17,7 @@ from offload.outgoing import Outgoing
 from offload.policy.failsafe import Failsafe
 from offload.policy.gate import Verdict
 from offload.policy.timing import Clock
+from offload.privacy.parts import holds_private
 
 
 class Course:
@@ -191,11 +192,14 @@ class Course:
         """Ask the cloud in the background if the text may leave; return the reason code."""
         if not await self.may_leave():
             return "not_allowed"
-        prefix = (
-            accepted(self.judgement.monitor.sure_text) if self._by.handover == "continue" else ""
-        )
-        far.start(self.cloud_stream(reason, prefix))
+        far.start(self.cloud_stream(reason, self._prefix()))
         return reason
+
+    def _prefix(self) -> str:
+        """Return from where the cloud goes on; what was written from turns that stay, stays too."""
+        if self._by.handover != "continue" or holds_private(self._request):
+            return ""
+        return accepted(self.judgement.monitor.sure_text)
 
     async def _take_over(self, far: Ahead, ended: Finish | None) -> Stream:
         """Stream the cloud's answer in place of the edge's, or keep the edge's if it fails."""
@@ -269,4 +273,6 @@ def _failed(finish: Finish) -> CloudFailed:
 
 def _code(error: LinkError) -> str:
     """Return why the cloud did not answer, as a reason code."""
+    if isinstance(error, NotNow):
+        return error.reason
     return "withheld" if isinstance(error, Withheld) else "cloud_failed"

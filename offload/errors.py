@@ -69,3 +69,14 @@ class CloudBusy(LinkError, Overloaded):
 
 class Withheld(LinkError):
     """A text that was stopped on its way out, since what is in it may not leave the device."""
+
+
+class NotNow(Withheld):
+    """A text that may not leave as things stand: the settings, the day's budget, no consent.
+
+    `reason` is the code of offload/policy/reasons.py.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason

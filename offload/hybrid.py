@@ -23,6 +23,8 @@ from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.handover import closing
 from offload.judgement import Deciding, Draw
 from offload.messages import Delta, Finish, ModelCard, Request, Side
+from offload.outgoing import Outgoing
+from offload.permission import Permission, anything
 from offload.policy.aims import LISTED, Aim, parse_aim
 from offload.policy.controller import BudgetController
 from offload.policy.courtesy import is_courtesy
@@ -33,6 +35,7 @@ from offload.policy.first_day import first_day
 from offload.policy.gate import Standing, Verdict, gate
 from offload.policy.rule import Limit, Rule, Threshold
 from offload.policy.timing import Clock, num_chars
+from offload.privacy.parts import class_of, part_that_leaves, strictest
 
 _log = logging.getLogger("nearfar.policy")
 
@@ -70,7 +73,8 @@ class Hybrid:
 
     `consent` is asked before a request of class `ask` leaves; without one, it never does.
     `recorder` is told of every decision and closed with the engines; `surroundings` tell the gate
-    of the link, of what was spent, and of the device. `chance` draws from 0 to 1.
+    of the link, of what was spent, and of the device; `allowed` tells what may leave now. `chance`
+    draws from 0 to 1.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Hybrid:
         consent: Consent = _refuse,
         recorder: Recorder | None = None,
         surroundings: Callable[[], Standing] = Standing,
+        allowed: Permission = anything,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self.edge = edge
@@ -90,6 +95,7 @@ class Hybrid:
         self._consent = consent
         self._recorder = recorder
         self._surroundings = surroundings
+        self._allowed = allowed
         self._chance = chance
         self._near_clock, self._far_clock = Clock(), Clock()
         self._budgets: dict[Aim, BudgetController] = {}
@@ -105,7 +111,7 @@ class Hybrid:
 
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later; see Choosing."""
-        return self._verdict(request, self._aim(request)).choice != "edge"
+        return self._verdict(self._as_allowed(request), self._aim(request)).choice != "edge"
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector per text, made near: nothing of it leaves. See Embedding."""
@@ -153,12 +159,15 @@ class Hybrid:
         Raises RequestError for a model's name it does not know, or an aim it cannot keep.
         """
         aim, began_at = self._aim(request), time.time()
+        request = self._as_allowed(request)
+        await self._heed()
         verdict = self._verdict(request, aim)
         # The engines below have names of their own.
         course = self._course(msgspec.structs.replace(request, model=""), verdict, aim)
         async with closing(self._answer(course)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
+                    item = _counting(request, item)
                     # Both are for the next request: neither may fail this one at its end.
                     Failsafe()(partial(self._meet, item), None)
                     Failsafe()(partial(self._record, request, course, item, aim, began_at), None)
@@ -183,6 +192,20 @@ class Hybrid:
             return self._options.aim
         return parse_aim(request.model, (self.card().name,))
 
+    def _as_allowed(self, request: Request) -> Request:
+        """Return the request with the class that the settings and its turns give it now."""
+        privacy = strictest(class_of(request), self._allowed().privacy)
+        return msgspec.structs.replace(request, privacy=privacy)
+
+    async def _heed(self) -> None:
+        if isinstance(self.cloud, Outgoing):
+            await self.cloud.heed()
+
+    async def _ask(self, request: Request) -> bool:
+        agreed = await self._consent(request)
+        await self._heed()  # "never" may be what was said
+        return agreed
+
     def _verdict(self, request: Request, aim: Aim) -> Verdict:
         return Failsafe()(lambda: gate(request, self._standing(aim)), _UNDECIDED)
 
@@ -191,7 +214,8 @@ class Hybrid:
         asked: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
         return replace(
             self._surroundings(),
-            offline=options.offline,
+            offline=options.offline or self._allowed().offline,
+            keeps_whole=self._allowed().keeps_whole,
             has_cloud=self.cloud is not None,
             forced=options.forced or asked.get(aim.kind),
         )
@@ -222,7 +246,7 @@ class Hybrid:
             far_clock=self._far_clock,
             draw=self._draw() if verdict.choice == "open" and explores else None,
         )
-        return Course(self.edge, self.cloud, request, verdict, deciding, self._consent)
+        return Course(self.edge, self.cloud, request, verdict, deciding, self._ask)
 
     def _draw(self) -> Draw | None:
         share = self._options.exploration
@@ -280,3 +304,13 @@ class Hybrid:
             finish=finish,
         )
         self._recorder.record(request, decision)
+
+
+def _counting(request: Request, finish: Finish) -> Finish:
+    """Return the end of an answer with how many turns the cloud, if it answered, was not shown."""
+    route = finish.route
+    _, left_out = part_that_leaves(request)
+    if not left_out or route is None or route.served_by != "cloud":
+        return finish
+    route = msgspec.structs.replace(route, left_out=left_out)
+    return msgspec.structs.replace(finish, route=route)

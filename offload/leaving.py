@@ -10,9 +10,9 @@ from offload.hybrid import Consent
 from offload.ledger.ledger import Ledger
 from offload.messages import Request
 from offload.outgoing import Door, Outgoing
+from offload.permission import LivePermission, Permission
 from offload.places import Places
 from offload.policy.dispatch import Prices
-from offload.policy.gate import DayLimits
 from offload.policy.surroundings import Strained, Surroundings
 from offload.privacy.findings import Kind
 from offload.settings import Settings
@@ -47,9 +47,23 @@ def open_ledger(settings: Settings, here: Places) -> Ledger:
 
 
 def open_door(
-    cloud: Engine, settings: Settings, ledger: Ledger, consent: Consent | None
+    cloud: Engine,
+    settings: Settings,
+    here: Places,
+    *,
+    ledger: Ledger,
+    consent: Consent | None,
+    allowed: Permission | None = None,
 ) -> Outgoing:
-    """Return the cloud behind the one door by which text leaves."""
+    """Return the cloud behind the one door by which text leaves.
+
+    `allowed` tells what may leave now; without it, the settings in their file do.
+    """
+
+    def reopen() -> Engine:
+        made = open_cloud(settings, here)
+        assert made is not None, "there was a cloud before"
+        return made
 
     async def agreed(request: Request, _: Sequence[Kind]) -> bool:
         return consent is not None and await consent(request)
@@ -57,22 +71,21 @@ def open_door(
     wish = settings.policy
     door = Door(
         endpoint=settings.cloud.url,
-        rules=settings.privacy.rules(),
+        allowed=allowed or LivePermission(here.config_file),
         prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
         consent=agreed,
+        reopen=reopen,
     )
     return Outgoing(cloud, door=door, ledger=ledger)
 
 
 def surroundings(
-    cloud: Engine | None, settings: Settings, ledger: Ledger, strain: Callable[[], Strained]
+    cloud: Engine | None,
+    settings: Settings,
+    ledger: Ledger,
+    strain: Callable[[], Strained],
+    allowed: Permission,
 ) -> Surroundings:
     """Return what the gate is told of the link, of today's spending, and of this device."""
-    wish = settings.policy
-    limits = DayLimits(
-        cost=wish.max_cost_per_day,
-        tokens=wish.max_tokens_per_day,
-        num_bytes=wish.max_bytes_per_day,
-    )
-    watched = strain if wish.spare_device else None
-    return Surroundings(cloud, ledger=ledger, limits=limits, strain=watched)
+    watched = strain if settings.policy.spare_device else None
+    return Surroundings(cloud, ledger=ledger, limits=lambda: allowed().limits, strain=watched)

@@ -60,6 +60,7 @@ class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
     """One turn of a conversation; a turn of role "tool" answers the call `tool_call_id`.
 
     `reasoning` is what an assistant thought before its `content` (offload/thinking.py).
+    `stays` keeps it on the device where the rest of the conversation may leave.
     """
 
     role: Role
@@ -67,6 +68,7 @@ class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
     tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_TOOL_CALLS)] = ()
     tool_call_id: str | None = None
     reasoning: str = ""
+    stays: bool = False
 
 
 class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
@@ -271,6 +273,7 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
     why the cloud could not answer, where it was asked in vain. `sent_is_known` says whether
     Usage.bytes_sent is all that left, where the cloud failed or was given up; None elsewhere.
     `cut` says that the near answer ran in circles and was cut where that began.
+    `left_out` counts the turns that stayed on the device when the cloud answered.
     """
 
     served_by: Side
@@ -280,6 +283,7 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
     failure: str | None = None
     sent_is_known: bool | None = None
     cut: bool = False
+    left_out: int = 0
 
 
 class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):

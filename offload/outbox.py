@@ -22,10 +22,11 @@ from backbone.causes import cause
 from backbone.errors import NearfarError
 from backbone.private_files import open_private
 from offload.engine import Engine
-from offload.errors import CloudUnreachable, LinkError, SettingsError, Withheld
+from offload.errors import CloudUnreachable, LinkError, NotNow, SettingsError, Withheld
 from offload.link.kept import Kept
 from offload.locking import lock
 from offload.messages import Delta, Finish, Privacy, Request
+from offload.privacy.parts import class_of, part_that_leaves
 
 _log = logging.getLogger("nearfar.outbox")
 _MAX_TRIES = 5
@@ -68,6 +69,7 @@ class Outbox:
         max_bytes: int = 4_000_000,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self.why_waiting = ""  # what the settings, or a person, had against asking
         self._kept = Kept(Waiting, path)
         self._turn = None if path is None else path.with_name(".asking")
         self._below = below
@@ -86,7 +88,7 @@ class Outbox:
         assert finish.route is not None, "what is worth it has a route"
         waiting = Waiting(
             id=uuid.uuid4().hex[:12],
-            request=request,
+            request=part_that_leaves(request)[0],
             answer=answer,
             confidence=finish.route.confidence,
             queued_at=self._clock(),
@@ -151,6 +153,9 @@ class Outbox:
                 continue
             try:
                 better = await _asked(cloud, waiting)
+            except NotNow as error:
+                self.why_waiting = str(error).partition(", so")[0]
+                continue
             except Withheld:
                 self.forget(waiting.id)
                 continue
@@ -169,7 +174,7 @@ class Outbox:
 
     def _is_worth_it(self, request: Request, finish: Finish) -> bool:
         route = finish.route
-        if request.privacy is not Privacy.CLOUD_OK or route is None or route.served_by != "edge":
+        if class_of(request) is not Privacy.CLOUD_OK or route is None or route.served_by != "edge":
             return False
         unsure = route.confidence is None or route.confidence < self._below
         return route.reason in OUT_OF_REACH and unsure and finish.reason in ("stop", "length")

@@ -9,6 +9,7 @@ from contextlib import aclosing
 import msgspec
 
 from backbone.showing import echo, echo_json
+from offload.consenting import OnceForAll
 from offload.errors import RequestError, SettingsError
 from offload.leaving import open_cloud, open_door, open_ledger
 from offload.messages import Request
@@ -49,7 +50,8 @@ async def _ask_again(*, as_json: bool) -> None:
     if cloud is None:
         raise SettingsError("no cloud is set up; set cloud.url, or use `nearfar link join`")
     ledger = open_ledger(settings, here)
-    door = open_door(cloud, settings, ledger, None)
+    consent = OnceForAll("what waits")
+    door = open_door(cloud, settings, here, ledger=ledger, consent=consent)
     try:
         async with aclosing(door):
             async for better in outbox.run(door.because("asked_again")):
@@ -59,7 +61,8 @@ async def _ask_again(*, as_json: bool) -> None:
     if as_json:
         return
     left = len(outbox.pending())
-    echo(f"{_questions(left)} still waiting{': the cloud is out of reach' if left else ''}")
+    why = f": {outbox.why_waiting or 'the cloud is out of reach'}" if left else ""
+    echo(f"{_questions(left)} still waiting{why}")
 
 
 def _show(better: Better, *, as_json: bool) -> None:

@@ -16,14 +16,19 @@ from typing import cast
 import msgspec
 
 from offload.engine import Engine
-from offload.errors import CloudFailed, ContextLengthError, LinkError, Withheld
-from offload.ledger.entries import Departure, Return, digest
+from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Withheld
+from offload.ledger.entries import Departure, Return, Spent, digest
 from offload.ledger.ledger import Ledger
 from offload.link.health import CloudStanding
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
+from offload.permission import Allowed, Permission, anything
+from offload.policy import timing
 from offload.policy.dispatch import Prices
-from offload.policy.timing import Reachable, Standing, num_chars
+from offload.policy.gate import DayLimits, Standing, kept_near
+from offload.policy.reasons import sentence
+from offload.policy.timing import Reachable, num_chars
 from offload.privacy.findings import Kind, Rules, counted
+from offload.privacy.parts import class_of, part_that_leaves, strictest
 from offload.privacy.redaction import Cleared, clear
 from offload.privacy.restoring import Restorer
 
@@ -40,16 +45,17 @@ async def _nobody(_: Request, __: Sequence[Kind]) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """What Outgoing watches: where it leads, the rules, and what it costs there.
+    """What Outgoing watches: where it leads, what may leave now, and what it costs there.
 
-    `consent` is asked for kinds whose rule is `ask`, unless the person has agreed to the whole
-    text already (class `ask`, which the hybrid asks for).
+    `consent` is asked for a text of class `ask`, and for kinds of finding whose rule is `ask`.
+    `reopen` makes the engine behind the door anew once it was closed for good reasons.
     """
 
     endpoint: str
-    rules: Rules = field(default_factory=Rules)
+    allowed: Permission = anything
     prices: Prices = field(default_factory=Prices)
     consent: Consent = _nobody
+    reopen: Callable[[], Engine] | None = None
 
 
 class Outgoing:
@@ -61,6 +67,7 @@ class Outgoing:
         self.num_refused = 0  # texts of class local_only that came this far: 0, or a bug elsewhere
         self.num_withheld = 0  # texts stopped for what was found in them
         self._ledger = ledger
+        self._is_closed = False
 
     def card(self) -> ModelCard:
         """Return the card of the cloud's model. Raises CloudUnreachable before it is known."""
@@ -68,25 +75,41 @@ class Outgoing:
 
     def standing(self) -> Reachable:
         """Return what is known of the cloud; nothing is sent for it."""
-        return self.cloud.standing() if isinstance(self.cloud, Standing) else _UNKNOWN
+        return self.cloud.standing() if isinstance(self.cloud, timing.Standing) else _UNKNOWN
 
-    def because(self, why: str) -> Engine:
-        """Return this door with a reason for the ledger: a code of offload/policy/reasons.py."""
-        return _Because(self, why)
+    def because(self, why: str, *, attended: bool = True) -> Engine:
+        """Return this door with a reason for the ledger: a code of offload/policy/reasons.py.
+
+        Where nobody attends, nobody is asked for consent: what needs it does not leave.
+        """
+        return _Because(self, why, attended=attended)
+
+    async def heed(self) -> None:
+        """Close the link where nothing may leave any more; it is opened anew once it may."""
+        if self._is_closed or self.door.reopen is None:
+            return
+        allowed = self.door.allowed()
+        if allowed.offline or allowed.privacy is Privacy.LOCAL_ONLY:
+            self._is_closed = True
+            await self.cloud.aclose()
 
     async def aclose(self) -> None:
         """Close the engine behind the door."""
         await self.cloud.aclose()
 
     async def generate(
-        self, request: Request, *, why: str = "cloud_only"
+        self, request: Request, *, why: str = "cloud_only", attended: bool = True
     ) -> AsyncIterator[Delta | Finish]:
         """Stream the cloud's answer with the originals put back in; `why` goes to the ledger.
 
         Raises Withheld for a text that may not leave, and what the cloud's engine raises.
         """
-        cleared = await self._cleared(request)
-        departure = self._departure(request, cleared, why)
+        allowed = self.door.allowed()
+        agreed = await self._permit(request, allowed, attended=attended)
+        request, _ = part_that_leaves(request)
+        cleared = await self._cleared(request, allowed.rules, agreed=agreed, attended=attended)
+        await self._open()
+        departure = self._departure(request, cleared, allowed.rules, why)
         if self._ledger is not None:
             self._ledger.leaving(departure)
         trip = _Trip(self._ledger, departure.key, self.door.prices)
@@ -104,9 +127,12 @@ class Outgoing:
         finally:
             trip.end()
 
-    async def _cleared(self, request: Request) -> Cleared:
-        """Return the request as it may leave. Raises Withheld."""
-        if request.privacy is Privacy.LOCAL_ONLY:
+    async def _permit(self, request: Request, allowed: Allowed, *, attended: bool) -> bool:
+        """Ask once more, at the moment of leaving, what the gate was asked. Raises Withheld.
+
+        Return whether a person has agreed to the whole text.
+        """
+        if class_of(request) is Privacy.LOCAL_ONLY:
             self.num_refused += 1
             raise Withheld(
                 "a local_only text came to the door and was stopped; it is answered near"
@@ -116,7 +142,35 @@ class Outgoing:
             raise Withheld(
                 "a prompt of token ids cannot be searched for what may not leave; send text"
             )
-        rules = self.door.rules
+        privacy = strictest(request.privacy, allowed.privacy)
+        reason = kept_near(
+            msgspec.structs.replace(request, privacy=privacy), self._standing(allowed)
+        )
+        if reason is None and privacy is Privacy.ASK:
+            agreed = attended and await self.door.consent(request, ())
+            reason = None if agreed else "not_allowed"
+        if reason is not None:
+            self.num_withheld += 1
+            raise NotNow(allowed.trouble or sentence(reason), reason)
+        return privacy is Privacy.ASK
+
+    def _standing(self, allowed: Allowed) -> Standing:
+        limited = self._ledger is not None and allowed.limits != DayLimits()
+        return Standing(
+            offline=allowed.offline,
+            limits=allowed.limits,
+            spent=self._ledger.spent_today() if limited and self._ledger else Spent(),
+            keeps_whole=allowed.keeps_whole,
+        )
+
+    async def _open(self) -> None:
+        if self._is_closed and self.door.reopen is not None:
+            self.cloud, self._is_closed = self.door.reopen(), False
+
+    async def _cleared(
+        self, request: Request, rules: Rules, *, agreed: bool, attended: bool
+    ) -> Cleared:
+        """Return the request as it may leave. Raises Withheld."""
         # A long text takes longer than the event loop may wait.
         at_once = num_chars(request) <= _AT_ONCE
         cleared = (
@@ -126,11 +180,7 @@ class Outgoing:
         asked = _of_action(cleared, rules, "ask")
         if blocked:
             self._withhold(blocked, "your rules block it")
-        if (
-            asked
-            and request.privacy is not Privacy.ASK
-            and not await self.door.consent(request, asked)
-        ):
+        if asked and not agreed and not (attended and await self.door.consent(request, asked)):
             self._withhold(asked, "you did not allow it")
         return cleared
 
@@ -142,7 +192,7 @@ class Outgoing:
             f"privacy.{kinds[0]} is the rule to change"
         )
 
-    def _departure(self, request: Request, cleared: Cleared, why: str) -> Departure:
+    def _departure(self, request: Request, cleared: Cleared, rules: Rules, why: str) -> Departure:
         content = msgspec.json.encode(cleared.request)
         return Departure(
             request_id=request.id,
@@ -152,7 +202,7 @@ class Outgoing:
             privacy=request.privacy.value,
             num_bytes=len(content),
             digest=digest(content),
-            found=counted(cleared.kinds, self.door.rules),
+            found=counted(cleared.kinds, rules),
             content=content.decode(),
         )
 
@@ -179,15 +229,15 @@ class Outgoing:
 class _Because:
     """The same door, with the reason why the next texts leave by it."""
 
-    def __init__(self, outgoing: Outgoing, why: str) -> None:
+    def __init__(self, outgoing: Outgoing, why: str, *, attended: bool) -> None:
         self._outgoing = outgoing
-        self._why = why
+        self._why, self._attended = why, attended
 
     def card(self) -> ModelCard:
         return self._outgoing.card()
 
     def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        return self._outgoing.generate(request, why=self._why)
+        return self._outgoing.generate(request, why=self._why, attended=self._attended)
 
     async def aclose(self) -> None:
         await self._outgoing.aclose()

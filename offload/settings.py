@@ -17,6 +17,7 @@ from offload.privacy.findings import KINDS, Rules
 
 UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
+PRIVATE_TURNS = ("leave_out", "keep_near")
 MIN_WINDOW = 16
 MAX_TOKENS = 16_777_216  # of a context, or of what of it is kept: more than any model has
 # Of keys and values: what llama.cpp stores, which may be named for each apart, and what torch does.
@@ -149,6 +150,7 @@ class PolicySettings:
 
     offline: bool = False
     privacy: Privacy = Privacy.CLOUD_OK
+    private_turns: str = "leave_out"  # of what leaves; or "keep_near": the whole conversation stays
     min_logprob: float | None = None  # None: as calibrated for the model
     aim: str = "auto"  # what is asked for where no model is named: auto, auto-q95, auto-b20, ...
     min_gain: float | None = None  # how much likelier right the cloud must be; None: calibrated
@@ -176,6 +178,11 @@ class PolicySettings:
         if self.handover not in HANDOVERS:
             raise SettingsError(
                 f"policy.handover is {self.handover!r}; it must be {' or '.join(HANDOVERS)}"
+            )
+        if self.private_turns not in PRIVATE_TURNS:
+            raise SettingsError(
+                f"policy.private_turns is {self.private_turns!r}; it must be "
+                f"{' or '.join(PRIVATE_TURNS)}"
             )
         if not 0.0 <= self.exploration <= 0.5:
             raise SettingsError(

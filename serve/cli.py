@@ -45,7 +45,6 @@ def options_from(settings: Settings, host: str | None, port: int | None) -> Serv
         port=port if port is not None else chosen.port,
         api_keys=keys,
         origins=tuple(each.strip() for each in chosen.origins.split(",") if each.strip()),
-        privacy=settings.policy.privacy,
         max_running=chosen.max_running,
         max_queued=chosen.max_queued,
         quota=_quota(chosen),

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from backbone.showing import echo, echo_json
 from edge.desk.near import open_edge
+from offload.consenting import OnceForAll
 from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.leaving import open_cloud, open_door, open_ledger
@@ -99,7 +100,9 @@ async def _opened(wish: Answering, settings: Settings, here: Places) -> AsyncIte
     if link is None:
         raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
     ledger = open_ledger(settings, here)
-    async with aclosing(open_door(link, settings, ledger, None)) as far:
+    consent = OnceForAll("these questions")
+    door = open_door(link, settings, here, ledger=ledger, consent=consent)
+    async with aclosing(door) as far:
         await reach(far)
         yield far
 

@@ -13,6 +13,7 @@ from backbone.errors import WrongUsage
 from backbone.showing import echo, echo_json
 from backbone.usage import as_typed
 from edge.desk.attachments import with_files
+from edge.desk.consent import Consent, Reply, size_of
 from edge.desk.terminal import Reader, document
 from edge.desk.terminal import why as tell_why
 from edge.desk.waiting import is_in_reach, waiting_line
@@ -79,16 +80,16 @@ class Ask:
         return Choice(
             offline=self.offline,
             forced="cloud" if self.cloud else None,
-            consent=consent_at_terminal if sys.stdin.isatty() else None,
+            consent=Consent(consent_at_terminal, None) if sys.stdin.isatty() else None,
         )
 
 
-async def consent_at_terminal(request: Request) -> bool:
+async def consent_at_terminal(request: Request) -> Reply:
     """Ask the person whether this text may leave the device."""
-    size = len(request.last_text().encode())
+    size = size_of(request)
     question = f"May this text ({size} bytes) leave the device for the cloud? [y/N] "
     reply = await asyncio.to_thread(input, question)
-    return reply.strip().lower() in ("y", "yes")
+    return "once" if reply.strip().lower() in ("y", "yes") else "no"
 
 
 def ask_once(text: str, wish: Ask, *, why: bool, as_json: bool) -> int:

@@ -99,4 +99,4 @@ class Bettering:
 def _cloud(engine: Engine) -> Engine | None:
     cloud = engine.cloud if isinstance(engine, Hybrid) else None
     # The door by which it leaves writes down why.
-    return cloud.because("asked_again") if isinstance(cloud, Outgoing) else cloud
+    return cloud.because("asked_again", attended=False) if isinstance(cloud, Outgoing) else cloud

@@ -16,6 +16,7 @@ from edge.desk.answering import reach, said_left_out
 from edge.desk.models import find_model
 from edge.desk.near import Choice, open_hybrid
 from edge.desk.rule import content_of
+from offload.consenting import OnceForAll
 from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Sampling
 from offload.places import Places, places
@@ -63,7 +64,7 @@ def run_calibration(wish: Calibration, *, as_json: bool) -> None:
 async def _calibrate(
     questions: list[Question], wish: Calibration, settings: Settings, here: Places
 ) -> tuple[Calibrated, Path, int]:
-    hybrid = open_hybrid(settings, here, Choice())
+    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these questions")))
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from edge.desk.folding import Folding
 from edge.desk.screen import Screen
 from edge.desk.terminal import why
 from offload.engine import Engine
-from offload.messages import Delta, Finish, Side
+from offload.messages import Delta, Finish, Privacy, Side
 from offload.places import places
 from offload.thinking import split
 
@@ -31,7 +31,8 @@ class Chat:
     """One person, one engine, one conversation at a time.
 
     `changing` loads another near model by its name, for /model; `sessions` is where the near model
-    keeps what it computed; `bettering` asks again what waits for the cloud.
+    keeps what it computed; `bettering` asks again what waits for the cloud. `privacy` tells the
+    class of what is said now; without it that is the manner's.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Chat:
         sessions: Path | None = None,
         changing: Changing | None = None,
         bettering: Bettering | None = None,
+        privacy: Callable[[], Privacy] | None = None,
     ) -> None:
         self.engine = engine
         self.screen = screen
         self.store = store
-        self.manner = manner
+        self._manner = manner
+        self._privacy = privacy
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
         self.sessions = sessions or places().cache / "sessions"
@@ -62,6 +65,20 @@ class Chat:
         self.thoughts = ""  # what was thought before the last answer
         self.told = ""  # how the last answer of this run came about
         self.failed = False  # whether anything that was asked came to nothing
+
+    @property
+    def manner(self) -> Manner:
+        """How the next answer is wished, of the class that holds now."""
+        return replace(self._manner, privacy=self.privacy)
+
+    @manner.setter
+    def manner(self, manner: Manner) -> None:
+        self._manner = manner
+
+    @property
+    def privacy(self) -> Privacy:
+        """The class of what is said now: the settings may have changed since the last question."""
+        return self._privacy() if self._privacy else self._manner.privacy
 
     async def run(self, first: str = "") -> None:
         """Carry the conversation on until the input ends or the person leaves."""
@@ -113,8 +130,8 @@ class Chat:
         """Ask, and show the answer."""
         whole = with_files(text, self.files)
         if self.conversation is None:
-            self.conversation = self.store.begin(system=self.system)
-        self.store.ask(self.conversation, whole)
+            self.conversation = self.store.begin(system=self.system, privacy=self.privacy)
+        self.store.ask(self.conversation, whole, self.privacy)
         self.files = []
         await self.answer(forced)
 
@@ -193,6 +210,8 @@ def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more")
         told.append(finish.error)
     if finish.route is not None and finish.route.failure:
         told.append(f"the cloud could not answer: {finish.route.failure}")
+    if finish.route is not None and finish.route.left_out:
+        told.append(f"{finish.route.left_out} turns of this conversation stayed here")
     if finish.dropped_tokens:
         told.append(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
     if finish.reason == "length":

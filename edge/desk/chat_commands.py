@@ -87,7 +87,7 @@ async def _system(chat: Chat, rest: str) -> None:
         return
     chat.system = "" if rest == "none" else rest
     if chat.conversation:
-        chat.store.instruct(chat.conversation, chat.system)
+        chat.store.instruct(chat.conversation, chat.system, chat.privacy)
     chat.screen.remark("the system prompt is set" if chat.system else "no system prompt")
 
 

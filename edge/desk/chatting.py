@@ -14,7 +14,7 @@ from backbone.paths import expanded
 from edge.desk.asking import Ask
 from edge.desk.attachments import attachment
 from edge.desk.chat_commands import HELP
-from edge.desk.consent import Consent, Question, Reply, chosen_privacy, size_of
+from edge.desk.consent import Consent, Question, Reply, size_of
 from edge.desk.conversations import Conversations
 from edge.desk.opening import Opening
 from edge.desk.screen import PlainScreen, Screen
@@ -23,6 +23,7 @@ from offload.engine import Engine
 from offload.messages import Privacy, Request
 from offload.outbox import Outbox
 from offload.pair import EDGE_MODEL
+from offload.permission import LivePermission
 from offload.places import Places, places
 from offload.settings import Settings
 
@@ -86,6 +87,7 @@ class _Desk:
 
     def __init__(self, wish: Ask, settings: Settings, here: Places, store: Conversations) -> None:
         self._wish, self._settings, self._here, self._store = wish, settings, here, store
+        self._allowed = LivePermission(here.config_file)
         self._chat: Chat | None = None
         self._opening: Opening | None = None
 
@@ -125,9 +127,10 @@ class _Desk:
             engine,
             screen,
             self._store,
-            manner=Manner(privacy=self._privacy(), sampling=self._wish.sampling(), outbox=outbox),
+            manner=Manner(sampling=self._wish.sampling(), outbox=outbox),
             system=self._wish.system or "",
             conversation=conversation,
+            privacy=self._privacy,
             changing=Changing(
                 lambda name: self._open(self._with_model(name), screen),
                 self._here.models,
@@ -158,20 +161,23 @@ class _Desk:
     def _open(self, settings: Settings, screen: Screen) -> Engine:
         from edge.desk.near import Choice, open_hybrid
 
-        choice = Choice(offline=self._wish.offline, consent=Consent(_asker(screen), self._here))
+        consent = Consent(_asker(screen), self._here, refused=self._refused)
+        choice = Choice(offline=self._wish.offline, consent=consent)
         return open_hybrid(settings, self._here, choice)
 
     def _with_model(self, name: str) -> Settings:
         return replace(self._settings, edge=replace(self._settings.edge, model=name))
 
+    def _refused(self, request: Request) -> None:
+        if request.session:
+            self._store.keep_here(request.session)
+
     def _privacy(self) -> Privacy:
+        if self._wish.local_only:
+            return Privacy.LOCAL_ONLY
         # Nobody can be asked through a pipe: what the settings say holds there.
-        asked = chosen_privacy(self._settings, self._here)
-        return self._wish.privacy(
-            replace(self._settings, policy=replace(self._settings.policy, privacy=asked))
-            if sys.stdin.isatty()
-            else self._settings
-        )
+        allowed = self._allowed()
+        return allowed.chosen() if sys.stdin.isatty() else allowed.privacy
 
     def _status(self) -> str:
         if self._chat is not None:

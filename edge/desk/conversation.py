@@ -9,7 +9,7 @@ from typing import Literal
 
 import msgspec
 
-from offload.messages import Finish, Message, Role
+from offload.messages import Finish, Message, Privacy, Role
 from offload.thinking import split
 
 State = Literal["whole", "writing", "stopped", "failed", "interrupted"]
@@ -40,7 +40,8 @@ class Beside(msgspec.Struct, frozen=True, kw_only=True):
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One turn; `finish` is how an answer ended, with its route and usage.
 
-    `waiting` is its id in the outbox while the cloud is to be asked again.
+    `waiting` is its id in the outbox while the cloud is to be asked again. `privacy` is its class,
+    local_only also where its person did not let it go: such a turn never leaves.
     """
 
     id: int
@@ -52,39 +53,47 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     finish: Finish | None = None
     waiting: str = ""
     better: Beside | None = None
+    privacy: Privacy = Privacy.ASK
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole conversation."""
+    """A whole conversation; `privacy` is the class of its system prompt."""
 
     heading: Heading
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    privacy: Privacy = Privacy.ASK
 
     def messages(self) -> tuple[Message, ...]:
         """Return what a model should read: answers that failed before a word are left out.
 
         Questions without an answer between them become one, since models know turns by turns.
         """
-        system = [Message(role="system", content=self.system)] if self.system else []
-        said = [_message(turn) for turn in self.turns]
+        system = [_message("system", self.system, self.privacy)] if self.system else []
+        said = [_message(turn.role, turn.content, turn.privacy) for turn in self.turns]
         return (*system, *_by_turns(message for message in said if message.content.strip()))
 
 
-def _message(turn: Turn) -> Message:
-    if turn.role != "assistant":
-        return Message(role=turn.role, content=turn.content)
-    thought, answer = split(turn.content)
-    return Message(role=turn.role, content=answer, reasoning=thought)
-
-
 def _by_turns(said: Iterable[Message]) -> list[Message]:
-    """Return messages whose roles alternate: those of one role in a row are joined."""
+    """Return messages whose roles alternate: those of one role in a row are joined, and stay on the
+    device where one of them does.
+    """
     rows = (tuple(messages) for _, messages in groupby(said, key=lambda message: message.role))
     return [
-        msgspec.structs.replace(row[0], content="\n\n".join(message.content for message in row))
+        msgspec.structs.replace(
+            row[0],
+            content="\n\n".join(message.content for message in row),
+            stays=any(message.stays for message in row),
+        )
         for row in rows
     ]
+
+
+def _message(role: Role, content: str, privacy: Privacy) -> Message:
+    thought, answer = split(content) if role == "assistant" else ("", content)
+    stays = privacy is Privacy.LOCAL_ONLY
+    return Message(role=role, content=answer, reasoning=thought, stays=stays)
+
 
 
 def heading_of(row: sqlite3.Row) -> Heading:
@@ -98,4 +107,6 @@ def turn_of(row: sqlite3.Row) -> Turn:
     finish = msgspec.json.decode(row["finish"], type=Finish) if row["finish"] else None
     better = msgspec.json.decode(row["better"], type=Beside) if row["better"] else None
     names = ("id", "role", "content", "state", "source", "created_at", "waiting")
-    return Turn(**{name: row[name] for name in names}, finish=finish, better=better)
+    privacy = Privacy(row["privacy"])
+    told = {name: row[name] for name in names}
+    return Turn(**told, finish=finish, better=better, privacy=privacy)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +63,46 @@ def _better(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE turn ADD COLUMN {column} TEXT NOT NULL DEFAULT ''")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _better)
+def _privacy(connection: sqlite3.Connection) -> None:
+    """Each turn has its class. Of older ones the answers' routes tell it: the gate said there that
+    a text was local_only, or its person that it may not leave. Where no answer tells, it stays, and
+    so does what was answered near from turns that stay.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    for table in ("turn", "conversation"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN privacy TEXT NOT NULL DEFAULT 'ask'")
+    rows = connection.execute(
+        "SELECT id, conversation, role, finish FROM turn ORDER BY conversation, id"
+    ).fetchall()
+    connection.executemany("UPDATE turn SET privacy = 'local_only' WHERE id = ?", _staying(rows))
+    connection.execute(
+        "UPDATE conversation SET privacy = 'local_only' WHERE id IN "
+        "(SELECT conversation FROM turn WHERE privacy = 'local_only')"
+    )
+
+
+def _staying(rows: Sequence[tuple[int, str, str, str]]) -> Iterator[tuple[int]]:
+    """Yield the ids of the turns that stay; `rows` are id, conversation, role and finish."""
+    for _, said in groupby(rows, key=lambda row: row[1]):
+        asked: list[int] = []
+        tainted = False
+        for turn, _, role, finish in said:
+            if role != "assistant":
+                asked.append(turn)
+                continue
+            route = json.loads(finish).get("route") or {} if finish else {}
+            if route.get("reason") in _MAY_NOT or not route:
+                tainted = True
+                yield from ((each,) for each in (*asked, turn))
+            elif tainted and route.get("served_by") == "edge":
+                yield (turn,)
+            asked = []
+        yield from ((each,) for each in asked)
+
+
+_MAY_NOT = ("local_only", "not_allowed", "withheld")
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _better, _privacy)
 
 
 class _Told(sqlite3.Connection):

@@ -24,7 +24,7 @@ from edge.desk.conversation_schema import connect
 from edge.desk.searching import Hit, search
 from edge.desk.writing import Writing, settle, this_process
 from offload.errors import RequestError
-from offload.messages import Role
+from offload.messages import Privacy, Role
 
 TITLE_LEN = 60
 
@@ -44,13 +44,16 @@ class Conversations:
         """Close the file."""
         self._db.close()
 
-    def begin(self, *, system: str = "", title: str = "") -> str:
-        """Start a conversation and return its id, which is also its session in the runtime."""
+    def begin(self, *, system: str = "", title: str = "", privacy: Privacy = Privacy.ASK) -> str:
+        """Start a conversation and return its id, which is also its session in the runtime.
+
+        `privacy` is the class of its system prompt.
+        """
         made, now = uuid.uuid4().hex, time.time()
         self._db.execute(
-            "INSERT INTO conversation (id, title, system, created_at, changed_at) "
-            "VALUES (?, ?, ?, ?, ?)",
-            (made, title, system, now, now),
+            "INSERT INTO conversation (id, title, system, created_at, changed_at, privacy) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (made, title, system, now, now, privacy.value),
         )
         return made
 
@@ -90,19 +93,29 @@ class Conversations:
             heading=heading_of(row),
             system=row["system"],
             turns=tuple(turn_of(each) for each in turns),
+            privacy=Privacy(row["privacy"]),
         )
 
-    def ask(self, conversation: str, text: str) -> int:
+    def ask(self, conversation: str, text: str, privacy: Privacy = Privacy.ASK) -> int:
         """Add a person's turn; the first one gives an unnamed conversation its title."""
         self._db.execute(
             "UPDATE conversation SET title = ? WHERE id = ? AND title = ''",
             (_title(text), conversation),
         )
-        return self._add(conversation, "user", text, "whole")
+        return self._add(conversation, "user", text, "whole", privacy)
 
-    def answer(self, conversation: str) -> Writing:
+    def answer(self, conversation: str, privacy: Privacy = Privacy.ASK) -> Writing:
         """Begin an answer, to be written piece by piece."""
-        return Writing(self._db, self._add(conversation, "assistant", "", "writing"))
+        return Writing(self._db, self._add(conversation, "assistant", "", "writing", privacy))
+
+    def keep_here(self, conversation: str) -> None:
+        """Let the last question, and all that answers it, never leave: its person refused."""
+        row = self._last_question(conversation)
+        if row is not None:
+            self._db.execute(
+                "UPDATE turn SET privacy = 'local_only' WHERE conversation = ? AND id >= ?",
+                (conversation, row["id"]),
+            )
 
     def awaits(self, name: str) -> bool:
         """Return whether a turn waits for a better answer by this name of the outbox."""
@@ -142,6 +155,11 @@ class Conversations:
         self._remove("conversation = ? AND id > ?", (conversation, row["id"]))
         return str(row["content"])
 
+    def stays(self, conversation: str) -> bool:
+        """Return whether the last question must never leave."""
+        row = self._last_question(conversation)
+        return row is not None and row["privacy"] == Privacy.LOCAL_ONLY.value
+
     def rename(self, conversation: str, title: str) -> None:
         """Give a conversation another title; an empty one is refused with RequestError."""
         if not title.strip():
@@ -150,9 +168,12 @@ class Conversations:
             "UPDATE conversation SET title = ? WHERE id = ?", (title.strip(), conversation)
         )
 
-    def instruct(self, conversation: str, system: str) -> None:
+    def instruct(self, conversation: str, system: str, privacy: Privacy = Privacy.ASK) -> None:
         """Set the system prompt of a conversation; an empty one takes it away."""
-        self._db.execute("UPDATE conversation SET system = ? WHERE id = ?", (system, conversation))
+        self._db.execute(
+            "UPDATE conversation SET system = ?, privacy = ? WHERE id = ?",
+            (system, privacy.value, conversation),
+        )
 
     def delete(self, conversation: str) -> None:
         """Delete a conversation: its text is overwritten in the file, its log and its index."""
@@ -171,7 +192,9 @@ class Conversations:
         """Return the conversations whose turns or title hold the text, any case, newest first."""
         return search(self._db, text, limit)
 
-    def _add(self, conversation: str, role: Role, content: str, state: State) -> int:
+    def _add(
+        self, conversation: str, role: Role, content: str, state: State, privacy: Privacy
+    ) -> int:
         now = time.time()
         touched = self._db.execute(
             "UPDATE conversation SET changed_at = ? WHERE id = ?", (now, conversation)
@@ -179,9 +202,9 @@ class Conversations:
         if not touched.rowcount:
             raise RequestError(f"there is no conversation {conversation!r}; it may be deleted")
         made = self._db.execute(
-            "INSERT INTO turn (conversation, role, content, state, writer, created_at) "
-            "VALUES (?, ?, ?, ?, ?, ?)",
-            (conversation, role, content, state, self._me, now),
+            "INSERT INTO turn (conversation, role, content, state, writer, created_at, privacy) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (conversation, role, content, state, self._me, now, privacy.value),
         )
         assert made.lastrowid is not None, "an inserted row has an id"
         return made.lastrowid
@@ -194,7 +217,7 @@ class Conversations:
 
     def _last_question(self, conversation: str) -> sqlite3.Row | None:
         row: sqlite3.Row | None = self._db.execute(
-            "SELECT id, content FROM turn WHERE conversation = ? AND role = 'user' "
+            "SELECT id, content, privacy FROM turn WHERE conversation = ? AND role = 'user' "
             "ORDER BY id DESC LIMIT 1",
             (conversation,),
         ).fetchone()

@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import msgspec
+
 from backbone.errors import NearfarError
 from edge.desk.conversation import State
 from edge.desk.conversations import Conversations
@@ -17,6 +19,7 @@ from offload.errors import RequestError
 from offload.hybrid import Hybrid
 from offload.messages import Delta, Finish, Privacy, Request, Sampling, Side
 from offload.outbox import Outbox
+from offload.privacy.parts import class_of, holds_private
 
 _STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "error": "failed"}
 
@@ -54,13 +57,19 @@ async def answer(
             None if manner.thinking is None else {"enable_thinking": manner.thinking}
         ),
     )
+    privacy = class_of(request)
+    request = msgspec.structs.replace(request, privacy=privacy)
     asked = _asked(engine, manner.forced)
-    writing = store.answer(conversation)
+    # What is written near from turns that stay, stays; the cloud has not seen them.
+    near = Privacy.LOCAL_ONLY if holds_private(request) else privacy
+    writing = store.answer(conversation, near)
     text = ""
     try:
         async with aclosing(cast(Any, asked.generate(request))) as stream:
             async for item in stream:
                 _keep(writing, item)
+                if isinstance(item, Finish) and _is_far(item):
+                    writing.classify(privacy)
                 if isinstance(item, Delta):
                     text = item.text if item.replaces else text + item.text
                 elif manner.outbox and (name := manner.outbox.put(request, text, item)):
@@ -80,6 +89,10 @@ def _asked(engine: Engine, forced: Side | None) -> Engine:
     if not isinstance(engine, Hybrid):
         raise RequestError("this engine has one side only; ask without choosing one")
     return engine.forced(forced)
+
+
+def _is_far(finish: Finish) -> bool:
+    return finish.route is not None and finish.route.served_by == "cloud"
 
 
 def _keep(writing: Writing, item: Delta | Finish) -> None:

@@ -16,6 +16,7 @@ from offload.hybrid import Consent, Hybrid, HybridOptions
 from offload.leaving import open_cloud, open_door, open_ledger, surroundings
 from offload.messages import Request
 from offload.pair import EDGE_MODEL
+from offload.permission import LivePermission
 from offload.places import Places
 from offload.policy.aims import parse_aim
 from offload.policy.dispatch import Prices
@@ -127,7 +128,7 @@ def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptio
         prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
         exploration=wish.exploration,
         handover="continue" if wish.handover == "continue" else "replace",
-        offline=choice.offline or wish.offline,
+        offline=choice.offline,
         forced=choice.forced or (None if rule else "edge"),
     )
 
@@ -138,7 +139,14 @@ def open_hybrid(settings: Settings, here: Places, choice: Choice) -> Hybrid:
     edge = open_edge(settings, here, serving=choice.serving, only=choice.only)
     link = None if options.offline else open_cloud(settings, here)
     ledger = open_ledger(settings, here)
-    cloud = None if link is None else open_door(link, settings, ledger, choice.consent)
-    around = surroundings(cloud, settings, ledger, read_strain)
+    allowed = LivePermission(here.config_file)
+    cloud = None
+    if link is not None:
+        cloud = open_door(
+            link, settings, here, ledger=ledger, consent=choice.consent, allowed=allowed
+        )
+    around = surroundings(cloud, settings, ledger, read_strain, allowed)
     rest: dict[str, Any] = {} if choice.consent is None else {"consent": choice.consent}
-    return Hybrid(edge, cloud, options=options, recorder=ledger, surroundings=around, **rest)
+    return Hybrid(
+        edge, cloud, options=options, recorder=ledger, surroundings=around, allowed=allowed, **rest
+    )

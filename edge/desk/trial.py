@@ -17,6 +17,7 @@ from rich.table import Table
 from backbone.showing import echo_json, printable
 from edge.desk.near import Choice, open_hybrid
 from edge.desk.terminal import Reader
+from offload.consenting import OnceForAll
 from offload.engine import Engine
 from offload.errors import LinkError, RequestError, SettingsError
 from offload.hybrid import Hybrid
@@ -76,7 +77,7 @@ async def _trial(questions: Sequence[Question], model: str | None, console: Cons
     here, settings = places(), load(places().config_file)
     if model is not None:
         settings = replace(settings, edge=replace(settings.edge, model=model))
-    hybrid = open_hybrid(settings, here, Choice())
+    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these questions")))
     cloud = hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:

@@ -9,7 +9,7 @@ import msgspec
 import psutil
 
 from edge.desk.conversation import State
-from offload.messages import Finish
+from offload.messages import Finish, Privacy
 
 
 class Writing:
@@ -26,6 +26,10 @@ class Writing:
             f"UPDATE turn SET content = {before} || ?, source = ? WHERE id = ?",
             (text, source, self.turn),
         )
+
+    def classify(self, privacy: Privacy) -> None:
+        """Say of which class the answer is, where it turns out to be another."""
+        self._db.execute("UPDATE turn SET privacy = ? WHERE id = ?", (privacy.value, self.turn))
 
     def wait(self, name: str) -> None:
         """Say by which name of the outbox a better answer may come."""

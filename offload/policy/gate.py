@@ -11,6 +11,7 @@ from typing import Literal
 
 from offload.ledger.entries import Spent
 from offload.messages import Privacy, Request
+from offload.privacy.parts import class_of, holds_private, part_that_leaves
 from offload.privacy.texts import texts_of
 
 Choice = Literal["edge", "cloud", "open"]
@@ -53,6 +54,7 @@ class Standing:
     on_battery: bool = False
     hot: bool = False
     short_of_memory: bool = False
+    keeps_whole: bool = False  # a conversation with turns that must not leave
 
     @property
     def strain(self) -> str | None:
@@ -76,7 +78,7 @@ class Verdict:
 
 def gate(request: Request, standing: Standing) -> Verdict:
     """Return who may answer this request; what keeps text on the device always wins."""
-    kept = _kept_near(request, standing)
+    kept = kept_near(request, standing)
     if kept is not None:
         return Verdict(choice="edge", reason=kept)
     must_ask = request.privacy is Privacy.ASK
@@ -87,10 +89,12 @@ def gate(request: Request, standing: Standing) -> Verdict:
     return Verdict(choice="open", reason="confident", must_ask=must_ask)
 
 
-def _kept_near(request: Request, standing: Standing) -> str | None:
+def kept_near(request: Request, standing: Standing) -> str | None:
     """Return why nothing of this request may leave, or None where it may."""
-    if request.privacy is Privacy.LOCAL_ONLY:
+    if class_of(request) is Privacy.LOCAL_ONLY:
         return "local_only"
+    if standing.keeps_whole and holds_private(request):
+        return "private_turns"
     if request.prompt_token_ids:
         return "token_ids"  # another model reads other words in them, and no rule can search them
     if request.suffix:
@@ -107,7 +111,8 @@ def _kept_near(request: Request, standing: Standing) -> str | None:
     # Who insists on the cloud is told by its own error why it cannot be reached.
     if not standing.reachable and standing.forced != "cloud":
         return "unreachable"
-    num_bytes = sum(len(text.encode()) for text in texts_of(request))
+    leaves, _ = part_that_leaves(request)
+    num_bytes = sum(len(text.encode()) for text in texts_of(leaves))
     allowed = request.budget.max_bytes_sent
     if allowed is not None and num_bytes > allowed:
         return "over_budget"

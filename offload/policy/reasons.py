@@ -11,6 +11,7 @@ REASONS = {
     "forced_cloud": "you asked for the far model",
     "offline": "you are offline, so it was answered near",
     "local_only": "this text must not leave the device, so it was answered near",
+    "private_turns": "the conversation holds turns that must not leave, so it was answered near",
     "token_ids": "token ids are the near model's own and cannot be searched, so it answered",
     "fill_in": "the text between two others is filled in near",
     "not_allowed": "you did not allow this text to leave, so it was answered near",

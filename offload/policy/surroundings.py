@@ -34,12 +34,12 @@ class Surroundings:
         cloud: Engine | None,
         *,
         ledger: Ledger | None = None,
-        limits: DayLimits | None = None,
+        limits: Callable[[], DayLimits] = DayLimits,
         strain: Callable[[], Strained] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cloud, self._ledger = cloud, ledger
-        self._limits = limits or DayLimits()
+        self._limits = limits
         self._read_strain, self._clock = strain, clock
         self._strain: Strained | None = None
         self._read_at_s = -_READ_STRAIN_EVERY_S
@@ -47,10 +47,11 @@ class Surroundings:
     def __call__(self) -> Standing:
         """Return the standing; `strain` not given means that the device is never spared."""
         cloud, strain = self._cloud, self._strain_now()
-        limited = self._ledger is not None and self._limits != DayLimits()
+        limits = self._limits()
+        limited = self._ledger is not None and limits != DayLimits()
         return Standing(
             reachable=cloud.standing().healthy if isinstance(cloud, timing.Standing) else True,
-            limits=self._limits,
+            limits=limits,
             spent=self._ledger.spent_today() if limited and self._ledger else Spent(),
             spare=strain is not None,
             on_battery=strain is not None and strain.on_battery,

@@ -21,6 +21,7 @@ from offload.engine import Engine
 from offload.errors import CloudUnreachable, SettingsError
 from offload.places import Places, places
 from offload.settings import Settings
+from offload.settings_file import change_settings
 from tests.edge.desks import TOKEN, Office, office, serving
 from tests.offload.scripted import ScriptedEngine
 
@@ -111,14 +112,14 @@ async def test_consent_is_asked_of_the_page_and_private_closes_the_link() -> Non
     assert 'privacy = "local_only"' in places().config_file.read_text()
 
 
-async def test_nobody_watching_is_a_no() -> None:
+async def test_where_nobody_watches_nothing_is_said() -> None:
     opened = office(forced="cloud")
     talk = opened.store.begin()
     opened.store.ask(talk, "hello")
     from offload.messages import Message, Request
 
     request = Request(messages=(Message(role="user", content="hello"),), session=talk)
-    assert await opened.answers.consent(request) == "no"
+    assert await opened.answers.consent(request) == "nobody"
 
 
 async def test_retrying_replaces_the_answer_on_the_side_that_was_chosen() -> None:
@@ -136,7 +137,7 @@ async def test_retrying_replaces_the_answer_on_the_side_that_was_chosen() -> Non
 async def test_a_fallen_link_is_told_and_answered_near() -> None:
     gone = ScriptedEngine(error=CloudUnreachable("the cloud is gone; try later"))
     opened = office(far=gone, forced="cloud")
-    opened.desk.privacy = type(opened.desk.privacy).CLOUD_OK
+    change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
     async with client(opened) as http:
         _, told = await ask(http, "hello")
         assert told[-1]["finish"]["route"]["served_by"] == "edge"

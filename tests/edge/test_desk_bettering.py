@@ -20,6 +20,7 @@ from offload.hybrid import Hybrid, HybridOptions
 from offload.messages import Delta, Finish, Privacy
 from offload.outbox import Outbox
 from offload.places import places
+from offload.settings_file import change_settings
 from tests.edge.desks import TOKEN, office, serving
 from tests.offload.scripted import ScriptedEngine
 
@@ -154,7 +155,7 @@ async def test_the_assistant_keeps_it_and_tells_the_page(monkeypatch: pytest.Mon
     monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
     cloud = away("better")
     opened = office(far=cloud, forced="cloud")
-    opened.desk.privacy = Privacy.CLOUD_OK
+    change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
     opened.desk.outbox = Outbox(places().outbox, below=1.1)
     headers = {"authorization": f"Bearer {TOKEN}"}
     async with (

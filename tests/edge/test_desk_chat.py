@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,7 @@ from backbone.showing import printable
 from edge.desk.attachments import MAX_BYTES
 from edge.desk.chat import Chat
 from edge.desk.chat_commands import COMMANDS
-from edge.desk.consent import Consent, Reply, chosen_privacy
+from edge.desk.consent import Consent, Reply
 from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner
 from edge.desk.markdown_stream import settled
@@ -23,9 +23,9 @@ from offload.hybrid import Hybrid, HybridOptions
 from offload.link.client import CloudLink
 from offload.messages import Delta, Finish, Privacy, Request
 from offload.outgoing import Door, Outgoing
+from offload.permission import LivePermission
 from offload.places import places
 from offload.policy.rule import Threshold
-from offload.settings_reading import load
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -66,7 +66,8 @@ def hybrid(consent: Consent | None = None, *, near: Sequence[str] = ("near",)) -
     options = HybridOptions(rule=Threshold(min_logprob=-0.1))  # the script is never so sure
     if consent is None:
         return Hybrid(ScriptedEngine(near), cloud, options=options)
-    return Hybrid(ScriptedEngine(near), cloud, options=options, consent=consent)
+    allowed = LivePermission(places().config_file)
+    return Hybrid(ScriptedEngine(near), cloud, options=options, consent=consent, allowed=allowed)
 
 
 def far(engine: object) -> ScriptedEngine:
@@ -80,10 +81,12 @@ async def talk(
     engine: Hybrid | None = None,
     privacy: Privacy = Privacy.CLOUD_OK,
     reply: str = "n",
+    live: Callable[[], Privacy] | None = None,
 ) -> tuple[Chat, ScriptedScreen]:
     screen = ScriptedScreen(*lines, reply=reply)
     manner = Manner(privacy=privacy)
-    chat = Chat(engine or hybrid(), screen, store or Conversations(), manner=manner)
+    kept = store or Conversations()
+    chat = Chat(engine or hybrid(), screen, kept, manner=manner, privacy=live)
     await chat.run()
     return chat, screen
 
@@ -243,9 +246,10 @@ async def test_it_asks_before_a_message_leaves_and_remembers(
 
     here = places()
     engine = hybrid(Consent(ask, here))
-    await talk("one", "two", "/new", "three", engine=engine, privacy=Privacy.ASK)
+    allowed = LivePermission(here.config_file)
+    await talk("one", "two", "/new", "three", engine=engine, live=lambda: allowed().chosen())
     assert (len(questions), len(far(engine).requests)) == (asked, left)
-    remembered = chosen_privacy(load(here.config_file), here)
+    remembered = allowed().chosen()
     wanted = {"always": Privacy.CLOUD_OK, "never": Privacy.LOCAL_ONLY}
     assert remembered is wanted.get(reply, Privacy.ASK)
 

@@ -29,6 +29,7 @@ from offload.link.health import Tempo
 from offload.messages import Confidence, Delta, Finish, Message, ModelCard, Privacy, Request
 from offload.outbox import Outbox
 from offload.outgoing import Door, Outgoing
+from offload.permission import Allowed
 from offload.privacy.findings import KINDS, Rules
 from tests.offload.chaos import Chaos
 from tests.offload.links import serving
@@ -181,7 +182,11 @@ async def _world(home: Path, draw: random.Random) -> AsyncIterator[_World]:
             tempo=Tempo(ping_after_s=0.2, dead_after_s=1.0),
         )
         # Nothing is replaced on the way out: a leak must not hide behind a placeholder.
-        door = Outgoing(link, door=Door(endpoint=tap.endpoint, rules=_ALLOWED), ledger=ledger)
+        door = Outgoing(
+            link,
+            door=Door(endpoint=tap.endpoint, allowed=lambda: Allowed(rules=_ALLOWED)),
+            ledger=ledger,
+        )
         sides: tuple[Literal["cloud"] | None, ...] = (None, "cloud")
         ways: tuple[Literal["replace", "continue"], ...] = ("replace", "continue")
         hybrids = [

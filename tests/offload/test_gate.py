@@ -88,7 +88,9 @@ def test_surroundings_tell_the_link_the_spending_and_the_strain(tmp_path: Path) 
     )
     ledger.leaving(departure)
     cloud = Cloud()
-    around = Surroundings(cloud, ledger=ledger, limits=DayLimits(num_bytes=50), strain=Strain)
+    around = Surroundings(
+        cloud, ledger=ledger, limits=lambda: DayLimits(num_bytes=50), strain=Strain
+    )
     standing = around()
     assert standing.reachable and standing.spent.num_bytes == 42 and standing.spare
     assert gate(ask(), standing).reason == "day_bytes"

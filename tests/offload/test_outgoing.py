@@ -14,6 +14,7 @@ from offload.ledger.ledger import Ledger
 from offload.ledger.reading import open_book
 from offload.messages import Delta, Finish, Message, Privacy, Request, Sampling, Usage
 from offload.outgoing import Door, Outgoing
+from offload.permission import Allowed
 from offload.policy.dispatch import Prices
 from offload.privacy.findings import Kind, Rules
 from tests.offload.scripted import ScriptedEngine
@@ -39,7 +40,9 @@ def ask(text: str, **options: object) -> Request:
 
 
 def door(**options: object) -> Door:
-    return Door(endpoint="tcp://cloud:1", **options)  # type: ignore[arg-type]
+    rules = options.pop("rules", Rules())
+    allowed = Allowed(rules=rules)  # type: ignore[arg-type]
+    return Door(endpoint="tcp://cloud:1", allowed=lambda: allowed, **options)  # type: ignore[arg-type]
 
 
 async def read(outgoing: Outgoing, request: Request) -> tuple[str, Finish]:
@@ -180,7 +183,7 @@ async def test_an_answer_left_early_counts_the_whole_text_as_sent(ledger: Ledger
 
 async def test_a_text_too_long_for_the_cloud_is_the_clouds_failure() -> None:
     cloud = ScriptedEngine(error=ContextLengthError(10, 5))
-    with pytest.raises(LinkError, match="10 tokens"):
+    with pytest.raises(LinkError, match="prompt has 10"):
         await read(Outgoing(cloud, door=door()), ask("hello"))
 
 

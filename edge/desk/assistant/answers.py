@@ -70,9 +70,14 @@ class Answers:
             await self.stop(conversation)
 
     async def consent(self, request: Request) -> Reply:
-        """Ask whoever watches a conversation; nobody watching is a no."""
+        """Ask whoever watches a conversation; where nobody does, it does not leave."""
         going = self._running(request.session or "")
-        return await going.ask(size_of(request)) if going else "no"
+        return await going.ask(size_of(request)) if going else "nobody"
+
+    def refused(self, request: Request) -> None:
+        """Keep what a person did not let go on this device, for good."""
+        if request.session:
+            self._store.keep_here(request.session)
 
     def reply(self, conversation: str, reply: Reply) -> None:
         """Hand on what a person said when asked."""

@@ -29,7 +29,7 @@ from edge.desk.conversations import Conversations
 from edge.desk.dialogue import Manner
 from edge.desk.export import export
 from offload.errors import RequestError
-from offload.messages import Sampling, Side
+from offload.messages import Privacy, Sampling, Side
 
 PAGE = Path(__file__).parent / "page"
 MAX_TOKENS = 1024
@@ -38,10 +38,14 @@ T = TypeVar("T")
 
 
 class Ask(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A question; `side` None leaves it to the policy. An empty text answers the last one anew."""
+    """A question; `side` None leaves it to the policy. An empty text answers the last one anew.
+
+    `private` keeps it here whatever the settings say by now: it was written while they said so.
+    """
 
     text: str = ""
     side: Side | None = None
+    private: bool = False
 
 
 class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,7 +139,7 @@ class _Api:
         return _json([{"heading": each, "excerpt": ""} for each in self._store.headings()])
 
     async def begin(self, _: Request) -> Response:
-        return _json({"id": self._store.begin()})
+        return _json({"id": self._store.begin(privacy=self._desk.privacy)})
 
     async def read(self, request: Request) -> Response:
         whole = self._store.read(_id(request))
@@ -167,7 +171,8 @@ class _Api:
     def _begin_answer(self, conversation: str, asked: Ask) -> None:
         self._answers.require_idle(conversation)
         if asked.text.strip():
-            self._store.ask(conversation, asked.text.strip())
+            privacy = Privacy.LOCAL_ONLY if asked.private else self._desk.privacy
+            self._store.ask(conversation, asked.text.strip(), privacy)
         elif self._store.unanswer(conversation) is None:
             raise RequestError("there is nothing to answer again; ask something first")
         manner = Manner(privacy=self._desk.privacy, sampling=Sampling(max_tokens=MAX_TOKENS))
@@ -185,10 +190,11 @@ class _Api:
     async def undo(self, request: Request) -> Response:
         """Take back the last question and its answer."""
         self._answers.require_idle(_id(request))
+        private = self._store.stays(_id(request))
         question = self._store.undo(_id(request))
         if question is None:
             raise RequestError("there is nothing to take back; ask something first")
-        return _json({"question": question})
+        return _json({"question": question, "private": private})
 
     async def stop(self, request: Request) -> Response:
         await self._answers.stop(_id(request))

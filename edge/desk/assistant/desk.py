@@ -10,17 +10,18 @@ from typing import Any
 import msgspec
 
 from edge.desk.assistant.current import Current
-from edge.desk.consent import Consent, Question, chosen_privacy
+from edge.desk.consent import Consent, Question
 from edge.desk.conversations import Conversations
 from edge.desk.forgetting import forget
 from edge.desk.models import find_model, list_models
 from edge.desk.near import Choice, open_hybrid
 from edge.desk.status import LinkState, link, link_state, memory_bytes
 from offload.engine import Engine
-from offload.errors import RequestError
-from offload.messages import ModelCard, Privacy
+from offload.errors import RequestError, SettingsError
+from offload.messages import ModelCard, Privacy, Request
 from offload.outbox import Outbox
 from offload.pair import EDGE_MODEL
+from offload.permission import LivePermission
 from offload.places import Places
 from offload.settings import EdgeSettings, Settings
 from offload.settings_file import change_settings
@@ -67,6 +68,7 @@ class Desk:
         offline: bool = False,
         serving: bool = False,
         open_engine: Open = open_hybrid,
+        refused: Callable[[Request], None] = lambda _: None,
     ) -> None:
         self.settings = settings
         self._here = here
@@ -74,23 +76,23 @@ class Desk:
         self._offline = offline
         self._serving = serving  # programs ask too, many at once
         self._open = open_engine
+        self._refused = refused
         self.outbox = Outbox(here.outbox)
         self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
-        self.privacy = chosen_privacy(settings, here)
+        self._allowed = LivePermission(here.config_file)
         self.engine = self._make()
         self.current = Current(lambda: self.engine)
 
     def _make(self) -> Engine:
         offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
-        consent = Consent(self._ask_and_note, self._here)
+        consent = Consent(self._ask, self._here, refused=self._refused)
         choice = Choice(offline=offline, consent=consent, serving=self._serving)
         return self._open(self.settings, self._here, choice)
 
-    async def _ask_and_note(self, request: Any) -> Any:
-        reply = await self._ask(request)
-        if reply in ("always", "never"):
-            self.privacy = Privacy.CLOUD_OK if reply == "always" else Privacy.LOCAL_ONLY
-        return reply
+    @property
+    def privacy(self) -> Privacy:
+        """The class of what is written here, as the settings say now."""
+        return self._allowed().chosen()
 
     def standing(self) -> Standing:
         """Return what the page shows."""
@@ -118,15 +120,18 @@ class Desk:
         """
         wanted = replace(self.settings, edge=_edge(self.settings.edge, change))
         find_model(wanted.edge.model, self._here.models)  # before the old engine is let go
-        before = self.settings, self.privacy
-        self.settings = wanted
+        before, before_private = self.settings, self.privacy
         if change.private is not None:
-            self.privacy = Privacy.LOCAL_ONLY if change.private else Privacy.ASK
+            # First of all: where it is on, nothing leaves while the rest is done.
+            self._keep_privacy(Privacy.LOCAL_ONLY if change.private else Privacy.ASK)
+        self.settings = wanted
         try:
             await self._renew()
             self._keep(change)
         except BaseException:  # whatever it was: without its engine the page could do nothing more
-            self.settings, self.privacy = before
+            self.settings = before
+            if change.private is not None:
+                self._keep_privacy(before_private)
             await self._renew()
             raise
 
@@ -139,9 +144,14 @@ class Desk:
         said = {name: value for name, value in _edge_values(change).items() if value is not None}
         if said:
             change_settings(self._here.config_file, "edge", said)
-        if change.private is not None:
-            kept = {"privacy": self.privacy.value}
-            change_settings(self._here.config_file, "policy", kept)
+
+    def _keep_privacy(self, privacy: Privacy) -> None:
+        change_settings(self._here.config_file, "policy", {"privacy": privacy.value})
+        if self.privacy is not privacy:
+            raise SettingsError(
+                f"NEARFAR_POLICY_PRIVACY says {self.privacy.value}, and goes before what is chosen "
+                "here; start the assistant without it"
+            )
 
     async def forget(self, conversation: str, store: Conversations) -> None:
         """Delete a conversation everywhere on this device."""

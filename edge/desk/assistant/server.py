@@ -114,6 +114,7 @@ class PageServer:
             self._wish.settings(),
             self._here,
             ask=answers.consent,
+            refused=answers.refused,
             offline=self._wish.offline,
             serving=self._beside is not None,
         )

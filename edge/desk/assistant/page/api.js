@@ -52,7 +52,8 @@ export const begin = () => json("conversations", { method: "POST", body: {} });
 export const read = (id) => json(at(id));
 export const rename = (id, title) => json(at(id), { method: "PATCH", body: { title } });
 export const remove = (id) => json(at(id), { method: "DELETE" });
-export const ask = (id, text, side = null) => json(`${at(id)}/ask`, { method: "POST", body: { text, side } });
+export const ask = (id, text, side = null, stays = false) =>
+  json(`${at(id)}/ask`, { method: "POST", body: { text, side, private: stays } });
 export const takeBack = (id) => json(`${at(id)}/undo`, { method: "POST", body: {} });
 export const stop = (id) => json(`${at(id)}/stop`, { method: "POST", body: {} });
 export const consent = (id, reply) => json(`${at(id)}/consent`, { method: "POST", body: { reply } });

@@ -63,6 +63,7 @@ function stand(now) {
   standing = now;
   thread.stand(now);
   $("private").setAttribute("aria-checked", String(now.private));
+  composer.stand(now);
   composer.setBusy(composer.busy);
   drawStatus($("status"), now, last);
 }
@@ -140,18 +141,18 @@ async function hope(id) {
   if (may) hoping = setTimeout(() => hope(id), BETTER_MS);
 }
 
-/** Ask a new question, or with null the last one again; `by` chooses a side. */
-async function send(text, by = null) {
+/** Ask a new question, or with null the last one again; `by` chooses a side, `stays` keeps it here. */
+async function send(text, by = null, stays = false) {
   if (composer.busy) return;
   composer.setBusy(true);
   const asked = await act(async () => {
     current ??= (await api.begin()).id;
-    await api.ask(current, text ?? "", by);
+    await api.ask(current, text ?? "", by, stays);
     return true;
   });
   if (!asked) {
     composer.setBusy(false);
-    if (text) composer.restore(text);
+    if (text) composer.restore(text, stays);
     return;
   }
   place.keep(current);
@@ -164,10 +165,11 @@ async function send(text, by = null) {
 
 /** Take the last question back into the box, to be asked in other words. */
 async function edit(text) {
-  if (composer.busy || !(await act(() => api.takeBack(current)))) return;
+  const back = composer.busy ? null : await act(() => api.takeBack(current));
+  if (!back) return;
   place.tell(current);
   await open(current);
-  composer.put(text);
+  composer.put(text, back.private);
 }
 
 async function follow(id) {

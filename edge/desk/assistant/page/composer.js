@@ -4,6 +4,7 @@ import { t } from "./words.js";
 
 const MOST_BYTES = 1_000_000;
 const DRAFT = "nearfar-draft";
+const STAYS = "nearfar-draft-stays";
 
 export class Composer {
   constructor({ send, stop, fail }) {
@@ -16,6 +17,8 @@ export class Composer {
     this.busy = false;
     this.actions = { send, stop, fail };
     this.box.value = sessionStorage.getItem(DRAFT) ?? "";
+    this.stays = sessionStorage.getItem(STAYS) === "true";
+    this.isPrivate = false;
     this.listen();
     this.grow();
   }
@@ -46,21 +49,29 @@ export class Composer {
     const text = this.box.value.trim();
     if (!text) return;
     const files = this.files.map(({ name, content }) => fenced(name, content));
+    const stays = this.stays;
     this.box.value = "";
     this.files = [];
     this.showFiles();
     this.grow();
-    this.actions.send([...files, text].join("\n\n"));
+    this.actions.send([...files, text].join("\n\n"), null, stays);
   }
 
   /** Give a question back that could not be sent. */
-  restore(text) {
-    if (!this.box.value) this.put(text);
+  restore(text, stays) {
+    if (!this.box.value) this.put(text, stays);
+  }
+
+  /** What is written while nothing may leave stays here, also once it is sent later. */
+  stand({ private: isPrivate }) {
+    this.isPrivate = isPrivate;
+    this.grow();
   }
 
   /** Put a text into the box, to be changed and sent. */
-  put(text) {
+  put(text, stays = false) {
     this.box.value = text;
+    this.stays ||= stays;
     this.grow();
     this.box.focus();
   }
@@ -81,7 +92,9 @@ export class Composer {
   grow() {
     this.box.style.height = "auto";
     this.box.style.height = `${Math.min(this.box.scrollHeight, innerHeight * 0.4)}px`;
+    this.stays = (this.stays || this.isPrivate) && Boolean(this.box.value || this.files.length);
     sessionStorage.setItem(DRAFT, this.box.value); // a reload loses nothing that was typed
+    sessionStorage.setItem(STAYS, String(this.stays));
     this.ready();
   }
 

@@ -95,7 +95,6 @@ def _message(role: Role, content: str, privacy: Privacy) -> Message:
     return Message(role=role, content=answer, reasoning=thought, stays=stays)
 
 
-
 def heading_of(row: sqlite3.Row) -> Heading:
     """Return the heading in a row of HEADINGS."""
     names = ("id", "title", "created_at", "changed_at", "num_turns")

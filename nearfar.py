@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import os
+import signal
 import sys
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -163,6 +164,7 @@ def _serve_page(wish: Ask, options: ServeOptions, *, as_json: bool) -> None:
 def main() -> None:
     """Run the command; whatever stops it becomes one line and status 1, or 2 for wrong usage."""
     _suit_the_system()
+    _end_as_by_ctrl_c()
     try:
         app()
     except WrongUsage as error:
@@ -187,6 +189,21 @@ def main() -> None:
             f"this is a fault of nearfar itself ({type(error).__name__}: {cause(error)}); "
             "set NEARFAR_TRACE=1 to see where, and report that"
         )
+
+
+def _end_as_by_ctrl_c() -> None:
+    """Let the signals of service managers and closed terminals unwind the command, too.
+
+    What it has begun to write is then removed, as after Ctrl-C; what is ignored (nohup) stays so.
+    """
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, leave)
 
 
 def _spelt(error: UnicodeError) -> str:

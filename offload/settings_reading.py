@@ -6,6 +6,8 @@ A variable is named after its section and field: cloud.url is NEARFAR_CLOUD_URL.
 from __future__ import annotations
 
 import difflib
+import functools
+import logging
 import os
 import re
 import sys
@@ -18,6 +20,8 @@ from backbone.causes import cause
 from offload.errors import SettingsError
 from offload.messages import Privacy
 from offload.settings import Settings
+
+_log = logging.getLogger(__name__)
 
 PREFIX = "NEARFAR_"
 # Where things are kept, whole traces of faults, and one of the project's own scripts.
@@ -55,7 +59,10 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def read_variables(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return what the variables say, by section and name. Raises SettingsError."""
+    """Return what the variables say, by section and name.
+
+    One that is no setting may be another program's: it is told once, with the nearest, and left.
+    """
     found: dict[str, dict[str, str]] = {}
     for variable in environment:
         if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
@@ -63,13 +70,23 @@ def read_variables(environment: Mapping[str, str]) -> dict[str, dict[str, str]]:
         section, _, name = variable.removeprefix(PREFIX).lower().partition("_")
         if _KUBERNETES.search(variable) and name not in _names(section):
             continue
-        if not name:
-            raise SettingsError(
-                f"unknown variable {variable}; {_meant(variable, OTHER_VARIABLES)}, "
-                "and settings are NEARFAR_SECTION_NAME"
-            )
+        if name not in _names(section):
+            _warn_of(variable)
+            continue
         found.setdefault(section, {})[name] = environment[variable]
     return found
+
+
+@functools.cache
+def _warn_of(variable: str) -> None:
+    known = [
+        f"{PREFIX}{section.name}_{name}".upper()
+        for section in fields(Settings)
+        for name in _names(section.name)
+    ]
+    near = difflib.get_close_matches(variable, [*known, *OTHER_VARIABLES], n=1)
+    meant = f"did you mean {near[0]}?" if near else "settings are NEARFAR_SECTION_NAME"
+    _log.warning("nearfar: the variable %s is no setting and is left; %s", variable, meant)
 
 
 def _names(section: str) -> list[str]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError, NearfarError
+from backbone.scratch import scratch_file
 from backbone.sizes import readable
 from quantize.gguf_writer import Checkpoint, Progress, open_checkpoint, write_plain
 from quantize.llama_quantizer import PLAIN_KINDS, file_type, requantize
@@ -85,7 +85,7 @@ def convert(
     )
     source, target = Path(source), Path(target)
     check_target(source, target)
-    with temporary(target, "part") as part:
+    with scratch_file(target, "part") as part:
         if source.is_dir():
             notes = _from_folder(open_checkpoint(source), part, options, progress)
         else:
@@ -114,7 +114,7 @@ def _from_folder(
         return checkpoint.notes
     # Both files exist at once for a moment; no quantized type takes more than nine bits.
     check_space(part, weights * _PLAIN_BYTES[native] + weights * 9 // 8)
-    with temporary(part, native) as plain:
+    with scratch_file(part, native) as plain:
         write_plain(checkpoint, plain, kind=native, progress=progress)
         _quantize(plain, part, options)
     return checkpoint.notes
@@ -165,13 +165,3 @@ def check_space(path: Path, num_bytes: int) -> None:
             f"writing needs {readable(needed)} in {path.parent} but {readable(free)} are "
             "free; free some space or write to another disk"
         )
-
-
-@contextmanager
-def temporary(beside: Path, suffix: str) -> Iterator[Path]:
-    """Yield a name next to a file; whatever is left under it at the end is removed."""
-    path = beside.with_name(f".{beside.name}.{os.getpid()}.{suffix}")
-    try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from backbone.causes import cause
 from backbone.errors import CheckpointError
+from backbone.scratch import scratch_file
 from quantize.gguf_package import require_gguf
 
 _SUM, _COUNT = ".in_sum2", ".counts"
@@ -33,15 +34,12 @@ class Importance:
 
     def save(self, path: Path) -> None:
         """Write llama.cpp's format: `.dat` the older one, anything else GGUF."""
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
+        with scratch_file(path, "part") as part:
             if path.suffix == ".dat":
                 part.write_bytes(self._legacy())
             else:
                 self._write_gguf(part)
             os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
 
     def _legacy(self) -> bytes:
         # Values are kept times the number of calls; readers divide by it again.

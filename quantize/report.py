@@ -6,13 +6,14 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import NearfarError
+from backbone.scratch import scratch_folder
 from backbone.sizes import readable
 from backbone.tokenizer import Tokenizer
 from quantize.answers import control_ids
@@ -146,8 +147,9 @@ class ReferenceLogits:
     def __init__(
         self, reference: Path, windows: list[list[int]], vocab_size: int, options: ReportOptions
     ) -> None:
-        self._folder = tempfile.mkdtemp(prefix="nearfar-report-")
-        self._file = str(Path(self._folder) / "reference.f32")
+        self._stack = ExitStack()
+        self._folder = self._stack.enter_context(scratch_folder("report"))
+        self._file = str(self._folder / "reference.f32")
         self._task = _task(reference, windows, vocab_size, self._file, options, write=True)
 
     def __enter__(self) -> tuple[str, Verdict]:
@@ -155,11 +157,11 @@ class ReferenceLogits:
             self._check_space()
             return self._file, judge(self._task)
         except BaseException:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._stack.close()
             raise
 
     def __exit__(self, *exception: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._stack.close()
 
     def _check_space(self) -> None:
         task = self._task

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from backbone.causes import cause
 from backbone.checkpoint import fingerprint
 from backbone.errors import NearfarError
+from backbone.scratch import scratch_folder
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
 from quantize.calibration import CalibrationOptions
 from quantize.calibration_text import default_text
@@ -97,8 +97,8 @@ def measure_sensitivity(
     names = {gguf_name(architecture, _in_folder(n)) or n: n for n in shapes}
     columns = {gguf: shapes[name][1] for gguf, name in names.items()}
     for done, kind in enumerate(options.types):
-        with tempfile.TemporaryDirectory(prefix="nearfar-plan-") as folder:
-            file = _all_in(source, Path(folder) / "m.gguf", kind, columns, importance)
+        with scratch_folder("plan") as folder:
+            file = _all_in(source, folder / "m.gguf", kind, columns, importance)
             found.note_file(file, kind, set(names))
             for number, (name, values) in enumerate(_matrices(file, kind)):
                 original = as_in_checkpoint(architecture, config, name, values)

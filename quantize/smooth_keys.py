@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
-from quantize.gguf import check_space, check_target, temporary
+from backbone.scratch import scratch_file
+from quantize.gguf import check_space, check_target
 from quantize.stored_gguf import open_gguf
 
 FLOOR = 2.0  # pairs below this norm are left alone; larger ones are brought down to it
@@ -77,7 +78,7 @@ def smooth_keys(source: Path, target: Path) -> Smoothed:
     check_target(source, target)
     open_gguf(source)
     check_space(target, source.stat().st_size)
-    with temporary(target, "part") as part:
+    with scratch_file(target, "part") as part:
         _copy_marked(source, part)
         done = _smooth_file(part, source)
         os.replace(part, target)

@@ -10,7 +10,7 @@ from offload.errors import SettingsError
 from offload.messages import Privacy
 from offload.places import places
 from offload.settings import Settings
-from offload.settings_reading import load
+from offload.settings_reading import _warn_of, load
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -82,9 +82,18 @@ def test_a_mistake_is_named_with_what_is_allowed(tmp_path: Path, text: str, word
 
 
 @pytest.mark.parametrize("name", ["NEARFAR_EGDE_MODEL", "NEARFAR_EDGE_MODLE", "NEARFAR_HOM"])
-def test_a_misspelt_variable_is_refused_with_what_was_meant(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SettingsError, match="did you mean"):
-        load(tmp_path / "none", {name: "x"})
+def test_a_variable_that_is_no_setting_is_told_once_and_stops_nothing(
+    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_of.cache_clear()
+    for _ in range(3):
+        assert load(tmp_path / "none", {name: "x"}) == Settings()
+    assert [each.message.count("did you mean") for each in caplog.records] == [1]
+
+
+def test_a_wrong_value_of_a_variable_is_still_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"edge\.window is 'x'"):
+        load(tmp_path / "none", {"NEARFAR_EDGE_WINDOW": "x"})
 
 
 def test_what_kubernetes_sets_beside_a_service_of_ours_is_no_setting(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from backbone.errors import NearfarError
 from backbone.memory import free_memory_bytes
 from backbone.sizes import readable
 from edge.desk.models import ModelEntry, list_models
-from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
+from edge.device.build import build_advice, built_with, cpu_features, has_nvidia, require_cpu
 from edge.device.chosen import Chosen, chosen_settings
 from edge.device.profile import read_profile
 from edge.device.speed import memory_bandwidth, predicted_tokens_per_s
@@ -140,6 +140,10 @@ def _llama_cpp(problems: list[str]) -> tuple[str, bool]:
     except (ImportError, OSError, RuntimeError) as error:
         problems.append(f"llama.cpp cannot be loaded ({cause(error)}); reinstall llama-cpp-python")
         return "missing", False
+    try:
+        require_cpu(_system_info())
+    except NearfarError as error:
+        problems.append(str(error))
     return str(llama_cpp.__version__), bool(llama_cpp.llama_supports_gpu_offload())
 
 

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from edge.device.build import require_cpu
+
 _WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
 _MAX_REASON = 200  # characters
 
@@ -78,6 +80,7 @@ def llama() -> Any:
     """Return the low-level module `llama_cpp.llama_cpp`, with its log turned to `log`."""
     llama_cpp = _low_level()
     llama_cpp.llama_log_set(_keep_callback(llama_cpp), ctypes.c_void_p(0))
+    require_cpu(bytes(llama_cpp.llama_print_system_info()).decode())
     llama_cpp.llama_backend_init()
     return llama_cpp
 

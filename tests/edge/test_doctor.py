@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edge.device.build import build_advice, built_with, cpu_features, has_nvidia
+from backbone.errors import NearfarError
+
+from edge.device.build import build_advice, built_with, cpu_features, has_nvidia, require_cpu
 from edge.device.chosen import chosen_settings
 from edge.device.doctor import _locked, examine
 from edge.device.findings import show
@@ -73,7 +75,7 @@ def test_what_ails_the_device_but_stops_nothing_is_no_failure(
         ("NEARFAR_EDGE_MODEL", "nosuch", "there is no model 'nosuch'"),
         ("NEARFAR_EDGE_KV_CACHE_DTYPE", "q9", "kv_cache_dtype is 'q9'"),
         ("NEARFAR_EDGE_NUM_THREADS", "many", "a whole number"),
-        ("NEARFAR_EDGE_MODLE", "x", "did you mean model?"),
+        ("NEARFAR_EDGE_WINDOW", "x", "edge.window is 'x'"),
     ],
 )
 def test_what_stops_every_answer_is_a_failure(
@@ -139,3 +141,30 @@ def test_settings_that_cannot_be_read_are_said_once_and_choose_nothing() -> None
     file.write_text("[edge")
     report = examine()
     assert len(report.stops) == 1 and report.chosen == []
+
+
+INFO = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | LTO = 1"
+    "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | LLAMAFILE = 1"
+)
+
+
+@pytest.mark.parametrize(
+    ("flags", "lacking"),
+    [
+        ("pni ssse3 avx avx2 avx512f avx512_vnni", None),
+        ("pni ssse3 avx avx2", "AVX512, AVX512_VNNI"),
+        ("pni ssse3", "AVX, AVX2, AVX512, AVX512_VNNI"),
+        (None, None),
+    ],
+)
+def test_a_build_for_another_cpu_is_told_before_it_dies_of_it(
+    tmp_path: Path, flags: str | None, lacking: str | None
+) -> None:
+    if flags is not None:
+        (tmp_path / "proc").mkdir()
+        (tmp_path / "proc/cpuinfo").write_text(f"flags\t\t: fpu {flags}\n")
+    if lacking is None:
+        require_cpu(INFO, tmp_path)
+        return
+    with pytest.raises(NearfarError, match=f"with {lacking}, which this one has not; .*NATIVE=off"):
+        require_cpu(INFO, tmp_path)

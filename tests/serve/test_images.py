@@ -69,3 +69,11 @@ def test_nothing_that_the_package_is_made_of_is_left_out() -> None:
     packages = {name.rstrip("*") for name in tool["setuptools"]["packages"]["find"]["include"]}
     needed = packages | {"pyproject.toml", "README.md", "nearfar.py"}
     assert not needed & set(ignored()) and all((ROOT / name).exists() for name in needed)
+
+
+@every_image
+def test_llama_cpp_is_built_for_any_cpu_of_its_kind(path: Path) -> None:
+    if path.suffix == ".jetson":
+        pytest.skip("a Jetson's image is built on it, and all Jetsons of a kind have one CPU")
+    flags = [rest for word, rest in steps(path) if word == "ENV" and rest.startswith("CMAKE_ARGS=")]
+    assert len(flags) == 1 and "-DGGML_NATIVE=off" in flags[0]

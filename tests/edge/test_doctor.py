@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import NearfarError
-
 from edge.device.build import build_advice, built_with, cpu_features, has_nvidia, require_cpu
 from edge.device.chosen import chosen_settings
 from edge.device.doctor import _locked, examine
@@ -144,8 +143,6 @@ def test_settings_that_cannot_be_read_are_said_once_and_choose_nothing() -> None
 
 
 INFO = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | LTO = 1"
-    "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | LLAMAFILE = 1"
-)
 
 
 @pytest.mark.parametrize(

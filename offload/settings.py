@@ -30,7 +30,7 @@ _EDGE_BOUNDS = {
     "num_gpu_layers": (-1, 10_000),
     "num_sinks": (0, 1024),
     "max_num_seqs": (0, 256),
-    "max_draft_tokens": (0, 64),
+    "max_draft_tokens": (-1, 64),
     "max_model_len": (0, MAX_TOKENS),
     "session_budget_mb": (0, 1 << 30),
 }
@@ -59,7 +59,7 @@ class EdgeSettings:
     window: int = -1  # newest tokens kept when the context is full; -1: all that fit, 0: refuse
     num_sinks: int = 4  # first tokens that are kept with them
     max_num_seqs: int = 0  # answers written at once; 0: four for `nearfar serve`, else one
-    max_draft_tokens: int = 0  # guessed from earlier text and verified in one step; 0: off
+    max_draft_tokens: int = -1  # guessed from earlier text at once; 0: off, -1: what pays, of GGUF
     draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none
     lora: str = ""  # adapters of a GGUF model, FILE or FILE:SCALE, with commas between them
     keep_sessions: bool = True  # keys and values of conversations, on disk until the next start

@@ -64,7 +64,7 @@ def llama_options(
 ) -> LlamaOptions:
     """Return how llama.cpp runs a GGUF file under these settings."""
     from edge.llama.adapters import parse_adapters
-    from edge.llama.options import LlamaOptions
+    from edge.llama.options import MOST_DRAFTED, LlamaOptions
 
     chosen = settings.edge
     return LlamaOptions(
@@ -76,7 +76,7 @@ def llama_options(
         window=None if chosen.window < 0 else chosen.window,
         num_sinks=chosen.num_sinks,
         max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
-        max_draft_tokens=chosen.max_draft_tokens,
+        max_draft_tokens=MOST_DRAFTED if chosen.max_draft_tokens < 0 else chosen.max_draft_tokens,
         draft_model=find_gguf(chosen.draft_model, here.models) if chosen.draft_model else None,
         adapters=parse_adapters(chosen.lora),
         session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
@@ -110,7 +110,7 @@ def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool)
         window=None if chosen.window < 0 else chosen.window,
         num_sinks=chosen.num_sinks,
         max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
-        max_draft_tokens=chosen.max_draft_tokens,
+        max_draft_tokens=max(0, chosen.max_draft_tokens),
         session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
         session_budget_bytes=chosen.session_budget_mb << 20,
     )

@@ -99,10 +99,12 @@ async def measure_speed(
     """
     watch, side = Disturbance(), Side()
     edge = settings.edge
-    if not edge.draft_model and not edge.max_draft_tokens:
-        card = await _run(settings, here, side, answer_tokens, _Numbers(prompt_tokens))
+    plain = replace(edge, draft_model="", max_draft_tokens=0)
+    if not edge.draft_model and edge.max_draft_tokens <= 0:
+        bare = replace(settings, edge=plain)
+        card = await _run(bare, here, side, answer_tokens, _Numbers(prompt_tokens))
         return _report(card, side, watch, spread(side.rates()))
-    without, plain = Side(), replace(edge, draft_model="", max_draft_tokens=0)
+    without = Side()
     rounds: list[float] = []
     for _ in range(ROUNDS):
         await _run(replace(settings, edge=plain), here, without, answer_tokens, _question)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +21,15 @@ from edge.llama.options import LlamaOptions
 from edge.llama.placement import place
 from edge.llama.plan import asked_len, bound_compute_bytes, plan
 from edge.llama.shape import CacheShape
+from edge.llama.step_times import KNOWN_STEPS
 from edge.llama.window import Pins, Window
 from offload.errors import SettingsError
 
 LONGEST = 4096  # tokens that a draft is written from; what is further back helps it little
 MAX_PADDING = 128  # tokens that one vocabulary may have more than the other; as in llama.cpp
 DRAFT_TOKENS = 8  # at once, where the options do not say
+TIMED_DRAFT = 4  # tokens whose check is timed at the start
+_log = logging.getLogger("nearfar.draft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +126,22 @@ class DraftModel:
         self._reader = Reader(cache, model.vocabulary)
         self._max_draft = options.max_draft_tokens or DRAFT_TOKENS
 
+    def time_steps(self, model: Context) -> None:
+        """Time a few steps of the model that verifies and of this one, and warn where guesses
+        cannot pay: nothing is then read for them, and nothing guessed, until that changes.
+        """
+        worth = self._reader.worth
+        for size in (1,) * (KNOWN_STEPS + 1) + (TIMED_DRAFT + 1,):
+            worth.times.add(size, _timed(model, size))
+        self._reader.guessed(1, min(_timed(self.context, 1) for _ in range(KNOWN_STEPS)))
+        if not self._reader.can_pay():
+            _log.warning(
+                "the draft model cannot make this model quicker here: a guess takes %.2f of a step "
+                "and its check %.2f; leave draft_model out, or choose one a tenth as large",
+                self._reader.step,
+                worth.times.ratio(2) - 1,
+            )
+
     def begin(
         self, prompt: Sequence[int], pins: Pins, *, num_tokens: int, owner: object = None
     ) -> ModelDrafter:
@@ -144,6 +165,15 @@ class DraftModel:
     def close(self) -> None:
         """Free the model; a second call does nothing."""
         self._owned.close()
+
+
+def _timed(context: Context, num_tokens: int) -> float:
+    """Return the seconds of a step in an empty context, which is empty again behind it."""
+    started = time.perf_counter()
+    context.decode([0] * num_tokens, 0, all_logits=True)
+    seconds = time.perf_counter() - started
+    context.clear()
+    return seconds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -54,6 +54,8 @@ class Log:
     def clear(self) -> None:
         """Forget everything, so that what follows belongs to the next call."""
         self._lines.clear()
+        if _callbacks:  # whoever imports the package around the binding takes the log for itself
+            llama().llama_log_set(_callbacks[-1], ctypes.c_void_p(0))
 
     def errors(self) -> list[str]:
         """Return the error lines, oldest first, without the names of llama.cpp's functions."""

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 from backbone.errors import NearfarError
 from edge.llama.cache import KvCache
+from edge.llama.lookup import LEAST_GAIN
+from edge.llama.step_times import MEMORY
 from edge.llama.vocabulary import Vocabulary
 from edge.llama.window import Pins
 from edge.llama.worth import Worth
@@ -28,9 +30,20 @@ class Reader:
         self.cache = cache
         self.vocabulary = vocabulary
         self.worth = Worth()
+        self.step = 0.0  # a guess beside a step of the model that verifies; 0 is not known
         self.lock = threading.Lock()
         self.holder: object = None
         self._owner: object = None
+
+    def can_pay(self) -> bool:
+        """Return whether a guess that is always right would take less time than it saves."""
+        return self.step + self.worth.times.ratio(2) - 1 < 1 / LEAST_GAIN
+
+    def guessed(self, num_tokens: int, seconds: float) -> None:
+        """Note how long guesses took."""
+        if usual := self.worth.times.plain.value():
+            found = seconds / num_tokens / usual
+            self.step = MEMORY * self.step + (1 - MEMORY) * found if self.step else found
 
     def lend(self, holder: object, owner: object) -> None:
         """Let an answer use the cache; what was read for another owner is forgotten first."""
@@ -81,7 +94,8 @@ class ModelDrafter:
     def propose(self, limit: int) -> list[int]:
         """Return at most `limit` tokens that may come next, often none."""
         self._seconds, self._may = 0.0, limit > 0
-        if self._failed or limit <= 0 or not self._reader.worth.wanted():
+        reader = self._reader
+        if self._failed or limit <= 0 or not reader.can_pay() or not reader.worth.wanted():
             return []
         started = time.perf_counter()
         try:
@@ -99,6 +113,8 @@ class ModelDrafter:
         """Learn whether the draft was worth its time."""
         worth = self._reader.worth
         if num_proposed:
+            worth.times.add(num_proposed + 1, seconds)
+            self._reader.guessed(num_proposed, self._seconds)
             worth.drafted(seconds + self._seconds, num_accepted + 1)
         elif self._may:
             worth.plain(seconds)
@@ -109,9 +125,19 @@ class ModelDrafter:
         if (row := self._catch_up()) is None:
             return []
         draft: list[int] = []
-        while (token := self._likeliest(row)) is not None:
+        likely = 1.0  # that all guesses so far are right
+        ratio = self._reader.worth.times.ratio
+        while (found := self._likeliest(row)) is not None:
+            token, probability = found
+            likely *= probability
+            longer = ratio(len(draft) + 2) - ratio(len(draft) + 1)
+            if likely < longer:
+                break
             draft.append(token)
             if len(draft) == limit or self._reader.vocabulary.is_end(token):
+                break
+            # The next guess costs a step of the small model and is right at most as often.
+            if likely < self._reader.step + longer:
                 break
             if not self._cache.append([token], self._pins):
                 break
@@ -146,10 +172,13 @@ class ModelDrafter:
         right = next((place for place, (a, b) in pairs if a != b), len(said))
         self._cache.rollback(len(guessed) - right)
 
-    def _likeliest(self, row: int) -> int | None:
-        """Return the likeliest token, None where it is not likely enough or not in both models."""
+    def _likeliest(self, row: int) -> tuple[int, float] | None:
+        """Return the likeliest token and its probability; None where that is small, or the token
+        not in both models.
+        """
         token, probability = _best(self._cache.logits(row))
-        return token if probability >= LEAST_LIKELY and token < self._num_tokens else None
+        fit = probability >= LEAST_LIKELY and token < self._num_tokens
+        return (token, probability) if fit else None
 
 
 def _best(logits: npt.NDArray[np.float32]) -> tuple[int, float]:

@@ -9,6 +9,8 @@ from edge.llama.adapters import Adapter
 from edge.llama.kv_types import KvTypes
 from offload.errors import SettingsError
 
+MOST_DRAFTED = 15  # tokens: with the one before them, the rows of logits that one step can give
+
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaOptions:
@@ -24,16 +26,16 @@ class LlamaOptions:
     the next one shares. check_memory: refuse what does not fit the free memory, and choose what
     does.
 
-    max_num_seqs: answers written at once; each has a context of its own, and they share steps.
+    max_num_seqs: answers written at once, each in as many tokens of context; they share steps.
 
     window: how many of the newest tokens are kept beside the first `num_sinks` when the context
     is full; None for all that fit, 0 to refuse what does not fit. window_block: how many tokens
     are forgotten at once.
 
-    max_draft_tokens: tokens to guess from earlier text and verify in one step, at most 15; 0
-    guesses none. draft_model: the GGUF of a smaller model with the same vocabulary, which guesses
-    where no earlier text does, `max_draft_tokens` at once or 8 where that is 0. The answer is the
-    same with either, at any temperature.
+    max_draft_tokens: tokens to guess from earlier text and verify in one step, at most 15, as many
+    of them as pay by the clock; 0 guesses none. draft_model: the GGUF of a smaller model with the
+    same vocabulary, which guesses where no earlier text does, `max_draft_tokens` at once or 8 where
+    that is 0. The answer is the same with either, at any temperature.
 
     adapters: LoRA adapters that the model computes with, see adapters.py.
 
@@ -73,7 +75,7 @@ class LlamaOptions:
             _check("window", self.window, 16, 16_777_216)
         _check("num_sinks", self.num_sinks, 0, 1024)
         _check("window_block", self.window_block, 1, 65_536)
-        _check("max_draft_tokens", self.max_draft_tokens, 0, 15)
+        _check("max_draft_tokens", self.max_draft_tokens, 0, MOST_DRAFTED)
         _check("session_budget_bytes", self.session_budget_bytes, 0, 1 << 50)
         self._check_kv()
 

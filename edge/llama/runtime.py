@@ -81,6 +81,8 @@ class LlamaEngine:
                 self._prompts = PromptWriter(self._model)
                 needed = 0 if only is None else self._tokens_for(only)
                 self._context = stack.enter_context(self._make_context(room.free_bytes, needed))
+            if self._draft is not None:
+                self._draft.time_steps(self._context)
             self._seats = Seats(self._make_seats())
             vocabulary = self._model.vocabulary
             self._schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)

@@ -11,40 +11,26 @@ from __future__ import annotations
 import logging
 
 from edge.llama.drafts import Drafter
+from edge.llama.step_times import Rate, StepTimes
 
-MEMORY = 0.9  # weight of what was measured before, at each new measurement
-KNOWN_STEPS = 4  # without drafts, before what one costs is known
 TRIAL_STEPS = 3  # with drafts, before anything is held against them
 SHARE = 0.02  # of the time spent writing that drafts may cost in all
 SAVED = 32.0  # steps that drafts which won may lose again, to read a new prompt for instance
 WORST = 6.0  # steps that one draft is expected to cost at most, whatever the last ones did
+SLEPT = 32.0  # steps above which one was no step: the machine slept in it
 REFRESH = 32  # steps with drafts, after which one without shows what that costs by now
 _log = logging.getLogger("nearfar.draft")
 
 
-class Rate:
-    """Seconds per step, the newest measurements counting most."""
-
-    def __init__(self) -> None:
-        self._seconds = self._weight = 0.0
-        self.count = 0
-
-    def add(self, seconds: float) -> None:
-        """Take one step."""
-        self._seconds = MEMORY * self._seconds + seconds
-        self._weight = MEMORY * self._weight + 1
-        self.count += 1
-
-    def value(self) -> float:
-        """Return it; 0 before the first step."""
-        return self._seconds / self._weight if self._weight else 0.0
-
-
 class Worth:
-    """Lets drafts be tried only as far as what they may lose is paid for."""
+    """Lets drafts be tried only as far as what they may lose is paid for.
 
-    def __init__(self) -> None:
-        self._plain, self._loss = Rate(), Rate()
+    `times` are of the steps that verify; it may be shared with what decides how long drafts are.
+    """
+
+    def __init__(self, times: StepTimes | None = None) -> None:
+        self.times = times or StepTimes()
+        self._loss = Rate()
         self._trials = 0
         self._written_s = 0.0  # what all would have taken without drafts
         self._lost_s = 0.0
@@ -53,28 +39,29 @@ class Worth:
 
     def wanted(self) -> bool:
         """Return whether to draft at this step."""
-        if self._plain.count < KNOWN_STEPS or self._since_plain >= REFRESH:
+        if not self.times.known or self._since_plain >= REFRESH:
             return False
         if self._trials < TRIAL_STEPS:
             return True
-        expected = min(max(0.0, self._loss.value()), WORST * self._plain.value())
+        expected = min(max(0.0, self._loss.value()), WORST * self.times.plain.value())
         pays = self._lost_s + expected <= SHARE * self._written_s
         self._tell(resting=not pays)
         return pays
 
     def plain(self, seconds: float) -> None:
         """Take a step without a draft."""
-        self._plain.add(seconds)
-        self._written_s += seconds
+        self.times.add(1, seconds)
+        self._written_s += min(seconds, SLEPT * self.times.plain.value())
         self._since_plain = 0
 
     def drafted(self, seconds: float, num_tokens: int) -> None:
         """Take a step that was drafted for, drafting included, and the tokens that it gave."""
-        usual = num_tokens * self._plain.value()
+        usual = num_tokens * self.times.plain.value()
         self._trials += 1
         self._since_plain += 1
         self._written_s += usual
-        self._lose(seconds - usual)
+        # A machine that slept meanwhile is no fault of drafts.
+        self._lose(min(seconds - usual, SLEPT * self.times.plain.value()))
 
     def wasted(self, seconds: float) -> None:
         """Take what was spent on a draft that came to nothing, or on reading for the next."""
@@ -82,7 +69,7 @@ class Worth:
 
     def _lose(self, seconds: float) -> None:
         self._loss.add(seconds)
-        self._lost_s = max(self._lost_s + seconds, -SAVED * self._plain.value())
+        self._lost_s = max(self._lost_s + seconds, -SAVED * self.times.plain.value())
 
     def _tell(self, *, resting: bool) -> None:
         if resting and not self._resting:
@@ -110,6 +97,7 @@ class Paying:
     def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Learn how the last draft fared; steps that others share are no measure."""
         if num_proposed:
+            self._worth.times.add(num_proposed + 1, seconds)
             self._worth.drafted(seconds, num_accepted + 1)
         elif self._may:
             self._worth.plain(seconds)

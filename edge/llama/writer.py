@@ -101,7 +101,7 @@ class Writer:
         """
         drafters: list[Drafter] = []
         if self._max_draft_tokens > 0:
-            copied = Lookup(prompt, max_draft=self._max_draft_tokens)
+            copied = Lookup(prompt, max_draft=self._max_draft_tokens, times=self._worth.times)
             drafters.append(Paying(copied, self._worth))
         if self._draft is not None:
             size = self._vocabulary.num_tokens

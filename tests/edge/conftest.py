@@ -107,6 +107,9 @@ def steady_threads() -> Iterator[None]:
 def always_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draft at every step, whatever the clock of the machine says that drafts cost."""
     monkeypatch.setattr("edge.llama.worth.Worth.wanted", lambda self: True)
+    monkeypatch.setattr("edge.llama.step_times.StepTimes.ratio", lambda self, n: 1 + 0.001 * n)
+    monkeypatch.setattr("edge.llama.model_drafter.Reader.can_pay", lambda self: True)
+    monkeypatch.setattr("edge.llama.model_drafter.Reader.guessed", lambda self, n, seconds: None)
 
 
 @pytest.fixture(scope="session")

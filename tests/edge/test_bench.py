@@ -28,7 +28,9 @@ def test_a_fresh_machine_can_be_timed_as_it_is(home: Path) -> None:
     assert report["prompt_tokens"] > 100, "though the embedded model's tokens are short"
 
 
-def test_drafts_are_timed_beside_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drafts_are_timed_beside_none(
+    home: Path, monkeypatch: pytest.MonkeyPatch, always_drafted: None
+) -> None:
     # Blocked or half-precision caches round a step of several tokens otherwise than one of one.
     monkeypatch.setenv("NEARFAR_EDGE_KV_CACHE_DTYPE", "f32")
     report = _run("--draft", "embedded", "--answer-tokens", "16")

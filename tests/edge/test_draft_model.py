@@ -16,7 +16,7 @@ from edge.llama.draft_model import plan_draft
 from edge.llama.drafts import DraftTally, FirstOf
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from edge.llama.worth import Worth
+from edge.llama.step_times import StepTimes
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
@@ -25,10 +25,10 @@ from tests.edge.drafted import engine_of
 
 
 @pytest.fixture
-def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+def eager(monkeypatch: pytest.MonkeyPatch, always_drafted: None) -> None:
     """Draft at every step, however unsure the small model is and whatever the clock says."""
     monkeypatch.setattr(model_drafter, "LEAST_LIKELY", 0.0)
-    monkeypatch.setattr(Worth, "wanted", lambda self: True)
+    monkeypatch.setattr(StepTimes, "ratio", lambda self, num_tokens: 1.0)
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from edge.llama.lookup import Lookup
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
+from edge.llama.step_times import StepTimes
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 
-pytestmark = pytest.mark.usefixtures("always_drafted")
-
 
 def test_proposes_what_followed_the_last_time() -> None:
-    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3], max_draft=8)
+    lookup = Lookup([1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3], max_draft=4)
     assert lookup.propose(10) == [4, 5, 6, 7]
     assert lookup.propose(2) == [4, 5]
     assert lookup.propose(0) == []
@@ -33,18 +32,45 @@ def test_text_without_repetition_is_never_drafted() -> None:
     assert lookup.propose(8) == []
 
 
-def test_good_drafts_grow_and_bad_ones_rest() -> None:
-    lookup = Lookup([1, 2, 3, *range(10, 40), 1, 2, 3], max_draft=12)
-    lookup.judge(4, 4)
-    assert len(lookup.propose(20)) == 8
-    lookup.judge(8, 8)
-    assert len(lookup.propose(20)) == 12
-    lookup.judge(12, 5)
-    assert len(lookup.propose(20)) == 5
-    lookup.judge(5, 0)
-    rests = sum(lookup.propose(20) == [] for _ in range(20))
-    assert rests == 4
-    lookup.judge(0, 0)
+class Steps(StepTimes):
+    """Steps of which each further token costs the same share of one."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self._slope = slope
+
+    def ratio(self, num_tokens: int) -> float:
+        return 1 + self._slope * (num_tokens - 1)
+
+
+def test_drafts_are_as_long_as_pays() -> None:
+    text = [*range(100), 0, 1, 2]
+    long, short, none = (
+        len(Lookup(text, max_draft=15, times=Steps(slope)).propose(20))
+        for slope in (0.02, 0.45, 0.9)
+    )
+    assert long > short > none == 0
+
+
+def test_right_guesses_lengthen_drafts_and_wrong_ones_end_them() -> None:
+    """Whether a copy would have been right is seen without drafting, so they come again."""
+    text = list(range(300))
+    lookup = Lookup([*text, 0, 1, 2], max_draft=15, times=Steps(0.3))
+    first = len(lookup.propose(20))
+    for token in text[3:40]:
+        lookup.add(token)
+    assert len(lookup.propose(20)) > first
+    noise = random.Random(1)
+    lookup = Lookup([*text, 0, 1, 2], max_draft=15, times=Steps(0.3))
+    for _ in range(40):
+        start = noise.randrange(290)
+        for token in (*text[start : start + 3], 1000):  # what follows is never what did
+            lookup.add(token)
+    for token in text[50:53]:
+        lookup.add(token)
+    assert lookup.propose(20) == []
+    for token in text[53:90]:
+        lookup.add(token)
     assert lookup.propose(20)
 
 
@@ -53,6 +79,11 @@ def test_drafts_are_always_text_that_was_said(tokens: list[int], limit: int) -> 
     draft = Lookup(tokens, max_draft=15).propose(limit)
     text = "".join(map(str, tokens))
     assert len(draft) <= limit and "".join(map(str, draft)) in text
+
+
+@pytest.fixture(autouse=True)
+def _drafted(always_drafted: None) -> None:
+    """Not as the clock of this machine has it."""
 
 
 def _ask(engine: LlamaEngine, prompt: str, **sampling: object) -> tuple[list[Delta], Finish]:

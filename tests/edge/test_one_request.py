@@ -81,6 +81,17 @@ def test_where_what_is_needed_does_not_fit_the_usual_is_made(
     assert made == [256, 0]
 
 
+def test_the_log_stays_ours_when_the_package_is_imported_later(long_gguf: Path) -> None:
+    import llama_cpp  # sets a log of its own
+
+    from edge.device.fit import measure
+    from edge.llama.context import ContextParams
+
+    silent = llama_cpp.llama_log_callback(lambda *_: None)
+    llama_cpp.llama_log_set(silent, None)
+    assert measure(long_gguf, ContextParams(num_tokens=256)).cache_bytes > 0
+
+
 def test_llama_cpp_is_loaded_without_the_package_around_it() -> None:
     import subprocess
 

@@ -97,6 +97,19 @@ def test_nothing_is_drafted_before_it_is_known_what_that_would_save() -> None:
     assert not worth.wanted()
 
 
+def test_a_machine_that_slept_in_a_step_drafts_on() -> None:
+    worth = Worth()
+    for _ in range(20):
+        worth.plain(1.0)
+    for _ in range(60):
+        worth.drafted(1.5, 4)
+    worth.drafted(30_000.0, 4)
+    worth.plain(30_000.0)
+    for _ in range(40):
+        worth.plain(1.0)
+    assert worth.wanted()
+
+
 def test_reading_for_a_draft_counts_as_its_cost() -> None:
     worth = Worth()
     for _ in range(4):

@@ -18,33 +18,26 @@ from backbone.schema_trial import GivenUp
 from backbone.showing import readable
 from edge.device.load import OthersLoad
 from edge.device.pace import Pace
-from edge.llama.adapters import content_with
 from edge.llama.answer import Answer, Patience
 from edge.llama.binding import Model
-from edge.llama.cache import KvCache
 from edge.llama.context import Context
-from edge.llama.conversation import Conversation
 from edge.llama.draft_model import open_draft
 from edge.llama.drafts import DraftTally
 from edge.llama.embedder import Embedder
-from edge.llama.fingerprint import fingerprint
 from edge.llama.hidden_states import Watchers
 from edge.llama.kv_losses import compression_notice
 from edge.llama.kv_types import F16
-from edge.llama.lanes import Lane, SharedContext
 from edge.llama.options import LlamaOptions
 from edge.llama.placement import place
 from edge.llama.plan import plan_for
 from edge.llama.prompt import PromptWriter
 from edge.llama.schema_vocabulary import schema_vocabulary
-from edge.llama.seats import Seat, Seats
-from edge.llama.sessions import SessionStore
+from edge.llama.seating import seats_of
 from edge.llama.trial import require_survival
-from edge.llama.window import Window
 from edge.llama.writer import Task, Writer
 from offload.asker import asker
 from offload.engine import StateObserver
-from offload.errors import EngineStopped, RequestError, SettingsError
+from offload.errors import EngineStopped, RequestError
 from offload.lengths import require_short, require_short_text
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.worker import Worker
@@ -69,7 +62,7 @@ class LlamaEngine:
     ) -> None:
         self._options = options or LlamaOptions()
         self._require_survival(path)
-        self._others = OthersLoad()  # watches while the model is loaded
+        others = OthersLoad()  # watches while the model is loaded
         with contextlib.ExitStack() as stack:
             room = open_draft(path, self._options, stack)
             self._draft = room.draft
@@ -83,7 +76,9 @@ class LlamaEngine:
                 self._context = stack.enter_context(self._make_context(room.free_bytes, needed))
             if self._draft is not None:
                 self._draft.time_steps(self._context)
-            self._seats = Seats(self._make_seats())
+            contexts = [self._context] + ([self._draft.context] if self._draft else [])
+            pace = Pace(*contexts, fixed_threads=self._options.num_threads, others=others)
+            self._seats = seats_of(self._model, self._context, self.params, self._options, pace)
             vocabulary = self._model.vocabulary
             self._schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)
             self._writer = Writer(
@@ -131,50 +126,6 @@ class LlamaEngine:
     def max_model_len(self) -> int:
         """Return how many tokens the context holds."""
         return self.params.num_tokens
-
-    def _make_seats(self) -> list[Seat]:
-        contexts = [self._context] + ([self._draft.context] if self._draft else [])
-        pace = Pace(*contexts, fixed_threads=self._options.num_threads, others=self._others)
-        store = self._make_store()
-        if self._options.max_num_seqs == 1:
-            cache = self._make_cache(self._context)
-            return [Seat(cache=cache, conversation=Conversation(cache, store), pace=pace)]
-        shared = SharedContext(self._context, pace)
-        caches = [self._make_cache(Lane(shared, seq)) for seq in range(self._options.max_num_seqs)]
-        return [
-            Seat(
-                cache=cache,
-                conversation=Conversation(cache, store),
-                pace=Pace(self._context, fixed_threads=self.params.num_threads),
-                writing=partial(shared.writing, seq),
-            )
-            for seq, cache in enumerate(caches)
-        ]
-
-    def _make_cache(self, context: Context | Lane) -> KvCache:
-        options = self._options
-        can_slide = self._context.can_forget()
-        if options.window and not can_slide:
-            raise SettingsError(
-                f"window is {options.window} and {self._model.path.name} cannot forget the middle "
-                "of its context; set window to 0"
-            )
-        window = Window(
-            self.max_model_len,
-            num_sinks=min(options.num_sinks, self.max_model_len // 2),
-            block=options.window_block,
-        )
-        sliding = can_slide and options.window != 0
-        return KvCache(context, window, sliding=sliding, reuse=options.enable_prefix_caching)
-
-    def _make_store(self) -> SessionStore | None:
-        folder, params = self._options.session_folder, self.params
-        if folder is None:
-            return None
-        # Everything that decides how a state is laid out is part of its name.
-        content = content_with(fingerprint(self._model.path), self._options.adapters)
-        model = f"{content} {params.kv_types} {params.flash_attention}"
-        return SessionStore(folder, model=model, budget_bytes=self._options.session_budget_bytes)
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""

@@ -86,7 +86,7 @@ class Course:
                     replaces = False
                     if self.judgement.monitor.stuck:
                         break
-        self.judgement.monitor.conclude()
+        self.judgement.monitor.conclude(ended.reason if ended else "stop")
         async for rest in self._stands(ended, reason, failure):
             yield rest
 
@@ -174,7 +174,7 @@ class Course:
                         if far.arrived and reason == "unsure":
                             break
             if ended is not None:
-                self.judgement.monitor.conclude()
+                self.judgement.monitor.conclude(ended.reason)
                 why = self.judgement.wants_far
                 if why is not None and reason == self.verdict.reason:
                     reason = await self._ask(far, why)

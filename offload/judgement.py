@@ -120,6 +120,7 @@ class Judgement:
             self._by.rule,
             self._by.limit,
             self.expected,
+            question=self._request.last_text(),
             wants_json=wants_json,
             failsafe=self._failsafe,
         )

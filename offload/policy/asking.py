@@ -167,7 +167,7 @@ async def answer(engine: Engine, question: Question, how: Asking) -> Answered:
         likely=tuple(tuple(round(a.logprob, 2) for a in place) for place in read.alternatives),
         likely_kinds=tuple(_kinds(place) for place in read.alternatives),
         measures=measured(question.question, read.text, read.confidence),
-        flags=flags(read.text),
+        flags=flags(read.text, question=question.question, ended=read.ended),
         hidden_size=hidden_size,
         states=kept,
     )

@@ -7,11 +7,11 @@ from typing import Any
 
 from offload.messages import Delta
 from offload.policy.failsafe import Failsafe
-from offload.policy.flags import circle_start, circles, flags
+from offload.policy.flags import circle_start, flags, seen_while_written
 from offload.policy.rule import Estimate, Expectation, Limit, Rule
 from offload.policy.signals import Signals
 
-_LOOK_FOR_CIRCLES = 32  # tokens
+_LOOK_EVERY = 16  # tokens
 _STUCK = 90  # characters said again
 
 
@@ -24,14 +24,15 @@ class Monitor:
         limit: Limit,
         expected: Expectation | None = None,
         *,
+        question: str = "",
         wants_json: bool = False,
         failsafe: Failsafe | None = None,
     ) -> None:
         self._rule, self._limit = rule, limit
         self._failsafe = failsafe or Failsafe()
         self.expected = expected or Expectation()
-        self._wants_json = wants_json
-        self._signals, self._look_at = Signals(), _LOOK_FOR_CIRCLES
+        self._question, self._wants_json = question, wants_json
+        self._signals, self._look_at = Signals(), _LOOK_EVERY
         self._sure_chars = 0
         self._states: list[Any] = []
         self.flags: tuple[str, ...] = ()
@@ -80,18 +81,23 @@ class Monitor:
         if self._signals.least < least:
             self._sure_chars = before
         if self._signals.num_tokens >= self._look_at:
-            self._look_at += _LOOK_FOR_CIRCLES
-            if circles(self._signals.text):
-                self.flags, self.tripped = ("circles",), True
-                self.stuck = self.num_in_circles() > 0
+            self._look_at += _LOOK_EVERY
+            self.flags = seen_while_written(self._signals.text, self._question)
+            self.tripped = self.tripped or bool(self.flags)
+            self.stuck = "circles" in self.flags and self.num_in_circles() > 0
 
-    def conclude(self) -> None:
-        """Judge the finished answer."""
+    def conclude(self, ended: str = "stop") -> None:
+        """Judge the finished answer; `ended` is why it ended (FinishReason)."""
         self.concluded = True
-        self._failsafe(self._conclude, None)
+        self._failsafe(lambda: self._conclude(ended), None)
 
-    def _conclude(self) -> None:
-        self.flags = flags(self._signals.text, wants_json=self._wants_json)
+    def _conclude(self, ended: str) -> None:
+        self.flags = flags(
+            self._signals.text,
+            question=self._question,
+            ended=ended,
+            wants_json=self._wants_json,
+        )
         self.tripped = self.tripped or self._limit.passed_by(self._estimate())
 
     def estimate(self) -> Estimate | None:

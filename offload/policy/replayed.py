@@ -132,7 +132,7 @@ def decided(rule: Rule, rows: Sequence[Answered]) -> Decided:
 
 
 def _judged(rule: Rule, row: Answered) -> Estimate:
-    wrong = row.flags or flags(row.text)
+    wrong = row.flags or flags(row.text, question=row.question, ended=row.ended)
     if isinstance(rule, FirstDay) and not row.text and row.measures.keys() >= MEASURED:
         return rule.judge_measures(row.measures, wrong)
     states = list(row.hidden_states()) if rule.watches_states and row.states else []

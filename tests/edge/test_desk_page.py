@@ -64,6 +64,22 @@ async def test_whatever_a_model_writes_stays_text() -> None:
     assert not [url for url in hostile if "192.0.2.1" in url]
 
 
+async def test_thoughts_are_folded_and_open_where_the_reader_wants_them() -> None:
+    said = ("<think>", "\nLet me <b>see</b>.\n", "</think>", "\n\n", "It **is** 4.")
+    async with serving(office(said)) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "2 + 2?")
+        await tab.locator(".route .badge.near").wait_for()
+        for _ in range(2):
+            assert await tab.locator(".body strong").inner_text() == "is"
+            assert not await tab.locator(".thoughts p").is_visible()
+            await tab.locator(".thoughts summary").click()
+            assert await tab.locator(".thoughts p").inner_text() == "Let me <b>see</b>."
+            assert "<think>" not in await tab.locator(".body").inner_text()
+            await tab.reload()
+            await tab.locator(".route .badge.near").wait_for()
+
+
 async def test_consent_retry_and_the_private_switch() -> None:
     async with serving(office(forced="cloud")) as opened, page() as tab:
         await ready(opened, tab)

@@ -263,6 +263,7 @@ class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
     bytes_sent: int = 0
     bytes_received: int = 0
     cost: float = 0.0
+    placeholders_in_links: int = 0  # left there, since a click would carry the originals away
 
 
 class Route(Word, frozen=True, kw_only=True, omit_defaults=True):

@@ -208,7 +208,8 @@ class Outgoing:
 
     async def _restored(self, cleared: Cleared) -> AsyncGenerator[Delta | Finish, None]:
         as_json = cleared.request.sampling.json_schema is not None
-        restorer = Restorer(cleared.originals, as_json=as_json)
+        with_calls = bool(cleared.request.tools)
+        restorer = Restorer(cleared.originals, as_json=as_json, with_calls=with_calls)
         source = cast("AsyncGenerator[Delta | Finish, None]", self.cloud.generate(cleared.request))
         index = 0
         async with aclosing(source) as items:
@@ -217,7 +218,7 @@ class Outgoing:
                     rest = restorer.end()
                     if rest:
                         yield Delta(text=rest, index=index)
-                    yield item
+                    yield _told_of_links(item, restorer.num_left)
                     return
                 if item.replaces:
                     restorer.forget()
@@ -303,3 +304,10 @@ class _Trip:
 def _of_action(cleared: Cleared, rules: Rules, action: str) -> list[Kind]:
     kinds = dict.fromkeys(cleared.kinds)
     return [kind for kind in kinds if rules.action(kind) == action]
+
+
+def _told_of_links(finish: Finish, num_left: int) -> Finish:
+    if not num_left:
+        return finish
+    usage = msgspec.structs.replace(finish.usage, placeholders_in_links=num_left)
+    return msgspec.structs.replace(finish, usage=usage)

@@ -116,6 +116,14 @@ def _consistency(text: str) -> object:
     return consistency(Asked.read(text), text)
 
 
+def _as_arguments(text: str) -> object:
+    from offload.messages import Message, Request, ToolCall
+    from offload.privacy.texts import texts_of
+
+    call = ToolCall(id="one", name="pay", arguments=text)
+    return texts_of(Request(messages=(Message(role="assistant", content="a", tool_calls=(call,)),)))
+
+
 READERS: dict[str, Reader] = {
     "backbone.checkpoint": _pattern("backbone.checkpoint", ("_PREFIX", "sub"), ("_SIGHT", "match")),
     "backbone.schema_trial": _pattern("backbone.schema_trial", ("_RISKY", "search")),
@@ -156,6 +164,9 @@ READERS: dict[str, Reader] = {
     "offload.privacy.postal_east": _detector("address"),
     "offload.privacy.redaction": _redacted,
     "offload.privacy.restoring": _restored,
+    "offload.privacy.normalise": _detector("ip"),
+    "offload.privacy.surroundings": _restored,
+    "offload.privacy.texts": _as_arguments,
     "offload.privacy.tokens": _detector("secret"),
     "quantize.architectures": _pattern(
         "quantize.architectures", ("_COMPUTED", "search"), ("_PREFIX", "sub"), ("_SIGHT", "match")

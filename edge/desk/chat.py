@@ -210,6 +210,11 @@ def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more")
         told.append(finish.error)
     if finish.route is not None and finish.route.failure:
         told.append(f"the cloud could not answer: {finish.route.failure}")
+    if finish.usage.placeholders_in_links:
+        told.append(
+            f"{finish.usage.placeholders_in_links} placeholders stand in links of the far model: "
+            "what they stand for was not put there"
+        )
     if finish.route is not None and finish.route.left_out:
         told.append(f"{finish.route.left_out} turns of this conversation stayed here")
     if finish.dropped_tokens:

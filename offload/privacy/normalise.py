@@ -1,12 +1,14 @@
 """A text as its writer meant it to be read, with the way back to where each character stood.
 
 Full-width and mathematical letters become plain ones, digits of any script 0 to 9, accents and
-invisible characters fall away, lookalikes of other alphabets become Latin. The detectors read only
+invisible characters fall away, lookalikes of other alphabets become Latin, and JSON's escapes the
+characters they stand for. The detectors read only
 this, so that a number is not hidden by the way it is written.
 """
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +21,7 @@ _LOOKALIKES = str.maketrans(
 _DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212\ufe58\ufe63\uff0d\u2043\u02d7\u2796"
 _QUOTES = "\u2018\u2019\u201b\u2032`\u00b4"
 _DOTS = "\u3002\u2024\u00b7\u2027\u2219\u22c5\u2022"
+_CHARACTER = re.compile(r"\\u([0-9a-fA-F]{4})|.", re.DOTALL)
 _BLANK = {"Cc", "Zl", "Zp", "Zs"}
 
 
@@ -37,15 +40,18 @@ class Normalised:
 
 def normalise(text: str) -> Normalised:
     """Return the text in its plain form."""
-    if text.isascii():
+    if text.isascii() and "\\u" not in text:
         return Normalised(text, range(len(text)), range(1, len(text) + 1))
     plain: list[str] = []
-    places: list[int] = []
-    for place, character in enumerate(text):
-        for each in _plain(character):
+    starts: list[int] = []
+    ends: list[int] = []
+    for found in _CHARACTER.finditer(text):
+        escaped = found[1]
+        for each in _plain(chr(int(escaped, 16)) if escaped else found[0]):
             plain.append(each)
-            places.append(place)
-    return Normalised("".join(plain), places, [place + 1 for place in places])
+            starts.append(found.start())
+            ends.append(found.end())
+    return Normalised("".join(plain), starts, ends)
 
 
 @lru_cache(maxsize=4096)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from offload.errors import Withheld
 from offload.messages import Request
 from offload.privacy.findings import Finding, Kind, Rules
 from offload.privacy.normalise import Normalised, normalise
-from offload.privacy.texts import change_texts, texts_of
+from offload.privacy.texts import Said, change_texts, names_twice, texts_of
 
 LABELS: dict[Kind, str] = {
     "secret": "SECRET",
@@ -34,6 +35,7 @@ _PLACEHOLDER = re.compile(
 )
 _MIN_REPEATED = 5  # characters from which a value is looked for in places where none was detected
 _MAX_REPEATED = 500  # values
+_MAX_KEY = 40  # characters, the last of a key
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,18 @@ class Placeholders:
 
 
 def clear(request: Request, rules: Rules) -> Cleared:
-    """Return the request with every finding of an action `redact` replaced."""
-    texts = list(dict.fromkeys(texts_of(request)))
-    found = find_all(texts, rules)
+    """Return the request with every finding of an action `redact` replaced.
+
+    Raises Withheld for a tool call in which a value could hide behind another.
+    """
+    _refuse_unclear(request)
+    said = texts_of(request)
+    texts = [str(text) for text in dict.fromkeys(said)]
+    keys: dict[str, set[str]] = {}
+    for text in said:
+        if isinstance(text, Said) and text.key:
+            keys.setdefault(str(text), set()).add(text.key)
+    found = find_all(texts, rules, keys)
     kinds = tuple(each.kind for findings in found.values() for each in findings)
     if not kinds:
         return Cleared(request)
@@ -91,13 +102,24 @@ def clear(request: Request, rules: Rules) -> Cleared:
     return Cleared(changed, placeholders.originals, kinds)
 
 
-def find_all(texts: Sequence[str], rules: Rules) -> dict[str, list[Finding]]:
-    """Return the findings of each text; a value found in one is found wherever it is repeated."""
-    read = {text: normalise(text) for text in texts}
-    # Its patterns take longer to compile than a short answer's prompt to read.
-    from offload.privacy.detect import detect
+def _refuse_unclear(request: Request) -> None:
+    calls = (call for message in request.messages for call in message.tool_calls)
+    if any(names_twice(call.arguments) for call in calls):
+        raise Withheld(
+            "the arguments of a tool call give one key two values, of which one would be hidden; "
+            "write each key once"
+        )
 
-    found = {text: detect(text, rules) for text in texts}
+
+def find_all(
+    texts: Sequence[str], rules: Rules, keys: Mapping[str, Iterable[str]] | None = None
+) -> dict[str, list[Finding]]:
+    """Return the findings of each text; a value found in one is found wherever it is repeated.
+
+    `keys` are those under which a text stands in JSON: a bare number is told by them.
+    """
+    read = {text: normalise(text) for text in texts}
+    found = {text: _found(text, sorted((keys or {}).get(text, ())), rules) for text in texts}
     values = {
         _plain(text[each.start : each.end]): each.kind
         for text, findings in found.items()
@@ -108,6 +130,27 @@ def find_all(texts: Sequence[str], rules: Rules) -> dict[str, list[Finding]]:
         return found
     repeated = _repeats(values)
     return {text: _with_repeats(read[text], found[text], repeated, values) for text in texts}
+
+
+def _found(text: str, keys: Sequence[str], rules: Rules) -> list[Finding]:
+    """Return what is found in a text, also where a key says what it is."""
+    # Its patterns take longer to compile than a short answer's prompt to read.
+    from offload.privacy.detect import detect
+
+    found = detect(text, rules)
+    for key in keys:
+        lead = f"{key[-_MAX_KEY:]}: "
+        under = [
+            Finding(each.kind, max(0, each.start - len(lead)), each.end - len(lead))
+            for each in detect(lead + text, rules)
+            if each.end > len(lead)
+        ]
+        found += [
+            each
+            for each in under
+            if all(each.end <= one.start or one.end <= each.start for one in found)
+        ]
+    return sorted(found, key=lambda each: each.start)
 
 
 def redact(text: str, findings: Sequence[Finding], placeholders: Placeholders) -> str:

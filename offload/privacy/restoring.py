@@ -11,6 +11,8 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 
+from offload.privacy.surroundings import LinkWatch, StringWatch
+
 _OPEN, _CLOSE = r"[\[{⟦【]", r"[\]}⟧】]"
 _MAX_HELD = 32  # characters; no placeholder is longer, its brackets and backslashes included
 
@@ -18,14 +20,20 @@ _MAX_HELD = 32  # characters; no placeholder is longer, its brackets and backsla
 class Restorer:
     """Takes an answer piece by piece and gives it back with the originals in it.
 
-    In JSON (`as_json`) an original is written as the inside of a JSON string.
+    In JSON (`as_json`), and in the strings of calls where the request has tools (`with_calls`), an
+    original is written as the inside of a string. Within a link of the cloud's a placeholder is
+    left as it is, and counted in `num_left`.
     """
 
-    def __init__(self, originals: Mapping[str, str], *, as_json: bool = False) -> None:
+    def __init__(
+        self, originals: Mapping[str, str], *, as_json: bool = False, with_calls: bool = False
+    ) -> None:
         self._originals = {
-            placeholder.strip("[]"): _inside_json(value) if as_json else value
-            for placeholder, value in originals.items()
+            placeholder.strip("[]"): value for placeholder, value in originals.items()
         }
+        self._as_json, self._with_calls = as_json, with_calls
+        self.num_left = 0
+        self._watch_anew()
         labels = sorted({name.rpartition("_")[0] for name in self._originals})
         self._whole = _whole(labels) if labels else None
         self._begun = _begun(labels) if labels else None
@@ -51,18 +59,48 @@ class Restorer:
     def forget(self) -> None:
         """Drop what is held: the answer begins anew."""
         self._held = self._before = ""
+        self.num_left = 0
+        self._watch_anew()
+
+    def _watch_anew(self) -> None:
+        self._links, self._strings = LinkWatch(), StringWatch()
 
     def _told(self, text: str) -> str:
         """Return the text with originals, without what stands for the one before."""
-        told = text if self._whole is None else self._whole.sub(self._original, text)
-        told = told[len(self._before) :]
+        if self._whole is None or not text:
+            return text
+        parts, at = [], len(self._before)
+        for match in self._whole.finditer(text):
+            parts += [self._seen(text[at : match.start()]), self._original(match)]
+            at = match.end()
+        parts.append(self._seen(text[at:]))
         self._before = "0" if text[-1:].isalnum() else " "
-        return told
+        return "".join(parts)
+
+    def _seen(self, text: str) -> str:
+        self._links.see(text)
+        self._strings.see(text)
+        return text
 
     def _original(self, match: re.Match[str]) -> str:
         label = match["label"] or match["bare_label"]
         number = match["number"] or match["bare_number"]
-        return self._originals.get(f"{label.upper()}_{int(number)}", match[0])
+        original = self._originals.get(f"{label.upper()}_{int(number)}")
+        if original is None:
+            return self._seen(match[0])
+        if self._links.is_inside:
+            self.num_left += 1
+            return self._seen(match[0])
+        self._links.see("x" if original.strip() else " ")  # a word, whatever stands in it
+        return self._as_written(original)
+
+    def _as_written(self, original: str) -> str:
+        if self._as_json:
+            return _inside_json(original)
+        if not self._with_calls or not self._strings.quote:
+            return original
+        inside = _inside_json(original)
+        return inside if self._strings.quote == '"' else inside.replace("'", "\\'")
 
 
 def _whole(labels: Sequence[str]) -> re.Pattern[str]:

@@ -16,6 +16,7 @@ from offload.messages import Request
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 from tests.edge.conftest import write_tiny_gguf
 from tests.endings import keep_what_is_asked_of_ends
+from tests.thinking_engines import say_the_tag_that_the_template_wrote, write_thinker
 
 MARKS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 
@@ -69,3 +70,9 @@ def test_the_marks_of_calls_and_thoughts_are_part_of_an_answer(tmp_path: Path) -
     engine = LlamaEngine(path, options=LlamaOptions(num_threads=1))
     assert engine.detokenize([261, 262, 263, 260]) == b"[TOOL_CALLS][THINK]"
     engine.close()
+
+
+async def test_a_tag_that_the_template_wrote_begins_the_answer(tmp_path: Path) -> None:
+    options = TorchOptions(device="cpu", num_threads=1)
+    async with aclosing(TorchEdgeEngine(write_thinker(tmp_path / "m"), options=options)) as engine:
+        await say_the_tag_that_the_template_wrote(engine)

@@ -86,9 +86,9 @@ def _first_whole(write: Write, turns: list[dict[str, Any]]) -> Rendered:
 
 def _forms(turns: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """Yield the turns as they are, and then as more templates take them; none of them twice."""
-    seen: list[list[dict[str, Any]]] = []
-    merged = _without_system(turns)
-    for form in (turns, _joined(turns), merged, _joined(merged)):
+    yield turns  # nearly always the only one
+    seen, merged = [turns], _without_system(turns)
+    for form in (_joined(turns), merged, _joined(merged)):
         if form not in seen:
             seen.append(form)
             yield form

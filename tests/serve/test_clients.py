@@ -190,7 +190,8 @@ async def evaluate(
         {"question": "What is the capital of Italy?", "answer": " Rome", "wrong": " Madrid"},
     ]
     (home / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    metric = "acc" if kind == "multiple_choice" else "exact_match"
+    metrics = {"multiple_choice": "acc", "loglikelihood_rolling": "word_perplexity"}
+    metric = metrics.get(kind, "exact_match")
     task = TASK.replace("FOLDER", str(home)).replace("KIND", kind).replace("METRIC", metric)
     if kind != "multiple_choice":
         task = "\n".join(line for line in task.split("\n") if "choice" not in line)
@@ -231,6 +232,33 @@ async def test_lm_eval(kind: str, model: str, path: str, token_ids: bool, tmp_pa
         await engine.aclose()
     score = "acc,none" if kind == "multiple_choice" else "exact_match,none"
     assert 0 <= results[score] <= 1
+
+
+async def test_lm_eval_finds_a_text_as_likely_as_its_token_ids(tmp_path: Path) -> None:
+    """Its texts begin with a control token, which is one in either form."""
+    pytest.importorskip("torch", reason="the cloud engine needs torch")
+    from cloud.engine.engine import CloudEngine
+
+    engine = CloudEngine(CLOUD_MODEL)
+    found = []
+    try:
+        async with listening(engine) as server:
+            for ids in (False, True):
+                (home := tmp_path / str(ids)).mkdir()
+                found.append(
+                    await evaluate(
+                        "loglikelihood_rolling",
+                        "local-completions",
+                        "completions",
+                        home,
+                        server.url,
+                        token_ids=ids,
+                    )
+                )
+    finally:
+        await engine.aclose()
+    as_text, as_ids = (each["word_perplexity,none"] for each in found)
+    assert as_text == pytest.approx(as_ids, rel=1e-4)
 
 
 async def test_schemathesis_finds_no_5xx(server: HttpServer, tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ FREE = {
     "repetition_penalty": 1.0,
     "seed": None,
     "logit_bias": None,
+    "stop_token_ids": (),
+    "min_tokens": 0,
+    "ignore_eos": False,
     "json_schema": None,
 }
 
@@ -37,7 +40,7 @@ def schemas() -> Schemas:
 
 def made(schemas: Schemas, *, begun: str = "", **values: Any) -> Sampler:
     asked = SimpleNamespace(**FREE | values)
-    return sampler_for(asked, [3, 5], begun=begun, vocab_size=9, schemas=schemas)
+    return sampler_for(asked, [3, 5], begun=begun, vocab_size=9, schemas=schemas, ends=())
 
 
 def test_every_value_that_was_asked_for_reaches_the_sampler(schemas: Schemas) -> None:

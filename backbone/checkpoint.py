@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backbone.causes import cause
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
+from backbone.json_text import parse as parse_json
 from backbone.share import Share
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is not valid JSON ({error}); fetch it again") from None
     if not isinstance(raw, dict):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError
 from backbone.families import network_fields, text_config
+from backbone.json_text import parse as parse_json
 from backbone.rope_scaling import RopeScaling
 
+# Far above what there is: each layer costs objects before a weight is looked for.
+_MOST = {"num_hidden_layers": 4096, "num_attention_heads": 1 << 16}
+_MOST_OF_ANY = 1 << 28
 _COUNTS = (
     *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "max_position_embeddings"),
@@ -62,6 +65,10 @@ class NetworkConfig:
             if not isinstance(value, int) or value < 1:
                 raise CheckpointError(
                     f"{name} is {value!r} in config.json and must be 1 or more; fetch it again"
+                )
+            if value > _MOST.get(name, _MOST_OF_ANY):
+                raise CheckpointError(
+                    f"{name} is {value} in config.json, more than any model has; fetch it again"
                 )
         if self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
@@ -128,7 +135,7 @@ class NetworkConfig:
                 f"{folder} is no checkpoint: it has no config.json; name a Hugging Face folder"
             )
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise CheckpointError(
                 f"{path} is not valid JSON ({error}); fetch the model again"

@@ -71,7 +71,8 @@ def list_devices(as_json: Json = False) -> None:
         echo("none yet; `nearfar link invite NAME tcp://HOST:PORT` lets one in")
 
 
-@link_app.command()
+# A key may begin with a dash, which is no option.
+@link_app.command(context_settings={"ignore_unknown_options": True})
 def allow(
     name: Annotated[str, typer.Argument(help="A name for the device.")],
     public_key: Annotated[str, typer.Argument(help="Its public key, as `nearfar link key` says.")],

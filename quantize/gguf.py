@@ -153,6 +153,8 @@ def check_target(source: Path, target: Path) -> None:
         raise NearfarError(f"{target} is the source itself; name another file")
     if not source.exists():
         raise CheckpointError(f"{source} does not exist; name a Hugging Face folder or a GGUF file")
+    if not (source.is_dir() or source.is_file()):
+        raise CheckpointError(f"{source} is a pipe or a device; name a folder or a GGUF file")
     target.parent.mkdir(parents=True, exist_ok=True)
 
 

@@ -68,6 +68,7 @@ def open_checkpoint(folder: Path) -> Checkpoint:
     config = read_config(folder)
     architecture = architecture_of(config)
     stored = stored_tensors(folder)
+    _check_counts(folder, config, stored)
     names = {name: gguf_name(architecture, name) for name in stored}
     kept = {gguf: name for name, gguf in names.items() if gguf}
     if is_tied(architecture, config):
@@ -81,6 +82,20 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         vocabulary=read_vocabulary(folder, int(config["vocab_size"])),
         tensors={gguf: stored[name] for gguf, name in kept.items()},
     )
+
+
+def _check_counts(
+    folder: Path, config: Mapping[str, Any], stored: Mapping[str, StoredTensor]
+) -> None:
+    """Raise CheckpointError where config.json tells of more than the files can hold."""
+    rows = max((tensor.shape[0] for tensor in stored.values() if tensor.shape), default=0)
+    for name, most in (("num_hidden_layers", len(stored)), ("vocab_size", rows)):
+        value = config.get(name)
+        if not isinstance(value, int) or not 0 < value <= most:
+            raise CheckpointError(
+                f"{folder}: {name} is {value!r} in config.json, and the weights have at most "
+                f"{most}; fetch the model again"
+            )
 
 
 def _with_a_place(

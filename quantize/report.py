@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import NearfarError
+from backbone.json_text import parse as parse_json
 from backbone.scratch import scratch_folder
 from backbone.sizes import readable
 from backbone.tokenizer import Tokenizer
@@ -206,7 +207,7 @@ class _Rows:
         self.failed: dict[str, str] = {}
         if path is not None and path.is_file():
             try:
-                self._found = dict(json.loads(path.read_text(encoding="utf-8")))
+                self._found = dict(parse_json(path.read_text(encoding="utf-8")))
             except ValueError as error:
                 raise NearfarError(f"{path} is damaged ({error}); delete it") from None
 

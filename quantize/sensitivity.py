@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from backbone.causes import cause
 from backbone.checkpoint import fingerprint
 from backbone.errors import NearfarError
+from backbone.json_text import parse as parse_json
 from backbone.scratch import scratch_folder
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
 from quantize.calibration import CalibrationOptions
@@ -56,7 +57,7 @@ class Sensitivity:
     def load(cls, path: Path) -> Sensitivity:
         """Read what `save` wrote. Raises NearfarError for anything else."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            return cls(**parse_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise NearfarError(
                 f"{path} is no saved sensitivity ({cause(error)}); measure it again"
@@ -174,7 +175,7 @@ class _Cache:
         self._path, self._task = path, task
         self._found: dict[str, Any] = {}
         if path is not None and path.is_file():
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = parse_json(path.read_text(encoding="utf-8"))
             self._found = raw["found"] if raw.get("task") == task else {}
 
     def get(self, key: str, measure: Callable[[], float]) -> float:

@@ -61,7 +61,9 @@ def open_gguf(path: Path, mode: Literal["r", "r+"] = "r") -> Any:
         reader = GGUFReader(path, mode)
         str(reader.fields["general.architecture"].contents())
         return reader
-    except (ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError) as error:
+    except (
+        *(ValueError, KeyError, IndexError, TypeError, OverflowError, MemoryError, RecursionError),
+    ) as error:
         raise CheckpointError(
             f"{path} is no complete GGUF file ({error}); fetch the model again"
         ) from None

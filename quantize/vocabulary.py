@@ -6,7 +6,6 @@ SentencePiece-style BPE with byte fallback, whose merges are a score per token.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError
+from backbone.json_text import parse as parse_json
 from backbone.template_files import read_templates
 from backbone.tokenizer import eos_ids
 from quantize.merges import merge_pairs, merge_scores
@@ -96,7 +96,7 @@ def _optional_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}); fetch the model again") from None
     return raw if isinstance(raw, dict) else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
+from backbone.json_text import parse as parse_json
 
 # Safetensors dtype -> how its bytes are viewed; bfloat16 has no numpy type of its own.
 _VIEWS: dict[str, np.dtype[Any]] = {
@@ -122,7 +122,7 @@ def _stored(path: Path, size: int, base: int, name: str, raw: dict[str, Any]) ->
 
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:
     try:
-        parsed = json.loads(raw)
+        parsed = parse_json(raw)
     except ValueError as error:
         raise CheckpointError(f"{path} is damaged ({error}); fetch the model again") from None
     if not isinstance(parsed, dict):

@@ -141,3 +141,10 @@ def test_a_taken_port_is_told_once(run: Run, command: str) -> None:
         status, _, err = run(command, "--port", str(port), *more)
     assert status == 1 and err.count("\n") == 1
     assert err.lower().count("address already in use") == 1 and err.count(str(port)) == 1
+
+
+def test_a_key_that_begins_with_a_dash_is_no_option(run: Run) -> None:
+    key = f"-{'0' * 39}"
+    status, _, err = run("link", "allow", "device", key)
+    assert (status, err) == (0, "")
+    assert key in run("link", "list")[1]

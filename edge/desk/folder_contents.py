@@ -5,7 +5,6 @@ Only the heads of the safetensors files are read, no weights, so that it needs n
 
 from __future__ import annotations
 
-import json
 import struct
 from collections import Counter
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 from backbone.causes import cause
 from backbone.errors import CheckpointError
+from backbone.json_text import parse as parse_json
 from backbone.template_files import chosen, read_templates
 from edge.desk.gguf_contents import Contents
 
@@ -38,11 +38,13 @@ def read_folder(folder: Path) -> Contents:
 
 def _tensors(path: Path) -> list[tuple[str, list[int]]]:
     try:
+        if not path.is_file():  # a pipe would never end
+            raise ValueError("it is no file")
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
             if length > _MOST:
                 raise ValueError(f"a head of {length} bytes")
-            head = json.loads(file.read(length))
+            head = parse_json(file.read(length))
         told = (each for name, each in head.items() if name != "__metadata__")
         return [(str(each["dtype"]), [int(n) for n in each["shape"]]) for each in told]
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -56,7 +58,7 @@ def _templates(folder: Path) -> dict[str, str]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({cause(error)}); fetch it again") from None
     if not isinstance(found, dict):

@@ -133,6 +133,8 @@ def _value(file: BinaryIO, kind: int) -> Any:
         return _text(file)
     if kind == _LIST:
         inner, length = _read(file, "IQ")
+        if inner == _LIST:
+            raise ValueError("a list of lists, which llama.cpp does not read")
         values = [_value(file, inner) for _ in range(min(_bounded(length), _SHOWN))]
         for _ in range(length - len(values)):
             _skip(file, inner)

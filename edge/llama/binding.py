@@ -6,7 +6,6 @@ Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cp
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from backbone.errors import CheckpointError
+from backbone.json_text import parse as parse_json
 from backbone.template_files import DEFAULT, TOOL_USE
 from edge.llama.adapters import Adapter, Adapters
 from edge.llama.gguf_file import check_header
@@ -124,7 +124,7 @@ class Model(Owned):
         text = self.metadata(f"{self.architecture}.{name}")
         if not text:
             return []
-        value = json.loads(text)
+        value = parse_json(text)
         return [int(number) for number in (value if isinstance(value, list) else [value])]
 
     @property
@@ -155,7 +155,7 @@ class Model(Owned):
     def _end_tokens(self) -> frozenset[int]:
         """Return all that ends an answer, of which llama.cpp reads but three tokens of a file."""
         try:
-            told = json.loads(self.metadata("nearfar.eos_token_ids") or "[]")
+            told = parse_json(self.metadata("nearfar.eos_token_ids") or "[]")
         except (ValueError, RecursionError):
             return frozenset()
         numbers = told if isinstance(told, list) else []

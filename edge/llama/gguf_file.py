@@ -42,6 +42,8 @@ def _read_head(path: Path) -> bytes:
             f"{path} is a folder and a GGUF file is needed; "
             "`nearfar quantize gguf` makes one of a Hugging Face folder"
         )
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is no file but a pipe or a device; name a GGUF file")
     try:
         with path.open("rb") as file:
             return file.read(_HEADER_BYTES)

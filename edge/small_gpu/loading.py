@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +15,7 @@ from backbone.causes import cause
 from backbone.checkpoint import load_network, weight_files
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
+from backbone.json_text import parse as parse_json
 from backbone.network import Network
 from backbone.rotary import inverse_frequencies
 from edge.small_gpu.fast_linear import quickest
@@ -119,7 +119,7 @@ def _gptq_linear(parts: Parts, config: Mapping[str, Any], bias: Tensor | None) -
 
 def _table_linear(parts: Parts, bias: Tensor | None) -> TableLinear:
     described = next(t for name, t in parts.items() if name.startswith("weight.quant_state."))
-    state = json.loads(bytes(described.tolist()))
+    state = parse_json(bytes(described.tolist()))
     scales = parts["weight.absmax"]
     if "weight.nested_absmax" in parts:  # the scales are themselves 8 bit, block by block
         values = parts["weight.nested_quant_map"].float()[scales.int()]

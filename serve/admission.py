@@ -9,10 +9,12 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
-from offload.link.quota import Meter
-from offload.messages import Delta, Finish
+from prometheus_client import Counter
+
+from offload.link.quota import Meter, Reserved
+from offload.messages import Delta, Finish, Request
 from serve.failures import TooMany
 from serve.metrics import Metrics
 
@@ -60,23 +62,38 @@ class Admission:
             )
 
     @contextlib.asynccontextmanager
-    async def place(self, tenant: str, num_answers: int = 1) -> AsyncIterator[None]:
-        """Hold a place while the block lasts, once there is one. Raises TooMany."""
+    async def place(
+        self, tenant: str, requests: Sequence[Request] = ()
+    ) -> AsyncIterator[list[Account]]:
+        """Hold a place while the block lasts, once there is one, and yield each answer's account.
+
+        What the answers may use is held from before they wait. Raises TooMany.
+        """
         self.check(tenant)
+        num_answers = max(1, len(requests))
         for _ in range(num_answers):
             self._meter.count_request(tenant)
         self._metrics.tenant_requests.labels(tenant).inc(num_answers)
-        await self._turn(tenant)
+        accounts = [self.account(tenant, request) for request in requests]
+        try:
+            await self._turn(tenant)
+        except BaseException:
+            for account in accounts:
+                account.close(failed=True)
+            raise
         began_s = self._clock()
         try:
-            yield
+            yield accounts
         finally:
+            for account in accounts:
+                account.close()
             self._mean_s += _MEMORY * (self._clock() - began_s - self._mean_s)
             self._pass_on()
 
-    def account(self, tenant: str) -> Account:
-        """Return what counts one answer's tokens for a tenant."""
-        return Account(self._meter, tenant, self._metrics)
+    def account(self, tenant: str, request: Request) -> Account:
+        """Return what counts one answer's tokens for a tenant; what it may use is held from now."""
+        tokens = self._metrics.tenant_tokens.labels(tenant)
+        return Account(self._meter.reserve(tenant, request), self._meter, tokens)
 
     async def _turn(self, tenant: str) -> None:
         if self.num_running < self._max_running:
@@ -119,22 +136,17 @@ class Admission:
 class Account:
     """Counts the tokens of one answer as they come: also of one that is left in the middle."""
 
-    def __init__(self, meter: Meter, tenant: str, metrics: Metrics) -> None:
-        self._meter, self._tenant = meter, tenant
-        self._counter = metrics.tenant_tokens.labels(tenant)
-        self._written = 0
+    def __init__(self, reserved: Reserved, meter: Meter, tokens: Counter) -> None:
+        self._reserved, self._meter, self._tokens = reserved, meter, tokens
 
     def see(self, item: Delta | Finish) -> None:
         """Count the next item of the answer."""
-        if isinstance(item, Delta):
-            num_tokens = len(item.token_ids)
-            self._written += num_tokens
-        else:
-            # Not every engine tells the tokens of its pieces.
-            unseen = max(0, item.usage.completion_tokens - self._written)
-            num_tokens = max(0, item.usage.prompt_tokens) + unseen
-        if num_tokens:
-            self._meter.count_tokens(self._tenant, num_tokens)
-            self._counter.inc(num_tokens)
+        self._tokens.inc(self._reserved.see(item))
         if isinstance(item, Finish):
             self._meter.save(now=True)
+
+    def close(self, *, failed: bool = False) -> None:
+        """Give back what was not used. Of an answer that failed only what was written counts."""
+        if failed:
+            self._reserved.refused()
+        self._tokens.inc(self._reserved.left())

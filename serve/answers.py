@@ -73,13 +73,13 @@ class Answers:
         *,
         metrics: Metrics,
         timeout_s: float,
-        account: Callable[[], Account] | None = None,
+        accounts: Sequence[Account] = (),
     ) -> None:
         self._start = start
         self._requests = requests
         self._metrics = metrics
         self._timeout_s = timeout_s
-        self._account = account
+        self._accounts = accounts
         self._left = len(requests)
         self._queue: asyncio.Queue[tuple[int, Item | Exception]] = asyncio.Queue(_NUM_AHEAD)
 
@@ -141,15 +141,16 @@ class Answers:
             with Meter(self._metrics) as meter:
                 await self._read(index, request, meter)
         except Exception as error:
+            for account in self._accounts[index : index + 1]:
+                account.close(failed=True)
             await self._queue.put((index, error))
 
     async def _read(self, index: int, request: Request, meter: Meter) -> None:
         ended = False
-        account = self._account() if self._account is not None else None
         async with closing(self._start(request)) as items:
             async for item in items:
                 meter.see(item)
-                if account is not None:
+                for account in self._accounts[index : index + 1]:
                     account.see(item)
                 ended = isinstance(item, Finish)
                 await self._queue.put((index, item))

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from offload.engine import Choosing, Engine
 from offload.messages import Request
-from serve.admission import Admission
+from serve.admission import Account, Admission
 from serve.answers import Answers, Item, settled
 from serve.asking import Asked, read_chat, read_completion
 from serve.auth import tenant_of
@@ -61,18 +61,18 @@ class Completing(Generic[B]):
     async def _admitted(
         self, asked: Asked, tenant: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        async with self.admission.place(tenant, len(asked.requests)):
-            await self._answer(asked, tenant, scope, receive, send)
+        async with self.admission.place(tenant, asked.requests) as accounts:
+            await self._answer(asked, accounts, scope, receive, send)
 
     async def _answer(
-        self, asked: Asked, tenant: str, scope: Scope, receive: Receive, send: Send
+        self, asked: Asked, accounts: list[Account], scope: Scope, receive: Receive, send: Send
     ) -> None:
         start = self._settled if asked.stream else self.engine.generate
         async with Answers(
             start,
             asked.requests,
             metrics=self.metrics,
-            account=lambda: self.admission.account(tenant),
+            accounts=accounts,
             timeout_s=self.options.request_timeout_s,
         ) as answers:
             if asked.stream:

@@ -88,6 +88,7 @@ class Answer:
                 to_failure(CloudFailed("the cloud's engine stopped in mid-answer; ask again"))
             )
         except Exception as error:
+            self._tally.failed()
             self.out.finish(to_failure(error))
 
     async def _pull(self) -> None:
@@ -95,9 +96,9 @@ class Answer:
         async with contextlib.aclosing(items):
             async for item in items:
                 if isinstance(item, Finish):
-                    self._tally.finished(item.usage)
+                    self._tally.finished(item)
                     self.out.finish(item)
                     return
-                self._tally.said(len(item.token_ids))
+                self._tally.said(item)
                 self.out.push(pack_delta(item))
                 await self.out.room()

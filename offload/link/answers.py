@@ -111,7 +111,7 @@ class AnswerBook:
                 self._ended[key] = self._loop.time() + self._limits.resume_s
 
         self._running.add(key)
-        tally = self._workload.begin(key.owner.device_key)
+        tally = self._workload.begin(key.owner.device_key, request)
         with asked_by(key.owner.device_key):
             self._answers[key] = Answer(self._engine, request, out, tally, on_end=ended)
         out.attach(send, 0)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import NamedTuple
 
 from offload.errors import SettingsError
+from offload.link.days import Days, steady_s
 from offload.link.used import Use, UsedFile
+from offload.messages import Delta, Finish, Request
 
 _log = logging.getLogger(__name__)
-_DAY_S = 86_400
 _SAVE_EVERY_S = 1.0
+_LOOK_AGAIN_S = 1.0
+_CHARS_PER_TOKEN = 3  # of a prompt that nobody has counted; ordinary text has four
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,8 @@ class Quota:
     """What each device may use; None is no limit. Days are those of UTC.
 
     A bucket holds `burst_s` seconds of its rate. Tokens are the prompt's and the answer's; an
-    answer that has begun is finished, and its debt is paid before the next one begins.
+    answer that has begun is finished, and its debt is paid before the next one begins. Of a day's
+    budget each answer under way holds what it may use, so that many at once use no more than one.
     """
 
     requests_per_s: float | None = None
@@ -81,17 +86,18 @@ class Meter:
         *,
         who: str = "this device",
         scope: str = "",
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = steady_s,
         wall: Callable[[], float] = time.time,
     ) -> None:
         """Raises SettingsError where the file is damaged."""
         self._quota, self._who, self._scope = quota, who, scope
-        self._clock, self._wall = clock, wall
+        self._clock, self._days = clock, Days(wall, clock)
         self._requests: dict[str, Bucket] = {}
         self._tokens: dict[str, Bucket] = {}
         has_budget = quota.requests_per_day is not None or quota.tokens_per_day is not None
         self._file = UsedFile(path) if path is not None and has_budget else None
-        self._day, self._saved_s = self._number_of_day(), clock()
+        self._held: Counter[str] = Counter()  # tokens that answers under way may still use
+        self._day, self._saved_s = self._days.today(), clock()
         self._used = self._file.read(self._day) if self._file else {}
         self._new: dict[str, Use] = {}  # of what is in _used, that is not yet in the file
 
@@ -104,7 +110,11 @@ class Meter:
         ):
             if allowed is not None and asked >= allowed:
                 why = f"{self._who} has used its {allowed} {what} of the day; ask tomorrow (UTC)"
-                return Wait(why, _DAY_S - self._wall() % _DAY_S)
+                return Wait(why, self._days.left_s())
+        held = self._held[device_key]
+        if quota.tokens_per_day is not None and used.tokens + held >= quota.tokens_per_day:
+            why = f"{self._who} has answers under way that may use what is left of the day's tokens"
+            return Wait(f"{why}; ask again when one of them has ended", _LOOK_AGAIN_S)
         for bucket in self._buckets(device_key, now_s):
             wait_s = bucket.wait_s(now_s)
             if wait_s > 0:
@@ -128,6 +138,16 @@ class Meter:
             bucket.take(num_tokens, self._clock())
         self.save()
 
+    def reserve(self, device_key: str, request: Request) -> Reserved:
+        """Hold what an answer may use of the day's tokens, until it is settled."""
+        return Reserved(self, device_key, num_prompt_tokens(request), request.sampling.max_tokens)
+
+    def hold(self, device_key: str, num_tokens: int) -> None:
+        """Count tokens that may be used; fewer than none gives some back."""
+        self._held[device_key] += num_tokens
+        if not self._held[device_key]:
+            del self._held[device_key]
+
     def save(self, *, now: bool = False) -> None:
         """Write the day's figures, where there are new ones; unless `now`, only every second."""
         if self._file is None or not self._new:
@@ -147,15 +167,19 @@ class Meter:
         if self._file is not None:
             self._file.close()
 
-    def _number_of_day(self) -> int:
-        return int(self._wall() // _DAY_S)
-
     def _today(self, device_key: str) -> Use:
-        day = self._number_of_day()
+        day = self._days.today()
         if day != self._day:
             self.save(now=True)  # under the day that has ended
-            self._day, self._used, self._new = day, {}, {}
+            self._day, self._used, self._new = day, self._kept(day), {}
         return self._used.get(self._scope + device_key, Use())
+
+    def _kept(self, day: int) -> dict[str, Use]:
+        try:
+            return self._file.read(day) if self._file else {}
+        except SettingsError as error:
+            _log.warning("the day's budgets begin anew: %s", error)
+            return {}
 
     def _count(self, device_key: str, more: Use) -> None:
         used, name = self._today(device_key), self._scope + device_key
@@ -178,3 +202,59 @@ class Meter:
 
 def _sum(one: Use, other: Use) -> Use:
     return Use(one.requests + other.requests, one.tokens + other.tokens)
+
+
+class Reserved:
+    """One answer's account: what it may use is held, what it uses counted, the rest given back."""
+
+    def __init__(self, meter: Meter, device_key: str, num_prompt: int, num_answer: int) -> None:
+        self._meter, self._device_key = meter, device_key
+        self._num_prompt, self._held = num_prompt, num_prompt + num_answer
+        self.num_written = 0
+        self._is_settled = False
+        meter.hold(device_key, self._held)
+
+    def see(self, item: Delta | Finish) -> int:
+        """Count the next item of the answer; return its tokens, a prompt's at the end."""
+        if isinstance(item, Delta):
+            # Not every engine tells the tokens of its pieces.
+            num_tokens = len(item.token_ids) or bool(item.text)
+            self.num_written += num_tokens
+            self._count(num_tokens)
+            return num_tokens
+        unseen = max(0, item.usage.completion_tokens - self.num_written)
+        return self._settle(max(0, item.usage.prompt_tokens) + unseen)
+
+    def left(self) -> int:
+        """The answer was left before its end: what was read for it is counted as it was estimated.
+
+        Return those tokens; none where the end was seen.
+        """
+        return self._settle(self._num_prompt)
+
+    def refused(self) -> None:
+        """Nothing was computed, or nothing more; only what was written counts."""
+        self._settle(0)
+
+    def _settle(self, num_tokens: int) -> int:
+        if self._is_settled:
+            return 0
+        self._is_settled = True
+        self._count(num_tokens)
+        self._meter.hold(self._device_key, -self._held)
+        self._held = 0
+        return num_tokens
+
+    def _count(self, num_tokens: int) -> None:
+        if not num_tokens:
+            return
+        self._meter.count_tokens(self._device_key, num_tokens)
+        given_back = min(num_tokens, self._held)  # held no more: it is used
+        self._held -= given_back
+        self._meter.hold(self._device_key, -given_back)
+
+
+def num_prompt_tokens(request: Request) -> int:
+    """Return about how many tokens a prompt has, before anybody has counted them."""
+    chars = len(request.prompt or "") + sum(len(each.content) for each in request.messages)
+    return len(request.prompt_token_ids) or 1 + chars // _CHARS_PER_TOKEN

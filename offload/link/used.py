@@ -93,8 +93,9 @@ def _connect(path: Path) -> sqlite3.Connection:
         file.execute("PRAGMA synchronous = NORMAL")
         with file:
             file.execute(_TABLE)
-            newest = "(SELECT max(day) FROM used)"
-            file.execute(f"DELETE FROM used WHERE day < {newest} - ?", (_KEPT_DAYS,))
+            # By count and not by age: a clock that is ahead would make all of them old.
+            newest = "SELECT DISTINCT day FROM used ORDER BY day DESC LIMIT ?"
+            file.execute(f"DELETE FROM used WHERE day NOT IN ({newest})", (_KEPT_DAYS,))
     except BaseException:
         file.close()
         raise

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from statistics import median
 
 from offload.link.bodies import Load
-from offload.link.quota import Meter
-from offload.messages import Usage
+from offload.link.quota import Meter, Reserved
+from offload.messages import Delta, Finish, Request
 
 _LAST = 32  # answers whose waits are remembered
 
@@ -25,13 +25,13 @@ class Workload:
         self.queues_s: deque[float] = deque(maxlen=_LAST)
         self.first_pieces_s: deque[float] = deque(maxlen=_LAST)
 
-    def begin(self, device_key: str) -> Tally:
+    def begin(self, device_key: str, request: Request) -> Tally:
         """Count a request that was taken, and return what its answer is told to."""
         self.meter.count_request(device_key)
         self.num_running += 1
         self.num_waiting += 1
         self.running_of[device_key] += 1
-        return Tally(self, device_key)
+        return Tally(self, device_key, self.meter.reserve(device_key, request))
 
     def load(self) -> Load:
         """Return the figures that the devices are told."""
@@ -46,27 +46,36 @@ class Workload:
 class Tally:
     """Hears of one answer what it costs and how long it takes."""
 
-    def __init__(self, workload: Workload, device_key: str) -> None:
+    def __init__(self, workload: Workload, device_key: str, account: Reserved) -> None:
         self._workload, self._device_key = workload, device_key
         self._began_s = workload.clock()
         self._waiting = True
-        self.num_tokens = 0
+        self._account = account
 
-    def said(self, num_tokens: int) -> None:
-        """The engine wrote a piece of so many tokens."""
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens the engine wrote."""
+        return self._account.num_written
+
+    def said(self, piece: Delta) -> None:
+        """The engine wrote a piece."""
         if self._waiting:
             self._workload.first_pieces_s.append(self._workload.clock() - self._began_s)
             self._wait_no_more()
-        self.num_tokens += num_tokens
-        self._workload.meter.count_tokens(self._device_key, num_tokens)
+        self._account.see(piece)
 
-    def finished(self, usage: Usage) -> None:
+    def finished(self, finish: Finish) -> None:
         """The engine came to its end and says what it used."""
-        self._workload.meter.count_tokens(self._device_key, usage.prompt_tokens)
-        self._workload.queues_s.append(usage.queue_s)
+        self._account.see(finish)
+        self._workload.queues_s.append(finish.usage.queue_s)
+
+    def failed(self) -> None:
+        """The engine raised an error."""
+        self._account.refused()
 
     def ended(self) -> None:
-        """The answer runs no more, however it ended."""
+        """The answer runs no more, however it ended; one that was left has been read for."""
+        self._account.left()
         self._wait_no_more()
         self._workload.num_running -= 1
         self._workload.running_of[self._device_key] -= 1

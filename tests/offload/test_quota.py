@@ -9,6 +9,7 @@ import pytest
 from offload.errors import SettingsError
 from offload.link.local import open_meter
 from offload.link.quota import Meter, Quota
+from offload.messages import Delta, Finish, Request, Sampling, Usage
 from offload.settings import QuotaSettings
 
 
@@ -172,3 +173,82 @@ def test_what_the_settings_allow_is_what_a_device_gets(tmp_path: Path) -> None:
     assert "1 requests of the day" in why_not(meter)
     again = open_meter(QuotaSettings(requests_per_day=1), tmp_path)
     assert again.why_not("a") is not None, "a restart does not give the day anew"
+
+
+ASKED = Request(prompt="x" * 30, sampling=Sampling(max_tokens=100))  # about 11 tokens to read
+
+
+def test_answers_under_way_hold_what_they_may_use() -> None:
+    meter = metered(Clock(), tokens_per_day=150)
+    first = meter.reserve("a", ASKED)
+    assert meter.why_not("a") is None
+    second = meter.reserve("a", ASKED)
+    assert "answers under way" in why_not(meter)
+    assert meter.why_not("b") is None, "another device is not held back"
+    second.refused()
+    assert meter.why_not("a") is None, "what was refused used nothing"
+    first.see(Finish(reason="stop", usage=Usage(prompt_tokens=10, completion_tokens=40)))
+    assert meter.why_not("a") is None
+    third = meter.reserve("a", ASKED)
+    assert "answers under way" in why_not(meter)
+    third.see(Finish(reason="stop", usage=Usage(prompt_tokens=10, completion_tokens=90)))
+    assert "has used its 150 tokens" in why_not(meter)
+
+
+def test_who_leaves_at_the_first_piece_has_used_the_prompt() -> None:
+    meter = metered(Clock(), tokens_per_day=100)
+    for _ in range(8):
+        assert meter.why_not("a") is None
+        account = meter.reserve("a", ASKED)
+        account.see(Delta(text="one", token_ids=(1,)))
+        account.left()
+        account.left()
+    assert meter.why_not("a") is None  # 96 of 100
+    meter.reserve("a", ASKED).left()
+    assert "has used its 100 tokens" in why_not(meter)
+
+
+def test_many_at_once_pass_a_budget_by_one_answer_at_most() -> None:
+    meter, taken = metered(Clock(), tokens_per_day=2000), []
+    while meter.why_not("a") is None:
+        taken.append(meter.reserve("a", ASKED))
+    assert len(taken) == 2000 // 111 + 1
+    for account in taken:
+        account.see(Finish(reason="length", usage=Usage(prompt_tokens=11, completion_tokens=100)))
+    assert "has used its 2000 tokens" in why_not(meter)
+
+
+@pytest.mark.parametrize("jump_s", [86_400.0, -86_400.0, 40 * 86_400.0, -400 * 86_400.0])
+def test_a_clock_that_is_set_gives_no_budget_back(tmp_path: Path, jump_s: float) -> None:
+    wall, clock, path = Clock(), Clock(), tmp_path / "used.sqlite"
+
+    def opened() -> Meter:
+        return Meter(Quota(requests_per_day=1), path, clock=clock, wall=wall)
+
+    meter = opened()
+    meter.count_request("a")
+    wall.now += jump_s
+    assert meter.why_not("a") is not None, "while the clock is wrong"
+    meter.count_request("b")
+    wall.now -= jump_s
+    assert meter.why_not("a") is not None, "when it is right again"
+    meter.close()
+    wall.now += jump_s
+    away = opened()  # started while the clock is wrong: it cannot know
+    away.count_request("c")
+    away.close()
+    wall.now -= jump_s
+    again = opened()
+    again.count_request("d")
+    assert again.why_not("a") is not None, "a row from another day swept none out"
+    again.close()
+
+
+def test_a_day_ends_as_time_passes_though_the_clock_was_set() -> None:
+    wall, clock = Clock(), Clock()
+    meter = Meter(Quota(requests_per_day=1), clock=clock, wall=wall)
+    meter.count_request("a")
+    wall.now -= 10 * 86_400
+    clock.now += 86_400
+    wall.now += 86_400
+    assert meter.why_not("a") is None

@@ -11,7 +11,7 @@ import pytest
 
 from offload.errors import Overloaded
 from offload.link.quota import Meter, Quota
-from offload.messages import Delta, Finish, Usage
+from offload.messages import Delta, Finish, Request, Sampling, Usage
 from serve.admission import Admission
 from serve.failures import TooMany
 from serve.metrics import Metrics
@@ -93,11 +93,25 @@ async def test_who_leaves_the_queue_leaves_no_hole(when: str) -> None:
 def test_tokens_are_counted_as_they_come_and_once() -> None:
     quota = Quota(tokens_per_day=5)
     desk = admission(quota)
-    account = desk.account("alice")
+    asked = Request(prompt="hi", sampling=Sampling(max_tokens=3))
+    account = desk.account("alice", asked)
     account.see(Delta(text="a", token_ids=(1, 2)))
     desk.check("alice")
     account.see(Finish(reason="stop", usage=Usage(prompt_tokens=2, completion_tokens=3)))
     with pytest.raises(TooMany, match="this key has used its 5 tokens of the day"):
+        desk.check("alice")
+
+
+async def test_a_budget_is_not_passed_by_asking_at_once_nor_by_leaving_at_once() -> None:
+    desk = admission(Quota(tokens_per_day=12), max_running=8)
+    asked = [Request(prompt="x" * 9, sampling=Sampling(max_tokens=10))]  # 4 tokens to read
+    async with desk.place("alice", asked):
+        with pytest.raises(TooMany, match="answers under way"):
+            desk.check("alice")
+    for _ in range(2):  # each left before it said a word
+        async with desk.place("alice", asked):
+            pass
+    with pytest.raises(TooMany, match="has used its 12 tokens"):
         desk.check("alice")
 
 

@@ -1,11 +1,14 @@
 """Who computes how many tokens in the next step.
 
 There is no prefill phase and no decode phase (vLLM's V1 scheduler): every step hands out a budget
-of tokens, to running answers first, then to prompts in pieces, in order of arrival.
+of tokens, to running answers first, then to prompts in pieces, those of the device that was served
+least before all others. A device that has nothing running is let in at once: whoever runs most
+makes way for it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from cloud.engine.blocks import BlockPool, Span
@@ -79,14 +82,15 @@ class Scheduler:
         budget = self.pace.budget(self.budget)
         preempted_before = self.num_preemptions
         slices: list[Slice] = []
-        # Answers before prompts, so that a long prompt never holds up a reader.
-        for sequence in sorted(self.running, key=lambda s: (s.num_pending > 1, s.number)):
+        self._let_newcomers_in()
+        roomy = self.num_preemptions == preempted_before
+        for sequence in self._in_turn():
             count = 0 if sequence.is_all_chosen else min(sequence.num_pending, budget)
             if sequence in self.running and count and self._make_room(sequence, count, slices):
                 slices.append(self._planned(sequence, count))
                 budget -= count
         # Where room had to be made, newcomers would only throw each other out.
-        roomy = self.num_preemptions == preempted_before
+        roomy = roomy and self.num_preemptions == preempted_before
         while roomy and budget > 0 and (admitted := self._admit()) is not None:
             count = min(admitted.num_pending, budget)
             self._grow(admitted, count)
@@ -130,7 +134,7 @@ class Scheduler:
         for sequence in self.running:
             reached = sequence.num_computed + min(sequence.num_pending, self.budget)
             missing += max(0, self._span.num_blocks(reached) - len(sequence.blocks))
-        return missing <= self.pool.num_free
+        return missing <= self.pool.num_free and not self._needs_way()
 
     def shrink(self, num_tokens: int) -> bool:
         """Plan for half the tokens of a step that ran out of memory; False below one token."""
@@ -139,13 +143,16 @@ class Scheduler:
 
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the queue; it will be computed again."""
+        self._stop(sequence)
+        self.waiting.give_back(sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
         assert not sequence.num_unknown, "who gives way has no token under way"
         self.running.remove(sequence)
         self._free(sequence)
         sequence.num_computed = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
-        self.waiting.give_back(sequence)
 
     def expired(self, now_s: float) -> list[Sequence]:
         """Return the sequences whose deadline has passed."""
@@ -169,9 +176,52 @@ class Scheduler:
         assert not any(sequence.blocks for sequence in self.waiting), "a waiting one holds blocks"
         self.pool.check_integrity(sequence.held_blocks for sequence in self.running)
 
-    def _admit(self) -> Sequence | None:
-        """Start the first waiting sequence if what its known tokens hold at once finds room now."""
-        sequence = self.waiting.next()
+    def _in_turn(self) -> list[Sequence]:
+        """Return answers before prompts, so that a long prompt never holds up a reader.
+
+        Among prompts that of the device for which least was done is first.
+        """
+
+        def turn(sequence: Sequence) -> tuple[bool, tuple[int, int], int]:
+            reads = sequence.num_pending > 1
+            claim = self.waiting.claim(sequence) if reads else (0, 0)
+            return reads, claim, sequence.number
+
+        return sorted(self.running, key=turn)
+
+    def _let_newcomers_in(self) -> None:
+        """Start one sequence of every device that has none running; who runs most makes way."""
+        while (newcomer := self.waiting.newcomer(self._running_of())) is not None:
+            while self._admit(newcomer) is None:
+                victim = self._most_served()
+                if victim is None:
+                    return
+                self._stop(victim)
+                self.waiting.set_back(victim)
+
+    def _running_of(self) -> Counter[str]:
+        return Counter(sequence.device for sequence in self.running)
+
+    def _most_served(self) -> Sequence | None:
+        """Return the youngest sequence of the device that runs most; None where each has one."""
+        counts = self._running_of()
+        free = [each for each in self.running if not each.num_unknown and counts[each.device] > 1]
+        return max(free, key=lambda each: (counts[each.device], each.number), default=None)
+
+    def _needs_way(self) -> bool:
+        """Whether a device that has nothing running can be let in only if another makes way."""
+        counts = self._running_of()
+        if self.waiting.newcomer(counts) is None or not counts:
+            return False
+        crowded = len(self.running) >= self._max_num_seqs or not self.pool.num_free
+        return crowded and max(counts.values()) > 1
+
+    def _admit(self, sequence: Sequence | None = None) -> Sequence | None:
+        """Start a waiting sequence if what its known tokens hold at once finds room now.
+
+        It is the one whose turn it is, unless one is given.
+        """
+        sequence = sequence or self.waiting.next()
         if sequence is None or len(self.running) >= self._max_num_seqs:
             return None
         found = self._found(sequence)
@@ -221,11 +271,15 @@ class Scheduler:
         return Slice(sequence, count)
 
     def _make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
-        """Grow a sequence, preempting the youngest ones not yet in this step; False: no room."""
+        """Grow a sequence; those of whoever runs most give way, the youngest first. False: no room.
+
+        None that is in this step already does.
+        """
         while not self._grow(sequence, count):
             planned = {id(slice_.sequence) for slice_ in slices}
             others = [s for s in self.running if id(s) not in planned]
-            youngest = max(others, key=lambda s: s.number)
+            counts = self._running_of()
+            youngest = max(others, key=lambda s: (counts[s.device], s.number))
             self.preempt(youngest)
             if youngest is sequence:
                 return False

@@ -48,6 +48,25 @@ class Waiting:
         """Put a sequence that had to give way at the head."""
         self._returned.appendleft(sequence)
 
+    def set_back(self, sequence: Sequence) -> None:
+        """Put a sequence that made way for another device at the head of its own."""
+        queues = self._queues
+        queues.setdefault(sequence.device, deque()).appendleft(sequence)
+
+    def newcomer(self, running: Counter[str]) -> Sequence | None:
+        """Return whose turn it is among the devices that have none running, or None."""
+        back = {sequence.device for sequence in self._returned}  # whose turn comes anyway
+        away = [
+            queue
+            for device, queue in self._queues.items()
+            if not running[device] and device not in back
+        ]
+        return self._shortest(min(away, key=self._claim)) if away else None
+
+    def claim(self, sequence: Sequence) -> tuple[int, int]:
+        """Return the work done for a sequence's device, and how much it asks; least is first."""
+        return self._work[sequence.device], self._num_known[sequence.device]
+
     def next(self) -> Sequence | None:
         """Return whose turn it is, without taking it out."""
         if self._returned:

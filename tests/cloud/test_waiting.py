@@ -106,3 +106,77 @@ def test_without_a_target_a_step_takes_what_there_is() -> None:
     pace = Pace(target_step_s=0.0)
     pace.note(1000, 10.0)
     assert pace.budget(2048) == 2048
+
+
+def crowd(num_seqs: int, *, num_blocks: int = 64) -> tuple[Scheduler, list[Sequence]]:
+    """A scheduler whose places all have answers of one device, and more of it that wait."""
+    scheduler = fair_scheduler(num_seqs, num_blocks=num_blocks)
+    many = [sequence(device="a") for _ in range(3 * num_seqs)]
+    for each in many:
+        scheduler.add(each)
+    step(scheduler)
+    assert len(scheduler.running) == num_seqs
+    return scheduler, many
+
+
+def fair_scheduler(num_seqs: int, *, num_blocks: int = 64, budget: int = 64) -> Scheduler:
+    return Scheduler(
+        BlockPool(num_blocks),
+        span=Span(block_size=4),
+        max_num_seqs=num_seqs,
+        max_num_batched_tokens=budget,
+    )
+
+
+def step(scheduler: Scheduler) -> list[Sequence]:
+    """Compute one step; who has read its prompt writes a token. Return who took part."""
+    slices = scheduler.schedule()
+    for slice_ in slices:
+        if slice_.completes:
+            slice_.sequence.append(1)
+        scheduler.computed(slice_)
+    return [slice_.sequence for slice_ in slices]
+
+
+def test_a_newcomer_is_in_the_very_next_step_though_another_holds_all_places() -> None:
+    scheduler, many = crowd(4)
+    newcomer = sequence(device="b")
+    scheduler.add(newcomer)
+    assert newcomer in step(scheduler)
+    held = [each.device for each in scheduler.running]
+    assert sorted(held) == ["a", "a", "a", "b"]
+    scheduler.check_integrity()
+    # Who made way goes on before what its own device asked later.
+    scheduler.remove(many[0])
+    assert many[3] in step(scheduler)
+
+
+def test_a_newcomer_is_let_in_though_another_holds_all_memory() -> None:
+    scheduler, _ = crowd(8, num_blocks=9)
+    newcomer = sequence(num_tokens=4, device="b")
+    scheduler.add(newcomer)
+    assert newcomer in step(scheduler)
+    scheduler.check_integrity()
+
+
+def test_nobody_makes_way_within_its_own_device_or_for_one_that_runs_already() -> None:
+    scheduler, _ = crowd(4)
+    scheduler.add(sequence(device="b"))
+    step(scheduler)
+    before = scheduler.num_preemptions
+    for device in ("a", "b", "b"):
+        scheduler.add(sequence(device=device))
+    for _ in range(3):
+        step(scheduler)
+    assert scheduler.num_preemptions == before == 1
+
+
+def test_a_newcomers_prompt_is_read_before_the_rest_of_anothers() -> None:
+    scheduler = fair_scheduler(8, num_blocks=1024, budget=32)
+    for _ in range(4):
+        scheduler.add(sequence(num_tokens=500, device="a"))
+    step(scheduler)
+    newcomer = sequence(num_tokens=20, device="b")
+    scheduler.add(newcomer)
+    step(scheduler)
+    assert newcomer.num_generated == 1, "2,000 tokens of another wait for their next step"

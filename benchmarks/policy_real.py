@@ -31,6 +31,7 @@ from benchmarks.policy_real_parts import (  # noqa: E402
     everyday,
     left_out,
     real_pair,
+    scores_left_out,
     ship,
 )
 
@@ -46,14 +47,17 @@ def main() -> None:
     tables = {path.name.removesuffix(".jsonl.gz"): Table.read(path) for path in paths}
     if arguments.ship:
         ship(tables, far=tables[FAR])
+    said = {name: scores_left_out(tables, name) for name in tables}
     report = {
         "questions": {name: len(table.right) for name, table in tables.items()},
         "right": {name: float(table.right.mean()) for name, table in tables.items()},
-        "left_out": left_out(tables),
-        "pairs": {name: real_pair(tables, near=name, far=FAR) for name in tables if name != FAR},
+        "left_out": left_out(tables, said),
+        "pairs": {
+            name: real_pair(tables, said, near=name, far=FAR) for name in tables if name != FAR
+        },
         "each_feature_alone": each_feature(tables),
         "ceilings_five_folds": ceilings(tables),
-        "everyday": everyday(tables),
+        "everyday": everyday(tables, said),
         "machine": {"python": platform.python_version(), "numpy": np.__version__},
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")

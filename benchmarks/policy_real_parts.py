@@ -27,6 +27,23 @@ MIN_GAIN = 0.33  # asking far must be worth this much to plain auto; see docs/po
 FAR_RIGHT = 0.83  # how often published strong models are right (RouteLLM's MMLU and GSM8K outcomes)
 RESAMPLES = 400
 _SIGNS = np.array(list(SIGNS.values()), dtype=np.float64)
+# What the checks mean, said beforehand: few answers of the sets fitted to may show it.
+PRIOR = {
+    "form_missed": -1.0,
+    "circles": -2.0,
+    "reached": 1.5,
+    "repeated": -0.5,
+    "negative": -1.5,
+    "fraction": -1.0,
+    "sums_right": 0.5,
+    "sums_wrong": -1.5,
+    "follows_working": 0.5,
+    "option_unknown": -2.0,
+    "option_missed": -2.0,
+    "option_misquoted": -1.0,
+    "listed_missed": -2.0,
+}
+_PRIOR = np.array([PRIOR.get(name, 0.0) for name in NAMES])
 _PROMPT_SIGNS = np.array(list(PROMPT_SIGNS.values()), dtype=np.float64)
 
 Picks = npt.NDArray[np.bool_]
@@ -92,7 +109,7 @@ def _fit(tables: Sequence[Table], penalty: float) -> Scorer:
     # Each model counts alike, however many answers it gave.
     weights = np.concatenate([np.full(len(e.right), 1.0 / len(e.right)) for e in tables])
     weights *= len(labels) / weights.sum()
-    return fit_signed(NAMES, rows, labels, _SIGNS, penalty=penalty, weights=weights)
+    return fit_signed(NAMES, rows, labels, _SIGNS, penalty=penalty, weights=weights, prior=_PRIOR)
 
 
 def _inner_loss(tables: Sequence[Table], penalty: float) -> float:
@@ -132,12 +149,15 @@ def _same_source(sets: npt.NDArray[np.str_], out: str) -> Picks:
     return sets == out
 
 
-def left_out(tables: Mapping[str, Table]) -> dict[str, object]:
-    """Return how well right is told from wrong on each model and set that was left out."""
+def left_out(tables: Mapping[str, Table], said: Mapping[str, Floats]) -> dict[str, object]:
+    """Return how well right is told from wrong on each model and set that was left out.
+
+    `said` are the scores of each model's answers, left out (scores_left_out).
+    """
     found: dict[str, object] = {}
     won = pairs = 0
     for name, table in tables.items():
-        scores, singles = scores_left_out(tables, name), table.signals()
+        scores, singles = said[name], table.signals()
         by_set = {str(each): _auroc_in(scores, table, each) for each in np.unique(table.sets)}
         best = _best_single(tables, name)
         of_best = {each: _auroc_in(singles[best], table, each) for each in by_set}
@@ -148,8 +168,10 @@ def left_out(tables: Mapping[str, Table]) -> dict[str, object]:
         found[name] = {
             "auroc": curves.auroc(scores, table.right),
             "auroc_within_sets": _within(scores, table),
+            "auroc_of_pairs_within_sets": _of_pairs(scores, table),
             "interval95": _spread(table, lambda at, s=scores, t=table: _within(s, t, at)),
             "singles_within_sets": {each: _within(v, table) for each, v in singles.items()},
+            "singles_of_pairs_within_sets": {e: _of_pairs(v, table) for e, v in singles.items()},
             "singles_over_all": {e: curves.auroc(v, table.right) for e, v in singles.items()},
             "best_single_on_the_others": best,
             "sets": by_set,
@@ -191,6 +213,21 @@ def _within(scores: Floats, table: Table, at: npt.NDArray[np.int64] | None = Non
     return float(np.mean(found)) if found else None
 
 
+def _of_pairs(scores: Floats, table: Table) -> float:
+    """Return the share of pairs of one set, a right and a wrong answer, in the right order.
+
+    Sets of few questions count little, so it is less a matter of luck than the mean over sets.
+    """
+    good = total = 0.0
+    for name in np.unique(table.sets):
+        here = table.sets == name
+        right = table.right[here]
+        number = float(right.sum() * (len(right) - right.sum()))
+        good += number * curves.auroc(scores[here], right)
+        total += number
+    return good / total
+
+
 def _spread(table: Table, measure: object) -> list[float]:
     generator, total, drawn = np.random.default_rng(0), len(table.right), []
     for _ in range(RESAMPLES):
@@ -200,11 +237,13 @@ def _spread(table: Table, measure: object) -> list[float]:
     return [float(each) for each in np.quantile(drawn, (0.025, 0.975))]
 
 
-def real_pair(tables: Mapping[str, Table], *, near: str, far: str) -> dict[str, object]:
+def real_pair(
+    tables: Mapping[str, Table], said: Mapping[str, Floats], *, near: str, far: str
+) -> dict[str, object]:
     """Return the way from random to perfect self-knowledge, near answers scored left out."""
     table, known = tables[near], {row.id: row.right for row in tables[far].rows}
     both = np.array([row.id in known for row in table.rows])
-    scores = scores_left_out(tables, near)[both]
+    scores = said[near][both]
     right = table.right[both]
     strong = np.array([known[row.id] for row in table.rows if row.id in known], dtype=np.float64)
     truth = Outcomes(right, strong)
@@ -224,10 +263,10 @@ def real_pair(tables: Mapping[str, Table], *, near: str, far: str) -> dict[str, 
 
 
 def each_feature(tables: Mapping[str, Table]) -> dict[str, dict[str, float | None]]:
-    """Return the mean AUROC within sets of each feature alone, turned by its sign."""
+    """Return the share of pairs within sets put right by each feature alone, by its sign."""
     return {
         name: {
-            feature: _within((_SIGNS[at] or 1.0) * table.features[:, at], table)
+            feature: _of_pairs((_SIGNS[at] or 1.0) * table.features[:, at], table)
             for at, feature in enumerate(NAMES)
         }
         for name, table in tables.items()
@@ -235,14 +274,16 @@ def each_feature(tables: Mapping[str, Table]) -> dict[str, dict[str, float | Non
 
 
 def ceilings(tables: Mapping[str, Table]) -> dict[str, dict[str, float | None]]:
-    """Return the mean AUROC within sets of models that learn from the same table, five folds."""
+    """Return the share of pairs within sets put right by models fitted to the same table.
+
+    Five folds of questions: what a linear model and trees could reach with labels of this model.
+    """
     from sklearn.ensemble import RandomForestClassifier
     from sklearn.linear_model import LogisticRegression
 
     found: dict[str, dict[str, float | None]] = {}
     for name, table in tables.items():
-        singles = np.column_stack([table.features, *table.signals().values()])
-        rows = np.column_stack([singles, table.sets[:, None] == np.unique(table.sets)[None]])
+        rows = np.column_stack([table.features, *table.signals().values()])
         rows = (rows - rows.mean(axis=0)) / np.maximum(rows.std(axis=0), 1e-6)
         folds = np.random.default_rng(0).integers(0, 5, len(rows))
         said = {"linear": np.zeros(len(rows)), "trees": np.zeros(len(rows))}
@@ -255,18 +296,20 @@ def ceilings(tables: Mapping[str, Table]) -> dict[str, dict[str, float | None]]:
             trees.fit(rows[inside], table.right[inside])
             said["linear"][outside] = linear.predict_proba(rows[outside])[:, 1]
             said["trees"][outside] = trees.predict_proba(rows[outside])[:, 1]
-        found[name] = {each: _within(value, table) for each, value in said.items()}
+        found[name] = {each: _of_pairs(value, table) for each, value in said.items()}
     return found
 
 
-def everyday(tables: Mapping[str, Table]) -> dict[str, dict[str, float]]:
+def everyday(
+    tables: Mapping[str, Table], said: Mapping[str, Floats]
+) -> dict[str, dict[str, float]]:
     """Return how many everyday prompts go far, and how bad those kept are, each model left out."""
     found = {}
     for name, table in tables.items():
         here = np.char.startswith(table.sets, "everyday/")
         if not here.any():
             continue
-        chances = sigmoid(scores_left_out(tables, name))[here]
+        chances = sigmoid(said[name])[here]
         kept, right = FAR_RIGHT - chances <= MIN_GAIN, table.right[here]
         found[name] = {
             "prompts": int(here.sum()),

@@ -17,7 +17,7 @@ from offload.outgoing import Outgoing
 from offload.policy.failsafe import Failsafe
 from offload.policy.gate import Verdict
 from offload.policy.timing import Clock
-from offload.privacy.parts import holds_private
+from offload.privacy.parts import holds_private, part_that_leaves
 
 
 class Course:
@@ -140,7 +140,10 @@ class Course:
     async def _cloud_items(self, request: Request, reason: str) -> Stream:
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
         # The door by which it leaves writes down why.
-        door = self._cloud.because(reason) if isinstance(self._cloud, Outgoing) else self._cloud
+        if isinstance(self._cloud, Outgoing):
+            door = self._cloud.because(reason)
+        else:
+            door, (request, _) = self._cloud, part_that_leaves(request)
         async with closing(self._timed(door, request, self._by.far_clock)) as cloud:
             async for item in cloud:
                 if isinstance(item, Delta):

@@ -17,6 +17,7 @@ from edge.desk.near import Choice
 from offload.engine import Engine
 from offload.hybrid import Consent, Hybrid, HybridOptions
 from offload.messages import Delta, Request
+from offload.permission import LivePermission
 from offload.places import Places, places
 from offload.settings import Settings
 from offload.settings_reading import load
@@ -62,12 +63,19 @@ def office(
         )
         consent: Consent = choice.consent or _never
         far_side = None if choice.offline else cloud
-        return Hybrid(edge, far_side, options=options, consent=consent)
+        allowed = LivePermission(here.config_file)
+        return Hybrid(edge, far_side, options=options, consent=consent, allowed=allowed)
 
     here = places()
     store = Conversations(here.conversations)
     answers = Answers(store)
-    desk = Desk(load(here.config_file), here, ask=answers.consent, open_engine=opened)
+    desk = Desk(
+        load(here.config_file),
+        here,
+        ask=answers.consent,
+        refused=answers.refused,
+        open_engine=opened,
+    )
     return Office(store=store, answers=answers, desk=desk, near=edge, far=cloud)
 
 

@@ -19,6 +19,7 @@ from edge.desk.assistant.door import MAX_BODY_BYTES, kept_token
 from edge.desk.near import Choice
 from offload.engine import Engine
 from offload.errors import CloudUnreachable, SettingsError
+from offload.messages import Finish, Message, Request
 from offload.places import Places, places
 from offload.settings import Settings
 from offload.settings_file import change_settings
@@ -116,10 +117,44 @@ async def test_where_nobody_watches_nothing_is_said() -> None:
     opened = office(forced="cloud")
     talk = opened.store.begin()
     opened.store.ask(talk, "hello")
-    from offload.messages import Message, Request
-
     request = Request(messages=(Message(role="user", content="hello"),), session=talk)
     assert await opened.answers.consent(request) == "nobody"
+
+
+async def test_never_holds_at_once_and_for_the_texts_of_programs_too() -> None:
+    opened = office(forced="cloud")
+    async with client(opened) as http:
+        await http.patch("/api/settings", json={"private": False})
+        talk = opened.store.begin()
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "the vault opens at 4711"})
+        await asyncio.sleep(0)
+        await http.post(f"/api/conversations/{talk}/consent", json={"reply": "never"})
+        await events(http, talk)
+        assert (await http.get("/api/standing")).json()["private"]
+        program = Request(messages=(Message(role="user", content="of a program"),))
+        *_, finish = [item async for item in opened.desk.current.generate(program)]
+        assert isinstance(finish, Finish) and finish.route is not None
+        assert finish.route.reason == "local_only" and not opened.far.requests
+        await http.patch("/api/settings", json={"private": False})
+        await http.post(f"/api/conversations/{talk}/ask", json={})  # the same question anew
+        await events(http, talk)
+        assert not opened.far.requests
+        back = (await http.post(f"/api/conversations/{talk}/undo", json={})).json()
+        assert back == {"question": "the vault opens at 4711", "private": True}
+
+
+async def test_a_question_that_was_written_while_private_stays() -> None:
+    opened = office(forced="cloud")
+    change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
+    async with client(opened) as http:
+        talk = opened.store.begin()
+        draft = {"text": "written before", "private": True}
+        await http.post(f"/api/conversations/{talk}/ask", json=draft)
+        await events(http, talk)
+        assert not opened.far.requests
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "open"})
+        await events(http, talk)
+        assert [each.content for each in opened.far.requests[0].messages] == ["open"]
 
 
 async def test_retrying_replaces_the_answer_on_the_side_that_was_chosen() -> None:

@@ -6,8 +6,9 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator
 
-from edge.desk.near import open_cloud, open_edge
+from edge.desk.near import open_edge
 from offload.engine import Engine
+from offload.leaving import open_cloud, open_door, open_ledger
 from offload.messages import Delta, Finish, Message, ModelCard, Request
 from offload.places import places
 from offload.settings_reading import load
@@ -37,7 +38,10 @@ class ByLength:
 
 async def main() -> None:
     here, settings = places(), load(places().config_file)
-    engine = ByLength(open_edge(settings, here), open_cloud(settings, here), longest=60)
+    ledger, link = open_ledger(settings, here), open_cloud(settings, here)
+    # The door asks the settings for each text, replaces what is private, and writes the ledger.
+    far = link and open_door(link, settings, here, ledger=ledger, consent=None)
+    engine = ByLength(open_edge(settings, here), far, longest=60)
     for question in ("What is 8 + 9?", "Sort these numbers: 55, 93, 4, 68, 12, 77"):
         request = Request(messages=(Message(role="user", content=question),))
         async for item in engine.generate(request):
@@ -46,6 +50,7 @@ async def main() -> None:
             elif item.route is not None:
                 print(f"   ({item.route.served_by})")
     await engine.aclose()
+    ledger.close()
 
 
 if __name__ == "__main__":

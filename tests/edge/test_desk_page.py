@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from offload.errors import CloudFailed
-from offload.messages import Privacy
+from offload.places import places
+from offload.settings_file import change_settings
 from tests.edge.browser import IN_A_BROWSER, PATIENCE_MS, ask, page, ready
 from tests.edge.desks import office, serving
 from tests.offload.scripted import ScriptedEngine
@@ -170,7 +171,7 @@ async def _worker(tab: Any) -> None:
 async def test_it_speaks_chinese_and_leaves_no_english() -> None:
     failing = ScriptedEngine(("far ",), error=CloudFailed("nobody knows why; see its log"))
     opened_office = office(far=failing, forced="cloud")
-    opened_office.desk.privacy = Privacy.CLOUD_OK
+    change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
     async with serving(opened_office) as opened, page(locale="zh-CN") as tab:
         await ready(opened, tab)
         assert await tab.locator("html").get_attribute("lang") == "zh"

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from offload.errors import CloudUnreachable
-from offload.messages import Privacy
 from offload.outbox import Outbox
 from offload.places import places
+from offload.settings_file import change_settings
 from tests.edge.browser import IN_A_BROWSER, ask, page, ready
 from tests.edge.desks import office, serving
 from tests.offload.scripted import ScriptedEngine
@@ -81,7 +81,7 @@ async def test_a_better_answer_comes_to_the_open_page(monkeypatch: pytest.Monkey
     monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
     cloud = Away(("better",), error=CloudUnreachable("nobody is there"))
     at_desk = office(far=cloud, forced="cloud")
-    at_desk.desk.privacy = Privacy.CLOUD_OK
+    change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
     at_desk.desk.outbox = Outbox(places().outbox, below=1.1)
     async with serving(at_desk) as opened, page() as tab:
         await ready(opened, tab)

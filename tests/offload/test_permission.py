@@ -135,3 +135,12 @@ async def test_where_nobody_attends_nobody_is_asked() -> None:
     assert not asked and not cloud.requests
     await read(door, ask())
     assert len(asked) == len(cloud.requests) == 1
+
+
+def test_whoever_opens_a_cloud_puts_the_door_before_it() -> None:
+    root = Path(__file__).parents[2]
+    rooms = [root / name for name in ("edge", "offload", "serve", "examples")]
+    texts = {path: path.read_text() for room in rooms for path in room.rglob("*.py")}
+    opening = {path for path, text in texts.items() if "open_cloud(settings" in text}
+    assert len(opening) >= 4
+    assert [path for path in opening if "open_door(" not in texts[path]] == []

@@ -62,5 +62,6 @@ def content_of(model: Path, settings: Settings) -> str:
     """Return a short name of a model's content: of a file with adapters, of a folder's weights."""
     if model.is_file():
         return content_with(fingerprint(model), parse_adapters(settings.edge.lora))
-    weights = sorted(model.glob("*.safetensors"))
+    # A pipe in the place of weights would be waited for; loading says what it is.
+    weights = sorted(path for path in model.glob("*.safetensors") if path.is_file())
     return fingerprint(weights[0]) if weights else "0" * 32

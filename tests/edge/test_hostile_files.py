@@ -16,8 +16,10 @@ from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
 from edge.desk.folder_contents import read_folder
 from edge.desk.gguf_contents import read_contents
+from edge.desk.rule import content_of
 from edge.llama.gguf_file import check_header
 from offload.pair import CLOUD_MODEL
+from offload.settings import Settings
 from quantize.gguf import convert
 from quantize.stored_gguf import inspect
 from quantize.weights import read_config, stored_tensors
@@ -105,3 +107,10 @@ def test_a_pipe_is_no_model_and_is_not_waited_for(folder: Path, tmp_path: Path) 
     for read in (read_folder, stored_tensors):
         with pytest.raises(CheckpointError):
             read(folder)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such pipes")
+def test_the_policy_of_a_folder_waits_for_no_pipe(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    os.mkfifo(folder / "model.safetensors")
+    assert content_of(folder, Settings()) == "0" * 32

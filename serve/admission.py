@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter as Counts
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
 
@@ -15,6 +16,7 @@ from prometheus_client import Counter
 
 from offload.link.quota import Meter, Reserved
 from offload.messages import Delta, Finish, Request
+from serve.auth import ANYONE
 from serve.failures import TooMany
 from serve.metrics import Metrics
 
@@ -26,6 +28,7 @@ class Admission:
     """At most `max_running` HTTP requests at once, and `max_queued` more of each tenant that wait.
 
     Whose turn it is goes round between tenants, so that one who asks much holds up only itself.
+    One tenant with a key holds three of four places at most: another finds one at once.
     """
 
     def __init__(
@@ -40,6 +43,7 @@ class Admission:
         self._max_running, self._max_queued = max_running, max_queued
         self._meter, self._metrics, self._clock = meter, metrics, clock
         self._queues: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._running_of: Counts[str] = Counts()
         self._mean_s = 1.0  # of an answer, from start to end
         self.num_running = 0
 
@@ -54,7 +58,7 @@ class Admission:
         if wait is not None:
             raise TooMany(wait.why, wait.seconds)
         queued = len(self._queues.get(tenant, ()))
-        if self.num_running >= self._max_running and queued >= self._max_queued:
+        if not self._has_place(tenant) and queued >= self._max_queued:
             rounds = (self.num_queued + 1) / self._max_running
             wait_s = min(_MOST_WAIT_S, self._mean_s * rounds)
             raise TooMany(
@@ -88,7 +92,7 @@ class Admission:
             for account in accounts:
                 account.close()
             self._mean_s += _MEMORY * (self._clock() - began_s - self._mean_s)
-            self._pass_on()
+            self._pass_on(tenant)
 
     def account(self, tenant: str, request: Request) -> Account:
         """Return what counts one answer's tokens for a tenant; what it may use is held from now."""
@@ -96,8 +100,8 @@ class Admission:
         return Account(self._meter.reserve(tenant, request), self._meter, tokens)
 
     async def _turn(self, tenant: str) -> None:
-        if self.num_running < self._max_running:
-            self.num_running += 1
+        if self._has_place(tenant):
+            self._give_place(tenant)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queues.setdefault(tenant, deque()).append(turn)
@@ -106,24 +110,43 @@ class Admission:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._pass_on()  # the place was given in the same moment
+                self._pass_on(tenant)  # the place was given in the same moment
             else:
                 self._leave(tenant, turn)
             raise
         finally:
             self._metrics.queued.dec()
 
-    def _pass_on(self) -> None:
-        """Give a place that became free to the next tenant's oldest request."""
-        while self._queues:
-            tenant, queue = self._queues.popitem(last=False)
-            turn = queue.popleft()
-            if queue:
-                self._queues[tenant] = queue  # behind the others
-            if not turn.done():
-                turn.set_result(None)
-                return
+    def _has_place(self, tenant: str) -> bool:
+        most = self._max_running
+        if tenant != ANYONE and most > 1:
+            most -= max(1, most // 4)
+        return self.num_running < self._max_running and self._running_of[tenant] < most
+
+    def _give_place(self, tenant: str) -> None:
+        self.num_running += 1
+        self._running_of[tenant] += 1
+
+    def _pass_on(self, left: str) -> None:
+        """Give the place that `left` had to the next tenant's oldest request."""
         self.num_running -= 1
+        self._running_of[left] -= 1
+        if not self._running_of[left]:
+            del self._running_of[left]
+        for tenant in list(self._queues):
+            queue = self._queues[tenant]
+            while queue and self._has_place(tenant):
+                turn = queue.popleft()
+                if turn.done():
+                    continue
+                self._queues.move_to_end(tenant)  # behind the others
+                self._give_place(tenant)
+                turn.set_result(None)
+                break
+            if not queue:
+                del self._queues[tenant]
+            if self.num_running >= self._max_running:
+                return
 
     def _leave(self, tenant: str, turn: asyncio.Future[None]) -> None:
         queue = self._queues.get(tenant)

@@ -62,6 +62,26 @@ async def test_turns_go_round_between_tenants() -> None:
     assert (desk.num_running, desk.num_queued) == (0, 0)
 
 
+async def test_one_tenant_never_holds_all_places() -> None:
+    desk, done, log = admission(max_running=4, max_queued=9), asyncio.Event(), []
+    tasks = [asyncio.create_task(hold(desk, "alice", done, log)) for _ in range(8)]
+    await settle(lambda: desk.num_queued == 5)
+    tasks.append(asyncio.create_task(hold(desk, "bob", done, log)))
+    await settle(lambda: "bob" in log)
+    assert log == ["alice"] * 3 + ["bob"] and desk.num_running == 4
+    done.set()
+    await asyncio.gather(*tasks)
+    assert log.count("alice") == 8 and (desk.num_running, desk.num_queued) == (0, 0)
+
+
+async def test_where_there_are_no_keys_all_places_are_anyones() -> None:
+    desk, done = admission(max_running=4), asyncio.Event()
+    tasks = [asyncio.create_task(hold(desk, "anyone", done, [])) for _ in range(4)]
+    await settle(lambda: desk.num_running == 4)
+    done.set()
+    await asyncio.gather(*tasks)
+
+
 async def test_one_tenants_full_queue_is_not_anothers() -> None:
     desk, done = admission(), asyncio.Event()
     tasks = [asyncio.create_task(hold(desk, "alice", done, [])) for _ in range(2)]

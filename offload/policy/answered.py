@@ -30,6 +30,7 @@ _MARK_LEN = 8  # of some thousand questions, hardly two share it
 class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question, answered by one model.
 
+    `given` is the answer proper where it is a number, a letter or a word (grading.given).
     `tokens` are [log-probability, entropy, margin] in nats, `ended` is how the answer ended
     (FinishReason). `kinds` has one letter a token (token_kinds.py), `likely` and `likely_kinds`
     the log-probabilities and the kinds of the likeliest tokens at each place. `measures` are
@@ -45,6 +46,7 @@ class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     text: str = ""
     tokens: tuple[Confidence, ...] = ()
     ended: str = "stop"
+    given: str = ""
     key: str = ""
     model: str = ""
     sampling: str = ""

@@ -21,7 +21,7 @@ from offload.messages import Alternative, Confidence, Delta, Finish, Message, Re
 from offload.policy.answer_features import measured
 from offload.policy.answered import Answered, AnswerTable, key_of, packed
 from offload.policy.flags import flags
-from offload.policy.grading import Grader
+from offload.policy.grading import Grader, given
 from offload.policy.probe import MAX_TOKENS
 from offload.policy.questions import Question
 from offload.policy.token_kinds import token_kind
@@ -158,6 +158,7 @@ async def answer(engine: Engine, question: Question, how: Asking) -> Answered:
         set=question.set,
         right=how.grader(split(read.text).answer, question),  # what was thought before is no answer
         ended=read.ended,
+        given=given(read.text, question),
         model=engine.card().name,
         sampling=how.told(),
         question=question.question if how.keep_text else "",

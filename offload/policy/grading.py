@@ -45,12 +45,32 @@ def word(text: str, question: Question) -> bool:
     return any(right and given[: len(right)] == right for right in rights)
 
 
+def mention(text: str, question: Question) -> bool:
+    """Whether one of the right answers stands anywhere in the text, as whole words."""
+    said = f" {' '.join(_words(text))} "
+    return any(
+        f" {' '.join(_words(each))} " in said for each in (question.answer, *question.others)
+    )
+
+
 def by_kind(text: str, question: Question) -> bool:
-    """Grade a question by its own kind (number, choice, word), and exactly where it has none."""
+    """Grade a question by its kind: number, choice, word, mention; exactly where it has none."""
     return _KINDS.get(question.kind, exact)(text, question)
 
 
-_KINDS: dict[str, Grader] = {"number": numeric, "choice": choice, "word": word}
+_KINDS: dict[str, Grader] = {"number": numeric, "choice": choice, "word": word, "mention": mention}
+
+
+def given(text: str, question: Question) -> str:
+    """Return the answer proper where the question's kind makes it a number, a letter or a word."""
+    final = final_answer(text)
+    if question.kind == "number":
+        number = _last_number(final)
+        return "" if number is None else f"{number:.12g}"
+    if question.kind == "choice":
+        letter = _LETTER.search(final)
+        return "" if letter is None else _letter(letter)
+    return "".join(_words(final)[:1]) if question.kind == "word" else ""
 
 
 def find_grader(name: str) -> Grader:

@@ -16,7 +16,8 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a question bank; `difficulty` runs from 1 (easy) to 4.
 
     Only `question` and `answer` are needed; `others` are further answers that are right too. `set`
-    names where it is from, `kind` what its answer is: number, choice (a letter) or word.
+    names where it is from, `kind` what its answer is: number, choice (a letter), word, or mention
+    (anywhere in the text).
     """
 
     id: str = ""

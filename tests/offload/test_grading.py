@@ -8,7 +8,7 @@ import pytest
 
 from offload.errors import RequestError
 from offload.policy.answered import key_of
-from offload.policy.grading import by_kind, exact, find_grader, numeric
+from offload.policy.grading import by_kind, exact, find_grader, given, numeric
 from offload.policy.questions import Question, read_questions
 
 
@@ -39,6 +39,8 @@ def test_graders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("word", "invalid", "Answer: Invalid.", True),
         ("word", "valid", "Answer: invalid", False),
         ("word", "No", "Answer: not known", False),
+        ("mention", "Paris", "That is Paris, of course.", True),
+        ("mention", "Paris", "In a parish.", False),
         ("", "No", "Answer: no.", True),
         ("", "No", "Answer: no, never", False),
     ],
@@ -52,3 +54,17 @@ def test_only_question_and_answer_are_needed(tmp_path: Path) -> None:
     path.write_text('{"question": "a?", "answer": "b"}\n{"question": "c?", "answer": "d"}\n')
     first, second = read_questions(path)
     assert first.id == "line 1" and key_of(first) != key_of(second)
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "proper"),
+    [
+        ("number", "2 + 2 = 4\nAnswer: $1,250.50", "1250.5"),
+        ("number", "Answer: none", ""),
+        ("choice", "Answer: (B) the quail", "B"),
+        ("word", "Answer: No, never", "no"),
+        ("", "Answer: something longer", ""),
+    ],
+)
+def test_the_answer_proper_is_kept_where_it_is_no_text(kind: str, text: str, proper: str) -> None:
+    assert given(text, Question(kind=kind, question="?", answer="1")) == proper

@@ -23,7 +23,12 @@ REPLY = "He climbed the stairs, lit the lamp, and wrote the hour into his book, 
 
 def long_chat(quick: bool) -> Row:
     """Turn 50 of a chat past the context, beside a program that truncates and reads anew."""
-    path, turns, length = random_model(), 12 if quick else 50, 512 if quick else 1024
+    return chat_past_context(random_model(), quick, turns=50)
+
+
+def chat_past_context(path: Path, quick: bool, *, turns: int) -> Row:
+    """Return the row of a long chat with a model."""
+    turns, length = 12 if quick else turns, 512 if quick else 1024
     ours = sides.engine(path, max_model_len=length, kv_cache_dtype="auto")
     firsts = []
     for turn in range(1, turns + 1):
@@ -65,14 +70,19 @@ def _truncated(model: Any, turn: int, limit: int) -> list[dict[str, str]]:
     messages = [{"role": m.role, "content": m.content} for m in _history(turn)]
     while True:
         text = "".join(m["content"] for m in messages)
-        if len(model.tokenize(text.encode())) + 4 * len(messages) <= limit:
+        if len(model.tokenize(text.encode())) + 8 * len(messages) + 40 <= limit:
             return messages
         messages = messages[2:]
 
 
 def session(quick: bool) -> Row:
     """Yesterday's conversation from disk, beside reading it again."""
-    path, num_tokens = random_model(), 300 if quick else 2000
+    return restored_session(random_model(), quick)
+
+
+def restored_session(path: Path, quick: bool) -> Row:
+    """Return the row of a session restored with a model."""
+    num_tokens = 300 if quick else 2000
     text = "The keeper wrote of ships and weather. " * num_tokens
     with tempfile.TemporaryDirectory() as folder:
         options = {"session_folder": Path(folder), "kv_cache_dtype": "auto"}

@@ -1,4 +1,4 @@
-"""The model that the edge's speeds are measured on: random weights of a real shape, Q4_K_M."""
+"""The models that the edge's speeds are measured on: random weights, and real ones."""
 
 from __future__ import annotations
 
@@ -23,3 +23,11 @@ def random_model(folder: Path = FOLDER) -> Path:
         convert(write_random(checkpoint, num_layers=NUM_LAYERS), path, kind="q4_k_m")
         shutil.rmtree(checkpoint)
     return path
+
+
+def find(folder: Path, size: str) -> Path:
+    """Return the GGUF of a size such as "0.5b" in its name."""
+    found = sorted(path for path in folder.glob("*.gguf") if size in path.name.lower())
+    if not found:
+        raise SystemExit(f"{folder} has no GGUF file of {size}; put Qwen2.5-Coder there")
+    return found[0]

@@ -29,10 +29,14 @@ SAMPLED = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "min_p": 0.05, "seed"
 ROOT = Path(__file__).parents[1]
 
 
-def engine(path: Path, **options: Any) -> LlamaEngine:
+def engine(path: Path, **more: Any) -> LlamaEngine:
     """Return our engine with a context of the length that every side has."""
-    known = {"max_model_len": CONTEXT, "kv_cache_dtype": "f16", **options}
-    return LlamaEngine(path, options=LlamaOptions(**known))
+    return LlamaEngine(path, options=options(**more))
+
+
+def options(**more: Any) -> LlamaOptions:
+    """Return our options, with the context and the type of keys and values of every side."""
+    return LlamaOptions(**{"max_model_len": CONTEXT, "kv_cache_dtype": "f16", **more})
 
 
 def our_answer(ours: LlamaEngine, request: Request) -> tuple[float, float, Finish]:

@@ -92,16 +92,17 @@ def _in_pairs(
 
 def chat_idle(quick: bool) -> Row:
     """A streamed chat on an idle machine, beside llama-cpp-python's defaults."""
-    return _chats(quick, num_threads=None, num_busy=0)
+    return chats(random_model(), quick, num_threads=None, num_busy=0)
 
 
 def chat_busy(quick: bool) -> Row:
     """The same with one core busy, beside llama-cpp-python told to use all cores."""
-    return _chats(quick, num_threads=num_usable_cores(), num_busy=1)
+    return chats(random_model(), quick, num_threads=num_usable_cores(), num_busy=1)
 
 
-def _chats(quick: bool, *, num_threads: int | None, num_busy: int) -> Row:
-    path, num_tokens = random_model(), 12 if quick else 64
+def chats(path: Path, quick: bool, *, num_threads: int | None, num_busy: int) -> Row:
+    """Return the row of a streamed chat beside llama_cpp.Llama's, with others beside them."""
+    num_tokens = 12 if quick else 64
     ours = sides.engine(path)
     theirs = sides.library(path, num_threads=num_threads)
     with sides.busy_cores(num_busy):
@@ -141,7 +142,11 @@ _ROUNDS = 3  # what a load does to one answer is chance
 
 def governor(quick: bool) -> Row:
     """The governor beside every fixed number of threads, under four loads; the worst counts."""
-    path = random_model()
+    return governed(random_model(), quick)
+
+
+def governed(path: Path, quick: bool) -> Row:
+    """Return the row of the governor for a model."""
     fixed = range(1, num_usable_cores() + 1)
     table = {}
     for name, load in LOADS.items():

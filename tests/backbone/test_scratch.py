@@ -15,10 +15,13 @@ from backbone.scratch import scratch_file, scratch_folder
 ROOT = Path(__file__).parents[2]
 DEAD = 2**22 + 7  # above what Linux gives out
 HOLDING = """
-import sys, nearfar
+import signal, sys
+for each in (signal.SIGTERM, signal.SIGHUP):  # whoever runs the tests may ignore them
+    signal.signal(each, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import nearfar
 from pathlib import Path
 from backbone.scratch import scratch_file, scratch_folder
-import typer, signal
 
 @nearfar.app.command("hold")
 def hold() -> None:

@@ -294,7 +294,27 @@ def test_the_first_guess_is_taken_and_only_its_giver_is_judged() -> None:
     assert (tally.steps, tally.proposed, tally.accepted) == (1, 2, 1)
 
 
-def test_the_embedded_edge_model_drafts_for_the_embedded_cloud_model(tmp_path: Path) -> None:
+def test_a_draft_model_that_cannot_pay_is_told_at_the_start_and_does_nothing(
+    tiny_gguf: Path,
+    nearly: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two models of one size: a guess takes as long as what it saves."""
+    monkeypatch.setattr(
+        "edge.llama.draft_model._timed", lambda context, num_tokens: 1e-3 * (4 + num_tokens)
+    )
+    with _both(tiny_gguf, nearly) as (plain, drafted):
+        told = [record.getMessage() for record in caplog.records]
+        assert any("cannot make this model quicker" in line for line in told)
+        expected = [d.token_ids for d in _ask(plain, "hello", max_tokens=60)]
+        assert [d.token_ids for d in _ask(drafted, "hello", max_tokens=60)] == expected
+        assert drafted.tally.proposed == 0
+
+
+def test_the_embedded_edge_model_drafts_for_the_embedded_cloud_model(
+    tmp_path: Path, always_drafted: None
+) -> None:
     """The pair shares a tokenizer: the small model guesses what the large one writes."""
     if not (CLOUD_MODEL / "config.json").is_file():
         pytest.skip(f"{CLOUD_MODEL} is not there")
@@ -309,7 +329,7 @@ def test_the_embedded_edge_model_drafts_for_the_embedded_cloud_model(tmp_path: P
 
 
 def test_trained_models_draft_for_themselves_in_fewer_bits(
-    stories: Path, stories_gguf: Path, tmp_path: Path
+    stories: Path, stories_gguf: Path, tmp_path: Path, always_drafted: None
 ) -> None:
     small = tmp_path / "small.gguf"
     convert(stories, small, kind="q8_0")

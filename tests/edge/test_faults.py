@@ -142,7 +142,7 @@ def test_an_absurd_context_in_the_file_is_refused_or_bounded(
         *_, finish = engine.answer(Request(prompt="hi", sampling=Sampling(max_tokens=2)))
         assert isinstance(finish, Finish)
     except NearfarError as error:
-        assert "holds" in str(error)
+        assert "maximum context length" in str(error)
     finally:
         engine.close()
 

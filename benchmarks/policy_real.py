@@ -60,7 +60,9 @@ def main() -> None:
         "everyday": everyday(tables, said),
         "machine": {"python": platform.python_version(), "numpy": np.__version__},
     }
-    Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    Path(__file__).with_suffix(".json").write_text(
+        json.dumps(report, indent=1, allow_nan=False) + "\n"
+    )
 
 
 if __name__ == "__main__":

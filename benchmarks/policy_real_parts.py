@@ -23,7 +23,7 @@ from offload.policy.replayed import decided
 from offload.policy.scorer import Scorer
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
-MIN_GAIN = 0.33  # asking far must be worth this much to plain auto; see docs/policy.md
+MIN_GAIN = 0.4  # asking far must be worth this much to plain auto; see docs/policy.md
 FAR_RIGHT = 0.83  # how often published strong models are right (RouteLLM's MMLU and GSM8K outcomes)
 RESAMPLES = 400
 _SIGNS = np.array(list(SIGNS.values()), dtype=np.float64)
@@ -250,11 +250,23 @@ def real_pair(
     perfect = curves.ceilings(truth)["self_knowledge"].apgr
     singles = {name: -value[both] for name, value in table.signals().items()}
     ours = {"rule": -scores, **singles}
+    went = {
+        "rule": FAR_RIGHT - sigmoid(scores) > MIN_GAIN,
+        "least_below_-0.7": table.signals()["least"][both] < -0.7,
+    }
     apgr = {name: curves.deferral_curve(need, truth).apgr for name, need in ours.items()}
     return {
         "questions": int(both.sum()),
         "accuracy_near": float(right.mean()),
         "accuracy_far": float(strong.mean()),
+        "auto": {
+            name: {
+                "asked_far": float(far_ones.mean()),
+                "right": float(np.where(far_ones, strong, right).mean()),
+                "wrong_of_kept": None if far_ones.all() else float(1.0 - right[~far_ones].mean()),
+            }
+            for name, far_ones in went.items()
+        },
         "apgr": apgr,
         "apgr_interval95": curves.intervals(-scores, truth, resamples=RESAMPLES)["apgr"],
         "apgr_perfect_self_knowledge": perfect,

@@ -13,7 +13,7 @@ from offload.policy.aims import Aim
 from offload.policy.gate import Standing, gate
 from offload.policy.monitor import Monitor
 from offload.policy.questions import final_answer, is_right, read_questions
-from offload.policy.reasons import REASONS, sentence
+from offload.policy.reasons import REASONS, sentence, sureness
 from offload.policy.rule import Threshold
 
 
@@ -101,3 +101,11 @@ def test_a_damaged_bank_names_its_line(tmp_path: Path) -> None:
         read_questions(path)
     with pytest.raises(RequestError, match="does not exist"):
         read_questions(tmp_path / "none.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("probability", "words"),
+    [(0.97, "sure"), (0.7, "fairly sure"), (0.59, "unsure"), (0.0, "unsure")],
+)
+def test_a_person_is_told_words(probability: float, words: str) -> None:
+    assert sureness(probability) == words

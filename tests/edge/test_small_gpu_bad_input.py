@@ -192,10 +192,13 @@ def test_an_absurd_context(options: dict[str, Any], expected: str, whole: Path) 
 
 def test_an_absurd_trained_context_is_cut_to_what_fits(whole: Path, spoil: Any) -> None:
     folder = spoil(whole)
-    change_config(folder, max_position_embeddings=10**12)
+    change_config(folder, max_position_embeddings=10**8)
     engine = opened(folder)
     assert 64 <= engine.card().max_model_len < 10**8
     engine.close()
+    change_config(folder, max_position_embeddings=10**12)
+    with pytest.raises(CheckpointError, match="more than any model has"):
+        opened(folder)
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "tpu", "meta"])

@@ -41,6 +41,9 @@ async def snipping(target: str, takes: Callable[[int], bool]) -> AsyncIterator[s
                 writer.write(flags + size + content)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        accepted.add(task)
         far_reader, far_writer = await asyncio.open_connection(there.hostname, there.port)
         ways = [
             asyncio.create_task(carry(reader, far_writer)),
@@ -55,9 +58,14 @@ async def snipping(target: str, takes: Callable[[int], bool]) -> AsyncIterator[s
             far_writer.transport.abort()
             writer.transport.abort()
 
+    accepted: set[asyncio.Task[None]] = set()
     proxy = await asyncio.start_server(accept, "127.0.0.1", 0)
     async with proxy:
         yield f"tcp://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"
+    for task in accepted:
+        task.cancel()
+    await asyncio.gather(*accepted, return_exceptions=True)
+    await asyncio.sleep(0)  # the transports that were given up close at the loop's next turn
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timezone
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -138,7 +139,10 @@ def _retry_after_s(told: str) -> float:
     if told.strip().isdecimal():
         return float(told.strip()[:9])
     with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, parsedate_to_datetime(told).timestamp() - time.time())
+        when = parsedate_to_datetime(told)
+        # A date without a zone, or of zone -0000, is in UTC; Python would take it for local time.
+        when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
+        return max(0.0, when.timestamp() - time.time())
     return 5.0
 
 

@@ -100,17 +100,23 @@ def busy(there: Hub, times: int, retry_after: str) -> None:
     there.answer = slow_down  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize(
-    ("retry_after", "least", "most"), [("7", 7, 7), (formatdate(time.time() + 100), 1, 101)]
-)
+@pytest.mark.parametrize("zone", [None, "GMT", "-0000"])
 def test_a_hub_that_asks_for_patience_gets_it(
-    there: Hub, folder: Path, retry_after: str, least: float, most: float
+    there: Hub, folder: Path, zone: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now)
+    retry_after = formatdate(now + 100).replace("-0000", zone) if zone else "7"
+    least, most = (99, 100) if zone else (7, 7)  # a date has no parts of seconds
     waits: list[float] = []
     busy(there, 1, retry_after)
     url = f"{there.url}/me/tiny/resolve/main/tiny-Q4_K_M.gguf"
     wanted = Wanted(url=url, size_bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
     fetch(wanted, folder / "file.gguf", wait=waits.append)
+    monkeypatch.undo()
+    time.tzset()
     assert least <= waits[0] <= most
     busy(there, 1, "3")
     read_small(

@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
+from offload.asker import asked_by
 from offload.errors import EngineStopped
-from offload.worker import Worker
+from offload.worker import FairQueue, Worker, _Job
 
 
 @pytest.fixture
@@ -171,3 +173,74 @@ async def test_a_stream_that_waits_when_the_worker_closes_is_told_so() -> None:
     await closing
     with pytest.raises(EngineStopped, match="closed"):
         await read(counting)
+
+
+async def test_who_asks_once_waits_for_one_answer_of_who_asks_often() -> None:
+    worker: Worker[str] = Worker("test")
+    go, order = threading.Event(), []
+
+    def answer(name: str) -> Callable[[threading.Event], Iterator[str]]:
+        def run(cancelled: threading.Event) -> Iterator[str]:
+            go.wait()
+            order.append(name)
+            yield name
+
+        return run
+
+    async def ask(who: str, name: str) -> None:
+        with asked_by(who):
+            assert [item async for item in worker.stream(answer(name))] == [name]
+
+    many = [asyncio.create_task(ask("busy", f"busy {number}")) for number in range(20)]
+    await asyncio.sleep(0)
+    late = [asyncio.create_task(ask(who, who)) for who in ("new", "newer")]
+    await asyncio.sleep(0)
+    go.set()
+    await asyncio.gather(*many, *late)
+    assert order[:4] == ["busy 0", "new", "newer", "busy 1"]
+    assert order[4:] == [f"busy {number}" for number in range(2, 20)]
+    worker.close()
+
+
+def test_a_free_thread_goes_to_whoever_has_fewest_running() -> None:
+    queue = FairQueue()
+    for who in ("a", "a", "a", "b", "b"):
+        queue.put(_Job(who=who, run=lambda: None))
+    first, second, third = queue.take(), queue.take(), queue.take()
+    assert [job.who for job in (first, second, third) if job] == ["a", "b", "a"]
+    assert second is not None
+    queue.done(second)
+    fourth = queue.take()
+    assert fourth is not None and fourth.who == "b"
+    assert [job.who for job in queue.clear()] == ["a"] and queue.take() is None
+
+
+async def test_an_error_that_nobody_waits_for_is_never_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    worker: Worker[int] = Worker("test")
+    begun, go = threading.Event(), threading.Event()
+
+    def breaking(cancelled: threading.Event) -> Iterator[int]:
+        yield 1
+        begun.set()
+        go.wait()
+        raise ValueError("the private text")
+
+    async def read() -> None:
+        async for _ in worker.stream(breaking):
+            pass
+
+    reader = asyncio.create_task(read())
+    await asyncio.to_thread(begun.wait)
+    for _ in range(2):  # the second time it no longer waits for the thread
+        reader.cancel()
+        await asyncio.sleep(0)
+    go.set()
+    with pytest.raises((asyncio.CancelledError, ValueError)):
+        await reader
+    await worker.call(lambda: 0)  # the thread is done with it
+    await asyncio.sleep(0)
+    gc.collect()
+    assert "private text" not in caplog.text
+    worker.close()

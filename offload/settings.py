@@ -62,6 +62,7 @@ class EdgeSettings:
     max_draft_tokens: int = -1  # guessed from earlier text at once; 0: off, -1: what pays, of GGUF
     draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none
     lora: str = ""  # adapters of a GGUF model, FILE or FILE:SCALE, with commas between them
+    use_mmap: bool = True  # a GGUF file is mapped; false: read into memory, so it may be replaced
     keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
     session_budget_mb: int = 1024
 

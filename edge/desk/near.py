@@ -79,6 +79,7 @@ def llama_options(
         max_draft_tokens=MOST_DRAFTED if chosen.max_draft_tokens < 0 else chosen.max_draft_tokens,
         draft_model=find_gguf(chosen.draft_model, here.models) if chosen.draft_model else None,
         adapters=parse_adapters(chosen.lora),
+        use_mmap=chosen.use_mmap,
         session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
         session_budget_bytes=chosen.session_budget_mb << 20,
         # The embedded model is known; any other may be damaged in a way that ends llama.cpp.

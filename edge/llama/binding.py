@@ -64,11 +64,12 @@ class Owned(ABC):
 
 
 class Model(Owned):
-    """The weights and the vocabulary of a GGUF file, mapped into memory.
+    """The weights and the vocabulary of a GGUF file, mapped into memory or read into it.
 
-    Without `weights` it takes no memory for them, and can only tell of itself. Every context of
-    it computes with its `adapters`. Raises
-    CheckpointError for a file that is missing, damaged, or of an unknown kind.
+    Where a mapped file is cut short while it is used, the system ends the process. Without
+    `weights` it takes no memory for them, and can only tell of itself. Every context of it computes
+    with its `adapters`. Raises CheckpointError for a file that is missing, damaged, or of an
+    unknown kind.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Model(Owned):
         *,
         num_gpu_layers: int = 0,
         weights: bool = True,
+        use_mmap: bool = True,
         adapters: Sequence[Adapter] = (),
     ) -> None:
         check_header(path)
@@ -85,8 +87,9 @@ class Model(Owned):
         params = self._lib.llama_model_default_params()
         params.n_gpu_layers = num_gpu_layers
         params.use_extra_bufts = not has_amx(self._lib)
-        if not weights:
-            params.no_alloc, params.load_mode = True, self._lib.LLAMA_LOAD_MODE_NONE
+        params.no_alloc = not weights
+        if not (weights and use_mmap):
+            params.load_mode = self._lib.LLAMA_LOAD_MODE_NONE
         log.clear()
         self._handle = self._lib.llama_model_load_from_file(os.fsencode(path), params)
         if not self._handle:

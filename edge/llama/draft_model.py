@@ -115,7 +115,9 @@ class DraftModel:
     def __init__(self, chosen: DraftPlan, *, num_gpu_layers: int = 0) -> None:
         options = chosen.options
         with contextlib.ExitStack() as stack:
-            model = stack.enter_context(Model(chosen.path, num_gpu_layers=num_gpu_layers))
+            model = stack.enter_context(
+                Model(chosen.path, num_gpu_layers=num_gpu_layers, use_mmap=chosen.options.use_mmap)
+            )
             self.context = stack.enter_context(Context(model, chosen.params))
             self._owned = stack.pop_all()
         capacity = chosen.params.num_tokens

@@ -42,6 +42,9 @@ class LlamaOptions:
     known_models: a file that remembers which models did not crash llama.cpp; unknown ones are
     tried in a process of their own first. None tries nothing.
 
+    use_mmap: map the file instead of reading it. Mapped, it loads at once and is shared between
+    processes; but where somebody cuts the file short meanwhile, the system ends the process.
+
     session_folder: where conversations (requests with a session) are kept until the next start,
     within session_budget_bytes; None keeps none.
     """
@@ -62,6 +65,7 @@ class LlamaOptions:
     draft_model: Path | None = None
     adapters: tuple[Adapter, ...] = ()
     known_models: Path | None = None
+    use_mmap: bool = True
     session_folder: Path | None = None
     session_budget_bytes: int = 1 << 30
 

@@ -69,7 +69,12 @@ class LlamaEngine:
             with room.refusals():
                 layers = place(path, self._options, room.memory_bytes, room.gpus)
                 self._model = stack.enter_context(
-                    Model(path, num_gpu_layers=layers, adapters=self._options.adapters)
+                    Model(
+                        path,
+                        num_gpu_layers=layers,
+                        use_mmap=self._options.use_mmap,
+                        adapters=self._options.adapters,
+                    )
                 )
                 self._prompts = PromptWriter(self._model)
                 needed = 0 if only is None else self._tokens_for(only)

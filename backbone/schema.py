@@ -136,8 +136,15 @@ def _as_json(schema: dict[str, Any]) -> str:
         raise _refusal("it is nested too deeply") from None
     if len(text) > MAX_SCHEMA_CHARS:
         raise SchemaRefusal(f"json_schema is longer than {MAX_SCHEMA_CHARS} characters; shorten it")
-    json.loads(text, parse_int=_require_exact)
+    json.loads(text, parse_int=_require_exact, object_hook=_require_kept)
     return text
+
+
+def _require_kept(part: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what llguidance 1.9 would leave out without a word: a `not` with an `$id` in it."""
+    if isinstance(part.get("not"), dict) and "$id" in part["not"]:
+        raise _refusal("an $id within not")
+    return part
 
 
 def _require_exact(digits: str) -> None:

@@ -193,3 +193,8 @@ def test_a_schema_nested_beyond_reason_is_refused(schemas: Schemas) -> None:
         deep = {"items": deep}
     with pytest.raises(SchemaRefusal, match="nested too deeply"):
         schemas.constraint(deep)
+
+
+def test_what_would_be_left_out_without_a_word_is_refused(schemas: Schemas) -> None:
+    with pytest.raises(SchemaRefusal, match=r"an \$id within not"):
+        schemas.constraint({"type": "array", "not": {"$id": "", "maxItems": 0}})

@@ -16,22 +16,22 @@ import typer
 
 import cloud.cli
 import edge.cli
-import edge.desk.conversations_cli
-import edge.desk.models_cli
-import offload.cli
-import offload.config_cli
-import offload.policy.cli
+import edge.conversations.cli
+import edge.models.cli
+import offload.commands.config
+import offload.commands.link
+import offload.commands.policy
 import quantize.cli
-from backbone.causes import cause
+from backbone.error_causes import cause
 from backbone.errors import NearfarError, WrongUsage
-from backbone.showing import clean_logs, echo, echo_json
+from backbone.terminal_text import clean_logs, echo, echo_json
 from edge.cli import ASKING, DEVICE
-from offload.cli import FAR
+from offload.commands.link import FAR
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from edge.desk.asking import Ask
+    from edge.chat.ask import AskOptions
     from offload.engine import Engine
     from serve.options import ServeOptions
 
@@ -47,17 +47,17 @@ app = typer.Typer(
 )
 app.add_typer(edge.cli.app)
 app.add_typer(
-    edge.desk.conversations_cli.conversations_app, name="conversations", rich_help_panel=ASKING
+    edge.conversations.cli.conversations_app, name="conversations", rich_help_panel=ASKING
 )
-app.add_typer(edge.desk.models_cli.models_app, name="models", rich_help_panel=DEVICE)
-app.add_typer(offload.config_cli.config_app, name="config", rich_help_panel=DEVICE)
-app.add_typer(offload.policy.cli.policy_app, name="policy", rich_help_panel=FAR)
-app.add_typer(offload.cli.link_app, name="link", rich_help_panel=FAR)
+app.add_typer(edge.models.cli.models_app, name="models", rich_help_panel=DEVICE)
+app.add_typer(offload.commands.config.config_app, name="config", rich_help_panel=DEVICE)
+app.add_typer(offload.commands.policy.policy_app, name="policy", rich_help_panel=FAR)
+app.add_typer(offload.commands.link.link_app, name="link", rich_help_panel=FAR)
 
 
 def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]:
-    from offload.places import places
-    from offload.settings_reading import load
+    from offload.config.places import places
+    from offload.config.settings_reading import load
     from serve.cli import face_at
 
     return face_at(engine, load(places().config_file), address)
@@ -88,7 +88,7 @@ def nearfar(
 ) -> None:
     """Run a language model near, and ask one far away only when that pays."""
     if context.invoked_subcommand is None:
-        from edge.desk.greeting import greeting
+        from edge.chat.welcome import greeting
 
         echo(greeting())
 
@@ -124,16 +124,16 @@ def serve(
     import asyncio
     from dataclasses import replace
 
-    from edge.desk.asking import Ask
-    from edge.desk.near import open_hybrid
-    from offload.places import places
+    from edge.chat.ask import AskOptions
+    from edge.near.factory import open_hybrid
+    from offload.config.places import places
     from serve.cli import options_from, serve_engine
 
     if page and host not in (None, *_THIS_MACHINE):
         raise WrongUsage(
             "--host lets others in, and the page is for this machine alone; leave --assistant out"
         )
-    wish = Ask(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
+    wish = AskOptions(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
     if page:
@@ -143,9 +143,9 @@ def serve(
     asyncio.run(serve_engine(engine, options, as_json=as_json))
 
 
-def _serve_page(wish: Ask, options: ServeOptions, *, as_json: bool) -> None:
+def _serve_page(wish: AskOptions, options: ServeOptions, *, as_json: bool) -> None:
     """Serve the assistant, and the HTTP face over the same engine beside it."""
-    from edge.desk.assistant.server import run
+    from edge.assistant.server import run
     from offload.errors import SettingsError
     from serve.cli import app_of
 
@@ -242,7 +242,7 @@ def _suit_the_system() -> None:
 
 def _out_of_reach(error: OSError) -> str:
     """Say what a file's disk or permissions, or the system, stood in the way of."""
-    from offload.places import places
+    from offload.config.places import places
 
     here, reason = places(), cause(error)
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -252,7 +252,7 @@ def _out_of_reach(error: OSError) -> str:
     file = Path(os.fsdecode(error.filename))
     folders = (here.config, here.data, here.cache)
     if any(each in (file, *file.parents) or file in each.parents for each in folders):
-        from offload.obstacles import obstacle
+        from offload.config.obstacles import obstacle
 
         return f"{file} cannot be used: {obstacle(file, error)}"
     return f"{file} cannot be used ({reason}); mend its folder or permissions, or name another"

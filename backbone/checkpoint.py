@@ -9,11 +9,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.causes import cause
 from backbone.config import NetworkConfig
+from backbone.error_causes import cause
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.json_text import parse as parse_json
-from backbone.share import Share
+from backbone.tensor_shard import Share
 
 if TYPE_CHECKING:
     import torch

@@ -97,7 +97,7 @@ class FeedForward(nn.Module):
         return cast(Tensor, self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x)))
 
 
-class Block(nn.Module):
+class DecoderLayer(nn.Module):
     """One decoder layer: a norm before attention and feed-forward, in Gemma one behind each, too.
 
     Names are Hugging Face's: post_attention_layernorm stands behind attention only in Gemma.
@@ -149,7 +149,9 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(Block(config, i) for i in range(config.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, i) for i in range(config.num_hidden_layers)
+        )
         self.norm = _norm(config, config.hidden_size)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         if config.tie_word_embeddings:

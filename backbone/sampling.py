@@ -16,8 +16,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from backbone.largest import place_of_largest, two_largest
-from backbone.transfer import to_device
+from backbone.fast_max import place_of_largest, two_largest
+from backbone.host_to_device import to_device
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from backbone.causes import cause
+from backbone.error_causes import cause
 from backbone.errors import CheckpointError
 
 DEFAULT, TOOL_USE = "default", "tool_use"

@@ -26,7 +26,7 @@ MAX_REPEATED = 10_000  # characters or items that a template may make by multipl
 _MAX_REASON = 300  # characters of an error
 
 
-class Refused(Exception):
+class TemplateRefused(Exception):
     """The template called raise_exception."""
 
 
@@ -64,7 +64,7 @@ def _reply(render: Callable[..., str], line: bytes) -> dict[str, str]:
         if len(text) > MAX_TEXT_BYTES:
             return {"error": "it makes a text or a number without bounds"}
         return {"text": text}
-    except Refused as refused:
+    except TemplateRefused as refused:
         return {"refused": _short(refused)}
     except MemoryError:
         return {"error": "it makes a text or a number without bounds"}
@@ -127,7 +127,7 @@ def _repeats_too_much(left: Any, right: Any) -> bool:
 
 
 def _refuse(message: object) -> NoReturn:
-    raise Refused(message)
+    raise TemplateRefused(message)
 
 
 def _now(form: str) -> str:

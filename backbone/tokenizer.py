@@ -14,13 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from backbone.answer_marks import TOLD_MARKS
 from backbone.chat_template import prepare, render
 from backbone.checkpoint import read_json
 from backbone.errors import CheckpointError, MissingExtra, RequestError
-from backbone.fill_marks import FILL_MARKS, NO_FILL_MARKS
+from backbone.infill_marks import FILL_MARKS, NO_FILL_MARKS
 from backbone.template_files import chosen, read_templates
 from backbone.text_stream import token_texts
-from backbone.told_marks import TOLD_MARKS
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = re.compile(r"\s*")

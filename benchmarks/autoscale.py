@@ -5,7 +5,7 @@
 
 Three loads are synthetic, from a fixed seed; `recorded` is what our own endpoint was asked when
 MLPerf's LoadGen ran its scenarios SingleStream and Server against it, one after the other
-(benchmarks/mlperf.py). The queue is a fluid model (cloud/fleet/simulate.py).
+(benchmarks/mlperf.py). The queue is a fluid model (cloud/fleet/simulate_scaling.py).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from cloud.fleet.autoscale import WISHES, Scaler, ScalingOptions
-from cloud.fleet.recorded import read, read_log, write
-from cloud.fleet.simulate import Moment, simulate
+from cloud.fleet.recorded_load import read, read_log, write
+from cloud.fleet.simulate_scaling import Moment, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ScalingOptions(min_replicas=1, max_replicas=10, upscale_delay_s=30, downscale_delay_s=300)

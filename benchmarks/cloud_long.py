@@ -22,7 +22,7 @@ from benchmarks.cloud_models import random_model
 from cloud.engine.engine import CloudEngine
 from cloud.engine.memory import plan_memory
 from cloud.engine.options import EngineOptions
-from cloud.engine.resident import resident_bytes, watched
+from cloud.engine.process_memory import resident_bytes, watched
 from offload.messages import Request, Sampling
 
 _LENGTHS = (8192, 16384, 32768)

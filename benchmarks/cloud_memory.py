@@ -19,7 +19,7 @@ from benchmarks.cloud_models import BenchModel
 from cloud.engine.engine import CloudEngine
 from cloud.engine.memory import plan_memory
 from cloud.engine.options import EngineOptions
-from cloud.engine.resident import resident_bytes, watched
+from cloud.engine.process_memory import resident_bytes, watched
 from offload.messages import Request, Sampling
 
 _PROMPTS, _PROMPT_LEN, _CONTEXT = 8, 500, 512

@@ -13,8 +13,8 @@ import numpy as np
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import find
 from edge.device.cores import num_usable_cores
-from edge.llama.binding import Model
-from edge.llama.context import Context, ContextParams, Part
+from edge.llama.context import BatchPart, Context, ContextParams
+from edge.llama.native_handles import Model
 from edge.llama.runtime import LlamaEngine
 from edge.llama.sampler import Gauge, Sampler
 from offload.messages import Delta, Message, Request, Sampling
@@ -92,12 +92,12 @@ class _Plain:
         for seq in range(num_seqs):
             self._context.clear(seq)
             tokens = np.random.default_rng(seq).integers(0, 1000, 32).tolist()
-            self._context.decode_parts([Part(tokens=tokens, position=0, seq=seq)])
+            self._context.decode_parts([BatchPart(tokens=tokens, position=0, seq=seq)])
         newest = [5] * num_seqs
         started = time.perf_counter()
         for step in range(num_steps):
             parts = [
-                Part(tokens=[token], position=32 + step, seq=seq)
+                BatchPart(tokens=[token], position=32 + step, seq=seq)
                 for seq, token in enumerate(newest)
             ]
             self._context.decode_parts(parts)
@@ -153,7 +153,9 @@ def _shares_of_steps(context: Context, samplers: list[Sampler], num_steps: int) 
     newest, shares = [5] * len(samplers), []
     for step in range(num_steps):
         started = time.perf_counter()
-        parts = [Part(tokens=[token], position=step, seq=seq) for seq, token in enumerate(newest)]
+        parts = [
+            BatchPart(tokens=[token], position=step, seq=seq) for seq, token in enumerate(newest)
+        ]
         context.decode_parts(parts)
         decoded = time.perf_counter()
         newest = [

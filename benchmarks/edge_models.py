@@ -20,9 +20,9 @@ from benchmarks import edge_memory, edge_speed
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import find
 from edge.device.cores import num_usable_cores
-from edge.llama.binding import Model
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
+from edge.llama.native_handles import Model
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Finish, Request, Sampling
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.edge_model import random_model
-from edge.llama.binding import Model
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
+from edge.llama.native_handles import Model
 
 Row = dict[str, Any]
 SEED, CHUNK, NUM_WRITTEN = 1, 512, 24

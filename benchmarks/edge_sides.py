@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import numpy as np
 
-from edge.llama.binding import has_amx
 from edge.llama.library import llama
+from edge.llama.native_handles import has_amx
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Delta, Finish, Message, Request, Sampling
@@ -107,7 +107,8 @@ class Bare:
 
 
 def without_amx() -> None:
-    """Keep llama-cpp-python off the kernels that die here, as ours is (edge/llama/binding.py).
+    """Keep llama-cpp-python off the kernels that die here, as ours is
+    (edge/llama/native_handles.py).
 
     Both sides then compute with the same ones; without AMX neither is changed, and both repack
     their weights.

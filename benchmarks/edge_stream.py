@@ -15,13 +15,13 @@ import numpy as np
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import random_model
 from edge.device.disturbance import Disturbance
-from edge.llama.binding import Model
-from edge.llama.cache import KvCache
+from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
+from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import F16, KvTypes
+from edge.llama.native_handles import Model
 from edge.llama.sampler import Gauge, Sampler
-from edge.llama.shape import CacheShape
-from edge.llama.window import Pins, Window
+from engine.window import Pins, Window
 from offload.messages import Delta, Finish, Request, Sampling
 from offload.pair import EDGE_MODEL
 

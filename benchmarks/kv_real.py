@@ -22,14 +22,14 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.private_files import write_whole
-from edge.llama.binding import Model
-from edge.llama.cache import KvCache
+from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
+from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import F16, KvTypes
+from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from edge.llama.shape import CacheShape
-from edge.llama.window import Pins, Window
+from engine.window import Pins, Window
 from offload.messages import Delta, Message, Request, Sampling
 
 RESULTS = Path(__file__).with_suffix(".json")

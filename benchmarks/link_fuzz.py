@@ -27,10 +27,10 @@ import msgspec
 import zmq
 
 from offload.errors import RequestError
-from offload.link import bodies, wire
-from offload.link.answers import AnswerLimits
-from offload.link.bodies import Kind
-from offload.link.packing import pack_delta, unpack_delta
+from offload.link import message_bodies, wire
+from offload.link.delta_codec import pack_delta, unpack_delta
+from offload.link.message_bodies import Kind
+from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
 from offload.link.wire import WireError
 from offload.messages import Delta, Finish, Message, Request, Sampling
@@ -38,9 +38,9 @@ from tests.offload.links import HELLO
 from tests.offload.scripted import ScriptedEngine
 
 _HELLO = wire.encode(HELLO)
-_PING = wire.encode(bodies.Ping(0.0))
+_PING = wire.encode(message_bodies.Ping(0.0))
 _VICTIM, _NUM_WORDS = b"\x00victim", 5
-_SEEDS: tuple[bodies.AnyBody, ...] = (
+_SEEDS: tuple[message_bodies.AnyBody, ...] = (
     HELLO,
     Request(id="i", prompt="hello", deadline_s=0.01),
     Request(
@@ -49,13 +49,13 @@ _SEEDS: tuple[bodies.AnyBody, ...] = (
         sampling=Sampling(stop=("a",), json_schema={"a": [1, {"b": None}]}),
         tools=({"name": "t"},),
     ),
-    bodies.Cancel(),
-    bodies.Credit(9),
-    bodies.Resume(0, 5),
-    bodies.Join("x" * 40),
-    bodies.Ping(1.0),
-    bodies.Deltas(0, (pack_delta(Delta(text="x", token_ids=(1,))),)),
-    bodies.End(1, Finish(reason="stop")),
+    message_bodies.Cancel(),
+    message_bodies.Credit(9),
+    message_bodies.Resume(0, 5),
+    message_bodies.Join("x" * 40),
+    message_bodies.Ping(1.0),
+    message_bodies.Deltas(0, (pack_delta(Delta(text="x", token_ids=(1,))),)),
+    message_bodies.End(1, Finish(reason="stop")),
 )
 
 
@@ -163,7 +163,7 @@ class House:
         return "".join(
             unpack_delta(item).text
             for body in said
-            if isinstance(body, bodies.Deltas)
+            if isinstance(body, message_bodies.Deltas)
             for item in body.items
         )
 
@@ -172,7 +172,7 @@ def _decode(message: bytes) -> None:
     """What the device does with what a cloud says: refuse it or read it, and nothing else."""
     try:
         body = wire.open_body(wire.open_envelope(message))
-        if isinstance(body, bodies.Deltas):
+        if isinstance(body, message_bodies.Deltas):
             for item in body.items:
                 unpack_delta(item)
         wire.encode(body)
@@ -183,7 +183,11 @@ def _decode(message: bytes) -> None:
 def _fuzz(folder: Path, num_inputs: int, seed: int) -> None:
     import atheris
 
-    for module in ("offload.link.wire", "offload.link.exchange", "offload.link.answers"):
+    for module in (
+        "offload.link.wire",
+        "offload.link.message_handler",
+        "offload.link.running_requests",
+    ):
         for name, value in list(vars(sys.modules[module]).items()):
             if callable(value) and getattr(value, "__module__", "") == module:
                 _instrument(atheris, sys.modules[module], name, value)

@@ -34,7 +34,7 @@ from benchmarks.policy_parts import (  # noqa: E402
     same_probe,
 )
 from offload.pair import EDGE_MODEL  # noqa: E402
-from offload.policy.calibrator import CalibrationOptions, calibrate  # noqa: E402
+from offload.policy.fitting.calibrator import CalibrationOptions, calibrate  # noqa: E402
 from scripts.pair.calibration import (  # noqa: E402
     bank_questions,
     calibration_questions,

@@ -13,24 +13,24 @@ import numpy as np
 
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
+from offload.aims import parse_aim
 from offload.messages import Confidence, Delta, Finish, Message, Request
 from offload.pair import EDGE_MODEL, EDGE_POLICY
-from offload.policy import curves
-from offload.policy.aims import parse_aim
-from offload.policy.calibrated import Calibrated, load_calibrated
-from offload.policy.calibrator import judged
-from offload.policy.controller import BudgetController
-from offload.policy.features import Floats
-from offload.policy.guarantee import certified
-from offload.policy.labelled import Labelled
-from offload.policy.monitor import Monitor
-from offload.policy.outcomes import read_outcomes
-from offload.policy.prior import Prior
-from offload.policy.probe import fit_probe
-from offload.policy.questions import Question
-from offload.policy.rule import Estimate, Limit
-from offload.policy.scorer import fit_scorer
-from offload.policy.signals import NAMES
+from offload.policy.fitting import deferral_curve
+from offload.policy.fitting.calibrator import judged
+from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.outcomes import read_outcomes
+from offload.policy.serving.calibrated import Calibrated, load_calibrated
+from offload.policy.serving.controller import BudgetController
+from offload.policy.serving.features import Floats
+from offload.policy.serving.guarantee import certified
+from offload.policy.serving.monitor import Monitor
+from offload.policy.serving.prior import Prior
+from offload.policy.serving.probe import fit_probe
+from offload.policy.serving.questions import Question
+from offload.policy.serving.rule import Estimate, Limit
+from offload.policy.serving.scorer import fit_scorer
+from offload.policy.serving.signals import NAMES
 
 OUTCOMES = Path(__file__).resolve().parents[2] / "shared" / "data" / "routing"
 ALPHAS, DELTA, NUM_RESAMPLES, NUM_DRAWN = (0.05, 0.1, 0.2, 0.3, 0.5), 0.05, 1000, 500
@@ -57,19 +57,24 @@ def live(rule: Calibrated, answered: Both) -> dict[str, object]:
     """Decide the test questions as while serving, and compare with the lines of reference."""
     said = _judged(rule, answered)
     right, needs = np.array([e.right for e in said]), np.array([e.need for e in said])
-    scores, truth = np.array([e.score for e in said]), curves.Outcomes(answered.near, answered.far)
-    curve, lines = curves.deferral_curve(needs, truth), curves.ceilings(truth)
+    scores, truth = (
+        np.array([e.score for e in said]),
+        deferral_curve.Outcomes(answered.near, answered.far),
+    )
+    curve, lines = deferral_curve.deferral_curve(needs, truth), deferral_curve.ceilings(truth)
     known = lines["self_knowledge"].apgr
     least = np.array([row.near.signals().least for row in answered.rows])
     return {
         "questions": len(said),
-        "auroc": curves.auroc(scores, answered.near),
-        "auroc_interval95": _spread(lambda at: curves.auroc(scores[at], answered.near[at]), said),
-        "auroc_least_logprob": curves.auroc(least, answered.near),
-        "ece": curves.ece(right, answered.near),
-        **curves.figures(curve),
-        "interval95": curves.intervals(needs, truth),
-        "lines": {name: curves.figures(each) for name, each in lines.items()},
+        "auroc": deferral_curve.auroc(scores, answered.near),
+        "auroc_interval95": _spread(
+            lambda at: deferral_curve.auroc(scores[at], answered.near[at]), said
+        ),
+        "auroc_least_logprob": deferral_curve.auroc(least, answered.near),
+        "ece": deferral_curve.ece(right, answered.near),
+        **deferral_curve.figures(curve),
+        "interval95": deferral_curve.intervals(needs, truth),
+        "lines": {name: deferral_curve.figures(each) for name, each in lines.items()},
         "way_to_self_knowledge": (curve.apgr - 0.5) / (known - 0.5),
         "aims": {name: _served(rule, answered, name) for name in ("auto", "auto-q95", "auto-w5")},
     }
@@ -128,11 +133,11 @@ def early_savings(rule: Calibrated, answered: Both) -> dict[str, float]:
         if stop is not None or limit.passed_by(judged(rule, question.question, row)):
             stopped_tokens += len(row.near.tokens) if stop is None else stop
             stopped_whole += len(row.near.tokens)
-    above = curves.auroc(np.array(final), answered.near) - 0.5
+    above = deferral_curve.auroc(np.array(final), answered.near) - 0.5
     return {
         "near_tokens_spent_on_far": float(np.array(spent)[far].sum() / whole[far].sum()),
         "by_the_monitor_alone": stopped_tokens / max(1, stopped_whole),
-        "auroc_kept": (curves.auroc(np.array(cut), answered.near) - 0.5) / above,
+        "auroc_kept": (deferral_curve.auroc(np.array(cut), answered.near) - 0.5) / above,
     }
 
 
@@ -159,14 +164,14 @@ def same_probe(
     near = answered.near
 
     def gain(at: Floats) -> float:
-        return curves.auroc(fused[at], near[at]) - curves.auroc(plain[at], near[at])
+        return deferral_curve.auroc(fused[at], near[at]) - deferral_curve.auroc(plain[at], near[at])
 
     return {
         "weights": probe.num_weights,
-        "auroc_signals": curves.auroc(plain, near),
-        "auroc_probe": curves.auroc(ours, near),
-        "auroc_both": curves.auroc(fused, near),
-        "gain": curves.auroc(fused, near) - curves.auroc(plain, near),
+        "auroc_signals": deferral_curve.auroc(plain, near),
+        "auroc_probe": deferral_curve.auroc(ours, near),
+        "auroc_both": deferral_curve.auroc(fused, near),
+        "gain": deferral_curve.auroc(fused, near) - deferral_curve.auroc(plain, near),
         "gain_interval95": _spread(gain, answered.rows),
     }
 

@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.policy_real_fit import fit_signed
-from offload.policy import curves
-from offload.policy.answer_features import NAMES, SIGNS
-from offload.policy.answered import Answered, mark_of, read_answers
-from offload.policy.curves import Outcomes
-from offload.policy.features import Floats
-from offload.policy.first_day import SHIPPED, VERSION, FirstDay, FirstDayFile, FittedOn
-from offload.policy.logistic import sigmoid
-from offload.policy.prompt_features import PROMPT_NAMES, PROMPT_SIGNS
-from offload.policy.replayed import decided
-from offload.policy.scorer import Scorer
+from offload.policy.fitting import deferral_curve
+from offload.policy.fitting.answer_table import Answered, mark_of, read_answers
+from offload.policy.fitting.deferral_curve import Outcomes
+from offload.policy.fitting.table_replay import decided
+from offload.policy.serving.answer_features import NAMES, SIGNS
+from offload.policy.serving.features import Floats
+from offload.policy.serving.first_day import SHIPPED, VERSION, FirstDay, FirstDayFile, FittedOn
+from offload.policy.serving.logistic import sigmoid
+from offload.policy.serving.prompt_features import PROMPT_NAMES, PROMPT_SIGNS
+from offload.policy.serving.scorer import Scorer
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
 MIN_GAIN = 0.4  # asking far must be worth this much to plain auto; see docs/policy.md
@@ -166,18 +166,20 @@ def left_out(tables: Mapping[str, Table], said: Mapping[str, Floats]) -> dict[st
         won += sum(by_set[each] > of_best[each] for each in known)  # type: ignore[operator]
         chances = sigmoid(scores)
         found[name] = {
-            "auroc": curves.auroc(scores, table.right),
+            "auroc": deferral_curve.auroc(scores, table.right),
             "auroc_within_sets": _within(scores, table),
             "auroc_of_pairs_within_sets": _of_pairs(scores, table),
             "interval95": _spread(table, lambda at, s=scores, t=table: _within(s, t, at)),
             "singles_within_sets": {each: _within(v, table) for each, v in singles.items()},
             "singles_of_pairs_within_sets": {e: _of_pairs(v, table) for e, v in singles.items()},
-            "singles_over_all": {e: curves.auroc(v, table.right) for e, v in singles.items()},
+            "singles_over_all": {
+                e: deferral_curve.auroc(v, table.right) for e, v in singles.items()
+            },
             "best_single_on_the_others": best,
             "sets": by_set,
-            "ece": curves.ece(chances, table.right),
+            "ece": deferral_curve.ece(chances, table.right),
             "ece_interval95": _spread(
-                table, lambda at, c=chances, t=table: curves.ece(c[at], t.right[at])
+                table, lambda at, c=chances, t=table: deferral_curve.ece(c[at], t.right[at])
             ),
         }
     found["above_the_best_single"] = {"pairs": pairs, "won": won}
@@ -197,7 +199,7 @@ def _best_single(tables: Mapping[str, Table], name: str) -> str:
 def _auroc_in(scores: Floats, table: Table, name: str) -> float | None:
     here = table.sets == name
     right = table.right[here]
-    return None if right.min() == right.max() else curves.auroc(scores[here], right)
+    return None if right.min() == right.max() else deferral_curve.auroc(scores[here], right)
 
 
 def _within(scores: Floats, table: Table, at: npt.NDArray[np.int64] | None = None) -> float | None:
@@ -209,7 +211,7 @@ def _within(scores: Floats, table: Table, at: npt.NDArray[np.int64] | None = Non
     for name in np.unique(sets):
         here = sets == name
         if right[here].min() != right[here].max():
-            found.append(curves.auroc(scores[here], right[here]))
+            found.append(deferral_curve.auroc(scores[here], right[here]))
     return float(np.mean(found)) if found else None
 
 
@@ -223,7 +225,7 @@ def _of_pairs(scores: Floats, table: Table) -> float:
         here = table.sets == name
         right = table.right[here]
         number = float(right.sum() * (len(right) - right.sum()))
-        good += number * curves.auroc(scores[here], right)
+        good += number * deferral_curve.auroc(scores[here], right)
         total += number
     return good / total
 
@@ -247,14 +249,14 @@ def real_pair(
     right = table.right[both]
     strong = np.array([known[row.id] for row in table.rows if row.id in known], dtype=np.float64)
     truth = Outcomes(right, strong)
-    perfect = curves.ceilings(truth)["self_knowledge"].apgr
+    perfect = deferral_curve.ceilings(truth)["self_knowledge"].apgr
     singles = {name: -value[both] for name, value in table.signals().items()}
     ours = {"rule": -scores, **singles}
     went = {
         "rule": FAR_RIGHT - sigmoid(scores) > MIN_GAIN,
         "least_below_-0.7": table.signals()["least"][both] < -0.7,
     }
-    apgr = {name: curves.deferral_curve(need, truth).apgr for name, need in ours.items()}
+    apgr = {name: deferral_curve.deferral_curve(need, truth).apgr for name, need in ours.items()}
     return {
         "questions": int(both.sum()),
         "accuracy_near": float(right.mean()),
@@ -268,7 +270,7 @@ def real_pair(
             for name, far_ones in went.items()
         },
         "apgr": apgr,
-        "apgr_interval95": curves.intervals(-scores, truth, resamples=RESAMPLES)["apgr"],
+        "apgr_interval95": deferral_curve.intervals(-scores, truth, resamples=RESAMPLES)["apgr"],
         "apgr_perfect_self_knowledge": perfect,
         "way": {name: (value - 0.5) / (perfect - 0.5) for name, value in apgr.items()},
     }
@@ -328,7 +330,7 @@ def everyday(
             "good_near": float(right.mean()),
             "sent_far": float(1.0 - kept.mean()),
             "bad_among_kept": float(1.0 - right[kept].mean()) if kept.any() else 0.0,
-            "auroc": curves.auroc(chances, right),
+            "auroc": deferral_curve.auroc(chances, right),
         }
     return found
 

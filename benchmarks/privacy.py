@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.private_addresses import address_samples
 from benchmarks.private_text import Sample, samples
-from offload.privacy.detect import detect
-from offload.privacy.findings import Rules
+from offload.egress.privacy.detect import detect
+from offload.egress.privacy.findings import Rules
 
 ROUTING = Path(__file__).parents[2] / "shared" / "data" / "routing"
 

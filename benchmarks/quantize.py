@@ -36,7 +36,7 @@ from quantize.gptq_folder import quantize_gptq
 from quantize.gptqmodel_solver import quantize_with_gptqmodel
 from quantize.measure_importance import measure_importance
 from quantize.plan import convert_by_plan, make_plan
-from quantize.report import Report, ReportOptions, make_report
+from quantize.report import QuantizationReport, ReportOptions, make_report
 from quantize.sensitivity import SensitivityOptions, measure_sensitivity
 from quantize.weights import read_config
 
@@ -204,7 +204,7 @@ def _group_sizes(model: Path) -> tuple[int, int]:
     return coarse, coarse // 2
 
 
-def _rows(made: dict[str, Path], report: Report) -> dict[str, dict[str, float]]:
+def _rows(made: dict[str, Path], report: QuantizationReport) -> dict[str, dict[str, float]]:
     return {
         name: {figure: getattr(row, figure) for figure in FIGURES}
         for name, row in zip(made, report.rows, strict=True)

@@ -22,11 +22,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from offload.policy import curves  # noqa: E402
-from offload.policy.evaluate import split_tables  # noqa: E402
-from offload.policy.features import Floats  # noqa: E402
-from offload.policy.outcomes import OutcomeRow, as_outcomes, read_outcomes  # noqa: E402
-from offload.policy.prior import DefaultPrior, GainPredictor, Prior  # noqa: E402
+from offload.policy.fitting import deferral_curve  # noqa: E402
+from offload.policy.fitting.evaluate import split_tables  # noqa: E402
+from offload.policy.fitting.outcomes import OutcomeRow, as_outcomes, read_outcomes  # noqa: E402
+from offload.policy.serving.features import Floats  # noqa: E402
+from offload.policy.serving.prior import DefaultPrior, GainPredictor, Prior  # noqa: E402
 
 DATA = ROOT.parent / "shared" / "data" / "routing"
 SPLIT_SEED, LABELS = 12345, 1500
@@ -78,12 +78,12 @@ def over_seeds(fit: Fit, train: Rows, test: Rows, seeds: int) -> dict[str, objec
     truth, found, last = as_outcomes(test), [], np.zeros(len(test))
     for seed in range(seeds):
         last = gains(fit(train, test, seed), test)
-        found.append(curves.figures(curves.deferral_curve(last, truth)))
+        found.append(deferral_curve.figures(deferral_curve.deferral_curve(last, truth)))
         print(fit.__name__, seed, found[-1], file=sys.stderr, flush=True)
     return {
         "mean": {name: float(np.mean([each[name] for each in found])) for name in found[0]},
         "std": {name: float(np.std([each[name] for each in found])) for name in found[0]},
-        "interval95_last_seed": curves.intervals(last, truth),
+        "interval95_last_seed": deferral_curve.intervals(last, truth),
     }
 
 
@@ -93,12 +93,16 @@ def crossed(fit: Fit, folds: Sequence[Rows]) -> dict[str, object]:
     for place, fold in enumerate(folds):
         others = [row for other, rows in enumerate(folds) if other != place for row in rows]
         scores.append(gains(fit(others, fold, place), fold))
-        curve = curves.deferral_curve(scores[-1], as_outcomes(fold))
+        curve = deferral_curve.deferral_curve(scores[-1], as_outcomes(fold))
         apart.append({"apgr": curve.apgr, "rows": len(fold)})
     truth, pooled = as_outcomes([row for fold in folds for row in fold]), np.concatenate(scores)
-    figures = curves.figures(curves.deferral_curve(pooled, truth))
+    figures = deferral_curve.figures(deferral_curve.deferral_curve(pooled, truth))
     print(fit.__name__, figures, apart, file=sys.stderr, flush=True)
-    return {"pooled": figures, "interval95": curves.intervals(pooled, truth), "folds": apart}
+    return {
+        "pooled": figures,
+        "interval95": deferral_curve.intervals(pooled, truth),
+        "folds": apart,
+    }
 
 
 def mmlu(seeds: int) -> dict[str, object]:
@@ -163,12 +167,14 @@ def decision_ms() -> dict[str, float]:
 
 
 def _figures(prior: GainPredictor, rows: Rows) -> dict[str, float]:
-    return curves.figures(curves.deferral_curve(gains(prior, rows), as_outcomes(rows)))
+    return deferral_curve.figures(
+        deferral_curve.deferral_curve(gains(prior, rows), as_outcomes(rows))
+    )
 
 
 def _ceilings(rows: Rows) -> dict[str, dict[str, float]]:
-    found = curves.ceilings(as_outcomes(rows))
-    return {name: curves.figures(curve) for name, curve in found.items()}
+    found = deferral_curve.ceilings(as_outcomes(rows))
+    return {name: deferral_curve.figures(curve) for name, curve in found.items()}
 
 
 def _processor() -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from unittest.mock import PropertyMock, patch
 
 from backbone.schema import SchemaConstraint, Schemas
-from edge.llama.cache import KvCache
+from edge.llama.kv_cache import KvCache
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from edge.llama.schema_vocabulary import schema_vocabulary

@@ -33,14 +33,14 @@ from backbone.tokenizer import Tokenizer
 from benchmarks.own_text import own_text
 from benchmarks.pair_text import pair_text
 from benchmarks.quantize import processor
-from edge.llama.binding import Model
+from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
-from edge.llama.shape import CacheShape
+from edge.llama.native_handles import Model
 from edge.small_gpu.fast_linear import FastInt4Linear, quickest
 from edge.small_gpu.linear import GptqLinear
 from edge.small_gpu.options import KV_BITS
-from edge.small_gpu.ring import Ring
+from edge.small_gpu.ring_cache import Ring
 from offload.pair import CLOUD_MODEL
 from quantize.calibration import encode
 from quantize.gguf import convert

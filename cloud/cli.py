@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from backbone.usage import as_typed
+from backbone.usage_errors import as_typed
 from cloud.memory_command import memory
 
 if TYPE_CHECKING:

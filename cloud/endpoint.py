@@ -14,17 +14,17 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
 from dataclasses import dataclass
 
+from backbone.byte_sizes import readable
 from backbone.open_files import raise_open_files
-from backbone.showing import echo, echo_json
-from backbone.sizes import readable
-from backbone.stopping import on_signals
-from cloud.opening import open_engine
+from backbone.stop_signals import on_signals
+from backbone.terminal_text import echo, echo_json
+from cloud.engine_factory import open_engine
+from offload.config.places import places
+from offload.config.settings_reading import load
 from offload.engine import Breaking, Engine
 from offload.errors import EngineStopped, SettingsError
-from offload.link.local import admitted, open_invites, open_meter, server_keys
+from offload.link.local_keys import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
-from offload.places import places
-from offload.settings_reading import load
 
 # Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
 OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
@@ -129,13 +129,13 @@ def _insist_on_ending(why: str) -> None:
 
 async def _connect(engine: Engine) -> None:
     """Let an engine that stands elsewhere say what it is, or fail before anything is bound."""
+    from cloud.fleet.model_pool import ModelPool
     from cloud.fleet.replicas import Replicas
-    from cloud.fleet.shelf import Shelf
     from offload.upstream.client import Upstream
 
     if isinstance(engine, Upstream):
         await engine.connect()
-    elif isinstance(engine, Replicas | Shelf):
+    elif isinstance(engine, Replicas | ModelPool):
         await engine.start()
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbone.errors import MissingExtra
-from backbone.showing import echo
-from backbone.usage import as_typed
+from backbone.terminal_text import echo
+from backbone.usage_errors import as_typed
 from offload.pair import CLOUD_MODEL
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ _MEMORY_S = 90_000.0  # `predictive` looks at the same time yesterday
 
 _DEFAULTS: dict[str, Any] = {
     "model": "",  # a folder; the embedded model without
-    "engine": "cloud.fleet.child:open_model",
+    "engine": "cloud.fleet.replica_main:open_model",
     "arguments": {},
     "face": "serve.app:build_app",
     "min_replicas": 1,

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from backbone.errors import WrongUsage
-from backbone.showing import readable
-from backbone.usage import as_typed
-from offload.policy.cli import policy_app
+from backbone.terminal_text import readable
+from backbone.usage_errors import as_typed
+from offload.commands.policy import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
 
@@ -87,11 +87,11 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
-    from edge.desk.asking import Ask, ask_once
-    from edge.desk.piped import question
+    from edge.chat.ask import AskOptions, ask_once
+    from edge.chat.piped_question import question
 
     text = question(prompt)
-    wish = Ask(
+    wish = AskOptions(
         model=model,
         system=readable(system) if system else None,
         offline=offline,
@@ -138,10 +138,10 @@ def chat(
     ] = False,
 ) -> None:
     """Have a conversation at the terminal; it is kept, and can be resumed."""
-    from edge.desk.asking import Ask
-    from edge.desk.chatting import Past, chat_on
+    from edge.chat.ask import AskOptions
+    from edge.chat.chat_setup import Past, chat_on
 
-    wish = Ask(
+    wish = AskOptions(
         model=model,
         system=readable(system) if system else None,
         offline=offline,
@@ -174,11 +174,11 @@ def assistant(
     as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
 ) -> None:
     """Open the assistant: a page on this machine that keeps conversations."""
-    from edge.desk.asking import Ask
-    from edge.desk.assistant.server import run
+    from edge.assistant.server import run
+    from edge.chat.ask import AskOptions
 
     run(
-        Ask(model=model, offline=offline),
+        AskOptions(model=model, offline=offline),
         port=port,
         open_page=open_page,
         as_json=as_json,
@@ -197,8 +197,8 @@ def doctor(
 
     The exit status is 1 where nothing can be answered here.
     """
-    from edge.device.doctor import examine
-    from edge.device.findings import show, tuned
+    from edge.doctor.doctor import examine
+    from edge.doctor.findings import show, tuned
 
     if tune:
         tuned(as_json=as_json)
@@ -228,14 +228,14 @@ def bench_edge(
     as_json: Json = False,
 ) -> None:
     """Time the near model on this device, with drafts and without, or ways to keep its cache."""
-    from edge.desk.asking import Ask
-    from edge.desk.bench import bench_kv, bench_speed
+    from edge.bench.bench import bench_kv, bench_speed
+    from edge.chat.ask import AskOptions
 
     if kv and draft is not None:
         raise WrongUsage("--kv compares without drafts; leave out --draft")
     if not kv and (kinds or text is not None):
         raise WrongUsage("--kind and --text are for the comparison of caches; add --kv")
-    settings = Ask(model=model, draft=draft).settings()
+    settings = AskOptions(model=model, draft=draft).settings()
     if kv:
         bench_kv(settings, kinds=kinds or (), text=text, num_tokens=prompt_tokens, as_json=as_json)
     else:
@@ -256,7 +256,7 @@ def bench_hybrid(
     as_json: Json = False,
 ) -> None:
     """Ask every question near, far and through the hybrid, and compare."""
-    from edge.desk.trial import run_trial
+    from edge.bench.hybrid_trial import run_trial
 
     run_trial(questions, split=split, model=model, report=report, as_json=as_json)
 
@@ -290,7 +290,7 @@ def answers(
     as_json: Json = False,
 ) -> None:
     """Ask one model every question of a file, and keep what it made of each as a table."""
-    from edge.desk.answering import Answering, run_answers
+    from edge.bench.answer_questions import Answering, run_answers
     from offload.messages import Sampling
 
     with as_typed():
@@ -342,8 +342,8 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Fit the policy of this model and this cloud to questions whose answers are known."""
-    from edge.desk.calibrating import Calibration, run_calibration
-    from offload.policy.calibrator import CalibrationOptions
+    from edge.bench.calibrate import Calibration, run_calibration
+    from offload.policy.fitting.calibrator import CalibrationOptions
 
     with as_typed():
         options = CalibrationOptions(alpha=alpha, delta=delta, use_probe=probe, seed=seed)

@@ -6,12 +6,12 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator
 
-from edge.desk.near import open_edge
+from edge.near.factory import open_edge
+from offload.config.places import places
+from offload.config.settings_reading import load
 from offload.engine import Engine
-from offload.leaving import open_cloud, open_door, open_ledger
+from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
 from offload.messages import Delta, Finish, Message, ModelCard, Request
-from offload.places import places
-from offload.settings_reading import load
 
 
 class ByLength:

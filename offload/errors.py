@@ -74,7 +74,7 @@ class Withheld(LinkError):
 class NotNow(Withheld):
     """A text that may not leave as things stand: the settings, the day's budget, no consent.
 
-    `reason` is the code of offload/policy/reasons.py.
+    `reason` is the code of offload/reasons.py.
     """
 
     def __init__(self, message: str, reason: str) -> None:

@@ -267,7 +267,7 @@ class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """Who answered and why; `reason` is one of the codes of offload/policy/reasons.py.
+    """Who answered and why; `reason` is one of the codes of offload/reasons.py.
 
     `confidence` is the probability, as the policy judged it, that the near model's answer is
     right; `p_gain` what it expected the cloud to add to that. `failure` is the one line that says

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
-from backbone.network import Block, RMSNorm, embedded
+from backbone.network import DecoderLayer, RMSNorm, embedded
 from backbone.rotary import inverse_frequencies
 from quantize.architectures import architecture_of
 from quantize.weights import StoredTensor, read_config, stored_tensors
@@ -30,10 +30,10 @@ class BlockStream:
         self.tensors: Mapping[str, StoredTensor] = stored_tensors(folder)
         self.inverse = inverse_frequencies(self.config).to(device)
 
-    def block(self, layer: int) -> Block:
+    def block(self, layer: int) -> DecoderLayer:
         """Return one decoder block with its weights, on the device."""
         with torch.device("meta"):
-            block = Block(self.config, layer)
+            block = DecoderLayer(self.config, layer)
         for name, expected in list(block.named_parameters()):
             tensor = self.read(f"{MODEL_PREFIX}layers.{layer}.{name}", tuple(expected.shape))
             place(block, name, tensor)

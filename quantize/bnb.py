@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from backbone.byte_sizes import readable
 from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage
-from backbone.sizes import readable
 from quantize.architectures import architecture_of
 from quantize.weights import read_config, stored_tensors
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from backbone.attention import causal_attention
 from backbone.errors import NearfarError
-from backbone.network import Block
+from backbone.network import DecoderLayer
 from backbone.rotary import cos_sin
 from backbone.tokenizer import Tokenizer
 from quantize.block_stream import BlockStream
@@ -73,7 +73,7 @@ class Moments:
         return self.mean.diagonal() if self._full else self.mean
 
 
-Visit = Callable[[int, Block], None]
+Visit = Callable[[int, DecoderLayer], None]
 
 
 def windows_of(folder: Path, text: str, options: CalibrationOptions, max_len: int) -> Tensor:
@@ -133,7 +133,7 @@ class Walk:
             yield self.layer
 
     def watch(
-        self, block: Block, names: Iterable[str] = INPUT_GROUPS, *, advance: bool = False
+        self, block: DecoderLayer, names: Iterable[str] = INPUT_GROUPS, *, advance: bool = False
     ) -> dict[str, Moments]:
         """Return the moments of the named matrices' inputs; `advance` moves the states as well.
 
@@ -161,7 +161,7 @@ class Walk:
             moments.add(norm(self.hidden[part]))
         return moments
 
-    def _run(self, block: Block, *, advance: bool) -> None:
+    def _run(self, block: DecoderLayer, *, advance: bool) -> None:
         for part in self._batches():
             with suppress(_Seen):
                 out = self._forward(block, self.hidden[part])
@@ -169,7 +169,7 @@ class Walk:
                     self.hidden[part] = out
         self._advanced = advance
 
-    def _forward(self, block: Block, hidden: Tensor) -> Tensor:
+    def _forward(self, block: DecoderLayer, hidden: Tensor) -> Tensor:
         rotation = self._rotations[self.stream.config.rope_base(self.layer)]
         out: Tensor = block(hidden, *rotation, self._attend)
         return out
@@ -185,7 +185,7 @@ class _Seen(Exception):
 
 
 @contextmanager
-def watched(block: Block, found: dict[str, Moments], *, leave: bool) -> Iterator[None]:
+def watched(block: DecoderLayer, found: dict[str, Moments], *, leave: bool) -> Iterator[None]:
     """Add to the moments of the named matrices while the block runs; `leave` it after the last."""
     last = [name for name in INPUT_GROUPS if name in found][-1]
 

@@ -87,7 +87,7 @@ def importance(
 ) -> None:
     """Measure what each matrix is fed, for llama.cpp's quantizer."""
     from quantize.commands import run_importance
-    from quantize.sample import Sample
+    from quantize.text_samples import Sample
 
     run_importance(
         source,
@@ -130,7 +130,7 @@ def gptq(
 ) -> None:
     """Quantize by GPTQ into AutoGPTQ's checkpoint format."""
     from quantize.commands import run_gptq
-    from quantize.sample import Sample
+    from quantize.text_samples import Sample
 
     run_gptq(
         source,
@@ -196,8 +196,8 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Choose a type for every matrix, so that the file fits and the answers change least."""
-    from quantize.judging_commands import run_plan
-    from quantize.sample import Sample
+    from quantize.report_commands import run_plan
+    from quantize.text_samples import Sample
 
     run_plan(
         source,
@@ -235,8 +235,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Compare quantized models with the original: size, perplexity, divergence, agreement."""
-    from quantize.judging_commands import run_report
-    from quantize.sample import Sample
+    from quantize.report_commands import run_report
+    from quantize.text_samples import Sample
 
     run_report(
         models,

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
-from backbone.usage import as_typed
+from backbone.usage_errors import as_typed
 from quantize.gguf import convert
 from quantize.importance import load_importance
-from quantize.sample import Sample
 from quantize.smooth_keys import smooth_keys
 from quantize.terminal import megabytes, progress_bar, require_torch, show
+from quantize.text_samples import Sample
 
 if TYPE_CHECKING:
     from quantize.gptq import GptqOptions

@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from backbone.byte_sizes import readable
 from backbone.errors import CheckpointError, NearfarError
-from backbone.scratch import scratch_file
-from backbone.sizes import readable
+from backbone.temporary_files import scratch_file
 from quantize.gguf_writer import Checkpoint, Progress, open_checkpoint, write_plain
 from quantize.llama_quantizer import PLAIN_KINDS, file_type, requantize
 from quantize.stored_gguf import inspect

@@ -24,7 +24,7 @@ from quantize.architectures import (
 )
 from quantize.gguf_rope import rope_tensors
 from quantize.gguf_settings import context_length, settings
-from quantize.vocabulary import Vocabulary, read_vocabulary
+from quantize.vocabulary import GgufVocabulary, read_vocabulary
 from quantize.weights import StoredTensor, read_config, stored_tensors
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
@@ -39,7 +39,7 @@ class Checkpoint:
     folder: Path
     config: Mapping[str, Any]
     architecture: Architecture
-    vocabulary: Vocabulary
+    vocabulary: GgufVocabulary
     tensors: Mapping[str, StoredTensor]  # by GGUF name
 
     @property
@@ -211,7 +211,7 @@ def _model_name(checkpoint: Checkpoint) -> str:
     return name if re.search(r"(?i)phi-?3", name) else f"phi-3 {name}"
 
 
-def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
+def _add_vocabulary(writer: Any, vocabulary: GgufVocabulary) -> None:
     writer.add_string("tokenizer.ggml.model", vocabulary.model)
     writer.add_string("tokenizer.ggml.pre", vocabulary.pre)
     writer.add_array("tokenizer.ggml.tokens", vocabulary.tokens)
@@ -227,7 +227,7 @@ def _add_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
     _add_templates(writer, vocabulary.chat_templates)
 
 
-def _add_ends(writer: Any, vocabulary: Vocabulary) -> None:
+def _add_ends(writer: Any, vocabulary: GgufVocabulary) -> None:
     """Write all tokens that end an answer, for nearfar; llama.cpp reads two beside the first."""
     further = [n for n in vocabulary.end_ids if n != vocabulary.special_ids.get("eos")]
     if further:

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from backbone.byte_sizes import readable
 from backbone.checkpoint import fingerprint
 from backbone.errors import CheckpointError, NearfarError
-from backbone.network import Block
-from backbone.sizes import readable
+from backbone.network import DecoderLayer
 from quantize.block_stream import MODEL_PREFIX, BlockStream, place
 from quantize.calibration import (
     INPUT_GROUPS,
@@ -36,7 +36,7 @@ from quantize.calibration import (
 from quantize.calibration_text import default_text
 from quantize.gptq import GptqOptions, quantize_matrix
 from quantize.gptq_format import pack, quantization_config
-from quantize.resume import StateFile
+from quantize.resumable_walk import StateFile
 from quantize.weights import read_config
 
 _TOKENIZER_FILES = (
@@ -107,7 +107,7 @@ def quantize_gptq(
         walk.layer, walk.hidden = saved.layer, saved.tensors["hidden"].to(device)
     job.part.mkdir(parents=True, exist_ok=True)
 
-    def visit(layer: int, block: Block) -> None:
+    def visit(layer: int, block: DecoderLayer) -> None:
         job.quantize_block(walk, layer, block)
 
     for done in walk.steps(visit):
@@ -147,7 +147,7 @@ class _Job:
                 f"{readable(free)} are free; free some space or write to another disk"
             )
 
-    def quantize_block(self, walk: Walk, layer: int, block: Block) -> None:
+    def quantize_block(self, walk: Walk, layer: int, block: DecoderLayer) -> None:
         """Round every matrix of a block in place and write the block's shard."""
         prefix = f"{MODEL_PREFIX}layers.{layer}."
         tensors: dict[str, Tensor] = {}
@@ -165,7 +165,12 @@ class _Job:
         self._write_shard(layer, tensors, results)
 
     def _quantize_one(
-        self, block: Block, name: str, moment: Tensor, prefix: str, tensors: dict[str, Tensor]
+        self,
+        block: DecoderLayer,
+        name: str,
+        moment: Tensor,
+        prefix: str,
+        tensors: dict[str, Tensor],
     ) -> MatrixResult:
         matrix = quantize_matrix(block.get_parameter(f"{name}.weight").data, moment, self.options)
         place(block, f"{name}.weight", matrix.dequantized())

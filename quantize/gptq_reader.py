@@ -12,8 +12,8 @@ from torch import Tensor
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network
-from quantize.foreign import check_readable
 from quantize.gptq_format import PARTS, unpack
+from quantize.unsupported_formats import check_readable
 from quantize.weights import read_config
 
 

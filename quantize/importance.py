@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbone.causes import cause
+from backbone.error_causes import cause
 from backbone.errors import CheckpointError
-from backbone.scratch import scratch_file
+from backbone.temporary_files import scratch_file
 from quantize.gguf_package import require_gguf
 
 _SUM, _COUNT = ".in_sum2", ".counts"

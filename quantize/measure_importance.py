@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from backbone.checkpoint import fingerprint
-from backbone.network import Block
+from backbone.network import DecoderLayer
 from quantize.architectures import architecture_of, gguf_name
 from quantize.block_stream import BlockStream
 from quantize.calibration import (
@@ -23,7 +23,7 @@ from quantize.calibration import (
 )
 from quantize.calibration_text import default_text
 from quantize.importance import Importance
-from quantize.resume import StateFile
+from quantize.resumable_walk import StateFile
 from quantize.weights import read_config
 
 
@@ -53,7 +53,7 @@ def measure_importance(
         walk.layer, walk.hidden = saved.layer, saved.tensors.pop("hidden").to(device)
         found |= saved.tensors
 
-    def note(layer: int, block: Block) -> None:
+    def note(layer: int, block: DecoderLayer) -> None:
         moments = walk.watch(block, advance=True)
         for watched, group in INPUT_GROUPS.items():
             mean = moments[watched].mean_square.cpu()

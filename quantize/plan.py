@@ -34,7 +34,7 @@ _BASE_KINDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class TypePlan:
     """The chosen type of each matrix, and what is expected of the whole."""
 
     types: Mapping[str, str]  # GGUF tensor name -> type
@@ -54,7 +54,7 @@ class Plan:
         return _BASE_KINDS.get(commonest, "q4_k_m")
 
 
-def make_plan(sensitivity: Sensitivity, budget_bytes: int) -> Plan:
+def make_plan(sensitivity: Sensitivity, budget_bytes: int) -> TypePlan:
     """Return the plan of least expected divergence whose file has at most `budget_bytes`.
 
     Raises NearfarError where even the smallest types do not fit, and says how much would.
@@ -76,7 +76,7 @@ def make_plan(sensitivity: Sensitivity, budget_bytes: int) -> Plan:
         )
     matrix_bytes = sum(option.size_bytes for option in chosen)
     weights = sum(sensitivity.num_weights.values())
-    return Plan(
+    return TypePlan(
         types={name: option.name for name, option in zip(names, chosen, strict=True)},
         size_bytes=matrix_bytes + sensitivity.overhead_bytes,
         bits_per_weight=8 * matrix_bytes / weights,
@@ -122,7 +122,7 @@ def parse_bytes(text: str) -> int:
 def convert_by_plan(
     source: Path,
     target: Path,
-    plan: Plan,
+    plan: TypePlan,
     *,
     importance: Mapping[str, NDArray[np.float32]] | None = None,
     num_threads: int = 0,

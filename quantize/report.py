@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from backbone.byte_sizes import readable
 from backbone.errors import NearfarError
 from backbone.json_text import parse as parse_json
-from backbone.scratch import scratch_folder
-from backbone.sizes import readable
+from backbone.temporary_files import scratch_folder
 from backbone.tokenizer import Tokenizer
-from quantize.answers import control_ids
-from quantize.judge import JudgeTask, Verdict, judge
-from quantize.judged_model import format_of, require_format, size_of
+from quantize.answer_mask import control_ids
+from quantize.isolated_evaluation import EvaluationResult, JudgeTask, judge
+from quantize.logits_model import format_of, require_format, size_of
 from quantize.weights import read_config, stored_tensors
 
 Progress = Callable[[int, int], None]  # (models done, models in all)
@@ -47,7 +47,7 @@ class ReportOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class ReportRow:
     """One model: bytes on disk, bits per weight, and its distance from the reference."""
 
     model: str
@@ -67,14 +67,14 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class QuantizationReport:
     """All rows, the reference's own figures, and what was scored."""
 
     reference: str
     reference_bytes: int
     reference_perplexity: float
     num_positions: int
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     failed: tuple[str, ...] = ()  # why models are not among the rows
 
     def to_json(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def make_report(
     options: ReportOptions | None = None,
     cache: Path | None = None,
     progress: Progress | None = None,
-) -> Report:
+) -> QuantizationReport:
     """Compare models with the full-precision HF folder `reference` on a text.
 
     With `cache`, a JSON file, finished rows are kept there and an interrupted report goes on.
@@ -153,7 +153,7 @@ class ReferenceLogits:
         self._file = str(self._folder / "reference.f32")
         self._task = _task(reference, windows, vocab_size, self._file, options, write=True)
 
-    def __enter__(self) -> tuple[str, Verdict]:
+    def __enter__(self) -> tuple[str, EvaluationResult]:
         try:
             self._check_space()
             return self._file, judge(self._task)
@@ -216,9 +216,9 @@ class _Rows:
 
     def get(self, model: Path) -> dict[str, Any] | None:
         row: dict[str, Any] | None = self._found.get(self._key(model))
-        return row if row and row.keys() >= Row.__dataclass_fields__.keys() else None
+        return row if row and row.keys() >= ReportRow.__dataclass_fields__.keys() else None
 
-    def put(self, model: Path, verdict: Verdict) -> None:
+    def put(self, model: Path, verdict: EvaluationResult) -> None:
         assert verdict.divergence is not None, "only the reference has no divergence"
         figures = asdict(verdict.divergence)
         figures["perplexity_change"] = verdict.divergence.perplexity_change
@@ -238,17 +238,17 @@ class _Rows:
             part.write_text(json.dumps(self._found), encoding="utf-8")
             os.replace(part, self._path)
 
-    def report(self, models: Sequence[Path], reference: Path) -> Report:
+    def report(self, models: Sequence[Path], reference: Path) -> QuantizationReport:
         found = [row for model in models if (row := self.get(model)) is not None]
         if not found:
             raise NearfarError(next(iter(self.failed.values())))
-        names = Row.__dataclass_fields__
-        return Report(
+        names = ReportRow.__dataclass_fields__
+        return QuantizationReport(
             reference=str(reference),
             reference_bytes=size_of(reference),
             reference_perplexity=found[0]["reference_perplexity"],
             num_positions=found[0]["num_positions"],
-            rows=tuple(Row(**{n: row[n] for n in names}) for row in found),
+            rows=tuple(ReportRow(**{n: row[n] for n in names}) for row in found),
             failed=tuple(self.failed.values()),
         )
 

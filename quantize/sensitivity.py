@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from backbone.causes import cause
 from backbone.checkpoint import fingerprint
+from backbone.error_causes import cause
 from backbone.errors import NearfarError
 from backbone.json_text import parse as parse_json
-from backbone.scratch import scratch_folder
+from backbone.temporary_files import scratch_folder
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
 from quantize.calibration import CalibrationOptions
 from quantize.calibration_text import default_text

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
-from backbone.scratch import scratch_file
+from backbone.temporary_files import scratch_file
 from quantize.gguf import check_space, check_target
 from quantize.stored_gguf import open_gguf
 
@@ -126,7 +126,9 @@ def _smooth_file(path: Path, source: Path) -> tuple[NDArray[np.float32], Exponen
         for key in ("attention.head_count", "attention.head_count_kv", "block_count")
     )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    layers = [Layer(tensors, index, num_heads, num_kv_heads, source) for index in range(num_layers)]
+    layers = [
+        QkLayer(tensors, index, num_heads, num_kv_heads, source) for index in range(num_layers)
+    ]
     norms, exponents = zip(*(layer.smooth() for layer in layers), strict=True)
     for tensor in tensors.values():
         if isinstance(tensor.data.base, np.memmap):
@@ -135,7 +137,7 @@ def _smooth_file(path: Path, source: Path) -> tuple[NDArray[np.float32], Exponen
     return np.stack(norms), np.stack(exponents)
 
 
-class Layer:
+class QkLayer:
     """The query and key projections of one layer, as rows whose scales can be changed in place."""
 
     def __init__(

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import linear, log_softmax
 
 from backbone.attention import causal_attention, soft_capped
-from backbone.network import Block, Network, embedded
+from backbone.network import DecoderLayer, Network, embedded
 from backbone.rotary import cos_sin
 from quantize.block_stream import BlockStream, place
 from quantize.calibration import CalibrationOptions, windows_of
@@ -82,7 +82,7 @@ class SwapProbe:
         for kept, window in zip(self._reference, hidden, strict=True):
             kept[:] = self._predicted(window, self._head).numpy()
 
-    def _through(self, block: Block, layer: int, hidden: Tensor) -> Tensor:
+    def _through(self, block: DecoderLayer, layer: int, hidden: Tensor) -> Tensor:
         rotation = self._rotations[self._stream.config.rope_base(layer)]
         windows = [block(window.unsqueeze(0), *rotation, self._attend) for window in hidden]
         return torch.cat(windows)

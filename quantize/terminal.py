@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from backbone.errors import MissingExtra
-from backbone.showing import echo, echo_json
+from backbone.terminal_text import echo, echo_json
 
 
 @contextmanager

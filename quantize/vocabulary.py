@@ -16,7 +16,7 @@ from backbone.errors import CheckpointError
 from backbone.json_text import parse as parse_json
 from backbone.template_files import read_templates
 from backbone.tokenizer import eos_ids
-from quantize.merges import merge_pairs, merge_scores
+from quantize.bpe_merges import merge_pairs, merge_scores
 from quantize.pre_tokenizers import pre_tokenizer_name, space_prefix
 
 SPACE = "\u2581"  # SentencePiece's visible space
@@ -34,7 +34,7 @@ class TokenType(IntEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vocabulary:
+class GgufVocabulary:
     """All that GGUF stores of a tokenizer; exactly one of merges and scores is set."""
 
     model: str  # "gpt2" (byte-level BPE) or "llama" (SentencePiece)
@@ -53,7 +53,7 @@ class Vocabulary:
     notes: tuple[str, ...] = ()  # where llama.cpp is known to differ, one sentence each
 
 
-def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
+def read_vocabulary(folder: Path, vocab_size: int) -> GgufVocabulary:
     """Read a folder's tokenizer, padded to the `vocab_size` rows of the embedding.
 
     Raises CheckpointError where the tokenizer is missing or GGUF has no way to say it.
@@ -66,7 +66,7 @@ def read_vocabulary(folder: Path, vocab_size: int) -> Vocabulary:
     tokens, types = _tokens(raw, vocab_size, spaces=bool(model.get("byte_fallback")))
     special = _special_ids(raw, settings, _optional_json(folder / "config.json"))
     add_bos, add_eos = _added_ends(raw, settings, special)
-    return Vocabulary(
+    return GgufVocabulary(
         tokens=tokens,
         types=types,
         special_ids=special,

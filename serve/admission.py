@@ -14,10 +14,10 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from prometheus_client import Counter
 
-from offload.link.quota import Meter, Reserved
+from offload.link.quota import QuotaMeter, Reserved
 from offload.messages import Delta, Finish, Request
 from serve.auth import ANYONE
-from serve.failures import TooMany
+from serve.http_errors import TooMany
 from serve.metrics import Metrics
 
 _MOST_WAIT_S = 60.0
@@ -36,7 +36,7 @@ class Admission:
         *,
         max_running: int,
         max_queued: int,
-        meter: Meter,
+        meter: QuotaMeter,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -159,7 +159,7 @@ class Admission:
 class Account:
     """Counts the tokens of one answer as they come: also of one that is left in the middle."""
 
-    def __init__(self, reserved: Reserved, meter: Meter, tokens: Counter) -> None:
+    def __init__(self, reserved: Reserved, meter: QuotaMeter, tokens: Counter) -> None:
         self._reserved, self._meter, self._tokens = reserved, meter, tokens
 
     def see(self, item: Delta | Finish) -> None:

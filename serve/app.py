@@ -18,21 +18,21 @@ from starlette.routing import Route
 
 from backbone.errors import NearfarError
 from offload.engine import Engine
-from offload.link.quota import Meter
+from offload.link.quota import QuotaMeter
 from serve.admission import Admission
 from serve.auth import Doorkeeper
-from serve.bodies import error_response
-from serve.completing import chat_endpoint, text_endpoint
-from serve.embedding import embed
-from serve.failures import body_of, of_status
+from serve.completion_endpoint import chat_endpoint, text_endpoint
+from serve.embeddings import embed
+from serve.http_bodies import error_response
+from serve.http_errors import body_of, of_status
+from serve.json_endpoint import Posted
 from serve.metrics import CONTENT_TYPE, Metrics
-from serve.naming import check_name, model_names
+from serve.model_names import check_name, model_names
 from serve.openapi import document
 from serve.options import ServeOptions
-from serve.posted import Posted
 from serve.readiness import Readiness
-from serve.replies import ModelList, ModelReply
-from serve.schema import B, DetokenizeBody, EmbeddingBody, TokenizeBody
+from serve.request_schema import B, DetokenizeBody, EmbeddingBody, TokenizeBody
+from serve.response_bodies import ModelList, ModelReply
 from serve.tokenizing import detokenize, tokenize
 from serve.trace import Trace
 
@@ -41,7 +41,7 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
     """Return the ASGI app; the engine stays the caller's to close."""
     options = options or ServeOptions()
     metrics, readiness = Metrics(engine), Readiness(engine)
-    meter = Meter(options.quota, options.used_file, who="this key", scope="http:")
+    meter = QuotaMeter(options.quota, options.used_file, who="this key", scope="http:")
     admission = Admission(
         max_running=options.max_running,
         max_queued=options.max_queued,

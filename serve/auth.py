@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from offload.asker import asked_by
-from serve.failures import Problem, body_of
+from serve.http_errors import Problem, body_of
 from serve.options import ServeOptions, is_loopback, split_key
 
 ANYONE = "anyone"

@@ -8,9 +8,9 @@ from msgspec import UNSET, structs
 
 from offload.messages import Delta, Finish, Request
 from offload.thinking import ThoughtReader
-from serve.asking import Asked
 from serve.logprobs import ChatLogprobs, TokenLogprob
-from serve.replies import (
+from serve.request_parsing import ParsedRequest
+from serve.response_bodies import (
     AnswerMessage,
     CalledFunctionReply,
     CallPart,
@@ -25,16 +25,16 @@ from serve.replies import (
     Reply,
     reason_of,
 )
+from serve.response_writer import Gathered, ResponseWriter, finishes_of
 from serve.tool_calls import Began, CallReader, Grew, Said, read_whole
-from serve.writer import Gathered, Writer, finishes_of
 
 
-class ChatWriter(Writer):
+class ChatWriter(ResponseWriter):
     """Writes chat completions."""
 
     prefix = "chatcmpl"
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ParsedRequest) -> None:
         super().__init__(asked)
         tools = asked.tools
         self._readers = [CallReader(tools) for _ in asked.requests] if tools else []

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backbone.errors import MissingExtra
-from backbone.showing import echo, echo_json
-from backbone.stopping import on_signals
+from backbone.stop_signals import on_signals
+from backbone.terminal_text import echo, echo_json
+from offload.config.places import places
+from offload.config.settings import ServeSettings, Settings
 from offload.engine import Engine
 from offload.errors import SettingsError
-from offload.link.local import used_file
+from offload.link.local_keys import used_file
 from offload.link.quota import Quota
-from offload.places import places
-from offload.settings import ServeSettings, Settings
 from serve.options import ServeOptions
 
 _END_WITHIN_S = 20.0  # after a signal: answers have 5 s of it, the engine the rest
@@ -115,7 +115,7 @@ async def serve_engine(
 
 def announce(engine: Engine, url: str, options: ServeOptions, *, as_json: bool) -> None:
     """Print where the server listens, for a person or as one JSON line."""
-    from serve.naming import model_names
+    from serve.model_names import model_names
 
     names = model_names(engine)
     if as_json:

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from offload.engine import Engine, Reporting
 from offload.messages import EngineLoad
-from serve.fault import fault_of
+from serve.health import fault_of
 
 
 @dataclass

@@ -64,14 +64,14 @@ class Metrics:
         return Counter(f"{self._prefix}:{name}", text, labels, registry=self.registry)
 
 
-class Meter:
+class AnswerTimer:
     """Times one answer; waiting until its first text, then running, until the block is left."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._ended = False
 
-    def __enter__(self) -> Meter:
+    def __enter__(self) -> AnswerTimer:
         self._started_s = time.monotonic()
         self._first_s = self._last_s = 0.0
         self._metrics.waiting.inc()

@@ -6,8 +6,16 @@ from typing import Any
 
 import msgspec
 
-from serve.failures import ErrorBody
-from serve.replies import (
+from serve.http_errors import ErrorBody
+from serve.request_schema import (
+    ChatBody,
+    Common,
+    CompletionBody,
+    DetokenizeBody,
+    EmbeddingBody,
+    TokenizeBody,
+)
+from serve.response_bodies import (
     ChatReply,
     DetokenizeReply,
     EmbeddingList,
@@ -15,14 +23,6 @@ from serve.replies import (
     ModelReply,
     TextReply,
     TokenizeReply,
-)
-from serve.schema import (
-    ChatBody,
-    Common,
-    CompletionBody,
-    DetokenizeBody,
-    EmbeddingBody,
-    TokenizeBody,
 )
 
 _POSTS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from serve.failures import BadRequest
+from serve.http_errors import BadRequest
 
 
 class Prompt(NamedTuple):

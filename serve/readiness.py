@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator
 from backbone.errors import NearfarError
 from offload.engine import Choosing, Engine
 from offload.messages import Message, Privacy, Request, Sampling
-from serve.answers import closing
-from serve.fault import fault_of
+from serve.answer_streams import closing
+from serve.health import fault_of
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 2.0

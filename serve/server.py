@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from backbone.causes import cause
-from backbone.connections import patient_for
+from backbone.error_causes import cause
+from backbone.http_connections import patient_for
 from offload.engine import Engine
 from offload.errors import SettingsError
 from serve.app import build_app

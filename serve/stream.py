@@ -1,8 +1,8 @@
 """Server-sent events, exactly as OpenAI sends them.
 
-The response begins with the first text that a reader may keep (see serve/answers.py), so that
-what fails before it is still an HTTP error. What fails after it ends the stream with an `error`
-event and without `[DONE]`, so that nobody takes half an answer for a whole one.
+The response begins with the first text that a reader may keep (see serve/answer_streams.py), so
+that what fails before it is still an HTTP error. What fails after it ends the stream with an
+`error` event and without `[DONE]`, so that nobody takes half an answer for a whole one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import msgspec
 from starlette.types import Send
 
 from offload.messages import Finish
-from serve.answers import Answers, Item
-from serve.failures import body_of, describe
-from serve.replies import Reply
-from serve.routing import headers_of
-from serve.writer import Writer
+from serve.answer_streams import AnswerStreams, Item
+from serve.http_errors import body_of, describe
+from serve.response_bodies import Reply
+from serve.response_writer import ResponseWriter
+from serve.route_headers import headers_of
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -29,13 +29,13 @@ _HEADERS = [
 class EventStream:
     """Sends one request's answers as they are written."""
 
-    def __init__(self, writer: Writer, send: Send) -> None:
+    def __init__(self, writer: ResponseWriter, send: Send) -> None:
         self._writer = writer
         self._send = send
         self._opened: set[int] = set()
         self._finishes: dict[int, Finish] = {}
 
-    async def send_all(self, answers: Answers) -> None:
+    async def send_all(self, answers: AnswerStreams) -> None:
         """Send everything; raises only what went wrong before the response had begun."""
         first = await answers.next()
         assert first is not None, "there is at least one request"
@@ -50,7 +50,7 @@ class EventStream:
         headers = [*_HEADERS, *headers_of([first])]
         await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
-    async def _events(self, first: tuple[int, Item], answers: Answers) -> None:
+    async def _events(self, first: tuple[int, Item], answers: AnswerStreams) -> None:
         entry: tuple[int, Item] | None = first
         while entry is not None:
             await self._say(*entry)

@@ -7,20 +7,20 @@ from collections.abc import Sequence
 import msgspec
 
 from offload.messages import Delta, Finish, PromptToken
-from serve.asking import Asked
 from serve.echo import echoed
-from serve.failures import EngineBroke
+from serve.http_errors import EngineBroke
 from serve.logprobs import UNLIKELY, CompletionLogprobs, TokenLogprob, completion_logprobs
-from serve.replies import Reply, TextChoice, TextReply, reason_of
-from serve.writer import Gathered, Writer, finishes_of
+from serve.request_parsing import ParsedRequest
+from serve.response_bodies import Reply, TextChoice, TextReply, reason_of
+from serve.response_writer import Gathered, ResponseWriter, finishes_of
 
 
-class TextWriter(Writer):
+class TextWriter(ResponseWriter):
     """Writes raw completions."""
 
     prefix = "cmpl"
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: ParsedRequest) -> None:
         super().__init__(asked)
         self._lengths = [0] * len(asked.requests)  # characters sent so far, for text_offset
 

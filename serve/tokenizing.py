@@ -6,12 +6,12 @@ import asyncio
 
 from offload.engine import Engine, Tokenizing
 from offload.messages import Request
-from serve.failures import BadRequest
-from serve.naming import check_name
-from serve.replies import DetokenizeReply, TokenizeReply
-from serve.schema import DetokenizeBody, TokenizeBody
+from serve.chat_turns import read_turn, refuse_unless
+from serve.http_errors import BadRequest
+from serve.model_names import check_name
+from serve.request_schema import DetokenizeBody, TokenizeBody
+from serve.response_bodies import DetokenizeReply, TokenizeReply
 from serve.tools import describe
-from serve.turns import read_turn, refuse_unless
 
 
 async def tokenize(body: TokenizeBody, engine: Engine) -> TokenizeReply:

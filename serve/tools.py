@@ -9,9 +9,9 @@ from typing import Any, NoReturn
 import jsonschema_rs
 import msgspec
 
-from serve.failures import BadRequest
-from serve.schema import ChatBody, ChosenTool, ToolBody
-from serve.turns import check_depth
+from serve.chat_turns import check_depth
+from serve.http_errors import BadRequest
+from serve.request_schema import ChatBody, ChosenTool, ToolBody
 
 _MAX_BACKTRACKS = 10_000
 

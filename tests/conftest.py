@@ -40,7 +40,7 @@ def home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(autouse=True)
 def no_end_of_this_process() -> Iterator[None]:
-    """What a signal told in a test must not end the tests: see backbone/stopping.py."""
+    """What a signal told in a test must not end the tests: see backbone/stop_signals.py."""
     yield
     faulthandler.cancel_dump_traceback_later()
 

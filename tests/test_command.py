@@ -14,7 +14,7 @@ import pytest
 import typer.main
 
 import nearfar
-from edge.desk.terminal import why
+from edge.chat.terminal import why
 from offload.messages import Finish, Route, Usage
 from tests.in_process import Run
 

@@ -94,7 +94,7 @@ def test_a_fault_of_our_own_is_one_line_that_says_how_to_see_more(
     def fail() -> None:
         raise ZeroDivisionError("a line\nand another")
 
-    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
+    monkeypatch.setattr("edge.chat.welcome.greeting", fail)
     status, _, err = run()
     assert status == 1 and err.count("\n") == 1
     assert "ZeroDivisionError: a line" in err and "NEARFAR_TRACE=1" in err
@@ -117,7 +117,7 @@ def test_what_the_system_refuses_is_one_line_with_a_remedy_that_fits(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
+    monkeypatch.setattr("edge.chat.welcome.greeting", fail)
     status, _, err = run()
     assert status == 1 and err.count("\n") == 1
     assert words in err and "NEARFAR_HOME" not in err
@@ -127,7 +127,7 @@ def test_a_full_disk_is_said_as_that(run: Run, monkeypatch: pytest.MonkeyPatch) 
     def fail() -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("edge.desk.greeting.greeting", fail)
+    monkeypatch.setattr("edge.chat.welcome.greeting", fail)
     status, _, err = run()
     assert status == 1 and "the disk is full" in err and "NEARFAR_HOME" in err
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from offload.pair import EDGE_POLICY
-from offload.policy.stored import read_policy
+from offload.policy.serving.policy_file import read_policy
 
 ROOT = Path(__file__).parents[1]
 

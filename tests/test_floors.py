@@ -17,10 +17,20 @@ STANDS_ON = {
     "offload": {"backbone"},
     "quantize": {"backbone"},
     "serve": {"backbone", "offload"},
-    "edge": {"backbone", "offload", "quantize"},
-    "cloud": {"backbone", "offload", "quantize"},
+    "engine": {"backbone", "offload", "quantize"},
+    "edge": {"backbone", "offload", "quantize", "engine"},
+    "cloud": {"backbone", "offload", "quantize", "engine"},
 }
-WITHOUT_TORCH = ("offload", "serve", "edge/llama", "edge/device", "edge/desk")
+WITHOUT_TORCH = (
+    "offload",
+    "engine",
+    "serve",
+    *(
+        f"edge/{p.name}"
+        for p in sorted((ROOT / "edge").iterdir())
+        if p.is_dir() and p.name != "small_gpu"
+    ),
+)
 FORBIDDEN = {"pickle", "dill", "joblib", "shelve", "marshal"}
 
 
@@ -70,8 +80,8 @@ def test_nothing_can_unpickle() -> None:
 
 def test_the_command_and_the_near_side_load_without_torch() -> None:
     code = (
-        "import sys, nearfar, edge.llama.runtime, edge.desk.near, offload.link.client, "
-        "offload.link.server, offload.hybrid; "
+        "import sys, nearfar, edge.llama.runtime, edge.near.factory, offload.link.client, "
+        "offload.link.server, offload.hybrid.hybrid; "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(

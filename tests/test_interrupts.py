@@ -9,8 +9,8 @@ import sys
 import pytest
 
 import nearfar
-from edge.desk.asking import Ask
-from offload.places import places
+from edge.chat.ask import AskOptions
+from offload.config.places import places
 
 
 def wrapped() -> None:
@@ -29,7 +29,7 @@ def plain() -> None:
 def test_ctrl_c_is_no_fault_of_ours(
     stop: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("edge.desk.greeting.greeting", stop)
+    monkeypatch.setattr("edge.chat.welcome.greeting", stop)
     monkeypatch.setattr(sys, "argv", ["nearfar"])
     with pytest.raises(SystemExit) as ended:
         nearfar.main()
@@ -41,11 +41,11 @@ def test_ctrl_c_before_the_page_is_up_ends_the_assistant(
     capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     pytest.importorskip("uvicorn", reason="the assistant needs a web server")
-    from edge.desk.assistant.server import PageServer
+    from edge.assistant.server import PageServer
 
     async def interrupted(_: str) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    server = PageServer(Ask(), places(), port=0, beside=None)
+    server = PageServer(AskOptions(), places(), port=0, beside=None)
     asyncio.run(server.serve(interrupted))
     assert "Traceback" not in capsys.readouterr().err + caplog.text

@@ -17,11 +17,11 @@ from typing import Any
 
 import pytest
 
-from offload.privacy.linear import Shape, as_ascii, without_long_words
+from offload.egress.privacy.linear import Pattern, as_ascii, without_long_words
 from tests.hostile import Hostile, hostile
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("backbone", "cloud", "edge", "offload", "quantize", "serve")
+ROOMS = ("backbone", "cloud", "edge", "engine", "offload", "quantize", "serve")
 SHORT, LONG = 16_000, 64_000  # characters
 MOST_GROWTH = 1.2  # the power of the length
 UNSEEN_S = 0.25  # what grows with the square takes seconds at LONG
@@ -33,9 +33,9 @@ Reader = Callable[[str], object]
 
 def _detector(kind: str) -> Reader:
     def read(text: str) -> object:
-        from offload.privacy.detect import DETECTORS
-        from offload.privacy.findings import Rules
-        from offload.privacy.normalise import normalise
+        from offload.egress.privacy.detect import DETECTORS
+        from offload.egress.privacy.findings import Rules
+        from offload.egress.privacy.normalise import normalise
 
         rules = Rules(names=("Maria Lindqvist", "Project Heron"))
         return list(DETECTORS[kind](normalise(text).text, rules))  # type: ignore[index]
@@ -44,16 +44,16 @@ def _detector(kind: str) -> Reader:
 
 
 def _redacted(text: str) -> object:
+    from offload.egress.privacy.findings import Rules
+    from offload.egress.privacy.redaction import clear
     from offload.messages import Message, Request
-    from offload.privacy.findings import Rules
-    from offload.privacy.redaction import clear
 
     asked = f"mail bob@example.com {text}"
     return clear(Request(messages=(Message(role="user", content=asked),)), Rules())
 
 
 def _restored(text: str) -> object:
-    from offload.privacy.restoring import Restorer
+    from offload.egress.privacy.placeholder_restoring import Restorer
 
     restorer = Restorer({"[EMAIL_1]": "bob@example.com", "[NAME_2]": "Maria"})
     pieces = [restorer.feed(text[at : at + 7]) for at in range(0, len(text), 7)]
@@ -80,21 +80,21 @@ def _pattern(module: str, *uses: tuple[str, str]) -> Reader:
 
 
 def _features(text: str) -> object:
-    from offload.policy.features import Reading
-    from offload.policy.measures import form_measures, quantity_measures
+    from offload.policy.serving.features import ReadText
+    from offload.policy.serving.prompt_measures import form_measures, quantity_measures
 
-    read = Reading(text)
+    read = ReadText(text)
     return form_measures(read), quantity_measures(read)
 
 
 def _chinese(text: str) -> object:
-    from edge.desk.assistant.language import chinese
+    from edge.assistant.language import chinese
 
     return chinese(f"there is no conversation '{text}'; it may be deleted")
 
 
 def _hub(text: str) -> object:
-    from edge.desk.hub import DownloadError, parse
+    from edge.models.hub import DownloadError, parse
 
     try:
         return parse(text)
@@ -111,20 +111,20 @@ def _calls(text: str) -> object:
 
 
 def _consistency(text: str) -> object:
-    from offload.policy.consistency import Asked, consistency
+    from offload.policy.serving.consistency import WhatIsAsked, consistency
 
-    return consistency(Asked.read(text), text)
+    return consistency(WhatIsAsked.read(text), text)
 
 
 def _languages(text: str) -> object:
-    from offload.policy.languages import other_language
+    from offload.policy.serving.languages import other_language
 
     return other_language(text, text)
 
 
 def _as_arguments(text: str) -> object:
+    from offload.egress.privacy.texts import texts_of
     from offload.messages import Message, Request, ToolCall
-    from offload.privacy.texts import texts_of
 
     call = ToolCall(id="one", name="pay", arguments=text)
     return texts_of(Request(messages=(Message(role="assistant", content="a", tool_calls=(call,)),)))
@@ -133,48 +133,50 @@ def _as_arguments(text: str) -> object:
 READERS: dict[str, Reader] = {
     "backbone.checkpoint": _pattern("backbone.checkpoint", ("_PREFIX", "sub"), ("_SIGHT", "match")),
     "backbone.schema_trial": _pattern("backbone.schema_trial", ("_RISKY", "search")),
-    "backbone.showing": _called("backbone.showing", "readable"),
+    "backbone.terminal_text": _called("backbone.terminal_text", "readable"),
     "backbone.tokenizer": _pattern("backbone.tokenizer", ("_BYTE_PIECE", "fullmatch")),
     "cloud.fleet.versions": lambda text: re.split(r"(\d+)", text),
-    "edge.desk.chat_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
-    "edge.desk.catalogue": _pattern("edge.desk.catalogue", ("_QUANTIZATION", "fullmatch")),
-    "edge.desk.hub": _hub,
-    "edge.desk.markdown_stream": _called("edge.desk.markdown_stream", "settled"),
-    "edge.desk.placing": _pattern(
-        "edge.desk.placing",
+    "edge.chat.chat_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
+    "edge.models.catalogue": _pattern("edge.models.catalogue", ("_QUANTIZATION", "fullmatch")),
+    "edge.models.hub": _hub,
+    "edge.chat.markdown_stream": _called("edge.chat.markdown_stream", "settled"),
+    "edge.models.model_paths": _pattern(
+        "edge.models.model_paths",
         ("REPO", "fullmatch"),
         ("_FORBIDDEN", "search"),
         ("_RESERVED", "fullmatch"),
     ),
-    "edge.desk.split_models": _pattern("edge.desk.split_models", ("_PART", "fullmatch")),
-    "edge.desk.assistant.language": _chinese,
-    "offload.handover": _called("offload.handover", "accepted"),
-    "offload.policy.aims": _pattern("offload.policy.aims", ("_NAME", "fullmatch")),
-    "offload.policy.answers": _called("offload.policy.answers", "sums"),
-    "offload.policy.consistency": _consistency,
-    "offload.policy.courtesy": _called("offload.policy.courtesy", "asks_nothing"),
-    "offload.policy.features": _features,
-    "offload.policy.flags": _called("offload.policy.flags", "flags"),
-    "offload.policy.grading": _called("offload.policy.grading", "_last_number"),
-    "offload.policy.languages": _languages,
-    "offload.policy.measures": _features,
-    "offload.policy.questions": lambda text: re.sub(r"\s+", " ", text),
-    "offload.privacy.contacts": _each(_detector("email"), _detector("phone")),
-    "offload.privacy.envelopes": _detector("address"),
-    "offload.privacy.identifiers": _each(
+    "edge.models.split_models": _pattern("edge.models.split_models", ("_PART", "fullmatch")),
+    "edge.assistant.language": _chinese,
+    "offload.hybrid.handover": _called("offload.hybrid.handover", "accepted"),
+    "offload.aims": _pattern("offload.aims", ("_NAME", "fullmatch")),
+    "offload.policy.serving.answer_checks": _called("offload.policy.serving.answer_checks", "sums"),
+    "offload.policy.serving.consistency": _consistency,
+    "offload.policy.serving.small_talk": _called(
+        "offload.policy.serving.small_talk", "asks_nothing"
+    ),
+    "offload.policy.serving.features": _features,
+    "offload.policy.serving.flags": _called("offload.policy.serving.flags", "flags"),
+    "offload.policy.fitting.grading": _called("offload.policy.fitting.grading", "_last_number"),
+    "offload.policy.serving.languages": _languages,
+    "offload.policy.serving.prompt_measures": _features,
+    "offload.policy.serving.questions": lambda text: re.sub(r"\s+", " ", text),
+    "offload.egress.privacy.contacts": _each(_detector("email"), _detector("phone")),
+    "offload.egress.privacy.envelopes": _detector("address"),
+    "offload.egress.privacy.identifiers": _each(
         _detector("card"), _detector("iban"), _detector("national_id")
     ),
-    "offload.privacy.linear": _detector("address"),
-    "offload.privacy.machines": _each(_detector("ip"), _detector("path")),
-    "offload.privacy.names": _detector("name"),
-    "offload.privacy.postal": _detector("address"),
-    "offload.privacy.postal_east": _detector("address"),
-    "offload.privacy.redaction": _redacted,
-    "offload.privacy.restoring": _restored,
-    "offload.privacy.normalise": _detector("ip"),
-    "offload.privacy.surroundings": _restored,
-    "offload.privacy.texts": _as_arguments,
-    "offload.privacy.tokens": _detector("secret"),
+    "offload.egress.privacy.linear": _detector("address"),
+    "offload.egress.privacy.ip_and_paths": _each(_detector("ip"), _detector("path")),
+    "offload.egress.privacy.names": _detector("name"),
+    "offload.egress.privacy.postal": _detector("address"),
+    "offload.egress.privacy.postal_east": _detector("address"),
+    "offload.egress.privacy.redaction": _redacted,
+    "offload.egress.privacy.placeholder_restoring": _restored,
+    "offload.egress.privacy.normalise": _detector("ip"),
+    "offload.egress.privacy.answer_context": _restored,
+    "offload.egress.privacy.texts": _as_arguments,
+    "offload.egress.privacy.secrets": _detector("secret"),
     "quantize.architectures": _pattern(
         "quantize.architectures", ("_COMPUTED", "search"), ("_PREFIX", "sub"), ("_SIGHT", "match")
     ),
@@ -184,18 +186,20 @@ READERS: dict[str, Reader] = {
     "serve.scanner": _calls,
     "serve.tool_calls": _calls,
     "serve.auth": _pattern("serve.auth", ("_HOST", "fullmatch")),
-    "serve.routing": _pattern("serve.routing", ("_CODE", "fullmatch")),
-    "serve.schema": _pattern("serve.schema", ("_PATH", "search"), ("_FIELD", "search")),
+    "serve.route_headers": _pattern("serve.route_headers", ("_CODE", "fullmatch")),
+    "serve.request_schema": _pattern(
+        "serve.request_schema", ("_PATH", "search"), ("_FIELD", "search")
+    ),
     "serve.trace": _pattern("serve.trace", ("_ID", "fullmatch")),
 }
 OWN_TEXT = {
-    "backbone.scratch": "names of files in this machine's own folders",
-    "edge.device.build": "what llama.cpp and the kernel say of this machine",
-    "edge.device.fit": "what the kernel says of this machine",
+    "backbone.temporary_files": "names of files in this machine's own folders",
+    "edge.device.llama_build": "what llama.cpp and the kernel say of this machine",
+    "edge.llama.fit": "what the kernel says of this machine",
     "edge.device.profile": "what the kernel says of this machine",
-    "edge.device.strain": "what the kernel says of this machine",
+    "edge.device.device_pressure": "what the kernel says of this machine",
     "edge.llama.prompt": "alternatives of fixed words, those that the text was found to hold",
-    "offload.settings_reading": "the names of this process's variables",
+    "offload.config.settings_reading": "the names of this process's variables",
     "quantize.plan": "a flag that its person typed",
     "serve.options": "a setting that its person wrote",
 }
@@ -210,7 +214,7 @@ def _modules() -> Iterator[tuple[str, ast.Module]]:
 
 def _is_use(node: ast.AST) -> bool:
     if isinstance(node, ast.ImportFrom):
-        return node.module == Shape.__module__
+        return node.module == Pattern.__module__
     if not isinstance(node, ast.Call):
         return False
     named = node.func
@@ -237,14 +241,14 @@ def _in(value: Any, read: Reader) -> Iterator[tuple[str, int, Reader]]:
         told = value.pattern
         flags = value.flags & re.IGNORECASE
         yield (told.decode() if isinstance(told, bytes) else told), flags, read
-    elif isinstance(value, Shape):
+    elif isinstance(value, Pattern):
         yield value.source, 0, _by_shape(value)
     elif isinstance(value, (tuple, list)):
         for each in value:
             yield from _in(each, read)
 
 
-def _by_shape(shape: Shape) -> Reader:
+def _by_shape(shape: Pattern) -> Reader:
     return lambda text: list(shape.spans(without_long_words(as_ascii(text))))
 
 
@@ -290,8 +294,8 @@ def test_time_grows_with_the_length_of_a_hostile_text_and_no_quicker(module: str
     "part", ["Aa-", "A.", "a@", "a.", "1-", "(", "_", "- ", "A a ", "[(", "St 1, ", "+", "=:"]
 )
 def test_all_detectors_together_take_time_in_proportion(part: str) -> None:
-    from offload.privacy.detect import detect
-    from offload.privacy.findings import Rules
+    from offload.egress.privacy.detect import detect
+    from offload.egress.privacy.findings import Rules
 
     rules = Rules(ip="redact", path="redact", names=("Maria Lindqvist",))
     assert _growth(lambda text: detect(text, rules), Hostile("", part, "!")) <= MOST_GROWTH

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = ("backbone", "quantize", "offload", "edge", "cloud", "serve")
+ROOMS = ("backbone", "quantize", "offload", "engine", "edge", "cloud", "serve")
 # What only the two ends of a link say to each other, and what a caller words itself.
 BETWEEN_MACHINES = {"WireError"}
 REMEDY = re.compile(
@@ -95,7 +95,7 @@ def test_an_error_of_the_system_is_told_by_its_cause() -> None:
         for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(handler, ast.ExceptHandler) and _tells_all(handler)
     ]
-    assert told == [], "write cause(error), of backbone.causes"
+    assert told == [], "write cause(error), of backbone.error_causes"
 
 
 def _tells_all(handler: ast.ExceptHandler) -> bool:

@@ -17,12 +17,12 @@ import pytest
 
 import nearfar
 from backbone.private_files import open_private
-from backbone.stopping import on_signals
-from edge.llama.trial import was_killed
+from backbone.stop_signals import on_signals
+from edge.llama.trial_load import was_killed
+from offload.config.file_lock import lock, lock_a_byte
+from offload.config.settings_file import change_settings
+from offload.egress.outbox import Outbox
 from offload.link.keys import load_or_make
-from offload.locking import lock, lock_a_byte
-from offload.outbox import Outbox
-from offload.settings_file import change_settings
 
 ROOT = Path(__file__).parents[1]
 # Modules that Windows does not have; none may be imported where a module is.
@@ -39,17 +39,18 @@ class Locking:
     @staticmethod
     def locking(*_): pass
 sys.modules["msvcrt"] = Locking
-import offload.locking
-import edge.cli, edge.desk.asking, edge.desk.chatting, edge.desk.models_cli, edge.device.doctor
-import edge.desk.conversations_cli, offload.outbox, offload.link.client, offload.ledger.ledger
-import offload.hybrid, offload.obstacles, nearfar
+import offload.config.file_lock
+import edge.cli, edge.chat.ask, edge.chat.chat_setup, edge.models.cli, edge.doctor.doctor
+import edge.conversations.cli, offload.egress.outbox, offload.link.client
+import offload.egress.ledger.ledger
+import offload.hybrid.hybrid, offload.config.obstacles, nearfar
 print("imported")
 """
 
 
 def test_no_module_needs_what_windows_lacks_when_it_is_imported() -> None:
     found = []
-    for room in ("backbone", "offload", "edge", "serve", "quantize"):
+    for room in ("backbone", "offload", "engine", "edge", "serve", "quantize"):
         for path in (ROOT / room).rglob("*.py"):
             for node in ast.parse(path.read_text(encoding="utf-8")).body:
                 if isinstance(node, ast.Import):

@@ -54,12 +54,12 @@ def test_the_wheel_holds_the_pair_the_page_and_every_module(wheel: Path) -> None
         "offload/pair/nearfar-cloud/model.safetensors",
         "offload/pair/policy.json",
         "offload/pair/policy.prior.npz",
-        "edge/desk/assistant/page/index.html",
+        "edge/assistant/page/index.html",
         "quantize/calibration_prose.md",
         "nearfar.py",
     ):
         assert needed in names
-    rooms = ("backbone", "quantize", "offload", "edge", "cloud", "serve")
+    rooms = ("backbone", "quantize", "offload", "engine", "edge", "cloud", "serve")
     modules = {path.relative_to(ROOT).as_posix() for room in rooms for path in _kept(ROOT / room)}
     assert modules - names == set()
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage
-from backbone.usage import as_typed
+from backbone.usage_errors import as_typed
 from edge.llama.kv_types import BYTES_PER_NUMBER
 from edge.llama.kv_types import NAMES as LLAMA_NAMES
 from edge.small_gpu.options import KV_BITS
+from offload.config.settings import KV_NAMES, KV_STORED, Settings
+from offload.config.settings_sources import put
 from offload.errors import SettingsError
-from offload.settings import KV_NAMES, KV_STORED, Settings
-from offload.settings_sources import put
 from tests.in_process import Run
 
 CONTRADICTIONS = [

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from backbone.showing import echo
+from backbone.terminal_text import echo
 from cloud.bench.load import run
 from cloud.bench.options import LoadOptions
 from cloud.bench.report import summarize

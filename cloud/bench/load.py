@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.errors import MissingExtra
 from cloud.bench.options import LoadOptions
-from cloud.bench.trial import Trial, ask
+from cloud.bench.trial import RequestTrial, ask
 from offload.errors import CloudUnreachable
 from offload.upstream.listening import PLAIN
 
@@ -32,7 +32,7 @@ def gaps(options: LoadOptions) -> Iterator[float]:
 
 async def run(
     options: LoadOptions, transport: httpx.AsyncBaseTransport | None = None
-) -> list[Trial]:
+) -> list[RequestTrial]:
     """Warm up, then send every request, and return what became of each, in order.
 
     Raises CloudUnreachable where no warm-up is answered, and MissingExtra.
@@ -66,12 +66,12 @@ async def _warm_up(client: httpx.AsyncClient, options: LoadOptions) -> None:
             )
 
 
-async def _send_all(client: httpx.AsyncClient, options: LoadOptions) -> list[Trial]:
+async def _send_all(client: httpx.AsyncClient, options: LoadOptions) -> list[RequestTrial]:
     free = asyncio.Semaphore(options.max_concurrency) if options.max_concurrency else None
     loop, waits = asyncio.get_running_loop(), gaps(options)
     due_s, asking = loop.time(), []
 
-    async def one(number: int) -> Trial:
+    async def one(number: int) -> RequestTrial:
         async with free or contextlib.nullcontext():
             return await _one(client, options, number)
 
@@ -82,7 +82,7 @@ async def _send_all(client: httpx.AsyncClient, options: LoadOptions) -> list[Tri
     return await asyncio.gather(*asking)
 
 
-async def _one(client: httpx.AsyncClient, options: LoadOptions, number: int) -> Trial:
+async def _one(client: httpx.AsyncClient, options: LoadOptions, number: int) -> RequestTrial:
     turns = [{"role": "user", "content": options.prompt.replace("{number}", str(number))}]
     body: dict[str, Any] = {
         "model": options.model,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cloud.bench.options import LoadOptions
-from cloud.bench.trial import Trial
+from cloud.bench.trial import RequestTrial
 
 _REFUSED = (429, 503)
 
@@ -22,7 +22,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def summarize(trials: Sequence[Trial], options: LoadOptions) -> dict[str, Any]:
+def summarize(trials: Sequence[RequestTrial], options: LoadOptions) -> dict[str, Any]:
     """Return the report; times are in milliseconds, rates in one a second.
 
     `lost` are answers that began and did not end, or were never answered at all.
@@ -52,7 +52,7 @@ def summarize(trials: Sequence[Trial], options: LoadOptions) -> dict[str, Any]:
     return report
 
 
-def most_at_once(trials: Sequence[Trial]) -> int:
+def most_at_once(trials: Sequence[RequestTrial]) -> int:
     """Return how many answers were open at the same time, at the most."""
     edges = [(trial.started_s, 1) for trial in trials if trial.is_whole]
     edges += [(trial.started_s + trial.e2el_s, -1) for trial in trials if trial.is_whole]
@@ -63,7 +63,7 @@ def most_at_once(trials: Sequence[Trial]) -> int:
     return most
 
 
-def _metrics(good: Sequence[Trial]) -> dict[str, list[float]]:
+def _metrics(good: Sequence[RequestTrial]) -> dict[str, list[float]]:
     ttft = [trial.ttft_s * 1000 for trial in good if trial.ttft_s is not None]
     tpot = [trial.tpot_s * 1000 for trial in good if trial.tpot_s is not None]
     return {"ttft": ttft, "tpot": tpot, "e2el": [trial.e2el_s * 1000 for trial in good]}
@@ -78,7 +78,7 @@ def _spread(name: str, values: Sequence[float], options: LoadOptions) -> dict[st
     return spread
 
 
-def _is_good(trial: Trial, bounds: dict[str, float]) -> bool:
+def _is_good(trial: RequestTrial, bounds: dict[str, float]) -> bool:
     seconds = {"ttft": trial.ttft_s, "tpot": trial.tpot_s, "e2el": trial.e2el_s}
     return all(
         (value := seconds[name]) is not None and value * 1000 <= bound

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
+class RequestTrial:
     """What became of one request; seconds are the client's. `status` 0 is a broken connection."""
 
     status: int
@@ -36,7 +36,7 @@ class Trial:
 
 async def ask(
     client: httpx.AsyncClient, url: str, body: dict[str, object], *, timeout_s: float
-) -> Trial:
+) -> RequestTrial:
     """Send one request and read its stream to the end; a failure is a Trial too."""
     import httpx
 
@@ -73,8 +73,8 @@ class _Clock:
         if event.get("usage"):
             self._tokens = int(event["usage"]["completion_tokens"])
 
-    def trial(self) -> Trial:
-        return Trial(
+    def trial(self) -> RequestTrial:
+        return RequestTrial(
             status=self.status,
             started_s=self.started_s,
             ttft_s=None if self._first_s is None else self._first_s - self.started_s,

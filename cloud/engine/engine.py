@@ -9,26 +9,26 @@ from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
-from backbone.asked import sampler_for
+from backbone.sampler_factory import sampler_for
 from backbone.sampling import Sampler
 from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
-from cloud.engine.answer import Answer
-from cloud.engine.batching import NO_MEMORY, Batching, is_out_of_memory
-from cloud.engine.choosing import lookup_for
-from cloud.engine.crew import gather
+from cloud.engine.answer_state import RequestState
+from cloud.engine.continuous_batching import NO_MEMORY, Batching, is_out_of_memory
+from cloud.engine.engine_loop import BROKEN, EngineLoop
+from cloud.engine.event_mailbox import Item, Mailroom
 from cloud.engine.loading import LoadedModel, load_model
-from cloud.engine.loop import BROKEN, EngineLoop
-from cloud.engine.mailbox import Item, Mailroom
 from cloud.engine.options import EngineOptions
-from cloud.engine.overlap import OverlappedBatching
+from cloud.engine.overlapped_batching import OverlappedBatching
 from cloud.engine.prompt import encode_request
-from cloud.engine.remembered import Remembered
+from cloud.engine.response_cache import Remembered
+from cloud.engine.sampling_step import lookup_for
+from cloud.engine.tp_launcher import gather
 from offload.asker import asker
 from offload.errors import EngineStopped, Overloaded
-from offload.lengths import require_short
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
+from offload.prompt_length import require_short
 
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
 
@@ -98,7 +98,7 @@ class CloudEngine(Tokenized):
                 yield item
             return
         items: asyncio.Queue[Item] = asyncio.Queue()
-        answer = Answer(
+        answer = RequestState(
             request,
             prompt,
             sampler,

@@ -17,25 +17,25 @@ from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network
-from backbone.share import Share
-from backbone.showing import readable
+from backbone.tensor_shard import Share
+from backbone.terminal_text import readable
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
-from cloud.engine.blocks import BlockPool
-from cloud.engine.fused import FusedNetwork
-from cloud.engine.heap import give_back, keep_little
-from cloud.engine.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
-from cloud.engine.lean import LeanNetwork, is_lean
+from cloud.engine.cpu_network import LeanNetwork, is_lean
+from cloud.engine.fused_network import FusedNetwork
+from cloud.engine.kv.blocks import BlockPool
+from cloud.engine.kv.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
+from cloud.engine.malloc_trim import give_back, keep_little
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
-from cloud.engine.parallel import Group, Meeting
 from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
+from cloud.engine.tensor_parallel import Group, Meeting
 from offload.errors import SettingsError
 from offload.messages import ModelCard
 
 if TYPE_CHECKING:
-    from cloud.engine.graphs import DecodeGraphs  # brings Triton
+    from cloud.engine.cuda_graphs import DecodeGraphs  # brings Triton
 
 _log = logging.getLogger(__name__)
 _SHORT_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
@@ -188,7 +188,7 @@ def _graphs(
     network: Network | FusedNetwork, cache: KVCache, options: EngineOptions, max_model_len: int
 ) -> DecodeGraphs:
     try:
-        from cloud.engine.graphs import DecodeGraphs, cuda_capture, graph_sizes
+        from cloud.engine.cuda_graphs import DecodeGraphs, cuda_capture, graph_sizes
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "triton", "cloud") from None
     sizes = graph_sizes(options.max_num_seqs)

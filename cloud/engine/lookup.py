@@ -13,7 +13,7 @@ MIN_MATCH = 3  # tokens; shorter runs repeat by chance
 _LONGEST_PAUSE = 16  # steps without a draft, after several that were wrong
 
 
-class Lookup:
+class SequenceLookup:
     """One sequence's drafts; they grow while they prove right, and pause when they do not."""
 
     def __init__(self, longest: int) -> None:

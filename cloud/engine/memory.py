@@ -25,11 +25,11 @@ from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
 from backbone.network import Network
 from backbone.sampling import confidence
-from cloud.engine.fused import FusedNetwork
-from cloud.engine.kv_cache import block_bytes, span_of, usable_bytes
-from cloud.engine.lean import is_lean
+from cloud.engine.cpu_network import is_lean
+from cloud.engine.fused_network import FusedNetwork
+from cloud.engine.kv.kv_cache import block_bytes, span_of, usable_bytes
 from cloud.engine.options import EngineOptions
-from cloud.engine.resident import is_told
+from cloud.engine.process_memory import is_told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,14 +103,14 @@ def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptio
 def rehearsed_bytes(folder: Path, options: EngineOptions) -> int:
     """Return what is resident at the peak of the largest steps beside weights and cache.
 
-    Measured by a process of its own (cloud.engine.rehearsal). Raises CheckpointError.
+    Measured by a process of its own (cloud.engine.memory_probe). Raises CheckpointError.
     """
     told = {
         "folder": str(folder.resolve()),
         "options": asdict(options),
         "num_threads": torch.get_num_threads(),
     }
-    command = [sys.executable, "-m", "cloud.engine.rehearsal"]
+    command = [sys.executable, "-m", "cloud.engine.memory_probe"]
     done = subprocess.run(
         command, input=json.dumps(told) + "\n", capture_output=True, text=True, check=False
     )

@@ -10,7 +10,7 @@ import torch
 
 from backbone.config import NetworkConfig
 from cloud.engine.attention import BACKENDS
-from cloud.engine.kv_cache import CODED
+from cloud.engine.kv.kv_cache import CODED
 from offload.errors import SettingsError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]

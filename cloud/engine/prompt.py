@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from backbone.errors import TemplateRefusal
 from backbone.tokenizer import Tokenizer
+from offload.chat_turns import require_known, require_place, turns
 from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.messages import Request
-from offload.turns import require_known, require_place, turns
 
 
 def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -> list[int]:

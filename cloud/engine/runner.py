@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from backbone.host_to_device import to_device
 from backbone.network import Network
-from backbone.transfer import to_device
 from cloud.engine.attention.base import AttentionBackend
-from cloud.engine.batch import Row, StepBatch, build_batch
-from cloud.engine.choosing import choices, choose_tokens, pieces, score_tokens
-from cloud.engine.flight import Flight, fed
-from cloud.engine.fused import FusedNetwork
-from cloud.engine.kv_cache import KVCache
-from cloud.engine.outcome import Chosen, Outcome, Scored
-from cloud.engine.parallel import Group, follow
+from cloud.engine.fused_network import FusedNetwork
+from cloud.engine.kv.batch import BatchRow, StepBatch, build_batch
+from cloud.engine.kv.kv_cache import KVCache
+from cloud.engine.sampling_step import choices, choose_tokens, pieces, score_tokens
 from cloud.engine.scheduler import Slice
-from cloud.engine.warming import warm_up
+from cloud.engine.step_in_flight import Flight, fed
+from cloud.engine.step_result import NextToken, Scored, StepResult
+from cloud.engine.tensor_parallel import Group, follow
+from cloud.engine.warm_up import warm_up
 
 if TYPE_CHECKING:
-    from cloud.engine.graphs import DecodeGraphs  # brings Triton
+    from cloud.engine.cuda_graphs import DecodeGraphs  # brings Triton
 
 
 class Runner:
@@ -45,7 +45,7 @@ class Runner:
         self._device = network.inverse.device
         self.num_steps = 0
 
-    def step(self, slices: Sequence[Slice]) -> list[Outcome]:
+    def step(self, slices: Sequence[Slice]) -> list[StepResult]:
         """Compute the slices; one that completes its sequence chooses what comes next.
 
         Nothing is recorded on the sequences, so that a step that fails can be repeated.
@@ -71,18 +71,20 @@ class Runner:
             choosing = [slice_.sequence for slice_ in slices if slice_.completes]
             return Flight(slices, choices(logits, choosing) if choosing else logits)
 
-    def _step(self, slices: Sequence[Slice]) -> list[Outcome]:
+    def _step(self, slices: Sequence[Slice]) -> list[StepResult]:
         batch = build_batch(slices, self._block_size, self._device)
         if self._graphs is not None and self._recorded(slices, batch):
             logits = self._graphs.logits(batch)
-            return [Outcome((one,)) for one in choose_tokens(logits, [s.sequence for s in slices])]
+            return [
+                StepResult((one,)) for one in choose_tokens(logits, [s.sequence for s in slices])
+            ]
         hidden = self._hidden(batch)
         chosen = self._choose(hidden, slices, batch.rows)
         scored = [
             self._score(hidden, slice_, row) if slice_.sequence.wants_scores else ()
             for slice_, row in zip(slices, batch.rows, strict=True)
         ]
-        return [Outcome(*both) for both in zip(chosen, scored, strict=True)]
+        return [StepResult(*both) for both in zip(chosen, scored, strict=True)]
 
     def _compute(self, batch: StepBatch) -> Tensor:
         self._attention.prepare(batch)
@@ -119,8 +121,8 @@ class Runner:
         )
 
     def _choose(
-        self, hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]
-    ) -> list[tuple[Chosen, ...]]:
+        self, hidden: Tensor, slices: Sequence[Slice], rows: Sequence[BatchRow]
+    ) -> list[tuple[NextToken, ...]]:
         """Choose after the last known token of every sequence, and after each token drafted."""
         sequences = []
         for slice_ in slices:
@@ -132,7 +134,7 @@ class Runner:
         found = iter(choose_tokens(logits, sequences))
         return [_agreed(slice_, found) if slice_.completes else () for slice_ in slices]
 
-    def _score(self, hidden: Tensor, slice_: Slice, row: Row) -> tuple[Scored, ...]:
+    def _score(self, hidden: Tensor, slice_: Slice, row: BatchRow) -> tuple[Scored, ...]:
         """Score the tokens of the prompt that follow those of this slice."""
         sequence = slice_.sequence
         assert sequence.num_scored is not None, "asked only where scores are wanted"
@@ -157,7 +159,7 @@ def on_device(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
-def _ends(hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]) -> Tensor:
+def _ends(hidden: Tensor, slices: Sequence[Slice], rows: Sequence[BatchRow]) -> Tensor:
     """Return the states of [tokens, hidden] behind which a token is chosen."""
     ends: list[int] = []
     for slice_, row in zip(slices, rows, strict=True):
@@ -171,7 +173,7 @@ def _ends(hidden: Tensor, slices: Sequence[Slice], rows: Sequence[Row]) -> Tenso
     return hidden.index_select(0, to_device(torch.tensor(ends, dtype=torch.int64), hidden.device))
 
 
-def _agreed(slice_: Slice, found: Iterator[Chosen]) -> tuple[Chosen, ...]:
+def _agreed(slice_: Slice, found: Iterator[NextToken]) -> tuple[NextToken, ...]:
     """Return the choices up to the first that the draft did not foresee, and that one."""
     choices = [next(found) for _ in range(len(slice_.draft) + 1)]
     agreed = 0
@@ -180,4 +182,4 @@ def _agreed(slice_: Slice, found: Iterator[Chosen]) -> tuple[Chosen, ...]:
     return tuple(choices[: agreed + 1])
 
 
-Step = Callable[[Sequence[Slice]], "list[Outcome]"]
+Step = Callable[[Sequence[Slice]], "list[StepResult]"]

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from cloud.engine.blocks import BlockPool, Span
-from cloud.engine.pace import Pace
+from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.sequence import GIVEN_BACK, Sequence
-from cloud.engine.waiting import Waiting
+from cloud.engine.token_budget import TokenBudget
+from cloud.engine.waiting_queue import WaitingQueue
 from offload.messages import EngineLoad
 
 # Where more run than this, a step is bound by arithmetic, and guesses cost what they gain.
@@ -54,8 +54,8 @@ class Scheduler:
         """Blocks that `span` does not keep are given back as a sequence grows."""
         self._span = span
         self.pool = pool
-        self.waiting = Waiting(short_first_s=short_first_s)
-        self.pace = Pace(target_step_s)
+        self.waiting = WaitingQueue(short_first_s=short_first_s)
+        self.pace = TokenBudget(target_step_s)
         self.running: list[Sequence] = []
         self._block_size = span.block_size
         self._max_num_seqs = max_num_seqs

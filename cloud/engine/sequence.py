@@ -6,8 +6,8 @@ import itertools
 import time
 
 from backbone.sampling import Sampler
-from cloud.engine.blocks import ROOT, chain_hash, salted
-from cloud.engine.lookup import Lookup
+from cloud.engine.kv.blocks import ROOT, chain_hash, salted
+from cloud.engine.lookup import SequenceLookup
 
 GIVEN_BACK = -1  # stands in a table for a block behind the window
 _numbers = itertools.count()
@@ -32,7 +32,7 @@ class Sequence:
         scores_prompt: bool = False,
         device: str = "",
         salt: str = "",
-        lookup: Lookup | None = None,
+        lookup: SequenceLookup | None = None,
     ) -> None:
         self.number = next(_numbers)  # order of arrival
         self.arrived_s = time.monotonic()

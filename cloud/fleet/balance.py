@@ -21,7 +21,7 @@ _POINTS = 64  # of each replica on the ring
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
+class ReplicaStatus:
     """What is known of one replica now.
 
     `num_running` are its answers in flight, `mean_s` how long its last ones took, `cache_use` the
@@ -38,7 +38,7 @@ class Standing:
 class Policy(Protocol):
     """Chooses one of the replicas that can be asked."""
 
-    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+    def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         """Return an index; there is at least one replica."""
         ...
 
@@ -49,7 +49,7 @@ class RoundRobin:
 
     _next: int = 0
 
-    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+    def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         self._next += 1
         return (self._next - 1) % len(replicas)
 
@@ -60,7 +60,7 @@ class Weighted:
 
     _credit: dict[str, float] = field(default_factory=dict)
 
-    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+    def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         for each in replicas:
             self._credit[each.name] = self._credit.get(each.name, 0.0) + each.weight
         best = max(range(len(replicas)), key=lambda i: self._credit[replicas[i].name])
@@ -74,7 +74,7 @@ class LeastConnections:
 
     _turn: int = 0
 
-    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+    def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         self._turn += 1
         return _least(replicas, self._turn, lambda each: float(each.num_running))
 
@@ -85,7 +85,7 @@ class PowerOfTwo:
 
     draw: random.Random = field(default_factory=random.Random)
 
-    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+    def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         if len(replicas) == 1:
             return 0
         first, second = self.draw.sample(range(len(replicas)), 2)
@@ -98,12 +98,12 @@ class LoadAware:
 
     _turn: int = 0
 
-    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+    def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         self._turn += 1
         known = [each.mean_s for each in replicas if each.mean_s > 0]
         usual_s = sum(known) / len(known) if known else 1.0
 
-        def due_s(each: Standing) -> float:
+        def due_s(each: ReplicaStatus) -> float:
             work = (each.num_running + 1) * (each.mean_s or usual_s) / each.weight
             return work * (1.0 + 6.0 * max(0.0, each.cache_use - 0.5))
 
@@ -120,7 +120,7 @@ class PrefixAware:
 
     bound: float = 1.25
 
-    def choose(self, replicas: Sequence[Standing], prefix: bytes) -> int:
+    def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         total = sum(each.num_running for each in replicas) + 1
         most = self.bound * total / len(replicas)
         at = _point(prefix)
@@ -157,7 +157,9 @@ def prefix_of(request: Request) -> bytes:
     return text[:_PREFIX_CHARS].encode("utf-8", "surrogatepass")
 
 
-def _least(replicas: Sequence[Standing], turn: int, cost: Callable[[Standing], float]) -> int:
+def _least(
+    replicas: Sequence[ReplicaStatus], turn: int, cost: Callable[[ReplicaStatus], float]
+) -> int:
     count = len(replicas)
     return min(range(count), key=lambda i: (cost(replicas[i]), (i - turn) % count))
 

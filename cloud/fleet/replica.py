@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cloud.fleet.balance import Standing
+from cloud.fleet.balance import ReplicaStatus
 from offload.errors import CloudFailed, EngineStopped, LinkError
 from offload.link.backoff import Backoff
 from offload.link.client import CloudLink
@@ -28,9 +28,9 @@ _ASK_S = 0.25  # between two looks at an engine's load
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaOptions:
-    """What runs in the process; see cloud/fleet/child.py for `engine` and `arguments`."""
+    """What runs in the process; see cloud/fleet/replica_main.py for `engine` and `arguments`."""
 
-    engine: str = "cloud.fleet.child:open_model"
+    engine: str = "cloud.fleet.replica_main:open_model"
     arguments: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)  # such as CUDA_VISIBLE_DEVICES
     cores: tuple[int, ...] = ()  # it may run on; none given is all
@@ -72,9 +72,9 @@ class Replica:
             raise EngineStopped(f"replica {self.name} is down; ask again in a moment")
         return self._link
 
-    def standing(self) -> Standing:
+    def standing(self) -> ReplicaStatus:
         """Return what a policy is told."""
-        return Standing(
+        return ReplicaStatus(
             name=self.name,
             num_running=self.num_running,
             weight=self._options.weight,
@@ -135,7 +135,7 @@ class Replica:
         words = [self._endpoint, self._options.engine, json.dumps(dict(self._options.arguments))]
         words.append(",".join(map(str, self._options.cores)))
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cloud.fleet.child", *words),
+            *(sys.executable, "-m", "cloud.fleet.replica_main", *words),
             stdin=asyncio.subprocess.PIPE,
             env={**os.environ, **self._options.environment},
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import cast
 
 from cloud.fleet.balance import Policy, prefix_of
-from cloud.fleet.child import told_whose
-from cloud.fleet.loads import sum_of
 from cloud.fleet.replica import Replica, ReplicaOptions
+from cloud.fleet.replica_main import told_whose
+from cloud.fleet.total_load import sum_of
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 

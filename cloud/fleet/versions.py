@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.causes import cause
+from backbone.error_causes import cause
 from backbone.errors import CheckpointError
 from offload.errors import SettingsError
 

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 from edge.device.cores import num_usable_cores
-from edge.device.load import OthersLoad
+from edge.device.cpu_load import OthersLoad
 
 BUSY_SHARE = 0.1  # of the cores: what a desktop does by itself stays below
 WIDE_SPREAD = 0.15  # of the median, from the slowest run to the quickest

@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import NearfarError
-from edge.llama.binding import Model, Owned
 from edge.llama.kv_types import F16, KvTypes
 from edge.llama.library import llama, log
+from edge.llama.native_handles import Model, Owned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class ContextParams:
 
 
 @dataclass(kw_only=True)
-class Part:
+class BatchPart:
     """Tokens of one sequence in a batch; `first_row` is set to where their logits begin.
 
     `hidden` asks for hidden states too, of every row of logits.
@@ -136,10 +136,10 @@ class Context(Owned):
         keeps hidden states too, where every token has its row. Raises NearfarError when
         llama.cpp fails; the cache must then be cleared.
         """
-        part = Part(tokens=tokens, position=position, all_logits=all_logits, hidden=hidden)
+        part = BatchPart(tokens=tokens, position=position, all_logits=all_logits, hidden=hidden)
         self.decode_parts([part])
 
-    def decode_parts(self, parts: Sequence[Part]) -> None:
+    def decode_parts(self, parts: Sequence[BatchPart]) -> None:
         """Evaluate tokens of several sequences in one step; errors as decode()."""
         self._keep_hidden(parts)
         count = 0
@@ -154,7 +154,7 @@ class Context(Owned):
                 "set max_model_len to a smaller number"
             )
 
-    def _keep_hidden(self, parts: Sequence[Part]) -> None:
+    def _keep_hidden(self, parts: Sequence[BatchPart]) -> None:
         wanted = any(part.hidden for part in parts)
         # llama.cpp then makes a row of every token, and dies where it has no room for them.
         assert not wanted or all(part.is_all_rows for part in parts), "a token without a row"
@@ -162,7 +162,7 @@ class Context(Owned):
             self._keeps_hidden = wanted
             self._lib.llama_set_embeddings(self.handle, wanted)
 
-    def _put(self, part: Part, start: int) -> int:
+    def _put(self, part: BatchPart, start: int) -> int:
         """Put a part into the batch from `start` on; return where it ends."""
         end = start + len(part.tokens)
         assert start < end <= self.batch_size, f"{end} tokens in a batch of {self.batch_size}"

@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backbone.memory import free_memory_bytes
-from edge.device.fit import MB, DoesNotFit
-from edge.device.gpu import Gpu, find_gpus, own_free_bytes
-from edge.llama.binding import Model
-from edge.llama.cache import KvCache
+from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
+from edge.llama.fit import MB, DoesNotFit
+from edge.llama.gpu import Gpu, find_gpus, own_free_bytes
+from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import KvTypes
-from edge.llama.model_drafter import ModelDrafter, Reader
+from edge.llama.model_drafter import DraftCache, ModelDrafter
+from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.placement import place
 from edge.llama.plan import asked_len, bound_compute_bytes, plan
-from edge.llama.shape import CacheShape
-from edge.llama.step_times import KNOWN_STEPS
-from edge.llama.window import Pins, Window
+from engine.step_times import KNOWN_STEPS
+from engine.window import Pins, Window
 from offload.errors import SettingsError
 
 LONGEST = 4096  # tokens that a draft is written from; what is further back helps it little
@@ -125,7 +125,7 @@ class DraftModel:
         window = Window(capacity, num_sinks=sinks, block=options.window_block)
         can_slide = self.context.can_forget()
         cache = KvCache(self.context, window, sliding=can_slide, reuse=True)
-        self._reader = Reader(cache, model.vocabulary)
+        self._reader = DraftCache(cache, model.vocabulary)
         self._max_draft = options.max_draft_tokens or DRAFT_TOKENS
 
     def time_steps(self, model: Context) -> None:

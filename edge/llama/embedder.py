@@ -15,8 +15,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edge.llama.binding import Model
 from edge.llama.context import Context, ContextParams
+from edge.llama.native_handles import Model
 from offload.errors import ContextLengthError, EngineStopped, RequestError
 
 STEP = 32  # tokens whose hidden states are held at once

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 
 from backbone.private_files import write_whole
-from edge.llama.binding import Model
-from edge.llama.fingerprint import fingerprint
+from edge.llama.cache_shape import CacheShape
+from edge.llama.file_fingerprint import fingerprint
 from edge.llama.kv_report import KvRow
 from edge.llama.kv_types import KvTypes
-from edge.llama.shape import CacheShape
+from edge.llama.native_handles import Model
 
 MAX_MODELS = 64  # the oldest make room
 

@@ -14,11 +14,11 @@ import numpy.typing as npt
 
 from edge.device.cores import num_usable_cores
 from edge.device.disturbance import spread
-from edge.llama.binding import Model
+from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import F16, KvTypes
+from edge.llama.native_handles import Model
 from edge.llama.sampler import Gauge, Sampler
-from edge.llama.shape import CacheShape
 from offload.errors import RequestError
 from offload.messages import Sampling
 

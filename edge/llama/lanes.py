@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import NearfarError
-from edge.device.pace import Pace
-from edge.llama.context import Context, Part
+from edge.device.thread_tuner import ThreadTuner
+from edge.llama.context import BatchPart, Context
 
 # How long a step waits for an answer that was in the one before: one left behind costs nearly a
 # step more, and whose reader pauses is waited for once.
@@ -32,7 +32,7 @@ class _Ticket:
     `hidden` are its hidden states, [rows, hidden_size], where the part asks for them.
     """
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self, part: BatchPart) -> None:
         self.part = part
         self.rows: npt.NDArray[np.float32] | None = None
         self.hidden: npt.NDArray[np.float32] | None = None
@@ -43,7 +43,7 @@ class _Ticket:
 class SharedContext:
     """Runs the steps of all lanes; every use of the context goes through here."""
 
-    def __init__(self, context: Context, pace: Pace) -> None:
+    def __init__(self, context: Context, pace: ThreadTuner) -> None:
         self.context = context
         self._pace = pace
         self._cond = threading.Condition()
@@ -73,7 +73,7 @@ class SharedContext:
             self._cond.wait_for(lambda: not self._running)
             yield self.context
 
-    def decode(self, part: Part) -> _Ticket:
+    def decode(self, part: BatchPart) -> _Ticket:
         """Evaluate a part together with those of others; return the ticket with its logits.
 
         Raises NearfarError where llama.cpp fails; all parts of that step fail then.
@@ -147,7 +147,7 @@ class SharedContext:
                 ticket.hidden = np.stack([self.context.hidden(row) for row in rows])
 
 
-def _go_together(parts: Sequence[Part]) -> bool:
+def _go_together(parts: Sequence[BatchPart]) -> bool:
     """Whether one step can take them: hidden states come only where every token has a row."""
     return not any(part.hidden for part in parts) or all(part.is_all_rows for part in parts)
 
@@ -186,7 +186,7 @@ class Lane:
         hidden: bool = False,
     ) -> None:
         """Evaluate tokens, in one step with other lanes."""
-        part = Part(
+        part = BatchPart(
             tokens=tokens, position=position, seq=self._seq, all_logits=all_logits, hidden=hidden
         )
         self._ticket = self._shared.decode(part)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from edge.device.build import require_cpu
+from edge.device.llama_build import require_cpu
 
 _WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
 _MAX_REASON = 200  # characters

@@ -11,25 +11,25 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import NearfarError
-from edge.llama.cache import KvCache
-from edge.llama.lookup import LEAST_GAIN
-from edge.llama.step_times import MEMORY
-from edge.llama.vocabulary import Vocabulary
-from edge.llama.window import Pins
-from edge.llama.worth import Worth
+from edge.llama.kv_cache import KvCache
+from edge.llama.vocabulary import LlamaVocabulary
+from engine.draft_gate import DraftGate
+from engine.lookup import LEAST_GAIN
+from engine.step_times import MEMORY
+from engine.window import Pins
 
 LEAST_LIKELY = 0.5  # below which the small model's own guess is not worth verifying
 _DONE = object()
 _log = logging.getLogger("nearfar.draft")
 
 
-class Reader:
+class DraftCache:
     """The small model's cache, and which answer it was last used for; one thread at a time."""
 
-    def __init__(self, cache: KvCache, vocabulary: Vocabulary) -> None:
+    def __init__(self, cache: KvCache, vocabulary: LlamaVocabulary) -> None:
         self.cache = cache
         self.vocabulary = vocabulary
-        self.worth = Worth()
+        self.worth = DraftGate()
         self.step = 0.0  # a guess beside a step of the model that verifies; 0 is not known
         self.lock = threading.Lock()
         self.holder: object = None
@@ -67,7 +67,7 @@ class ModelDrafter:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: DraftCache,
         prompt: Sequence[int],
         pins: Pins,
         *,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edge.device.fit import MB, DoesNotFit
-from edge.device.gpu import Gpu, Layers, num_layers_that_fit, own_free_bytes
-from edge.llama.binding import Model
+from edge.llama.cache_shape import CacheShape
 from edge.llama.context import ContextParams
+from edge.llama.fit import MB, DoesNotFit
+from edge.llama.gpu import Gpu, Layers, num_layers_that_fit, own_free_bytes
+from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.plan import bound_compute_bytes, plan
-from edge.llama.shape import CacheShape
 
 ALL_LAYERS = 10_000
 

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from edge.device.cores import num_usable_cores
-from edge.device.fit import DoesNotFit, Fit, choose, measure
-from edge.llama.binding import Model
+from edge.llama.cache_shape import CacheShape
 from edge.llama.context import ContextParams
+from edge.llama.fit import DoesNotFit, Fit, choose, measure
 from edge.llama.kv_types import F16
 from edge.llama.library import llama
+from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
-from edge.llama.shape import CacheShape
 from offload.errors import SettingsError
 
 NUM_OUTPUTS = 16  # rows of logits from one decode: one, and drafted tokens to verify

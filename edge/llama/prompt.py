@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 
 from backbone.chat_template import prepare, render
 from backbone.errors import TemplateRefusal
-from backbone.fill_marks import NO_FILL_MARKS
+from backbone.infill_marks import NO_FILL_MARKS
 from backbone.template_files import chosen
-from edge.llama.binding import Model
-from edge.llama.healing import Healer
-from edge.llama.vocabulary import Vocabulary
-from edge.llama.window import Pins
-from offload.errors import RequestError
-from offload.messages import Request
-from offload.turns import (
+from edge.llama.native_handles import Model
+from edge.llama.vocabulary import LlamaVocabulary
+from engine.token_healing import Healer
+from engine.window import Pins
+from offload.chat_turns import (
     PLAIN_TOLD,
     plain_form,
     plain_stops,
@@ -27,6 +25,8 @@ from offload.turns import (
     require_place,
     turns,
 )
+from offload.errors import RequestError
+from offload.messages import Request
 
 _log = logging.getLogger("nearfar.prompt")
 
@@ -204,7 +204,7 @@ class _Seal:
     Text without any is left alone, and so tokenizes exactly as the model was trained.
     """
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: LlamaVocabulary) -> None:
         self._vocabulary = vocabulary
         # Nobody can write the marks, since nobody knows the nonce.
         self._nonce = secrets.token_hex(8)

@@ -15,31 +15,31 @@ from pathlib import Path
 from backbone.errors import NearfarError
 from backbone.schema import SchemaConstraint, Schemas
 from backbone.schema_trial import GivenUp
-from backbone.showing import readable
-from edge.device.load import OthersLoad
-from edge.device.pace import Pace
-from edge.llama.answer import Answer, Patience
-from edge.llama.binding import Model
+from backbone.terminal_text import readable
+from edge.device.cpu_load import OthersLoad
+from edge.device.thread_tuner import ThreadTuner
 from edge.llama.context import Context
 from edge.llama.draft_model import open_draft
-from edge.llama.drafts import DraftTally
 from edge.llama.embedder import Embedder
+from edge.llama.generation import Generation, GenerationTask
 from edge.llama.hidden_states import Watchers
 from edge.llama.kv_losses import compression_notice
 from edge.llama.kv_types import F16
+from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.placement import place
 from edge.llama.plan import plan_for
 from edge.llama.prompt import PromptWriter
 from edge.llama.schema_vocabulary import schema_vocabulary
-from edge.llama.seating import seats_of
-from edge.llama.trial import require_survival
-from edge.llama.writer import Task, Writer
+from edge.llama.slot_factory import seats_of
+from edge.llama.trial_load import require_survival
+from engine.answer_state import AnswerState, Deadline
+from engine.drafts import DraftTally
 from offload.asker import asker
 from offload.engine import StateObserver
 from offload.errors import EngineStopped, RequestError
-from offload.lengths import require_short, require_short_text
 from offload.messages import Delta, Finish, ModelCard, Request
+from offload.prompt_length import require_short, require_short_text
 from offload.worker import Worker
 
 __all__ = ["LlamaEngine", "LlamaOptions"]
@@ -82,11 +82,11 @@ class LlamaEngine:
             if self._draft is not None:
                 self._draft.time_steps(self._context)
             contexts = [self._context] + ([self._draft.context] if self._draft else [])
-            pace = Pace(*contexts, fixed_threads=self._options.num_threads, others=others)
+            pace = ThreadTuner(*contexts, fixed_threads=self._options.num_threads, others=others)
             self._seats = seats_of(self._model, self._context, self.params, self._options, pace)
             vocabulary = self._model.vocabulary
             self._schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)
-            self._writer = Writer(
+            self._writer = Generation(
                 vocabulary,
                 self._prompts,
                 max_model_len=self.max_model_len,
@@ -230,24 +230,26 @@ class LlamaEngine:
         prompt, spell = self._prompts.begun(request)
         if not prompt:
             raise RequestError("the prompt has no tokens; write a question")
-        patience = Patience(request, cancelled, received)
+        patience = Deadline(request, cancelled, received)
         try:
             # Before a seat is taken: some schemas take seconds to compile.
             constraint = self._constraint(request, patience)
         except GivenUp:
-            answer = Answer(request, num_prompt=len(prompt), queue_s=time.monotonic() - received)
+            answer = AnswerState(
+                request, num_prompt=len(prompt), queue_s=time.monotonic() - received
+            )
             yield answer.finish(patience.ended() or "cancelled")
             return
         session, owner = _name(request.session, who), (who, request.cache_salt)
         with self._seats.take(session, prompt, owner) as seat, seat.writing():
             seat.conversation.enter(session, prompt)
             queue_s = time.monotonic() - received
-            task = Task(
+            task = GenerationTask(
                 request=request,
                 prompt=prompt,
                 spell=spell,
                 constraint=constraint,
-                answer=Answer(
+                answer=AnswerState(
                     request,
                     num_prompt=len(prompt),
                     queue_s=queue_s,
@@ -258,7 +260,7 @@ class LlamaEngine:
             )
             yield from self._writer.write(seat, task)
 
-    def _constraint(self, request: Request, patience: Patience) -> SchemaConstraint | None:
+    def _constraint(self, request: Request, patience: Deadline) -> SchemaConstraint | None:
         schema = request.sampling.json_schema
         if schema is None:
             return None

@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from backbone.errors import CheckpointError
 from backbone.schema import SchemaConstraint
-from edge.llama.chooser import Chooser
-from edge.llama.healing import CANNOT_SPELL, Binding
-from edge.llama.vocabulary import Vocabulary
+from edge.llama.sampling_chain import Chooser
+from edge.llama.vocabulary import LlamaVocabulary
+from engine.token_healing import CANNOT_SPELL, Binding
 from offload.errors import RequestError
 from offload.messages import Confidence, Sampling
 
@@ -67,7 +67,7 @@ class Sampler:
     def __init__(
         self,
         sampling: Sampling,
-        vocabulary: Vocabulary,
+        vocabulary: LlamaVocabulary,
         gauge: Gauge,
         constraint: SchemaConstraint | None = None,
     ) -> None:

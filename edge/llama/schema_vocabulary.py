@@ -6,7 +6,7 @@ import ctypes
 from typing import TYPE_CHECKING
 
 from edge.llama.library import llama
-from edge.llama.vocabulary import Vocabulary
+from edge.llama.vocabulary import LlamaVocabulary
 
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _CONTROL = b"\xff"  # never in a text, so llguidance marks with it what is none
 
 
-def schema_vocabulary(vocabulary: Vocabulary) -> LLTokenizer:
+def schema_vocabulary(vocabulary: LlamaVocabulary) -> LLTokenizer:
     """Return llguidance's form of a vocabulary; it lives no longer than the model.
 
     It takes about a second. What must follow is cut into tokens by llama.cpp's own tokenizer.

@@ -7,13 +7,13 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from backbone.told_marks import TOLD_MARKS
+from backbone.answer_marks import TOLD_MARKS
 from edge.llama.library import llama
 
 _MOST_BYTES = 256  # of nearly every token
 
 
-class Vocabulary:
+class LlamaVocabulary:
     """The tokenizer of a loaded model; it lives no longer than the model."""
 
     def __init__(self, handle: Any) -> None:

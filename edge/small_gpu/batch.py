@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 import torch
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.small_gpu.choosing import Found
-from edge.small_gpu.sequence import Sequence as Answering
-from edge.small_gpu.slots import Slots
-from edge.small_gpu.step import Part
+from edge.small_gpu.sampling_step import SampledToken
+from edge.small_gpu.sequence import RingSequence as Answering
+from edge.small_gpu.slots import RingSlots
+from edge.small_gpu.step import StepPart
 from offload.messages import FinishReason
 
 _log = logging.getLogger("nearfar.small_gpu")
@@ -21,7 +21,7 @@ PIECE = 64  # tokens of a prompt in one step while others write
 MOST_FORCED = 16  # tokens of an answer that a schema leaves no choice in, in one step
 LEAST_TOKENS = 16  # of a step; where not even these fit, memory is really gone
 
-Share = tuple[Answering, Part]
+Share = tuple[Answering, StepPart]
 
 
 class Batch:
@@ -29,8 +29,8 @@ class Batch:
 
     def __init__(
         self,
-        slots: Slots,
-        step: Callable[[Sequence[Part]], list[list[Found]]],
+        slots: RingSlots,
+        step: Callable[[Sequence[StepPart]], list[list[SampledToken]]],
         *,
         max_num_batched_tokens: int,
         max_draft_tokens: int = 0,
@@ -122,7 +122,7 @@ class Batch:
         for (sequence, part), rows in zip(shares, found, strict=True):
             self._take(sequence, part, rows)
 
-    def _take(self, sequence: Answering, part: Part, found: list[Found]) -> None:
+    def _take(self, sequence: Answering, part: StepPart, found: list[SampledToken]) -> None:
         try:
             reason = sequence.take(part, found)
         except NearfarError as error:

@@ -9,20 +9,20 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from backbone.causes import cause
 from backbone.checkpoint import weight_files
 from backbone.config import NetworkConfig
+from backbone.error_causes import cause
 from backbone.errors import CheckpointError
-from edge.device.fit import CACHE_SHARE, COMFORTABLE_LEN, LEAST_LEN, MARGIN, MB, DoesNotFit
+from edge.llama.fit import CACHE_SHARE, COMFORTABLE_LEN, LEAST_LEN, MARGIN, MB, DoesNotFit
 from edge.small_gpu.options import TorchOptions
-from edge.small_gpu.ring import Ring, Rotations
+from edge.small_gpu.ring_cache import Ring, Rotations
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class RingPlan:
     """How an engine's rings are made, and how many there may be."""
 
     limit: int
@@ -56,11 +56,11 @@ class Plan:
         )
 
 
-def ring_plan(limit: int, options: TorchOptions) -> Plan:
+def ring_plan(limit: int, options: TorchOptions) -> RingPlan:
     """Return the parts of rings that hold `limit` tokens."""
     sliding = options.window != 0
     # Small contexts are cut into small pieces, or one eviction would empty them.
-    return Plan(
+    return RingPlan(
         limit=limit,
         bits=options.kv_bits,
         block=min(options.kv_block, _power_of_two(limit // 8)),
@@ -79,7 +79,7 @@ def fitting_plan(
     limit: int,
     dtype: torch.dtype,
     free_bytes: int,
-) -> Plan:
+) -> RingPlan:
     """Return rings that fit beside the weights: as asked where anything was asked.
 
     Where the length is ours to choose it is halved until a quarter of the free memory holds the
@@ -123,7 +123,7 @@ def _slice_bytes(piece: object, dtype: torch.dtype) -> int:
     return int(torch.Size(shape).numel()) * size
 
 
-def _candidates(asked: Plan, options: TorchOptions) -> Iterator[tuple[Plan, float]]:
+def _candidates(asked: RingPlan, options: TorchOptions) -> Iterator[tuple[RingPlan, float]]:
     """Yield plans and which share of the free memory their rings may take, best first."""
     narrow = [(8, 8), (4, 4)] if options.kv_cache_dtype == "auto" else [asked.bits]
     if options.max_model_len or options.window:
@@ -147,11 +147,11 @@ def _halved(length: int) -> Iterator[int]:
         length //= 2
 
 
-def _ring_bytes(config: NetworkConfig, plan: Plan, dtype: torch.dtype) -> int:
+def _ring_bytes(config: NetworkConfig, plan: RingPlan, dtype: torch.dtype) -> int:
     return plan.ring(config, device="meta", dtype=dtype).num_bytes
 
 
-def _compute_bytes(config: NetworkConfig, plan: Plan, dtype: torch.dtype) -> int:
+def _compute_bytes(config: NetworkConfig, plan: RingPlan, dtype: torch.dtype) -> int:
     """Return at least what a step takes beside: activations, a layer's keys, logits, a matrix."""
     inner = config.intermediate_size
     rows = (plan.chunk + plan.num_slots) * (8 * config.hidden_size + 4 * inner) * dtype.itemsize

@@ -6,10 +6,10 @@ import logging
 import threading
 
 from edge.small_gpu.batch import Batch
-from edge.small_gpu.sequence import Sequence
-from edge.small_gpu.slots import Slots
+from edge.small_gpu.sequence import RingSequence
+from edge.small_gpu.slots import RingSlots
+from offload.command_queue import Orders
 from offload.errors import EngineStopped
-from offload.orders import Orders
 
 _log = logging.getLogger("nearfar.small_gpu")
 
@@ -20,7 +20,7 @@ BROKEN = "the near engine broke down; start it again"
 class Loop:
     """Runs a Batch until stopped; its methods may be called from any thread."""
 
-    def __init__(self, batch: Batch, slots: Slots) -> None:
+    def __init__(self, batch: Batch, slots: RingSlots) -> None:
         self._batch = batch
         self._slots = slots
         self._orders = Orders()
@@ -30,7 +30,7 @@ class Loop:
         self._thread = threading.Thread(target=self._run, name="nearfar-edge", daemon=True)
         self._thread.start()
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: RingSequence) -> None:
         """Let an answer take part from the next step on; it fails where there is none."""
         with self._lock:
             if not self._ended:

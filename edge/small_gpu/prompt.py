@@ -8,11 +8,11 @@ import msgspec
 
 from backbone.errors import TemplateRefusal
 from backbone.tokenizer import Tokenizer
-from edge.llama.healing import Healer
-from edge.llama.window import Pins
+from engine.token_healing import Healer
+from engine.window import Pins
+from offload.chat_turns import plain_form, plain_stops, require_known, require_place, turns
 from offload.errors import RequestError, Unsupported
 from offload.messages import Request
-from offload.turns import plain_form, plain_stops, require_known, require_place, turns
 
 
 def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:

@@ -15,40 +15,40 @@ from queue import SimpleQueue
 
 import torch
 
-from backbone.asked import sampler_for
 from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, NearfarError
 from backbone.network import Network
+from backbone.sampler_factory import sampler_for
 from backbone.schema import Schemas, of_tokenizer
-from backbone.showing import readable
+from backbone.terminal_text import readable
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
-from edge.device.fit import DoesNotFit
-from edge.llama.answer import Patience
-from edge.llama.sessions import SessionStore
-from edge.llama.window import Pins
-from edge.llama.worth import Paying, Worth
+from edge.llama.fit import DoesNotFit
 from edge.small_gpu.batch import NO_MEMORY, Batch, is_out_of_memory
-from edge.small_gpu.choosing import lookup_for
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
-from edge.small_gpu.fit import Plan, fitting_plan
+from edge.small_gpu.fit import RingPlan, fitting_plan
 from edge.small_gpu.loading import load, quantization_name
 from edge.small_gpu.loop import Loop
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
-from edge.small_gpu.ring import rotations_of
-from edge.small_gpu.sequence import Item, Sequence, Task
-from edge.small_gpu.slot import Slot
-from edge.small_gpu.slots import Slots
-from edge.small_gpu.spelling import Speller
+from edge.small_gpu.ring_cache import rotations_of
+from edge.small_gpu.sampling_step import lookup_for
+from edge.small_gpu.sequence import Item, RingSequence, RingTask
+from edge.small_gpu.slot import RingSlot
+from edge.small_gpu.slots import RingSlots
 from edge.small_gpu.step import Step
 from edge.small_gpu.threads import governed
+from edge.small_gpu.token_healing import Speller
+from engine.answer_state import Deadline
+from engine.draft_gate import DraftGate, Paying
+from engine.sessions import SessionStore
+from engine.window import Pins
 from offload.asker import asker
+from offload.chat_turns import PLAIN_TOLD
 from offload.errors import ContextLengthError, EngineStopped
-from offload.lengths import require_short
 from offload.messages import Delta, Finish, ModelCard, Request
-from offload.turns import PLAIN_TOLD
+from offload.prompt_length import require_short
 
 _log = logging.getLogger("nearfar.prompt")
 
@@ -75,7 +75,7 @@ class TorchEdgeEngine(Tokenized):
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
-        self._worth = Worth()  # of drafts, over all answers
+        self._worth = DraftGate()  # of drafts, over all answers
         self._speller = Speller(self._tokenizer, config.vocab_size)
         vocabulary = partial(of_tokenizer, self._tokenizer, config.vocab_size)
         self._schemas = Schemas(vocabulary, config.vocab_size)
@@ -92,7 +92,7 @@ class TorchEdgeEngine(Tokenized):
         weakref.finalize(self, self._loop.stop)
         self._closed = False
 
-    def _fitting(self, config: NetworkConfig) -> Plan:
+    def _fitting(self, config: NetworkConfig) -> RingPlan:
         options, limit = self._options, context_len(config, self._options)
         if options.window:
             limit = min(limit, options.window + options.num_sinks)
@@ -101,17 +101,17 @@ class TorchEdgeEngine(Tokenized):
             self.path, config, options, limit=limit, dtype=self._dtype, free_bytes=free_bytes
         )
 
-    def _make_batch(self) -> tuple[Batch, Slots]:
+    def _make_batch(self) -> tuple[Batch, RingSlots]:
         # Nothing here may hold the engine, or the loop's thread would keep it alive.
         network, plan, options = self._network, self._plan, self._options
         device, dtype = self._device, self._dtype
         rotations = rotations_of(network.config, plan.limit, device)
 
-        def make_slot() -> Slot:
+        def make_slot() -> RingSlot:
             ring = plan.ring(network.config, device=device, dtype=dtype, rotations=rotations)
-            return Slot(ring, sliding=options.window != 0)
+            return RingSlot(ring, sliding=options.window != 0)
 
-        slots = Slots(make_slot, plan.num_slots, self._store(plan))
+        slots = RingSlots(make_slot, plan.num_slots, self._store(plan))
         batch = Batch(
             slots,
             governed(Step(network), device, options.num_threads),
@@ -120,7 +120,7 @@ class TorchEdgeEngine(Tokenized):
         )
         return batch, slots
 
-    def _store(self, plan: Plan) -> SessionStore | None:
+    def _store(self, plan: RingPlan) -> SessionStore | None:
         options = self._options
         if options.session_folder is None:
             return None
@@ -171,7 +171,7 @@ class TorchEdgeEngine(Tokenized):
         await self._schemas.tried(request.sampling.json_schema)
         # Tokenizing a long prompt, or compiling a schema, would hold up everybody else's.
         task = await asyncio.to_thread(self._task, request, gone, received)
-        self._loop.add(Sequence(task, self._tokenizer, post))
+        self._loop.add(RingSequence(task, self._tokenizer, post))
         try:
             while not isinstance(item := await queue.get(), Finish):
                 yield _delta(item)
@@ -193,7 +193,7 @@ class TorchEdgeEngine(Tokenized):
         received, gone = received or time.monotonic(), cancelled or threading.Event()
         queue: SimpleQueue[Item] = SimpleQueue()
         task = self._task(request, gone, received)
-        self._loop.add(Sequence(task, self._tokenizer, queue.put))
+        self._loop.add(RingSequence(task, self._tokenizer, queue.put))
         try:
             while not isinstance(item := queue.get(), Finish):
                 yield _delta(item)
@@ -201,7 +201,7 @@ class TorchEdgeEngine(Tokenized):
         finally:
             gone.set()
 
-    def _task(self, request: Request, gone: threading.Event, received: float) -> Task:
+    def _task(self, request: Request, gone: threading.Event, received: float) -> RingTask:
         """Return a request made ready. Raises RequestError."""
         self._require_open()
         vocab_size = self._network.config.vocab_size
@@ -217,14 +217,14 @@ class TorchEdgeEngine(Tokenized):
             ends=self._tokenizer.eos_token_ids,
         )
         copied = lookup_for(sampler, prompt, self._options.max_draft_tokens)
-        return Task(
+        return RingTask(
             request=request,
             prompt=prompt,
             pins=pins.within(len(prompt)),
             sampler=sampler,
             drafter=None if copied is None else Paying(copied, self._worth),
             spelling=self._speller.bind(text, sampler),
-            patience=Patience(request, gone, received),
+            patience=Deadline(request, gone, received),
             received=received,
             stops=self._stops(request),
             owner=(asker(), request.cache_salt),

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from backbone.errors import CheckpointError, NearfarError
 from backbone.sampling import Sampler
 from backbone.tokenizer import Tokenizer
-from edge.llama.answer import Answer, Patience
-from edge.llama.drafts import Drafter
-from edge.llama.healing import Known
-from edge.llama.window import Pins
-from edge.small_gpu.choosing import Found, Row
-from edge.small_gpu.reading import Reading
-from edge.small_gpu.slot import Slot
-from edge.small_gpu.spelling import Spelling
-from edge.small_gpu.step import Part
+from edge.small_gpu.prompt_chunks import PromptChunks
+from edge.small_gpu.sampling_step import LogitsRow, SampledToken
+from edge.small_gpu.slot import RingSlot
+from edge.small_gpu.step import StepPart
+from edge.small_gpu.token_healing import Spelling
+from engine.answer_state import AnswerState, Deadline
+from engine.drafts import Drafter
+from engine.token_healing import KnownEnd
+from engine.window import Pins
 from offload.messages import Alternative, Delta, Finish, FinishReason, PromptToken, Request
 from offload.thinking import opened, tail_of
 
@@ -31,7 +31,7 @@ NOT_A_NUMBER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class RingTask:
     """A request made ready: its tokens, what of them must stay, and how its answer is chosen."""
 
     request: Request
@@ -40,7 +40,7 @@ class Task:
     sampler: Sampler
     drafter: Drafter | None
     spelling: Spelling | None = None  # what its first tokens must spell once more
-    patience: Patience
+    patience: Deadline
     received: float  # of time.monotonic()
     stops: tuple[str, ...] = ()  # what ends the answer beside the request's own
     owner: object = None  # whose text may be shared with it
@@ -48,24 +48,24 @@ class Task:
     reuse: bool = True  # of what a slot has read before
 
 
-class Sequence:
+class RingSequence:
     """Reads a task's prompt into a slot, then writes its answer there, step by step.
 
     `post` takes every Delta and the one Finish, in the thread that runs the steps.
     """
 
-    def __init__(self, task: Task, tokenizer: Tokenizer, post: Callable[[Item], None]) -> None:
+    def __init__(self, task: RingTask, tokenizer: Tokenizer, post: Callable[[Item], None]) -> None:
         self.task = task
         self._tokenizer = tokenizer
         self._ends = {*tokenizer.eos_token_ids, *task.request.sampling.stop_token_ids}
         self._post = post
         self._answer = self._new_answer()
-        self._slot: Slot | None = None
-        self._reading: Reading | None = None
+        self._slot: RingSlot | None = None
+        self._reading: PromptChunks | None = None
         self._piece = range(0)
         self._draft: list[int] = []
         self._began = 0.0  # when the step of the newest draft began
-        self._known = Known(task.spelling.text if task.spelling else b"")
+        self._known = KnownEnd(task.spelling.text if task.spelling else b"")
         self._last = 0  # the newest token of the answer, which no ring holds yet
         self._scores: list[PromptToken] = []
         if task.request.sampling.prompt_logprobs:
@@ -73,7 +73,7 @@ class Sequence:
             self._scores.append(PromptToken(task.prompt[0], self._texts[0], None))
 
     @property
-    def slot(self) -> Slot:
+    def slot(self) -> RingSlot:
         """Return where it sits."""
         assert self._slot is not None, "it waits for a slot"
         return self._slot
@@ -93,14 +93,14 @@ class Sequence:
         """How many tokens come next whatever the network says."""
         return len(self.task.sampler.forced)
 
-    def sit(self, slot: Slot) -> None:
+    def sit(self, slot: RingSlot) -> None:
         """Take a slot, and keep what of the prompt is in it."""
         task, self._slot = self.task, slot
-        self._reading = Reading(slot, task.prompt, task.pins, reuse=task.reuse)
+        self._reading = PromptChunks(slot, task.prompt, task.pins, reuse=task.reuse)
         self._answer = self._new_answer()  # its clock begins now
         self._answer.num_cached = self._reading.num_shared
 
-    def part(self, limit: int) -> Part | None:
+    def part(self, limit: int) -> StepPart | None:
         """Return at most `limit` tokens to evaluate next; None where the context is full.
 
         Raises ContextLengthError for a prompt that does not fit.
@@ -114,14 +114,14 @@ class Sequence:
         count = self._num_alternatives
         if forced := self.task.sampler.forced[: min(limit, 1 + self._draft_room)]:
             self._draft = list(forced[:-1])
-            rows = [Row(given=token, num_alternatives=count) for token in forced]
+            rows = [LogitsRow(given=token, num_alternatives=count) for token in forced]
         else:
             self._draft = self._drafted(limit - 1)
-            row = Row(sampler=self.task.sampler, num_alternatives=count)
+            row = LogitsRow(sampler=self.task.sampler, num_alternatives=count)
             rows = [row] * (1 + len(self._draft))
-        return Part(ring=self.slot.ring, tokens=[self._last, *self._draft], rows=rows)
+        return StepPart(ring=self.slot.ring, tokens=[self._last, *self._draft], rows=rows)
 
-    def take(self, part: Part, found: list[Found]) -> FinishReason | None:
+    def take(self, part: StepPart, found: list[SampledToken]) -> FinishReason | None:
         """Go on by what was found; return why the answer is over, if it is.
 
         Raises CheckpointError where the network's output is no number, SchemaRefusal where no token
@@ -155,23 +155,27 @@ class Sequence:
     def _num_alternatives(self) -> int:
         return self.task.request.sampling.logprobs
 
-    def _new_answer(self) -> Answer:
+    def _new_answer(self) -> AnswerState:
         task, queue_s = self.task, time.monotonic() - self.task.received
-        return Answer(task.request, num_prompt=len(task.prompt), queue_s=queue_s, stops=task.stops)
+        return AnswerState(
+            task.request, num_prompt=len(task.prompt), queue_s=queue_s, stops=task.stops
+        )
 
-    def _read(self, reading: Reading, limit: int) -> Part:
+    def _read(self, reading: PromptChunks, limit: int) -> StepPart:
         prompt, scored = self.task.prompt, self.task.request.sampling.prompt_logprobs
         self._piece = piece = reading.piece(min(limit, SCORED_PIECE) if scored else limit)
-        rows: list[Row] = []
+        rows: list[LogitsRow] = []
         if scored:  # each row tells of the token behind it
             count = self._num_alternatives
             following = prompt[piece.start + 1 : piece.stop + 1]
-            rows += [Row(given=token, num_alternatives=count) for token in following]
+            rows += [LogitsRow(given=token, num_alternatives=count) for token in following]
         if piece.stop == len(prompt):
-            rows.append(Row(sampler=self.task.sampler, num_alternatives=self._num_alternatives))
-        return Part(ring=self.slot.ring, tokens=prompt[piece.start : piece.stop], rows=rows)
+            rows.append(
+                LogitsRow(sampler=self.task.sampler, num_alternatives=self._num_alternatives)
+            )
+        return StepPart(ring=self.slot.ring, tokens=prompt[piece.start : piece.stop], rows=rows)
 
-    def _took_piece(self, reading: Reading, found: list[Found]) -> FinishReason | None:
+    def _took_piece(self, reading: PromptChunks, found: list[SampledToken]) -> FinishReason | None:
         reading.took(self._piece)
         scores, chosen = (found[:-1], found[-1:]) if reading.done else (found, [])
         self._scores += [
@@ -190,7 +194,7 @@ class Sequence:
             self._post(Delta(text=said, source="edge"))
         return self._write(chosen)
 
-    def _write(self, chosen: list[Found]) -> FinishReason | None:
+    def _write(self, chosen: list[SampledToken]) -> FinishReason | None:
         task = self.task
         for one in chosen:
             if self._spelling is not None:
@@ -237,12 +241,12 @@ class Sequence:
         room = min(ring.limit - ring.used, ring.until_settled, ring.chunk) - 1
         return max(0, min(room, asked - self._answer.num_tokens - 1))
 
-    def _alternatives(self, one: Found) -> tuple[Alternative, ...]:
+    def _alternatives(self, one: SampledToken) -> tuple[Alternative, ...]:
         name = self._tokenizer.token_name
         return tuple(Alternative(token, name(token), nats) for token, nats in one.alternatives)
 
 
-def _num_right(draft: list[int], found: list[Found]) -> int:
+def _num_right(draft: list[int], found: list[SampledToken]) -> int:
     """Return how many drafted tokens the network would have chosen itself."""
     pairs = enumerate(zip(draft, found, strict=False))
     return next((i for i, (guess, one) in pairs if guess != one.token), len(draft))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from edge.llama.window import Pins
-from edge.small_gpu.ring import Ring
+from edge.small_gpu.ring_cache import Ring
+from engine.window import Pins
 
 
-class Slot:
+class RingSlot:
     """Keeps a ring and the books of its text in step; what a next prompt shares is kept.
 
     `owner` is for whom the text was read: nobody else's prompt may profit from it.

@@ -7,31 +7,33 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from edge.llama.sessions import SessionStore
-from edge.small_gpu.sequence import Task
-from edge.small_gpu.slot import Slot
-from edge.small_gpu.state import restore, saved
+from edge.small_gpu.sequence import RingTask
+from edge.small_gpu.slot import RingSlot
+from edge.small_gpu.slot_state import restore, saved
+from engine.sessions import SessionStore
 
 _log = logging.getLogger("nearfar.small_gpu")
 
 WORTH_TOKENS = 32  # a shorter conversation is read again as quickly as it is loaded
 
 
-class Slots:
+class RingSlots:
     """One slot, and up to `count` where more are needed; lives in the engine's thread.
 
     Without a store, or for requests without a session, nothing goes to disk.
     """
 
-    def __init__(self, make: Callable[[], Slot], count: int, store: SessionStore | None) -> None:
+    def __init__(
+        self, make: Callable[[], RingSlot], count: int, store: SessionStore | None
+    ) -> None:
         self._make = make
         self._count = count
         self._store = store
         self._free = [make()]  # the one used last is the last
-        self._taken: list[Slot] = []
+        self._taken: list[RingSlot] = []
         self._forgotten: set[str] = set()  # conversations to be forgotten when their answer ends
 
-    def take(self, task: Task) -> Slot | None:
+    def take(self, task: RingTask) -> RingSlot | None:
         """Return the slot that holds most of a task's text, None while all are taken."""
         if not any(any(self._worth(slot, task)) for slot in self._free):
             self._add()
@@ -43,7 +45,7 @@ class Slots:
         self._enter(slot, task)
         return slot
 
-    def give_back(self, slot: Slot) -> None:
+    def give_back(self, slot: RingSlot) -> None:
         """Let others have a slot; what was read stays there."""
         slot.ring.settle()  # it may have been left in the middle of a chunk
         self._taken.remove(slot)
@@ -84,13 +86,13 @@ class Slots:
             self._count = num_slots
             _log.warning("no memory for more than %d answers at once", num_slots)
 
-    def _worth(self, slot: Slot, task: Task) -> tuple[bool, int, bool]:
+    def _worth(self, slot: RingSlot, task: RingTask) -> tuple[bool, int, bool]:
         own = task.session is not None and slot.session == task.session
         shared = slot.shared(task.prompt) if slot.owner == task.owner else 0
         # Among slots with nothing to share, an empty one costs nobody their text.
         return own, shared, not slot.stream
 
-    def _enter(self, slot: Slot, task: Task) -> None:
+    def _enter(self, slot: RingSlot, task: RingTask) -> None:
         """Make a slot hold as much of a task's conversation as there is."""
         if slot.session != task.session:
             self._leave(slot)
@@ -107,12 +109,12 @@ class Slots:
         if found is not None and _shared(found.header.stream, task.prompt) > here:
             restore(slot, found)
 
-    def _leave(self, slot: Slot) -> None:
+    def _leave(self, slot: RingSlot) -> None:
         session, slot.session = slot.session, None
         if session is not None and self._store is not None and slot.ring.used >= WORTH_TOKENS:
             self._store.save(session, saved(slot, self._store.model))
 
-    def _forget_in(self, slot: Slot) -> None:
+    def _forget_in(self, slot: RingSlot) -> None:
         self._forgotten.discard(str(slot.session))
         slot.session = None
         slot.clear()

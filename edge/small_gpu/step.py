@@ -10,18 +10,18 @@ from torch import Tensor
 
 from backbone.attention import Attend
 from backbone.network import Network
-from edge.small_gpu.choosing import Found, Row, find
-from edge.small_gpu.ring import Ring
-from edge.small_gpu.store import to_device
+from edge.small_gpu.block_store import to_device
+from edge.small_gpu.ring_cache import Ring
+from edge.small_gpu.sampling_step import LogitsRow, SampledToken, find
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class StepPart:
     """One answer's share of a step: tokens for its ring, and what to find behind the last."""
 
     ring: Ring
     tokens: Sequence[int]
-    rows: Sequence[Row] = ()
+    rows: Sequence[LogitsRow] = ()
 
 
 class Step:
@@ -32,7 +32,7 @@ class Step:
         self._device = network.embed_tokens.weight.device
 
     @torch.inference_mode()
-    def __call__(self, parts: Sequence[Part]) -> list[list[Found]]:
+    def __call__(self, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         """Return what was found in the rows of each part."""
         tokens = [token for part in parts for token in part.tokens]
         ids = to_device(tokens, self._device)
@@ -46,7 +46,7 @@ class Step:
         return [[next(found) for _ in part.rows] for part in parts]
 
 
-def _attend_apart(parts: Sequence[Part]) -> Attend:
+def _attend_apart(parts: Sequence[StepPart]) -> Attend:
     """Return attention in which each part sees its own ring and nothing of the others."""
     sizes = [len(part.tokens) for part in parts]
 
@@ -57,7 +57,7 @@ def _attend_apart(parts: Sequence[Part]) -> Attend:
     return attend
 
 
-def _row_places(parts: Sequence[Part]) -> list[int]:
+def _row_places(parts: Sequence[StepPart]) -> list[int]:
     """Return where the tokens whose logits are wanted stand among those of all parts."""
     places: list[int] = []
     stop = 0

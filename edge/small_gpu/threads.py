@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from edge.device.pace import Pace
-from edge.small_gpu.choosing import Found
-from edge.small_gpu.step import Part
+from edge.device.thread_tuner import ThreadTuner
+from edge.small_gpu.sampling_step import SampledToken
+from edge.small_gpu.step import StepPart
 
-Stepping = Callable[[Sequence[Part]], list[list[Found]]]
+Stepping = Callable[[Sequence[StepPart]], list[list[SampledToken]]]
 
 
 class TorchThreads:
@@ -42,13 +42,13 @@ class GovernedStep:
         step: Stepping,
         *,
         threads: TorchThreads | None = None,
-        pace_of: Callable[[TorchThreads], Pace] = Pace,
+        pace_of: Callable[[TorchThreads], ThreadTuner] = ThreadTuner,
     ) -> None:
         self._step = step
         self._threads = threads or TorchThreads()
         self._pace = pace_of(self._threads)
 
-    def __call__(self, parts: Sequence[Part]) -> list[list[Found]]:
+    def __call__(self, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         """Return what the step finds in the rows of each part."""
         plain = all(len(part.tokens) == 1 for part in parts)
         if not plain:

@@ -10,11 +10,11 @@ import msgspec
 from backbone.errors import NearfarError
 from offload.errors import CloudUnreachable, LinkError, RequestError
 from offload.link import wire
-from offload.link.bodies import Cancel, Credit
 from offload.link.health import CloudStanding, LinkHealth, Tempo
 from offload.link.keys import KeyPair
-from offload.link.lifeline import Lifeline
-from offload.link.reading import Reading
+from offload.link.message_bodies import Cancel, Credit
+from offload.link.receive_stream import ReceiveStream
+from offload.link.reconnecting import Reconnecting
 from offload.link.sockets import Address
 from offload.link.wire import Envelope
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Privacy, Request
@@ -42,8 +42,8 @@ class CloudLink:
     ) -> None:
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
-        self._readings: dict[str, Reading] = {}
-        self._line = Lifeline(
+        self._readings: dict[str, ReceiveStream] = {}
+        self._line = Reconnecting(
             Address(endpoint=endpoint, server_key=server_key, device_keys=device_keys),
             device=device or platform.node(),
             patience_s=patience_s,
@@ -141,28 +141,28 @@ class CloudLink:
             self._cancel(reading)
         self._line.close()
 
-    def _begin(self, request: Request, message: bytes) -> Reading:
+    def _begin(self, request: Request, message: bytes) -> ReceiveStream:
         assert self._line.ready is not None, "an open line has a cloud that is ready"
         if request.id in self._readings:
             raise RequestError(f"request {request.id} is being answered already; use a new id")
-        reading = Reading(request, window=self._line.ready.window, grace_s=_DEADLINE_GRACE_S)
+        reading = ReceiveStream(request, window=self._line.ready.window, grace_s=_DEADLINE_GRACE_S)
         self._readings[request.id] = reading
         self._say(reading, message)
         return reading
 
-    def _end(self, reading: Reading) -> None:
+    def _end(self, reading: ReceiveStream) -> None:
         del self._readings[reading.id]
         reading.close()
         self._cancel(reading)
 
-    def _cancel(self, reading: Reading) -> None:
+    def _cancel(self, reading: ReceiveStream) -> None:
         if not reading.answered:  # where it cannot be sent the cloud notices our silence instead
             self._line.send(wire.encode(Cancel(), reading.id))
 
-    def _say(self, reading: Reading, message: bytes) -> None:
+    def _say(self, reading: ReceiveStream, message: bytes) -> None:
         reading.bytes_sent += self._line.send(message)
 
-    def _allow(self, reading: Reading) -> None:
+    def _allow(self, reading: ReceiveStream) -> None:
         until = reading.new_credit()
         if until is not None:
             self._say(reading, wire.encode(Credit(until), reading.id))
@@ -185,7 +185,7 @@ class CloudLink:
             reading.fail(type(error)(str(error)))  # its own, for bytes_sent is told on it
 
 
-def _with_bytes(finish: Finish, reading: Reading) -> Finish:
+def _with_bytes(finish: Finish, reading: ReceiveStream) -> Finish:
     usage = msgspec.structs.replace(
         finish.usage, bytes_sent=reading.bytes_sent, bytes_received=reading.bytes_received
     )

@@ -14,10 +14,10 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError
-from offload.link import bodies, wire
-from offload.link.bodies import Hello, Kind, Ping, Pong, Ready, Refused
+from offload.link import message_bodies, wire
 from offload.link.health import Pulse, RoundTrips, Tempo
-from offload.link.pump import Pump
+from offload.link.message_bodies import Hello, HelloRefused, Kind, Ping, Pong, Ready
+from offload.link.socket_pump import Pump
 from offload.link.sockets import HANDSHAKE_S, Address, dial
 from offload.link.wire import Envelope, WireError
 
@@ -72,7 +72,7 @@ class Connection:
         self._beat = asyncio.create_task(self._keep_alive())
         return ready
 
-    def send(self, body: bodies.AnyBody, request_id: str = "") -> int:
+    def send(self, body: message_bodies.AnyBody, request_id: str = "") -> int:
         """Send a message and return its bytes. Raises CloudUnreachable where it cannot leave."""
         return self.send_message(wire.encode(body, request_id))
 
@@ -161,7 +161,7 @@ class Connection:
         if isinstance(body, Ready) and not self._opened.done():
             self._note_trip(self._hello_s, body.clock_s)
             self._opened.set_result(body)
-        elif isinstance(body, Refused):
+        elif isinstance(body, HelloRefused):
             self.lose(_refusal(self.address.endpoint, body))
         elif isinstance(body, Pong):
             if not body.padding:  # the way of a large one would be no measure for a small one
@@ -242,7 +242,7 @@ class Connection:
         return CloudUnreachable(f"nothing answers at {endpoint} within {timeout_s:.3g} s; {_HELP}")
 
 
-def _refusal(endpoint: str, refused: Refused) -> LinkError:
+def _refusal(endpoint: str, refused: HelloRefused) -> LinkError:
     if refused.code == "hello":  # it has forgotten us, as after a long sleep
         return CloudUnreachable(f"{endpoint} wants a new handshake; {_HELP}")
     if refused.code == "key":

@@ -16,7 +16,7 @@ from offload.errors import (
     RequestError,
     Unsupported,
 )
-from offload.link.bodies import Failure
+from offload.link.message_bodies import Failure
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from offload.link.bodies import Load
+from offload.link.message_bodies import Load
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import msgspec
 
-from offload.addresses import is_link_address
+from offload.config.addresses import is_link_address
 from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError, SettingsError
-from offload.link import bodies, wire
-from offload.link.bodies import Join, Joined
+from offload.link import message_bodies, wire
 from offload.link.connection import Connection
 from offload.link.health import Tempo
-from offload.link.kept import Kept
+from offload.link.json_store import JsonStore
 from offload.link.keys import KeyPair, require_curve
+from offload.link.message_bodies import Join, Joined
 from offload.link.sockets import Address
 from offload.link.wire import Envelope, WireError
 
@@ -57,7 +57,7 @@ class InviteList:
     """The invites that are still good; with a path, shared between processes."""
 
     def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
-        self._kept = Kept(Pending, path)
+        self._kept = JsonStore(Pending, path)
         self._clock = clock
 
     def find(self, public_key: str) -> Pending | None:
@@ -156,7 +156,7 @@ async def _join(address: Address, invite: Invite, device_keys: KeyPair, timeout_
 
     def take(envelope: Envelope) -> None:
         body = wire.open_body(envelope)
-        if isinstance(body, bodies.Failure):
+        if isinstance(body, message_bodies.Failure):
             lost(CloudFailed(body.message))
         elif isinstance(body, Joined) and not answer.done():
             answer.set_result(None)

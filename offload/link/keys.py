@@ -13,7 +13,7 @@ from zmq.utils import z85
 
 from backbone.private_files import SecretDamaged, kept_secret
 from offload.errors import SettingsError
-from offload.link.kept import Kept
+from offload.link.json_store import JsonStore
 
 _KEY_LENGTH = 40  # 32 bytes in Z85
 
@@ -53,7 +53,7 @@ class DeviceList:
     """The devices that may come in; with a path, kept there and shared between processes."""
 
     def __init__(self, path: Path | None = None) -> None:
-        self._kept = Kept(Device, path)
+        self._kept = JsonStore(Device, path)
         self._indexed: list[Device] | None = None
         self._by_key: dict[str, Device] = {}
 

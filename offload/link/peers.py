@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from offload.link.answer import Key, Owner
+from offload.link.answer_task import Key, Owner
 from offload.link.health import Pulse
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offload.errors import SettingsError
-from offload.link.days import Days, steady_s
-from offload.link.used import Use, UsedFile
+from offload.link.day_clock import Days, steady_s
+from offload.link.usage_store import Use, UsedFile
 from offload.messages import Delta, Finish, Request
 
 _log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Bucket:
         self._level, self._at_s = min(self._level, self._capacity), now_s
 
 
-class Meter:
+class QuotaMeter:
     """Counts what devices use; with a path, the day's budgets outlive a restart and a crash.
 
     A request is written as it is taken, tokens every second. `scope` goes before the names in the
@@ -207,7 +207,9 @@ def _sum(one: Use, other: Use) -> Use:
 class Reserved:
     """One answer's account: what it may use is held, what it uses counted, the rest given back."""
 
-    def __init__(self, meter: Meter, device_key: str, num_prompt: int, num_answer: int) -> None:
+    def __init__(
+        self, meter: QuotaMeter, device_key: str, num_prompt: int, num_answer: int
+    ) -> None:
         self._meter, self._device_key = meter, device_key
         self._num_prompt, self._held = num_prompt, num_prompt + num_answer
         self.num_written = 0

@@ -9,16 +9,16 @@ import zmq
 
 from offload.engine import Engine
 from offload.errors import SettingsError
-from offload.link.answers import AnswerLimits
-from offload.link.door import Door
-from offload.link.exchange import Exchange
-from offload.link.gatekeeper import Gatekeeper
+from offload.link.access import Access
 from offload.link.health import Tempo
 from offload.link.invites import InviteList
 from offload.link.keys import DeviceList, KeyPair, require_curve
-from offload.link.pump import Pump
-from offload.link.quota import Meter
+from offload.link.message_handler import Exchange
+from offload.link.quota import QuotaMeter
+from offload.link.running_requests import AnswerLimits
+from offload.link.socket_pump import Pump
 from offload.link.sockets import listen
+from offload.link.zap_handler import ZapHandler
 
 _DRAIN_LOOK_S = 0.02
 _LINGER_S = 1.0
@@ -37,7 +37,7 @@ class LinkServer:
         keys: KeyPair | None = None,
         devices: DeviceList | None = None,
         invites: InviteList | None = None,
-        meter: Meter | None = None,
+        meter: QuotaMeter | None = None,
         limits: AnswerLimits | None = None,
         peer_silence_s: float = 2.0,
     ) -> None:
@@ -47,7 +47,7 @@ class LinkServer:
         self._asked_endpoint = endpoint
         self._endpoint: str | None = None
         self._keys = keys
-        self._door = Door(devices=devices, invites=invites, meter=meter)
+        self._door = Access(devices=devices, invites=invites, meter=meter)
         self._limits = limits or AnswerLimits()
         self._tempo = Tempo(dead_after_s=peer_silence_s)
         self._closed = asyncio.Event()
@@ -72,9 +72,9 @@ class LinkServer:
         """Bind and begin to serve. Raises SettingsError where the endpoint cannot be bound."""
         # A context of its own, since there can be only one ZAP handler in each.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gatekeeper: Gatekeeper | None = None
+        self._gatekeeper: ZapHandler | None = None
         if self._keys is not None:
-            self._gatekeeper = Gatekeeper(self._context, self._door.lets_in)
+            self._gatekeeper = ZapHandler(self._context, self._door.lets_in)
         try:
             socket = listen(self._context, self._asked_endpoint, self._keys)
         except SettingsError:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Raw
 
 from offload.errors import LinkError, RequestError
-from offload.link.bodies import (
+from offload.link.message_bodies import (
     AnyBody,
     Cancel,
     Credit,
@@ -24,13 +24,13 @@ from offload.link.bodies import (
     End,
     Failure,
     Hello,
+    HelloRefused,
     Join,
     Joined,
     Kind,
     Ping,
     Pong,
     Ready,
-    Refused,
     Resume,
 )
 from offload.messages import MAX_TOOLS, Request, Sampling
@@ -60,7 +60,7 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.PING: Ping,
     Kind.PONG: Pong,
     Kind.ERROR: Failure,
-    Kind.REFUSED: Refused,
+    Kind.REFUSED: HelloRefused,
     Kind.CREDIT: Credit,
     Kind.RESUME: Resume,
     Kind.JOIN: Join,

@@ -7,8 +7,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from statistics import median
 
-from offload.link.bodies import Load
-from offload.link.quota import Meter, Reserved
+from offload.link.message_bodies import Load
+from offload.link.quota import QuotaMeter, Reserved
 from offload.messages import Delta, Finish, Request
 
 _LAST = 32  # answers whose waits are remembered
@@ -17,7 +17,7 @@ _LAST = 32  # answers whose waits are remembered
 class Workload:
     """Counts the answers that run, and remembers how long the last ones waited."""
 
-    def __init__(self, meter: Meter, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, meter: QuotaMeter, clock: Callable[[], float] = time.monotonic) -> None:
         self.meter = meter
         self.clock = clock
         self.num_running = self.num_waiting = 0

@@ -9,20 +9,20 @@ from pathlib import Path
 from random import Random
 
 from cloud.engine.engine import CloudEngine
-from edge.llama.fingerprint import fingerprint
+from edge.llama.file_fingerprint import fingerprint
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL, EDGE_POLICY
-from offload.policy.answered import AnswerTable
-from offload.policy.asking import Asking
-from offload.policy.calibrated import Calibrated
-from offload.policy.calibrator import CalibrationOptions, calibrate
-from offload.policy.grading import exact
-from offload.policy.labelled import Labels, label
-from offload.policy.policy_folder import save_policy
-from offload.policy.questions import Question
-from offload.policy.stored import Pairing
+from offload.policy.fitting.answer_table import AnswerTable
+from offload.policy.fitting.ask_questions import Asking
+from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
+from offload.policy.fitting.grading import exact
+from offload.policy.fitting.labelled_questions import Labels, label
+from offload.policy.fitting.policy_folder import save_policy
+from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.policy_file import Pairing
+from offload.policy.serving.questions import Question
 from scripts.pair import phrases, talk
 from scripts.pair.bank import ASKED, make_bank
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from backbone.asked import sampler_for
 from backbone.errors import RequestError, SchemaRefusal
+from backbone.sampler_factory import sampler_for
 from backbone.sampling import Sampler, SamplingValues
 from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenizer import Tokenizer

@@ -72,7 +72,7 @@ def test_all_who_ask_at_once_get_the_same_secret(tmp_path: Path) -> None:
 def test_processes_that_start_at_once_get_the_same_token(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "assistant.token"
     code = (
-        "import pathlib, sys; from edge.desk.assistant.door import kept_token; "
+        "import pathlib, sys; from edge.assistant.access import kept_token; "
         "sys.stdin.readline(); print(kept_token(pathlib.Path(sys.argv[1])))"
     )
     starts = [

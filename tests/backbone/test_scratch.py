@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.scratch import scratch_file, scratch_folder
+from backbone.temporary_files import scratch_file, scratch_folder
 
 ROOT = Path(__file__).parents[2]
 DEAD = 2**22 + 7  # above what Linux gives out
@@ -21,7 +21,7 @@ for each in (signal.SIGTERM, signal.SIGHUP):  # whoever runs the tests may ignor
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import nearfar
 from pathlib import Path
-from backbone.scratch import scratch_file, scratch_folder
+from backbone.temporary_files import scratch_file, scratch_folder
 
 @nearfar.app.command("hold")
 def hold() -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from backbone.showing import echo, echo_json, printable, readable
+from backbone.terminal_text import echo, echo_json, printable, readable
 
 ROOT = Path(__file__).parents[2]
-ROOMS = ("backbone", "offload", "edge", "quantize", "cloud", "serve")
+ROOMS = ("backbone", "offload", "engine", "edge", "quantize", "cloud", "serve")
 # What a process of our own reads from another one, and the place itself.
 OTHERS = {
-    "backbone/showing.py",
-    "cloud/engine/follower.py",
-    "cloud/engine/rehearsal.py",
-    "quantize/judge.py",
+    "backbone/terminal_text.py",
+    "cloud/engine/tp_worker.py",
+    "cloud/engine/memory_probe.py",
+    "quantize/isolated_evaluation.py",
 }
 WRITERS = ("print", "typer.echo", "typer.secho", "click.echo")
 HOSTILE = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backbone.sizes import readable
+from backbone.byte_sizes import readable
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 HELD = """
 import asyncio, re, signal, threading, time
-from backbone.stopping import on_signals
+from backbone.stop_signals import on_signals
 
 async def main():
     told = asyncio.Event()

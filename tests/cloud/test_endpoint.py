@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from cloud.endpoint import _for_another, _for_this
+from offload.config.settings_reading import load
 from offload.pair import CLOUD_MODEL
-from offload.settings_reading import load
 from tests.cloud.commands import ROOT, ask, nearfar
 
 HARD = "What is 4821 + 3977?"

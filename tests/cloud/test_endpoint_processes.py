@@ -18,8 +18,8 @@ import pytest
 
 from offload.errors import CloudBusy
 from offload.link.client import CloudLink
-from offload.link.local import device_keys, used_file
-from offload.link.used import UsedFile
+from offload.link.local_keys import device_keys, used_file
+from offload.link.usage_store import UsedFile
 from offload.messages import Finish, Request, Sampling
 from tests.cloud.commands import ROOT, ask, nearfar
 
@@ -88,7 +88,7 @@ def shared_cloud(home: Path) -> Iterator[tuple[dict[str, str], list[psutil.Proce
     try:
         told = json.loads(process.stdout.readline())
         children = psutil.Process(process.pid).children(recursive=True)
-        yield told, [child for child in children if "cloud.engine.follower" in child.cmdline()]
+        yield told, [child for child in children if "cloud.engine.tp_worker" in child.cmdline()]
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0, "a stopped cloud ends well"

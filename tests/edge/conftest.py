@@ -99,17 +99,19 @@ def _add_vocabulary(
 def steady_threads() -> Iterator[None]:
     """One thread wherever a governor would choose: torch rounds by how many there are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge.device.pace.num_usable_cores", lambda: 1)
+        patch.setattr("edge.device.thread_tuner.num_usable_cores", lambda: 1)
         yield
 
 
 @pytest.fixture
 def always_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draft at every step, whatever the clock of the machine says that drafts cost."""
-    monkeypatch.setattr("edge.llama.worth.Worth.wanted", lambda self: True)
-    monkeypatch.setattr("edge.llama.step_times.StepTimes.ratio", lambda self, n: 1 + 0.001 * n)
-    monkeypatch.setattr("edge.llama.model_drafter.Reader.can_pay", lambda self: True)
-    monkeypatch.setattr("edge.llama.model_drafter.Reader.guessed", lambda self, n, seconds: None)
+    monkeypatch.setattr("engine.draft_gate.DraftGate.wanted", lambda self: True)
+    monkeypatch.setattr("engine.step_times.StepTimes.ratio", lambda self, n: 1 + 0.001 * n)
+    monkeypatch.setattr("edge.llama.model_drafter.DraftCache.can_pay", lambda self: True)
+    monkeypatch.setattr(
+        "edge.llama.model_drafter.DraftCache.guessed", lambda self, n, seconds: None
+    )
 
 
 @pytest.fixture(scope="session")
@@ -158,12 +160,12 @@ def nobody_elses_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 @pytest.fixture
 def stumble(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[int]], None]], None]:
     """Let a function of a step's tokens fail the step, by what it raises."""
-    from edge.small_gpu.step import Part, Step
+    from edge.small_gpu.step import Step, StepPart
 
     whole = Step.__call__
 
     def install(check: Callable[[list[int]], None]) -> None:
-        def call(self: Step, parts: list[Part]) -> Any:
+        def call(self: Step, parts: list[StepPart]) -> Any:
             check([token for part in parts for token in part.tokens])
             return whole(self, parts)
 

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 
 import uvicorn
 
-from edge.desk.assistant.answers import Answers
-from edge.desk.assistant.app import build_app
-from edge.desk.assistant.desk import Desk
-from edge.desk.conversations import Conversations
-from edge.desk.near import Choice
+from edge.assistant.app import build_app
+from edge.assistant.engine_settings import Desk
+from edge.assistant.running_answers import RunningAnswers
+from edge.conversations.store import Conversations
+from edge.near.factory import Choice
+from offload.config.places import Places, places
+from offload.config.settings import Settings
+from offload.config.settings_reading import load
+from offload.egress.permission import LivePermission
 from offload.engine import Engine
-from offload.hybrid import Consent, Hybrid, HybridOptions
+from offload.hybrid.hybrid import AskConsent, Hybrid, HybridOptions
 from offload.messages import Delta, Request
-from offload.permission import LivePermission
-from offload.places import Places, places
-from offload.settings import Settings
-from offload.settings_reading import load
 from tests.offload.scripted import ScriptedEngine
 
 TOKEN = "a-token-of-the-tests"
@@ -35,7 +35,7 @@ class Office:
     """What a test may look at: the store, the desk, and both scripted sides."""
 
     store: Conversations
-    answers: Answers
+    answers: RunningAnswers
     desk: Desk
     near: ScriptedEngine
     far: ScriptedEngine
@@ -61,14 +61,14 @@ def office(
             forced=forced or "edge",  # type: ignore[arg-type]
             offline=choice.offline,
         )
-        consent: Consent = choice.consent or _never
+        consent: AskConsent = choice.consent or _never
         far_side = None if choice.offline else cloud
         allowed = LivePermission(here.config_file)
         return Hybrid(edge, far_side, options=options, consent=consent, allowed=allowed)
 
     here = places()
     store = Conversations(here.conversations)
-    answers = Answers(store)
+    answers = RunningAnswers(store)
     desk = Desk(
         load(here.config_file),
         here,

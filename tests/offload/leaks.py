@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbone.errors import NearfarError
+from offload.egress.door import Door, EgressEngine
+from offload.egress.ledger.ledger import Ledger
+from offload.egress.outbox import Outbox
+from offload.egress.permission import Allowed
+from offload.egress.privacy.findings import KINDS, Rules
 from offload.errors import ContextLengthError, EngineStopped
-from offload.hybrid import Hybrid, HybridOptions
-from offload.ledger.ledger import Ledger
+from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.link.client import CloudLink
 from offload.link.health import Tempo
 from offload.messages import Confidence, Delta, Finish, Message, ModelCard, Privacy, Request
-from offload.outbox import Outbox
-from offload.outgoing import Door, Outgoing
-from offload.permission import Allowed
-from offload.privacy.findings import KINDS, Rules
 from tests.offload.chaos import Chaos
 from tests.offload.links import serving
 from tests.offload.scripted import CARD, ScriptedEngine
@@ -160,7 +160,7 @@ def traces(mark: str, content: bytes) -> int:
 @dataclass
 class _World:
     hybrids: list[Hybrid]
-    door: Outgoing
+    door: EgressEngine
     tap: Tap
     chaos: Chaos
     outbox: Outbox
@@ -182,7 +182,7 @@ async def _world(home: Path, draw: random.Random) -> AsyncIterator[_World]:
             tempo=Tempo(ping_after_s=0.2, dead_after_s=1.0),
         )
         # Nothing is replaced on the way out: a leak must not hide behind a placeholder.
-        door = Outgoing(
+        door = EgressEngine(
             link,
             door=Door(endpoint=tap.endpoint, allowed=lambda: Allowed(rules=_ALLOWED)),
             ledger=ledger,

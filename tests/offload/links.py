@@ -11,15 +11,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import zmq
 
 from offload.engine import Engine
-from offload.link import bodies, wire
-from offload.link.answers import AnswerLimits
+from offload.link import message_bodies, wire
 from offload.link.client import CloudLink
 from offload.link.keys import DeviceList, KeyPair
+from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
 from offload.messages import Delta, Finish, Request
 
 PATIENCE_S = 60.0  # until a test gives up what must come; no machine is so slow
-HELLO = bodies.Hello(oldest_version=wire.VERSION, newest_version=wire.VERSION, session="s")
+HELLO = message_bodies.Hello(oldest_version=wire.VERSION, newest_version=wire.VERSION, session="s")
 
 
 @contextlib.asynccontextmanager

@@ -1,6 +1,6 @@
 """llama-cpp-python's own server, kept off the AMX kernels that end in an illegal instruction.
 
-See edge/llama/binding.py; the server has no flag for it.
+See edge/llama/native_handles.py; the server has no flag for it.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from offload.messages import Confidence
-from offload.policy.answered import Answered, key_of, packed
-from offload.policy.labelled import Labelled
-from offload.policy.questions import Question
-from offload.policy.stored import Pairing
+from offload.policy.fitting.answer_table import Answered, key_of, packed
+from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.serving.policy_file import Pairing
+from offload.policy.serving.questions import Question
 
 PAIRING = Pairing(
     edge_model="tiny.gguf",

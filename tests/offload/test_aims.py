@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from offload.aims import LISTED, Aim, parse_aim
 from offload.errors import RequestError
-from offload.policy.aims import LISTED, Aim, parse_aim
 
 
 @pytest.mark.parametrize("name", [*LISTED, "auto-q100", "auto-b0", "auto-w7"])

@@ -5,7 +5,7 @@ import pytest
 
 from backbone.errors import NearfarError
 from offload.pair import CLOUD_MODEL
-from quantize.answers import control_ids, inside_answers
+from quantize.answer_mask import control_ids, inside_answers
 from quantize.calibration import encode
 from quantize.divergence import DivergenceSum
 from quantize.report import ReportOptions, make_report

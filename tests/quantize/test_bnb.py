@@ -10,7 +10,7 @@ import pytest
 from backbone.errors import CheckpointError, MissingExtra, NearfarError
 from quantize import bnb as bnb_module
 from quantize.bnb import load_bnb, quantize_bnb
-from quantize.judged_model import TransformersModel, format_of
+from quantize.logits_model import TransformersModel, format_of
 from tests.quantize.test_gguf import TOKENS, transformers_logits
 
 Make = Callable[..., Path]

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from backbone.errors import CheckpointError
-from quantize.foreign import check_readable
 from quantize.gptq_format import unpack
+from quantize.unsupported_formats import check_readable
 
 
 @pytest.mark.parametrize(

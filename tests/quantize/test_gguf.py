@@ -250,7 +250,7 @@ def test_settings_travel(make_checkpoint: Make, tmp_path: Path) -> None:
 
 
 def test_every_token_that_ends_an_answer_travels(make_checkpoint: Make, tmp_path: Path) -> None:
-    from edge.llama.binding import Model
+    from edge.llama.native_handles import Model
 
     folder = make_checkpoint("qwen3", head_dim=32)
     (folder / "generation_config.json").write_text('{"eos_token_id": [0, 301, 302, 303, 9999]}')
@@ -263,7 +263,7 @@ def test_every_token_that_ends_an_answer_travels(make_checkpoint: Make, tmp_path
 
 
 def test_templates_with_names_travel(make_checkpoint: Make, tmp_path: Path) -> None:
-    from edge.llama.binding import Model
+    from edge.llama.native_handles import Model
 
     folder = make_checkpoint("qwen3", head_dim=32)
     path = folder / "tokenizer_config.json"

@@ -19,7 +19,7 @@ from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
 from quantize.gptq_reader import load_gptq_network
-from quantize.judged_model import TorchModel
+from quantize.logits_model import TorchModel
 from tests.quantize.test_gguf import TOKENS
 
 Make = Callable[..., Path]

@@ -17,7 +17,7 @@ from quantize.gguf import convert
 from quantize.knapsack import Option, choose
 from quantize.measure_importance import measure_importance
 from quantize.plan import (
-    Plan,
+    TypePlan,
     budget_for_bpw,
     budget_for_memory,
     convert_by_plan,
@@ -211,7 +211,7 @@ def test_what_is_no_size_is_refused(text: str) -> None:
 
 def test_overrides_name_each_matrix_exactly(make_checkpoint: Make, tmp_path: Path) -> None:
     types = {"blk.0.attn_q.weight": "q8_0", "token_embd.weight": "q6_k", "output.weight": "f16"}
-    plan = Plan(types=types, size_bytes=1, bits_per_weight=1.0, predicted_kld=0.0)
+    plan = TypePlan(types=types, size_bytes=1, bits_per_weight=1.0, predicted_kld=0.0)
     source = make_checkpoint("llama", **SHAPE | {"num_hidden_layers": 2})
     done = convert(source, tmp_path / "m.gguf", kind="q4_0", overrides=plan.overrides)
     assert {n: done.tensor_types[n].lower() for n in types} == types

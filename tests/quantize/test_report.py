@@ -17,9 +17,15 @@ from quantize.divergence import DivergenceSum, log_softmax
 from quantize.gguf import convert
 from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
-from quantize.judge import Verdict
-from quantize.pareto import pareto_front, picture
-from quantize.report import Report, ReportOptions, Row, make_report, scored_windows
+from quantize.isolated_evaluation import EvaluationResult
+from quantize.pareto_plot import pareto_front, picture
+from quantize.report import (
+    QuantizationReport,
+    ReportOptions,
+    ReportRow,
+    make_report,
+    scored_windows,
+)
 from tests.quantize.conftest import shared_model
 
 Make = Callable[..., Path]
@@ -85,12 +91,12 @@ def test_windows_follow_each_other_and_begin_as_the_model_wants(make_checkpoint:
     assert all(w[0] == 1 for w in scored_windows(stories, default_text(), FEW))
 
 
-def fake_verdict(kld: float) -> Verdict:
+def fake_verdict(kld: float) -> EvaluationResult:
     found = DivergenceSum()
     logits = np.zeros((4, 3), dtype=np.float32)
     moved = logits + np.asarray([0, 0, kld], dtype=np.float32)
     found.add(logits, moved, np.zeros(4, dtype=np.int64))
-    return Verdict(divergence=found.result(), load_s=1.0, tokens_per_s=1.0, memory_bytes=1)
+    return EvaluationResult(divergence=found.result(), load_s=1.0, tokens_per_s=1.0, memory_bytes=1)
 
 
 def test_finished_rows_are_not_judged_again(
@@ -100,7 +106,7 @@ def test_finished_rows_are_not_judged_again(
     models = [convert(source, tmp_path / f"{k}.gguf", kind=k).path for k in ("q8_0", "q4_0")]
     judged: list[str] = []
 
-    def fake(task: Any) -> Verdict:
+    def fake(task: Any) -> EvaluationResult:
         judged.append(Path(task.model).name)
         if len(judged) == 3:
             raise NearfarError("interrupted")
@@ -143,8 +149,8 @@ def test_the_memory_of_a_model_is_not_that_of_its_judge(
     assert max(row.memory_bytes for row in done.rows) < 60_000_000, done.rows
 
 
-def row(name: str, size: int, kld: float) -> Row:
-    return Row(
+def row(name: str, size: int, kld: float) -> ReportRow:
+    return ReportRow(
         model=name,
         format="gguf",
         size_bytes=size,
@@ -169,7 +175,7 @@ def test_only_unbeaten_models_are_on_the_front() -> None:
 
 def test_the_picture_is_well_formed_and_names_every_model() -> None:
     rows = (row("a<b>.gguf", 10_000, 0.5), row("c.gguf", 30_000, 1e-12))
-    done = Report(
+    done = QuantizationReport(
         reference="ref",
         reference_bytes=1,
         reference_perplexity=4.0,

@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from offload.errors import Overloaded
-from offload.link.quota import Meter, Quota
+from offload.link.quota import Quota, QuotaMeter
 from offload.messages import Delta, Finish, Request, Sampling, Usage
 from serve.admission import Admission
-from serve.failures import TooMany
+from serve.http_errors import TooMany
 from serve.metrics import Metrics
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
@@ -25,7 +25,7 @@ KEYS = (f"alice:{ALICE}", f"bob:{BOB}")
 
 
 def admission(quota: Quota | None = None, **more: Any) -> Admission:
-    meter = Meter(quota or Quota(), who="this key", clock=lambda: 0.0)
+    meter = QuotaMeter(quota or Quota(), who="this key", clock=lambda: 0.0)
     return Admission(
         **{"max_running": 1, "max_queued": 1, "meter": meter, **more}, metrics=Metrics()
     )

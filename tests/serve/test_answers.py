@@ -7,15 +7,15 @@ import asyncio
 import pytest
 
 from offload.messages import Delta, Finish, Request
-from serve.answers import Answers
-from serve.failures import EngineBroke, TooLate
+from serve.answer_streams import AnswerStreams
+from serve.http_errors import EngineBroke, TooLate
 from serve.metrics import Metrics
 from tests.offload.scripted import ScriptedEngine, delta
 
 
-def answers(engine: ScriptedEngine, num: int = 1, timeout_s: float = 5.0) -> Answers:
+def answers(engine: ScriptedEngine, num: int = 1, timeout_s: float = 5.0) -> AnswerStreams:
     requests = [Request(prompt=str(number)) for number in range(num)]
-    return Answers(engine.generate, requests, metrics=Metrics(), timeout_s=timeout_s)
+    return AnswerStreams(engine.generate, requests, metrics=Metrics(), timeout_s=timeout_s)
 
 
 async def test_each_answer_keeps_its_order_and_ends_once() -> None:
@@ -57,7 +57,7 @@ async def test_an_engine_is_only_a_little_ahead_of_its_reader() -> None:
 
 
 async def test_a_hanging_engine_is_too_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.answers._GRACE_S", 0.0)
+    monkeypatch.setattr("serve.answer_streams._GRACE_S", 0.0)
     engine = ScriptedEngine(hold=asyncio.Event(), hold_before=0)
     with pytest.raises(TooLate, match=r"raise serve\.request_timeout_s"):
         async with answers(engine, timeout_s=0.02) as reading:

@@ -21,7 +21,7 @@ from offload.errors import (
     Overloaded,
     Unsupported,
 )
-from offload.hybrid import Hybrid, HybridOptions
+from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Confidence, Delta, Finish, ModelCard, Privacy, Route, Usage
 from serve.app import build_app
 from serve.options import ServeOptions

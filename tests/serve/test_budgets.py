@@ -14,15 +14,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from offload.link.local import used_file
-from offload.link.used import UsedFile
+from offload.link.local_keys import used_file
+from offload.link.usage_store import UsedFile
 from tests.serve.faces import ASK, CHAT, error_of
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio
-from offload.places import places
-from offload.settings_reading import load
+from offload.config.places import places
+from offload.config.settings_reading import load
 from serve.cli import options_from, serve_engine
 from tests.offload.scripted import ScriptedEngine
 def script(request):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.pythonic import parse_calls
-from serve.schema import ChatBody, decode
+from serve.request_schema import ChatBody, decode
 from serve.tool_calls import Began, CallReader, Said, read_whole
 from serve.tools import Toolbox, read_tools
 from tests.offload.scripted import ScriptedEngine

@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from backbone.connections import Connections, patient_for
+from backbone.http_connections import Connections, patient_for
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import CONTINUE, TEXT, listening

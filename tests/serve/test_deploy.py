@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 import nearfar
+from offload.config.settings import ServeSettings
 from offload.messages import EngineLoad
-from offload.settings import ServeSettings
 from serve.app import build_app
 from serve.metrics import Metrics
 from tests.offload.scripted import ScriptedEngine

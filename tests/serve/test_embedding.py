@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from offload.hybrid import Hybrid
+from offload.hybrid.hybrid import Hybrid
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import error_of, listening, near, openai_client
 

@@ -9,7 +9,7 @@ import pytest
 
 from offload.errors import EngineStopped
 from offload.messages import ModelCard
-from serve.fault import fault_of
+from serve.health import fault_of
 from tests.offload.scripted import CARD, ScriptedEngine
 from tests.serve.faces import listening
 

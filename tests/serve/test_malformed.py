@@ -10,7 +10,7 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.schema import ChatBody, CompletionBody, EmbeddingBody
+from serve.request_schema import ChatBody, CompletionBody, EmbeddingBody
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, near
 

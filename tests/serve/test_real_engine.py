@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from edge.llama.runtime import LlamaEngine, LlamaOptions
-from offload.hybrid import Hybrid
+from offload.hybrid.hybrid import Hybrid
 from offload.messages import Delta, Message, Request, Sampling
 from offload.pair import EDGE_MODEL
 from tests.offload.scripted import ScriptedEngine

@@ -70,7 +70,7 @@ async def test_a_slow_reader_stops_nobody() -> None:
 
 
 async def test_an_engine_that_hangs_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serve.answers._GRACE_S", 0.05)
+    monkeypatch.setattr("serve.answer_streams._GRACE_S", 0.05)
     engine = ScriptedEngine(hold=asyncio.Event())
     options = ServeOptions(port=0, request_timeout_s=0.1)
     async with listening(engine, options) as server, httpx.AsyncClient(timeout=60) as client:

@@ -11,9 +11,9 @@ import httpx
 import pytest
 
 from offload.errors import CloudFailed
-from offload.hybrid import Hybrid, HybridOptions
+from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Confidence, Delta, Finish, Request, Route, Usage
-from serve.answers import closing, settled
+from serve.answer_streams import closing, settled
 from tests.offload.scripted import ScriptedEngine, delta
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, events, listening, near
 

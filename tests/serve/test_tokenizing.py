@@ -9,7 +9,7 @@ import pytest
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.engine import Tokenizing
-from offload.hybrid import Hybrid
+from offload.hybrid.hybrid import Hybrid
 from offload.messages import Message, Request
 from offload.pair import EDGE_MODEL
 from tests.offload.scripted import ScriptedEngine

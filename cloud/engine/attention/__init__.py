@@ -13,7 +13,7 @@ import torch
 from backbone.config import NetworkConfig
 from backbone.errors import MissingExtra
 from cloud.engine.attention.base import AttentionBackend
-from cloud.engine.kv_cache import CODED, KVCache
+from cloud.engine.kv.kv_cache import CODED, KVCache
 from offload.errors import SettingsError
 
 _HALF = (torch.bfloat16, torch.float16)

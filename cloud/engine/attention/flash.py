@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
-from backbone.transfer import to_device
-from cloud.engine.attention.places import block_tables
-from cloud.engine.batch import StepBatch
-from cloud.engine.kv_cache import KVCache
+from backbone.host_to_device import to_device
+from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.kv_cache import KVCache
+from cloud.engine.kv.slot_mapping import block_tables
 
 
 class FlashAttention:

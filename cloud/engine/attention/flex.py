@@ -18,10 +18,10 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backbone.attention import visible
 from backbone.config import NetworkConfig
-from backbone.transfer import to_device
-from cloud.engine.attention.places import context_places, gathered
-from cloud.engine.batch import StepBatch
-from cloud.engine.kv_cache import KVCache
+from backbone.host_to_device import to_device
+from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.kv_cache import KVCache
+from cloud.engine.kv.slot_mapping import context_places, gathered
 
 
 class FlexAttention:

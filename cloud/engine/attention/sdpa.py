@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from backbone.attention import dot_product, visible
 from backbone.config import NetworkConfig
-from cloud.engine.batch import Row, StepBatch
-from cloud.engine.kv_cache import KVCache
+from cloud.engine.kv.batch import BatchRow, StepBatch
+from cloud.engine.kv.kv_cache import KVCache
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SdpaAttention:
         parts = [self._attend_row(layer, q[plan.queries], plan) for plan in plans]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _plan(self, row: Row, window: int | None, device: torch.device) -> _Plan:
+    def _plan(self, row: BatchRow, window: int | None, device: torch.device) -> _Plan:
         apart, first_key = seen_keys(row, window, self._num_sinks)
         run = None if apart else neighbours(row, first_key, self._cache.block_size)
         mask, is_causal = self._mask(row, apart, first_key, window, device)
@@ -90,7 +90,7 @@ class SdpaAttention:
         plain = self._soft_cap is None and self._cache.keys[0].dtype == torch.float32
         return plain and device.type == "cpu" and self._group > 1
 
-    def _places(self, row: Row, apart: int, first_key: int, device: torch.device) -> Tensor:
+    def _places(self, row: BatchRow, apart: int, first_key: int, device: torch.device) -> Tensor:
         """Return where the keys lie that a row sees: sinks, then those from first_key on."""
         size = self._cache.block_size
         # By block on the device, as a list of all tokens would be slow to make.
@@ -104,7 +104,7 @@ class SdpaAttention:
         return torch.cat((torch.tensor(sinks, device=device), places))
 
     def _mask(
-        self, row: Row, apart: int, first_key: int, window: int | None, device: torch.device
+        self, row: BatchRow, apart: int, first_key: int, window: int | None, device: torch.device
     ) -> tuple[Tensor | None, bool]:
         """Return a mask, or that the kernel's own causal mode (aligned top left) will do."""
         if row.num_new == 1:
@@ -170,7 +170,7 @@ class SdpaAttention:
         return tokens.transpose(0, 1).unsqueeze(0)
 
 
-def seen_keys(row: Row, window: int | None, num_sinks: int) -> tuple[int, int]:
+def seen_keys(row: BatchRow, window: int | None, num_sinks: int) -> tuple[int, int]:
     """Return how many sinks are read apart, and the first of the other keys that a row sees."""
     if window is None:
         return 0, 0
@@ -179,7 +179,7 @@ def seen_keys(row: Row, window: int | None, num_sinks: int) -> tuple[int, int]:
     return (0, 0) if first_key <= num_sinks else (num_sinks, first_key)
 
 
-def neighbours(row: Row, first_key: int, block_size: int) -> slice | None:
+def neighbours(row: BatchRow, first_key: int, block_size: int) -> slice | None:
     """Return the run of a row's tokens from first_key on in the cache, if its blocks follow on."""
     used = row.blocks[first_key // block_size : -(-row.num_context // block_size)]
     if used[-1] - used[0] != len(used) - 1 or used != list(range(used[0], used[-1] + 1)):

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from backbone.config import NetworkConfig
 from cloud.engine.attention.base import AttentionBackend
-from cloud.engine.batch import StepBatch
-from cloud.engine.kv_cache import KVCache
+from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.kv_cache import KVCache
 
 
 class SplitAttention:

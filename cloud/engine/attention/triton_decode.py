@@ -13,11 +13,11 @@ import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
 
 from backbone.config import NetworkConfig
-from backbone.transfer import to_device
+from backbone.host_to_device import to_device
 from cloud.engine.attention.kernels import partial_kernel, reduce_kernel
-from cloud.engine.attention.places import block_tables
-from cloud.engine.batch import StepBatch
-from cloud.engine.kv_cache import CODED, KVCache
+from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.kv_cache import CODED, KVCache
+from cloud.engine.kv.slot_mapping import block_tables
 
 _TILE = 32  # keys per iteration
 _MOST_SPLITS = 32

@@ -16,7 +16,7 @@ from cloud.fleet.autoscale import (
     by_utilization,
     predictive,
 )
-from cloud.fleet.simulate import Moment, simulate
+from cloud.fleet.simulate_scaling import Moment, simulate
 from offload.errors import SettingsError
 
 OPTIONS = ScalingOptions(min_replicas=1, max_replicas=8, upscale_delay_s=30, downscale_delay_s=300)

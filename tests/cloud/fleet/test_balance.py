@@ -13,7 +13,7 @@ from cloud.fleet.balance import (
     Policy,
     PowerOfTwo,
     PrefixAware,
-    Standing,
+    ReplicaStatus,
     policy_named,
     prefix_of,
 )
@@ -21,8 +21,8 @@ from offload.errors import SettingsError
 from offload.messages import Message, Request
 
 
-def fleet(*running: int, **more: float) -> list[Standing]:
-    return [Standing(name=f"r{i}", num_running=n, **more) for i, n in enumerate(running)]
+def fleet(*running: int, **more: float) -> list[ReplicaStatus]:
+    return [ReplicaStatus(name=f"r{i}", num_running=n, **more) for i, n in enumerate(running)]
 
 
 def keep_busy(policy: Policy, weights: list[float], rounds: int = 600) -> Counter[int]:
@@ -31,7 +31,7 @@ def keep_busy(policy: Policy, weights: list[float], rounds: int = 600) -> Counte
     stays: list[int] = []
     for number in range(rounds):
         standings = [
-            Standing(name=f"r{i}", num_running=n, weight=w)
+            ReplicaStatus(name=f"r{i}", num_running=n, weight=w)
             for i, (n, w) in enumerate(zip(running, weights, strict=True))
         ]
         chosen = policy.choose(standings, str(number).encode())
@@ -56,7 +56,7 @@ def test_a_lone_replica_gets_everything(name: str) -> None:
 
 def test_weights_are_kept_and_evenly_spread() -> None:
     policy = policy_named("weighted")
-    replicas = [Standing(name=n, weight=w) for n, w in (("a", 5.0), ("b", 1.0), ("c", 1.0))]
+    replicas = [ReplicaStatus(name=n, weight=w) for n, w in (("a", 5.0), ("b", 1.0), ("c", 1.0))]
     chosen = "".join(replicas[policy.choose(replicas, b"")].name for _ in range(14))
     assert chosen == "aabacaa" * 2
 
@@ -72,8 +72,8 @@ def test_of_two_drawn_the_less_busy_is_chosen() -> None:
 
 
 def test_a_slow_replica_and_one_with_a_full_cache_are_spared() -> None:
-    slow = [Standing(name="a", mean_s=4.0), Standing(name="b", num_running=2, mean_s=1.0)]
-    full = [Standing(name="a", cache_use=1.0), Standing(name="b", num_running=2)]
+    slow = [ReplicaStatus(name="a", mean_s=4.0), ReplicaStatus(name="b", num_running=2, mean_s=1.0)]
+    full = [ReplicaStatus(name="a", cache_use=1.0), ReplicaStatus(name="b", num_running=2)]
     assert LoadAware().choose(slow, b"") == LoadAware().choose(full, b"") == 1
 
 

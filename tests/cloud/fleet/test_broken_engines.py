@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cloud.fleet.balance import RoundRobin
+from cloud.fleet.model_pool import ModelPool
 from cloud.fleet.replica import ReplicaOptions
 from cloud.fleet.replicas import Replicas
-from cloud.fleet.shelf import Shelf
 from cloud.ray_app import EngineReplica, _checked
 from offload.errors import EngineStopped
 from offload.messages import Delta, Request
@@ -19,7 +19,7 @@ from tests.cloud.fleet.fragile_child import Fragile
 FRAGILE = ReplicaOptions(engine="tests.cloud.fleet.fragile_child:open_fragile")
 
 
-async def said(engine: Replicas | Shelf, prompt: str) -> str:
+async def said(engine: Replicas | ModelPool, prompt: str) -> str:
     items = [item async for item in engine.generate(Request(prompt=prompt))]
     return "".join(item.text for item in items if isinstance(item, Delta))
 
@@ -47,7 +47,7 @@ async def test_a_model_that_broke_is_loaded_again(tmp_path: Path) -> None:
         opened.append(Fragile())
         return opened[-1]
 
-    shelf = Shelf(tmp_path, open_engine)
+    shelf = ModelPool(tmp_path, open_engine)
     for prompt, num_opened in (("hi", 1), ("break", 1), ("hi", 2), ("hi", 2)):
         assert await said(shelf, prompt) == "one two three"
         assert len(opened) == num_opened

@@ -10,8 +10,8 @@ import pytest
 
 from cloud.endpoint import EndpointOptions
 from cloud.fleet.balance import Weighted
-from cloud.fleet.placing import Place, places_for
 from cloud.fleet.replica import ReplicaOptions
+from cloud.fleet.replica_placement import Place, places_for
 from cloud.fleet.replicas import Replicas
 from offload.errors import SettingsError
 from offload.messages import Request

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cloud.fleet.autoscale import WISHES, Scaler, ScalingOptions
-from cloud.fleet.recorded import Second, read, read_log, write
-from cloud.fleet.simulate import simulate
+from cloud.fleet.recorded_load import Second, read, read_log, write
+from cloud.fleet.simulate_scaling import simulate
 from offload.errors import SettingsError
 
 RECORDING = Path(__file__).parents[3] / "benchmarks" / "load_recorded.csv"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError
-from cloud.fleet.shelf import Shelf
+from cloud.fleet.model_pool import ModelPool
 from cloud.fleet.versions import SAYS, served, version_for, versions_of
 from offload.errors import Overloaded, RequestError, SettingsError
 from offload.messages import Delta, Request
@@ -47,7 +47,7 @@ class Library:
         return engine
 
 
-async def who(shelf: Shelf, model: str = "", session: str | None = None) -> str:
+async def who(shelf: ModelPool, model: str = "", session: str | None = None) -> str:
     request = Request(prompt="x", model=model, session=session)
     items = [item async for item in shelf.generate(request)]
     assert isinstance(items[0], Delta)
@@ -56,7 +56,7 @@ async def who(shelf: Shelf, model: str = "", session: str | None = None) -> str:
 
 async def test_the_longest_unasked_is_put_away(tmp_path: Path) -> None:
     library = Library(put(tmp_path, "a", "b", "c"))
-    shelf = Shelf(tmp_path, library.open, max_loaded=2)
+    shelf = ModelPool(tmp_path, library.open, max_loaded=2)
     assert shelf.names() == ("a", "b", "c")
     assert [await who(shelf, name) for name in ("", "b", "a", "c", "a")] == [
         "a",
@@ -73,7 +73,7 @@ async def test_the_longest_unasked_is_put_away(tmp_path: Path) -> None:
 async def test_a_pinned_model_stays_and_is_warm_from_the_start(tmp_path: Path) -> None:
     library = Library(put(tmp_path, "a", "b", "c"))
     say(tmp_path, "c", pinned=True)
-    shelf = Shelf(tmp_path, library.open, max_loaded=2)
+    shelf = ModelPool(tmp_path, library.open, max_loaded=2)
     await shelf.start()
     assert library.log == ["+c", "+a"]
     for name in ("b", "a", "b"):
@@ -84,7 +84,7 @@ async def test_a_pinned_model_stays_and_is_warm_from_the_start(tmp_path: Path) -
 async def test_what_answers_is_not_put_away(tmp_path: Path) -> None:
     hold = asyncio.Event()
     library = Library(put(tmp_path, "a", "b"), hold)
-    shelf = Shelf(tmp_path, library.open)
+    shelf = ModelPool(tmp_path, library.open)
     running = shelf.generate(Request(prompt="x", model="a"))
     await anext(running)
     with pytest.raises(Overloaded, match="max-loaded"):
@@ -97,7 +97,7 @@ async def test_what_answers_is_not_put_away(tmp_path: Path) -> None:
 async def test_a_version_is_switched_without_cutting_an_answer(tmp_path: Path) -> None:
     hold = asyncio.Event()
     library = Library(put(tmp_path, "m/9", "m/10"), hold)
-    shelf = Shelf(tmp_path, library.open, max_loaded=2)
+    shelf = ModelPool(tmp_path, library.open, max_loaded=2)
     old = shelf.generate(Request(prompt="x"))
     first = await anext(old)
     assert isinstance(first, Delta) and first.text == "m/10", "10 is newer than 9"
@@ -112,7 +112,7 @@ async def test_a_canary_gets_its_share_the_same_askers_and_can_be_taken_back(
 ) -> None:
     library = Library(put(tmp_path, "m/1", "m/2"))
     say(tmp_path, "m", current="1", canary="2", canary_share=0.25)
-    shelf = Shelf(tmp_path, library.open, max_loaded=2)
+    shelf = ModelPool(tmp_path, library.open, max_loaded=2)
     got = [await who(shelf, "m", f"s{n}") for n in range(400)]
     assert 60 < Counter(got)["m/2"] < 140
     assert got[:50] == [await who(shelf, "m", f"s{n}") for n in range(50)]
@@ -121,7 +121,7 @@ async def test_a_canary_gets_its_share_the_same_askers_and_can_be_taken_back(
 
 
 async def test_an_unknown_model_is_told_with_those_there_are(tmp_path: Path) -> None:
-    shelf = Shelf(put(tmp_path, "a"), Library(tmp_path).open)
+    shelf = ModelPool(put(tmp_path, "a"), Library(tmp_path).open)
     with pytest.raises(RequestError, match="there are a"):
         await who(shelf, "z")
 
@@ -140,7 +140,7 @@ def test_a_folder_without_models_is_told(tmp_path: Path) -> None:
     opened: Callable[[Path], ScriptedEngine] = Library(tmp_path).open
     for root in (tmp_path, tmp_path / "none"):
         with pytest.raises(CheckpointError):
-            Shelf(root, opened)
+            ModelPool(root, opened)
 
 
 def test_versions_are_ordered_as_people_count(tmp_path: Path) -> None:

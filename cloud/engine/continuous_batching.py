@@ -1,0 +1,147 @@
+"""Continuous batching: answers come and go between steps, and one that fails fails alone."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+
+import torch
+
+from backbone.errors import SchemaRefusal
+from cloud.engine.answer_state import RequestState
+from cloud.engine.runner import Step
+from cloud.engine.scheduler import Scheduler, Slice
+from cloud.engine.sequence import Sequence as Tokens
+from cloud.engine.step_result import StepResult
+from cloud.engine.tensor_parallel import GroupLost
+from offload.messages import FinishReason
+
+_log = logging.getLogger(__name__)
+
+NOT_A_NUMBER = "the model's arithmetic overflowed on this request; ask again or shorten it"
+STEP_FAILED = "the cloud could not compute this request ({}); ask again"
+_NO_MEMORY_WORDS = ("can't allocate memory", "can't start new thread")
+NO_MEMORY = "the cloud has no memory left for this request; ask again later"
+
+
+class Batching:
+    """Moves all answers forward by one step at a time; lives in one thread."""
+
+    def __init__(self, scheduler: Scheduler, step: Step) -> None:
+        self._scheduler = scheduler
+        self._step = step
+        self._answers: dict[Tokens, RequestState] = {}
+
+    @property
+    def num_unfinished(self) -> int:
+        return len(self._answers)
+
+    def add(self, answer: RequestState) -> None:
+        """Queue an answer."""
+        self._answers[answer.sequence] = answer
+        self._scheduler.add(answer.sequence)
+
+    def cancel(self, answer: RequestState) -> None:
+        """End an answer that nobody reads any more; one that has ended is left alone."""
+        if not answer.ended:
+            self._end(answer.sequence, "cancelled")
+
+    def abort(self, error: str) -> None:
+        """End every answer with an error, for good: what the scheduler holds is not freed."""
+        for answer in self._answers.values():
+            answer.end("error", error)
+        self._answers.clear()
+
+    def step(self) -> None:
+        """End what is overdue, compute one step, and hand every outcome to its answer."""
+        self._end_overdue()
+        slices = self._plan()
+        assert slices or not self._answers, "answers wait and none can be computed"
+        self._compute(slices)
+
+    def check_integrity(self) -> None:
+        """Assert that nothing is lost: answers, sequences and blocks agree."""
+        known = {*self._scheduler.running, *self._scheduler.waiting}
+        assert known == set(self._answers), "answers and sequences disagree"
+        self._scheduler.check_integrity()
+
+    def _end_overdue(self) -> None:
+        for sequence in self._scheduler.expired(time.monotonic()):
+            self._end(sequence, "deadline")
+
+    def _plan(self) -> list[Slice]:
+        slices = self._scheduler.schedule()
+        now_s = time.monotonic()
+        for slice_ in slices:
+            self._answers[slice_.sequence].start(now_s)
+        return slices
+
+    def _compute(self, slices: list[Slice]) -> None:
+        if not slices:
+            return
+        began_s = time.monotonic()
+        try:
+            outcomes = self._step(slices)
+        except GroupLost:
+            raise  # no step can be done again without the others
+        except Exception as error:
+            self._recover(slices, error)
+            return
+        num_tokens = sum(slice_.num_tokens for slice_ in slices)
+        self._scheduler.pace.note(num_tokens, time.monotonic() - began_s)
+        self._apply(slices, outcomes)
+
+    def _recover(self, slices: list[Slice], error: Exception) -> None:
+        """Less at once where memory ran out; else one by one, so that the guilty fail alone."""
+        num_tokens = sum(slice_.num_tokens for slice_ in slices)
+        # Only the kind is logged: a message could quote what a person asked.
+        _log.warning("a step of %d tokens failed: %s", num_tokens, type(error).__name__)
+        if is_out_of_memory(error):
+            if self._scheduler.shrink(num_tokens):
+                _log.warning("out of memory: at most %d tokens a step", self._scheduler.budget)
+                _empty_cache()
+            else:
+                self._end(slices[0].sequence, "error", NO_MEMORY)
+        elif len(slices) == 1:
+            self._end(slices[0].sequence, "error", STEP_FAILED.format(type(error).__name__))
+        else:
+            for slice_ in slices:
+                self._compute([slice_])
+
+    def _apply(self, slices: Sequence[Slice], outcomes: Sequence[StepResult]) -> None:
+        for slice_, outcome in zip(slices, outcomes, strict=True):
+            if outcome.is_broken:
+                # Not counted as computed: blocks with NaN in them must not be found by others.
+                self._end(slice_.sequence, "error", NOT_A_NUMBER)
+            else:
+                self._take(slice_, outcome)
+
+    def _take(self, slice_: Slice, outcome: StepResult) -> None:
+        answer, reason, error = self._answers[slice_.sequence], None, None
+        answer.score(outcome.scored)
+        num_rejected = len(slice_.draft) + 1 - len(outcome.chosen) if outcome.chosen else 0
+        try:
+            if outcome.chosen:
+                reason = answer.accept(outcome.chosen)
+        except SchemaRefusal as refusal:
+            reason, error = "error", str(refusal)
+        self._scheduler.computed(slice_, num_rejected)
+        if reason is not None:
+            self._end(slice_.sequence, reason, error)
+
+    def _end(self, sequence: Tokens, reason: FinishReason, error: str | None = None) -> None:
+        self._scheduler.remove(sequence)
+        self._answers.pop(sequence).end(reason, error)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; torch on a CPU, and Python for a thread, say so in words alone."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY_WORDS)
+    )
+
+
+def _empty_cache() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

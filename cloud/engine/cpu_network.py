@@ -1,0 +1,171 @@
+"""The fused network in float32 on a CPU, where to start an operator costs as much as a small one.
+
+Weights are laid out anew for few rows, the residual is added by the product before it, a norm is
+five operators instead of eight, and a rotation is one: the two channels that turn together lie
+together, as one complex number. Queries and keys agree on that order, so their products are the
+same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from backbone.attention import Attend, soft_capped
+from backbone.config import NetworkConfig
+from backbone.network import DecoderLayer, FeedForward, Network, embedded
+from backbone.rotary import attention_factor, cos_sin
+from cloud.engine.fused_network import Dense, FusedLayer, FusedNetwork, free
+from cloud.engine.packed_linear import Product, product_with
+
+# Rows for which MKL is slow with a weight as it lies, and quick with the two changed over.
+_CHANGED_OVER = range(5, 16)
+
+
+@dataclass(frozen=True)
+class _Lean:
+    input_norm: Tensor
+    qkv: Product
+    qk_norm: Tensor | None  # [heads + kv_heads, dim]
+    output: Product
+    after_attention: Tensor | None
+    before_feed: Tensor
+    gate_up: Product
+    down: Product
+    after_feed: Tensor | None
+
+
+class LeanNetwork(FusedNetwork):
+    """Takes over the weights of a network without experts."""
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        network: Network,
+        max_model_len: int,
+        *,
+        add_up: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__(network, max_model_len, add_up=add_up)
+        self._angles = _turns(network, max_model_len)
+        self._least = torch.tensor(self._eps)
+        tied = network.lm_head.weight is network.embed_tokens.weight
+        self._apart = None if tied else product_with(self._head)
+        self._lean: list[_Lean] = []
+        for block in network.layers:
+            # One layer at a time, so that memory never holds the weights twice.
+            self._lean.append(_lean(self._layers.pop(0), self.config))
+            _free_rest(cast(DecoderLayer, block))
+        if not tied:
+            self._head = torch.empty(0)
+            free(network.lm_head)
+
+    def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+        """See FusedNetwork."""
+        x = embedded(functional.embedding(tokens, self._embedding), self.config)
+        # By base, complex [tokens, 1, dim / 2].
+        turns = [table.index_select(0, positions) for table in self._angles]
+        for i, layer in enumerate(self._lean):
+            x = self._attended(i, layer, x, turns[self._bases[i]], attend)
+            x = self._fed(layer, x)
+        return self._normed(x, self._norm)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """See FusedNetwork."""
+        if self._apart is not None:
+            found = self._apart(hidden)
+        elif len(hidden) in _CHANGED_OVER:
+            found = torch.mm(self._head, hidden.t()).t().contiguous()
+        else:
+            return super().logits(hidden)
+        return soft_capped(found, self.config.final_logit_softcapping)
+
+    def _attended(self, i: int, layer: _Lean, x: Tensor, turn: Tensor, attend: Attend) -> Tensor:
+        num_q, num_kv = self._heads
+        qkv = layer.qkv(self._normed(x, layer.input_norm))
+        # [tokens, heads + 2 kv_heads, dim]
+        qkv = qkv.view(-1, num_q + 2 * num_kv, self.config.head_dim)
+        qk = qkv[:, : num_q + num_kv]
+        if layer.qk_norm is not None:
+            qk = self._normed(qk, layer.qk_norm)
+        qk = (qk.view(torch.complex64) * turn).view(torch.float32)
+        q = qk[:, :num_q]
+        if self.config.query_scale != 1.0:
+            q = q * self.config.query_scale
+        out = attend(i, q, qk[:, num_q:], qkv[:, num_q + num_kv :])
+        return self._added(x, out.flatten(1), layer.output, layer.after_attention)
+
+    def _fed(self, layer: _Lean, x: Tensor) -> Tensor:
+        gate, up = layer.gate_up(self._normed(x, layer.before_feed)).chunk(2, -1)
+        rows = self._activation(gate).mul_(up)
+        return self._added(x, rows, layer.down, layer.after_feed)
+
+    def _added(self, x: Tensor, rows: Tensor, product: Product, norm: Tensor | None) -> Tensor:
+        """Return x with the product of rows added, which may be one of several processes' parts."""
+        if norm is None and self._add_up is None:
+            return product.onto(x, rows)
+        made = self._whole(product(rows))
+        return x + (made if norm is None else self._normed(made, norm))
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = torch.addcmul(self._least, size, size, value=1 / x.shape[-1]).rsqrt_()
+        return (x * scale).mul_(weight)
+
+
+def is_lean(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether LeanNetwork can run a network: plain feed-forwards in float32 on a CPU."""
+    return device.type == "cpu" and dtype == torch.float32 and not config.num_experts
+
+
+def _turns(network: Network, max_model_len: int) -> list[Tensor]:
+    """Return for each base every position's rotations, complex64 [len, 1, dim / 2]."""
+    config = network.config
+    half = config.head_dim // 2
+    tables = []
+    for cos, sin in cos_sin(network.inverse, torch.arange(max_model_len)):  # [len, 1, dim]
+        turns = torch.complex(cos[..., :half].contiguous(), sin[..., :half].contiguous())
+        tables.append(turns * attention_factor(config))
+    return tables
+
+
+def _lean(layer: FusedLayer, config: NetworkConfig) -> _Lean:
+    assert isinstance(layer.feed, Dense), "a mixture of experts stays fused"
+    dim = config.head_dim
+    values = config.num_key_value_heads * dim
+    qk_norm = layer.qk_norm
+    return _Lean(
+        input_norm=layer.input_norm,
+        qkv=product_with(
+            _paired(layer.qkv, dim, values),
+            None if layer.qkv_bias is None else _paired(layer.qkv_bias, dim, values),
+        ),
+        qk_norm=None if qk_norm is None else _paired(qk_norm.flatten(), dim, 0).view_as(qk_norm),
+        output=product_with(layer.output, layer.output_bias),
+        after_attention=layer.after_attention,
+        before_feed=layer.before_feed,
+        gate_up=product_with(layer.feed.gate_up),
+        down=product_with(layer.feed.down),
+        after_feed=layer.after_feed,
+    )
+
+
+def _paired(rows: Tensor, dim: int, num_kept: int) -> Tensor:
+    """Return rows [heads * dim, ...] with channels i and i + dim / 2 of each head side by side.
+
+    The last `num_kept` rows, those of the values, stay as they are.
+    """
+    end = len(rows) - num_kept
+    turned, kept = rows[:end], rows[end:]
+    halves = turned.reshape(-1, 2, dim // 2, *rows.shape[1:])
+    return torch.cat((halves.transpose(1, 2).reshape(turned.shape), kept))
+
+
+def _free_rest(block: DecoderLayer) -> None:
+    """Free the projections that a fused layer shares with its block."""
+    free(block.self_attn.o_proj, cast(FeedForward, block.mlp).down_proj)

@@ -1,0 +1,110 @@
+"""The other processes of a shared model: started with the engine, and ended with it.
+
+Each runs `python -m cloud.engine.tp_worker`. It reads its share of the weights, says so in one line
+on its standard output, and then meets the others at a file of torch.distributed's own. Its
+standard input stays open as long as the engine lives.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from backbone.config import NetworkConfig
+from backbone.errors import NearfarError
+from backbone.tensor_shard import Share
+from cloud.engine.options import EngineOptions
+from cloud.engine.tensor_parallel import Meeting
+
+_END_S = 10.0  # for a process to leave once it was told
+
+
+class TpLauncher:
+    """Processes that this one started; there may be none."""
+
+    def __init__(self, processes: list[subprocess.Popen[str]], place: Path | None = None) -> None:
+        self._processes = processes
+        self._place = place
+
+    def wait_until_loaded(self) -> None:
+        """Wait until all have read their weights. Raises NearfarError for one that cannot."""
+        for rank, process in enumerate(self._processes, start=1):
+            assert process.stdout is not None, "its output is a pipe"
+            line = process.stdout.readline().strip()
+            if line != "loaded":
+                reason = line or "it ended without a word"
+                raise NearfarError(f"process {rank} of the shared model failed: {reason}")
+
+    def lost(self) -> str | None:
+        """Return which process has ended by itself and how, or None while all run."""
+        for rank, process in enumerate(self._processes, start=1):
+            if (status := process.poll()) is not None:
+                how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
+                return f"process {rank} of the shared model {how}; start the engine again"
+        return None
+
+    @contextmanager
+    def ended_on_failure(self) -> Iterator[None]:
+        """End them all if the block fails. Raises NearfarError where one of them is why."""
+        try:
+            yield
+        except BaseException as error:
+            lost = self.lost()
+            self.end()
+            if lost is None or isinstance(error, NearfarError):
+                raise
+            raise NearfarError(lost) from error
+
+    def end(self) -> None:
+        """End all, by force where asking is not enough."""
+        for process in self._processes:
+            assert process.stdin is not None, "its input is a pipe"
+            process.stdin.close()
+        for process in self._processes:
+            try:
+                process.wait(_END_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            assert process.stdout is not None, "its output is a pipe"
+            process.stdout.close()
+        if self._place is not None:
+            shutil.rmtree(self._place, ignore_errors=True)
+
+
+def gather(folder: Path, options: EngineOptions) -> tuple[TpLauncher, Meeting | None]:
+    """Start the other processes of a shared model, unless torchrun has; return where to meet.
+
+    Raises CheckpointError for a model that cannot be shared so, before anything is started.
+    """
+    size = options.tensor_parallel_size
+    if size == 1:
+        return TpLauncher([]), None
+    Share(0, size).of_config(NetworkConfig.load(folder))
+    if (meeting := Meeting.by_torchrun(size)) is not None:
+        return TpLauncher([]), meeting
+    place = Path(tempfile.mkdtemp(prefix="nearfar-crew-"))
+    address = f"file://{place / 'meeting'}"
+    told = {"folder": str(folder.resolve()), "options": asdict(options), "address": address}
+    processes = [_start(rank, told) for rank in range(1, size)]
+    return TpLauncher(processes, place), Meeting(rank=0, size=size, address=address)
+
+
+def _start(rank: int, told: Mapping[str, object]) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cloud.engine.tp_worker", str(rank)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None, "its input is a pipe"
+    process.stdin.write(json.dumps(told) + "\n")
+    process.stdin.flush()
+    return process

@@ -1,0 +1,128 @@
+"""Several models behind one endpoint: loaded when asked for, put away when another needs room."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from cloud.fleet.total_load import sum_of
+from cloud.fleet.versions import models_in, served, version_for
+from offload.engine import Breaking, Engine, Reporting
+from offload.errors import Overloaded, RequestError
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
+
+
+@dataclass(eq=False)
+class _Loaded:
+    engine: Engine
+    pinned: bool
+    num_running: int = 0
+
+
+class ModelPool:
+    """An Engine with names, one for each model in a folder (cloud/fleet/versions.py).
+
+    At most `max_loaded` are in memory: the one that was asked longest ago is put away for another,
+    never one that is answering or pinned. A version is switched without cutting an answer: what
+    runs ends on the old one. `open_engine` may take its time; it is called in a thread.
+    """
+
+    def __init__(
+        self, root: Path, open_engine: Callable[[Path], Engine], *, max_loaded: int = 1
+    ) -> None:
+        """Look what is there. Raises CheckpointError or SettingsError."""
+        self._root, self._open, self._max_loaded = root, open_engine, max_loaded
+        self._names = models_in(root)
+        self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()  # the longest unasked first
+        self._loading = asyncio.Lock()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the models' names; the first answers where none is named."""
+        return tuple(self._names)
+
+    @property
+    def loaded(self) -> tuple[Path, ...]:
+        """The folders that are in memory, the longest unasked first."""
+        return tuple(self._loaded)
+
+    def card(self) -> ModelCard:
+        """Return the card of the model that was asked last. Raises Overloaded before `start`."""
+        if not self._loaded:
+            raise Overloaded("no model is loaded yet; ask again in a moment")
+        return next(reversed(self._loaded.values())).engine.card()
+
+    async def start(self) -> ModelCard:
+        """Load the first model, and the pinned ones."""
+        for name in self._names[::-1]:
+            if name == self._names[0] or served(self._root / name).pinned:
+                async with self._place(name, ""):
+                    pass
+        return self.card()
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        """Stream the answer of the model that is named. Raises RequestError, Overloaded."""
+        name = request.model or self._names[0]
+        if name not in self._names:
+            raise RequestError(f"there is no model {name!r}; there are {', '.join(self._names)}")
+        own = msgspec.structs.replace(request, model="")  # the engine has no names
+        async with self._place(name, request.session or request.id) as engine:
+            items = cast("AsyncGenerator[Delta | Finish, None]", engine.generate(own))
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    yield item
+
+    def report(self) -> EngineLoad | None:
+        """Return the load of the models in memory; see offload.engine.Reporting."""
+        engines = [each.engine for each in self._loaded.values()]
+        return sum_of([each.report() for each in engines if isinstance(each, Reporting)])
+
+    async def aclose(self) -> None:
+        """Put everything away."""
+        while self._loaded:
+            _, loaded = self._loaded.popitem()
+            await loaded.engine.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _place(self, name: str, asker: str) -> AsyncIterator[Engine]:
+        said = served(self._root / name)
+        folder = self._root / name / version_for(said, asker)
+        loaded = await self._fetch(folder, pinned=said.pinned)
+        loaded.num_running += 1
+        try:
+            yield loaded.engine
+        finally:
+            loaded.num_running -= 1
+
+    async def _fetch(self, folder: Path, *, pinned: bool) -> _Loaded:
+        async with self._loading:  # one at a time: memory is what is short
+            if folder in self._loaded and _is_broken(self._loaded[folder].engine):
+                await self._loaded.pop(folder).engine.aclose()
+            if folder not in self._loaded:
+                await self._make_room()
+                engine = await asyncio.to_thread(self._open, folder)
+                self._loaded[folder] = _Loaded(engine, pinned)
+            self._loaded.move_to_end(folder)
+            self._loaded[folder].pinned = pinned
+            return self._loaded[folder]
+
+    async def _make_room(self) -> None:
+        while len(self._loaded) >= self._max_loaded:
+            idle = [f for f, each in self._loaded.items() if not (each.num_running or each.pinned)]
+            if not idle:
+                raise Overloaded(
+                    f"all {self._max_loaded} places for models are in use; ask again later, or "
+                    "serve with a higher --max-loaded",
+                    5.0,
+                )
+            await self._loaded.pop(idle[0]).engine.aclose()
+
+
+def _is_broken(engine: Engine) -> bool:
+    return isinstance(engine, Breaking) and engine.broken() is not None

@@ -1,0 +1,110 @@
+"""The process of one replica: `python -m cloud.fleet.replica_main ENDPOINT ENGINE ARGUMENTS CORES`.
+
+ENGINE is module:function, ARGUMENTS its keyword arguments as JSON, CORES those it may run on, with
+commas between them; empty is all. The process ends with its parent: when its standard input is
+closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import importlib
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+from typing import cast
+
+import msgspec
+
+from offload.asker import asked_by, asker
+from offload.engine import Breaking, Engine, Reporting
+from offload.link.running_requests import AnswerLimits
+from offload.link.server import LinkServer
+from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 0.2  # between two looks whether the engine is broken
+_TELL_S = 2.0  # for answers that it broke, to be heard
+_MOST = 100_000  # answers at once: the fleet's own admission is what bounds them
+
+
+def open_model(folder: str, **options: object) -> Engine:
+    """Return the cloud engine of a model folder; the options are EngineOptions' fields."""
+    from cloud.engine.engine import CloudEngine
+    from cloud.engine.options import EngineOptions
+
+    return CloudEngine(Path(folder), options=EngineOptions(**options))  # type: ignore[arg-type]
+
+
+def told_whose(request: Request) -> Request:
+    """Return a request that names in its salt who asks: the child knows no other way."""
+    salt = hashlib.sha256(request.cache_salt.encode("utf-8", "surrogatepass")).hexdigest()
+    told = f"{asker()}\n{salt if request.cache_salt else ''}"
+    return msgspec.structs.replace(request, cache_salt=told)
+
+
+class _Told:
+    """An engine that is told by each request's salt for whom it works; see told_whose."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def card(self) -> ModelCard:
+        return self._engine.card()
+
+    def report(self) -> EngineLoad | None:
+        return self._engine.report() if isinstance(self._engine, Reporting) else None
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        who, _, salt = request.cache_salt.rpartition("\n")
+        own = msgspec.structs.replace(request, cache_salt=salt)
+        with asked_by(who):  # the link runs each answer in a task of its own
+            items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(own))
+            async with aclosing(items):
+                async for item in items:
+                    yield item
+
+    async def aclose(self) -> None:
+        await self._engine.aclose()
+
+
+async def serve(engine: Engine, endpoint: str) -> None:
+    """Serve over a private socket until the parent leaves."""
+    limits = AnswerLimits(max_streams=_MOST, max_streams_per_device=_MOST)
+    link = LinkServer(_Told(engine), endpoint, limits=limits)
+    async with aclosing(engine), aclosing(link) as server:
+        await server.start()
+        left = asyncio.ensure_future(asyncio.to_thread(sys.stdin.buffer.read))
+        while not left.done():
+            if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
+                await _end_broken(server, why)
+            await asyncio.wait((left,), timeout=_LOOK_S)
+
+
+async def _end_broken(server: LinkServer, why: str) -> None:
+    """End the process, so that its keeper starts another; whoever asked is told first."""
+    _log.error("the engine broke: %s", why)
+    await server.drain(_TELL_S)
+    os._exit(1)  # no step that waits for a dead process could be interrupted
+
+
+def main() -> None:
+    """Open the engine and serve it."""
+    # Ctrl-C in a terminal reaches every process; the parent ends this one when it has drained.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    endpoint, engine, arguments, cores = sys.argv[1:]
+    if cores and hasattr(os, "sched_setaffinity"):  # before torch counts the cores it has
+        os.sched_setaffinity(0, map(int, cores.split(",")))
+    module, _, function = engine.partition(":")
+    made = getattr(importlib.import_module(module), function)(**json.loads(arguments))
+    asyncio.run(serve(made, endpoint))
+
+
+if __name__ == "__main__":
+    main()

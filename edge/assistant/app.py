@@ -1,0 +1,250 @@
+"""The page and its API: conversations, answers as they are written, settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from backbone.error_causes import cause
+from backbone.errors import NearfarError
+from edge.assistant.access import PageAccess
+from edge.assistant.engine_settings import Change, Desk
+from edge.assistant.language import speaks_chinese, spoken, told_of
+from edge.assistant.running_answers import Event, RunningAnswers, told
+from edge.chat.consent import Reply
+from edge.chat.dialogue import Manner
+from edge.chat.upgrade_answers import Bettering
+from edge.conversations.conversation import Turn
+from edge.conversations.export import export
+from edge.conversations.store import Conversations
+from offload.errors import RequestError
+from offload.messages import Privacy, Sampling, Side
+
+PAGE = Path(__file__).parent / "page"
+MAX_TOKENS = 1024
+
+T = TypeVar("T")
+
+
+class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A question; `side` None leaves it to the policy. An empty text answers the last one anew.
+
+    `private` keeps it here whatever the settings say by now: it was written while they said so.
+    """
+
+    text: str = ""
+    side: Side | None = None
+    private: bool = False
+
+
+class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A new title."""
+
+    title: str
+
+
+class Replied(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person said when asked whether text may leave."""
+
+    reply: Reply
+
+
+def build_app(
+    desk: Desk,
+    store: Conversations,
+    answers: RunningAnswers,
+    *,
+    token: str,
+    beside: Starlette | None = None,
+) -> Starlette:
+    """Return the ASGI app; it closes the desk when it ends.
+
+    `beside` answers the paths that are not the page's, behind the same door but for the token:
+    it has keys of its own.
+    """
+    api = _Api(desk, store, answers)
+    bettering = Bettering(desk.outbox, store)
+    answers.after = bettering.nudge
+    one = "/api/conversations/{id}"
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(bettering.watching(lambda: desk.engine))
+            if beside is not None:  # a mounted app's own beginning and end are not run otherwise
+                await stack.enter_async_context(beside.router.lifespan_context(beside))
+            yield
+        await answers.stop_all()
+        await desk.aclose()
+
+    return Starlette(
+        routes=[
+            Route("/", lambda _: FileResponse(PAGE / "index.html")),
+            # A service worker commands only what lies below its own address.
+            Route("/worker.js", lambda _: FileResponse(PAGE / "worker.js")),
+            Mount("/page", StaticFiles(directory=PAGE)),
+            Route("/api/standing", api.standing),
+            Route("/api/settings", api.settings, methods=["PATCH"]),
+            Route("/api/conversations", api.conversations),
+            Route("/api/conversations", api.begin, methods=["POST"]),
+            Route(one, api.read),
+            Route(one, api.rename, methods=["PATCH"]),
+            Route(one, api.delete, methods=["DELETE"]),
+            Route(f"{one}/export", api.export),
+            Route(f"{one}/ask", api.ask, methods=["POST"]),
+            Route(f"{one}/stream", api.stream),
+            Route(f"{one}/undo", api.undo, methods=["POST"]),
+            Route(f"{one}/stop", api.stop, methods=["POST"]),
+            Route(f"{one}/consent", api.consent, methods=["POST"]),
+            *([Mount("", beside)] if beside is not None else []),
+        ],
+        lifespan=lifespan,
+        middleware=[Middleware(PageAccess, token=token)],
+        exception_handlers={NearfarError: _on_ours},
+    )
+
+
+class _Api:
+    """What the page can ask for."""
+
+    def __init__(self, desk: Desk, store: Conversations, answers: RunningAnswers) -> None:
+        self._desk, self._store, self._answers = desk, store, answers
+
+    async def standing(self, request: Request) -> Response:
+        return _said(request, self._desk.standing())
+
+    async def settings(self, request: Request) -> Response:
+        change = await _body(request, Change)
+        async with self._desk.lock:
+            if self._answers.any_running or self._desk.current.num_running:
+                raise RequestError("an answer is being written; stop it first")
+            await self._desk.change(change)
+        return _said(request, self._desk.standing())
+
+    async def conversations(self, request: Request) -> Response:
+        wanted = request.query_params.get("q", "").strip()
+        if wanted:
+            return _json(self._store.search(wanted))
+        return _json([{"heading": each, "excerpt": ""} for each in self._store.headings()])
+
+    async def begin(self, _: Request) -> Response:
+        return _json({"id": self._store.begin(privacy=self._desk.privacy)})
+
+    async def read(self, request: Request) -> Response:
+        whole = self._store.read(_id(request))
+        turns = [_shown(turn) for turn in whole.turns]
+        return _said(request, {"heading": whole.heading, "system": whole.system, "turns": turns})
+
+    async def rename(self, request: Request) -> Response:
+        self._store.rename(_id(request), (await _body(request, Rename)).title)
+        return _json({})
+
+    async def delete(self, request: Request) -> Response:
+        await self._answers.forget(_id(request))
+        async with self._desk.lock:
+            await self._desk.forget(_id(request), self._store)
+        return _json({})
+
+    async def export(self, request: Request) -> Response:
+        wants_json = request.query_params.get("form") == "json"
+        text = export(self._store.read(_id(request)), "json" if wants_json else "markdown")
+        return Response(text, media_type="application/json" if wants_json else "text/markdown")
+
+    async def ask(self, request: Request) -> Response:
+        """Begin to answer: a new question, or the last one anew."""
+        conversation, asked = _id(request), await _body(request, PageQuestion)
+        async with self._desk.lock:
+            self._begin_answer(conversation, asked)
+        return _json({}, status=202)
+
+    def _begin_answer(self, conversation: str, asked: PageQuestion) -> None:
+        self._answers.require_idle(conversation)
+        if asked.text.strip():
+            privacy = Privacy.LOCAL_ONLY if asked.private else self._desk.privacy
+            self._store.ask(conversation, asked.text.strip(), privacy)
+        elif self._store.unanswer(conversation) is None:
+            raise RequestError("there is nothing to answer again; ask something first")
+        manner = Manner(privacy=self._desk.privacy, sampling=Sampling(max_tokens=MAX_TOKENS))
+        outbox = self._desk.outbox if self._desk.settings.cloud.url else None
+        manner = replace(manner, forced=asked.side, outbox=outbox)
+        self._answers.start(self._desk.engine, conversation, manner)
+
+    async def stream(self, request: Request) -> Response:
+        async def lines() -> AsyncIterator[bytes]:
+            async for event in self._answers.follow(_id(request)):
+                yield b"data: " + msgspec.json.encode(_event(request, event)) + b"\n\n"
+
+        return StreamingResponse(lines(), media_type="text/event-stream")
+
+    async def undo(self, request: Request) -> Response:
+        """Take back the last question and its answer."""
+        self._answers.require_idle(_id(request))
+        private = self._store.stays(_id(request))
+        question = self._store.undo(_id(request))
+        if question is None:
+            raise RequestError("there is nothing to take back; ask something first")
+        return _json({"question": question, "private": private})
+
+    async def stop(self, request: Request) -> Response:
+        await self._answers.stop(_id(request))
+        return _json({})
+
+    async def consent(self, request: Request) -> Response:
+        self._answers.reply(_id(request), (await _body(request, Replied)).reply)
+        return _json({})
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+def _shown(turn: Turn) -> dict[str, Any]:
+    """Return a turn with what its reader is told of it."""
+    whole: dict[str, Any] = msgspec.to_builtins(turn)
+    if turn.better is not None:
+        whole["better"].update(told(turn.better.finish))
+    return {**whole, **(told(turn.finish) if turn.finish else {})}
+
+
+async def _body(request: Request, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(await request.body(), type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise RequestError(f"the body is not what is asked for: {cause(error)}") from None
+
+
+def _json(body: object, *, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
+
+
+def _event(request: Request, event: Event) -> Event:
+    """Return an event with its sentences in the page's language."""
+    error = event.get("error")
+    if isinstance(error, NearfarError):
+        return {**event, "error": told_of(error, in_chinese=_chinese(request))}
+    return cast(Event, spoken(event, in_chinese=_chinese(request)))
+
+
+def _said(request: Request, body: object) -> Response:
+    told = msgspec.to_builtins(body)
+    return _json(spoken(told, in_chinese=_chinese(request)))
+
+
+def _chinese(request: Request) -> bool:
+    return speaks_chinese(request.headers.get("accept-language", ""))
+
+
+async def _on_ours(request: Request, error: Exception) -> Response:
+    assert isinstance(error, NearfarError), "only ours come here"
+    return _json({"error": told_of(error, in_chinese=_chinese(request))}, status=400)

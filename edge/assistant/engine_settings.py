@@ -1,0 +1,174 @@
+"""The engine behind the page, and the settings a person changes there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import msgspec
+
+from edge.assistant.current_engine import Current
+from edge.chat.consent import ConsentPrompt, Question
+from edge.chat.status_line import LinkState, link, link_state, memory_bytes
+from edge.conversations.forget import forget
+from edge.conversations.store import Conversations
+from edge.models.local_models import find_model, list_models
+from edge.near.factory import Choice, open_hybrid
+from offload.config.places import Places
+from offload.config.settings import EdgeSettings, Settings
+from offload.config.settings_file import change_settings
+from offload.egress.outbox import Outbox
+from offload.egress.permission import LivePermission
+from offload.engine import Engine
+from offload.errors import RequestError, SettingsError
+from offload.messages import ModelCard, Privacy, Request
+from offload.pair import EDGE_MODEL
+
+Open = Callable[[Settings, Places, Choice], Engine]
+
+
+class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person changed; what is None stays."""
+
+    model: str | None = None
+    window: int | None = None
+    kv_cache_dtype: str | None = None
+    private: bool | None = None
+
+
+class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the page shows of the engine."""
+
+    model: ModelCard
+    models: list[str]
+    chosen: str
+    window: int
+    kv_cache_dtype: str
+    private: bool
+    has_cloud: bool
+    is_offline: bool  # for as long as the assistant runs
+    asks: bool  # before anything leaves
+    is_demonstration: bool  # the embedded model, which knows little
+    cloud: LinkState
+    link: str
+    memory_bytes: int
+
+
+class Desk:
+    """Owns the engine. While private, there is no cloud at all: its link is closed, not unused."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        here: Places,
+        *,
+        ask: Question,
+        offline: bool = False,
+        serving: bool = False,
+        open_engine: Open = open_hybrid,
+        refused: Callable[[Request], None] = lambda _: None,
+    ) -> None:
+        self.settings = settings
+        self._here = here
+        self._ask = ask
+        self._offline = offline
+        self._serving = serving  # programs ask too, many at once
+        self._open = open_engine
+        self._refused = refused
+        self.outbox = Outbox(here.outbox)
+        self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
+        self._allowed = LivePermission(here.config_file)
+        self.engine = self._make()
+        self.current = Current(lambda: self.engine)
+
+    def _make(self) -> Engine:
+        offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
+        consent = ConsentPrompt(self._ask, self._here, refused=self._refused)
+        choice = Choice(offline=offline, consent=consent, serving=self._serving)
+        return self._open(self.settings, self._here, choice)
+
+    @property
+    def privacy(self) -> Privacy:
+        """The class of what is written here, as the settings say now."""
+        return self._allowed().chosen()
+
+    def standing(self) -> EngineStatus:
+        """Return what the page shows."""
+        edge = self.settings.edge
+        return EngineStatus(
+            model=self.engine.card(),
+            models=[each.name for each in list_models(self._here.models) if each.runs == "edge"],
+            chosen=edge.model,
+            window=edge.window,
+            kv_cache_dtype=edge.kv_cache_dtype,
+            private=self.privacy is Privacy.LOCAL_ONLY,
+            has_cloud=bool(self.settings.cloud.url) and not self._offline,
+            is_offline=self._offline,
+            asks=self.privacy is Privacy.ASK,
+            is_demonstration=edge.model in ("embedded", EDGE_MODEL.stem),
+            cloud=link_state(self.engine),
+            link=link(self.engine),
+            memory_bytes=memory_bytes(),
+        )
+
+    async def change(self, change: Change) -> None:
+        """Apply a change and keep it in the settings file. Where either fails nothing has changed.
+
+        The caller holds the lock. Raises NearfarError.
+        """
+        wanted = replace(self.settings, edge=_edge(self.settings.edge, change))
+        find_model(wanted.edge.model, self._here.models)  # before the old engine is let go
+        before, before_private = self.settings, self.privacy
+        if change.private is not None:
+            # First of all: where it is on, nothing leaves while the rest is done.
+            self._keep_privacy(Privacy.LOCAL_ONLY if change.private else Privacy.ASK)
+        self.settings = wanted
+        try:
+            await self._renew()
+            self._keep(change)
+        except BaseException:  # whatever it was: without its engine the page could do nothing more
+            self.settings = before
+            if change.private is not None:
+                self._keep_privacy(before_private)
+            await self._renew()
+            raise
+
+    async def _renew(self) -> None:
+        await self.engine.aclose()
+        # Loading a model takes seconds, in which other requests are not to wait.
+        self.engine = await asyncio.to_thread(self._make)
+
+    def _keep(self, change: Change) -> None:
+        said = {name: value for name, value in _edge_values(change).items() if value is not None}
+        if said:
+            change_settings(self._here.config_file, "edge", said)
+
+    def _keep_privacy(self, privacy: Privacy) -> None:
+        change_settings(self._here.config_file, "policy", {"privacy": privacy.value})
+        if self.privacy is not privacy:
+            raise SettingsError(
+                f"NEARFAR_POLICY_PRIVACY says {self.privacy.value}, and goes before what is chosen "
+                "here; start the assistant without it"
+            )
+
+    async def forget(self, conversation: str, store: Conversations) -> None:
+        """Delete a conversation everywhere on this device."""
+        await forget(conversation, store, self.engine, self._here.cache / "sessions")
+
+    async def aclose(self) -> None:
+        """Close the engine."""
+        await self.engine.aclose()
+
+
+def _edge_values(change: Change) -> dict[str, Any]:
+    known = {each.name for each in fields(EdgeSettings)}
+    return {name: value for name, value in msgspec.structs.asdict(change).items() if name in known}
+
+
+def _edge(settings: EdgeSettings, change: Change) -> EdgeSettings:
+    said = {name: value for name, value in _edge_values(change).items() if value is not None}
+    if said.get("model") == "":
+        raise RequestError("the model's name is empty; choose one of the list")
+    return replace(settings, **said)

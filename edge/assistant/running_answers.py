@@ -1,0 +1,177 @@
+"""Answers under way: each goes on whether or not a page is watching, and can be joined midway."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any, cast
+
+import msgspec
+
+from backbone.errors import NearfarError
+from edge.chat.chat import remarks
+from edge.chat.consent import Reply, size_of
+from edge.chat.dialogue import Manner, answer
+from edge.chat.terminal import why
+from edge.conversations.store import Conversations
+from offload.engine import Engine
+from offload.errors import RequestError
+from offload.messages import Delta, Finish, Request
+from offload.reasons import sentence
+
+Event = dict[str, Any]
+
+
+class RunningAnswers:
+    """The last answer of each conversation: being written, or how it ended."""
+
+    def __init__(self, store: Conversations) -> None:
+        self._store = store
+        self._last: dict[str, _Answer] = {}
+        self.after: Callable[[], None] = lambda: None  # called whenever an answer has ended
+
+    @property
+    def any_running(self) -> bool:
+        """Whether anything is being written."""
+        return any(not each.task.done() for each in self._last.values())
+
+    def require_idle(self, conversation: str) -> None:
+        """Raise RequestError while this conversation is being answered."""
+        if self._running(conversation) is not None:
+            raise RequestError("an answer is being written; stop it first")
+
+    def start(self, engine: Engine, conversation: str, manner: Manner) -> None:
+        """Begin to answer a conversation's last question. Raises RequestError if it already is."""
+        self.require_idle(conversation)
+        going = _Answer(answer(engine, self._store, conversation, manner))
+        going.task.add_done_callback(lambda _: self.after())
+        self._last[conversation] = going
+
+    def _running(self, conversation: str) -> _Answer | None:
+        going = self._last.get(conversation)
+        return going if going is not None and not going.task.done() else None
+
+    async def stop(self, conversation: str) -> None:
+        """Stop an answer and keep what there is of it; without one, do nothing."""
+        going = self._running(conversation)
+        if going is not None:
+            going.task.cancel()
+            await asyncio.wait([going.task])
+
+    async def forget(self, conversation: str) -> None:
+        """Stop an answer, and keep nothing of it here."""
+        await self.stop(conversation)
+        self._last.pop(conversation, None)
+
+    async def stop_all(self) -> None:
+        """Stop every answer."""
+        for conversation in list(self._last):
+            await self.stop(conversation)
+
+    async def consent(self, request: Request) -> Reply:
+        """Ask whoever watches a conversation; where nobody does, it does not leave."""
+        going = self._running(request.session or "")
+        return await going.ask(size_of(request)) if going else "nobody"
+
+    def refused(self, request: Request) -> None:
+        """Keep what a person did not let go on this device, for good."""
+        if request.session:
+            self._store.keep_here(request.session)
+
+    def reply(self, conversation: str, reply: Reply) -> None:
+        """Hand on what a person said when asked."""
+        going = self._running(conversation)
+        if going is not None:
+            going.reply(reply)
+
+    async def follow(self, conversation: str) -> AsyncIterator[Event]:
+        """Yield what there is of the last answer, then what comes, to its end."""
+        going = self._last.get(conversation)
+        if going is not None:
+            async for event in going.follow():
+                yield event
+
+
+class _Answer:
+    """One answer, its watchers, and the question it may have for them."""
+
+    def __init__(self, stream: AsyncIterator[Delta | Finish]) -> None:
+        self._text, self._source = "", ""
+        self._watchers: set[asyncio.Queue[Event | None]] = set()
+        self._question: Event | None = None
+        self._reply: asyncio.Future[Reply] | None = None
+        self._end: Event = {"type": "stopped"}
+        self._ended = False
+        self.task = asyncio.create_task(self._read(stream))
+
+    async def _read(self, stream: AsyncIterator[Delta | Finish]) -> None:
+        try:
+            async with contextlib.aclosing(cast(Any, stream)):
+                async for item in stream:
+                    self._take(item)
+        except NearfarError as error:
+            self._end = {"type": "error", "error": error}
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._ended = True
+            for watcher in self._watchers:
+                watcher.put_nowait(self._end)
+                watcher.put_nowait(None)
+
+    def _take(self, item: Delta | Finish) -> None:
+        if isinstance(item, Finish):
+            built = cast(Event, msgspec.to_builtins(item))
+            self._end = {"type": "finish", **told(item), "finish": built}
+            return
+        self._text = item.text if item.replaces else self._text + item.text
+        self._source = item.source or self._source
+        self._tell(
+            {
+                "type": "delta",
+                "text": item.text,
+                "source": self._source,
+                "replaces": item.replaces,
+            }
+        )
+
+    async def ask(self, num_bytes: int) -> Reply:
+        self._question = {"type": "consent", "bytes": num_bytes}
+        self._reply = asyncio.get_running_loop().create_future()
+        self._tell(self._question)
+        try:
+            return await self._reply
+        finally:
+            self._question = self._reply = None
+            self._tell({"type": "consented"})
+
+    def reply(self, reply: Reply) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result(reply)
+
+    async def follow(self) -> AsyncIterator[Event]:
+        queue: asyncio.Queue[Event | None] = asyncio.Queue()
+        queue.put_nowait({"type": "so_far", "text": self._text, "source": self._source})
+        if self._question is not None:
+            queue.put_nowait(self._question)
+        if self._ended:
+            queue.put_nowait(self._end)
+            queue.put_nowait(None)
+        self._watchers.add(queue)
+        try:
+            while (event := await queue.get()) is not None:
+                yield event
+        finally:
+            self._watchers.discard(queue)
+
+    def _tell(self, event: Event) -> None:
+        for watcher in self._watchers:
+            watcher.put_nowait(event)
+
+
+def told(finish: Finish) -> Event:
+    """Return what a reader is told of a finished answer, in sentences."""
+    reason = sentence(finish.route.reason) if finish.route else ""
+    rest = remarks(finish, longer="ask it to go on")
+    return {"why": why(finish), "reason": reason, "remarks": list(rest)}

@@ -1,0 +1,160 @@
+"""`nearfar assistant`: the page's server on loopback, until a signal or its window ends it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import webbrowser
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from backbone.error_causes import cause
+from backbone.errors import MissingExtra
+from backbone.stop_signals import on_signals
+from backbone.terminal_text import echo, echo_json
+from edge.assistant.engine_settings import Desk
+from edge.assistant.running_answers import RunningAnswers
+from edge.chat.ask import AskOptions
+from edge.conversations.store import Conversations
+from offload.config.places import Places, places
+from offload.engine import Engine
+from offload.errors import SettingsError
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
+DEFAULT_PORT = 8089
+_END_WITHIN_S = 20.0  # after a signal
+_HEAD_TIMEOUT_S = 30.0
+
+Begun = Callable[[str], Awaitable[None]]
+Beside = Callable[[Engine], "Starlette"]
+
+
+def run(
+    wish: AskOptions,
+    *,
+    port: int,
+    open_page: bool,
+    as_json: bool,
+    in_window: bool = False,
+    beside: Beside | None = None,
+) -> None:
+    """Serve the page until Ctrl-C, or until its window is closed.
+
+    `beside` makes an app for the paths that are not the page's, of the engine that the page asks.
+    Raises SettingsError for a taken port, MissingExtra, NoWindow.
+    """
+    try:
+        import starlette
+        import uvicorn
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "starlette", "assistant") from None
+    del starlette, uvicorn
+    server = PageServer(wish, places(), port=port, beside=beside)
+    if in_window:
+        _in_window(server)
+        return
+
+    async def begun(url: str) -> None:
+        announce(url, has_api=beside is not None, as_json=as_json)
+        if open_page:
+            await asyncio.to_thread(webbrowser.open, url)
+
+    asyncio.run(server.serve(begun))
+
+
+def _in_window(server: PageServer) -> None:
+    from edge.assistant.window import load, show
+
+    def serve(tell: Callable[[str], None]) -> None:
+        async def begun(url: str) -> None:
+            tell(url)
+
+        asyncio.run(server.serve(begun))
+
+    show(load(), serve, server.stop, places().data / "window")
+
+
+class PageServer:
+    """The page, its conversations and its engine, behind one port of this machine."""
+
+    def __init__(self, wish: AskOptions, here: Places, *, port: int, beside: Beside | None) -> None:
+        self._wish, self._here, self._port, self._beside = wish, here, port, beside
+        self._server: uvicorn.Server | None = None
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End the server; any thread may say so."""
+        self._stopped = True
+        if self._server is not None:
+            self._server.should_exit = True
+
+    async def serve(self, begun: Begun) -> None:
+        """Serve until stopped, or until a signal; `begun` is told the link of the page."""
+        # uvicorn hears signals only once it is up: one that comes before must end it as well.
+        with on_signals(self.stop, signal.SIGINT, signal.SIGTERM, within_s=_END_WITHIN_S):
+            await self._serve(begun)
+
+    async def _serve(self, begun: Begun) -> None:
+        import uvicorn
+
+        from backbone.http_connections import patient_for
+        from edge.assistant.access import kept_token
+        from edge.assistant.app import build_app
+
+        token = kept_token(self._here.keys / "assistant.token")
+        store = Conversations(self._here.conversations)
+        listener = _bind(self._port)
+        answers = RunningAnswers(store)
+        desk = Desk(
+            self._wish.settings(),
+            self._here,
+            ask=answers.consent,
+            refused=answers.refused,
+            offline=self._wish.offline,
+            serving=self._beside is not None,
+        )
+        beside = self._beside(desk.current) if self._beside else None
+        app = build_app(desk, store, answers, token=token, beside=beside)
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                http=patient_for(_HEAD_TIMEOUT_S),
+                ws="none",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._server.should_exit = self._stopped
+        await begun(f"http://127.0.0.1:{listener.getsockname()[1]}/#token={token}")
+        await self._server.serve(sockets=[listener])
+        store.close()
+
+
+def announce(url: str, *, has_api: bool = False, as_json: bool) -> None:
+    """Say where the page is, for a person or as one JSON line."""
+    api = f"{url.partition('/#')[0]}/v1" if has_api else None
+    if as_json:
+        echo_json(json.dumps({"url": url, **({"api": api} if api else {})}))
+        return
+    echo(f"the assistant is at {url}\nwhoever has this link can read what you wrote")
+    if api:
+        echo(f"for OpenAI clients: OPENAI_BASE_URL={api}")
+    echo("stop with Ctrl-C")
+
+
+def _bind(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port), backlog=1024)
+    except OSError as error:
+        raise SettingsError(
+            f"cannot listen at 127.0.0.1:{port} ({cause(error)}); "
+            "choose another --port, or 0 for any"
+        ) from None

@@ -1,0 +1,116 @@
+"""`nearfar policy answers`: one model answers every question of a set, kept as a table."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from backbone.terminal_text import echo, echo_json
+from edge.near.factory import open_edge
+from offload.config.places import Places, places
+from offload.config.settings import Settings
+from offload.config.settings_reading import load
+from offload.egress.consent import OnceForAll
+from offload.engine import Engine
+from offload.errors import RequestError, SettingsError
+from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
+from offload.messages import Message, Request, Sampling
+from offload.policy.fitting.answer_table import AnswerTable
+from offload.policy.fitting.ask_questions import Asking, ask_all
+from offload.policy.fitting.grading import find_grader
+from offload.policy.serving.questions import read_questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answering:
+    """What the flags of `policy answers` say."""
+
+    questions: Path
+    out: Path
+    split: str | None = None
+    model: str | None = None
+    cloud: bool = False
+    grader: str = "kind"
+    sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
+    at_once: int = 4
+    keep_text: bool = False
+    keep_states: bool = False
+
+
+def run_answers(wish: Answering, *, as_json: bool) -> None:
+    """Ask what the table lacks, and say how many were answered, how many right, how many left."""
+    questions = read_questions(wish.questions, split=wish.split)
+    if not questions:
+        raise RequestError(f"{wish.questions} has no such questions; name another file or split")
+    here, settings = places(), load(places().config_file)
+    if wish.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
+    how = Asking(
+        grader=find_grader(wish.grader),
+        sampling=wish.sampling,
+        at_once=wish.at_once,
+        keep_text=wish.keep_text,
+        keep_states=wish.keep_states,
+    )
+    table = AnswerTable(wish.out)
+
+    async def ask() -> int:
+        async with _opened(wish, settings, here) as engine:
+            with Progress(console=Console(stderr=True), transient=True) as bar:
+                job = bar.add_task("asking", total=len(questions))
+                heard = lambda done: bar.update(job, completed=done)  # noqa: E731
+                return await ask_all(questions, engine, table, how, told=heard)
+
+    left_out = asyncio.run(ask())
+    said_left_out(left_out)
+    right = sum(row.right for row in table.found.values())
+    found = {"table": str(wish.out), "answered": len(table.found), "right": right}
+    if as_json:
+        told = msgspec.json.encode({**found, "left_out": left_out})
+        echo_json(told.decode())
+        return
+    echo(f"{len(table.found)} answers in {wish.out}, {right} of them right")
+
+
+def said_left_out(count: int) -> None:
+    """Say on stderr how many questions got no answer, if any."""
+    if count:
+        echo(
+            f"nearfar: {count} questions got no answer and were left out; run it again to ask them",
+            err=True,
+        )
+
+
+@asynccontextmanager
+async def _opened(wish: Answering, settings: Settings, here: Places) -> AsyncIterator[Engine]:
+    """Open the near model, or with `cloud` the far one, whose questions the ledger notes."""
+    if not wish.cloud:
+        side = replace(settings.edge, max_num_seqs=settings.edge.max_num_seqs or wish.at_once)
+        async with aclosing(open_edge(replace(settings, edge=side), here)) as near:
+            yield near
+        return
+    link = open_cloud(settings, here)
+    if link is None:
+        raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+    ledger = open_ledger(settings, here)
+    consent = OnceForAll("these questions")
+    door = open_door(link, settings, here, ledger=ledger, consent=consent)
+    async with aclosing(door) as far:
+        await reach(far)
+        yield far
+
+
+async def reach(cloud: Engine) -> None:
+    """Ask the cloud for one token: a link knows whom it talks to only once it has been used."""
+    request = Request(
+        messages=(Message(role="user", content="Hello"),), sampling=Sampling(max_tokens=1)
+    )
+    async for _ in cloud.generate(request):
+        pass

@@ -1,0 +1,115 @@
+"""`nearfar policy calibrate`: both models answer a labelled set, and a policy is fitted to them."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from backbone.terminal_text import echo, echo_json
+from edge.bench.answer_questions import reach, said_left_out
+from edge.models.local_models import find_model
+from edge.near.factory import Choice, open_hybrid
+from edge.near.rule_choice import content_of
+from offload.config.places import Places, places
+from offload.config.settings import Settings
+from offload.config.settings_reading import load
+from offload.egress.consent import OnceForAll
+from offload.errors import RequestError, SettingsError
+from offload.messages import ModelCard, Sampling
+from offload.policy.fitting.ask_questions import Asking
+from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
+from offload.policy.fitting.grading import find_grader
+from offload.policy.fitting.labelled_questions import Labels, label
+from offload.policy.fitting.policy_folder import save_policy
+from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.policy_file import Pairing, policy_name
+from offload.policy.serving.questions import Question, read_questions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """What the flags of `policy calibrate` say."""
+
+    questions: Path
+    split: str | None = None
+    model: str | None = None
+    grader: str = "kind"
+    max_tokens: int = 256
+    options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
+
+
+def run_calibration(wish: Calibration, *, as_json: bool) -> None:
+    """Ask, fit and write the policy file; say what was found and where it lies."""
+    questions = read_questions(wish.questions, split=wish.split)
+    if not questions:
+        raise RequestError(f"{wish.questions} has no such questions; name another file or split")
+    here, settings = places(), load(places().config_file)
+    if wish.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
+    rule, path, left_out = asyncio.run(_calibrate(questions, wish, settings, here))
+    said_left_out(left_out)
+    found = {"policy": str(path), "left_out": left_out, **msgspec.to_builtins(rule.policy.found)}
+    if as_json:
+        echo_json(msgspec.json.encode(found).decode())
+        return
+    echo(_told(rule, path))
+
+
+async def _calibrate(
+    questions: list[Question], wish: Calibration, settings: Settings, here: Places
+) -> tuple[Calibrated, Path, int]:
+    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these questions")))
+    edge, cloud = hybrid.edge, hybrid.cloud
+    async with aclosing(hybrid):
+        if cloud is None:
+            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+        await reach(cloud)
+        pairing = _pairing(settings, here, edge.card(), cloud.card())
+        path = here.policies / policy_name(pairing)
+        labels = Labels.at(path.with_suffix(""))
+        how = Asking(grader=find_grader(wish.grader), sampling=Sampling(max_tokens=wish.max_tokens))
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            job = bar.add_task("asking both models", total=len(questions))
+            left_out = await label(
+                questions,
+                edge,
+                cloud,
+                labels,
+                how,
+                told=lambda done: bar.update(job, completed=done),
+            )
+    rule = calibrate(*labels.of(questions), pairing, wish.options)
+    save_policy(rule, path)
+    return rule, path, left_out
+
+
+def _pairing(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:
+    path = find_model(settings.edge.model, here.models)
+    return Pairing(
+        edge_model=path.name,
+        edge_hash=content_of(path, settings),
+        quantization=edge.quantization,
+        kv_cache_dtype=settings.edge.kv_cache_dtype,
+        cloud_model=cloud.name,
+    )
+
+
+def _told(rule: Calibrated, path: Path) -> str:
+    found, policy = rule.policy.found, rule.policy
+    far = sum(gain > policy.min_gain for gain in policy.held.gains) / max(1, found.num_held)
+    return "\n".join(
+        (
+            f"{found.num_fitted} questions fitted on, {found.num_held} held back",
+            f"right: near {found.edge_accuracy:.1%}, far {found.cloud_accuracy:.1%}",
+            f"on the held ones: AUROC {found.auroc:.3f}, calibration error {found.ece:.3f}, "
+            f"{far:.0%} would go far",
+            f"probe of the hidden states {found.probe}",
+            f"written to {path}",
+        )
+    )

@@ -1,0 +1,177 @@
+"""The same questions near, far and through the hybrid: who is right, and what it cost."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from backbone.terminal_text import echo_json, printable
+from edge.chat.terminal import StreamReader
+from edge.near.factory import Choice, open_hybrid
+from offload.config.places import places
+from offload.config.settings_reading import load
+from offload.egress.consent import OnceForAll
+from offload.engine import Engine
+from offload.errors import LinkError, RequestError, SettingsError
+from offload.hybrid.hybrid import Hybrid
+from offload.messages import Finish, Message, Request, Sampling
+from offload.policy.serving.questions import Question, final_answer, is_right, read_questions
+from offload.reasons import sentence
+
+MAX_TOKENS = 160
+
+
+class TrialOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trial found; shares and accuracies are between 0 and 1."""
+
+    questions: int
+    edge_accuracy: float
+    cloud_accuracy: float
+    hybrid_accuracy: float
+    escalated_share: float
+    bytes_sent: int
+    seconds: float  # of the hybrid pass
+
+    @property
+    def recovered(self) -> float:
+        """Return how much of the way from the edge's accuracy to the cloud's the hybrid went."""
+        gap = self.cloud_accuracy - self.edge_accuracy
+        return (self.hybrid_accuracy - self.edge_accuracy) / gap if gap > 0 else 1.0
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer of one engine."""
+
+    right: bool
+    text: str
+    finish: Finish
+
+
+def run_trial(
+    bank: str, *, split: str, model: str | None, report: str | None, as_json: bool
+) -> None:
+    """Run the trial and print its table. Raises SettingsError without a cloud."""
+    questions = read_questions(Path(bank), split=split)
+    if not questions:
+        raise RequestError(f"{bank} has no questions of split {split!r}; name another split")
+    outcome = asyncio.run(_trial(questions, model, Console(stderr=as_json)))
+    document = msgspec.json.encode(outcome)
+    if report:
+        partial = Path(f"{report}.partial")
+        partial.write_bytes(document + b"\n")
+        partial.rename(report)
+    if as_json:
+        echo_json(document.decode())
+
+
+async def _trial(
+    questions: Sequence[Question], model: str | None, console: Console
+) -> TrialOutcome:
+    here, settings = places(), load(places().config_file)
+    if model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=model))
+    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these questions")))
+    cloud = hybrid.cloud
+    async with aclosing(hybrid):
+        if cloud is None:
+            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+        began = time.monotonic()
+        mixed = [await _shown(hybrid, each, console) for each in questions]
+        seconds = time.monotonic() - began
+        near = await _alone(hybrid.edge, questions, "the near model alone", console, at_once=1)
+        far = await _alone(cloud, questions, "the far model alone", console, at_once=8)
+    outcome = _outcome(mixed, near, far, seconds)
+    _table(outcome, console)
+    return outcome
+
+
+async def _give(engine: Engine, question: Question) -> Given:
+    request = Request(
+        messages=(Message(role="user", content=question.question),),
+        sampling=Sampling(max_tokens=MAX_TOKENS),
+    )
+    reader = StreamReader(quiet=True)
+    finish = await reader.read(engine.generate(request))
+    right = is_right(reader.text, question.answer)
+    return Given(right=right, text=reader.text, finish=finish)
+
+
+async def _shown(hybrid: Hybrid, question: Question, console: Console) -> Given:
+    given = await _give(hybrid, question)
+    route = given.finish.route
+    assert route is not None, "the hybrid always says who answered"
+    if route.failure:
+        raise LinkError(f"the cloud failed during the trial: {route.failure}")
+    side = "[green]near[/]" if route.served_by == "edge" else "[cyan]far [/]"
+    mark = "[green]right[/]" if given.right else "[red]wrong[/]"
+    sure = f"{route.confidence:.0%}" if route.confidence is not None else ""
+    said = f"{_plain(question.question)} -> {_plain(final_answer(given.text))}"
+    console.print(
+        f"{side} {mark} {sure:>4}  {said} [dim]({sentence(route.reason)})[/]",
+        soft_wrap=True,
+        highlight=False,
+    )
+    return given
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(printable(text))
+
+
+async def _alone(
+    engine: Engine, questions: Sequence[Question], what: str, console: Console, *, at_once: int
+) -> list[Given]:
+    given: list[Given] = []
+    starts = range(0, len(questions), at_once)
+    for start in track(starts, description=what, console=console, transient=True):
+        batch = questions[start : start + at_once]
+        given += await asyncio.gather(*(_give(engine, each) for each in batch))
+    return given
+
+
+def _outcome(
+    mixed: Sequence[Given], near: Sequence[Given], far: Sequence[Given], seconds: float
+) -> TrialOutcome:
+    def share(flags: Sequence[bool]) -> float:
+        return round(sum(flags) / len(flags), 4)
+
+    return TrialOutcome(
+        questions=len(mixed),
+        edge_accuracy=share([given.right for given in near]),
+        cloud_accuracy=share([given.right for given in far]),
+        hybrid_accuracy=share([given.right for given in mixed]),
+        escalated_share=share([_served_by(given) == "cloud" for given in mixed]),
+        bytes_sent=sum(given.finish.usage.bytes_sent for given in mixed),
+        seconds=round(seconds, 2),
+    )
+
+
+def _served_by(given: Given) -> str:
+    assert given.finish.route is not None, "the hybrid always says who answered"
+    return given.finish.route.served_by
+
+
+def _table(outcome: TrialOutcome, console: Console) -> None:
+    table = Table("", "right", "asked far", title=f"{outcome.questions} questions")
+    table.add_row("near only", f"{outcome.edge_accuracy:.1%}", "0%")
+    table.add_row("far only", f"{outcome.cloud_accuracy:.1%}", "100%")
+    table.add_row(
+        "[b]hybrid[/]", f"{outcome.hybrid_accuracy:.1%}", f"{outcome.escalated_share:.1%}"
+    )
+    console.print(table)
+    console.print(
+        f"The hybrid went {outcome.recovered:.0%} of the way from near to far, sent "
+        f"{outcome.bytes_sent:,} bytes and took {outcome.seconds:.1f} s.",
+        highlight=False,
+    )

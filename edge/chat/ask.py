@@ -1,0 +1,155 @@
+"""One question, from a command's flags to what is printed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from backbone.errors import WrongUsage
+from backbone.terminal_text import echo, echo_json
+from backbone.usage_errors import as_typed
+from edge.chat.attachments import with_files
+from edge.chat.consent import ConsentPrompt, Reply, size_of
+from edge.chat.outbox_notice import is_in_reach, waiting_line
+from edge.chat.terminal import StreamReader, document
+from edge.chat.terminal import why as tell_why
+from offload.config.places import places
+from offload.config.settings import Settings
+from offload.config.settings_reading import load
+from offload.egress.outbox import Outbox
+from offload.messages import Finish, Message, Privacy, Request, Sampling
+from offload.reasons import sentence
+
+if TYPE_CHECKING:
+    from edge.near.factory import Choice
+
+# The chat's prompt is drawn with this alone: engines are imported where they are opened.
+
+
+@dataclass(frozen=True, kw_only=True)
+class AskOptions:
+    """What the flags of `ask` and `chat` say."""
+
+    model: str | None = None
+    system: str | None = None
+    offline: bool = False
+    local_only: bool = False
+    cloud: bool = False
+    max_tokens: int = 256
+    temperature: float = 0.0
+    window: int | None = None
+    kv: str | None = None
+    draft: str | None = None
+    lora: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.cloud and (self.offline or self.local_only):
+            other = "--offline" if self.offline else "--local-only"
+            raise WrongUsage(f"--cloud and {other} contradict each other; leave one out")
+        with as_typed():
+            self.sampling()
+
+    def sampling(self) -> Sampling:
+        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
+
+    def privacy(self, settings: Settings) -> Privacy:
+        return Privacy.LOCAL_ONLY if self.local_only else settings.policy.privacy
+
+    def settings(self) -> Settings:
+        """Return the settings with the flags over them. Raises SettingsError, WrongUsage."""
+        loaded = load(places().config_file)
+        flags = {
+            "model": self.model,
+            "window": self.window,
+            "kv_cache_dtype": self.kv,
+            "draft_model": self.draft,
+            "lora": ",".join(self.lora) or None,
+        }
+        said = {name: value for name, value in flags.items() if value is not None}
+        with as_typed():
+            return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
+
+    def choice(self) -> Choice:
+        from edge.near.factory import Choice
+
+        return Choice(
+            offline=self.offline,
+            forced="cloud" if self.cloud else None,
+            consent=ConsentPrompt(consent_at_terminal, None) if sys.stdin.isatty() else None,
+        )
+
+
+async def consent_at_terminal(request: Request) -> Reply:
+    """Ask the person whether this text may leave the device."""
+    size = size_of(request)
+    question = f"May this text ({size} bytes) leave the device for the cloud? [y/N] "
+    reply = await asyncio.to_thread(input, question)
+    return "once" if reply.strip().lower() in ("y", "yes") else "no"
+
+
+def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
+    """Ask one question and print the answer; return the exit status."""
+    settings = wish.settings()
+    system = (Message(role="system", content=wish.system),) if wish.system else ()
+    request = Request(
+        messages=(*system, Message(role="user", content=with_files(text, wish.files))),
+        sampling=wish.sampling(),
+        privacy=wish.privacy(settings),
+    )
+    reader = StreamReader(quiet=as_json)
+    finish = asyncio.run(_ask(settings, wish, request, reader))
+    status = _report(reader, finish, wish, explain=why, as_document=as_json)
+    if settings.cloud.url and (told := _of_the_outbox(request, reader.text, finish)):
+        echo(f"nearfar: {told}", err=True)
+    return status
+
+
+def _of_the_outbox(request: Request, answer: str, finish: Finish) -> str:
+    """Let the question wait for the cloud if it may be bettered; return what is to be told."""
+    outbox = Outbox(places().outbox)
+    if outbox.put(request, answer, finish):
+        return "it was not sure; `nearfar policy outbox --ask` asks the cloud when it is back"
+    return waiting_line(outbox) if is_in_reach(finish) else ""
+
+
+async def _ask(
+    settings: Settings, wish: AskOptions, request: Request, reader: StreamReader
+) -> Finish:
+    from edge.near.factory import open_hybrid
+
+    choice = replace(wish.choice(), only=request)
+    async with aclosing(open_hybrid(settings, places(), choice)) as engine:
+        return await reader.read(engine.generate(request))
+
+
+def _report(
+    reader: StreamReader, finish: Finish, wish: AskOptions, *, explain: bool, as_document: bool
+) -> int:
+    if as_document:
+        echo_json(json.dumps(document(reader.text, finish, reader.thoughts), ensure_ascii=False))
+    if explain:
+        told = tell_why(finish)
+        echo(told, err=True, faint=True)
+    if finish.reason == "error":
+        echo(f"nearfar: {finish.error}", err=True)
+        return 1
+    failure = finish.route.failure if finish.route else None
+    if failure:
+        echo(f"nearfar: answered near: {failure}", err=True)
+    return 1 if wish.cloud and _withheld(finish) else 0
+
+
+def _withheld(finish: Finish) -> bool:
+    """Say why who insisted on the cloud was answered near, and return whether that was so."""
+    route = finish.route
+    if route is None or route.served_by == "cloud":
+        return False
+    if not route.failure:
+        remedy = "; set one up with `nearfar link join`" if route.reason == "no_cloud" else ""
+        echo(f"nearfar: {sentence(route.reason)}{remedy}", err=True)
+    return True

@@ -1,0 +1,226 @@
+"""A conversation at a terminal: what was asked and answered is kept, and Ctrl-C stops an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from backbone.errors import NearfarError
+from backbone.stop_signals import on_signals
+from edge.chat.attachments import with_files
+from edge.chat.chat_commands import COMMANDS, HELP, Leave, closest
+from edge.chat.dialogue import Manner, answer
+from edge.chat.screen import Screen
+from edge.chat.terminal import why
+from edge.chat.thought_folding import Folding
+from edge.chat.upgrade_answers import Bettering
+from edge.conversations.store import Conversations
+from edge.near.switch_model import Changing
+from offload.config.places import places
+from offload.engine import Engine
+from offload.messages import Delta, Finish, Privacy, Side
+from offload.thinking import split
+
+
+class Chat:
+    """One person, one engine, one conversation at a time.
+
+    `changing` loads another near model by its name, for /model; `sessions` is where the near model
+    keeps what it computed; `bettering` asks again what waits for the cloud. `privacy` tells the
+    class of what is said now; without it that is the manner's.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        screen: Screen,
+        store: Conversations,
+        *,
+        manner: Manner,
+        system: str = "",
+        conversation: str | None = None,
+        sessions: Path | None = None,
+        changing: Changing | None = None,
+        bettering: Bettering | None = None,
+        privacy: Callable[[], Privacy] | None = None,
+    ) -> None:
+        self.engine = engine
+        self.screen = screen
+        self.store = store
+        self._manner = manner
+        self._privacy = privacy
+        self.system = store.read(conversation).system if conversation else system
+        self.conversation = conversation
+        self.sessions = sessions or places().cache / "sessions"
+        self.changing = changing
+        self.bettering = bettering
+        self._met: set[int] = set()  # turns whose better answer was shown
+        self.files: list[str] = []
+        self.last: Finish | None = None
+        self.thoughts = ""  # what was thought before the last answer
+        self.told = ""  # how the last answer of this run came about
+        self.failed = False  # whether anything that was asked came to nothing
+
+    @property
+    def manner(self) -> Manner:
+        """How the next answer is wished, of the class that holds now."""
+        return replace(self._manner, privacy=self.privacy)
+
+    @manner.setter
+    def manner(self, manner: Manner) -> None:
+        self._manner = manner
+
+    @property
+    def privacy(self) -> Privacy:
+        """The class of what is said now: the settings may have changed since the last question."""
+        return self._privacy() if self._privacy else self._manner.privacy
+
+    async def run(self, first: str = "") -> None:
+        """Carry the conversation on until the input ends or the person leaves."""
+        async with contextlib.AsyncExitStack() as stack:
+            stack.enter_context(contextlib.suppress(Leave))
+            if self.bettering is not None:
+                watching = self.bettering.watching(lambda: self.engine)
+                await stack.enter_async_context(watching)
+            self._show_better()
+            if first:
+                await self._take(first)
+            while True:
+                self._show_better()
+                try:
+                    line = await self.screen.read()
+                except (EOFError, KeyboardInterrupt):
+                    return
+                await self._take(line)
+
+    def _show_better(self) -> None:
+        """Show the better answers that have come since, each beside its first one."""
+        if self.bettering is None or self.conversation is None:
+            return
+        self.bettering.nudge()
+        for turn in self.store.read(self.conversation).turns:
+            if turn.better is not None and turn.id not in self._met:
+                self._met.add(turn.id)
+                self.screen.remark("the cloud is back: a better answer is ready")
+                self.screen.remark(f"near: {split(turn.content).answer.strip()}")
+                self.screen.remark(f"far:  {split(turn.better.content).answer.strip()}")
+
+    async def _take(self, line: str) -> None:
+        try:
+            name, _, rest = line.strip().partition(" ")
+            if name in COMMANDS:
+                await COMMANDS[name].act(self, rest.strip())
+            elif name.startswith("/") and "/" not in name[1:]:
+                self._fail(f"there is no {name}{closest(name)}; {HELP}")
+            elif line.strip():
+                await self.ask(line.strip())
+        except NearfarError as error:
+            self._fail(str(error))
+
+    def _fail(self, told: str) -> None:
+        self.failed = True
+        self.screen.fail(told)
+
+    async def ask(self, text: str, forced: Side | None = None) -> None:
+        """Ask, and show the answer."""
+        whole = with_files(text, self.files)
+        if self.conversation is None:
+            self.conversation = self.store.begin(system=self.system, privacy=self.privacy)
+        self.store.ask(self.conversation, whole, self.privacy)
+        self.files = []
+        await self.answer(forced)
+
+    async def answer(self, forced: Side | None = None) -> None:
+        """Answer the question that stands last. A failure takes the question back."""
+        assert self.conversation is not None, "something was asked"
+        manner = replace(self.manner, forced=forced) if forced else self.manner
+        reply = _Reply(self.screen)
+        stream = answer(self.engine, self.store, self.conversation, manner)
+        job = asyncio.ensure_future(reply.read(stream))
+        try:
+            with on_signals(job.cancel, signal.SIGINT):
+                await job
+        except asyncio.CancelledError:
+            self._stopped(reply)
+        except NearfarError:
+            self.store.undo(self.conversation)
+            raise
+        else:
+            self._ended(reply)
+
+    def _stopped(self, reply: _Reply) -> None:
+        self.screen.end(reply.text, None)
+        self.screen.remark("stopped; what there is of the answer is kept")
+        self.told = "you stopped the answer"
+
+    def _ended(self, reply: _Reply) -> None:
+        finish = reply.finish
+        assert finish is not None, "an engine's stream ends with a Finish"
+        self.last, self.told = finish, why(finish)
+        self.failed = self.failed or finish.reason == "error"
+        self.screen.end(reply.text, finish)
+        self.thoughts = reply.folding.thoughts
+        if self.thoughts:
+            self.screen.remark(f"{reply.folding.told()}; /thoughts shows it")
+        for remark in remarks(finish):
+            self.screen.remark(remark)
+
+
+class _Reply:
+    """Reads one answer's stream onto the screen; keeps the text a reader is left with."""
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self.folding = Folding()
+        self.text = ""
+        self.finish: Finish | None = None
+
+    async def read(self, stream: AsyncIterator[Delta | Finish]) -> None:
+        async with contextlib.aclosing(cast(Any, stream)):
+            async for item in stream:
+                if isinstance(item, Finish):
+                    self.finish = item
+                    continue
+                self._show(item)
+        if rest := self.folding.rest():
+            self._show(Delta(text=rest))
+
+    def _show(self, delta: Delta) -> None:
+        had = self.folding.has_thought and not delta.replaces
+        delta = self.folding.take(delta)
+        if self.folding.has_thought and not had:
+            self._screen.remark("thinking ...")
+        self.text = delta.text if delta.replaces else self.text + delta.text
+        if delta.text or delta.replaces:
+            self._screen.show(delta)
+
+
+def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more") -> Sequence[str]:
+    """Return what a person should be told of an answer without asking.
+
+    `longer` says how an answer that was cut off goes on.
+    """
+    told = []
+    if finish.error:
+        told.append(finish.error)
+    if finish.route is not None and finish.route.failure:
+        told.append(f"the cloud could not answer: {finish.route.failure}")
+    if finish.usage.placeholders_in_links:
+        told.append(
+            f"{finish.usage.placeholders_in_links} placeholders stand in links of the far model: "
+            "what they stand for was not put there"
+        )
+    if finish.route is not None and finish.route.left_out:
+        told.append(f"{finish.route.left_out} turns of this conversation stayed here")
+    if finish.dropped_tokens:
+        told.append(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
+    if finish.reason == "length":
+        told.append(f"the answer reached its longest; {longer}")
+    if finish.reason == "deadline":
+        told.append("the time for this answer ran out")
+    return told

@@ -1,0 +1,255 @@
+"""What begins with a slash: the commands of a conversation."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import msgspec
+
+from backbone.paths import expanded
+from edge.chat.status_line import link_state
+from edge.chat.terminal import why
+from edge.conversations.export import export
+from edge.conversations.forget import forget
+from offload.errors import RequestError
+from offload.messages import Sampling, Side
+
+if TYPE_CHECKING:
+    from edge.chat.chat import Chat
+
+PARAMS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "max_tokens")
+
+
+HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
+
+
+class Leave(Exception):
+    """The person wants to go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command: what it is for, and what it does with the words behind it."""
+
+    help: str
+    act: Callable[[Chat, str], Awaitable[None]]
+    takes: str = ""
+
+
+async def _new(chat: Chat, rest: str) -> None:
+    chat.conversation, chat.last, chat.told, chat.files = None, None, "", []
+    chat.screen.remark("a new conversation")
+    if rest:
+        await chat.ask(rest)
+
+
+async def _again(chat: Chat, forced: Side | None) -> None:
+    if chat.conversation is None or chat.store.unanswer(chat.conversation) is None:
+        raise RequestError("there is nothing to answer again; ask something first")
+    await chat.answer(forced)
+
+
+async def _retry(chat: Chat, _: str) -> None:
+    await _again(chat, None)
+
+
+async def _cloud(chat: Chat, rest: str) -> None:
+    if link_state(chat.engine) == "none":
+        raise RequestError(
+            "there is no cloud here; `nearfar link join` sets one up, and --offline closes it"
+        )
+    await (chat.ask(rest, "cloud") if rest else _again(chat, "cloud"))
+
+
+async def _near(chat: Chat, rest: str) -> None:
+    await (chat.ask(rest, "edge") if rest else _again(chat, "edge"))
+
+
+async def _why(chat: Chat, _: str) -> None:
+    chat.screen.remark(chat.told or _kept_why(chat) or "nothing has been answered yet")
+
+
+def _kept_why(chat: Chat) -> str:
+    """Return what is kept of the newest answer; empty where there is none, or it never ended."""
+    turns = chat.store.read(chat.conversation).turns if chat.conversation else ()
+    answers = [each for each in turns if each.role == "assistant"]
+    finish = answers[-1].finish if answers else None
+    return why(finish) if finish else ""
+
+
+async def _system(chat: Chat, rest: str) -> None:
+    if not rest:
+        chat.screen.remark(chat.system or "no system prompt; /system TEXT sets one")
+        return
+    chat.system = "" if rest == "none" else rest
+    if chat.conversation:
+        chat.store.instruct(chat.conversation, chat.system, chat.privacy)
+    chat.screen.remark("the system prompt is set" if chat.system else "no system prompt")
+
+
+async def _model(chat: Chat, rest: str) -> None:
+    if rest and chat.changing is None:
+        raise RequestError("the model cannot be changed here; leave and use --model")
+    if rest and chat.changing is not None:
+        await chat.changing.change(chat, rest)
+    card = chat.engine.card()
+    chat.screen.remark(
+        f"{card.name}: {card.num_parameters / 1e6:,.0f}M parameters, {card.quantization}, "
+        f"a context of {card.max_model_len} tokens"
+    )
+
+
+async def _think(chat: Chat, rest: str) -> None:
+    await _thinking(chat, rest, True)
+
+
+async def _no_think(chat: Chat, rest: str) -> None:
+    await _thinking(chat, rest, False)
+
+
+async def _thinking(chat: Chat, rest: str, on: bool) -> None:
+    chat.manner = replace(chat.manner, thinking=on)
+    does = "thinks before it answers" if on else "answers without thinking first"
+    chat.screen.remark(f"from here on the model {does}, where its chat template has the choice")
+    if rest:
+        await chat.ask(rest)
+
+
+async def _thoughts(chat: Chat, _: str) -> None:
+    chat.screen.remark(chat.thoughts or "nothing was thought before the last answer")
+
+
+async def _params(chat: Chat, rest: str) -> None:
+    if rest:
+        chat.manner = replace(chat.manner, sampling=changed(chat.manner.sampling, rest))
+    known = {name: getattr(chat.manner.sampling, name) for name in PARAMS}
+    chat.screen.remark("  ".join(f"{name}={value}" for name, value in known.items()))
+
+
+def changed(sampling: Sampling, text: str) -> Sampling:
+    """Return the sampling with NAME=VALUE pairs set. Raises RequestError."""
+    values: dict[str, Any] = {}
+    for pair in text.replace(",", " ").split():
+        name, _, value = pair.partition("=")
+        if name not in PARAMS or not value:
+            raise RequestError(f"{pair!r} is not NAME=VALUE; known are {', '.join(PARAMS)}")
+        kind = get_type_hints(Sampling)[name]
+        try:
+            values[name] = msgspec.convert(value, kind, strict=False)
+        except msgspec.ValidationError:
+            raise RequestError(f"{name} is {value!r}; it must be a number") from None
+    return msgspec.structs.replace(sampling, **values)
+
+
+async def _save(chat: Chat, rest: str) -> None:
+    whole = chat.store.read(_current(chat))
+    named = re.sub(r"[^\w-]+", "-", whole.heading.title).strip("-").lower() or "conversation"
+    path = expanded(rest or f"{named}.md")
+    if path.exists():
+        raise RequestError(f"{path} is there already; name another file: /save FILE")
+    form = export(whole, "json" if path.suffix == ".json" else "markdown")
+    try:
+        path.write_text(form, encoding="utf-8")
+    except OSError as error:
+        raise RequestError(
+            f"{path} cannot be written ({error.strerror}); name another file"
+        ) from None
+    chat.screen.remark(f"written to {path}")
+
+
+async def _undo(chat: Chat, _: str) -> None:
+    gone = chat.store.undo(_current(chat))
+    if gone is None:
+        raise RequestError("there is nothing to take back; ask something first")
+    chat.told = ""
+    chat.screen.remark(f"taken back: {gone.splitlines()[0][:60]}")
+
+
+async def _forget(chat: Chat, _: str) -> None:
+    current = _current(chat)
+    choices = {"y": "delete it", "n": "keep it"}
+    if await chat.screen.choose("Delete this conversation for good?", choices) == "y":
+        await forget(current, chat.store, chat.engine, chat.sessions)
+        chat.conversation, chat.last, chat.told = None, None, ""
+        chat.screen.remark("deleted; a new conversation")
+    else:
+        chat.screen.remark("it is kept; nothing is deleted without your y")
+
+
+async def _file(chat: Chat, rest: str) -> None:
+    from edge.chat.attachments import attachment
+
+    if not rest:
+        raise RequestError("name a text file: /file PATH")
+    attachment(expanded(rest))  # what cannot be read is said now
+    chat.files.append(rest)
+    chat.screen.remark(f"{rest} goes with your next question")
+
+
+async def _list(chat: Chat, rest: str) -> None:
+    found = chat.store.search(rest) if rest else None
+    headings = [hit.heading for hit in found] if found is not None else chat.store.headings(20)
+    for heading in headings:
+        chat.screen.remark(f"{heading.id[:8]}  {heading.title}")
+    if not headings:
+        chat.screen.remark("no conversation was found")
+
+
+async def _open(chat: Chat, rest: str) -> None:
+    chat.conversation = chat.store.find(rest)
+    whole = chat.store.read(chat.conversation)
+    chat.system, chat.last, chat.told = whole.system, None, ""
+    chat.screen.remark(f"{whole.heading.title}, {whole.heading.num_turns} turns")
+
+
+async def _help(chat: Chat, _: str) -> None:
+    for name, command in COMMANDS.items():
+        chat.screen.remark(f"{f'{name} {command.takes}':24} {command.help}")
+
+
+async def _quit(chat: Chat, _: str) -> None:
+    raise Leave
+
+
+def _current(chat: Chat) -> str:
+    if chat.conversation is None:
+        raise RequestError("nothing has been said yet; ask something first")
+    return chat.conversation
+
+
+def closest(name: str) -> str:
+    """Return a guess at what was meant, as the end of a sentence."""
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+COMMANDS = {
+    "/new": Command(help="begin a new conversation", act=_new),
+    "/retry": Command(help="answer the last question again", act=_retry),
+    "/cloud": Command(help="ask the far model, again or this", act=_cloud, takes="[TEXT]"),
+    "/near": Command(help="ask the near model only, again or this", act=_near, takes="[TEXT]"),
+    "/why": Command(help="who answered, why, and what was sent", act=_why),
+    "/system": Command(
+        help="show or set the system prompt; none drops it", act=_system, takes="[TEXT]"
+    ),
+    "/model": Command(help="show or change the near model", act=_model, takes="[NAME]"),
+    "/params": Command(help="show or set how tokens are chosen", act=_params, takes="[NAME=VALUE]"),
+    "/think": Command(help="let the model think before it answers", act=_think, takes="[TEXT]"),
+    "/no_think": Command(
+        help="let the model answer without thinking", act=_no_think, takes="[TEXT]"
+    ),
+    "/thoughts": Command(help="what was thought before the last answer", act=_thoughts),
+    "/file": Command(help="attach a text file to the next question", act=_file, takes="PATH"),
+    "/save": Command(help="write the conversation as .md or .json", act=_save, takes="[FILE]"),
+    "/undo": Command(help="take back the last question and answer", act=_undo),
+    "/forget": Command(help="delete this conversation for good", act=_forget),
+    "/list": Command(help="earlier conversations, or those with a text", act=_list, takes="[TEXT]"),
+    "/open": Command(help="go on with an earlier conversation", act=_open, takes="ID"),
+    "/help": Command(help="these lines", act=_help),
+    "/quit": Command(help="leave", act=_quit),
+    "/exit": Command(help="leave", act=_quit),
+}

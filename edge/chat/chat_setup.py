@@ -1,0 +1,203 @@
+"""From the flags of `nearfar chat` to a conversation: which screen, which engine, which past."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from backbone.errors import WrongUsage
+from backbone.paths import expanded
+from edge.chat.ask import AskOptions
+from edge.chat.attachments import attachment
+from edge.chat.chat_commands import HELP
+from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
+from edge.chat.preload import Opening
+from edge.chat.screen import PlainScreen, Screen
+from edge.chat.status_line import status
+from edge.conversations.store import Conversations
+from offload.config.places import Places, places
+from offload.config.settings import Settings
+from offload.egress.outbox import Outbox
+from offload.egress.permission import LivePermission
+from offload.engine import Engine
+from offload.messages import Privacy, Request
+from offload.pair import EDGE_MODEL
+
+# The engine and all that comes with it is imported while the first question is being typed.
+if TYPE_CHECKING:
+    from edge.chat.chat import Chat
+
+_DEMONSTRATION = (
+    "a small demonstration model answers; `nearfar models list --all` tells of real ones"
+)
+
+_REPLIES: dict[str, tuple[Reply, str]] = {
+    "y": ("once", "this message may"),
+    "c": ("conversation", "all of this conversation may"),
+    "a": ("always", "always, and do not ask again"),
+    "v": ("never", "never, and do not ask again"),
+    "n": ("no", "not this one; answer near"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """Which conversation to go on with, and whether this one is kept."""
+
+    latest: bool = False
+    resume: str | None = None
+    keep: bool = True
+
+    def __post_init__(self) -> None:
+        if self.latest and self.resume is not None:
+            raise WrongUsage("--continue and --resume name two conversations; leave one out")
+        if not self.keep and (self.latest or self.resume is not None):
+            raise WrongUsage("--no-keep begins a new conversation; leave out --continue, --resume")
+
+    def choose(self, store: Conversations) -> str | None:
+        """Return the id to go on with, None for a new one. Raises RequestError."""
+        if self.resume is not None:
+            return store.find(self.resume)
+        return store.latest() if self.latest else None
+
+
+def chat_on(wish: AskOptions, past: Past, first: str, *, as_json: bool) -> int:
+    """Carry on a conversation until the person leaves; return the exit status.
+
+    Through a pipe that is 1 where anything asked came to nothing; a person has seen it.
+    """
+    for path in wish.files:
+        attachment(expanded(path))  # what cannot be read is said at once
+    settings, here = wish.settings(), places()
+    store = Conversations(here.conversations if past.keep else None)
+    try:
+        desk = _Desk(wish, settings, here, store)
+        failed = asyncio.run(desk.run(past, first, as_json=as_json))
+    finally:
+        store.close()
+    return int(failed and not sys.stdin.isatty())
+
+
+class _Desk:
+    """What one run of the chat holds together."""
+
+    def __init__(
+        self, wish: AskOptions, settings: Settings, here: Places, store: Conversations
+    ) -> None:
+        self._wish, self._settings, self._here, self._store = wish, settings, here, store
+        self._allowed = LivePermission(here.config_file)
+        self._chat: Chat | None = None
+        self._opening: Opening | None = None
+
+    async def run(self, past: Past, first: str, *, as_json: bool) -> bool:
+        """Carry the conversation on; return whether anything that was asked came to nothing."""
+        conversation = past.choose(self._store)
+        screen = self._screen(as_json=as_json)
+        self._opening = Opening(lambda: self._open(self._settings, screen))
+        line: str | None = first
+        if not first and sys.stdin.isatty() and not as_json:
+            screen.remark(HELP)
+            if self._settings.edge.model in ("embedded", EDGE_MODEL.stem):
+                screen.remark(_DEMONSTRATION)
+            line = await self._opening.meanwhile(screen)
+        engine = await self._opening.engine()
+        try:
+            if line is None:
+                return False
+            self._chat = self._begun(engine, screen, past, conversation)
+            await self._chat.run(line)
+            return self._chat.failed
+        finally:
+            # Which may be another by now.
+            await (self._chat.engine if self._chat else engine).aclose()
+
+    def _begun(self, engine: Engine, screen: Screen, past: Past, conversation: str | None) -> Chat:
+        from edge.chat.chat import Chat
+        from edge.chat.dialogue import Manner
+        from edge.chat.outbox_notice import waiting_line
+        from edge.chat.upgrade_answers import Bettering
+        from edge.near.switch_model import Changing
+
+        outbox = self._outbox(past)
+        if outbox and not self._wish.offline and (told := waiting_line(outbox)):
+            screen.remark(told)
+        chat = Chat(
+            engine,
+            screen,
+            self._store,
+            manner=Manner(sampling=self._wish.sampling(), outbox=outbox),
+            system=self._wish.system or "",
+            conversation=conversation,
+            privacy=self._privacy,
+            changing=Changing(
+                lambda name: self._open(self._with_model(name), screen),
+                self._here.models,
+                current=self._settings.edge.model,
+            ),
+            bettering=Bettering(outbox, self._store) if outbox else None,
+        )
+        chat.files = list(self._wish.files)
+        return chat
+
+    def _outbox(self, past: Past) -> Outbox | None:
+        if not self._settings.cloud.url:
+            return None
+        # What is not kept is not written down to wait either.
+        return Outbox(self._here.outbox if past.keep else None)
+
+    def _screen(self, *, as_json: bool) -> Screen:
+        if as_json or not can_draw(os.environ):
+            return PlainScreen(as_json=as_json)
+        from edge.chat.rich_screen import RichScreen, model_names
+
+        return RichScreen(
+            status=self._status,
+            questions=self._store.questions(),
+            models=lambda: model_names(self._here.models),
+        )
+
+    def _open(self, settings: Settings, screen: Screen) -> Engine:
+        from edge.near.factory import Choice, open_hybrid
+
+        consent = ConsentPrompt(_asker(screen), self._here, refused=self._refused)
+        choice = Choice(offline=self._wish.offline, consent=consent)
+        return open_hybrid(settings, self._here, choice)
+
+    def _with_model(self, name: str) -> Settings:
+        return replace(self._settings, edge=replace(self._settings.edge, model=name))
+
+    def _refused(self, request: Request) -> None:
+        if request.session:
+            self._store.keep_here(request.session)
+
+    def _privacy(self) -> Privacy:
+        if self._wish.local_only:
+            return Privacy.LOCAL_ONLY
+        # Nobody can be asked through a pipe: what the settings say holds there.
+        allowed = self._allowed()
+        return allowed.chosen() if sys.stdin.isatty() else allowed.privacy
+
+    def _status(self) -> str:
+        if self._chat is not None:
+            return status(self._chat.engine, self._chat.last)
+        loaded = self._opening.loaded if self._opening else None
+        return status(loaded, None) if loaded else "loading the near model"
+
+
+def can_draw(environment: Mapping[str, str]) -> bool:
+    """Whether both ends are a terminal that can move its cursor."""
+    both = sys.stdin.isatty() and sys.stdout.isatty()
+    return both and environment.get("TERM", "dumb") not in ("dumb", "unknown", "")
+
+
+def _asker(screen: Screen) -> Question:
+    async def ask(request: Request) -> Reply:
+        question = f"May this conversation ({size_of(request):,} bytes) go to the cloud?"
+        reply = await screen.choose(question, {key: told for key, (_, told) in _REPLIES.items()})
+        return _REPLIES[reply][0]
+
+    return ask

@@ -1,0 +1,102 @@
+"""One conversation with an engine: what is asked and answered is kept while it happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import msgspec
+
+from backbone.errors import NearfarError
+from edge.conversations.answer_writer import Writing
+from edge.conversations.conversation import State
+from edge.conversations.store import Conversations
+from offload.egress.outbox import Outbox
+from offload.egress.privacy.shareable_part import class_of, holds_private
+from offload.engine import Engine
+from offload.errors import RequestError
+from offload.hybrid.hybrid import Hybrid
+from offload.messages import Delta, Finish, Privacy, Request, Sampling, Side
+
+_STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "error": "failed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How an answer is wished: by whom (None leaves it to the policy), how private, how chosen.
+
+    `thinking` asks the chat template for thoughts before the answer, or for none; None leaves it
+    as the template has it. `outbox` takes the questions that the cloud may answer better when it is
+    back; None takes none.
+    """
+
+    forced: Side | None = None
+    privacy: Privacy = Privacy.ASK
+    sampling: Sampling = field(default_factory=Sampling)
+    thinking: bool | None = None
+    outbox: Outbox | None = None
+
+
+async def answer(
+    engine: Engine, store: Conversations, conversation: str, manner: Manner
+) -> AsyncIterator[Delta | Finish]:
+    """Stream the answer to a conversation's last question, and keep each piece as it comes.
+
+    Closing the iterator stops the answer and keeps what there is. Raises NearfarError, and then
+    the turn says so.
+    """
+    request = Request(
+        messages=store.read(conversation).messages(),
+        sampling=manner.sampling,
+        privacy=manner.privacy,
+        session=conversation,
+        template_options=(
+            None if manner.thinking is None else {"enable_thinking": manner.thinking}
+        ),
+    )
+    privacy = class_of(request)
+    request = msgspec.structs.replace(request, privacy=privacy)
+    asked = _asked(engine, manner.forced)
+    # What is written near from turns that stay, stays; the cloud has not seen them.
+    near = Privacy.LOCAL_ONLY if holds_private(request) else privacy
+    writing = store.answer(conversation, near)
+    text = ""
+    try:
+        async with aclosing(cast(Any, asked.generate(request))) as stream:
+            async for item in stream:
+                _keep(writing, item)
+                if isinstance(item, Finish) and _is_far(item):
+                    writing.classify(privacy)
+                if isinstance(item, Delta):
+                    text = item.text if item.replaces else text + item.text
+                elif manner.outbox and (name := manner.outbox.put(request, text, item)):
+                    writing.wait(name)
+                yield item
+    except (asyncio.CancelledError, GeneratorExit):
+        writing.end("stopped")
+        raise
+    except NearfarError as error:
+        writing.end("failed", Finish(reason="error", error=str(error)))
+        raise
+
+
+def _asked(engine: Engine, forced: Side | None) -> Engine:
+    if forced is None:
+        return engine
+    if not isinstance(engine, Hybrid):
+        raise RequestError("this engine has one side only; ask without choosing one")
+    return engine.forced(forced)
+
+
+def _is_far(finish: Finish) -> bool:
+    return finish.route is not None and finish.route.served_by == "cloud"
+
+
+def _keep(writing: Writing, item: Delta | Finish) -> None:
+    if isinstance(item, Finish):
+        writing.end(_STATES.get(item.reason, "whole"), item)
+    elif item.text or item.replaces:
+        writing.write(item.text, source=item.source or "", replaces=item.replaces)

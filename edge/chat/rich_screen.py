@@ -1,0 +1,196 @@
+"""A terminal that can draw: Markdown as it comes, a line editor, a quiet status line."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prompt_toolkit import PromptSession
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter
+from prompt_toolkit.document import Document
+from prompt_toolkit.formatted_text import FormattedText
+from prompt_toolkit.history import History
+from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.styles import Style
+from rich.console import Console
+
+from backbone.terminal_text import printable
+from edge.chat.chat_commands import COMMANDS
+from edge.chat.screen import SEAMS
+from edge.chat.status_line import answered
+from edge.chat.terminal import WHO, is_seam
+from offload.messages import Delta, Finish, Side
+
+if TYPE_CHECKING:
+    from edge.chat.markdown_stream import (
+        MarkdownStream,  # and Markdown itself, with the first answer
+    )
+
+_STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "ansicyan bold"})
+
+
+class RichScreen:
+    """Where a person chats. `status` makes the line at the foot; `questions` is what they asked."""
+
+    def __init__(
+        self, *, status: Callable[[], str], questions: list[str], models: Callable[[], list[str]]
+    ) -> None:
+        self._console = Console(highlight=False)
+        self._answer: MarkdownStream | None = None
+        self._source: Side | None = None
+        self._interrupted = self._turned = False
+        self._session: PromptSession[str] = PromptSession(
+            history=QuestionHistory(questions),
+            completer=Slash(models),
+            key_bindings=_keys(),
+            style=_STYLE,
+            multiline=True,
+            complete_while_typing=True,
+            refresh_interval=1.0,  # the link comes and goes while a person thinks
+            bottom_toolbar=lambda: FormattedText([("class:bottom-toolbar", status())]),
+            prompt_continuation=lambda width, _line, _wrap: " " * width,
+        )
+
+    async def read(self) -> str:
+        """Return what is typed: Enter sends, Alt-Enter or Ctrl-J begins a new line.
+
+        Ctrl-C clears what was typed; a second one on an empty line leaves, as Ctrl-D does.
+        """
+        if self._turned:  # between two turns
+            self._console.print()
+        self._turned = False
+        while True:
+            try:
+                text = await self._session.prompt_async([("class:prompt", "> ")])
+                self._interrupted = False
+                return text
+            except KeyboardInterrupt:
+                if self._interrupted:
+                    raise EOFError from None
+                self._interrupted = True
+                self.remark("Ctrl-C once more, or Ctrl-D, leaves")
+
+    def show(self, delta: Delta) -> None:
+        """Draw the next piece."""
+        if self._answer is None:
+            from edge.chat.markdown_stream import MarkdownStream
+
+            self._answer = MarkdownStream(self._console)
+        if delta.replaces and self._answer.text:
+            self._answer.withdraw()
+            self.remark(f"— {SEAMS[delta.source or 'cloud']} —")
+        elif self._answer.text and is_seam(self._source, delta):
+            # Not within the text: there it might stand in the middle of code.
+            self.remark(f"— the {WHO[delta.source or 'cloud']} model goes on with this answer —")
+        self._source = delta.source or self._source
+        self._answer.write(printable(delta.text))
+
+    def end(self, text: str, finish: Finish | None) -> None:
+        """Draw what is left, and say quietly who answered."""
+        if self._answer is not None:
+            self._answer.end()
+        self._answer = self._source = None
+        if told := answered(finish):
+            self.remark(" · ".join(told))
+        self._turned = True
+
+    def remark(self, text: str) -> None:
+        """Say something quietly."""
+        if self._answer is not None:
+            self._answer.pause()
+        self._console.print(printable(text), style="dim", markup=False)
+
+    def fail(self, text: str) -> None:
+        """Say what went wrong, where it was asked."""
+        if self._answer is not None:
+            self._answer.pause()
+        self._console.print(printable(text), style="red", markup=False)
+
+    async def choose(self, question: str, choices: Mapping[str, str]) -> str:
+        """Ask by letters; Ctrl-C, or anything else, is the last choice."""
+        if self._answer is not None:
+            self._answer.pause()
+        self._console.print(printable(question), style="bold", markup=False)
+        for key, words in choices.items():
+            self._console.print(f"  {key}  {words}", markup=False)
+        reply = ""
+        with contextlib.suppress(EOFError, KeyboardInterrupt):
+            # In raw mode Ctrl-C is a key; the signal stays with the answer that waits.
+            asked: PromptSession[str] = PromptSession()
+            reply = await asked.prompt_async("? ", handle_sigint=False)
+        return reply.strip().lower() if reply.strip().lower() in choices else list(choices)[-1]
+
+
+class QuestionHistory(History):
+    """What was asked in conversations that still exist; a deleted one leaves no history."""
+
+    def __init__(self, questions: list[str]) -> None:
+        super().__init__()
+        self._questions = questions
+
+    def load_history_strings(self) -> Iterable[str]:
+        """Return what was asked, the newest first."""
+        return list(self._questions)
+
+    def store_string(self, string: str) -> None:
+        """Keep nothing: the conversation itself is kept."""
+
+
+class Slash(Completer):
+    """Completes commands with what they do, models by name, and files by path."""
+
+    def __init__(self, models: Callable[[], list[str]]) -> None:
+        self._models = models
+        self._paths = PathCompleter(expanduser=True)
+
+    def get_completions(self, document: Document, event: CompleteEvent) -> Iterable[Completion]:
+        """Yield what the typed words may become."""
+        name, space, rest = document.text_before_cursor.partition(" ")
+        if not name.startswith("/"):
+            return
+        if not space:
+            for each, command in COMMANDS.items():
+                if each.startswith(name):
+                    yield Completion(each, start_position=-len(name), display_meta=command.help)
+        elif name == "/model":
+            for model in self._models():
+                if model.startswith(rest):
+                    yield Completion(model, start_position=-len(rest))
+        elif name in ("/file", "/save"):
+            yield from self._paths.get_completions(Document(rest, len(rest)), event)
+
+    async def get_completions_async(
+        self, document: Document, complete_event: CompleteEvent
+    ) -> AsyncGenerator[Completion, None]:
+        """Yield the same; nothing here takes long."""
+        for completion in self.get_completions(document, complete_event):
+            yield completion
+
+
+def _keys() -> KeyBindings:
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def _send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.text_before_cursor.endswith("\\"):  # a line may go on behind a backslash
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    @keys.add("c-j")
+    def _line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    return keys
+
+
+def model_names(folder: Path) -> list[str]:
+    """Return the names that /model takes."""
+    from edge.models.local_models import list_models
+
+    return [entry.name for entry in list_models(folder) if entry.runs == "edge"]

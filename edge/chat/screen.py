@@ -1,0 +1,128 @@
+"""What a conversation needs of whatever it is shown on, and the plainest of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from backbone.terminal_text import echo, echo_json, write
+from edge.chat.terminal import WHO, document, is_seam
+from offload.messages import Delta, Finish, Side
+
+SEAMS: dict[Side, str] = {
+    "cloud": "not sure enough; the far model answers instead",
+    "edge": "the cloud is gone; the near model answers instead",
+}
+
+
+class Screen(Protocol):
+    """Where a conversation is read and shown."""
+
+    async def read(self) -> str:
+        """Return what the person writes next; EOFError when they leave."""
+        ...
+
+    def show(self, delta: Delta) -> None:
+        """Show the next piece of an answer."""
+        ...
+
+    def end(self, text: str, finish: Finish | None) -> None:
+        """End an answer; `finish` is None where it was stopped."""
+        ...
+
+    def remark(self, text: str) -> None:
+        """Say something that is not part of an answer."""
+        ...
+
+    def fail(self, text: str) -> None:
+        """Say what went wrong with what was asked."""
+        ...
+
+    async def choose(self, question: str, choices: Mapping[str, str]) -> str:
+        """Ask; return a key of `choices`, the last where the person will not say."""
+        ...
+
+
+class PlainScreen:
+    """Lines in, lines out: for pipes, programs and dumb terminals.
+
+    On a terminal every piece is shown as it comes. Elsewhere only the final text is written, so
+    that a pipe never carries a withdrawn half-answer.
+    """
+
+    def __init__(self, *, as_json: bool = False) -> None:
+        self._as_json = as_json
+        self._asks = sys.stdin.isatty()
+        self._live = sys.stdout.isatty() and not as_json
+        self._begun = False
+        self._source: Side | None = None
+
+    async def read(self) -> str:
+        """Return the next line without its end; EOFError after the last."""
+        if self._asks:
+            return await _typed("> ")
+        line: str = await asyncio.to_thread(sys.stdin.readline)
+        if not line:
+            raise EOFError
+        return line.rstrip("\n")
+
+    def show(self, delta: Delta) -> None:
+        """Write a piece where somebody watches."""
+        if not self._live:
+            return
+        if delta.replaces and self._begun:
+            self._write(f"\n-- {SEAMS[delta.source or 'cloud']} --\n")
+        elif self._begun and is_seam(self._source, delta):
+            self._write(f"[{WHO[delta.source or 'cloud']}:] ")
+        self._source = delta.source or self._source
+        self._write(delta.text)
+        self._begun = True
+
+    def end(self, text: str, finish: Finish | None) -> None:
+        """Write the whole answer where its pieces were not shown."""
+        self._begun, self._source = False, None
+        if self._live:
+            self._write("\n")
+        elif not self._as_json:
+            self._write(f"{text}\n")
+        elif finish is not None:
+            echo_json(json.dumps(document(text, finish), ensure_ascii=False))
+
+    def remark(self, text: str) -> None:
+        """Write to stderr, which carries nothing else."""
+        echo(text, err=True, faint=True)
+
+    def fail(self, text: str) -> None:
+        """Write to stderr; a program reads it as a JSON line too."""
+        if self._as_json:
+            echo_json(json.dumps({"error": text}, ensure_ascii=False))
+        self.remark(text)
+
+    async def choose(self, question: str, choices: Mapping[str, str]) -> str:
+        """Ask by letters; nobody at the keyboard is the last choice."""
+        refusal = list(choices)[-1]
+        if not self._asks:
+            return refusal
+        told = ", ".join(f"{key} = {words}" for key, words in choices.items())
+        with contextlib.suppress(EOFError):
+            reply = (await _typed(f"\n{question} [{told}] ")).strip().lower()
+            return reply if reply in choices else refusal
+        return refusal
+
+    def _write(self, text: str) -> None:
+        write(text, sys.stdout)
+
+
+async def _typed(prompt: str) -> str:
+    """Read a line of a terminal that may be dumb, without blocking the loop; Ctrl-C ends it."""
+    from prompt_toolkit import PromptSession
+
+    session: PromptSession[Any] = PromptSession()
+    try:
+        return str(await session.prompt_async(prompt))
+    except KeyboardInterrupt:
+        raise EOFError from None

@@ -1,0 +1,96 @@
+"""The quiet line under a conversation: who answers, why, how quickly, and what is full."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+
+import psutil
+
+from offload.engine import Engine
+from offload.messages import Finish, Usage
+from offload.reasons import sentence
+
+if TYPE_CHECKING:
+    from offload.link.health import CloudStanding, LinkHealth
+
+LinkState = Literal["none", "set_up", "away", "there"]
+
+
+@runtime_checkable
+class Linked(Protocol):
+    """A far engine that knows how its link is."""
+
+    def health(self) -> LinkHealth:
+        """Return what is known of the link now."""
+        ...
+
+    def standing(self) -> CloudStanding:
+        """Return what a policy may know of the cloud before it asks."""
+        ...
+
+
+def status(engine: Engine, finish: Finish | None) -> str:
+    """Return the line; nothing is asked or sent for it."""
+    card = engine.card()
+    parts = [card.name]
+    if finish is not None and finish.route is not None:
+        parts.append("near" if finish.route.served_by == "edge" else "far")
+    if finish is not None:
+        speed = tokens_per_s(finish.usage)
+        parts += [f"{speed:.0f} tokens/s"] if speed else []
+        used = finish.usage.prompt_tokens + finish.usage.completion_tokens
+        parts.append(f"context {min(used, card.max_model_len)}/{card.max_model_len}")
+    return " · ".join([*parts, f"{memory_bytes() / 1e6:,.0f} MB", link(engine)])
+
+
+def answered(finish: Finish | None) -> list[str]:
+    """Return who gave the last answer, why, and how quickly."""
+    if finish is None or finish.route is None:
+        return []
+    side = "near" if finish.route.served_by == "edge" else "far"
+    speed = tokens_per_s(finish.usage)
+    told = [f"{side}: {sentence(finish.route.reason)}"]
+    return [*told, f"{speed:.0f} tokens/s"] if speed else told
+
+
+def tokens_per_s(usage: Usage) -> float | None:
+    """Return how quickly the answer was written, None where that is not known."""
+    if usage.decode_s <= 0 or usage.completion_tokens < 2:
+        return None
+    return usage.completion_tokens / usage.decode_s
+
+
+def memory_bytes() -> int:
+    """Return the memory this process holds."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def link_state(engine: Engine) -> LinkState:
+    """Return how the cloud stands; one that was not yet asked is only set up."""
+    cloud = _cloud(engine)
+    if cloud is None:
+        return "none"
+    if not isinstance(cloud, Linked):
+        return "set_up"
+    if cloud.health().alive:
+        return "there"
+    return "set_up" if cloud.standing().healthy else "away"
+
+
+def _cloud(engine: Engine) -> Engine | None:
+    """Return the link itself, from behind the door by which text leaves."""
+    # With the whole policy: not before the chat's first prompt.
+    from offload.egress.door import EgressEngine
+    from offload.hybrid.hybrid import Hybrid
+
+    cloud = engine.cloud if isinstance(engine, Hybrid) else None
+    return cloud.cloud if isinstance(cloud, EgressEngine) else cloud
+
+
+def link(engine: Engine) -> str:
+    """Return how the cloud stands, in a word or two."""
+    state = link_state(engine)
+    if state == "there":
+        rtt_s = cast(Linked, _cloud(engine)).health().rtt_s
+        return f"cloud {rtt_s * 1000:.0f} ms" if rtt_s else "cloud connected"
+    return {"none": "no cloud", "set_up": "cloud set up", "away": "cloud not connected"}[state]

@@ -1,0 +1,136 @@
+"""Writing an answer to a terminal as it comes, and the line that says who gave it and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any, TextIO, cast
+
+from backbone.terminal_text import write
+from edge.chat.thought_folding import Folding
+from offload.messages import Delta, Finish, Route, Side
+from offload.reasons import sentence, sureness
+
+
+class StreamReader:
+    """Takes an answer's stream; keeps the text a reader is left with and shows it as it comes.
+
+    On a terminal every piece is shown at once, and a hand-over is marked. Elsewhere only the
+    final text is written, so that a pipe never carries a withdrawn half-answer.
+    """
+
+    def __init__(self, out: TextIO | None = None, *, quiet: bool = False) -> None:
+        self._out = out or sys.stdout
+        self._live = self._out.isatty() and not quiet
+        self._quiet = quiet
+        self.text = ""
+        self._folding = Folding()
+        self._source: Side | None = None
+        self.finish: Finish | None = None
+
+    async def read(self, stream: AsyncIterator[Delta | Finish]) -> Finish:
+        """Read the stream to its end and return its Finish."""
+        async with aclosing(cast(Any, stream)):
+            async for item in stream:
+                if isinstance(item, Finish):
+                    self.finish = item
+                else:
+                    self._take(item)
+        assert self.finish is not None, "an engine's stream ends with a Finish"
+        if rest := self._folding.rest():
+            self._say(rest)
+        self._end()
+        return self.finish
+
+    @property
+    def thoughts(self) -> str:
+        """Return what the model thought before it answered."""
+        return self._folding.thoughts
+
+    def _take(self, delta: Delta) -> None:
+        thought_before = self._folding.has_thought and not delta.replaces
+        delta = self._folding.take(delta)
+        if self._live and self._folding.has_thought and not thought_before:
+            self._write("thinking ...\n", faint=True)
+        if delta.replaces:
+            if self._live and self.text:
+                self._write("\n")
+                self._write(f"{_SEAM[delta.source or 'cloud']}\n", faint=True)
+            self.text = ""
+        elif self._live and self.text and is_seam(self._source, delta):
+            self._write(f"[{WHO[delta.source or 'cloud']}:] ", faint=True)
+        self._source = delta.source or self._source
+        self._say(delta.text)
+
+    def _say(self, text: str) -> None:
+        self.text += text
+        if self._live:
+            self._write(text)
+
+    def _end(self) -> None:
+        if self._quiet:
+            return
+        self._write("\n" if self._live else f"{self.text}\n")
+
+    def _write(self, text: str, *, faint: bool = False) -> None:
+        write(text, self._out, faint=faint)
+
+
+_SEAM = {
+    "cloud": "-- not sure enough; the far model answers instead --",
+    "edge": "-- the cloud is gone; the near model answers instead --",
+}
+
+
+# Between two words of one answer, where another model goes on from what stands there.
+WHO: dict[Side, str] = {"cloud": "far", "edge": "near"}
+
+
+def is_seam(source: Side | None, delta: Delta) -> bool:
+    """Whether another side than `source` goes on here with the answer as it stands."""
+    return not delta.replaces and None not in (source, delta.source) and source != delta.source
+
+
+def why(finish: Finish) -> str:
+    """Return one line: who answered, why, how sure, how quick, what was sent."""
+    route, usage = finish.route, finish.usage
+    if route is None:
+        return "no route was recorded"
+    parts = ["near" if route.served_by == "edge" else "far", sentence(route.reason)]
+    if route.confidence is not None:
+        parts.append(f"the near answer counted as {sureness(route.confidence)}")
+    if route.cut:
+        parts.append("it ran in circles and was cut where that began")
+    seconds = usage.prefill_s + usage.decode_s
+    if seconds > 0:
+        parts.append(f"{usage.completion_tokens} tokens in {seconds:.2f} s")
+    parts.append(_sent(route, usage.bytes_sent))
+    return " · ".join(parts)
+
+
+def _sent(route: Route, num_bytes: int) -> str:
+    failed = route.failure is not None
+    if not route.sent_is_known and (failed or route.sent_is_known is False):
+        # Nobody counted what had reached it.
+        then = "before the cloud failed" if failed else "for the cloud too, which was not needed"
+        return f"the text may have left {then}"
+    if not num_bytes:
+        # Over plain HTTP nobody counts; the ledger has the size of the request.
+        return "nothing sent" if route.served_by == "edge" else "bytes sent not counted"
+    return f"{num_bytes} bytes sent" + (" before the cloud failed" if failed else "")
+
+
+def document(text: str, finish: Finish, thoughts: str = "") -> dict[str, Any]:
+    """Return the answer as one JSON document, with what was thought before it."""
+    import msgspec
+
+    whole: dict[str, Any] = msgspec.to_builtins(finish)
+    return {
+        "answer": text,
+        **({"reasoning": thoughts} if thoughts else {}),
+        "finish_reason": whole.pop("reason"),
+        "route": whole.pop("route", None),
+        "usage": whole.pop("usage", {}),
+        **whole,
+    }

@@ -1,0 +1,104 @@
+"""A better answer, later: what was answered near for want of a cloud, asked again when it is back.
+
+The far answer is kept beside the first one, in the conversation that both belong to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+
+from backbone.errors import NearfarError
+from edge.conversations.conversation import Beside
+from edge.conversations.store import Conversations
+from offload.egress.door import EgressEngine
+from offload.egress.outbox import Outbox, OutboxEntry
+from offload.engine import Engine
+from offload.hybrid.hybrid import Hybrid
+
+_log = logging.getLogger("nearfar.outbox")
+_STRAY_S = 60.0  # after which a question that no turn waits for was taken back
+
+
+class Bettering:
+    """Asks again what waits, and keeps the answers; at most every `first_s`, then more seldom."""
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        store: Conversations,
+        *,
+        first_s: float = 2.0,
+        longest_s: float = 120.0,
+    ) -> None:
+        self._outbox, self._store = outbox, store
+        self._first_s, self._longest_s = first_s, longest_s
+        self._nudged = asyncio.Event()
+
+    def nudge(self) -> None:
+        """Say that now is a good moment to look."""
+        self._nudged.set()
+
+    async def look(self, engine: Engine) -> int:
+        """Ask what waits, if the engine has a cloud; return how many better answers came."""
+        cloud, num_better = _cloud(engine), 0
+        try:
+            self._let_go()
+            if cloud is None:
+                return 0
+            self._forget_strays()
+            betters = self._outbox.run(cloud, wanted=lambda each: self._store.awaits(each.id))
+            async for better in betters:
+                beside = Beside(content=better.answer, finish=better.finish)
+                num_better += self._store.better(better.waiting.id, beside)
+            self._let_go()
+        except (NearfarError, OSError) as error:
+            _log.warning("what waits for the cloud cannot be asked again: %s", error)
+        return num_better
+
+    def _let_go(self) -> None:
+        """Let no turn wait for what the outbox has given up, or what was forgotten elsewhere."""
+        self._store.stop_waiting(lambda: [each.id for each in self._outbox.pending()])
+
+    def _forget_strays(self) -> None:
+        """Forget what a person took back, or had answered anew, while it waited."""
+        for each in self._outbox.pending():
+            if self._is_stray(each):
+                self._outbox.forget(each.id)
+
+    def _is_stray(self, each: OutboxEntry) -> bool:
+        settled = time.time() - each.queued_at > _STRAY_S
+        return settled and each.request.session is not None and not self._store.awaits(each.id)
+
+    @contextlib.asynccontextmanager
+    async def watching(self, engine: Callable[[], Engine]) -> AsyncIterator[None]:
+        """Look again and again while the block runs; `engine` tells which one stands now."""
+        job = asyncio.ensure_future(self._watch(engine))
+        try:
+            yield
+        finally:
+            # A wait_for whose event is set at that moment swallows a cancellation (Python 3.11).
+            while not job.done():
+                job.cancel()
+                await asyncio.wait([job], timeout=0.05)
+
+    async def _watch(self, engine: Callable[[], Engine]) -> None:
+        pause_s = self._first_s
+        while True:
+            found = await self.look(engine())
+            pause_s = self._first_s if found else min(2 * pause_s, self._longest_s)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._nudged.wait(), pause_s)
+                pause_s = self._first_s
+            self._nudged.clear()
+
+
+def _cloud(engine: Engine) -> Engine | None:
+    cloud = engine.cloud if isinstance(engine, Hybrid) else None
+    # The door by which it leaves writes down why.
+    return (
+        cloud.because("asked_again", attended=False) if isinstance(cloud, EgressEngine) else cloud
+    )

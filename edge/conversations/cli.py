@@ -1,0 +1,122 @@
+"""The commands of `nearfar conversations`: what was said in the chat and in the assistant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backbone.terminal_text import echo, echo_json, printable
+
+if TYPE_CHECKING:
+    from edge.conversations.conversation import Heading
+    from edge.conversations.store import Conversations
+
+conversations_app = typer.Typer(
+    help="What was said in the chat and in the assistant.", no_args_is_help=True
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Id = Annotated[str, typer.Argument(help="The id of a conversation, or how it begins.")]
+
+
+@conversations_app.command("list")
+def show_list(
+    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 30,
+    as_json: Json = False,
+) -> None:
+    """List the conversations, the newest first."""
+    with _store() as store:
+        newest = [(heading, "") for heading in store.headings(limit)]
+        _show(newest, none="there is none; `nearfar chat` begins one", as_json=as_json)
+
+
+@conversations_app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="Any part of what was said.")], as_json: Json = False
+) -> None:
+    """Find conversations by any part of what was said in them."""
+    with _store() as store:
+        hits = [(hit.heading, hit.excerpt) for hit in store.search(text)]
+        _show(hits, none=f"nothing that was said has {text!r} in it", as_json=as_json)
+
+
+@conversations_app.command()
+def export(
+    conversation: Id,
+    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
+) -> None:
+    """Print a whole conversation, as Markdown or JSON."""
+    from edge.conversations.export import export as written
+
+    with _store() as store:
+        whole = store.read(store.find(conversation))
+        (echo_json if as_json else echo)(written(whole, "json" if as_json else "markdown"), end="")
+
+
+@conversations_app.command()
+def rename(
+    conversation: Id,
+    title: Annotated[str, typer.Argument(help="The new title.")],
+    as_json: Json = False,
+) -> None:
+    """Give a conversation another title."""
+    with _store() as store:
+        found = store.find(conversation)
+        store.rename(found, title)
+        _tell({"renamed": found, "title": title}, f"{found[:8]}  {title}", as_json=as_json)
+
+
+@conversations_app.command()
+def delete(
+    conversation: Id,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Delete a conversation for good, and what the near model had kept of it."""
+    import asyncio
+
+    from edge.conversations.forget import forget
+    from offload.config.places import places
+
+    with _store() as store:
+        found = store.find(conversation)
+        if not yes and not as_json:
+            typer.confirm(printable(f"Delete {store.read(found).heading.title!r}?"), abort=True)
+        asyncio.run(forget(found, store, None, places().cache / "sessions"))
+        _tell({"deleted": found}, "deleted", as_json=as_json)
+
+
+@contextmanager
+def _store() -> Iterator[Conversations]:
+    from edge.conversations.store import Conversations
+    from offload.config.places import places
+
+    store = Conversations(places().conversations)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+def _show(found: list[tuple[Heading, str]], *, none: str, as_json: bool) -> None:
+    import msgspec
+
+    if as_json:
+        rows = [{**msgspec.to_builtins(each), "excerpt": excerpt} for each, excerpt in found]
+        echo_json(json.dumps(rows, ensure_ascii=False))
+        return
+    for each, excerpt in found:
+        echo(f"{each.id[:8]}  {each.title}" + (f"\n          {excerpt}" if excerpt else ""))
+    if not found:
+        echo(none)
+
+
+def _tell(document: dict[str, str], words: str, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(json.dumps(document, ensure_ascii=False))
+    else:
+        echo(words)

@@ -1,0 +1,229 @@
+"""Conversations, kept as they happen: every token is on its way to disk before the next one."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import uuid
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edge.conversations.answer_writer import Writing, settle, this_process
+from edge.conversations.conversation import (
+    HEADINGS,
+    Beside,
+    Conversation,
+    Heading,
+    State,
+    heading_of,
+    turn_of,
+)
+from edge.conversations.conversation_schema import connect
+from edge.conversations.search import Hit, search
+from offload.errors import RequestError
+from offload.messages import Privacy, Role
+
+TITLE_LEN = 60
+
+
+class Conversations:
+    """The conversations of one person, in one SQLite file; several processes may share it.
+
+    Without a path they live as long as the process.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._db = connect(path)
+        self._me = this_process()
+        settle(self._db)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def begin(self, *, system: str = "", title: str = "", privacy: Privacy = Privacy.ASK) -> str:
+        """Start a conversation and return its id, which is also its session in the runtime.
+
+        `privacy` is the class of its system prompt.
+        """
+        made, now = uuid.uuid4().hex, time.time()
+        self._db.execute(
+            "INSERT INTO conversation (id, title, system, created_at, changed_at, privacy) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
+            (made, title, system, now, now, privacy.value),
+        )
+        return made
+
+    def headings(self, limit: int = 200) -> list[Heading]:
+        """Return the conversations, the last changed first."""
+        rows = self._db.execute(f"{HEADINGS} ORDER BY c.changed_at DESC LIMIT ?", (limit,))
+        return [heading_of(row) for row in rows]
+
+    def find(self, name: str) -> str:
+        """Return the full id of an id or of its beginning. Raises RequestError."""
+        escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        rows = self._db.execute(
+            "SELECT id FROM conversation WHERE id LIKE ? ESCAPE '\\' LIMIT 2", (f"{escaped}%",)
+        ).fetchall()
+        if len(rows) == 1 and name:
+            return str(rows[0]["id"])
+        several = "several conversations have ids that begin"
+        told = several if rows else "no conversation has an id that begins"
+        raise RequestError(f"{told} with {name!r}; `nearfar conversations list` shows them")
+
+    def latest(self) -> str:
+        """Return the id of the conversation last changed. Raises RequestError without any."""
+        headings = self.headings(limit=1)
+        if not headings:
+            raise RequestError("there is no conversation yet; `nearfar chat` begins one")
+        return headings[0].id
+
+    def read(self, conversation: str) -> Conversation:
+        """Return a whole conversation. Raises RequestError for an unknown id."""
+        row = self._db.execute(f"{HEADINGS} WHERE c.id = ?", (conversation,)).fetchone()
+        if row is None:
+            raise RequestError(f"there is no conversation {conversation!r}; it may be deleted")
+        turns = self._db.execute(
+            "SELECT * FROM turn WHERE conversation = ? ORDER BY id", (conversation,)
+        )
+        return Conversation(
+            heading=heading_of(row),
+            system=row["system"],
+            turns=tuple(turn_of(each) for each in turns),
+            privacy=Privacy(row["privacy"]),
+        )
+
+    def ask(self, conversation: str, text: str, privacy: Privacy = Privacy.ASK) -> int:
+        """Add a person's turn; the first one gives an unnamed conversation its title."""
+        self._db.execute(
+            "UPDATE conversation SET title = ? WHERE id = ? AND title = ''",
+            (_title(text), conversation),
+        )
+        return self._add(conversation, "user", text, "whole", privacy)
+
+    def answer(self, conversation: str, privacy: Privacy = Privacy.ASK) -> Writing:
+        """Begin an answer, to be written piece by piece."""
+        return Writing(self._db, self._add(conversation, "assistant", "", "writing", privacy))
+
+    def keep_here(self, conversation: str) -> None:
+        """Let the last question, and all that answers it, never leave: its person refused."""
+        row = self._last_question(conversation)
+        if row is not None:
+            self._db.execute(
+                "UPDATE turn SET privacy = 'local_only' WHERE conversation = ? AND id >= ?",
+                (conversation, row["id"]),
+            )
+
+    def awaits(self, name: str) -> bool:
+        """Return whether a turn waits for a better answer by this name of the outbox."""
+        row = self._db.execute("SELECT 1 FROM turn WHERE waiting = ?", (name,)).fetchone()
+        return row is not None
+
+    def stop_waiting(self, pending: Callable[[], Collection[str]]) -> None:
+        """Let no turn wait for what the outbox has dropped; `pending` tells the names left in it.
+
+        A turn's name is in the outbox before it is in the turn: what waits is read first.
+        """
+        rows = self._db.execute("SELECT waiting FROM turn WHERE waiting <> ''").fetchall()
+        for name in {str(row["waiting"]) for row in rows} - set(pending() if rows else ()):
+            self._db.execute("UPDATE turn SET waiting = '' WHERE waiting = ?", (name,))
+
+    def better(self, name: str, beside: Beside) -> bool:
+        """Keep a better answer beside the first; False where that is gone by now."""
+        told = msgspec.json.encode(beside).decode()
+        kept = self._db.execute(
+            "UPDATE turn SET better = ?, waiting = '' WHERE waiting = ?", (told, name)
+        )
+        return kept.rowcount > 0
+
+    def undo(self, conversation: str) -> str | None:
+        """Take back the last question and its answer; return the question, None without one."""
+        row = self._last_question(conversation)
+        if row is None:
+            return None
+        self._remove("conversation = ? AND id >= ?", (conversation, row["id"]))
+        return str(row["content"])
+
+    def unanswer(self, conversation: str) -> str | None:
+        """Take back the last answer only; return the question that stands, None without one."""
+        row = self._last_question(conversation)
+        if row is None:
+            return None
+        self._remove("conversation = ? AND id > ?", (conversation, row["id"]))
+        return str(row["content"])
+
+    def stays(self, conversation: str) -> bool:
+        """Return whether the last question must never leave."""
+        row = self._last_question(conversation)
+        return row is not None and row["privacy"] == Privacy.LOCAL_ONLY.value
+
+    def rename(self, conversation: str, title: str) -> None:
+        """Give a conversation another title; an empty one is refused with RequestError."""
+        if not title.strip():
+            raise RequestError("the title is empty; write one")
+        self._db.execute(
+            "UPDATE conversation SET title = ? WHERE id = ?", (title.strip(), conversation)
+        )
+
+    def instruct(self, conversation: str, system: str, privacy: Privacy = Privacy.ASK) -> None:
+        """Set the system prompt of a conversation; an empty one takes it away."""
+        self._db.execute(
+            "UPDATE conversation SET system = ?, privacy = ? WHERE id = ?",
+            (system, privacy.value, conversation),
+        )
+
+    def delete(self, conversation: str) -> None:
+        """Delete a conversation: its text is overwritten in the file, its log and its index."""
+        self._remove("conversation = ?", (conversation,))
+        self._db.execute("DELETE FROM conversation WHERE id = ?", (conversation,))
+        self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def questions(self, limit: int = 500) -> list[str]:
+        """Return what was asked, the newest first: the history of the arrow keys."""
+        rows = self._db.execute(
+            "SELECT content FROM turn WHERE role = 'user' ORDER BY id DESC LIMIT ?", (limit,)
+        )
+        return [str(row["content"]) for row in rows]
+
+    def search(self, text: str, limit: int = 50) -> list[Hit]:
+        """Return the conversations whose turns or title hold the text, any case, newest first."""
+        return search(self._db, text, limit)
+
+    def _add(
+        self, conversation: str, role: Role, content: str, state: State, privacy: Privacy
+    ) -> int:
+        now = time.time()
+        touched = self._db.execute(
+            "UPDATE conversation SET changed_at = ? WHERE id = ?", (now, conversation)
+        )
+        if not touched.rowcount:
+            raise RequestError(f"there is no conversation {conversation!r}; it may be deleted")
+        made = self._db.execute(
+            "INSERT INTO turn (conversation, role, content, state, writer, created_at, privacy) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (conversation, role, content, state, self._me, now, privacy.value),
+        )
+        assert made.lastrowid is not None, "an inserted row has an id"
+        return made.lastrowid
+
+    def _remove(self, where: str, values: tuple[Any, ...]) -> None:
+        """Delete turns and rewrite the index: a deleted entry would else linger in its segments."""
+        removed = self._db.execute(f"DELETE FROM turn WHERE {where}", values)
+        if removed.rowcount:
+            self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
+
+    def _last_question(self, conversation: str) -> sqlite3.Row | None:
+        row: sqlite3.Row | None = self._db.execute(
+            "SELECT id, content, privacy FROM turn WHERE conversation = ? AND role = 'user' "
+            "ORDER BY id DESC LIMIT 1",
+            (conversation,),
+        ).fetchone()
+        return row
+
+
+def _title(text: str) -> str:
+    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    return line if len(line) <= TITLE_LEN else f"{line[: TITLE_LEN - 1].rstrip()}…"

@@ -1,0 +1,199 @@
+"""One answer in one seat: the prompt is read, and then tokens are written until it ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from backbone.errors import NearfarError
+from backbone.schema import SchemaConstraint
+from backbone.text_stream import token_texts
+from edge.llama.decode_loop import ChosenToken, steps
+from edge.llama.draft_model import DraftModel
+from edge.llama.kv_cache import KvCache
+from edge.llama.prompt import PromptWriter
+from edge.llama.sampler import Gauge, Sampler
+from edge.llama.slots import Owner, Slot
+from edge.llama.top_logprobs import likeliest, prompt_token
+from edge.llama.vocabulary import LlamaVocabulary
+from engine.answer_state import AnswerState, Deadline
+from engine.draft_gate import DraftGate, Paying
+from engine.drafts import Drafter, DraftTally, FirstOf
+from engine.lookup import PromptLookup
+from engine.token_healing import KnownEnd
+from engine.window import Pins
+from offload.engine import StateObserver
+from offload.errors import ContextLengthError
+from offload.messages import Delta, Finish, FinishReason, PromptToken, Request
+from offload.thinking import opened, tail_of
+
+_DONE = object()
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationTask:
+    """What is to be written, and for whom; `observer` is shown each token's hidden state.
+
+    `spell` are bytes of the answer's beginning that its first tokens must spell once more;
+    `constraint` holds it to a JSON schema.
+    """
+
+    request: Request
+    prompt: list[int]
+    answer: AnswerState
+    spell: bytes = b""
+    constraint: SchemaConstraint | None = None
+    patience: Deadline
+    observer: StateObserver | None = None
+
+
+class Generation:
+    """Writes answers of one model; it keeps nothing between them."""
+
+    def __init__(
+        self,
+        vocabulary: LlamaVocabulary,
+        prompts: PromptWriter,
+        *,
+        max_model_len: int,
+        max_draft_tokens: int,
+        draft: DraftModel | None = None,
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._prompts = prompts
+        self._max_model_len = max_model_len
+        self._max_draft_tokens = max_draft_tokens
+        self._draft = draft
+        self._worth = DraftGate()  # of copies, over all answers
+        self.tally = DraftTally()
+
+    def write(self, seat: Slot, task: GenerationTask) -> Iterator[Delta | Finish]:
+        """Yield a Delta per token and a Finish.
+
+        Raises ContextLengthError where what must stay does not fit, SchemaRefusal for a JSON
+        schema too complex to go on, and CheckpointError for a model whose output is no number.
+        """
+        cache, request, prompt = seat.cache, task.request, task.prompt
+        pins = self.pins(cache, request, prompt)
+        cache.keep_hidden = task.observer is not None
+        vocabulary = self._vocabulary
+        gauge = Gauge(vocabulary.num_tokens)
+        sampler = Sampler(request.sampling, vocabulary, gauge, task.constraint)
+        sampler.bind(self._prompts.healer.bind(task.spell))
+        scores: list[PromptToken] = []
+        ended = self._read(seat, task, pins, scores)
+        task.answer.prefilled(tuple(scores))
+        task.answer.num_cached = cache.num_reused
+        if ended is not None:
+            yield task.answer.finish(ended)
+            return
+        sampler.remember(prompt)
+        drafter = self.make_drafter(prompt, pins, seat.owner)
+        tokens = steps(cache, sampler, pins, seat.pace, drafter)
+        with contextlib.closing(tokens):
+            yield from self._decode(cache, task, tokens)
+
+    def make_drafter(self, prompt: list[int], pins: Pins, owner: Owner) -> Drafter | None:
+        """Return what drafts tokens for an answer, None where drafts are off.
+
+        A copy of earlier text comes before a draft model's guess: it costs nothing.
+        """
+        drafters: list[Drafter] = []
+        if self._max_draft_tokens > 0:
+            copied = PromptLookup(prompt, max_draft=self._max_draft_tokens, times=self._worth.times)
+            drafters.append(Paying(copied, self._worth))
+        if self._draft is not None:
+            size = self._vocabulary.num_tokens
+            drafters.append(self._draft.begin(prompt, pins, num_tokens=size, owner=owner))
+        return FirstOf(drafters, self.tally) if drafters else None
+
+    def pins(self, cache: KvCache, request: Request, prompt: list[int]) -> Pins:
+        """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
+        last = len(prompt) + request.sampling.max_tokens
+        pins = Pins.whole(len(prompt))
+        too_long = last > self._max_model_len or cache.window.dropped > 0
+        # A prompt whose tokens are all to be judged is read whole or not at all.
+        if cache.sliding and too_long and not request.sampling.prompt_logprobs:
+            pins = self._prompts.pins(request, prompt)
+        if pins.num_tokens >= self._max_model_len:
+            raise ContextLengthError(pins.num_tokens, self._max_model_len)
+        return pins
+
+    def _read(
+        self, seat: Slot, task: GenerationTask, pins: Pins, scores: list[PromptToken]
+    ) -> FinishReason | None:
+        """Evaluate what is new in the prompt; return why it was left unfinished, if it was.
+
+        What else runs is looked at before each piece: a long prompt takes minutes.
+
+        Where the prompt's own tokens are to be judged, all of it is new, and `scores` is filled.
+        """
+        if ended := task.patience.ended():
+            return ended
+        cache, judged = seat.cache, task.request.sampling.prompt_logprobs
+        pieces = self._score(cache, task, scores) if judged else cache.read(task.prompt, pins)
+        seat.pace.before_prompt()
+        while next(pieces, _DONE) is not _DONE:
+            if ended := task.patience.ended():
+                return ended
+            seat.pace.before_prompt()
+        return None
+
+    def _score(
+        self, cache: KvCache, task: GenerationTask, scores: list[PromptToken]
+    ) -> Iterator[None]:
+        prompt, count, vocabulary = task.prompt, task.request.sampling.logprobs, self._vocabulary
+        texts = token_texts((vocabulary.piece(each), vocabulary.text(each)) for each in prompt)
+        scores.append(prompt_token(prompt[0], texts[0], None, count, vocabulary))
+        for places in cache.score(prompt):
+            # The logits of a place are of the token behind it.
+            for row, at in enumerate(range(places.start + 1, min(places.stop + 1, len(prompt)))):
+                logits = cache.logits(row)
+                scores.append(prompt_token(prompt[at], texts[at], logits, count, vocabulary))
+            yield
+
+    def _decode(
+        self, cache: KvCache, task: GenerationTask, tokens: Iterator[ChosenToken]
+    ) -> Iterator[Delta | Finish]:
+        """Yield token after token until the answer ends, of itself or by force."""
+        answer, known = task.answer, KnownEnd(task.spell)
+        stops = task.request.sampling.stop_token_ids
+        tail = self._vocabulary.written(tail_of(task.prompt))
+        if said := opened(task.request, tail):
+            yield Delta(text=said, source="edge")
+        ended: FinishReason = "length"  # when the tokens run out, the context is full
+        try:
+            for chosen in tokens:
+                if self._vocabulary.is_end(chosen.token) or chosen.token in stops:
+                    ended = "stop"
+                    break
+                if (news := known.news(self._vocabulary.piece(chosen.token))) is not None:
+                    yield self._delta(cache, task, chosen, news)
+                if (reason := self._reason_to_end(task)) is not None:
+                    ended = reason
+                    break
+        except NearfarError as error:
+            if answer.num_tokens == 0:
+                raise
+            # The reader already has part of the answer, so the failure is its end.
+            yield answer.finish("error", error=str(error))
+            return
+        if (rest := answer.rest()) is not None:
+            yield rest
+        yield answer.finish(ended, dropped_tokens=cache.window.dropped)
+
+    def _reason_to_end(self, task: GenerationTask) -> FinishReason | None:
+        if task.constraint is not None and task.constraint.done:
+            return "stop"
+        return task.answer.ended() or task.patience.ended()
+
+    def _delta(
+        self, cache: KvCache, task: GenerationTask, chosen: ChosenToken, piece: bytes
+    ) -> Delta:
+        """Return a token's Delta of these new bytes, with whatever else was asked for of it."""
+        if task.observer is not None:
+            task.observer(task.answer.num_tokens, cache.hidden(chosen.row).copy())
+        count = task.request.sampling.logprobs
+        others = likeliest(cache.logits(chosen.row), count, self._vocabulary) if count else ()
+        return task.answer.take(chosen.token, piece, chosen.confidence, others)

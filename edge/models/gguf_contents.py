@@ -1,0 +1,158 @@
+"""What a GGUF file says of itself: its settings, and the type of every tensor; no weights are read.
+
+Source: the GGUF specification, `ggml/docs/gguf.md`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from backbone.error_causes import cause
+from backbone.errors import CheckpointError
+from edge.llama.gguf_file import check_header
+
+_PLAIN = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_TEXT, _LIST = 8, 9
+_SHOWN = 8  # elements of a list that are kept; vocabularies have hundreds of thousands
+_MOST = 1 << 31
+_TYPES = dict(
+    enumerate(
+        [
+            "F32",
+            "F16",
+            "Q4_0",
+            "Q4_1",
+            "?",
+            "?",
+            "Q5_0",
+            "Q5_1",
+            "Q8_0",
+            "Q8_1",
+            "Q2_K",
+            "Q3_K",
+            "Q4_K",
+            "Q5_K",
+            "Q6_K",
+            "Q8_K",
+            "IQ2_XXS",
+            "IQ2_XS",
+            "IQ3_XXS",
+            "IQ1_S",
+            "IQ4_NL",
+            "IQ3_S",
+            "IQ2_S",
+            "IQ4_XS",
+            "I8",
+            "I16",
+            "I32",
+            "I64",
+            "F64",
+            "IQ1_M",
+            "BF16",
+            "?",
+            "?",
+            "?",
+            "TQ1_0",
+            "TQ2_0",
+            "?",
+            "?",
+            "?",
+            "MXFP4",
+        ]
+    )
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The settings by their keys, and how many tensors and numbers each type holds."""
+
+    settings: dict[str, Any]
+    tensors: Counter[str] = field(default_factory=Counter)
+    numbers: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def architecture(self) -> str:
+        """Return the architecture's name."""
+        return str(self.settings.get("general.architecture", "unknown"))
+
+    @property
+    def chat_template(self) -> str:
+        """Return the chat template, empty where there is none."""
+        return str(self.settings.get("tokenizer.chat_template", ""))
+
+
+def read_contents(path: Path) -> Contents:
+    """Read the file's head. Raises CheckpointError."""
+    check_header(path)
+    try:
+        with path.open("rb") as file:
+            return _contents(file)
+    except (OSError, struct.error, ValueError, OverflowError, MemoryError) as error:
+        raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch it again") from None
+
+
+def _contents(file: BinaryIO) -> Contents:
+    file.seek(8)
+    num_tensors, num_settings = _read(file, "QQ")
+    _bounded(num_tensors + num_settings)
+    settings = {_text(file): _value(file, *_read(file, "I")) for _ in range(num_settings)}
+    tensors, numbers = Counter[str](), Counter[str]()
+    for _ in range(num_tensors):
+        _text(file)
+        (num_dims,) = _read(file, "I")
+        shape = _read(file, "Q" * _bounded(num_dims, 8))
+        kind, _ = _read(file, "IQ")
+        name = _TYPES.get(kind, f"type {kind}")
+        tensors[name] += 1
+        size = 1
+        for length in shape:
+            size *= length
+        numbers[name] += size
+    return Contents(settings=settings, tensors=tensors, numbers=numbers)
+
+
+def _read(file: BinaryIO, form: str) -> tuple[Any, ...]:
+    return struct.unpack(f"<{form}", file.read(struct.calcsize(f"<{form}")))
+
+
+def _text(file: BinaryIO) -> str:
+    (length,) = _read(file, "Q")
+    data = file.read(_bounded(length))
+    if len(data) != length:
+        raise ValueError("it ends too early")
+    return data.decode("utf-8", "replace")
+
+
+def _value(file: BinaryIO, kind: int) -> Any:
+    if kind == _TEXT:
+        return _text(file)
+    if kind == _LIST:
+        inner, length = _read(file, "IQ")
+        if inner == _LIST:
+            raise ValueError("a list of lists, which llama.cpp does not read")
+        values = [_value(file, inner) for _ in range(min(_bounded(length), _SHOWN))]
+        for _ in range(length - len(values)):
+            _skip(file, inner)
+        return values
+    if kind not in _PLAIN:
+        raise ValueError(f"a setting of unknown type {kind}")
+    return _read(file, _PLAIN[kind])[0]
+
+
+def _skip(file: BinaryIO, kind: int) -> None:
+    if kind == _TEXT:
+        (length,) = _read(file, "Q")
+        file.seek(_bounded(length), 1)
+    else:
+        _value(file, kind)
+
+
+def _bounded(number: int, most: int = _MOST) -> int:
+    if number > most:
+        raise ValueError(f"a length of {number}")
+    return number

@@ -1,0 +1,120 @@
+"""`nearfar models pull`: from a name to a model in the models folder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from backbone.byte_sizes import readable
+from backbone.memory import free_memory_bytes
+from backbone.terminal_text import printable
+from edge.llama.fit import MARGIN
+from edge.models import hub
+from edge.models.aliases import set_alias
+from edge.models.catalogue import listed
+from edge.models.download import DownloadError, Wanted, fetch, is_right, sha256_of
+from edge.models.local_models import own_models
+from edge.models.model_paths import placed
+
+
+class Pulled(msgspec.Struct, frozen=True, kw_only=True):
+    """What was fetched; `sha256` is that of the first file."""
+
+    name: str
+    path: str
+    size_bytes: int
+    sha256: str
+
+
+def pull(name: str, folder: Path, *, anyway: bool = False) -> Pulled:
+    """Fetch a model; one that is here already is only checked. Raises DownloadError."""
+    source = hub.parse(name)
+    chosen = hub.choose(source, hub.files(source))
+    wanted = [hub.wanted(source, each) for each in chosen]
+    total = sum(each.size_bytes for each in wanted)
+    if not anyway:
+        _require_fit(name, total, is_folder=not chosen[0].rfilename.endswith(".gguf"))
+    places = _places(source, chosen, wanted, folder)
+    with _Bar(name, total) as bar:
+        for each, place in zip(wanted, places, strict=True):
+            if not is_right(each, place):
+                fetch(each, place, headers=hub.headers(), progress=bar.show)
+            bar.file_done(each.size_bytes)
+    path = places[0]
+    if path.suffix != ".gguf":
+        path = path.parents[chosen[0].rfilename.count("/")]
+    own = next((as_ for as_, at in own_models(folder).items() if at == path), path.name)
+    if listed(name):
+        set_alias(name.lower(), own, folder)
+    return Pulled(
+        name=name if listed(name) else own,
+        path=str(path),
+        size_bytes=total,
+        sha256=sha256_of(places[0]),
+    )
+
+
+def _places(
+    source: hub.Source, chosen: Sequence[hub.File], wanted: Sequence[Wanted], folder: Path
+) -> list[Path]:
+    """Return where each file goes; a model that lies without its owner's folder stays there."""
+    here = [placed(each.rfilename, source.repo, folder) for each in chosen]
+    owner = folder / source.repo.split("/")[0]
+    older = [
+        folder / (each.name if each.suffix == ".gguf" else each.relative_to(owner)) for each in here
+    ]
+    return older if all(map(is_right, wanted, older)) else here
+
+
+def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
+    free = free_memory_bytes()
+    named = listed(name)
+    told = named[0].misfit(free) if named else None
+    if told is None and not is_folder and num_bytes > free * MARGIN:
+        told = f"{name} has {readable(num_bytes)} and {readable(free)} of memory are free"
+    if told:
+        raise DownloadError(f"{told}; --anyway fetches it all the same")
+
+
+class _Bar:
+    """A progress bar on stderr, where somebody watches it."""
+
+    def __init__(self, name: str, total: int) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            disable=not sys.stderr.isatty(),
+        )
+        self._task = self._progress.add_task(printable(name), total=total)
+        self._before = 0
+
+    def __enter__(self) -> _Bar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def show(self, done: int, _: int) -> None:
+        self._progress.update(self._task, completed=self._before + done)
+
+    def file_done(self, num_bytes: int) -> None:
+        self._before += num_bytes
+        self._progress.update(self._task, completed=self._before)

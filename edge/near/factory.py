@@ -1,0 +1,153 @@
+"""From settings to the Engine that answers: the near model, the link, and the policy over both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from backbone.errors import MissingExtra
+from edge.device.device_pressure import read_strain
+from edge.models.local_models import find_gguf, find_model
+from edge.near.rule_choice import rule_for
+from offload.aims import parse_aim
+from offload.config.places import Places
+from offload.config.settings import Settings
+from offload.egress.permission import LivePermission
+from offload.engine import Engine
+from offload.errors import SettingsError
+from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger, surroundings
+from offload.hybrid.hybrid import AskConsent, Hybrid, HybridOptions
+from offload.messages import Request
+from offload.pair import EDGE_MODEL
+from offload.policy.serving.dispatch import Prices
+from offload.policy.serving.rule import Threshold
+
+if TYPE_CHECKING:
+    from edge.llama.options import LlamaOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a command's flags say about one run."""
+
+    offline: bool = False
+    forced: Literal["edge", "cloud"] | None = None
+    consent: AskConsent | None = None
+    serving: bool = False  # many may ask at once
+    only: Request | None = None  # what alone will be asked
+
+
+NUM_SERVED = 4  # answers at once for `nearfar serve`: a step of four costs little more than one
+
+
+def open_edge(
+    settings: Settings, here: Places, *, serving: bool = False, only: Request | None = None
+) -> Engine:
+    """Load the near model: a GGUF file by llama.cpp, a Hugging Face folder by torch.
+
+    `only` is the one request that will be asked, where there is just one. Raises CheckpointError,
+    and MissingExtra for a folder where torch is not installed.
+    """
+    path = find_model(settings.edge.model, here.models)
+    if path.is_dir():
+        return _open_folder(path, settings, here, serving=serving)
+    # llama.cpp's library takes a while to load: not before it is needed.
+    from edge.llama.runtime import LlamaEngine
+
+    options = llama_options(path, settings, here, serving=serving)
+    return LlamaEngine(path, options=options, only=only)
+
+
+def llama_options(
+    path: Path, settings: Settings, here: Places, *, serving: bool = False
+) -> LlamaOptions:
+    """Return how llama.cpp runs a GGUF file under these settings."""
+    from edge.llama.adapters import parse_adapters
+    from edge.llama.options import MOST_DRAFTED, LlamaOptions
+
+    chosen = settings.edge
+    return LlamaOptions(
+        max_model_len=chosen.max_model_len,
+        num_threads=chosen.num_threads,
+        max_num_batched_tokens=chosen.max_num_batched_tokens,
+        num_gpu_layers=chosen.num_gpu_layers,
+        kv_cache_dtype=chosen.kv_cache_dtype,
+        window=None if chosen.window < 0 else chosen.window,
+        num_sinks=chosen.num_sinks,
+        max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
+        max_draft_tokens=MOST_DRAFTED if chosen.max_draft_tokens < 0 else chosen.max_draft_tokens,
+        draft_model=find_gguf(chosen.draft_model, here.models) if chosen.draft_model else None,
+        adapters=parse_adapters(chosen.lora),
+        use_mmap=chosen.use_mmap,
+        session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
+        session_budget_bytes=chosen.session_budget_mb << 20,
+        # The embedded model is known; any other may be damaged in a way that ends llama.cpp.
+        known_models=None if path == EDGE_MODEL else here.cache / "known_models.json",
+    )
+
+
+def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool) -> Engine:
+    chosen = settings.edge
+    if chosen.draft_model:
+        raise SettingsError(
+            f"{path.name} is a folder, which torch runs, and edge.draft_model is for GGUF files; "
+            "unset it, or set edge.max_draft_tokens to draft from the text itself"
+        )
+    if chosen.lora:
+        raise SettingsError(
+            f"{path.name} is a folder, which torch runs, and edge.lora is for GGUF files; unset "
+            "it, or merge the adapter into the folder"
+        )
+    try:
+        from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "small-gpu") from None
+    options = TorchOptions(
+        max_model_len=chosen.max_model_len,
+        num_threads=chosen.num_threads,
+        max_num_batched_tokens=chosen.max_num_batched_tokens,
+        kv_cache_dtype=chosen.kv_cache_dtype,
+        window=None if chosen.window < 0 else chosen.window,
+        num_sinks=chosen.num_sinks,
+        max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
+        max_draft_tokens=max(0, chosen.max_draft_tokens),
+        session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
+        session_budget_bytes=chosen.session_budget_mb << 20,
+    )
+    return TorchEdgeEngine(path, options=options)
+
+
+def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptions:
+    """Return how the hybrid decides for this model, these settings and these flags."""
+    wish = settings.policy
+    rule = rule_for(find_model(settings.edge.model, here.models), settings, here)
+    return HybridOptions(
+        rule=rule or Threshold(),
+        aim=parse_aim(wish.aim),
+        min_gain=wish.min_gain,
+        prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
+        exploration=wish.exploration,
+        handover="continue" if wish.handover == "continue" else "replace",
+        offline=choice.offline,
+        forced=choice.forced or (None if rule else "edge"),
+    )
+
+
+def open_hybrid(settings: Settings, here: Places, choice: Choice) -> Hybrid:
+    """Return the two engines under one policy."""
+    options = options_for(settings, here, choice)
+    edge = open_edge(settings, here, serving=choice.serving, only=choice.only)
+    link = None if options.offline else open_cloud(settings, here)
+    ledger = open_ledger(settings, here)
+    allowed = LivePermission(here.config_file)
+    cloud = None
+    if link is not None:
+        cloud = open_door(
+            link, settings, here, ledger=ledger, consent=choice.consent, allowed=allowed
+        )
+    around = surroundings(cloud, settings, ledger, read_strain, allowed)
+    rest: dict[str, Any] = {} if choice.consent is None else {"consent": choice.consent}
+    return Hybrid(
+        edge, cloud, options=options, recorder=ledger, surroundings=around, allowed=allowed, **rest
+    )

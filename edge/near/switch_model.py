@@ -1,0 +1,58 @@
+"""Another near model for a running chat: the old one makes room first where both would not fit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from backbone.errors import NearfarError
+from backbone.memory import free_memory_bytes
+from edge.models.local_models import find_model, size_of
+from offload.engine import Engine
+
+_WORKING = 1.25  # a model in use takes its file and a quarter more, for its context and its sums
+
+
+class Holder(Protocol):
+    """Whoever has the engine that answers."""
+
+    engine: Engine
+
+
+class Changing:
+    """Changes the near model by name; `open_engine` loads one, `current` names the first."""
+
+    def __init__(
+        self,
+        open_engine: Callable[[str], Engine],
+        models: Path,
+        *,
+        current: str,
+        free_bytes: Callable[[], int] = free_memory_bytes,
+    ) -> None:
+        self._open, self._models, self._current = open_engine, models, current
+        self._free_bytes = free_bytes
+
+    async def change(self, holder: Holder, name: str) -> None:
+        """Let the holder have another model. Raises NearfarError, and then it has the old one."""
+        path = find_model(name, self._models)  # a wrong name is said before anything is freed
+        if size_of(path) * _WORKING <= self._free_bytes():
+            await self._beside(holder, name)
+        else:
+            await self._instead(holder, name)
+        self._current = name
+
+    async def _beside(self, holder: Holder, name: str) -> None:
+        engine = await asyncio.to_thread(self._open, name)
+        old, holder.engine = holder.engine, engine
+        await old.aclose()
+
+    async def _instead(self, holder: Holder, name: str) -> None:
+        await holder.engine.aclose()
+        try:
+            holder.engine = await asyncio.to_thread(self._open, name)
+        except NearfarError:
+            holder.engine = await asyncio.to_thread(self._open, self._current)
+            raise

@@ -1,0 +1,115 @@
+"""What `nearfar policy ledger`, `explain`, `replay` and `outgoing` print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from backbone.terminal_text import echo, echo_json
+from offload.aims import parse_aim
+from offload.config.places import places
+from offload.egress.ledger.entries import Decided, Left, Totals
+from offload.egress.ledger.explain import explained, left_line, totals_line
+from offload.egress.ledger.reading import open_book
+from offload.egress.privacy.findings import Rules, counted
+from offload.egress.privacy.redaction import clear
+from offload.errors import RequestError
+from offload.messages import Request
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that left, the newest first, and the sums over all of it."""
+
+    totals: Totals
+    left: list[Left]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """One decision, what left for it, and both in sentences."""
+
+    decision: Decided
+    left: list[Left]
+    told: list[str]
+
+
+def list_left(limit: int, *, as_json: bool) -> None:
+    """Print what left; a limit of 0 lists all."""
+    with open_book(places().ledger) as book:
+        listing = Listing(totals=book.totals(), left=book.departures(limit=limit or -1))
+    if as_json:
+        _print(listing)
+        return
+    for each in reversed(listing.left):
+        echo(left_line(each))
+    echo(totals_line(listing.totals, len(listing.left)))
+
+
+def explain(name: str, *, as_json: bool) -> None:
+    """Print one decision. Raises RequestError where it is not kept."""
+    with open_book(places().ledger) as book:
+        decision = book.decision(name)
+        left = book.departures(request_id=decision.request_id)
+    told = explained(decision, left)
+    if as_json:
+        _print(Explanation(decision=decision, left=left, told=told))
+        return
+    for line in told:
+        echo(line)
+
+
+def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json: bool) -> None:
+    """Print what another limit would have made of the decisions that are kept.
+
+    Raises RequestError for an unknown aim, SettingsError for a policy that cannot be read.
+    """
+    from offload.pair import EDGE_POLICY
+    from offload.policy.fitting.ledger_replay import limit_of, told
+    from offload.policy.fitting.ledger_replay import replay as run
+
+    limit = limit_of(parse_aim(name), policy=policy or EDGE_POLICY, min_logprob=min_logprob)
+    with open_book(places().ledger) as book:
+        found = run(book.decisions(), limit, by_logprob=min_logprob is not None)
+    if as_json:
+        _print(found)
+        return
+    for line in told(found):
+        echo(line)
+
+
+def value(name: str, policy: Path | None, rewards: Path, *, as_json: bool) -> None:
+    """Print what an aim would have earned, by the kept decisions that were drawn by lot.
+
+    Raises RequestError for rewards that cannot be read or are too few.
+    """
+    from offload.pair import EDGE_POLICY
+    from offload.policy.fitting.ledger_replay import limit_of
+    from offload.policy.fitting.ledger_rewards import drawn, read_rewards, told
+    from offload.policy.fitting.off_policy import worth
+
+    limit = limit_of(parse_aim(name), policy=policy or EDGE_POLICY, min_logprob=None)
+    with open_book(places().ledger) as book:
+        found = worth(drawn(book.decisions(), read_rewards(rewards), limit))
+    if as_json:
+        _print(found)
+        return
+    for line in told(found, name):
+        echo(line)
+
+
+def show_outgoing(text: str, rules: Rules, *, as_json: bool) -> None:
+    """Print a text as it would leave, and what was found in it. Raises RequestError."""
+    if not text.strip():
+        raise RequestError("the text is empty; write one, or hand it to stdin")
+    cleared = clear(Request(prompt=text), rules)
+    found = counted(cleared.kinds, rules)
+    blocked = [name for name in found if name.endswith(" block")]
+    if as_json:
+        document = {"leaves": not blocked, "text": cleared.request.prompt, "found": found}
+        echo_json(msgspec.json.encode(document).decode())
+        return
+    echo(f"would not leave: {', '.join(blocked)}" if blocked else cleared.request.prompt)
+
+
+def _print(document: msgspec.Struct) -> None:
+    echo_json(msgspec.json.encode(document).decode())

@@ -1,0 +1,97 @@
+"""`nearfar link ping`: reach every cloud that is set up, and say how good the way there is."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import msgspec
+
+from backbone.terminal_text import echo, echo_json
+from offload.config.places import places
+from offload.config.settings_reading import load
+from offload.errors import CloudUnreachable, LinkError
+from offload.link.client import CloudLink
+from offload.link.cloud_links import open_links
+from offload.link.link_quality import LinkMeasure, measure
+from offload.messages import ModelCard
+
+
+class PingResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found at one address: a model and a measure, or an error."""
+
+    url: str
+    card: ModelCard | None = None
+    measure: LinkMeasure | None = None
+    queue_s: float | None = None  # how long the cloud's last answers waited for its engine
+    num_waiting: int = 0
+    error: str | None = None
+
+
+def ping(*, num_pings: int, as_json: bool) -> None:
+    """Print what stands at each address. Raises LinkError where none answers, SettingsError."""
+    here = places()
+    links = open_links(load(here.config_file).cloud, here.keys)
+    found = asyncio.run(_look(links, num_pings))
+    if all(each.error for each in found):
+        raise CloudUnreachable("; ".join(each.error for each in found if each.error))
+    if as_json:
+        echo_json(msgspec.json.encode({"clouds": found}).decode())
+    else:
+        echo("\n".join(map(_told, found)))
+
+
+async def _look(links: list[CloudLink], num_pings: int) -> list[PingResult]:
+    # One after the other, so that none disturbs the measure of another.
+    return [await _reach(link, num_pings) for link in links]
+
+
+async def _reach(link: CloudLink, num_pings: int) -> PingResult:
+    async with aclosing(link):
+        try:
+            card = await link.connect()
+            measured = await measure(link, num_pings=num_pings)
+        except LinkError as error:
+            return PingResult(url=link.endpoint, error=str(error))
+        standing = link.standing()
+        return PingResult(
+            url=link.endpoint,
+            card=card,
+            measure=measured,
+            queue_s=standing.queue_s,
+            num_waiting=standing.num_waiting,
+        )
+
+
+def _told(found: PingResult) -> str:
+    if found.card is None or found.measure is None:
+        return f"{found.url}: {found.error}"
+    size = f"{found.card.num_parameters / 1e6:.1f}M parameters, {found.card.quantization}"
+    return "\n".join(
+        [f"{found.url}: {found.card.name} ({size})", *_figures(found.measure), _queue(found)]
+    )
+
+
+def _figures(measured: LinkMeasure) -> list[str]:
+    if measured.rtt_p50_s is None or measured.rtt_p95_s is None or measured.rtt_p99_s is None:
+        return ["  no ping was answered in time"]
+    trips = ", ".join(
+        f"{name} {trip_s * 1e3:.2f} ms"
+        for name, trip_s in (
+            ("median", measured.rtt_p50_s),
+            ("p95", measured.rtt_p95_s),
+            ("p99", measured.rtt_p99_s),
+        )
+    )
+    told = [f"  round trip  {trips}; {measured.loss:.0%} not answered in time"]
+    if measured.bytes_per_s is not None:
+        told.append(f"  throughput  {measured.bytes_per_s / 1e6:.2f} MB/s, both ways together")
+    if measured.clock_offset_s is not None:
+        ahead = "ahead of" if measured.clock_offset_s > 0 else "behind"
+        told.append(f"  clock       {abs(measured.clock_offset_s) * 1e3:.1f} ms {ahead} ours")
+    return told
+
+
+def _queue(found: PingResult) -> str:
+    waited = "" if found.queue_s is None else f", the last answers waited {found.queue_s:.2f} s"
+    return f"  queue       {found.num_waiting} waiting{waited}"

@@ -1,0 +1,313 @@
+"""The one door by which text leaves the device: what may not leave is stopped or replaced here.
+
+The gate has decided before; this is the second lock. A text passes its class, then the rules for
+what is found in it, then the ledger, and only then the engine that sends it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import cast
+
+import msgspec
+
+from offload.egress.ledger.entries import Departure, Return, Spent, digest
+from offload.egress.ledger.ledger import Ledger
+from offload.egress.permission import Allowed, Permission, anything
+from offload.egress.privacy.findings import Kind, Rules, counted
+from offload.egress.privacy.placeholder_restoring import Restorer
+from offload.egress.privacy.redaction import Cleared, clear
+from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
+from offload.engine import Engine
+from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Withheld
+from offload.link.health import CloudStanding
+from offload.messages import Delta, Finish, ModelCard, Privacy, Request
+from offload.policy.serving import timing
+from offload.policy.serving.dispatch import Prices
+from offload.policy.serving.gate import Conditions, DayLimits, kept_near
+from offload.policy.serving.timing import Reachable, num_chars
+from offload.reasons import sentence
+
+AskConsentFor = Callable[[Request, Sequence[Kind]], Awaitable[bool]]
+
+
+_AT_ONCE = 4000  # characters: a few milliseconds
+_UNKNOWN = CloudStanding(healthy=True)
+
+
+async def _nobody(_: Request, __: Sequence[Kind]) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """What Outgoing watches: where it leads, what may leave now, and what it costs there.
+
+    `consent` is asked for a text of class `ask`, and for kinds of finding whose rule is `ask`.
+    `reopen` makes the engine behind the door anew once it was closed for good reasons.
+    """
+
+    endpoint: str
+    allowed: Permission = anything
+    prices: Prices = field(default_factory=Prices)
+    consent: AskConsentFor = _nobody
+    reopen: Callable[[], Engine] | None = None
+
+
+class EgressEngine:
+    """An Engine around the cloud's: nothing reaches the cloud but through it."""
+
+    def __init__(self, cloud: Engine, *, door: Door, ledger: Ledger | None = None) -> None:
+        self.cloud = cloud
+        self.door = door
+        self.num_refused = 0  # texts of class local_only that came this far: 0, or a bug elsewhere
+        self.num_withheld = 0  # texts stopped for what was found in them
+        self._ledger = ledger
+        self._is_closed = False
+
+    def card(self) -> ModelCard:
+        """Return the card of the cloud's model. Raises CloudUnreachable before it is known."""
+        return self.cloud.card()
+
+    def standing(self) -> Reachable:
+        """Return what is known of the cloud; nothing is sent for it."""
+        return self.cloud.standing() if isinstance(self.cloud, timing.MeasuredCloud) else _UNKNOWN
+
+    def because(self, why: str, *, attended: bool = True) -> Engine:
+        """Return this door with a reason for the ledger: a code of offload/reasons.py.
+
+        Where nobody attends, nobody is asked for consent: what needs it does not leave.
+        """
+        return _Because(self, why, attended=attended)
+
+    async def heed(self) -> None:
+        """Close the link where nothing may leave any more; it is opened anew once it may."""
+        if self._is_closed or self.door.reopen is None:
+            return
+        allowed = self.door.allowed()
+        if allowed.offline or allowed.privacy is Privacy.LOCAL_ONLY:
+            self._is_closed = True
+            await self.cloud.aclose()
+
+    async def aclose(self) -> None:
+        """Close the engine behind the door."""
+        await self.cloud.aclose()
+
+    async def generate(
+        self, request: Request, *, why: str = "cloud_only", attended: bool = True
+    ) -> AsyncIterator[Delta | Finish]:
+        """Stream the cloud's answer with the originals put back in; `why` goes to the ledger.
+
+        Raises Withheld for a text that may not leave, and what the cloud's engine raises.
+        """
+        allowed = self.door.allowed()
+        agreed = await self._permit(request, allowed, attended=attended)
+        request, _ = part_that_leaves(request)
+        cleared = await self._cleared(request, allowed.rules, agreed=agreed, attended=attended)
+        await self._open()
+        departure = self._departure(request, cleared, allowed.rules, why)
+        if self._ledger is not None:
+            self._ledger.leaving(departure)
+        trip = _Trip(self._ledger, departure.key, self.door.prices)
+        try:
+            async for item in self._restored(cleared):
+                yield trip.seen(item)
+        except ContextLengthError as error:
+            failure = CloudFailed(str(error))
+            failure.bytes_sent = None
+            trip.failed(failure)
+            raise failure from None
+        except BaseException as error:
+            trip.failed(error)
+            raise
+        finally:
+            trip.end()
+
+    async def _permit(self, request: Request, allowed: Allowed, *, attended: bool) -> bool:
+        """Ask once more, at the moment of leaving, what the gate was asked. Raises Withheld.
+
+        Return whether a person has agreed to the whole text.
+        """
+        if class_of(request) is Privacy.LOCAL_ONLY:
+            self.num_refused += 1
+            raise Withheld(
+                "a local_only text came to the door and was stopped; it is answered near"
+            )
+        if request.prompt_token_ids:
+            self.num_withheld += 1
+            raise Withheld(
+                "a prompt of token ids cannot be searched for what may not leave; send text"
+            )
+        privacy = strictest(request.privacy, allowed.privacy)
+        reason = kept_near(
+            msgspec.structs.replace(request, privacy=privacy), self._standing(allowed)
+        )
+        if reason is None and privacy is Privacy.ASK:
+            agreed = attended and await self.door.consent(request, ())
+            reason = None if agreed else "not_allowed"
+        if reason is not None:
+            self.num_withheld += 1
+            raise NotNow(allowed.trouble or sentence(reason), reason)
+        return privacy is Privacy.ASK
+
+    def _standing(self, allowed: Allowed) -> Conditions:
+        limited = self._ledger is not None and allowed.limits != DayLimits()
+        return Conditions(
+            offline=allowed.offline,
+            limits=allowed.limits,
+            spent=self._ledger.spent_today() if limited and self._ledger else Spent(),
+            keeps_whole=allowed.keeps_whole,
+        )
+
+    async def _open(self) -> None:
+        if self._is_closed and self.door.reopen is not None:
+            self.cloud, self._is_closed = self.door.reopen(), False
+
+    async def _cleared(
+        self, request: Request, rules: Rules, *, agreed: bool, attended: bool
+    ) -> Cleared:
+        """Return the request as it may leave. Raises Withheld."""
+        # A long text takes longer than the event loop may wait.
+        at_once = num_chars(request) <= _AT_ONCE
+        cleared = (
+            clear(request, rules) if at_once else await asyncio.to_thread(clear, request, rules)
+        )
+        blocked = _of_action(cleared, rules, "block")
+        asked = _of_action(cleared, rules, "ask")
+        if blocked:
+            self._withhold(blocked, "your rules block it")
+        if asked and not agreed and not (attended and await self.door.consent(request, asked)):
+            self._withhold(asked, "you did not allow it")
+        return cleared
+
+    def _withhold(self, kinds: Sequence[Kind], why: str) -> None:
+        self.num_withheld += 1
+        names = ", ".join(kind.replace("_", " ") for kind in kinds)
+        raise Withheld(
+            f"the text holds what may not leave ({names}; {why}); "
+            f"privacy.{kinds[0]} is the rule to change"
+        )
+
+    def _departure(self, request: Request, cleared: Cleared, rules: Rules, why: str) -> Departure:
+        content = msgspec.json.encode(cleared.request)
+        return Departure(
+            request_id=request.id,
+            left_at=time.time(),
+            endpoint=self.door.endpoint,
+            why=why,
+            privacy=request.privacy.value,
+            num_bytes=len(content),
+            digest=digest(content),
+            found=counted(cleared.kinds, rules),
+            content=content.decode(),
+        )
+
+    async def _restored(self, cleared: Cleared) -> AsyncGenerator[Delta | Finish, None]:
+        as_json = cleared.request.sampling.json_schema is not None
+        with_calls = bool(cleared.request.tools)
+        restorer = Restorer(cleared.originals, as_json=as_json, with_calls=with_calls)
+        source = cast("AsyncGenerator[Delta | Finish, None]", self.cloud.generate(cleared.request))
+        index = 0
+        async with aclosing(source) as items:
+            async for item in items:
+                if isinstance(item, Finish):
+                    rest = restorer.end()
+                    if rest:
+                        yield Delta(text=rest, index=index)
+                    yield _told_of_links(item, restorer.num_left)
+                    return
+                if item.replaces:
+                    restorer.forget()
+                index = item.index + len(item.token_ids)
+                text = restorer.feed(item.text)
+                yield item if text == item.text else msgspec.structs.replace(item, text=text)
+
+
+class _Because:
+    """The same door, with the reason why the next texts leave by it."""
+
+    def __init__(self, outgoing: EgressEngine, why: str, *, attended: bool) -> None:
+        self._outgoing = outgoing
+        self._why, self._attended = why, attended
+
+    def card(self) -> ModelCard:
+        return self._outgoing.card()
+
+    def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        return self._outgoing.generate(request, why=self._why, attended=self._attended)
+
+    async def aclose(self) -> None:
+        await self._outgoing.aclose()
+
+
+class _Trip:
+    """What became of one departure, told to the ledger once."""
+
+    def __init__(self, ledger: Ledger | None, key: str, prices: Prices) -> None:
+        self._ledger = ledger
+        self._key = key
+        self._prices = prices
+        self._began_s = time.monotonic()
+        self._num_tokens = 0
+        self._back = Return(state="abandoned")
+
+    def seen(self, item: Delta | Finish) -> Delta | Finish:
+        """Note an item on its way to the reader, and price the last one if the cloud has not."""
+        if isinstance(item, Delta):
+            self._num_tokens += len(item.token_ids)
+            return item
+        usage = item.usage
+        cost = usage.cost or self._prices.cost(usage.prompt_tokens, usage.completion_tokens)
+        usage = msgspec.structs.replace(usage, cost=cost)
+        self._back = Return(
+            state="failed" if item.reason == "error" else "answered",
+            # A cloud that counts no bytes (0) leaves the size of the text as the best figure.
+            bytes_sent=usage.bytes_sent or None,
+            bytes_received=usage.bytes_received or None,
+            num_tokens=usage.prompt_tokens + usage.completion_tokens,
+            cost=cost,
+            failure=item.error,
+        )
+        return msgspec.structs.replace(item, usage=usage)
+
+    def failed(self, error: BaseException) -> None:
+        """Note that the cloud failed, and what had left by then as far as the error tells."""
+        if isinstance(error, LinkError):
+            self._back = Return(
+                state="failed",
+                bytes_sent=error.bytes_sent,
+                num_tokens=self._num_tokens,
+                cost=self._prices.cost(0, self._num_tokens),
+                failure=str(error),
+            )
+        elif isinstance(error, Exception):
+            self._back = Return(
+                state="failed", num_tokens=self._num_tokens, failure=type(error).__name__
+            )
+
+    def end(self) -> None:
+        """Tell the ledger what came back."""
+        if self._ledger is None:
+            return
+        back = self._back
+        if back.state == "abandoned":
+            cost = self._prices.cost(0, self._num_tokens)
+            back = msgspec.structs.replace(back, num_tokens=self._num_tokens, cost=cost)
+        seconds = time.monotonic() - self._began_s
+        self._ledger.returned(self._key, msgspec.structs.replace(back, seconds=seconds))
+
+
+def _of_action(cleared: Cleared, rules: Rules, action: str) -> list[Kind]:
+    kinds = dict.fromkeys(cleared.kinds)
+    return [kind for kind in kinds if rules.action(kind) == action]
+
+
+def _told_of_links(finish: Finish, num_left: int) -> Finish:
+    if not num_left:
+        return finish
+    usage = msgspec.structs.replace(finish.usage, placeholders_in_links=num_left)
+    return msgspec.structs.replace(finish, usage=usage)

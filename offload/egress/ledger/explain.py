@@ -1,0 +1,109 @@
+"""The ledger in words: what left, and how one decision came about."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from offload.egress.ledger.entries import Decided, Left, Totals
+from offload.reasons import sentence
+
+_SIDES = {"edge": "near", "cloud": "far"}
+
+
+def left_line(left: Left) -> str:
+    """Return one line of the list: when, how much, where to, why, and what was replaced."""
+    departure, back = left.departure, left.back
+    bytes_known = "" if back.bytes_sent is not None else " at most"
+    parts = [
+        f"{_moment(departure.left_at)}  {left.num_bytes:>8} bytes{bytes_known}",
+        departure.endpoint,
+        departure.why,
+        back.state,
+    ]
+    if departure.found:
+        parts.append(_counts(departure.found))
+    return "  ".join((*parts, departure.digest[:12], departure.request_id[:12]))
+
+
+def totals_line(totals: Totals, num_shown: int) -> str:
+    """Return the last line: what it all comes to."""
+    if totals.num_bytes == 0:
+        return "nothing has left this device"
+    cost = f", cost {totals.cost:.4g}" if totals.cost else ""
+    older = totals.departures - num_shown
+    rest = f" ({older} older ones not listed)" if older else ""
+    return f"{totals.num_bytes} bytes left in {totals.departures} attempts{rest}{cost}"
+
+
+def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
+    """Return sentences that tell a decision: who, why, by which figures, its cost, what left."""
+    finish, route = decision.finish, decision.finish.route
+    lines = [f"Request {decision.request_id}, {_moment(decision.began_at)}, {decision.privacy}."]
+    if route is not None:
+        why = sentence(route.reason)
+        lines.append(f"{why[0].upper()}{why[1:]} ({_SIDES[route.served_by]}).")
+        if route.failure is not None:
+            lines.append(f"The cloud said: {route.failure}.")
+    lines += [*_judgement(decision), *_outcome(decision)]
+    departures = list(left)
+    if not departures:
+        lines.append("Nothing of it left the device.")
+    for each in departures:
+        lines.append(_departed(each))
+    if finish.error:
+        lines.append(f"It ended in an error: {finish.error}.")
+    return lines
+
+
+def _judgement(decision: Decided) -> list[str]:
+    """Return what the policy saw, where it saw anything."""
+    inputs, lines = decision.inputs, []
+    near, far = inputs.get("p_near"), inputs.get("p_far")
+    if isinstance(near, float):
+        beside = f", and the far one's with {far:.0%}" if isinstance(far, float) else ""
+        lines.append(f"The near model's answer was taken to be right with {near:.0%}{beside}.")
+    least = inputs.get("least_logprob")
+    if isinstance(least, (int, float)):
+        lines.append(f"The near model's least sure token had a log-probability of {least:.2f}.")
+    if inputs.get("flags"):
+        lines.append(f"Signs of trouble in its text: {inputs['flags']}.")
+    if inputs.get("aim") not in (None, "auto"):
+        lines.append(f"What was asked for: {inputs['aim']}.")
+    if decision.propensity != 1.0:
+        lines.append(f"This side was drawn with a probability of {decision.propensity:.3g}.")
+    return lines
+
+
+def _outcome(decision: Decided) -> list[str]:
+    usage = decision.finish.usage
+    seconds = usage.queue_s + usage.prefill_s + usage.decode_s
+    took = f" in {seconds:.2f} s" if seconds else ""
+    cost = f", for {usage.cost:.4g}" if usage.cost else ""
+    return [
+        f"{usage.prompt_tokens} tokens were read and {usage.completion_tokens} written"
+        f"{took}{cost}; it ended by {decision.finish.reason}."
+    ]
+
+
+def _departed(left: Left) -> str:
+    departure = left.departure
+    most = "" if left.back.bytes_sent is not None else "at most "
+    found = f"; in the text: {_counts(departure.found)}" if departure.found else ""
+    return (
+        f"To {departure.endpoint} went {most}{left.num_bytes} bytes ({left.back.state}), "
+        f"SHA-256 {departure.digest[:16]}{found}."
+    )
+
+
+def _counts(found: dict[str, int]) -> str:
+    done = {"redact": "replaced", "ask": "let pass by you"}
+    told = []
+    for name, count in found.items():
+        kind, _, action = name.partition(" ")
+        told.append(f"{count} {kind.replace('_', ' ')} {done.get(action, action)}")
+    return ", ".join(told)
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

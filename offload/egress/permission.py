@@ -1,0 +1,94 @@
+"""What a person allows to leave, as their settings say now: asked for every text, at the door.
+
+A setting that is changed (in the page, by another program, in the file) holds from the next text
+on. Where the settings cannot be read nothing leaves.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from offload.config.settings import PolicySettings
+from offload.config.settings_reading import is_said, load
+from offload.egress.privacy.findings import Rules
+from offload.errors import SettingsError
+from offload.messages import Privacy
+from offload.policy.serving.gate import DayLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allowed:
+    """What may leave at one moment; `is_said` tells whether a person has chosen the class."""
+
+    privacy: Privacy = Privacy.CLOUD_OK
+    is_said: bool = False
+    offline: bool = False
+    keeps_whole: bool = False  # a conversation with turns that may not leave stays as a whole
+    rules: Rules = field(default_factory=Rules)
+    limits: DayLimits = field(default_factory=DayLimits)
+    trouble: str = ""
+
+    def chosen(self) -> Privacy:
+        """Return the class of what a person writes; without a word from them, it is to ask."""
+        return self.privacy if self.is_said else Privacy.ASK
+
+
+Permission = Callable[[], Allowed]
+
+
+def anything() -> Allowed:
+    """Allow what a request's own class allows."""
+    return Allowed()
+
+
+class LivePermission:
+    """Reads the settings' file, again whenever it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mark: tuple[int, ...] | None = None
+        self._last: Allowed | None = None
+
+    def __call__(self) -> Allowed:
+        """Return what may leave now."""
+        mark = _mark(self._path)
+        if self._last is None or mark != self._mark:
+            self._mark, self._last = mark, _read(self._path)
+        return self._last
+
+
+def limits_of(wish: PolicySettings) -> DayLimits:
+    """Return what may leave in one day."""
+    return DayLimits(
+        cost=wish.max_cost_per_day,
+        tokens=wish.max_tokens_per_day,
+        num_bytes=wish.max_bytes_per_day,
+    )
+
+
+def _read(path: Path) -> Allowed:
+    try:
+        settings, said = load(path), is_said(path, "policy", "privacy")
+    except SettingsError as error:
+        return Allowed(privacy=Privacy.LOCAL_ONLY, is_said=True, trouble=str(error))
+    wish = settings.policy
+    return Allowed(
+        privacy=wish.privacy,
+        is_said=said,
+        offline=wish.offline,
+        keeps_whole=wish.private_turns == "keep_near",
+        rules=settings.privacy.rules(),
+        limits=limits_of(wish),
+    )
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Return what differs once a file was changed; empty where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_size, found.st_ino

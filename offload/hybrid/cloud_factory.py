@@ -1,0 +1,91 @@
+"""What stands between this device and its cloud: the link, the ledger, and the door to leave by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from offload.config.places import Places
+from offload.config.settings import Settings
+from offload.egress.door import Door, EgressEngine
+from offload.egress.ledger.ledger import Ledger
+from offload.egress.permission import LivePermission, Permission
+from offload.egress.privacy.findings import Kind
+from offload.engine import Engine
+from offload.hybrid.conditions import ConditionsReader, Strained
+from offload.hybrid.hybrid import AskConsent
+from offload.messages import Request
+from offload.policy.serving.dispatch import Prices
+
+if TYPE_CHECKING:
+    from offload.link.pool import CloudPool
+    from offload.upstream.client import Upstream
+
+
+def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
+    """Return the clouds that are set up as one, not yet connected, or None where there is none."""
+    if not settings.cloud.url:
+        return None
+    if settings.cloud.is_upstream:
+        from offload.upstream.client import Upstream
+
+        far = settings.cloud
+        return Upstream(
+            far.url, model=far.model, api_key=far.api_key, connect_timeout_s=far.connect_timeout_s
+        )
+    from offload.link.cloud_links import open_pool
+
+    return open_pool(settings.cloud, here.keys)
+
+
+def open_ledger(settings: Settings, here: Places) -> Ledger:
+    """Return the ledger of this device; its file is made when the first line is written."""
+    wish = settings.policy
+    return Ledger(
+        here.ledger, keep_content=wish.keep_content, max_bytes=wish.ledger_max_mb * 1_000_000
+    )
+
+
+def open_door(
+    cloud: Engine,
+    settings: Settings,
+    here: Places,
+    *,
+    ledger: Ledger,
+    consent: AskConsent | None,
+    allowed: Permission | None = None,
+) -> EgressEngine:
+    """Return the cloud behind the one door by which text leaves.
+
+    `allowed` tells what may leave now; without it, the settings in their file do.
+    """
+
+    def reopen() -> Engine:
+        made = open_cloud(settings, here)
+        assert made is not None, "there was a cloud before"
+        return made
+
+    async def agreed(request: Request, _: Sequence[Kind]) -> bool:
+        return consent is not None and await consent(request)
+
+    wish = settings.policy
+    door = Door(
+        endpoint=settings.cloud.url,
+        allowed=allowed or LivePermission(here.config_file),
+        prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
+        consent=agreed,
+        reopen=reopen,
+    )
+    return EgressEngine(cloud, door=door, ledger=ledger)
+
+
+def surroundings(
+    cloud: Engine | None,
+    settings: Settings,
+    ledger: Ledger,
+    strain: Callable[[], Strained],
+    allowed: Permission,
+) -> ConditionsReader:
+    """Return what the gate is told of the link, of today's spending, and of this device."""
+    watched = strain if settings.policy.spare_device else None
+    return ConditionsReader(cloud, ledger=ledger, limits=lambda: allowed().limits, strain=watched)

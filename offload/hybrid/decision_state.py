@@ -1,0 +1,229 @@
+"""What is known of one request while it is served: expected, seen, and in the end said of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from offload.engine import Engine
+from offload.errors import LinkError
+from offload.messages import Delta, Finish, Request, Route, Side, Usage
+from offload.policy.serving.dispatch import Outlook, Prices, Start, dispatch
+from offload.policy.serving.failsafe import Failsafe
+from offload.policy.serving.monitor import Monitor
+from offload.policy.serving.rule import Estimate, Expectation, Limit, Rule
+from offload.policy.serving.timing import Clock, Times
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The lot of one request: with probability `share` the policy's choice is turned round."""
+
+    share: float
+    opposite: bool
+
+    @property
+    def propensity(self) -> float:
+        """Return how likely the side was that is chosen now."""
+        return self.share if self.opposite else 1.0 - self.share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """What one request is decided by; the clocks are shared by all requests.
+
+    `draw` is None where nothing is left to chance.
+    """
+
+    rule: Rule
+    limit: Limit
+    prices: Prices
+    handover: Literal["replace", "continue"]
+    near_clock: Clock
+    far_clock: Clock
+    draw: Draw | None = None
+
+
+class DecisionState:
+    """Expectations of a request, the monitor of its near answer, and the figures for the record.
+
+    An estimate that fails never fails the request: from then on the near answer stands.
+    """
+
+    def __init__(self, by: Deciding, request: Request, cloud: Engine | None) -> None:
+        self._by, self._request = by, request
+        self._failsafe = safely = Failsafe()
+        self.expected = safely(lambda: by.rule.expect(request.last_text()), Expectation())
+        self._near_times = safely(lambda: by.near_clock.near(request), Times())
+        self._far_times = safely(lambda: by.far_clock.far(request, cloud), Times())
+        self._estimate: Estimate | None = None
+        self._when_tripped: Estimate | None = None
+        self._was_cut = False
+        self._by_prompt = False  # whether the prompt alone had decided
+        self.draw = by.draw
+        self.asked_far = False
+        self.monitor = self._fresh()
+
+    def start(self) -> tuple[Start, str]:
+        """Return who should begin, and why."""
+        outlook = Outlook(
+            expected=self.expected,
+            near=self._near_times,
+            far=self._far_times,
+            deadline_s=self._request.deadline_s,
+        )
+        nobody: tuple[Start, str] = ("near_only", "undecided")
+        start, reason = self._failsafe(
+            lambda: dispatch(outlook, self._by.limit, self._by.rule.straight), nobody
+        )
+        if reason not in ("confident", "too_hard") or self._request.deadline_s is not None:
+            self.draw = None  # the clock decides
+        self._by_prompt = start == "far"
+        if self._by_prompt and self._is_opposite:
+            return "near_only", "explored"
+        return start, reason
+
+    def see(self, delta: Delta) -> None:
+        """Take the newest piece of the near answer."""
+        self.monitor.see(delta)
+        if self._is_opposite and self.monitor.tripped and self._when_tripped is None:
+            # What the policy would have acted on; the answer is heard to its end all the same.
+            self._when_tripped = self.monitor.estimate()
+
+    @property
+    def wants_far(self) -> str | None:
+        """Return the reason code for asking far now, None while nothing speaks for it."""
+        if self._failsafe.failed:
+            return None
+        if not self._is_opposite:
+            return "unsure" if self.monitor.tripped else None
+        return "explored" if self.monitor.concluded and not self.monitor.tripped else None
+
+    @property
+    def propensity(self) -> float:
+        """Return how likely the side was that was chosen."""
+        return 1.0 if self.draw is None else self.draw.propensity
+
+    @property
+    def _is_opposite(self) -> bool:
+        return self.draw is not None and self.draw.opposite
+
+    def watch_anew(self) -> None:
+        """Forget the near answer so far: another is begun."""
+        self.monitor = self._fresh()
+
+    def _fresh(self) -> Monitor:
+        wants_json = self._request.sampling.json_schema is not None
+        return Monitor(
+            self._by.rule,
+            self._by.limit,
+            self.expected,
+            question=self._request.last_text(),
+            wants_json=wants_json,
+            failsafe=self._failsafe,
+        )
+
+    def kept(self, reason: str, settled: str) -> str:
+        """Return why a finished near answer stands; `settled` is the gate's own reason."""
+        estimate = self.monitor.estimate()
+        if estimate is None:
+            return "undecided"
+        if self._is_opposite:
+            return "explored"
+        if reason == "hedged":
+            return "confident"
+        right = estimate.right
+        if reason == settled and estimate.far is not None and right is not None and right < 0.5:
+            return "neither"
+        return reason
+
+    def cut(self, shown: str) -> Delta | None:
+        """Return what takes back the circles at the end of a near answer, None without any."""
+        count = self._failsafe(self.monitor.num_in_circles, 0)
+        self._was_cut = count > 0
+        if not count:
+            return None
+        return Delta(text=shown[: len(shown) - count], source="edge", replaces=True)
+
+    def broken_off(self) -> Finish:
+        """Return the end of a near answer that was stopped in its circles."""
+        usage = Usage(completion_tokens=self.monitor.num_tokens)
+        return Finish(reason="stop", usage=usage)
+
+    def priced(self, finish: Finish) -> Finish:
+        """Return the end of a far answer with what it cost, where the cloud does not say."""
+        usage = finish.usage
+        cost = usage.cost or self._by.prices.cost(usage.prompt_tokens, usage.completion_tokens)
+        return msgspec.structs.replace(finish, usage=msgspec.structs.replace(usage, cost=cost))
+
+    def routed(
+        self,
+        finish: Finish,
+        side: Side,
+        reason: str,
+        failure: LinkError | None = None,
+        *,
+        given_up: bool = False,
+    ) -> Finish:
+        """Return the end of an answer with who gave it, why, and how sure that was.
+
+        `failure` is what the cloud was asked in vain with, and what had left by then counts as
+        sent; `given_up` says that it was asked and not waited for.
+        """
+        judged = self.monitor.num_tokens > 0 or self.monitor.concluded
+        estimate = self._estimate = self.monitor.estimate() if judged else None
+        route = Route(
+            served_by=side,
+            reason=reason,
+            confidence=estimate.right if estimate else None,
+            p_gain=estimate.gain if estimate else self.expected.gain,
+            failure=None if failure is None else str(failure),
+            sent_is_known=_sent_is_known(failure, given_up),
+            cut=side == "edge" and self._was_cut,
+        )
+        lost = (failure.bytes_sent or 0) if failure is not None else 0
+        usage = msgspec.structs.replace(finish.usage, bytes_sent=finish.usage.bytes_sent + lost)
+        return msgspec.structs.replace(finish, route=route, usage=usage)
+
+    @property
+    def need(self) -> float:
+        """Return by what this request is ranked among others that share a budget."""
+        if self._estimate is not None:
+            return self._estimate.need
+        return self.expected.gain or 0.0
+
+    def inputs(self) -> dict[str, float | str | bool | None]:
+        """Return the figures that the policy saw, by name."""
+        estimate, monitor = self._when_tripped or self._estimate, self.monitor
+        if self._by_prompt:
+            estimate = None
+        return {
+            "p_near": estimate.right if estimate else self.expected.near,
+            "p_far": estimate.far if estimate else self.expected.far,
+            "score": estimate.score if estimate else None,
+            "least_logprob": monitor.least_logprob if monitor.num_tokens else None,
+            "near_tokens": float(monitor.num_tokens),
+            "near_finished": monitor.concluded,
+            "flags": ",".join(monitor.flags),
+            "max_need": _plain(self._by.limit.max_need),
+            "min_score": _plain(self._by.limit.min_score),
+            "near_whole_s": self._near_times.whole_s,
+            "far_first_s": self._far_times.first_s,
+            "far_whole_s": self._far_times.whole_s,
+            "deadline_s": self._request.deadline_s,
+            "handover": self._by.handover,
+            "asked_far": self.asked_far,
+        }
+
+
+def _sent_is_known(failure: LinkError | None, given_up: bool) -> bool | None:
+    if failure is not None:
+        return failure.bytes_sent is not None
+    return False if given_up else None
+
+
+def _plain(value: float) -> float | None:
+    """Return a limit as JSON can hold it; one at infinity limits nothing."""
+    return value if abs(value) < 1e300 else None

@@ -1,0 +1,281 @@
+"""One request's course through the hybrid: who starts, who takes over, and who is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from offload.egress.door import EgressEngine
+from offload.egress.privacy.shareable_part import holds_private, part_that_leaves
+from offload.engine import Engine, Revealing
+from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Unsupported, Withheld
+from offload.hybrid.decision_state import Deciding, DecisionState
+from offload.hybrid.handover import Ahead, Stream, accepted, closing
+from offload.messages import Delta, Finish, Request
+from offload.policy.serving.failsafe import Failsafe
+from offload.policy.serving.gate import GateVerdict
+from offload.policy.serving.timing import Clock
+
+
+class Escalation:
+    """Serves one request, and keeps what was seen on the way."""
+
+    def __init__(
+        self,
+        edge: Engine,
+        cloud: Engine | None,
+        request: Request,
+        verdict: GateVerdict,
+        deciding: Deciding,
+        consent: Callable[[Request], Awaitable[bool]],
+    ) -> None:
+        self._edge, self._cloud = edge, cloud
+        self._request, self.verdict, self._by = request, verdict, deciding
+        self._consent = consent
+        self.judgement = DecisionState(deciding, request, cloud)
+        self._text = ""  # what the reader has before them
+
+    async def run(self) -> AsyncIterator[Delta | Finish]:
+        """Stream the answer of whichever side the policy chooses."""
+        async with closing(self._started()) as source:
+            async for item in source:
+                if isinstance(item, Delta):
+                    self._text = item.text if item.replaces else self._text + item.text
+                yield item
+
+    def _started(self) -> Stream:
+        if self.verdict.choice == "edge":
+            return self._near(self.verdict.reason)
+        if self.verdict.choice == "cloud":
+            return self._far(self.verdict.reason)
+        start, reason = self.judgement.start()
+        if start == "near_only":
+            return self._near(reason)
+        if start == "far":
+            return self._far(reason)
+        return self._watched(hedged=start == "both")
+
+    async def may_leave(self) -> bool:
+        """Ask for consent where it is needed."""
+        return not self.verdict.must_ask or await self._consent(self._request)
+
+    async def _near(
+        self,
+        reason: str,
+        *,
+        replaces: bool = False,
+        failure: LinkError | None = None,
+        prefix: str = "",
+    ) -> Stream:
+        request = self._request
+        if prefix:
+            begun = request.answer_prefix + prefix
+            request = msgspec.structs.replace(request, answer_prefix=begun)
+        ended: Finish | None = None
+        with self._revealed():
+            async with closing(self._timed(self._edge, request, self._by.near_clock)) as edge:
+                async for item in edge:
+                    if isinstance(item, Finish):
+                        ended = item
+                        break
+                    self.judgement.monitor.see(item)
+                    yield msgspec.structs.replace(item, source="edge", replaces=replaces)
+                    replaces = False
+                    if self.judgement.monitor.stuck:
+                        break
+        self.judgement.monitor.conclude(ended.reason if ended else "stop")
+        async for rest in self._stands(ended, reason, failure):
+            yield rest
+
+    async def _stands(
+        self,
+        ended: Finish | None,
+        reason: str,
+        failure: LinkError | None = None,
+        *,
+        given_up: bool = False,
+    ) -> Stream:
+        """End the near answer as it stands, less the circles it may have run in."""
+        if (cut := self.judgement.cut(self._text)) is not None:
+            yield cut
+        finish = ended or self.judgement.broken_off()
+        yield self.judgement.routed(finish, "edge", reason, failure, given_up=given_up)
+
+    async def _far(self, reason: str) -> Stream:
+        """Ask the cloud only; near if it may not or cannot answer."""
+        if not await self.may_leave():
+            async for item in self._near("not_allowed"):
+                yield item
+            return
+        try:
+            async for item in self.cloud_stream(reason):
+                yield item
+        except LinkError as error:
+            async for item in self._rescued(error):
+                yield item
+
+    async def cloud_stream(self, reason: str, prefix: str = "") -> Stream:
+        """Stream the cloud's answer, behind `prefix` where one is given and the cloud can."""
+        assert self._cloud is not None, "the gate lets nothing out without a cloud"
+        self.judgement.asked_far = True
+        if prefix:
+            begun = self._request.answer_prefix + prefix
+            behind = msgspec.structs.replace(self._request, answer_prefix=begun)
+            try:
+                head: Delta | None = Delta(text=prefix, source="cloud")
+                async for item in self._cloud_items(behind, reason):
+                    if head is not None:
+                        yield head
+                        head = None
+                    yield item
+                return
+            except Unsupported:
+                pass  # a cloud that cannot go on from another's text begins its own
+        async for item in self._cloud_items(self._request, reason):
+            yield item
+
+    async def _cloud_items(self, request: Request, reason: str) -> Stream:
+        assert self._cloud is not None, "the gate lets nothing out without a cloud"
+        # The door by which it leaves writes down why.
+        if isinstance(self._cloud, EgressEngine):
+            door = self._cloud.because(reason)
+        else:
+            door, (request, _) = self._cloud, part_that_leaves(request)
+        async with closing(self._timed(door, request, self._by.far_clock)) as cloud:
+            async for item in cloud:
+                if isinstance(item, Delta):
+                    yield msgspec.structs.replace(item, source="cloud")
+                elif item.reason == "error":
+                    raise _failed(item)
+                else:
+                    yield self.judgement.routed(self.judgement.priced(item), "cloud", reason)
+
+    async def _watched(self, *, hedged: bool) -> Stream:
+        """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""
+        reason, ended = self.verdict.reason, None
+        async with Ahead() as far:
+            if hedged:
+                reason = await self._ask(far, "hedged")
+            with self._revealed():
+                near = self._timed(self._edge, self._request, self._by.near_clock)
+                async with closing(near) as edge:
+                    async for item in edge:
+                        if isinstance(item, Finish):
+                            ended = item
+                            break
+                        self.judgement.see(item)
+                        yield msgspec.structs.replace(item, source="edge")
+                        why = self.judgement.wants_far
+                        if why is not None and reason == self.verdict.reason:
+                            reason = await self._ask(far, why)
+                        if self.judgement.monitor.stuck:
+                            ended = self.judgement.broken_off()
+                            break
+                        if far.arrived and reason == "unsure":
+                            break
+            if ended is not None:
+                self.judgement.monitor.conclude(ended.reason)
+                why = self.judgement.wants_far
+                if why is not None and reason == self.verdict.reason:
+                    reason = await self._ask(far, why)
+            if reason in ("unsure", "explored") or (
+                reason == "hedged" and self.judgement.monitor.tripped
+            ):
+                async for item in self._take_over(far, ended):
+                    yield item
+            elif ended is not None:
+                kept = self.judgement.kept(reason, self.verdict.reason)
+                async for item in self._stands(ended, kept, given_up=far.started):
+                    yield item
+
+    async def _ask(self, far: Ahead, reason: str) -> str:
+        """Ask the cloud in the background if the text may leave; return the reason code."""
+        if not await self.may_leave():
+            return "not_allowed"
+        far.start(self.cloud_stream(reason, self._prefix()))
+        return reason
+
+    def _prefix(self) -> str:
+        """Return from where the cloud goes on; what was written from turns that stay, stays too."""
+        if self._by.handover != "continue" or holds_private(self._request):
+            return ""
+        return accepted(self.judgement.monitor.sure_text)
+
+    async def _take_over(self, far: Ahead, ended: Finish | None) -> Stream:
+        """Stream the cloud's answer in place of the edge's, or keep the edge's if it fails."""
+        shown = False
+        try:
+            async for item in far.items():
+                if isinstance(item, Delta) and not shown:
+                    item, shown = msgspec.structs.replace(item, replaces=True), True
+                yield item
+        except LinkError as error:
+            if ended is not None and not shown:
+                async for item in self._stands(ended, _code(error), error):
+                    yield item
+                return
+            async for item in self._rescued(error):
+                yield item
+
+    async def _rescued(self, error: LinkError) -> Stream:
+        """Finish near what the cloud left: from its text where that is wanted, else anew."""
+        if self._by.handover == "continue" and (prefix := accepted(self._text)):
+            cut = len(prefix) < len(self._text)
+            try:
+                async for item in self._near_behind(prefix, error, cut=cut):
+                    yield item
+                return
+            except (Unsupported, ContextLengthError):
+                pass  # nothing was shown yet: both are raised before the first Delta
+        self.judgement.watch_anew()
+        replaces = bool(self._text)
+        async for item in self._near(_code(error), replaces=replaces, failure=error):
+            yield item
+
+    async def _near_behind(self, prefix: str, error: LinkError, *, cut: bool) -> Stream:
+        self.judgement.watch_anew()
+        stream = self._near(_code(error), failure=error, prefix=prefix)
+        async with closing(stream) as near:
+            async for item in near:
+                if cut:  # the half word at the end of the cloud's text is taken back
+                    yield Delta(text=prefix, source="cloud", replaces=True)
+                    cut = False
+                yield item
+
+    async def _timed(self, engine: Engine, request: Request, clock: Clock) -> Stream:
+        began, first_s = time.monotonic(), None
+        async with closing(engine.generate(request)) as stream:
+            async for item in stream:
+                now = time.monotonic() - began
+                first_s = now if first_s is None else first_s
+                if isinstance(item, Finish) and item.reason in ("stop", "length"):
+                    _note(clock, request, item, first_s, now)
+                yield item
+
+    @contextmanager
+    def _revealed(self) -> Iterator[None]:
+        if self._by.rule.watches_states and isinstance(self._edge, Revealing):
+            with self._edge.watch(self._request.id, self.judgement.monitor.state):
+                yield
+        else:
+            yield
+
+
+def _note(clock: Clock, request: Request, finish: Finish, first_s: float, whole_s: float) -> None:
+    Failsafe()(lambda: clock.note(request, finish, first_s=first_s, whole_s=whole_s), None)
+
+
+def _failed(finish: Finish) -> CloudFailed:
+    error = CloudFailed(finish.error or "the cloud could not finish; ask again")
+    error.bytes_sent = finish.usage.bytes_sent or None  # a cloud that counts nothing says 0
+    return error
+
+
+def _code(error: LinkError) -> str:
+    """Return why the cloud did not answer, as a reason code."""
+    if isinstance(error, NotNow):
+        return error.reason
+    return "withheld" if isinstance(error, Withheld) else "cloud_failed"

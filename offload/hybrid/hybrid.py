@@ -1,0 +1,318 @@
+"""Two engines and a policy, as one Engine: near by default, far when that pays.
+
+The reader sees one stream. Where the cloud takes over, its first Delta carries `replaces`; where
+the cloud fails, the edge's answer stands, goes on from the cloud's text, or is begun anew.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from offload.aims import LISTED, Aim, parse_aim
+from offload.decision import Decision, Recorder
+from offload.egress.door import EgressEngine
+from offload.egress.permission import Permission, anything
+from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
+from offload.engine import Embedding, Engine, Tokenizing
+from offload.errors import ContextLengthError, RequestError, Unsupported
+from offload.hybrid.decision_state import Deciding, Draw
+from offload.hybrid.escalation import Escalation
+from offload.hybrid.handover import closing
+from offload.messages import Delta, Finish, ModelCard, Request, Side
+from offload.policy.serving.controller import BudgetController
+from offload.policy.serving.dispatch import Prices
+from offload.policy.serving.failsafe import Failsafe
+from offload.policy.serving.first_day import first_day
+from offload.policy.serving.gate import Conditions, GateVerdict, gate
+from offload.policy.serving.rule import Limit, Rule, Threshold
+from offload.policy.serving.small_talk import is_courtesy
+from offload.policy.serving.timing import Clock, num_chars
+
+_log = logging.getLogger("nearfar.policy")
+
+_UNDECIDED = GateVerdict(choice="edge", reason="undecided")  # what cannot be judged does not leave
+
+AskConsent = Callable[[Request], Awaitable[bool]]
+
+
+async def _refuse(_: Request) -> bool:
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridOptions:
+    """How the hybrid decides; `forced` sends all to one side, within the gate's rules.
+
+    rule: calibrated, that of the first day, or a threshold. aim: what is asked for where no model
+    is named. min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None:
+    as calibrated. exploration: how often plain `auto` does the opposite, to learn from it.
+    handover: whether the other side starts an answer anew or goes on from what stands there.
+    """
+
+    rule: Rule = field(default_factory=Threshold)
+    aim: Aim = field(default_factory=Aim)
+    min_gain: float | None = None
+    prices: Prices = field(default_factory=Prices)
+    exploration: float = 0.0
+    handover: Literal["replace", "continue"] = "replace"
+    offline: bool = False
+    forced: Side | None = None
+
+
+class Hybrid:
+    """Answers near, and far when the near model is unsure and the text may leave.
+
+    `consent` is asked before a request of class `ask` leaves; without one, it never does.
+    `recorder` is told of every decision and closed with the engines; `surroundings` tell the gate
+    of the link, of what was spent, and of the device; `allowed` tells what may leave now. `chance`
+    draws from 0 to 1.
+    """
+
+    def __init__(
+        self,
+        edge: Engine,
+        cloud: Engine | None,
+        *,
+        options: HybridOptions | None = None,
+        consent: AskConsent = _refuse,
+        recorder: Recorder | None = None,
+        surroundings: Callable[[], Conditions] = Conditions,
+        allowed: Permission = anything,
+        chance: Callable[[], float] = random.random,
+    ) -> None:
+        self.edge = edge
+        self.cloud = cloud
+        self._options = options or HybridOptions()
+        self._consent = consent
+        self._recorder = recorder
+        self._surroundings = surroundings
+        self._allowed = allowed
+        self._chance = chance
+        self._near_clock, self._far_clock = Clock(), Clock()
+        self._budgets: dict[Aim, BudgetController] = {}
+        self._met_cloud = False
+
+    def card(self) -> ModelCard:
+        """Return the edge model's card: it is the one that is always there."""
+        return self.edge.card()
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names a request may ask for; see offload/aims.py."""
+        return (*LISTED, self.card().name)
+
+    def may_replace(self, request: Request) -> bool:
+        """Whether text of this request's answer may be withdrawn later; see Choosing."""
+        return self._verdict(self._as_allowed(request), self._aim(request)).choice != "edge"
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector per text, made near: nothing of it leaves. See Embedding."""
+        if not isinstance(self.edge, Embedding):
+            raise Unsupported("the near model makes no embeddings; choose a GGUF file for it")
+        return await self.edge.embed(texts)
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Return the near model's tokens of a text. See Tokenizing, here and below."""
+        return self._tokenizing().tokenize(text, add_special=add_special)
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """Return the near model's tokens of a request."""
+        return self._tokenizing().prompt_tokens(request)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of the near model's tokens."""
+        return self._tokenizing().written(tokens)
+
+    def _tokenizing(self) -> Tokenizing:
+        if not isinstance(self.edge, Tokenizing):
+            raise Unsupported("the near model's engine tells no tokens; choose another model")
+        return self.edge
+
+    def forced(self, side: Side) -> Hybrid:
+        """Return the same two engines with one side demanded, within the gate's rules.
+
+        For one request that a person wants answered elsewhere; close only the original.
+        """
+        twin = copy.copy(self)
+        twin._options = replace(self._options, forced=side)
+        return twin
+
+    async def aclose(self) -> None:
+        """Close both engines."""
+        await self.edge.aclose()
+        if self.cloud is not None:
+            await self.cloud.aclose()
+        if self._recorder is not None:
+            self._recorder.close()
+
+    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+        """Stream the answer of whichever side the policy chooses.
+
+        Raises RequestError for a model's name it does not know, or an aim it cannot keep.
+        """
+        aim, began_at = self._aim(request), time.time()
+        request = self._as_allowed(request)
+        await self._heed()
+        verdict = self._verdict(request, aim)
+        # The engines below have names of their own.
+        course = self._course(msgspec.structs.replace(request, model=""), verdict, aim)
+        async with closing(self._answer(course)) as answer:
+            async for item in answer:
+                if isinstance(item, Finish):
+                    item = _counting(request, item)
+                    # Both are for the next request: neither may fail this one at its end.
+                    Failsafe()(partial(self._meet, item), None)
+                    Failsafe()(partial(self._record, request, course, item, aim, began_at), None)
+                yield item
+
+    async def _answer(self, course: Escalation) -> AsyncIterator[Delta | Finish]:
+        async with closing(course.run()) as source:
+            try:
+                async for item in source:
+                    yield item
+                return
+            except ContextLengthError:
+                if course.verdict.choice != "open" or not await course.may_leave():
+                    raise
+        course.judgement.draw = None  # only one side could answer
+        async with closing(course.cloud_stream("too_long")) as far:
+            async for item in far:
+                yield item
+
+    def _aim(self, request: Request) -> Aim:
+        if not request.model:
+            return self._options.aim
+        return parse_aim(request.model, (self.card().name,))
+
+    def _as_allowed(self, request: Request) -> Request:
+        """Return the request with the class that the settings and its turns give it now."""
+        privacy = strictest(class_of(request), self._allowed().privacy)
+        return msgspec.structs.replace(request, privacy=privacy)
+
+    async def _heed(self) -> None:
+        if isinstance(self.cloud, EgressEngine):
+            await self.cloud.heed()
+
+    async def _ask(self, request: Request) -> bool:
+        agreed = await self._consent(request)
+        await self._heed()  # "never" may be what was said
+        return agreed
+
+    def _verdict(self, request: Request, aim: Aim) -> GateVerdict:
+        return Failsafe()(lambda: gate(request, self._standing(aim)), _UNDECIDED)
+
+    def _standing(self, aim: Aim) -> Conditions:
+        options = self._options
+        asked: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
+        return replace(
+            self._surroundings(),
+            offline=options.offline or self._allowed().offline,
+            keeps_whole=self._allowed().keeps_whole,
+            has_cloud=self.cloud is not None,
+            forced=options.forced or asked.get(aim.kind),
+        )
+
+    def _limited(
+        self, request: Request, verdict: GateVerdict, aim: Aim
+    ) -> tuple[GateVerdict, Limit]:
+        """Return who may answer once price and aim are looked at, and what the aim demands."""
+        options = self._options
+        cost = options.prices.expected_cost(num_chars(request), request.sampling.max_tokens)
+        allowed = request.budget.max_cost
+        if verdict.choice != "edge" and allowed is not None and cost > allowed:
+            verdict = GateVerdict(choice="edge", reason="over_price")
+        limit = self._limit(aim, cost) if verdict.choice == "open" else Limit()
+        if verdict.choice == "open" and self._eases(aim) and is_courtesy(request):
+            verdict, limit = replace(verdict, reason="courtesy"), limit.eased()
+        return verdict, limit
+
+    def _course(self, request: Request, verdict: GateVerdict, aim: Aim) -> Escalation:
+        options, safely = self._options, Failsafe(RequestError)  # an aim that cannot be kept
+        otherwise = verdict if verdict.choice == "edge" else _UNDECIDED
+        verdict, limit = safely(partial(self._limited, request, verdict, aim), (otherwise, Limit()))
+        explores = verdict.reason == "confident" and aim.kind == "auto" and not verdict.must_ask
+        deciding = Deciding(
+            rule=options.rule,
+            limit=limit,
+            prices=options.prices,
+            handover=options.handover,
+            near_clock=self._near_clock,
+            far_clock=self._far_clock,
+            draw=self._draw() if verdict.choice == "open" and explores else None,
+        )
+        return Escalation(self.edge, self.cloud, request, verdict, deciding, self._ask)
+
+    def _draw(self) -> Draw | None:
+        share = self._options.exploration
+        return Draw(share=share, opposite=self._chance() < share) if share > 0.0 else None
+
+    def _eases(self, aim: Aim) -> bool:
+        # What was promised, or set by the person, holds for every turn.
+        return aim.kind == "auto" and self._options.min_gain is None
+
+    def _limit(self, aim: Aim, cost: float) -> Limit:
+        options = self._options
+        paid = options.prices.in_gain(cost)
+        limit = options.rule.limit(aim, min_gain=options.min_gain, cost=paid)
+        if aim.kind != "budget":
+            return limit
+        return Limit(max_need=self._budget(aim).max_need())
+
+    def _budget(self, aim: Aim) -> BudgetController:
+        if aim not in self._budgets:
+            self._budgets[aim] = BudgetController(aim.share)
+            self._budgets[aim].seed(self._options.rule.seen_needs())
+        return self._budgets[aim]
+
+    def _meet(self, finish: Finish) -> None:
+        """Look at the cloud's name when it has answered first: a link knows it only then."""
+        served_far = finish.route is not None and finish.route.served_by == "cloud"
+        if self._met_cloud or self.cloud is None or not served_far:
+            return
+        self._met_cloud = True
+        wanted, found = self._options.rule.cloud_model, self.cloud.card().name
+        if wanted not in (None, found):
+            # What was learnt of one far model says nothing of another.
+            self._options = replace(self._options, rule=first_day())
+            self._budgets.clear()
+            _log.warning(
+                "nearfar: the policy was calibrated for the cloud model %s, not %s: from now on "
+                "the rule of the first day decides; run `nearfar policy calibrate`",
+                wanted,
+                found,
+            )
+
+    def _record(
+        self, request: Request, course: Escalation, finish: Finish, aim: Aim, began_at: float
+    ) -> None:
+        if aim.kind == "budget" and course.verdict.choice == "open":
+            far = finish.route is not None and finish.route.served_by == "cloud"
+            self._budget(aim).note(course.judgement.need, went_far=far)
+        if self._recorder is None:
+            return
+        decision = Decision(
+            request_id=request.id,
+            began_at=began_at,
+            inputs={"aim": str(aim), **course.judgement.inputs()},
+            propensity=course.judgement.propensity,
+            finish=finish,
+        )
+        self._recorder.record(request, decision)
+
+
+def _counting(request: Request, finish: Finish) -> Finish:
+    """Return the end of an answer with how many turns the cloud, if it answered, was not shown."""
+    route = finish.route
+    _, left_out = part_that_leaves(request)
+    if not left_out or route is None or route.served_by != "cloud":
+        return finish
+    route = msgspec.structs.replace(route, left_out=left_out)
+    return msgspec.structs.replace(finish, route=route)

@@ -1,0 +1,104 @@
+"""One answer of the cloud while it is written: from the engine to whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable
+from typing import NamedTuple, cast
+
+from offload.engine import Engine
+from offload.errors import CloudFailed
+from offload.link.delta_codec import pack_delta
+from offload.link.failures import to_failure
+from offload.link.message_bodies import Failure
+from offload.link.send_buffer import SendBuffer
+from offload.link.workload import Tally
+from offload.messages import Delta, Finish, Request, Usage
+
+
+class Owner(NamedTuple):
+    """Who may hear an answer: the key of a device, and one run of a program on it."""
+
+    device_key: str
+    session: str
+
+
+class Key(NamedTuple):
+    """One request of one owner."""
+
+    owner: Owner
+    request_id: str
+
+
+class AnswerTask:
+    """Runs the engine for one request until the end, a stop, or the deadline, counted from now."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: Request,
+        out: SendBuffer,
+        tally: Tally,
+        *,
+        on_end: Callable[[], None],
+    ) -> None:
+        self._engine = engine
+        self._request = request
+        self._tally = tally
+        self._on_end = on_end
+        self.out = out
+        self.task = asyncio.create_task(self._relay())
+        self.task.add_done_callback(self._ended)
+        self._timer: asyncio.TimerHandle | None = None
+        if request.deadline_s is not None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(request.deadline_s, self._expire)
+
+    @property
+    def is_running(self) -> bool:
+        return not self.task.done()
+
+    def stop(self) -> None:
+        """Close the engine's iterator; nothing more is sent."""
+        self.out.detach()
+        self.task.cancel()
+
+    def give_up(self, failure: Failure) -> None:
+        """Close the engine's iterator and say why."""
+        self.out.finish(failure, drop_unsent=True)
+        self.task.cancel()
+
+    def _ended(self, _: asyncio.Task[None]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._tally.ended()
+        self._on_end()
+
+    def _expire(self) -> None:
+        # Said at once: the engine may be slow to stop.
+        usage = Usage(completion_tokens=self._tally.num_tokens)
+        self.out.finish(Finish(reason="deadline", usage=usage), drop_unsent=True)
+        self.task.cancel()
+
+    async def _relay(self) -> None:
+        try:
+            await self._pull()
+            self.out.finish(
+                to_failure(CloudFailed("the cloud's engine stopped in mid-answer; ask again"))
+            )
+        except Exception as error:
+            self._tally.failed()
+            self.out.finish(to_failure(error))
+
+    async def _pull(self) -> None:
+        items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(self._request))
+        async with contextlib.aclosing(items):
+            async for item in items:
+                if isinstance(item, Finish):
+                    self._tally.finished(item)
+                    self.out.finish(item)
+                    return
+                self._tally.said(item)
+                self.out.push(pack_delta(item))
+                await self.out.room()

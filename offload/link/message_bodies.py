@@ -1,0 +1,177 @@
+"""What device and cloud say to each other: one kind of message each, and what stands in it."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from offload.messages import Alternative, EngineLoad, Finish, ModelCard, PromptToken, Request, Side
+
+
+class Kind(enum.IntEnum):
+    """What a message is; the numbers never change their meaning."""
+
+    HELLO = 1
+    READY = 2
+    REQUEST = 3
+    DELTAS = 4
+    FINISH = 5
+    CANCEL = 6
+    PING = 7
+    PONG = 8
+    ERROR = 9
+    REFUSED = 10
+    CREDIT = 11
+    RESUME = 12
+    JOIN = 13
+    JOINED = 14
+
+
+class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base of the bodies that only the link knows; arrays, since every byte is paid for."""
+
+
+class Hello(msgspec.Struct, frozen=True, kw_only=True):
+    """The device's first message; unknown fields are let pass, since a newer device may send it."""
+
+    oldest_version: int
+    newest_version: int
+    device: str = ""
+    session: str = ""  # one run of a program on the device: only it hears its answers
+
+
+class Ready(msgspec.Struct, frozen=True, kw_only=True):
+    """The cloud's answer to HELLO."""
+
+    version: int
+    cards: tuple[ModelCard, ...]
+    instance: str  # one run of the cloud: another one knows nothing of our requests
+    window: int  # how many Deltas may be ahead of the reader
+    max_message_bytes: int
+    max_streams: int
+    clock_s: float  # the cloud's wall clock, seconds since 1970
+
+
+class HelloRefused(msgspec.Struct, frozen=True, kw_only=True):
+    """Why the cloud will not talk: code "version", "hello" (say HELLO first) or "key"."""
+
+    code: str
+    message: str
+
+
+class PackedDelta(Body, frozen=True):
+    """A Delta in few bytes: confidences as three 32-bit floats for each token."""
+
+    text: str
+    index: int
+    token_ids: tuple[int, ...]
+    confidence: bytes
+    source: Side | None
+    replaces: bool
+    alternatives: tuple[tuple[Alternative, ...], ...] = ()
+    prompt_tokens: tuple[PromptToken, ...] = ()
+
+
+class Deltas(Body, frozen=True):
+    """One or more pieces of an answer; `first` counts the pieces sent before, from 0."""
+
+    first: int
+    items: tuple[PackedDelta, ...]
+
+
+class End(Body, frozen=True):
+    """How the answer ended, and how many pieces it had: one lost on the way is missed."""
+
+    num_pieces: int
+    finish: Finish
+
+
+class Cancel(Body, frozen=True):
+    """Stop a request; its answer is no longer wanted."""
+
+
+class Credit(Body, frozen=True):
+    """The reader allows the Deltas before position `until`."""
+
+    until: int
+
+
+class Resume(Body, frozen=True):
+    """After a new handshake: go on with an answer of which `received` Deltas have arrived."""
+
+    received: int
+    until: int
+
+
+class Join(Body, frozen=True):
+    """Said over the connection of an invite: the key that the device will come with from now on."""
+
+    public_key: str
+
+
+class Joined(Body, frozen=True):
+    """The cloud knows the device's key now, under this name."""
+
+    name: str
+
+
+class Load(Body, frozen=True):
+    """How much the cloud has to do, for all its devices together.
+
+    `queue_s` and `first_piece_s` are medians of the last answers, None before the first: how long
+    they waited for the engine, and how long until it said something (the queue included).
+    `engine` is told on this machine's own endpoint only, which has no keys: from the use of its
+    cache a device could learn of others.
+    """
+
+    in_flight: int = 0
+    num_waiting: int = 0  # of those in flight, how many have not yet said anything
+    queue_s: float | None = None
+    first_piece_s: float | None = None
+    engine: EngineLoad | None = None
+
+
+class Ping(Body, frozen=True):
+    """A sign of life; `sent_s`, the sender's own clock, and `padding` come back unchanged."""
+
+    sent_s: float
+    padding: bytes = b""
+
+
+class Pong(Body, frozen=True):
+    """The answer to PING; `sent_s` and `padding` are those of the PING."""
+
+    sent_s: float
+    clock_s: float  # the cloud's wall clock, seconds since 1970
+    load: Load
+    padding: bytes = b""
+
+
+class Failure(Body, frozen=True):
+    """Why one request failed: a code of offload/link/failures.py and the line a person reads.
+
+    `retry_after_s` is when to ask again, where the code says that asking again may help.
+    """
+
+    code: str
+    message: str
+    retry_after_s: float = 1.0
+
+
+AnyBody = (
+    Hello
+    | Ready
+    | Request
+    | Deltas
+    | End
+    | Cancel
+    | Credit
+    | Resume
+    | Join
+    | Joined
+    | Ping
+    | Pong
+    | Failure
+    | HelloRefused
+)

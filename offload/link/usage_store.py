@@ -1,0 +1,102 @@
+"""What was used today, in a small SQLite file that outlives the process, even one that is killed.
+
+Each use is added to what stands there, so that several processes may share the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from backbone.error_causes import cause
+from offload.errors import SettingsError
+
+_BUSY_S = 0.05  # it is written from event loops, which must not wait long
+_KEPT_DAYS = 31
+_TABLE = """
+CREATE TABLE IF NOT EXISTS used (
+    name TEXT NOT NULL, day INTEGER NOT NULL, requests INTEGER NOT NULL, tokens INTEGER NOT NULL,
+    PRIMARY KEY (name, day)
+) WITHOUT ROWID
+"""
+_ADD = """
+INSERT INTO used VALUES (?, ?, ?, ?) ON CONFLICT (name, day)
+DO UPDATE SET requests = requests + excluded.requests, tokens = tokens + excluded.tokens
+"""
+
+
+class Use(NamedTuple):
+    """What somebody used on one day."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+class UsedFile:
+    """The file; it is open from the first `add` to `close`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._open: sqlite3.Connection | None = None
+
+    def read(self, day: int) -> dict[str, Use]:
+        """Return everybody's use of a day since 1970. Raises SettingsError for a damaged file."""
+        if not self.path.exists():
+            return {}
+        try:
+            with contextlib.closing(_connect(self.path)) as file:
+                rows = file.execute("SELECT name, requests, tokens FROM used WHERE day = ?", (day,))
+                return {name: Use(requests, tokens) for name, requests, tokens in rows}
+        except (OSError, sqlite3.Error) as error:
+            raise SettingsError(
+                f"{self.path} is damaged ({cause(error)}); delete it to count the day anew"
+            ) from None
+
+    def add(self, day: int, uses: Mapping[str, Use]) -> dict[str, Use]:
+        """Add to a day, and return what those have used by now, here and in other processes.
+
+        Raises OSError or sqlite3.Error where that cannot be written now.
+        """
+        with self._transaction() as file:
+            file.executemany(_ADD, [(name, day, *use) for name, use in uses.items()])
+            totals = {}
+            for name in uses:
+                asked = "SELECT requests, tokens FROM used WHERE name = ? AND day = ?"
+                totals[name] = Use(*file.execute(asked, (name, day)).fetchone())
+        return totals
+
+    def close(self) -> None:
+        """Close the file; the next `add` opens it again."""
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self._open is None:
+            self._open = _connect(self.path)
+        with self._open as file:
+            yield file
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # names of keys are nobody's business
+    file = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
+    try:
+        # What was written outlives the process, and all but the last moment a power cut.
+        file.execute("PRAGMA journal_mode = WAL")
+        file.execute("PRAGMA synchronous = NORMAL")
+        with file:
+            file.execute(_TABLE)
+            # By count and not by age: a clock that is ahead would make all of them old.
+            newest = "SELECT DISTINCT day FROM used ORDER BY day DESC LIMIT ?"
+            file.execute(f"DELETE FROM used WHERE day NOT IN ({newest})", (_KEPT_DAYS,))
+    except BaseException:
+        file.close()
+        raise
+    return file

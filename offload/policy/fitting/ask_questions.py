@@ -1,0 +1,216 @@
+"""Asks one engine every question of a set; it can be stopped and run again.
+
+What fails for a moment is asked again after a wait, and a question that fails every time is left
+out: its place in the table stays free for the next run. An engine that answers none of many in
+a row is gone, and only then does the run end with its error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from offload.engine import Engine, Revealing
+from offload.errors import KeyRefused, LinkError, Overloaded, Withheld
+from offload.hybrid.handover import closing
+from offload.link.backoff import Backoff
+from offload.messages import Alternative, Confidence, Delta, Finish, Message, Request, Sampling
+from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of, packed
+from offload.policy.fitting.grading import Grader, given
+from offload.policy.fitting.token_kinds import token_kind
+from offload.policy.serving.answer_features import measured
+from offload.policy.serving.flags import flags
+from offload.policy.serving.probe import MAX_TOKENS
+from offload.policy.serving.questions import Question
+from offload.thinking import split
+
+ATTEMPTS = 4  # at one question, before it is left for another run
+_LOST_AFTER = 8  # questions left out with no answer between them: the engine is gone
+_WAITS = Backoff(first_s=1.0, most_s=20.0)
+_DIGITS = 3  # decimals kept of a number in nats
+
+Pause = Callable[[float], Awaitable[None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking:
+    """How questions are asked, and what is kept of the answers.
+
+    at_once: questions in flight. keep_text: whether the question and the answer are kept.
+    keep_states: whether the hidden states of the last tokens are. pause: waits so many seconds.
+    """
+
+    grader: Grader
+    sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
+    at_once: int = 4
+    keep_text: bool = False
+    keep_states: bool = True
+    pause: Pause = asyncio.sleep
+
+    def told(self) -> str:
+        """Return how the answers are drawn, as the table's rows say it."""
+        asked = self.sampling
+        drawn = "greedy" if asked.temperature == 0.0 else f"temperature {asked.temperature:g}"
+        return f"{drawn}, {asked.max_tokens} tokens"
+
+
+async def ask_all(
+    questions: Sequence[Question],
+    engine: Engine,
+    table: AnswerTable,
+    how: Asking,
+    *,
+    told: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Ask what the table lacks, each answer kept as it comes; return how many were left out.
+
+    `told` hears how many are done. Raises RequestError for a table of another model, and what the
+    engine raises where it answers no more.
+    """
+    model, sampling = engine.card().name, how.told()
+    table.require(model, sampling)
+    waiting = {key_of(each): each for each in questions}
+    run = _Run(engine, table, how, [q for key, q in waiting.items() if key not in table.found])
+    run.done, run.told = len(questions) - len(run.waiting), told
+    told(run.done)
+    await together(*(run.work() for _ in range(how.at_once)))
+    if run.lost is not None:
+        raise run.lost
+    return run.num_left_out
+
+
+async def together(*jobs: Coroutine[Any, Any, Any]) -> list[Any]:
+    """Run jobs side by side; where one fails, stop the others before its error goes on."""
+    tasks = [asyncio.ensure_future(job) for job in jobs]
+    try:
+        return await asyncio.gather(*tasks)
+    except BaseException:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        raise
+
+
+class _Run:
+    """One run over the questions that wait, shared by those who ask side by side."""
+
+    def __init__(
+        self, engine: Engine, table: AnswerTable, how: Asking, waiting: list[Question]
+    ) -> None:
+        self._engine, self._table, self._how = engine, table, how
+        self.waiting = waiting
+        self._next = iter(waiting)
+        self._in_a_row = 0
+        self.num_left_out = self.done = 0
+        self.told: Callable[[int], None] = lambda _: None
+        self.lost: LinkError | Overloaded | None = None
+
+    async def work(self) -> None:
+        """Ask question after question, until none waits or the engine is gone."""
+        for question in self._next:
+            try:
+                row = await self._patiently(question)
+            except (LinkError, Overloaded) as error:
+                self._leave_out(error)
+            else:
+                self._table.add([row])
+                self._in_a_row = 0
+                self.done += 1
+                self.told(self.done)
+            if self.lost is not None:
+                return
+
+    def _leave_out(self, error: LinkError | Overloaded) -> None:
+        self.num_left_out += 1
+        self._in_a_row += not isinstance(error, Withheld)  # one of these says nothing of the next
+        none = self._in_a_row == len(self.waiting)
+        if none or self._in_a_row >= _LOST_AFTER or isinstance(error, KeyRefused):
+            self.lost = error
+
+    async def _patiently(self, question: Question) -> Answered:
+        waits = iter(_WAITS)
+        for _ in range(ATTEMPTS - 1):
+            try:
+                return await answer(self._engine, question, self._how)
+            except (KeyRefused, Withheld):
+                raise  # asking again changes nothing
+            except (LinkError, Overloaded) as error:
+                busy_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
+                await self._how.pause(max(next(waits), busy_s))
+        return await answer(self._engine, question, self._how)
+
+
+async def answer(engine: Engine, question: Question, how: Asking) -> Answered:
+    """Ask one question once."""
+    message = Message(role="user", content=question.question)
+    request, states = Request(messages=(message,), sampling=how.sampling), list[Any]()
+    with ExitStack() as block:
+        if how.keep_states and isinstance(engine, Revealing):
+            block.enter_context(engine.watch(request.id, lambda _, state: states.append(state)))
+        read = await _read(engine, request)
+    hidden_size, kept = packed(states[-MAX_TOKENS:])
+    return Answered(
+        id=question.id,
+        key=key_of(question),
+        set=question.set,
+        right=how.grader(split(read.text).answer, question),  # what was thought before is no answer
+        ended=read.ended,
+        given=given(read.text, question),
+        model=engine.card().name,
+        sampling=how.told(),
+        question=question.question if how.keep_text else "",
+        text=read.text if how.keep_text else "",
+        tokens=tuple(map(_rounded, read.confidence)),
+        kinds="".join(map(token_kind, read.pieces)) if read.alternatives else "",
+        likely=tuple(tuple(round(a.logprob, 2) for a in place) for place in read.alternatives),
+        likely_kinds=tuple(_kinds(place) for place in read.alternatives),
+        measures=measured(question.question, read.text, read.confidence),
+        flags=flags(read.text, question=question.question, ended=read.ended),
+        hidden_size=hidden_size,
+        states=kept,
+    )
+
+
+@dataclass
+class _Read:
+    """One answer as it is read."""
+
+    text: str = ""
+    ended: str = "error"
+    confidence: list[Confidence] = field(default_factory=list)
+    alternatives: list[tuple[Alternative, ...]] = field(default_factory=list)
+    pieces: list[str] = field(default_factory=list)
+
+
+async def _read(engine: Engine, request: Request) -> _Read:
+    read = _Read()
+    async with closing(engine.generate(request)) as stream:
+        async for item in stream:
+            if isinstance(item, Finish):
+                read.ended = item.reason
+                continue
+            read.text = item.text if item.replaces else read.text + item.text
+            read.confidence += item.confidence
+            read.alternatives += item.alternatives
+            read.pieces += _pieces(item)
+    if read.ended == "error":
+        read.text = ""  # an answer that broke off is a wrong one; it tells how often that happens
+    return read
+
+
+def _pieces(delta: Delta) -> list[str]:
+    """Return the text of each token of a Delta, as its alternatives spell it."""
+    spelled = {each.token_id: each.text for place in delta.alternatives for each in place}
+    return [spelled.get(token, delta.text) for token in delta.token_ids]
+
+
+def _kinds(place: Sequence[Alternative]) -> str:
+    return "".join(token_kind(each.text) for each in place)
+
+
+def _rounded(token: Confidence) -> Confidence:
+    three = (token.logprob, token.entropy, token.margin)
+    return Confidence(*(round(each, _DIGITS) for each in three))

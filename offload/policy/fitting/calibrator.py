@@ -1,0 +1,272 @@
+"""From labelled questions to a policy: one half is fitted on, the other sets the thresholds.
+
+Nothing of a score is fitted on the held half, which is what the guarantee of its thresholds rests
+on (offload/policy/serving/guarantee.py). Where the prompt's or the probe's score is itself a
+feature, the fitted half has it by cross-fitting, so that it means the same on new questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+
+from offload.errors import RequestError
+from offload.policy.fitting import deferral_curve
+from offload.policy.fitting.answer_table import mark_of
+from offload.policy.fitting.early_handover import fit_early
+from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.probe_trial import NUM_FOLDS, try_probe
+from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.features import Floats, Ints
+from offload.policy.serving.isotonic import Isotonic, fit_isotonic
+from offload.policy.serving.logistic import log_odds
+from offload.policy.serving.policy_file import (
+    VERSION,
+    Early,
+    HeldOutFigures,
+    HeldOutQuestions,
+    Pairing,
+    PolicyFile,
+)
+from offload.policy.serving.prior import MAX_LABELS, MIN_LABELS, Prior
+from offload.policy.serving.questions import Question
+from offload.policy.serving.rule import Estimate
+from offload.policy.serving.scorer import fit_scorer
+from offload.policy.serving.signals import NAMES
+
+MIN_QUESTIONS = 2 * MIN_LABELS
+_STRAIGHT_SHARE, _STRAIGHT_LEAST = 0.98, 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """What is promised, and what is tried.
+
+    alpha, delta: P(wrong | kept near) <= alpha with probability 1 - delta, for `auto-w`. quality:
+    how often plain `auto` should be right, beside the cloud. early_error: which share of the
+    answers worth keeping may be given up unfinished.
+    """
+
+    alpha: float = 0.05
+    delta: float = 0.05
+    quality: float = 0.985
+    early_error: float = 0.03
+    use_probe: bool = True
+    max_prior_labels: int = MAX_LABELS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("alpha", "delta", "quality"):
+            if not 0.0 < getattr(self, name) < 1.0:
+                raise RequestError(f"{name} is {getattr(self, name)}; it must lie between 0 and 1")
+
+
+@dataclass(frozen=True)
+class _Half:
+    """The questions of one half and what is known of them."""
+
+    prompts: list[str]
+    rows: list[Labelled]
+
+    @property
+    def near(self) -> Floats:
+        return np.array([row.near_right for row in self.rows], dtype=np.float64)
+
+    @property
+    def far(self) -> Floats:
+        return np.array([row.far_right for row in self.rows], dtype=np.float64)
+
+
+def calibrate(
+    questions: Sequence[Question],
+    rows: Sequence[Labelled],
+    pairing: Pairing,
+    options: CalibrationOptions | None = None,
+) -> Calibrated:
+    """Fit a policy. Raises RequestError for labels that teach nothing, with what would."""
+    options = options or CalibrationOptions()
+    _check(rows)
+    order = np.random.default_rng(options.seed).permutation(len(rows))
+    fit, held = (_half(questions, rows, part) for part in np.array_split(order, 2))
+    folds = np.arange(len(fit.rows)) % NUM_FOLDS
+    prior, near_odds = _fit_prior(fit, folds, options)
+    features = _features(fit, near_odds)
+    early_scorer = fit_scorer((*NAMES, "prior"), features, fit.near)
+    probe, final_scorer, why = None, None, "not tried"
+    if options.use_probe:
+        probe, final_scorer, why = try_probe(fit.rows, folds, features, seed=options.seed)
+    draft = PolicyFile(
+        version=VERSION,
+        pairing=pairing,
+        found=HeldOutFigures(
+            num_fitted=len(fit.rows),
+            num_held=len(held.rows),
+            edge_accuracy=float(np.mean([row.near_right for row in rows])),
+            cloud_accuracy=float(np.mean([row.far_right for row in rows])),
+            auroc=0.5,
+            ece=0.0,
+            probe=why,
+        ),
+        early_scorer=early_scorer,
+        final_scorer=early_scorer if final_scorer is None else final_scorer,
+        near=_EVEN,
+        far=_EVEN,
+        early=Early(levels=(), checkpoints=(), bounds=()),
+        held=HeldOutQuestions(scores=(), gains=(), near_right=(), far_right=()),
+        flags=_flag_counts(fit.rows),
+        min_gain=0.0,
+        straight=None,
+        alpha=options.alpha,
+        delta=options.delta,
+        has_prior=True,
+        has_probe=probe is not None,
+        questions=tuple(sorted({mark for row in rows if (mark := mark_of(row.near))})),
+    )
+    rule = Calibrated(draft, prior, probe)
+    rule = _with(rule, **_probabilities(rule, held))
+    rule = _with(rule, **_thresholds(rule, held, options))
+    kept = [rule.policy.near(score) for score in early_scorer.many(features)]
+    return _with(
+        rule, early=fit_early(fit.rows, near_odds, kept, early_scorer, options.early_error)
+    )
+
+
+_EVEN = Isotonic(scores=(0.0,), probabilities=(0.5,))
+
+
+def _with(rule: Calibrated, **changes: object) -> Calibrated:
+    return Calibrated(msgspec.structs.replace(rule.policy, **changes), rule.prior, rule.probe)
+
+
+def judged(rule: Calibrated, prompt: str, row: Labelled) -> Estimate:
+    """Return what a rule says of a labelled answer, as it would while serving."""
+    expected = rule.expect(prompt)
+    states = list(row.near.hidden_states()) if rule.probe is not None else []
+    return rule.judge(row.near.signals(), expected, flags=row.near.flags, states=states)
+
+
+def _check(rows: Sequence[Labelled]) -> None:
+    if len(rows) < MIN_QUESTIONS:
+        raise RequestError(
+            f"{len(rows)} labelled questions are too few to calibrate on; "
+            f"give at least {MIN_QUESTIONS}, better 500"
+        )
+    right = sum(row.near_right for row in rows)
+    few = min(right, len(rows) - right)
+    if few < 10:
+        raise RequestError(
+            f"the near model is right on {right} of {len(rows)} questions; give questions of "
+            "which it gets at least 10 right and 10 wrong"
+        )
+
+
+def _half(questions: Sequence[Question], rows: Sequence[Labelled], part: Ints) -> _Half:
+    return _Half([questions[place].question for place in part], [rows[place] for place in part])
+
+
+def _fit_prior(fit: _Half, folds: Ints, options: CalibrationOptions) -> tuple[Prior, list[float]]:
+    """Return the prior, and for each row the log odds that the others' prior gives it."""
+    odds = np.zeros(len(fit.rows))
+
+    def fitted(places: Ints) -> Prior:
+        kept = places[: options.max_prior_labels]
+        return Prior.fit(
+            [fit.prompts[place] for place in kept],
+            [fit.rows[place].near_right for place in kept],
+            [fit.rows[place].far_right for place in kept],
+            unlabelled=[fit.prompts[place] for place in places[options.max_prior_labels :]],
+        )
+
+    for fold in range(NUM_FOLDS):
+        part = fitted(np.flatnonzero(folds != fold))
+        for place in np.flatnonzero(folds == fold):
+            odds[place] = log_odds(part.probabilities(fit.prompts[place])[0])
+    return fitted(np.arange(len(fit.rows))), [float(each) for each in odds]
+
+
+def _features(half: _Half, near_odds: Sequence[float]) -> Floats:
+    rows = [
+        [*row.near.signals().features(), odds]
+        for row, odds in zip(half.rows, near_odds, strict=True)
+    ]
+    return np.array(rows)
+
+
+def _flag_counts(rows: Sequence[Labelled]) -> dict[str, tuple[int, int]]:
+    counts: dict[str, tuple[int, int]] = {}
+    for row in rows:
+        for flag in row.near.flags:
+            number, right = counts.get(flag, (0, 0))
+            counts[flag] = (number + 1, right + row.near_right)
+    return counts
+
+
+def _probabilities(rule: Calibrated, held: _Half) -> dict[str, Isotonic]:
+    assert rule.prior is not None, "a calibration always has a prior"
+    scores = [judged(rule, *each).score for each in zip(held.prompts, held.rows, strict=True)]
+    odds = [log_odds(rule.prior.probabilities(prompt)[1]) for prompt in held.prompts]
+    return {
+        "near": fit_isotonic(scores, [row.near_right for row in held.rows]),
+        "far": fit_isotonic(odds, [row.far_right for row in held.rows]),
+    }
+
+
+def _thresholds(rule: Calibrated, held: _Half, options: CalibrationOptions) -> dict[str, object]:
+    said = [judged(rule, *each) for each in zip(held.prompts, held.rows, strict=True)]
+    scores = [each.score for each in said]
+    gains = [each.need for each in said]
+    right = [row.near_right for row in held.rows]
+    min_gain = _least_gain(gains, held, options.quality)
+    found = msgspec.structs.replace(
+        rule.policy.found,
+        auroc=deferral_curve.auroc(np.array(scores), held.near),
+        ece=deferral_curve.ece(_crossed_isotonic(scores, right), held.near),
+    )
+    return {
+        "found": found,
+        "held": HeldOutQuestions(
+            scores=tuple(scores),
+            gains=tuple(gains),
+            near_right=tuple(right),
+            far_right=tuple(row.far_right for row in held.rows),
+        ),
+        "min_gain": min_gain,
+        "straight": _straight(rule, held.prompts, gains, min_gain),
+    }
+
+
+def _crossed_isotonic(scores: Sequence[float], right: Sequence[bool]) -> Floats:
+    """Return each row's probability by the isotonic curve of the other half of the rows."""
+    said = np.zeros(len(scores))
+    for part in (0, 1):
+        curve = fit_isotonic(scores[1 - part :: 2], right[1 - part :: 2])
+        said[part::2] = [curve(score) for score in scores[part::2]]
+    return said
+
+
+def _least_gain(gains: Sequence[float], held: _Half, quality: float) -> float:
+    """Return the greatest gain left near with which the hybrid is right often enough here."""
+    order = np.argsort(gains, kind="stable")
+    far, near = held.far[order], held.near[order]
+    # mixed[k]: the k questions of the least gain stay near
+    mixed = np.cumsum(np.append(far.sum(), near - far))
+    enough = np.flatnonzero(mixed >= quality * far.sum())
+    stays = int(enough[-1]) if len(enough) else 0
+    return float(gains[order[stays - 1]]) if stays else -1.0
+
+
+def _straight(
+    rule: Calibrated, prompts: Sequence[str], gains: Sequence[float], min_gain: float
+) -> float | None:
+    """Return the prompt's gain from which nearly all answers went far in the end, if any."""
+    expected = [rule.expect(prompt).gain or 0.0 for prompt in prompts]
+    ranked = sorted(zip(expected, gains, strict=True), reverse=True)
+    went, best = 0, None
+    for number, (gain, in_the_end) in enumerate(ranked, start=1):
+        went += in_the_end > min_gain
+        if number >= _STRAIGHT_LEAST and went / number >= _STRAIGHT_SHARE:
+            best = gain
+    return best

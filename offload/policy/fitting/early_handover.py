@@ -1,0 +1,62 @@
+"""When an unfinished answer may be given up: bounds that spend a set share of error."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.serving.policy_file import Early
+from offload.policy.serving.scorer import Scorer
+
+CHECKPOINTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
+LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
+_NEVER = -1e9  # JSON has no infinity
+_LEAST_SEEN = 20
+
+
+def fit_early(
+    rows: Sequence[Labelled],
+    near_odds: Sequence[float],
+    kept: Sequence[float],
+    scorer: Scorer,
+    error: float,
+) -> Early:
+    """Return the bounds; `kept` is P(right) of each finished answer, `near_odds` its prompt's.
+
+    Of the answers that would be kept at a level, at most a share `error` is given up over all
+    checkpoints. At each checkpoint may be spent what the answers still running there are of all
+    tokens to come, so that long answers are not given up at their first word only.
+    """
+    reached = [
+        cp for cp in CHECKPOINTS if sum(len(r.near.tokens) > cp for r in rows) >= _LEAST_SEEN
+    ]
+    partial = {
+        at: {
+            place: scorer([*row.near.signals(at).features(), near_odds[place]])
+            for place, row in enumerate(rows)
+            if len(row.near.tokens) > at
+        }
+        for at in reached
+    }
+    bounds = []
+    for level in LEVELS:
+        good = {place for place, right in enumerate(kept) if right >= level}
+        bounds.append(tuple(_spend(good, partial, error)))
+    return Early(levels=LEVELS, checkpoints=tuple(reached), bounds=tuple(bounds))
+
+
+def _spend(good: set[int], partial: dict[int, dict[int, float]], error: float) -> list[float]:
+    """Return a bound per checkpoint for the answers that are `good` in the end."""
+    allowed, spent, running, bounds = error * len(good), 0, set(good), list[float]()
+    shares = [len(good & said.keys()) for said in partial.values()]
+    total, budget = max(1, sum(shares)), 0.0
+    for share, said in zip(shares, partial.values(), strict=True):
+        budget += allowed * share / total
+        scores = sorted(said[place] for place in running & said.keys())
+        may = min(int(budget) - spent, len(scores) - 1)
+        bound = scores[may] if len(scores) >= _LEAST_SEEN else _NEVER
+        bounds.append(bound)
+        given_up = {place for place in running & said.keys() if said[place] < bound}
+        spent += len(given_up)
+        running -= given_up
+    return bounds

@@ -1,0 +1,111 @@
+"""Whether an answer is right: exactly, as a number, by its kind, or as the user's function says."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from offload.errors import RequestError
+from offload.policy.serving.questions import Question, final_answer, is_right
+
+Grader = Callable[[str, Question], bool]
+
+_LETTER = re.compile(r"\(([A-Z])\)|\b([A-Z])\b")
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
+
+
+def exact(text: str, question: Question) -> bool:
+    """Whether the answer is one of the right ones, word for word; JSON is compared as JSON."""
+    return any(is_right(text, each) for each in (question.answer, *question.others))
+
+
+def numeric(text: str, question: Question) -> bool:
+    """Whether the last number of the answer is the right one, to six digits."""
+    given, wanted = _last_number(final_answer(text)), _last_number(question.answer)
+    if wanted is None:
+        raise RequestError(f"question {question.id} has no number as its answer; use exact")
+    return given is not None and abs(given - wanted) <= 1e-6 * max(1.0, abs(wanted))
+
+
+def choice(text: str, question: Question) -> bool:
+    """Whether the first letter named as the answer, in brackets or alone, is the right one."""
+    given, wanted = _LETTER.search(final_answer(text)), _LETTER.search(question.answer)
+    if wanted is None:
+        raise RequestError(f"question {question.id} has no letter as its answer; use exact")
+    return given is not None and _letter(given) == _letter(wanted)
+
+
+def word(text: str, question: Question) -> bool:
+    """Whether the answer begins with the right word or words, whatever stands behind them."""
+    given = _words(final_answer(text))
+    rights = (_words(each) for each in (question.answer, *question.others))
+    return any(right and given[: len(right)] == right for right in rights)
+
+
+def mention(text: str, question: Question) -> bool:
+    """Whether one of the right answers stands anywhere in the text, as whole words."""
+    said = f" {' '.join(_words(text))} "
+    return any(
+        f" {' '.join(_words(each))} " in said for each in (question.answer, *question.others)
+    )
+
+
+def by_kind(text: str, question: Question) -> bool:
+    """Grade a question by its kind: number, choice, word, mention; exactly where it has none."""
+    return _KINDS.get(question.kind, exact)(text, question)
+
+
+_KINDS: dict[str, Grader] = {"number": numeric, "choice": choice, "word": word, "mention": mention}
+
+
+def given(text: str, question: Question) -> str:
+    """Return the answer proper where the question's kind makes it a number, a letter or a word."""
+    final = final_answer(text)
+    if question.kind == "number":
+        number = _last_number(final)
+        return "" if number is None else f"{number:.12g}"
+    if question.kind == "choice":
+        letter = _LETTER.search(final)
+        return "" if letter is None else _letter(letter)
+    return "".join(_words(final)[:1]) if question.kind == "word" else ""
+
+
+def find_grader(name: str) -> Grader:
+    """Return a grader: kind, exact, numeric, or "module:function" of (text, question) -> bool.
+
+    Raises RequestError where there is none of that name.
+    """
+    known: dict[str, Grader] = {"kind": by_kind, "exact": exact, "numeric": numeric}
+    if name in known:
+        return known[name]
+    module, _, function = name.partition(":")
+    if not function:
+        raise RequestError(
+            f"there is no grader {name!r}; use kind, exact, numeric or module:function"
+        )
+    try:
+        sys.path.insert(0, os.getcwd())  # a module beside the questions should be found
+        found: Grader = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise RequestError(
+            f"the grader {name!r} cannot be imported ({error}); name MODULE:FUNCTION"
+        ) from None
+    finally:
+        sys.path.pop(0)
+    return found
+
+
+def _last_number(text: str) -> float | None:
+    found = _NUMBER.findall(text)
+    return float(found[-1].replace(",", "")) if found else None
+
+
+def _letter(found: re.Match[str]) -> str:
+    return found[1] or found[2]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())

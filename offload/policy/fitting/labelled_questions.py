@@ -1,0 +1,91 @@
+"""Questions answered by both models: the rows a policy is fitted to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from offload.engine import Engine
+from offload.errors import RequestError
+from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of
+from offload.policy.fitting.ask_questions import Asking, ask_all, together
+from offload.policy.serving.questions import Question
+
+_FAR_AT_ONCE = 8  # the cloud answers them side by side
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """One question answered twice: the near answer, and whether the far one was right."""
+
+    near: Answered
+    far_right: bool
+
+    @property
+    def near_right(self) -> bool:
+        return self.near.right
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Two tables side by side: what the near and what the far model made of each question."""
+
+    near: AnswerTable
+    far: AnswerTable
+
+    @classmethod
+    def at(cls, path: Path) -> Labels:
+        """Open `path` with .near.jsonl and .far.jsonl behind its name."""
+        near, far = (path.with_name(f"{path.name}.{side}.jsonl") for side in ("near", "far"))
+        return cls(AnswerTable(near), AnswerTable(far))
+
+    def both(self, key: str) -> bool:
+        """Whether both models have answered the question of this key."""
+        return key in self.near.found and key in self.far.found
+
+    def of(self, questions: Sequence[Question]) -> tuple[list[Question], list[Labelled]]:
+        """Return the questions that both answered, and their rows, in order.
+
+        Raises RequestError where not one was.
+        """
+        found, rows = list[Question](), list[Labelled]()
+        for question in questions:
+            if self.both(key := key_of(question)):
+                found.append(question)
+                far_right = self.far.found[key].right
+                rows.append(Labelled(near=self.near.found[key], far_right=far_right))
+        if not rows:
+            raise RequestError("no question has been asked of both models yet; run it again")
+        return found, rows
+
+
+async def label(
+    questions: Sequence[Question],
+    edge: Engine,
+    cloud: Engine,
+    labels: Labels,
+    how: Asking,
+    *,
+    told: Callable[[int], None] = lambda _: None,
+) -> int:
+    """Ask both models what has not been asked yet; return how many questions were left out.
+
+    `told` hears how many both have answered. Raises LinkError where the cloud is gone: what was
+    answered before is kept.
+    """
+    done = [0, 0]
+
+    def hear(side: int) -> Callable[[int], None]:
+        def heard(count: int) -> None:
+            done[side] = count
+            told(min(done))
+
+        return heard
+
+    far_how = replace(how, at_once=_FAR_AT_ONCE, keep_states=False)
+    await together(
+        ask_all(questions, edge, labels.near, replace(how, at_once=1), told=hear(0)),
+        ask_all(questions, cloud, labels.far, far_how, told=hear(1)),
+    )
+    return sum(not labels.both(key_of(each)) for each in questions)

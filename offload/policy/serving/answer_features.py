@@ -1,0 +1,139 @@
+"""What the rule of the first day reads in an answer: where its doubt lies, whether it fits.
+
+Each feature means the same on every model, and says by its sign in which direction it counts, so
+that a few answers of a few models are enough to weigh them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from offload.messages import Confidence
+from offload.policy.serving.consistency import NAMES as CHECKS
+from offload.policy.serving.consistency import WhatIsAsked, consistency
+from offload.policy.serving.prompt_features import PROMPT_NAMES, prompt_features
+from offload.policy.serving.questions import final_answer
+
+_TINY, _LOWEST, _WIDEST = 1e-3, -30.0, 30.0
+
+# 1: the higher, the likelier right; -1: the likelier wrong; 0: either.
+SIGNS = {
+    "doubt_number": -1,
+    "doubt_option": -1,
+    "doubt_open": -1,
+    "doubt_mean": -1,
+    "doubt_working": -1,
+    "margin_number": 1,
+    "margin_option": 1,
+    "margin_open": 1,
+    "length": -1,
+    "form_missed": -1,
+    "circles": -1,
+    "is_number": 0,
+    "is_option": 0,
+    "reached": 1,
+    "repeated": -1,
+    "negative": -1,
+    "fraction": -1,
+    "too_large": -1,
+    "sums_right": 1,
+    "sums_wrong": -1,
+    "follows_working": 1,
+    "numbers_used": 1,
+    "option_unknown": -1,
+    "option_missed": -1,
+    "option_misquoted": -1,
+    "listed_missed": -1,
+    "question_numbers": -1,
+    "question_words": -1,
+    "question_options": -1,
+}
+NAMES = tuple(SIGNS)
+
+
+def answer_features(asked: WhatIsAsked, text: str, tokens: Sequence[Confidence]) -> list[float]:
+    """Return one number for each of NAMES."""
+    checks = dict(zip(CHECKS, consistency(asked, text), strict=True))
+    is_number = checks["has_number"]
+    is_option = float(bool(asked.options or asked.listed))
+    is_open = 1.0 - max(is_number, is_option)
+    doubt, margin, before = _final_doubt(text, tokens)
+    # Without working shown, two or three numbers of the question should make it.
+    direct = is_number * (checks["sums"] == 0.0) * (len(asked.numbers) >= 2)
+    sums_shown = float(checks["sums"] > 0.0)
+    return [
+        doubt * is_number,
+        doubt * is_option,
+        doubt * is_open,
+        _doubt(_mean([each.logprob for each in tokens])),
+        before,
+        margin * is_number,
+        margin * is_option,
+        margin * is_open,
+        checks["wordy"],
+        checks["form_missed"],
+        checks["circles"],
+        is_number,
+        is_option,
+        direct * (checks["reached"] - 0.5),
+        direct * checks["repeated"],
+        checks["negative"],
+        checks["fraction"],
+        checks["too_large"],
+        sums_shown * (1.0 - checks["sums_wrong"]),
+        checks["sums_wrong"],
+        sums_shown * checks["follows_working"],
+        sums_shown * checks["numbers_used"],
+        checks["option_unknown"],
+        checks["option_missed"],
+        checks["option_misquoted"],
+        checks["listed_missed"],
+        is_number * checks["question_numbers"],
+        checks["question_words"],
+        checks["question_options"],
+    ]
+
+
+def measured(question: str, text: str, tokens: Sequence[Confidence]) -> dict[str, float]:
+    """Return the features of a question and its answer by name, as a table keeps them."""
+    asked = WhatIsAsked.read(question)
+    answer = zip(NAMES, answer_features(asked, text, tokens), strict=True)
+    prompt = zip(PROMPT_NAMES, prompt_features(asked), strict=True)
+    return {name: round(value, 4) for name, value in (*answer, *prompt)}
+
+
+def _final_doubt(text: str, tokens: Sequence[Confidence]) -> tuple[float, float, float]:
+    """Return the doubt and the margin of the answer proper, and the doubt of what leads to it.
+
+    Which tokens spell the answer proper, behind the last "Answer:", is told by its share of the
+    text: tables need not say where each token begins.
+    """
+    if not tokens:
+        return 0.0, 0.0, 0.0
+    share = len(final_answer(text)) / max(1, len(text))
+    count = min(len(tokens), max(1, round(share * len(tokens)) + 1))
+    last, first = tokens[-count:], tokens[:-count]
+    doubt = _doubt(min(_logprob(each) for each in last))
+    margin = math.log(min(_margin(each) for each in last) + 10.0 * _TINY)
+    return doubt, margin, _doubt(_mean([_logprob(each) for each in first]))
+
+
+def _doubt(logprob: float) -> float:
+    return math.log(max(0.0, -_held(logprob)) + _TINY) - math.log(_TINY)
+
+
+def _logprob(token: Confidence) -> float:
+    return _held(token.logprob)
+
+
+def _held(logprob: float) -> float:
+    return _LOWEST if math.isnan(logprob) else max(_LOWEST, min(0.0, logprob))
+
+
+def _margin(token: Confidence) -> float:
+    return 0.0 if math.isnan(token.margin) else max(0.0, min(_WIDEST, token.margin))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(map(_held, values)) / len(values) if values else 0.0

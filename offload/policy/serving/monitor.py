@@ -1,0 +1,109 @@
+"""Watches one near answer while it is written, and says when the cloud should be asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from offload.messages import Delta
+from offload.policy.serving.failsafe import Failsafe
+from offload.policy.serving.flags import circle_start, flags, seen_while_written
+from offload.policy.serving.rule import Estimate, Expectation, Limit, Rule
+from offload.policy.serving.signals import Signals
+
+_LOOK_EVERY = 16  # tokens
+_STUCK = 90  # characters said again
+
+
+class Monitor:
+    """One answer's signals, held against what its request asks; once tripped, it stays so."""
+
+    def __init__(
+        self,
+        rule: Rule,
+        limit: Limit,
+        expected: Expectation | None = None,
+        *,
+        question: str = "",
+        wants_json: bool = False,
+        failsafe: Failsafe | None = None,
+    ) -> None:
+        self._rule, self._limit = rule, limit
+        self._failsafe = failsafe or Failsafe()
+        self.expected = expected or Expectation()
+        self._question, self._wants_json = question, wants_json
+        self._signals, self._look_at = Signals(), _LOOK_EVERY
+        self._sure_chars = 0
+        self._states: list[Any] = []
+        self.flags: tuple[str, ...] = ()
+        self.tripped = False
+        self.stuck = False  # in circles, so that no further token is worth writing
+        self.concluded = False
+
+    @property
+    def num_tokens(self) -> int:
+        return self._signals.num_tokens
+
+    @property
+    def least_logprob(self) -> float:
+        """Return the log-probability of the least likely token so far, in nats."""
+        return self._signals.least
+
+    @property
+    def sure_text(self) -> str:
+        """Return the answer up to its least sure token, where the doubt arose."""
+        return self._signals.text[: self._sure_chars]
+
+    def num_in_circles(self) -> int:
+        """Return how many characters at the end only say again what stands before them.
+
+        0 for a few: a row of zeros or a refrain is said again on purpose.
+        """
+        text = self._signals.text
+        count = len(text) - circle_start(text)
+        return count if count >= _STUCK else 0
+
+    def state(self, index: int, state: Any) -> None:
+        """Take the hidden state behind a token (offload/engine.py, StateObserver)."""
+        self._states.append(state)
+
+    def see(self, delta: Delta) -> None:
+        """Take the newest piece of the answer."""
+        self._failsafe(lambda: self._see(delta), None)
+
+    def _see(self, delta: Delta) -> None:
+        before, least = len(self._signals.text), self._signals.least
+        self._signals.take((), delta.text)
+        for token in delta.confidence:
+            self._signals.take((token,))
+            if not self.tripped:
+                self.tripped = self._rule.gives_up(self._signals, self.expected, self._limit)
+        if self._signals.least < least:
+            self._sure_chars = before
+        if self._signals.num_tokens >= self._look_at:
+            self._look_at += _LOOK_EVERY
+            self.flags = seen_while_written(self._signals.text, self._question)
+            self.tripped = self.tripped or bool(self.flags)
+            self.stuck = "circles" in self.flags and self.num_in_circles() > 0
+
+    def conclude(self, ended: str = "stop") -> None:
+        """Judge the finished answer; `ended` is why it ended (FinishReason)."""
+        self.concluded = True
+        self._failsafe(lambda: self._conclude(ended), None)
+
+    def _conclude(self, ended: str) -> None:
+        self.flags = flags(
+            self._signals.text,
+            question=self._question,
+            ended=ended,
+            wants_json=self._wants_json,
+        )
+        self.tripped = self.tripped or self._limit.passed_by(self._estimate())
+
+    def estimate(self) -> Estimate | None:
+        """Return what the answer is worth as far as it has come; None where that failed."""
+        return self._failsafe(self._estimate, None)
+
+    def _estimate(self) -> Estimate:
+        states: Sequence[Any] = self._states if self.concluded else ()
+        return self._rule.judge(self._signals, self.expected, flags=self.flags, states=states)

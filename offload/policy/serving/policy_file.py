@@ -1,0 +1,142 @@
+"""The policy file: what calibration found for one near model, its KV type and one cloud model."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+from backbone.error_causes import cause
+from offload.errors import SettingsError
+from offload.messages import Word
+from offload.policy.serving.isotonic import Isotonic
+from offload.policy.serving.scorer import Scorer
+
+VERSION = 2
+
+
+class Pairing(Word, frozen=True, kw_only=True):
+    """Whom a policy was calibrated for; any other pair has its own."""
+
+    edge_model: str
+    edge_hash: str
+    quantization: str
+    kv_cache_dtype: str
+    cloud_model: str
+
+
+class Early(Word, frozen=True, kw_only=True):
+    """When an answer may be given up unfinished.
+
+    `bounds[level][checkpoint]`: below this score at that many tokens, an answer that would in the
+    end be kept at P(right) >= `levels[level]` is given up by no more than its share of the error.
+    """
+
+    levels: tuple[float, ...]
+    checkpoints: tuple[int, ...]
+    bounds: tuple[tuple[float, ...], ...]
+
+
+class HeldOutQuestions(Word, frozen=True, kw_only=True):
+    """The questions that nothing was fitted on, ordered as asked: thresholds are read off them."""
+
+    scores: tuple[float, ...]
+    gains: tuple[float, ...]
+    near_right: tuple[bool, ...]
+    far_right: tuple[bool, ...]
+
+
+class HeldOutFigures(Word, frozen=True, kw_only=True):
+    """How good the policy was on the held questions; shares are 0 to 1."""
+
+    num_fitted: int
+    num_held: int
+    edge_accuracy: float
+    cloud_accuracy: float
+    auroc: float
+    ece: float
+    probe: str = ""  # why the probe is used, or is not
+
+
+class PolicyFile(Word, frozen=True, kw_only=True):
+    """What calibration found; the prior and the probe are npz files beside it."""
+
+    version: int
+    pairing: Pairing
+    found: HeldOutFigures
+    early_scorer: Scorer  # of the signals and the prior
+    final_scorer: Scorer  # of the same, and of the probe where it is used
+    near: Isotonic  # from the final scorer's score to P(near right)
+    far: Isotonic  # from the prior's log odds to P(far right)
+    early: Early
+    held: HeldOutQuestions
+    flags: dict[str, tuple[int, int]]  # how many answers had it, and how many of them were right
+    min_gain: float  # how much likelier right the cloud must be for plain auto to ask it
+    straight: float | None  # a prior's gain from which nearly all went far in the end
+    alpha: float
+    delta: float
+    has_prior: bool = False
+    has_probe: bool = False
+    questions: tuple[str, ...] = ()  # that it was fitted to or measured on (answered.mark_of)
+
+
+def prior_path(policy: Path) -> Path:
+    """Return where a policy's prior lies."""
+    return policy.with_suffix(".prior.npz")
+
+
+def probe_path(policy: Path) -> Path:
+    """Return where a policy's probe lies."""
+    return policy.with_suffix(".probe.npz")
+
+
+def policy_name(pairing: Pairing) -> str:
+    """Return the file name of a pairing's policy."""
+    cloud = "".join(each if each.isalnum() else "-" for each in pairing.cloud_model)[:60]
+    kv = pairing.kv_cache_dtype.replace("/", "-")
+    return f"{pairing.edge_hash[:16]}-{kv}-{cloud}.json"
+
+
+def read_policy(path: Path) -> PolicyFile:
+    """Read a policy file. Raises SettingsError where it is missing, damaged or of another age."""
+    try:
+        policy = msgspec.json.decode(path.read_bytes(), type=PolicyFile)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise SettingsError(
+            f"the policy file {path} cannot be read ({cause(error)}); calibrate again, "
+            "or set policy.min_logprob"
+        ) from None
+    if policy.version != VERSION:
+        raise SettingsError(
+            f"the policy file {path} is of version {policy.version}, this nearfar reads {VERSION}; "
+            "calibrate again"
+        )
+    return policy
+
+
+def write_policy(policy: PolicyFile, path: Path) -> None:
+    """Write a policy beside `path` and rename it there. Raises SettingsError where it cannot."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(msgspec.json.encode(policy) + b"\n")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise SettingsError(f"{path} cannot be written ({error.strerror}); free it") from None
+
+
+def check_pairing(policy: PolicyFile, path: Path, *, edge_hash: str, kv_cache_dtype: str) -> None:
+    """Raise SettingsError where a policy was calibrated for another model or KV type."""
+    mine = policy.pairing
+    if mine.edge_hash != edge_hash:
+        raise SettingsError(
+            f"the policy file {path} was calibrated for another model than this one "
+            f"({mine.edge_model}, {mine.quantization}); run `nearfar policy calibrate`"
+        )
+    if mine.kv_cache_dtype != kv_cache_dtype:
+        raise SettingsError(
+            f"the policy file {path} was calibrated for {mine.kv_cache_dtype} keys and values, "
+            f"not {kv_cache_dtype}; run `nearfar policy calibrate`"
+        )

@@ -1,0 +1,163 @@
+"""What `plan` and `report` do: they measure, and show what they found."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backbone.errors import NearfarError, WrongUsage
+from backbone.usage_errors import as_typed
+from quantize.terminal import megabytes, progress_bar, require_torch, show
+from quantize.text_samples import Sample
+
+if TYPE_CHECKING:
+    from quantize.plan import TypePlan
+    from quantize.report import QuantizationReport
+
+
+def run_plan(
+    source: Path,
+    target: Path | None,
+    *,
+    target_bytes: str | None,
+    target_bpw: float | None,
+    fit: bool,
+    context: int,
+    kv_bits: float,
+    types: str | None,
+    sample: Sample,
+    state: Path | None,
+    threads: int,
+    as_json: bool,
+) -> None:
+    """Measure, choose, and write the file where one is named."""
+    require_torch()
+    if sum((target_bytes is not None, target_bpw is not None, fit)) != 1:
+        raise WrongUsage("give exactly one budget: --target-bytes, --target-bpw or --fit")
+    if target_bpw is not None and target_bpw <= 0:
+        raise WrongUsage(f"--target-bpw is {target_bpw:g}; it must be above 0, for example 4.5")
+    from quantize.measure_importance import measure_importance
+    from quantize.plan import budget_for_bpw, convert_by_plan, make_plan, parse_bytes
+    from quantize.sensitivity import SensitivityOptions, measure_sensitivity
+
+    budget = parse_bytes(target_bytes) if target_bytes is not None else 0
+    named = _types(types)
+    if fit:
+        budget = _free_budget(source, context_len=context, kv_bits=kv_bits)
+    text, whole = sample.text(), sample.options()
+    with progress_bar("importance") as progress:
+        importance = measure_importance(source, text, options=whole, progress=progress).values
+    with progress_bar("sensitivity") as progress:
+        found = measure_sensitivity(
+            source,
+            text,
+            importance=importance,
+            options=SensitivityOptions(types=named, text=sample.part()),
+            cache=state,
+            progress=progress,
+        )
+    if target_bpw is not None:
+        budget = budget_for_bpw(found, target_bpw)
+    chosen = make_plan(found, budget)
+    size = chosen.size_bytes
+    if target is not None:
+        done = convert_by_plan(source, target, chosen, importance=importance, num_threads=threads)
+        size = done.size_bytes
+    document = {**asdict(chosen), "budget_bytes": budget, "path": target, "file_bytes": size}
+    lines = _plan_lines(chosen, found.kld, f"{megabytes(size)} of {megabytes(budget)}")
+    lines += [f"{target}: {megabytes(size)}"] if target else []
+    show(document, lines, as_json=as_json)
+
+
+def _free_budget(source: Path, *, context_len: int, kv_bits: float) -> int:
+    from backbone.memory import free_memory_bytes
+    from quantize.plan import budget_for_memory
+    from quantize.weights import read_config
+
+    return budget_for_memory(
+        read_config(source), free_memory_bytes(), context_len=context_len, kv_bits=kv_bits
+    )
+
+
+def _plan_lines(chosen: TypePlan, kld: Mapping[str, Mapping[str, float]], sizes: str) -> list[str]:
+    counts = Counter(chosen.types.values())
+    types = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
+    return [
+        *(
+            f"{name:28} {kind:8} expected divergence {kld[name][kind]:.2e}"
+            for name, kind in sorted(chosen.types.items())
+        ),
+        f"{types}; {chosen.bits_per_weight:.2f} bits per weight, {sizes}, "
+        f"expected divergence {chosen.predicted_kld:.2e} nats",
+    ]
+
+
+def _types(names: str | None) -> tuple[str, ...]:
+    from quantize.llama_quantizer import tensor_type
+    from quantize.sensitivity import TYPES
+
+    found = tuple(name.strip().lower() for name in names.split(",")) if names else TYPES
+    for name in found:
+        tensor_type(name)  # names an unknown one
+    return found
+
+
+def run_report(
+    models: list[Path],
+    *,
+    reference: Path,
+    sample: Sample,
+    threads: int,
+    picture: Path | None,
+    state: Path | None,
+    as_json: bool,
+) -> None:
+    """Judge every model, and print the table."""
+    require_torch()
+    from quantize.pareto_plot import write_picture
+    from quantize.report import ReportOptions, make_report
+
+    with as_typed():
+        options = ReportOptions(
+            num_windows=sample.num_windows,
+            window_len=sample.window_len,
+            num_threads=threads or os.cpu_count() or 1,
+            parse_special=sample.parse_special,
+        )
+    with progress_bar("models") as progress:
+        done = make_report(
+            models,
+            reference,
+            sample.text() or "",
+            options=options,
+            cache=state,
+            progress=progress,
+        )
+    if picture is not None:
+        write_picture(done, picture)
+    show(done.to_json(), _table(done), as_json=as_json)
+    if done.failed:
+        raise NearfarError(" · ".join(done.failed))
+
+
+def _table(report: QuantizationReport) -> list[str]:
+    head = (
+        f"{'model':32} {'size':>10} {'bits':>6} {'perplexity':>11} {'change':>8} "
+        f"{'KLD':>9} {'99.9%':>9} {'top 1':>7} {'tok/s':>8} {'memory':>10} {'load':>7}"
+    )
+    rows = [
+        f"{Path(r.model).name[-32:]:32} {megabytes(r.size_bytes):>10} {r.bits_per_weight:6.2f} "
+        f"{r.perplexity:11.4f} {r.perplexity_change:+8.2%} {r.mean_kld:9.2e} {r.kld_999:9.2e} "
+        f"{r.top1_agreement:7.2%} {r.tokens_per_s:8.0f} {megabytes(r.memory_bytes):>10} "
+        f"{r.load_s:6.2f}s"
+        for r in report.rows
+    ]
+    foot = (
+        f"against {Path(report.reference).name}: {megabytes(report.reference_bytes)}, "
+        f"perplexity {report.reference_perplexity:.4f}, {report.num_positions:,} positions"
+    )
+    return [head, *rows, foot]

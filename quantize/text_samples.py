@@ -1,0 +1,60 @@
+"""Which text a command calibrates or judges on, as it was named at the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backbone.error_causes import cause
+from backbone.errors import NearfarError
+from backbone.usage_errors import as_typed
+
+if TYPE_CHECKING:
+    from quantize.calibration import CalibrationOptions
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Windows of `window_len` tokens out of a file; without one, out of the embedded text."""
+
+    path: Path | None
+    num_windows: int
+    window_len: int
+    parse_special: bool
+    seed: int = 0
+
+    def text(self) -> str | None:
+        """Return the file's content, None where none was named. Raises NearfarError."""
+        return None if self.path is None else read_text(self.path)
+
+    def options(self) -> CalibrationOptions:
+        """Return how the windows are drawn. Raises WrongUsage."""
+        return self._drawn(self.num_windows, self.window_len, self.seed)
+
+    def part(self) -> CalibrationOptions:
+        """Return less text, of other windows: for what is measured many times over."""
+        return self._drawn(max(1, self.num_windows // 8), min(self.window_len, 256), _OTHER_SEED)
+
+    def _drawn(self, num_windows: int, window_len: int, seed: int) -> CalibrationOptions:
+        # It stands on torch, which no command needs to say what it was given.
+        from quantize.calibration import CalibrationOptions
+
+        with as_typed():
+            return CalibrationOptions(
+                num_windows=num_windows,
+                window_len=window_len,
+                seed=seed,
+                parse_special=self.parse_special,
+            )
+
+
+_OTHER_SEED = 17  # any number that is not the default of --seed
+
+
+def read_text(path: Path) -> str:
+    """Return a text file's content. Raises NearfarError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise NearfarError(f"cannot read {path} ({cause(error)}); name a UTF-8 text file") from None

@@ -1,0 +1,158 @@
+"""The answers of one HTTP request: engine streams run side by side and read in one place."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import cast
+
+import msgspec
+
+from offload.errors import CloudFailed
+from offload.messages import Delta, Finish, Request
+from serve.admission import Account
+from serve.http_errors import EngineBroke, TooLate
+from serve.metrics import AnswerTimer, Metrics
+
+Item = Delta | Finish
+Start = Callable[[Request], AsyncIterator[Item]]
+
+_NUM_AHEAD = 64  # items that an engine may be ahead of a slow reader
+_GRACE_S = 2.0  # an engine that keeps the deadline itself ends its answer better than we can
+
+
+class _Closable(AsyncIterator[Item]):
+    async def aclose(self) -> None: ...
+
+
+def closing(stream: AsyncIterator[Item]) -> aclosing[_Closable]:
+    """Close an engine's stream when the block is left; it is always an async generator."""
+    return aclosing(cast("_Closable", stream))
+
+
+async def settled(stream: AsyncIterator[Item], *, may_replace: bool) -> AsyncIterator[Item]:
+    """Yield only what a reader may keep; text that may be withdrawn waits until it may not.
+
+    With `may_replace` that is the near side's text until its Finish; the far side's is passed on
+    at once. A near answer that cuts off its own end stands as it was passed on: a stream has no
+    word for that. Raises CloudFailed where other text that was passed on is withdrawn after all.
+    """
+    held: list[Delta] = []
+    passed, text = False, ""
+    async with closing(stream) as items:
+        async for item in items:
+            if isinstance(item, Finish):
+                for delta in held:
+                    yield delta
+                yield item
+                return
+            if item.replaces:
+                if passed and item.source == "edge" and text.startswith(item.text):
+                    continue
+                if passed:
+                    raise CloudFailed("the cloud failed in the middle of its answer; ask again")
+                held.clear()
+                item = msgspec.structs.replace(item, replaces=False)
+            if may_replace and item.source != "cloud":
+                held.append(item)
+            else:
+                passed = passed or bool(item.text or item.token_ids)
+                text += item.text
+                yield item
+
+
+class AnswerStreams:
+    """Runs one stream per request while its block is entered; leaving it closes them all."""
+
+    def __init__(
+        self,
+        start: Start,
+        requests: Sequence[Request],
+        *,
+        metrics: Metrics,
+        timeout_s: float,
+        accounts: Sequence[Account] = (),
+    ) -> None:
+        self._start = start
+        self._requests = requests
+        self._metrics = metrics
+        self._timeout_s = timeout_s
+        self._accounts = accounts
+        self._left = len(requests)
+        self._queue: asyncio.Queue[tuple[int, Item | Exception]] = asyncio.Queue(_NUM_AHEAD)
+
+    async def __aenter__(self) -> AnswerStreams:
+        self._until_s = asyncio.get_running_loop().time() + self._timeout_s + _GRACE_S
+        self._tasks = [
+            asyncio.create_task(self._run(index, request))
+            for index, request in enumerate(self._requests)
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def next(self) -> tuple[int, Item] | None:
+        """Return the next item of any answer and the answer's number, or None after the last.
+
+        Raises what an engine raised, EngineBroke for an answer that failed, TooLate.
+        """
+        if not self._left:
+            return None
+        index, item = await self._take()
+        if isinstance(item, Exception):
+            raise item
+        if isinstance(item, Finish):
+            self._check(item)
+            self._left -= 1
+        return index, item
+
+    async def _take(self) -> tuple[int, Item | Exception]:
+        if not self._queue.empty():
+            return self._queue.get_nowait()
+        left_s = self._until_s - asyncio.get_running_loop().time()
+        # Not wait_for: before Python 3.12 it forgets a cancellation that meets an item.
+        getting = asyncio.ensure_future(self._queue.get())
+        try:
+            await asyncio.wait((getting,), timeout=max(0.0, left_s))
+            if not getting.done():
+                raise TooLate(self._timeout_s)
+            return getting.result()
+        finally:
+            getting.cancel()
+
+    def _check(self, finish: Finish) -> None:
+        if finish.reason == "deadline":
+            raise TooLate(self._timeout_s)
+        if finish.reason in ("error", "cancelled"):
+            raise EngineBroke(finish.error or "the engine stopped in mid-answer; ask again")
+
+    async def _run(self, index: int, request: Request) -> None:
+        try:
+            with AnswerTimer(self._metrics) as meter:
+                await self._read(index, request, meter)
+        except Exception as error:
+            for account in self._accounts[index : index + 1]:
+                account.close(failed=True)
+            await self._queue.put((index, error))
+
+    async def _read(self, index: int, request: Request, meter: AnswerTimer) -> None:
+        ended = False
+        async with closing(self._start(request)) as items:
+            async for item in items:
+                meter.see(item)
+                for account in self._accounts[index : index + 1]:
+                    account.see(item)
+                ended = isinstance(item, Finish)
+                await self._queue.put((index, item))
+        if not ended:
+            raise EngineBroke("the engine ended its answer without saying so; ask again")

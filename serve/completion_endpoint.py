@@ -1,0 +1,132 @@
+"""One completion endpoint: reads a body, asks the engine, sends the answer whole or as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Generic
+
+import msgspec
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from offload.engine import Choosing, Engine
+from offload.messages import Request
+from serve.admission import Account, Admission
+from serve.answer_streams import AnswerStreams, Item, settled
+from serve.auth import tenant_of
+from serve.chat_writer import ChatWriter
+from serve.disconnect import while_present
+from serve.http_bodies import error_response, json_response, read_body
+from serve.metrics import Metrics
+from serve.options import ServeOptions
+from serve.request_parsing import ParsedRequest, read_chat, read_completion
+from serve.request_schema import B, ChatBody, CompletionBody, decode
+from serve.response_writer import Gathered, ResponseWriter
+from serve.route_headers import headers_of
+from serve.stream import EventStream
+from serve.text_writer import TextWriter
+
+_SEND_GRACE_S = 10.0  # after the answer's own time, for a reader who takes it slowly
+
+
+@dataclass(frozen=True, kw_only=True)
+class Completing(Generic[B]):
+    """An ASGI app for one path; every error before the response begins becomes an error body."""
+
+    engine: Engine
+    options: ServeOptions
+    metrics: Metrics
+    admission: Admission
+    kind: type[B]
+    read: Callable[[B, Engine, ServeOptions], ParsedRequest]
+    writer: Callable[[ParsedRequest], ResponseWriter]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            tenant = tenant_of(scope)
+            self.admission.check(tenant)
+            raw = await read_body(HttpRequest(scope, receive), self.options)
+            asked = self.read(decode(raw, self.kind), self.engine, self.options)
+            limit_s = self.options.request_timeout_s + _SEND_GRACE_S
+            work = self._admitted(asked, tenant, scope, receive, send)
+            await while_present(receive, work, timeout_s=limit_s)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            await error_response(error)(scope, receive, send)
+
+    async def _admitted(
+        self, asked: ParsedRequest, tenant: str, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        async with self.admission.place(tenant, asked.requests) as accounts:
+            await self._answer(asked, accounts, scope, receive, send)
+
+    async def _answer(
+        self,
+        asked: ParsedRequest,
+        accounts: list[Account],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        start = self._settled if asked.stream else self.engine.generate
+        async with AnswerStreams(
+            start,
+            asked.requests,
+            metrics=self.metrics,
+            accounts=accounts,
+            timeout_s=self.options.request_timeout_s,
+        ) as answers:
+            if asked.stream:
+                await EventStream(self.writer(asked), send).send_all(answers)
+                return
+            response = await self._whole(asked, answers)
+        await response(scope, receive, send)
+
+    def _settled(self, request: Request) -> AsyncIterator[Item]:
+        engine = self.engine
+        may_replace = isinstance(engine, Choosing) and engine.may_replace(request)
+        return settled(engine.generate(request), may_replace=may_replace)
+
+    async def _whole(self, asked: ParsedRequest, answers: AnswerStreams) -> Response:
+        choices = [Gathered() for _ in asked.requests]
+        while (entry := await answers.next()) is not None:
+            index, item = entry
+            choices[index].take(item)
+        body = msgspec.json.encode(self.writer(asked).whole(choices))
+        response = json_response(body)
+        response.raw_headers += headers_of([c.finish for c in choices if c.finish is not None])
+        return response
+
+
+def chat_endpoint(
+    engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
+) -> Completing[ChatBody]:
+    """Return the app of POST /v1/chat/completions."""
+    return Completing(
+        engine=engine,
+        options=options,
+        metrics=metrics,
+        admission=admission,
+        kind=ChatBody,
+        read=read_chat,
+        writer=ChatWriter,
+    )
+
+
+def text_endpoint(
+    engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
+) -> Completing[CompletionBody]:
+    """Return the app of POST /v1/completions."""
+    return Completing(
+        engine=engine,
+        options=options,
+        metrics=metrics,
+        admission=admission,
+        kind=CompletionBody,
+        read=read_completion,
+        writer=TextWriter,
+    )

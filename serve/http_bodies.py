@@ -1,0 +1,61 @@
+"""Bodies in and out: what a client sends, read within bounds, and errors as it understands them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from serve.http_errors import BadRequest, body_of, describe, retry_after_s
+from serve.options import ServeOptions
+
+
+async def read_body(request: HttpRequest, options: ServeOptions) -> bytes:
+    """Return the body. Raises BadRequest where it is not JSON by name, too large or too slow."""
+    # A page of another site can post a form or plain text unasked, but not this type.
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise BadRequest(
+            "the body is not announced as JSON; send the header Content-Type: application/json",
+            status=415,
+        )
+    try:
+        return await asyncio.wait_for(_collect(request, options), options.body_timeout_s)
+    except asyncio.TimeoutError:
+        raise BadRequest(
+            f"the body did not come within {options.body_timeout_s:g} s; send it faster", status=408
+        ) from None
+
+
+async def _collect(request: HttpRequest, options: ServeOptions) -> bytes:
+    parts: list[bytes] = []
+    size, most = 0, options.max_body_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced[:20]) > most:
+        raise _too_large(most)
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            raise _too_large(most)
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _too_large(most: int) -> BadRequest:
+    return BadRequest(f"the body has more than {most} bytes; shorten it", status=413)
+
+
+def json_response(body: bytes, status: int = 200) -> Response:
+    """Return a response of JSON that is already encoded."""
+    return Response(body, status_code=status, media_type="application/json")
+
+
+def error_response(error: Exception) -> Response:
+    """Return the response that tells of an error."""
+    status, problem = describe(error)
+    response = json_response(body_of(problem), status)
+    wait_s = retry_after_s(error)
+    if wait_s is not None:
+        response.headers["retry-after"] = str(wait_s)
+    return response

@@ -1,0 +1,105 @@
+"""What the reply to a request is written from, and the form that each path gives it."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TypedDict
+
+from msgspec import UNSET, UnsetType
+
+from offload.messages import Delta, Finish, PromptToken
+from serve.http_errors import EngineBroke
+from serve.logprobs import TokenLogprob, grown, logprobs_of
+from serve.request_parsing import ParsedRequest
+from serve.response_bodies import Reply, UsageReply, usage_of
+
+
+@dataclass
+class Gathered:
+    """One choice as it comes together; what is withdrawn is forgotten."""
+
+    finish: Finish | None = None
+    texts: list[str] = field(default_factory=list)
+    tokens: list[TokenLogprob] = field(default_factory=list)
+    read: list[PromptToken] = field(default_factory=list)
+
+    def take(self, item: Delta | Finish) -> None:
+        """Add the next item of the answer."""
+        if isinstance(item, Finish):
+            self.finish = item
+            return
+        if item.replaces:
+            self.texts.clear()
+            self.tokens.clear()
+            self.read.clear()
+        self.texts.append(item.text)
+        told = logprobs_of(item)
+        if item.text and not told and self.tokens:
+            self.tokens[-1] = grown(self.tokens[-1], item.text)
+        self.tokens += told
+        self.read += item.prompt_tokens
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+class _Head(TypedDict):
+    id: str
+    created: int
+    model: str
+
+
+class ResponseWriter(ABC):
+    """The reply to one request, whole or in chunks."""
+
+    prefix = ""  # of the reply's id
+
+    def __init__(self, asked: ParsedRequest) -> None:
+        self.asked = asked
+        self._head = _Head(
+            id=f"{self.prefix}-{asked.requests[0].id}", created=int(time.time()), model=asked.model
+        )
+        # Where usage is asked for, every other chunk says that it has none.
+        self._no_usage: UnsetType | None = None if asked.include_usage else UNSET
+
+    @abstractmethod
+    def whole(self, choices: list[Gathered]) -> Reply:
+        """Return the reply of a request that does not stream."""
+
+    @abstractmethod
+    def opening(self, index: int, first: Delta | Finish) -> list[Reply]:
+        """Return what a choice begins with, before its text; `first` is its first item."""
+
+    @abstractmethod
+    def pieces(self, index: int, delta: Delta) -> list[Reply]:
+        """Return the chunks that a Delta is worth."""
+
+    @abstractmethod
+    def ending(self, index: int, finish: Finish) -> list[Reply]:
+        """Return the chunks that end a choice."""
+
+    @abstractmethod
+    def tally(self, finishes: list[Finish]) -> Reply:
+        """Return the chunk after all choices, which says what they took."""
+
+    def _is_worth_saying(self, delta: Delta) -> bool:
+        return bool(delta.text) or (self.asked.logprobs and bool(delta.token_ids))
+
+    def _usage(self, finishes: list[Finish]) -> UsageReply:
+        return usage_of(finishes, self.asked.per_prompt)
+
+    def _tokens(self, delta: Delta) -> list[TokenLogprob]:
+        """Return what is known of a Delta's tokens. Raises EngineBroke where less is than asked."""
+        if self.asked.num_alternatives and delta.token_ids and not delta.alternatives:
+            raise EngineBroke("the engine told no alternatives; ask without top_logprobs")
+        return logprobs_of(delta)
+
+
+def finishes_of(choices: list[Gathered]) -> list[Finish]:
+    """Return the end of every choice."""
+    finishes = [each.finish for each in choices if each.finish is not None]
+    assert len(finishes) == len(choices), "a reply is written when every choice has ended"
+    return finishes

@@ -1,0 +1,330 @@
+"""The assistant's server: who is let in, what is kept, and that private means private."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from backbone.private_files import SecretDamaged, make_private, write_whole
+from edge.assistant import engine_settings
+from edge.assistant.access import MAX_BODY_BYTES, kept_token
+from edge.assistant.app import PAGE, build_app
+from edge.assistant.engine_settings import Change
+from edge.near.factory import Choice
+from offload.config.places import Places, places
+from offload.config.settings import Settings
+from offload.config.settings_file import change_settings
+from offload.engine import Engine
+from offload.errors import CloudUnreachable, SettingsError
+from offload.messages import Finish, Message, Request
+from tests.edge.desks import TOKEN, Office, office, serving
+from tests.offload.scripted import ScriptedEngine
+
+BASE = "http://127.0.0.1:8089"
+KEY = {"authorization": f"Bearer {TOKEN}"}
+
+
+def client(opened: Office, **headers: str) -> httpx.AsyncClient:
+    app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
+    transport = httpx.ASGITransport(app=app)
+    return httpx.AsyncClient(transport=transport, base_url=BASE, headers={**KEY, **headers})
+
+
+def shown_of(standing: httpx.Response) -> dict[str, Any]:
+    """What the page shows, but for the memory in use."""
+    return {name: value for name, value in standing.json().items() if name != "memory_bytes"}
+
+
+async def ask(http: httpx.AsyncClient, text: str, **said: Any) -> tuple[str, list[dict[str, Any]]]:
+    """Begin a conversation, ask, and return its id and the events of the answer."""
+    talk = (await http.post("/api/conversations", json={})).json()["id"]
+    asked = await http.post(f"/api/conversations/{talk}/ask", json={"text": text, **said})
+    assert asked.status_code == 202, asked.text
+    return talk, await events(http, talk)
+
+
+async def events(http: httpx.AsyncClient, talk: str) -> list[dict[str, Any]]:
+    stream = await http.get(f"/api/conversations/{talk}/stream")
+    lines = [line for line in stream.text.split("\n\n") if line]
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+async def test_a_question_is_answered_kept_and_explained() -> None:
+    async with client(office()) as http:
+        talk, told = await ask(http, "hello?")
+        assert "".join(event.get("text", "") for event in told) == "near answer"
+        assert told[-1]["type"] == "finish" and "nothing sent" in told[-1]["why"]
+        kept = (await http.get(f"/api/conversations/{talk}")).json()
+        assert [turn["content"] for turn in kept["turns"]] == ["hello?", "near answer"]
+        assert kept["turns"][1]["finish"]["route"]["served_by"] == "edge"
+
+
+async def test_an_answer_goes_on_without_a_watcher_and_can_be_joined_midway() -> None:
+    hold = asyncio.Event()
+    opened = office(ScriptedEngine(("one", " two", " three"), hold=hold, hold_before=2))
+    async with client(opened) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "count"})
+        await opened.near.until(lambda: sum(opened.near.num_said.values()) == 2)
+        follow = opened.answers.follow(talk)
+        assert (await anext(follow))["text"] == "one two"
+        again = await http.post(f"/api/conversations/{talk}/ask", json={"text": "more"})
+        assert again.status_code == 400 and "stop it first" in again.json()["error"]
+        hold.set()
+        assert (await anext(follow))["text"] == " three"
+        assert (await anext(follow))["type"] == "finish"
+
+
+async def test_a_stopped_answer_is_kept() -> None:
+    opened = office(ScriptedEngine(("one", " two"), hold=asyncio.Event(), hold_before=1))
+    async with client(opened) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "count"})
+        await opened.near.until(lambda: sum(opened.near.num_said.values()) == 1)
+        await http.post(f"/api/conversations/{talk}/stop", json={})
+        turn = (await http.get(f"/api/conversations/{talk}")).json()["turns"][1]
+        assert (turn["content"], turn["state"]) == ("one", "stopped")
+
+
+async def test_consent_is_asked_of_the_page_and_private_closes_the_link() -> None:
+    opened = office(forced="cloud")
+    async with client(opened) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "hello"})
+        follow = opened.answers.follow(talk)
+        asked = [await anext(follow), await anext(follow)][-1]
+        assert asked == {"type": "consent", "bytes": 5} and opened.far.requests == []
+        await http.post(f"/api/conversations/{talk}/consent", json={"reply": "conversation"})
+        assert (await anext(follow)) == {"type": "consented"}  # for a page in another tab
+        assert (await anext(follow))["text"] == "far "
+        assert [event async for event in follow][-1]["why"].startswith("far")
+
+        standing = (await http.patch("/api/settings", json={"private": True})).json()
+        assert standing["private"] and standing["link"] == "no cloud"
+        _, told = await ask(http, "secret", side="cloud")
+        assert told[-1]["finish"]["route"]["reason"] == "local_only"
+        assert len(opened.far.requests) == 1
+    assert 'privacy = "local_only"' in places().config_file.read_text()
+
+
+async def test_where_nobody_watches_nothing_is_said() -> None:
+    opened = office(forced="cloud")
+    talk = opened.store.begin()
+    opened.store.ask(talk, "hello")
+    request = Request(messages=(Message(role="user", content="hello"),), session=talk)
+    assert await opened.answers.consent(request) == "nobody"
+
+
+async def test_never_holds_at_once_and_for_the_texts_of_programs_too() -> None:
+    opened = office(forced="cloud")
+    async with client(opened) as http:
+        await http.patch("/api/settings", json={"private": False})
+        talk = opened.store.begin()
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "the vault opens at 4711"})
+        await asyncio.sleep(0)
+        await http.post(f"/api/conversations/{talk}/consent", json={"reply": "never"})
+        await events(http, talk)
+        assert (await http.get("/api/standing")).json()["private"]
+        program = Request(messages=(Message(role="user", content="of a program"),))
+        *_, finish = [item async for item in opened.desk.current.generate(program)]
+        assert isinstance(finish, Finish) and finish.route is not None
+        assert finish.route.reason == "local_only" and not opened.far.requests
+        await http.patch("/api/settings", json={"private": False})
+        await http.post(f"/api/conversations/{talk}/ask", json={})  # the same question anew
+        await events(http, talk)
+        assert not opened.far.requests
+        back = (await http.post(f"/api/conversations/{talk}/undo", json={})).json()
+        assert back == {"question": "the vault opens at 4711", "private": True}
+
+
+async def test_a_question_that_was_written_while_private_stays() -> None:
+    opened = office(forced="cloud")
+    change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
+    async with client(opened) as http:
+        talk = opened.store.begin()
+        draft = {"text": "written before", "private": True}
+        await http.post(f"/api/conversations/{talk}/ask", json=draft)
+        await events(http, talk)
+        assert not opened.far.requests
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "open"})
+        await events(http, talk)
+        assert [each.content for each in opened.far.requests[0].messages] == ["open"]
+
+
+async def test_retrying_replaces_the_answer_on_the_side_that_was_chosen() -> None:
+    async with client(office()) as http:
+        await http.patch("/api/settings", json={"private": False})
+        talk, _ = await ask(http, "hello?")
+        await http.post(f"/api/conversations/{talk}/ask", json={"side": "cloud"})
+        await asyncio.sleep(0)
+        await http.post(f"/api/conversations/{talk}/consent", json={"reply": "once"})
+        await events(http, talk)
+        kept = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        assert [turn["role"] for turn in kept] == ["user", "assistant"]
+
+
+async def test_a_fallen_link_is_told_and_answered_near() -> None:
+    gone = ScriptedEngine(error=CloudUnreachable("the cloud is gone; try later"))
+    opened = office(far=gone, forced="cloud")
+    change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
+    async with client(opened) as http:
+        _, told = await ask(http, "hello")
+        assert told[-1]["finish"]["route"]["served_by"] == "edge"
+        assert any("the cloud is gone" in remark for remark in told[-1]["remarks"])
+
+
+async def test_conversations_are_found_renamed_exported_and_deleted() -> None:
+    async with client(office()) as http:
+        talk, _ = await ask(http, "all about zebras")
+        hits = (await http.get("/api/conversations", params={"q": "zebra"})).json()
+        assert [hit["heading"]["id"] for hit in hits] == [talk]
+        await http.patch(f"/api/conversations/{talk}", json={"title": "Stripes"})
+        exported = await http.get(f"/api/conversations/{talk}/export")
+        assert exported.text.startswith("# Stripes")
+        assert (await http.get(f"/api/conversations/{talk}/export?form=json")).json()["turns"]
+        await http.delete(f"/api/conversations/{talk}")
+        assert (await http.get("/api/conversations")).json() == []
+        assert (await http.get(f"/api/conversations/{talk}")).status_code == 400
+
+
+async def test_settings_are_kept_and_wrong_ones_change_nothing() -> None:
+    async with client(office()) as http:
+        standing = (await http.patch("/api/settings", json={"window": 512})).json()
+        assert standing["window"] == 512
+        assert "window = 512" in places().config_file.read_text()
+        for wrong in ({"window": -7}, {"model": ""}, {"nonsense": 1}, {"window": "many"}):
+            answer = await http.patch("/api/settings", json=wrong)
+            assert answer.status_code == 400 and answer.json()["error"]
+        assert (await http.get("/api/standing")).json()["window"] == 512
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"window": 2**70}, {"window": -(2**70)}, {"model": "m" * 5000}, {"model": "~nobody"}],
+)
+async def test_a_setting_no_model_can_have_leaves_the_old_engine_running(
+    wrong: dict[str, Any],
+) -> None:
+    async with client(office()) as http:
+        before = shown_of(await http.get("/api/standing"))
+        answer = await http.patch("/api/settings", json=wrong)
+        assert answer.status_code == 400 and answer.json()["error"]
+        assert shown_of(await http.get("/api/standing")) == before
+        _, told = await ask(http, "are you there?")
+        assert told[-1]["type"] == "finish"
+
+
+async def test_a_model_that_cannot_be_opened_is_rolled_back_whatever_it_raises() -> None:
+    opened = office()
+    make = opened.desk._open
+
+    def breaks(settings: Settings, here: Places, choice: Choice) -> Engine:
+        if settings.edge.window == 64:
+            raise OverflowError("no llama.cpp can count so far")
+        return make(settings, here, choice)
+
+    opened.desk._open = breaks
+    before = opened.desk.settings
+    with pytest.raises(OverflowError):
+        await opened.desk.change(Change(window=64))
+    assert opened.desk.settings is before
+    assert not places().config_file.exists()
+    async with client(opened) as http:
+        assert (await ask(http, "are you there?"))[1][-1]["type"] == "finish"
+
+
+async def test_a_switch_that_could_not_be_kept_is_not_in_force(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SettingsError("the disk is full; free some")
+
+    opened = office(forced="cloud")
+    monkeypatch.setattr(engine_settings, "change_settings", full)
+    async with client(opened) as http:
+        before = shown_of(await http.get("/api/standing"))
+        answer = await http.patch("/api/settings", json={"private": not before["private"]})
+        assert answer.status_code == 400 and "is full" in answer.json()["error"]
+        assert shown_of(await http.get("/api/standing")) == before
+
+
+@pytest.mark.parametrize("body", [b'{"text": "\xff\xfe"}', b"[" * 100_000, b"\x00", b"{"])
+async def test_a_body_that_is_no_json_is_the_callers_fault(body: bytes) -> None:
+    async with client(office()) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        answer = await http.post(f"/api/conversations/{talk}/ask", content=body)
+        assert answer.status_code == 400 and answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"host": "localhost:8089"}, 200),
+        ({"origin": BASE}, 200),
+        ({"host": "evil.example"}, 403),
+        ({"host": "127.0.0.1.evil.example:8089"}, 403),
+        ({"host": ""}, 403),
+        ({"origin": "https://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "http://127.0.0.1:9999"}, 403),
+        ({"authorization": ""}, 401),
+        ({"authorization": "Bearer wrong"}, 401),
+        ({"content-length": str(MAX_BODY_BYTES + 1)}, 413),
+        ({"content-length": "many"}, 411),
+    ],
+)
+async def test_only_this_machine_with_the_token_is_let_in(
+    headers: dict[str, str], status: int
+) -> None:
+    async with client(office(), **headers) as http:
+        answer = await http.get("/api/standing")
+        assert answer.status_code == status
+        assert "error" in answer.json() or status == 200
+
+
+async def test_every_answer_binds_the_page() -> None:
+    async with client(office()) as http:
+        for path in ("/", "/page/app.js", "/api/standing", "/nowhere", "/worker.js"):
+            policy = (await http.get(path)).headers["content-security-policy"]
+            assert "default-src 'none'" in policy and "unsafe" not in policy
+            assert "frame-ancestors 'none'" in policy
+
+
+@pytest.mark.parametrize("path", sorted(PAGE.iterdir()), ids=lambda path: path.name)
+def test_the_page_names_no_other_server_and_makes_no_markup_of_text(path: Path) -> None:
+    text = path.read_text()
+    assert set(re.findall(r"https?://[\w.]+", text)) <= {"http://www.w3.org"}
+    assert "innerHTML" not in text and "eval(" not in text
+
+
+async def test_nothing_outside_the_page_is_served() -> None:
+    async with (
+        serving(office()) as opened,
+        httpx.AsyncClient(base_url=opened.url, timeout=60) as http,
+    ):
+        for path in ("/page/../app.py", "/page/%2e%2e/door.py", "/page/..%2fdoor.py"):
+            answer = await http.get(path)
+            assert answer.status_code == 404 and "import" not in answer.text
+
+
+def test_the_token_is_made_once_and_private() -> None:
+    path = places().keys / "assistant.token"
+    first = kept_token(path)
+    assert len(first) >= 32 and kept_token(path) == first
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("kept", [b"", b"\n", b"short", b"x" * 31, b"with a space " * 4])
+def test_a_token_that_is_empty_or_cut_short_starts_no_assistant(kept: bytes) -> None:
+    path = places().keys / "assistant.token"
+    make_private(path.parent)
+    write_whole(path, kept)
+    with pytest.raises(SecretDamaged, match=r"assistant\.token is damaged; delete it"):
+        kept_token(path)

@@ -1,0 +1,39 @@
+"""The page's words: the same in both languages, each of them shown somewhere, also of what left."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import edge
+
+PAGE = Path(edge.__file__ or "").parent / "assistant" / "page"
+# Named by what a turn, an example or the cloud is, and not by their own letters.
+BY_NAME = {"stopped", "interrupted", "failed", "example_1", "example_2", "example_3"}
+BY_NAME |= {f"welcome_{how}" for how in ("alone", "private", "asks", "far", "away")}
+
+
+def words() -> dict[str, set[str]]:
+    """The keys of each language."""
+    source = (PAGE / "words.js").read_text(encoding="utf-8")
+    english, chinese = re.findall(r"^  (?:en|zh): \{\n(.*?)^  \},", source, re.M | re.S)
+    return {
+        "en": set(re.findall(r'(\w+): "', english)),
+        "zh": set(re.findall(r'(\w+): "', chinese)),
+    }
+
+
+def test_both_languages_have_the_same_words() -> None:
+    known = words()
+    assert len(known["en"]) > 60 and known["en"] == known["zh"]
+
+
+def test_no_word_is_left_over_and_none_is_missing() -> None:
+    sources = [path for path in PAGE.iterdir() if path.suffix in (".js", ".html")]
+    rest = "".join(p.read_text(encoding="utf-8") for p in sources if p.name != "words.js")
+    known = words()["en"]
+    quoted = set(re.findall(r'["\'](\w+)["\']', rest)) | set(re.findall(r"`(\w+)`", rest))
+    assert known - BY_NAME - quoted == set()
+    asked = set(re.findall(r'\bt\("(\w+)"', rest))
+    asked |= set(re.findall(r'data-t(?:-\w+)?="(\w+)"', rest))
+    assert asked - known == set()

@@ -1,0 +1,341 @@
+"""A conversation on a scripted screen: its commands, what is kept, and when it asks."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from backbone.terminal_text import printable
+from edge.chat.attachments import MAX_BYTES
+from edge.chat.chat import Chat
+from edge.chat.chat_commands import COMMANDS
+from edge.chat.consent import ConsentPrompt, Reply
+from edge.chat.dialogue import Manner
+from edge.chat.markdown_stream import settled
+from edge.chat.screen import PlainScreen
+from edge.chat.status_line import link_state, status
+from edge.conversations.store import Conversations
+from offload.config.places import places
+from offload.egress.door import Door, EgressEngine
+from offload.egress.permission import LivePermission
+from offload.errors import CloudUnreachable
+from offload.hybrid.hybrid import Hybrid, HybridOptions
+from offload.link.client import CloudLink
+from offload.messages import Delta, Finish, Privacy, Request
+from offload.policy.serving.rule import Threshold
+from tests.offload.scripted import ScriptedEngine
+
+
+class ScriptedScreen:
+    """A person who writes the lines given, and notes what is shown."""
+
+    def __init__(self, *lines: str, reply: str = "n") -> None:
+        self._lines = list(lines)
+        self._reply = reply
+        self.answers: list[str] = []
+        self.remarks: list[str] = []
+        self.asked: list[str] = []
+
+    async def read(self) -> str:
+        if not self._lines:
+            raise EOFError
+        return self._lines.pop(0)
+
+    def show(self, delta: Delta) -> None:
+        pass
+
+    def end(self, text: str, finish: Finish | None) -> None:
+        self.answers.append(text)
+
+    def remark(self, text: str) -> None:
+        self.remarks.append(text)
+
+    def fail(self, text: str) -> None:
+        self.remarks.append(text)
+
+    async def choose(self, question: str, choices: Mapping[str, str]) -> str:
+        self.asked.append(question)
+        return self._reply
+
+
+def hybrid(consent: ConsentPrompt | None = None, *, near: Sequence[str] = ("near",)) -> Hybrid:
+    cloud = ScriptedEngine(("far",))
+    options = HybridOptions(rule=Threshold(min_logprob=-0.1))  # the script is never so sure
+    if consent is None:
+        return Hybrid(ScriptedEngine(near), cloud, options=options)
+    allowed = LivePermission(places().config_file)
+    return Hybrid(ScriptedEngine(near), cloud, options=options, consent=consent, allowed=allowed)
+
+
+def far(engine: object) -> ScriptedEngine:
+    assert isinstance(engine, Hybrid) and isinstance(engine.cloud, ScriptedEngine)
+    return engine.cloud
+
+
+async def talk(
+    *lines: str,
+    store: Conversations | None = None,
+    engine: Hybrid | None = None,
+    privacy: Privacy = Privacy.CLOUD_OK,
+    reply: str = "n",
+    live: Callable[[], Privacy] | None = None,
+) -> tuple[Chat, ScriptedScreen]:
+    screen = ScriptedScreen(*lines, reply=reply)
+    manner = Manner(privacy=privacy)
+    kept = store or Conversations()
+    chat = Chat(engine or hybrid(), screen, kept, manner=manner, privacy=live)
+    await chat.run()
+    return chat, screen
+
+
+async def test_a_conversation_is_kept_and_its_past_is_read() -> None:
+    chat, _ = await talk("first", "second", privacy=Privacy.LOCAL_ONLY)
+    assert chat.conversation is not None
+    turns = chat.store.read(chat.conversation).turns
+    assert [turn.content for turn in turns] == ["first", "near", "second", "near"]
+    assert isinstance(chat.engine, Hybrid) and isinstance(chat.engine.edge, ScriptedEngine)
+    second = chat.engine.edge.requests[1]
+    assert [message.content for message in second.messages] == ["first", "near", "second"]
+    assert second.session == chat.conversation
+
+
+async def test_near_and_cloud_answer_again_on_their_side() -> None:
+    chat, screen = await talk("question", "/near", "/cloud", "/near another")
+    assert screen.answers == ["far", "near", "far", "near"]
+    assert chat.conversation is not None
+    kept = [turn.content for turn in chat.store.read(chat.conversation).turns]
+    assert kept == ["question", "far", "another", "near"]
+
+
+async def test_without_a_cloud_the_far_side_is_refused_with_its_remedy() -> None:
+    _, screen = await talk("question", "/cloud", engine=Hybrid(ScriptedEngine(("near",)), None))
+    assert screen.answers == ["near"] and "nearfar link join" in screen.remarks[-1]
+
+
+async def test_local_only_is_stronger_than_cloud() -> None:
+    chat, screen = await talk("question", "/cloud", privacy=Privacy.LOCAL_ONLY)
+    assert screen.answers == ["near", "near"] and far(chat.engine).requests == []
+
+
+async def test_undo_forget_and_new_leave_what_they_say() -> None:
+    store = Conversations()
+    _, screen = await talk("one", "/undo", "two", "/new", "three", store=store)
+    assert [heading.num_turns for heading in store.headings()] == [2, 2]
+    assert any("taken back: one" in remark for remark in screen.remarks)
+    await talk("secret", "/forget", store=store, reply="y")
+    assert store.search("secret") == []
+    _, screen = await talk("public", "/forget", store=store, reply="n")
+    assert store.search("public") and "kept" in screen.remarks[-1]
+
+
+async def test_why_tells_of_the_answer_that_is_newest_where_one_is() -> None:
+    store = Conversations()
+    _, screen = await talk("/why", "question", "/why", "/new", "/why", store=store)
+    none, of_question, _, of_new = screen.remarks
+    assert of_question.startswith("far ·")
+    assert none == of_new == "nothing has been answered yet"
+    _, screen = await talk(f"/open {store.latest()[:8]}", "/why", "/undo", "/why", store=store)
+    assert screen.remarks[1].startswith("far ·")
+    assert screen.remarks[3] == "nothing has been answered yet"
+
+
+async def test_an_earlier_conversation_is_found_and_gone_on_with() -> None:
+    store = Conversations()
+    await talk("about zebras", store=store)
+    name = store.latest()[:8]
+    chat, screen = await talk("/list zebra", f"/open {name}", "more", store=store)
+    assert any(name in remark for remark in screen.remarks)
+    assert chat.conversation is not None and len(store.read(chat.conversation).turns) == 4
+
+
+async def test_params_and_the_system_prompt_reach_the_engine() -> None:
+    chat, _ = await talk("/params temperature=0.7 top_k=40", "/system Be brief.", "hi")
+    assert isinstance(chat.engine, Hybrid) and isinstance(chat.engine.edge, ScriptedEngine)
+    request = chat.engine.edge.requests[0]
+    assert (request.sampling.temperature, request.sampling.top_k) == (0.7, 40)
+    assert request.messages[0].content == "Be brief."
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("/params heat=3", "NAME=VALUE"),
+        ("/params temperature=hot", "must be a number"),
+        ("/params temperature=9", "between 0.0 and 5.0"),
+        ("/retry", "ask something first"),
+        ("/undo", "ask something first"),
+        ("/open zz", "conversations list"),
+        ("/model other", "--model"),
+        ("/file", "name a text file"),
+        ("/file nowhere.txt", "check its name"),
+        ("/retyr", "did you mean /retry"),
+    ],
+)
+async def test_a_mistake_is_one_remark_and_the_chat_goes_on(line: str, words: str) -> None:
+    _, screen = await talk(line, "hello")
+    assert words in screen.remarks[0] and "\n" not in screen.remarks[0]
+    assert screen.answers == ["far"]
+
+
+async def test_a_path_is_a_question_not_a_command() -> None:
+    _, screen = await talk("/etc/hosts is what?")
+    assert screen.answers == ["far"]
+
+
+async def test_help_names_every_command() -> None:
+    _, screen = await talk("/help")
+    assert all(any(name in remark for remark in screen.remarks) for name in COMMANDS)
+
+
+async def test_a_file_goes_with_the_next_question_only(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.md"
+    notes.write_text("```\ncode\n```")
+    chat, _ = await talk(f"/file {notes}", "what is this?", "and now?")
+    assert chat.conversation is not None
+    asked = [t.content for t in chat.store.read(chat.conversation).turns if t.role == "user"]
+    assert asked[0] == "notes.md:\n````\n```\ncode\n```\n````\n\nwhat is this?"
+    assert asked[1] == "and now?"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"\x89PNG\0\0", "not text"), (b"\xff\xfe\xfa", "not text"), (b"a" * (MAX_BYTES + 1), "most")],
+)
+async def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    _, screen = await talk(f"/file {path}")
+    assert words in screen.remarks[0]
+
+
+async def test_save_writes_what_was_said_and_overwrites_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "talk.md"
+    _, screen = await talk("question", f"/save {path}", f"/save {path}")
+    assert "far" in path.read_text()
+    assert "there already" in screen.remarks[-1]
+
+
+async def test_a_failed_answer_takes_its_question_back() -> None:
+    broken = Hybrid(ScriptedEngine(error=CloudUnreachable("gone; try again")), None)
+    chat, screen = await talk("question", engine=broken)
+    assert screen.remarks == ["gone; try again"]
+    assert chat.conversation is not None and chat.store.read(chat.conversation).turns == ()
+
+
+async def test_text_that_left_the_window_is_said() -> None:
+    ending = Finish(reason="stop", dropped_tokens=64)
+    _, screen = await talk("question", engine=Hybrid(ScriptedEngine(finish=ending), None))
+    assert screen.remarks == ["64 tokens of the oldest text have left the window"]
+
+
+@pytest.mark.parametrize(
+    ("reply", "asked", "left"),
+    [("once", 3, 3), ("conversation", 2, 3), ("always", 1, 3), ("no", 3, 0), ("never", 1, 0)],
+)
+async def test_it_asks_before_a_message_leaves_and_remembers(
+    reply: Reply, asked: int, left: int
+) -> None:
+    questions: list[Request] = []
+
+    async def ask(request: Request) -> Reply:
+        questions.append(request)
+        return reply
+
+    here = places()
+    engine = hybrid(ConsentPrompt(ask, here))
+    allowed = LivePermission(here.config_file)
+    await talk("one", "two", "/new", "three", engine=engine, live=lambda: allowed().chosen())
+    assert (len(questions), len(far(engine).requests)) == (asked, left)
+    remembered = allowed().chosen()
+    wanted = {"always": Privacy.CLOUD_OK, "never": Privacy.LOCAL_ONLY}
+    assert remembered is wanted.get(reply, Privacy.ASK)
+
+
+async def test_the_status_line_tells_without_asking() -> None:
+    chat, _ = await talk("question")
+    line = status(chat.engine, chat.last)
+    assert line.startswith("scripted · far") and "cloud set up" in line
+    assert "context 3/4096" in line
+
+
+async def test_the_state_of_a_real_link_is_seen_through_the_door() -> None:
+    link = CloudLink("tcp://127.0.0.1:9", connect_timeout_s=0.2, patience_s=0.2)
+    engine = Hybrid(ScriptedEngine(), EgressEngine(link, door=Door(endpoint=link.endpoint)))
+    assert link_state(engine) == "set_up"  # it was not asked yet
+    with pytest.raises(CloudUnreachable):
+        await link.connect()
+    assert link_state(engine) == "away"
+    await engine.aclose()
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("", ""),
+        ("a paragraph", ""),
+        ("one\n\ntwo", "one\n\n"),
+        ("```\ncode\n\nmore\n", ""),
+        ("```\ncode\n\n```\n\nafter", "```\ncode\n\n```\n\n"),
+        ("~~~\n```\n\n~~~\n\nx", "~~~\n```\n\n~~~\n\n"),
+        ("one\n \n", "one\n \n"),
+    ],
+)
+def test_only_whole_blocks_are_printed_for_good(text: str, whole: str) -> None:
+    assert text[: settled(text)] == whole
+
+
+def test_a_model_cannot_command_the_terminal() -> None:
+    assert printable("a\x1b]0;title\x07b\x9b2Jc\td\n\r\x7f") == "a]0;titleb2Jc\td\n"
+
+
+def test_a_terminal_marks_where_another_model_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout", out)
+    screen = PlainScreen()
+    for text, source in (("It is ", "cloud"), ("rather ", "edge"), ("cold.", "edge")):
+        screen.show(Delta(text=text, source=source))  # type: ignore[arg-type]
+    assert out.getvalue() == "It is [near:] rather cold."
+
+
+THOUGHT = ("<think>", "\nLet me", " see.\n", "</think>", "\n\nIt is", " 4.")
+
+
+async def test_thoughts_are_folded_kept_and_handed_back() -> None:
+    engine = hybrid(near=THOUGHT)
+    chat, screen = await talk(
+        "2+2?", "/thoughts", "sure?", engine=engine, privacy=Privacy.LOCAL_ONLY
+    )
+    assert screen.answers == ["It is 4.", "It is 4."]
+    assert screen.remarks[0] == "thinking ..."
+    assert "thought for 3 words first; /thoughts shows it" in screen.remarks
+    assert "Let me see." in screen.remarks
+    assert chat.conversation is not None
+    kept = chat.store.read(chat.conversation).turns[1].content
+    assert kept == "".join(THOUGHT), "nothing is lost"
+    assert isinstance(engine.edge, ScriptedEngine)
+    told = engine.edge.requests[1].messages[1]
+    assert (told.content, told.reasoning) == ("It is 4.", "Let me see.")
+
+
+async def test_thinking_is_switched_for_what_follows() -> None:
+    engine = hybrid()
+    await talk("a", "/no_think b", "c", "/think", "d /no_think", engine=engine)
+    assert isinstance(engine.edge, ScriptedEngine)
+    asked = engine.edge.requests
+    assert [each.template_options for each in asked] == [
+        None,
+        {"enable_thinking": False},
+        {"enable_thinking": False},
+        {"enable_thinking": True},
+    ]
+    assert asked[3].last_text() == "d /no_think", "a model's own switch reaches it"
+
+
+async def test_thoughts_of_a_withdrawn_answer_go_with_it() -> None:
+    engine = hybrid(near=("<think>no", " idea</think>", "near"))
+    chat, screen = await talk("question", engine=engine)
+    assert screen.answers == ["far"] and not chat.thoughts

@@ -1,0 +1,157 @@
+"""The governor over torch's steps, on machines that are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+
+import pytest
+import torch
+
+from edge.device.governor import Governor
+from edge.device.thread_tuner import ThreadTuner
+from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
+from edge.small_gpu.sampling_step import SampledToken
+from edge.small_gpu.step import StepPart
+from edge.small_gpu.threads import GovernedStep, TorchThreads, governed
+from offload.messages import Request, Sampling
+from offload.pair import CLOUD_MODEL
+
+
+@pytest.fixture(autouse=True)
+def as_they_were() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+class Told:
+    """A pace that sets what it is told, and notes what it was asked."""
+
+    def __init__(self, threads: TorchThreads, plan: list[tuple[int, int]]) -> None:
+        self.threads, self.plan = threads, plan
+        self.asked: list[str] = []
+
+    def before_prompt(self) -> None:
+        self.asked.append("prompt")
+        self.threads.set_threads(*self.plan[0])
+
+    def step(self, *, plain: bool, num_answers: int) -> Any:
+        import contextlib
+
+        @contextlib.contextmanager
+        def timed() -> Iterator[None]:
+            yield
+            self.asked.append(f"{'plain' if plain else 'wide'} {num_answers}")
+            if len(self.plan) > 1:
+                del self.plan[0]
+            self.threads.set_threads(*self.plan[0])
+
+        return timed()
+
+
+def part(num_tokens: int) -> StepPart:
+    return StepPart(ring=cast("Any", None), tokens=[1] * num_tokens)
+
+
+def recorded(plan: list[tuple[int, int]]) -> tuple[GovernedStep, Told, list[int]]:
+    seen: list[int] = []
+    paces: list[Told] = []
+
+    def step(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+        seen.append(torch.get_num_threads())
+        return [[] for _ in parts]
+
+    def pace_of(threads: TorchThreads) -> ThreadTuner:
+        paces.append(Told(threads, plan))
+        return cast("ThreadTuner", paces[0])
+
+    return GovernedStep(step, pace_of=pace_of), paces[0], seen
+
+
+def test_prompts_and_answers_have_the_threads_that_were_set_for_them() -> None:
+    step, pace, seen = recorded([(1, 3), (2, 3), (1, 1)])
+    step([part(40)])
+    step([part(1)])
+    step([part(1), part(1)])
+    step([part(1), part(7)])
+    assert seen == [3, 2, 1, 1]
+    assert pace.asked == ["prompt", "wide 1", "plain 1", "plain 2", "prompt", "wide 2"]
+
+
+def test_a_step_that_fails_is_no_measure_and_the_next_one_counts() -> None:
+    step, pace, _ = recorded([(2, 2)])
+
+    def broken(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+        raise RuntimeError("broken")
+
+    working, step._step = step._step, broken
+    with pytest.raises(RuntimeError):
+        step([part(1)])
+    step._step = working
+    step([part(1)])
+    assert pace.asked == ["plain 1"]
+
+
+class Neighbours:
+    """A machine on which others use as many cores as a test says, at a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now, self.busy = 0.0, 0.0
+
+    def pace_of(self, threads: TorchThreads) -> ThreadTuner:
+        pace = ThreadTuner(threads, fixed_threads=1)
+        pace._governor = Governor(4, others=lambda: self.busy, clock=lambda: self.now)
+        return pace
+
+
+def test_it_gives_way_to_others_and_takes_the_cores_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With real seconds of steps replaced by the machine's own."""
+    machine, seen = Neighbours(), []
+    monkeypatch.setattr("edge.device.thread_tuner.time.perf_counter", lambda: machine.now)
+
+    def step(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+        threads = torch.get_num_threads()
+        seen.append(threads)
+        free = 4 - machine.busy
+        machine.now += 0.1 / threads if threads <= free else 0.4
+        return [[] for _ in parts]
+
+    paced = GovernedStep(step, pace_of=machine.pace_of)
+
+    def run(num_steps: int) -> int:
+        paced([part(16)])
+        for _ in range(num_steps):
+            paced([part(1)])
+        return seen[-1]
+
+    assert run(40) == 4
+    machine.busy = 3.0
+    assert run(40) == 1
+    machine.busy = 0.0
+    assert run(200) == 4
+
+
+def same(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+    raise AssertionError(parts)
+
+
+@pytest.mark.parametrize(
+    ("device", "num_threads", "wrapped"), [("cpu", 0, True), ("cpu", 2, False), ("cuda", 0, False)]
+)
+def test_it_governs_where_the_cpu_computes_and_no_number_is_fixed(
+    device: str, num_threads: int, wrapped: bool
+) -> None:
+    found: Callable[..., Any] = governed(same, torch.device(device), num_threads)
+    assert isinstance(found, GovernedStep) == wrapped and (wrapped or found is same)
+
+
+def test_governed_answers_are_those_of_one_thread() -> None:
+    answers = []
+    for num_threads in (0, 1):
+        options = TorchOptions(device="cpu", num_threads=num_threads)
+        engine = TorchEdgeEngine(CLOUD_MODEL, options=options)
+        request = Request(prompt="How many", sampling=Sampling(max_tokens=24))
+        answers.append([getattr(item, "token_ids", None) for item in engine.answer(request)])
+        engine.close()
+    assert answers[0] == answers[1]

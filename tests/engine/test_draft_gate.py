@@ -1,0 +1,163 @@
+"""Drafts that must never slow an answer down, on clocks that the tests tell."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+
+from engine.draft_gate import REFRESH, TRIAL_STEPS, DraftGate, Paying
+
+Cost = Callable[[int], tuple[float, int]]  # from the token's place to a drafted step's s and tokens
+
+
+def ratio(worth: DraftGate, cost: Cost, *, num_tokens: int, plain_s: float = 1.0) -> float:
+    """Return the time without drafts over that with them."""
+    seconds, written = 0.0, 0
+    while written < num_tokens:
+        if worth.wanted():
+            took, tokens = cost(written)
+            worth.drafted(took, tokens)
+        else:
+            took, tokens = plain_s, 1
+            worth.plain(took)
+        seconds += took
+        written += tokens
+    return written * plain_s / seconds
+
+
+@pytest.mark.parametrize("cost", [(1.2, 1), (2.5, 2), (3.0, 1), (2.2, 2)])
+@pytest.mark.parametrize("num_tokens", [256, 1000, 10_000])
+def test_drafts_that_do_not_pay_cost_less_than_three_per_cent(
+    cost: tuple[float, int], num_tokens: int
+) -> None:
+    assert ratio(DraftGate(), lambda _: cost, num_tokens=num_tokens) >= 0.97
+
+
+@pytest.mark.parametrize(("cost", "gain"), [((1.5, 3), 1.8), ((2.0, 3), 1.35), ((1.05, 4), 3.0)])
+def test_drafts_that_pay_are_taken_from_the_start(cost: tuple[float, int], gain: float) -> None:
+    assert ratio(DraftGate(), lambda _: cost, num_tokens=300) >= gain
+
+
+def test_text_that_begins_to_repeat_is_drafted_again_soon() -> None:
+    worth = DraftGate()
+    assert ratio(worth, lambda _: (2.0, 1), num_tokens=2000) >= 0.97
+    assert ratio(worth, lambda _: (1.5, 4), num_tokens=1000) >= 1.8
+
+
+def test_text_that_ceases_to_repeat_loses_only_what_drafts_had_won() -> None:
+    worth = DraftGate()
+    won = ratio(worth, lambda _: (1.5, 3), num_tokens=1000)
+    lost = ratio(worth, lambda _: (2.0, 1), num_tokens=1000)
+    assert won > 1.8 and lost >= 0.92
+    assert 2000 / (1000 / won + 1000 / lost) > 1.2
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_mixed_text_on_an_unsteady_machine_is_never_slowed(seed: int) -> None:
+    rng = random.Random(seed)
+
+    def cost(written: int) -> tuple[float, int]:
+        repeats = written // 200 % 3 == 0
+        tokens = rng.choice((1, 3, 4)) if repeats else rng.choice((1, 1, 2))
+        return rng.uniform(1.4, 2.2), tokens
+
+    assert ratio(DraftGate(), cost, num_tokens=3000) >= 0.97
+
+
+def test_a_machine_that_slows_for_all_is_not_held_against_drafts() -> None:
+    """What a step costs without is measured again, however well drafts do."""
+    worth = DraftGate()
+    ratio(worth, lambda _: (1.5, 3), num_tokens=300)
+    slow = ratio(worth, lambda _: (4.5, 3), num_tokens=1500, plain_s=3.0)
+    assert slow > 1.3
+
+
+def test_now_and_then_a_step_without_a_draft_is_timed() -> None:
+    worth, run = DraftGate(), 0
+    for _ in range(4):
+        worth.plain(1.0)
+    while worth.wanted():
+        worth.drafted(1.0, 4)
+        run += 1
+    assert run == REFRESH
+    worth.plain(1.0)
+    assert worth.wanted()
+
+
+def test_nothing_is_drafted_before_it_is_known_what_that_would_save() -> None:
+    worth = DraftGate()
+    assert not worth.wanted()
+    for _ in range(4):
+        worth.plain(1.0)
+    for _ in range(TRIAL_STEPS):
+        assert worth.wanted()
+        worth.drafted(5.0, 1)
+    assert not worth.wanted()
+
+
+def test_a_machine_that_slept_in_a_step_drafts_on() -> None:
+    worth = DraftGate()
+    for _ in range(20):
+        worth.plain(1.0)
+    for _ in range(60):
+        worth.drafted(1.5, 4)
+    worth.drafted(30_000.0, 4)
+    worth.plain(30_000.0)
+    for _ in range(40):
+        worth.plain(1.0)
+    assert worth.wanted()
+
+
+def test_reading_for_a_draft_counts_as_its_cost() -> None:
+    worth = DraftGate()
+    for _ in range(4):
+        worth.plain(1.0)
+    for _ in range(TRIAL_STEPS):
+        worth.drafted(0.9, 1)
+    worth.wasted(20.0)
+    assert not worth.wanted()
+    waited = 0
+    while not worth.wanted():
+        worth.plain(1.0)
+        waited += 1
+    assert waited > 500
+
+
+class Copier:
+    """Proposes the same each time and remembers its verdicts."""
+
+    def __init__(self) -> None:
+        self.verdicts: list[tuple[int, int]] = []
+
+    def add(self, token: int) -> None:
+        pass
+
+    def propose(self, limit: int) -> list[int]:
+        return [1, 2, 3][:limit]
+
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+        self.verdicts.append((num_proposed, num_accepted))
+
+
+def test_copies_are_verified_only_where_that_pays() -> None:
+    """A copy is free, and the wider step that verifies it is not."""
+    copier = Copier()
+    paying = Paying(copier, DraftGate())
+    drafts = 0
+    for _ in range(400):
+        draft = paying.propose(8)
+        drafts += bool(draft)
+        paying.judge(len(draft), 0, 2.5 if draft else 1.0)
+    assert TRIAL_STEPS <= drafts <= TRIAL_STEPS + 5
+    assert len(copier.verdicts) == 400
+
+
+def test_steps_that_others_share_are_no_measure() -> None:
+    worth = DraftGate()
+    paying = Paying(Copier(), worth)
+    for _ in range(50):
+        assert paying.propose(0) == []
+        paying.judge(0, 0, 9.0)
+    assert not worth.wanted(), "not one step of its own has been timed"

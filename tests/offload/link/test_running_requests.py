@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from offload.engine import Engine
+from offload.errors import SettingsError
+from offload.link import message_bodies
+from offload.link.answer_task import Key, Owner
+from offload.link.message_bodies import End
+from offload.link.quota import Quota, QuotaMeter
+from offload.link.running_requests import AnswerBook, AnswerLimits
+from offload.messages import Request
+from tests.offload.scripted import ScriptedEngine
+
+OWNER = Owner("key", "session")
+
+
+class Ear:
+    """A device that hears everything."""
+
+    def __init__(self) -> None:
+        self.heard: list[message_bodies.AnyBody] = []
+
+    def __call__(self, body: message_bodies.AnyBody) -> bool:
+        self.heard.append(body)
+        return True
+
+
+def book(engine: Engine, **limits: float) -> AnswerBook:
+    return AnswerBook(engine, AnswerLimits(**limits), QuotaMeter(Quota()))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[ScriptedEngine]:
+    yield ScriptedEngine()
+
+
+async def run(answers: AnswerBook, request_id: str) -> Key:
+    key = Key(OWNER, request_id)
+    answers.begin(key, Request(id=request_id, prompt="x"), Ear())
+    while answers.num_running:
+        await asyncio.sleep(0)
+    return key
+
+
+async def test_an_answer_that_ended_is_kept_for_a_while(engine: ScriptedEngine) -> None:
+    answers = book(engine, resume_s=60)
+    key = await run(answers, "a")
+    answers.sweep()
+    ear = Ear()
+    assert answers.resume(key, ear, 1) is None
+    await asyncio.sleep(0)
+    assert isinstance(ear.heard[0], message_bodies.Deltas) and ear.heard[0].first == 1
+    assert isinstance(ear.heard[-1], End)
+    await answers.aclose()
+
+
+async def test_after_the_while_it_is_gone_and_does_not_run_again(engine: ScriptedEngine) -> None:
+    answers = book(engine, resume_s=0)
+    key = await run(answers, "a")
+    answers.sweep()
+    failure = answers.resume(key, Ear(), 0)
+    assert failure is not None and "no longer holds" in failure.message
+    assert answers.knows(key)
+    await answers.aclose()
+
+
+async def test_only_so_many_are_kept_the_oldest_go_first(engine: ScriptedEngine) -> None:
+    answers = book(engine, resume_s=60, max_kept_answers=2)
+    keys = [await run(answers, name) for name in "abcd"]
+    answers.sweep()
+    assert [answers.resume(key, Ear(), 0) is None for key in keys] == [False, False, True, True]
+    await answers.aclose()
+
+
+async def test_only_so_many_ids_are_remembered(engine: ScriptedEngine) -> None:
+    answers = book(engine, resume_s=0, max_remembered_ids=2)
+    keys = [await run(answers, name) for name in "abcd"]
+    answers.sweep()
+    assert [answers.knows(key) for key in keys] == [False, False, True, True]
+    await answers.aclose()
+
+
+async def test_an_answer_still_being_read_is_not_forgotten(engine: ScriptedEngine) -> None:
+    answers = book(engine, resume_s=0)
+    full = False
+
+    def narrow(body: message_bodies.AnyBody) -> bool:
+        return full
+
+    key = Key(OWNER, "a")
+    answers.begin(key, Request(id="a", prompt="x"), narrow)
+    while answers.num_running:
+        await asyncio.sleep(0)
+    answers.sweep()
+    assert answers.resume(key, Ear(), 0) is None
+    await answers.aclose()
+
+
+async def test_closing_waits_until_the_engine_has_let_go() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    answers = book(engine)
+    answers.begin(Key(OWNER, "a"), Request(id="a", prompt="x"), Ear())
+    await engine.until(lambda: engine.running == {"a"})
+    await answers.aclose()
+    assert engine.cancelled == ["a"] and answers.num_running == 0
+
+
+@pytest.mark.parametrize("name", ["max_streams", "window", "stall_s"])
+def test_limits_of_nothing_are_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        AnswerLimits(**{name: 0})

@@ -1,0 +1,138 @@
+"""What calibration makes of labelled questions, and what it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from offload.aims import parse_aim
+from offload.errors import RequestError, SettingsError
+from offload.messages import Confidence
+from offload.policy.fitting import deferral_curve
+from offload.policy.fitting.calibrator import CalibrationOptions, calibrate, judged
+from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.policy_folder import save_policy
+from offload.policy.serving.calibrated import Calibrated, load_calibrated
+from offload.policy.serving.policy_file import check_pairing, prior_path, read_policy
+from tests.offload.made_labels import PAIRING, made
+
+PLAIN = CalibrationOptions(use_probe=False)
+
+
+@pytest.fixture(scope="module")
+def rule() -> Calibrated:
+    return calibrate(*made(400), PAIRING, PLAIN)
+
+
+def test_probabilities_hold_on_new_questions(rule: Calibrated) -> None:
+    questions, rows = made(600, seed=7)
+    said = [judged(rule, q.question, row) for q, row in zip(questions, rows, strict=True)]
+    right = np.array([row.near_right for row in rows], dtype=float)
+    chances = np.array([each.right for each in said])
+    assert deferral_curve.auroc(chances, right) > 0.9
+    assert deferral_curve.ece(chances, right) < 0.08
+    assert abs(rule.policy.found.auroc - deferral_curve.auroc(chances, right)) < 0.05
+
+
+def test_a_surer_answer_is_worth_more(rule: Calibrated) -> None:
+    questions, rows = made(2, seed=1, tells=0.0)
+    sure = _with_tokens(rows[0], Confidence(-1e-4, 1e-4, 9.0))
+    doubtful = _with_tokens(rows[0], Confidence(-3.0, 3.0, 0.1))
+    text = questions[0].question
+    assert judged(rule, text, sure).right > 0.6 > 0.4 > judged(rule, text, doubtful).right
+
+
+def _with_tokens(row: Labelled, token: Confidence) -> Labelled:
+    tokens = (token,) * len(row.near.tokens)
+    return replace(row, near=msgspec.structs.replace(row.near, tokens=tokens))
+
+
+def test_aims_become_limits_that_hold_on_the_held_questions(rule: Calibrated) -> None:
+    held = rule.policy.held
+    budget = rule.limit(parse_aim("auto-b20")).max_need
+    assert np.mean([gain > budget for gain in held.gains]) == pytest.approx(0.2, abs=0.02)
+    quality = rule.limit(parse_aim("auto-q95")).max_need
+    went = [gain > quality for gain in held.gains]
+    mixed = [f if w else n for w, n, f in zip(went, held.near_right, held.far_right, strict=True)]
+    assert np.mean(mixed) >= 0.95 * np.mean(held.far_right)
+    assert 0.0 < np.mean(went) < 1.0
+    score = rule.limit(parse_aim("auto-w20")).min_score
+    kept = [right for s, right in zip(held.scores, held.near_right, strict=True) if s >= score]
+    assert len(kept) > 20 and np.mean(kept) >= 0.8
+
+
+def test_a_promise_that_cannot_be_kept_is_refused(rule: Calibrated) -> None:
+    with pytest.raises(RequestError, match="cannot be promised"):
+        rule.limit(parse_aim("auto-w0"))
+
+
+def test_giving_up_early_spends_no_more_than_its_error(rule: Calibrated) -> None:
+    questions, rows = made(600, seed=9)
+    limit = rule.limit(parse_aim("auto"), min_gain=0.1)
+    kept = lost = saved = 0
+    for question, row in zip(questions, rows, strict=True):
+        expected = rule.expect(question.question)
+        early = [
+            at
+            for at in range(1, len(row.near.tokens))
+            if rule.gives_up(row.near.signals(at), expected, limit)
+        ]
+        stays = not limit.passed_by(judged(rule, question.question, row))
+        kept, lost = kept + stays, lost + (stays and bool(early))
+        saved += bool(early) and not stays
+    assert lost <= 0.1 * kept, (lost, kept)  # 3% is allowed on the fitted rows
+    assert saved > 10
+
+
+def test_a_probe_is_used_where_states_know_more_and_else_left_out() -> None:
+    blind = calibrate(*made(300, in_states=0.0), PAIRING)
+    assert blind.probe is None and "left out" in blind.policy.found.probe
+    seeing = calibrate(*made(300, tells=0.2, in_states=0.6), PAIRING)
+    assert seeing.probe is not None and "used" in seeing.policy.found.probe
+    assert seeing.policy.found.auroc > 0.9
+
+
+def test_a_saved_policy_says_the_same(rule: Calibrated, tmp_path: Path) -> None:
+    path = tmp_path / "policies" / "a.json"
+    save_policy(rule, path)
+    again = load_calibrated(path)
+    questions, rows = made(20, seed=5)
+    for question, row in zip(questions, rows, strict=True):
+        ours = judged(rule, question.question, row)
+        assert judged(again, question.question, row).right == pytest.approx(ours.right, abs=1e-6)
+
+
+def test_a_policy_of_another_model_or_kv_type_is_refused(rule: Calibrated, tmp_path: Path) -> None:
+    check_pairing(rule.policy, tmp_path, edge_hash="0" * 32, kv_cache_dtype="auto")
+    with pytest.raises(SettingsError, match="another model"):
+        check_pairing(rule.policy, tmp_path, edge_hash="1" * 32, kv_cache_dtype="auto")
+    with pytest.raises(SettingsError, match="keys and values"):
+        check_pairing(rule.policy, tmp_path, edge_hash="0" * 32, kv_cache_dtype="f16")
+
+
+def test_a_damaged_policy_is_named(rule: Calibrated, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    save_policy(rule, path)
+    prior_path(path).write_bytes(b"no archive")
+    with pytest.raises(SettingsError, match="prior"):
+        load_calibrated(path)
+    path.write_text('{"version": 2}')
+    with pytest.raises(SettingsError, match="calibrate again"):
+        read_policy(path)
+    with pytest.raises(SettingsError, match="calibrate again"):
+        read_policy(tmp_path / "none.json")
+
+
+def test_labels_that_teach_nothing_are_refused() -> None:
+    questions, rows = made(120)
+    with pytest.raises(RequestError, match="too few"):
+        calibrate(questions[:10], rows[:10], PAIRING, PLAIN)
+    always = [replace(row, near=msgspec.structs.replace(row.near, right=True)) for row in rows]
+    with pytest.raises(RequestError, match="10 right and 10 wrong"):
+        calibrate(questions, always, PAIRING, PLAIN)
+    with pytest.raises(RequestError, match="alpha"):
+        CalibrationOptions(alpha=1.0)

@@ -1,0 +1,136 @@
+"""The hard rules: what keeps a text near always wins, and each says why in words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from offload.egress.ledger.entries import Departure, Spent
+from offload.egress.ledger.ledger import Ledger
+from offload.hybrid.conditions import ConditionsReader
+from offload.link.health import CloudStanding
+from offload.messages import Privacy, Request, Sampling
+from offload.policy.serving.gate import Conditions, DayLimits, gate
+from offload.reasons import REASONS
+from tests.offload.scripted import ScriptedEngine
+
+
+def ask(**options: object) -> Request:
+    return Request(prompt="0123456789", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("standing", "choice", "reason"),
+    [
+        (Conditions(), "open", "confident"),
+        (Conditions(reachable=False), "edge", "unreachable"),
+        (Conditions(reachable=False, forced="cloud"), "cloud", "forced_cloud"),
+        (Conditions(limits=DayLimits(cost=1.0), spent=Spent(cost=1.0)), "edge", "day_cost"),
+        (Conditions(limits=DayLimits(cost=1.0), spent=Spent(cost=0.9)), "open", "confident"),
+        (Conditions(limits=DayLimits(tokens=5), spent=Spent(tokens=5)), "edge", "day_tokens"),
+        (Conditions(limits=DayLimits(num_bytes=10)), "open", "confident"),
+        (Conditions(limits=DayLimits(num_bytes=10), spent=Spent(num_bytes=1)), "edge", "day_bytes"),
+        (Conditions(limits=DayLimits(num_bytes=9), forced="cloud"), "edge", "day_bytes"),
+        (Conditions(hot=True, on_battery=True), "open", "confident"),
+        (Conditions(spare=True), "open", "confident"),
+        (Conditions(spare=True, hot=True), "cloud", "hot"),
+        (Conditions(spare=True, on_battery=True), "cloud", "on_battery"),
+        (Conditions(spare=True, short_of_memory=True, hot=True), "cloud", "short_of_memory"),
+        (Conditions(spare=True, hot=True, reachable=False), "edge", "unreachable"),
+    ],
+)
+def test_each_rule_has_its_choice_and_its_reason(
+    standing: Conditions, choice: str, reason: str
+) -> None:
+    verdict = gate(ask(), standing)
+    assert (verdict.choice, verdict.reason) == (choice, reason)
+    assert reason in REASONS
+
+
+@pytest.mark.parametrize("spare", [False, True])
+@pytest.mark.parametrize("forced", [None, "cloud"])
+def test_local_only_wins_over_every_strain_and_wish(spare: bool, forced: str | None) -> None:
+    standing = Conditions(spare=spare, hot=True, forced=forced)  # type: ignore[arg-type]
+    assert gate(ask(privacy=Privacy.LOCAL_ONLY), standing).choice == "edge"
+
+
+def test_a_strained_device_sends_nothing_that_must_be_asked_for() -> None:
+    verdict = gate(ask(privacy=Privacy.ASK), Conditions(spare=True, hot=True))
+    assert verdict.choice == "open" and verdict.must_ask
+
+
+@dataclass
+class Strain:
+    on_battery: bool = False
+    hot: bool = True
+    short_of_memory: bool = False
+
+
+class Cloud(ScriptedEngine):
+    healthy = True
+
+    def standing(self) -> CloudStanding:
+        return CloudStanding(healthy=self.healthy)
+
+
+def test_surroundings_tell_the_link_the_spending_and_the_strain(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: 1000.0)
+    departure = Departure(
+        request_id="r",
+        left_at=1000.0,
+        endpoint="e",
+        why="unsure",
+        privacy="cloud_ok",
+        num_bytes=42,
+        digest="",
+    )
+    ledger.leaving(departure)
+    cloud = Cloud()
+    around = ConditionsReader(
+        cloud, ledger=ledger, limits=lambda: DayLimits(num_bytes=50), strain=Strain
+    )
+    standing = around()
+    assert standing.reachable and standing.spent.num_bytes == 42 and standing.spare
+    assert gate(ask(), standing).reason == "day_bytes"
+    cloud.healthy = False
+    assert not around().reachable
+    ledger.close()
+
+
+def test_the_strain_is_read_only_every_few_seconds_and_only_where_wanted() -> None:
+    now, reads = [0.0], []
+
+    def read() -> Strain:
+        reads.append(now[0])
+        return Strain()
+
+    around = ConditionsReader(None, strain=read, clock=lambda: now[0])
+    for second in (0.0, 1.0, 4.9, 5.0, 6.0):
+        now[0] = second
+        assert around().hot
+    assert reads == [0.0, 5.0]
+    assert not ConditionsReader(None)().spare
+
+
+def test_token_ids_stay_near_whatever_is_wished() -> None:
+    ids = Request(prompt_token_ids=(1, 2))
+    for standing in (Conditions(), Conditions(forced="cloud"), Conditions(spare=True, hot=True)):
+        verdict = gate(ids, standing)
+        assert (verdict.choice, verdict.reason) == ("edge", "token_ids")
+    assert "token_ids" in REASONS
+
+
+def test_what_names_the_near_models_tokens_stays_near_unless_the_cloud_is_meant() -> None:
+    for more in ({"logit_bias": {5: 1.0}}, {"stop_token_ids": (5,)}):
+        request = Request(prompt="a", sampling=Sampling(**more))
+        assert gate(request, Conditions()).reason == "token_ids"
+        assert gate(request, Conditions(forced="cloud")).choice == "cloud"
+
+
+def test_filling_in_is_done_near_whatever_is_wished() -> None:
+    request = Request(prompt="a", suffix="b")
+    for forced in (None, "cloud"):
+        verdict = gate(request, Conditions(forced=forced))
+        assert (verdict.choice, verdict.reason) == ("edge", "fill_in")

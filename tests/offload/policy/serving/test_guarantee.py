@@ -1,0 +1,52 @@
+"""The promise on answers kept near: exact arithmetic, and kept over many draws."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from offload.policy.serving.guarantee import binomial_below, certified, upper_bound
+
+
+@pytest.mark.parametrize(("wrong", "number", "share"), [(0, 10, 0.2), (3, 20, 0.1), (9, 10, 0.5)])
+def test_the_binomial_tail_is_exact(wrong: int, number: int, share: float) -> None:
+    exact = sum(
+        math.comb(number, k) * share**k * (1 - share) ** (number - k) for k in range(wrong + 1)
+    )
+    assert binomial_below(wrong, number, share) == pytest.approx(exact)
+
+
+def test_the_bound_is_clopper_and_pearsons() -> None:
+    assert upper_bound(0, 59, 0.05) == pytest.approx(1 - 0.05 ** (1 / 59))
+    assert upper_bound(0, 0, 0.05) == 1.0
+    assert upper_bound(5, 5, 0.05) == pytest.approx(1.0)
+
+
+def test_a_perfect_model_is_kept_whole_and_a_bad_one_not_at_all() -> None:
+    scores = [float(i) for i in range(300)]
+    assert certified(scores, [True] * 300, alpha=0.05, delta=0.05) == 0.0
+    assert certified(scores, [False] * 300, alpha=0.05, delta=0.05) is None
+    assert certified(scores[:20], [True] * 20, alpha=0.05, delta=0.05) is None
+    assert certified(scores, [True] * 300, alpha=0.0, delta=0.05) is None
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.2, 0.5])
+def test_the_promise_is_broken_no_more_often_than_delta(alpha: float) -> None:
+    generator, delta, broken, draws = np.random.default_rng(3), 0.1, 0, 300
+    for _ in range(draws):
+        scores = generator.random(200)
+        right = generator.random(200) < scores
+        found = certified(list(scores), list(right), alpha=alpha, delta=delta)
+        # P(wrong | score >= s) is the mean of 1 - score above s, which is (1 - s) / 2
+        broken += found is not None and (1.0 - found) / 2.0 > alpha
+    assert broken <= delta * draws + 3 * math.sqrt(delta * (1 - delta) * draws)
+
+
+def test_a_looser_promise_keeps_more_near() -> None:
+    generator = np.random.default_rng(1)
+    scores = generator.random(500)
+    right = list(generator.random(500) < scores**0.3)
+    found = [certified(list(scores), right, alpha=a, delta=0.05) for a in (0.08, 0.12, 0.2)]
+    assert None not in found and found == sorted(found, reverse=True) and found[0] > found[2]

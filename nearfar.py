@@ -1,269 +1,176 @@
-"""The command: mounts each room's commands, and turns every error into one line."""
+"""nearfar from Python: the public names, each imported when it is first used."""
 
 from __future__ import annotations
 
-import errno
-import io
-import json
-import os
-import signal
-import sys
-from contextlib import AbstractAsyncContextManager
+import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
-
-import typer
-
-import cloud.cli
-import edge.cli
-import edge.conversations.cli
-import edge.models.cli
-import offload.commands.config
-import offload.commands.link
-import offload.commands.policy
-import quantize.cli
-from backbone.error_causes import cause
-from backbone.errors import NearfarError, WrongUsage
-from backbone.terminal_text import clean_logs, echo, echo_json
-from edge.cli import ASKING, DEVICE
-from offload.commands.link import FAR
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
-    from edge.chat.ask import AskOptions
+    from backbone.errors import NearfarError
+    from cloud.engine.engine import CloudEngine
+    from cloud.engine.options import EngineOptions
+    from edge.llama.options import LlamaOptions
+    from edge.llama.runtime import LlamaEngine
+    from offload.collect import Answer, collect
+    from offload.config.settings import Settings
     from offload.engine import Engine
-    from serve.options import ServeOptions
+    from offload.hybrid.hybrid import Hybrid, HybridOptions
+    from offload.messages import Delta, Finish, Message, ModelCard, Privacy, Request, Sampling
+    from quantize.gguf import convert as quantize
 
-PREPARING = "Measure and prepare"
-_INTERRUPTED = 130  # what shells call Ctrl-C: 128 and the signal's number
-_THIS_MACHINE = ("127.0.0.1", "localhost")
+__all__ = [
+    "Answer",
+    "CloudEngine",
+    "Delta",
+    "Engine",
+    "EngineOptions",
+    "Finish",
+    "Hybrid",
+    "HybridOptions",
+    "LlamaEngine",
+    "LlamaOptions",
+    "Message",
+    "ModelCard",
+    "NearfarError",
+    "Privacy",
+    "Request",
+    "Sampling",
+    "ask",
+    "collect",
+    "open_far",
+    "open_near",
+    "quantize",
+]
 
-app = typer.Typer(
-    name="nearfar",
-    help="Run a language model near, and ask one far away only when that pays.",
-    add_completion=True,
-    pretty_exceptions_enable=False,
-)
-app.add_typer(edge.cli.app)
-app.add_typer(
-    edge.conversations.cli.conversations_app, name="conversations", rich_help_panel=ASKING
-)
-app.add_typer(edge.models.cli.models_app, name="models", rich_help_panel=DEVICE)
-app.add_typer(offload.commands.config.config_app, name="config", rich_help_panel=DEVICE)
-app.add_typer(offload.commands.policy.policy_app, name="policy", rich_help_panel=FAR)
-app.add_typer(offload.commands.link.link_app, name="link", rich_help_panel=FAR)
+_HOMES = {
+    "backbone.errors": ("NearfarError",),
+    "cloud.engine.engine": ("CloudEngine",),
+    "cloud.engine.options": ("EngineOptions",),
+    "edge.llama.options": ("LlamaOptions",),
+    "edge.llama.runtime": ("LlamaEngine",),
+    "offload.collect": ("Answer", "collect"),
+    "offload.engine": ("Engine",),
+    "offload.hybrid.hybrid": ("Hybrid", "HybridOptions"),
+    "offload.messages": (
+        *("Delta", "Finish", "Message", "ModelCard", "Privacy", "Request", "Sampling"),
+    ),
+    # A function here; the package of the same name beside this module has the other formats.
+    "quantize.gguf": ("quantize",),
+}
+_NAMES_THERE = {"quantize": "convert"}
+_WITH_EXTRA = ("cloud", "quantize")  # rooms that need packages of the extra of their name
 
 
-def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]:
+def _imported(name: str) -> Any:
+    """Return a public name from its module. Raises AttributeError, and MissingExtra for torch."""
+    home = next((module for module, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"nearfar has no {name}; it has {', '.join(__all__)}", name=name)
+    try:
+        module = importlib.import_module(home)
+    except ModuleNotFoundError as missing:
+        room = home.partition(".")[0]
+        if room not in _WITH_EXTRA:
+            raise
+        from backbone.errors import MissingExtra
+
+        raise MissingExtra(missing.name or home, room) from None
+    globals()[name] = found = getattr(module, _NAMES_THERE.get(name, name))
+    return found
+
+
+if not TYPE_CHECKING:  # a checker that saw it would let every name pass
+    __getattr__ = _imported
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def ask(
+    text: str,
+    *,
+    model: str | Path | None = None,
+    system: str | None = None,
+    sampling: Sampling | None = None,
+    privacy: Privacy | None = None,
+    offline: bool = False,
+) -> Answer:
+    """Ask one question and wait for the answer: near, and far where the settings let that pay.
+
+    `model` is a GGUF file, a Hugging Face folder, or the name of a model on this device. `privacy`
+    is the settings' unless given; what needs a person's consent is answered near. `offline` asks
+    no cloud. Raises NearfarError.
+    """
+    from edge.near.factory import Choice, open_hybrid
+    from offload.collect import answer_now
     from offload.config.places import places
-    from offload.config.settings_reading import load
-    from serve.cli import face_at
+    from offload.messages import Message, Request, Sampling
 
-    return face_at(engine, load(places().config_file), address)
-
-
-app.add_typer(cloud.cli.build(open_http=_http_face), name="cloud", rich_help_panel=FAR)
-_serving = typer.Typer()
-app.add_typer(_serving)  # last of those in its group that answer
-app.add_typer(edge.cli.bench_app, name="bench", rich_help_panel=PREPARING)
-app.add_typer(quantize.cli.app, name="quantize", rich_help_panel=PREPARING)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        echo(f"nearfar {version('nearfar')}")
-        raise typer.Exit
+    settings = _settings(model)
+    before = (Message(role="system", content=system),) if system else ()
+    request = Request(
+        messages=(*before, Message(role="user", content=text)),
+        sampling=sampling or Sampling(),
+        privacy=privacy or settings.policy.privacy,
+    )
+    engine = open_hybrid(settings, places(), Choice(offline=offline, only=request))
+    return answer_now(engine, request)
 
 
-@app.callback(invoke_without_command=True)
-def nearfar(
-    context: typer.Context,
-    version: Annotated[
-        bool | None,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
-    ] = None,
-) -> None:
-    """Run a language model near, and ask one far away only when that pays."""
-    if context.invoked_subcommand is None:
-        from edge.chat.welcome import greeting
+def open_near(model: str | Path | None = None, *, serving: bool = False) -> Engine:
+    """Load the near model: a GGUF file by llama.cpp, a Hugging Face folder by torch.
 
-        echo(greeting())
+    `model` is a path or the name of a model on this device; None is the settings' model. With
+    `serving` it answers several requests at once. Raises NearfarError.
+    """
+    from edge.near.factory import open_edge
+    from offload.config.places import places
+
+    return open_edge(_settings(model), places(), serving=serving)
 
 
-@_serving.command(rich_help_panel=ASKING)
-def serve(
-    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The port; 8080 unless set.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="A GGUF file, or the name of a model on this device."),
-    ] = None,
-    draft: Annotated[
-        str | None,
-        typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
-    ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--lora",
-            help="A LoRA adapter of the model, FILE.gguf or FILE.gguf:SCALE; may be repeated.",
-        ),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
-    page: Annotated[
-        bool, typer.Option("--assistant", help="Serve the assistant's page on the same port.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
-) -> None:
-    """Answer OpenAI clients over HTTP: near, and far when that pays."""
-    import asyncio
+def open_far() -> Engine | None:
+    """Return the cloud that the settings name, not yet connected; None where there is none.
+
+    All that is sent goes by the door of this device: the settings say what may leave, private
+    values are replaced, and the ledger has a line of each text. What needs a person's consent does
+    not leave: that raises NearfarError.
+    """
+    import weakref
+
+    from offload.config.places import places
+    from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
+
+    settings, here = _settings(None), places()
+    link = open_cloud(settings, here)
+    if link is None:
+        return None
+    ledger = open_ledger(settings, here)
+    far = open_door(link, settings, here, ledger=ledger, consent=None)
+    weakref.finalize(far, ledger.close)
+    return far
+
+
+def _settings(model: str | Path | None) -> Settings:
+    """Return this person's settings, with another near model if one is named."""
     from dataclasses import replace
 
-    from edge.chat.ask import AskOptions
-    from edge.near.factory import open_hybrid
     from offload.config.places import places
-    from serve.cli import options_from, serve_engine
+    from offload.config.settings_reading import load
 
-    if page and host not in (None, *_THIS_MACHINE):
-        raise WrongUsage(
-            "--host lets others in, and the page is for this machine alone; leave --assistant out"
-        )
-    wish = AskOptions(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
-    settings = wish.settings()
-    options = options_from(settings, host, port)
-    if page:
-        _serve_page(wish, options, as_json=as_json)
-        return
-    engine = open_hybrid(settings, places(), replace(wish.choice(), serving=True))
-    asyncio.run(serve_engine(engine, options, as_json=as_json))
-
-
-def _serve_page(wish: AskOptions, options: ServeOptions, *, as_json: bool) -> None:
-    """Serve the assistant, and the HTTP face over the same engine beside it."""
-    from edge.assistant.server import run
-    from offload.errors import SettingsError
-    from serve.cli import app_of
-
-    if options.host not in _THIS_MACHINE or options.tls_cert is not None:
-        raise SettingsError(
-            "the assistant's page is for this machine alone: leave --assistant out, or serve.host "
-            "at 127.0.0.1 and serve.tls_cert empty"
-        )
-
-    def face(engine: Engine) -> Starlette:
-        return app_of(engine, options)
-
-    run(wish, port=options.port, open_page=False, as_json=as_json, beside=face)
+    settings = load(places().config_file)
+    if model is None:
+        return settings
+    return replace(settings, edge=replace(settings.edge, model=str(model)))
 
 
 def main() -> None:
-    """Run the command; whatever stops it becomes one line and status 1, or 2 for wrong usage."""
-    _suit_the_system()
-    _end_as_by_ctrl_c()
-    try:
-        app()
-    except WrongUsage as error:
-        _fail(str(error), status=2)
-    except NearfarError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(_out_of_reach(error))
-    except UnicodeError as error:
-        _fail(
-            f"a name or a text is not UTF-8 ({_spelt(error)}); rename the file, or write it anew",
-            status=2,
-        )
-    except KeyboardInterrupt:
-        sys.exit(_INTERRUPTED)
-    except Exception as error:
-        if _was_interrupted(error):
-            sys.exit(_INTERRUPTED)
-        if os.environ.get("NEARFAR_TRACE"):
-            raise
-        _fail(
-            f"this is a fault of nearfar itself ({type(error).__name__}: {cause(error)}); "
-            "set NEARFAR_TRACE=1 to see where, and report that"
-        )
+    """Run the command `nearfar`."""
+    from nearfar_command import main as run
 
-
-def _end_as_by_ctrl_c() -> None:
-    """Let the signals of service managers and closed terminals unwind the command, too.
-
-    What it has begun to write is then removed, as after Ctrl-C; what is ignored (nohup) stays so.
-    """
-
-    def leave(number: int, _frame: object) -> NoReturn:
-        raise SystemExit(128 + number)
-
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no SIGHUP
-        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, leave)
-
-
-def _spelt(error: UnicodeError) -> str:
-    told = getattr(error, "object", "")
-    return repr(told[:60] if isinstance(told, str | bytes) else str(error))
-
-
-def _was_interrupted(error: BaseException | None) -> bool:
-    """Whether Ctrl-C is behind an error: a class that was being made wraps it in one of its own."""
-    while error is not None:
-        if isinstance(error, KeyboardInterrupt):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _suit_the_system() -> None:
-    """Read and write what every language needs; on Windows take the loop that ZeroMQ can wake."""
-    clean_logs()
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # a log may hold any bytes
-    for stream in (sys.stdin, sys.stdout, sys.stderr):
-        if not isinstance(stream, io.TextIOWrapper) or "utf" in stream.encoding.lower():
-            continue
-        # A terminal shows what it can; what a program reads is UTF-8 everywhere.
-        if stream.isatty():
-            stream.reconfigure(errors="replace")
-        else:
-            stream.reconfigure(encoding="utf-8")
-    if sys.platform == "win32":
-        import asyncio
-
-        # The other loop of Windows watches no sockets by their number, as the link needs.
-        asyncio.set_event_loop_policy(asyncio.WindowsSelectorEventLoopPolicy())
-
-
-def _out_of_reach(error: OSError) -> str:
-    """Say what a file's disk or permissions, or the system, stood in the way of."""
-    from offload.config.places import places
-
-    here, reason = places(), cause(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"the disk is full ({reason}); free some, or set NEARFAR_HOME to another"
-    if error.filename is None:
-        return f"the system says no ({reason}); end other programs, and try again"
-    file = Path(os.fsdecode(error.filename))
-    folders = (here.config, here.data, here.cache)
-    if any(each in (file, *file.parents) or file in each.parents for each in folders):
-        from offload.config.obstacles import obstacle
-
-        return f"{file} cannot be used: {obstacle(file, error)}"
-    return f"{file} cannot be used ({reason}); mend its folder or permissions, or name another"
-
-
-def _fail(told: str, *, status: int = 1) -> NoReturn:
-    told = " ".join(told.split())  # a library's words may have line breaks
-    if "--json" in sys.argv:
-        echo_json(json.dumps({"error": told}))
-    echo(f"nearfar: {told}", err=True)
-    sys.exit(status)
+    run()
 
 
 if __name__ == "__main__":

@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from edge.llama.runtime import LlamaEngine
-from offload.messages import Delta, Message, Request
-from offload.pair import EDGE_MODEL
+from nearfar import Delta, Message, Request, open_near
 
 
 async def main(question: str) -> None:
-    engine = LlamaEngine(EDGE_MODEL)
+    engine = open_near()
     request = Request(messages=(Message(role="user", content=question),))
     async for item in engine.generate(request):
         if isinstance(item, Delta):

@@ -6,12 +6,7 @@ import asyncio
 import datetime
 from collections.abc import AsyncIterator
 
-from edge.near.factory import open_edge
-from offload.config.places import places
-from offload.config.settings_reading import load
-from offload.engine import Engine
-from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
-from offload.messages import Delta, Finish, Message, ModelCard, Request
+from nearfar import Delta, Engine, Finish, Message, ModelCard, Request, open_far, open_near
 
 
 class ByLength:
@@ -37,11 +32,9 @@ class ByLength:
 
 
 async def main() -> None:
-    here, settings = places(), load(places().config_file)
-    ledger, link = open_ledger(settings, here), open_cloud(settings, here)
-    # The door asks the settings for each text, replaces what is private, and writes the ledger.
-    far = link and open_door(link, settings, here, ledger=ledger, consent=None)
-    engine = ByLength(open_edge(settings, here), far, longest=60)
+    # What goes far leaves by the door: the settings are asked for each text, private values are
+    # replaced, and the ledger is written. Without a cloud in the settings there is none to ask.
+    engine = ByLength(open_near(), open_far(), longest=60)
     for question in ("What is 8 + 9?", "Sort these numbers: 55, 93, 4, 68, 12, 77"):
         request = Request(messages=(Message(role="user", content=question),))
         async for item in engine.generate(request):
@@ -50,7 +43,6 @@ async def main() -> None:
             elif item.route is not None:
                 print(f"   ({item.route.served_by})")
     await engine.aclose()
-    ledger.close()
 
 
 if __name__ == "__main__":

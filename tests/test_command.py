@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import typer.main
 
-import nearfar
+import nearfar_command
 from edge.chat.terminal import why
 from offload.messages import Finish, Route, Usage
 from tests.in_process import Run
@@ -49,7 +49,7 @@ def test_why_goes_to_stderr_and_the_answer_alone_to_stdout(run: Run) -> None:
 )
 def test_the_shell_completes_commands(typed: str, found: set[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import nearfar; nearfar.app(prog_name='nearfar')"],
+        [sys.executable, "-c", "import nearfar_command; nearfar_command.app(prog_name='nearfar')"],
         cwd=ROOT,
         env={
             **os.environ,
@@ -187,7 +187,7 @@ def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 
 
 def test_every_command_and_option_is_one_plain_sentence_and_every_command_takes_json() -> None:
-    for path, command in _commands(typer.main.get_command(nearfar.app)):
+    for path, command in _commands(typer.main.get_command(nearfar_command.app)):
         told = (command.help or "").split("\n\n")[0].strip()
         assert told.endswith(".") and len(told) < 110, path
         if hasattr(command, "commands"):

@@ -80,7 +80,7 @@ def test_nothing_can_unpickle() -> None:
 
 def test_the_command_and_the_near_side_load_without_torch() -> None:
     code = (
-        "import sys, nearfar, edge.llama.runtime, edge.near.factory, offload.link.client, "
+        "import sys, nearfar_command, edge.llama.runtime, edge.near.factory, offload.link.client, "
         "offload.link.server, offload.hybrid.hybrid; "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
@@ -91,7 +91,8 @@ def test_the_command_and_the_near_side_load_without_torch() -> None:
 
 
 def test_help_loads_neither_llama_nor_numpy() -> None:
-    code = "import sys, nearfar; print(sorted({'numpy', 'llama_cpp', 'zmq'} & set(sys.modules)))"
+    heavy = "{'numpy', 'llama_cpp', 'zmq'}"
+    code = f"import sys, nearfar_command; print(sorted({heavy} & set(sys.modules)))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

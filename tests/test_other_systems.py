@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-import nearfar
+import nearfar_command
 from backbone.private_files import open_private
 from backbone.stop_signals import on_signals
 from edge.llama.trial_load import was_killed
@@ -168,7 +168,7 @@ def test_what_a_code_page_lacks_never_stops_an_answer(
     raw = io.BytesIO()
     out = kind(raw, encoding="cp1252")
     monkeypatch.setattr(sys, "stdout", out)
-    nearfar._suit_the_system()
+    nearfar_command._suit_the_system()
     out.write("你好")
     out.flush()
     assert raw.getvalue() == written

@@ -57,6 +57,7 @@ def test_the_wheel_holds_the_pair_the_page_and_every_module(wheel: Path) -> None
         "edge/assistant/page/index.html",
         "quantize/calibration_prose.md",
         "nearfar.py",
+        "nearfar_command.py",
     ):
         assert needed in names
     rooms = ("backbone", "quantize", "offload", "engine", "edge", "cloud", "serve")

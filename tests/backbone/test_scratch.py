@@ -19,11 +19,11 @@ import signal, sys
 for each in (signal.SIGTERM, signal.SIGHUP):  # whoever runs the tests may ignore them
     signal.signal(each, signal.SIG_DFL)
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import nearfar
+import nearfar_command
 from pathlib import Path
 from backbone.temporary_files import scratch_file, scratch_folder
 
-@nearfar.app.command("hold")
+@nearfar_command.app.command("hold")
 def hold() -> None:
     with scratch_file(Path(sys.argv[2]), "part") as part, scratch_folder("plan") as folder:
         part.write_bytes(b"x")
@@ -47,7 +47,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, number: signal.Signals) 
     code = HOLDING.replace("sys.argv[2]", repr(str(target))).replace(
         'sys.argv = ["nearfar", "hold", sys.argv[1]]', 'sys.argv = ["nearfar", "hold"]'
     )
-    command = [sys.executable, "-c", f"{code}\nnearfar.main()"]
+    command = [sys.executable, "-c", f"{code}\nnearfar_command.main()"]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as child:

@@ -67,7 +67,7 @@ def test_environments_history_and_builds_stay_out_of_the_image() -> None:
 def test_nothing_that_the_package_is_made_of_is_left_out() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     packages = {name.rstrip("*") for name in tool["setuptools"]["packages"]["find"]["include"]}
-    needed = packages | {"pyproject.toml", "README.md", "nearfar.py"}
+    needed = packages | {"pyproject.toml", "README.md", "nearfar.py", "nearfar_command.py"}
     assert not needed & set(ignored()) and all((ROOT / name).exists() for name in needed)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nearfar import app
+from nearfar_command import app
 
 
 def _run(*arguments: str) -> dict:

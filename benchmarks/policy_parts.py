@@ -18,18 +18,18 @@ from offload.messages import Confidence, Delta, Finish, Message, Request
 from offload.pair import EDGE_MODEL, EDGE_POLICY
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.calibrator import judged
+from offload.policy.fitting.evaluate import read_outcomes
 from offload.policy.fitting.labelled_questions import Labelled
-from offload.policy.fitting.outcomes import read_outcomes
+from offload.policy.fitting.probe_fit import fit_probe
+from offload.policy.fitting.questions import Question
 from offload.policy.serving.calibrated import Calibrated, load_calibrated
+from offload.policy.serving.calibration_math import certified
 from offload.policy.serving.controller import BudgetController
 from offload.policy.serving.features import Floats
-from offload.policy.serving.guarantee import certified
+from offload.policy.serving.logistic import fit_scorer
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.prior import Prior
-from offload.policy.serving.probe import fit_probe
-from offload.policy.serving.questions import Question
 from offload.policy.serving.rule import Estimate, Limit
-from offload.policy.serving.scorer import fit_scorer
 from offload.policy.serving.signals import NAMES
 
 OUTCOMES = Path(__file__).resolve().parents[2] / "shared" / "data" / "routing"

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from offload.policy.serving.features import Floats
-from offload.policy.serving.logistic import sigmoid
-from offload.policy.serving.scorer import Scorer
+from offload.policy.serving.logistic import Scorer, sigmoid
 
 _LEAST_SPREAD = 0.05  # a feature that hardly varies is not blown up
 _STEPS = 600

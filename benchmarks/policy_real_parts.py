@@ -15,12 +15,10 @@ from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.answer_table import Answered, mark_of, read_answers
 from offload.policy.fitting.deferral_curve import Outcomes
 from offload.policy.fitting.table_replay import decided
-from offload.policy.serving.answer_features import NAMES, SIGNS
+from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES, PROMPT_SIGNS, SIGNS
 from offload.policy.serving.features import Floats
 from offload.policy.serving.first_day import SHIPPED, VERSION, FirstDay, FirstDayFile, FittedOn
-from offload.policy.serving.logistic import sigmoid
-from offload.policy.serving.prompt_features import PROMPT_NAMES, PROMPT_SIGNS
-from offload.policy.serving.scorer import Scorer
+from offload.policy.serving.logistic import Scorer, sigmoid
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
 MIN_GAIN = 0.4  # asking far must be worth this much to plain auto; see docs/policy.md

@@ -23,8 +23,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from offload.policy.fitting import deferral_curve  # noqa: E402
-from offload.policy.fitting.evaluate import split_tables  # noqa: E402
-from offload.policy.fitting.outcomes import OutcomeRow, as_outcomes, read_outcomes  # noqa: E402
+from offload.policy.fitting.evaluate import (  # noqa: E402
+    OutcomeRow,
+    as_outcomes,
+    read_outcomes,
+    split_tables,
+)
 from offload.policy.serving.features import Floats  # noqa: E402
 from offload.policy.serving.prior import DefaultPrior, GainPredictor, Prior  # noqa: E402
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.policy.serving.questions import read_questions
+from offload.policy.fitting.questions import read_questions
 
 ROOT = Path(__file__).parents[1]
 

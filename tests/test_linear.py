@@ -116,10 +116,16 @@ def _consistency(text: str) -> object:
     return consistency(WhatIsAsked.read(text), text)
 
 
-def _languages(text: str) -> object:
-    from offload.policy.serving.languages import other_language
+def _questions(text: str) -> object:
+    from offload.policy.fitting.questions import Question, is_right, numeric
 
-    return other_language(text, text)
+    return is_right(text, "7"), numeric(text, Question(question="", answer="7"))
+
+
+def _flags(text: str) -> object:
+    from offload.policy.serving.flags import flags, other_language
+
+    return flags(text), other_language(text, text)
 
 
 def _as_arguments(text: str) -> object:
@@ -156,11 +162,9 @@ READERS: dict[str, Reader] = {
         "offload.policy.serving.small_talk", "asks_nothing"
     ),
     "offload.policy.serving.features": _features,
-    "offload.policy.serving.flags": _called("offload.policy.serving.flags", "flags"),
-    "offload.policy.fitting.grading": _called("offload.policy.fitting.grading", "_last_number"),
-    "offload.policy.serving.languages": _languages,
+    "offload.policy.serving.flags": _flags,
     "offload.policy.serving.prompt_measures": _features,
-    "offload.policy.serving.questions": lambda text: re.sub(r"\s+", " ", text),
+    "offload.policy.fitting.questions": _questions,
     "offload.egress.privacy.contacts": _each(_detector("email"), _detector("phone")),
     "offload.egress.privacy.envelopes": _detector("address"),
     "offload.egress.privacy.identifiers": _each(

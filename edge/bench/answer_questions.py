@@ -1,4 +1,4 @@
-"""`nearfar policy answers`: one model answers every question of a set, kept as a table."""
+"""Command `nearfar policy answers`: one model answers every question of a set, kept as a table."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
 from offload.messages import Message, Request, Sampling
 from offload.policy.fitting.answer_table import AnswerTable
 from offload.policy.fitting.ask_questions import Asking, ask_all
-from offload.policy.fitting.grading import find_grader
-from offload.policy.serving.questions import read_questions
+from offload.policy.fitting.questions import find_grader, read_questions
 
 
 @dataclass(frozen=True, kw_only=True)

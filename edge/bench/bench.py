@@ -1,4 +1,4 @@
-"""`nearfar bench edge`: what was timed, or what each way of keeping the cache costs, printed."""
+"""Command `nearfar bench edge`: speed of the near model, or what each KV cache type costs."""
 
 from __future__ import annotations
 

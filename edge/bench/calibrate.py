@@ -1,4 +1,4 @@
-"""`nearfar policy calibrate`: both models answer a labelled set, and a policy is fitted to them."""
+"""Command `nearfar policy calibrate`: both models answer a labelled set, and a policy is fitted."""
 
 from __future__ import annotations
 
@@ -24,12 +24,10 @@ from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Sampling
 from offload.policy.fitting.ask_questions import Asking
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
-from offload.policy.fitting.grading import find_grader
 from offload.policy.fitting.labelled_questions import Labels, label
-from offload.policy.fitting.policy_folder import save_policy
-from offload.policy.serving.calibrated import Calibrated
+from offload.policy.fitting.questions import Question, find_grader, read_questions
+from offload.policy.serving.calibrated import Calibrated, save_policy
 from offload.policy.serving.policy_file import Pairing, policy_name
-from offload.policy.serving.questions import Question, read_questions
 
 
 @dataclass(frozen=True, kw_only=True)

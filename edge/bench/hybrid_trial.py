@@ -1,4 +1,4 @@
-"""The same questions near, far and through the hybrid: who is right, and what it cost."""
+"""Trial of the hybrid: the same questions near, far and through it; who is right, and the cost."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from offload.engine import Engine
 from offload.errors import LinkError, RequestError, SettingsError
 from offload.hybrid.hybrid import Hybrid
 from offload.messages import Finish, Message, Request, Sampling
-from offload.policy.serving.questions import Question, final_answer, is_right, read_questions
+from offload.policy.fitting.questions import Question, is_right, read_questions
+from offload.policy.serving.answer_checks import final_answer
 from offload.reasons import sentence
 
 MAX_TOKENS = 160

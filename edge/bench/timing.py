@@ -1,4 +1,4 @@
-"""How quick the near model is on this device: its prompt, its answer, and what drafts add."""
+"""Timing of the near model on this device: its prompt, its answer, and what drafts add."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From settings to the Engine that answers: the near model, the link, and the policy over both."""
+"""Engine factory: from settings to the near model, the link, and the policy over both."""
 
 from __future__ import annotations
 

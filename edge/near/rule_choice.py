@@ -1,4 +1,4 @@
-"""Which rule decides for a model: set by hand, calibrated for it, or that of the first day."""
+"""Choice of the rule for a model: set by hand, calibrated for it, or that of the first day."""
 
 from __future__ import annotations
 

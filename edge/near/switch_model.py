@@ -1,4 +1,4 @@
-"""Another near model for a running chat: the old one makes room first where both would not fit."""
+"""Switch of the near model in a running chat; the old one is freed first where both do not fit."""
 
 from __future__ import annotations
 

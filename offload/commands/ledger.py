@@ -84,8 +84,7 @@ def value(name: str, policy: Path | None, rewards: Path, *, as_json: bool) -> No
     """
     from offload.pair import EDGE_POLICY
     from offload.policy.fitting.ledger_replay import limit_of
-    from offload.policy.fitting.ledger_rewards import drawn, read_rewards, told
-    from offload.policy.fitting.off_policy import worth
+    from offload.policy.fitting.off_policy import drawn, read_rewards, told, worth
 
     limit = limit_of(parse_aim(name), policy=policy or EDGE_POLICY, min_logprob=None)
     with open_book(places().ledger) as book:

@@ -26,10 +26,8 @@ from offload.engine import Engine
 from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Withheld
 from offload.link.health import CloudStanding
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
-from offload.policy.serving import timing
-from offload.policy.serving.dispatch import Prices
+from offload.policy.serving.dispatch import MeasuredCloud, Prices, Reachable, num_chars
 from offload.policy.serving.gate import Conditions, DayLimits, kept_near
-from offload.policy.serving.timing import Reachable, num_chars
 from offload.reasons import sentence
 
 AskConsentFor = Callable[[Request, Sequence[Kind]], Awaitable[bool]]
@@ -75,7 +73,7 @@ class EgressEngine:
 
     def standing(self) -> Reachable:
         """Return what is known of the cloud; nothing is sent for it."""
-        return self.cloud.standing() if isinstance(self.cloud, timing.MeasuredCloud) else _UNKNOWN
+        return self.cloud.standing() if isinstance(self.cloud, MeasuredCloud) else _UNKNOWN
 
     def because(self, why: str, *, attended: bool = True) -> Engine:
         """Return this door with a reason for the ledger: a code of offload/reasons.py.

@@ -1,4 +1,4 @@
-"""What stands between this device and its cloud: the link, the ledger, and the door to leave by."""
+"""Cloud factory: opens the link or the upstream, the ledger, and the egress door before them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from offload.egress.ledger.ledger import Ledger
 from offload.egress.permission import LivePermission, Permission
 from offload.egress.privacy.findings import Kind
 from offload.engine import Engine
-from offload.hybrid.conditions import ConditionsReader, Strained
 from offload.hybrid.hybrid import AskConsent
 from offload.messages import Request
 from offload.policy.serving.dispatch import Prices
+from offload.policy.serving.gate import ConditionsReader, Strained
 
 if TYPE_CHECKING:
     from offload.link.pool import CloudPool

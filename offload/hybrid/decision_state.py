@@ -1,4 +1,4 @@
-"""What is known of one request while it is served: expected, seen, and in the end said of it."""
+"""Decision state of one request: what was expected, what its answer showed, and the record."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import msgspec
 from offload.engine import Engine
 from offload.errors import LinkError
 from offload.messages import Delta, Finish, Request, Route, Side, Usage
-from offload.policy.serving.dispatch import Outlook, Prices, Start, dispatch
+from offload.policy.serving.dispatch import Clock, Outlook, Prices, Start, Times, dispatch
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.rule import Estimate, Expectation, Limit, Rule
-from offload.policy.serving.timing import Clock, Times
 
 
 @dataclass(frozen=True, kw_only=True)

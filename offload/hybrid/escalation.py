@@ -1,4 +1,4 @@
-"""One request's course through the hybrid: who starts, who takes over, and who is left."""
+"""Escalation of one request: which side starts, which takes over, and which is left."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, U
 from offload.hybrid.decision_state import Deciding, DecisionState
 from offload.hybrid.handover import Ahead, Stream, accepted, closing
 from offload.messages import Delta, Finish, Request
+from offload.policy.serving.dispatch import Clock
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import GateVerdict
-from offload.policy.serving.timing import Clock
 
 
 class Escalation:

@@ -1,4 +1,4 @@
-"""The cloud's answer, asked for while the edge is still writing its own, and the seam between."""
+"""Handover from edge to cloud: the cloud's stream, opened while the edge writes, and the seam."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two engines and a policy, as one Engine: near by default, far when that pays.
+"""Hybrid of two engines and a policy, as one Engine: near by default, far when that pays.
 
 The reader sees one stream. Where the cloud takes over, its first Delta carries `replaces`; where
 the cloud fails, the edge's answer stands, goes on from the cloud's text, or is begun anew.
@@ -29,13 +29,12 @@ from offload.hybrid.escalation import Escalation
 from offload.hybrid.handover import closing
 from offload.messages import Delta, Finish, ModelCard, Request, Side
 from offload.policy.serving.controller import BudgetController
-from offload.policy.serving.dispatch import Prices
+from offload.policy.serving.dispatch import Clock, Prices, num_chars
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.first_day import first_day
 from offload.policy.serving.gate import Conditions, GateVerdict, gate
 from offload.policy.serving.rule import Limit, Rule, Threshold
 from offload.policy.serving.small_talk import is_courtesy
-from offload.policy.serving.timing import Clock, num_chars
 
 _log = logging.getLogger("nearfar.policy")
 

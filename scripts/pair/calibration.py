@@ -17,12 +17,10 @@ from offload.pair import CLOUD_MODEL, EDGE_MODEL, EDGE_POLICY
 from offload.policy.fitting.answer_table import AnswerTable
 from offload.policy.fitting.ask_questions import Asking
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
-from offload.policy.fitting.grading import exact
 from offload.policy.fitting.labelled_questions import Labels, label
-from offload.policy.fitting.policy_folder import save_policy
-from offload.policy.serving.calibrated import Calibrated
+from offload.policy.fitting.questions import Question, exact
+from offload.policy.serving.calibrated import Calibrated, save_policy
 from offload.policy.serving.policy_file import Pairing
-from offload.policy.serving.questions import Question
 from scripts.pair import phrases, talk
 from scripts.pair.bank import ASKED, make_bank
 

@@ -14,7 +14,7 @@ from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Delta, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
-from offload.policy.serving.questions import Question, is_right, read_questions
+from offload.policy.fitting.questions import Question, is_right, read_questions
 from quantize.gguf import convert
 from scripts.pair.bank import write_bank
 from scripts.pair.calibration import calibrate_pair

@@ -7,8 +7,8 @@ import numpy as np
 from offload.messages import Confidence
 from offload.policy.fitting.answer_table import Answered, key_of, packed
 from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.questions import Question
 from offload.policy.serving.policy_file import Pairing
-from offload.policy.serving.questions import Question
 
 PAIRING = Pairing(
     edge_model="tiny.gguf",

@@ -1,4 +1,4 @@
-"""A table of answers: what one model made of each question, one JSON line a question.
+"""Answer table: what one model made of each question, one JSON line a question.
 
 The form is shared with other programs: only `id` and `right` are needed, and fields that are not
 known are let pass. Without `--text` no text of a question or an answer is kept.
@@ -21,18 +21,20 @@ import numpy.typing as npt
 from backbone.error_causes import cause
 from offload.errors import RequestError, SettingsError
 from offload.messages import Confidence
-from offload.policy.serving.questions import Question
+from offload.policy.fitting.questions import Question
 from offload.policy.serving.signals import Signals
 
 _MARK_LEN = 8  # of some thousand questions, hardly two share it
+NUMBER, LETTER, NAME, WORD, CODE, MARK, SPACE = "n", "l", "N", "w", "c", "m", "s"
+_CODE = set("+-*/=<>(){}[]\\_^|&%$#@~`")
 
 
 class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question, answered by one model.
 
-    `given` is the answer proper where it is a number, a letter or a word (grading.given).
+    `given` is the answer proper where it is a number, a letter or a word (questions.given).
     `tokens` are [log-probability, entropy, margin] in nats, `ended` is how the answer ended
-    (FinishReason). `kinds` has one letter a token (token_kinds.py), `likely` and `likely_kinds`
+    (FinishReason). `kinds` has one letter a token (token_kind), `likely` and `likely_kinds`
     the log-probabilities and the kinds of the likeliest tokens at each place. `measures` are
     numbers of the question and the answer by name; `states` the hidden states of the last tokens,
     float16 in base 64. `key` changes with the question's text and its answer, `model` and
@@ -194,3 +196,21 @@ def _require_distinct(path: Path, rows: Iterable[Answered]) -> None:
         if row.id in seen:
             raise RequestError(f"{path} has two rows of the id {row.id!r}; keep one")
         seen.add(row.id)
+
+
+def token_kind(text: str) -> str:
+    """Return one letter: n number, l lone capital, N name, w word, c code, m mark, s space.
+
+    Doubt between two numbers is doubt about the answer; doubt between two words is often only
+    doubt about how to put it.
+    """
+    bare = text.strip()
+    if not bare:
+        return SPACE
+    if any(each.isdigit() for each in bare):
+        return NUMBER
+    if len(bare) == 1 and bare.isascii() and bare.isupper():
+        return LETTER
+    if bare[0].isalpha():
+        return NAME if bare[0].isupper() else WORD
+    return CODE if _CODE & set(bare) else MARK

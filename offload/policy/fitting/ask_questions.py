@@ -1,4 +1,4 @@
-"""Asks one engine every question of a set; it can be stopped and run again.
+"""Questions asked of one engine, several at once; a run can be stopped and taken up again.
 
 What fails for a moment is asked again after a wait, and a question that fails every time is left
 out: its place in the table stays free for the next run. An engine that answers none of many in
@@ -18,13 +18,11 @@ from offload.errors import KeyRefused, LinkError, Overloaded, Withheld
 from offload.hybrid.handover import closing
 from offload.link.backoff import Backoff
 from offload.messages import Alternative, Confidence, Delta, Finish, Message, Request, Sampling
-from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of, packed
-from offload.policy.fitting.grading import Grader, given
-from offload.policy.fitting.token_kinds import token_kind
+from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of, packed, token_kind
+from offload.policy.fitting.questions import Grader, Question, given
 from offload.policy.serving.answer_features import measured
 from offload.policy.serving.flags import flags
 from offload.policy.serving.probe import MAX_TOKENS
-from offload.policy.serving.questions import Question
 from offload.thinking import split
 
 ATTEMPTS = 4  # at one question, before it is left for another run

@@ -1,7 +1,7 @@
-"""From labelled questions to a policy: one half is fitted on, the other sets the thresholds.
+"""Calibration: a policy fitted to half of the labelled questions, its thresholds to the rest.
 
 Nothing of a score is fitted on the held half, which is what the guarantee of its thresholds rests
-on (offload/policy/serving/guarantee.py). Where the prompt's or the probe's score is itself a
+on (offload/policy/serving/calibration_math.py). Where the prompt's or the probe's score is itself a
 feature, the fitted half has it by cross-fitting, so that it means the same on new questions.
 """
 
@@ -16,13 +16,14 @@ import numpy as np
 from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.answer_table import mark_of
-from offload.policy.fitting.early_handover import fit_early
 from offload.policy.fitting.labelled_questions import Labelled
-from offload.policy.fitting.probe_trial import NUM_FOLDS, try_probe
+from offload.policy.fitting.probe_fit import NUM_FOLDS, try_probe
+from offload.policy.fitting.questions import Question
+from offload.policy.fitting.thresholds import crossed_isotonic, fit_early, least_gain, straight_gain
 from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.calibration_math import Isotonic, fit_isotonic
 from offload.policy.serving.features import Floats, Ints
-from offload.policy.serving.isotonic import Isotonic, fit_isotonic
-from offload.policy.serving.logistic import log_odds
+from offload.policy.serving.logistic import fit_scorer, log_odds
 from offload.policy.serving.policy_file import (
     VERSION,
     Early,
@@ -32,13 +33,10 @@ from offload.policy.serving.policy_file import (
     PolicyFile,
 )
 from offload.policy.serving.prior import MAX_LABELS, MIN_LABELS, Prior
-from offload.policy.serving.questions import Question
 from offload.policy.serving.rule import Estimate
-from offload.policy.serving.scorer import fit_scorer
 from offload.policy.serving.signals import NAMES
 
 MIN_QUESTIONS = 2 * MIN_LABELS
-_STRAIGHT_SHARE, _STRAIGHT_LEAST = 0.98, 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,11 +217,12 @@ def _thresholds(rule: Calibrated, held: _Half, options: CalibrationOptions) -> d
     scores = [each.score for each in said]
     gains = [each.need for each in said]
     right = [row.near_right for row in held.rows]
-    min_gain = _least_gain(gains, held, options.quality)
+    expected = [rule.expect(prompt).gain or 0.0 for prompt in held.prompts]
+    min_gain = least_gain(gains, held.near, held.far, options.quality)
     found = msgspec.structs.replace(
         rule.policy.found,
         auroc=deferral_curve.auroc(np.array(scores), held.near),
-        ece=deferral_curve.ece(_crossed_isotonic(scores, right), held.near),
+        ece=deferral_curve.ece(crossed_isotonic(scores, right), held.near),
     )
     return {
         "found": found,
@@ -234,39 +233,5 @@ def _thresholds(rule: Calibrated, held: _Half, options: CalibrationOptions) -> d
             far_right=tuple(row.far_right for row in held.rows),
         ),
         "min_gain": min_gain,
-        "straight": _straight(rule, held.prompts, gains, min_gain),
+        "straight": straight_gain(expected, gains, min_gain),
     }
-
-
-def _crossed_isotonic(scores: Sequence[float], right: Sequence[bool]) -> Floats:
-    """Return each row's probability by the isotonic curve of the other half of the rows."""
-    said = np.zeros(len(scores))
-    for part in (0, 1):
-        curve = fit_isotonic(scores[1 - part :: 2], right[1 - part :: 2])
-        said[part::2] = [curve(score) for score in scores[part::2]]
-    return said
-
-
-def _least_gain(gains: Sequence[float], held: _Half, quality: float) -> float:
-    """Return the greatest gain left near with which the hybrid is right often enough here."""
-    order = np.argsort(gains, kind="stable")
-    far, near = held.far[order], held.near[order]
-    # mixed[k]: the k questions of the least gain stay near
-    mixed = np.cumsum(np.append(far.sum(), near - far))
-    enough = np.flatnonzero(mixed >= quality * far.sum())
-    stays = int(enough[-1]) if len(enough) else 0
-    return float(gains[order[stays - 1]]) if stays else -1.0
-
-
-def _straight(
-    rule: Calibrated, prompts: Sequence[str], gains: Sequence[float], min_gain: float
-) -> float | None:
-    """Return the prompt's gain from which nearly all answers went far in the end, if any."""
-    expected = [rule.expect(prompt).gain or 0.0 for prompt in prompts]
-    ranked = sorted(zip(expected, gains, strict=True), reverse=True)
-    went, best = 0, None
-    for number, (gain, in_the_end) in enumerate(ranked, start=1):
-        went += in_the_end > min_gain
-        if number >= _STRAIGHT_LEAST and went / number >= _STRAIGHT_SHARE:
-            best = gain
-    return best

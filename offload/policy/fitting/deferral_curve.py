@@ -1,4 +1,4 @@
-"""How well a score decides whom to ask: the exact deferral curve and what is read off it.
+"""Deferral curve of a score: the quality reached by each share sent far, its figures, its plot.
 
 The curve says what share of the quality between near and far is recovered when the share c of
 all requests with the highest scores is sent far (RouteLLM, arXiv 2406.18665, section 4). Here
@@ -8,12 +8,22 @@ curve runs straight through a tie.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from backbone.error_causes import cause
 from offload.errors import RequestError
 from offload.policy.serving.features import Floats, Ints
+
+LEVELS = {"cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95}
+_LINES = {
+    "oracle": ("knows both answers", "#9e9e9e", ":"),
+    "self_knowledge": ("knows when the near model is right", "#2e7d32", "--"),
+    "random": ("asks far at random", "#9e9e9e", "-"),
+}
 
 
 @dataclass(frozen=True)
@@ -129,9 +139,6 @@ def ece(probabilities: Floats, happened: Floats, *, num_bins: int = 15) -> float
     return sum(gaps) / len(order)
 
 
-LEVELS = {"cpt50": 0.5, "cpt80": 0.8, "cpt95": 0.95}
-
-
 def figures(curve: Curve) -> dict[str, float]:
     """Return `apgr`, `cpt50`, `cpt80` and `cpt95` of one curve."""
     return {"apgr": curve.apgr} | {name: curve.cpt(level) for name, level in LEVELS.items()}
@@ -153,3 +160,37 @@ def intervals(
     ends = [(1.0 - level) / 2.0, (1.0 + level) / 2.0]
     bounds = {name: np.quantile([each[name] for each in drawn], ends) for name in drawn[0]}
     return {name: (float(low), float(high)) for name, (low, high) in bounds.items()}
+
+
+def draw(curve: Curve, lines: Mapping[str, Curve], path: Path, *, title: str) -> None:
+    """Draw what share of the gap between near and far is recovered by what share sent far.
+
+    Raises RequestError where matplotlib is not installed or the file cannot be written.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise RequestError(
+            "matplotlib is not installed; "
+            "pip install 'nearfar[plot]' brings it, or leave out --plot"
+        ) from None
+    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, each in lines.items():
+        words, colour, style = _LINES[name]
+        label = f"{words} ({each.apgr:.3f})"
+        axes.plot(each.share, each.recovered, style, color=colour, linewidth=1.2, label=label)
+    label = f"this policy ({curve.apgr:.3f})"
+    axes.plot(curve.share, curve.recovered, color="#1565c0", linewidth=2.0, label=label)
+    axes.set(xlabel="share of the questions sent far", title=title, xlim=(0.0, 1.0))
+    axes.set_ylabel("share of the gap in quality recovered")
+    axes.legend(loc="lower right", title="area under the curve", frameon=False)
+    axes.grid(alpha=0.25)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise RequestError(
+            f"{path} cannot be written ({cause(error)}); name a .png or .svg"
+        ) from None

@@ -1,4 +1,4 @@
-"""Questions answered by both models: the rows a policy is fitted to."""
+"""Labelled questions: each answered by both models, the rows that a policy is fitted to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from offload.engine import Engine
 from offload.errors import RequestError
 from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of
 from offload.policy.fitting.ask_questions import Asking, ask_all, together
-from offload.policy.serving.questions import Question
+from offload.policy.fitting.questions import Question
 
 _FAR_AT_ONCE = 8  # the cloud answers them side by side
 

@@ -1,4 +1,4 @@
-"""Decisions replayed: what another limit would have made of the figures that were seen then.
+"""Replay of the ledger's decisions under another limit.
 
 No model runs and nothing is sent. Only decisions that were open to the policy are replayed; what
 the gate settled (offline, local_only, a spent budget) would be settled in the same way again.

@@ -1,4 +1,4 @@
-"""How well a rule decides on two tables of answers: `nearfar policy evaluate --answers --far`.
+"""Replay of a rule on two answer tables: `nearfar policy evaluate --answers NEAR --far FAR`.
 
 Nothing is fitted here. Every question that both tables hold is decided as while serving, from what
 the near table knows of its answer, and compared with simple rules on the same answers.
@@ -19,12 +19,11 @@ from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.answer_table import Answered, mark_of, read_answers
 from offload.policy.fitting.deferral_curve import Outcomes, Ranked
-from offload.policy.serving.answer_features import NAMES
+from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES
 from offload.policy.serving.calibrated import Calibrated
 from offload.policy.serving.features import Floats
 from offload.policy.serving.first_day import FirstDay
 from offload.policy.serving.flags import flags
-from offload.policy.serving.prompt_features import PROMPT_NAMES
 from offload.policy.serving.rule import Estimate, Rule
 
 Ints = npt.NDArray[np.int64]

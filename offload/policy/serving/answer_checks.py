@@ -1,4 +1,4 @@
-"""What can be checked in a near answer without knowing the truth: sums, an end, numbers used."""
+"""Checks of an answer that need no truth: its sums, its final number, the numbers it uses."""
 
 from __future__ import annotations
 
@@ -32,6 +32,11 @@ def answer_measures(prompt: ReadText, answer: ReadText) -> Floats:
             np.log1p(max(written, default=0.0)),
         ]
     )
+
+
+def final_answer(text: str) -> str:
+    """Return what follows the last "Answer:", or the whole text where there is none."""
+    return text.rsplit("Answer:", 1)[-1].strip()
 
 
 def sums(answer: str) -> list[tuple[float | None, float]]:

@@ -1,4 +1,4 @@
-"""What the rule of the first day reads in an answer: where its doubt lies, whether it fits.
+"""Features of a question and its answer, read by the rule of the first day.
 
 Each feature means the same on every model, and says by its sign in which direction it counts, so
 that a few answers of a few models are enough to weigh them.
@@ -10,10 +10,9 @@ import math
 from collections.abc import Sequence
 
 from offload.messages import Confidence
+from offload.policy.serving.answer_checks import final_answer
 from offload.policy.serving.consistency import NAMES as CHECKS
 from offload.policy.serving.consistency import WhatIsAsked, consistency
-from offload.policy.serving.prompt_features import PROMPT_NAMES, prompt_features
-from offload.policy.serving.questions import final_answer
 
 _TINY, _LOWEST, _WIDEST = 1e-3, -30.0, 30.0
 
@@ -50,6 +49,15 @@ SIGNS = {
     "question_options": -1,
 }
 NAMES = tuple(SIGNS)
+# 1: the more, the likelier right; -1: the likelier wrong; 0: either.
+PROMPT_SIGNS = {
+    "numbers": -1,
+    "words": -1,
+    "options": -1,
+    "listed": 0,
+    "plain": 1,
+}
+PROMPT_NAMES = tuple(PROMPT_SIGNS)
 
 
 def answer_features(asked: WhatIsAsked, text: str, tokens: Sequence[Confidence]) -> list[float]:
@@ -137,3 +145,15 @@ def _margin(token: Confidence) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(map(_held, values)) / len(values) if values else 0.0
+
+
+def prompt_features(asked: WhatIsAsked) -> list[float]:
+    """Return one number for each of PROMPT_NAMES."""
+    bare = not (asked.numbers or asked.options or asked.listed or asked.asks_form)
+    return [
+        math.log1p(len(asked.numbers)),
+        math.log1p(asked.num_words),
+        math.log1p(len(asked.options)),
+        float(bool(asked.listed)),
+        float(bare),
+    ]

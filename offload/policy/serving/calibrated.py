@@ -1,4 +1,4 @@
-"""The calibrated rule: probabilities from signals, prompt and states, and limits from aims."""
+"""Calibrated rule: probabilities from signals, prompt and hidden states, and limits from aims."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ from typing import Any
 
 from offload.aims import Aim
 from offload.errors import RequestError
+from offload.policy.serving.calibration_math import certified
 from offload.policy.serving.flags import MIN_SEEN, UNSEEN_RIGHT
-from offload.policy.serving.guarantee import certified
 from offload.policy.serving.logistic import log_odds
-from offload.policy.serving.policy_file import PolicyFile, prior_path, probe_path, read_policy
-from offload.policy.serving.prior import Prior
-from offload.policy.serving.prior_file import load_prior
-from offload.policy.serving.probe import Probe, load_probe
+from offload.policy.serving.policy_file import (
+    PolicyFile,
+    prior_path,
+    probe_path,
+    read_policy,
+    write_policy,
+)
+from offload.policy.serving.prior import Prior, load_prior, save_prior
+from offload.policy.serving.probe import Probe, load_probe, save_probe
 from offload.policy.serving.rule import Estimate, Expectation, Limit
 from offload.policy.serving.signals import Signals
 
@@ -153,3 +158,17 @@ class Calibrated:
                 "allow more, or calibrate on more questions"
             )
         return found
+
+
+def save_policy(rule: Calibrated, path: Path) -> None:
+    """Write a policy; the JSON file last, so that none names arrays that are not there.
+
+    Raises SettingsError where it cannot be written.
+    """
+    if rule.prior is not None:
+        save_prior(rule.prior, prior_path(path))
+    if rule.probe is not None:
+        save_probe(rule.probe, probe_path(path))
+    else:
+        probe_path(path).unlink(missing_ok=True)
+    write_policy(rule.policy, path)

@@ -1,4 +1,4 @@
-"""Whether an answer hangs together with its question, told without a model and without the truth.
+"""Consistency of an answer with its question, checked without a model and without the truth.
 
 Sums that come out, a last line that follows from the working, a number that can be reached from
 those of the question, an option that exists: what is amiss here is amiss for any model.
@@ -11,9 +11,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from offload.policy.serving.answer_checks import sums
+from offload.policy.serving.answer_checks import final_answer, sums
 from offload.policy.serving.flags import circles
-from offload.policy.serving.questions import final_answer
 
 _NUMBER = re.compile(r"-?\d[\d,]{0,20}(?:\.\d{1,12})?")
 _OPTION = re.compile(r"^[ \t]*\(?([A-Z])[).][ \t]+(.{1,200})$", re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Holds the share of requests that go far to a budget, whatever the requests are.
+"""Budget controller: holds the share of requests that go far, whatever the requests are.
 
 Online control as in adaptive conformal inference (Gibbs and Candes, arXiv 2106.00234): a level
 rises by `rate` times what was spent too much and falls by what was spent too little. A request goes

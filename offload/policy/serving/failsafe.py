@@ -1,4 +1,4 @@
-"""Estimates that may fail and not take the request along: the failure is said, and a default taken.
+"""Failsafe for estimates: a failure is logged and a default taken, and the request goes on.
 
 What the policy works out is measured or learnt, and any of it may be a figure nobody thought of;
 the answer that a person waits for does not depend on it.

@@ -1,4 +1,4 @@
-"""Text as sparse numbers: hashed n-grams of words and of characters, weighed by tf-idf.
+"""Text features: hashed n-grams of words and of characters, weighed by tf-idf.
 
 Nothing is looked up in a vocabulary, so any text of any language has features, and the hash is
 CRC-32 and a multiplication, so the same text has the same features on every machine.

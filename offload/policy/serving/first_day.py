@@ -1,4 +1,4 @@
-"""The rule of the first day: P(near right) for a model that nobody has calibrated.
+"""Rule of the first day: P(near right) for a model that nobody has calibrated.
 
 It was fitted to the answers of a few real models to questions with known answers, judged on models
 and sets of questions that it was not fitted to (benchmarks/policy_real.py), and ships as one JSON
@@ -20,13 +20,16 @@ from backbone.error_causes import cause
 from offload.aims import Aim
 from offload.errors import SettingsError
 from offload.messages import Word
-from offload.policy.serving.answer_features import NAMES, answer_features
+from offload.policy.serving.answer_features import (
+    NAMES,
+    PROMPT_NAMES,
+    answer_features,
+    prompt_features,
+)
 from offload.policy.serving.consistency import WhatIsAsked
 from offload.policy.serving.flags import UNSEEN_RIGHT
-from offload.policy.serving.logistic import chance, log_odds
-from offload.policy.serving.prompt_features import PROMPT_NAMES, prompt_features
+from offload.policy.serving.logistic import Scorer, chance, log_odds
 from offload.policy.serving.rule import Estimate, Expectation, Limit, refuse_promises
-from offload.policy.serving.scorer import Scorer
 from offload.policy.serving.signals import Signals
 
 VERSION = 1

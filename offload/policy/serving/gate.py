@@ -1,4 +1,4 @@
-"""The hard rules, asked before anything is sent: they may forbid a side, never guess.
+"""Gate: the hard rules, asked before anything is sent; they may forbid a side, never guess.
 
 Whether a text fits a model's context is no guess either, but only its engine can count tokens: it
 refuses before the first word, and the hybrid asks the other side.
@@ -6,15 +6,21 @@ refuses before the first word, and the hybrid asks the other side.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Protocol
 
 from offload.egress.ledger.entries import Spent
+from offload.egress.ledger.ledger import Ledger
 from offload.egress.privacy.shareable_part import class_of, holds_private, part_that_leaves
 from offload.egress.privacy.texts import texts_of
+from offload.engine import Engine
 from offload.messages import Privacy, Request
+from offload.policy.serving.dispatch import MeasuredCloud
 
 Choice = Literal["edge", "cloud", "open"]
+_READ_STRAIN_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,3 +123,56 @@ def kept_near(request: Request, standing: Conditions) -> str | None:
     if allowed is not None and num_bytes > allowed:
         return "over_budget"
     return standing.limits.passed(standing.spent, num_bytes)
+
+
+class Strained(Protocol):
+    """What weighs on a device; edge/device reads it, and this room may not import that one."""
+
+    @property
+    def on_battery(self) -> bool: ...
+    @property
+    def hot(self) -> bool: ...
+    @property
+    def short_of_memory(self) -> bool: ...
+
+
+class ConditionsReader:
+    """Says how things stand, each time it is called; nothing is sent for it."""
+
+    def __init__(
+        self,
+        cloud: Engine | None,
+        *,
+        ledger: Ledger | None = None,
+        limits: Callable[[], DayLimits] = DayLimits,
+        strain: Callable[[], Strained] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cloud, self._ledger = cloud, ledger
+        self._limits = limits
+        self._read_strain, self._clock = strain, clock
+        self._strain: Strained | None = None
+        self._read_at_s = -_READ_STRAIN_EVERY_S
+
+    def __call__(self) -> Conditions:
+        """Return the standing; `strain` not given means that the device is never spared."""
+        cloud, strain = self._cloud, self._strain_now()
+        limits = self._limits()
+        limited = self._ledger is not None and limits != DayLimits()
+        return Conditions(
+            reachable=cloud.standing().healthy if isinstance(cloud, MeasuredCloud) else True,
+            limits=limits,
+            spent=self._ledger.spent_today() if limited and self._ledger else Spent(),
+            spare=strain is not None,
+            on_battery=strain is not None and strain.on_battery,
+            hot=strain is not None and strain.hot,
+            short_of_memory=strain is not None and strain.short_of_memory,
+        )
+
+    def _strain_now(self) -> Strained | None:
+        if self._read_strain is None:
+            return None
+        now = self._clock()
+        if now - self._read_at_s >= _READ_STRAIN_EVERY_S:
+            self._strain, self._read_at_s = self._read_strain(), now
+        return self._strain

@@ -1,4 +1,4 @@
-"""How alike two prompts are: Gaussian in what is measured of them, linear in their n-grams.
+"""Kernel of two prompts: Gaussian in what is measured of them, linear in their n-grams.
 
 The Gaussian parts find regions ("a long passage with four short choices"), the linear part
 finds words; their sum is again a kernel. The linear part folds into one weight per n-gram, so

@@ -1,4 +1,4 @@
-"""Watches one near answer while it is written, and says when the cloud should be asked."""
+"""Monitor of one near answer while it is written: it says when the cloud should be asked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The policy file: what calibration found for one near model, its KV type and one cloud model."""
+"""Policy file: what calibration found for one near model, its KV cache type and one cloud model."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import msgspec
 from backbone.error_causes import cause
 from offload.errors import SettingsError
 from offload.messages import Word
-from offload.policy.serving.isotonic import Isotonic
-from offload.policy.serving.scorer import Scorer
+from offload.policy.serving.calibration_math import Isotonic
+from offload.policy.serving.logistic import Scorer
 
 VERSION = 2
 

@@ -1,4 +1,4 @@
-"""What can be measured of a prompt without understanding it: length, signs, quantities.
+"""Measures of a prompt: its length, its signs and words, its quantities.
 
 How a question is written says much about who can answer it: long passages, formulas, choices of a
 word each and chains of quantities fail in different ways on a small model.

@@ -1,4 +1,4 @@
-"""What a rule of the policy must tell, and the simplest rule: a least token log-probability."""
+"""Rule protocol: what every rule of the policy tells, and the plain log-probability threshold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How sure a model was of an answer, as numbers that are kept up token by token.
+"""Signals of an answer's tokens: log-probability, entropy and margin, kept up token by token.
 
 The quantiles of the token log-probabilities follow Gupta et al. (arXiv 2404.10136): a sum punishes
 long answers and a mean forgives one bad token among many. Plain Python, since a call of numpy

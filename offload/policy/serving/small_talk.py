@@ -1,4 +1,4 @@
-"""Turns that ask nothing: greetings, thanks, goodbyes, praise, in the languages people write here.
+"""Small talk: turns that ask nothing (greetings, thanks, goodbyes, praise) in several languages.
 
 Such a turn has many good answers, and a model that wavers between two of them looks unsure of both.
 Only whole turns made of the phrases below count: what asks something besides is no courtesy.

@@ -17,8 +17,7 @@ from offload.egress.ledger.reading import open_book
 from offload.errors import RequestError, SettingsError
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Budget, Message, Privacy, Request
-from offload.policy.fitting.ledger_rewards import drawn, read_rewards, told
-from offload.policy.fitting.off_policy import Drawn, worth
+from offload.policy.fitting.off_policy import Drawn, drawn, read_rewards, told, worth
 from offload.policy.serving.gate import Conditions, DayLimits
 from offload.policy.serving.rule import Limit
 from tests.offload.hybrid.test_escalation import SURE, UNSURE, Kept, Told, ask, near, read

@@ -10,8 +10,7 @@ from offload.errors import CloudUnreachable, KeyRefused, Overloaded, RequestErro
 from offload.messages import Alternative, Confidence, Delta, Finish, Sampling
 from offload.policy.fitting.answer_table import Answered, AnswerTable, read_answers
 from offload.policy.fitting.ask_questions import ATTEMPTS, Asking, ask_all
-from offload.policy.fitting.grading import by_kind, exact
-from offload.policy.serving.questions import Question
+from offload.policy.fitting.questions import Question, by_kind, exact
 from tests.offload.policy.fitting.test_labelled_questions import QUESTIONS, no_pause
 from tests.offload.scripted import ScriptedEngine
 

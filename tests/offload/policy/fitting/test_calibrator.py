@@ -15,8 +15,7 @@ from offload.messages import Confidence
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate, judged
 from offload.policy.fitting.labelled_questions import Labelled
-from offload.policy.fitting.policy_folder import save_policy
-from offload.policy.serving.calibrated import Calibrated, load_calibrated
+from offload.policy.serving.calibrated import Calibrated, load_calibrated, save_policy
 from offload.policy.serving.policy_file import check_pairing, prior_path, read_policy
 from tests.offload.made_labels import PAIRING, made
 

@@ -9,8 +9,7 @@ from typer.testing import CliRunner
 from backbone.errors import WrongUsage
 from offload.commands.policy import policy_app
 from offload.errors import RequestError
-from offload.policy.fitting.evaluate import evaluate, split_tables
-from offload.policy.fitting.outcomes import read_outcomes
+from offload.policy.fitting.evaluate import evaluate, read_outcomes, split_tables
 from tests.offload.made_outcomes import made_rows, write_rows
 
 

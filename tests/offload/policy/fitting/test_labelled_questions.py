@@ -11,9 +11,8 @@ import pytest
 from offload.errors import CloudFailed, CloudUnreachable, RequestError
 from offload.messages import Delta, Finish, Request
 from offload.policy.fitting.ask_questions import Asking, Pause
-from offload.policy.fitting.grading import exact
 from offload.policy.fitting.labelled_questions import Labels, label
-from offload.policy.serving.questions import Question
+from offload.policy.fitting.questions import Question, exact
 from tests.offload.scripted import ScriptedEngine
 
 QUESTIONS = [Question(id=str(n), question=f"{n} + 0?", answer=str(n)) for n in range(20)]

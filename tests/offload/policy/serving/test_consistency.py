@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from offload.policy.fitting.token_kinds import token_kind
+from offload.policy.fitting.answer_table import token_kind
 from offload.policy.serving.consistency import NAMES, WhatIsAsked, consistency
 
 SUMS = 'Ann has 12 pens and gives 5 away. How many are left? End with "Answer: " and the number.'

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import pytest
 
 from offload.messages import Finish, Request, Sampling, Usage
-from offload.policy.serving.dispatch import Outlook, Prices, dispatch
+from offload.policy.serving.dispatch import Clock, Outlook, Prices, Times, dispatch
 from offload.policy.serving.rule import Expectation, Limit
-from offload.policy.serving.timing import Clock, Times
 
 LIMIT = Limit(max_need=0.1)
 HARD, EASY = Expectation(near=0.1, far=0.9), Expectation(near=0.9, far=0.95)

@@ -12,10 +12,10 @@ import pytest
 from offload.errors import RequestError, SettingsError
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Finish, Request, Usage
+from offload.policy.serving.dispatch import Clock
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import Conditions
 from offload.policy.serving.rule import Threshold
-from offload.policy.serving.timing import Clock
 from tests.offload.hybrid.test_hybrid import SURE, UNSURE, ask, far, near, read
 
 PLACES = ("expect", "judge", "gives_up", "limit")

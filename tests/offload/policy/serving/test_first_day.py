@@ -11,9 +11,8 @@ import pytest
 from offload.aims import Aim, parse_aim
 from offload.errors import RequestError, SettingsError
 from offload.messages import Confidence
-from offload.policy.serving.answer_features import NAMES, SIGNS, measured
+from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES, SIGNS, measured
 from offload.policy.serving.first_day import SHIPPED, FirstDay, first_day, load_first_day
-from offload.policy.serving.prompt_features import PROMPT_NAMES
 from offload.policy.serving.rule import Estimate
 from offload.policy.serving.signals import Signals
 

@@ -9,10 +9,9 @@ import pytest
 
 from offload.egress.ledger.entries import Departure, Spent
 from offload.egress.ledger.ledger import Ledger
-from offload.hybrid.conditions import ConditionsReader
 from offload.link.health import CloudStanding
 from offload.messages import Privacy, Request, Sampling
-from offload.policy.serving.gate import Conditions, DayLimits, gate
+from offload.policy.serving.gate import Conditions, ConditionsReader, DayLimits, gate
 from offload.reasons import REASONS
 from tests.offload.scripted import ScriptedEngine
 

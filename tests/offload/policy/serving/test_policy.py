@@ -10,9 +10,10 @@ import pytest
 from offload.aims import Aim
 from offload.errors import RequestError, SettingsError
 from offload.messages import Confidence, Delta, Privacy, Request
+from offload.policy.fitting.questions import is_right, read_questions
+from offload.policy.serving.answer_checks import final_answer
 from offload.policy.serving.gate import Conditions, gate
 from offload.policy.serving.monitor import Monitor
-from offload.policy.serving.questions import final_answer, is_right, read_questions
 from offload.policy.serving.rule import Threshold
 from offload.reasons import REASONS, sentence, sureness
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from offload.errors import RequestError, SettingsError
-from offload.policy.serving.prior import DefaultPrior, Prior
-from offload.policy.serving.prior_file import load_prior, save_prior
+from offload.policy.serving.prior import DefaultPrior, Prior, load_prior, save_prior
 from tests.offload.made_outcomes import made_rows
 
 

@@ -1,17 +1,55 @@
-"""When an unfinished answer may be given up: bounds that spend a set share of error."""
+"""Thresholds of a policy, read off labelled questions: gains to ask at, bounds to give up below."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offload.policy.fitting.labelled_questions import Labelled
-from offload.policy.serving.policy_file import Early
-from offload.policy.serving.scorer import Scorer
+import numpy as np
 
+from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.serving.calibration_math import fit_isotonic
+from offload.policy.serving.features import Floats
+from offload.policy.serving.logistic import Scorer
+from offload.policy.serving.policy_file import Early
+
+_STRAIGHT_SHARE, _STRAIGHT_LEAST = 0.98, 30
 CHECKPOINTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 _NEVER = -1e9  # JSON has no infinity
 _LEAST_SEEN = 20
+
+
+def crossed_isotonic(scores: Sequence[float], right: Sequence[bool]) -> Floats:
+    """Return each row's probability by the isotonic curve of the other half of the rows."""
+    said = np.zeros(len(scores))
+    for part in (0, 1):
+        curve = fit_isotonic(scores[1 - part :: 2], right[1 - part :: 2])
+        said[part::2] = [curve(score) for score in scores[part::2]]
+    return said
+
+
+def least_gain(gains: Sequence[float], near: Floats, far: Floats, quality: float) -> float:
+    """Return the greatest gain left near with which the hybrid is right often enough here."""
+    order = np.argsort(gains, kind="stable")
+    near, far = near[order], far[order]
+    # mixed[k]: the k questions of the least gain stay near
+    mixed = np.cumsum(np.append(far.sum(), near - far))
+    enough = np.flatnonzero(mixed >= quality * far.sum())
+    stays = int(enough[-1]) if len(enough) else 0
+    return float(gains[order[stays - 1]]) if stays else -1.0
+
+
+def straight_gain(
+    expected: Sequence[float], gains: Sequence[float], min_gain: float
+) -> float | None:
+    """Return the prompt's gain from which nearly all answers went far in the end, if any."""
+    ranked = sorted(zip(expected, gains, strict=True), reverse=True)
+    went, best = 0, None
+    for number, (gain, in_the_end) in enumerate(ranked, start=1):
+        went += in_the_end > min_gain
+        if number >= _STRAIGHT_LEAST and went / number >= _STRAIGHT_SHARE:
+            best = gain
+    return best
 
 
 def fit_early(

@@ -8,8 +8,15 @@ import pytest
 
 from offload.errors import RequestError
 from offload.policy.fitting.answer_table import key_of
-from offload.policy.fitting.grading import by_kind, exact, find_grader, given, numeric
-from offload.policy.serving.questions import Question, read_questions
+from offload.policy.fitting.questions import (
+    Question,
+    by_kind,
+    exact,
+    find_grader,
+    given,
+    numeric,
+    read_questions,
+)
 
 
 def test_graders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from offload.errors import SettingsError
 from offload.policy.fitting.deferral_curve import auroc
+from offload.policy.fitting.probe_fit import ProbeOptions, Trainer, fit_probe
 from offload.policy.serving.logistic import sigmoid
-from offload.policy.serving.probe import ProbeOptions, _Trainer, fit_probe, load_probe, save_probe
+from offload.policy.serving.probe import load_probe, save_probe
 
 
 def _answers(seed: int, number: int = 200) -> tuple[list[np.ndarray], list[bool]]:
@@ -36,13 +37,13 @@ def test_its_gradients_are_those_of_the_loss() -> None:
     generator = np.random.default_rng(2)
     rows, labels = generator.normal(size=(5, 4, 6)), generator.integers(0, 2, 5).astype(float)
     mask = np.array([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1.0]])
-    trainer = _Trainer(6, np.zeros(6), np.ones(6), ProbeOptions(width=3))
+    trainer = Trainer(6, np.zeros(6), np.ones(6), ProbeOptions(width=3))
     for name, each in trainer.weights.items():
         trainer.weights[name] = generator.normal(size=each.shape)
-    slopes = trainer._slopes(rows, mask, labels)
+    slopes = trainer.slopes(rows, mask, labels)
 
     def loss() -> float:
-        chance = sigmoid(trainer.probe._forward(rows, mask)[0])
+        chance = sigmoid(trainer.probe.forward(rows, mask)[0])
         return float(-np.mean(labels * np.log(chance) + (1 - labels) * np.log(1 - chance)))
 
     for name, each in trainer.weights.items():

@@ -11,6 +11,7 @@ from offload.pair import EDGE_POLICY
 from offload.policy.serving.policy_file import read_policy
 
 ROOT = Path(__file__).parents[1]
+ROOMS = ("backbone", "cloud", "edge", "engine", "offload", "quantize", "serve")
 
 
 def test_the_map_of_modules_is_up_to_date() -> None:
@@ -23,6 +24,17 @@ def test_the_map_of_modules_is_up_to_date() -> None:
 def test_every_module_says_what_it_is() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     assert not re.findall(r"^\| `[^`]+` \|  \|$", page, flags=re.MULTILINE)
+
+
+def test_the_map_shows_every_package_and_names_only_what_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").partition("<!--")[0]
+    shown = page.partition("## The map")[2].partition("| where is")[0]
+    packages = [path.parent for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    tops = {path.relative_to(ROOT).parts[:2] for path in packages}
+    assert {names[-1] for names in tops} <= set(re.findall(r"(\w+)/", shown))
+    named = set(re.findall(r"`(\w+(?:/\w+)+(?:\.py|/))`", page))
+    was = {"edge/desk/"}
+    assert len(named) > 20 and not [path for path in named - was if not (ROOT / path).exists()]
 
 
 def test_the_model_card_tells_the_policy_that_ships() -> None:

@@ -356,3 +356,31 @@ def calibrate(
         options=options,
     )
     run_calibration(wish, as_json=as_json)
+
+
+@policy_app.command("learn")
+def learn(
+    prompts: Annotated[
+        Path,
+        typer.Option(help="Prompts of your own: one a line, or JSON lines with question."),
+    ],
+    budget: Annotated[int | None, typer.Option(help="Ask at most so many of them.")] = None,
+    model: Model = None,
+    max_tokens: MaxTokens = 256,
+    seed: Annotated[int, typer.Option(help="Which half is fitted on.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Fit the policy of this model and this cloud to prompts without known answers."""
+    from edge.bench.learn import Learning, run_learning
+    from offload.policy.fitting.calibrator import CalibrationOptions
+
+    if budget is not None:
+        _at_least_one("--budget", budget)
+    wish = Learning(
+        prompts=prompts,
+        budget=budget,
+        model=model,
+        max_tokens=max_tokens,
+        options=CalibrationOptions(seed=seed),
+    )
+    run_learning(wish, as_json=as_json)

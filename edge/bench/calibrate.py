@@ -68,7 +68,7 @@ async def _calibrate(
         if cloud is None:
             raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
         await reach(cloud)
-        pairing = _pairing(settings, here, edge.card(), cloud.card())
+        pairing = pairing_of(settings, here, edge.card(), cloud.card())
         path = here.policies / policy_name(pairing)
         labels = Labels.at(path.with_suffix(""))
         how = Asking(grader=find_grader(wish.grader), sampling=Sampling(max_tokens=wish.max_tokens))
@@ -87,7 +87,8 @@ async def _calibrate(
     return rule, path, left_out
 
 
-def _pairing(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:
+def pairing_of(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:
+    """Return which models a policy is fitted to."""
     path = find_model(settings.edge.model, here.models)
     return Pairing(
         edge_model=path.name,

@@ -1,0 +1,121 @@
+"""`nearfar policy learn`: fits a policy without labels, the far model's answers taken as truth."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+
+from backbone.terminal_text import echo, echo_json
+from edge.bench.answer_questions import reach, said_left_out
+from edge.bench.calibrate import pairing_of
+from edge.near.factory import Choice, open_hybrid
+from offload.config.places import places
+from offload.config.settings import Settings
+from offload.config.settings_reading import load
+from offload.egress.consent import OnceForAll
+from offload.errors import SettingsError
+from offload.messages import Sampling
+from offload.policy.fitting.answer_table import AnswerTable
+from offload.policy.fitting.ask_questions import Asking
+from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
+from offload.policy.fitting.far_labels import FarLabels, label_by_far, read_prompts
+from offload.policy.fitting.labelled_questions import Labels, label
+from offload.policy.fitting.policy_folder import save_policy
+from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.policy_file import policy_name
+from offload.policy.serving.questions import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class Learning:
+    """What the flags of `policy learn` say."""
+
+    prompts: Path
+    budget: int | None = None
+    model: str | None = None
+    max_tokens: int = 256
+    options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
+
+
+def run_learning(wish: Learning, *, as_json: bool) -> None:
+    """Ask both models, label, fit and write the policy; say what was found and where it lies."""
+    questions = read_prompts(wish.prompts, budget=wish.budget)
+    settings = load(places().config_file)
+    if wish.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
+    rule, path, labels, left_out = asyncio.run(_learn(questions, wish, settings))
+    said_left_out(left_out)
+    if not labels.believed:
+        echo(
+            f"nearfar: the far model called {labels.false_yes:.0%} of answers to other questions "
+            "right, so its judgement of open answers was left out; only what can be compared "
+            "was learnt from",
+            err=True,
+        )
+    if as_json:
+        found = {
+            "policy": str(path),
+            "compared": labels.num_compared,
+            "judged": labels.num_judged,
+            "left_out": labels.num_left_out,
+            "false_yes": labels.false_yes,
+            **msgspec.to_builtins(rule.policy.found),
+        }
+        echo_json(msgspec.json.encode(found).decode())
+        return
+    echo(_told(rule, path, labels))
+
+
+async def _learn(
+    questions: list[Question], wish: Learning, settings: Settings
+) -> tuple[Calibrated, Path, FarLabels, int]:
+    here = places()
+    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these prompts")))
+    edge, cloud = hybrid.edge, hybrid.cloud
+    async with aclosing(hybrid):
+        if cloud is None:
+            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+        await reach(cloud)
+        pairing = pairing_of(settings, here, edge.card(), cloud.card())
+        path = here.policies / policy_name(pairing)
+        # With texts, which labels are made from: these files end with the run that reads them.
+        asked = path.with_name(f"{path.stem}.learning")
+        tables = Labels.at(asked)
+        judged = AnswerTable(asked.with_name(f"{asked.name}.judged.jsonl"))
+        how = Asking(
+            grader=lambda text, question: False,  # nobody knows yet
+            sampling=Sampling(max_tokens=wish.max_tokens),
+            keep_text=True,
+        )
+        with Progress(console=Console(stderr=True), transient=True) as bar:
+            job = bar.add_task("asking both models", total=len(questions))
+            heard = lambda done: bar.update(job, completed=done)  # noqa: E731
+            left_out = await label(questions, edge, cloud, tables, how, told=heard)
+            bar.update(job, description="judging what cannot be compared")
+            labels = await label_by_far(questions, tables.near, tables.far, cloud, judged, how)
+    rule = calibrate(labels.questions, labels.rows, pairing, wish.options)
+    save_policy(rule, path)
+    for table in (tables.near, tables.far, judged):
+        table.path.unlink(missing_ok=True)
+    return rule, path, labels, left_out
+
+
+def _told(rule: Calibrated, path: Path, labels: FarLabels) -> str:
+    found = rule.policy.found
+    judged = f", {labels.num_judged} judged by the far model" if labels.num_judged else ""
+    return "\n".join(
+        (
+            f"{labels.num_compared} answers compared with the far model's{judged}, "
+            f"{labels.num_left_out} prompts left out",
+            f"the near model says what the far one says in {found.edge_accuracy:.1%}",
+            f"on the half held back: AUROC {found.auroc:.3f}, calibration error {found.ece:.3f}, "
+            "both against the far model's answers, which are not always right",
+            f"written to {path}",
+        )
+    )

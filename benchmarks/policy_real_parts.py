@@ -10,10 +10,10 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.policy_real_fit import fit_signed
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.answer_table import Answered, mark_of, read_answers
 from offload.policy.fitting.deferral_curve import Outcomes
+from offload.policy.fitting.signed_logistic import fit_signed
 from offload.policy.fitting.table_replay import decided
 from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES, PROMPT_SIGNS, SIGNS
 from offload.policy.serving.features import Floats
@@ -166,10 +166,12 @@ def left_out(tables: Mapping[str, Table], said: Mapping[str, Floats]) -> dict[st
         found[name] = {
             "auroc": deferral_curve.auroc(scores, table.right),
             "auroc_within_sets": _within(scores, table),
-            "auroc_of_pairs_within_sets": _of_pairs(scores, table),
+            "auroc_of_pairs_within_sets": pairs_within_sets(scores, table),
             "interval95": _spread(table, lambda at, s=scores, t=table: _within(s, t, at)),
             "singles_within_sets": {each: _within(v, table) for each, v in singles.items()},
-            "singles_of_pairs_within_sets": {e: _of_pairs(v, table) for e, v in singles.items()},
+            "singles_of_pairs_within_sets": {
+                e: pairs_within_sets(v, table) for e, v in singles.items()
+            },
             "singles_over_all": {
                 e: deferral_curve.auroc(v, table.right) for e, v in singles.items()
             },
@@ -213,7 +215,7 @@ def _within(scores: Floats, table: Table, at: npt.NDArray[np.int64] | None = Non
     return float(np.mean(found)) if found else None
 
 
-def _of_pairs(scores: Floats, table: Table) -> float:
+def pairs_within_sets(scores: Floats, table: Table) -> float:
     """Return the share of pairs of one set, a right and a wrong answer, in the right order.
 
     Sets of few questions count little, so it is less a matter of luck than the mean over sets.
@@ -278,7 +280,7 @@ def each_feature(tables: Mapping[str, Table]) -> dict[str, dict[str, float | Non
     """Return the share of pairs within sets put right by each feature alone, by its sign."""
     return {
         name: {
-            feature: _of_pairs((_SIGNS[at] or 1.0) * table.features[:, at], table)
+            feature: pairs_within_sets((_SIGNS[at] or 1.0) * table.features[:, at], table)
             for at, feature in enumerate(NAMES)
         }
         for name, table in tables.items()
@@ -308,7 +310,7 @@ def ceilings(tables: Mapping[str, Table]) -> dict[str, dict[str, float | None]]:
             trees.fit(rows[inside], table.right[inside])
             said["linear"][outside] = linear.predict_proba(rows[outside])[:, 1]
             said["trees"][outside] = trees.predict_proba(rows[outside])[:, 1]
-        found[name] = {each: _of_pairs(value, table) for each, value in said.items()}
+        found[name] = {each: pairs_within_sets(value, table) for each, value in said.items()}
     return found
 
 

@@ -26,10 +26,9 @@ from offload.policy.fitting.ask_questions import Asking
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
 from offload.policy.fitting.far_labels import FarLabels, label_by_far, read_prompts
 from offload.policy.fitting.labelled_questions import Labels, label
-from offload.policy.fitting.policy_folder import save_policy
-from offload.policy.serving.calibrated import Calibrated
+from offload.policy.fitting.questions import Question
+from offload.policy.serving.calibrated import Calibrated, save_policy
 from offload.policy.serving.policy_file import policy_name
-from offload.policy.serving.questions import Question
 
 
 @dataclass(frozen=True, kw_only=True)

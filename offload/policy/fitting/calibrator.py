@@ -15,15 +15,17 @@ import numpy as np
 
 from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
+from offload.policy.fitting.answer_scorer import fit_to_answers
 from offload.policy.fitting.answer_table import mark_of
 from offload.policy.fitting.labelled_questions import Labelled
-from offload.policy.fitting.probe_fit import NUM_FOLDS, try_probe
+from offload.policy.fitting.probe_fit import NUM_FOLDS, crossed, try_probe
 from offload.policy.fitting.questions import Question
 from offload.policy.fitting.thresholds import crossed_isotonic, fit_early, least_gain, straight_gain
 from offload.policy.serving.calibrated import Calibrated
 from offload.policy.serving.calibration_math import Isotonic, fit_isotonic
 from offload.policy.serving.features import Floats, Ints
-from offload.policy.serving.logistic import fit_scorer, log_odds
+from offload.policy.serving.first_day import first_day
+from offload.policy.serving.logistic import Scorer, fit_scorer, log_odds
 from offload.policy.serving.policy_file import (
     VERSION,
     Early,
@@ -83,8 +85,14 @@ def calibrate(
     rows: Sequence[Labelled],
     pairing: Pairing,
     options: CalibrationOptions | None = None,
+    *,
+    start: Scorer | None = None,
 ) -> Calibrated:
-    """Fit a policy. Raises RequestError for labels that teach nothing, with what would."""
+    """Fit a policy. Raises RequestError for labels that teach nothing, with what would.
+
+    start: the weights of answer features that few labels may change little; those of the rule of
+    the first day unless given.
+    """
     options = options or CalibrationOptions()
     _check(rows)
     order = np.random.default_rng(options.seed).permutation(len(rows))
@@ -94,7 +102,13 @@ def calibrate(
     features = _features(fit, near_odds)
     early_scorer = fit_scorer((*NAMES, "prior"), features, fit.near)
     probe, final_scorer, why = None, None, "not tried"
-    if options.use_probe:
+    answer_scorer = fit_to_answers(
+        [row.near for row in fit.rows],
+        folds,
+        beside=crossed((*NAMES, "prior"), features, fit.near, folds),
+        start=start or first_day().file.near,
+    )
+    if options.use_probe and answer_scorer is None:
         probe, final_scorer, why = try_probe(fit.rows, folds, features, seed=options.seed)
     draft = PolicyFile(
         version=VERSION,
@@ -121,6 +135,7 @@ def calibrate(
         delta=options.delta,
         has_prior=True,
         has_probe=probe is not None,
+        answer_scorer=answer_scorer,
         questions=tuple(sorted({mark for row in rows if (mark := mark_of(row.near))})),
     )
     rule = Calibrated(draft, prior, probe)
@@ -142,6 +157,8 @@ def _with(rule: Calibrated, **changes: object) -> Calibrated:
 def judged(rule: Calibrated, prompt: str, row: Labelled) -> Estimate:
     """Return what a rule says of a labelled answer, as it would while serving."""
     expected = rule.expect(prompt)
+    if rule.policy.answer_scorer is not None and row.near.measures:
+        return rule.judge_measures(row.near.measures, expected, row.near.flags)
     states = list(row.near.hidden_states()) if rule.probe is not None else []
     return rule.judge(row.near.signals(), expected, flags=row.near.flags, states=states)
 

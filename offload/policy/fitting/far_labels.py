@@ -23,10 +23,10 @@ from offload.errors import RequestError
 from offload.messages import Sampling
 from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of
 from offload.policy.fitting.ask_questions import Asking, ask_all
-from offload.policy.fitting.grading import choice, numeric, word
 from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.questions import Question, choice, numeric, word
+from offload.policy.serving.answer_checks import final_answer
 from offload.policy.serving.consistency import WhatIsAsked
-from offload.policy.serving.questions import Question, final_answer
 from offload.thinking import split
 
 NUM_SWAPPED = 20  # judgements of an answer to another question
@@ -46,7 +46,7 @@ Answer B:
 Does answer B say the same as answer A, and is it as good? Reply with one word, yes or no."""
 
 
-class Prompt(msgspec.Struct, frozen=True, kw_only=True):
+class PromptLine(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a file of prompts; other fields are let pass."""
 
     question: str = ""
@@ -77,7 +77,7 @@ def _prompt(line: str) -> str:
     if not line.lstrip().startswith("{"):
         return line.strip()
     try:
-        read = msgspec.json.decode(line, type=Prompt)
+        read = msgspec.json.decode(line, type=PromptLine)
     except msgspec.MsgspecError:
         return line.strip()
     return (read.question or read.prompt).strip()

@@ -51,8 +51,8 @@ def try_probe(
         for place in np.flatnonzero(folds == fold):
             said[place] = probe.score(list(states[place]))
     wider, names = np.column_stack([features, said]), (*NAMES, "prior", "probe")
-    with_it = _crossed(names, wider, labels, folds)
-    without = _crossed(names[:-1], features, labels, folds)
+    with_it = crossed(names, wider, labels, folds)
+    without = crossed(names[:-1], features, labels, folds)
     gain, low = _gain(with_it, without, labels, seed)
     why = f"AUROC {gain:+.4f} beside the other signals by cross-validation ({low:+.4f} at least)"
     if low <= 0.0:
@@ -60,7 +60,8 @@ def try_probe(
     return fit_probe(states, right), fit_scorer(names, wider, labels), f"used: {why}"
 
 
-def _crossed(names: Sequence[str], rows: Floats, labels: Floats, folds: Ints) -> Floats:
+def crossed(names: Sequence[str], rows: Floats, labels: Floats, folds: Ints) -> Floats:
+    """Return each row's score by a scorer that was fitted without the row's fold."""
     scores = np.zeros(len(rows))
     for fold in range(NUM_FOLDS):
         scorer = fit_scorer(names, rows[folds != fold], labels[folds != fold])

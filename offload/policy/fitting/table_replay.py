@@ -134,6 +134,8 @@ def _judged(rule: Rule, row: Answered) -> Estimate:
     wrong = row.flags or flags(row.text, question=row.question, ended=row.ended)
     if isinstance(rule, FirstDay) and not row.text and row.measures.keys() >= MEASURED:
         return rule.judge_measures(row.measures, wrong)
+    if isinstance(rule, Calibrated) and rule.judges_measures and not row.text and row.measures:
+        return rule.judge_measures(row.measures, rule.expect(row.question), wrong)
     states = list(row.hidden_states()) if rule.watches_states and row.states else []
     return rule.judge(row.signals(), rule.expect(row.question), flags=wrong, states=states)
 

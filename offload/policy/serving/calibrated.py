@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from offload.aims import Aim
 from offload.errors import RequestError
+from offload.policy.serving.answer_features import answer_features
 from offload.policy.serving.calibration_math import certified
+from offload.policy.serving.consistency import WhatIsAsked
 from offload.policy.serving.flags import MIN_SEEN, UNSEEN_RIGHT
 from offload.policy.serving.logistic import log_odds
 from offload.policy.serving.policy_file import (
@@ -55,14 +57,20 @@ class Calibrated:
         return self.policy.pairing.cloud_model
 
     @property
+    def judges_measures(self) -> bool:
+        """Whether answers are judged by the features of the rule of the first day."""
+        return self.policy.answer_scorer is not None
+
+    @property
     def straight(self) -> float | None:
         return self.policy.straight
 
     def expect(self, prompt: str) -> Expectation:
+        asked = WhatIsAsked.read(prompt) if self.policy.answer_scorer is not None else None
         if self.prior is None:
-            return Expectation(far=self.policy.far(0.0))
+            return Expectation(far=self.policy.far(0.0), asked=asked)
         near, far = self.prior.probabilities(prompt)
-        return Expectation(near=near, far=self.policy.far(log_odds(far)))
+        return Expectation(near=near, far=self.policy.far(log_odds(far)), asked=asked)
 
     def judge(
         self,
@@ -72,10 +80,25 @@ class Calibrated:
         flags: Sequence[str] = (),
         states: Sequence[Any] = (),
     ) -> Estimate:
+        if self.policy.answer_scorer is not None:
+            asked = expected.asked or WhatIsAsked.read("")
+            found = answer_features(asked, signals.text, signals.tokens)
+            return self._judged(self.policy.answer_scorer(found), expected, flags)
         features = self._features(signals, expected)
         score = self.policy.early_scorer(features)
         if self.probe is not None and states:
             score = self.policy.final_scorer([*features, self.probe.score(states)])
+        return self._judged(score, expected, flags)
+
+    def judge_measures(
+        self, measures: Mapping[str, float], expected: Expectation, flags: Sequence[str]
+    ) -> Estimate:
+        """Return what judge() says by the answer's scorer, of features that a table keeps."""
+        assert self.policy.answer_scorer is not None, "this policy judges by other features"
+        found = [measures[name] for name in self.policy.answer_scorer.names]
+        return self._judged(self.policy.answer_scorer(found), expected, flags)
+
+    def _judged(self, score: float, expected: Expectation, flags: Sequence[str]) -> Estimate:
         right = self.policy.near(score)
         for flag in flags:
             rate = self._right_with(flag)

@@ -78,6 +78,7 @@ class PolicyFile(Word, frozen=True, kw_only=True):
     delta: float
     has_prior: bool = False
     has_probe: bool = False
+    answer_scorer: Scorer | None = None  # of answer_features.NAMES, in place of the final one
     questions: tuple[str, ...] = ()  # that it was fitted to or measured on (answered.mark_of)
 
 

@@ -11,9 +11,8 @@ from offload.messages import Request
 from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of
 from offload.policy.fitting.ask_questions import Asking
 from offload.policy.fitting.far_labels import FarLabels, agrees, label_by_far, read_prompts
-from offload.policy.fitting.grading import exact
+from offload.policy.fitting.questions import Question, exact
 from offload.policy.serving.consistency import WhatIsAsked
-from offload.policy.serving.questions import Question
 from tests.offload.scripted import ScriptedEngine
 
 OPTIONS = "Which is red?\n(A) grass\n(B) blood"

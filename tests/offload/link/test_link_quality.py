@@ -12,6 +12,8 @@ from tests.offload.chaos import Chaos
 from tests.offload.links import PATIENCE_S, linked, nowhere, serving
 from tests.offload.scripted import ScriptedEngine
 
+pytestmark = pytest.mark.alone
+
 
 async def test_a_good_link_measures_well() -> None:
     async with linked(ScriptedEngine()) as (_, link):

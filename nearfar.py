@@ -103,7 +103,7 @@ def ask(
     is the settings' unless given; what needs a person's consent is answered near. `offline` asks
     no cloud. Raises NearfarError.
     """
-    from edge.near.factory import Choice, open_hybrid
+    from edge.near.factory import RunFlags, open_hybrid
     from offload.collect import answer_now
     from offload.config.places import places
     from offload.messages import Message, Request, Sampling
@@ -115,7 +115,7 @@ def ask(
         sampling=sampling or Sampling(),
         privacy=privacy or settings.policy.privacy,
     )
-    engine = open_hybrid(settings, places(), Choice(offline=offline, only=request))
+    engine = open_hybrid(settings, places(), RunFlags(offline=offline, only=request))
     return answer_now(engine, request)
 
 

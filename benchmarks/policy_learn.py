@@ -30,13 +30,13 @@ from benchmarks.policy_real_parts import (  # noqa: E402
 )
 from offload.errors import RequestError  # noqa: E402
 from offload.policy.fitting import deferral_curve  # noqa: E402
-from offload.policy.fitting.answer_table import Answered  # noqa: E402
+from offload.policy.fitting.answer_table import AnswerRow  # noqa: E402
 from offload.policy.fitting.calibrator import (  # noqa: E402
     CalibrationOptions,
     calibrate,
     judged,
 )
-from offload.policy.fitting.labelled_questions import Labelled  # noqa: E402
+from offload.policy.fitting.labelled_questions import LabelledRow  # noqa: E402
 from offload.policy.fitting.questions import Question, read_questions  # noqa: E402
 from offload.policy.serving.features import Floats, Ints  # noqa: E402
 from offload.policy.serving.logistic import Scorer  # noqa: E402
@@ -114,7 +114,7 @@ def measured(
 
 
 def _learnt(
-    rows: list[Answered],
+    rows: list[AnswerRow],
     prompts: list[Question],
     right: np.ndarray,
     fit: Ints,
@@ -124,7 +124,7 @@ def _learnt(
 ) -> Floats | None:
     """Return the scores of the held answers; None where so few labels of one kind teach nothing."""
     labels = [
-        Labelled(near=msgspec.structs.replace(rows[at], right=bool(right[at])), far_right=True)
+        LabelledRow(near=msgspec.structs.replace(rows[at], right=bool(right[at])), far_right=True)
         for at in fit
     ]
     options = CalibrationOptions(use_probe=False, seed=seed)
@@ -133,7 +133,8 @@ def _learnt(
     except RequestError:
         return None
     said = (
-        judged(rule, prompts[at].question, Labelled(near=rows[at], far_right=True)) for at in held
+        judged(rule, prompts[at].question, LabelledRow(near=rows[at], far_right=True))
+        for at in held
     )
     return np.array([each.score for each in said])
 

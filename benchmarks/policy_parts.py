@@ -19,10 +19,10 @@ from offload.pair import EDGE_MODEL, EDGE_POLICY
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.calibrator import judged
 from offload.policy.fitting.evaluate import read_outcomes
-from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.fitting.probe_fit import fit_probe
 from offload.policy.fitting.questions import Question
-from offload.policy.serving.calibrated import Calibrated, load_calibrated
+from offload.policy.serving.calibrated import CalibratedRule, load_calibrated
 from offload.policy.serving.calibration_math import certified
 from offload.policy.serving.controller import BudgetController
 from offload.policy.serving.features import Floats
@@ -42,7 +42,7 @@ class Both:
     """Questions with both models' answers."""
 
     questions: Sequence[Question]
-    rows: Sequence[Labelled]
+    rows: Sequence[LabelledRow]
 
     @property
     def near(self) -> Floats:
@@ -53,7 +53,7 @@ class Both:
         return np.array([row.far_right for row in self.rows], dtype=np.float64)
 
 
-def live(rule: Calibrated, answered: Both) -> dict[str, object]:
+def live(rule: CalibratedRule, answered: Both) -> dict[str, object]:
     """Decide the test questions as while serving, and compare with the lines of reference."""
     said = _judged(rule, answered)
     right, needs = np.array([e.right for e in said]), np.array([e.need for e in said])
@@ -80,7 +80,7 @@ def live(rule: Calibrated, answered: Both) -> dict[str, object]:
     }
 
 
-def _served(rule: Calibrated, answered: Both, name: str) -> dict[str, float]:
+def _served(rule: CalibratedRule, answered: Both, name: str) -> dict[str, float]:
     far, _ = _course(rule, answered, rule.limit(parse_aim(name)))
     mixed = np.where(far, answered.far, answered.near)
     return {
@@ -92,7 +92,7 @@ def _served(rule: Calibrated, answered: Both, name: str) -> dict[str, float]:
     }
 
 
-def _course(rule: Calibrated, answered: Both, limit: Limit) -> tuple[Floats, list[int]]:
+def _course(rule: CalibratedRule, answered: Both, limit: Limit) -> tuple[Floats, list[int]]:
     """Return which questions go far, and how many near tokens each was given before that."""
     far, spent = [], []
     for question, row in zip(answered.questions, answered.rows, strict=True):
@@ -108,7 +108,9 @@ def _course(rule: Calibrated, answered: Both, limit: Limit) -> tuple[Floats, lis
     return np.array(far), spent
 
 
-def _stopped(rule: Calibrated, question: Question, row: Labelled, limit: Limit) -> int | None:
+def _stopped(
+    rule: CalibratedRule, question: Question, row: LabelledRow, limit: Limit
+) -> int | None:
     expected = rule.expect(question.question)
     for count in range(1, len(row.near.tokens)):
         if rule.gives_up(row.near.signals(count), expected, limit):
@@ -116,7 +118,7 @@ def _stopped(rule: Calibrated, question: Question, row: Labelled, limit: Limit) 
     return None
 
 
-def early_savings(rule: Calibrated, answered: Both) -> dict[str, float]:
+def early_savings(rule: CalibratedRule, answered: Both) -> dict[str, float]:
     """Return what giving up early saves of the near tokens of those that go far, and its price.
 
     `auroc_kept` is of what lies above chance: an answer given up is ranked by its score then.
@@ -142,7 +144,7 @@ def early_savings(rule: Calibrated, answered: Both) -> dict[str, float]:
 
 
 def same_probe(
-    questions: Sequence[Question], rows: Sequence[Labelled], answered: Both
+    questions: Sequence[Question], rows: Sequence[LabelledRow], answered: Both
 ) -> dict[str, object]:
     """Return AUROC on the test questions with and without a probe trained on all the others."""
     generator = np.random.default_rng(0)
@@ -177,7 +179,7 @@ def same_probe(
 
 
 def promises(
-    rule: Calibrated, questions: Sequence[Question], rows: Sequence[Labelled]
+    rule: CalibratedRule, questions: Sequence[Question], rows: Sequence[LabelledRow]
 ) -> dict[str, dict[str, float]]:
     """Return how often P(wrong | kept) passes alpha, over draws of a calibration set.
 
@@ -271,7 +273,7 @@ def decision_cost() -> dict[str, object]:
     }
 
 
-def _monitor_us(rule: Calibrated) -> float:
+def _monitor_us(rule: CalibratedRule) -> float:
     """Return the median over answers of 24 tokens, microseconds a token."""
     generator, found = np.random.default_rng(0), []
     for number in range(300):
@@ -299,7 +301,7 @@ async def _decode_step_us() -> float:
     return float(np.median(found))
 
 
-def _judged(rule: Calibrated, answered: Both) -> list[Estimate]:
+def _judged(rule: CalibratedRule, answered: Both) -> list[Estimate]:
     pairs = zip(answered.questions, answered.rows, strict=True)
     return [judged(rule, question.question, row) for question, row in pairs]
 

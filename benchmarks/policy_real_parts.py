@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from offload.policy.fitting import deferral_curve
-from offload.policy.fitting.answer_table import Answered, mark_of, read_answers
+from offload.policy.fitting.answer_table import AnswerRow, mark_of, read_answers
 from offload.policy.fitting.deferral_curve import Outcomes
 from offload.policy.fitting.signed_logistic import fit_signed
-from offload.policy.fitting.table_replay import decided
+from offload.policy.fitting.table_replay import decide_rows
 from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES, PROMPT_SIGNS, SIGNS
 from offload.policy.serving.features import Floats
-from offload.policy.serving.first_day import SHIPPED, VERSION, FirstDay, FirstDayFile, FittedOn
+from offload.policy.serving.first_day import SHIPPED, VERSION, FirstDayFile, FirstDayRule, FittedOn
 from offload.policy.serving.logistic import Scorer, sigmoid
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
@@ -51,7 +51,7 @@ Picks = npt.NDArray[np.bool_]
 class Table:
     """One near model's answers: features [rows, features], and whether each is right [rows]."""
 
-    rows: list[Answered]
+    rows: list[AnswerRow]
     features: Floats
     prompts: Floats
     right: Floats
@@ -90,7 +90,7 @@ class Table:
         }
 
 
-def _numbers(row: Answered) -> Floats:
+def _numbers(row: AnswerRow) -> Floats:
     """Return an answer's log-probabilities, entropies and margins, [tokens, 3]."""
     return np.array([(e.logprob, e.entropy, e.margin) for e in row.tokens] or [(0.0, 0.0, 0.0)])
 
@@ -358,7 +358,7 @@ def ship(tables: Mapping[str, Table], *, far: Table) -> None:
             questions=tuple(questions),
         ),
     )
-    needs = np.concatenate([decided(FirstDay(file), table.rows).need for table in every])
+    needs = np.concatenate([decide_rows(FirstDayRule(file), table.rows).need for table in every])
     spread = np.quantile(needs, np.linspace(0.0, 1.0, 101))
     file = msgspec.structs.replace(file, needs=tuple(round(float(each), 4) for each in spread))
     SHIPPED.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")

@@ -290,7 +290,7 @@ def answers(
     as_json: Json = False,
 ) -> None:
     """Ask one model every question of a file, and keep what it made of each as a table."""
-    from edge.bench.answer_questions import Answering, run_answers
+    from edge.bench.answer_questions import AnswersFlags, run_answers
     from offload.messages import Sampling
 
     with as_typed():
@@ -302,7 +302,7 @@ def answers(
             logprobs=alternatives,
         )
         _at_least_one("--at-once", at_once)
-    wish = Answering(
+    wish = AnswersFlags(
         questions=questions,
         out=out,
         split=split,
@@ -342,12 +342,12 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Fit the policy of this model and this cloud to questions whose answers are known."""
-    from edge.bench.calibrate import Calibration, run_calibration
+    from edge.bench.calibrate import CalibrateFlags, run_calibration
     from offload.policy.fitting.calibrator import CalibrationOptions
 
     with as_typed():
         options = CalibrationOptions(alpha=alpha, delta=delta, use_probe=probe, seed=seed)
-    wish = Calibration(
+    wish = CalibrateFlags(
         questions=questions,
         split=split,
         model=model,

@@ -6,7 +6,8 @@ REASONS = {
     "edge_only": "only the near model was asked",
     "cloud_only": "only the far model was asked",
     "confident": "the near model was sure of its answer",
-    "courtesy": "the turn asks nothing, so it was answered near",
+    "small_talk": "the turn asks nothing, so it was answered near",
+    "courtesy": "the turn asks nothing, so it was answered near",  # in older ledgers
     "unsure": "the near model was not sure, so the far one was asked",
     "forced_cloud": "you asked for the far model",
     "offline": "you are offline, so it was answered near",

@@ -111,9 +111,9 @@ def _calls(text: str) -> object:
 
 
 def _consistency(text: str) -> object:
-    from offload.policy.serving.consistency import WhatIsAsked, consistency
+    from offload.policy.serving.consistency import QuestionForm, consistency
 
-    return consistency(WhatIsAsked.read(text), text)
+    return consistency(QuestionForm.read(text), text)
 
 
 def _questions(text: str) -> object:

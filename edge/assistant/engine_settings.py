@@ -15,7 +15,7 @@ from edge.chat.status_line import LinkState, link, link_state, memory_bytes
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
 from edge.models.local_models import find_model, list_models
-from edge.near.factory import Choice, open_hybrid
+from edge.near.factory import RunFlags, open_hybrid
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_file import change_settings
@@ -26,7 +26,7 @@ from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Privacy, Request
 from offload.pair import EDGE_MODEL
 
-Open = Callable[[Settings, Places, Choice], Engine]
+Open = Callable[[Settings, Places, RunFlags], Engine]
 
 
 class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -86,7 +86,7 @@ class Desk:
     def _make(self) -> Engine:
         offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
         consent = ConsentPrompt(self._ask, self._here, refused=self._refused)
-        choice = Choice(offline=offline, consent=consent, serving=self._serving)
+        choice = RunFlags(offline=offline, consent=consent, serving=self._serving)
         return self._open(self.settings, self._here, choice)
 
     @property

@@ -23,12 +23,12 @@ from offload.errors import RequestError, SettingsError
 from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
 from offload.messages import Message, Request, Sampling
 from offload.policy.fitting.answer_table import AnswerTable
-from offload.policy.fitting.ask_questions import Asking, ask_all
+from offload.policy.fitting.ask_questions import AskOptions, ask_all
 from offload.policy.fitting.questions import find_grader, read_questions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answering:
+class AnswersFlags:
     """What the flags of `policy answers` say."""
 
     questions: Path
@@ -43,7 +43,7 @@ class Answering:
     keep_states: bool = False
 
 
-def run_answers(wish: Answering, *, as_json: bool) -> None:
+def run_answers(wish: AnswersFlags, *, as_json: bool) -> None:
     """Ask what the table lacks, and say how many were answered, how many right, how many left."""
     questions = read_questions(wish.questions, split=wish.split)
     if not questions:
@@ -51,7 +51,7 @@ def run_answers(wish: Answering, *, as_json: bool) -> None:
     here, settings = places(), load(places().config_file)
     if wish.model is not None:
         settings = replace(settings, edge=replace(settings.edge, model=wish.model))
-    how = Asking(
+    how = AskOptions(
         grader=find_grader(wish.grader),
         sampling=wish.sampling,
         at_once=wish.at_once,
@@ -88,7 +88,7 @@ def said_left_out(count: int) -> None:
 
 
 @asynccontextmanager
-async def _opened(wish: Answering, settings: Settings, here: Places) -> AsyncIterator[Engine]:
+async def _opened(wish: AnswersFlags, settings: Settings, here: Places) -> AsyncIterator[Engine]:
     """Open the near model, or with `cloud` the far one, whose questions the ledger notes."""
     if not wish.cloud:
         side = replace(settings.edge, max_num_seqs=settings.edge.max_num_seqs or wish.at_once)

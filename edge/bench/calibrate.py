@@ -14,7 +14,7 @@ from rich.progress import Progress
 from backbone.terminal_text import echo, echo_json
 from edge.bench.answer_questions import reach, said_left_out
 from edge.models.local_models import find_model
-from edge.near.factory import Choice, open_hybrid
+from edge.near.factory import RunFlags, open_hybrid
 from edge.near.rule_choice import content_of
 from offload.config.places import Places, places
 from offload.config.settings import Settings
@@ -22,16 +22,16 @@ from offload.config.settings_reading import load
 from offload.egress.consent import OnceForAll
 from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Sampling
-from offload.policy.fitting.ask_questions import Asking
+from offload.policy.fitting.ask_questions import AskOptions
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
-from offload.policy.fitting.labelled_questions import Labels, label
+from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question, find_grader, read_questions
-from offload.policy.serving.calibrated import Calibrated, save_policy
+from offload.policy.serving.calibrated import CalibratedRule, save_policy
 from offload.policy.serving.policy_file import Pairing, policy_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
+class CalibrateFlags:
     """What the flags of `policy calibrate` say."""
 
     questions: Path
@@ -42,7 +42,7 @@ class Calibration:
     options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
 
 
-def run_calibration(wish: Calibration, *, as_json: bool) -> None:
+def run_calibration(wish: CalibrateFlags, *, as_json: bool) -> None:
     """Ask, fit and write the policy file; say what was found and where it lies."""
     questions = read_questions(wish.questions, split=wish.split)
     if not questions:
@@ -60,9 +60,9 @@ def run_calibration(wish: Calibration, *, as_json: bool) -> None:
 
 
 async def _calibrate(
-    questions: list[Question], wish: Calibration, settings: Settings, here: Places
-) -> tuple[Calibrated, Path, int]:
-    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these questions")))
+    questions: list[Question], wish: CalibrateFlags, settings: Settings, here: Places
+) -> tuple[CalibratedRule, Path, int]:
+    hybrid = open_hybrid(settings, here, RunFlags(consent=OnceForAll("these questions")))
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:
@@ -70,11 +70,13 @@ async def _calibrate(
         await reach(cloud)
         pairing = pairing_of(settings, here, edge.card(), cloud.card())
         path = here.policies / policy_name(pairing)
-        labels = Labels.at(path.with_suffix(""))
-        how = Asking(grader=find_grader(wish.grader), sampling=Sampling(max_tokens=wish.max_tokens))
+        labels = LabelTables.at(path.with_suffix(""))
+        how = AskOptions(
+            grader=find_grader(wish.grader), sampling=Sampling(max_tokens=wish.max_tokens)
+        )
         with Progress(console=Console(stderr=True), transient=True) as bar:
             job = bar.add_task("asking both models", total=len(questions))
-            left_out = await label(
+            left_out = await label_questions(
                 questions,
                 edge,
                 cloud,
@@ -99,7 +101,7 @@ def pairing_of(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCa
     )
 
 
-def _told(rule: Calibrated, path: Path) -> str:
+def _told(rule: CalibratedRule, path: Path) -> str:
     found, policy = rule.policy.found, rule.policy
     far = sum(gain > policy.min_gain for gain in policy.held.gains) / max(1, found.num_held)
     return "\n".join(

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from backbone.terminal_text import echo_json, printable
 from edge.chat.terminal import StreamReader
-from edge.near.factory import Choice, open_hybrid
+from edge.near.factory import RunFlags, open_hybrid
 from offload.config.places import places
 from offload.config.settings_reading import load
 from offload.egress.consent import OnceForAll
@@ -49,7 +49,7 @@ class TrialOutcome(msgspec.Struct, frozen=True, kw_only=True):
         return (self.hybrid_accuracy - self.edge_accuracy) / gap if gap > 0 else 1.0
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
+class TrialAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """One answer of one engine."""
 
     right: bool
@@ -80,7 +80,7 @@ async def _trial(
     here, settings = places(), load(places().config_file)
     if model is not None:
         settings = replace(settings, edge=replace(settings.edge, model=model))
-    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these questions")))
+    hybrid = open_hybrid(settings, here, RunFlags(consent=OnceForAll("these questions")))
     cloud = hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:
@@ -95,7 +95,7 @@ async def _trial(
     return outcome
 
 
-async def _give(engine: Engine, question: Question) -> Given:
+async def _give(engine: Engine, question: Question) -> TrialAnswer:
     request = Request(
         messages=(Message(role="user", content=question.question),),
         sampling=Sampling(max_tokens=MAX_TOKENS),
@@ -103,10 +103,10 @@ async def _give(engine: Engine, question: Question) -> Given:
     reader = StreamReader(quiet=True)
     finish = await reader.read(engine.generate(request))
     right = is_right(reader.text, question.answer)
-    return Given(right=right, text=reader.text, finish=finish)
+    return TrialAnswer(right=right, text=reader.text, finish=finish)
 
 
-async def _shown(hybrid: Hybrid, question: Question, console: Console) -> Given:
+async def _shown(hybrid: Hybrid, question: Question, console: Console) -> TrialAnswer:
     given = await _give(hybrid, question)
     route = given.finish.route
     assert route is not None, "the hybrid always says who answered"
@@ -132,8 +132,8 @@ def _plain(text: str) -> str:
 
 async def _alone(
     engine: Engine, questions: Sequence[Question], what: str, console: Console, *, at_once: int
-) -> list[Given]:
-    given: list[Given] = []
+) -> list[TrialAnswer]:
+    given: list[TrialAnswer] = []
     starts = range(0, len(questions), at_once)
     for start in track(starts, description=what, console=console, transient=True):
         batch = questions[start : start + at_once]
@@ -142,7 +142,10 @@ async def _alone(
 
 
 def _outcome(
-    mixed: Sequence[Given], near: Sequence[Given], far: Sequence[Given], seconds: float
+    mixed: Sequence[TrialAnswer],
+    near: Sequence[TrialAnswer],
+    far: Sequence[TrialAnswer],
+    seconds: float,
 ) -> TrialOutcome:
     def share(flags: Sequence[bool]) -> float:
         return round(sum(flags) / len(flags), 4)
@@ -158,7 +161,7 @@ def _outcome(
     )
 
 
-def _served_by(given: Given) -> str:
+def _served_by(given: TrialAnswer) -> str:
     assert given.finish.route is not None, "the hybrid always says who answered"
     return given.finish.route.served_by
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 from backbone.terminal_text import echo, echo_json
 from edge.bench.answer_questions import reach, said_left_out
 from edge.bench.calibrate import pairing_of
-from edge.near.factory import Choice, open_hybrid
+from edge.near.factory import RunFlags, open_hybrid
 from offload.config.places import places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
@@ -22,12 +22,12 @@ from offload.egress.consent import OnceForAll
 from offload.errors import SettingsError
 from offload.messages import Sampling
 from offload.policy.fitting.answer_table import AnswerTable
-from offload.policy.fitting.ask_questions import Asking
+from offload.policy.fitting.ask_questions import AskOptions
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
 from offload.policy.fitting.far_labels import FarLabels, label_by_far, read_prompts
-from offload.policy.fitting.labelled_questions import Labels, label
+from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question
-from offload.policy.serving.calibrated import Calibrated, save_policy
+from offload.policy.serving.calibrated import CalibratedRule, save_policy
 from offload.policy.serving.policy_file import policy_name
 
 
@@ -73,9 +73,9 @@ def run_learning(wish: Learning, *, as_json: bool) -> None:
 
 async def _learn(
     questions: list[Question], wish: Learning, settings: Settings
-) -> tuple[Calibrated, Path, FarLabels, int]:
+) -> tuple[CalibratedRule, Path, FarLabels, int]:
     here = places()
-    hybrid = open_hybrid(settings, here, Choice(consent=OnceForAll("these prompts")))
+    hybrid = open_hybrid(settings, here, RunFlags(consent=OnceForAll("these prompts")))
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:
@@ -85,9 +85,9 @@ async def _learn(
         path = here.policies / policy_name(pairing)
         # With texts, which labels are made from: these files end with the run that reads them.
         asked = path.with_name(f"{path.stem}.learning")
-        tables = Labels.at(asked)
+        tables = LabelTables.at(asked)
         judged = AnswerTable(asked.with_name(f"{asked.name}.judged.jsonl"))
-        how = Asking(
+        how = AskOptions(
             grader=lambda text, question: False,  # nobody knows yet
             sampling=Sampling(max_tokens=wish.max_tokens),
             keep_text=True,
@@ -95,7 +95,7 @@ async def _learn(
         with Progress(console=Console(stderr=True), transient=True) as bar:
             job = bar.add_task("asking both models", total=len(questions))
             heard = lambda done: bar.update(job, completed=done)  # noqa: E731
-            left_out = await label(questions, edge, cloud, tables, how, told=heard)
+            left_out = await label_questions(questions, edge, cloud, tables, how, told=heard)
             bar.update(job, description="judging what cannot be compared")
             labels = await label_by_far(questions, tables.near, tables.far, cloud, judged, how)
     rule = calibrate(labels.questions, labels.rows, pairing, wish.options)
@@ -105,7 +105,7 @@ async def _learn(
     return rule, path, labels, left_out
 
 
-def _told(rule: Calibrated, path: Path, labels: FarLabels) -> str:
+def _told(rule: CalibratedRule, path: Path, labels: FarLabels) -> str:
     found = rule.policy.found
     judged = f", {labels.num_judged} judged by the far model" if labels.num_judged else ""
     return "\n".join(

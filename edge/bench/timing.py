@@ -69,7 +69,7 @@ class SpeedReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(kw_only=True)
-class Side:
+class TimedRuns:
     """What one way of running the model took, of all its answers."""
 
     load_s: float = 0.0
@@ -97,14 +97,14 @@ async def measure_speed(
 
     Where drafts are set up, it is timed on ordinary questions, with them and without by turns.
     """
-    watch, side = Disturbance(), Side()
+    watch, side = Disturbance(), TimedRuns()
     edge = settings.edge
     plain = replace(edge, draft_model="", max_draft_tokens=0)
     if not edge.draft_model and edge.max_draft_tokens <= 0:
         bare = replace(settings, edge=plain)
         card = await _run(bare, here, side, answer_tokens, _Numbers(prompt_tokens))
         return _report(card, side, watch, spread(side.rates()))
-    without = Side()
+    without = TimedRuns()
     rounds: list[float] = []
     for _ in range(ROUNDS):
         await _run(replace(settings, edge=plain), here, without, answer_tokens, _question)
@@ -116,7 +116,7 @@ async def measure_speed(
 async def _run(
     settings: Settings,
     here: Places,
-    side: Side,
+    side: TimedRuns,
     answer_tokens: int,
     prompt: Callable[[int, ModelCard], Request],
 ) -> ModelCard:
@@ -146,7 +146,7 @@ async def _run(
     return card
 
 
-async def _answer(engine: Engine, request: Request, side: Side) -> None:
+async def _answer(engine: Engine, request: Request, side: TimedRuns) -> None:
     started, first, text = time.perf_counter(), 0.0, ""
     async for item in engine.generate(request):
         if isinstance(item, Finish):
@@ -186,7 +186,7 @@ def _question(number: int, card: ModelCard) -> Request:
 
 def _report(
     card: ModelCard,
-    side: Side,
+    side: TimedRuns,
     watch: Disturbance,
     apart: float,
     drafts: DraftReport | None = None,
@@ -212,7 +212,7 @@ def _report(
     )
 
 
-def _drafts(settings: Settings, side: Side, without: Side) -> DraftReport:
+def _drafts(settings: Settings, side: TimedRuns, without: TimedRuns) -> DraftReport:
     edge = settings.edge
     return DraftReport(
         ratio=side.decode_rate() / (without.decode_rate() or 1.0),

@@ -25,7 +25,7 @@ from offload.messages import Finish, Message, Privacy, Request, Sampling
 from offload.reasons import sentence
 
 if TYPE_CHECKING:
-    from edge.near.factory import Choice
+    from edge.near.factory import RunFlags
 
 # The chat's prompt is drawn with this alone: engines are imported where they are opened.
 
@@ -74,10 +74,10 @@ class AskOptions:
         with as_typed():
             return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
 
-    def choice(self) -> Choice:
-        from edge.near.factory import Choice
+    def choice(self) -> RunFlags:
+        from edge.near.factory import RunFlags
 
-        return Choice(
+        return RunFlags(
             offline=self.offline,
             forced="cloud" if self.cloud else None,
             consent=ConsentPrompt(consent_at_terminal, None) if sys.stdin.isatty() else None,

@@ -20,7 +20,7 @@ from edge.chat.terminal import why
 from edge.chat.thought_folding import Folding
 from edge.chat.upgrade_answers import Bettering
 from edge.conversations.store import Conversations
-from edge.near.switch_model import Changing
+from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
 from offload.engine import Engine
 from offload.messages import Delta, Finish, Privacy, Side
@@ -45,7 +45,7 @@ class Chat:
         system: str = "",
         conversation: str | None = None,
         sessions: Path | None = None,
-        changing: Changing | None = None,
+        changing: ModelSwitch | None = None,
         bettering: Bettering | None = None,
         privacy: Callable[[], Privacy] | None = None,
     ) -> None:

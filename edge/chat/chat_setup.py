@@ -120,7 +120,7 @@ class _Desk:
         from edge.chat.dialogue import Manner
         from edge.chat.outbox_notice import waiting_line
         from edge.chat.upgrade_answers import Bettering
-        from edge.near.switch_model import Changing
+        from edge.near.switch_model import ModelSwitch
 
         outbox = self._outbox(past)
         if outbox and not self._wish.offline and (told := waiting_line(outbox)):
@@ -133,7 +133,7 @@ class _Desk:
             system=self._wish.system or "",
             conversation=conversation,
             privacy=self._privacy,
-            changing=Changing(
+            changing=ModelSwitch(
                 lambda name: self._open(self._with_model(name), screen),
                 self._here.models,
                 current=self._settings.edge.model,
@@ -161,10 +161,10 @@ class _Desk:
         )
 
     def _open(self, settings: Settings, screen: Screen) -> Engine:
-        from edge.near.factory import Choice, open_hybrid
+        from edge.near.factory import RunFlags, open_hybrid
 
         consent = ConsentPrompt(_asker(screen), self._here, refused=self._refused)
-        choice = Choice(offline=self._wish.offline, consent=consent)
+        choice = RunFlags(offline=self._wish.offline, consent=consent)
         return open_hybrid(settings, self._here, choice)
 
     def _with_model(self, name: str) -> Settings:

@@ -16,20 +16,20 @@ from offload.config.settings import Settings
 from offload.egress.permission import LivePermission
 from offload.engine import Engine
 from offload.errors import SettingsError
-from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger, surroundings
+from offload.hybrid.cloud_factory import conditions_reader, open_cloud, open_door, open_ledger
 from offload.hybrid.hybrid import AskConsent, Hybrid, HybridOptions
 from offload.messages import Request
 from offload.pair import EDGE_MODEL
 from offload.policy.serving.dispatch import Prices
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 
 if TYPE_CHECKING:
     from edge.llama.options import LlamaOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What a command's flags say about one run."""
+class RunFlags:
+    """Flags of one run, as a command's options say them."""
 
     offline: bool = False
     forced: Literal["edge", "cloud"] | None = None
@@ -118,12 +118,12 @@ def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool)
     return TorchEdgeEngine(path, options=options)
 
 
-def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptions:
+def options_for(settings: Settings, here: Places, choice: RunFlags) -> HybridOptions:
     """Return how the hybrid decides for this model, these settings and these flags."""
     wish = settings.policy
     rule = rule_for(find_model(settings.edge.model, here.models), settings, here)
     return HybridOptions(
-        rule=rule or Threshold(),
+        rule=rule or ThresholdRule(),
         aim=parse_aim(wish.aim),
         min_gain=wish.min_gain,
         prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
@@ -134,7 +134,7 @@ def options_for(settings: Settings, here: Places, choice: Choice) -> HybridOptio
     )
 
 
-def open_hybrid(settings: Settings, here: Places, choice: Choice) -> Hybrid:
+def open_hybrid(settings: Settings, here: Places, choice: RunFlags) -> Hybrid:
     """Return the two engines under one policy."""
     options = options_for(settings, here, choice)
     edge = open_edge(settings, here, serving=choice.serving, only=choice.only)
@@ -146,8 +146,8 @@ def open_hybrid(settings: Settings, here: Places, choice: Choice) -> Hybrid:
         cloud = open_door(
             link, settings, here, ledger=ledger, consent=choice.consent, allowed=allowed
         )
-    around = surroundings(cloud, settings, ledger, read_strain, allowed)
+    reader = conditions_reader(cloud, settings, ledger, read_strain, allowed)
     rest: dict[str, Any] = {} if choice.consent is None else {"consent": choice.consent}
     return Hybrid(
-        edge, cloud, options=options, recorder=ledger, surroundings=around, allowed=allowed, **rest
+        edge, cloud, options=options, recorder=ledger, conditions=reader, allowed=allowed, **rest
     )

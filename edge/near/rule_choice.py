@@ -12,7 +12,7 @@ from offload.config.settings import Settings
 from offload.errors import SettingsError
 from offload.pair import EDGE_MODEL, EDGE_POLICY
 from offload.policy.serving.first_day import first_day
-from offload.policy.serving.rule import Rule, Threshold
+from offload.policy.serving.rule import Rule, ThresholdRule
 
 _log = logging.getLogger("nearfar.policy")
 
@@ -23,7 +23,7 @@ def rule_for(model: Path, settings: Settings, here: Places) -> Rule | None:
     Without a rule nothing may be sent: an answer near costs less than a wrong guess.
     """
     if settings.policy.min_logprob is not None:
-        return Threshold(min_logprob=settings.policy.min_logprob)
+        return ThresholdRule(min_logprob=settings.policy.min_logprob)
     path = policy_of(model, settings, here)
     if path is None:
         return first_day()

@@ -15,13 +15,13 @@ from offload.engine import Engine
 _WORKING = 1.25  # a model in use takes its file and a quarter more, for its context and its sums
 
 
-class Holder(Protocol):
+class EngineHolder(Protocol):
     """Whoever has the engine that answers."""
 
     engine: Engine
 
 
-class Changing:
+class ModelSwitch:
     """Changes the near model by name; `open_engine` loads one, `current` names the first."""
 
     def __init__(
@@ -35,7 +35,7 @@ class Changing:
         self._open, self._models, self._current = open_engine, models, current
         self._free_bytes = free_bytes
 
-    async def change(self, holder: Holder, name: str) -> None:
+    async def change(self, holder: EngineHolder, name: str) -> None:
         """Let the holder have another model. Raises NearfarError, and then it has the old one."""
         path = find_model(name, self._models)  # a wrong name is said before anything is freed
         if size_of(path) * _WORKING <= self._free_bytes():
@@ -44,12 +44,12 @@ class Changing:
             await self._instead(holder, name)
         self._current = name
 
-    async def _beside(self, holder: Holder, name: str) -> None:
+    async def _beside(self, holder: EngineHolder, name: str) -> None:
         engine = await asyncio.to_thread(self._open, name)
         old, holder.engine = holder.engine, engine
         await old.aclose()
 
-    async def _instead(self, holder: Holder, name: str) -> None:
+    async def _instead(self, holder: EngineHolder, name: str) -> None:
         await holder.engine.aclose()
         try:
             holder.engine = await asyncio.to_thread(self._open, name)

@@ -30,7 +30,7 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
 
     decision: Decided
     left: list[Left]
-    told: list[str]
+    report_lines: list[str]
 
 
 def list_left(limit: int, *, as_json: bool) -> None:
@@ -50,11 +50,11 @@ def explain(name: str, *, as_json: bool) -> None:
     with open_book(places().ledger) as book:
         decision = book.decision(name)
         left = book.departures(request_id=decision.request_id)
-    told = explained(decision, left)
+    report_lines = explained(decision, left)
     if as_json:
-        _print(Explanation(decision=decision, left=left, told=told))
+        _print(Explanation(decision=decision, left=left, report_lines=report_lines))
         return
-    for line in told:
+    for line in report_lines:
         echo(line)
 
 
@@ -64,7 +64,7 @@ def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json
     Raises RequestError for an unknown aim, SettingsError for a policy that cannot be read.
     """
     from offload.pair import EDGE_POLICY
-    from offload.policy.fitting.ledger_replay import limit_of, told
+    from offload.policy.fitting.ledger_replay import limit_of, report_lines
     from offload.policy.fitting.ledger_replay import replay as run
 
     limit = limit_of(parse_aim(name), policy=policy or EDGE_POLICY, min_logprob=min_logprob)
@@ -73,7 +73,7 @@ def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json
     if as_json:
         _print(found)
         return
-    for line in told(found):
+    for line in report_lines(found):
         echo(line)
 
 
@@ -84,15 +84,20 @@ def value(name: str, policy: Path | None, rewards: Path, *, as_json: bool) -> No
     """
     from offload.pair import EDGE_POLICY
     from offload.policy.fitting.ledger_replay import limit_of
-    from offload.policy.fitting.off_policy import drawn, read_rewards, told, worth
+    from offload.policy.fitting.off_policy import (
+        drawn_decisions,
+        read_rewards,
+        report_lines,
+        value_of,
+    )
 
     limit = limit_of(parse_aim(name), policy=policy or EDGE_POLICY, min_logprob=None)
     with open_book(places().ledger) as book:
-        found = worth(drawn(book.decisions(), read_rewards(rewards), limit))
+        found = value_of(drawn_decisions(book.decisions(), read_rewards(rewards), limit))
     if as_json:
         _print(found)
         return
-    for line in told(found, name):
+    for line in report_lines(found, name):
         echo(line)
 
 

@@ -97,7 +97,7 @@ def _evaluate_answers(
 ) -> None:
     import msgspec
 
-    from offload.policy.fitting.table_replay import evaluate_answers, lines
+    from offload.policy.fitting.table_replay import evaluate_answers, report_lines
     from offload.policy.serving.first_day import first_day
     from offload.policy.serving.rule import Rule
 
@@ -113,13 +113,13 @@ def _evaluate_answers(
     if as_json:
         echo_json(msgspec.json.encode(found).decode())
     else:
-        echo("\n".join(lines(found)))
+        echo("\n".join(report_lines(found)))
 
 
 def _told(found: Evaluation) -> str:
     """Say in lines what was found, with what it can be compared to."""
     low, high = found.intervals["apgr"]
-    lines = [
+    report_lines = [
         f"{found.num_questions} questions scored, {found.num_labels} labels learned from",
         f"APGR     {found.apgr:.3f}  ({low:.3f} to {high:.3f} in 95 of 100 resamples)",
         *(f"CPT{level}    {getattr(found, f'cpt{level}'):6.1%}" for level in (50, 80, 95)),
@@ -134,7 +134,7 @@ def _told(found: Evaluation) -> str:
         found.split,
         *found.notes,
     ]
-    return "\n".join(lines)
+    return "\n".join(report_lines)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

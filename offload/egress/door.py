@@ -26,7 +26,7 @@ from offload.engine import Engine
 from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Withheld
 from offload.link.health import CloudStanding
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
-from offload.policy.serving.dispatch import MeasuredCloud, Prices, Reachable, num_chars
+from offload.policy.serving.dispatch import CloudStatus, MeasuredCloud, Prices, num_chars
 from offload.policy.serving.gate import Conditions, DayLimits, kept_near
 from offload.reasons import sentence
 
@@ -71,7 +71,7 @@ class EgressEngine:
         """Return the card of the cloud's model. Raises CloudUnreachable before it is known."""
         return self.cloud.card()
 
-    def standing(self) -> Reachable:
+    def standing(self) -> CloudStatus:
         """Return what is known of the cloud; nothing is sent for it."""
         return self.cloud.standing() if isinstance(self.cloud, MeasuredCloud) else _UNKNOWN
 

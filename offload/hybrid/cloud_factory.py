@@ -15,7 +15,7 @@ from offload.engine import Engine
 from offload.hybrid.hybrid import AskConsent
 from offload.messages import Request
 from offload.policy.serving.dispatch import Prices
-from offload.policy.serving.gate import ConditionsReader, Strained
+from offload.policy.serving.gate import ConditionsReader, PressureReading
 
 if TYPE_CHECKING:
     from offload.link.pool import CloudPool
@@ -79,13 +79,13 @@ def open_door(
     return EgressEngine(cloud, door=door, ledger=ledger)
 
 
-def surroundings(
+def conditions_reader(
     cloud: Engine | None,
     settings: Settings,
     ledger: Ledger,
-    strain: Callable[[], Strained],
+    pressure: Callable[[], PressureReading],
     allowed: Permission,
 ) -> ConditionsReader:
-    """Return what the gate is told of the link, of today's spending, and of this device."""
-    watched = strain if settings.policy.spare_device else None
-    return ConditionsReader(cloud, ledger=ledger, limits=lambda: allowed().limits, strain=watched)
+    """Return the reader of what the gate is told: link, today's spending, this device."""
+    watched = pressure if settings.policy.spare_device else None
+    return ConditionsReader(cloud, ledger=ledger, limits=lambda: allowed().limits, pressure=watched)

@@ -7,13 +7,21 @@ from typing import Literal
 
 import msgspec
 
+from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.engine import Engine
 from offload.errors import LinkError
 from offload.messages import Delta, Finish, Request, Route, Side, Usage
-from offload.policy.serving.dispatch import Clock, Outlook, Prices, Start, Times, dispatch
+from offload.policy.serving.dispatch import (
+    DispatchInputs,
+    LatencyModel,
+    PredictedTimes,
+    Prices,
+    Start,
+    dispatch,
+)
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.monitor import Monitor
-from offload.policy.serving.rule import Estimate, Expectation, Limit, Rule
+from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +38,7 @@ class Draw:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Deciding:
+class DecisionInputs:
     """What one request is decided by; the clocks are shared by all requests.
 
     `draw` is None where nothing is left to chance.
@@ -40,8 +48,8 @@ class Deciding:
     limit: Limit
     prices: Prices
     handover: Literal["replace", "continue"]
-    near_clock: Clock
-    far_clock: Clock
+    near_latency: LatencyModel
+    far_latency: LatencyModel
     draw: Draw | None = None
 
 
@@ -51,12 +59,12 @@ class DecisionState:
     An estimate that fails never fails the request: from then on the near answer stands.
     """
 
-    def __init__(self, by: Deciding, request: Request, cloud: Engine | None) -> None:
+    def __init__(self, by: DecisionInputs, request: Request, cloud: Engine | None) -> None:
         self._by, self._request = by, request
         self._failsafe = safely = Failsafe()
-        self.expected = safely(lambda: by.rule.expect(request.last_text()), Expectation())
-        self._near_times = safely(lambda: by.near_clock.near(request), Times())
-        self._far_times = safely(lambda: by.far_clock.far(request, cloud), Times())
+        self.expected = safely(lambda: by.rule.expect(request.last_text()), PromptEstimate())
+        self._near_times = safely(lambda: by.near_latency.near(request), PredictedTimes())
+        self._far_times = safely(lambda: by.far_latency.far(request, cloud), PredictedTimes())
         self._estimate: Estimate | None = None
         self._when_tripped: Estimate | None = None
         self._was_cut = False
@@ -67,7 +75,7 @@ class DecisionState:
 
     def start(self) -> tuple[Start, str]:
         """Return who should begin, and why."""
-        outlook = Outlook(
+        outlook = DispatchInputs(
             expected=self.expected,
             near=self._near_times,
             far=self._far_times,
@@ -226,3 +234,13 @@ def _sent_is_known(failure: LinkError | None, given_up: bool) -> bool | None:
 def _plain(value: float) -> float | None:
     """Return a limit as JSON can hold it; one at infinity limits nothing."""
     return value if abs(value) < 1e300 else None
+
+
+def with_left_out(request: Request, finish: Finish) -> Finish:
+    """Return the end of an answer with how many turns the cloud, if it answered, was not shown."""
+    route = finish.route
+    _, left_out = part_that_leaves(request)
+    if not left_out or route is None or route.served_by != "cloud":
+        return finish
+    route = msgspec.structs.replace(route, left_out=left_out)
+    return msgspec.structs.replace(finish, route=route)

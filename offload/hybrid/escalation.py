@@ -12,10 +12,10 @@ from offload.egress.door import EgressEngine
 from offload.egress.privacy.shareable_part import holds_private, part_that_leaves
 from offload.engine import Engine, Revealing
 from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Unsupported, Withheld
-from offload.hybrid.decision_state import Deciding, DecisionState
-from offload.hybrid.handover import Ahead, Stream, accepted, closing
+from offload.hybrid.decision_state import DecisionInputs, DecisionState
+from offload.hybrid.handover import BackgroundStream, Stream, accepted, closing
 from offload.messages import Delta, Finish, Request
-from offload.policy.serving.dispatch import Clock
+from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import GateVerdict
 
@@ -29,13 +29,13 @@ class Escalation:
         cloud: Engine | None,
         request: Request,
         verdict: GateVerdict,
-        deciding: Deciding,
+        deciding: DecisionInputs,
         consent: Callable[[Request], Awaitable[bool]],
     ) -> None:
         self._edge, self._cloud = edge, cloud
         self._request, self.verdict, self._by = request, verdict, deciding
         self._consent = consent
-        self.judgement = DecisionState(deciding, request, cloud)
+        self.state = DecisionState(deciding, request, cloud)
         self._text = ""  # what the reader has before them
 
     async def run(self) -> AsyncIterator[Delta | Finish]:
@@ -51,7 +51,7 @@ class Escalation:
             return self._near(self.verdict.reason)
         if self.verdict.choice == "cloud":
             return self._far(self.verdict.reason)
-        start, reason = self.judgement.start()
+        start, reason = self.state.start()
         if start == "near_only":
             return self._near(reason)
         if start == "far":
@@ -76,17 +76,17 @@ class Escalation:
             request = msgspec.structs.replace(request, answer_prefix=begun)
         ended: Finish | None = None
         with self._revealed():
-            async with closing(self._timed(self._edge, request, self._by.near_clock)) as edge:
+            async with closing(self._timed(self._edge, request, self._by.near_latency)) as edge:
                 async for item in edge:
                     if isinstance(item, Finish):
                         ended = item
                         break
-                    self.judgement.monitor.see(item)
+                    self.state.monitor.see(item)
                     yield msgspec.structs.replace(item, source="edge", replaces=replaces)
                     replaces = False
-                    if self.judgement.monitor.stuck:
+                    if self.state.monitor.stuck:
                         break
-        self.judgement.monitor.conclude(ended.reason if ended else "stop")
+        self.state.monitor.conclude(ended.reason if ended else "stop")
         async for rest in self._stands(ended, reason, failure):
             yield rest
 
@@ -99,10 +99,10 @@ class Escalation:
         given_up: bool = False,
     ) -> Stream:
         """End the near answer as it stands, less the circles it may have run in."""
-        if (cut := self.judgement.cut(self._text)) is not None:
+        if (cut := self.state.cut(self._text)) is not None:
             yield cut
-        finish = ended or self.judgement.broken_off()
-        yield self.judgement.routed(finish, "edge", reason, failure, given_up=given_up)
+        finish = ended or self.state.broken_off()
+        yield self.state.routed(finish, "edge", reason, failure, given_up=given_up)
 
     async def _far(self, reason: str) -> Stream:
         """Ask the cloud only; near if it may not or cannot answer."""
@@ -120,7 +120,7 @@ class Escalation:
     async def cloud_stream(self, reason: str, prefix: str = "") -> Stream:
         """Stream the cloud's answer, behind `prefix` where one is given and the cloud can."""
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
-        self.judgement.asked_far = True
+        self.state.asked_far = True
         if prefix:
             begun = self._request.answer_prefix + prefix
             behind = msgspec.structs.replace(self._request, answer_prefix=begun)
@@ -144,54 +144,54 @@ class Escalation:
             door = self._cloud.because(reason)
         else:
             door, (request, _) = self._cloud, part_that_leaves(request)
-        async with closing(self._timed(door, request, self._by.far_clock)) as cloud:
+        async with closing(self._timed(door, request, self._by.far_latency)) as cloud:
             async for item in cloud:
                 if isinstance(item, Delta):
                     yield msgspec.structs.replace(item, source="cloud")
                 elif item.reason == "error":
                     raise _failed(item)
                 else:
-                    yield self.judgement.routed(self.judgement.priced(item), "cloud", reason)
+                    yield self.state.routed(self.state.priced(item), "cloud", reason)
 
     async def _watched(self, *, hedged: bool) -> Stream:
         """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""
         reason, ended = self.verdict.reason, None
-        async with Ahead() as far:
+        async with BackgroundStream() as far:
             if hedged:
                 reason = await self._ask(far, "hedged")
             with self._revealed():
-                near = self._timed(self._edge, self._request, self._by.near_clock)
+                near = self._timed(self._edge, self._request, self._by.near_latency)
                 async with closing(near) as edge:
                     async for item in edge:
                         if isinstance(item, Finish):
                             ended = item
                             break
-                        self.judgement.see(item)
+                        self.state.see(item)
                         yield msgspec.structs.replace(item, source="edge")
-                        why = self.judgement.wants_far
+                        why = self.state.wants_far
                         if why is not None and reason == self.verdict.reason:
                             reason = await self._ask(far, why)
-                        if self.judgement.monitor.stuck:
-                            ended = self.judgement.broken_off()
+                        if self.state.monitor.stuck:
+                            ended = self.state.broken_off()
                             break
                         if far.arrived and reason == "unsure":
                             break
             if ended is not None:
-                self.judgement.monitor.conclude(ended.reason)
-                why = self.judgement.wants_far
+                self.state.monitor.conclude(ended.reason)
+                why = self.state.wants_far
                 if why is not None and reason == self.verdict.reason:
                     reason = await self._ask(far, why)
             if reason in ("unsure", "explored") or (
-                reason == "hedged" and self.judgement.monitor.tripped
+                reason == "hedged" and self.state.monitor.tripped
             ):
                 async for item in self._take_over(far, ended):
                     yield item
             elif ended is not None:
-                kept = self.judgement.kept(reason, self.verdict.reason)
+                kept = self.state.kept(reason, self.verdict.reason)
                 async for item in self._stands(ended, kept, given_up=far.started):
                     yield item
 
-    async def _ask(self, far: Ahead, reason: str) -> str:
+    async def _ask(self, far: BackgroundStream, reason: str) -> str:
         """Ask the cloud in the background if the text may leave; return the reason code."""
         if not await self.may_leave():
             return "not_allowed"
@@ -202,9 +202,9 @@ class Escalation:
         """Return from where the cloud goes on; what was written from turns that stay, stays too."""
         if self._by.handover != "continue" or holds_private(self._request):
             return ""
-        return accepted(self.judgement.monitor.sure_text)
+        return accepted(self.state.monitor.sure_text)
 
-    async def _take_over(self, far: Ahead, ended: Finish | None) -> Stream:
+    async def _take_over(self, far: BackgroundStream, ended: Finish | None) -> Stream:
         """Stream the cloud's answer in place of the edge's, or keep the edge's if it fails."""
         shown = False
         try:
@@ -230,13 +230,13 @@ class Escalation:
                 return
             except (Unsupported, ContextLengthError):
                 pass  # nothing was shown yet: both are raised before the first Delta
-        self.judgement.watch_anew()
+        self.state.watch_anew()
         replaces = bool(self._text)
         async for item in self._near(_code(error), replaces=replaces, failure=error):
             yield item
 
     async def _near_behind(self, prefix: str, error: LinkError, *, cut: bool) -> Stream:
-        self.judgement.watch_anew()
+        self.state.watch_anew()
         stream = self._near(_code(error), failure=error, prefix=prefix)
         async with closing(stream) as near:
             async for item in near:
@@ -245,7 +245,7 @@ class Escalation:
                     cut = False
                 yield item
 
-    async def _timed(self, engine: Engine, request: Request, clock: Clock) -> Stream:
+    async def _timed(self, engine: Engine, request: Request, clock: LatencyModel) -> Stream:
         began, first_s = time.monotonic(), None
         async with closing(engine.generate(request)) as stream:
             async for item in stream:
@@ -258,13 +258,15 @@ class Escalation:
     @contextmanager
     def _revealed(self) -> Iterator[None]:
         if self._by.rule.watches_states and isinstance(self._edge, Revealing):
-            with self._edge.watch(self._request.id, self.judgement.monitor.state):
+            with self._edge.watch(self._request.id, self.state.monitor.state):
                 yield
         else:
             yield
 
 
-def _note(clock: Clock, request: Request, finish: Finish, first_s: float, whole_s: float) -> None:
+def _note(
+    clock: LatencyModel, request: Request, finish: Finish, first_s: float, whole_s: float
+) -> None:
     Failsafe()(lambda: clock.note(request, finish, first_s=first_s, whole_s=whole_s), None)
 
 

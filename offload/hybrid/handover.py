@@ -34,14 +34,14 @@ def accepted(text: str) -> str:
     return whole[0] if whole else ""
 
 
-class Ahead:
+class BackgroundStream:
     """A stream whose first item is awaited in the background; closed when the block is left."""
 
     def __init__(self) -> None:
         self._stream: Stream | None = None
         self._first: asyncio.Future[Delta | Finish] | None = None
 
-    async def __aenter__(self) -> Ahead:
+    async def __aenter__(self) -> BackgroundStream:
         return self
 
     def start(self, stream: Stream) -> None:

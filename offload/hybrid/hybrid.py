@@ -21,20 +21,20 @@ from offload.aims import LISTED, Aim, parse_aim
 from offload.decision import Decision, Recorder
 from offload.egress.door import EgressEngine
 from offload.egress.permission import Permission, anything
-from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
+from offload.egress.privacy.shareable_part import class_of, strictest
 from offload.engine import Embedding, Engine, Tokenizing
 from offload.errors import ContextLengthError, RequestError, Unsupported
-from offload.hybrid.decision_state import Deciding, Draw
+from offload.hybrid.decision_state import DecisionInputs, Draw, with_left_out
 from offload.hybrid.escalation import Escalation
 from offload.hybrid.handover import closing
 from offload.messages import Delta, Finish, ModelCard, Request, Side
-from offload.policy.serving.controller import BudgetController
-from offload.policy.serving.dispatch import Clock, Prices, num_chars
+from offload.policy.serving.controller import AimLimits
+from offload.policy.serving.dispatch import LatencyModel, Prices, num_chars
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.first_day import first_day
 from offload.policy.serving.gate import Conditions, GateVerdict, gate
-from offload.policy.serving.rule import Limit, Rule, Threshold
-from offload.policy.serving.small_talk import is_courtesy
+from offload.policy.serving.rule import Limit, Rule, ThresholdRule
+from offload.policy.serving.small_talk import is_small_talk
 
 _log = logging.getLogger("nearfar.policy")
 
@@ -57,7 +57,7 @@ class HybridOptions:
     handover: whether the other side starts an answer anew or goes on from what stands there.
     """
 
-    rule: Rule = field(default_factory=Threshold)
+    rule: Rule = field(default_factory=ThresholdRule)
     aim: Aim = field(default_factory=Aim)
     min_gain: float | None = None
     prices: Prices = field(default_factory=Prices)
@@ -71,9 +71,9 @@ class Hybrid:
     """Answers near, and far when the near model is unsure and the text may leave.
 
     `consent` is asked before a request of class `ask` leaves; without one, it never does.
-    `recorder` is told of every decision and closed with the engines; `surroundings` tell the gate
-    of the link, of what was spent, and of the device; `allowed` tells what may leave now. `chance`
-    draws from 0 to 1.
+    `recorder` is told of every decision and closed with the engines; `conditions` reads for the
+    gate how the link, the spending and the device stand; `allowed` tells what may leave now.
+    `chance` draws from 0 to 1.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Hybrid:
         options: HybridOptions | None = None,
         consent: AskConsent = _refuse,
         recorder: Recorder | None = None,
-        surroundings: Callable[[], Conditions] = Conditions,
+        conditions: Callable[[], Conditions] = Conditions,
         allowed: Permission = anything,
         chance: Callable[[], float] = random.random,
     ) -> None:
@@ -93,11 +93,11 @@ class Hybrid:
         self._options = options or HybridOptions()
         self._consent = consent
         self._recorder = recorder
-        self._surroundings = surroundings
+        self._read_conditions = conditions
         self._allowed = allowed
         self._chance = chance
-        self._near_clock, self._far_clock = Clock(), Clock()
-        self._budgets: dict[Aim, BudgetController] = {}
+        self._near_latency, self._far_latency = LatencyModel(), LatencyModel()
+        self._limits = AimLimits(self._options.rule, self._options.min_gain)
         self._met_cloud = False
 
     def card(self) -> ModelCard:
@@ -162,27 +162,29 @@ class Hybrid:
         await self._heed()
         verdict = self._verdict(request, aim)
         # The engines below have names of their own.
-        course = self._course(msgspec.structs.replace(request, model=""), verdict, aim)
-        async with closing(self._answer(course)) as answer:
+        escalation = self._escalation(msgspec.structs.replace(request, model=""), verdict, aim)
+        async with closing(self._answer(escalation)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
-                    item = _counting(request, item)
+                    item = with_left_out(request, item)
                     # Both are for the next request: neither may fail this one at its end.
                     Failsafe()(partial(self._meet, item), None)
-                    Failsafe()(partial(self._record, request, course, item, aim, began_at), None)
+                    Failsafe()(
+                        partial(self._record, request, escalation, item, aim, began_at), None
+                    )
                 yield item
 
-    async def _answer(self, course: Escalation) -> AsyncIterator[Delta | Finish]:
-        async with closing(course.run()) as source:
+    async def _answer(self, escalation: Escalation) -> AsyncIterator[Delta | Finish]:
+        async with closing(escalation.run()) as source:
             try:
                 async for item in source:
                     yield item
                 return
             except ContextLengthError:
-                if course.verdict.choice != "open" or not await course.may_leave():
+                if escalation.verdict.choice != "open" or not await escalation.may_leave():
                     raise
-        course.judgement.draw = None  # only one side could answer
-        async with closing(course.cloud_stream("too_long")) as far:
+        escalation.state.draw = None  # only one side could answer
+        async with closing(escalation.cloud_stream("too_long")) as far:
             async for item in far:
                 yield item
 
@@ -212,7 +214,7 @@ class Hybrid:
         options = self._options
         asked: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
         return replace(
-            self._surroundings(),
+            self._read_conditions(),
             offline=options.offline or self._allowed().offline,
             keeps_whole=self._allowed().keeps_whole,
             has_cloud=self.cloud is not None,
@@ -228,23 +230,24 @@ class Hybrid:
         allowed = request.budget.max_cost
         if verdict.choice != "edge" and allowed is not None and cost > allowed:
             verdict = GateVerdict(choice="edge", reason="over_price")
-        limit = self._limit(aim, cost) if verdict.choice == "open" else Limit()
-        if verdict.choice == "open" and self._eases(aim) and is_courtesy(request):
-            verdict, limit = replace(verdict, reason="courtesy"), limit.eased()
+        paid = options.prices.in_gain(cost)
+        limit = self._limits.limit(aim, cost=paid) if verdict.choice == "open" else Limit()
+        if verdict.choice == "open" and self._eases(aim) and is_small_talk(request):
+            verdict, limit = replace(verdict, reason="small_talk"), limit.eased()
         return verdict, limit
 
-    def _course(self, request: Request, verdict: GateVerdict, aim: Aim) -> Escalation:
+    def _escalation(self, request: Request, verdict: GateVerdict, aim: Aim) -> Escalation:
         options, safely = self._options, Failsafe(RequestError)  # an aim that cannot be kept
         otherwise = verdict if verdict.choice == "edge" else _UNDECIDED
         verdict, limit = safely(partial(self._limited, request, verdict, aim), (otherwise, Limit()))
         explores = verdict.reason == "confident" and aim.kind == "auto" and not verdict.must_ask
-        deciding = Deciding(
+        deciding = DecisionInputs(
             rule=options.rule,
             limit=limit,
             prices=options.prices,
             handover=options.handover,
-            near_clock=self._near_clock,
-            far_clock=self._far_clock,
+            near_latency=self._near_latency,
+            far_latency=self._far_latency,
             draw=self._draw() if verdict.choice == "open" and explores else None,
         )
         return Escalation(self.edge, self.cloud, request, verdict, deciding, self._ask)
@@ -257,20 +260,6 @@ class Hybrid:
         # What was promised, or set by the person, holds for every turn.
         return aim.kind == "auto" and self._options.min_gain is None
 
-    def _limit(self, aim: Aim, cost: float) -> Limit:
-        options = self._options
-        paid = options.prices.in_gain(cost)
-        limit = options.rule.limit(aim, min_gain=options.min_gain, cost=paid)
-        if aim.kind != "budget":
-            return limit
-        return Limit(max_need=self._budget(aim).max_need())
-
-    def _budget(self, aim: Aim) -> BudgetController:
-        if aim not in self._budgets:
-            self._budgets[aim] = BudgetController(aim.share)
-            self._budgets[aim].seed(self._options.rule.seen_needs())
-        return self._budgets[aim]
-
     def _meet(self, finish: Finish) -> None:
         """Look at the cloud's name when it has answered first: a link knows it only then."""
         served_far = finish.route is not None and finish.route.served_by == "cloud"
@@ -281,7 +270,7 @@ class Hybrid:
         if wanted not in (None, found):
             # What was learnt of one far model says nothing of another.
             self._options = replace(self._options, rule=first_day())
-            self._budgets.clear()
+            self._limits = AimLimits(self._options.rule, self._options.min_gain)
             _log.warning(
                 "nearfar: the policy was calibrated for the cloud model %s, not %s: from now on "
                 "the rule of the first day decides; run `nearfar policy calibrate`",
@@ -290,28 +279,18 @@ class Hybrid:
             )
 
     def _record(
-        self, request: Request, course: Escalation, finish: Finish, aim: Aim, began_at: float
+        self, request: Request, escalation: Escalation, finish: Finish, aim: Aim, began_at: float
     ) -> None:
-        if aim.kind == "budget" and course.verdict.choice == "open":
+        if aim.kind == "budget" and escalation.verdict.choice == "open":
             far = finish.route is not None and finish.route.served_by == "cloud"
-            self._budget(aim).note(course.judgement.need, went_far=far)
+            self._limits.note(aim, escalation.state.need, went_far=far)
         if self._recorder is None:
             return
         decision = Decision(
             request_id=request.id,
             began_at=began_at,
-            inputs={"aim": str(aim), **course.judgement.inputs()},
-            propensity=course.judgement.propensity,
+            inputs={"aim": str(aim), **escalation.state.inputs()},
+            propensity=escalation.state.propensity,
             finish=finish,
         )
         self._recorder.record(request, decision)
-
-
-def _counting(request: Request, finish: Finish) -> Finish:
-    """Return the end of an answer with how many turns the cloud, if it answered, was not shown."""
-    route = finish.route
-    _, left_out = part_that_leaves(request)
-    if not left_out or route is None or route.served_by != "cloud":
-        return finish
-    route = msgspec.structs.replace(route, left_out=left_out)
-    return msgspec.structs.replace(finish, route=route)

@@ -15,11 +15,11 @@ from edge.llama.runtime import LlamaEngine
 from offload.messages import Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL, EDGE_POLICY
 from offload.policy.fitting.answer_table import AnswerTable
-from offload.policy.fitting.ask_questions import Asking
+from offload.policy.fitting.ask_questions import AskOptions
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
-from offload.policy.fitting.labelled_questions import Labels, label
+from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question, exact
-from offload.policy.serving.calibrated import Calibrated, save_policy
+from offload.policy.serving.calibrated import CalibratedRule, save_policy
 from offload.policy.serving.policy_file import Pairing
 from scripts.pair import phrases, talk
 from scripts.pair.bank import ASKED, make_bank
@@ -76,25 +76,25 @@ def label_pair(
     folder: Path,
     *,
     told: Callable[[int], None] = lambda _: None,
-) -> Labels:
+) -> LabelTables:
     """Ask both models all questions; what is already in `folder` is not asked again.
 
     The far answers are kept once for all near models.
     """
     near = folder / f"{fingerprint(edge_model)[:16]}.near.jsonl"
-    labels = Labels(AnswerTable(near), AnswerTable(folder / f"{CLOUD_MODEL.name}.far.jsonl"))
+    labels = LabelTables(AnswerTable(near), AnswerTable(folder / f"{CLOUD_MODEL.name}.far.jsonl"))
     asyncio.run(_label(edge_model, questions, labels, told))
     return labels
 
 
 async def _label(
-    edge_model: Path, questions: list[Question], labels: Labels, told: Callable[[int], None]
+    edge_model: Path, questions: list[Question], labels: LabelTables, told: Callable[[int], None]
 ) -> None:
     far = CloudEngine(CLOUD_MODEL)
     near = LlamaEngine(edge_model, options=LlamaOptions(num_threads=1, kv_cache_dtype=KV_TYPE))
     async with aclosing(near), aclosing(far):
-        how = Asking(grader=exact, sampling=Sampling(max_tokens=MAX_TOKENS))
-        await label(questions, near, far, labels, how, told=told)
+        how = AskOptions(grader=exact, sampling=Sampling(max_tokens=MAX_TOKENS))
+        await label_questions(questions, near, far, labels, how, told=told)
 
 
 def pairing_of(edge_model: Path, quantization: str) -> Pairing:
@@ -108,7 +108,7 @@ def pairing_of(edge_model: Path, quantization: str) -> Pairing:
     )
 
 
-def calibrate_pair(folder: Path, told: Callable[[int], None] = lambda _: None) -> Calibrated:
+def calibrate_pair(folder: Path, told: Callable[[int], None] = lambda _: None) -> CalibratedRule:
     """Calibrate the shipped edge model and write its policy into offload/pair."""
     questions = calibration_questions()
     labels = label_pair(EDGE_MODEL, questions, folder, told=told)

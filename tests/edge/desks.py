@@ -13,7 +13,7 @@ from edge.assistant.app import build_app
 from edge.assistant.engine_settings import Desk
 from edge.assistant.running_answers import RunningAnswers
 from edge.conversations.store import Conversations
-from edge.near.factory import Choice
+from edge.near.factory import RunFlags
 from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
@@ -56,7 +56,7 @@ def office(
     edge = near if isinstance(near, ScriptedEngine) else ScriptedEngine(near)
     cloud = far if isinstance(far, ScriptedEngine) else ScriptedEngine(far)
 
-    def opened(settings: Settings, here: Places, choice: Choice) -> Engine:
+    def opened(settings: Settings, here: Places, choice: RunFlags) -> Engine:
         options = HybridOptions(
             forced=forced or "edge",  # type: ignore[arg-type]
             offline=choice.offline,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from offload.messages import Confidence
-from offload.policy.fitting.answer_table import Answered, key_of, packed
-from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.answer_table import AnswerRow, key_of, packed
+from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.fitting.questions import Question
 from offload.policy.serving.policy_file import Pairing
 
@@ -22,7 +22,7 @@ HIDDEN = 8
 
 def made(
     number: int, *, seed: int = 0, tells: float = 2.0, in_states: float = 0.0
-) -> tuple[list[Question], list[Labelled]]:
+) -> tuple[list[Question], list[LabelledRow]]:
     """Return questions with rows; right answers have surer tokens by `tells`, and such states."""
     generator = np.random.default_rng(seed)
     questions, rows = [], []
@@ -39,8 +39,8 @@ def made(
         hidden_size, kept = packed(list(states.astype(np.float32)))
         questions.append(question)
         rows.append(
-            Labelled(
-                near=Answered(
+            LabelledRow(
+                near=AnswerRow(
                     id=str(place),
                     key=key_of(question),
                     right=right,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from offload.policy.fitting import deferral_curve
-from offload.policy.fitting.answer_table import Answered
+from offload.policy.fitting.answer_table import AnswerRow
 from offload.policy.fitting.signed_logistic import fit_signed
 from offload.policy.serving.answer_features import NAMES, SIGNS
 from offload.policy.serving.features import Floats, Ints
@@ -23,7 +23,7 @@ _SIGNS = np.array(list(SIGNS.values()), dtype=np.float64)
 
 
 def fit_to_answers(
-    rows: Sequence[Answered], folds: Ints, *, beside: Floats, start: Scorer
+    rows: Sequence[AnswerRow], folds: Ints, *, beside: Floats, start: Scorer
 ) -> Scorer | None:
     """Return the first day's weights fitted to these answers, where that is the better score.
 

@@ -29,7 +29,7 @@ NUMBER, LETTER, NAME, WORD, CODE, MARK, SPACE = "n", "l", "N", "w", "c", "m", "s
 _CODE = set("+-*/=<>(){}[]\\_^|&%$#@~`")
 
 
-class Answered(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class AnswerRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One question, answered by one model.
 
     `given` is the answer proper where it is a number, a letter or a word (questions.given).
@@ -77,7 +77,7 @@ def key_of(question: Question) -> str:
     return _digest(question.question) + _digest("\0".join((question.answer, *question.others)))
 
 
-def mark_of(row: Answered) -> str | None:
+def mark_of(row: AnswerRow) -> str | None:
     """Return by what a policy file names the question of a row; None where it is not known."""
     return row.key[:_MARK_LEN] or (_digest(row.question)[:_MARK_LEN] if row.question else None)
 
@@ -102,7 +102,7 @@ class AnswerTable:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.found: dict[str, Answered] = {}
+        self.found: dict[str, AnswerRow] = {}
         content = _content(path) if path.exists() else b""
         self._torn = bool(content) and not content.endswith(b"\n")
         for line in content.splitlines():
@@ -122,7 +122,7 @@ class AnswerTable:
                     "name another file"
                 )
 
-    def add(self, rows: Sequence[Answered]) -> None:
+    def add(self, rows: Sequence[AnswerRow]) -> None:
         """Append rows. Raises SettingsError where the disk is full or may not be written."""
         text = b"".join(msgspec.json.encode(row) + b"\n" for row in rows)
         text, self._torn = (b"\n" + text if self._torn else text), False
@@ -138,7 +138,7 @@ class AnswerTable:
         self.found |= {row.key or row.id: row for row in rows}
 
 
-def read_answers(path: Path) -> tuple[list[Answered], list[str]]:
+def read_answers(path: Path) -> tuple[list[AnswerRow], list[str]]:
     """Read a whole table, plain or .gz; return its rows and what a reader should know of them.
 
     A last line that was cut short is left out, and a number that is none counts as the greatest
@@ -151,7 +151,7 @@ def read_answers(path: Path) -> tuple[list[Answered], list[str]]:
         raise RequestError(
             f"{path} cannot be read ({cause(error)}); name a table of answers (JSON lines)"
         ) from None
-    rows, notes = list[Answered](), list[str]()
+    rows, notes = list[AnswerRow](), list[str]()
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -176,21 +176,21 @@ def _content(path: Path) -> bytes:
     return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
 
 
-def _decoded(line: bytes) -> Answered:
+def _decoded(line: bytes) -> AnswerRow:
     try:
-        return msgspec.json.decode(line, type=Answered)
+        return msgspec.json.decode(line, type=AnswerRow)
     except msgspec.DecodeError:
         # Python's own json writes NaN and Infinity, which no other reader knows.
         if b"NaN" not in line and b"Infinity" not in line:
             raise
-        return msgspec.convert(json.loads(line), type=Answered)
+        return msgspec.convert(json.loads(line), type=AnswerRow)
 
 
 def _is_no_number(token: Confidence) -> bool:
     return not all(map(math.isfinite, (token.logprob, token.entropy, token.margin)))
 
 
-def _require_distinct(path: Path, rows: Iterable[Answered]) -> None:
+def _require_distinct(path: Path, rows: Iterable[AnswerRow]) -> None:
     seen = set[str]()
     for row in rows:
         if row.id in seen:

@@ -18,7 +18,7 @@ from offload.errors import KeyRefused, LinkError, Overloaded, Withheld
 from offload.hybrid.handover import closing
 from offload.link.backoff import Backoff
 from offload.messages import Alternative, Confidence, Delta, Finish, Message, Request, Sampling
-from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of, packed, token_kind
+from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of, packed, token_kind
 from offload.policy.fitting.questions import Grader, Question, given
 from offload.policy.serving.answer_features import measured
 from offload.policy.serving.flags import flags
@@ -34,7 +34,7 @@ Pause = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asking:
+class AskOptions:
     """How questions are asked, and what is kept of the answers.
 
     at_once: questions in flight. keep_text: whether the question and the answer are kept.
@@ -59,7 +59,7 @@ async def ask_all(
     questions: Sequence[Question],
     engine: Engine,
     table: AnswerTable,
-    how: Asking,
+    how: AskOptions,
     *,
     told: Callable[[int], None] = lambda _: None,
 ) -> int:
@@ -96,7 +96,7 @@ class _Run:
     """One run over the questions that wait, shared by those who ask side by side."""
 
     def __init__(
-        self, engine: Engine, table: AnswerTable, how: Asking, waiting: list[Question]
+        self, engine: Engine, table: AnswerTable, how: AskOptions, waiting: list[Question]
     ) -> None:
         self._engine, self._table, self._how = engine, table, how
         self.waiting = waiting
@@ -128,7 +128,7 @@ class _Run:
         if none or self._in_a_row >= _LOST_AFTER or isinstance(error, KeyRefused):
             self.lost = error
 
-    async def _patiently(self, question: Question) -> Answered:
+    async def _patiently(self, question: Question) -> AnswerRow:
         waits = iter(_WAITS)
         for _ in range(ATTEMPTS - 1):
             try:
@@ -141,7 +141,7 @@ class _Run:
         return await answer(self._engine, question, self._how)
 
 
-async def answer(engine: Engine, question: Question, how: Asking) -> Answered:
+async def answer(engine: Engine, question: Question, how: AskOptions) -> AnswerRow:
     """Ask one question once."""
     message = Message(role="user", content=question.question)
     request, states = Request(messages=(message,), sampling=how.sampling), list[Any]()
@@ -150,7 +150,7 @@ async def answer(engine: Engine, question: Question, how: Asking) -> Answered:
             block.enter_context(engine.watch(request.id, lambda _, state: states.append(state)))
         read = await _read(engine, request)
     hidden_size, kept = packed(states[-MAX_TOKENS:])
-    return Answered(
+    return AnswerRow(
         id=question.id,
         key=key_of(question),
         set=question.set,

@@ -17,18 +17,18 @@ from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.answer_scorer import fit_to_answers
 from offload.policy.fitting.answer_table import mark_of
-from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.fitting.probe_fit import NUM_FOLDS, crossed, try_probe
 from offload.policy.fitting.questions import Question
 from offload.policy.fitting.thresholds import crossed_isotonic, fit_early, least_gain, straight_gain
-from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.calibrated import CalibratedRule
 from offload.policy.serving.calibration_math import Isotonic, fit_isotonic
 from offload.policy.serving.features import Floats, Ints
 from offload.policy.serving.first_day import first_day
 from offload.policy.serving.logistic import Scorer, fit_scorer, log_odds
 from offload.policy.serving.policy_file import (
     VERSION,
-    Early,
+    EarlyBounds,
     HeldOutFigures,
     HeldOutQuestions,
     Pairing,
@@ -69,7 +69,7 @@ class _Half:
     """The questions of one half and what is known of them."""
 
     prompts: list[str]
-    rows: list[Labelled]
+    rows: list[LabelledRow]
 
     @property
     def near(self) -> Floats:
@@ -82,12 +82,12 @@ class _Half:
 
 def calibrate(
     questions: Sequence[Question],
-    rows: Sequence[Labelled],
+    rows: Sequence[LabelledRow],
     pairing: Pairing,
     options: CalibrationOptions | None = None,
     *,
     start: Scorer | None = None,
-) -> Calibrated:
+) -> CalibratedRule:
     """Fit a policy. Raises RequestError for labels that teach nothing, with what would.
 
     start: the weights of answer features that few labels may change little; those of the rule of
@@ -126,7 +126,7 @@ def calibrate(
         final_scorer=early_scorer if final_scorer is None else final_scorer,
         near=_EVEN,
         far=_EVEN,
-        early=Early(levels=(), checkpoints=(), bounds=()),
+        early=EarlyBounds(levels=(), checkpoints=(), bounds=()),
         held=HeldOutQuestions(scores=(), gains=(), near_right=(), far_right=()),
         flags=_flag_counts(fit.rows),
         min_gain=0.0,
@@ -138,7 +138,7 @@ def calibrate(
         answer_scorer=answer_scorer,
         questions=tuple(sorted({mark for row in rows if (mark := mark_of(row.near))})),
     )
-    rule = Calibrated(draft, prior, probe)
+    rule = CalibratedRule(draft, prior, probe)
     rule = _with(rule, **_probabilities(rule, held))
     rule = _with(rule, **_thresholds(rule, held, options))
     kept = [rule.policy.near(score) for score in early_scorer.many(features)]
@@ -150,11 +150,11 @@ def calibrate(
 _EVEN = Isotonic(scores=(0.0,), probabilities=(0.5,))
 
 
-def _with(rule: Calibrated, **changes: object) -> Calibrated:
-    return Calibrated(msgspec.structs.replace(rule.policy, **changes), rule.prior, rule.probe)
+def _with(rule: CalibratedRule, **changes: object) -> CalibratedRule:
+    return CalibratedRule(msgspec.structs.replace(rule.policy, **changes), rule.prior, rule.probe)
 
 
-def judged(rule: Calibrated, prompt: str, row: Labelled) -> Estimate:
+def judged(rule: CalibratedRule, prompt: str, row: LabelledRow) -> Estimate:
     """Return what a rule says of a labelled answer, as it would while serving."""
     expected = rule.expect(prompt)
     if rule.policy.answer_scorer is not None and row.near.measures:
@@ -163,7 +163,7 @@ def judged(rule: Calibrated, prompt: str, row: Labelled) -> Estimate:
     return rule.judge(row.near.signals(), expected, flags=row.near.flags, states=states)
 
 
-def _check(rows: Sequence[Labelled]) -> None:
+def _check(rows: Sequence[LabelledRow]) -> None:
     if len(rows) < MIN_QUESTIONS:
         raise RequestError(
             f"{len(rows)} labelled questions are too few to calibrate on; "
@@ -178,7 +178,7 @@ def _check(rows: Sequence[Labelled]) -> None:
         )
 
 
-def _half(questions: Sequence[Question], rows: Sequence[Labelled], part: Ints) -> _Half:
+def _half(questions: Sequence[Question], rows: Sequence[LabelledRow], part: Ints) -> _Half:
     return _Half([questions[place].question for place in part], [rows[place] for place in part])
 
 
@@ -210,7 +210,7 @@ def _features(half: _Half, near_odds: Sequence[float]) -> Floats:
     return np.array(rows)
 
 
-def _flag_counts(rows: Sequence[Labelled]) -> dict[str, tuple[int, int]]:
+def _flag_counts(rows: Sequence[LabelledRow]) -> dict[str, tuple[int, int]]:
     counts: dict[str, tuple[int, int]] = {}
     for row in rows:
         for flag in row.near.flags:
@@ -219,7 +219,7 @@ def _flag_counts(rows: Sequence[Labelled]) -> dict[str, tuple[int, int]]:
     return counts
 
 
-def _probabilities(rule: Calibrated, held: _Half) -> dict[str, Isotonic]:
+def _probabilities(rule: CalibratedRule, held: _Half) -> dict[str, Isotonic]:
     assert rule.prior is not None, "a calibration always has a prior"
     scores = [judged(rule, *each).score for each in zip(held.prompts, held.rows, strict=True)]
     odds = [log_odds(rule.prior.probabilities(prompt)[1]) for prompt in held.prompts]
@@ -229,7 +229,9 @@ def _probabilities(rule: Calibrated, held: _Half) -> dict[str, Isotonic]:
     }
 
 
-def _thresholds(rule: Calibrated, held: _Half, options: CalibrationOptions) -> dict[str, object]:
+def _thresholds(
+    rule: CalibratedRule, held: _Half, options: CalibrationOptions
+) -> dict[str, object]:
     said = [judged(rule, *each) for each in zip(held.prompts, held.rows, strict=True)]
     scores = [each.score for each in said]
     gains = [each.need for each in said]

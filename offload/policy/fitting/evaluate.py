@@ -88,7 +88,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     unseen_tasks: dict[str, float] | None = None
 
 
-class Tables(msgspec.Struct, frozen=True, kw_only=True):
+class OutcomeTables(msgspec.Struct, frozen=True, kw_only=True):
     """The three disjoint uses of the rows, and a sentence on how they were kept apart."""
 
     labelled: list[OutcomeRow]
@@ -126,7 +126,7 @@ def evaluate(
 
 def split_tables(
     test: list[OutcomeRow], train: list[OutcomeRow], *, labels: int, seed: int
-) -> Tables:
+) -> OutcomeTables:
     """Choose which rows give labels, which give only their text, and which are scored."""
     generator, prompts = np.random.default_rng(seed), {row.prompt for row in test}
     fresh = [row for row in train if row.prompt not in prompts]
@@ -141,11 +141,16 @@ def split_tables(
     order = generator.permutation(len(fresh))
     labelled = [fresh[place] for place in order[:labels]]
     unlabelled = [fresh[place] for place in order[labels:]]
-    return Tables(labelled=labelled, unlabelled=unlabelled, scored=test, split=split)
+    return OutcomeTables(labelled=labelled, unlabelled=unlabelled, scored=test, split=split)
 
 
 def score(
-    tables: Tables, *, features: str, seed: int, resamples: int = 1000, plot: Path | None = None
+    tables: OutcomeTables,
+    *,
+    features: str,
+    seed: int,
+    resamples: int = 1000,
+    plot: Path | None = None,
 ) -> Evaluation:
     """Fit on the labelled rows, score the others, and measure the decisions."""
     truth = as_outcomes(tables.scored)
@@ -182,7 +187,7 @@ def score(
     )
 
 
-def score_unseen(tables: Tables, features: str) -> dict[str, float]:
+def score_unseen(tables: OutcomeTables, features: str) -> dict[str, float]:
     """Return the figures of each half of the tasks, scored by what the other half taught.
 
     Raises RequestError where the tables name fewer than four tasks.
@@ -192,7 +197,7 @@ def score_unseen(tables: Tables, features: str) -> dict[str, float]:
         raise RequestError(f"the table names {len(tasks)} tasks; --unseen-tasks needs at least 4")
     gains, rows = list[Floats](), list[OutcomeRow]()
     for half in (set(tasks[::2]), set(tasks[1::2])):
-        apart = Tables(
+        apart = OutcomeTables(
             labelled=[row for row in tables.labelled if row.task not in half],
             unlabelled=[row for row in tables.unlabelled if row.task not in half],
             scored=[row for row in tables.scored if row.task in half],
@@ -206,7 +211,7 @@ def score_unseen(tables: Tables, features: str) -> dict[str, float]:
     )
 
 
-def fit_prior(tables: Tables, features: str) -> tuple[Prior | DefaultPrior, list[str]]:
+def fit_prior(tables: OutcomeTables, features: str) -> tuple[Prior | DefaultPrior, list[str]]:
     """Return a fitted prior, or the default one with the reason why."""
     rows = tables.labelled
     answers = [row.weak_response for row in rows] if features == "prompt+answer" else None

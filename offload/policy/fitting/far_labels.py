@@ -21,12 +21,12 @@ from backbone.error_causes import cause
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.messages import Sampling
-from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of
-from offload.policy.fitting.ask_questions import Asking, ask_all
-from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of
+from offload.policy.fitting.ask_questions import AskOptions, ask_all
+from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.fitting.questions import Question, choice, numeric, word
 from offload.policy.serving.answer_checks import final_answer
-from offload.policy.serving.consistency import WhatIsAsked
+from offload.policy.serving.consistency import QuestionForm
 from offload.thinking import split
 
 NUM_SWAPPED = 20  # judgements of an answer to another question
@@ -83,7 +83,7 @@ def _prompt(line: str) -> str:
     return (read.question or read.prompt).strip()
 
 
-def agrees(near: str, far: str, asked: WhatIsAsked) -> bool | None:
+def agrees(near: str, far: str, asked: QuestionForm) -> bool | None:
     """Return whether two answers say the same; None where only a reader could tell."""
     near, far = split(near).answer, split(far).answer  # what was thought before is no answer
     wanted = final_answer(far)
@@ -125,7 +125,7 @@ class FarLabels:
     """
 
     questions: list[Question]
-    rows: list[Labelled]
+    rows: list[LabelledRow]
     num_compared: int
     num_judged: int
     num_left_out: int
@@ -139,7 +139,7 @@ async def label_by_far(
     far: AnswerTable,
     cloud: Engine,
     judged: AnswerTable,
-    how: Asking,
+    how: AskOptions,
 ) -> FarLabels:
     """Label the near answers of two tables, which must hold their texts, by the far answers.
 
@@ -151,7 +151,7 @@ async def label_by_far(
         for question in questions
         if (key := key_of(question)) in near.found and key in far.found and far.found[key].text
     ]
-    said = {q.id: agrees(a.text, b.text, WhatIsAsked.read(q.question)) for q, a, b in pairs}
+    said = {q.id: agrees(a.text, b.text, QuestionForm.read(q.question)) for q, a, b in pairs}
     open_ended = [pair for pair in pairs if said[pair[0].id] is None]
     verdicts, false_yes = await _judge(open_ended, cloud, judged, how)
     believed = false_yes is None or false_yes <= MOST_FALSE_YES
@@ -162,7 +162,7 @@ async def label_by_far(
     return FarLabels(
         questions=[q for q, _, _ in kept],
         rows=[
-            Labelled(near=msgspec.structs.replace(a, right=same), far_right=True)
+            LabelledRow(near=msgspec.structs.replace(a, right=same), far_right=True)
             for _, a, same in kept
         ],
         num_compared=len(kept) - num_judged,
@@ -174,10 +174,10 @@ async def label_by_far(
 
 
 async def _judge(
-    pairs: Sequence[tuple[Question, Answered, Answered]],
+    pairs: Sequence[tuple[Question, AnswerRow, AnswerRow]],
     cloud: Engine,
     judged: AnswerTable,
-    how: Asking,
+    how: AskOptions,
 ) -> tuple[dict[str, bool], float | None]:
     """Return the far model's verdict by question, and its share of yes for swapped answers."""
     if not pairs:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 from offload.engine import Engine
 from offload.errors import RequestError
-from offload.policy.fitting.answer_table import Answered, AnswerTable, key_of
-from offload.policy.fitting.ask_questions import Asking, ask_all, together
+from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of
+from offload.policy.fitting.ask_questions import AskOptions, ask_all, together
 from offload.policy.fitting.questions import Question
 
 _FAR_AT_ONCE = 8  # the cloud answers them side by side
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledRow:
     """One question answered twice: the near answer, and whether the far one was right."""
 
-    near: Answered
+    near: AnswerRow
     far_right: bool
 
     @property
@@ -28,14 +28,14 @@ class Labelled:
 
 
 @dataclass(frozen=True)
-class Labels:
+class LabelTables:
     """Two tables side by side: what the near and what the far model made of each question."""
 
     near: AnswerTable
     far: AnswerTable
 
     @classmethod
-    def at(cls, path: Path) -> Labels:
+    def at(cls, path: Path) -> LabelTables:
         """Open `path` with .near.jsonl and .far.jsonl behind its name."""
         near, far = (path.with_name(f"{path.name}.{side}.jsonl") for side in ("near", "far"))
         return cls(AnswerTable(near), AnswerTable(far))
@@ -44,28 +44,28 @@ class Labels:
         """Whether both models have answered the question of this key."""
         return key in self.near.found and key in self.far.found
 
-    def of(self, questions: Sequence[Question]) -> tuple[list[Question], list[Labelled]]:
+    def of(self, questions: Sequence[Question]) -> tuple[list[Question], list[LabelledRow]]:
         """Return the questions that both answered, and their rows, in order.
 
         Raises RequestError where not one was.
         """
-        found, rows = list[Question](), list[Labelled]()
+        found, rows = list[Question](), list[LabelledRow]()
         for question in questions:
             if self.both(key := key_of(question)):
                 found.append(question)
                 far_right = self.far.found[key].right
-                rows.append(Labelled(near=self.near.found[key], far_right=far_right))
+                rows.append(LabelledRow(near=self.near.found[key], far_right=far_right))
         if not rows:
             raise RequestError("no question has been asked of both models yet; run it again")
         return found, rows
 
 
-async def label(
+async def label_questions(
     questions: Sequence[Question],
     edge: Engine,
     cloud: Engine,
-    labels: Labels,
-    how: Asking,
+    labels: LabelTables,
+    how: AskOptions,
     *,
     told: Callable[[int], None] = lambda _: None,
 ) -> int:

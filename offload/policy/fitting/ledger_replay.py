@@ -15,13 +15,13 @@ from offload.aims import Aim
 from offload.egress.ledger.entries import Decided
 from offload.policy.serving.calibrated import load_calibrated
 from offload.policy.serving.first_day import first_day
-from offload.policy.serving.rule import Estimate, Limit, Rule, Threshold
+from offload.policy.serving.rule import Estimate, Limit, Rule, ThresholdRule
 
 _NEAR = ("confident", "neither")
 _FAR = ("unsure", "too_hard", "cloud_failed")
 
 
-class Replay(msgspec.Struct, frozen=True, kw_only=True):
+class LedgerReplay(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked far, then and under the other limit, of the decisions that were open.
 
     `right` is the expected share of right answers by the policy's own probabilities, None where a
@@ -45,13 +45,13 @@ def limit_of(aim: Aim, *, policy: Path | None, min_logprob: float | None) -> Lim
     """
     rule: Rule
     if min_logprob is not None:
-        rule = Threshold(min_logprob=min_logprob)
+        rule = ThresholdRule(min_logprob=min_logprob)
     else:
         rule = first_day() if policy is None else load_calibrated(policy)
     return rule.limit(aim)
 
 
-def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = False) -> Replay:
+def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = False) -> LedgerReplay:
     """Return what the limit would have made of decisions, the newest first.
 
     With `by_logprob` a decision is judged by its least token log-probability alone, as a limit
@@ -64,7 +64,7 @@ def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = Fal
     now = [limit.passed_by(estimate) for _, estimate in seen]
     ids = [each.request_id for each, _ in seen]
     estimates = [estimate for _, estimate in seen]
-    return Replay(
+    return LedgerReplay(
         num_decisions=len(decisions),
         num_replayed=len(seen),
         far_then=sum(then),
@@ -76,7 +76,7 @@ def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = Fal
     )
 
 
-def told(found: Replay) -> list[str]:
+def report_lines(found: LedgerReplay) -> list[str]:
     """Say in sentences what a replay found."""
     if not found.num_replayed:
         return [f"Of {found.num_decisions} decisions none was open to the policy."]

@@ -18,14 +18,15 @@ from backbone.error_causes import cause
 from offload.egress.ledger.entries import Decided
 from offload.errors import RequestError
 from offload.policy.fitting.ledger_replay import estimate_of
+from offload.policy.serving.features import Floats
 from offload.policy.serving.rule import Limit
 
 MIN_DRAWN = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn:
-    """A decision whose side had a chance of less than 1, and what it brought.
+class DrawnDecision:
+    """One decision whose side was drawn by lot, and the reward of its answer.
 
     `reward` is 0 to 1, of the answer that was given; `p_near` and `p_far` are the guesses of it
     that were noted; `wants_far` is what the policy to be valued would choose.
@@ -40,7 +41,7 @@ class Drawn:
 
 
 class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
-    """The value of a policy: mean reward, and its standard error, by each estimator.
+    """Value of a policy: mean reward, and its standard error, by each estimator.
 
     `effective_rows` is how many rows of equal weight would say as much.
     """
@@ -58,7 +59,7 @@ class PolicyValue(msgspec.Struct, frozen=True, kw_only=True):
     doubly_robust_error: float
 
 
-def worth(rows: Sequence[Drawn]) -> PolicyValue:
+def value_of(rows: Sequence[DrawnDecision]) -> PolicyValue:
     """Return what the policy to be valued would earn. Raises RequestError for too few rows."""
     if len(rows) < MIN_DRAWN:
         raise RequestError(
@@ -85,16 +86,18 @@ def worth(rows: Sequence[Drawn]) -> PolicyValue:
     )
 
 
-def _column(rows: Sequence[Drawn], name: str) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+def _column(
+    rows: Sequence[DrawnDecision], name: str
+) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
     return np.array([getattr(row, name) for row in rows], dtype=np.float64)
 
 
-def _error(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+def _error(values: Floats) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 class Reward(msgspec.Struct, frozen=True, kw_only=True):
-    """What the answer to one request was worth, 0 (wrong) to 1 (right)."""
+    """Reward of the answer to one request, 0 (wrong) to 1 (right)."""
 
     request_id: str
     reward: float
@@ -114,7 +117,9 @@ def read_rewards(path: Path) -> dict[str, float]:
     return dict(_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip())
 
 
-def drawn(decisions: Sequence[Decided], rewards: Mapping[str, float], limit: Limit) -> list[Drawn]:
+def drawn_decisions(
+    decisions: Sequence[Decided], rewards: Mapping[str, float], limit: Limit
+) -> list[DrawnDecision]:
     """Return the decisions with a reward whose side was left to chance, under another limit."""
     rows = []
     for each in decisions:
@@ -127,7 +132,7 @@ def drawn(decisions: Sequence[Decided], rewards: Mapping[str, float], limit: Lim
         if not 0.0 < each.propensity < 1.0:
             continue
         rows.append(
-            Drawn(
+            DrawnDecision(
                 asked_far=asked,
                 propensity=each.propensity,
                 reward=reward,
@@ -139,8 +144,8 @@ def drawn(decisions: Sequence[Decided], rewards: Mapping[str, float], limit: Lim
     return rows
 
 
-def told(found: PolicyValue, aim: str) -> list[str]:
-    """Say in sentences what a policy would have been worth."""
+def report_lines(found: PolicyValue, aim: str) -> list[str]:
+    """Return the estimates in sentences, for a person."""
     return [
         f"{found.num_rows} decisions were drawn by lot and have a reward; "
         f"{found.num_shared} of them {aim} would have made too.",

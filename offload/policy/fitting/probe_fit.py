@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from offload.policy.fitting import deferral_curve
-from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.serving.features import Floats, Ints
 from offload.policy.serving.logistic import Scorer, fit_scorer, sigmoid
 from offload.policy.serving.probe import MAX_TOKENS, Probe
@@ -34,7 +34,7 @@ class ProbeOptions:
 
 
 def try_probe(
-    rows: Sequence[Labelled], folds: Ints, features: Floats, *, seed: int
+    rows: Sequence[LabelledRow], folds: Ints, features: Floats, *, seed: int
 ) -> tuple[Probe | None, Scorer | None, str]:
     """Return the probe and the scorer that reads it, if cross-validation wants it, and why.
 

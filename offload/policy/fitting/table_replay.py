@@ -17,12 +17,12 @@ import numpy.typing as npt
 from offload.aims import Aim
 from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
-from offload.policy.fitting.answer_table import Answered, mark_of, read_answers
+from offload.policy.fitting.answer_table import AnswerRow, mark_of, read_answers
 from offload.policy.fitting.deferral_curve import Outcomes, Ranked
 from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES
-from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.calibrated import CalibratedRule
 from offload.policy.serving.features import Floats
-from offload.policy.serving.first_day import FirstDay
+from offload.policy.serving.first_day import FirstDayRule
 from offload.policy.serving.flags import flags
 from offload.policy.serving.rule import Estimate, Rule
 
@@ -34,7 +34,7 @@ MEASURED = {*NAMES, *PROMPT_NAMES}
 _LOWEST, _WIDEST = -30.0, 30.0  # nats; what is no number counts as the worst
 
 
-class Compared(msgspec.Struct, frozen=True, kw_only=True):
+class PolicyFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What one way to decide comes to; None where it cannot be said. Shares are 0 to 1.
 
     A baseline sends as many far as the rule, those of the lowest score.
@@ -51,12 +51,12 @@ class Compared(msgspec.Struct, frozen=True, kw_only=True):
     intervals: dict[str, tuple[float, float]]
 
 
-class Replayed(Compared, frozen=True, kw_only=True):
+class TableReplay(PolicyFigures, frozen=True, kw_only=True):
     """What `evaluate --answers` found: the rule's figures, and those of the baselines by name."""
 
     rule: str
     num_questions: int
-    baselines: dict[str, Compared]
+    baselines: dict[str, PolicyFigures]
     sets: dict[str, Measures]
     notes: list[str]
 
@@ -76,15 +76,15 @@ class TableDecisions:
 
 
 @dataclass(frozen=True)
-class Paired:
+class PairedTables:
     """The questions that both tables hold, in the order of the near one."""
 
-    near: list[Answered]
+    near: list[AnswerRow]
     far_right: list[bool]
     notes: list[str]
 
     @classmethod
-    def read(cls, near: Path, far: Path) -> Paired:
+    def read(cls, near: Path, far: Path) -> PairedTables:
         """Read two tables. Raises RequestError where one cannot be read or they share nothing."""
         rows, notes = read_answers(near)
         others, more = read_answers(far)
@@ -97,16 +97,16 @@ class Paired:
         return cls(both, [known[row.id] for row in both], [*notes, *more])
 
 
-def evaluate_answers(near: Path, far: Path, rule: Rule, *, named: str) -> Replayed:
+def evaluate_answers(near: Path, far: Path, rule: Rule, *, named: str) -> TableReplay:
     """Decide every question that both tables hold by a rule, and by the baselines."""
-    pairs = Paired.read(near, far)
+    pairs = PairedTables.read(near, far)
     notes = [*pairs.notes, *_told(pairs), *_overlap(rule, pairs.near)]
     scored = _Scored(pairs)
-    ours = decided(rule, pairs.near)
+    ours = decide_rows(rule, pairs.near)
     found = scored.compared(ours)
     share = float(ours.far.mean())
     sets = {name: scored.part(ours, places) for name, places in scored.sets.items()}
-    return Replayed(
+    return TableReplay(
         rule=named,
         num_questions=len(pairs.near),
         baselines={
@@ -118,7 +118,7 @@ def evaluate_answers(near: Path, far: Path, rule: Rule, *, named: str) -> Replay
     )
 
 
-def decided(rule: Rule, rows: Sequence[Answered]) -> TableDecisions:
+def decide_rows(rule: Rule, rows: Sequence[AnswerRow]) -> TableDecisions:
     """Return what a rule says of finished answers, under the aim `auto`."""
     limit = rule.limit(Aim())
     said = [_judged(rule, row) for row in rows]
@@ -130,11 +130,11 @@ def decided(rule: Rule, rows: Sequence[Answered]) -> TableDecisions:
     )
 
 
-def _judged(rule: Rule, row: Answered) -> Estimate:
+def _judged(rule: Rule, row: AnswerRow) -> Estimate:
     wrong = row.flags or flags(row.text, question=row.question, ended=row.ended)
-    if isinstance(rule, FirstDay) and not row.text and row.measures.keys() >= MEASURED:
+    if isinstance(rule, FirstDayRule) and not row.text and row.measures.keys() >= MEASURED:
         return rule.judge_measures(row.measures, wrong)
-    if isinstance(rule, Calibrated) and rule.judges_measures and not row.text and row.measures:
+    if isinstance(rule, CalibratedRule) and rule.judges_measures and not row.text and row.measures:
         return rule.judge_measures(row.measures, rule.expect(row.question), wrong)
     states = list(row.hidden_states()) if rule.watches_states and row.states else []
     return rule.judge(row.signals(), rule.expect(row.question), flags=wrong, states=states)
@@ -145,7 +145,7 @@ def _probabilities(said: Sequence[Estimate]) -> Floats | None:
     return np.array(found) if len(found) == len(said) else None
 
 
-def _baselines(pairs: Paired) -> list[tuple[str, tuple[Floats, Floats | None]]]:
+def _baselines(pairs: PairedTables) -> list[tuple[str, tuple[Floats, Floats | None]]]:
     """Return each baseline's score, and P(near right) where it says one."""
     tokens = [_clean(row) for row in pairs.near]
     least = np.array([each[:, 0].min() for each in tokens])
@@ -160,7 +160,7 @@ def _baselines(pairs: Paired) -> list[tuple[str, tuple[Floats, Floats | None]]]:
     ]
 
 
-def _clean(row: Answered) -> Floats:
+def _clean(row: AnswerRow) -> Floats:
     """Return the log-probabilities and margins of an answer, at least one, [tokens, 2]."""
     found = np.array([(each.logprob, each.margin) for each in row.tokens] or [(0.0, 0.0)])
     found[:, 0] = np.clip(np.nan_to_num(found[:, 0], nan=_LOWEST), _LOWEST, 0.0)
@@ -182,13 +182,13 @@ def _at_share(score: Floats, right: Floats | None, share: float) -> TableDecisio
 class _Scored:
     """The truth of two tables, and what it makes of decisions."""
 
-    def __init__(self, pairs: Paired) -> None:
+    def __init__(self, pairs: PairedTables) -> None:
         self.near = np.array([row.right for row in pairs.near], dtype=np.float64)
         self.far = np.array(pairs.far_right, dtype=np.float64)
         names = np.array([row.set for row in pairs.near])
         self.sets = {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
 
-    def compared(self, said: TableDecisions) -> Compared:
+    def compared(self, said: TableDecisions) -> PolicyFigures:
         """Return the figures of one way to decide, with 95% intervals over the questions."""
         whole = self._measures(said, np.arange(len(self.near)))
         generator, drawn = np.random.default_rng(0), list[Measures]()
@@ -196,7 +196,7 @@ class _Scored:
             drawn.append(
                 self._measures(said, generator.integers(0, len(self.near), len(self.near)))
             )
-        return Compared(**whole, intervals=_intervals(drawn))
+        return PolicyFigures(**whole, intervals=_intervals(drawn))
 
     def part(self, said: TableDecisions, places: Ints) -> Measures:
         """Return the figures on some of the questions."""
@@ -246,7 +246,7 @@ def _intervals(drawn: Sequence[Measures]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _told(pairs: Paired) -> list[str]:
+def _told(pairs: PairedTables) -> list[str]:
     """Return what a reader should know of these tables."""
     near, far = [row.right for row in pairs.near], pairs.far_right
     notes = []
@@ -267,7 +267,7 @@ def _told(pairs: Paired) -> list[str]:
     return notes
 
 
-def _overlap(rule: Rule, rows: Sequence[Answered]) -> list[str]:
+def _overlap(rule: Rule, rows: Sequence[AnswerRow]) -> list[str]:
     """Return what of a table the rule was fitted to: on that its figures are too good."""
     questions, models = _fitted_on(rule)
     if not questions:
@@ -287,16 +287,16 @@ def _overlap(rule: Rule, rows: Sequence[Answered]) -> list[str]:
 
 
 def _fitted_on(rule: Rule) -> tuple[set[str], set[str]]:
-    if isinstance(rule, FirstDay):
+    if isinstance(rule, FirstDayRule):
         return set(rule.file.fitted_on.questions), set(rule.file.fitted_on.models)
-    if isinstance(rule, Calibrated):
+    if isinstance(rule, CalibratedRule):
         return set(rule.policy.questions), {rule.policy.pairing.edge_model}
     return set(), set()
 
 
-def lines(found: Replayed) -> list[str]:
+def report_lines(found: TableReplay) -> list[str]:
     """Return what was found, for a person."""
-    rows: Mapping[str, Compared] = {found.rule: found, **found.baselines}
+    rows: Mapping[str, PolicyFigures] = {found.rule: found, **found.baselines}
     head = f"{'':24}" + "".join(f"{name:>18}" for name in _COLUMNS)
     table = [
         f"{name:24}" + "".join(_cell(row, each) for each in _COLUMNS) for name, row in rows.items()
@@ -304,7 +304,7 @@ def lines(found: Replayed) -> list[str]:
     return [f"{found.num_questions} questions in both tables", head, *table, *found.notes]
 
 
-_COLUMNS: dict[str, Callable[[Compared], float | None]] = {
+_COLUMNS: dict[str, Callable[[PolicyFigures], float | None]] = {
     "auroc": lambda row: row.auroc,
     "within sets": lambda row: row.auroc_within_sets,
     "apgr": lambda row: row.apgr,
@@ -314,6 +314,6 @@ _COLUMNS: dict[str, Callable[[Compared], float | None]] = {
 }
 
 
-def _cell(row: Compared, column: str) -> str:
+def _cell(row: PolicyFigures, column: str) -> str:
     value = _COLUMNS[column](row)
     return f"{'-' if value is None else format(value, '.3f'):>18}"

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.serving.calibration_math import fit_isotonic
 from offload.policy.serving.features import Floats
 from offload.policy.serving.logistic import Scorer
-from offload.policy.serving.policy_file import Early
+from offload.policy.serving.policy_file import EarlyBounds
 
 _STRAIGHT_SHARE, _STRAIGHT_LEAST = 0.98, 30
 CHECKPOINTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -53,12 +53,12 @@ def straight_gain(
 
 
 def fit_early(
-    rows: Sequence[Labelled],
+    rows: Sequence[LabelledRow],
     near_odds: Sequence[float],
     kept: Sequence[float],
     scorer: Scorer,
     error: float,
-) -> Early:
+) -> EarlyBounds:
     """Return the bounds; `kept` is P(right) of each finished answer, `near_odds` its prompt's.
 
     Of the answers that would be kept at a level, at most a share `error` is given up over all
@@ -80,7 +80,7 @@ def fit_early(
     for level in LEVELS:
         good = {place for place, right in enumerate(kept) if right >= level}
         bounds.append(tuple(_spend(good, partial, error)))
-    return Early(levels=LEVELS, checkpoints=tuple(reached), bounds=tuple(bounds))
+    return EarlyBounds(levels=LEVELS, checkpoints=tuple(reached), bounds=tuple(bounds))
 
 
 def _spend(good: set[int], partial: dict[int, dict[int, float]], error: float) -> list[float]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from offload.messages import Confidence
 from offload.policy.serving.answer_checks import final_answer
 from offload.policy.serving.consistency import NAMES as CHECKS
-from offload.policy.serving.consistency import WhatIsAsked, consistency
+from offload.policy.serving.consistency import QuestionForm, consistency
 
 _TINY, _LOWEST, _WIDEST = 1e-3, -30.0, 30.0
 
@@ -60,7 +60,7 @@ PROMPT_SIGNS = {
 PROMPT_NAMES = tuple(PROMPT_SIGNS)
 
 
-def answer_features(asked: WhatIsAsked, text: str, tokens: Sequence[Confidence]) -> list[float]:
+def answer_features(asked: QuestionForm, text: str, tokens: Sequence[Confidence]) -> list[float]:
     """Return one number for each of NAMES."""
     checks = dict(zip(CHECKS, consistency(asked, text), strict=True))
     is_number = checks["has_number"]
@@ -105,7 +105,7 @@ def answer_features(asked: WhatIsAsked, text: str, tokens: Sequence[Confidence])
 
 def measured(question: str, text: str, tokens: Sequence[Confidence]) -> dict[str, float]:
     """Return the features of a question and its answer by name, as a table keeps them."""
-    asked = WhatIsAsked.read(question)
+    asked = QuestionForm.read(question)
     answer = zip(NAMES, answer_features(asked, text, tokens), strict=True)
     prompt = zip(PROMPT_NAMES, prompt_features(asked), strict=True)
     return {name: round(value, 4) for name, value in (*answer, *prompt)}
@@ -147,7 +147,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(map(_held, values)) / len(values) if values else 0.0
 
 
-def prompt_features(asked: WhatIsAsked) -> list[float]:
+def prompt_features(asked: QuestionForm) -> list[float]:
     """Return one number for each of PROMPT_NAMES."""
     bare = not (asked.numbers or asked.options or asked.listed or asked.asks_form)
     return [

@@ -13,7 +13,7 @@ from offload.aims import Aim
 from offload.errors import RequestError
 from offload.policy.serving.answer_features import answer_features
 from offload.policy.serving.calibration_math import certified
-from offload.policy.serving.consistency import WhatIsAsked
+from offload.policy.serving.consistency import QuestionForm
 from offload.policy.serving.flags import MIN_SEEN, UNSEEN_RIGHT
 from offload.policy.serving.logistic import log_odds
 from offload.policy.serving.policy_file import (
@@ -25,23 +25,23 @@ from offload.policy.serving.policy_file import (
 )
 from offload.policy.serving.prior import Prior, load_prior, save_prior
 from offload.policy.serving.probe import Probe, load_probe, save_probe
-from offload.policy.serving.rule import Estimate, Expectation, Limit
+from offload.policy.serving.rule import Estimate, Limit, PromptEstimate
 from offload.policy.serving.signals import Signals
 
 _WORTH_THE_WHOLE = 0.95  # the prior's P(near right) from which an answer is heard to its end
 _SURE = 1.6449  # one-sided 95% of a normal distribution
 
 
-def load_calibrated(path: Path) -> Calibrated:
+def load_calibrated(path: Path) -> CalibratedRule:
     """Read a policy file and what lies beside it. Raises SettingsError."""
     policy = read_policy(path)
     prior = load_prior(prior_path(path)) if policy.has_prior else None
     probe = load_probe(probe_path(path)) if policy.has_probe else None
-    return Calibrated(policy, prior, probe)
+    return CalibratedRule(policy, prior, probe)
 
 
 @dataclass(frozen=True)
-class Calibrated:
+class CalibratedRule:
     """A policy file, put to work."""
 
     policy: PolicyFile
@@ -65,23 +65,23 @@ class Calibrated:
     def straight(self) -> float | None:
         return self.policy.straight
 
-    def expect(self, prompt: str) -> Expectation:
-        asked = WhatIsAsked.read(prompt) if self.policy.answer_scorer is not None else None
+    def expect(self, prompt: str) -> PromptEstimate:
+        asked = QuestionForm.read(prompt) if self.policy.answer_scorer is not None else None
         if self.prior is None:
-            return Expectation(far=self.policy.far(0.0), asked=asked)
+            return PromptEstimate(far=self.policy.far(0.0), asked=asked)
         near, far = self.prior.probabilities(prompt)
-        return Expectation(near=near, far=self.policy.far(log_odds(far)), asked=asked)
+        return PromptEstimate(near=near, far=self.policy.far(log_odds(far)), asked=asked)
 
     def judge(
         self,
         signals: Signals,
-        expected: Expectation,
+        expected: PromptEstimate,
         *,
         flags: Sequence[str] = (),
         states: Sequence[Any] = (),
     ) -> Estimate:
         if self.policy.answer_scorer is not None:
-            asked = expected.asked or WhatIsAsked.read("")
+            asked = expected.asked or QuestionForm.read("")
             found = answer_features(asked, signals.text, signals.tokens)
             return self._judged(self.policy.answer_scorer(found), expected, flags)
         features = self._features(signals, expected)
@@ -91,14 +91,14 @@ class Calibrated:
         return self._judged(score, expected, flags)
 
     def judge_measures(
-        self, measures: Mapping[str, float], expected: Expectation, flags: Sequence[str]
+        self, measures: Mapping[str, float], expected: PromptEstimate, flags: Sequence[str]
     ) -> Estimate:
         """Return what judge() says by the answer's scorer, of features that a table keeps."""
         assert self.policy.answer_scorer is not None, "this policy judges by other features"
         found = [measures[name] for name in self.policy.answer_scorer.names]
         return self._judged(self.policy.answer_scorer(found), expected, flags)
 
-    def _judged(self, score: float, expected: Expectation, flags: Sequence[str]) -> Estimate:
+    def _judged(self, score: float, expected: PromptEstimate, flags: Sequence[str]) -> Estimate:
         right = self.policy.near(score)
         for flag in flags:
             rate = self._right_with(flag)
@@ -106,7 +106,7 @@ class Calibrated:
                 right, score = rate, min(score, log_odds(rate))
         return Estimate(score=score, right=right, far=expected.far)
 
-    def gives_up(self, signals: Signals, expected: Expectation, limit: Limit) -> bool:
+    def gives_up(self, signals: Signals, expected: PromptEstimate, limit: Limit) -> bool:
         early = self.policy.early
         if signals.num_tokens not in early.checkpoints or limit.min_score > -math.inf:
             return False  # a promise holds for finished answers only
@@ -139,7 +139,7 @@ class Calibrated:
             return math.inf
         return gains[min(len(gains) - 1, int(share * len(gains)))] if share > 0 else -math.inf
 
-    def _features(self, signals: Signals, expected: Expectation) -> list[float]:
+    def _features(self, signals: Signals, expected: PromptEstimate) -> list[float]:
         features = signals.features()
         if self.prior is not None:
             assert expected.near is not None, "expect() comes before judge()"
@@ -183,7 +183,7 @@ class Calibrated:
         return found
 
 
-def save_policy(rule: Calibrated, path: Path) -> None:
+def save_policy(rule: CalibratedRule, path: Path) -> None:
     """Write a policy; the JSON file last, so that none names arrays that are not there.
 
     Raises SettingsError where it cannot be written.

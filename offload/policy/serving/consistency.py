@@ -29,7 +29,7 @@ _LARGE = 1e15
 
 
 @dataclass(frozen=True)
-class WhatIsAsked:
+class QuestionForm:
     """What a question says of its answer: its numbers, its options by letter, a form asked for."""
 
     numbers: tuple[float, ...]
@@ -41,7 +41,7 @@ class WhatIsAsked:
     num_sentences: int
 
     @classmethod
-    def read(cls, question: str) -> WhatIsAsked:
+    def read(cls, question: str) -> QuestionForm:
         """Read a question."""
         return cls(
             numbers=tuple(_numbers(_without_options(question))),
@@ -81,7 +81,7 @@ NAMES = (
 )
 
 
-def consistency(asked: WhatIsAsked, text: str) -> list[float]:
+def consistency(asked: QuestionForm, text: str) -> list[float]:
     """Return one number for each of NAMES; shares and truths are 0 to 1."""
     final = final_answer(text)
     form_missed = asked.asks_form and "Answer:" not in text
@@ -100,7 +100,7 @@ def consistency(asked: WhatIsAsked, text: str) -> list[float]:
     ]
 
 
-def _number_checks(asked: WhatIsAsked, text: str, final: str) -> list[float]:
+def _number_checks(asked: QuestionForm, text: str, final: str) -> list[float]:
     found = _numbers(final)
     if not found or not asked.asks_number or asked.options or asked.listed:
         return [0.0] * 10
@@ -159,7 +159,7 @@ def _used(known: Sequence[float], text: str) -> float:
     return used / len(known) if known else 0.0
 
 
-def _option_checks(asked: WhatIsAsked, final: str) -> list[float]:
+def _option_checks(asked: QuestionForm, final: str) -> list[float]:
     """Whether there are options, and the answer names none of them, or no known one, or misquotes.
 
     The last says whether it is the first one: small models like it best.

@@ -14,14 +14,16 @@ import math
 from bisect import bisect_left, insort
 from collections import deque
 
+from offload.aims import Aim
 from offload.errors import SettingsError
+from offload.policy.serving.rule import Limit, Rule
 
 RATE = 0.12
 WINDOW = 500
 
 
 class BudgetController:
-    """The needs last seen, and the level that now lets a share of `budget` of them pass."""
+    """Controller of one budget: the needs last seen, and the level that lets its share pass."""
 
     def __init__(self, budget: float, *, rate: float = RATE, window: int = WINDOW) -> None:
         if not 0.0 <= budget <= 1.0:
@@ -57,3 +59,26 @@ class BudgetController:
             del self._ordered[bisect_left(self._ordered, self._recent[0])]
         self._recent.append(need)
         insort(self._ordered, need)
+
+
+class AimLimits:
+    """Limits of one rule by aim; every budget among the aims has a controller of its own."""
+
+    def __init__(self, rule: Rule, min_gain: float | None = None) -> None:
+        self._rule, self._min_gain = rule, min_gain
+        self._controllers: dict[Aim, BudgetController] = {}
+
+    def limit(self, aim: Aim, *, cost: float = 0.0) -> Limit:
+        """Return what an aim asks now; see Rule.limit."""
+        limit = self._rule.limit(aim, min_gain=self._min_gain, cost=cost)
+        return Limit(max_need=self._of(aim).max_need()) if aim.kind == "budget" else limit
+
+    def note(self, aim: Aim, need: float, *, went_far: bool) -> None:
+        """Take what became of one request under a budget."""
+        self._of(aim).note(need, went_far=went_far)
+
+    def _of(self, aim: Aim) -> BudgetController:
+        if aim not in self._controllers:
+            self._controllers[aim] = BudgetController(aim.share)
+            self._controllers[aim].seed(self._rule.seen_needs())
+        return self._controllers[aim]

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Literal, Protocol, runtime_checkable
 
 from offload.messages import Finish, Request
-from offload.policy.serving.rule import Expectation, Limit
+from offload.policy.serving.rule import Limit, PromptEstimate
 
 Start = Literal["near", "far", "both", "near_only"]
 
@@ -42,16 +42,16 @@ class Prices:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outlook:
+class DispatchInputs:
     """What is expected of a request before it is begun."""
 
-    expected: Expectation
-    near: Times
-    far: Times
+    expected: PromptEstimate
+    near: PredictedTimes
+    far: PredictedTimes
     deadline_s: float | None = None
 
 
-def dispatch(outlook: Outlook, limit: Limit, straight: float | None) -> tuple[Start, str]:
+def dispatch(outlook: DispatchInputs, limit: Limit, straight: float | None) -> tuple[Start, str]:
     """Return who starts, and the reason code where that settles who answers.
 
     "near" lets the near model answer under watch; "near_only" does not ask far at all; "both" is
@@ -73,7 +73,7 @@ def dispatch(outlook: Outlook, limit: Limit, straight: float | None) -> tuple[St
     return "near", "confident"
 
 
-class Reachable(Protocol):
+class CloudStatus(Protocol):
     """What a link knows of its cloud without asking it; None is not yet known."""
 
     @property
@@ -90,20 +90,20 @@ class Reachable(Protocol):
 class MeasuredCloud(Protocol):
     """An engine on another machine, which knows how that machine stands."""
 
-    def standing(self) -> Reachable:
+    def standing(self) -> CloudStatus:
         """Return what is known now; nothing is sent for it."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Times:
+class PredictedTimes:
     """Predicted seconds to the first token and to the last; None where nothing is known."""
 
     first_s: float | None = None
     whole_s: float | None = None
 
 
-class Clock:
+class LatencyModel:
     """One side's last answers: how long until the first token, and how long for each other."""
 
     def __init__(self) -> None:
@@ -125,27 +125,27 @@ class Clock:
             self._per_token_s.append((whole_s - first_s) / (number - 1))
         self._num_tokens.append(number)
 
-    def near(self, request: Request) -> Times:
+    def near(self, request: Request) -> PredictedTimes:
         """Predict a device's answer: the first token takes longer the longer the prompt is."""
         if not self._first_s:
-            return Times()
+            return PredictedTimes()
         tokens = len(request.prompt_token_ids) or (
             num_chars(request) / _middle(self._chars_per_token, _CHARS_PER_TOKEN)
         )
         first = tokens * _middle(self._first_per_prompt_token_s, 0.0) or median(self._first_s)
-        return Times(first_s=first, whole_s=first + self._rest_s(request))
+        return PredictedTimes(first_s=first, whole_s=first + self._rest_s(request))
 
-    def far(self, request: Request, cloud: object) -> Times:
+    def far(self, request: Request, cloud: object) -> PredictedTimes:
         """Predict a server's answer: what counts there is the way and the queue."""
         known = cloud.standing() if isinstance(cloud, MeasuredCloud) else None
         first = median(self._first_s) if self._first_s else _told(known)
         if first is None:
-            return Times()
+            return PredictedTimes()
         if known is not None and known.queue_s is not None and known.rtt_s is not None:
             # A queue that has grown since is felt at once, not after some more answers.
             first = max(first, known.rtt_s + known.queue_s)
         whole = first + self._rest_s(request) if self._first_s else None
-        return Times(first_s=first, whole_s=whole)
+        return PredictedTimes(first_s=first, whole_s=whole)
 
     def _rest_s(self, request: Request) -> float:
         wanted = min(_middle(self._num_tokens, 64), request.sampling.max_tokens)
@@ -161,7 +161,7 @@ def _middle(values: deque[float] | deque[int], otherwise: float) -> float:
     return float(median(values)) if values else otherwise
 
 
-def _told(known: Reachable | None) -> float | None:
+def _told(known: CloudStatus | None) -> float | None:
     if known is None or known.rtt_s is None or known.first_piece_s is None:
         return None
     return known.rtt_s + known.first_piece_s

@@ -26,10 +26,10 @@ from offload.policy.serving.answer_features import (
     answer_features,
     prompt_features,
 )
-from offload.policy.serving.consistency import WhatIsAsked
+from offload.policy.serving.consistency import QuestionForm
 from offload.policy.serving.flags import UNSEEN_RIGHT
 from offload.policy.serving.logistic import Scorer, chance, log_odds
-from offload.policy.serving.rule import Estimate, Expectation, Limit, refuse_promises
+from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, refuse_promises
 from offload.policy.serving.signals import Signals
 
 VERSION = 1
@@ -61,7 +61,7 @@ class FirstDayFile(Word, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class FirstDay:
+class FirstDayRule:
     """The shipped weights, put to work."""
 
     file: FirstDayFile
@@ -78,19 +78,19 @@ class FirstDay:
     def straight(self) -> float | None:
         return None
 
-    def expect(self, prompt: str) -> Expectation:
-        asked = WhatIsAsked.read(prompt)
+    def expect(self, prompt: str) -> PromptEstimate:
+        asked = QuestionForm.read(prompt)
         return self._expected(prompt_features(asked), asked)
 
     def judge(
         self,
         signals: Signals,
-        expected: Expectation,
+        expected: PromptEstimate,
         *,
         flags: Sequence[str] = (),
         states: Sequence[Any] = (),
     ) -> Estimate:
-        asked = expected.asked or WhatIsAsked.read("")
+        asked = expected.asked or QuestionForm.read("")
         features = answer_features(asked, signals.text, signals.tokens)
         return self._judged(features, expected, flags)
 
@@ -99,22 +99,22 @@ class FirstDay:
         expected = self._expected([measures[name] for name in PROMPT_NAMES], None)
         return self._judged([measures[name] for name in NAMES], expected, flags)
 
-    def _expected(self, features: Sequence[float], asked: WhatIsAsked | None) -> Expectation:
+    def _expected(self, features: Sequence[float], asked: QuestionForm | None) -> PromptEstimate:
         near, far = (
             chance(scorer(features))
             for scorer in (self.file.near_by_prompt, self.file.far_by_prompt)
         )
-        return Expectation(near=near, far=far, asked=asked)
+        return PromptEstimate(near=near, far=far, asked=asked)
 
     def _judged(
-        self, features: Sequence[float], expected: Expectation, flags: Sequence[str]
+        self, features: Sequence[float], expected: PromptEstimate, flags: Sequence[str]
     ) -> Estimate:
         score = self.file.near(features)
         if flags:
             score = min(score, log_odds(UNSEEN_RIGHT))
         return Estimate(score=score, right=chance(score), far=expected.far)
 
-    def gives_up(self, signals: Signals, expected: Expectation, limit: Limit) -> bool:
+    def gives_up(self, signals: Signals, expected: PromptEstimate, limit: Limit) -> bool:
         return False  # the answer proper comes last, and where it is unsure tells most
 
     def seen_needs(self) -> list[float]:
@@ -127,12 +127,12 @@ class FirstDay:
 
 
 @functools.cache
-def first_day() -> FirstDay:
+def first_day() -> FirstDayRule:
     """Return the rule that ships."""
     return load_first_day(SHIPPED)
 
 
-def load_first_day(path: Path) -> FirstDay:
+def load_first_day(path: Path) -> FirstDayRule:
     """Read a rule's weights. Raises SettingsError where they are damaged or of another age."""
     try:
         file = msgspec.json.decode(path.read_bytes(), type=FirstDayFile)
@@ -145,4 +145,4 @@ def load_first_day(path: Path) -> FirstDay:
         raise SettingsError(
             f"the rule {path} is of another version than this nearfar; install nearfar again"
         )
-    return FirstDay(file)
+    return FirstDayRule(file)

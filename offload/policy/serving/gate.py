@@ -19,13 +19,13 @@ from offload.engine import Engine
 from offload.messages import Privacy, Request
 from offload.policy.serving.dispatch import MeasuredCloud
 
-Choice = Literal["edge", "cloud", "open"]
-_READ_STRAIN_EVERY_S = 5.0
+GateChoice = Literal["edge", "cloud", "open"]
+_READ_PRESSURE_EVERY_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DayLimits:
-    """What may leave in one day; 0 is no limit."""
+    """Limits of what may leave in one day; 0 is no limit."""
 
     cost: float = 0.0
     tokens: int = 0
@@ -44,10 +44,10 @@ class DayLimits:
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What is true when a request arrives.
+    """Conditions when a request arrives.
 
-    `reachable` is False while every attempt would fail at once. `spare` lets a strained device
-    (on battery, hot, short of memory) leave the work to the cloud.
+    `reachable` is False while every attempt would fail at once. `spare` lets a device under
+    pressure (on battery, hot, short of memory) leave the work to the cloud.
     """
 
     offline: bool = False
@@ -63,8 +63,8 @@ class Conditions:
     keeps_whole: bool = False  # a conversation with turns that must not leave
 
     @property
-    def strain(self) -> str | None:
-        """Return the reason code of what the device should be spared for."""
+    def pressure(self) -> str | None:
+        """Return the reason code of the pressure that the device should be spared for."""
         signs = {
             "short_of_memory": self.short_of_memory,
             "hot": self.hot,
@@ -75,58 +75,61 @@ class Conditions:
 
 @dataclass(frozen=True, kw_only=True)
 class GateVerdict:
-    """Who may answer; "open" leaves it to the policy. `must_ask` wants a person's consent first."""
+    """Verdict of the gate: who may answer; "open" leaves it to the policy.
 
-    choice: Choice
+    `must_ask` wants a person's consent first.
+    """
+
+    choice: GateChoice
     reason: str
     must_ask: bool = False
 
 
-def gate(request: Request, standing: Conditions) -> GateVerdict:
+def gate(request: Request, conditions: Conditions) -> GateVerdict:
     """Return who may answer this request; what keeps text on the device always wins."""
-    kept = kept_near(request, standing)
+    kept = kept_near(request, conditions)
     if kept is not None:
         return GateVerdict(choice="edge", reason=kept)
     must_ask = request.privacy is Privacy.ASK
-    if standing.forced == "cloud":
+    if conditions.forced == "cloud":
         return GateVerdict(choice="cloud", reason="forced_cloud", must_ask=must_ask)
-    if standing.spare and standing.strain is not None and not must_ask:
-        return GateVerdict(choice="cloud", reason=standing.strain)
+    if conditions.spare and conditions.pressure is not None and not must_ask:
+        return GateVerdict(choice="cloud", reason=conditions.pressure)
     return GateVerdict(choice="open", reason="confident", must_ask=must_ask)
 
 
-def kept_near(request: Request, standing: Conditions) -> str | None:
+def kept_near(request: Request, conditions: Conditions) -> str | None:
     """Return why nothing of this request may leave, or None where it may."""
     if class_of(request) is Privacy.LOCAL_ONLY:
         return "local_only"
-    if standing.keeps_whole and holds_private(request):
+    if conditions.keeps_whole and holds_private(request):
         return "private_turns"
     if request.prompt_token_ids:
         return "token_ids"  # another model reads other words in them, and no rule can search them
     if request.suffix:
         return "fill_in"  # between two texts, as an editor asks at every key
     asked = request.sampling
-    if (asked.stop_token_ids or asked.logit_bias) and standing.forced != "cloud":
+    if (asked.stop_token_ids or asked.logit_bias) and conditions.forced != "cloud":
         return "token_ids"
-    if standing.offline:
+    if conditions.offline:
         return "offline"
-    if standing.forced == "edge":
+    if conditions.forced == "edge":
         return "edge_only"
-    if not standing.has_cloud:
+    if not conditions.has_cloud:
         return "no_cloud"
     # Who insists on the cloud is told by its own error why it cannot be reached.
-    if not standing.reachable and standing.forced != "cloud":
+    if not conditions.reachable and conditions.forced != "cloud":
         return "unreachable"
     leaves, _ = part_that_leaves(request)
     num_bytes = sum(len(text.encode()) for text in texts_of(leaves))
     allowed = request.budget.max_bytes_sent
     if allowed is not None and num_bytes > allowed:
         return "over_budget"
-    return standing.limits.passed(standing.spent, num_bytes)
+    return conditions.limits.passed(conditions.spent, num_bytes)
 
 
-class Strained(Protocol):
-    """What weighs on a device; edge/device reads it, and this room may not import that one."""
+class PressureReading(Protocol):
+    """Pressure on a device, as edge/device reads it; this room may not import that one."""
 
     @property
     def on_battery(self) -> bool: ...
@@ -137,7 +140,7 @@ class Strained(Protocol):
 
 
 class ConditionsReader:
-    """Says how things stand, each time it is called; nothing is sent for it."""
+    """Reader of the conditions at each request: link, spending, device; nothing is sent for it."""
 
     def __init__(
         self,
@@ -145,34 +148,34 @@ class ConditionsReader:
         *,
         ledger: Ledger | None = None,
         limits: Callable[[], DayLimits] = DayLimits,
-        strain: Callable[[], Strained] | None = None,
+        pressure: Callable[[], PressureReading] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cloud, self._ledger = cloud, ledger
         self._limits = limits
-        self._read_strain, self._clock = strain, clock
-        self._strain: Strained | None = None
-        self._read_at_s = -_READ_STRAIN_EVERY_S
+        self._read_pressure, self._clock = pressure, clock
+        self._pressure: PressureReading | None = None
+        self._read_at_s = -_READ_PRESSURE_EVERY_S
 
     def __call__(self) -> Conditions:
-        """Return the standing; `strain` not given means that the device is never spared."""
-        cloud, strain = self._cloud, self._strain_now()
+        """Return the conditions; without a pressure reader the device is never spared."""
+        cloud, pressure = self._cloud, self._pressure_now()
         limits = self._limits()
         limited = self._ledger is not None and limits != DayLimits()
         return Conditions(
             reachable=cloud.standing().healthy if isinstance(cloud, MeasuredCloud) else True,
             limits=limits,
             spent=self._ledger.spent_today() if limited and self._ledger else Spent(),
-            spare=strain is not None,
-            on_battery=strain is not None and strain.on_battery,
-            hot=strain is not None and strain.hot,
-            short_of_memory=strain is not None and strain.short_of_memory,
+            spare=pressure is not None,
+            on_battery=pressure is not None and pressure.on_battery,
+            hot=pressure is not None and pressure.hot,
+            short_of_memory=pressure is not None and pressure.short_of_memory,
         )
 
-    def _strain_now(self) -> Strained | None:
-        if self._read_strain is None:
+    def _pressure_now(self) -> PressureReading | None:
+        if self._read_pressure is None:
             return None
         now = self._clock()
-        if now - self._read_at_s >= _READ_STRAIN_EVERY_S:
-            self._strain, self._read_at_s = self._read_strain(), now
-        return self._strain
+        if now - self._read_at_s >= _READ_PRESSURE_EVERY_S:
+            self._pressure, self._read_at_s = self._read_pressure(), now
+        return self._pressure

@@ -23,7 +23,7 @@ BANDWIDTHS = {"form": 1.0, "quantities": 0.3, "answer": 0.3}
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasureGroup:
     """One group of measures, standardised on the unlabelled texts; `centre`, `scale` [measures]."""
 
     group: str
@@ -31,7 +31,7 @@ class Measured:
     scale: Floats
 
     @classmethod
-    def fit(cls, group: str, rows: Floats) -> Measured:
+    def fit(cls, group: str, rows: Floats) -> MeasureGroup:
         """Learn the mean and the spread of each measure from `rows` [texts, measures]."""
         return cls(group, rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9))
 
@@ -42,7 +42,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Support:
+class SupportRows:
     """The labelled rows of one group, standardised [rows, measures], and their squared lengths."""
 
     rows: Floats
@@ -50,7 +50,7 @@ class Support:
     weight: float
 
     @classmethod
-    def of(cls, group: str, rows: Floats) -> Support:
+    def of(cls, group: str, rows: Floats) -> SupportRows:
         """Keep `rows` with what is needed of them at every prediction."""
         return cls(rows, (rows**2).sum(axis=1), GROUP_WEIGHTS[group])
 

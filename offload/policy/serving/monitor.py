@@ -8,7 +8,7 @@ from typing import Any
 from offload.messages import Delta
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.flags import circle_start, flags, seen_while_written
-from offload.policy.serving.rule import Estimate, Expectation, Limit, Rule
+from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
 from offload.policy.serving.signals import Signals
 
 _LOOK_EVERY = 16  # tokens
@@ -22,7 +22,7 @@ class Monitor:
         self,
         rule: Rule,
         limit: Limit,
-        expected: Expectation | None = None,
+        expected: PromptEstimate | None = None,
         *,
         question: str = "",
         wants_json: bool = False,
@@ -30,7 +30,7 @@ class Monitor:
     ) -> None:
         self._rule, self._limit = rule, limit
         self._failsafe = failsafe or Failsafe()
-        self.expected = expected or Expectation()
+        self.expected = expected or PromptEstimate()
         self._question, self._wants_json = question, wants_json
         self._signals, self._look_at = Signals(), _LOOK_EVERY
         self._sure_chars = 0

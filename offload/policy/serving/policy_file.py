@@ -26,7 +26,7 @@ class Pairing(Word, frozen=True, kw_only=True):
     cloud_model: str
 
 
-class Early(Word, frozen=True, kw_only=True):
+class EarlyBounds(Word, frozen=True, kw_only=True):
     """When an answer may be given up unfinished.
 
     `bounds[level][checkpoint]`: below this score at that many tokens, an answer that would in the
@@ -69,7 +69,7 @@ class PolicyFile(Word, frozen=True, kw_only=True):
     final_scorer: Scorer  # of the same, and of the probe where it is used
     near: Isotonic  # from the final scorer's score to P(near right)
     far: Isotonic  # from the prior's log odds to P(far right)
-    early: Early
+    early: EarlyBounds
     held: HeldOutQuestions
     flags: dict[str, tuple[int, int]]  # how many answers had it, and how many of them were right
     min_gain: float  # how much likelier right the cloud must be for plain auto to ask it

@@ -24,8 +24,8 @@ from offload.policy.serving.features import GRAMS, NUM_BUCKETS, Floats, ReadText
 from offload.policy.serving.kernel import (
     BANDWIDTHS,
     NGRAM_WEIGHT,
-    Measured,
-    Support,
+    MeasureGroup,
+    SupportRows,
     fit_grams,
     measure,
     measure_all,
@@ -75,8 +75,8 @@ class Prior:
     `gram_weights` is, per kind of n-gram, [n-grams, 2]; heads are ordered near, far.
     """
 
-    groups: tuple[Measured, ...]
-    supports: tuple[Support, ...]
+    groups: tuple[MeasureGroup, ...]
+    supports: tuple[SupportRows, ...]
     grams: tuple[TfIdf, ...]
     gram_weights: tuple[Floats, ...]
     heads: tuple[Head, Head]
@@ -153,14 +153,14 @@ def _read(texts: Sequence[str]) -> list[ReadText]:
 
 def _fit_groups(
     prompts: list[ReadText], answers: list[ReadText] | None, others: list[ReadText]
-) -> tuple[tuple[Measured, ...], tuple[Support, ...]]:
+) -> tuple[tuple[MeasureGroup, ...], tuple[SupportRows, ...]]:
     groups, supports = [], []
     names = ("form", "quantities") if answers is None else ("form", "quantities", "answer")
     for name in names:
         rows = measure_all(name, prompts, answers or prompts)
         seen = rows if name == "answer" else np.vstack([rows, *_rows_of(name, others)])
-        groups.append(Measured.fit(name, seen))
-        supports.append(Support.of(name, groups[-1].standardised(rows)))
+        groups.append(MeasureGroup.fit(name, seen))
+        supports.append(SupportRows.of(name, groups[-1].standardised(rows)))
     return tuple(groups), tuple(supports)
 
 
@@ -236,8 +236,10 @@ def _built(arrays: _Arrays) -> Prior:
         raise ValueError("it has no two heads")
     groups = [name for name in BANDWIDTHS if f"{name}.rows" in arrays]
     return Prior(
-        groups=tuple(Measured(name, *_spread(arrays, name)) for name in groups),
-        supports=tuple(Support.of(name, _rows(arrays, name, weights.shape[1])) for name in groups),
+        groups=tuple(MeasureGroup(name, *_spread(arrays, name)) for name in groups),
+        supports=tuple(
+            SupportRows.of(name, _rows(arrays, name, weights.shape[1])) for name in groups
+        ),
         grams=tuple(_grams(arrays, kind) for kind in GRAMS),
         gram_weights=tuple(_checked(arrays, kind) for kind in GRAMS),
         heads=(Head(weights[0], float(biases[0])), Head(weights[1], float(biases[1]))),

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from offload.aims import Aim
 from offload.errors import RequestError, SettingsError
-from offload.policy.serving.consistency import WhatIsAsked
+from offload.policy.serving.consistency import QuestionForm
 from offload.policy.serving.signals import Signals
 
 
 @dataclass(frozen=True, kw_only=True)
-class Expectation:
+class PromptEstimate:
     """What the prompt alone says: P(near right) and P(far right), None where nothing was learnt.
 
     `asked` is what it says of its answer, for a rule that holds answers against it.
@@ -22,7 +22,7 @@ class Expectation:
 
     near: float | None = None
     far: float | None = None
-    asked: WhatIsAsked | None = None
+    asked: QuestionForm | None = None
 
     @property
     def gain(self) -> float | None:
@@ -87,14 +87,14 @@ class Rule(Protocol):
         """Return the expected gain from which the near model need not be tried; None for never."""
         ...
 
-    def expect(self, prompt: str) -> Expectation:
+    def expect(self, prompt: str) -> PromptEstimate:
         """Return what the prompt alone says."""
         ...
 
     def judge(
         self,
         signals: Signals,
-        expected: Expectation,
+        expected: PromptEstimate,
         *,
         flags: Sequence[str] = (),
         states: Sequence[Any] = (),
@@ -102,7 +102,7 @@ class Rule(Protocol):
         """Return what a finished answer is worth; `states` are float32 [hidden] per token."""
         ...
 
-    def gives_up(self, signals: Signals, expected: Expectation, limit: Limit) -> bool:
+    def gives_up(self, signals: Signals, expected: PromptEstimate, limit: Limit) -> bool:
         """Whether an unfinished answer would be withdrawn anyway, as far as can be told."""
         ...
 
@@ -119,7 +119,7 @@ class Rule(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Threshold:
+class ThresholdRule:
     """Far below a least token log-probability of `min_logprob`, in nats, as set by hand."""
 
     min_logprob: float = -0.7
@@ -142,13 +142,13 @@ class Threshold:
     def straight(self) -> float | None:
         return None
 
-    def expect(self, prompt: str) -> Expectation:
-        return Expectation()
+    def expect(self, prompt: str) -> PromptEstimate:
+        return PromptEstimate()
 
     def judge(
         self,
         signals: Signals,
-        expected: Expectation,
+        expected: PromptEstimate,
         *,
         flags: Sequence[str] = (),
         states: Sequence[Any] = (),
@@ -158,7 +158,7 @@ class Threshold:
             score = min(score, self.min_logprob - 0.01)
         return Estimate(score=score)
 
-    def gives_up(self, signals: Signals, expected: Expectation, limit: Limit) -> bool:
+    def gives_up(self, signals: Signals, expected: PromptEstimate, limit: Limit) -> bool:
         # The least can only fall, so that nothing is lost by not waiting for the end.
         return limit.passed_by(self.judge(signals, expected))
 

@@ -1,7 +1,7 @@
 """Small talk: turns that ask nothing (greetings, thanks, goodbyes, praise) in several languages.
 
 Such a turn has many good answers, and a model that wavers between two of them looks unsure of both.
-Only whole turns made of the phrases below count: what asks something besides is no courtesy.
+Only whole turns made of the phrases below count: what asks something besides is none.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _MAX_WORDS = 7  # of one phrase
 _DRAWN_OUT = re.compile(r"([^\W\d_])\1{2,}")  # hellooo
 
 
-def is_courtesy(request: Request) -> bool:
+def is_small_talk(request: Request) -> bool:
     """Whether the last turn asks nothing; one that answers a question of the model's may."""
     if request.tools or request.sampling.json_schema is not None or request.prompt_token_ids:
         return False
@@ -69,21 +69,21 @@ def is_courtesy(request: Request) -> bool:
 
 
 def asks_nothing(text: str) -> bool:
-    """Whether a text is made of courtesies only."""
+    """Whether a text is made of small talk only."""
     if len(text) > _MAX_CHARS:
         return False
-    words, num_courtesies = _plain(text).split(), 0
+    words, num_phrases = _plain(text).split(), 0
     while words:
-        taken, is_courtesy = _first(words)
+        taken, is_core = _first(words)
         if not taken:
             return False
-        num_courtesies += is_courtesy
+        num_phrases += is_core
         words = words[taken:]
-    return num_courtesies > 0
+    return num_phrases > 0
 
 
 def _first(words: list[str]) -> tuple[int, bool]:
-    """Return of how many words the first phrase is, 0 for none, and whether it is a courtesy."""
+    """Return how many words the first phrase has, 0 for none, and whether it is no filler."""
     for count in range(min(_MAX_WORDS, len(words)), 0, -1):
         phrase = " ".join(words[:count])
         if _CORE.fullmatch(phrase):
@@ -94,15 +94,15 @@ def _first(words: list[str]) -> tuple[int, bool]:
 
 
 def _is_joined(word: str) -> bool:
-    at, num_courtesies = 0, 0
+    at, num_phrases = 0, 0
     while at < len(word):
         core = _JOINED_CORE.match(word, at)
         found = core or _JOINED_FILLER.match(word, at)
         if found is None:
             return False
-        num_courtesies += core is not None
+        num_phrases += core is not None
         at = found.end()
-    return num_courtesies > 0
+    return num_phrases > 0
 
 
 def _plain(text: str) -> str:

@@ -16,7 +16,7 @@ from edge.assistant import engine_settings
 from edge.assistant.access import MAX_BODY_BYTES, kept_token
 from edge.assistant.app import PAGE, build_app
 from edge.assistant.engine_settings import Change
-from edge.near.factory import Choice
+from edge.near.factory import RunFlags
 from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.config.settings_file import change_settings
@@ -224,7 +224,7 @@ async def test_a_model_that_cannot_be_opened_is_rolled_back_whatever_it_raises()
     opened = office()
     make = opened.desk._open
 
-    def breaks(settings: Settings, here: Places, choice: Choice) -> Engine:
+    def breaks(settings: Settings, here: Places, choice: RunFlags) -> Engine:
         if settings.edge.window == 64:
             raise OverflowError("no llama.cpp can count so far")
         return make(settings, here, choice)

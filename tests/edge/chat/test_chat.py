@@ -25,7 +25,7 @@ from offload.errors import CloudUnreachable
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.link.client import CloudLink
 from offload.messages import Delta, Finish, Privacy, Request
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -63,7 +63,7 @@ class ScriptedScreen:
 
 def hybrid(consent: ConsentPrompt | None = None, *, near: Sequence[str] = ("near",)) -> Hybrid:
     cloud = ScriptedEngine(("far",))
-    options = HybridOptions(rule=Threshold(min_logprob=-0.1))  # the script is never so sure
+    options = HybridOptions(rule=ThresholdRule(min_logprob=-0.1))  # the script is never so sure
     if consent is None:
         return Hybrid(ScriptedEngine(near), cloud, options=options)
     allowed = LivePermission(places().config_file)

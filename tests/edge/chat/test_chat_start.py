@@ -15,7 +15,7 @@ import pytest
 from backbone.errors import CheckpointError, NearfarError
 from edge.chat.preload import Opening
 from edge.models.local_models import size_of
-from edge.near.switch_model import Changing
+from edge.near.switch_model import ModelSwitch
 from offload.engine import Engine
 from offload.messages import Delta, Finish
 from tests.offload.scripted import ScriptedEngine
@@ -107,8 +107,8 @@ class Noted(ScriptedEngine):
         self._notes.append(f"close {self.name}")
 
 
-def changing(shelf: Shelf, free: int) -> Changing:
-    return Changing(shelf.open, shelf.folder, current="old", free_bytes=lambda: free)
+def changing(shelf: Shelf, free: int) -> ModelSwitch:
+    return ModelSwitch(shelf.open, shelf.folder, current="old", free_bytes=lambda: free)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from offload.egress.outbox import Outbox
 from offload.egress.permission import Allowed
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Finish, Privacy, Request, Route
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 from tests.offload.scripted import ScriptedEngine
 
 SECRET = "the vault opens at 4711"
@@ -46,7 +46,7 @@ class Desk:
         self.hybrid = Hybrid(
             self.near,
             EgressEngine(self.cloud, door=door),
-            options=HybridOptions(rule=Threshold(min_logprob=-0.1)),  # never so sure
+            options=HybridOptions(rule=ThresholdRule(min_logprob=-0.1)),  # never so sure
             consent=consent,
             allowed=lambda: self.allowed,
         )

@@ -131,12 +131,12 @@ def test_the_settings_reach_the_runtime(home: Path) -> None:
 
 async def test_a_chat_goes_on_in_the_next_process(home: Path) -> None:
     """What a person sees: the second start evaluates only what is new."""
-    from edge.near.factory import Choice, open_hybrid
+    from edge.near.factory import RunFlags, open_hybrid
 
     turns = [Message(role="user", content="What is 17 + 25? " + "Think of it well. " * 8)]
     counts: list[float] = []
     for start in range(2):
-        hybrid = open_hybrid(Settings(), places(), Choice())
+        hybrid = open_hybrid(Settings(), places(), RunFlags())
         request = Request(messages=tuple(turns), session="c1", sampling=Sampling(max_tokens=8))
         read: list[int] = []
         context = hybrid.edge._context  # type: ignore[attr-defined]

@@ -16,10 +16,10 @@ from offload.config.settings import PolicySettings, Settings
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Finish, Message, Request
 from offload.pair import EDGE_MODEL, EDGE_POLICY
-from offload.policy.serving.calibrated import Calibrated
+from offload.policy.serving.calibrated import CalibratedRule
 from offload.policy.serving.first_day import first_day
 from offload.policy.serving.policy_file import prior_path
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -36,12 +36,12 @@ def _own(here: Places, model: Path) -> Path:
 
 def test_the_shipped_model_has_its_shipped_policy(here: Places) -> None:
     assert policy_of(EDGE_MODEL, Settings(), here) == EDGE_POLICY
-    assert isinstance(rule_for(EDGE_MODEL, Settings(), here), Calibrated)
+    assert isinstance(rule_for(EDGE_MODEL, Settings(), here), CalibratedRule)
 
 
 def test_a_threshold_set_by_hand_wins(here: Places) -> None:
     settings = Settings(policy=PolicySettings(min_logprob=-2.0))
-    assert rule_for(EDGE_MODEL, settings, here) == Threshold(min_logprob=-2.0)
+    assert rule_for(EDGE_MODEL, settings, here) == ThresholdRule(min_logprob=-2.0)
 
 
 def test_a_model_without_a_policy_gets_the_rule_of_the_first_day(

@@ -17,7 +17,7 @@ from offload.errors import NotNow, Withheld
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Finish, Message, Privacy, Request, Route
 from offload.policy.serving.gate import DayLimits
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -54,7 +54,7 @@ async def test_never_closes_the_way_for_requests_that_were_begun_under_another_c
         return made[-1]
 
     door = Door(endpoint="tcp://cloud:1", allowed=allowed, reopen=reopen)
-    options = HybridOptions(rule=Threshold(min_logprob=-0.1))
+    options = HybridOptions(rule=ThresholdRule(min_logprob=-0.1))
     engine = Hybrid(
         ScriptedEngine(("near",)), EgressEngine(cloud, door=door), options=options, allowed=allowed
     )

@@ -16,7 +16,7 @@ from offload.hybrid.handover import accepted
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Budget, Confidence, Delta, Finish, Message, Privacy, Request
 from offload.policy.serving.dispatch import Prices
-from offload.policy.serving.rule import Estimate, Expectation, Limit, Threshold
+from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, ThresholdRule
 from offload.policy.serving.signals import Signals
 from tests.offload.scripted import ScriptedEngine
 
@@ -70,20 +70,20 @@ class Told:
     cloud_model: str | None = None
     known: tuple[float, ...] = ()
 
-    def expect(self, prompt: str) -> Expectation:
-        return Expectation(near=self.near, far=self.far)
+    def expect(self, prompt: str) -> PromptEstimate:
+        return PromptEstimate(near=self.near, far=self.far)
 
     def judge(
         self,
         signals: Signals,
-        expected: Expectation,
+        expected: PromptEstimate,
         *,
         flags: Sequence[str] = (),
         states: Sequence[Any] = (),
     ) -> Estimate:
         return Estimate(score=self.right, right=self.right, far=expected.far)
 
-    def gives_up(self, signals: Signals, expected: Expectation, limit: Limit) -> bool:
+    def gives_up(self, signals: Signals, expected: PromptEstimate, limit: Limit) -> bool:
         return False
 
     def seen_needs(self) -> list[float]:
@@ -241,7 +241,7 @@ async def test_where_there_is_no_time_for_one_after_the_other_both_start() -> No
     rule, held = Told(near=0.3, far=0.95, right=0.3), asyncio.Event()
     edge, cloud = near(("near", SURE), hold=held, hold_before=0), near(("far", SURE))
     hybrid = Hybrid(edge, cloud, options=HybridOptions(rule=rule))
-    for clock in (hybrid._near_clock, hybrid._far_clock):
+    for clock in (hybrid._near_latency, hybrid._far_latency):
         clock.note(ask(), Finish(reason="stop"), first_s=3.0, whole_s=3.0)
     job = asyncio.ensure_future(read(hybrid, ask(deadline_s=4.0)))
     await cloud.until(lambda: len(cloud.requests) == 1)
@@ -256,7 +256,7 @@ async def test_a_hedged_answer_that_proves_right_stays_near() -> None:
     edge = near(("near", SURE), hold=held, hold_before=0)
     cloud = near(("far", SURE), hold=asyncio.Event(), hold_before=0)
     hybrid = Hybrid(edge, cloud, options=HybridOptions(rule=rule))
-    for clock in (hybrid._near_clock, hybrid._far_clock):
+    for clock in (hybrid._near_latency, hybrid._far_latency):
         clock.note(ask(), Finish(reason="stop"), first_s=3.0, whole_s=3.0)
     job = asyncio.ensure_future(read(hybrid, ask(deadline_s=4.0)))
     await cloud.until(lambda: len(cloud.requests) == 1)
@@ -316,7 +316,7 @@ def test_half_words_are_not_accepted() -> None:
 def test_a_threshold_trips_on_its_least_token() -> None:
     signals = Signals()
     signals.take([Confidence(-0.5, 0.1, 1.0)])
-    rule, limit = Threshold(min_logprob=-1.0), Threshold(min_logprob=-1.0).limit(Aim())
-    assert not rule.gives_up(signals, Expectation(), limit)
+    rule, limit = ThresholdRule(min_logprob=-1.0), ThresholdRule(min_logprob=-1.0).limit(Aim())
+    assert not rule.gives_up(signals, PromptEstimate(), limit)
     signals.take([Confidence(-2.0, 0.1, 1.0)])
-    assert rule.gives_up(signals, Expectation(), limit)
+    assert rule.gives_up(signals, PromptEstimate(), limit)

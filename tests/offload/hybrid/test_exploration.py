@@ -17,7 +17,13 @@ from offload.egress.ledger.reading import open_book
 from offload.errors import RequestError, SettingsError
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Budget, Message, Privacy, Request
-from offload.policy.fitting.off_policy import Drawn, drawn, read_rewards, told, worth
+from offload.policy.fitting.off_policy import (
+    DrawnDecision,
+    drawn_decisions,
+    read_rewards,
+    report_lines,
+    value_of,
+)
 from offload.policy.serving.gate import Conditions, DayLimits
 from offload.policy.serving.rule import Limit
 from tests.offload.hybrid.test_escalation import SURE, UNSURE, Kept, Told, ask, near, read
@@ -33,13 +39,13 @@ def exploring(
     cloud: ScriptedEngine,
     chance: Callable[[], float] = always,
     *,
-    surroundings: Callable[[], Conditions] = Conditions,
+    conditions: Callable[[], Conditions] = Conditions,
     **options: Any,
 ) -> tuple[Hybrid, Kept]:
     kept = Kept([])
     chosen = HybridOptions(exploration=0.25, **options)
     hybrid = Hybrid(
-        edge, cloud, options=chosen, recorder=kept, chance=chance, surroundings=surroundings
+        edge, cloud, options=chosen, recorder=kept, chance=chance, conditions=conditions
     )
     return hybrid, kept
 
@@ -74,7 +80,7 @@ async def test_the_usual_choice_is_logged_with_the_rest_of_the_chance() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_", "surroundings"),
+    ("request_", "conditions"),
     [
         (ask(privacy=Privacy.LOCAL_ONLY), Conditions()),
         (ask(privacy=Privacy.ASK), Conditions()),
@@ -88,10 +94,10 @@ async def test_the_usual_choice_is_logged_with_the_rest_of_the_chance() -> None:
     ],
 )
 async def test_nothing_is_drawn_where_a_rule_a_budget_or_a_clock_decides(
-    request_: Request, surroundings: Conditions
+    request_: Request, conditions: Conditions
 ) -> None:
     cloud = near(("far", SURE))
-    hybrid, kept = exploring(near(("near", SURE)), cloud, surroundings=lambda: surroundings)
+    hybrid, kept = exploring(near(("near", SURE)), cloud, conditions=lambda: conditions)
     text, finish = await read(hybrid, request_)
     assert text == "near" and finish.route.reason != "explored" and cloud.requests == []
     assert kept.decisions[0].propensity == 1.0
@@ -141,15 +147,15 @@ async def test_propensities_recover_what_another_policy_would_earn(tmp_path: Pat
     ledger.close()
     (tmp_path / "rewards.jsonl").write_text("\n".join(lines))
     with open_book(tmp_path / "ledger.sqlite") as book:
-        rows = drawn(book.decisions(), read_rewards(tmp_path / "rewards.jsonl"), limit)
-    found, expected = worth(rows), sum(truth) / len(truth)
+        rows = drawn_decisions(book.decisions(), read_rewards(tmp_path / "rewards.jsonl"), limit)
+    found, expected = value_of(rows), sum(truth) / len(truth)
     assert found.num_rows == 1500
     assert abs(found.ips - expected) < 4 * found.ips_error
     assert abs(found.doubly_robust - expected) < 4 * found.doubly_robust_error
     assert found.doubly_robust_error < found.ips_error < 0.05
     believed = sum(each.p_far if each.wants_far else each.p_near for each in rows) / len(rows)
     assert abs(believed - expected) > 4 * found.ips_error, "a guess alone would not do"
-    assert "inverse propensities" in told(found, str(parse_aim("auto")))[-1]
+    assert "inverse propensities" in report_lines(found, str(parse_aim("auto")))[-1]
 
 
 def test_rewards_that_are_none_and_too_few_draws_are_told(tmp_path: Path) -> None:
@@ -162,6 +168,8 @@ def test_rewards_that_are_none_and_too_few_draws_are_told(tmp_path: Path) -> Non
         read_rewards(path)
     with pytest.raises(RequestError, match="cannot be read"):
         read_rewards(tmp_path / "none.jsonl")
-    one = Drawn(asked_far=True, propensity=0.5, reward=1.0, p_near=0.5, p_far=0.5, wants_far=True)
+    one = DrawnDecision(
+        asked_far=True, propensity=0.5, reward=1.0, p_near=0.5, p_far=0.5, wants_far=True
+    )
     with pytest.raises(RequestError, match=r"policy\.exploration"):
-        worth([one])
+        value_of([one])

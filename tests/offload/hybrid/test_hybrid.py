@@ -20,7 +20,7 @@ from offload.messages import (
     Privacy,
     Request,
 )
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 
 SURE, UNSURE = -0.01, -3.0
 
@@ -95,7 +95,7 @@ async def read(hybrid: Hybrid, request: Request) -> tuple[str, Finish]:
 
 
 def make(edge: Player, cloud: Player | None, consent: AskConsent | None = None, **options: object):
-    chosen = HybridOptions(rule=Threshold(min_logprob=-1.0), **options)  # type: ignore[arg-type]
+    chosen = HybridOptions(rule=ThresholdRule(min_logprob=-1.0), **options)  # type: ignore[arg-type]
     return Hybrid(edge, cloud, options=chosen, **({"consent": consent} if consent else {}))
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from offload.policy.fitting.answer_scorer import fit_to_answers
-from offload.policy.fitting.answer_table import Answered
+from offload.policy.fitting.answer_table import AnswerRow
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate, judged
 from offload.policy.fitting.deferral_curve import auroc
-from offload.policy.fitting.labelled_questions import Labelled
+from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.fitting.questions import Question
 from offload.policy.serving.answer_features import NAMES, measured
 from offload.policy.serving.calibrated import load_calibrated, save_policy
@@ -24,12 +24,12 @@ FOLDS = np.arange(200) % 5
 PLAIN = CalibrationOptions(use_probe=False)
 
 
-def rows_told_by(name: str, *, seed: int = 0) -> list[Answered]:
+def rows_told_by(name: str, *, seed: int = 0) -> list[AnswerRow]:
     """Answers that are right where one feature is 1, and differ in nothing else."""
     generator, blank = np.random.default_rng(seed), dict.fromkeys(NAMES, 0.0)
     ones = generator.random(200) < 0.5
     return [
-        Answered(id=str(n), right=bool(one), measures={**blank, name: float(one)})
+        AnswerRow(id=str(n), right=bool(one), measures={**blank, name: float(one)})
         for n, one in enumerate(ones)
     ]
 
@@ -56,7 +56,7 @@ def test_tables_without_measures_are_fitted_by_signals() -> None:
 
 
 @pytest.fixture
-def measured_rows() -> tuple[list[Question], list[Labelled]]:
+def measured_rows() -> tuple[list[Question], list[LabelledRow]]:
     """Labels whose tokens tell nothing, and whose answers do: the right ones give a number."""
     questions, rows = made(200, tells=0.0)
     asked = [
@@ -65,7 +65,7 @@ def measured_rows() -> tuple[list[Question], list[Labelled]]:
     ]
     texts = [f"{n} + 4 = {n + 4 if row.near_right else -3.5}" for n, row in enumerate(rows)]
     return asked, [
-        Labelled(
+        LabelledRow(
             near=msgspec.structs.replace(
                 row.near, text=text, measures=measured(q.question, text, row.near.tokens)
             ),
@@ -76,7 +76,7 @@ def measured_rows() -> tuple[list[Question], list[Labelled]]:
 
 
 def test_a_policy_serves_by_the_answers_features_as_it_was_fitted(
-    measured_rows: tuple[list[Question], list[Labelled]], tmp_path: Path
+    measured_rows: tuple[list[Question], list[LabelledRow]], tmp_path: Path
 ) -> None:
     questions, rows = measured_rows
     fitted = calibrate(questions, rows, PAIRING, PLAIN)

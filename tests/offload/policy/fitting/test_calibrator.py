@@ -14,8 +14,8 @@ from offload.errors import RequestError, SettingsError
 from offload.messages import Confidence
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate, judged
-from offload.policy.fitting.labelled_questions import Labelled
-from offload.policy.serving.calibrated import Calibrated, load_calibrated, save_policy
+from offload.policy.fitting.labelled_questions import LabelledRow
+from offload.policy.serving.calibrated import CalibratedRule, load_calibrated, save_policy
 from offload.policy.serving.policy_file import check_pairing, prior_path, read_policy
 from tests.offload.made_labels import PAIRING, made
 
@@ -23,11 +23,11 @@ PLAIN = CalibrationOptions(use_probe=False)
 
 
 @pytest.fixture(scope="module")
-def rule() -> Calibrated:
+def rule() -> CalibratedRule:
     return calibrate(*made(400), PAIRING, PLAIN)
 
 
-def test_probabilities_hold_on_new_questions(rule: Calibrated) -> None:
+def test_probabilities_hold_on_new_questions(rule: CalibratedRule) -> None:
     questions, rows = made(600, seed=7)
     said = [judged(rule, q.question, row) for q, row in zip(questions, rows, strict=True)]
     right = np.array([row.near_right for row in rows], dtype=float)
@@ -37,7 +37,7 @@ def test_probabilities_hold_on_new_questions(rule: Calibrated) -> None:
     assert abs(rule.policy.found.auroc - deferral_curve.auroc(chances, right)) < 0.05
 
 
-def test_a_surer_answer_is_worth_more(rule: Calibrated) -> None:
+def test_a_surer_answer_is_worth_more(rule: CalibratedRule) -> None:
     questions, rows = made(2, seed=1, tells=0.0)
     sure = _with_tokens(rows[0], Confidence(-1e-4, 1e-4, 9.0))
     doubtful = _with_tokens(rows[0], Confidence(-3.0, 3.0, 0.1))
@@ -45,12 +45,12 @@ def test_a_surer_answer_is_worth_more(rule: Calibrated) -> None:
     assert judged(rule, text, sure).right > 0.6 > 0.4 > judged(rule, text, doubtful).right
 
 
-def _with_tokens(row: Labelled, token: Confidence) -> Labelled:
+def _with_tokens(row: LabelledRow, token: Confidence) -> LabelledRow:
     tokens = (token,) * len(row.near.tokens)
     return replace(row, near=msgspec.structs.replace(row.near, tokens=tokens))
 
 
-def test_aims_become_limits_that_hold_on_the_held_questions(rule: Calibrated) -> None:
+def test_aims_become_limits_that_hold_on_the_held_questions(rule: CalibratedRule) -> None:
     held = rule.policy.held
     budget = rule.limit(parse_aim("auto-b20")).max_need
     assert np.mean([gain > budget for gain in held.gains]) == pytest.approx(0.2, abs=0.02)
@@ -64,12 +64,12 @@ def test_aims_become_limits_that_hold_on_the_held_questions(rule: Calibrated) ->
     assert len(kept) > 20 and np.mean(kept) >= 0.8
 
 
-def test_a_promise_that_cannot_be_kept_is_refused(rule: Calibrated) -> None:
+def test_a_promise_that_cannot_be_kept_is_refused(rule: CalibratedRule) -> None:
     with pytest.raises(RequestError, match="cannot be promised"):
         rule.limit(parse_aim("auto-w0"))
 
 
-def test_giving_up_early_spends_no_more_than_its_error(rule: Calibrated) -> None:
+def test_giving_up_early_spends_no_more_than_its_error(rule: CalibratedRule) -> None:
     questions, rows = made(600, seed=9)
     limit = rule.limit(parse_aim("auto"), min_gain=0.1)
     kept = lost = saved = 0
@@ -95,7 +95,7 @@ def test_a_probe_is_used_where_states_know_more_and_else_left_out() -> None:
     assert seeing.policy.found.auroc > 0.9
 
 
-def test_a_saved_policy_says_the_same(rule: Calibrated, tmp_path: Path) -> None:
+def test_a_saved_policy_says_the_same(rule: CalibratedRule, tmp_path: Path) -> None:
     path = tmp_path / "policies" / "a.json"
     save_policy(rule, path)
     again = load_calibrated(path)
@@ -105,7 +105,9 @@ def test_a_saved_policy_says_the_same(rule: Calibrated, tmp_path: Path) -> None:
         assert judged(again, question.question, row).right == pytest.approx(ours.right, abs=1e-6)
 
 
-def test_a_policy_of_another_model_or_kv_type_is_refused(rule: Calibrated, tmp_path: Path) -> None:
+def test_a_policy_of_another_model_or_kv_type_is_refused(
+    rule: CalibratedRule, tmp_path: Path
+) -> None:
     check_pairing(rule.policy, tmp_path, edge_hash="0" * 32, kv_cache_dtype="auto")
     with pytest.raises(SettingsError, match="another model"):
         check_pairing(rule.policy, tmp_path, edge_hash="1" * 32, kv_cache_dtype="auto")
@@ -113,7 +115,7 @@ def test_a_policy_of_another_model_or_kv_type_is_refused(rule: Calibrated, tmp_p
         check_pairing(rule.policy, tmp_path, edge_hash="0" * 32, kv_cache_dtype="f16")
 
 
-def test_a_damaged_policy_is_named(rule: Calibrated, tmp_path: Path) -> None:
+def test_a_damaged_policy_is_named(rule: CalibratedRule, tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     save_policy(rule, path)
     prior_path(path).write_bytes(b"no archive")

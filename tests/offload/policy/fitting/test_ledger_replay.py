@@ -11,7 +11,7 @@ from offload.egress.ledger.entries import Decided
 from offload.errors import RequestError, SettingsError
 from offload.messages import Finish, Route
 from offload.pair import EDGE_POLICY
-from offload.policy.fitting.ledger_replay import limit_of, replay, told
+from offload.policy.fitting.ledger_replay import limit_of, replay, report_lines
 from offload.policy.serving.rule import Limit
 
 
@@ -59,11 +59,11 @@ def test_the_rule_without_labels_reads_the_least_token() -> None:
 def test_probabilities_that_were_not_noted_promise_nothing() -> None:
     found = replay([decided("a", "confident", 0.9, far=None)], Limit(min_score=0.95))
     assert found.right_then is None and found.far_now == 1
-    assert len(told(found)) == 2
+    assert len(report_lines(found)) == 2
 
 
 def test_an_empty_ledger_is_told() -> None:
-    assert told(replay([], Limit())) == ["Of 0 decisions none was open to the policy."]
+    assert report_lines(replay([], Limit())) == ["Of 0 decisions none was open to the policy."]
 
 
 def test_a_calibrated_aim_gives_its_own_limit() -> None:

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 from backbone.errors import WrongUsage
 from offload.commands.policy import policy_app
 from offload.errors import RequestError
-from offload.policy.fitting.table_replay import Replayed, evaluate_answers
+from offload.policy.fitting.table_replay import TableReplay, evaluate_answers
 from offload.policy.serving.first_day import first_day
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 
 KEYS = [
     "auroc",
@@ -47,8 +47,8 @@ def _tables(
     return paths
 
 
-def _run(near: Path, far: Path) -> Replayed:
-    found = evaluate_answers(near, far, Threshold(), named="least")
+def _run(near: Path, far: Path) -> TableReplay:
+    found = evaluate_answers(near, far, ThresholdRule(), named="least")
     assert "does not say" in found.notes.pop()
     return found
 
@@ -134,7 +134,7 @@ def test_the_command_prints_one_document_or_a_table(tmp_path: Path) -> None:
     assert set(KEYS) < document.keys() and set(document["intervals"]) == set(KEYS)
     for each in document["baselines"].values():
         assert set(KEYS) < each.keys() and each["intervals"]
-    assert msgspec.convert(document, Replayed).num_questions == 60
+    assert msgspec.convert(document, TableReplay).num_questions == 60
     told = CliRunner().invoke(policy_app, words, catch_exceptions=False).stdout
     assert "perfect_self_knowledge" in told and "60 questions" in told
     with pytest.raises(WrongUsage, match="belong together"):

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from offload.policy.fitting.answer_table import token_kind
-from offload.policy.serving.consistency import NAMES, WhatIsAsked, consistency
+from offload.policy.serving.consistency import NAMES, QuestionForm, consistency
 
 SUMS = 'Ann has 12 pens and gives 5 away. How many are left? End with "Answer: " and the number.'
 CHOICE = "Which is it?\nOptions:\n(A) the first one\n(B) the last one\nReply with a letter."
@@ -15,7 +15,7 @@ LISTED = "Is it so?\nOptions:\n- Yes\n- No\nReply with one word."
 
 
 def _checks(question: str, text: str) -> dict[str, float]:
-    return dict(zip(NAMES, consistency(WhatIsAsked.read(question), text), strict=True))
+    return dict(zip(NAMES, consistency(QuestionForm.read(question), text), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_a_listed_word_is_what_the_answer_begins_with() -> None:
 @pytest.mark.parametrize("text", ["", " ", "Answer:", "9" * 400, "(" * 5000, "1 = 2 = " * 900])
 @pytest.mark.parametrize("question", ["", SUMS, CHOICE, LISTED, "7 " * 4000])
 def test_every_check_of_any_text_is_a_number(question: str, text: str) -> None:
-    assert all(map(math.isfinite, consistency(WhatIsAsked.read(question), text)))
+    assert all(map(math.isfinite, consistency(QuestionForm.read(question), text)))
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,33 @@ from dataclasses import dataclass
 import pytest
 
 from offload.messages import Finish, Request, Sampling, Usage
-from offload.policy.serving.dispatch import Clock, Outlook, Prices, Times, dispatch
-from offload.policy.serving.rule import Expectation, Limit
+from offload.policy.serving.dispatch import (
+    DispatchInputs,
+    LatencyModel,
+    PredictedTimes,
+    Prices,
+    dispatch,
+)
+from offload.policy.serving.rule import Limit, PromptEstimate
 
 LIMIT = Limit(max_need=0.1)
-HARD, EASY = Expectation(near=0.1, far=0.9), Expectation(near=0.9, far=0.95)
+HARD, EASY = PromptEstimate(near=0.1, far=0.9), PromptEstimate(near=0.9, far=0.95)
 
 
-def _start(expected: Expectation, near: float | None, far: float | None, **more: float) -> str:
-    outlook = Outlook(expected=expected, near=Times(whole_s=near), far=Times(whole_s=far), **more)
+def _start(expected: PromptEstimate, near: float | None, far: float | None, **more: float) -> str:
+    outlook = DispatchInputs(
+        expected=expected,
+        near=PredictedTimes(whole_s=near),
+        far=PredictedTimes(whole_s=far),
+        **more,
+    )
     return dispatch(outlook, LIMIT, straight=0.7)[0]
 
 
 def test_without_a_deadline_only_the_hard_go_straight_to_the_cloud() -> None:
     assert _start(EASY, 1, 1) == "near"
     assert _start(HARD, 1, 1) == "far"
-    assert _start(Expectation(), None, None) == "near"
+    assert _start(PromptEstimate(), None, None) == "near"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +64,7 @@ def _finish(prompt_tokens: int, tokens: int) -> Finish:
 
 
 def test_a_near_answer_is_predicted_by_the_length_of_its_prompt() -> None:
-    clock = Clock()
+    clock = LatencyModel()
     assert clock.near(Request(prompt="x")).whole_s is None
     for _ in range(5):
         clock.note(Request(prompt="x" * 400), _finish(100, 11), first_s=1.0, whole_s=3.0)
@@ -81,8 +92,8 @@ class FakeCloud:
 
 
 def test_a_far_answer_is_predicted_by_the_way_and_the_queue() -> None:
-    clock, request = Clock(), Request(prompt="x")
-    assert clock.far(request, object()) == Times()
+    clock, request = LatencyModel(), Request(prompt="x")
+    assert clock.far(request, object()) == PredictedTimes()
     assert clock.far(request, FakeCloud(Known())).first_s == pytest.approx(0.25)
     clock.note(request, _finish(10, 11), first_s=0.3, whole_s=1.3)
     calm = clock.far(request, FakeCloud(Known()))

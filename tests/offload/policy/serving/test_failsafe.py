@@ -12,17 +12,17 @@ import pytest
 from offload.errors import RequestError, SettingsError
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Finish, Request, Usage
-from offload.policy.serving.dispatch import Clock
+from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import Conditions
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 from tests.offload.hybrid.test_hybrid import SURE, UNSURE, ask, far, near, read
 
 PLACES = ("expect", "judge", "gives_up", "limit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Broken(Threshold):
+class Broken(ThresholdRule):
     """A rule one of whose estimates fails."""
 
     where: str = ""
@@ -56,7 +56,7 @@ async def test_a_gate_that_cannot_be_asked_lets_nothing_leave() -> None:
         raise OSError(5, "I/O error")
 
     cloud = far()
-    hybrid = Hybrid(near(UNSURE), cloud, surroundings=broken)
+    hybrid = Hybrid(near(UNSURE), cloud, conditions=broken)
     text, finish = await read(hybrid, ask())
     assert text == "near0 " and cloud.asked == [] and not hybrid.may_replace(ask())
     assert finish.route is not None and finish.route.reason == "undecided"
@@ -75,7 +75,7 @@ async def test_a_record_that_cannot_be_kept_does_not_fail_the_answer() -> None:
 
 
 async def test_an_aim_that_cannot_be_kept_is_still_refused() -> None:
-    hybrid = Hybrid(near(SURE), far(), options=HybridOptions(rule=Threshold()))
+    hybrid = Hybrid(near(SURE), far(), options=HybridOptions(rule=ThresholdRule()))
     with pytest.raises(RequestError, match="needs a calibrated policy"):
         await read(hybrid, ask(model="auto-q95"))
 
@@ -105,7 +105,7 @@ def _finish(prompt_tokens: int) -> Finish:
 
 
 def test_prompts_of_token_ids_say_nothing_of_how_long_a_texts_token_is() -> None:
-    clock, text = Clock(), Request(prompt="x" * 400)
+    clock, text = LatencyModel(), Request(prompt="x" * 400)
     for _ in range(3):
         clock.note(_ids(100), _finish(100), first_s=1.0, whole_s=1.2)
     assert clock.near(text).first_s == pytest.approx(1.0)  # at 4 characters a token
@@ -117,7 +117,7 @@ def test_prompts_of_token_ids_say_nothing_of_how_long_a_texts_token_is() -> None
 def test_any_answer_can_be_noted_and_any_request_predicted_after_it(
     make: Callable[[int], Request], told: int
 ) -> None:
-    clock = Clock()
+    clock = LatencyModel()
     clock.note(make(1), _finish(told), first_s=0.0, whole_s=0.0)
     for request in (_ids(5), Request(prompt="z" * 9)):
         assert clock.near(request).whole_s is not None

@@ -12,7 +12,7 @@ from offload.aims import Aim, parse_aim
 from offload.errors import RequestError, SettingsError
 from offload.messages import Confidence
 from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES, SIGNS, measured
-from offload.policy.serving.first_day import SHIPPED, FirstDay, first_day, load_first_day
+from offload.policy.serving.first_day import SHIPPED, FirstDayRule, first_day, load_first_day
 from offload.policy.serving.rule import Estimate
 from offload.policy.serving.signals import Signals
 
@@ -100,4 +100,4 @@ def test_damaged_weights_are_named(tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match="another version"):
             load_first_day(path)
     path.write_bytes(SHIPPED.read_bytes())
-    assert load_first_day(path) == FirstDay(file)
+    assert load_first_day(path) == FirstDayRule(file)

@@ -21,7 +21,7 @@ def ask(**options: object) -> Request:
 
 
 @pytest.mark.parametrize(
-    ("standing", "choice", "reason"),
+    ("conditions", "choice", "reason"),
     [
         (Conditions(), "open", "confident"),
         (Conditions(reachable=False), "edge", "unreachable"),
@@ -41,27 +41,27 @@ def ask(**options: object) -> Request:
     ],
 )
 def test_each_rule_has_its_choice_and_its_reason(
-    standing: Conditions, choice: str, reason: str
+    conditions: Conditions, choice: str, reason: str
 ) -> None:
-    verdict = gate(ask(), standing)
+    verdict = gate(ask(), conditions)
     assert (verdict.choice, verdict.reason) == (choice, reason)
     assert reason in REASONS
 
 
 @pytest.mark.parametrize("spare", [False, True])
 @pytest.mark.parametrize("forced", [None, "cloud"])
-def test_local_only_wins_over_every_strain_and_wish(spare: bool, forced: str | None) -> None:
-    standing = Conditions(spare=spare, hot=True, forced=forced)  # type: ignore[arg-type]
-    assert gate(ask(privacy=Privacy.LOCAL_ONLY), standing).choice == "edge"
+def test_local_only_wins_over_every_pressure_and_wish(spare: bool, forced: str | None) -> None:
+    conditions = Conditions(spare=spare, hot=True, forced=forced)  # type: ignore[arg-type]
+    assert gate(ask(privacy=Privacy.LOCAL_ONLY), conditions).choice == "edge"
 
 
-def test_a_strained_device_sends_nothing_that_must_be_asked_for() -> None:
+def test_a_device_under_pressure_sends_nothing_that_must_be_asked_for() -> None:
     verdict = gate(ask(privacy=Privacy.ASK), Conditions(spare=True, hot=True))
     assert verdict.choice == "open" and verdict.must_ask
 
 
 @dataclass
-class Strain:
+class Pressure:
     on_battery: bool = False
     hot: bool = True
     short_of_memory: bool = False
@@ -74,7 +74,7 @@ class Cloud(ScriptedEngine):
         return CloudStanding(healthy=self.healthy)
 
 
-def test_surroundings_tell_the_link_the_spending_and_the_strain(tmp_path: Path) -> None:
+def test_conditions_tell_the_link_the_spending_and_the_pressure(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite", clock=lambda: 1000.0)
     departure = Departure(
         request_id="r",
@@ -87,36 +87,36 @@ def test_surroundings_tell_the_link_the_spending_and_the_strain(tmp_path: Path) 
     )
     ledger.leaving(departure)
     cloud = Cloud()
-    around = ConditionsReader(
-        cloud, ledger=ledger, limits=lambda: DayLimits(num_bytes=50), strain=Strain
+    reader = ConditionsReader(
+        cloud, ledger=ledger, limits=lambda: DayLimits(num_bytes=50), pressure=Pressure
     )
-    standing = around()
-    assert standing.reachable and standing.spent.num_bytes == 42 and standing.spare
-    assert gate(ask(), standing).reason == "day_bytes"
+    conditions = reader()
+    assert conditions.reachable and conditions.spent.num_bytes == 42 and conditions.spare
+    assert gate(ask(), conditions).reason == "day_bytes"
     cloud.healthy = False
-    assert not around().reachable
+    assert not reader().reachable
     ledger.close()
 
 
-def test_the_strain_is_read_only_every_few_seconds_and_only_where_wanted() -> None:
+def test_the_pressure_is_read_only_every_few_seconds_and_only_where_wanted() -> None:
     now, reads = [0.0], []
 
-    def read() -> Strain:
+    def read() -> Pressure:
         reads.append(now[0])
-        return Strain()
+        return Pressure()
 
-    around = ConditionsReader(None, strain=read, clock=lambda: now[0])
+    reader = ConditionsReader(None, pressure=read, clock=lambda: now[0])
     for second in (0.0, 1.0, 4.9, 5.0, 6.0):
         now[0] = second
-        assert around().hot
+        assert reader().hot
     assert reads == [0.0, 5.0]
     assert not ConditionsReader(None)().spare
 
 
 def test_token_ids_stay_near_whatever_is_wished() -> None:
     ids = Request(prompt_token_ids=(1, 2))
-    for standing in (Conditions(), Conditions(forced="cloud"), Conditions(spare=True, hot=True)):
-        verdict = gate(ids, standing)
+    for conditions in (Conditions(), Conditions(forced="cloud"), Conditions(spare=True, hot=True)):
+        verdict = gate(ids, conditions)
         assert (verdict.choice, verdict.reason) == ("edge", "token_ids")
     assert "token_ids" in REASONS
 

@@ -14,7 +14,7 @@ from offload.policy.fitting.questions import is_right, read_questions
 from offload.policy.serving.answer_checks import final_answer
 from offload.policy.serving.gate import Conditions, gate
 from offload.policy.serving.monitor import Monitor
-from offload.policy.serving.rule import Threshold
+from offload.policy.serving.rule import ThresholdRule
 from offload.reasons import REASONS, sentence, sureness
 
 
@@ -22,8 +22,8 @@ def test_local_only_wins_over_every_standing() -> None:
     request = Request(prompt="x", privacy=Privacy.LOCAL_ONLY)
     for forced in (None, "edge", "cloud"):
         for has_cloud in (True, False):
-            standing = Conditions(forced=forced, has_cloud=has_cloud)
-            assert gate(request, standing).choice == "edge"
+            conditions = Conditions(forced=forced, has_cloud=has_cloud)
+            assert gate(request, conditions).choice == "edge"
 
 
 def test_every_verdict_has_a_sentence() -> None:
@@ -33,15 +33,15 @@ def test_every_verdict_has_a_sentence() -> None:
         for has_cloud in (True, False)
         for forced in (None, "edge", "cloud")
     ]
-    for standing in standings:
+    for conditions in standings:
         for privacy in Privacy:
-            verdict = gate(Request(prompt="x", privacy=privacy), standing)
+            verdict = gate(Request(prompt="x", privacy=privacy), conditions)
             assert verdict.reason in REASONS
             assert sentence(verdict.reason) != verdict.reason
 
 
 def _monitor(min_logprob: float) -> Monitor:
-    rule = Threshold(min_logprob=min_logprob)
+    rule = ThresholdRule(min_logprob=min_logprob)
     return Monitor(rule, rule.limit(Aim()))
 
 
@@ -70,7 +70,7 @@ def test_a_token_without_a_number_counts_as_unsure() -> None:
 @pytest.mark.parametrize("value", [0.1, math.nan])
 def test_a_threshold_that_means_nothing_is_refused(value: float) -> None:
     with pytest.raises(SettingsError):
-        Threshold(min_logprob=value)
+        ThresholdRule(min_logprob=value)
 
 
 @pytest.mark.parametrize(

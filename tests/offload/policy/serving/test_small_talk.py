@@ -9,8 +9,8 @@ import pytest
 from offload.aims import parse_aim
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Confidence, Delta, Finish, Message, Request, Sampling
-from offload.policy.serving.rule import Rule, Threshold
-from offload.policy.serving.small_talk import asks_nothing, is_courtesy
+from offload.policy.serving.rule import Rule, ThresholdRule
+from offload.policy.serving.small_talk import asks_nothing, is_small_talk
 from tests.offload.hybrid.test_escalation import Told
 from tests.offload.scripted import ScriptedEngine
 
@@ -56,27 +56,27 @@ def test_greetings_thanks_and_goodbyes_ask_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", QUESTIONS)
-def test_what_asks_anything_besides_is_no_courtesy(text: str) -> None:
+def test_what_asks_anything_besides_is_no_small_talk(text: str) -> None:
     assert not asks_nothing(text)
 
 
 def test_a_reply_to_the_models_question_a_tool_or_a_schema_may_ask_for_something() -> None:
-    assert is_courtesy(ask("great"))
-    assert not is_courtesy(ask("great", Message(role="assistant", content="Shall I go on?")))
-    assert not is_courtesy(ask("great", Message(role="assistant", content="要继续吗\uff1f")))
-    assert not is_courtesy(ask("hello", sampling=Sampling(json_schema={"type": "object"})))
-    assert not is_courtesy(ask("hello", tools=({"type": "function"},)))
+    assert is_small_talk(ask("great"))
+    assert not is_small_talk(ask("great", Message(role="assistant", content="Shall I go on?")))
+    assert not is_small_talk(ask("great", Message(role="assistant", content="要继续吗\uff1f")))
+    assert not is_small_talk(ask("hello", sampling=Sampling(json_schema={"type": "object"})))
+    assert not is_small_talk(ask("hello", tools=({"type": "function"},)))
 
 
 async def test_an_unsure_greeting_stays_near_and_an_unsure_answer_does_not() -> None:
-    rule = Threshold(min_logprob=-0.7)
-    assert await route_of(rule, ask("hello"), -1.5) == ("edge", "courtesy")
+    rule = ThresholdRule(min_logprob=-0.7)
+    assert await route_of(rule, ask("hello"), -1.5) == ("edge", "small_talk")
     assert await route_of(rule, ask("What is 2 + 2?"), -1.5) == ("cloud", "unsure")
     assert await route_of(rule, ask("hello"), -9.0) == ("cloud", "unsure")
 
 
 async def test_a_calibrated_rule_keeps_a_greeting_that_is_more_likely_right_than_not() -> None:
-    assert await route_of(Told(right=0.7), ask("hello"), -1.0) == ("edge", "courtesy")
+    assert await route_of(Told(right=0.7), ask("hello"), -1.0) == ("edge", "small_talk")
     assert await route_of(Told(right=0.7), ask("Why?"), -1.0) == ("cloud", "unsure")
     assert await route_of(Told(right=0.3), ask("hello"), -1.0) == ("cloud", "unsure")
 
@@ -90,6 +90,6 @@ async def test_a_promise_a_budget_and_a_gain_set_by_hand_hold_for_greetings_too(
 
 
 async def test_a_greeting_under_a_forced_side_keeps_its_reason() -> None:
-    rule = Threshold(min_logprob=-0.7)
+    rule = ThresholdRule(min_logprob=-0.7)
     assert await route_of(rule, ask("hello"), -0.1, forced="cloud") == ("cloud", "forced_cloud")
     assert await route_of(rule, ask("hello"), -0.1, offline=True) == ("edge", "offline")

@@ -23,7 +23,7 @@ from offload.errors import RequestError, SettingsError
 from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
 from offload.messages import Message, Request, Sampling
 from offload.policy.fitting.answer_table import AnswerTable
-from offload.policy.fitting.ask_questions import AskOptions, ask_all
+from offload.policy.fitting.ask_questions import QuestionOptions, ask_all
 from offload.policy.fitting.questions import find_grader, read_questions
 
 
@@ -51,7 +51,7 @@ def run_answers(wish: AnswersFlags, *, as_json: bool) -> None:
     here, settings = places(), load(places().config_file)
     if wish.model is not None:
         settings = replace(settings, edge=replace(settings.edge, model=wish.model))
-    how = AskOptions(
+    how = QuestionOptions(
         grader=find_grader(wish.grader),
         sampling=wish.sampling,
         at_once=wish.at_once,

@@ -22,7 +22,7 @@ from offload.config.settings_reading import load
 from offload.egress.consent import OnceForAll
 from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Sampling
-from offload.policy.fitting.ask_questions import AskOptions
+from offload.policy.fitting.ask_questions import QuestionOptions
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question, find_grader, read_questions
@@ -71,7 +71,7 @@ async def _calibrate(
         pairing = pairing_of(settings, here, edge.card(), cloud.card())
         path = here.policies / policy_name(pairing)
         labels = LabelTables.at(path.with_suffix(""))
-        how = AskOptions(
+        how = QuestionOptions(
             grader=find_grader(wish.grader), sampling=Sampling(max_tokens=wish.max_tokens)
         )
         with Progress(console=Console(stderr=True), transient=True) as bar:

@@ -22,7 +22,7 @@ from offload.egress.consent import OnceForAll
 from offload.errors import SettingsError
 from offload.messages import Sampling
 from offload.policy.fitting.answer_table import AnswerTable
-from offload.policy.fitting.ask_questions import AskOptions
+from offload.policy.fitting.ask_questions import QuestionOptions
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
 from offload.policy.fitting.far_labels import FarLabels, label_by_far, read_prompts
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
@@ -87,7 +87,7 @@ async def _learn(
         asked = path.with_name(f"{path.stem}.learning")
         tables = LabelTables.at(asked)
         judged = AnswerTable(asked.with_name(f"{asked.name}.judged.jsonl"))
-        how = AskOptions(
+        how = QuestionOptions(
             grader=lambda text, question: False,  # nobody knows yet
             sampling=Sampling(max_tokens=wish.max_tokens),
             keep_text=True,

@@ -15,7 +15,7 @@ from edge.llama.runtime import LlamaEngine
 from offload.messages import Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL, EDGE_POLICY
 from offload.policy.fitting.answer_table import AnswerTable
-from offload.policy.fitting.ask_questions import AskOptions
+from offload.policy.fitting.ask_questions import QuestionOptions
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question, exact
@@ -93,7 +93,7 @@ async def _label(
     far = CloudEngine(CLOUD_MODEL)
     near = LlamaEngine(edge_model, options=LlamaOptions(num_threads=1, kv_cache_dtype=KV_TYPE))
     async with aclosing(near), aclosing(far):
-        how = AskOptions(grader=exact, sampling=Sampling(max_tokens=MAX_TOKENS))
+        how = QuestionOptions(grader=exact, sampling=Sampling(max_tokens=MAX_TOKENS))
         await label_questions(questions, near, far, labels, how, told=told)
 
 

@@ -34,7 +34,7 @@ Pause = Callable[[float], Awaitable[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AskOptions:
+class QuestionOptions:
     """How questions are asked, and what is kept of the answers.
 
     at_once: questions in flight. keep_text: whether the question and the answer are kept.
@@ -59,7 +59,7 @@ async def ask_all(
     questions: Sequence[Question],
     engine: Engine,
     table: AnswerTable,
-    how: AskOptions,
+    how: QuestionOptions,
     *,
     told: Callable[[int], None] = lambda _: None,
 ) -> int:
@@ -96,7 +96,7 @@ class _Run:
     """One run over the questions that wait, shared by those who ask side by side."""
 
     def __init__(
-        self, engine: Engine, table: AnswerTable, how: AskOptions, waiting: list[Question]
+        self, engine: Engine, table: AnswerTable, how: QuestionOptions, waiting: list[Question]
     ) -> None:
         self._engine, self._table, self._how = engine, table, how
         self.waiting = waiting
@@ -141,7 +141,7 @@ class _Run:
         return await answer(self._engine, question, self._how)
 
 
-async def answer(engine: Engine, question: Question, how: AskOptions) -> AnswerRow:
+async def answer(engine: Engine, question: Question, how: QuestionOptions) -> AnswerRow:
     """Ask one question once."""
     message = Message(role="user", content=question.question)
     request, states = Request(messages=(message,), sampling=how.sampling), list[Any]()

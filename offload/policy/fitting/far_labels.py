@@ -22,7 +22,7 @@ from offload.engine import Engine
 from offload.errors import RequestError
 from offload.messages import Sampling
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of
-from offload.policy.fitting.ask_questions import AskOptions, ask_all
+from offload.policy.fitting.ask_questions import QuestionOptions, ask_all
 from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.fitting.questions import Question, choice, numeric, word
 from offload.policy.serving.answer_checks import final_answer
@@ -139,7 +139,7 @@ async def label_by_far(
     far: AnswerTable,
     cloud: Engine,
     judged: AnswerTable,
-    how: AskOptions,
+    how: QuestionOptions,
 ) -> FarLabels:
     """Label the near answers of two tables, which must hold their texts, by the far answers.
 
@@ -177,7 +177,7 @@ async def _judge(
     pairs: Sequence[tuple[Question, AnswerRow, AnswerRow]],
     cloud: Engine,
     judged: AnswerTable,
-    how: AskOptions,
+    how: QuestionOptions,
 ) -> tuple[dict[str, bool], float | None]:
     """Return the far model's verdict by question, and its share of yes for swapped answers."""
     if not pairs:

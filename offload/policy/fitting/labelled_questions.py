@@ -9,7 +9,7 @@ from pathlib import Path
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of
-from offload.policy.fitting.ask_questions import AskOptions, ask_all, together
+from offload.policy.fitting.ask_questions import QuestionOptions, ask_all, together
 from offload.policy.fitting.questions import Question
 
 _FAR_AT_ONCE = 8  # the cloud answers them side by side
@@ -65,7 +65,7 @@ async def label_questions(
     edge: Engine,
     cloud: Engine,
     labels: LabelTables,
-    how: AskOptions,
+    how: QuestionOptions,
     *,
     told: Callable[[int], None] = lambda _: None,
 ) -> int:

@@ -9,12 +9,12 @@ import pytest
 from offload.errors import CloudUnreachable, KeyRefused, Overloaded, RequestError, Withheld
 from offload.messages import Alternative, Confidence, Delta, Finish, Sampling
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, read_answers
-from offload.policy.fitting.ask_questions import ATTEMPTS, AskOptions, ask_all
+from offload.policy.fitting.ask_questions import ATTEMPTS, QuestionOptions, ask_all
 from offload.policy.fitting.questions import Question, by_kind, exact
 from tests.offload.policy.fitting.test_labelled_questions import QUESTIONS, no_pause
 from tests.offload.scripted import ScriptedEngine
 
-HOW = AskOptions(grader=exact, pause=no_pause)
+HOW = QuestionOptions(grader=exact, pause=no_pause)
 
 
 async def test_a_row_says_how_sure_each_token_was_and_of_what_kind(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ async def test_a_row_says_how_sure_each_token_was_and_of_what_kind(tmp_path: Pat
     engine = ScriptedEngine([said], finish=Finish(reason="length"))
     table = AnswerTable(tmp_path / "a.jsonl")
     question = Question(id="q", set="sums", kind="number", question="6 * 7?", answer="42")
-    how = AskOptions(grader=by_kind, sampling=Sampling(temperature=0.7, logprobs=2))
+    how = QuestionOptions(grader=by_kind, sampling=Sampling(temperature=0.7, logprobs=2))
     assert await ask_all([question], engine, table, how) == 0
     (row,), notes = read_answers(tmp_path / "a.jsonl")
     assert (row.id, row.set, row.right, row.ended) == ("q", "sums", True, "length")
@@ -39,7 +39,7 @@ async def test_a_row_says_how_sure_each_token_was_and_of_what_kind(tmp_path: Pat
 @pytest.mark.parametrize("keep", [False, True])
 async def test_text_is_kept_only_where_it_is_asked_for(tmp_path: Path, keep: bool) -> None:
     path = tmp_path / "a.jsonl"
-    how = AskOptions(grader=exact, keep_text=keep)
+    how = QuestionOptions(grader=exact, keep_text=keep)
     await ask_all(QUESTIONS[:1], ScriptedEngine(["a zebra"]), AnswerTable(path), how)
     assert (b"zebra" in path.read_bytes()) is (b"0 + 0" in path.read_bytes()) is keep
 
@@ -55,7 +55,7 @@ async def test_an_answer_that_broke_off_is_a_wrong_one(tmp_path: Path) -> None:
 async def test_a_table_of_another_model_or_sampling_is_refused(tmp_path: Path) -> None:
     table = AnswerTable(tmp_path / "a.jsonl")
     await ask_all(QUESTIONS[:1], ScriptedEngine(["0"]), table, HOW)
-    warm = AskOptions(grader=exact, sampling=Sampling(temperature=1.0))
+    warm = QuestionOptions(grader=exact, sampling=Sampling(temperature=1.0))
     with pytest.raises(RequestError, match="name another file"):
         await ask_all(QUESTIONS, ScriptedEngine(["0"]), table, warm)
 
@@ -72,7 +72,7 @@ async def test_an_engine_that_is_gone_ends_the_run(
     tmp_path: Path, error: Exception, num_asked: int
 ) -> None:
     engine = ScriptedEngine(error=error)
-    how = AskOptions(grader=exact, at_once=1, pause=no_pause)
+    how = QuestionOptions(grader=exact, at_once=1, pause=no_pause)
     with pytest.raises(type(error)):
         await ask_all(QUESTIONS, engine, AnswerTable(tmp_path / "a.jsonl"), how)
     assert len(engine.requests) == num_asked
@@ -92,7 +92,7 @@ async def test_a_busy_engine_is_waited_for_as_long_as_it_says(tmp_path: Path) ->
 
     engine = ScriptedEngine(error=Overloaded("busy", 30.0))
     with pytest.raises(Overloaded):
-        how = AskOptions(grader=exact, at_once=1, pause=pause)
+        how = QuestionOptions(grader=exact, at_once=1, pause=pause)
         await ask_all(QUESTIONS[:1], engine, AnswerTable(tmp_path / "a.jsonl"), how)
     assert waits == [30.0] * (ATTEMPTS - 1)
 

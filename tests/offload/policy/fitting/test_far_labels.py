@@ -9,7 +9,7 @@ import pytest
 from offload.errors import RequestError
 from offload.messages import Request
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of
-from offload.policy.fitting.ask_questions import AskOptions
+from offload.policy.fitting.ask_questions import QuestionOptions
 from offload.policy.fitting.far_labels import FarLabels, agrees, label_by_far, read_prompts
 from offload.policy.fitting.questions import Question, exact
 from offload.policy.serving.consistency import QuestionForm
@@ -75,7 +75,7 @@ def table(path: Path, says: str) -> AnswerTable:
 async def judged_by(verdict: ScriptedEngine, tmp_path: Path) -> FarLabels:
     near, far = table(tmp_path / "near", "Here is"), table(tmp_path / "far", "This is about")
     verdicts = AnswerTable(tmp_path / "judged")
-    how = AskOptions(grader=exact, keep_text=True)
+    how = QuestionOptions(grader=exact, keep_text=True)
     return await label_by_far(QUESTIONS, near, far, verdict, verdicts, how)
 
 
@@ -107,7 +107,7 @@ async def test_verdicts_are_kept_and_not_asked_for_again(tmp_path: Path) -> None
     await judged_by(judge, tmp_path)
     asked = len(judge.requests)
     near, far = AnswerTable(tmp_path / "near"), AnswerTable(tmp_path / "far")
-    verdicts, how = AnswerTable(tmp_path / "judged"), AskOptions(grader=exact, keep_text=True)
+    verdicts, how = AnswerTable(tmp_path / "judged"), QuestionOptions(grader=exact, keep_text=True)
     await label_by_far(QUESTIONS, near, far, judge, verdicts, how)
     assert len(judge.requests) == asked == 16
 
@@ -116,6 +116,6 @@ async def test_an_answer_that_broke_off_far_is_no_truth(tmp_path: Path) -> None:
     near = table(tmp_path / "near", "Here is")
     far = AnswerTable(tmp_path / "far")
     far.add([AnswerRow(id=q.id, key=key_of(q), right=False, ended="error") for q in QUESTIONS])
-    verdicts, how = AnswerTable(tmp_path / "judged"), AskOptions(grader=exact)
+    verdicts, how = AnswerTable(tmp_path / "judged"), QuestionOptions(grader=exact)
     labels = await label_by_far(QUESTIONS, near, far, ScriptedEngine(), verdicts, how)
     assert labels.rows == [] and labels.num_left_out == 8

@@ -10,7 +10,7 @@ import pytest
 
 from offload.errors import CloudFailed, CloudUnreachable, RequestError
 from offload.messages import Delta, Finish, Request
-from offload.policy.fitting.ask_questions import AskOptions, Pause
+from offload.policy.fitting.ask_questions import Pause, QuestionOptions
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question, exact
 from tests.offload.scripted import ScriptedEngine
@@ -30,8 +30,8 @@ async def no_pause(_: float) -> None:
     """Go on at once."""
 
 
-def _how(pause: Pause = no_pause) -> AskOptions:
-    return AskOptions(grader=exact, pause=pause)
+def _how(pause: Pause = no_pause) -> QuestionOptions:
+    return QuestionOptions(grader=exact, pause=pause)
 
 
 class Flaky(ScriptedEngine):

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from backbone.text_stream import TextStream
+from offload.cancellation import Cancellation
 from offload.messages import (
     Alternative,
     Confidence,
@@ -28,6 +29,11 @@ class Deadline:
     ) -> None:
         self._cancelled = cancelled
         self._until = None if request.deadline_s is None else received + request.deadline_s
+
+    @property
+    def stop_at(self) -> int:
+        """Return the address of a byte that is no longer 0 once the reader is gone; 0 without."""
+        return self._cancelled.address if isinstance(self._cancelled, Cancellation) else 0
 
     def ended(self) -> FinishReason | None:
         """Return why the work must end now, or None."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from offload.asker import asker
+from offload.cancellation import Cancellation
 from offload.errors import EngineStopped
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ class Worker(Generic[T]):
         """
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[T] = asyncio.Queue()
-        cancelled = threading.Event()
+        cancelled = Cancellation()
 
         def put(item: T) -> None:
             # The loop may be gone when the program is stopped in mid-answer.

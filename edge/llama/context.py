@@ -6,6 +6,7 @@ Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cp
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from backbone.errors import NearfarError
 from edge.llama.kv_types import F16, KvTypes
 from edge.llama.library import llama, log
 from edge.llama.native_handles import Model, Owned
+
+_ABORTED = 2  # what llama_decode returns then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +61,8 @@ class ContextParams:
 class BatchPart:
     """Tokens of one sequence in a batch; `first_row` is set to where their logits begin.
 
-    `hidden` asks for hidden states too, of every row of logits.
+    `hidden` asks for hidden states too, of every row of logits. `stop_at` is the address of a byte
+    (offload/cancellation.py): a step of this part alone is aborted when it is no longer 0.
     """
 
     tokens: Sequence[int]
@@ -67,6 +71,7 @@ class BatchPart:
     all_logits: bool = False
     hidden: bool = False
     first_row: int = -1
+    stop_at: int = 0
 
     @property
     def num_rows(self) -> int:
@@ -77,6 +82,20 @@ class BatchPart:
     def is_all_rows(self) -> bool:
         """Return whether every token has its row of logits."""
         return self.num_rows == len(self.tokens)
+
+
+class StepAborted(NearfarError):
+    """The step was ended because its reader had gone; nothing of it is in the KV cache."""
+
+
+def _abort_if_set() -> int:
+    """Return the address of what llama.cpp asks before each operator whether to end a step.
+
+    A Python function would wait for the GIL a thousand times a step. The C library's strlen does
+    as well: of b"" at the address it is given it returns 0, False, and of b"\\x01" 1.
+    """
+    library = ctypes.CDLL("msvcrt" if os.name == "nt" else None)
+    return ctypes.cast(library.strlen, ctypes.c_void_p).value or 0
 
 
 class Context(Owned):
@@ -96,6 +115,8 @@ class Context(Owned):
         model.adapters.apply(self._handle)
         self.num_vocabulary = model.vocabulary.num_tokens
         self.hidden_size = int(self._lib.llama_model_n_embd_out(model.handle))
+        self._abort_if_set = llama().ggml_abort_callback(_abort_if_set())
+        self._never_abort = llama().ggml_abort_callback()
         self._row_type = ctypes.c_float * self.num_vocabulary
         self._hidden_type = ctypes.c_float * self.hidden_size
         self._keeps_hidden = False
@@ -129,15 +150,25 @@ class Context(Owned):
         *,
         all_logits: bool = False,
         hidden: bool = False,
+        stop_at: int = 0,
     ) -> None:
         """Evaluate at most `batch_size` tokens at `position`.
 
         Logits are kept of the last one, or of all where `num_outputs` rows hold them; `hidden`
-        keeps hidden states too, where every token has its row. Raises NearfarError when
-        llama.cpp fails; the cache must then be cleared.
+        keeps hidden states too, where every token has its row. Raises StepAborted where the byte
+        at `stop_at` said so, and NearfarError when llama.cpp fails; the cache must then be cleared.
         """
-        part = BatchPart(tokens=tokens, position=position, all_logits=all_logits, hidden=hidden)
-        self.decode_parts([part])
+        self.decode_parts(
+            [
+                BatchPart(
+                    tokens=tokens,
+                    position=position,
+                    all_logits=all_logits,
+                    hidden=hidden,
+                    stop_at=stop_at,
+                )
+            ]
+        )
 
     def decode_parts(self, parts: Sequence[BatchPart]) -> None:
         """Evaluate tokens of several sequences in one step; errors as decode()."""
@@ -147,7 +178,13 @@ class Context(Owned):
             count = self._put(part, count)
         self._batch.n_tokens = count
         log.clear()
+        # One who gives up may not end the step of the others.
+        stop_at = parts[0].stop_at if len(parts) == 1 else 0
+        check = self._abort_if_set if stop_at else self._never_abort
+        self._lib.llama_set_abort_callback(self.handle, check, stop_at)
         status = self._lib.llama_decode(self.handle, self._batch)
+        if status == _ABORTED:
+            raise StepAborted("whoever asked has gone; ask again")
         if status != 0:
             raise NearfarError(
                 f"llama.cpp could not evaluate {count} tokens (status {status}: {log.reason()}); "

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from backbone.errors import NearfarError
 from backbone.schema import SchemaConstraint
 from backbone.text_stream import token_texts
+from edge.llama.context import StepAborted
 from edge.llama.decode_loop import ChosenToken, steps
 from edge.llama.draft_model import DraftModel
 from edge.llama.kv_cache import KvCache
@@ -134,10 +135,16 @@ class Generation:
         cache, judged = seat.cache, task.request.sampling.prompt_logprobs
         pieces = self._score(cache, task, scores) if judged else cache.read(task.prompt, pins)
         seat.pace.before_prompt()
-        while next(pieces, _DONE) is not _DONE:
-            if ended := task.patience.ended():
-                return ended
-            seat.pace.before_prompt()
+        cache.stop_at = task.patience.stop_at
+        try:
+            while next(pieces, _DONE) is not _DONE:
+                if ended := task.patience.ended():
+                    return ended
+                seat.pace.before_prompt()
+        except StepAborted:
+            return "cancelled"
+        finally:
+            cache.stop_at = 0  # a step of writing is short, and its answer is worth its end
         return None
 
     def _score(

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import NearfarError
-from edge.llama.context import Context
+from edge.llama.context import Context, StepAborted
 from edge.llama.lanes import Lane
 from engine.sessions import Header, Saved
 from engine.window import Pins, Window
@@ -31,6 +31,7 @@ class KvCache:
         self._reuse = reuse
         self._appended = False
         self.num_reused = 0  # tokens of the last prompt that were held already
+        self.stop_at = 0  # the address of a byte that ends a step (offload/cancellation.py)
         self.keep_hidden = False  # of the tokens that an answer is chosen from
 
     def read(self, prompt: Sequence[int], pins: Pins) -> Iterator[None]:
@@ -155,7 +156,13 @@ class KvCache:
                 self.window.used,
                 all_logits=all_logits,
                 hidden=self.keep_hidden and (all_logits or len(tokens) == 1),
+                stop_at=self.stop_at,
             )
+        except StepAborted:
+            # What was read before it is still good for the next prompt.
+            if not self._context.keep_prefix(self.window.used):
+                self.clear()
+            raise
         except NearfarError:
             self.clear()
             raise

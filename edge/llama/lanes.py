@@ -184,10 +184,16 @@ class Lane:
         *,
         all_logits: bool = False,
         hidden: bool = False,
+        stop_at: int = 0,
     ) -> None:
         """Evaluate tokens, in one step with other lanes."""
         part = BatchPart(
-            tokens=tokens, position=position, seq=self._seq, all_logits=all_logits, hidden=hidden
+            tokens=tokens,
+            position=position,
+            seq=self._seq,
+            all_logits=all_logits,
+            hidden=hidden,
+            stop_at=stop_at,
         )
         self._ticket = self._shared.decode(part)
 

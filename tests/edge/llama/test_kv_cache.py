@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbone.errors import NearfarError
-from edge.llama.context import Context, ContextParams
+from edge.llama.context import BatchPart, Context, ContextParams, StepAborted
 from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import KvTypes
 from edge.llama.native_handles import Model
 from engine.window import Pins, Window
+from offload.cancellation import Cancellation
 
 
 @contextmanager
@@ -203,3 +204,40 @@ def test_failure_leaves_an_empty_cache(tiny_gguf: Path, monkeypatch: pytest.Monk
         assert cache.window.used == 0
         _read(cache, _tokens(30))
         np.testing.assert_allclose(context.logits(), expected, atol=1e-3)
+
+
+def test_a_step_whose_reader_has_gone_is_aborted_and_what_was_read_stays(tiny_gguf: Path) -> None:
+    prompt, gone = _tokens(48), Cancellation()
+    with _cache(tiny_gguf) as (fresh, _):
+        _read(fresh, prompt)
+        expected = fresh.logits(0).copy()
+    with _cache(tiny_gguf) as (cache, _):
+        pieces = cache.read(prompt, Pins.whole(48))
+        cache.stop_at = gone.address
+        next(pieces)  # nobody has gone yet: a piece of 16 tokens is read
+        gone.set()
+        with pytest.raises(StepAborted):
+            next(pieces)
+        assert _held(cache) == prompt[:16]
+        cache.stop_at = 0
+        _read(cache, prompt)
+        assert cache.num_reused == 16
+        np.testing.assert_allclose(cache.logits(0), expected, rtol=0, atol=1e-4)
+
+
+def test_who_has_gone_ends_no_step_of_others(tiny_gguf: Path) -> None:
+    gone = Cancellation()
+    gone.set()
+    with (
+        Model(tiny_gguf) as model,
+        Context(model, ContextParams(num_tokens=64, num_seqs=2, num_outputs=2)) as context,
+    ):
+        parts = [
+            BatchPart(tokens=[1, 2, 3], position=0, seq=0, stop_at=gone.address),
+            BatchPart(tokens=[4, 5, 6], position=0, seq=1),
+        ]
+        context.decode_parts(parts)
+        assert np.isfinite(context.logits(parts[1].first_row)).all()
+        with pytest.raises(StepAborted):
+            context.decode_parts([BatchPart(tokens=[7], position=3, stop_at=gone.address)])
+        context.decode_parts([BatchPart(tokens=[7], position=3)])

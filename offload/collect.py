@@ -29,6 +29,7 @@ async def collect(stream: AsyncIterator[Delta | Finish]) -> Answer:
     text, finish = "", None
     async with aclosing(cast(Any, stream)):
         async for item in stream:
+            assert finish is None, "nothing follows the Finish"
             if isinstance(item, Finish):
                 finish = item
             else:

@@ -30,7 +30,8 @@ class ScriptedEngine:
     """Answers every request with the same deltas, or with what `script` makes of the request.
 
     `hold` is awaited before the delta number `hold_before`; `error` is raised before the delta
-    number `error_before`; `pause_s` goes before each; without `finish` the answer just stops.
+    number `error_before`, or behind the last; `pause_s` goes before each, and 0 lets others run;
+    without `finish` the answer just stops.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class ScriptedEngine:
         hold_before: int = 1,
         error: Exception | None = None,
         error_before: int = 0,
-        pause_s: float = 0.0,
+        pause_s: float | None = None,
         finish: Finish | None = Finish(reason="stop", usage=Usage(completion_tokens=3)),  # noqa: B008
     ) -> None:
         self._script = script or (lambda request: deltas)
@@ -65,15 +66,18 @@ class ScriptedEngine:
         ended = False
         try:
             await self._tell()
+            index = -1
             for index, said in enumerate(self._script(request)):
                 if self._error is not None and index == self._error_before:
                     raise self._error
                 if self._hold is not None and index == self._hold_before:
                     await self._hold.wait()
-                if self._pause_s:
+                if self._pause_s is not None:
                     await asyncio.sleep(self._pause_s)
                 self.num_said[request.id] += 1
                 yield said if isinstance(said, Delta) else delta(said, index)
+            if self._error is not None and index < self._error_before:
+                raise self._error
             ended = True
             if self._finish is not None:
                 yield self._finish

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from offload.asker import asker
 from offload.errors import SettingsError
-from offload.messages import Delta, Finish, Request
+from offload.messages import Request
 from serve.auth import ANYONE, Hosts, Keys
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
@@ -141,14 +140,12 @@ async def test_an_engine_knows_which_key_asks() -> None:
     """Else tenants would share what an engine keeps for each asker."""
     askers: list[str] = []
 
-    class Listening(ScriptedEngine):
-        async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-            askers.append(asker())
-            async for item in super().generate(request):
-                yield item
+    def listen(_: Request) -> list[str]:
+        askers.append(asker())
+        return ["heard"]
 
     named = ServeOptions(api_keys=(f"alice:{KEY}", f"bob:{OTHER}"))
-    async with near(Listening(), named) as client:
+    async with near(ScriptedEngine(script=listen), named) as client:
         for key in (KEY, OTHER):
             await client.post(CHAT, json=ASK, headers={"authorization": f"Bearer {key}"})
     assert askers == ["http:alice", "http:bob"]

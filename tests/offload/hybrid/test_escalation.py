@@ -3,94 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
 from offload.aims import Aim
-from offload.decision import Decision
 from offload.errors import CloudUnreachable, RequestError, Unsupported
 from offload.hybrid.handover import accepted
 from offload.hybrid.hybrid import Hybrid, HybridOptions
-from offload.messages import Budget, Confidence, Delta, Finish, Message, Privacy, Request
+from offload.messages import Budget, Confidence, Finish, Privacy, Request
 from offload.policy.serving.dispatch import Prices
-from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, ThresholdRule
+from offload.policy.serving.rule import PromptEstimate, ThresholdRule
 from offload.policy.serving.signals import Signals
+from tests.offload.hybrid.pairs import SURE, UNSURE, Kept, Told, ask, near, read, said
 from tests.offload.scripted import ScriptedEngine
-
-SURE, UNSURE = -0.01, -3.0
-
-
-def said(text: str, logprob: float, index: int = 0) -> Delta:
-    return Delta(text=text, index=index, confidence=(Confidence(logprob, 0.5, 0.5),))
-
-
-def near(*pieces: tuple[str, float], **more: Any) -> ScriptedEngine:
-    return ScriptedEngine([said(text, logprob) for text, logprob in pieces], **more)
-
-
-def ask(**options: Any) -> Request:
-    return Request(messages=(Message(role="user", content="question"),), **options)
-
-
-async def read(hybrid: Hybrid, request: Request) -> tuple[str, Finish]:
-    text, finish = "", None
-    async for item in hybrid.generate(request):
-        if isinstance(item, Finish):
-            finish = item
-        else:
-            text = item.text if item.replaces else text + item.text
-    assert finish is not None and finish.route is not None
-    return text, finish
-
-
-@dataclass
-class Kept:
-    decisions: list[Decision]
-
-    def record(self, request: Request, decision: Decision) -> None:
-        assert request.id == decision.request_id
-        self.decisions.append(decision)
-
-    def close(self) -> None:
-        return None
-
-
-@dataclass(frozen=True)
-class Told:
-    """A rule that says what a test tells it."""
-
-    near: float = 0.9
-    far: float = 0.95
-    right: float = 0.9
-    straight: float | None = None
-    watches_states: bool = False
-    cloud_model: str | None = None
-    known: tuple[float, ...] = ()
-
-    def expect(self, prompt: str) -> PromptEstimate:
-        return PromptEstimate(near=self.near, far=self.far)
-
-    def judge(
-        self,
-        signals: Signals,
-        expected: PromptEstimate,
-        *,
-        flags: Sequence[str] = (),
-        states: Sequence[Any] = (),
-    ) -> Estimate:
-        return Estimate(score=self.right, right=self.right, far=expected.far)
-
-    def gives_up(self, signals: Signals, expected: PromptEstimate, limit: Limit) -> bool:
-        return False
-
-    def seen_needs(self) -> list[float]:
-        return list(self.known)
-
-    def limit(self, aim: Aim, *, min_gain: float | None = None, cost: float = 0.0) -> Limit:
-        return Limit(max_need=0.1 + cost)
 
 
 async def test_names_choose_the_side_and_engines_never_see_them() -> None:
@@ -195,16 +121,14 @@ async def test_what_the_asker_began_is_handed_over_too() -> None:
 
 
 async def test_a_cloud_that_cannot_go_on_begins_anew() -> None:
-    class Anew(ScriptedEngine):
-        async def generate(self, request: Request) -> Any:
-            if request.answer_prefix:
-                raise Unsupported("no begun answers here")
-            async for item in super().generate(request):
-                yield item
+    def anew(request: Request) -> list[str]:
+        if request.answer_prefix:
+            raise Unsupported("no begun answers here")
+        return ["42"]
 
     options = HybridOptions(handover="continue")
     edge = near(("The sum ", SURE), ("is 1", UNSURE))
-    text, finish = await read(Hybrid(edge, Anew(["42"]), options=options), ask())
+    text, finish = await read(Hybrid(edge, ScriptedEngine(script=anew), options=options), ask())
     assert text == "42" and finish.route.served_by == "cloud"
 
 

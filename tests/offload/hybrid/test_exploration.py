@@ -26,7 +26,7 @@ from offload.policy.fitting.off_policy import (
 )
 from offload.policy.serving.gate import Conditions, DayLimits
 from offload.policy.serving.rule import Limit
-from tests.offload.hybrid.test_escalation import SURE, UNSURE, Kept, Told, ask, near, read
+from tests.offload.hybrid.pairs import SURE, UNSURE, Kept, Told, ask, near, read
 from tests.offload.scripted import ScriptedEngine
 
 

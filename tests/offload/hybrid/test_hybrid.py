@@ -3,98 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 
 import pytest
 
 from offload.errors import CloudUnreachable, ContextLengthError
 from offload.hybrid.hybrid import AskConsent, Hybrid, HybridOptions
-from offload.messages import (
-    Budget,
-    Confidence,
-    Delta,
-    Finish,
-    Message,
-    ModelCard,
-    Privacy,
-    Request,
-)
+from offload.messages import Budget, Delta, Privacy, Request
 from offload.policy.serving.rule import ThresholdRule
-
-SURE, UNSURE = -0.01, -3.0
-
-
-@dataclass
-class Player:
-    """An engine that plays words with set log-probabilities, and counts what it was asked."""
-
-    words: tuple[tuple[str, float], ...]
-    fails_before: Exception | None = None
-    fails_after: Exception | None = None
-    held: asyncio.Event | None = None  # where set, the first word waits for it
-    asked: list[Request] = field(default_factory=list)
-    closed_early: int = 0
-
-    def card(self) -> ModelCard:
-        return ModelCard(
-            name="player",
-            architecture="none",
-            runtime="test",
-            num_parameters=0,
-            quantization="none",
-            size_bytes=0,
-            max_model_len=100,
-        )
-
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        self.asked.append(request)
-        if self.fails_before:
-            raise self.fails_before
-        if self.held is not None:
-            await self.held.wait()
-        try:
-            for index, (word, logprob) in enumerate(self.words):
-                confidence = (Confidence(logprob, 0.5, 0.5),)
-                yield Delta(text=word, index=index, confidence=confidence)
-                await asyncio.sleep(0)
-        except GeneratorExit:
-            self.closed_early += 1
-            raise
-        if self.fails_after:
-            raise self.fails_after
-        yield Finish(reason="stop")
-
-    async def aclose(self) -> None:
-        return None
+from tests.offload.hybrid.pairs import SURE, UNSURE, ask, far, near, read
+from tests.offload.scripted import ScriptedEngine
 
 
-def near(*logprobs: float) -> Player:
-    return Player(tuple((f"near{i} ", p) for i, p in enumerate(logprobs)))
-
-
-def far(**options: object) -> Player:
-    return Player((("far0 ", SURE), ("far1 ", SURE)), **options)  # type: ignore[arg-type]
-
-
-def ask(**options: object) -> Request:
-    return Request(messages=(Message(role="user", content="question"),), **options)  # type: ignore[arg-type]
-
-
-async def read(hybrid: Hybrid, request: Request) -> tuple[str, Finish]:
-    """Return the text a reader is left with, and the Finish."""
-    text, finish = "", None
-    async for item in hybrid.generate(request):
-        assert finish is None, "nothing may follow the Finish"
-        if isinstance(item, Finish):
-            finish = item
-        else:
-            text = item.text if item.replaces else text + item.text
-    assert finish is not None and finish.route is not None
-    return text, finish
-
-
-def make(edge: Player, cloud: Player | None, consent: AskConsent | None = None, **options: object):
+def make(
+    edge: ScriptedEngine,
+    cloud: ScriptedEngine | None,
+    consent: AskConsent | None = None,
+    **options: object,
+) -> Hybrid:
     chosen = HybridOptions(rule=ThresholdRule(min_logprob=-1.0), **options)  # type: ignore[arg-type]
     return Hybrid(edge, cloud, options=chosen, **({"consent": consent} if consent else {}))
 
@@ -104,7 +29,7 @@ async def test_a_sure_answer_stays_near() -> None:
     text, finish = await read(make(near(SURE, SURE), cloud), ask())
     assert text == "near0 near1 "
     assert finish.route.served_by == "edge" and finish.route.reason == "confident"
-    assert cloud.asked == []
+    assert cloud.requests == []
 
 
 async def test_an_unsure_answer_is_replaced_by_the_clouds() -> None:
@@ -117,12 +42,12 @@ async def test_an_unsure_answer_is_replaced_by_the_clouds() -> None:
 async def test_the_edge_is_stopped_once_the_cloud_answers() -> None:
     edge = near(UNSURE, *[SURE] * 50)
     await read(make(edge, far()), ask())
-    assert edge.closed_early == 1
+    assert len(edge.cancelled) == 1
 
 
 async def test_the_edge_goes_on_while_the_cloud_is_awaited() -> None:
     held = asyncio.Event()
-    edge, cloud = near(UNSURE, SURE, SURE), far(held=held)
+    edge, cloud = near(UNSURE, SURE, SURE), far(hold=held, hold_before=0)
     seen = []
     async for item in make(edge, cloud).generate(ask()):
         if isinstance(item, Delta):
@@ -138,7 +63,7 @@ async def test_private_text_never_reaches_the_cloud_without_consent(privacy: Pri
         cloud = far()
         text, finish = await read(make(near(UNSURE), cloud, forced=forced), ask(privacy=privacy))
         assert text == "near0 " and finish.route.served_by == "edge"
-        assert cloud.asked == []
+        assert cloud.requests == []
 
 
 async def test_consent_lets_text_leave_and_is_asked_once() -> None:
@@ -156,7 +81,7 @@ async def test_consent_lets_text_leave_and_is_asked_once() -> None:
 async def test_offline_asks_nobody_even_when_forced_to_the_cloud() -> None:
     cloud = far()
     _, finish = await read(make(near(UNSURE), cloud, offline=True, forced="cloud"), ask())
-    assert finish.route.reason == "offline" and cloud.asked == []
+    assert finish.route.reason == "offline" and cloud.requests == []
 
 
 async def test_without_a_cloud_the_edge_answers() -> None:
@@ -167,11 +92,11 @@ async def test_without_a_cloud_the_edge_answers() -> None:
 async def test_a_text_over_its_byte_budget_stays_near() -> None:
     cloud = far()
     _, finish = await read(make(near(UNSURE), cloud), ask(budget=Budget(max_bytes_sent=3)))
-    assert finish.route.reason == "over_budget" and cloud.asked == []
+    assert finish.route.reason == "over_budget" and cloud.requests == []
 
 
 async def test_an_unreachable_cloud_leaves_the_edges_answer() -> None:
-    cloud = far(fails_before=CloudUnreachable("nothing answers"))
+    cloud = far(error=CloudUnreachable("nothing answers"))
     text, finish = await read(make(near(UNSURE, SURE), cloud), ask())
     assert text == "near0 near1 "
     assert finish.route.served_by == "edge" and finish.route.reason == "cloud_failed"
@@ -179,7 +104,7 @@ async def test_an_unreachable_cloud_leaves_the_edges_answer() -> None:
 
 
 async def test_a_cloud_that_dies_in_mid_answer_is_replaced_by_the_edge() -> None:
-    cloud = far(fails_after=CloudUnreachable("gone"))
+    cloud = far(error=CloudUnreachable("gone"), error_before=2)
     for options in ({}, {"forced": "cloud"}):
         text, finish = await read(make(near(UNSURE, SURE), cloud, **options), ask())
         assert text == "near0 near1 "
@@ -187,31 +112,31 @@ async def test_a_cloud_that_dies_in_mid_answer_is_replaced_by_the_edge() -> None
 
 
 async def test_a_forced_cloud_that_fails_is_answered_near() -> None:
-    cloud = far(fails_before=CloudUnreachable("nothing answers"))
+    cloud = far(error=CloudUnreachable("nothing answers"))
     text, finish = await read(make(near(SURE), cloud, forced="cloud"), ask())
     assert text == "near0 " and finish.route.reason == "cloud_failed"
 
 
 async def test_a_prompt_too_long_for_the_edge_goes_to_the_cloud() -> None:
-    edge = Player((), fails_before=ContextLengthError(200, 100))
+    edge = near(error=ContextLengthError(200, 100))
     text, finish = await read(make(edge, far()), ask())
     assert text == "far0 far1 " and finish.route.reason == "too_long"
 
 
 async def test_a_prompt_too_long_that_may_not_leave_is_refused() -> None:
-    edge = Player((), fails_before=ContextLengthError(200, 100))
+    edge = near(error=ContextLengthError(200, 100))
     cloud = far()
     for request in (ask(privacy=Privacy.LOCAL_ONLY), ask(privacy=Privacy.ASK)):
         with pytest.raises(ContextLengthError):
             await read(make(edge, cloud), request)
-    assert cloud.asked == []
+    assert cloud.requests == []
 
 
 async def test_leaving_early_closes_both_engines() -> None:
     held = asyncio.Event()
-    edge, cloud = near(UNSURE, SURE, SURE), far(held=held)
+    edge, cloud = near(UNSURE, SURE, SURE), far(hold=held, hold_before=0)
     stream = make(edge, cloud).generate(ask())
     await anext(stream)
     await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
-    assert edge.closed_early == 1
+    assert len(edge.cancelled) == 1

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from offload.errors import CloudFailed, CloudUnreachable, RequestError
-from offload.messages import Delta, Finish, Request
+from offload.messages import Request
 from offload.policy.fitting.ask_questions import Pause, QuestionOptions
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question, exact
@@ -34,20 +33,18 @@ def _how(pause: Pause = no_pause) -> QuestionOptions:
     return QuestionOptions(grader=exact, pause=pause)
 
 
-class Flaky(ScriptedEngine):
-    """A cloud that falls silent the first `times` that it is asked one of `at`."""
+def flaky(at: set[int], times: int) -> ScriptedEngine:
+    """Return a cloud that falls silent the first `times` that it is asked one of `at`."""
+    left = dict.fromkeys(at, times)
 
-    def __init__(self, at: set[int], times: int) -> None:
-        super().__init__(script=lambda request: [request.last_text().split()[0]])
-        self.left = dict.fromkeys(at, times)
-
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        number = int(request.last_text().split()[0])
-        if self.left.get(number, 0) > 0:
-            self.left[number] -= 1
+    def say(request: Request) -> list[str]:
+        number = request.last_text().split()[0]
+        if left.get(int(number), 0) > 0:
+            left[int(number)] -= 1
             raise CloudFailed("it fell silent in the middle; ask again")
-        async for item in super().generate(request):
-            yield item
+        return [number]
+
+    return ScriptedEngine(script=say)
 
 
 async def test_every_question_is_asked_once_of_both(tmp_path: Path) -> None:
@@ -94,7 +91,7 @@ async def test_a_cloud_that_falls_silent_is_asked_again_after_longer_and_longer(
     async def pause(wait_s: float) -> None:
         waits.append(wait_s)
 
-    cloud = Flaky({3}, times=3)
+    cloud = flaky({3}, times=3)
     assert await label_questions(QUESTIONS, _knows(9), cloud, labels, _how(pause)) == 0
     assert len(labels.of(QUESTIONS)[1]) == 20
     assert len(waits) == 3 and 0.5 <= waits[0] <= 1 <= waits[1] <= 2 <= waits[2] <= 4
@@ -103,7 +100,7 @@ async def test_a_cloud_that_falls_silent_is_asked_again_after_longer_and_longer(
 async def test_a_question_that_gets_no_answer_is_skipped_and_asked_in_the_next_run(
     tmp_path: Path,
 ) -> None:
-    labels, cloud = LabelTables.at(tmp_path / "a"), Flaky({3, 17}, times=99)
+    labels, cloud = LabelTables.at(tmp_path / "a"), flaky({3, 17}, times=99)
     assert await label_questions(QUESTIONS, _knows(9), cloud, labels, _how()) == 2
     questions, rows = labels.of(QUESTIONS)
     assert len(rows) == 18 and {"3", "17"}.isdisjoint(each.id for each in questions)

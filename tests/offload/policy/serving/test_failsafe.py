@@ -16,7 +16,7 @@ from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import Conditions
 from offload.policy.serving.rule import ThresholdRule
-from tests.offload.hybrid.test_hybrid import SURE, UNSURE, ask, far, near, read
+from tests.offload.hybrid.pairs import SURE, UNSURE, ask, far, near, read
 
 PLACES = ("expect", "judge", "gives_up", "limit")
 
@@ -46,7 +46,7 @@ async def test_an_estimate_that_fails_leaves_the_near_answer(
     options = HybridOptions(rule=Broken(where=where, error=error))
     with caplog.at_level(logging.WARNING, "nearfar.policy"):
         text, finish = await read(Hybrid(near(SURE, UNSURE), cloud, options=options), ask())
-    assert text == "near0 near1 " and cloud.asked == []
+    assert text == "near0 near1 " and cloud.requests == []
     assert finish.route is not None and finish.route.reason == "undecided"
     assert len(caplog.records) == 1 and "question" not in caplog.text
 
@@ -58,7 +58,7 @@ async def test_a_gate_that_cannot_be_asked_lets_nothing_leave() -> None:
     cloud = far()
     hybrid = Hybrid(near(UNSURE), cloud, conditions=broken)
     text, finish = await read(hybrid, ask())
-    assert text == "near0 " and cloud.asked == [] and not hybrid.may_replace(ask())
+    assert text == "near0 " and cloud.requests == [] and not hybrid.may_replace(ask())
     assert finish.route is not None and finish.route.reason == "undecided"
 
 

@@ -11,7 +11,7 @@ from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Confidence, Delta, Finish, Message, Request, Sampling
 from offload.policy.serving.rule import Rule, ThresholdRule
 from offload.policy.serving.small_talk import asks_nothing, is_small_talk
-from tests.offload.hybrid.test_escalation import Told
+from tests.offload.hybrid.pairs import Told
 from tests.offload.scripted import ScriptedEngine
 
 COURTESIES = (

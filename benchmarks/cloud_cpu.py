@@ -160,10 +160,10 @@ CPU_ROWS: dict[str, Callable[..., Awaitable[Row]]] = {
 def _cut(engine: CloudEngine, text: str, num_tokens: int) -> tuple[str, int]:
     """Return the beginning of a text that has at most so many tokens, whole words only."""
     parts = text.split()
-    count = len(engine._tokenizer.encode(text))
+    count = len(engine.tokenize(text))
     while count > num_tokens:
         parts = parts[: max(1, len(parts) * num_tokens // count)]
-        count = len(engine._tokenizer.encode(" ".join(parts)))
+        count = len(engine.tokenize(" ".join(parts)))
     return " ".join(parts), count
 
 

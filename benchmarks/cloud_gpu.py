@@ -162,14 +162,14 @@ GPU_ROWS: dict[str, Callable[[Place], Awaitable[Row]]] = {
 
 def counts(engine: CloudEngine) -> Row:
     """Return what to look at first where a figure is bad: each is cheap to go wrong in silence."""
-    runner: Any = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
-    graphs = runner._graphs
+    runner = engine.runner
+    graphs = runner.graphs
     return {
         "graph_replays": graphs.num_replays if graphs else 0,
         "steps": runner.num_steps,
         "compiled_graphs": torch._dynamo.utils.counters["stats"].get("unique_graphs", 0),
         "triton_variants": _triton_variants(),
-        "kv_blocks": engine._scheduler.pool.num_blocks,
+        "kv_blocks": engine.scheduler.pool.num_blocks,
         "preemptions": engine.report().num_preemptions,
     }
 

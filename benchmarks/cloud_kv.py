@@ -25,10 +25,9 @@ from backbone.sampling import Sampler, SamplingValues
 from benchmarks.own_text import own_text
 from benchmarks.pair_text import pair_text
 from cloud.engine.attention.sdpa import SdpaAttention
-from cloud.engine.kv.batch import build_batch
 from cloud.engine.kv.kv_cache import CODED, KVCache, block_bytes
-from cloud.engine.scheduler import Slice
 from cloud.engine.sequence import Sequence as Tokens
+from cloud.engine.step import Slice, build_batch
 from offload.pair import CLOUD_MODEL
 from quantize.calibration import encode
 from quantize.divergence import DivergenceSum

@@ -22,7 +22,7 @@ from benchmarks.cloud_models import random_model
 from cloud.engine.engine import CloudEngine
 from cloud.engine.memory import plan_memory
 from cloud.engine.options import EngineOptions
-from cloud.engine.process_memory import resident_bytes, watched
+from cloud.engine.process_memory import resident_bytes, watch_memory
 from offload.messages import Request, Sampling
 
 _LENGTHS = (8192, 16384, 32768)
@@ -60,7 +60,7 @@ def measured(folder: Path, num_tokens: int) -> dict[str, Any]:
     torch.randn(64, 64) @ torch.randn(64, 64)  # what the libraries keep for themselves
     before = resident_bytes()
     engine = CloudEngine(folder, options=options)
-    with watched() as seen:
+    with watch_memory() as seen:
         took_s = asyncio.run(_first_token_s(engine, num_tokens))
     peak = max(seen) - before - plan.weight_bytes
     predicted = plan.kv_bytes + plan.activation_bytes

@@ -19,7 +19,7 @@ from benchmarks.cloud_models import BenchModel
 from cloud.engine.engine import CloudEngine
 from cloud.engine.memory import plan_memory
 from cloud.engine.options import EngineOptions
-from cloud.engine.process_memory import resident_bytes, watched
+from cloud.engine.process_memory import resident_bytes, watch_memory
 from offload.messages import Request, Sampling
 
 _PROMPTS, _PROMPT_LEN, _CONTEXT = 8, 500, 512
@@ -64,7 +64,7 @@ async def _measured(folder: Path, before: int) -> tuple[int, int]:
     """Return the bytes held after loading and, at most, while prompts are answered."""
     engine = CloudEngine(folder, options=_OPTIONS)
     loaded = resident_bytes()
-    with watched() as seen:
+    with watch_memory() as seen:
         await asyncio.gather(*(_answer(engine, first) for first in range(_PROMPTS)))
     await engine.aclose()
     return loaded - before, max(seen) - before

@@ -82,8 +82,8 @@ class EngineReplica:
         if wish["engine"] == _DEFAULTS["engine"]:
             arguments.setdefault("folder", wish["model"] or str(CLOUD_MODEL))
             arguments.setdefault("max_num_seqs", wish["max_num_seqs"])
-        self._engine = _named(wish["engine"])(**arguments)
-        self._app = _named(wish["face"])(self._engine)
+        self.engine = _named(wish["engine"])(**arguments)
+        self._app = _named(wish["face"])(self.engine)
 
     async def __call__(self, request: Any) -> Any:
         """Answer one HTTP request, streamed as the face streams it."""
@@ -103,8 +103,8 @@ class EngineReplica:
 
     async def check_health(self) -> None:
         """Fail where the engine is closed or broken, so that Ray starts another replica."""
-        self._engine.card()
-        if isinstance(self._engine, Breaking) and (why := self._engine.broken()) is not None:
+        self.engine.card()
+        if isinstance(self.engine, Breaking) and (why := self.engine.broken()) is not None:
             raise EngineStopped(why)
 
     async def _run(

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 import torch
 
 from backbone.errors import SchemaRefusal
-from cloud.engine.answer_state import RequestState
+from cloud.engine.request_state import RequestState
 from cloud.engine.runner import Step
-from cloud.engine.scheduler import Scheduler, Slice
+from cloud.engine.scheduler import Scheduler
 from cloud.engine.sequence import Sequence as Tokens
-from cloud.engine.step_result import StepResult
+from cloud.engine.step import Slice, StepResult
 from cloud.engine.tensor_parallel import GroupLost
 from offload.messages import FinishReason
 
@@ -29,8 +29,8 @@ class Batching:
     """Moves all answers forward by one step at a time; lives in one thread."""
 
     def __init__(self, scheduler: Scheduler, step: Step) -> None:
-        self._scheduler = scheduler
-        self._step = step
+        self.scheduler = scheduler
+        self.run_step = step
         self._answers: dict[Tokens, RequestState] = {}
 
     @property
@@ -40,7 +40,7 @@ class Batching:
     def add(self, answer: RequestState) -> None:
         """Queue an answer."""
         self._answers[answer.sequence] = answer
-        self._scheduler.add(answer.sequence)
+        self.scheduler.add(answer.sequence)
 
     def cancel(self, answer: RequestState) -> None:
         """End an answer that nobody reads any more; one that has ended is left alone."""
@@ -62,16 +62,16 @@ class Batching:
 
     def check_integrity(self) -> None:
         """Assert that nothing is lost: answers, sequences and blocks agree."""
-        known = {*self._scheduler.running, *self._scheduler.waiting}
+        known = {*self.scheduler.running, *self.scheduler.waiting}
         assert known == set(self._answers), "answers and sequences disagree"
-        self._scheduler.check_integrity()
+        self.scheduler.check_integrity()
 
     def _end_overdue(self) -> None:
-        for sequence in self._scheduler.expired(time.monotonic()):
+        for sequence in self.scheduler.expired(time.monotonic()):
             self._end(sequence, "deadline")
 
     def _plan(self) -> list[Slice]:
-        slices = self._scheduler.schedule()
+        slices = self.scheduler.schedule()
         now_s = time.monotonic()
         for slice_ in slices:
             self._answers[slice_.sequence].start(now_s)
@@ -82,14 +82,14 @@ class Batching:
             return
         began_s = time.monotonic()
         try:
-            outcomes = self._step(slices)
+            outcomes = self.run_step(slices)
         except GroupLost:
             raise  # no step can be done again without the others
         except Exception as error:
             self._recover(slices, error)
             return
         num_tokens = sum(slice_.num_tokens for slice_ in slices)
-        self._scheduler.pace.note(num_tokens, time.monotonic() - began_s)
+        self.scheduler.token_budget.observe(num_tokens, time.monotonic() - began_s)
         self._apply(slices, outcomes)
 
     def _recover(self, slices: list[Slice], error: Exception) -> None:
@@ -98,8 +98,8 @@ class Batching:
         # Only the kind is logged: a message could quote what a person asked.
         _log.warning("a step of %d tokens failed: %s", num_tokens, type(error).__name__)
         if is_out_of_memory(error):
-            if self._scheduler.shrink(num_tokens):
-                _log.warning("out of memory: at most %d tokens a step", self._scheduler.budget)
+            if self.scheduler.shrink(num_tokens):
+                _log.warning("out of memory: at most %d tokens a step", self.scheduler.budget)
                 _empty_cache()
             else:
                 self._end(slices[0].sequence, "error", NO_MEMORY)
@@ -126,12 +126,12 @@ class Batching:
                 reason = answer.accept(outcome.chosen)
         except SchemaRefusal as refusal:
             reason, error = "error", str(refusal)
-        self._scheduler.computed(slice_, num_rejected)
+        self.scheduler.computed(slice_, num_rejected)
         if reason is not None:
             self._end(slice_.sequence, reason, error)
 
     def _end(self, sequence: Tokens, reason: FinishReason, error: str | None = None) -> None:
-        self._scheduler.remove(sequence)
+        self.scheduler.remove(sequence)
         self._answers.pop(sequence).end(reason, error)
 
 

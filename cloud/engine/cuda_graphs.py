@@ -16,9 +16,8 @@ from backbone.host_to_device import to_device
 from backbone.network import Network
 from cloud.engine.attention.triton_decode import TritonDecode
 from cloud.engine.fused_network import FusedNetwork
-from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.batch import StepBatch, block_tables
 from cloud.engine.kv.kv_cache import KVCache
-from cloud.engine.kv.slot_mapping import block_tables
 
 # Runs a step, and returns what does it again with the same memory.
 Capture = Callable[[Callable[[], object]], Callable[[], object]]

@@ -1,4 +1,4 @@
-"""The cloud's Engine: any supported Hugging Face folder, many requests in one batch."""
+"""The cloud's engine: serves any supported Hugging Face folder, many requests in one batch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,14 @@ from backbone.sampling import Sampler
 from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
-from cloud.engine.answer_state import RequestState
 from cloud.engine.continuous_batching import NO_MEMORY, Batching, is_out_of_memory
-from cloud.engine.engine_loop import BROKEN, EngineLoop
-from cloud.engine.event_mailbox import Item, Mailroom
+from cloud.engine.engine_loop import BROKEN, EngineLoop, EventMailbox, Item
 from cloud.engine.loading import LoadedModel, load_model
+from cloud.engine.lookup import lookup_for
 from cloud.engine.options import EngineOptions
 from cloud.engine.overlapped_batching import OverlappedBatching
-from cloud.engine.prompt import encode_request
-from cloud.engine.response_cache import Remembered
-from cloud.engine.sampling_step import lookup_for
+from cloud.engine.request_state import RequestState, encode_request
+from cloud.engine.response_cache import ResponseCache
 from cloud.engine.tp_launcher import gather
 from offload.asker import asker
 from offload.errors import EngineStopped, Overloaded
@@ -39,10 +37,10 @@ class CloudEngine(Tokenized):
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
         """Load a model folder. Raises CheckpointError or SettingsError."""
         options = options or EngineOptions()
-        self._crew, meeting = gather(folder, options)
-        with self._crew.ended_on_failure():
+        self.launcher, meeting = gather(folder, options)
+        with self.launcher.ended_on_failure():
             model: LoadedModel = load_model(
-                folder, options, meeting, loaded=self._crew.wait_until_loaded
+                folder, options, meeting, loaded=self.launcher.wait_until_loaded
             )
         self._card = model.card
         self._tokenizer: Tokenizer = model.tokenizer
@@ -51,12 +49,12 @@ class CloudEngine(Tokenized):
         vocabulary = partial(of_tokenizer, model.tokenizer, model.vocab_size)
         self._schemas = Schemas(vocabulary, model.vocab_size)
         self._num_speculative_tokens = options.speculative_tokens()
-        self._remembered = Remembered(options.response_cache_size)
-        self._mail = Mailroom()
-        self._leave = model.runner.leave
-        self._scheduler = model.scheduler
-        batching = _batching(model, options)
-        self._loop = EngineLoop(batching, self._mail.deliver)
+        self._response_cache = ResponseCache(options.response_cache_size)
+        self._mail = EventMailbox()
+        # For tests and benchmarks, which watch steps and change what they compute.
+        self.runner, self.cache, self.scheduler = model.runner, model.cache, model.scheduler
+        self.batching = _batching(model, options)
+        self._loop = EngineLoop(self.batching, self._mail.deliver)
         self._closed = False
 
     def card(self) -> ModelCard:
@@ -69,19 +67,19 @@ class CloudEngine(Tokenized):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of keys and values once the cache is full; on a CPU it grows to that."""
+        """Bytes of the KV cache once it is full; on a CPU it grows to that."""
         return self._kv_bytes
 
     def report(self) -> EngineLoad:
         """Return how busy it is now."""
-        return self._scheduler.report()
+        return self.scheduler.report()
 
     def broken(self) -> str | None:
         """Return why it can answer no more; see offload.engine.Breaking."""
         if self._closed:
             return None
         # Of a process that died while nothing was computed, no step has told the loop.
-        return self._crew.lost() or (BROKEN if self._loop.broken else None)
+        return self.launcher.lost() or (BROKEN if self._loop.broken else None)
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
         """Stream an answer; see offload.engine.Engine."""
@@ -92,41 +90,41 @@ class CloudEngine(Tokenized):
         # A long text takes tens of milliseconds, which the event loop must not lose.
         prompt, sampler = await self._prepared(request)
         self._require_running()
-        key = self._remembered.key(asker(), request, prompt)
-        if (known := self._remembered.find(key)) is not None:
+        key = self._response_cache.key(asker(), request, prompt)
+        if (known := self._response_cache.get(key)) is not None:
             for item in known:
                 yield item
             return
-        items: asyncio.Queue[Item] = asyncio.Queue()
-        answer = RequestState(
+        inbox: asyncio.Queue[Item] = asyncio.Queue()
+        state = RequestState(
             request,
             prompt,
             sampler,
             self._tokenizer,
             max_model_len=self._card.max_model_len,
             received_s=received_s,
-            post=partial(self._mail.post, (asyncio.get_running_loop(), items)),
+            post=partial(self._mail.post, (asyncio.get_running_loop(), inbox)),
             device=asker(),
             lookup=lookup_for(sampler, self._num_speculative_tokens),
         )
-        self._loop.add(answer)
+        self._loop.add(state)
         try:
-            told: list[Delta | Finish] = []
-            while not told or not isinstance(told[-1], Finish):
-                told.append(await items.get())
-                yield told[-1]
-            self._remembered.keep(key, told)
+            answer: list[Delta | Finish] = []
+            while not answer or not isinstance(answer[-1], Finish):
+                answer.append(await inbox.get())
+                yield answer[-1]
+            self._response_cache.put(key, answer)
         finally:
-            self._loop.cancel(answer)
+            self._loop.cancel(state)
 
     async def aclose(self) -> None:
         """End the engine's thread; answers under way end with an error."""
         if not self._closed:
-            patience_s = _STUCK_S if self.broken() else None
+            timeout_s = _STUCK_S if self.broken() else None
             self._closed = True
-            await asyncio.to_thread(self._loop.close, patience_s)
-            await asyncio.to_thread(self._leave)
-            await asyncio.to_thread(self._crew.end)
+            await asyncio.to_thread(self._loop.close, timeout_s)
+            await asyncio.to_thread(self.runner.leave)
+            await asyncio.to_thread(self.launcher.end)
 
     async def _prepared(self, request: Request) -> tuple[list[int], Sampler]:
         try:

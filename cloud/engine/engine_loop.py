@@ -1,14 +1,21 @@
-"""The thread that owns the network: takes answers in, steps while there are any, sleeps else."""
+"""The engine's thread, which alone touches the network, and the mailbox from it to event loops."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 
-from cloud.engine.answer_state import RequestState
 from cloud.engine.continuous_batching import Batching
+from cloud.engine.request_state import RequestState
 from offload.command_queue import Orders
+from offload.messages import Delta, Finish
+
+Item = Delta | Finish
+Reader = tuple[asyncio.AbstractEventLoop, "asyncio.Queue[Item]"]
 
 _log = logging.getLogger(__name__)
 
@@ -37,13 +44,13 @@ class EngineLoop:
         """Free an answer's place before the next step."""
         self._orders.give(lambda: self._batching.cancel(answer))
 
-    def close(self, patience_s: float | None = None) -> None:
+    def close(self, timeout_s: float | None = None) -> None:
         """End the thread after the present step; answers under way end with an error.
 
-        A thread that has not ended after `patience_s` is left behind.
+        A thread that has not ended after `timeout_s` is left behind.
         """
         self._orders.give(self._stop)
-        self._thread.join(patience_s)
+        self._thread.join(timeout_s)
         self._orders.follow_waiting()
         self._batching.abort(CLOSED)
         self._deliver()
@@ -78,3 +85,29 @@ class EngineLoop:
             self._batching.check_integrity()
             self._orders.follow_next()
         self._orders.follow_waiting()
+
+
+class EventMailbox:
+    """Collects what a step posts, and delivers it at the step's end: one wake-up a step."""
+
+    def __init__(self) -> None:
+        self._posts: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[Item], Item]]]
+        self._posts = defaultdict(list)
+
+    def post(self, reader: Reader, item: Item) -> None:
+        """Keep an item for its reader; called in the engine's thread."""
+        loop, queue = reader
+        self._posts[loop].append((queue, item))
+
+    def deliver(self) -> None:
+        """Hand over everything kept; called in the engine's thread."""
+        for loop, posts in self._posts.items():
+            # The loop may be gone when the program is stopped in mid-answer.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_put_all, posts)
+        self._posts = defaultdict(list)
+
+
+def _put_all(posts: list[tuple[asyncio.Queue[Item], Item]]) -> None:
+    for queue, item in posts:
+        queue.put_nowait(item)

@@ -25,9 +25,9 @@ from cloud.engine.cpu_network import LeanNetwork, is_lean
 from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.blocks import BlockPool
 from cloud.engine.kv.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
-from cloud.engine.malloc_trim import give_back, keep_little
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
+from cloud.engine.process_memory import return_large_pieces, trim_heap
 from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
 from cloud.engine.tensor_parallel import Group, Meeting
@@ -49,6 +49,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     vocab_size: int
     kv_bytes: int  # of the whole cache; on a CPU they become resident as it fills
+    cache: KVCache
     scheduler: Scheduler
     runner: Runner
 
@@ -75,7 +76,7 @@ def _load(
 ) -> LoadedModel:
     device, dtype = options.torch_device(), options.torch_dtype()
     if device.type == "cpu":
-        keep_little()
+        return_large_pieces()
         _keep_to_quota()
     share = Share(meeting.rank, meeting.size) if meeting else Share()
     network = load_network(folder, device=device, dtype=dtype, share=share)
@@ -87,7 +88,7 @@ def _load(
     loaded()
     group = Group(meeting, device) if meeting else None
     runnable = as_runnable(network, options, max_model_len, group)
-    give_back()  # what fusing has freed
+    trim_heap()  # what fusing has freed
     if device.type == "cuda":
         run_largest_step(runnable, options, max_model_len, causal_attention(config))
         # Steps that only decode go through a mixture of experts in another way.
@@ -104,6 +105,7 @@ def _load(
         tokenizer=tokenizer,
         vocab_size=config.vocab_size,
         kv_bytes=cache.num_blocks * block_bytes(config, options.block_size, options.cache_dtype()),
+        cache=cache,
         scheduler=_scheduler(config, cache, options),
         runner=runner,
     )

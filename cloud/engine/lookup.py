@@ -1,4 +1,4 @@
-"""Drafts of what comes next, copied from what was said before: speed without a second model.
+"""Prompt lookup: speculative decoding without a draft model, its drafts copied from the sequence.
 
 Prompt lookup (Saxena, github.com/apoorvumang/prompt-lookup-decoding): where the last tokens have
 stood before, what followed them then is guessed to follow again. A step computes the guesses
@@ -8,6 +8,8 @@ beside the last token, and only those are kept that the network would have chose
 from __future__ import annotations
 
 from collections.abc import Sequence
+
+from backbone.sampling import Sampler
 
 MIN_MATCH = 3  # tokens; shorter runs repeat by chance
 _LONGEST_PAUSE = 16  # steps without a draft, after several that were wrong
@@ -54,3 +56,10 @@ class SequenceLookup:
         else:
             self._pause = self._next_pause
             self._next_pause = min(_LONGEST_PAUSE, 2 * self._next_pause)
+
+
+def lookup_for(sampler: Sampler, num_speculative_tokens: int) -> SequenceLookup | None:
+    """Return what drafts an answer, where it may have drafts."""
+    if not num_speculative_tokens or not sampler.takes_drafts:
+        return None
+    return SequenceLookup(num_speculative_tokens)

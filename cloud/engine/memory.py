@@ -29,7 +29,7 @@ from cloud.engine.cpu_network import is_lean
 from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.kv_cache import block_bytes, span_of, usable_bytes
 from cloud.engine.options import EngineOptions
-from cloud.engine.process_memory import is_told
+from cloud.engine.process_memory import is_measurable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
     config = options.as_run(NetworkConfig.load(folder))
     max_model_len = options.model_len(config)
     weights = weight_bytes(config, max_model_len, options)
-    if options.torch_device().type == "cpu" and is_told():
+    if options.torch_device().type == "cpu" and is_measurable():
         activations = rehearsed_bytes(folder, options)
     else:
         activations = activation_bytes(config, max_model_len, options)

@@ -23,12 +23,11 @@ from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.attention import attention_backend
 from cloud.engine.kv.kv_cache import KVCache
 from cloud.engine.loading import as_runnable
-from cloud.engine.malloc_trim import give_back, keep_little
 from cloud.engine.options import EngineOptions
-from cloud.engine.process_memory import resident_bytes, watched
+from cloud.engine.process_memory import resident_bytes, return_large_pieces, trim_heap, watch_memory
 from cloud.engine.runner import Runner
-from cloud.engine.scheduler import Slice
 from cloud.engine.sequence import Sequence as Tokens
+from cloud.engine.step import Slice
 
 _PROMPTS_AT_ONCE = (1, 3, 8)  # pieces of other sizes are laid out otherwise on the heap
 _SMALL = 1 << 18  # numbers; weights below are filled, so that no step computes with rubbish
@@ -39,7 +38,7 @@ def measure(config: NetworkConfig, options: EngineOptions) -> int:
 
     To be called in a process that has computed nothing with torch yet but a small product.
     """
-    keep_little()
+    return_large_pieces()
     max_model_len = options.model_len(config)
     config = one_of_each(config)
     network = as_runnable(_empty_network(config, options), options, max_model_len, None)
@@ -53,10 +52,10 @@ def measure(config: NetworkConfig, options: EngineOptions) -> int:
     )
     attention = attention_backend(options.attention_backend, config, cache, options.torch_dtype())
     runner = Runner(network, attention, options.block_size)
-    give_back()
+    trim_heap()
     before = resident_bytes()
     # As the engine does, in a thread that the C library gives a heap of its own.
-    with watched() as seen, ThreadPoolExecutor(max_workers=1) as thread:
+    with watch_memory() as seen, ThreadPoolExecutor(max_workers=1) as thread:
         thread.submit(_run, runner, options, max_model_len).result()
     return max(seen) - before
 

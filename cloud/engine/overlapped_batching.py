@@ -11,16 +11,16 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from cloud.engine.answer_state import RequestState
 from cloud.engine.continuous_batching import Batching
+from cloud.engine.request_state import RequestState
 from cloud.engine.runner import Step
-from cloud.engine.scheduler import Scheduler, Slice
-from cloud.engine.step_in_flight import Flight
+from cloud.engine.scheduler import Scheduler
+from cloud.engine.step import Slice, StepInFlight
 from cloud.engine.tensor_parallel import GroupLost
 
 _log = logging.getLogger(__name__)
 
-Launch = Callable[[Sequence[Slice], "Flight | None"], Flight]
+Launch = Callable[[Sequence[Slice], "StepInFlight | None"], StepInFlight]
 
 
 class OverlappedBatching(Batching):
@@ -28,15 +28,15 @@ class OverlappedBatching(Batching):
 
     def __init__(self, scheduler: Scheduler, step: Step, launch: Launch) -> None:
         super().__init__(scheduler, step)
-        self._launch = launch
-        self._flight: Flight | None = None
+        self.launch = launch
+        self._flight: StepInFlight | None = None
         self._landed_s = 0.0
         self.num_overlapped = 0  # steps that were launched before the one before them was told
 
     def step(self) -> None:
         """Launch the next step, then hand out what the one before it did."""
         self._end_overdue()
-        if self._flight is not None and not self._scheduler.has_room():
+        if self._flight is not None and not self.scheduler.has_room():
             self._land()
         slices, before = self._plan(), self._flight
         assert slices or before or not self._answers, "answers wait and none can be computed"
@@ -51,12 +51,12 @@ class OverlappedBatching(Batching):
         if not self._answers:
             self._flight = None  # nobody waits for it
 
-    def _launched(self, slices: list[Slice], before: Flight | None) -> Flight | None:
+    def _launched(self, slices: list[Slice], before: StepInFlight | None) -> StepInFlight | None:
         """Start a step; None where its like must wait for the one before, or cannot be started."""
         if not slices or not all(_is_foreseeable(slice_) for slice_ in slices):
             return None
         try:
-            flight = self._launch(slices, before)
+            flight = self.launch(slices, before)
         except GroupLost:
             raise  # no step can be done again without the others
         except Exception as error:
@@ -64,23 +64,23 @@ class OverlappedBatching(Batching):
             _log.debug("a step could not be launched: %s", type(error).__name__)
             return None
         for slice_ in slices:
-            self._scheduler.launched(slice_)
+            self.scheduler.launched(slice_)
         self.num_overlapped += before is not None
         return flight
 
-    def _land(self, follower: Flight | None = None) -> bool:
+    def _land(self, follower: StepInFlight | None = None) -> bool:
         """Wait for the step under way and hand out its outcomes; False where it failed."""
         flight, self._flight = self._flight, follower
         if flight is None:
             return True
         try:
-            outcomes = flight.outcomes()
+            outcomes = flight.results()
         except Exception as error:
             self._take_back(flight, error)
             return False
         now_s = time.monotonic()
         num_tokens = sum(slice_.num_tokens for slice_ in flight.slices)
-        self._scheduler.pace.note(num_tokens, now_s - max(flight.began_s, self._landed_s))
+        self.scheduler.token_budget.observe(num_tokens, now_s - max(flight.began_s, self._landed_s))
         self._landed_s = now_s
         both = zip(flight.slices, outcomes, strict=True)
         # Who has ended meanwhile is not told of it.
@@ -88,7 +88,7 @@ class OverlappedBatching(Batching):
         self._apply([slice_ for slice_, _ in kept], [outcome for _, outcome in kept])
         return True
 
-    def _take_back(self, flight: Flight, error: Exception) -> None:
+    def _take_back(self, flight: StepInFlight, error: Exception) -> None:
         """Undo a failed step and the one behind it, and do it again the plain way."""
         follower, self._flight = self._flight, None
         for undone in (follower, flight):

@@ -13,7 +13,7 @@ from offload.messages import Delta, Finish, Request, Usage
 _MAX_TOKENS = 4096  # of an answer that is kept
 
 
-class Remembered:
+class ResponseCache:
     """A bounded number of answers, the longest unused forgotten first; 0 keeps none."""
 
     def __init__(self, size: int) -> None:
@@ -29,14 +29,14 @@ class Remembered:
         )
         return hashlib.sha256(said).digest()
 
-    def find(self, key: bytes | None) -> list[Delta | Finish] | None:
+    def get(self, key: bytes | None) -> list[Delta | Finish] | None:
         """Return an answer, told anew: it took no time."""
         if key is None or key not in self._kept:
             return None
         self._kept.move_to_end(key)
         return self._kept[key]
 
-    def keep(self, key: bytes | None, items: Sequence[Delta | Finish]) -> None:
+    def put(self, key: bytes | None, items: Sequence[Delta | Finish]) -> None:
         """Keep a whole answer; one that was cut short by anything but its length is not kept."""
         finish = items[-1]
         if key is None or not isinstance(finish, Finish) or finish.reason not in ("stop", "length"):

@@ -1,4 +1,4 @@
-"""One step on the device: slices in, the next tokens and how sure they are out."""
+"""The runner of one step on the device: slices in, next tokens and their confidence out."""
 
 from __future__ import annotations
 
@@ -13,17 +13,23 @@ from backbone.host_to_device import to_device
 from backbone.network import Network
 from cloud.engine.attention.base import AttentionBackend
 from cloud.engine.fused_network import FusedNetwork
-from cloud.engine.kv.batch import BatchRow, StepBatch, build_batch
+from cloud.engine.kv.batch import BatchRow, StepBatch
 from cloud.engine.kv.kv_cache import KVCache
 from cloud.engine.sampling_step import choices, choose_tokens, pieces, score_tokens
-from cloud.engine.scheduler import Slice
-from cloud.engine.step_in_flight import Flight, fed
-from cloud.engine.step_result import NextToken, Scored, StepResult
+from cloud.engine.step import (
+    NextToken,
+    Scored,
+    Slice,
+    StepInFlight,
+    StepResult,
+    build_batch,
+    fill_placeholders,
+)
 from cloud.engine.tensor_parallel import Group, follow
-from cloud.engine.warm_up import warm_up
 
 if TYPE_CHECKING:
     from cloud.engine.cuda_graphs import DecodeGraphs  # brings Triton
+Step = Callable[[Sequence[Slice]], "list[StepResult]"]
 
 
 class Runner:
@@ -38,9 +44,9 @@ class Runner:
         group: Group | None = None,
     ) -> None:
         self._group = group
-        self._network = network
-        self._attention = attention
-        self._graphs = graphs
+        self.network = network
+        self.attention = attention
+        self.graphs = graphs
         self._block_size = block_size
         self._device = network.inverse.device
         self.num_steps = 0
@@ -54,7 +60,7 @@ class Runner:
         with torch.inference_mode(), on_device(self._device):
             return self._step(slices)
 
-    def launch(self, slices: Sequence[Slice], after: Flight | None = None) -> Flight:
+    def launch(self, slices: Sequence[Slice], after: StepInFlight | None = None) -> StepInFlight:
         """Start a step, and return before its outcome is known; drafts and scores have none here.
 
         Tokens that `after` has chosen and not told yet are taken from where it put them.
@@ -62,19 +68,19 @@ class Runner:
         self.num_steps += 1
         with torch.inference_mode(), on_device(self._device):
             known = build_batch(slices, self._block_size, self._device)
-            batch = fed(known, slices, after)
-            if self._graphs is not None and self._recorded(slices, batch):
-                logits = self._graphs.logits(batch)
+            batch = fill_placeholders(known, slices, after)
+            if self.graphs is not None and self._recorded(slices, batch):
+                logits = self.graphs.logits(batch)
             else:
                 hidden = self._hidden(batch, is_fed=batch is not known)
-                logits = self._network.logits(_ends(hidden, slices, batch.rows))
+                logits = self.network.logits(_ends(hidden, slices, batch.rows))
             choosing = [slice_.sequence for slice_ in slices if slice_.completes]
-            return Flight(slices, choices(logits, choosing) if choosing else logits)
+            return StepInFlight(slices, choices(logits, choosing) if choosing else logits)
 
     def _step(self, slices: Sequence[Slice]) -> list[StepResult]:
         batch = build_batch(slices, self._block_size, self._device)
-        if self._graphs is not None and self._recorded(slices, batch):
-            logits = self._graphs.logits(batch)
+        if self.graphs is not None and self._recorded(slices, batch):
+            logits = self.graphs.logits(batch)
             return [
                 StepResult((one,)) for one in choose_tokens(logits, [s.sequence for s in slices])
             ]
@@ -86,27 +92,27 @@ class Runner:
         ]
         return [StepResult(*both) for both in zip(chosen, scored, strict=True)]
 
-    def _compute(self, batch: StepBatch) -> Tensor:
-        self._attention.prepare(batch)
-        return self._network(batch.tokens, batch.positions, self._attention.attend)
+    def compute(self, batch: StepBatch) -> Tensor:
+        self.attention.prepare(batch)
+        return self.network(batch.tokens, batch.positions, self.attention.attend)
 
     def _hidden(self, batch: StepBatch, *, is_fed: bool = False) -> Tensor:
         if self._group is None:
-            return self._compute(batch)
+            return self.compute(batch)
         with self._group.in_step():
             self._group.tell(batch, is_fed=is_fed)
-            return self._compute(batch)
+            return self.compute(batch)
 
     def warm_up(self, cache: KVCache) -> None:
         """Run every kind of step once, before anybody waits; each process of a group does."""
         with torch.inference_mode(), on_device(self._device):
-            warm_up(self._compute, cache)
+            _warm_up(self.compute, cache)
 
     def follow(self) -> None:
         """Compute this process's share of the steps of another, which leads."""
         assert self._group is not None, "only a shared model has a leader"
         with torch.inference_mode(), on_device(self._device):
-            follow(self._group, self._compute)
+            follow(self._group, self.compute)
 
     def leave(self) -> None:
         """End the other processes, where the model is shared."""
@@ -115,8 +121,8 @@ class Runner:
 
     def _recorded(self, slices: Sequence[Slice], batch: StepBatch) -> bool:
         """Whether a CUDA graph can do the step: it has one row a sequence, and all choose."""
-        assert self._graphs is not None, "asked only where there are graphs"
-        return self._graphs.fits(batch) and all(
+        assert self.graphs is not None, "asked only where there are graphs"
+        return self.graphs.fits(batch) and all(
             slice_.completes and not slice_.sequence.wants_scores for slice_ in slices
         )
 
@@ -130,7 +136,7 @@ class Runner:
                 sequences += [slice_.sequence] * (len(slice_.draft) + 1)
         if not sequences:
             return [()] * len(slices)
-        logits = self._network.logits(_ends(hidden, slices, rows))
+        logits = self.network.logits(_ends(hidden, slices, rows))
         found = iter(choose_tokens(logits, sequences))
         return [_agreed(slice_, found) if slice_.completes else () for slice_ in slices]
 
@@ -149,7 +155,7 @@ class Runner:
         following = to_device(known, hidden.device)
         found: list[Scored] = []
         for cut in pieces(last - first):
-            logits = self._network.logits(states[cut])
+            logits = self.network.logits(states[cut])
             found += score_tokens(logits, following[cut], sequence.num_alternatives)
         return tuple(found)
 
@@ -182,4 +188,22 @@ def _agreed(slice_: Slice, found: Iterator[NextToken]) -> tuple[NextToken, ...]:
     return tuple(choices[: agreed + 1])
 
 
-Step = Callable[[Sequence[Slice]], "list[StepResult]"]
+def _warm_up(compute: Callable[[StepBatch], object], cache: KVCache) -> None:
+    """Compute one token, a block of a prompt, and both at once; only the scratch block is written.
+
+    A backend compiles its kernels here, and the device lays out its workspaces.
+    """
+    for counts in ([1], [cache.block_size], [1, cache.block_size]):
+        compute(_on_scratch(counts, cache))
+
+
+def _on_scratch(counts: Sequence[int], cache: KVCache) -> StepBatch:
+    rows: list[BatchRow] = []
+    at: list[int] = []
+    for count in counts:
+        rows.append(BatchRow(len(at), count, count, [cache.num_blocks]))
+        at += range(count)
+    positions = torch.tensor(at)
+    on_host = torch.stack((torch.zeros_like(positions), positions, cache.scratch_slot + positions))
+    tokens, positions, slots = to_device(on_host, cache.keys[0].device)
+    return StepBatch(tokens, positions, slots, rows, on_host)

@@ -1,4 +1,4 @@
-"""From logits to outcomes: what each sequence chooses, and what it tells of likelihoods."""
+"""Sampling of a step: from logits to each sequence's next token, and scores of prompt tokens."""
 
 from __future__ import annotations
 
@@ -7,27 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from backbone.sampling import Ranked, Sampler, choose, confidence, likeliest
-from cloud.engine.lookup import SequenceLookup
+from backbone.sampling import choose, confidence, likeliest
 from cloud.engine.sequence import Sequence as Tokens
-from cloud.engine.step_result import NextToken, Scored
-from offload.messages import Confidence
+from cloud.engine.step import NextToken, Scored
 
 _ROWS_AT_ONCE = 64  # of a scored prompt: logits of thousands of rows would not fit
-
-
-def lookup_for(sampler: Sampler, num_speculative_tokens: int) -> SequenceLookup | None:
-    """Return what drafts an answer, where it may have drafts."""
-    if not num_speculative_tokens or not sampler.takes_drafts:
-        return None
-    return SequenceLookup(num_speculative_tokens)
 
 
 def choose_tokens(logits: Tensor, sequences: Sequence[Tokens]) -> list[NextToken]:
     """Return the token of each row of float32 logits [rows, vocab]."""
     told = choices(logits, sequences).tolist()
     ranked = likeliest(logits, [sequence.num_alternatives for sequence in sequences])
-    return [as_chosen(row, others) for row, others in zip(told, ranked, strict=True)]
+    return [NextToken.from_row(row, others) for row, others in zip(told, ranked, strict=True)]
 
 
 def choices(logits: Tensor, sequences: Sequence[Tokens]) -> Tensor:
@@ -36,12 +27,6 @@ def choices(logits: Tensor, sequences: Sequence[Tokens]) -> Tensor:
     # One copy to the host for both; float32 would not hold every token id.
     sure = confidence(logits, tokens).double()
     return torch.cat((tokens.unsqueeze(-1).double(), sure), -1)
-
-
-def as_chosen(row: Sequence[float], others: Ranked = ()) -> NextToken:
-    """Return one row of `choices`, on the host, as what it means."""
-    token, *values = row
-    return NextToken(int(token), Confidence(*values), others)
 
 
 def score_tokens(logits: Tensor, tokens: Tensor, num_alternatives: int) -> list[Scored]:

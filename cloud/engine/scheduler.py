@@ -9,33 +9,15 @@ makes way for it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.sequence import GIVEN_BACK, Sequence
-from cloud.engine.token_budget import TokenBudget
+from cloud.engine.step import Slice, TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 from offload.messages import EngineLoad
 
 # Where more run than this, a step is bound by arithmetic, and guesses cost what they gain.
 _MOST_DRAFTING = 4
-
-
-@dataclass(frozen=True)
-class Slice:
-    """The next `num_tokens` uncomputed tokens of a sequence, those of a draft included."""
-
-    sequence: Sequence
-    num_tokens: int
-    draft: tuple[int, ...] = ()  # guesses of what comes next, to be computed beside it
-    start: int = field(init=False)  # the place of its first token
-    completes: bool = field(init=False)  # whether it ends the known tokens: the next is chosen
-
-    def __post_init__(self) -> None:
-        # As planned: by the time of the outcome the sequence may be a step further.
-        object.__setattr__(self, "start", self.sequence.num_computed)
-        known = self.num_tokens - len(self.draft)
-        object.__setattr__(self, "completes", known == self.sequence.num_pending)
 
 
 class Scheduler:
@@ -55,7 +37,7 @@ class Scheduler:
         self._span = span
         self.pool = pool
         self.waiting = WaitingQueue(short_first_s=short_first_s)
-        self.pace = TokenBudget(target_step_s)
+        self.token_budget = TokenBudget(target_step_s)
         self.running: list[Sequence] = []
         self._block_size = span.block_size
         self._max_num_seqs = max_num_seqs
@@ -79,7 +61,7 @@ class Scheduler:
 
         Slices of one token come first, as attention backends like them.
         """
-        budget = self.pace.budget(self.budget)
+        budget = self.token_budget.limit(self.budget)
         preempted_before = self.num_preemptions
         slices: list[Slice] = []
         self._let_newcomers_in()
@@ -147,7 +129,7 @@ class Scheduler:
         self.waiting.give_back(sequence)
 
     def _stop(self, sequence: Sequence) -> None:
-        assert not sequence.num_unknown, "who gives way has no token under way"
+        assert not sequence.num_placeholders, "who gives way has no token under way"
         self.running.remove(sequence)
         self._free(sequence)
         sequence.num_computed = 0
@@ -205,8 +187,10 @@ class Scheduler:
     def _most_served(self) -> Sequence | None:
         """Return the youngest sequence of the device that runs most; None where each has one."""
         counts = self._running_of()
-        free = [each for each in self.running if not each.num_unknown and counts[each.device] > 1]
-        return max(free, key=lambda each: (counts[each.device], each.number), default=None)
+        free = [
+            each for each in self.running if not each.num_placeholders and counts[each.device] > 1
+        ]
+        return max(free, key=lambda s: (counts[s.device], s.number), default=None)
 
     def _needs_way(self) -> bool:
         """Whether a device that has nothing running can be let in only if another makes way."""

@@ -46,7 +46,7 @@ class Sequence:
         self.num_alternatives = num_alternatives  # likeliest tokens to tell at every place
         # Tokens of the prompt whose likelihood is known; the first has none. None: not asked for.
         self.num_scored = 1 if scores_prompt else None
-        self.num_unknown = 0  # tokens at the end that the device has chosen and not told yet
+        self.num_placeholders = 0  # tokens at the end that the device has chosen and not told yet
         self.num_computed = 0
         self.num_preemptions = 0
         self.num_cached_tokens = 0  # found in the prefix cache on the last admission
@@ -68,12 +68,15 @@ class Sequence:
     @property
     def num_generated(self) -> int:
         """Tokens of the answer, those not counted that are not known yet."""
-        return len(self.tokens) - self.num_prompt_tokens - self.num_unknown
+        return len(self.tokens) - self.num_prompt_tokens - self.num_placeholders
 
     @property
     def is_all_chosen(self) -> bool:
         """Whether the answer will be whole when what is under way arrives."""
-        return self.num_unknown > 0 and self.num_generated + self.num_unknown >= self.max_tokens
+        return (
+            self.num_placeholders > 0
+            and self.num_generated + self.num_placeholders >= self.max_tokens
+        )
 
     @property
     def is_foreseeable(self) -> bool:
@@ -99,9 +102,9 @@ class Sequence:
 
     def append(self, token: int) -> None:
         """Add a chosen token, or learn the first of those that were expected."""
-        if self.num_unknown:
-            self.tokens[len(self.tokens) - self.num_unknown] = token
-            self.num_unknown -= 1
+        if self.num_placeholders:
+            self.tokens[len(self.tokens) - self.num_placeholders] = token
+            self.num_placeholders -= 1
         else:
             self.tokens.append(token)
         self.sampler.took(token)
@@ -109,12 +112,12 @@ class Sequence:
     def expect(self) -> None:
         """Keep the place of a token that the device has chosen and not told yet."""
         self.tokens.append(_UNKNOWN)
-        self.num_unknown += 1
+        self.num_placeholders += 1
 
     def take_back(self, num_computed: int) -> None:
         """Forget what is under way: it has failed, and is computed again from there."""
-        del self.tokens[len(self.tokens) - self.num_unknown :]
-        self.num_unknown = 0
+        del self.tokens[len(self.tokens) - self.num_placeholders :]
+        self.num_placeholders = 0
         self.num_computed = num_computed
 
     def block_names(self, count: int, block_size: int) -> list[bytes]:

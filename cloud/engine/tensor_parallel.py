@@ -141,8 +141,8 @@ def follow(group: Group, compute: Callable[[StepBatch], object]) -> None:
 
 
 def _pack(batch: StepBatch, is_fed: bool = False) -> list[int]:
-    assert batch.told is not None, "only what lies on the host can be told without waiting"
-    words = [len(batch.tokens), int(is_fed), *batch.told.flatten().tolist()]
+    assert batch.on_host is not None, "only what lies on the host can be told without waiting"
+    words = [len(batch.tokens), int(is_fed), *batch.on_host.flatten().tolist()]
     for row in batch.rows:
         words += [row.first, row.num_new, row.num_context, len(row.blocks), *row.blocks]
     return words

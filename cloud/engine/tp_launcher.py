@@ -30,12 +30,12 @@ class TpLauncher:
     """Processes that this one started; there may be none."""
 
     def __init__(self, processes: list[subprocess.Popen[str]], place: Path | None = None) -> None:
-        self._processes = processes
+        self.processes = processes
         self._place = place
 
     def wait_until_loaded(self) -> None:
         """Wait until all have read their weights. Raises NearfarError for one that cannot."""
-        for rank, process in enumerate(self._processes, start=1):
+        for rank, process in enumerate(self.processes, start=1):
             assert process.stdout is not None, "its output is a pipe"
             line = process.stdout.readline().strip()
             if line != "loaded":
@@ -44,7 +44,7 @@ class TpLauncher:
 
     def lost(self) -> str | None:
         """Return which process has ended by itself and how, or None while all run."""
-        for rank, process in enumerate(self._processes, start=1):
+        for rank, process in enumerate(self.processes, start=1):
             if (status := process.poll()) is not None:
                 how = f"was killed by signal {-status}" if status < 0 else f"ended with {status}"
                 return f"process {rank} of the shared model {how}; start the engine again"
@@ -64,10 +64,10 @@ class TpLauncher:
 
     def end(self) -> None:
         """End all, by force where asking is not enough."""
-        for process in self._processes:
+        for process in self.processes:
             assert process.stdin is not None, "its input is a pipe"
             process.stdin.close()
-        for process in self._processes:
+        for process in self.processes:
             try:
                 process.wait(_END_S)
             except subprocess.TimeoutExpired:

@@ -51,7 +51,7 @@ class Replica:
         self._keeper: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()  # set whenever it comes up or goes down
         self.num_running = self.num_starts = 0
-        self._mean_s = 0.0
+        self.mean_s = 0.0
         self.retiring = False
 
     @property
@@ -78,7 +78,7 @@ class Replica:
             name=self.name,
             num_running=self.num_running,
             weight=self._options.weight,
-            mean_s=self._mean_s,
+            mean_s=self.mean_s,
             cache_use=load.kv_cache_usage if (load := self.report()) else 0.0,
         )
 
@@ -100,8 +100,8 @@ class Replica:
         finally:
             self.num_running -= 1
             took_s = time.monotonic() - began_s
-            self._mean_s = took_s if not self._mean_s else (
-                self._mean_s + _MEMORY * (took_s - self._mean_s)
+            self.mean_s = took_s if not self.mean_s else (
+                self.mean_s + _MEMORY * (took_s - self.mean_s)
             )  # fmt: skip
             self.changed.set()
 

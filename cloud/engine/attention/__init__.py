@@ -44,7 +44,7 @@ BACKENDS = {
         coded_cache=True,
     ),
     "triton": Backend(
-        module="cloud.engine.attention.split",
+        module="cloud.engine.attention.base",
         attribute="triton_and_sdpa",
         in_triton=True,
         soft_capping=True,
@@ -52,7 +52,7 @@ BACKENDS = {
         coded_cache=True,
     ),
     "triton+varlen": Backend(
-        module="cloud.engine.attention.split",
+        module="cloud.engine.attention.base",
         attribute="triton_and_varlen",
         coded_cache=True,
         needs_half_on_gpu=True,

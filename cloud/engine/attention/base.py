@@ -1,9 +1,10 @@
-"""What every attention backend offers: metadata once a step, attention once a layer."""
+"""The interface of attention backends, and the backend that splits a step between two others."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
@@ -26,3 +27,53 @@ class AttentionBackend(Protocol):
         q and the result are [tokens, heads, dim].
         """
         ...
+
+
+class SplitAttention:
+    """One backend for rows of one token, which come first, another for pieces of prompts."""
+
+    def __init__(self, decode: AttentionBackend, prefill: AttentionBackend) -> None:
+        self._decode = decode
+        self._prefill = prefill
+        self._num_single = 0
+        self._num_tokens = 0
+
+    def prepare(self, batch: StepBatch) -> None:
+        """See AttentionBackend."""
+        singles = [row.num_new == 1 for row in batch.rows]
+        self._num_single = sum(singles)
+        assert all(singles[: self._num_single]), "rows of one token come first"
+        self._num_tokens = len(batch.tokens)
+        if self._num_single:
+            self._decode.prepare(batch.part(0, self._num_single))
+        if self._num_single < len(singles):
+            self._prefill.prepare(batch.part(self._num_single, len(singles)))
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See AttentionBackend."""
+        cut = self._num_single
+        if cut == self._num_tokens:
+            return self._decode.attend(layer, q, k, v)
+        if cut == 0:
+            return self._prefill.attend(layer, q, k, v)
+        parts = (
+            self._decode.attend(layer, q[:cut], k[:cut], v[:cut]),
+            self._prefill.attend(layer, q[cut:], k[cut:], v[cut:]),
+        )
+        return torch.cat(parts)
+
+
+def triton_and_varlen(config: NetworkConfig, cache: KVCache) -> SplitAttention:
+    """Return the pair for a GPU in half precision."""
+    from cloud.engine.attention.triton_decode import TritonDecode
+    from cloud.engine.attention.varlen import VarlenPrefill
+
+    return SplitAttention(TritonDecode(config, cache), VarlenPrefill(config, cache))
+
+
+def triton_and_sdpa(config: NetworkConfig, cache: KVCache) -> SplitAttention:
+    """Return the pair for any dtype: float32 has no flash kernel."""
+    from cloud.engine.attention.sdpa import SdpaAttention
+    from cloud.engine.attention.triton_decode import TritonDecode
+
+    return SplitAttention(TritonDecode(config, cache), SdpaAttention(config, cache))

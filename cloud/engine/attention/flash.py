@@ -15,9 +15,8 @@ from torch import Tensor
 
 from backbone.config import NetworkConfig
 from backbone.host_to_device import to_device
-from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.batch import StepBatch, block_tables
 from cloud.engine.kv.kv_cache import KVCache
-from cloud.engine.kv.slot_mapping import block_tables
 
 
 class FlashAttention:

@@ -19,9 +19,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 from backbone.attention import visible
 from backbone.config import NetworkConfig
 from backbone.host_to_device import to_device
-from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.batch import StepBatch, context_slots
 from cloud.engine.kv.kv_cache import KVCache
-from cloud.engine.kv.slot_mapping import context_places, gathered
 
 
 class FlexAttention:
@@ -35,14 +34,14 @@ class FlexAttention:
         on_gpu = cache.keys[0].device.type == "cuda"
         self._run: Any = torch.compile(flex_attention, dynamic=True) if on_gpu else _uncompiled
         self._slots: Tensor
-        self._places: Tensor
+        self._context: Tensor
         self._masks: dict[int | None, BlockMask] = {}
 
     def prepare(self, batch: StepBatch) -> None:
         """See AttentionBackend."""
         device = batch.slots.device
         self._slots = batch.slots
-        self._places = to_device(context_places(batch.rows, self._cache.block_size), device)
+        self._context = to_device(context_slots(batch.rows, self._cache.block_size), device)
         contexts = [row.num_context for row in batch.rows]
         positions = torch.cat([torch.arange(count) for count in contexts])
         keys = to_device(torch.stack((_numbers(contexts), positions)), device)
@@ -53,7 +52,7 @@ class FlexAttention:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend."""
         self._cache.store(layer, k, v, self._slots)
-        keys, values = gathered(self._cache, layer, self._places, q.dtype)
+        keys, values = self._cache.gather(layer, self._context, q.dtype)
         out = self._run(
             q.transpose(0, 1).unsqueeze(0),  # [1, heads, tokens, dim]
             keys.transpose(0, 1).unsqueeze(0),

@@ -17,9 +17,8 @@ from torch.nn.attention.varlen import varlen_attn
 
 from backbone.config import NetworkConfig
 from backbone.host_to_device import to_device
-from cloud.engine.kv.batch import StepBatch
+from cloud.engine.kv.batch import StepBatch, context_slots
 from cloud.engine.kv.kv_cache import KVCache
-from cloud.engine.kv.slot_mapping import context_places, gathered
 
 
 class VarlenPrefill:
@@ -45,7 +44,7 @@ class VarlenPrefill:
             starts_q.append(starts_q[-1] + row.num_new)
             starts_k.append(starts_k[-1] + row.num_context)
         self._slots = batch.slots
-        self._context = to_device(context_places(batch.rows, self._cache.block_size), device)
+        self._context = to_device(context_slots(batch.rows, self._cache.block_size), device)
         both = to_device(torch.tensor((starts_q, starts_k), dtype=torch.int32), device)
         self._starts = (both[0], both[1])
         self._longest = (
@@ -56,7 +55,7 @@ class VarlenPrefill:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See AttentionBackend."""
         self._cache.store(layer, k, v, self._slots)
-        keys, values = gathered(self._cache, layer, self._context, q.dtype)
+        keys, values = self._cache.gather(layer, self._context, q.dtype)
         # The window counts the token itself, varlen's counts those to its left.
         window = self._config.window(layer)
         left = -1 if window is None else window - 1

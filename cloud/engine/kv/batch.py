@@ -1,15 +1,14 @@
-"""The tensors of one step: tokens of many sequences behind one another, without padding."""
+"""The tensors of one step: its tokens, and where in the KV cache its rows' blocks lie."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
-
-from backbone.host_to_device import to_device
-from cloud.engine.scheduler import Slice
 
 
 @dataclass(frozen=True)
@@ -18,7 +17,7 @@ class BatchRow:
 
     first: int  # where its new tokens start in the step
     num_new: int
-    num_context: int  # tokens with keys and values once this step is stored, new ones included
+    num_context: int  # tokens in the cache once this step is stored, new ones included
     blocks: list[int]
 
 
@@ -28,9 +27,9 @@ class StepBatch:
 
     tokens: Tensor  # [tokens]
     positions: Tensor  # [tokens]
-    slots: Tensor  # [tokens], each token's place in the cache
+    slots: Tensor  # [tokens], each token's slot in the cache
     rows: list[BatchRow]
-    told: Tensor | None = None  # the three of them as one on the host: [3, tokens]
+    on_host: Tensor | None = None  # the three of them as one on the host: [3, tokens]
 
     def part(self, begin: int, end: int) -> StepBatch:
         """Return the rows from `begin` up to `end` as a batch of their own."""
@@ -41,22 +40,28 @@ class StepBatch:
         return StepBatch(self.tokens[cut], self.positions[cut], self.slots[cut], moved)
 
 
-def build_batch(slices: Items[Slice], block_size: int, device: torch.device) -> StepBatch:
-    """Lay the slices' uncomputed tokens behind one another."""
-    tokens: list[int] = []
-    positions: list[int] = []
-    slots: list[int] = []
-    rows: list[BatchRow] = []
-    for slice_ in slices:
-        sequence = slice_.sequence
-        start = sequence.num_computed
-        end = start + slice_.num_tokens
-        rows.append(BatchRow(len(tokens), slice_.num_tokens, end, sequence.blocks))
-        tokens += sequence.tokens[start : end - len(slice_.draft)]
-        tokens += slice_.draft
-        positions += range(start, end)
-        blocks = sequence.blocks
-        slots += [blocks[p // block_size] * block_size + p % block_size for p in range(start, end)]
-    told = torch.tensor((tokens, positions, slots))
-    packed = to_device(told, device)
-    return StepBatch(packed[0], packed[1], packed[2], rows, told)
+def context_slots(rows: Sequence[BatchRow], block_size: int) -> Tensor:
+    """Return int64 [keys], on the host: the cache slots of all tokens of each row.
+
+    A block freed behind a window counts as block 0: no row sees what is there.
+    """
+    within = torch.arange(block_size)
+    parts = []
+    for row in rows:
+        blocks = torch.tensor(row.blocks).clamp_min_(0).unsqueeze(1)
+        parts.append((blocks * block_size + within).flatten()[: row.num_context])
+    return torch.cat(parts)
+
+
+def block_tables(rows: Sequence[BatchRow]) -> tuple[Tensor, Tensor]:
+    """Return int32 blocks [rows, the most blocks of a row] and lengths [rows], on the host.
+
+    A block freed behind a window counts as block 0, which is not read for it.
+    """
+    width = max(len(row.blocks) for row in rows)
+    table = np.zeros((len(rows), width), dtype=np.int32)
+    for at, row in enumerate(rows):
+        table[at, : len(row.blocks)] = array("i", row.blocks)
+    np.maximum(table, 0, out=table)
+    lengths = [row.num_context for row in rows]
+    return torch.from_numpy(table), torch.tensor(lengths, dtype=torch.int32)

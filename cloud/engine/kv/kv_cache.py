@@ -1,4 +1,4 @@
-"""Keys and values of every layer in blocks, and how many blocks the memory holds."""
+"""The KV cache of every layer in blocks, and how many blocks the memory holds."""
 
 from __future__ import annotations
 
@@ -63,6 +63,14 @@ class KVCache:
                 self.scales[layer][part].index_copy_(0, slots, scale)
             _bytes_or_self(self.flat[layer][part]).index_copy_(0, slots, _bytes_or_self(rows))
 
+    def gather(self, layer: int, slots: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return the keys and values [slots, kv_heads, dim] of a layer, decoded to `dtype`."""
+        keys, values = (part.index_select(0, slots) for part in self.flat[layer])
+        if self.scales is None:
+            return keys, values
+        k_scale, v_scale = (part.index_select(0, slots) for part in self.scales[layer])
+        return (keys.float() * k_scale).to(dtype), (values.float() * v_scale).to(dtype)
+
 
 def _zeros(shape: tuple[int, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return zeros; a CPU's become resident page by page, where something is first stored."""
@@ -94,7 +102,7 @@ def _bytes_or_self(rows: Tensor) -> Tensor:
 
 
 def block_bytes(config: NetworkConfig, block_size: int, dtype: torch.dtype) -> int:
-    """Return the bytes of one block in all layers, keys and values, scales included."""
+    """Return the bytes of one block of the KV cache in all layers, scales included."""
     per_head = config.head_dim * dtype.itemsize
     if dtype in CODED:
         per_head += torch.float32.itemsize

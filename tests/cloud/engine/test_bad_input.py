@@ -12,7 +12,7 @@ import torch
 
 from cloud.engine.engine import CloudEngine
 from cloud.engine.options import EngineOptions
-from cloud.engine.scheduler import Slice
+from cloud.engine.step import Slice
 from offload.errors import ContextLengthError, NearfarError, Overloaded, RequestError
 from offload.messages import Request, Sampling
 from tests.cloud.golden import answer, ask, reference_tokens, tokens_of
@@ -35,7 +35,7 @@ async def engine(folder: Path, request: pytest.FixtureRequest) -> AsyncIterator[
     engine = CloudEngine(folder, options=options)
     yield engine
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 def by_ids(*tokens: int, **sampling: Any) -> Request:
@@ -84,8 +84,8 @@ async def test_the_longest_prompt_leaves_room_for_one_token(engine: CloudEngine)
 async def test_memory_that_runs_out_in_the_network_shrinks_the_step(
     engine: CloudEngine, folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
-    network, sizes = runner._network, []
+    runner = engine.runner
+    network, sizes = runner.network, []
 
     class Small:
         logits = network.logits
@@ -97,7 +97,7 @@ async def test_memory_that_runs_out_in_the_network_shrinks_the_step(
             hidden: torch.Tensor = network(tokens, *rest)
             return hidden
 
-    runner._network = Small()
+    runner.network = Small()
     deltas, _ = await answer(engine, by_ids(*range(5, 30), max_tokens=40))
     assert tokens_of(deltas) == reference_tokens(folder, list(range(5, 30)), 40)
     assert max(sizes) == 25 and "out of memory: at most" in caplog.text
@@ -127,15 +127,15 @@ async def test_no_memory_to_take_a_request_is_told_as_a_reason_to_come_again(
 async def test_a_poisoned_request_fails_alone_and_says_why(
     engine: CloudEngine, folder: Path
 ) -> None:
-    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
-    attend = runner._attention.prepare
+    runner = engine.runner
+    attend = runner.attention.prepare
 
     def prepare(batch: Any) -> None:
         if 77 in batch.tokens.tolist():
             raise ValueError("a secret of the request")
         attend(batch)
 
-    runner._attention.prepare = prepare
+    runner.attention.prepare = prepare
     prompts: Sequence[Sequence[int]] = ([5, 6, 7], [8, 77, 9], [10, 11])
     answers = await asyncio.gather(*(answer(engine, by_ids(*p, max_tokens=9)) for p in prompts))
     assert [finish.reason for _, finish in answers][1] == "error"
@@ -148,13 +148,13 @@ async def test_a_poisoned_request_fails_alone_and_says_why(
 
 async def test_a_step_without_a_slice_is_never_computed(engine: CloudEngine) -> None:
     computed: list[int] = []
-    batching = engine._loop._batching
-    real = batching._step
+    batching = engine.batching
+    real = batching.run_step
 
     def counted(slices: Sequence[Slice]) -> Any:
         computed.append(len(slices))
         return real(slices)
 
-    batching._step = counted
+    batching.run_step = counted
     await answer(engine, ask(max_tokens=3))
     assert 0 not in computed

@@ -16,8 +16,7 @@ from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
 from cloud.engine.engine_loop import BROKEN, CLOSED
 from cloud.engine.options import EngineOptions
-from cloud.engine.scheduler import Slice
-from cloud.engine.step_result import StepResult
+from cloud.engine.step import Slice, StepResult
 from cloud.engine.tensor_parallel import GroupLost
 from offload.errors import EngineStopped
 from offload.messages import Delta, Finish, Request
@@ -88,9 +87,9 @@ Wrapped = Callable[[Sequence[Slice]], "list[StepResult]"]
 
 def intercept(engine: CloudEngine, change: Callable[[Sequence[Slice], Wrapped], Any]) -> None:
     """Put something between the engine's books and its network."""
-    batching = engine._loop._batching
-    real = batching._step
-    batching._step = lambda slices: change(slices, real)
+    batching = engine.batching
+    real = batching.run_step
+    batching.run_step = lambda slices: change(slices, real)
 
 
 @pytest.mark.parametrize("model", ["folder", "windowed"])
@@ -107,9 +106,9 @@ async def test_a_batch_writes_what_transformers_writes_one_by_one(
         answers = await all_at_once(engine, [ask(p, max_tokens=40) for p in PROMPTS])
         assert [tokens_of(deltas) for deltas, _ in answers] == golden[place]
     if settings == "preempting":  # a window gives blocks back, so that there are enough
-        assert (engine._loop._batching._scheduler.num_preemptions > 0) == (model == "folder")
+        assert (engine.batching.scheduler.num_preemptions > 0) == (model == "folder")
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 async def test_a_seeded_answer_is_the_same_alone_and_among_others(folder: Path) -> None:
@@ -133,7 +132,7 @@ async def test_a_seeded_answer_survives_preemption(folder: Path) -> None:
             for r in requests
         ]
         texts.append([text_of(deltas) for deltas, _ in await all_at_once(engine, renewed)])
-        preempted = engine._loop._batching._scheduler.num_preemptions
+        preempted = engine.batching.scheduler.num_preemptions
         await engine.aclose()
     assert preempted > 0 and texts[0] == texts[1]
 
@@ -176,8 +175,8 @@ async def test_a_request_that_breaks_the_step_fails_alone(folder: Path) -> None:
 async def test_arithmetic_that_overflows_fails_alone(folder: Path, temperature: float) -> None:
     engine = start(folder, block_size=2)
     prompts = ["the cat", "é é é é é é é é é é é é é é é é", "how many seconds"]
-    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
-    real, poison = runner._network, Tokenizer(folder).encode(prompts[1])[-1]
+    runner = engine.runner
+    real, poison = runner.network, Tokenizer(folder).encode(prompts[1])[-1]
 
     class Overflowing:
         logits = real.logits
@@ -186,16 +185,16 @@ async def test_arithmetic_that_overflows_fails_alone(folder: Path, temperature: 
             hidden: torch.Tensor = real(tokens, *rest)
             return hidden.masked_fill((tokens == poison).unsqueeze(-1), float("nan"))
 
-    runner._network = Overflowing()
+    runner.network = Overflowing()
     requests = [ask(p, max_tokens=3, temperature=temperature, seed=1) for p in prompts]
     first, bad, last = await all_at_once(engine, requests)
     assert (bad[1].reason, tokens_of(bad[0])) == ("error", [])
     assert "overflowed" in (bad[1].error or "")
     assert {first[1].reason, last[1].reason} <= {"length", "stop"}
-    runner._network = real
+    runner.network = real
     again = await answer(engine, ask(prompts[1], max_tokens=3))
     assert again[1].reason == "length"
-    assert engine._loop._batching._scheduler.num_preemptions == 0
+    assert engine.batching.scheduler.num_preemptions == 0
     await engine.aclose()
 
 
@@ -249,7 +248,7 @@ async def test_one_reader_leaving_does_not_disturb_the_others(
     assert tokens_of(results[0][0]) == golden[folder][0]
     assert tokens_of(results[2][0]) == golden[folder][2]
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 async def test_a_deadline_ends_only_its_own_answer(folder: Path) -> None:
@@ -274,7 +273,7 @@ async def test_closing_ends_the_answers_under_way(folder: Path) -> None:
 
 async def test_a_broken_invariant_ends_answers_and_refuses_new_ones(folder: Path) -> None:
     engine = start(folder)
-    scheduler = engine._loop._batching._scheduler
+    scheduler = engine.batching.scheduler
 
     def broken() -> list[Slice]:
         raise AssertionError("free + used is not the total")
@@ -293,7 +292,7 @@ async def test_a_step_that_lost_the_other_processes_ends_the_model(folder: Path)
     def lost(slices: Sequence[Slice]) -> list[StepResult]:
         raise GroupLost("a step of the shared model failed")
 
-    engine._loop._batching._step = lost
+    engine.batching.run_step = lost
     _, finish = await answer(engine, ask())
     assert (finish.reason, finish.error) == ("error", BROKEN)
     with pytest.raises(EngineStopped, match="restart it"):
@@ -325,5 +324,5 @@ async def test_random_arrivals_and_departures_leave_nothing_behind(
 
     await asyncio.gather(*(one() for _ in range(40)))
     await engine.aclose()
-    assert engine._loop._batching.num_unfinished == 0
-    engine._loop._batching.check_integrity()
+    assert engine.batching.num_unfinished == 0
+    engine.batching.check_integrity()

@@ -47,7 +47,7 @@ async def shared(tmp_path: Path) -> AsyncIterator[CloudEngine]:
 
 
 def other_process(engine: CloudEngine) -> subprocess.Popen[str]:
-    (process,) = engine._crew._processes
+    (process,) = engine.launcher.processes
     return process
 
 

@@ -67,6 +67,6 @@ async def test_a_crowd_is_served_fairly_in_little_memory(overlapped: bool, tmp_p
     # They came last, and asked less: they are not done last.
     last_quiet = max(i for i, device in enumerate(ended) if device != "greedy")
     assert "greedy" in ended[last_quiet:] and len(ended) == NUM_GREEDY + NUM_QUIET
-    engine._loop._batching.check_integrity()
-    pool = engine._scheduler.pool
+    engine.batching.check_integrity()
+    pool = engine.scheduler.pool
     assert pool.num_free == pool.num_blocks

@@ -86,7 +86,7 @@ async def test_windows_hold_across_pieces_and_blocks(
         deltas, _ = await answer(engine, ask(prompt, max_tokens=40))
         assert tokens_of(deltas) == expected
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 CONFIG = NetworkConfig(

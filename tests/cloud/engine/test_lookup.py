@@ -72,15 +72,15 @@ async def run(folder: Path, num_speculative_tokens: int, **asked: Any) -> tuple[
     """Return the tokens of a repeating answer, and in how many steps it was written."""
     options = EngineOptions(device="cpu", num_speculative_tokens=num_speculative_tokens)
     engine = CloudEngine(folder, options=options)
-    batching, steps = engine._loop._batching, 0
-    real = batching._step
+    batching, steps = engine.batching, 0
+    real = batching.run_step
 
     def counted(slices: Any) -> Any:
         nonlocal steps
         steps += 1
         return real(slices)
 
-    batching._step = counted
+    batching.run_step = counted
     deltas, _ = await answer(engine, ask("the cat sat on the mat the cat sat", **asked))
     await engine.aclose()
     batching.check_integrity()

@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def unrehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count a plan's tensors, as for a GPU, instead of trying a step, which takes seconds."""
-    monkeypatch.setattr("cloud.engine.memory.is_told", lambda: False)
+    monkeypatch.setattr("cloud.engine.memory.is_measurable", lambda: False)
 
 
 def allocated_peak(folder: Path, options: EngineOptions, max_model_len: int) -> int:
@@ -92,8 +92,8 @@ async def test_weights_and_cache_are_predicted(folder: Path, dtype: str) -> None
     options = EngineOptions(device="cpu", dtype=dtype, num_gpu_blocks_override=20)  # type: ignore[arg-type]
     plan = plan_memory(folder, options)
     engine = CloudEngine(folder, options=options)
-    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
-    network, cache = runner._network, runner._attention._cache
+    runner = engine.runner
+    network, cache = runner.network, engine.cache
     held = sum(t.numel() * t.element_size() for t in (*cache.keys, *cache.values))
     assert plan.kv_bytes == held
     table = sum(t.numel() * t.element_size() for t in network._angles)
@@ -110,7 +110,7 @@ def test_the_cache_that_fits_is_the_cache_that_is_made(folder: Path) -> None:
 
 def test_nothing_is_held_while_predicting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where no step can be tried, as on a GPU, it is run without storage.
-    monkeypatch.setattr("cloud.engine.memory.is_told", lambda: False)
+    monkeypatch.setattr("cloud.engine.memory.is_measurable", lambda: False)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         plan_memory(folder, EngineOptions(device="cpu"))
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -17,9 +17,8 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.engine_loop import BROKEN
 from cloud.engine.options import EngineOptions
 from cloud.engine.overlapped_batching import OverlappedBatching
-from cloud.engine.scheduler import Slice
 from cloud.engine.sequence import Sequence as Tokens
-from cloud.engine.step_in_flight import Flight
+from cloud.engine.step import Slice, StepInFlight
 from cloud.engine.tensor_parallel import GroupLost
 from offload.messages import Delta, Finish, Request
 from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of
@@ -70,7 +69,7 @@ def start(folder: Path, *, overlap: bool = True, **options: Any) -> CloudEngine:
 
 
 def batching_of(engine: CloudEngine) -> OverlappedBatching:
-    batching = engine._loop._batching
+    batching = engine.batching
     assert isinstance(batching, OverlappedBatching)
     return batching
 
@@ -83,8 +82,8 @@ async def together(
 
 async def closed(engine: CloudEngine) -> None:
     await engine.aclose()
-    assert engine._loop._batching.num_unfinished == 0
-    engine._loop._batching.check_integrity()
+    assert engine.batching.num_unfinished == 0
+    engine.batching.check_integrity()
 
 
 @pytest.mark.parametrize("settings", list(SETTINGS))
@@ -110,7 +109,7 @@ async def test_blocks_behind_a_window_are_given_back_as_without(
         answers = await together(engine, [ask(p, max_tokens=40) for p in PROMPTS])
         for prompt, (deltas, _) in zip(PROMPTS, answers, strict=True):
             assert tokens_of(deltas) == reference_tokens(windowed, prompt, 40)
-        engine._loop._batching.check_integrity()
+        engine.batching.check_integrity()
     await closed(engine)
 
 
@@ -212,16 +211,16 @@ async def test_a_launch_that_fails_is_done_again(
 ) -> None:
     engine = start(folder)
     batching, count = batching_of(engine), 0
-    real = batching._launch
+    real = batching.launch
 
-    def failing(slices: Sequence[Slice], after: Flight | None) -> Flight:
+    def failing(slices: Sequence[Slice], after: StepInFlight | None) -> StepInFlight:
         nonlocal count
         count += 1
         if count == at:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return real(slices, after)
 
-    batching._launch = failing
+    batching.launch = failing
     answers = await together(engine, [ask(p, max_tokens=40) for p in PROMPTS])
     assert [tokens_of(deltas) for deltas, _ in answers] == golden
     await closed(engine)
@@ -233,20 +232,20 @@ async def test_a_step_that_fails_on_the_device_is_taken_back_with_the_one_behind
 ) -> None:
     engine = start(folder)
     batching, count = batching_of(engine), 0
-    real = batching._launch
+    real = batching.launch
 
-    def failing(slices: Sequence[Slice], after: Flight | None) -> Flight:
+    def failing(slices: Sequence[Slice], after: StepInFlight | None) -> StepInFlight:
         nonlocal count
         flight = real(slices, after)
         count += 1
         if count == at:
-            flight.outcomes = fail  # type: ignore[method-assign]
+            flight.results = fail  # type: ignore[method-assign]
         return flight
 
     def fail() -> Any:
         raise RuntimeError("the device says no")
 
-    batching._launch = failing
+    batching.launch = failing
     answers = await together(engine, [ask(p, max_tokens=40) for p in PROMPTS])
     assert [tokens_of(deltas) for deltas, _ in answers] == golden
     await closed(engine)
@@ -255,13 +254,13 @@ async def test_a_step_that_fails_on_the_device_is_taken_back_with_the_one_behind
 async def test_a_poisoned_request_fails_alone(folder: Path, golden: list[list[int]]) -> None:
     engine = start(folder)
     batching, poison = batching_of(engine), Tokenizer(folder).encode("é")
-    launch, step = batching._launch, batching._step
+    launch, step = batching.launch, batching.run_step
 
     def refuse(slices: Sequence[Slice]) -> None:
         if any(s.sequence.tokens[: len(poison)] == poison for s in slices):
             raise ValueError("not with this one")
 
-    def launching(slices: Sequence[Slice], after: Flight | None) -> Flight:
+    def launching(slices: Sequence[Slice], after: StepInFlight | None) -> StepInFlight:
         refuse(slices)
         return launch(slices, after)
 
@@ -269,7 +268,7 @@ async def test_a_poisoned_request_fails_alone(folder: Path, golden: list[list[in
         refuse(slices)
         return step(slices)
 
-    batching._launch, batching._step = launching, stepping
+    batching.launch, batching.run_step = launching, stepping
     answers = await together(engine, [ask(p, max_tokens=40) for p in PROMPTS])
     for prompt, (deltas, finish), expected in zip(PROMPTS, answers, golden, strict=True):
         if prompt == "é":
@@ -283,8 +282,8 @@ async def test_arithmetic_that_overflows_ends_its_own_answer(
     folder: Path, golden: list[list[int]]
 ) -> None:
     engine = start(folder)
-    runner = batching_of(engine)._step.__self__  # type: ignore[attr-defined]
-    real, poison = runner._network, golden[1][5]
+    runner = engine.runner
+    real, poison = runner.network, golden[1][5]
 
     class Overflowing:
         logits = real.logits
@@ -293,7 +292,7 @@ async def test_arithmetic_that_overflows_ends_its_own_answer(
             hidden: torch.Tensor = real(tokens, *rest)
             return hidden.masked_fill((tokens == poison).unsqueeze(-1), float("nan"))
 
-    runner._network = Overflowing()
+    runner.network = Overflowing()
     clean = [i for i, tokens in enumerate(golden) if poison not in tokens]
     answers = await together(engine, [ask(p, max_tokens=40) for p in PROMPTS])
     assert clean and answers[1][1].reason == "error"
@@ -312,7 +311,7 @@ def test_an_expected_token_keeps_its_place_until_it_is_known() -> None:
     tokens.append(7)
     assert (tokens.tokens[:3], tokens.num_generated) == ([5, 6, 7], 1)
     tokens.take_back(2)
-    assert (tokens.tokens, tokens.num_unknown, tokens.num_computed) == ([5, 6, 7], 0, 2)
+    assert (tokens.tokens, tokens.num_placeholders, tokens.num_computed) == ([5, 6, 7], 0, 2)
 
 
 async def test_a_step_that_lost_another_process_is_not_done_again(
@@ -320,7 +319,7 @@ async def test_a_step_that_lost_another_process_is_not_done_again(
 ) -> None:
     engine = start(folder)
 
-    def lost(*_: object) -> Flight:
+    def lost(*_: object) -> StepInFlight:
         raise GroupLost("a step of the shared model failed")
 
     monkeypatch.setattr(batching_of(engine), "_launch", lost)

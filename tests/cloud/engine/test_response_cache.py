@@ -25,19 +25,19 @@ async def engine(folder: Path) -> AsyncIterator[CloudEngine]:
     engine = CloudEngine(folder, options=EngineOptions(device="cpu", response_cache_size=2))
     yield engine
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 def num_steps(engine: CloudEngine) -> list[int]:
     """Count the engine's steps from now on, in the one number of the list."""
-    count, batching = [0], engine._loop._batching
-    real = batching._step
+    count, batching = [0], engine.batching
+    real = batching.run_step
 
     def counted(slices: Any) -> Any:
         count[0] += 1
         return real(slices)
 
-    batching._step = counted
+    batching.run_step = counted
     return count
 
 

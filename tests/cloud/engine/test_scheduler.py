@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.scheduler import Scheduler, Slice
+from cloud.engine.scheduler import Scheduler
 from cloud.engine.sequence import Sequence
+from cloud.engine.step import Slice
 
 BLOCK = 4
 

@@ -49,7 +49,7 @@ async def lead():
     told = await asyncio.gather(*(answer(engine, ask(p, max_tokens=20)) for p in prompts))
     print(json.dumps([tokens_of(deltas) for deltas, _ in told]))
     await engine.aclose()
-    batching = engine._loop._batching
+    batching = engine.batching
     batching.check_integrity()
     assert not options.async_scheduling or batching.num_overlapped > 10, "steps were overlapped"
 
@@ -218,7 +218,7 @@ def test_an_engine_that_cannot_load_leaves_no_process_behind(
     )
     with pytest.raises(NearfarError, match=r"has no model\.safetensors"):
         CloudEngine(folder, options=EngineOptions(device="cpu", tensor_parallel_size=2))
-    assert all(process.returncode is not None for process in ended[0]._processes)
+    assert all(process.returncode is not None for process in ended[0].processes)
 
 
 def test_torchrun_with_another_number_of_processes_is_refused(

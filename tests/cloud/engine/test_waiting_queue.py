@@ -6,7 +6,7 @@ from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.scheduler import Scheduler
 from cloud.engine.sequence import Sequence
-from cloud.engine.token_budget import TokenBudget
+from cloud.engine.step import TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 
 

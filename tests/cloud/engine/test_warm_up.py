@@ -19,16 +19,16 @@ async def test_warming_up_writes_to_the_scratch_block_alone(kind: Any, tmp_path:
     folder = write_checkpoint(tmp_path, "mistral-window")
     options = EngineOptions(device="cpu", kv_cache_dtype=kind, max_model_len=64)
     engine = CloudEngine(folder, options=options)
-    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
-    cache = runner._attention._cache
+    runner = engine.runner
+    cache = engine.cache
     seen: list[list[int]] = []
-    compute = runner._compute
+    compute = runner.compute
 
     def noted(batch: StepBatch) -> object:
         seen.append([row.num_new for row in batch.rows])
         return compute(batch)
 
-    runner._compute = noted
+    runner.compute = noted
     runner.warm_up(cache)
     assert seen == [[1], [cache.block_size], [1, cache.block_size]]
     for keys, values in cache.flat:
@@ -39,4 +39,4 @@ async def test_warming_up_writes_to_the_scratch_block_alone(kind: Any, tmp_path:
         deltas, _ = await answer(engine, ask("the cat", max_tokens=12))
         assert tokens_of(deltas) == reference_tokens(folder, "the cat", 12)
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()

@@ -214,7 +214,7 @@ async def test_the_engine_attends_as_the_plain_network_with_that_window(
         deltas, _ = await answer(engine, ask(prompt, max_tokens=25))
         assert tokens_of(deltas) == expected
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 def test_the_window_asked_for_never_widens_the_models_own(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ async def engine(folder: Path) -> AsyncIterator[CloudEngine]:
     engine = CloudEngine(folder, options=options)
     yield engine
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 def reference_logprobs(folder: Path, tokens: list[int]) -> Tensor:
@@ -113,10 +113,10 @@ async def test_a_scored_prompt_survives_preemption(folder: Path) -> None:
     requests = [ask(PROMPT, max_tokens=60, prompt_logprobs=True) for _ in range(4)]
     answers = await asyncio.gather(*(answer(engine, request) for request in requests))
     told = [deltas[0].prompt_tokens for deltas, _ in answers]
-    assert engine._loop._batching._scheduler.num_preemptions > 0
+    assert engine.batching.scheduler.num_preemptions > 0
     assert all([one.token_id for one in each] == Tokenizer(folder).encode(PROMPT) for each in told)
     await engine.aclose()
-    engine._loop._batching.check_integrity()
+    engine.batching.check_integrity()
 
 
 async def test_a_bias_chooses_and_forbids(engine: CloudEngine, folder: Path) -> None:
@@ -194,14 +194,14 @@ async def test_what_is_forced_takes_fewer_steps_whoever_else_writes(
     engine = CloudEngine(folder, options=EngineOptions(device="cpu"))
     only = {"const": {"sum": 42, "units": ["seconds", "hours", "seconds"]}}
     steps: list[int] = []
-    schedule = engine._scheduler.schedule
+    schedule = engine.scheduler.schedule
 
     def counted() -> Any:
         slices = schedule()
         steps.append(len(slices))
         return slices
 
-    monkeypatch.setattr(engine._scheduler, "schedule", counted)
+    monkeypatch.setattr(engine.scheduler, "schedule", counted)
     request = ask(max_tokens=90, temperature=1.0, seed=1, json_schema=only)
     deltas, finish = await answer(engine, request)
     assert json.loads(text_of(deltas)) == only["const"] and finish.reason == "stop"
@@ -218,7 +218,7 @@ async def test_what_is_forced_takes_fewer_steps_whoever_else_writes(
 
 
 async def test_a_model_of_blanks_cannot_fill_an_answer_with_them(engine: CloudEngine) -> None:
-    pieces = {token: engine._tokenizer.token_bytes(token) for token in range(engine._vocab_size)}
+    pieces = {token: engine.written([token]) for token in range(engine.card().vocab_size)}
     liked = {token: 100.0 for token, piece in pieces.items() if piece and not piece.strip()}
     for schema in (SUM, {"type": "object"}):
         deltas, _ = await answer(engine, ask(max_tokens=40, json_schema=schema, logit_bias=liked))

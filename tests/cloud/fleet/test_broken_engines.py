@@ -58,6 +58,6 @@ async def test_ray_is_told_of_an_engine_that_broke() -> None:
     wish = {"engine": "tests.cloud.fleet.fragile_child:open_fragile"}
     replica = EngineReplica(_checked(wish))
     await replica.check_health()
-    _ = [item async for item in replica._engine.generate(Request(prompt="break"))]
+    _ = [item async for item in replica.engine.generate(Request(prompt="break"))]
     with pytest.raises(EngineStopped, match="start it again"):
         await replica.check_health()

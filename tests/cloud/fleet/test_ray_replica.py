@@ -59,7 +59,7 @@ async def test_an_answer_comes_whole(stream: bool) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_ends_its_answer(stream: bool) -> None:
     replica = replica_of(hold=asyncio.Event())
-    engine: ScriptedEngine = replica._engine
+    engine: ScriptedEngine = replica.engine
     asking = asyncio.create_task(read(replica, question(stream=stream)))
     await engine.until(lambda: bool(engine.num_said))
     asking.cancel()

@@ -145,7 +145,7 @@ async def test_a_full_cache_sends_requests_elsewhere() -> None:
         await until(lambda: all(each.standing().cache_use > 0 for each in made.replicas))
         first, roomy = (replica.pid for replica in made.replicas)
         for replica in made.replicas:
-            replica._mean_s = 1.0  # equally quick, so that only the caches differ
+            replica.mean_s = 1.0  # equally quick, so that only the caches differ
         assert first != roomy and await pid_of(made) == roomy
     finally:
         await made.aclose()

@@ -15,13 +15,11 @@ from backbone.config import NetworkConfig
 from backbone.errors import MissingExtra
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.attention import BACKENDS, attention_backend, refusal, resolve
-from cloud.engine.attention.base import AttentionBackend
+from cloud.engine.attention.base import AttentionBackend, SplitAttention
 from cloud.engine.attention.sdpa import SdpaAttention
-from cloud.engine.attention.split import SplitAttention
-from cloud.engine.kv.batch import build_batch
 from cloud.engine.kv.kv_cache import KVCache
-from cloud.engine.scheduler import Slice
 from cloud.engine.sequence import Sequence
+from cloud.engine.step import Slice, build_batch
 from offload.errors import SettingsError
 
 BLOCK, CPU = 4, torch.device("cpu")

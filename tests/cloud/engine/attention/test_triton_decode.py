@@ -16,8 +16,8 @@ if not ON_GPU and os.environ.get("TRITON_INTERPRET") != "1":
 pytest.importorskip("triton", reason="triton is not installed")
 
 from backbone.config import NetworkConfig  # noqa: E402
+from cloud.engine.attention.base import triton_and_sdpa  # noqa: E402
 from cloud.engine.attention.sdpa import SdpaAttention  # noqa: E402
-from cloud.engine.attention.split import triton_and_sdpa  # noqa: E402
 from cloud.engine.attention.triton_decode import num_splits, paged_decode  # noqa: E402
 from cloud.engine.cuda_graphs import DecodeGraphs, graph_sizes  # noqa: E402
 from cloud.engine.engine import CloudEngine  # noqa: E402
@@ -241,16 +241,16 @@ def replayed_by_hand(step: Callable[[], object]) -> Callable[[], object]:
 @pytest.mark.skipif(ON_GPU, reason="stands in for a GPU")
 async def test_a_recorded_step_of_any_size_writes_the_same_tokens(folder: Path) -> None:
     engine = CloudEngine(folder, options=EngineOptions(device="cpu", max_model_len=64))
-    runner = engine._loop._batching._step.__self__  # type: ignore[attr-defined]
+    runner = engine.runner
     with torch.inference_mode():
         graphs = DecodeGraphs(
-            runner._network,
-            runner._attention._cache,
+            runner.network,
+            engine.cache,
             [1, 3],
             max_model_len=64,
             capture=replayed_by_hand,
         )
-    runner._graphs = graphs
+    runner.graphs = graphs
     answers = await asyncio.gather(*(answer(engine, ask(p, max_tokens=3)) for p in PROMPTS))
     expected = [reference_tokens(folder, prompt, 3) for prompt in PROMPTS]
     assert [tokens_of(deltas) for deltas, _ in answers] == expected

@@ -85,7 +85,7 @@ async def test_the_embedded_model_answers_the_same(question: str) -> None:
         request = Request(messages=(Message(role="user", content=question),))
         told.append(text_of((await answer(engine, request))[0]))
         await engine.aclose()
-        engine._loop._batching.check_integrity()
+        engine.batching.check_integrity()
     assert told[0] == told[1] == told[2]
 
 

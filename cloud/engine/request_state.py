@@ -1,16 +1,19 @@
-"""One request's answer: its sequence, its text so far, its clock, and where its words go."""
+"""A request in the engine: the tokens of its prompt, and the state of its answer."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
 
+from backbone.errors import TemplateRefusal
 from backbone.sampling import Ranked, Sampler
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
 from cloud.engine.lookup import SequenceLookup
 from cloud.engine.sequence import Sequence as Tokens
-from cloud.engine.step_result import NextToken, Scored
+from cloud.engine.step import NextToken, Scored
+from offload.chat_turns import require_known, require_place, turns
+from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.messages import (
     Alternative,
     Delta,
@@ -26,8 +29,52 @@ from offload.thinking import opened, tail_of
 Post = Callable[["Delta | Finish"], None]
 
 
+def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
+    """Return the prompt's tokens, and behind them those of the answer that has begun.
+
+    Raises RequestError where the model cannot take it.
+    """
+    if request.prompt_token_ids:
+        require_known(request, tokenizer.max_token_id + 1)
+        tokens = list(request.prompt_token_ids)
+    elif request.prompt is not None:
+        if request.tools:
+            raise Unsupported("tools need messages and a chat template; a raw prompt has neither")
+        if request.suffix:
+            tokens = tokenizer.encode_around(request.prompt, request.suffix)
+        else:
+            tokens = tokenizer.encode(request.prompt, answer_prefix=request.answer_prefix)
+    else:
+        tokens = _encode_messages(request, tokenizer)
+    if not tokens:
+        raise RequestError("the prompt has no tokens; write a question")
+    if len(tokens) >= max_model_len:
+        raise ContextLengthError(len(tokens), max_model_len)
+    return tokens
+
+
+def _encode_messages(request: Request, tokenizer: Tokenizer) -> list[int]:
+    _require_template(request, tokenizer.template_for(request.tools))
+    try:
+        return tokenizer.encode_chat(
+            turns(request),
+            tools=request.tools,
+            answer_prefix=request.answer_prefix,
+            options=request.template_options,
+        )
+    except TemplateRefusal as error:
+        raise RequestError(str(error)) from None
+
+
+def _require_template(request: Request, template: str | None) -> None:
+    """Refuse what a template would leave out in silence."""
+    if template is None:
+        raise Unsupported("this model has no chat template; ask it with a plain prompt")
+    require_place(request, template)
+
+
 class RequestState:
-    """Turns outcomes into Deltas, and knows when to end."""
+    """The answer to one request: turns step results into Deltas, and decides when it ends."""
 
     def __init__(
         self,

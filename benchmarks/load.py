@@ -30,7 +30,7 @@ import psutil
 from benchmarks.load_leaving import leaving
 from benchmarks.load_memory import memory
 from cloud.bench.load import run
-from cloud.bench.options import LoadOptions
+from cloud.bench.load_options import LoadOptions
 from cloud.bench.report import summarize
 
 ROOT = Path(__file__).resolve().parents[1]

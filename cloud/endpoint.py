@@ -1,6 +1,7 @@
-"""`nearfar cloud serve`: an engine behind the link, and over HTTP if asked, until a signal.
+"""The endpoint of `nearfar cloud serve`: opens an engine and serves it until a signal.
 
-An engine that breaks for good ends the process with status 1, for whoever keeps it to start again.
+It answers devices over the link, and OpenAI clients over HTTP if asked. An engine that breaks for
+good ends the process with status 1, for its supervisor to start again.
 """
 
 from __future__ import annotations
@@ -10,70 +11,37 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
-from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from backbone.byte_sizes import readable
+from backbone.errors import CheckpointError, MissingExtra
 from backbone.open_files import raise_open_files
+from backbone.paths import expanded
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
-from cloud.engine_factory import open_engine
+from backbone.usage_errors import as_typed
+from cloud.endpoint_options import EndpointOptions, read_settings
 from offload.config.places import places
 from offload.config.settings_reading import load
 from offload.engine import Breaking, Engine
-from offload.errors import EngineStopped, SettingsError
+from offload.errors import EngineStopped
 from offload.link.local_keys import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
+from offload.pair import CLOUD_MODEL
+
+if TYPE_CHECKING:
+    from cloud.engine.options import EngineOptions
 
 # Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
 OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
 
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _DRAIN_S = 10.0  # for the answers in flight, after a signal
-_LOOK_S = 0.2  # between two looks whether the engine is broken
-_INSIST_S = 25.0  # for the process to end well; systemd's unit gives it 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndpointOptions:
-    """What an operator says of one endpoint; `http` is HOST:PORT, `upstream` an OpenAI base URL."""
-
-    model: str | None = None
-    bind: str = "tcp://127.0.0.1:7070"
-    device: str = "auto"
-    max_model_len: int = 0
-    http: str | None = None
-    upstream: str | None = None
-    upstream_model: str = ""
-    shelf: str | None = None
-    max_loaded: int = 1
-    num_replicas: int = 1
-    tensor_parallel_size: int = 1
-    balance: str = "prefix-aware"
-    replica_weights: str = ""
-    gpus: str = ""
-    cores: str = ""
-    engine: tuple[str, ...] = ()  # EngineOptions' fields as NAME=VALUE
-    as_json: bool = False
-
-    def __post_init__(self) -> None:
-        if self.upstream and (self.model or self.num_replicas > 1):
-            raise SettingsError("--upstream is one server; leave out --model and --replicas")
-        if self.shelf and (self.upstream or self.model or self.num_replicas > 1):
-            raise SettingsError("--shelf names its own models; leave out the other flags for them")
-        if self.tensor_parallel_size > 1 and (self.upstream or self.num_replicas > 1):
-            raise SettingsError(
-                "--tensor-parallel-size shares one model; leave out --upstream and --replicas"
-            )
-        if self.upstream and self.engine:
-            raise SettingsError("--upstream has an engine of its own; leave out --engine")
-        if self.max_loaded < 1:
-            raise SettingsError(f"max-loaded is {self.max_loaded}; it must be 1 or more")
-        if self.num_replicas == 1 and (self.replica_weights or self.gpus or self.cores):
-            raise SettingsError("--replica-weights, --gpus and --cores need --replicas above 1")
-        if not 1 <= self.num_replicas <= 256:
-            raise SettingsError(f"replicas is {self.num_replicas}; it must be from 1 to 256")
+_POLL_S = 0.2  # between two looks whether the engine is broken
+_EXIT_S = 25.0  # for the process to end well; systemd's unit gives it 30
 
 
 def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
@@ -86,10 +54,10 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         signals = (signal.SIGINT, signal.SIGTERM)
-        stack.enter_context(on_signals(stop.set, *signals, within_s=_INSIST_S))
+        stack.enter_context(on_signals(stop.set, *signals, within_s=_EXIT_S))
         await stack.enter_async_context(aclosing(engine))
-        await _connect(engine)
-        _warn_of_sharing(engine)
+        await _start(engine)
+        _warn_of_shared_cache(engine)
         server = await stack.enter_async_context(aclosing(_link(engine, options)))
         await server.start()
         url = None
@@ -97,38 +65,38 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
             assert open_http is not None, "the command brings the HTTP face"
             url = await stack.enter_async_context(open_http(engine, options.http))
         _announce(engine, server.endpoint, url, as_json=options.as_json)
-        broken = await _until_over(stop, engine)
+        broken = await until_stopped(stop, engine)
         if broken is not None:
-            _insist_on_ending(broken)
+            _exit_in_the_end(broken)
         await server.drain(_DRAIN_S)
     if broken is not None:
         raise EngineStopped(broken)
 
 
-async def _until_over(stop: asyncio.Event, engine: Engine) -> str | None:
+async def until_stopped(stop: asyncio.Event, engine: Engine) -> str | None:
     """Wait for a signal, or for the engine to break; return why it broke."""
     while not stop.is_set():
         if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
             return why
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.wait(), _LOOK_S)
+            await asyncio.wait_for(stop.wait(), _POLL_S)
     return None
 
 
-def _insist_on_ending(why: str) -> None:
+def _exit_in_the_end(why: str) -> None:
     """End this process in a while, whatever waits for a dead one: a step cannot be interrupted."""
 
     def leave() -> None:
         echo(f"nearfar: {why}", err=True)
         os._exit(1)
 
-    timer = threading.Timer(_INSIST_S, leave)
+    timer = threading.Timer(_EXIT_S, leave)
     timer.daemon = True
     timer.start()
 
 
-async def _connect(engine: Engine) -> None:
-    """Let an engine that stands elsewhere say what it is, or fail before anything is bound."""
+async def _start(engine: Engine) -> None:
+    """Connect to an engine in another process, or fail before anything is bound."""
     from cloud.fleet.model_pool import ModelPool
     from cloud.fleet.replicas import Replicas
     from offload.upstream.client import Upstream
@@ -139,13 +107,13 @@ async def _connect(engine: Engine) -> None:
         await engine.start()
 
 
-def _warn_of_sharing(engine: Engine) -> None:
-    """Say on stderr where those who ask through us could tell by time what others have asked."""
+def _warn_of_shared_cache(engine: Engine) -> None:
+    """Warn on stderr where the upstream's prompt cache is shared: answer times can leak prompts."""
     from offload.upstream.client import Upstream
 
     if isinstance(engine, Upstream) and engine.shares_caches:
         echo(
-            f"nearfar: {engine.card().runtime} has no word that keeps prompt caches apart: how "
+            f"nearfar: {engine.card().runtime} cannot keep prompt caches of its clients apart: how "
             "soon it answers may tell one asker what another has asked",
             err=True,
         )
@@ -168,8 +136,8 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
     card = engine.card()
     public_key = server_keys(places().keys).public
     if as_json:
-        told = {"endpoint": endpoint, "server_key": public_key, "model": card.name}
-        echo_json(json.dumps(told | ({"url": f"{url}/v1"} if url else {})))
+        announced = {"endpoint": endpoint, "server_key": public_key, "model": card.name}
+        echo_json(json.dumps(announced | ({"url": f"{url}/v1"} if url else {})))
         return
     size = f"{card.num_parameters / 1e6:.1f}M parameters, " if card.num_parameters else ""
     echo(f"{card.name} ({size}{card.quantization})")
@@ -184,7 +152,7 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
 
 
 def _memory_of(engine: Engine) -> str:
-    """Return what an engine of this process takes and may take, "" where that is elsewhere."""
+    """Return the memory of an engine in this process, "" for one elsewhere."""
     if engine.card().runtime != "torch":
         return ""
     from cloud.engine.engine import CloudEngine
@@ -193,7 +161,7 @@ def _memory_of(engine: Engine) -> str:
         return ""
     weights, kv = readable(engine.card().size_bytes), readable(engine.kv_bytes)
     return (
-        f"memory: {weights} of weights, keys and values up to {kv} as they fill; "
+        f"memory: {weights} of weights, KV cache up to {kv} as it fills; "
         "--max-model-len and --engine max_num_seqs=N bound them"
     )
 
@@ -208,3 +176,99 @@ def _for_another(endpoint: str) -> str:
     if not endpoint.startswith("tcp://") or endpoint.startswith(_LOOPBACK):
         return "only with --bind tcp://0.0.0.0:7070"
     return f"nearfar link invite NAME tcp://THIS_HOST:{endpoint.rpartition(':')[2]}"
+
+
+def open_engine(options: EndpointOptions) -> Engine:
+    """Return the engine of the options: an upstream, a model pool, replicas or one model.
+
+    Raises NearfarError.
+    """
+    if options.upstream:
+        from offload.upstream.client import Upstream
+
+        return Upstream(options.upstream, model=options.upstream_model, for_tenants=True)
+    settings = _settings(options)
+    if options.model_pool:
+        from cloud.fleet.model_pool import ModelPool
+
+        root = expanded(options.model_pool)
+        return ModelPool(
+            root, lambda folder: _load(folder, options, settings), max_loaded=options.max_loaded
+        )
+    if options.num_replicas > 1:
+        return _replicas(_folder(options.model), options, settings)
+    return _load(_folder(options.model), options, settings)
+
+
+def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) -> Engine:
+    from cloud.fleet.balance import policy_named
+    from cloud.fleet.replica import ReplicaOptions
+    from cloud.fleet.replica_placement import places_for
+    from cloud.fleet.replicas import Replicas
+
+    with as_typed():
+        policy = policy_named(options.balance)
+        places = places_for(
+            options.num_replicas,
+            weights=options.replica_weights,
+            gpus=options.gpus,
+            cores=options.cores,
+            device=options.device,
+        )
+
+    def replica(number: int) -> ReplicaOptions:
+        place = places[number % len(places)]
+        # A process that sees one GPU calls it the first.
+        arguments = {"device": options.device, "max_model_len": options.max_model_len, **settings}
+        return ReplicaOptions(
+            arguments={"folder": str(folder), **arguments},
+            environment=place.environment(),
+            cores=place.cores,
+            weight=place.weight,
+        )
+
+    return Replicas(replica, num_replicas=options.num_replicas, policy=policy)
+
+
+def _folder(model: str | None) -> Path:
+    if model is None:
+        return CLOUD_MODEL
+    named = expanded(model)
+    for candidate in (named, places().models / model):
+        if candidate.is_dir():
+            return candidate
+    raise CheckpointError(f"{model} is no folder; name a Hugging Face checkpoint folder")
+
+
+def _load(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) -> Engine:
+    try:
+        from cloud.engine.engine import CloudEngine
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "cloud") from None
+    with as_typed():
+        chosen = _engine_options(options, settings)
+    return CloudEngine(folder, options=chosen)
+
+
+def _settings(options: EndpointOptions) -> Mapping[str, Any]:
+    """Return what --engine says, checked before a model pool or a replica meets it later."""
+    if not options.engine:
+        return {}  # what keeps replicas needs no torch of its own
+    try:
+        with as_typed():
+            settings = read_settings(options.engine)
+            _engine_options(options, settings)
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "cloud") from None
+    return settings
+
+
+def _engine_options(options: EndpointOptions, settings: Mapping[str, Any]) -> EngineOptions:
+    from cloud.engine.options import EngineOptions
+
+    return EngineOptions(
+        device=options.device,
+        max_model_len=options.max_model_len,
+        tensor_parallel_size=options.tensor_parallel_size,
+        **settings,
+    )

@@ -1,4 +1,4 @@
-"""Sends requests as they would arrive, and gathers what became of them."""
+"""The load generator: sends requests as users would, and gathers each request's timings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import MissingExtra
-from cloud.bench.options import LoadOptions
+from cloud.bench.load_options import LoadOptions
 from cloud.bench.trial import RequestTrial, ask
 from offload.errors import CloudUnreachable
 from offload.upstream.listening import PLAIN

@@ -1,16 +1,59 @@
-"""What a load test showed: percentiles, throughput, goodput, and what was refused or lost."""
+"""The report of a load test: percentiles, throughput, goodput, and what was refused or lost."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import math
+import os
+import platform
 import statistics
 from collections import Counter
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from cloud.bench.options import LoadOptions
+from backbone.terminal_text import echo
+from cloud.bench.load import run
+from cloud.bench.load_options import LoadOptions
 from cloud.bench.trial import RequestTrial
 
 _REFUSED = (429, 503)
+
+
+def bench(options: LoadOptions, *, result: Path | None, as_json: bool) -> None:
+    """Run the load test and print its report. Raises NearfarError."""
+    trials = asyncio.run(run(options))
+    document = {**_options(options), **_machine(), **summarize(trials, options)}
+    text = json.dumps(document, indent=None if as_json else 2)
+    if result is not None:
+        result.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    if as_json:
+        echo(text)
+        return
+    for name, value in document.items():
+        echo(f"{name:24} {value:.2f}" if isinstance(value, float) else f"{name:24} {value}")
+
+
+def _options(options: LoadOptions) -> dict[str, Any]:
+    rate = "inf" if math.isinf(options.request_rate) else options.request_rate
+    return {
+        "model": options.model,
+        "num_prompts": options.num_prompts,
+        "request_rate": rate,
+        "burstiness": options.burstiness,
+        "max_concurrency": options.max_concurrency,
+        "output_len": options.output_len,
+        "seed": options.seed,
+    }
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "client": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {"python": platform.python_version(), "httpx": version("httpx")},
+    }
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -47,8 +90,8 @@ def summarize(trials: Sequence[RequestTrial], options: LoadOptions) -> dict[str,
         report |= _spread(f"{name}_ms", values, options)
     if refused:
         report |= _spread("refusal_ms", [trial.e2el_s * 1000 for trial in refused], options)
-    if options.goodput:
-        report["goodput"] = sum(_is_good(trial, options.goodput) for trial in good) / took_s
+    if options.bounds_ms:
+        report["goodput"] = sum(_is_good(trial, options.bounds_ms) for trial in good) / took_s
     return report
 
 
@@ -73,7 +116,7 @@ def _spread(name: str, values: Sequence[float], options: LoadOptions) -> dict[st
     if not values:
         return {}
     spread = {f"mean_{name}": statistics.fmean(values)}
-    for share in options.metric_percentiles:
+    for share in options.percentiles:
         spread[f"p{share:g}_{name}"] = percentile(values, share)
     return spread
 

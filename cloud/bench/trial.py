@@ -1,11 +1,12 @@
-"""One streamed request of a load test, and the clock on it."""
+"""A streamed request of a load test, and its timings."""
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
 
 from offload.errors import CloudFailed
 from offload.upstream.listening import lines_within
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RequestTrial:
-    """What became of one request; seconds are the client's. `status` 0 is a broken connection."""
+    """The outcome of one request; seconds are the client's. `status` 0 is a broken connection."""
 
     status: int
     started_s: float
@@ -24,7 +25,7 @@ class RequestTrial:
     e2el_s: float
     num_tokens: int
     is_whole: bool  # its stream ended with [DONE]
-    fault: str = ""  # the kind of the connection's error, where it broke
+    fault: str = ""  # the kind of error, where the connection broke or an event made no sense
 
     @property
     def tpot_s(self) -> float | None:
@@ -37,7 +38,7 @@ class RequestTrial:
 async def ask(
     client: httpx.AsyncClient, url: str, body: dict[str, object], *, timeout_s: float
 ) -> RequestTrial:
-    """Send one request and read its stream to the end; a failure is a Trial too."""
+    """Send one request and read its stream to the end; a failure is a RequestTrial too."""
     import httpx
 
     clock = _Clock()
@@ -45,10 +46,28 @@ async def ask(
         async with client.stream("POST", url, json=body, timeout=timeout_s) as response:
             clock.status = response.status_code
             async for line in lines_within(response, url):
-                clock.hear(line.decode("utf-8", "replace"))
-    except (httpx.HTTPError, CloudFailed) as error:
+                clock.read(line.decode("utf-8", "replace"))
+    except (httpx.HTTPError, CloudFailed, msgspec.DecodeError) as error:
         clock.is_whole, clock.fault = False, type(error).__name__
     return clock.trial()
+
+
+class _Delta(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    text: str | None = None
+    delta: _Delta | None = None
+
+
+class _Usage(msgspec.Struct):
+    completion_tokens: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+class _Event(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    usage: _Usage | None = None
 
 
 class _Clock:
@@ -59,19 +78,19 @@ class _Clock:
         self._pieces = 0
         self._tokens: int | None = None  # as the server counts them
 
-    def hear(self, line: str) -> None:
+    def read(self, line: str) -> None:
+        """Take one line of the stream. Raises msgspec.DecodeError for an event that is none."""
         if not line.startswith("data: "):
             return
         if line == "data: [DONE]":
             self.is_whole = True
             return
-        event = json.loads(line[6:])
-        choices = event.get("choices") or []
-        if any(each.get("text") or (each.get("delta") or {}).get("content") for each in choices):
+        event = msgspec.json.decode(line[6:], type=_Event)
+        if any(one.text or (one.delta and one.delta.content) for one in event.choices or ()):
             self._pieces += 1
             self._first_s = self._first_s or time.monotonic()
-        if event.get("usage"):
-            self._tokens = int(event["usage"]["completion_tokens"])
+        if event.usage:
+            self._tokens = event.usage.completion_tokens
 
     def trial(self) -> RequestTrial:
         return RequestTrial(

@@ -1,77 +1,75 @@
-"""What an operator may set on a CloudEngine; names are vLLM's."""
+"""The options of a cloud engine; names are vLLM's."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 
 from backbone.config import NetworkConfig
+from cloud.declared_options import require_bounds
 from cloud.engine.attention import BACKENDS
 from cloud.engine.kv.kv_cache import CODED
 from offload.errors import SettingsError
 
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
-_GUESSED_ON_CPU = 4
+_DRAFT_ON_CPU = 4
 _CACHE_DTYPES = {name: dtype for dtype, name in CODED.items()}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+AtLeast0 = Annotated[int, Meta(ge=0)]
+AtLeast1 = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(gt=0, le=1)]
+Seconds = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineOptions:
     """Options of one engine; 0 and "auto" are settled when the model is loaded."""
 
-    max_model_len: int = 0  # tokens of prompt and answer; 0 is the model's own context
-    max_num_seqs: int = 128  # answers that run at the same time
-    max_num_batched_tokens: int = 2048  # of one step
-    block_size: int = 16  # tokens that share one piece of cache
-    gpu_memory_utilization: float = 0.9  # of the whole GPU, weights included
-    num_gpu_blocks_override: int = 0  # 0 sizes the cache by the free memory
+    max_model_len: AtLeast0 = 0  # tokens of prompt and answer; 0 is the model's own context
+    max_num_seqs: AtLeast1 = 128  # answers that run at the same time
+    max_num_batched_tokens: AtLeast1 = 2048  # of one step
+    block_size: AtLeast1 = 16  # tokens of one block of the KV cache
+    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = (
+        0.9  # of the whole GPU, weights included
+    )
+    num_gpu_blocks_override: AtLeast0 = 0  # 0 sizes the cache by the free memory
     enable_prefix_caching: bool = True
-    num_speculative_tokens: int = -1  # guesses at once; -1 is 4 on a CPU, 0 on a GPU (unmeasured)
-    response_cache_size: int = 64  # greedy answers kept for whoever had them; 0 keeps none
-    short_first_s: float = 0.0  # how long a waiting prompt may be overtaken by shorter ones
-    target_step_s: float = 0.0  # seconds a step should take at most; 0 is no matter
+    num_speculative_tokens: Annotated[
+        int, Meta(ge=-1)
+    ] = -1  # guesses at once; -1 is 4 on a CPU, 0 on a GPU (unmeasured)
+    response_cache_size: AtLeast0 = 64  # greedy answers kept for whoever had them; 0 keeps none
+    short_first_s: Seconds = 0.0  # how long a waiting prompt may be overtaken by shorter ones
+    target_step_s: Seconds = 0.0  # seconds a step should take at most; 0 is no matter
     async_scheduling: bool = False  # plan a step while the one before it runs; not yet measured
     fuse_operators: bool = True
     enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
-    tensor_parallel_size: int = 1  # processes that share the model
+    tensor_parallel_size: AtLeast1 = 1  # processes that share the model
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
     kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto is dtype
-    attention_window: int = 0  # tokens that a layer sees at most; 0 is as the model was trained
-    attention_sinks: int = 0  # first tokens that are seen behind every window
+    attention_window: AtLeast0 = (
+        0  # tokens that a layer sees at most; 0 is as the model was trained
+    )
+    attention_sinks: AtLeast0 = 0  # first tokens that are seen behind every window
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 
     def __post_init__(self) -> None:
-        _at_least("max_model_len", self.max_model_len, 0)
-        _at_least("max_num_seqs", self.max_num_seqs, 1)
-        _at_least("max_num_batched_tokens", self.max_num_batched_tokens, 1)
-        _at_least("block_size", self.block_size, 1)
-        _at_least("num_gpu_blocks_override", self.num_gpu_blocks_override, 0)
-        _at_least("num_speculative_tokens", self.num_speculative_tokens, -1)
-        _at_least("tensor_parallel_size", self.tensor_parallel_size, 1)
+        require_bounds(self)
         if self.tensor_parallel_size > 1 and not (self.fuse_operators and self.enforce_eager):
             raise SettingsError(
                 "tensor_parallel_size is above 1, which needs fuse_operators and enforce_eager; "
                 "set both"
             )
-        _at_least("response_cache_size", self.response_cache_size, 0)
-        _at_least("short_first_s", self.short_first_s, 0)
-        _at_least("target_step_s", self.target_step_s, 0)
-        if not 0.0 < self.gpu_memory_utilization <= 1.0:
-            raise SettingsError(
-                f"gpu_memory_utilization is {self.gpu_memory_utilization}; it must be above 0 "
-                "and at most 1"
-            )
         _one_of("dtype", self.dtype, ("auto", *_DTYPES))
         _one_of("attention_backend", self.attention_backend, ("auto", *BACKENDS))
         _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", *_CACHE_DTYPES))
-        _at_least("attention_window", self.attention_window, 0)
-        _at_least("attention_sinks", self.attention_sinks, 0)
         self._check_device()
         if not self.enforce_eager and self.torch_device().type != "cuda":
             raise SettingsError("enforce_eager is False and CUDA graphs need a GPU; leave it True")
@@ -95,7 +93,7 @@ class EngineOptions:
         return torch.bfloat16 if self.torch_device().type == "cuda" else torch.float32
 
     def cache_dtype(self) -> torch.dtype:
-        """Return the dtype of keys and values in the cache."""
+        """Return the dtype of the KV cache."""
         return _CACHE_DTYPES.get(self.kv_cache_dtype) or self.torch_dtype()
 
     def as_run(self, config: NetworkConfig) -> NetworkConfig:
@@ -116,10 +114,10 @@ class EngineOptions:
         return config
 
     def speculative_tokens(self) -> int:
-        """Return how many tokens are guessed at once."""
+        """Return the tokens of a draft, at most."""
         if self.num_speculative_tokens >= 0:
             return self.num_speculative_tokens
-        return _GUESSED_ON_CPU if self.torch_device().type == "cpu" else 0
+        return _DRAFT_ON_CPU if self.torch_device().type == "cpu" else 0
 
     def model_len(self, config: NetworkConfig) -> int:
         """Return the longest sequence, prompt and answer together, in tokens."""
@@ -143,11 +141,6 @@ class EngineOptions:
                 f"device is {self.device!r} and there are {torch.cuda.device_count()} GPUs; "
                 "name one of them"
             )
-
-
-def _at_least(name: str, value: float, low: int) -> None:
-    if not value >= low:
-        raise SettingsError(f"{name} is {value}; it must be {low} or more")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
+from msgspec import Meta
+
+from cloud.declared_options import require_bounds
 from offload.errors import SettingsError
 
 _DAY_S = 86_400.0
@@ -27,12 +31,12 @@ class ScalingOptions:
 
     min_replicas: int = 1
     max_replicas: int = 1
-    target_ongoing_requests: float = 2.0
-    target_utilization: float = 0.7
-    target_latency_s: float = 2.0
-    upscale_delay_s: float = 30.0
-    downscale_delay_s: float = 600.0
-    look_ahead_s: float = 60.0  # how long a new replica takes to be of use
+    target_ongoing_requests: Annotated[float, Meta(gt=0)] = 2.0
+    target_utilization: Annotated[float, Meta(gt=0)] = 0.7
+    target_latency_s: Annotated[float, Meta(gt=0)] = 2.0
+    upscale_delay_s: Annotated[float, Meta(ge=0)] = 30.0
+    downscale_delay_s: Annotated[float, Meta(ge=0)] = 600.0
+    look_ahead_s: Annotated[float, Meta(ge=0)] = 60.0  # how long a new replica takes to be of use
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_replicas <= self.max_replicas or self.max_replicas < 1:
@@ -40,12 +44,7 @@ class ScalingOptions:
                 f"min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}; "
                 "they must be 0 or more and 1 or more, the first not above the second"
             )
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name.startswith("target") and not value > 0:
-                raise SettingsError(f"{each.name} is {value}; it must be above 0")
-            if each.name.endswith("_s") and not value >= 0:
-                raise SettingsError(f"{each.name} is {value}; it must not be below 0")
+        require_bounds(self)
 
 
 @dataclass(frozen=True, kw_only=True)

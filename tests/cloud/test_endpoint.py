@@ -175,11 +175,11 @@ def test_a_link_stands_in_front_of_another_server(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["replicas", "shelf"])
+@pytest.mark.parametrize("kind", ["replicas", "model-pool"])
 def test_several_engines_stand_behind_one_endpoint(kind: str, tmp_path: Path) -> None:
-    (tmp_path / "shelf").mkdir()
-    (tmp_path / "shelf" / "nearfar-cloud").symlink_to(CLOUD_MODEL)
-    flags = ["--replicas", "2"] if kind == "replicas" else ["--shelf", str(tmp_path / "shelf")]
+    (tmp_path / "pool").mkdir()
+    (tmp_path / "pool" / "nearfar-cloud").symlink_to(CLOUD_MODEL)
+    flags = ["--replicas", "2"] if kind == "replicas" else ["--model-pool", str(tmp_path / "pool")]
     command = [sys.executable, "-m", "nearfar", "cloud", "serve", *flags, "--json"]
     process = subprocess.Popen(
         [*command, "--bind", "tcp://127.0.0.1:*", "--http", "127.0.0.1:0"],

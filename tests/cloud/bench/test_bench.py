@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from cloud.bench.load import gaps, run
-from cloud.bench.options import LoadOptions, read_goodput
+from cloud.bench.load_options import LoadOptions
 from cloud.bench.report import most_at_once, percentile, summarize
 from cloud.bench.trial import RequestTrial
 from offload.errors import CloudFailed, CloudUnreachable, SettingsError
@@ -36,7 +36,7 @@ def trial(
 
 def test_figures_are_those_of_a_hand_count() -> None:
     trials = [trial(0.0, 0.1, 0.5), trial(0.25, 0.3, 0.75), trial(0.5, 0.0, 0.01, 429)]
-    options = LoadOptions(base_url="-", goodput={"ttft": 200.0})
+    options = LoadOptions(base_url="-", goodput=["ttft:200"])
     report = summarize(trials, options)
     assert (report["completed"], report["refused"], report["lost"]) == (2, 1, 0)
     assert report["duration_s"] == 1.0 and report["output_throughput"] == 6.0
@@ -88,6 +88,32 @@ async def test_an_answer_that_breaks_off_is_lost() -> None:
     assert report["lost"] == 3
 
 
+@pytest.mark.parametrize(
+    "event",
+    [
+        "{",
+        "[]",
+        "null",
+        '"text"',
+        '{"choices": 3}',
+        '{"choices": [3]}',
+        '{"choices": [{"delta": "text"}]}',
+        '{"usage": {"completion_tokens": "many"}}',
+        '{"usage": {"completion_tokens": -1}}',
+        "[" * 100_000,
+    ],
+)
+async def test_an_event_that_is_none_is_a_lost_answer(event: str) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, text=f"data: {event}\n\ndata: [DONE]\n\n")
+
+    options = LoadOptions(base_url="http://there/v1", num_prompts=3, num_warmups=0)
+    trials = await run(options, httpx.MockTransport(answer))
+    report = summarize(trials, options)
+    assert report["lost"] == 3 and report["completed"] == 0
+    assert all(trial.fault for trial in trials)
+
+
 async def test_nobody_there_is_one_line() -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("no")
@@ -97,7 +123,7 @@ async def test_nobody_there_is_one_line() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"num_prompts": 0}, {"request_rate": float("nan")}, {"goodput": {"x": 1.0}}]
+    "wrong", [{"num_prompts": 0}, {"request_rate": float("nan")}, {"goodput": ["x:1"]}]
 )
 def test_a_wrong_option_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(SettingsError):
@@ -105,6 +131,9 @@ def test_a_wrong_option_is_refused(wrong: dict[str, float]) -> None:
 
 
 def test_bounds_are_read_as_vllm_writes_them() -> None:
-    assert read_goodput(["ttft:500", "tpot:50"]) == {"ttft": 500.0, "tpot": 50.0}
+    assert LoadOptions(base_url="-", goodput=["ttft:500", "tpot:50"]).bounds_ms == {
+        "ttft": 500.0,
+        "tpot": 50.0,
+    }
     with pytest.raises(SettingsError):
-        read_goodput(["ttft"])
+        LoadOptions(base_url="-", goodput=["ttft"])

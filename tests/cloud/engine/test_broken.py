@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from cloud.endpoint import _until_over
+from cloud.endpoint import until_stopped
 from cloud.engine.engine import CloudEngine
 from cloud.engine.engine_loop import BROKEN
 from cloud.engine.options import EngineOptions
@@ -99,11 +99,11 @@ class Fragile(ScriptedEngine):
 
 async def test_an_endpoint_waits_for_a_signal_or_for_its_engine_to_break() -> None:
     engine, stop = Fragile(), asyncio.Event()
-    waiting = asyncio.create_task(_until_over(stop, engine))
+    waiting = asyncio.create_task(until_stopped(stop, engine))
     engine.why = "it broke"
     assert await waiting == "it broke"
     stop.set()
-    assert await _until_over(stop, Fragile()) is None
+    assert await until_stopped(stop, Fragile()) is None
 
 
 def test_how_a_process_ended_is_told() -> None:

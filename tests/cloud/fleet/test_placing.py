@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloud.endpoint import EndpointOptions
+from cloud.endpoint_options import EndpointOptions
 from cloud.fleet.balance import Weighted
 from cloud.fleet.replica import ReplicaOptions
 from cloud.fleet.replica_placement import Place, places_for

@@ -1,12 +1,11 @@
-"""An operator's NAME=VALUE becomes an option of the engine, or one clear line."""
+"""Options of `cloud serve`: NAME=VALUE becomes an option of the engine, or one clear line."""
 
 from __future__ import annotations
 
 import pytest
 
-from cloud.endpoint import EndpointOptions
+from cloud.endpoint_options import EndpointOptions, read_settings
 from cloud.engine.options import EngineOptions
-from cloud.engine_settings import read_settings
 from offload.errors import SettingsError
 
 
@@ -52,4 +51,9 @@ def test_what_cannot_be_read_is_one_line(typed: list[str], told: str) -> None:
 
 def test_another_server_has_no_options_of_our_engine() -> None:
     with pytest.raises(SettingsError, match="leave out --engine"):
-        EndpointOptions(upstream="http://127.0.0.1:1/v1", engine=("max_num_seqs=1",))
+        EndpointOptions(upstream="http://127.0.0.1:1/v1", engine=["max_num_seqs=1"])
+
+
+def test_the_older_name_of_the_model_pool_keeps_working(capsys: pytest.CaptureFixture[str]) -> None:
+    assert EndpointOptions(shelf="models", max_loaded=2).model_pool == "models"
+    assert capsys.readouterr().err == "nearfar: --shelf is called --model-pool now\n"

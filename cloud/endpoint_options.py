@@ -1,0 +1,144 @@
+"""The options of `nearfar cloud serve`, each declared once: its flag, its default and its help."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_type_hints
+
+import msgspec
+import typer
+
+from backbone.terminal_text import echo
+from cloud.declared_options import require_bounds
+from offload.errors import SettingsError
+
+_FLAGS = ("device", "max_model_len", "tensor_parallel_size")  # these have flags of their own
+_SWITCHES = {"on": "true", "off": "false", "yes": "true", "no": "false"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointOptions:
+    """The options of one endpoint. Raises SettingsError for those that exclude each other."""
+
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A Hugging Face folder; the embedded one without."),
+    ] = None
+    bind: Annotated[
+        str, typer.Option(help="Where to listen; CURVE guards it, on loopback too.")
+    ] = "tcp://127.0.0.1:7070"
+    http: Annotated[
+        str | None, typer.Option(help="HOST:PORT for OpenAI clients too, from the same engine.")
+    ] = None
+    upstream: Annotated[
+        str | None,
+        typer.Option(help="An OpenAI-compatible server to stand in front of, as http://.../v1."),
+    ] = None
+    upstream_model: Annotated[
+        str, typer.Option(help="Which of its models; the first it lists unless set.")
+    ] = ""
+    model_pool: Annotated[
+        str | None,
+        typer.Option(help="A folder of model folders: each is loaded when it is asked for."),
+    ] = None
+    shelf: Annotated[str | None, typer.Option(hidden=True)] = None  # --model-pool's older name
+    max_loaded: Annotated[
+        int,
+        msgspec.Meta(ge=1),
+        typer.Option(help="How many models of --model-pool may be in memory."),
+    ] = 1
+    num_replicas: Annotated[
+        int,
+        msgspec.Meta(ge=1, le=256),
+        typer.Option("--replicas", help="Engine processes; with --device cuda each has a GPU."),
+    ] = 1
+    tensor_parallel_size: Annotated[
+        int, typer.Option(help="Processes that share one model; with --device cuda one a GPU.")
+    ] = 1
+    balance: Annotated[
+        str,
+        typer.Option(
+            help="Who answers: prefix-aware, power-of-two, least-connections, round-robin, "
+            "weighted or load-aware."
+        ),
+    ] = "prefix-aware"
+    replica_weights: Annotated[
+        str, typer.Option(help="The replicas' shares, as 2,1,1, for weighted and load-aware.")
+    ] = ""
+    gpus: Annotated[
+        str, typer.Option(help="Which GPU each replica sees, as 0,2; the first ones unless set.")
+    ] = ""
+    cores: Annotated[
+        str, typer.Option(help="Which cores each replica runs on: 0-3,4-7, or auto.")
+    ] = ""
+    device: Annotated[str, typer.Option(help="cuda, cpu, or auto.")] = "auto"
+    max_model_len: Annotated[
+        int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
+    ] = 0
+    engine: Annotated[
+        list[str],
+        typer.Option(help="An option of the engine, as kv_cache_dtype=int8; may be repeated."),
+    ] = field(default_factory=list)
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the address and keys as one JSON line.")
+    ] = False
+
+    def __post_init__(self) -> None:
+        require_bounds(self)
+        if self.shelf:
+            echo("nearfar: --shelf is called --model-pool now", err=True)
+            object.__setattr__(self, "model_pool", self.model_pool or self.shelf)
+        if self.upstream and (self.model or self.num_replicas > 1):
+            raise SettingsError("--upstream is one server; leave out --model and --replicas")
+        if self.model_pool and (self.upstream or self.model or self.num_replicas > 1):
+            raise SettingsError(
+                "--model-pool names its own models; leave out the other flags for them"
+            )
+        if self.tensor_parallel_size > 1 and (self.upstream or self.num_replicas > 1):
+            raise SettingsError(
+                "--tensor-parallel-size shares one model; leave out --upstream and --replicas"
+            )
+        if self.upstream and self.engine:
+            raise SettingsError("--upstream has an engine of its own; leave out --engine")
+        if self.num_replicas == 1 and (self.replica_weights or self.gpus or self.cores):
+            raise SettingsError("--replica-weights, --gpus and --cores need --replicas above 1")
+
+
+def read_settings(typed: Sequence[str]) -> dict[str, object]:
+    """Return EngineOptions' fields by name, from NAME=VALUE texts.
+
+    Raises SettingsError for an unknown name, a name given twice, or a value of another type;
+    what values are allowed is checked by EngineOptions itself.
+    """
+    from cloud.engine.options import EngineOptions
+
+    kinds = get_type_hints(EngineOptions)
+    read: dict[str, object] = {}
+    for text in typed:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        name = name.replace("-", "_")
+        if not equals:
+            raise SettingsError(f"--engine {text} has no value; write it as NAME=VALUE")
+        if name in read:
+            raise SettingsError(f"--engine {name} is given twice; leave one of them out")
+        read[name] = _value(name, value, kinds)
+    return read
+
+
+def _value(name: str, value: str, kinds: Mapping[str, Any]) -> object:
+    if name in _FLAGS:
+        raise SettingsError(f"--engine {name} has a flag of its own: --{name.replace('_', '-')}")
+    if name not in kinds:
+        near = difflib.get_close_matches(name, kinds, 1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise SettingsError(
+            f"the engine has no option {name!r}{meant}; docs/cloud-engine.md lists them"
+        )
+    if kinds[name] is bool:
+        value = _SWITCHES.get(value.lower(), value.lower())
+    try:
+        return msgspec.convert(value, kinds[name], strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"--engine {name}={value} does not fit: {error}") from None

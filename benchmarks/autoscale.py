@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from cloud.fleet.autoscale import WISHES, Scaler, ScalingOptions
+from cloud.fleet.autoscale import SCALING_POLICIES, Scaler, ScalingOptions
 from cloud.fleet.recorded_load import read, read_log, write
-from cloud.fleet.simulate_scaling import Moment, simulate
+from cloud.fleet.simulate_scaling import SimulatedStep, simulate
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTIONS = ScalingOptions(min_replicas=1, max_replicas=10, upscale_delay_s=30, downscale_delay_s=300)
@@ -76,7 +76,7 @@ def all_loads() -> dict[str, Played]:
     return made
 
 
-def picture(name: str, of: Played, played: dict[str, list[Moment]]) -> str:
+def picture(name: str, of: Played, played: dict[str, list[SimulatedStep]]) -> str:
     """Return an SVG: the replicas that the load needs, and those that each function had."""
     load, last_s = of.load, len(of.load) * of.step_s
     last = f"{last_s / 3600:g} h" if last_s > 1200 else f"{last_s:g} s"
@@ -113,7 +113,7 @@ def _line(values: Sequence[float], most: float, colour: str, width: float = 1.5)
     return f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="{width}"/>'
 
 
-def row(moments: Sequence[Moment], step_s: float) -> dict[str, float]:
+def row(moments: Sequence[SimulatedStep], step_s: float) -> dict[str, float]:
     """Return what a function cost, and what it spared those who waited."""
     waits = sorted(moment.wait_s for moment in moments)
     counts = [moment.num_replicas for moment in moments]
@@ -125,10 +125,10 @@ def row(moments: Sequence[Moment], step_s: float) -> dict[str, float]:
     }
 
 
-def _play(of: Played, wish: str) -> list[Moment]:
+def _play(of: Played, wish: str) -> list[SimulatedStep]:
     return simulate(
         of.load,
-        Scaler(WISHES[wish], of.options),
+        Scaler(SCALING_POLICIES[wish], of.options),
         step_s=of.step_s,
         served_per_s=of.served_per_s,
         start_s=of.start_s,
@@ -144,7 +144,7 @@ def main() -> None:
         write(RECORDED, read_log(log.read_text("utf-8").splitlines()))
     table: dict[str, dict[str, dict[str, float]]] = {}
     for name, of in all_loads().items():
-        played = {wish: _play(of, wish) for wish in WISHES}
+        played = {wish: _play(of, wish) for wish in SCALING_POLICIES}
         path = ROOT / "docs" / f"autoscale_{name}.svg"
         path.write_text(picture(name, of, played), encoding="utf-8")
         table[name] = {wish: row(moments, of.step_s) for wish, moments in played.items()}

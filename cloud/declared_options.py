@@ -17,7 +17,7 @@ Options = TypeVar("Options")
 
 
 def from_options(kind: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the flags that a dataclass declares, and call it with the options they make.
+    """Give a command the flags that a dataclass declares, and call it with an instance.
 
     A field is a flag where its type has a typer.Option; what else the command takes are flags of
     its own.

@@ -203,12 +203,12 @@ def open_engine(options: EndpointOptions) -> Engine:
 def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) -> Engine:
     from cloud.fleet.balance import policy_named
     from cloud.fleet.replica import ReplicaOptions
-    from cloud.fleet.replica_placement import places_for
+    from cloud.fleet.replica_placement import placements_for
     from cloud.fleet.replicas import Replicas
 
     with as_typed():
         policy = policy_named(options.balance)
-        places = places_for(
+        placements = placements_for(
             options.num_replicas,
             weights=options.replica_weights,
             gpus=options.gpus,
@@ -217,14 +217,14 @@ def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any
         )
 
     def replica(number: int) -> ReplicaOptions:
-        place = places[number % len(places)]
+        placement = placements[number % len(placements)]
         # A process that sees one GPU calls it the first.
         arguments = {"device": options.device, "max_model_len": options.max_model_len, **settings}
         return ReplicaOptions(
             arguments={"folder": str(folder), **arguments},
-            environment=place.environment(),
-            cores=place.cores,
-            weight=place.weight,
+            environment=placement.environment(),
+            cores=placement.cores,
+            weight=placement.weight,
         )
 
     return Replicas(replica, num_replicas=options.num_replicas, policy=policy)

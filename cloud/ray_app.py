@@ -1,4 +1,4 @@
-"""Ray Serve: `build_app(args)` makes an application of it; one replica is one engine on one GPU.
+"""The Ray Serve application: `build_app(args)` makes it; one replica is one engine on one GPU.
 
     serve run cloud.ray_app:build_app model=/models/qwen num_gpus=1
 
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import MissingExtra
-from cloud.fleet.autoscale import WISHES, Measure, ScalingOptions
+from cloud.fleet.autoscale import SCALING_POLICIES, LoadSample, ScalingOptions
 from offload.engine import Breaking
 from offload.errors import EngineStopped, SettingsError
 
-_EVERY_S = 60.0  # between two measures that are remembered
-_MEMORY_S = 90_000.0  # `predictive` looks at the same time yesterday
+_EVERY_S = 60.0  # between two samples that are kept
+_HISTORY_S = 90_000.0  # `predictive` looks at the same time yesterday
 
 _DEFAULTS: dict[str, Any] = {
     "model": "",  # a folder; the embedded model without
@@ -50,40 +50,40 @@ def build_app(args: dict[str, Any]) -> Any:
         from ray import serve
     except ModuleNotFoundError:
         raise MissingExtra("ray", "ray") from None
-    wish = _checked(args)
+    app_args = _checked(args)
     deployment = serve.deployment(
         name="nearfar",
         # Fewer than max_num_seqs, and the engine would never batch as much as it can.
-        max_ongoing_requests=wish["max_num_seqs"],
-        autoscaling_config=autoscaling_config(wish),
-        ray_actor_options={"num_cpus": wish["num_cpus"], "num_gpus": wish["num_gpus"]},
+        max_ongoing_requests=app_args["max_num_seqs"],
+        autoscaling_config=autoscaling_config(app_args),
+        ray_actor_options={"num_cpus": app_args["num_cpus"], "num_gpus": app_args["num_gpus"]},
         health_check_period_s=2.0,
     )(EngineReplica)
-    return deployment.bind(wish)
+    return deployment.bind(app_args)
 
 
-def autoscaling_config(wish: dict[str, Any]) -> dict[str, Any]:
+def autoscaling_config(app_args: dict[str, Any]) -> dict[str, Any]:
     """Return Ray's autoscaling_config; its names are ours."""
     names = ("min_replicas", "max_replicas", "target_ongoing_requests")
-    config = {name: wish[name] for name in (*names, "upscale_delay_s", "downscale_delay_s")}
+    config = {name: app_args[name] for name in (*names, "upscale_delay_s", "downscale_delay_s")}
     config |= {"metrics_interval_s": 1.0, "look_back_period_s": 5.0}
-    if wish["policy"]:
-        config["policy"] = {"policy_function": f"cloud.ray_app:{wish['policy']}_policy"}
+    if app_args["policy"]:
+        config["policy"] = {"policy_function": f"cloud.ray_app:{app_args['policy']}_policy"}
     return config
 
 
 class EngineReplica:
     """One engine and its HTTP face in a Ray actor."""
 
-    def __init__(self, wish: dict[str, Any]) -> None:
+    def __init__(self, app_args: dict[str, Any]) -> None:
         from offload.pair import CLOUD_MODEL
 
-        arguments = dict(wish["arguments"])
-        if wish["engine"] == _DEFAULTS["engine"]:
-            arguments.setdefault("folder", wish["model"] or str(CLOUD_MODEL))
-            arguments.setdefault("max_num_seqs", wish["max_num_seqs"])
-        self.engine = _named(wish["engine"])(**arguments)
-        self._app = _named(wish["face"])(self.engine)
+        arguments = dict(app_args["arguments"])
+        if app_args["engine"] == _DEFAULTS["engine"]:
+            arguments.setdefault("folder", app_args["model"] or str(CLOUD_MODEL))
+            arguments.setdefault("max_num_seqs", app_args["max_num_seqs"])
+        self.engine = _import_named(app_args["engine"])(**arguments)
+        self._app = _import_named(app_args["face"])(self.engine)
 
     async def __call__(self, request: Any) -> Any:
         """Answer one HTTP request, streamed as the face streams it."""
@@ -153,39 +153,39 @@ async def _drain(
 
 
 def queue_policy(context: Any) -> tuple[int, dict[str, Any]]:
-    """Return as many replicas as cloud/fleet/autoscale.py's `queue` wishes."""
-    return _decided("queue", context)
+    """Return as many replicas as `queue` of cloud/fleet/autoscale.py asks for."""
+    return _decide("queue", context)
 
 
 def predictive_policy(context: Any) -> tuple[int, dict[str, Any]]:
-    """Return as many replicas as `predictive` wishes, of the load since Ray's controller began."""
-    return _decided("predictive", context)
+    """Return as many replicas as `predictive` asks for, by the load that Ray has seen."""
+    return _decide("predictive", context)
 
 
-def _decided(name: str, context: Any) -> tuple[int, dict[str, Any]]:
-    """Apply a wish; Ray itself keeps the bounds and the delays."""
+def _decide(name: str, context: Any) -> tuple[int, dict[str, Any]]:
+    """Apply a scaling policy; Ray itself keeps the bounds and the delays."""
     config = context.config
-    now = Measure(
+    now = LoadSample(
         at_s=float(context.current_time or 0.0),
         num_replicas=context.current_num_replicas,
         ongoing=float(context.total_num_requests),  # with those that wait before a replica
     )
-    kept = _kept((context.policy_state or {}).get("seen", []), now)
+    samples = _of_one_day((context.policy_state or {}).get("seen", []), now)
     options = ScalingOptions(
         min_replicas=config.min_replicas,
         max_replicas=config.max_replicas,
         target_ongoing_requests=config.target_ongoing_requests,
     )
-    wished = math.ceil(WISHES[name]([*kept, now], options) - 1e-9)
-    bounded = min(max(wished, config.min_replicas), config.max_replicas)
-    if not kept or now.at_s - kept[-1].at_s >= _EVERY_S:
-        kept.append(now)
-    return bounded, {"seen": [asdict(each) for each in kept]}
+    wanted = math.ceil(SCALING_POLICIES[name]([*samples, now], options) - 1e-9)
+    bounded = min(max(wanted, config.min_replicas), config.max_replicas)
+    if not samples or now.at_s - samples[-1].at_s >= _EVERY_S:
+        samples.append(now)
+    return bounded, {"seen": [asdict(each) for each in samples]}
 
 
-def _kept(seen: list[dict[str, Any]], now: Measure) -> list[Measure]:
+def _of_one_day(seen: list[dict[str, Any]], now: LoadSample) -> list[LoadSample]:
     """Return the measures of somewhat more than a day; Ray asks ten times a second."""
-    return [Measure(**each) for each in seen if now.at_s - each["at_s"] <= _MEMORY_S]
+    return [LoadSample(**each) for each in seen if now.at_s - each["at_s"] <= _HISTORY_S]
 
 
 def _checked(args: dict[str, Any]) -> dict[str, Any]:
@@ -194,21 +194,21 @@ def _checked(args: dict[str, Any]) -> dict[str, Any]:
         raise SettingsError(
             f"unknown argument {sorted(unknown)[0]!r}; known are {', '.join(_DEFAULTS)}"
         )
-    wish = {**_DEFAULTS, **args}
+    app_args = {**_DEFAULTS, **args}
     for name in ("min_replicas", "max_replicas", "max_num_seqs"):
-        wish[name] = int(wish[name])  # `serve run` hands over text
+        app_args[name] = int(app_args[name])  # `serve run` hands over text
     for name in ("num_cpus", "num_gpus", "target_ongoing_requests"):
-        wish[name] = float(wish[name])
+        app_args[name] = float(app_args[name])
     for name in ("upscale_delay_s", "downscale_delay_s"):
-        wish[name] = float(wish[name])
-    if wish["model"] and not Path(wish["model"]).is_dir():
+        app_args[name] = float(app_args[name])
+    if app_args["model"] and not Path(app_args["model"]).is_dir():
         raise SettingsError(
-            f"model is {wish['model']!r}, which is no folder; name a Hugging Face folder"
+            f"model is {app_args['model']!r}, which is no folder; name a Hugging Face folder"
         )
-    ScalingOptions(min_replicas=wish["min_replicas"], max_replicas=wish["max_replicas"])
-    return wish
+    ScalingOptions(min_replicas=app_args["min_replicas"], max_replicas=app_args["max_replicas"])
+    return app_args
 
 
-def _named(place: str) -> Any:
+def _import_named(place: str) -> Any:
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)

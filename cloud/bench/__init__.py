@@ -1,1 +1,1 @@
-"""`nearfar cloud bench`: how an OpenAI-compatible server answers under load."""
+"""The load test of OpenAI-compatible servers, `nearfar cloud bench`."""

@@ -1,1 +1,1 @@
-"""The cloud engine: sequences in, tokens out; one network, many requests."""
+"""The cloud engine: one network, many requests, in continuous batches."""

@@ -1,4 +1,4 @@
-"""Continuous batching: answers come and go between steps, and one that fails fails alone."""
+"""Continuous batching: requests join and leave between steps, and one that fails fails alone."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Batching:
         self._answers.clear()
 
     def step(self) -> None:
-        """End what is overdue, compute one step, and hand every outcome to its answer."""
+        """End what is overdue, compute one step, and hand every result to its answer."""
         self._end_overdue()
         slices = self._plan()
         assert slices or not self._answers, "answers wait and none can be computed"
@@ -82,7 +82,7 @@ class Batching:
             return
         began_s = time.monotonic()
         try:
-            outcomes = self.run_step(slices)
+            results = self.run_step(slices)
         except GroupLost:
             raise  # no step can be done again without the others
         except Exception as error:
@@ -90,10 +90,10 @@ class Batching:
             return
         num_tokens = sum(slice_.num_tokens for slice_ in slices)
         self.scheduler.token_budget.observe(num_tokens, time.monotonic() - began_s)
-        self._apply(slices, outcomes)
+        self._apply(slices, results)
 
     def _recover(self, slices: list[Slice], error: Exception) -> None:
-        """Less at once where memory ran out; else one by one, so that the guilty fail alone."""
+        """Shrink the step where memory ran out; else compute singly, so that one fails alone."""
         num_tokens = sum(slice_.num_tokens for slice_ in slices)
         # Only the kind is logged: a message could quote what a person asked.
         _log.warning("a step of %d tokens failed: %s", num_tokens, type(error).__name__)
@@ -109,24 +109,24 @@ class Batching:
             for slice_ in slices:
                 self._compute([slice_])
 
-    def _apply(self, slices: Sequence[Slice], outcomes: Sequence[StepResult]) -> None:
-        for slice_, outcome in zip(slices, outcomes, strict=True):
-            if outcome.is_broken:
+    def _apply(self, slices: Sequence[Slice], results: Sequence[StepResult]) -> None:
+        for slice_, result in zip(slices, results, strict=True):
+            if result.is_broken:
                 # Not counted as computed: blocks with NaN in them must not be found by others.
                 self._end(slice_.sequence, "error", NOT_A_NUMBER)
             else:
-                self._take(slice_, outcome)
+                self._take(slice_, result)
 
-    def _take(self, slice_: Slice, outcome: StepResult) -> None:
+    def _take(self, slice_: Slice, result: StepResult) -> None:
         answer, reason, error = self._answers[slice_.sequence], None, None
-        answer.score(outcome.scored)
-        num_rejected = len(slice_.draft) + 1 - len(outcome.chosen) if outcome.chosen else 0
+        answer.score(result.scored)
+        num_rejected = len(slice_.draft) + 1 - len(result.chosen) if result.chosen else 0
         try:
-            if outcome.chosen:
-                reason = answer.accept(outcome.chosen)
+            if result.chosen:
+                reason = answer.accept(result.chosen)
         except SchemaRefusal as refusal:
             reason, error = "error", str(refusal)
-        self.scheduler.computed(slice_, num_rejected)
+        self.scheduler.mark_computed(slice_, num_rejected)
         if reason is not None:
             self._end(slice_.sequence, reason, error)
 
@@ -136,7 +136,7 @@ class Batching:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch on a CPU, and Python for a thread, say so in words alone."""
+    """Whether memory ran out; torch on a CPU, and Python for a thread, only say so in the text."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY_WORDS)
     )

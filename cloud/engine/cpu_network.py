@@ -1,4 +1,4 @@
-"""The fused network in float32 on a CPU, where to start an operator costs as much as a small one.
+"""The network on a CPU in float32: fewer operators, and weights packed for few rows.
 
 Weights are laid out anew for few rows, the residual is added by the product before it, a norm is
 five operators instead of eight, and a rotation is one: the two channels that turn together lie
@@ -21,27 +21,27 @@ from backbone.config import NetworkConfig
 from backbone.network import DecoderLayer, FeedForward, Network, embedded
 from backbone.rotary import attention_factor, cos_sin
 from cloud.engine.fused_network import Dense, FusedLayer, FusedNetwork, free
-from cloud.engine.packed_linear import Product, product_with
+from cloud.engine.packed_linear import PackedLinear, pack_linear
 
 # Rows for which MKL is slow with a weight as it lies, and quick with the two changed over.
-_CHANGED_OVER = range(5, 16)
+_TRANSPOSED_ROWS = range(5, 16)
 
 
 @dataclass(frozen=True)
-class _Lean:
+class _PackedLayer:
     input_norm: Tensor
-    qkv: Product
+    qkv: PackedLinear
     qk_norm: Tensor | None  # [heads + kv_heads, dim]
-    output: Product
+    output: PackedLinear
     after_attention: Tensor | None
     before_feed: Tensor
-    gate_up: Product
-    down: Product
+    gate_up: PackedLinear
+    down: PackedLinear
     after_feed: Tensor | None
 
 
-class LeanNetwork(FusedNetwork):
-    """Takes over the weights of a network without experts."""
+class CpuNetwork(FusedNetwork):
+    """A fused network on a CPU; it takes over the weights of a network without experts."""
 
     @torch.no_grad()
     def __init__(
@@ -49,17 +49,17 @@ class LeanNetwork(FusedNetwork):
         network: Network,
         max_model_len: int,
         *,
-        add_up: Callable[[Tensor], Tensor] | None = None,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        super().__init__(network, max_model_len, add_up=add_up)
-        self._angles = _turns(network, max_model_len)
+        super().__init__(network, max_model_len, all_reduce=all_reduce)
+        self._angles = _rotations(network, max_model_len)
         self._least = torch.tensor(self._eps)
         tied = network.lm_head.weight is network.embed_tokens.weight
-        self._apart = None if tied else product_with(self._head)
-        self._lean: list[_Lean] = []
+        self._own_head = None if tied else pack_linear(self._head)
+        self.packed_layers: list[_PackedLayer] = []
         for block in network.layers:
             # One layer at a time, so that memory never holds the weights twice.
-            self._lean.append(_lean(self._layers.pop(0), self.config))
+            self.packed_layers.append(_packed(self._layers.pop(0), self.config))
             _free_rest(cast(DecoderLayer, block))
         if not tied:
             self._head = torch.empty(0)
@@ -69,23 +69,25 @@ class LeanNetwork(FusedNetwork):
         """See FusedNetwork."""
         x = embedded(functional.embedding(tokens, self._embedding), self.config)
         # By base, complex [tokens, 1, dim / 2].
-        turns = [table.index_select(0, positions) for table in self._angles]
-        for i, layer in enumerate(self._lean):
-            x = self._attended(i, layer, x, turns[self._bases[i]], attend)
+        rotations = [table.index_select(0, positions) for table in self._angles]
+        for i, layer in enumerate(self.packed_layers):
+            x = self._attended(i, layer, x, rotations[self._bases[i]], attend)
             x = self._fed(layer, x)
         return self._normed(x, self._norm)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """See FusedNetwork."""
-        if self._apart is not None:
-            found = self._apart(hidden)
-        elif len(hidden) in _CHANGED_OVER:
+        if self._own_head is not None:
+            found = self._own_head(hidden)
+        elif len(hidden) in _TRANSPOSED_ROWS:
             found = torch.mm(self._head, hidden.t()).t().contiguous()
         else:
             return super().logits(hidden)
         return soft_capped(found, self.config.final_logit_softcapping)
 
-    def _attended(self, i: int, layer: _Lean, x: Tensor, turn: Tensor, attend: Attend) -> Tensor:
+    def _attended(
+        self, i: int, layer: _PackedLayer, x: Tensor, rotation: Tensor, attend: Attend
+    ) -> Tensor:
         num_q, num_kv = self._heads
         qkv = layer.qkv(self._normed(x, layer.input_norm))
         # [tokens, heads + 2 kv_heads, dim]
@@ -93,23 +95,23 @@ class LeanNetwork(FusedNetwork):
         qk = qkv[:, : num_q + num_kv]
         if layer.qk_norm is not None:
             qk = self._normed(qk, layer.qk_norm)
-        qk = (qk.view(torch.complex64) * turn).view(torch.float32)
+        qk = (qk.view(torch.complex64) * rotation).view(torch.float32)
         q = qk[:, :num_q]
         if self.config.query_scale != 1.0:
             q = q * self.config.query_scale
         out = attend(i, q, qk[:, num_q:], qkv[:, num_q + num_kv :])
         return self._added(x, out.flatten(1), layer.output, layer.after_attention)
 
-    def _fed(self, layer: _Lean, x: Tensor) -> Tensor:
+    def _fed(self, layer: _PackedLayer, x: Tensor) -> Tensor:
         gate, up = layer.gate_up(self._normed(x, layer.before_feed)).chunk(2, -1)
         rows = self._activation(gate).mul_(up)
         return self._added(x, rows, layer.down, layer.after_feed)
 
-    def _added(self, x: Tensor, rows: Tensor, product: Product, norm: Tensor | None) -> Tensor:
+    def _added(self, x: Tensor, rows: Tensor, linear: PackedLinear, norm: Tensor | None) -> Tensor:
         """Return x with the product of rows added, which may be one of several processes' parts."""
-        if norm is None and self._add_up is None:
-            return product.onto(x, rows)
-        made = self._whole(product(rows))
+        if norm is None and self._all_reduce is None:
+            return linear.add_to(x, rows)
+        made = self._whole(linear(rows))
         return x + (made if norm is None else self._normed(made, norm))
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
@@ -118,39 +120,39 @@ class LeanNetwork(FusedNetwork):
         return (x * scale).mul_(weight)
 
 
-def is_lean(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether LeanNetwork can run a network: plain feed-forwards in float32 on a CPU."""
+def fits_cpu_network(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether CpuNetwork can run a network: plain feed-forwards in float32 on a CPU."""
     return device.type == "cpu" and dtype == torch.float32 and not config.num_experts
 
 
-def _turns(network: Network, max_model_len: int) -> list[Tensor]:
+def _rotations(network: Network, max_model_len: int) -> list[Tensor]:
     """Return for each base every position's rotations, complex64 [len, 1, dim / 2]."""
     config = network.config
     half = config.head_dim // 2
     tables = []
     for cos, sin in cos_sin(network.inverse, torch.arange(max_model_len)):  # [len, 1, dim]
-        turns = torch.complex(cos[..., :half].contiguous(), sin[..., :half].contiguous())
-        tables.append(turns * attention_factor(config))
+        rotations = torch.complex(cos[..., :half].contiguous(), sin[..., :half].contiguous())
+        tables.append(rotations * attention_factor(config))
     return tables
 
 
-def _lean(layer: FusedLayer, config: NetworkConfig) -> _Lean:
+def _packed(layer: FusedLayer, config: NetworkConfig) -> _PackedLayer:
     assert isinstance(layer.feed, Dense), "a mixture of experts stays fused"
     dim = config.head_dim
     values = config.num_key_value_heads * dim
     qk_norm = layer.qk_norm
-    return _Lean(
+    return _PackedLayer(
         input_norm=layer.input_norm,
-        qkv=product_with(
+        qkv=pack_linear(
             _paired(layer.qkv, dim, values),
             None if layer.qkv_bias is None else _paired(layer.qkv_bias, dim, values),
         ),
         qk_norm=None if qk_norm is None else _paired(qk_norm.flatten(), dim, 0).view_as(qk_norm),
-        output=product_with(layer.output, layer.output_bias),
+        output=pack_linear(layer.output, layer.output_bias),
         after_attention=layer.after_attention,
         before_feed=layer.before_feed,
-        gate_up=product_with(layer.feed.gate_up),
-        down=product_with(layer.feed.down),
+        gate_up=pack_linear(layer.feed.gate_up),
+        down=pack_linear(layer.feed.down),
         after_feed=layer.after_feed,
     )
 

@@ -1,4 +1,4 @@
-"""Decode steps recorded once as CUDA graphs, and replayed without the cost of every launch.
+"""CUDA graphs of decode steps: recorded once, replayed without the cost of every launch.
 
 A batch is padded to the next recorded size. Padding rows have no keys and write to a scratch
 place in the cache. Not yet measured on a GPU.

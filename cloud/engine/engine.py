@@ -22,7 +22,7 @@ from cloud.engine.options import EngineOptions
 from cloud.engine.overlapped_batching import OverlappedBatching
 from cloud.engine.request_state import RequestState, encode_request
 from cloud.engine.response_cache import ResponseCache
-from cloud.engine.tp_launcher import gather
+from cloud.engine.tp_launcher import launch_workers
 from offload.asker import asker
 from offload.errors import EngineStopped, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
@@ -37,10 +37,10 @@ class CloudEngine(Tokenized):
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
         """Load a model folder. Raises CheckpointError or SettingsError."""
         options = options or EngineOptions()
-        self.launcher, meeting = gather(folder, options)
+        self.launcher, rendezvous = launch_workers(folder, options)
         with self.launcher.ended_on_failure():
             model: LoadedModel = load_model(
-                folder, options, meeting, loaded=self.launcher.wait_until_loaded
+                folder, options, rendezvous, on_loaded=self.launcher.wait_until_loaded
             )
         self._card = model.card
         self._tokenizer: Tokenizer = model.tokenizer

@@ -1,4 +1,4 @@
-"""The same network with fewer, larger operators.
+"""The fused network: the reference network with fewer, larger operators.
 
 Query, key and value are one product, gate and up another; the rotary angles are looked up; no
 module is called on the way. A tiny model's step is mostly the cost of starting operators.
@@ -65,15 +65,15 @@ class FusedNetwork:
         network: Network,
         max_model_len: int,
         *,
-        add_up: Callable[[Tensor], Tensor] | None = None,
+        all_reduce: Callable[[Tensor], Tensor] | None = None,
         unasked_rows: int = 0,
     ) -> None:
-        """`add_up` joins the partial results of several processes, each with a share of layers.
+        """`all_reduce` joins the partial results of several processes, each with a share of layers.
 
         Of a mixture, steps of at most `unasked_rows` tokens never wait for the device to learn
         which experts are wanted.
         """
-        self._add_up = add_up
+        self._all_reduce = all_reduce
         self._unasked_rows = unasked_rows
         config = network.config
         self.config = config
@@ -149,7 +149,7 @@ class FusedNetwork:
         return mix(x, weights, chosen, lambda number: partial(self._dense, feed.experts[number]))
 
     def _whole(self, partial: Tensor) -> Tensor:
-        return partial if self._add_up is None else self._add_up(partial)
+        return partial if self._all_reduce is None else self._all_reduce(partial)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
         if len(x) == 1 and x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32:

@@ -1,4 +1,4 @@
-"""From a folder and options to everything that runs: network, cache, scheduler, runner."""
+"""Loading of a model: network, KV cache, scheduler and runner, from a folder and options."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backbone.tensor_shard import Share
 from backbone.terminal_text import readable
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
-from cloud.engine.cpu_network import LeanNetwork, is_lean
+from cloud.engine.cpu_network import CpuNetwork, fits_cpu_network
 from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.blocks import BlockPool
 from cloud.engine.kv.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
@@ -30,7 +30,7 @@ from cloud.engine.options import EngineOptions
 from cloud.engine.process_memory import return_large_pieces, trim_heap
 from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.tensor_parallel import Group, Meeting
+from cloud.engine.tensor_parallel import Group, Rendezvous
 from offload.errors import SettingsError
 from offload.messages import ModelCard
 
@@ -43,7 +43,7 @@ _SHORT_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What an engine needs of a model."""
+    """The parts of a loaded model that an engine runs."""
 
     card: ModelCard
     tokenizer: Tokenizer
@@ -57,36 +57,39 @@ class LoadedModel:
 def load_model(
     folder: Path,
     options: EngineOptions,
-    meeting: Meeting | None = None,
+    rendezvous: Rendezvous | None = None,
     *,
-    loaded: Callable[[], None] = lambda: None,
+    on_loaded: Callable[[], None] = lambda: None,
 ) -> LoadedModel:
     """Read the folder and lay out its memory. Raises CheckpointError or SettingsError.
 
-    With a `meeting`, this process has a share of the model and waits there for the others, once
+    With a `rendezvous`, this process has a share of the model and waits there for the others, once
     its weights are read and `loaded` has been called.
     """
-    options = options.for_process(meeting.rank if meeting else 0)
+    options = options.for_process(rendezvous.rank if rendezvous else 0)
     with on_device(options.torch_device()):
-        return _load(folder, options, meeting, loaded)
+        return _load(folder, options, rendezvous, on_loaded)
 
 
 def _load(
-    folder: Path, options: EngineOptions, meeting: Meeting | None, loaded: Callable[[], None]
+    folder: Path,
+    options: EngineOptions,
+    rendezvous: Rendezvous | None,
+    on_loaded: Callable[[], None],
 ) -> LoadedModel:
     device, dtype = options.torch_device(), options.torch_dtype()
     if device.type == "cpu":
         return_large_pieces()
         _keep_to_quota()
-    share = Share(meeting.rank, meeting.size) if meeting else Share()
+    share = Share(rendezvous.rank, rendezvous.size) if rendezvous else Share()
     network = load_network(folder, device=device, dtype=dtype, share=share)
     network.config = options.as_run(network.config)
     tokenizer = _tokenizer(folder, network.config)
     max_model_len = options.model_len(network.config)
     card = _card(folder, network, max_model_len, tokenizer)
     config = network.config
-    loaded()
-    group = Group(meeting, device) if meeting else None
+    on_loaded()
+    group = Group(rendezvous, device) if rendezvous else None
     runnable = as_runnable(network, options, max_model_len, group)
     trim_heap()  # what fusing has freed
     if device.type == "cuda":
@@ -118,15 +121,15 @@ def _keep_to_quota() -> None:
         torch.set_num_threads(max(1, math.ceil(quota)))
 
 
-def follow_engine(folder: Path, options: EngineOptions) -> None:
-    """Share a model whose engine runs in the first process, until that is closed.
+def run_torchrun_worker(folder: Path, options: EngineOptions) -> None:
+    """Compute a share of a model whose engine runs in the first process, until that is closed.
 
     For every process of a torchrun but the first; see EngineOptions.tensor_parallel_size.
     """
-    meeting = Meeting.by_torchrun(options.tensor_parallel_size)
-    if meeting is None:
+    rendezvous = Rendezvous.by_torchrun(options.tensor_parallel_size)
+    if rendezvous is None:
         raise SettingsError("this process was not started by torchrun; open a CloudEngine instead")
-    load_model(folder, options, meeting).runner.follow()
+    load_model(folder, options, rendezvous).runner.run_worker()
 
 
 def as_runnable(
@@ -135,13 +138,13 @@ def as_runnable(
     """Return the network as the engine runs it."""
     if not options.fuse_operators:
         return network
-    add_up = group.add_up if group else None
-    if is_lean(network.config, options.torch_device(), options.torch_dtype()):
-        return LeanNetwork(network, max_model_len, add_up=add_up)
+    all_reduce = group.all_reduce if group else None
+    if fits_cpu_network(network.config, options.torch_device(), options.torch_dtype()):
+        return CpuNetwork(network, max_model_len, all_reduce=all_reduce)
     return FusedNetwork(
         network,
         max_model_len,
-        add_up=add_up,
+        all_reduce=all_reduce,
         # A CPU has no queue that a question would hold up.
         unasked_rows=0 if options.torch_device().type == "cpu" else options.max_num_seqs,
     )
@@ -173,7 +176,7 @@ def _cache(
         gpu_memory_utilization=options.gpu_memory_utilization,
     )
     if group is not None:
-        num_blocks = group.least(num_blocks)
+        num_blocks = group.minimum(num_blocks)
     span = span_of(config, options.block_size)
     least = span.most_at_once(max_model_len, options.max_num_batched_tokens)
     if num_blocks < least:

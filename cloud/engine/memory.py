@@ -1,4 +1,4 @@
-"""How much memory a model will take, told before any of it is taken.
+"""The memory plan of a model: what it will take, predicted before any of it is taken.
 
 On a CPU the largest steps are tried on one empty layer, and what is resident is measured. For a GPU
 one is run without storage, on torch's meta device: every tensor that it would make is counted while
@@ -25,7 +25,7 @@ from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
 from backbone.network import Network
 from backbone.sampling import confidence
-from cloud.engine.cpu_network import is_lean
+from cloud.engine.cpu_network import fits_cpu_network
 from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.kv_cache import block_bytes, span_of, usable_bytes
 from cloud.engine.options import EngineOptions
@@ -61,7 +61,7 @@ def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
     max_model_len = options.model_len(config)
     weights = weight_bytes(config, max_model_len, options)
     if options.torch_device().type == "cpu" and is_measurable():
-        activations = rehearsed_bytes(folder, options)
+        activations = measured_activation_bytes(folder, options)
     else:
         activations = activation_bytes(config, max_model_len, options)
     usable = usable_bytes(options.torch_device(), options.gpu_memory_utilization)
@@ -94,25 +94,25 @@ def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptio
     num_weights = sum(weight.numel() for weight in network.parameters())
     num_bases = 1 if config.local_rope_theta is None else 2
     # Of each angle cosine and sine, in most networks for both of the channels that it turns.
-    per_angle = 1 if is_lean(config, options.torch_device(), options.torch_dtype()) else 2
+    per_angle = 1 if fits_cpu_network(config, options.torch_device(), options.torch_dtype()) else 2
     table = per_angle * num_bases * max_model_len * config.head_dim
     table *= options.fuse_operators
     return (num_weights + table) * options.torch_dtype().itemsize
 
 
-def rehearsed_bytes(folder: Path, options: EngineOptions) -> int:
+def measured_activation_bytes(folder: Path, options: EngineOptions) -> int:
     """Return what is resident at the peak of the largest steps beside weights and cache.
 
     Measured by a process of its own (cloud.engine.memory_probe). Raises CheckpointError.
     """
-    told = {
+    job = {
         "folder": str(folder.resolve()),
         "options": asdict(options),
         "num_threads": torch.get_num_threads(),
     }
     command = [sys.executable, "-m", "cloud.engine.memory_probe"]
     done = subprocess.run(
-        command, input=json.dumps(told) + "\n", capture_output=True, text=True, check=False
+        command, input=json.dumps(job) + "\n", capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise CheckpointError(
@@ -134,7 +134,7 @@ def activation_bytes(config: NetworkConfig, max_model_len: int, options: EngineO
 
 def peak_bytes(work: Callable[[], object]) -> int:
     """Return the most bytes that the tensors made by `work` hold at one time."""
-    with _Peak() as peak:
+    with _PeakCounter() as peak:
         work()
     return int(peak.most)
 
@@ -160,7 +160,7 @@ def _attend_unseen(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.empty_like(q)
 
 
-class _Peak(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _PeakCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the storage of every tensor made inside, for as long as it lives."""
 
     def __init__(self) -> None:

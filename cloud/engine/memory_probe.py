@@ -1,4 +1,4 @@
-"""What the largest steps take on a CPU, measured: `python -m cloud.engine.memory_probe`.
+"""The memory probe: measures what the largest steps take, `python -m cloud.engine.memory_probe`.
 
 They are run by a process of their own on one layer of every kind, with weights that nobody has
 written. What is then added to what is resident is what a step takes, with all that kernels hold for
@@ -121,10 +121,10 @@ def _empty_network(config: NetworkConfig, options: EngineOptions) -> Network:
 
 def main() -> None:
     """Measure what the input asks for, and print it as JSON."""
-    told = json.loads(sys.stdin.readline())
-    torch.set_num_threads(told["num_threads"])
-    options = EngineOptions(**told["options"])
-    config = options.as_run(NetworkConfig.load(Path(told["folder"])))
+    job = json.loads(sys.stdin.readline())
+    torch.set_num_threads(job["num_threads"])
+    options = EngineOptions(**job["options"])
+    config = options.as_run(NetworkConfig.load(Path(job["folder"])))
     with torch.inference_mode():
         torch.randn(64, 64) @ torch.randn(64, 64)  # what the libraries keep for themselves
         print(json.dumps({"bytes": measure(config, options)}))

@@ -1,4 +1,4 @@
-"""Batching that plans a step while the device still computes the one before it.
+"""Overlapped batching: plans a step while the device still computes the one before it.
 
 The tokens of the step under way are not known yet: each keeps its place in its sequence, and goes
 from device to device into the next step. Where that step would hang on them (a draft, a schema, a
@@ -24,82 +24,84 @@ Launch = Callable[[Sequence[Slice], "StepInFlight | None"], StepInFlight]
 
 
 class OverlappedBatching(Batching):
-    """At most one step is under way; what it did is told a turn later."""
+    """At most one step is under way; its results are applied a turn later."""
 
     def __init__(self, scheduler: Scheduler, step: Step, launch: Launch) -> None:
         super().__init__(scheduler, step)
         self.launch = launch
-        self._flight: StepInFlight | None = None
-        self._landed_s = 0.0
-        self.num_overlapped = 0  # steps that were launched before the one before them was told
+        self._in_flight: StepInFlight | None = None
+        self._finished_s = 0.0
+        self.num_overlapped = 0  # steps that were launched before the one before them was applied
 
     def step(self) -> None:
         """Launch the next step, then hand out what the one before it did."""
         self._end_overdue()
-        if self._flight is not None and not self.scheduler.has_room():
-            self._land()
-        slices, before = self._plan(), self._flight
+        if self._in_flight is not None and not self.scheduler.has_room():
+            self._finish_step()
+        slices, before = self._plan(), self._in_flight
         assert slices or before or not self._answers, "answers wait and none can be computed"
-        follower = self._launched(slices, before)
+        behind = self._launch_step(slices, before)
         # Where it failed, what was planned behind it is void.
-        if self._land(follower) and follower is None:
-            self._compute(self._still_asked(slices))
+        if self._finish_step(behind) and behind is None:
+            self._compute(self._still_running(slices))
 
     def cancel(self, answer: RequestState) -> None:
         """See Batching."""
         super().cancel(answer)
         if not self._answers:
-            self._flight = None  # nobody waits for it
+            self._in_flight = None  # nobody waits for it
 
-    def _launched(self, slices: list[Slice], before: StepInFlight | None) -> StepInFlight | None:
+    def _launch_step(self, slices: list[Slice], before: StepInFlight | None) -> StepInFlight | None:
         """Start a step; None where its like must wait for the one before, or cannot be started."""
-        if not slices or not all(_is_foreseeable(slice_) for slice_ in slices):
+        if not slices or not all(_can_overlap(slice_) for slice_ in slices):
             return None
         try:
             flight = self.launch(slices, before)
         except GroupLost:
             raise  # no step can be done again without the others
         except Exception as error:
-            # Done again behind the one under way, where it can be told who is guilty.
+            # Done again behind the one under way, where the failing request can be found.
             _log.debug("a step could not be launched: %s", type(error).__name__)
             return None
         for slice_ in slices:
-            self.scheduler.launched(slice_)
+            self.scheduler.mark_launched(slice_)
         self.num_overlapped += before is not None
         return flight
 
-    def _land(self, follower: StepInFlight | None = None) -> bool:
-        """Wait for the step under way and hand out its outcomes; False where it failed."""
-        flight, self._flight = self._flight, follower
+    def _finish_step(self, behind: StepInFlight | None = None) -> bool:
+        """Wait for the step under way and hand out its results; False where it failed."""
+        flight, self._in_flight = self._in_flight, behind
         if flight is None:
             return True
         try:
-            outcomes = flight.results()
+            results = flight.results()
         except Exception as error:
-            self._take_back(flight, error)
+            self._roll_back(flight, error)
             return False
         now_s = time.monotonic()
         num_tokens = sum(slice_.num_tokens for slice_ in flight.slices)
-        self.scheduler.token_budget.observe(num_tokens, now_s - max(flight.began_s, self._landed_s))
-        self._landed_s = now_s
-        both = zip(flight.slices, outcomes, strict=True)
-        # Who has ended meanwhile is not told of it.
+        self.scheduler.token_budget.observe(
+            num_tokens, now_s - max(flight.began_s, self._finished_s)
+        )
+        self._finished_s = now_s
+        both = zip(flight.slices, results, strict=True)
+        # Requests that have ended meanwhile get no result.
         kept = [one for one in both if one[0].sequence in self._answers]
-        self._apply([slice_ for slice_, _ in kept], [outcome for _, outcome in kept])
+        self._apply([slice_ for slice_, _ in kept], [result for _, result in kept])
         return True
 
-    def _take_back(self, flight: StepInFlight, error: Exception) -> None:
+    def _roll_back(self, flight: StepInFlight, error: Exception) -> None:
         """Undo a failed step and the one behind it, and do it again the plain way."""
-        follower, self._flight = self._flight, None
-        for undone in (follower, flight):
-            for slice_ in self._still_asked(undone.slices if undone else ()):
-                slice_.sequence.take_back(slice_.start)
-        if slices := self._still_asked(flight.slices):
+        behind, self._in_flight = self._in_flight, None
+        for undone in (behind, flight):
+            for slice_ in self._still_running(undone.slices if undone else ()):
+                slice_.sequence.roll_back(slice_.start)
+        if slices := self._still_running(flight.slices):
             self._recover(slices, error)
 
-    def _still_asked(self, slices: Iterable[Slice]) -> list[Slice]:
+    def _still_running(self, slices: Iterable[Slice]) -> list[Slice]:
         return [slice_ for slice_ in slices if slice_.sequence in self._answers]
 
 
-def _is_foreseeable(slice_: Slice) -> bool:
-    return not slice_.draft and slice_.sequence.is_foreseeable
+def _can_overlap(slice_: Slice) -> bool:
+    return not slice_.draft and slice_.sequence.can_overlap

@@ -1,4 +1,4 @@
-"""Products of a step's few rows with a weight on a CPU, the weight laid out for them once.
+"""Packed linear layers for a CPU: each weight is laid out once for a step's few rows.
 
 torch multiplies by a weight as checkpoints hold it, [out, in], which MKL must turn at every call.
 Measured in float32 on one thread, 8 rows: a weight of [1536, 256] takes two thirds of the time when
@@ -17,19 +17,19 @@ _LARGE = 1 << 19
 _EXPECTED_ROWS = 16  # what blocks are laid out for; any number works
 
 
-class Product(Protocol):
-    """A weight that takes the place of the one it was made of."""
+class PackedLinear(Protocol):
+    """A linear layer whose weight is packed."""
 
     def __call__(self, rows: Tensor) -> Tensor:
         """Return [rows, out] of rows [rows, in]."""
         ...
 
-    def onto(self, x: Tensor, rows: Tensor) -> Tensor:
+    def add_to(self, x: Tensor, rows: Tensor) -> Tensor:
         """Return x [rows, out] with the product added."""
         ...
 
 
-class Turned:
+class TransposedLinear:
     """A small weight, stored [in, out]."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -37,18 +37,18 @@ class Turned:
         self._bias = bias
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """See Product."""
+        """See PackedLinear."""
         if self._bias is None:
             return torch.mm(rows, self._weight)
         return torch.addmm(self._bias, rows, self._weight)
 
-    def onto(self, x: Tensor, rows: Tensor) -> Tensor:
-        """See Product."""
+    def add_to(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See PackedLinear."""
         added = torch.addmm(x, rows, self._weight)
         return added if self._bias is None else added.add_(self._bias)
 
 
-class Packed:
+class BlockedLinear:
     """A large weight, stored in oneDNN's blocks."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
@@ -56,12 +56,12 @@ class Packed:
         self._bias = bias
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """See Product."""
+        """See PackedLinear."""
         made: Tensor = _ONEDNN._linear_pointwise(rows, self._weight, self._bias, "none", [], "")
         return made
 
-    def onto(self, x: Tensor, rows: Tensor) -> Tensor:
-        """See Product."""
+    def add_to(self, x: Tensor, rows: Tensor) -> Tensor:
+        """See PackedLinear."""
         return self(rows).add_(x)
 
 
@@ -73,11 +73,11 @@ def _pack(weight: Tensor, num_rows: int) -> Tensor:
     return packed
 
 
-def product_with(weight: Tensor, bias: Tensor | None = None) -> Product:
+def pack_linear(weight: Tensor, bias: Tensor | None = None) -> PackedLinear:
     """Return how rows are multiplied by a float32 weight [out, in] on a CPU, and a bias added."""
     if weight.numel() < _LARGE or not _has_blocks():
-        return Turned(weight.detach(), bias)
-    return Packed(weight.detach(), bias)
+        return TransposedLinear(weight.detach(), bias)
+    return BlockedLinear(weight.detach(), bias)
 
 
 def _has_blocks() -> bool:

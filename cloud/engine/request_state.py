@@ -133,7 +133,7 @@ class RequestState:
         """Take the next tokens, post what they say, and return the reason to end, if any.
 
         Tokens behind the end are dropped. Each token is said by itself, also of those that one step
-        brought: what is told of it belongs to its own text. Raises SchemaRefusal where no token
+        brought: its confidence belongs to its own text. Raises SchemaRefusal where no token
         can follow.
         """
         if self._first_token_s is None:
@@ -166,15 +166,15 @@ class RequestState:
         return "length" if self.sequence.num_generated >= self.sequence.max_tokens else None
 
     def _say(self, text: str, index: int, chosen: NextToken | None = None) -> None:
-        told = () if chosen is None else (chosen,)
-        shown = told if self._shows_alternatives else ()
+        tokens = () if chosen is None else (chosen,)
+        shown = tokens if self._shows_alternatives else ()
         prompt, self._prompt_tokens = tuple(self._prompt_tokens), []
         self._post(
             Delta(
                 text=text,
                 index=index,
-                token_ids=tuple(one.token for one in told),
-                confidence=tuple(one.confidence for one in told),
+                token_ids=tuple(one.token for one in tokens),
+                confidence=tuple(one.confidence for one in tokens),
                 alternatives=tuple(self._alternatives(one.alternatives) for one in shown),
                 prompt_tokens=prompt,
                 source="cloud",

@@ -1,4 +1,4 @@
-"""Greedy answers that were given before, given again: to the device that had them, and no other."""
+"""The response cache: repeats a greedy answer, to the device that had it and no other."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ResponseCache:
         self._kept: OrderedDict[bytes, list[Delta | Finish]] = OrderedDict()
 
     def key(self, device: str, request: Request, prompt: Sequence[int]) -> bytes | None:
-        """Return by what an answer is known; None where the same may not be answered twice."""
+        """Return the key of an answer; None where it may not be repeated."""
         if not self._size or request.sampling.temperature != 0.0:
             return None
         said = msgspec.json.encode(
@@ -30,7 +30,7 @@ class ResponseCache:
         return hashlib.sha256(said).digest()
 
     def get(self, key: bytes | None) -> list[Delta | Finish] | None:
-        """Return an answer, told anew: it took no time."""
+        """Return a kept answer, or None."""
         if key is None or key not in self._kept:
             return None
         self._kept.move_to_end(key)

@@ -25,7 +25,7 @@ from cloud.engine.step import (
     build_batch,
     fill_placeholders,
 )
-from cloud.engine.tensor_parallel import Group, follow
+from cloud.engine.tensor_parallel import Group, run_group_worker
 
 if TYPE_CHECKING:
     from cloud.engine.cuda_graphs import DecodeGraphs  # brings Triton
@@ -63,7 +63,7 @@ class Runner:
     def launch(self, slices: Sequence[Slice], after: StepInFlight | None = None) -> StepInFlight:
         """Start a step, and return before its outcome is known; drafts and scores have none here.
 
-        Tokens that `after` has chosen and not told yet are taken from where it put them.
+        Tokens that `after` has chosen are taken from where it put them on the device.
         """
         self.num_steps += 1
         with torch.inference_mode(), on_device(self._device):
@@ -72,7 +72,7 @@ class Runner:
             if self.graphs is not None and self._recorded(slices, batch):
                 logits = self.graphs.logits(batch)
             else:
-                hidden = self._hidden(batch, is_fed=batch is not known)
+                hidden = self._hidden(batch, is_filled=batch is not known)
                 logits = self.network.logits(_ends(hidden, slices, batch.rows))
             choosing = [slice_.sequence for slice_ in slices if slice_.completes]
             return StepInFlight(slices, choices(logits, choosing) if choosing else logits)
@@ -96,11 +96,11 @@ class Runner:
         self.attention.prepare(batch)
         return self.network(batch.tokens, batch.positions, self.attention.attend)
 
-    def _hidden(self, batch: StepBatch, *, is_fed: bool = False) -> Tensor:
+    def _hidden(self, batch: StepBatch, *, is_filled: bool = False) -> Tensor:
         if self._group is None:
             return self.compute(batch)
         with self._group.in_step():
-            self._group.tell(batch, is_fed=is_fed)
+            self._group.send_step(batch, is_filled=is_filled)
             return self.compute(batch)
 
     def warm_up(self, cache: KVCache) -> None:
@@ -108,11 +108,11 @@ class Runner:
         with torch.inference_mode(), on_device(self._device):
             _warm_up(self.compute, cache)
 
-    def follow(self) -> None:
+    def run_worker(self) -> None:
         """Compute this process's share of the steps of another, which leads."""
         assert self._group is not None, "only a shared model has a leader"
         with torch.inference_mode(), on_device(self._device):
-            follow(self._group, self.compute)
+            run_group_worker(self._group, self.compute)
 
     def leave(self) -> None:
         """End the other processes, where the model is shared."""

@@ -16,9 +16,9 @@ _ROWS_AT_ONCE = 64  # of a scored prompt: logits of thousands of rows would not 
 
 def choose_tokens(logits: Tensor, sequences: Sequence[Tokens]) -> list[NextToken]:
     """Return the token of each row of float32 logits [rows, vocab]."""
-    told = choices(logits, sequences).tolist()
+    chosen = choices(logits, sequences).tolist()
     ranked = likeliest(logits, [sequence.num_alternatives for sequence in sequences])
-    return [NextToken.from_row(row, others) for row, others in zip(told, ranked, strict=True)]
+    return [NextToken.from_row(row, others) for row, others in zip(chosen, ranked, strict=True)]
 
 
 def choices(logits: Tensor, sequences: Sequence[Tokens]) -> Tensor:

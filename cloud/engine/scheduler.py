@@ -1,4 +1,4 @@
-"""Who computes how many tokens in the next step.
+"""The scheduler: which sequences compute how many tokens in the next step.
 
 There is no prefill phase and no decode phase (vLLM's V1 scheduler): every step hands out a budget
 of tokens, to running answers first, then to prompts in pieces, those of the device that was served
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.sequence import GIVEN_BACK, Sequence
+from cloud.engine.sequence import FREED, Sequence
 from cloud.engine.step import Slice, TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 from offload.messages import EngineLoad
@@ -21,7 +21,7 @@ _MOST_DRAFTING = 4
 
 
 class Scheduler:
-    """Holds the waiting and the running, and moves sequences between them."""
+    """Moves sequences between waiting and running, and plans each step."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class Scheduler:
         self._max_num_seqs = max_num_seqs
         self.budget = max_num_batched_tokens  # tokens of one step
         self.num_preemptions = 0
-        self.num_looked_up = self.num_found = 0  # tokens of prompts, in the prefix cache
+        self.num_prefix_queries = self.num_prefix_hits = 0  # tokens of prompts, in the prefix cache
 
     def add(self, sequence: Sequence) -> None:
         """Put a new sequence at the end of the queue."""
@@ -64,19 +64,19 @@ class Scheduler:
         budget = self.token_budget.limit(self.budget)
         preempted_before = self.num_preemptions
         slices: list[Slice] = []
-        self._let_newcomers_in()
+        self._admit_newcomers()
         roomy = self.num_preemptions == preempted_before
-        for sequence in self._in_turn():
+        for sequence in self._by_priority():
             count = 0 if sequence.is_all_chosen else min(sequence.num_pending, budget)
             if sequence in self.running and count and self._make_room(sequence, count, slices):
-                slices.append(self._planned(sequence, count))
+                slices.append(self._slice_of(sequence, count))
                 budget -= count
         # Where room had to be made, newcomers would only throw each other out.
         roomy = roomy and self.num_preemptions == preempted_before
         while roomy and budget > 0 and (admitted := self._admit()) is not None:
             count = min(admitted.num_pending, budget)
             self._grow(admitted, count)
-            slices.append(self._planned(admitted, count))
+            slices.append(self._slice_of(admitted, count))
             budget -= count
         few = len(slices) <= _MOST_DRAFTING
         slices = [
@@ -88,7 +88,7 @@ class Scheduler:
         slices.sort(key=lambda slice_: slice_.num_tokens > 1)
         return slices
 
-    def computed(self, slice_: Slice, num_rejected: int = 0) -> None:
+    def mark_computed(self, slice_: Slice, num_rejected: int = 0) -> None:
         """Count a slice as computed, and let its full blocks be found by others.
 
         The last `num_rejected` tokens of its draft proved wrong.
@@ -102,13 +102,13 @@ class Scheduler:
         names = sequence.block_names(full, self._block_size)
         for at in range(slice_.start // self._block_size, full):
             self.pool.name(sequence.blocks[at], names[at])
-        self._give_back(sequence, reached)
+        self._free_behind_window(sequence, reached)
 
-    def launched(self, slice_: Slice) -> None:
+    def mark_launched(self, slice_: Slice) -> None:
         """Plan on from behind a slice whose outcome is not known yet."""
         slice_.sequence.num_computed = slice_.start + slice_.num_tokens
         if slice_.completes:
-            slice_.sequence.expect()
+            slice_.sequence.append_placeholder()
 
     def has_room(self) -> bool:
         """Whether the next step needs nobody to give way, whatever it plans."""
@@ -116,7 +116,7 @@ class Scheduler:
         for sequence in self.running:
             reached = sequence.num_computed + min(sequence.num_pending, self.budget)
             missing += max(0, self._span.num_blocks(reached) - len(sequence.blocks))
-        return missing <= self.pool.num_free and not self._needs_way()
+        return missing <= self.pool.num_free and not self._needs_preemption()
 
     def shrink(self, num_tokens: int) -> bool:
         """Plan for half the tokens of a step that ran out of memory; False below one token."""
@@ -126,7 +126,7 @@ class Scheduler:
     def preempt(self, sequence: Sequence) -> None:
         """Send a running sequence back to the head of the queue; it will be computed again."""
         self._stop(sequence)
-        self.waiting.give_back(sequence)
+        self.waiting.put_first(sequence)
 
     def _stop(self, sequence: Sequence) -> None:
         assert not sequence.num_placeholders, "who gives way has no token under way"
@@ -146,8 +146,8 @@ class Scheduler:
             num_running=len(self.running),
             num_waiting=len(self.waiting),
             kv_cache_usage=self.pool.usage,
-            prefix_cache_queries=self.num_looked_up,
-            prefix_cache_hits=self.num_found,
+            prefix_cache_queries=self.num_prefix_queries,
+            prefix_cache_hits=self.num_prefix_hits,
             num_preemptions=self.num_preemptions,
         )
 
@@ -158,7 +158,7 @@ class Scheduler:
         assert not any(sequence.blocks for sequence in self.waiting), "a waiting one holds blocks"
         self.pool.check_integrity(sequence.held_blocks for sequence in self.running)
 
-    def _in_turn(self) -> list[Sequence]:
+    def _by_priority(self) -> list[Sequence]:
         """Return answers before prompts, so that a long prompt never holds up a reader.
 
         Among prompts that of the device for which least was done is first.
@@ -166,12 +166,12 @@ class Scheduler:
 
         def turn(sequence: Sequence) -> tuple[bool, tuple[int, int], int]:
             reads = sequence.num_pending > 1
-            claim = self.waiting.claim(sequence) if reads else (0, 0)
-            return reads, claim, sequence.number
+            priority = self.waiting.priority(sequence) if reads else (0, 0)
+            return reads, priority, sequence.number
 
         return sorted(self.running, key=turn)
 
-    def _let_newcomers_in(self) -> None:
+    def _admit_newcomers(self) -> None:
         """Start one sequence of every device that has none running; who runs most makes way."""
         while (newcomer := self.waiting.newcomer(self._running_of())) is not None:
             while self._admit(newcomer) is None:
@@ -179,7 +179,7 @@ class Scheduler:
                 if victim is None:
                     return
                 self._stop(victim)
-                self.waiting.set_back(victim)
+                self.waiting.put_first_of_device(victim)
 
     def _running_of(self) -> Counter[str]:
         return Counter(sequence.device for sequence in self.running)
@@ -192,7 +192,7 @@ class Scheduler:
         ]
         return max(free, key=lambda s: (counts[s.device], s.number), default=None)
 
-    def _needs_way(self) -> bool:
+    def _needs_preemption(self) -> bool:
         """Whether a device that has nothing running can be let in only if another makes way."""
         counts = self._running_of()
         if self.waiting.newcomer(counts) is None or not counts:
@@ -208,8 +208,8 @@ class Scheduler:
         sequence = sequence or self.waiting.next()
         if sequence is None or len(self.running) >= self._max_num_seqs:
             return None
-        found = self._found(sequence)
-        held = [block for block in found if block != GIVEN_BACK]
+        found = self._cached_blocks(sequence)
+        held = [block for block in found if block != FREED]
         fresh = self._span.most_at_once(len(sequence.tokens), self.budget) - len(held)
         if self.pool.num_free < fresh + self.pool.num_idle(held):
             return None
@@ -218,21 +218,21 @@ class Scheduler:
         sequence.blocks = found
         sequence.num_computed = sequence.num_cached_tokens = len(found) * self._block_size
         if not sequence.num_preemptions:
-            self.num_looked_up += sequence.num_prompt_tokens
-            self.num_found += sequence.num_cached_tokens
+            self.num_prefix_queries += sequence.num_prompt_tokens
+            self.num_prefix_hits += sequence.num_cached_tokens
             sequence.num_prompt_cached = sequence.num_cached_tokens
         self.running.append(sequence)
         return sequence
 
-    def _found(self, sequence: Sequence) -> list[int]:
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """Return the table of a sequence's beginning, as far as the cache knows it."""
         if sequence.wants_scores:
             return []
         # The last token is always computed: its logits are what is asked for.
         count = (len(sequence.tokens) - 1) // self._block_size
         found = self.pool.find(sequence.block_names(count, self._block_size))
-        for at in self._behind(len(found) * self._block_size):
-            found[at] = GIVEN_BACK
+        for at in self._behind_window(len(found) * self._block_size):
+            found[at] = FREED
         return found
 
     def _with_draft(self, slice_: Slice, limit: int) -> Slice:
@@ -247,7 +247,7 @@ class Scheduler:
             return slice_
         return Slice(sequence, 1 + len(draft), draft)
 
-    def _planned(self, sequence: Sequence, count: int) -> Slice:
+    def _slice_of(self, sequence: Sequence, count: int) -> Slice:
         """Return the next `count` tokens as a slice, and count them as work for its device."""
         left = max(0, sequence.num_prompt_tokens - sequence.num_computed)
         num_read = min(left, count)
@@ -282,13 +282,13 @@ class Scheduler:
         self.pool.release(sequence.held_blocks)
         sequence.blocks = []
 
-    def _give_back(self, sequence: Sequence, reached: int) -> None:
+    def _free_behind_window(self, sequence: Sequence, reached: int) -> None:
         """Release the blocks that no token from `reached` on will see."""
-        for at in reversed(self._behind(reached)):
-            if sequence.blocks[at] == GIVEN_BACK:
+        for at in reversed(self._behind_window(reached)):
+            if sequence.blocks[at] == FREED:
                 break  # and so were those before it
             self.pool.release((sequence.blocks[at],))
-            sequence.blocks[at] = GIVEN_BACK
+            sequence.blocks[at] = FREED
 
-    def _behind(self, reached: int) -> range:
+    def _behind_window(self, reached: int) -> range:
         return range(self._span.num_sink_blocks, self._span.num_behind(reached))

@@ -1,4 +1,4 @@
-"""One request on its way through the engine: tokens known, tokens computed, blocks held."""
+"""A sequence in the engine: its known tokens, how many are computed, and its blocks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from backbone.sampling import Sampler
 from cloud.engine.kv.blocks import ROOT, chain_hash, salted
 from cloud.engine.lookup import SequenceLookup
 
-GIVEN_BACK = -1  # stands in a table for a block behind the window
+FREED = -1  # stands in a table for a block behind the window
 _numbers = itertools.count()
 _UNKNOWN = -1  # no token: what is computed from it by mistake fails
 
 
 class Sequence:
-    """Prompt and answer as one list of tokens; the first `num_computed` have keys and values.
+    """Prompt and answer as one list of tokens; the first `num_computed` are in the KV cache.
 
     There is no phase: a prompt in pieces, a decode step and a recomputation after preemption
     are all "tokens not computed yet".
@@ -43,10 +43,10 @@ class Sequence:
         self.max_tokens = max_tokens
         self.sampler = sampler
         self.deadline_s = deadline_s  # on time.monotonic's clock
-        self.num_alternatives = num_alternatives  # likeliest tokens to tell at every place
+        self.num_alternatives = num_alternatives  # likeliest tokens to report at every place
         # Tokens of the prompt whose likelihood is known; the first has none. None: not asked for.
         self.num_scored = 1 if scores_prompt else None
-        self.num_placeholders = 0  # tokens at the end that the device has chosen and not told yet
+        self.num_placeholders = 0  # tokens at the end that only the device knows yet
         self.num_computed = 0
         self.num_preemptions = 0
         self.num_cached_tokens = 0  # found in the prefix cache on the last admission
@@ -57,13 +57,13 @@ class Sequence:
 
     @property
     def num_pending(self) -> int:
-        """Tokens whose keys and values are still to be computed."""
+        """Tokens that are still to be computed."""
         return len(self.tokens) - self.num_computed
 
     @property
     def held_blocks(self) -> list[int]:
         """Blocks of the table that were not given back."""
-        return [block for block in self.blocks if block != GIVEN_BACK]
+        return [block for block in self.blocks if block != FREED]
 
     @property
     def num_generated(self) -> int:
@@ -79,7 +79,7 @@ class Sequence:
         )
 
     @property
-    def is_foreseeable(self) -> bool:
+    def can_overlap(self) -> bool:
         """Whether a step can be planned before the token of the one before it is known.
 
         Not where the choice hangs on earlier ones, nor where more is asked for than tokens.
@@ -101,7 +101,7 @@ class Sequence:
         return () if self.lookup is None else self.lookup.draft(self.tokens, limit)
 
     def append(self, token: int) -> None:
-        """Add a chosen token, or learn the first of those that were expected."""
+        """Add a chosen token, or fill the first placeholder."""
         if self.num_placeholders:
             self.tokens[len(self.tokens) - self.num_placeholders] = token
             self.num_placeholders -= 1
@@ -109,13 +109,13 @@ class Sequence:
             self.tokens.append(token)
         self.sampler.took(token)
 
-    def expect(self) -> None:
-        """Keep the place of a token that the device has chosen and not told yet."""
+    def append_placeholder(self) -> None:
+        """Append a placeholder for a token that only the device knows yet."""
         self.tokens.append(_UNKNOWN)
         self.num_placeholders += 1
 
-    def take_back(self, num_computed: int) -> None:
-        """Forget what is under way: it has failed, and is computed again from there."""
+    def roll_back(self, num_computed: int) -> None:
+        """Forget the step in flight: it has failed, and is computed again from there."""
         del self.tokens[len(self.tokens) - self.num_placeholders :]
         self.num_placeholders = 0
         self.num_computed = num_computed

@@ -122,15 +122,15 @@ def fill_placeholders(
     batch: StepBatch, slices: Items[Slice], before: StepInFlight | None
 ) -> StepBatch:
     """Return a batch whose placeholder tokens are those that the step before it has chosen."""
-    places: list[tuple[int, int]] = []
+    filled: list[tuple[int, int]] = []
     for slice_, row in zip(slices, batch.rows, strict=True):
         if slice_.sequence.num_placeholders:
             assert before is not None, "a token is unknown and no step is in flight"
             # It is the last of its sequence, and of its row.
-            places.append((row.first + row.num_new - 1, before.row_of[slice_.sequence]))
-    if not places or before is None:
+            filled.append((row.first + row.num_new - 1, before.row_of[slice_.sequence]))
+    if not filled or before is None:
         return batch
-    at, rows = to_device(torch.tensor(places).T.contiguous(), batch.tokens.device)
+    at, rows = to_device(torch.tensor(filled).T.contiguous(), batch.tokens.device)
     tokens = batch.tokens.index_copy(0, at, before.tokens.index_select(0, rows))
     return replace(batch, tokens=tokens)
 

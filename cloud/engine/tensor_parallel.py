@@ -1,9 +1,8 @@
-"""One model over several processes: each holds a share of every layer's heads and channels.
+"""Tensor parallelism: several processes each hold a share of every layer's heads and channels.
 
 A layer adds up its partial results twice (Megatron-LM, arXiv 1909.08053; backbone/tensor_shard.py
-says
-who holds what). The first process is the engine: it plans and chooses, and tells the others each
-step, as one tensor of integers.
+says who holds what). The first process is the engine: it plans and chooses, and sends the others
+each step, as one tensor of integers.
 """
 
 from __future__ import annotations
@@ -23,20 +22,20 @@ from offload.errors import SettingsError
 
 # An engine may have nothing to do for days, and the others wait for its word all the while. One
 # that dies is noticed by its closed connection, not by this.
-_PATIENCE = timedelta(days=365)
+_TIMEOUT = timedelta(days=365)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Meeting:
-    """Where the processes of one model meet, and which of them this is; 0 leads."""
+class Rendezvous:
+    """The address where the processes of one model meet, and the rank of this one; 0 leads."""
 
     rank: int
     size: int
     address: str = "env://"  # torch.distributed's init_method; torchrun's variables
 
     @classmethod
-    def by_torchrun(cls, size: int) -> Meeting | None:
-        """Return the meeting that torchrun's variables say, or None where there are none.
+    def by_torchrun(cls, size: int) -> Rendezvous | None:
+        """Return the rendezvous that torchrun's variables say, or None where there are none.
 
         Raises SettingsError where torchrun started another number of processes.
         """
@@ -58,66 +57,66 @@ class GroupLost(RuntimeError):
 class Group:
     """The processes that run one model; `rank` 0 leads."""
 
-    def __init__(self, meeting: Meeting, device: torch.device) -> None:
+    def __init__(self, rendezvous: Rendezvous, device: torch.device) -> None:
         """Wait for the others. Raises SettingsError where they do not come."""
-        self.rank, self.size = meeting.rank, meeting.size
+        self.rank, self.size = rendezvous.rank, rendezvous.size
         self._lost = False
         try:
             distributed.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",
-                init_method=meeting.address,
-                rank=meeting.rank,
-                world_size=meeting.size,
-                timeout=_PATIENCE,
+                init_method=rendezvous.address,
+                rank=rendezvous.rank,
+                world_size=rendezvous.size,
+                timeout=_TIMEOUT,
             )
-            # Steps are told on the host's own network, which NCCL does not use.
-            self._words = distributed.new_group(backend="gloo", timeout=_PATIENCE)
+            # Steps are sent on the host's own network, which NCCL does not use.
+            self._host_group = distributed.new_group(backend="gloo", timeout=_TIMEOUT)
         except (ValueError, RuntimeError) as error:
             raise SettingsError(
-                f"tensor_parallel_size is {meeting.size} and the processes did not meet "
+                f"tensor_parallel_size is {rendezvous.size} and the processes did not meet "
                 f"({str(error).splitlines()[0]}); end what is left of them and start again"
             ) from None
         self._device = device
 
-    def add_up(self, partial: Tensor) -> Tensor:
+    def all_reduce(self, partial: Tensor) -> Tensor:
         """Return the sum of all processes' tensors."""
         distributed.all_reduce(partial)
         return partial
 
-    def least(self, value: int) -> int:
+    def minimum(self, value: int) -> int:
         """Return the least of all processes' values."""
         found = torch.tensor(value, device=self._device)
         distributed.all_reduce(found, distributed.ReduceOp.MIN)
         return int(found)
 
-    def tell(self, batch: StepBatch | None, *, is_fed: bool = False) -> None:
-        """Tell the others what the next step computes; None ends them.
+    def send_step(self, batch: StepBatch | None, *, is_filled: bool = False) -> None:
+        """Send the next step to the other processes; None ends them.
 
-        Tokens of a batch that `is_fed` are known to the device alone, and go from device to device.
+        Tokens of a batch that `is_filled` are on the device alone, and go from device to device.
         """
-        words = torch.tensor([] if batch is None else _pack(batch, is_fed), dtype=torch.int64)
-        distributed.broadcast(torch.tensor(len(words)), 0, group=self._words)
+        words = torch.tensor([] if batch is None else _pack(batch, is_filled), dtype=torch.int64)
+        distributed.broadcast(torch.tensor(len(words)), 0, group=self._host_group)
         if len(words):
-            distributed.broadcast(words, 0, group=self._words)
-        if batch is not None and is_fed:
+            distributed.broadcast(words, 0, group=self._host_group)
+        if batch is not None and is_filled:
             distributed.broadcast(batch.tokens, 0)
 
-    def hear(self) -> StepBatch | None:
-        """Return what the first process tells."""
+    def receive_step(self) -> StepBatch | None:
+        """Receive a step from the first process."""
         size = torch.tensor(0)
-        distributed.broadcast(size, 0, group=self._words)
+        distributed.broadcast(size, 0, group=self._host_group)
         if not int(size):
             return None
         words = torch.zeros(int(size), dtype=torch.int64)
-        distributed.broadcast(words, 0, group=self._words)
-        batch, is_fed = _unpack(words, self._device)
-        if is_fed:
+        distributed.broadcast(words, 0, group=self._host_group)
+        batch, is_filled = _unpack(words, self._device)
+        if is_filled:
             distributed.broadcast(batch.tokens, 0)
         return batch
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        """Compute a step that was told. Raises GroupLost where the block fails."""
+        """Compute a step that was sent. Raises GroupLost where the block fails."""
         try:
             yield
         except Exception as error:
@@ -125,24 +124,24 @@ class Group:
             raise GroupLost(f"a step of the shared model failed: {type(error).__name__}") from error
 
     def leave(self) -> None:
-        """End the group; the first process also ends the others, while they still hear it."""
+        """End the group; the first process also ends the others, while they still listen."""
         if self.rank == 0 and not self._lost:
-            # One that died already needs no telling.
+            # One that died already is not there to receive it.
             with suppress(RuntimeError):
-                self.tell(None)
+                self.send_step(None)
         distributed.destroy_process_group()
 
 
-def follow(group: Group, compute: Callable[[StepBatch], object]) -> None:
+def run_group_worker(group: Group, compute: Callable[[StepBatch], object]) -> None:
     """Compute this process's share of every step until the first process leaves."""
-    while (batch := group.hear()) is not None:
+    while (batch := group.receive_step()) is not None:
         compute(batch)
     group.leave()
 
 
-def _pack(batch: StepBatch, is_fed: bool = False) -> list[int]:
-    assert batch.on_host is not None, "only what lies on the host can be told without waiting"
-    words = [len(batch.tokens), int(is_fed), *batch.on_host.flatten().tolist()]
+def _pack(batch: StepBatch, is_filled: bool = False) -> list[int]:
+    assert batch.on_host is not None, "only what lies on the host can be sent without waiting"
+    words = [len(batch.tokens), int(is_filled), *batch.on_host.flatten().tolist()]
     for row in batch.rows:
         words += [row.first, row.num_new, row.num_context, len(row.blocks), *row.blocks]
     return words
@@ -150,7 +149,7 @@ def _pack(batch: StepBatch, is_fed: bool = False) -> list[int]:
 
 def _unpack(words: Tensor, device: torch.device) -> tuple[StepBatch, bool]:
     values = words.tolist()
-    count, is_fed, at = values[0], bool(values[1]), 2
+    count, is_filled, at = values[0], bool(values[1]), 2
     on_device = to_device(words, device)
     parts = [on_device[at + i * count : at + (i + 1) * count] for i in range(3)]
     at += 3 * count
@@ -159,4 +158,4 @@ def _unpack(words: Tensor, device: torch.device) -> tuple[StepBatch, bool]:
         first, num_new, num_context, num_blocks = values[at : at + 4]
         at += 4 + num_blocks
         rows.append(BatchRow(first, num_new, num_context, values[at - num_blocks : at]))
-    return StepBatch(parts[0], parts[1], parts[2], rows), is_fed
+    return StepBatch(parts[0], parts[1], parts[2], rows), is_filled

@@ -1,4 +1,4 @@
-"""The other processes of a shared model: started with the engine, and ended with it.
+"""The launcher of tensor-parallel workers: started with the engine, and ended with it.
 
 Each runs `python -m cloud.engine.tp_worker`. It reads its share of the weights, says so in one line
 on its standard output, and then meets the others at a file of torch.distributed's own. Its
@@ -21,7 +21,7 @@ from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
 from backbone.tensor_shard import Share
 from cloud.engine.options import EngineOptions
-from cloud.engine.tensor_parallel import Meeting
+from cloud.engine.tensor_parallel import Rendezvous
 
 _END_S = 10.0  # for a process to leave once it was told
 
@@ -29,9 +29,11 @@ _END_S = 10.0  # for a process to leave once it was told
 class TpLauncher:
     """Processes that this one started; there may be none."""
 
-    def __init__(self, processes: list[subprocess.Popen[str]], place: Path | None = None) -> None:
+    def __init__(
+        self, processes: list[subprocess.Popen[str]], meeting_folder: Path | None = None
+    ) -> None:
         self.processes = processes
-        self._place = place
+        self._folder = meeting_folder
 
     def wait_until_loaded(self) -> None:
         """Wait until all have read their weights. Raises NearfarError for one that cannot."""
@@ -39,7 +41,7 @@ class TpLauncher:
             assert process.stdout is not None, "its output is a pipe"
             line = process.stdout.readline().strip()
             if line != "loaded":
-                reason = line or "it ended without a word"
+                reason = line or "it ended without an error"
                 raise NearfarError(f"process {rank} of the shared model failed: {reason}")
 
     def lost(self) -> str | None:
@@ -75,11 +77,11 @@ class TpLauncher:
                 process.wait()
             assert process.stdout is not None, "its output is a pipe"
             process.stdout.close()
-        if self._place is not None:
-            shutil.rmtree(self._place, ignore_errors=True)
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
-def gather(folder: Path, options: EngineOptions) -> tuple[TpLauncher, Meeting | None]:
+def launch_workers(folder: Path, options: EngineOptions) -> tuple[TpLauncher, Rendezvous | None]:
     """Start the other processes of a shared model, unless torchrun has; return where to meet.
 
     Raises CheckpointError for a model that cannot be shared so, before anything is started.
@@ -88,16 +90,16 @@ def gather(folder: Path, options: EngineOptions) -> tuple[TpLauncher, Meeting | 
     if size == 1:
         return TpLauncher([]), None
     Share(0, size).of_config(NetworkConfig.load(folder))
-    if (meeting := Meeting.by_torchrun(size)) is not None:
-        return TpLauncher([]), meeting
-    place = Path(tempfile.mkdtemp(prefix="nearfar-crew-"))
-    address = f"file://{place / 'meeting'}"
-    told = {"folder": str(folder.resolve()), "options": asdict(options), "address": address}
-    processes = [_start(rank, told) for rank in range(1, size)]
-    return TpLauncher(processes, place), Meeting(rank=0, size=size, address=address)
+    if (rendezvous := Rendezvous.by_torchrun(size)) is not None:
+        return TpLauncher([]), rendezvous
+    meeting_folder = Path(tempfile.mkdtemp(prefix="nearfar-group-"))
+    address = f"file://{meeting_folder / 'rendezvous'}"
+    job = {"folder": str(folder.resolve()), "options": asdict(options), "address": address}
+    processes = [_start(rank, job) for rank in range(1, size)]
+    return TpLauncher(processes, meeting_folder), Rendezvous(rank=0, size=size, address=address)
 
 
-def _start(rank: int, told: Mapping[str, object]) -> subprocess.Popen[str]:
+def _start(rank: int, job: Mapping[str, object]) -> subprocess.Popen[str]:
     process = subprocess.Popen(
         [sys.executable, "-m", "cloud.engine.tp_worker", str(rank)],
         stdin=subprocess.PIPE,
@@ -105,6 +107,6 @@ def _start(rank: int, told: Mapping[str, object]) -> subprocess.Popen[str]:
         text=True,
     )
     assert process.stdin is not None, "its input is a pipe"
-    process.stdin.write(json.dumps(told) + "\n")
+    process.stdin.write(json.dumps(job) + "\n")
     process.stdin.flush()
     return process

@@ -1,4 +1,4 @@
-"""One of the other processes of a shared model: `python -m cloud.engine.tp_worker RANK`.
+"""The main program of a tensor-parallel worker: `python -m cloud.engine.tp_worker RANK`.
 
 The first line of its input says what to load, as JSON. It ends when the engine says so, and when
 its input is closed: the engine is gone.
@@ -16,32 +16,32 @@ from pathlib import Path
 from backbone.errors import NearfarError
 from cloud.engine.loading import load_model
 from cloud.engine.options import EngineOptions
-from cloud.engine.tensor_parallel import Meeting
+from cloud.engine.tensor_parallel import Rendezvous
 
 
 def main() -> None:
     """Load a share of the model and compute its part of every step."""
     # Ctrl-C in a terminal reaches every process; the engine ends this one when it has drained.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    told = json.loads(sys.stdin.readline())
-    options = EngineOptions(**told["options"])
-    meeting = Meeting(
-        rank=int(sys.argv[1]), size=options.tensor_parallel_size, address=told["address"]
+    job = json.loads(sys.stdin.readline())
+    options = EngineOptions(**job["options"])
+    rendezvous = Rendezvous(
+        rank=int(sys.argv[1]), size=options.tensor_parallel_size, address=job["address"]
     )
     try:
-        model = load_model(Path(told["folder"]), options, meeting, loaded=_say_loaded)
+        model = load_model(Path(job["folder"]), options, rendezvous, on_loaded=_report_loaded)
     except NearfarError as error:
         print(error, flush=True)
         sys.exit(1)
-    model.runner.follow()
+    model.runner.run_worker()
 
 
-def _say_loaded() -> None:
+def _report_loaded() -> None:
     print("loaded", flush=True)
-    threading.Thread(target=_end_with_the_engine, daemon=True).start()
+    threading.Thread(target=_exit_with_engine, daemon=True).start()
 
 
-def _end_with_the_engine() -> None:
+def _exit_with_engine() -> None:
     sys.stdin.read()
     # A collective that waits for a dead process cannot be interrupted.
     os._exit(0)

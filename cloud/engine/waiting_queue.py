@@ -1,4 +1,4 @@
-"""Who waits for a place, and whose turn it is: no device waits because another asks much.
+"""The waiting queue, fair between devices: none waits because another asks much.
 
 A device's turn comes by the work done for it so far (virtual token counters, arXiv 2401.00588);
 among its own requests by arrival, or the shortest first for as long as none has waited too long.
@@ -44,11 +44,11 @@ class WaitingQueue:
         self._num_known[device] += 1
         self._queues.setdefault(device, deque()).append(sequence)
 
-    def give_back(self, sequence: Sequence) -> None:
+    def put_first(self, sequence: Sequence) -> None:
         """Put a sequence that had to give way at the head."""
         self._returned.appendleft(sequence)
 
-    def set_back(self, sequence: Sequence) -> None:
+    def put_first_of_device(self, sequence: Sequence) -> None:
         """Put a sequence that made way for another device at the head of its own."""
         queues = self._queues
         queues.setdefault(sequence.device, deque()).appendleft(sequence)
@@ -61,9 +61,9 @@ class WaitingQueue:
             for device, queue in self._queues.items()
             if not running[device] and device not in back
         ]
-        return self._shortest(min(away, key=self._claim)) if away else None
+        return self._shortest(min(away, key=self._priority)) if away else None
 
-    def claim(self, sequence: Sequence) -> tuple[int, int]:
+    def priority(self, sequence: Sequence) -> tuple[int, int]:
         """Return the work done for a sequence's device, and how much it asks; least is first."""
         return self._work[sequence.device], self._num_known[sequence.device]
 
@@ -73,7 +73,7 @@ class WaitingQueue:
             return self._returned[0]
         if not self._queues:
             return None
-        return self._shortest(min(self._queues.values(), key=self._claim))
+        return self._shortest(min(self._queues.values(), key=self._priority))
 
     def take(self, sequence: Sequence) -> bool:
         """Take a sequence out to run; False if it does not wait."""
@@ -99,7 +99,7 @@ class WaitingQueue:
         if self._num_known[sequence.device] == 0:
             del self._num_known[sequence.device], self._work[sequence.device]
 
-    def _claim(self, queue: deque[Sequence]) -> tuple[int, int]:
+    def _priority(self, queue: deque[Sequence]) -> tuple[int, int]:
         return self._work[queue[0].device], queue[0].number
 
     def _shortest(self, queue: deque[Sequence]) -> Sequence:

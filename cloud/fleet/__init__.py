@@ -1,1 +1,1 @@
-"""Several engines as one: who answers, how many there are, and what becomes of one that dies."""
+"""Fleets of engines: replicas, their balance and number, and the model pool."""

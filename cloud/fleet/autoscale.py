@@ -1,4 +1,4 @@
-"""How many replicas there should be: pure functions of what was measured, and when to follow them.
+"""Autoscaling: how many replicas there should be, as pure functions of measured load, and when.
 
 Names and delays are those of Ray Serve's autoscaling_config, so that the same functions can be its
 `policy_function` (cloud/ray_app.py).
@@ -48,8 +48,8 @@ class ScalingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measure:
-    """What was seen at one moment, over all replicas."""
+class LoadSample:
+    """The load at one moment, over all replicas."""
 
     at_s: float
     num_replicas: int
@@ -58,49 +58,49 @@ class Measure:
     latency_s: float = 0.0  # mean of the answers that ended
 
 
-Wish = Callable[[Sequence[Measure], ScalingOptions], float]
+ScalingPolicy = Callable[[Sequence[LoadSample], ScalingOptions], float]
 
 
-def by_queue(seen: Sequence[Measure], options: ScalingOptions) -> float:
+def by_queue(samples: Sequence[LoadSample], options: ScalingOptions) -> float:
     """Return as many as let each bear `target_ongoing_requests`."""
-    return seen[-1].ongoing / options.target_ongoing_requests
+    return samples[-1].ongoing / options.target_ongoing_requests
 
 
-def by_utilization(seen: Sequence[Measure], options: ScalingOptions) -> float:
+def by_utilization(samples: Sequence[LoadSample], options: ScalingOptions) -> float:
     """Return as many as bring the mean use to its target, as Kubernetes' HPA reckons."""
-    now = seen[-1]
+    now = samples[-1]
     return now.num_replicas * now.utilization / options.target_utilization
 
 
-def by_latency(seen: Sequence[Measure], options: ScalingOptions) -> float:
+def by_latency(samples: Sequence[LoadSample], options: ScalingOptions) -> float:
     """Return as many as bring the mean latency to its target, at most twice what there is.
 
     A latency below its target does not tell how much below its limit the load is; so no more are
     stopped than the use allows.
     """
-    now = seen[-1]
+    now = samples[-1]
     if not now.latency_s:
         return float(now.num_replicas if now.ongoing else 0)
-    wished = now.num_replicas * min(2.0, now.latency_s / options.target_latency_s)
-    return max(wished, min(by_utilization(seen, options), now.num_replicas))
+    wanted = now.num_replicas * min(2.0, now.latency_s / options.target_latency_s)
+    return max(wanted, min(by_utilization(samples, options), now.num_replicas))
 
 
-def predictive(seen: Sequence[Measure], options: ScalingOptions) -> float:
+def predictive(samples: Sequence[LoadSample], options: ScalingOptions) -> float:
     """Return what the load will need when a replica that is started now is of use.
 
     Whichever is more: what is there now, Holt's linear trend (at most to twice the level), and
     what the same time yesterday brought.
     """
-    level, trend_per_s = _holt(seen[-_RECENT:])
+    level, trend_per_s = _holt(samples[-_RECENT:])
     coming = min(level + trend_per_s * options.look_ahead_s, 2.0 * level)
-    due_s = seen[-1].at_s + options.look_ahead_s - _DAY_S
+    due_s = samples[-1].at_s + options.look_ahead_s - _DAY_S
     width_s = max(options.look_ahead_s, 300.0)
-    yesterday = [each.ongoing for each in seen if abs(each.at_s - due_s) <= width_s]
+    yesterday = [each.ongoing for each in samples if abs(each.at_s - due_s) <= width_s]
     usual = sum(yesterday) / len(yesterday) if yesterday else 0.0
-    return max(seen[-1].ongoing, coming, usual) / options.target_ongoing_requests
+    return max(samples[-1].ongoing, coming, usual) / options.target_ongoing_requests
 
 
-WISHES: dict[str, Wish] = {
+SCALING_POLICIES: dict[str, ScalingPolicy] = {
     "queue": by_queue,
     "utilization": by_utilization,
     "latency": by_latency,
@@ -109,24 +109,24 @@ WISHES: dict[str, Wish] = {
 
 
 class Scaler:
-    """Follows a wish within bounds, and only when it has lasted; time is the measures' own."""
+    """Follows a policy within bounds, and only when it has lasted; time is the measures' own."""
 
-    def __init__(self, wish: Wish, options: ScalingOptions) -> None:
-        self._wish, self._options = wish, options
+    def __init__(self, policy: ScalingPolicy, options: ScalingOptions) -> None:
+        self._policy, self._options = policy, options
         self._above_since_s: float | None = None
         self._below_since_s: float | None = None
 
-    def decide(self, seen: Sequence[Measure]) -> int:
+    def decide(self, samples: Sequence[LoadSample]) -> int:
         """Return how many replicas there should be after the newest measure."""
-        now, options = seen[-1], self._options
-        wished = math.ceil(self._wish(seen, options) - 1e-9)
-        wished = min(max(wished, options.min_replicas), options.max_replicas)
-        self._above_since_s = _since(wished > now.num_replicas, self._above_since_s, now.at_s)
-        self._below_since_s = _since(wished < now.num_replicas, self._below_since_s, now.at_s)
+        now, options = samples[-1], self._options
+        wanted = math.ceil(self._policy(samples, options) - 1e-9)
+        wanted = min(max(wanted, options.min_replicas), options.max_replicas)
+        self._above_since_s = _since(wanted > now.num_replicas, self._above_since_s, now.at_s)
+        self._below_since_s = _since(wanted < now.num_replicas, self._below_since_s, now.at_s)
         if _lasted(self._above_since_s, now.at_s, options.upscale_delay_s):
-            return wished
+            return wanted
         if _lasted(self._below_since_s, now.at_s, options.downscale_delay_s):
-            return wished
+            return wanted
         return now.num_replicas
 
 
@@ -141,11 +141,11 @@ def _lasted(since_s: float | None, now_s: float, delay_s: float) -> bool:
 
 
 def _holt(
-    seen: Sequence[Measure], weight: float = 0.3, trend_weight: float = 0.03
+    samples: Sequence[LoadSample], weight: float = 0.3, trend_weight: float = 0.03
 ) -> tuple[float, float]:
     """Return the smoothed load and its change each second (Holt 1957)."""
-    level, trend = seen[0].ongoing, 0.0
-    for before, now in pairwise(seen):
+    level, trend = samples[0].ongoing, 0.0
+    for before, now in pairwise(samples):
         step_s = max(now.at_s - before.at_s, 1e-9)
         expected = level + trend * step_s
         new = expected + weight * (now.ongoing - expected)

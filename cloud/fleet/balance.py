@@ -1,4 +1,4 @@
-"""Which replica answers: pure policies over what is known of each.
+"""Balancing policies: which replica answers, by what is known of each.
 
 A policy takes the replicas that can be asked and a request's prefix key, and returns the index of
 one. Ties go to the one that was chosen least lately, so that equals share.
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from offload.errors import SettingsError
-from offload.messages import Request
+from offload.messages import EngineLoad, Request
 
 _PREFIX_CHARS = 1024  # of a prompt; conversations that share so much share their cache
 _POINTS = 64  # of each replica on the ring
@@ -22,7 +22,7 @@ _POINTS = 64  # of each replica on the ring
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaStatus:
-    """What is known of one replica now.
+    """The status of one replica.
 
     `num_running` are its answers in flight, `mean_s` how long its last ones took, `cache_use` the
     share of its KV cache that is taken.
@@ -150,7 +150,7 @@ def policy_named(name: str) -> Policy:
 
 
 def prefix_of(request: Request) -> bytes:
-    """Return what a prompt begins with: requests with the same share cached keys and values."""
+    """Return what a prompt begins with: requests with the same share KV cache."""
     if request.prompt_token_ids:
         return array("q", request.prompt_token_ids[: _PREFIX_CHARS // 4]).tobytes()
     text = request.prompt or "\x00".join(f"{m.role}\x01{m.content}" for m in request.messages)
@@ -166,3 +166,18 @@ def _least(
 
 def _point(key: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
+
+
+def total_load(loads: Sequence[EngineLoad | None]) -> EngineLoad | None:
+    """Return what the known loads come to; of their caches' use the mean. None where none is."""
+    known = [load for load in loads if load is not None]
+    if not known:
+        return None
+    return EngineLoad(
+        num_running=sum(load.num_running for load in known),
+        num_waiting=sum(load.num_waiting for load in known),
+        kv_cache_usage=sum(load.kv_cache_usage for load in known) / len(known),
+        prefix_cache_queries=sum(load.prefix_cache_queries for load in known),
+        prefix_cache_hits=sum(load.prefix_cache_hits for load in known),
+        num_preemptions=sum(load.num_preemptions for load in known),
+    )

@@ -1,4 +1,4 @@
-"""Several models behind one endpoint: loaded when asked for, put away when another needs room."""
+"""The model pool: several models behind one endpoint, loaded on demand, the idlest unloaded."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import cast
 
 import msgspec
 
-from cloud.fleet.total_load import sum_of
-from cloud.fleet.versions import models_in, served, version_for
+from cloud.fleet.balance import total_load
+from cloud.fleet.versions import models_in, served_versions, version_for
 from offload.engine import Breaking, Engine, Reporting
 from offload.errors import Overloaded, RequestError
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
@@ -29,7 +29,7 @@ class _Loaded:
 class ModelPool:
     """An Engine with names, one for each model in a folder (cloud/fleet/versions.py).
 
-    At most `max_loaded` are in memory: the one that was asked longest ago is put away for another,
+    At most `max_loaded` are in memory: the one that was asked longest ago is unloaded for another,
     never one that is answering or pinned. A version is switched without cutting an answer: what
     runs ends on the old one. `open_engine` may take its time; it is called in a thread.
     """
@@ -37,7 +37,7 @@ class ModelPool:
     def __init__(
         self, root: Path, open_engine: Callable[[Path], Engine], *, max_loaded: int = 1
     ) -> None:
-        """Look what is there. Raises CheckpointError or SettingsError."""
+        """List the models of the folder. Raises CheckpointError or SettingsError."""
         self._root, self._open, self._max_loaded = root, open_engine, max_loaded
         self._names = models_in(root)
         self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()  # the longest unasked first
@@ -61,8 +61,8 @@ class ModelPool:
     async def start(self) -> ModelCard:
         """Load the first model, and the pinned ones."""
         for name in self._names[::-1]:
-            if name == self._names[0] or served(self._root / name).pinned:
-                async with self._place(name, ""):
+            if name == self._names[0] or served_versions(self._root / name).pinned:
+                async with self._in_use(name, ""):
                     pass
         return self.card()
 
@@ -72,7 +72,7 @@ class ModelPool:
         if name not in self._names:
             raise RequestError(f"there is no model {name!r}; there are {', '.join(self._names)}")
         own = msgspec.structs.replace(request, model="")  # the engine has no names
-        async with self._place(name, request.session or request.id) as engine:
+        async with self._in_use(name, request.session or request.id) as engine:
             items = cast("AsyncGenerator[Delta | Finish, None]", engine.generate(own))
             async with contextlib.aclosing(items):
                 async for item in items:
@@ -81,26 +81,26 @@ class ModelPool:
     def report(self) -> EngineLoad | None:
         """Return the load of the models in memory; see offload.engine.Reporting."""
         engines = [each.engine for each in self._loaded.values()]
-        return sum_of([each.report() for each in engines if isinstance(each, Reporting)])
+        return total_load([each.report() for each in engines if isinstance(each, Reporting)])
 
     async def aclose(self) -> None:
-        """Put everything away."""
+        """Unload every model."""
         while self._loaded:
             _, loaded = self._loaded.popitem()
             await loaded.engine.aclose()
 
     @contextlib.asynccontextmanager
-    async def _place(self, name: str, asker: str) -> AsyncIterator[Engine]:
-        said = served(self._root / name)
-        folder = self._root / name / version_for(said, asker)
-        loaded = await self._fetch(folder, pinned=said.pinned)
+    async def _in_use(self, name: str, asker: str) -> AsyncIterator[Engine]:
+        versions = served_versions(self._root / name)
+        folder = self._root / name / version_for(versions, asker)
+        loaded = await self._load(folder, pinned=versions.pinned)
         loaded.num_running += 1
         try:
             yield loaded.engine
         finally:
             loaded.num_running -= 1
 
-    async def _fetch(self, folder: Path, *, pinned: bool) -> _Loaded:
+    async def _load(self, folder: Path, *, pinned: bool) -> _Loaded:
         async with self._loading:  # one at a time: memory is what is short
             if folder in self._loaded and _is_broken(self._loaded[folder].engine):
                 await self._loaded.pop(folder).engine.aclose()
@@ -117,7 +117,7 @@ class ModelPool:
             idle = [f for f, each in self._loaded.items() if not (each.num_running or each.pinned)]
             if not idle:
                 raise Overloaded(
-                    f"all {self._max_loaded} places for models are in use; ask again later, or "
+                    f"all {self._max_loaded} models in memory are in use; ask again later, or "
                     "serve with a higher --max-loaded",
                     5.0,
                 )

@@ -1,4 +1,4 @@
-"""One engine in a process of its own: started, watched, and started again when it dies."""
+"""A replica: one engine in a process of its own, supervised and restarted when it dies."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from offload.link.client import CloudLink
 from offload.messages import EngineLoad
 
 _log = logging.getLogger(__name__)
-_LOOK_S = 0.05
-_MEMORY = 0.2  # weight of the newest answer in the mean
+_POLL_S = 0.05
+_NEW_SHARE = 0.2  # weight of the newest answer in the mean
 _STOP_S = 10.0
-_ASK_S = 0.25  # between two looks at an engine's load
+_PING_S = 0.25  # between two looks at an engine's load
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaOptions:
-    """What runs in the process; see cloud/fleet/replica_main.py for `engine` and `arguments`."""
+    """The engine of the process, and its place; `engine` and `arguments` are replica_main's."""
 
     engine: str = "cloud.fleet.replica_main:open_model"
     arguments: Mapping[str, object] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class ReplicaOptions:
 
 
 class Replica:
-    """Keeps one process alive from `start` to `aclose`."""
+    """Supervises one process from `start` to `aclose`."""
 
     def __init__(self, name: str, folder: Path, options: ReplicaOptions) -> None:
         """`folder` is where its socket lies; only this user may enter it."""
@@ -48,7 +48,7 @@ class Replica:
         self._options = options
         self._link: CloudLink | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
         self.changed = asyncio.Event()  # set whenever it comes up or goes down
         self.num_running = self.num_starts = 0
         self.mean_s = 0.0
@@ -67,13 +67,13 @@ class Replica:
 
     @property
     def link(self) -> CloudLink:
-        """The way to its engine. Raises EngineStopped while there is none."""
+        """The link to its engine. Raises EngineStopped while there is none."""
         if self._link is None:
             raise EngineStopped(f"replica {self.name} is down; ask again in a moment")
         return self._link
 
-    def standing(self) -> ReplicaStatus:
-        """Return what a policy is told."""
+    def status(self) -> ReplicaStatus:
+        """Return the status that a balancing policy reads."""
         return ReplicaStatus(
             name=self.name,
             num_running=self.num_running,
@@ -83,12 +83,12 @@ class Replica:
         )
 
     def report(self) -> EngineLoad | None:
-        """Return what its engine last said of its load; None before that, and while it is down."""
+        """Return the load its engine last reported; None before that, and while it is down."""
         return self._link.report() if self._link is not None else None
 
     def start(self) -> None:
-        """Begin to keep a process alive."""
-        self._keeper = asyncio.create_task(self._keep())
+        """Begin to supervise a process."""
+        self._supervisor = asyncio.create_task(self._supervise())
 
     @contextlib.asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
@@ -101,7 +101,7 @@ class Replica:
             self.num_running -= 1
             took_s = time.monotonic() - began_s
             self.mean_s = took_s if not self.mean_s else (
-                self.mean_s + _MEMORY * (took_s - self.mean_s)
+                self.mean_s + _NEW_SHARE * (took_s - self.mean_s)
             )  # fmt: skip
             self.changed.set()
 
@@ -115,46 +115,51 @@ class Replica:
 
     async def aclose(self) -> None:
         """Stop the process."""
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._supervisor is not None:
+            self._supervisor.cancel()
+            await asyncio.gather(self._supervisor, return_exceptions=True)
 
-    async def _keep(self) -> None:
+    async def _supervise(self) -> None:
         for pause_s in Backoff():
             began_s = time.monotonic()
             try:
-                await self._live()
+                await self._run_process()
             except (LinkError, OSError) as error:
                 _log.error("replica %s did not start: %s", self.name, error)
             _log.warning("replica %s ended after %.0f s", self.name, time.monotonic() - began_s)
             await asyncio.sleep(pause_s)
 
-    async def _live(self) -> None:
+    async def _run_process(self) -> None:
         """Run one process to its end."""
+        options = self._options
         self.num_starts += 1
-        words = [self._endpoint, self._options.engine, json.dumps(dict(self._options.arguments))]
-        words.append(",".join(map(str, self._options.cores)))
+        arguments = [
+            self._endpoint,
+            options.engine,
+            json.dumps(dict(options.arguments)),
+        ]
+        arguments.append(",".join(map(str, options.cores)))
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cloud.fleet.replica_main", *words),
+            *(sys.executable, "-m", "cloud.fleet.replica_main", *arguments),
             stdin=asyncio.subprocess.PIPE,
-            env={**os.environ, **self._options.environment},
+            env={**os.environ, **options.environment},
         )
         try:
-            await self._come_up(self._process)
+            await self._connect(self._process)
             await self._process.wait()
         finally:
-            await self._go_down(self._process)
+            await self._disconnect(self._process)
 
-    async def _come_up(self, process: asyncio.subprocess.Process) -> None:
+    async def _connect(self, process: asyncio.subprocess.Process) -> None:
         link, until_s = CloudLink(self._endpoint), time.monotonic() + self._options.start_timeout_s
         while process.returncode is None and time.monotonic() < until_s:
             try:
                 await link.connect(1.0)
             except LinkError:
-                await asyncio.sleep(_LOOK_S)
+                await asyncio.sleep(_POLL_S)
                 continue
             self._link = link
-            self._asker = asyncio.create_task(_keep_asking(link))
+            self._pinger = asyncio.create_task(_keep_pinging(link))
             self.changed.set()
             return
         await link.aclose()
@@ -162,12 +167,12 @@ class Replica:
             f"its process ended or was not ready (status {process.returncode}); see its log"
         )
 
-    async def _go_down(self, process: asyncio.subprocess.Process) -> None:
+    async def _disconnect(self, process: asyncio.subprocess.Process) -> None:
         link, self._link = self._link, None
         self.changed.set()
         if link is not None:
-            self._asker.cancel()
-            await link.aclose()  # whoever waits for an answer hears of it now
+            self._pinger.cancel()
+            await link.aclose()  # which ends the answers that somebody waits for
         assert process.stdin is not None, "it was made with a pipe"
         process.stdin.close()
         try:
@@ -177,9 +182,9 @@ class Replica:
             await process.wait()
 
 
-async def _keep_asking(link: CloudLink) -> None:
-    """Keep what is known of an engine's load fresh; a link that answers does not ping by itself."""
+async def _keep_pinging(link: CloudLink) -> None:
+    """Ping, so that the reported load stays fresh; a link that answers does not ping by itself."""
     while True:
         with contextlib.suppress(LinkError, asyncio.TimeoutError):
             await link.ping()
-        await asyncio.sleep(_ASK_S)
+        await asyncio.sleep(_PING_S)

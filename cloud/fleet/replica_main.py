@@ -1,8 +1,8 @@
-"""The process of one replica: `python -m cloud.fleet.replica_main ENDPOINT ENGINE ARGUMENTS CORES`.
+"""The main program of a replica: opens an engine and serves it over a private socket.
 
-ENGINE is module:function, ARGUMENTS its keyword arguments as JSON, CORES those it may run on, with
-commas between them; empty is all. The process ends with its parent: when its standard input is
-closed.
+It runs as `python -m cloud.fleet.replica_main ENDPOINT ENGINE ARGUMENTS CORES`. ENGINE is
+module:function, ARGUMENTS its keyword arguments as JSON, CORES those it may run on, with commas
+between them; empty is all. The process ends with its parent: when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from offload.link.server import LinkServer
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 _log = logging.getLogger(__name__)
-_LOOK_S = 0.2  # between two looks whether the engine is broken
-_TELL_S = 2.0  # for answers that it broke, to be heard
-_MOST = 100_000  # answers at once: the fleet's own admission is what bounds them
+_POLL_S = 0.2  # between two looks whether the engine is broken
+_DRAIN_S = 2.0  # for answers that it broke, to be heard
+_MAX_STREAMS = 100_000  # answers at once: the fleet's own admission is what bounds them
 
 
 def open_model(folder: str, **options: object) -> Engine:
@@ -42,15 +42,15 @@ def open_model(folder: str, **options: object) -> Engine:
     return CloudEngine(Path(folder), options=EngineOptions(**options))  # type: ignore[arg-type]
 
 
-def told_whose(request: Request) -> Request:
-    """Return a request that names in its salt who asks: the child knows no other way."""
+def with_asker(request: Request) -> Request:
+    """Return a request whose salt names its asker: the replica's process knows no other way."""
     salt = hashlib.sha256(request.cache_salt.encode("utf-8", "surrogatepass")).hexdigest()
-    told = f"{asker()}\n{salt if request.cache_salt else ''}"
-    return msgspec.structs.replace(request, cache_salt=told)
+    named = f"{asker()}\n{salt if request.cache_salt else ''}"
+    return msgspec.structs.replace(request, cache_salt=named)
 
 
-class _Told:
-    """An engine that is told by each request's salt for whom it works; see told_whose."""
+class _WithAsker:
+    """Sets the asker of each request from its salt; see with_asker."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -76,21 +76,21 @@ class _Told:
 
 async def serve(engine: Engine, endpoint: str) -> None:
     """Serve over a private socket until the parent leaves."""
-    limits = AnswerLimits(max_streams=_MOST, max_streams_per_device=_MOST)
-    link = LinkServer(_Told(engine), endpoint, limits=limits)
+    limits = AnswerLimits(max_streams=_MAX_STREAMS, max_streams_per_device=_MAX_STREAMS)
+    link = LinkServer(_WithAsker(engine), endpoint, limits=limits)
     async with aclosing(engine), aclosing(link) as server:
         await server.start()
         left = asyncio.ensure_future(asyncio.to_thread(sys.stdin.buffer.read))
         while not left.done():
             if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
-                await _end_broken(server, why)
-            await asyncio.wait((left,), timeout=_LOOK_S)
+                await _exit_broken(server, why)
+            await asyncio.wait((left,), timeout=_POLL_S)
 
 
-async def _end_broken(server: LinkServer, why: str) -> None:
-    """End the process, so that its keeper starts another; whoever asked is told first."""
+async def _exit_broken(server: LinkServer, why: str) -> None:
+    """End the process, for its supervisor to start another; answers under way end first."""
     _log.error("the engine broke: %s", why)
-    await server.drain(_TELL_S)
+    await server.drain(_DRAIN_S)
     os._exit(1)  # no step that waits for a dead process could be interrupted
 
 

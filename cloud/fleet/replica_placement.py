@@ -1,4 +1,4 @@
-"""Where each replica runs: on which GPU, on which cores, and with what weight in the balance."""
+"""The placement of each replica: its GPU, its cores, and its weight in the balance."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from offload.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """One replica's place; no `gpu` leaves the choice to its device, no `cores` all of them."""
+class ReplicaPlacement:
+    """One replica's placement; no `gpu` leaves the choice to its device, no `cores` all of them."""
 
     weight: float = 1.0
     gpu: str = ""
     cores: tuple[int, ...] = ()
 
     def environment(self) -> dict[str, str]:
-        """Return what its process must be started with."""
+        """Return the environment variables of its process."""
         made = {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu else {}
         if self.cores and "OMP_NUM_THREADS" not in os.environ:
             made["OMP_NUM_THREADS"] = str(len(self.cores))
         return made
 
 
-def places_for(
+def placements_for(
     count: int,
     *,
     weights: str = "",
@@ -35,8 +35,8 @@ def places_for(
     device: str = "auto",
     allowed: Sequence[int] | None = None,
     environment: Mapping[str, str] = os.environ,
-) -> list[Place]:
-    """Return a place for each of `count` replicas. Raises SettingsError.
+) -> list[ReplicaPlacement]:
+    """Return a placement for each of `count` replicas. Raises SettingsError.
 
     `weights` and `gpus` have commas between them; `cores` are groups such as 0-3,4-7, or `auto`,
     which shares out those `allowed`. With device cuda and no `gpus`, each replica gets the next of
@@ -54,7 +54,7 @@ def places_for(
     _as_many("weights", shares, count)
     groups = _groups(cores, count, _allowed() if allowed is None else allowed)
     return [
-        Place(weight=weight, gpu=gpu.strip(), cores=group)
+        ReplicaPlacement(weight=weight, gpu=gpu.strip(), cores=group)
         for weight, gpu, group in zip(shares, named, groups, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""Several engine processes as one Engine: balanced, and none of their deaths loses a question."""
+"""Replicas: several engine processes as one engine, balanced; one's death loses no question."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-from cloud.fleet.balance import Policy, prefix_of
+from cloud.fleet.balance import Policy, prefix_of, total_load
 from cloud.fleet.replica import Replica, ReplicaOptions
-from cloud.fleet.replica_main import told_whose
-from cloud.fleet.total_load import sum_of
+from cloud.fleet.replica_main import with_asker
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
-_MOST_WAIT_S = 60.0
+_MAX_WAIT_S = 60.0
 
 
 class Replicas:
@@ -41,7 +40,7 @@ class Replicas:
 
     @property
     def replicas(self) -> Sequence[Replica]:
-        """Those that are kept alive now."""
+        """The replicas that are supervised now."""
         return tuple(self._replicas)
 
     async def start(self) -> ModelCard:
@@ -57,7 +56,7 @@ class Replicas:
         raise EngineStopped("no replica is up; ask again in a moment")
 
     def scale(self, num_replicas: int) -> None:
-        """Have so many from now on; those that are too many finish what they have."""
+        """Start or retire replicas until there are so many; a retired one finishes its answers."""
         while len(self._replicas) < num_replicas:
             number, self._numbers = self._numbers, self._numbers + 1
             replica = Replica(f"r{number}", Path(self._folder.name), self._options_of(number))
@@ -75,7 +74,7 @@ class Replicas:
         while True:
             replica = await self._choose(request, tried)
             link, said = replica.link, False
-            asked = told_whose(request)
+            asked = with_asker(request)
             async with replica.busy():
                 items = cast("AsyncGenerator[Delta | Finish, None]", link.generate(asked))
                 async with contextlib.aclosing(items):
@@ -94,8 +93,8 @@ class Replicas:
             tried.append(replica)
 
     def report(self) -> EngineLoad | None:
-        """Return the load of all that have told theirs; see offload.engine.Reporting."""
-        return sum_of([replica.report() for replica in self._replicas])
+        """Return the load of all that have reported theirs; see offload.engine.Reporting."""
+        return total_load([replica.report() for replica in self._replicas])
 
     async def aclose(self) -> None:
         """Stop every process."""
@@ -108,13 +107,13 @@ class Replicas:
     async def _choose(self, request: Request, tried: Sequence[Replica]) -> Replica:
         """Return a replica that is up, best one not tried yet; wait for one if need be."""
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + min(request.deadline_s or _MOST_WAIT_S, _MOST_WAIT_S)
+        until_s = loop.time() + min(request.deadline_s or _MAX_WAIT_S, _MAX_WAIT_S)
         while True:
             up = [replica for replica in self._replicas if replica.is_ready]
             fresh = [replica for replica in up if replica not in tried] or up
             if fresh:
-                standings = [replica.standing() for replica in fresh]
-                return fresh[self._policy.choose(standings, prefix_of(request))]
+                statuses = [replica.status() for replica in fresh]
+                return fresh[self._policy.choose(statuses, prefix_of(request))]
             if not await self._anyone_changes(until_s - loop.time()):
                 raise EngineStopped("no replica came up in time; see the log")
 

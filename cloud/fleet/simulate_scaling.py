@@ -1,15 +1,15 @@
-"""A load played to a scaler: how many replicas it asks for, and how long requests would wait."""
+"""A simulation of autoscaling: a load is played to a scaler, which shows replicas and waits."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cloud.fleet.autoscale import Measure, Scaler
+from cloud.fleet.autoscale import LoadSample, Scaler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class SimulatedStep:
     """One step of a simulation."""
 
     at_s: float
@@ -29,15 +29,15 @@ def simulate(
     concurrent: float = 2.0,
     start_s: float = 60.0,
     num_replicas: int = 1,
-) -> list[Moment]:
+) -> list[SimulatedStep]:
     """Play `load`, in arrivals a second at each step, as a fluid queue.
 
     A replica serves `served_per_s`, writing `concurrent` answers at once, and one that is started
     is of use after `start_s`.
     """
     each_s = concurrent / served_per_s  # Little's law: how long one answer is in work
-    seen: list[Measure] = []
-    moments: list[Moment] = []
+    seen: list[LoadSample] = []
+    moments: list[SimulatedStep] = []
     starting: list[float] = []  # when each will be ready
     queue, ready = 0.0, num_replicas
     for number, arrivals_per_s in enumerate(load):
@@ -51,7 +51,7 @@ def simulate(
         utilization = served / could if could else 1.0
         wait_s = queue / (ready * served_per_s) if ready else queue
         seen.append(
-            Measure(
+            LoadSample(
                 at_s=at_s,
                 num_replicas=ready + len(starting),
                 ongoing=queue + served / step_s * each_s,
@@ -60,7 +60,7 @@ def simulate(
             )
         )
         moments.append(
-            Moment(
+            SimulatedStep(
                 at_s=at_s,
                 arrivals_per_s=arrivals_per_s,
                 queue=queue,

@@ -1,4 +1,4 @@
-"""Models and their versions on disk: which folders there are, and which of them is served.
+"""The models and versions of a model pool on disk, and which version of each is served.
 
 ROOT/NAME is a model folder, or holds one folder for each version. ROOT/NAME/serve.json says what
 is served: {"current": "2", "canary": "3", "canary_share": 0.1, "pinned": true}; without it, the
@@ -17,11 +17,11 @@ from backbone.error_causes import cause
 from backbone.errors import CheckpointError
 from offload.errors import SettingsError
 
-SAYS = "serve.json"
+SERVE_FILE = "serve.json"
 
 
-class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What an operator says of one model."""
+class ServedVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of a model's serve.json."""
 
     current: str = ""
     canary: str = ""
@@ -47,29 +47,30 @@ def versions_of(model: Path) -> list[str]:
     return sorted(found, key=_natural)
 
 
-def served(model: Path) -> Served:
-    """Return what serve.json says, its gaps filled. Raises SettingsError."""
-    path, versions = model / SAYS, versions_of(model)
+def served_versions(model: Path) -> ServedVersions:
+    """Return the contents of serve.json, defaults filled in. Raises SettingsError."""
+    path, versions = model / SERVE_FILE, versions_of(model)
     if not versions:
         raise SettingsError(f"{model} holds no version any more; put one back")
     try:
-        said = msgspec.json.decode(path.read_bytes(), type=Served) if path.exists() else Served()
+        listed = path.read_bytes() if path.exists() else b"{}"
+        chosen = msgspec.json.decode(listed, type=ServedVersions)
     except (OSError, msgspec.DecodeError) as error:
         raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
-    for name in (said.current, said.canary):
+    for name in (chosen.current, chosen.canary):
         if name and name not in versions:
             raise SettingsError(f"{path} names {name!r}; there are {', '.join(versions)}")
-    if not 0.0 <= said.canary_share <= 1.0:
-        raise SettingsError(f"{path}: canary_share is {said.canary_share}; it must be 0 to 1")
-    return msgspec.structs.replace(said, current=said.current or versions[-1])
+    if not 0.0 <= chosen.canary_share <= 1.0:
+        raise SettingsError(f"{path}: canary_share is {chosen.canary_share}; it must be 0 to 1")
+    return msgspec.structs.replace(chosen, current=chosen.current or versions[-1])
 
 
-def version_for(said: Served, asker: str) -> str:
-    """Return the version that answers an asker: the same one each time, a share the canary."""
-    if not said.canary:
-        return said.current
+def version_for(chosen: ServedVersions, asker: str) -> str:
+    """Return the version for one asker, always the same; a share of askers gets the canary."""
+    if not chosen.canary:
+        return chosen.current
     draw = int.from_bytes(hashlib.blake2b(asker.encode(), digest_size=4).digest(), "big") / 2**32
-    return said.canary if draw < said.canary_share else said.current
+    return chosen.canary if draw < chosen.canary_share else chosen.current
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,4 +1,4 @@
-"""Attention backends, found by name; each is imported only when it is chosen."""
+"""The attention backends by name; each is imported only when it is chosen."""
 
 from __future__ import annotations
 

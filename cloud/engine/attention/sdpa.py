@@ -20,11 +20,11 @@ from cloud.engine.kv.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class _Plan:
-    """How one row reads the cache: a run of neighbouring tokens, or places to be gathered."""
+    """How one row reads the cache: a run of neighbouring tokens, or slots to be gathered."""
 
     queries: slice
     run: slice | None
-    places: Tensor | None
+    slots: Tensor | None
     mask: Tensor | None  # bool [new, keys], or float [group * new, keys] where that is grouped
     is_causal: bool
     single: bool
@@ -78,7 +78,7 @@ class SdpaAttention:
         return _Plan(
             queries=slice(row.first, row.first + row.num_new),
             run=run,
-            places=None if run else self._places(row, apart, first_key, device),
+            slots=None if run else self._slots_of(row, apart, first_key, device),
             mask=mask,
             is_causal=is_causal,
             single=row.num_new == 1,
@@ -90,18 +90,18 @@ class SdpaAttention:
         plain = self._soft_cap is None and self._cache.keys[0].dtype == torch.float32
         return plain and device.type == "cpu" and self._group > 1
 
-    def _places(self, row: BatchRow, apart: int, first_key: int, device: torch.device) -> Tensor:
+    def _slots_of(self, row: BatchRow, apart: int, first_key: int, device: torch.device) -> Tensor:
         """Return where the keys lie that a row sees: sinks, then those from first_key on."""
         size = self._cache.block_size
         # By block on the device, as a list of all tokens would be slow to make.
         skipped = first_key // size
         blocks = torch.tensor(row.blocks[skipped : -(-row.num_context // size)], device=device)
-        places = (blocks.unsqueeze(1) * size + torch.arange(size, device=device)).flatten()
-        places = places[first_key - skipped * size : row.num_context - skipped * size]
+        slots = (blocks.unsqueeze(1) * size + torch.arange(size, device=device)).flatten()
+        slots = slots[first_key - skipped * size : row.num_context - skipped * size]
         if not apart:
-            return places
+            return slots
         sinks = [row.blocks[at // size] * size + at % size for at in range(apart)]
-        return torch.cat((torch.tensor(sinks, device=device), places))
+        return torch.cat((torch.tensor(sinks, device=device), slots))
 
     def _mask(
         self, row: BatchRow, apart: int, first_key: int, window: int | None, device: torch.device
@@ -192,8 +192,8 @@ def _rows(flat: Tensor, plan: _Plan) -> Tensor:
     """Return a row's part of what is held by token; a view where its blocks are neighbours."""
     if plan.run is not None:
         return flat[plan.run]
-    assert plan.places is not None, "a plan has either a run or places"
-    return flat.index_select(0, plan.places)
+    assert plan.slots is not None, "a plan has either a run or slots"
+    return flat.index_select(0, plan.slots)
 
 
 def _run(flat: Tensor, run: slice) -> Tensor:

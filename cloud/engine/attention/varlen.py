@@ -1,4 +1,4 @@
-"""Prompts of many lengths in one call: torch's own flash attention, without padding.
+"""Attention of prompts of many lengths in one call: torch's own flash attention, unpadded.
 
 `torch.nn.attention.varlen` takes bfloat16 and float16 on CUDA only. Its mask is aligned to the
 bottom right, so that a piece of a prompt sees all that came before it. Keys are gathered first,

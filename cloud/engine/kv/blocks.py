@@ -28,7 +28,7 @@ def salted(root: bytes, salt: str) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """What a sequence keeps of its tokens: all, or those of a window and the sinks before it."""
+    """The tokens that a sequence keeps in the cache: all, or a window and the sinks before it."""
 
     block_size: int
     window: int | None = None  # of the layer that sees farthest; None where one sees everything

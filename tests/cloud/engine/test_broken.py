@@ -1,4 +1,4 @@
-"""A model shared by processes whose crew lost one: told at once, everywhere, and in one line."""
+"""A shared model that lost a process: reported at once, everywhere, and in one line."""
 
 from __future__ import annotations
 
@@ -110,12 +110,12 @@ def test_how_a_process_ended_is_told() -> None:
     code = "import sys; sys.stdin.read(); sys.exit(3)"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     process = subprocess.Popen([sys.executable, "-c", code], **pipes)  # type: ignore[call-overload]
-    crew = TpLauncher([process])
-    assert crew.lost() is None
+    launcher = TpLauncher([process])
+    assert launcher.lost() is None
     process.stdin.close()
     process.wait(60)
-    assert crew.lost() == "process 1 of the shared model ended with 3; start the engine again"
-    crew.end()
+    assert launcher.lost() == "process 1 of the shared model ended with 3; start the engine again"
+    launcher.end()
 
 
 @contextmanager

@@ -11,15 +11,15 @@ from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.network import Network
-from cloud.engine.cpu_network import LeanNetwork, is_lean
-from cloud.engine.packed_linear import Packed
+from cloud.engine.cpu_network import CpuNetwork, fits_cpu_network
+from cloud.engine.packed_linear import BlockedLinear
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 
 TOKENS = torch.tensor([5, 9, 200, 31, 44, 17, 8, 3])
 PLAIN = [family for family in FAMILIES if "moe" not in family]
 
 
-def logits_of(network: Network | LeanNetwork, num_tokens: int) -> torch.Tensor:
+def logits_of(network: Network | CpuNetwork, num_tokens: int) -> torch.Tensor:
     positions = torch.arange(40, 40 + num_tokens)
     with torch.inference_mode():
         attend = causal_attention(network.config)
@@ -29,9 +29,9 @@ def logits_of(network: Network | LeanNetwork, num_tokens: int) -> torch.Tensor:
 @pytest.mark.parametrize("family", PLAIN)
 def test_logits_equal_those_of_the_plain_network(family: str, tmp_path: Path) -> None:
     plain = load_network(write_checkpoint(tmp_path, family))
-    lean = LeanNetwork(load_network(tmp_path), 64)
+    packed = CpuNetwork(load_network(tmp_path), 64)
     for num_tokens in (1, 3, len(TOKENS)):
-        expected, found = logits_of(plain, num_tokens), logits_of(lean, num_tokens)
+        expected, found = logits_of(plain, num_tokens), logits_of(packed, num_tokens)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
@@ -41,28 +41,28 @@ def test_packed_weights_compute_the_same(
 ) -> None:
     plain = load_network(write_checkpoint(tmp_path, family))
     monkeypatch.setattr("cloud.engine.packed_linear._LARGE", 1)
-    lean = LeanNetwork(load_network(tmp_path), 64)
-    if not isinstance(lean._lean[0].qkv, Packed):
+    packed = CpuNetwork(load_network(tmp_path), 64)
+    if not isinstance(packed.packed_layers[0].qkv, BlockedLinear):
         pytest.skip("this torch was built without oneDNN")
     for num_tokens in (1, len(TOKENS)):
-        expected, found = logits_of(plain, num_tokens), logits_of(lean, num_tokens)
+        expected, found = logits_of(plain, num_tokens), logits_of(packed, num_tokens)
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_partial_results_are_joined_before_they_are_added(tmp_path: Path) -> None:
-    whole = LeanNetwork(load_network(write_checkpoint(tmp_path, "qwen3")), 64)
+    whole = CpuNetwork(load_network(write_checkpoint(tmp_path, "qwen3")), 64)
     # Two processes with the same half: the halves are brought about by the weights.
     halved = load_network(tmp_path)
     for name, weight in halved.named_parameters():
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             weight.data /= 2
-    joined = LeanNetwork(halved, 64, add_up=lambda part: part * 2)
+    joined = CpuNetwork(halved, 64, all_reduce=lambda part: part * 2)
     torch.testing.assert_close(logits_of(joined, 8), logits_of(whole, 8), atol=1e-5, rtol=1e-5)
 
 
 def test_every_projection_of_the_network_is_freed(tmp_path: Path) -> None:
     network = load_network(write_checkpoint(tmp_path, "llama"))
-    LeanNetwork(network, 64)
+    CpuNetwork(network, 64)
     left = {name: p.numel() for name, p in network.named_parameters() if "norm" not in name}
     assert [name for name, size in left.items() if size] == ["embed_tokens.weight"]
 
@@ -71,7 +71,7 @@ def test_experts_and_half_precision_are_left_to_others(tmp_path: Path) -> None:
     dense = NetworkConfig.load(write_checkpoint(tmp_path / "a", "qwen3"))
     sparse = NetworkConfig.load(write_checkpoint(tmp_path / "b", "qwen3-moe"))
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert is_lean(dense, cpu, torch.float32)
-    assert not is_lean(dense, cpu, torch.bfloat16)
-    assert not is_lean(dense, gpu, torch.float32)
-    assert not is_lean(sparse, cpu, torch.float32)
+    assert fits_cpu_network(dense, cpu, torch.float32)
+    assert not fits_cpu_network(dense, cpu, torch.bfloat16)
+    assert not fits_cpu_network(dense, gpu, torch.float32)
+    assert not fits_cpu_network(sparse, cpu, torch.float32)

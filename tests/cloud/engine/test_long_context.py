@@ -41,7 +41,7 @@ def blocks_of(num_tokens: int) -> tuple[int, int]:
     while sequence.num_pending:
         slices = planner.schedule()
         largest = max(largest, sum(slice_.num_tokens for slice_ in slices))
-        planner.computed(slices[0])
+        planner.mark_computed(slices[0])
     planner.check_integrity()
     return len(sequence.blocks), largest
 
@@ -119,7 +119,7 @@ def peak_of(num_tokens: int, *, at_once: int) -> int:
         while planner.waiting or planner.running[0].num_pending:
             slices = planner.schedule()
             runner.step(slices)
-            planner.computed(slices[0])
+            planner.mark_computed(slices[0])
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
     now = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):

@@ -22,8 +22,8 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.memory import (
     activation_bytes,
+    measured_activation_bytes,
     plan_memory,
-    rehearsed_bytes,
     run_largest_step,
 )
 from cloud.engine.memory_probe import one_of_each
@@ -141,7 +141,7 @@ def test_the_rehearsal_finds_every_tensor_of_the_largest_step(folder: Path, fuse
         device="cpu", max_num_batched_tokens=2048, max_num_seqs=64, fuse_operators=fuse
     )
     tensors = activation_bytes(NetworkConfig.load(folder), 128, options)
-    found = rehearsed_bytes(folder, options)
+    found = measured_activation_bytes(folder, options)
     # Kernels and the heap hold some megabytes of their own, however small the step.
     # On a CPU a network is laid out anew, and a step holds a little less than the fused one's.
     assert 0.8 * tensors < found < 2 * tensors + 40e6
@@ -161,7 +161,7 @@ def test_a_rehearsal_takes_no_memory_for_weights(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)  # no weights are there to be read
     options = EngineOptions(device="cpu", max_num_batched_tokens=64, max_num_seqs=4)
     assert plan_memory(tmp_path, options).weight_bytes > 4e9
-    assert rehearsed_bytes(tmp_path, options) < 100e6
+    assert measured_activation_bytes(tmp_path, options) < 100e6
 
 
 def test_a_rehearsal_that_fails_is_told_in_one_line(
@@ -169,7 +169,7 @@ def test_a_rehearsal_that_fails_is_told_in_one_line(
 ) -> None:
     monkeypatch.setattr(sys, "executable", "false")
     with pytest.raises(CheckpointError, match=r"could not be tried \(exit status 1\); free memory"):
-        rehearsed_bytes(folder, EngineOptions(device="cpu"))
+        measured_activation_bytes(folder, EngineOptions(device="cpu"))
 
 
 def test_every_kind_of_layer_is_rehearsed_once(tmp_path: Path) -> None:

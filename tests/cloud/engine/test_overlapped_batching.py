@@ -304,13 +304,13 @@ async def test_arithmetic_that_overflows_ends_its_own_answer(
 
 def test_an_expected_token_keeps_its_place_until_it_is_known() -> None:
     tokens = Tokens([5, 6], max_tokens=2, sampler=Sampler(SamplingValues(), seed=0))
-    tokens.expect()
+    tokens.append_placeholder()
     assert (tokens.num_generated, tokens.num_pending, tokens.is_all_chosen) == (0, 3, False)
-    tokens.expect()
+    tokens.append_placeholder()
     assert tokens.is_all_chosen
     tokens.append(7)
     assert (tokens.tokens[:3], tokens.num_generated) == ([5, 6, 7], 1)
-    tokens.take_back(2)
+    tokens.roll_back(2)
     assert (tokens.tokens, tokens.num_placeholders, tokens.num_computed) == ([5, 6, 7], 0, 2)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cloud.engine.packed_linear import Packed, Product, Turned, product_with
+from cloud.engine.packed_linear import BlockedLinear, PackedLinear, TransposedLinear, pack_linear
 
 SMALL, LARGE = (96, 64), (1024, 640)
 
@@ -28,21 +28,21 @@ def test_rows_are_multiplied_as_by_a_linear_layer(
     weight = weight_of(shape)
     bias = weight[:, 0].clone() if biased else None
     rows, x = weight_of((num_rows, shape[1]), 1), weight_of((num_rows, shape[0]), 2)
-    product: Product = product_with(weight, bias)
+    product: PackedLinear = pack_linear(weight, bias)
     expected = functional.linear(rows, weight, bias)
     before = x.clone()
     torch.testing.assert_close(product(rows), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(product.onto(x, rows), before + expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(product.add_to(x, rows), before + expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(x, before, atol=0, rtol=0)
 
 
 def test_only_large_weights_are_packed() -> None:
-    assert isinstance(product_with(weight_of(SMALL)), Turned)
+    assert isinstance(pack_linear(weight_of(SMALL)), TransposedLinear)
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         pytest.skip("this torch was built without oneDNN")
-    assert isinstance(product_with(weight_of(LARGE)), Packed)
+    assert isinstance(pack_linear(weight_of(LARGE)), BlockedLinear)
 
 
 def test_without_onednn_large_weights_are_turned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cloud.engine.packed_linear._ONEDNN", object())
-    assert isinstance(product_with(weight_of(LARGE)), Turned)
+    assert isinstance(pack_linear(weight_of(LARGE)), TransposedLinear)

@@ -34,7 +34,7 @@ def compute(planner: Scheduler, slices: list[Slice], token: int = 7) -> None:
     """Do what a step does: count tokens as computed, and choose the next where all are."""
     for slice_ in slices:
         completes = slice_.completes
-        planner.computed(slice_)
+        planner.mark_computed(slice_)
         if completes:
             slice_.sequence.append(token)
 

@@ -22,8 +22,8 @@ from backbone.tensor_shard import Share, ShareError
 from cloud.engine.engine import CloudEngine
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from cloud.engine.options import EngineOptions
-from cloud.engine.tensor_parallel import Meeting, _pack, _unpack
-from cloud.engine.tp_launcher import TpLauncher, gather
+from cloud.engine.tensor_parallel import Rendezvous, _pack, _unpack
+from cloud.engine.tp_launcher import TpLauncher, launch_workers
 from offload.errors import SettingsError
 from tests.cloud.golden import reference_tokens
 from tests.tiny_checkpoints import write_checkpoint
@@ -34,7 +34,7 @@ import asyncio, json, os, sys
 from pathlib import Path
 import torch
 from cloud.engine.engine import CloudEngine
-from cloud.engine.loading import follow_engine
+from cloud.engine.loading import run_torchrun_worker
 from cloud.engine.options import EngineOptions
 from tests.cloud.golden import answer, ask, tokens_of
 
@@ -56,7 +56,7 @@ async def lead():
 if os.environ.get("RANK", "0") == "0":
     asyncio.run(lead())
 else:
-    follow_engine(folder, options)
+    run_torchrun_worker(folder, options)
 """
 
 
@@ -127,9 +127,9 @@ def test_a_step_is_told_as_it_was() -> None:
     rows = [BatchRow(0, 1, 9, [4, 5]), BatchRow(1, 2, 2, [-1, 7])]
     numbers = (torch.tensor([1, 2, 3]), torch.tensor([8, 0, 1]), torch.tensor([40, 70, 71]))
     batch = StepBatch(*numbers, rows, torch.stack(numbers))
-    words = torch.tensor(_pack(batch, is_fed=True))
-    told, is_fed = _unpack(words, torch.device("cpu"))
-    assert is_fed
+    words = torch.tensor(_pack(batch, is_filled=True))
+    told, is_filled = _unpack(words, torch.device("cpu"))
+    assert is_filled
     assert told.rows == rows
     assert all(map(torch.equal, (told.tokens, told.positions, told.slots), numbers))
 
@@ -200,11 +200,13 @@ def test_a_bias_behind_a_sum_is_added_by_the_first_alone() -> None:
 def test_a_follower_that_cannot_load_is_told_in_one_line(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, "qwen2")
     (folder / "model.safetensors").unlink()
-    crew, meeting = gather(folder, EngineOptions(device="cpu", tensor_parallel_size=2))
-    assert meeting is not None and (meeting.rank, meeting.size) == (0, 2)
+    launcher, rendezvous = launch_workers(
+        folder, EngineOptions(device="cpu", tensor_parallel_size=2)
+    )
+    assert rendezvous is not None and (rendezvous.rank, rendezvous.size) == (0, 2)
     with pytest.raises(NearfarError, match=r"process 1 .* failed: .*has no model\.safetensors"):
-        crew.wait_until_loaded()
-    crew.end()
+        launcher.wait_until_loaded()
+    launcher.end()
 
 
 def test_an_engine_that_cannot_load_leaves_no_process_behind(
@@ -227,4 +229,4 @@ def test_torchrun_with_another_number_of_processes_is_refused(
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(SettingsError, match="is 2 and 3 processes were started"):
-        Meeting.by_torchrun(2)
+        Rendezvous.by_torchrun(2)

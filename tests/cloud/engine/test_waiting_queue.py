@@ -65,7 +65,7 @@ def test_the_books_of_a_device_are_closed_with_its_last_request() -> None:
 def test_who_had_to_give_way_comes_first() -> None:
     waiting, new, returned = WaitingQueue(), sequence(), sequence()
     waiting.add(new)
-    waiting.give_back(returned)
+    waiting.put_first(returned)
     assert waiting.next() is returned
 
 
@@ -134,7 +134,7 @@ def step(scheduler: Scheduler) -> list[Sequence]:
     for slice_ in slices:
         if slice_.completes:
             slice_.sequence.append(1)
-        scheduler.computed(slice_)
+        scheduler.mark_computed(slice_)
     return [slice_.sequence for slice_ in slices]
 
 

@@ -18,7 +18,7 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.options import EngineOptions
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import GIVEN_BACK, Sequence
+from cloud.engine.sequence import FREED, Sequence
 from offload.errors import SettingsError
 from tests.cloud.golden import answer, ask, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
@@ -45,7 +45,7 @@ def sequence(num_tokens: int, first: int = 0) -> Sequence:
 def step(planner: Scheduler) -> None:
     for slice_ in planner.schedule():
         completes = slice_.completes
-        planner.computed(slice_)
+        planner.mark_computed(slice_)
         if completes:
             slice_.sequence.append(7)
     planner.check_integrity()
@@ -72,7 +72,7 @@ def test_what_the_next_token_sees_is_held_and_nothing_else(
                 places = range(at * BLOCK, (at + 1) * BLOCK)
                 sinks = places[0] < num_sinks
                 seen = places[-1] > each.num_computed - window
-                assert (block != GIVEN_BACK) == (sinks or seen), (at, each.num_computed)
+                assert (block != FREED) == (sinks or seen), (at, each.num_computed)
     for each in running:
         planner.remove(each)
     planner.check_integrity()
@@ -85,7 +85,7 @@ def test_one_layer_that_sees_all_keeps_all() -> None:
     planner.add(one)
     for _ in range(20):
         step(planner)
-    assert GIVEN_BACK not in one.blocks
+    assert FREED not in one.blocks
 
 
 def test_a_prefix_behind_the_window_is_found_by_the_next() -> None:
@@ -93,7 +93,7 @@ def test_a_prefix_behind_the_window_is_found_by_the_next() -> None:
     first = sequence(32)
     planner.add(first)
     step(planner)
-    assert first.blocks.count(GIVEN_BACK) == 6
+    assert first.blocks.count(FREED) == 6
     second = sequence(32)
     planner.add(second)
     step(planner)
@@ -157,10 +157,10 @@ def test_long_and_short_prompts_are_all_served_whatever_slides(
         for slice_ in slices:
             needed = range(max(0, slice_.start - (window or 10**9) + 1), slice_.start)
             table = slice_.sequence.blocks
-            assert all(table[at // BLOCK] != GIVEN_BACK for at in needed)
-            assert all(table[at // BLOCK] != GIVEN_BACK for at in range(num_sinks)[: slice_.start])
+            assert all(table[at // BLOCK] != FREED for at in needed)
+            assert all(table[at // BLOCK] != FREED for at in range(num_sinks)[: slice_.start])
             completes = slice_.completes
-            planner.computed(slice_)
+            planner.mark_computed(slice_)
             if completes:
                 slice_.sequence.append(7)
         for ended in [each for each in left if each.num_generated >= answer_len]:

@@ -7,8 +7,8 @@ import math
 import pytest
 
 from cloud.fleet.autoscale import (
-    WISHES,
-    Measure,
+    SCALING_POLICIES,
+    LoadSample,
     Scaler,
     ScalingOptions,
     by_latency,
@@ -16,18 +16,18 @@ from cloud.fleet.autoscale import (
     by_utilization,
     predictive,
 )
-from cloud.fleet.simulate_scaling import Moment, simulate
+from cloud.fleet.simulate_scaling import SimulatedStep, simulate
 from offload.errors import SettingsError
 
 OPTIONS = ScalingOptions(min_replicas=1, max_replicas=8, upscale_delay_s=30, downscale_delay_s=300)
 
 
-def measure(at_s: float = 0.0, num_replicas: int = 2, **more: float) -> Measure:
-    return Measure(at_s=at_s, num_replicas=num_replicas, **more)
+def measure(at_s: float = 0.0, num_replicas: int = 2, **more: float) -> LoadSample:
+    return LoadSample(at_s=at_s, num_replicas=num_replicas, **more)
 
 
-def played(name: str, load: list[float], options: ScalingOptions = OPTIONS) -> list[Moment]:
-    return simulate(load, Scaler(WISHES[name], options), served_per_s=2.0)
+def played(name: str, load: list[float], options: ScalingOptions = OPTIONS) -> list[SimulatedStep]:
+    return simulate(load, Scaler(SCALING_POLICIES[name], options), served_per_s=2.0)
 
 
 def test_each_wish_is_what_a_hand_reckons() -> None:
@@ -62,7 +62,7 @@ def test_a_short_peak_starts_nothing() -> None:
             ((0, 16.0), (20, 2.0), (35, 16.0), (60, 16.0))] == [2, 2, 2, 2]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", WISHES)
+@pytest.mark.parametrize("name", SCALING_POLICIES)
 def test_a_step_of_load_is_met_and_left_again(name: str) -> None:
     load = [1.0] * 60 + [9.0] * 180 + [1.0] * 240
     moments = played(name, load)
@@ -70,14 +70,14 @@ def test_a_step_of_load_is_met_and_left_again(name: str) -> None:
     assert moments[-1].num_replicas <= 2 and moments[239].wait_s < 5
 
 
-@pytest.mark.parametrize("name", WISHES)
+@pytest.mark.parametrize("name", SCALING_POLICIES)
 def test_bounds_hold_whatever_comes(name: str) -> None:
     load = [50.0 * (1 + math.sin(n / 20)) for n in range(600)] + [0.0] * 600
     counts = [m.num_replicas for m in played(name, load)]
     assert min(counts) >= 1 and max(counts) <= 8
 
 
-@pytest.mark.parametrize("name", WISHES)
+@pytest.mark.parametrize("name", SCALING_POLICIES)
 def test_a_steady_load_does_not_swing(name: str) -> None:
     counts = [m.num_replicas for m in played(name, [5.0] * 600)][200:]
     assert max(counts) - min(counts) <= 1

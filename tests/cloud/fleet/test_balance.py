@@ -30,11 +30,11 @@ def keep_busy(policy: Policy, weights: list[float], rounds: int = 600) -> Counte
     draw, running, got = random.Random(1), [0] * len(weights), Counter[int]()
     stays: list[int] = []
     for number in range(rounds):
-        standings = [
+        statuses = [
             ReplicaStatus(name=f"r{i}", num_running=n, weight=w)
             for i, (n, w) in enumerate(zip(running, weights, strict=True))
         ]
-        chosen = policy.choose(standings, str(number).encode())
+        chosen = policy.choose(statuses, str(number).encode())
         running[chosen] += 1
         got[chosen] += 1
         stays.append(chosen)

@@ -1,4 +1,4 @@
-"""An engine that breaks for good is replaced by whoever keeps it: a fleet, a shelf, Ray."""
+"""An engine that breaks for good is replaced by whoever keeps it: a fleet, a pool, Ray."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ async def test_a_model_that_broke_is_loaded_again(tmp_path: Path) -> None:
         opened.append(Fragile())
         return opened[-1]
 
-    shelf = ModelPool(tmp_path, open_engine)
+    pool = ModelPool(tmp_path, open_engine)
     for prompt, num_opened in (("hi", 1), ("break", 1), ("hi", 2), ("hi", 2)):
-        assert await said(shelf, prompt) == "one two three"
+        assert await said(pool, prompt) == "one two three"
         assert len(opened) == num_opened
-    await shelf.aclose()
+    await pool.aclose()
 
 
 async def test_ray_is_told_of_an_engine_that_broke() -> None:

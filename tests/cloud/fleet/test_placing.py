@@ -11,7 +11,7 @@ import pytest
 from cloud.endpoint_options import EndpointOptions
 from cloud.fleet.balance import Weighted
 from cloud.fleet.replica import ReplicaOptions
-from cloud.fleet.replica_placement import Place, places_for
+from cloud.fleet.replica_placement import ReplicaPlacement, placements_for
 from cloud.fleet.replicas import Replicas
 from offload.errors import SettingsError
 from offload.messages import Request
@@ -29,7 +29,7 @@ from tests.cloud.fleet.test_replicas import OPTIONS, pid_of, said, until
     ],
 )
 def test_each_replica_has_a_gpu_of_its_own(wish: dict[str, Any], gpus: list[str]) -> None:
-    assert [place.gpu for place in places_for(2, **{"environment": {}, **wish})] == gpus
+    assert [place.gpu for place in placements_for(2, **{"environment": {}, **wish})] == gpus
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def test_each_replica_has_a_gpu_of_its_own(wish: dict[str, Any], gpus: list[str]
     ],
 )
 def test_cores_are_shared_out_in_groups(count: int, cores: str, groups: list[Any]) -> None:
-    made = places_for(count, cores=cores, allowed=[0, 1, 2, 3, 5])
+    made = placements_for(count, cores=cores, allowed=[0, 1, 2, 3, 5])
     assert [place.cores for place in made] == groups
 
 
@@ -62,7 +62,7 @@ def test_cores_are_shared_out_in_groups(count: int, cores: str, groups: list[Any
 )
 def test_a_place_that_there_is_not_is_refused(wish: dict[str, Any], says: str) -> None:
     with pytest.raises(SettingsError, match=says):
-        places_for(2, **{"environment": {}, "allowed": [0, 1], **wish})
+        placements_for(2, **{"environment": {}, "allowed": [0, 1], **wish})
 
 
 def test_places_are_for_several_replicas() -> None:
@@ -75,7 +75,7 @@ async def test_a_process_sees_its_gpu_and_its_cores_and_gets_its_share(
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     core = sorted(os.sched_getaffinity(0))[-1]
-    places = [Place(gpu="7", cores=(core,), weight=3.0), Place(gpu="9")]
+    places = [ReplicaPlacement(gpu="7", cores=(core,), weight=3.0), ReplicaPlacement(gpu="9")]
 
     def options(number: int) -> ReplicaOptions:
         place = places[number]

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cloud.fleet.autoscale import WISHES, Scaler, ScalingOptions
-from cloud.fleet.recorded_load import Second, read, read_log, write
+from cloud.fleet.autoscale import SCALING_POLICIES, Scaler, ScalingOptions
+from cloud.fleet.recorded_load import LoadSecond, read, read_log, write
 from cloud.fleet.simulate_scaling import simulate
 from offload.errors import SettingsError
 
@@ -30,11 +30,11 @@ def test_requests_are_counted_in_the_second_they_arrived_in() -> None:
         '["nor a request"]',
         '{"time": "yesterday", "path": "/v1/completions", "seconds": 1}',
     ]
-    assert read_log(log) == [Second(0, 2, 1.5), Second(1, 1, 0.5)]
+    assert read_log(log) == [LoadSecond(0, 2, 1.5), LoadSecond(1, 1, 0.5)]
 
 
 def test_a_recording_survives_its_file(tmp_path: Path) -> None:
-    seconds = [Second(0, 2, 1.5), Second(1, 0, 0.0)]
+    seconds = [LoadSecond(0, 2, 1.5), LoadSecond(1, 0, 0.0)]
     write(tmp_path / "load.csv", seconds)
     assert read(tmp_path / "load.csv") == seconds
 
@@ -47,7 +47,7 @@ def test_what_is_no_recording_is_told(tmp_path: Path) -> None:
         read(tmp_path / "other.csv")
 
 
-@pytest.mark.parametrize("wish", WISHES)
+@pytest.mark.parametrize("wish", SCALING_POLICIES)
 def test_a_scaler_keeps_up_with_the_recorded_load(wish: str) -> None:
     load = [float(second.requests) for second in read(RECORDING)]
     options = ScalingOptions(
@@ -55,7 +55,7 @@ def test_a_scaler_keeps_up_with_the_recorded_load(wish: str) -> None:
     )
     played = simulate(
         [*load, *[0.0] * 600],
-        Scaler(WISHES[wish], options),
+        Scaler(SCALING_POLICIES[wish], options),
         step_s=1.0,
         served_per_s=10.0,
         start_s=5.0,

@@ -142,7 +142,7 @@ async def test_a_full_cache_sends_requests_elsewhere() -> None:
     try:
         await made.start()
         await until(lambda: all(each.is_ready for each in made.replicas))
-        await until(lambda: all(each.standing().cache_use > 0 for each in made.replicas))
+        await until(lambda: all(each.status().cache_use > 0 for each in made.replicas))
         first, roomy = (replica.pid for replica in made.replicas)
         for replica in made.replicas:
             replica.mean_s = 1.0  # equally quick, so that only the caches differ

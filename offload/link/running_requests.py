@@ -148,6 +148,12 @@ class AnswerBook:
         if answer is not None:
             answer.out.detach()
 
+    def end_unheard(self) -> None:
+        """Stop the answers whose device is gone, rather than keep them for its return."""
+        for key in list(self._running & self._answers.keys()):
+            if self._answers[key].out.alone_since_s is not None:
+                self.cancel(key)
+
     def sweep(self) -> None:
         """Stop and forget what no device has come back for."""
         now_s = self._loop.time()

@@ -99,13 +99,16 @@ class LinkServer:
             await self.aclose()
 
     async def drain(self, timeout_s: float = 30.0) -> None:
-        """Take nothing new, let what runs come to its end and be heard, and close."""
+        """Take nothing new, let what somebody reads come to its end and be heard, and close."""
         if self._endpoint is not None:
             self._exchange.takes_requests = False
             loop = asyncio.get_running_loop()
             end_s = loop.time() + timeout_s
-            while not self._exchange.answers.all_heard and loop.time() < end_s:
+            answers = self._exchange.answers
+            answers.end_unheard()
+            while not answers.all_heard and loop.time() < end_s:
                 await asyncio.sleep(_DRAIN_LOOK_S)
+                answers.end_unheard()
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -109,6 +109,24 @@ async def test_closing_waits_until_the_engine_has_let_go() -> None:
     assert engine.cancelled == ["a"] and answers.num_running == 0
 
 
+async def test_a_server_that_drains_ends_at_once_what_nobody_hears() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    answers = book(engine)
+    for name in ("read", "left"):
+        answers.begin(Key(OWNER, name), Request(id=name, prompt="x"), Ear())
+    await engine.until(lambda: engine.running == {"read", "left"})
+    answers.end_unheard()
+    assert not answers.all_heard and answers.num_running == 2
+    answers.leave(Key(OWNER, "left"))
+    answers.end_unheard()
+    await engine.until(lambda: engine.cancelled == ["left"])
+    assert engine.running == {"read"}
+    answers.leave(Key(OWNER, "read"))
+    answers.end_unheard()
+    await engine.until(lambda: answers.all_heard)
+    await answers.aclose()
+
+
 @pytest.mark.parametrize("name", ["max_streams", "window", "stall_s"])
 def test_limits_of_nothing_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):

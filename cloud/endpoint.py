@@ -144,8 +144,8 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
     if memory := _memory_of(engine):
         echo(memory)
     echo(f"listening on {endpoint}, server key {public_key}")
-    echo(f"on this machine:  NEARFAR_CLOUD_URL={_for_this(endpoint)} nearfar ask ...")
-    echo(f"for another:      {_for_another(endpoint)}")
+    echo(f"on this machine:  NEARFAR_CLOUD_URL={for_this_machine(endpoint)} nearfar ask ...")
+    echo(f"for another:      {for_another_machine(endpoint)}")
     if url:
         echo(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1")
     echo("stop with Ctrl-C")
@@ -166,12 +166,12 @@ def _memory_of(engine: Engine) -> str:
     )
 
 
-def _for_this(endpoint: str) -> str:
+def for_this_machine(endpoint: str) -> str:
     """Return where this machine reaches an endpoint: 0.0.0.0 stands for loopback too."""
     return endpoint.replace("tcp://0.0.0.0:", "tcp://127.0.0.1:")
 
 
-def _for_another(endpoint: str) -> str:
+def for_another_machine(endpoint: str) -> str:
     """Return what lets another machine in: nothing does at an address of this one alone."""
     if not endpoint.startswith("tcp://") or endpoint.startswith(_LOOPBACK):
         return "only with --bind tcp://0.0.0.0:7070"

@@ -50,7 +50,7 @@ def build_app(args: dict[str, Any]) -> Any:
         from ray import serve
     except ModuleNotFoundError:
         raise MissingExtra("ray", "ray") from None
-    app_args = _checked(args)
+    app_args = checked_args(args)
     deployment = serve.deployment(
         name="nearfar",
         # Fewer than max_num_seqs, and the engine would never batch as much as it can.
@@ -188,7 +188,7 @@ def _of_one_day(seen: list[dict[str, Any]], now: LoadSample) -> list[LoadSample]
     return [LoadSample(**each) for each in seen if now.at_s - each["at_s"] <= _HISTORY_S]
 
 
-def _checked(args: dict[str, Any]) -> dict[str, Any]:
+def checked_args(args: dict[str, Any]) -> dict[str, Any]:
     unknown = set(args) - set(_DEFAULTS)
     if unknown:
         raise SettingsError(

@@ -141,7 +141,7 @@ READERS: dict[str, Reader] = {
     "backbone.schema_trial": _pattern("backbone.schema_trial", ("_RISKY", "search")),
     "backbone.terminal_text": _called("backbone.terminal_text", "readable"),
     "backbone.tokenizer": _pattern("backbone.tokenizer", ("_BYTE_PIECE", "fullmatch")),
-    "cloud.fleet.versions": lambda text: re.split(r"(\d+)", text),
+    "cloud.fleet.model_pool": lambda text: re.split(r"(\d+)", text),
     "edge.chat.chat_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
     "edge.models.catalogue": _pattern("edge.models.catalogue", ("_QUANTIZATION", "fullmatch")),
     "edge.models.hub": _hub,

@@ -52,7 +52,7 @@ class CpuNetwork(FusedNetwork):
         all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(network, max_model_len, all_reduce=all_reduce)
-        self._angles = _rotations(network, max_model_len)
+        self.angles = _rotations(network, max_model_len)
         self._least = torch.tensor(self._eps)
         tied = network.lm_head.weight is network.embed_tokens.weight
         self._own_head = None if tied else pack_linear(self._head)
@@ -69,7 +69,7 @@ class CpuNetwork(FusedNetwork):
         """See FusedNetwork."""
         x = embedded(functional.embedding(tokens, self._embedding), self.config)
         # By base, complex [tokens, 1, dim / 2].
-        rotations = [table.index_select(0, positions) for table in self._angles]
+        rotations = [table.index_select(0, positions) for table in self.angles]
         for i, layer in enumerate(self.packed_layers):
             x = self._attended(i, layer, x, rotations[self._bases[i]], attend)
             x = self._fed(layer, x)

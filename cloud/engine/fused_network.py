@@ -86,13 +86,13 @@ class FusedNetwork:
         self._head = network.lm_head.weight
         self._activation = activation_of(config)
         self._bases = [config.rope_base(layer) for layer in range(config.num_hidden_layers)]
-        self._angles = _angles(network, max_model_len)
+        self.angles = _angles(network, max_model_len)
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Return hidden states [tokens, hidden] for int tokens and positions [tokens]."""
         x = embedded(functional.embedding(tokens, self._embedding), self.config)
         # By base, cos and sin [tokens, 1, dim].
-        rotations = [table.index_select(0, positions).unbind(1) for table in self._angles]
+        rotations = [table.index_select(0, positions).unbind(1) for table in self.angles]
         for i, layer in enumerate(self._layers):
             cos, sin = rotations[self._bases[i]]
             x = x + self._attention(i, layer, x, cos, sin, attend)

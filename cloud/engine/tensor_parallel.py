@@ -94,7 +94,9 @@ class Group:
 
         Tokens of a batch that `is_filled` are on the device alone, and go from device to device.
         """
-        words = torch.tensor([] if batch is None else _pack(batch, is_filled), dtype=torch.int64)
+        words = torch.tensor(
+            [] if batch is None else pack_step(batch, is_filled), dtype=torch.int64
+        )
         distributed.broadcast(torch.tensor(len(words)), 0, group=self._host_group)
         if len(words):
             distributed.broadcast(words, 0, group=self._host_group)
@@ -109,7 +111,7 @@ class Group:
             return None
         words = torch.zeros(int(size), dtype=torch.int64)
         distributed.broadcast(words, 0, group=self._host_group)
-        batch, is_filled = _unpack(words, self._device)
+        batch, is_filled = unpack_step(words, self._device)
         if is_filled:
             distributed.broadcast(batch.tokens, 0)
         return batch
@@ -139,7 +141,7 @@ def run_group_worker(group: Group, compute: Callable[[StepBatch], object]) -> No
     group.leave()
 
 
-def _pack(batch: StepBatch, is_filled: bool = False) -> list[int]:
+def pack_step(batch: StepBatch, is_filled: bool = False) -> list[int]:
     assert batch.on_host is not None, "only what lies on the host can be sent without waiting"
     words = [len(batch.tokens), int(is_filled), *batch.on_host.flatten().tolist()]
     for row in batch.rows:
@@ -147,7 +149,7 @@ def _pack(batch: StepBatch, is_filled: bool = False) -> list[int]:
     return words
 
 
-def _unpack(words: Tensor, device: torch.device) -> tuple[StepBatch, bool]:
+def unpack_step(words: Tensor, device: torch.device) -> tuple[StepBatch, bool]:
     values = words.tolist()
     count, is_filled, at = values[0], bool(values[1]), 2
     on_device = to_device(words, device)

@@ -29,6 +29,11 @@ class WaitingQueue:
     def __len__(self) -> int:
         return len(self._returned) + sum(map(len, self._queues.values()))
 
+    @property
+    def num_devices(self) -> int:
+        """Devices that are remembered: those that wait or run."""
+        return len(self._work.keys() | self._num_known.keys())
+
     def __iter__(self) -> Iterator[Sequence]:
         yield from self._returned
         for queue in self._queues.values():

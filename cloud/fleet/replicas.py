@@ -32,7 +32,7 @@ class Replicas:
         num_replicas: int,
         policy: Policy,
     ) -> None:
-        self._options_of, self._policy = options_of, policy
+        self._options_of, self.policy = options_of, policy
         self._folder = tempfile.TemporaryDirectory(prefix="nearfar-fleet-")  # of mode 0700
         self._replicas: list[Replica] = []
         self._leaving: set[asyncio.Task[None]] = set()
@@ -113,7 +113,7 @@ class Replicas:
             fresh = [replica for replica in up if replica not in tried] or up
             if fresh:
                 statuses = [replica.status() for replica in fresh]
-                return fresh[self._policy.choose(statuses, prefix_of(request))]
+                return fresh[self.policy.choose(statuses, prefix_of(request))]
             if not await self._anyone_changes(until_s - loop.time()):
                 raise EngineStopped("no replica came up in time; see the log")
 

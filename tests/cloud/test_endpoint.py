@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cloud.endpoint import _for_another, _for_this
+from cloud.endpoint import for_another_machine, for_this_machine
 from offload.config.settings_reading import load
 from offload.pair import CLOUD_MODEL
 from tests.cloud.commands import ROOT, ask, nearfar
@@ -261,9 +261,9 @@ def test_a_second_cloud_may_be_joined_beside_the_first(
     ],
 )
 def test_another_machine_is_invited_only_where_it_can_reach(endpoint: str, words: str) -> None:
-    assert words in _for_another(endpoint)
+    assert words in for_another_machine(endpoint)
 
 
 def test_this_machine_is_told_an_address_whose_key_it_knows() -> None:
-    assert _for_this("tcp://0.0.0.0:7070") == "tcp://127.0.0.1:7070"
-    assert _for_this("tcp://192.0.2.1:7070") == "tcp://192.0.2.1:7070"
+    assert for_this_machine("tcp://0.0.0.0:7070") == "tcp://127.0.0.1:7070"
+    assert for_this_machine("tcp://192.0.2.1:7070") == "tcp://192.0.2.1:7070"

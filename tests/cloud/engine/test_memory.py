@@ -96,7 +96,7 @@ async def test_weights_and_cache_are_predicted(folder: Path, dtype: str) -> None
     network, cache = runner.network, engine.cache
     held = sum(t.numel() * t.element_size() for t in (*cache.keys, *cache.values))
     assert plan.kv_bytes == held
-    table = sum(t.numel() * t.element_size() for t in network._angles)
+    table = sum(t.numel() * t.element_size() for t in network.angles)
     assert plan.weight_bytes == pytest.approx(engine.card().size_bytes + table, rel=0.001)
     assert plan.largest_batch == 20 * 16 // 128
     await engine.aclose()

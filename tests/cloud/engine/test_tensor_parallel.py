@@ -22,7 +22,7 @@ from backbone.tensor_shard import Share, ShareError
 from cloud.engine.engine import CloudEngine
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from cloud.engine.options import EngineOptions
-from cloud.engine.tensor_parallel import Rendezvous, _pack, _unpack
+from cloud.engine.tensor_parallel import Rendezvous, pack_step, unpack_step
 from cloud.engine.tp_launcher import TpLauncher, launch_workers
 from offload.errors import SettingsError
 from tests.cloud.golden import reference_tokens
@@ -127,8 +127,8 @@ def test_a_step_is_told_as_it_was() -> None:
     rows = [BatchRow(0, 1, 9, [4, 5]), BatchRow(1, 2, 2, [-1, 7])]
     numbers = (torch.tensor([1, 2, 3]), torch.tensor([8, 0, 1]), torch.tensor([40, 70, 71]))
     batch = StepBatch(*numbers, rows, torch.stack(numbers))
-    words = torch.tensor(_pack(batch, is_filled=True))
-    told, is_filled = _unpack(words, torch.device("cpu"))
+    words = torch.tensor(pack_step(batch, is_filled=True))
+    told, is_filled = unpack_step(words, torch.device("cpu"))
     assert is_filled
     assert told.rows == rows
     assert all(map(torch.equal, (told.tokens, told.positions, told.slots), numbers))

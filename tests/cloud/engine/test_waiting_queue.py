@@ -59,7 +59,7 @@ def test_the_books_of_a_device_are_closed_with_its_last_request() -> None:
     waiting.add(only)
     waiting.charge(only, 5, 5)
     waiting.forget(only)
-    assert not waiting and not waiting._work and not waiting._num_known
+    assert not waiting and not waiting.num_devices
 
 
 def test_who_had_to_give_way_comes_first() -> None:

@@ -11,7 +11,7 @@ from cloud.fleet.balance import RoundRobin
 from cloud.fleet.model_pool import ModelPool
 from cloud.fleet.replica import ReplicaOptions
 from cloud.fleet.replicas import Replicas
-from cloud.ray_app import EngineReplica, _checked
+from cloud.ray_app import EngineReplica, checked_args
 from offload.errors import EngineStopped
 from offload.messages import Delta, Request
 from tests.cloud.fleet.fragile_child import Fragile
@@ -56,7 +56,7 @@ async def test_a_model_that_broke_is_loaded_again(tmp_path: Path) -> None:
 
 async def test_ray_is_told_of_an_engine_that_broke() -> None:
     wish = {"engine": "tests.cloud.fleet.fragile_child:open_fragile"}
-    replica = EngineReplica(_checked(wish))
+    replica = EngineReplica(checked_args(wish))
     await replica.check_health()
     _ = [item async for item in replica.engine.generate(Request(prompt="break"))]
     with pytest.raises(EngineStopped, match="start it again"):

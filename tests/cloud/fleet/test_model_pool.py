@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError
-from cloud.fleet.model_pool import ModelPool
-from cloud.fleet.versions import SERVE_FILE, served_versions, version_for, versions_of
+from cloud.fleet.model_pool import SERVE_FILE, ModelPool, served_versions, version_for, versions_of
 from offload.errors import Overloaded, RequestError, SettingsError
 from offload.messages import Delta, Request
 from tests.offload.scripted import ScriptedEngine

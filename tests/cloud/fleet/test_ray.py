@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from cloud.ray_app import (
-    _checked,
     autoscaling_config,
     build_app,
+    checked_args,
     predictive_policy,
     queue_policy,
 )
@@ -32,13 +32,13 @@ def test_the_example_has_arguments_that_there_are() -> None:
     config = yaml.safe_load((ROOT / "examples" / "ray_serve.yaml").read_text(encoding="utf-8"))
     (application,) = config["applications"]
     assert application["import_path"] == f"{build_app.__module__}:build_app"
-    wish = _checked(application["args"])
+    wish = checked_args(application["args"])
     assert autoscaling_config(wish)["policy"]["policy_function"] == "cloud.ray_app:queue_policy"
 
 
 def test_an_unknown_argument_is_refused() -> None:
     with pytest.raises(SettingsError, match="min_replica'"):
-        _checked({"min_replica": 1})
+        checked_args({"min_replica": 1})
 
 
 def test_the_policy_is_ours_within_rays_bounds() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 
-from cloud.ray_app import EngineReplica, _checked
+from cloud.ray_app import EngineReplica, checked_args
 from tests.offload.scripted import ScriptedEngine
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -18,7 +18,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 def replica_of(face: str = "serve.app:build_app", **arguments: Any) -> EngineReplica:
     return EngineReplica(
-        _checked(
+        checked_args(
             {
                 "engine": "tests.offload.scripted:ScriptedEngine",
                 "arguments": arguments,

@@ -83,7 +83,7 @@ async def test_requests_go_round_and_a_dead_replica_comes_back(fleet: Replicas) 
 async def test_a_question_that_waits_for_its_first_word_outlives_its_replica(
     fleet: Replicas,
 ) -> None:
-    fleet._policy = LeastConnections()
+    fleet.policy = LeastConnections()
     pids = [replica.pid for replica in fleet.replicas]
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""How fast the cloud engine is, beside transformers and beside itself with a switch turned off.
+"""The speed of the cloud engine, beside transformers and beside itself with a switch turned off.
 
     python -m benchmarks.cloud [--only ROW ...] [--quick] [--json OUT] [--threads N]
     python -m benchmarks.cloud --gpu [--json OUT]
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from benchmarks.cloud_cpu import CPU_ROWS
-from benchmarks.cloud_gpu import GPU_ROWS, MINIATURE, Place
+from benchmarks.cloud_gpu import GPU_ROWS, MINIATURE, Setup
 from benchmarks.cloud_long import long_context
 from benchmarks.cloud_models import BenchModel, embedded_model, random_model
 
@@ -93,7 +93,7 @@ async def _gpu_rows(args: argparse.Namespace) -> dict[str, Any]:
         return dict.fromkeys(wanted, _NOT_MEASURED)
     rows: dict[str, Any] = {}
     for name, measure in wanted.items():
-        place = Place().quicker() if args.quick else Place()
+        place = Setup().quicker() if args.quick else Setup()
         rows[name] = {**await measure(place), "quick": args.quick}
         print(name, json.dumps(rows[name]), flush=True)
     return rows

@@ -30,7 +30,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Setup:
     """Where the rows run, how large they are, and which switches are on and off."""
 
     device: str = "cuda"
@@ -55,12 +55,12 @@ class Place:
         }
     )
 
-    def quicker(self) -> Place:
+    def quicker(self) -> Setup:
         """Return the same with less to do, for a look."""
         return replace(self, shapes=self.shapes[:1], num_requests=32, prefill_tokens=8192)
 
 
-MINIATURE = Place(
+MINIATURE = Setup(
     device="cpu",
     dtype=torch.float32,
     shapes=("miniature",),
@@ -75,20 +75,20 @@ MINIATURE = Place(
 )
 
 
-async def decode(place: Place) -> Row:
+async def decode(setup: Setup) -> Row:
     """Decode at batch 1: the share of the memory bandwidth, and the gain over all switches off."""
-    copied = copy_rate_bytes_per_s(place)
+    copied = copy_rate_bytes_per_s(setup)
     told: Row = {
         "copy_gb_per_s": round(copied / 1e9, 1),
         "goal_of_limit": 0.8,
         "goal_over_off": 2.2,
     }
-    for shape in place.shapes:
+    for shape in setup.shapes:
         speeds, counted = {}, {}
-        for name, options in (("on", place.on), ("off", place.off)):
-            sizes = {"max_model_len": min(2048, place.max_model_len), "max_num_seqs": 8}
-            async with _engine(place, shape, **sizes, **options) as engine:
-                speeds[name] = await _decode_speed(engine, place.num_decoded)
+        for name, options in (("on", setup.on), ("off", setup.off)):
+            sizes = {"max_model_len": min(2048, setup.max_model_len), "max_num_seqs": 8}
+            async with _engine(setup, shape, **sizes, **options) as engine:
+                speeds[name] = await _decode_speed(engine, setup.num_decoded)
                 weight_bytes = engine.card().size_bytes
                 counted[name] = counts(engine)
         told[shape] = {
@@ -101,26 +101,26 @@ async def decode(place: Place) -> Row:
     return told
 
 
-async def throughput(place: Place) -> Row:
+async def throughput(setup: Setup) -> Row:
     """256 requests of 100 to 1024 tokens in and out, beside transformers' continuous batching."""
     chance = random.Random(0)
     jobs = [
         Job(
-            words(max(1, chance.randint(*place.lengths) // 2), chance),
-            chance.randint(*place.lengths),
+            words(max(1, chance.randint(*setup.lengths) // 2), chance),
+            chance.randint(*setup.lengths),
         )
-        for _ in range(place.num_requests)
+        for _ in range(setup.num_requests)
     ]
-    shape = place.shapes[0]
-    sizes = {"max_model_len": place.max_model_len, "max_num_seqs": place.num_requests}
-    async with _engine(place, shape, **sizes, **place.on) as engine:
-        ours_s, made = await _timed(place, ours_together(engine, jobs))
+    shape = setup.shapes[0]
+    sizes = {"max_model_len": setup.max_model_len, "max_num_seqs": setup.num_requests}
+    async with _engine(setup, shape, **sizes, **setup.on) as engine:
+        ours_s, made = await _timed(setup, ours_together(engine, jobs))
         counted = counts(engine)
     with tempfile.TemporaryDirectory() as where:
-        folder = random_model(Path(where), shape, place.dtype).folder
-        theirs = Theirs(folder, place.device, place.dtype)
+        folder = random_model(Path(where), shape, setup.dtype).folder
+        theirs = Theirs(folder, setup.device, setup.dtype)
         with theirs.continuous(sum(4 * job.num_tokens for job in jobs)) as batched:
-            theirs_s, _ = await _timed(place, asyncio.to_thread(batched, jobs))
+            theirs_s, _ = await _timed(setup, asyncio.to_thread(batched, jobs))
     num_tokens = sum(len(one.tokens) for one in made)
     return {
         "ratio": round(theirs_s / ours_s, 2),
@@ -135,14 +135,14 @@ async def throughput(place: Place) -> Row:
     }
 
 
-async def long_prefill(place: Place) -> Row:
+async def long_prefill(setup: Setup) -> Row:
     """Attention of a 32k-token prompt, beside the measured rate of bfloat16 matrix products."""
-    length, heads, dim = place.prefill_tokens, 32, 128
+    length, heads, dim = setup.prefill_tokens, 32, 128
     shape = (length, heads, dim)
-    q, k, v = (torch.randn(shape, device=place.device, dtype=place.dtype) for _ in "qkv")
-    attend_s = _seconds(place, _prompt_attention(place, q, k, v))
+    q, k, v = (torch.randn(shape, device=setup.device, dtype=setup.dtype) for _ in "qkv")
+    attend_s = _seconds(setup, _prompt_attention(setup, q, k, v))
     flops = 2 * length * length * heads * dim  # two products, half of them masked away
-    matmul = matmul_rate_flops_per_s(place)
+    matmul = matmul_rate_flops_per_s(setup)
     share = flops / attend_s / matmul
     return {
         "of_matmul_rate": round(share, 3),
@@ -153,7 +153,7 @@ async def long_prefill(place: Place) -> Row:
     }
 
 
-GPU_ROWS: dict[str, Callable[[Place], Awaitable[Row]]] = {
+GPU_ROWS: dict[str, Callable[[Setup], Awaitable[Row]]] = {
     "gpu-decode": decode,
     "gpu-throughput": throughput,
     "gpu-prefill-32k": long_prefill,
@@ -184,44 +184,44 @@ def _triton_variants() -> int:
     return sum(len(cache[0]) for cache in caches.values())
 
 
-def copy_rate_bytes_per_s(place: Place) -> float:
+def copy_rate_bytes_per_s(setup: Setup) -> float:
     """Return the bytes that a copy reads and writes each second."""
-    source = torch.empty(place.copied_bytes, device=place.device, dtype=torch.uint8)
+    source = torch.empty(setup.copied_bytes, device=setup.device, dtype=torch.uint8)
     target = torch.empty_like(source)
-    return 2 * source.numel() / _seconds(place, lambda: target.copy_(source))
+    return 2 * source.numel() / _seconds(setup, lambda: target.copy_(source))
 
 
-def matmul_rate_flops_per_s(place: Place) -> float:
+def matmul_rate_flops_per_s(setup: Setup) -> float:
     """Return the rate of a large matrix product."""
-    size = (place.matmul_size, place.matmul_size)
-    a, b = (torch.randn(size, device=place.device, dtype=place.dtype) for _ in "ab")
-    return 2 * place.matmul_size**3 / _seconds(place, lambda: a @ b)
+    size = (setup.matmul_size, setup.matmul_size)
+    a, b = (torch.randn(size, device=setup.device, dtype=setup.dtype) for _ in "ab")
+    return 2 * setup.matmul_size**3 / _seconds(setup, lambda: a @ b)
 
 
-def _prompt_attention(place: Place, q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
-    if place.device == "cpu":  # torch has no varlen_attn there
+def _prompt_attention(setup: Setup, q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
+    if setup.device == "cpu":  # torch has no varlen_attn there
         heads = (x.transpose(0, 1) for x in (q, k, v))
         return partial(dot_product, *heads, is_causal=True)
     from torch.nn.attention.varlen import varlen_attn
 
     length = len(q)
-    ends = torch.tensor((0, length), device=place.device, dtype=torch.int32)
+    ends = torch.tensor((0, length), device=setup.device, dtype=torch.int32)
     return lambda: varlen_attn(q, k, v, ends, ends, length, length, window_size=(-1, 0))
 
 
-def _seconds(place: Place, work: Callable[[], object], rounds: int = 20) -> float:
+def _seconds(setup: Setup, work: Callable[[], object], rounds: int = 20) -> float:
     for _ in range(3):
         work()
-    _wait(place)
+    _wait(setup)
     began = time.perf_counter()
     for _ in range(rounds):
         work()
-    _wait(place)
+    _wait(setup)
     return (time.perf_counter() - began) / rounds
 
 
-def _wait(place: Place) -> None:
-    if place.device == "cuda":
+def _wait(setup: Setup) -> None:
+    if setup.device == "cuda":
         torch.cuda.synchronize()
 
 
@@ -232,18 +232,18 @@ async def _decode_speed(engine: CloudEngine, num_tokens: int) -> float:
     return (len(told.tokens) - 1) / (told.last_s - told.first_s)
 
 
-async def _timed(place: Place, work: Awaitable[Any]) -> tuple[float, Any]:
-    _wait(place)
+async def _timed(setup: Setup, work: Awaitable[Any]) -> tuple[float, Any]:
+    _wait(setup)
     began = time.perf_counter()
     made = await work
     return time.perf_counter() - began, made
 
 
 @asynccontextmanager
-async def _engine(place: Place, shape: str, **options: Any) -> AsyncIterator[CloudEngine]:
+async def _engine(setup: Setup, shape: str, **options: Any) -> AsyncIterator[CloudEngine]:
     with tempfile.TemporaryDirectory() as where:
-        model = random_model(Path(where), shape, place.dtype)
-        async with our_engine(model.folder, device=place.device, **options) as engine:
+        model = random_model(Path(where), shape, setup.dtype)
+        async with our_engine(model.folder, device=setup.device, **options) as engine:
             yield engine
-    if place.device == "cuda":
+    if setup.device == "cuda":
         torch.cuda.empty_cache()

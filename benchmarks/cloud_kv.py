@@ -1,4 +1,4 @@
-"""What the cloud's cache in eight bits costs in quality: each trained model against itself.
+"""The quality cost of an eight-bit KV cache in the cloud: each trained model against itself.
 
     python -m benchmarks.cloud_kv [FOLDER ...] [--json FILE]
 

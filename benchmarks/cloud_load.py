@@ -1,4 +1,4 @@
-"""What benchmarks/cloud.py asks: texts of common words, of sizes by chance."""
+"""The requests of benchmarks/cloud.py: texts of common words, of sizes by chance."""
 
 from __future__ import annotations
 

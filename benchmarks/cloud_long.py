@@ -1,4 +1,4 @@
-"""What a long prompt takes: a small random network reads 8k, 16k and 32k tokens in pieces.
+"""The memory of a long prompt: a small random network reads 8k, 16k and 32k tokens in pieces.
 
 `python -m benchmarks.cloud_long FOLDER TOKENS` measures one length in a process of its own: its
 anonymous resident memory at the peak, beyond that of weights and libraries, and the seconds to the

@@ -1,4 +1,4 @@
-"""What `nearfar cloud memory` predicts, beside what a process of its own then holds.
+"""The prediction of `nearfar cloud memory`, beside what a process of its own then holds.
 
 Anonymous resident memory above that of the imported libraries: after loading, and at the peak of
 eight prompts read at once. `python -m benchmarks.cloud_memory FOLDER` measures one model.

@@ -29,7 +29,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Told:
+class JobResult:
     """What came of a job; seconds count from when it was sent."""
 
     tokens: tuple[int, ...]
@@ -49,7 +49,7 @@ async def our_engine(folder: Path, **options: Any) -> AsyncIterator[CloudEngine]
         await engine.aclose()
 
 
-async def ours(engine: CloudEngine, job: Job) -> Told:
+async def ours(engine: CloudEngine, job: Job) -> JobResult:
     """Answer one job."""
     began = time.perf_counter()
     tokens: list[int] = []
@@ -59,10 +59,10 @@ async def ours(engine: CloudEngine, job: Job) -> Told:
         if isinstance(item, Delta) and item.token_ids:
             first_s = first_s or time.perf_counter() - began
             tokens += item.token_ids
-    return Told(tuple(tokens), first_s, time.perf_counter() - began)
+    return JobResult(tuple(tokens), first_s, time.perf_counter() - began)
 
 
-async def ours_together(engine: CloudEngine, jobs: Sequence[Job]) -> list[Told]:
+async def ours_together(engine: CloudEngine, jobs: Sequence[Job]) -> list[JobResult]:
     """Answer all jobs at once."""
     return await asyncio.gather(*(ours(engine, job) for job in jobs))
 

@@ -1,4 +1,4 @@
-"""What the cloud engine's other switches gain: each on and off, on a load that it is meant for."""
+"""The gain of the cloud engine's other switches: each on and off, on its own kind of load."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.cloud_gpu import MINIATURE, Place, decode, long_prefill, throughput
+from benchmarks.cloud_gpu import MINIATURE, Setup, decode, long_prefill, throughput
 
 
 async def test_decode_tells_its_share_and_what_to_look_at() -> None:
@@ -28,6 +28,6 @@ async def test_a_long_prompt_is_told_against_the_rate_of_products() -> None:
 
 
 def test_a_quick_look_changes_sizes_alone() -> None:
-    quick = Place().quicker()
-    assert (quick.device, quick.on, quick.off) == ("cuda", Place().on, Place().off)
-    assert len(quick.shapes) == 1 and quick.num_requests < Place().num_requests
+    quick = Setup().quicker()
+    assert (quick.device, quick.on, quick.off) == ("cuda", Setup().on, Setup().off)
+    assert len(quick.shapes) == 1 and quick.num_requests < Setup().num_requests

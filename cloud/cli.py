@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from backbone.declared_options import from_options
 from backbone.errors import MissingExtra
 from backbone.terminal_text import echo
 from backbone.usage_errors import as_typed
 from cloud.bench.load_options import LoadOptions
-from cloud.declared_options import from_options
 from cloud.endpoint_options import EndpointOptions
 from offload.pair import CLOUD_MODEL
 

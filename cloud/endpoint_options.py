@@ -10,8 +10,8 @@ from typing import Annotated, Any, get_type_hints
 import msgspec
 import typer
 
+from backbone.declared_options import require_bounds
 from backbone.terminal_text import echo
-from cloud.declared_options import require_bounds
 from offload.errors import SettingsError
 
 _FLAGS = ("device", "max_model_len", "tensor_parallel_size")  # these have flags of their own
@@ -86,7 +86,7 @@ class EndpointOptions:
     ] = False
 
     def __post_init__(self) -> None:
-        require_bounds(self)
+        require_bounds(self, SettingsError)
         if self.shelf:
             echo("nearfar: --shelf is called --model-pool now", err=True)
             object.__setattr__(self, "model_pool", self.model_pool or self.shelf)

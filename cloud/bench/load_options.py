@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from msgspec import Meta
 
-from cloud.declared_options import require_bounds
+from backbone.declared_options import require_bounds
 from offload.errors import SettingsError
 
 METRICS = ("ttft", "tpot", "e2el")
@@ -52,7 +52,7 @@ class LoadOptions:
     bounds_ms: dict[str, float] = field(init=False)
 
     def __post_init__(self) -> None:
-        require_bounds(self)
+        require_bounds(self, SettingsError)
         object.__setattr__(self, "percentiles", _percentiles(self.metric_percentiles))
         object.__setattr__(self, "bounds_ms", _bounds_ms(self.goodput))
 

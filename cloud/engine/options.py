@@ -10,7 +10,7 @@ import torch
 from msgspec import Meta
 
 from backbone.config import NetworkConfig
-from cloud.declared_options import require_bounds
+from backbone.declared_options import require_bounds
 from cloud.engine.attention import BACKENDS
 from cloud.engine.kv.kv_cache import CODED
 from offload.errors import SettingsError
@@ -61,7 +61,7 @@ class EngineOptions:
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 
     def __post_init__(self) -> None:
-        require_bounds(self)
+        require_bounds(self, SettingsError)
         if self.tensor_parallel_size > 1 and not (self.fuse_operators and self.enforce_eager):
             raise SettingsError(
                 "tensor_parallel_size is above 1, which needs fuse_operators and enforce_eager; "

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from cloud.declared_options import require_bounds
+from backbone.declared_options import require_bounds
 from offload.errors import SettingsError
 
 _DAY_S = 86_400.0
@@ -44,7 +44,7 @@ class ScalingOptions:
                 f"min_replicas is {self.min_replicas} and max_replicas {self.max_replicas}; "
                 "they must be 0 or more and 1 or more, the first not above the second"
             )
-        require_bounds(self)
+        require_bounds(self, SettingsError)
 
 
 @dataclass(frozen=True, kw_only=True)

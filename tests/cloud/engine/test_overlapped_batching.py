@@ -96,7 +96,7 @@ async def test_tokens_are_those_of_transformers(
         assert [tokens_of(deltas) for deltas, _ in answers] == golden
     assert batching_of(engine).num_overlapped > 0
     if settings == "preempting":
-        assert batching_of(engine)._scheduler.num_preemptions > 0
+        assert batching_of(engine).scheduler.num_preemptions > 0
     await closed(engine)
 
 
@@ -322,7 +322,7 @@ async def test_a_step_that_lost_another_process_is_not_done_again(
     def lost(*_: object) -> StepInFlight:
         raise GroupLost("a step of the shared model failed")
 
-    monkeypatch.setattr(batching_of(engine), "_launch", lost)
+    monkeypatch.setattr(batching_of(engine), "launch", lost)
     _, finish = await answer(engine, ask("the cat"))
     assert (finish.reason, finish.error) == ("error", BROKEN)
     await engine.aclose()

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 from typer.models import OptionInfo
 
+from backbone.errors import NearfarError
 from backbone.usage_errors import as_typed
-from offload.errors import SettingsError
 
 Options = TypeVar("Options")
 
@@ -46,14 +46,14 @@ def from_options(kind: type[Options]) -> Callable[[Callable[..., None]], Callabl
     return declare
 
 
-def require_bounds(options: object) -> None:
-    """Check each field whose type has a msgspec.Meta of numbers. Raises SettingsError."""
+def require_bounds(options: object, refusal: type[NearfarError]) -> None:
+    """Check each field whose type has a msgspec.Meta of numbers. Raises a refusal."""
     for name, hint in get_type_hints(type(options), include_extras=True).items():
         for meta in _metadata(hint):
             value = getattr(options, name)
             if isinstance(meta, msgspec.Meta) and not _is_within(value, meta):
                 words = " and ".join(_bounds(meta))
-                raise SettingsError(f"{_shown(name, hint)} is {value}; it must be {words}")
+                raise refusal(f"{_shown(name, hint)} is {value}; it must be {words}")
 
 
 def _is_within(value: float, meta: msgspec.Meta) -> bool:
@@ -79,7 +79,9 @@ def _shown(name: str, hint: Any) -> str:
     """Return a field's flag where it has one, else its name."""
     for one in _metadata(hint):
         if isinstance(one, OptionInfo):
-            given = [word for word in one.param_decls or () if word.startswith("--")]
+            # Without a default of its own, typer's first argument is a flag's name.
+            words = (one.default, *(one.param_decls or ()))
+            given = [word for word in words if isinstance(word, str) and word.startswith("--")]
             return given[0] if given else f"--{name.replace('_', '-')}"
     return name
 

@@ -63,8 +63,6 @@ MAY_IMPORT = {
 }
 BELOW_ITS_FOLDERS = "offload"  # its own files are the words; those of edge and cloud, the commands
 TO_BE_REMOVED = {
-    ("cloud.engine.kv.batch", "cloud.engine.scheduler"),
-    ("cloud.engine_factory", "cloud.endpoint"),
     ("edge.chat.chat_commands", "edge.chat.chat"),
 }
 TWICE = {

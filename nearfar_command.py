@@ -105,7 +105,7 @@ def serve(
     ] = None,
     draft: Annotated[
         str | None,
-        typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
+        typer.Option("--draft", help="The draft model: a smaller GGUF of the same vocabulary."),
     ] = None,
     lora: Annotated[
         list[str] | None,

@@ -47,3 +47,13 @@ def test_every_path_that_the_readme_names_exists() -> None:
     readme = (ROOT / "README.md").read_text()
     named = re.findall(r"\]\(((?!https?:)[^)#]+)\)", readme)
     assert named and not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_no_mark_of_a_conflict_was_left() -> None:
+    found = subprocess.run(
+        ["git", "grep", "-nE", "^(<{7}|>{7}|={7}$)", "--", ":!tests"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == ""

@@ -78,7 +78,7 @@ def ask(
     cloud: Annotated[bool, typer.Option("--cloud", help="Ask the far model.")] = False,
     why: Annotated[bool, typer.Option("--why", help="Say who answered, and why.")] = False,
     file: Files = None,
-    max_tokens: MaxTokens = 256,
+    max_tokens: MaxTokens = 1024,
     temperature: Temperature = 0.0,
     window: Window = None,
     kv: Kv = None,

@@ -39,7 +39,7 @@ class AskOptions:
     offline: bool = False
     local_only: bool = False
     cloud: bool = False
-    max_tokens: int = 256
+    max_tokens: int = 1024
     temperature: float = 0.0
     window: int | None = None
     kv: str | None = None
@@ -138,6 +138,12 @@ def _report(
     if finish.reason == "error":
         echo(f"nearfar: {finish.error}", err=True)
         return 1
+    if finish.reason == "length":
+        echo(
+            f"nearfar: the answer reached its limit of {wish.max_tokens} tokens or the end of the "
+            f"context; --max-tokens {4 * wish.max_tokens} allows more",
+            err=True,
+        )
     failure = finish.route.failure if finish.route else None
     if failure:
         echo(f"nearfar: answered near: {failure}", err=True)

@@ -1,0 +1,37 @@
+"""What `nearfar ask` says beside the answer."""
+
+from __future__ import annotations
+
+import pytest
+
+from edge.chat import ask
+from edge.chat.ask import AskOptions, ask_once
+from edge.chat.terminal import StreamReader
+from offload.config.settings import Settings
+from offload.messages import Delta, Finish, FinishReason, Request, Route
+from tests.offload.scripted import ScriptedEngine
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"), [("length", "limit of 8 tokens"), ("stop", ""), ("cancelled", "")]
+)
+def test_an_answer_that_was_cut_off_is_said_with_how_to_get_more(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    reason: FinishReason,
+    told: str,
+) -> None:
+    end = Finish(reason=reason, route=Route(served_by="edge", reason="no_cloud"))
+    engine = ScriptedEngine([Delta(text="The sea is")], finish=end)
+
+    async def answered(
+        settings: Settings, wish: AskOptions, request: Request, reader: StreamReader
+    ) -> Finish:
+        return await reader.read(engine.generate(request))
+
+    monkeypatch.setattr(ask, "_ask", answered)
+    assert ask_once("Tell of the sea", AskOptions(max_tokens=8), why=False, as_json=False) == 0
+    captured = capsys.readouterr()
+    assert captured.out == "The sea is\n"
+    assert told in captured.err and bool(captured.err) is bool(told)
+    assert ("--max-tokens 32" in captured.err) is bool(told)

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -128,7 +129,7 @@ class AnswerTable:
         text, self._torn = (b"\n" + text if self._torn else text), False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
+            with open(self.path, "ab", opener=_private) as file:
                 file.write(text)
         except OSError as error:
             raise SettingsError(
@@ -136,6 +137,10 @@ class AnswerTable:
                 "what was answered before is kept"
             ) from None
         self.found |= {row.key or row.id: row for row in rows}
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)  # a table may hold what somebody asked
 
 
 def read_answers(path: Path) -> tuple[list[AnswerRow], list[str]]:

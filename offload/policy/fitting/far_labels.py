@@ -189,7 +189,7 @@ async def _judge(
         for (q, near, far), other in zip(pairs, others, strict=True)
         if other.text != near.text
     ][:NUM_SWAPPED]
-    one_word = replace(how, grader=word, sampling=Sampling(max_tokens=4, logprobs=5))
+    one_word = replace(how, grader=word, sampling=Sampling(max_tokens=4))
     await ask_all([*asked.values(), *swapped], cloud, judged, one_word)
     rows = {name: judged.found.get(key_of(each)) for name, each in asked.items()}
     yes = [row.right for each in swapped if (row := judged.found.get(key_of(each)))]

@@ -119,3 +119,8 @@ async def test_an_answer_that_broke_off_far_is_no_truth(tmp_path: Path) -> None:
     verdicts, how = AnswerTable(tmp_path / "judged"), QuestionOptions(grader=exact)
     labels = await label_by_far(QUESTIONS, near, far, ScriptedEngine(), verdicts, how)
     assert labels.rows == [] and labels.num_left_out == 8
+
+
+def test_a_table_with_texts_is_its_owners_alone(tmp_path: Path) -> None:
+    table(tmp_path / "near", "Here is")
+    assert (tmp_path / "near").stat().st_mode & 0o077 == 0

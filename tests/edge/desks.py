@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
@@ -79,17 +80,30 @@ def office(
     return Office(store=store, answers=answers, desk=desk, near=edge, far=cloud)
 
 
+class _Server(uvicorn.Server):
+    """A server that tells when it listens, or that it never will."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        finally:
+            self.listens.set()
+
+
 @contextlib.asynccontextmanager
 async def serving(opened: Office, port: int = 0) -> AsyncIterator[Office]:
     """Serve the page on loopback as `nearfar assistant` does."""
     app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
     config = uvicorn.Config(app, port=port, http="h11", ws="none", log_config=None)
     config.timeout_graceful_shutdown = 1
-    server = uvicorn.Server(config)
+    server = _Server(config)
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign]
     job = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
+    await server.listens.wait()
     opened.url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     try:
         yield opened

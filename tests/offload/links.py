@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import zmq
 
@@ -17,8 +16,8 @@ from offload.link.keys import DeviceList, KeyPair
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
 from offload.messages import Delta, Finish, Request
+from tests.waiting import PATIENCE_S, until
 
-PATIENCE_S = 60.0  # until a test gives up what must come; no machine is so slow
 HELLO = message_bodies.Hello(oldest_version=wire.VERSION, newest_version=wire.VERSION, session="s")
 
 
@@ -65,13 +64,6 @@ def text_of(items: list[Delta | Finish]) -> str:
     return "".join(item.text for item in items if isinstance(item, Delta))
 
 
-async def until(holds: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, "it did not come true in time"
-        await asyncio.sleep(0.005)
-
-
 @contextlib.contextmanager
 def nowhere() -> Iterator[str]:
     """An endpoint that takes no connection, and that nobody else can take meanwhile."""
@@ -97,8 +89,5 @@ async def send(device: zmq.Socket[bytes], *frames: bytes) -> None:
 
 
 async def receive(device: zmq.Socket[bytes]) -> bytes:
-    end = time.monotonic() + PATIENCE_S
-    while not device.poll(0):
-        assert time.monotonic() < end, "no answer in time"
-        await asyncio.sleep(0.005)
+    await until(lambda: bool(device.poll(0)))
     return device.recv_multipart()[-1]  # before it, a ROUTER puts who said it

@@ -75,6 +75,7 @@ class ScriptedEngine:
                 if self._pause_s is not None:
                     await asyncio.sleep(self._pause_s)
                 self.num_said[request.id] += 1
+                await self._tell()
                 yield said if isinstance(said, Delta) else delta(said, index)
             if self._error is not None and index < self._error_before:
                 raise self._error

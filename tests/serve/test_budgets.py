@@ -17,6 +17,7 @@ import pytest
 from offload.link.local_keys import used_file
 from offload.link.usage_store import UsedFile
 from tests.serve.faces import ASK, CHAT, error_of
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -86,9 +87,8 @@ async def test_tokens_of_an_answer_that_a_kill_cut_off_are_counted(tmp_path: Pat
 
     async with served(tmp_path, tokens_per_day="20") as url:
         asking = asyncio.create_task(ask(url, "long"))
-        while used() < 20:
-            await asyncio.sleep(0.05)
-            assert not asking.done(), "the answer is much longer than the budget"
+        await until(lambda: used() >= 20)
+        assert not asking.done(), "the answer is much longer than the budget"
     with pytest.raises(httpx.HTTPError):
         await asking
     async with served(tmp_path, tokens_per_day="20") as url:

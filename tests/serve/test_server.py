@@ -40,10 +40,8 @@ async def test_a_client_that_hangs_up_frees_the_engine_at_once(stream: bool) -> 
     engine = ScriptedEngine(hold=asyncio.Event())
     async with listening(engine) as server:
         _, writer = await open_raw(server.url, ASK | {"stream": stream, "n": 2})
+        await engine.until(lambda: sum(engine.num_said[r.id] > 0 for r in asked_chats(engine)) == 2)
         asked = asked_chats(engine)
-        while len(asked) < 2 or not all(engine.num_said[r.id] for r in asked):
-            await asyncio.sleep(0.005)
-            asked = asked_chats(engine)
         writer.close()
         await engine.until(lambda: not any(r.id in engine.running for r in asked))
     assert {r.id for r in asked} <= set(engine.cancelled)

@@ -15,7 +15,8 @@ from cloud.fleet.replica_placement import ReplicaPlacement, placements_for
 from cloud.fleet.replicas import Replicas
 from offload.errors import SettingsError
 from offload.messages import Request
-from tests.cloud.fleet.test_replicas import OPTIONS, pid_of, said, until
+from tests.cloud.fleet.test_replicas import OPTIONS, pid_of, said
+from tests.waiting import until
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import json
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,6 +21,7 @@ from cloud.ray_app import (
     queue_policy,
 )
 from offload.errors import SettingsError
+from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[3]
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "a"}]}
@@ -75,13 +75,6 @@ def test_a_policy_remembers_a_day_in_measures_a_minute_apart() -> None:
     at(1000.0 + 95_000)
     assert context.policy_state["seen"][0]["at_s"] == 80_000.0
     json.dumps(context.policy_state)
-
-
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    end_s = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end_s, "it did not come true in time"
-        time.sleep(0.2)
 
 
 @pytest.fixture
@@ -150,13 +143,13 @@ def test_a_real_ray_streams_scales_and_survives_a_killed_replica(ray_url: str) -
     with ThreadPoolExecutor(8) as pool:
         asking = [pool.submit(keep_asking, number) for number in range(8)]
         try:
-            until(lambda: len(asked) == 2)
+            wait_until(lambda: len(asked) == 2)
             assert replicas() == 2
         finally:
             busy = False
         for each in asking:
             each.result()
-    until(lambda: replicas() == 1)
+    wait_until(lambda: replicas() == 1)
     victim = ask(ray_url)
     os.kill(int(victim), signal.SIGKILL)
 
@@ -166,4 +159,4 @@ def test_a_real_ray_streams_scales_and_survives_a_killed_replica(ray_url: str) -
         except (AssertionError, httpx.HTTPError):
             return False
 
-    until(is_another)
+    wait_until(is_another)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
@@ -16,6 +16,7 @@ from cloud.fleet.replicas import Replicas
 from offload.asker import asked_by
 from offload.errors import CloudFailed
 from offload.messages import Delta, Finish, Request
+from tests.waiting import until
 
 OPTIONS = ReplicaOptions(
     engine="tests.cloud.fleet.scripted_child:open_scripted",
@@ -33,14 +34,6 @@ async def fleet() -> AsyncIterator[Replicas]:
         yield made
     finally:
         await made.aclose()
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    for _ in range(3000):
-        if holds():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come true in 30 s")
 
 
 async def count(items: AsyncIterator[Delta | Finish]) -> int:

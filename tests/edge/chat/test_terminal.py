@@ -18,6 +18,7 @@ from offload.config.places import places
 from offload.link.local_keys import admitted, server_keys
 from tests.offload.links import serving
 from tests.offload.scripted import ScriptedEngine
+from tests.waiting import wait_until
 
 pexpect = pytest.importorskip("pexpect", reason="pexpect drives the pseudo-terminal")
 
@@ -118,7 +119,7 @@ def test_ctrl_c_stops_an_answer_and_keeps_it(
     terminal.see("no cloud")
     terminal.write("hello\r")
     with contextlib.closing(Conversations(places().conversations)) as store:
-        _until(lambda: bool(store.headings() and _written(store)))
+        wait_until(lambda: bool(store.headings() and _written(store)))
     terminal.write("\x03")
     terminal.see("stopped")
     terminal.write("/why\r")
@@ -166,12 +167,3 @@ async def test_the_first_message_that_would_leave_is_asked_about(start: Start) -
 def _written(store: Conversations) -> bool:
     turns = store.read(store.latest()).turns
     return len(turns) == 2 and len(turns[1].content) > 20
-
-
-def _until(holds: Callable[[], bool]) -> None:
-    import time
-
-    end = time.monotonic() + PATIENCE_S
-    while not holds():
-        assert time.monotonic() < end, "it did not come true in time"
-        time.sleep(0.02)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Delta, Finish, Privacy
 from tests.edge.desks import TOKEN, office, serving
 from tests.offload.scripted import ScriptedEngine
+from tests.waiting import until
 
 
 class Away(ScriptedEngine):
@@ -129,14 +129,6 @@ class Person:
 
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         return list(choices)[-1]
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async def wait() -> None:
-        while not holds():
-            await asyncio.sleep(0.005)
-
-    await asyncio.wait_for(wait(), 60)
 
 
 async def test_the_chat_shows_both_at_the_next_prompt(outbox: Outbox) -> None:

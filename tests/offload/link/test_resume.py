@@ -66,8 +66,8 @@ async def test_many_answers_survive_many_cuts() -> None:
     engine = ScriptedEngine(words, pause_s=0.002)
     async with over_chaos(engine) as (_, chaos, link):
         tasks = [asyncio.create_task(answer(link, ask())) for _ in range(20)]
-        for _ in range(6):
-            await asyncio.sleep(0.06)
+        for number in range(1, 7):  # of 4,000 words
+            await engine.until(lambda: engine.num_said.total() > 500 * number)  # noqa: B023
             chaos.cut()
         for items in await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_S):
             assert text_of(items) == "".join(words)

@@ -1,0 +1,26 @@
+"""Waiting for what no event tells: the state of another process, a socket or a file."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+PATIENCE_S = 60.0  # a machine may be slow; only a fault takes this long
+_LOOK_EVERY_S = 0.005
+
+
+async def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Let the event loop run until something is true."""
+    end_s = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come true in time"
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+def wait_until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+    """Hold this thread until something is true."""
+    end_s = time.monotonic() + patience_s
+    while not holds():
+        assert time.monotonic() < end_s, "it did not come true in time"
+        time.sleep(_LOOK_EVERY_S)

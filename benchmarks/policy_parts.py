@@ -97,8 +97,8 @@ def _course(rule: CalibratedRule, answered: Both, limit: Limit) -> tuple[Floats,
     far, spent = [], []
     for question, row in zip(answered.questions, answered.rows, strict=True):
         expected = rule.expect(question.question)
-        gain, straight = expected.gain or 0.0, rule.straight
-        if straight is not None and gain >= straight and gain > limit.max_need:
+        gain, at_once = expected.gain or 0.0, rule.far_at_once_gain
+        if at_once is not None and gain >= at_once and gain > limit.max_need:
             far.append(True)
             spent.append(0)
             continue

@@ -46,7 +46,10 @@ def sentence(reason: str) -> str:
 
 
 def sureness(probability: float) -> str:
-    """Return P(near right) in words, for a person: the figure is of other answers than this one."""
+    """Return a calibrated probability of being right in words, for a person.
+
+    In words, since the figure is of other answers than this one.
+    """
     if probability >= 0.85:
         return "sure"
     return "fairly sure" if probability >= 0.6 else "unsure"

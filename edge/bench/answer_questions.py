@@ -29,7 +29,7 @@ from offload.policy.fitting.questions import find_grader, read_questions
 
 @dataclass(frozen=True, kw_only=True)
 class AnswersFlags:
-    """What the flags of `policy answers` say."""
+    """Flags of `policy answers`."""
 
     questions: Path
     out: Path
@@ -64,8 +64,8 @@ def run_answers(wish: AnswersFlags, *, as_json: bool) -> None:
         async with _opened(wish, settings, here) as engine:
             with Progress(console=Console(stderr=True), transient=True) as bar:
                 job = bar.add_task("asking", total=len(questions))
-                heard = lambda done: bar.update(job, completed=done)  # noqa: E731
-                return await ask_all(questions, engine, table, how, told=heard)
+                on_progress = lambda done: bar.update(job, completed=done)  # noqa: E731
+                return await ask_all(questions, engine, table, how, on_progress=on_progress)
 
     left_out = asyncio.run(ask())
     said_left_out(left_out)

@@ -34,11 +34,11 @@ def bench_speed(
     echo(f"prompt   {report.prefill_tokens_per_s:.1f} tokens/s ({report.prompt_tokens} read)")
     echo(f"answer   {report.decode_tokens_per_s:.1f} tokens/s ({report.answer_tokens} written)")
     if report.drafts is not None:
-        echo(f"drafts   {_told(report.drafts)}")
+        echo(f"drafts   {_report(report.drafts)}")
     _warn(report.warning)
 
 
-def _told(drafts: DraftReport) -> str:
+def _report(drafts: DraftReport) -> str:
     same = "the same answers" if drafts.same_answers else "answers parted by rounding"
     return (
         f"{drafts.ratio:.2f}x of {drafts.decode_tokens_per_s_without:.1f} tokens/s without; "
@@ -54,7 +54,7 @@ def _warn(warning: str | None) -> None:
 def bench_kv(
     settings: Settings, *, kinds: Sequence[str], text: Path | None, num_tokens: int, as_json: bool
 ) -> None:
-    """Compare the ways to store keys and values, and print a row for each."""
+    """Compare the KV cache types, and print a row for each."""
     from edge.llama.kv_losses import keep_losses
     from edge.llama.kv_report import KINDS, kv_report
 

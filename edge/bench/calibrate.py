@@ -32,7 +32,7 @@ from offload.policy.serving.policy_file import Pairing, policy_name
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrateFlags:
-    """What the flags of `policy calibrate` say."""
+    """Flags of `policy calibrate`."""
 
     questions: Path
     split: str | None = None
@@ -56,7 +56,7 @@ def run_calibration(wish: CalibrateFlags, *, as_json: bool) -> None:
     if as_json:
         echo_json(msgspec.json.encode(found).decode())
         return
-    echo(_told(rule, path))
+    echo(_report(rule, path))
 
 
 async def _calibrate(
@@ -82,7 +82,7 @@ async def _calibrate(
                 cloud,
                 labels,
                 how,
-                told=lambda done: bar.update(job, completed=done),
+                on_progress=lambda done: bar.update(job, completed=done),
             )
     rule = calibrate(*labels.of(questions), pairing, wish.options)
     save_policy(rule, path)
@@ -101,7 +101,7 @@ def pairing_of(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCa
     )
 
 
-def _told(rule: CalibratedRule, path: Path) -> str:
+def _report(rule: CalibratedRule, path: Path) -> str:
     found, policy = rule.policy.found, rule.policy
     far = sum(gain > policy.min_gain for gain in policy.held.gains) / max(1, found.num_held)
     return "\n".join(

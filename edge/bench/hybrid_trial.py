@@ -26,13 +26,13 @@ from offload.hybrid.hybrid import Hybrid
 from offload.messages import Finish, Message, Request, Sampling
 from offload.policy.fitting.questions import Question, is_right, read_questions
 from offload.policy.serving.answer_checks import final_answer
-from offload.reasons import sentence
+from offload.reasons import sentence, sureness
 
 MAX_TOKENS = 160
 
 
 class TrialOutcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What a trial found; shares and accuracies are between 0 and 1."""
+    """Result of a trial; shares and accuracies are between 0 and 1."""
 
     questions: int
     edge_accuracy: float
@@ -50,7 +50,7 @@ class TrialOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TrialAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer of one engine."""
+    """Answer of one engine in a trial."""
 
     right: bool
     text: str
@@ -114,10 +114,10 @@ async def _shown(hybrid: Hybrid, question: Question, console: Console) -> TrialA
         raise LinkError(f"the cloud failed during the trial: {route.failure}")
     side = "[green]near[/]" if route.served_by == "edge" else "[cyan]far [/]"
     mark = "[green]right[/]" if given.right else "[red]wrong[/]"
-    sure = f"{route.confidence:.0%}" if route.confidence is not None else ""
+    sure = sureness(route.confidence) if route.confidence is not None else ""
     said = f"{_plain(question.question)} -> {_plain(final_answer(given.text))}"
     console.print(
-        f"{side} {mark} {sure:>4}  {said} [dim]({sentence(route.reason)})[/]",
+        f"{side} {mark} {sure:>11}  {said} [dim]({sentence(route.reason)})[/]",
         soft_wrap=True,
         highlight=False,
     )

@@ -68,7 +68,7 @@ def run_learning(wish: Learning, *, as_json: bool) -> None:
         }
         echo_json(msgspec.json.encode(found).decode())
         return
-    echo(_told(rule, path, labels))
+    echo(_report(rule, path, labels))
 
 
 async def _learn(
@@ -94,8 +94,8 @@ async def _learn(
         )
         with Progress(console=Console(stderr=True), transient=True) as bar:
             job = bar.add_task("asking both models", total=len(questions))
-            heard = lambda done: bar.update(job, completed=done)  # noqa: E731
-            left_out = await label_questions(questions, edge, cloud, tables, how, told=heard)
+            move = lambda done: bar.update(job, completed=done)  # noqa: E731
+            left_out = await label_questions(questions, edge, cloud, tables, how, on_progress=move)
             bar.update(job, description="judging what cannot be compared")
             labels = await label_by_far(questions, tables.near, tables.far, cloud, judged, how)
     rule = calibrate(labels.questions, labels.rows, pairing, wish.options)
@@ -105,7 +105,7 @@ async def _learn(
     return rule, path, labels, left_out
 
 
-def _told(rule: CalibratedRule, path: Path, labels: FarLabels) -> str:
+def _report(rule: CalibratedRule, path: Path, labels: FarLabels) -> str:
     found = rule.policy.found
     judged = f", {labels.num_judged} judged by the far model" if labels.num_judged else ""
     return "\n".join(

@@ -37,7 +37,7 @@ QUESTIONS = (
 
 
 class DraftReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What drafts did: `ratio` is tokens per second with them over those without."""
+    """Report on drafts: `ratio` is tokens per second with them over those without."""
 
     ratio: float
     decode_tokens_per_s_without: float
@@ -50,7 +50,7 @@ class DraftReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SpeedReport(msgspec.Struct, frozen=True, kw_only=True):
-    """One run of the near model; the memory is this process's at its end."""
+    """Report on the near model's speed; the memory is this process's at its end."""
 
     model: str
     quantization: str
@@ -70,7 +70,7 @@ class SpeedReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class TimedRuns:
-    """What one way of running the model took, of all its answers."""
+    """Runs of the model with one setting, timed."""
 
     load_s: float = 0.0
     firsts: list[float] = field(default_factory=list)
@@ -161,7 +161,7 @@ async def _answer(engine: Engine, request: Request, side: TimedRuns) -> None:
 
 
 class _Numbers:
-    """Prompts of about so many tokens, no two of which begin alike."""
+    """Prompt maker: about so many tokens each, no two of which begin alike."""
 
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens

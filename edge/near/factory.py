@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RunFlags:
-    """Flags of one run, as a command's options say them."""
+    """Flags of one run of a command."""
 
     offline: bool = False
     forced: Literal["edge", "cloud"] | None = None

@@ -16,13 +16,13 @@ _WORKING = 1.25  # a model in use takes its file and a quarter more, for its con
 
 
 class EngineHolder(Protocol):
-    """Whoever has the engine that answers."""
+    """Holder of the engine that answers."""
 
     engine: Engine
 
 
 class ModelSwitch:
-    """Changes the near model by name; `open_engine` loads one, `current` names the first."""
+    """Switch of the near model by name; `open_engine` loads one, `current` names the first."""
 
     def __init__(
         self,
@@ -36,7 +36,7 @@ class ModelSwitch:
         self._free_bytes = free_bytes
 
     async def change(self, holder: EngineHolder, name: str) -> None:
-        """Let the holder have another model. Raises NearfarError, and then it has the old one."""
+        """Give the holder another model. Raises NearfarError, and then it keeps the old one."""
         path = find_model(name, self._models)  # a wrong name is said before anything is freed
         if size_of(path) * _WORKING <= self._free_bytes():
             await self._beside(holder, name)

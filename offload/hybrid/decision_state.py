@@ -22,11 +22,12 @@ from offload.policy.serving.dispatch import (
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
+from offload.reasons import sureness
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """The lot of one request: with probability `share` the policy's choice is turned round."""
+    """Exploration draw of one request: with probability `share` the policy's choice is reversed."""
 
     share: float
     opposite: bool
@@ -39,7 +40,7 @@ class Draw:
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionInputs:
-    """What one request is decided by; the clocks are shared by all requests.
+    """Inputs of one request's decision; the latency models are shared by all requests.
 
     `draw` is None where nothing is left to chance.
     """
@@ -54,7 +55,7 @@ class DecisionInputs:
 
 
 class DecisionState:
-    """Expectations of a request, the monitor of its near answer, and the figures for the record.
+    """Decision state: estimates of a request, the monitor of its near answer, figures to record.
 
     An estimate that fails never fails the request: from then on the near answer stands.
     """
@@ -83,7 +84,7 @@ class DecisionState:
         )
         nobody: tuple[Start, str] = ("near_only", "undecided")
         start, reason = self._failsafe(
-            lambda: dispatch(outlook, self._by.limit, self._by.rule.straight), nobody
+            lambda: dispatch(outlook, self._by.limit, self._by.rule.far_at_once_gain), nobody
         )
         if reason not in ("confident", "too_hard") or self._request.deadline_s is not None:
             self.draw = None  # the clock decides
@@ -96,7 +97,7 @@ class DecisionState:
         """Take the newest piece of the near answer."""
         self.monitor.see(delta)
         if self._is_opposite and self.monitor.tripped and self._when_tripped is None:
-            # What the policy would have acted on; the answer is heard to its end all the same.
+            # What the policy would have acted on; the answer is written to its end all the same.
             self._when_tripped = self.monitor.estimate()
 
     @property
@@ -118,7 +119,7 @@ class DecisionState:
         return self.draw is not None and self.draw.opposite
 
     def watch_anew(self) -> None:
-        """Forget the near answer so far: another is begun."""
+        """Forget the near answer so far: a new one is begun."""
         self.monitor = self._fresh()
 
     def _fresh(self) -> Monitor:
@@ -142,7 +143,8 @@ class DecisionState:
         if reason == "hedged":
             return "confident"
         right = estimate.right
-        if reason == settled and estimate.far is not None and right is not None and right < 0.5:
+        unsure = right is not None and sureness(right) == "unsure"
+        if reason == settled and estimate.far is not None and unsure:
             return "neither"
         return reason
 

@@ -21,7 +21,7 @@ from offload.policy.serving.gate import GateVerdict
 
 
 class Escalation:
-    """Serves one request, and keeps what was seen on the way."""
+    """Escalation of one request, with the state of its decision."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Escalation:
         self._text = ""  # what the reader has before them
 
     async def run(self) -> AsyncIterator[Delta | Finish]:
-        """Stream the answer of whichever side the policy chooses."""
+        """Stream the answer of the side that the policy chooses."""
         async with closing(self._started()) as source:
             async for item in source:
                 if isinstance(item, Delta):
@@ -221,7 +221,7 @@ class Escalation:
                 yield item
 
     async def _rescued(self, error: LinkError) -> Stream:
-        """Finish near what the cloud left: from its text where that is wanted, else anew."""
+        """Answer near where the cloud failed: from its text where that is wanted, else anew."""
         if self._by.handover == "continue" and (prefix := accepted(self._text)):
             cut = len(prefix) < len(self._text)
             try:

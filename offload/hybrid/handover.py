@@ -35,7 +35,7 @@ def accepted(text: str) -> str:
 
 
 class BackgroundStream:
-    """A stream whose first item is awaited in the background; closed when the block is left."""
+    """Stream whose first item is awaited in the background; closed when the block is left."""
 
     def __init__(self) -> None:
         self._stream: Stream | None = None

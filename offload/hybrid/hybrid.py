@@ -49,7 +49,7 @@ async def _refuse(_: Request) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class HybridOptions:
-    """How the hybrid decides; `forced` sends all to one side, within the gate's rules.
+    """Options of the hybrid; `forced` sends all to one side, within the gate's rules.
 
     rule: calibrated, that of the first day, or a threshold. aim: what is asked for where no model
     is named. min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None:
@@ -68,7 +68,7 @@ class HybridOptions:
 
 
 class Hybrid:
-    """Answers near, and far when the near model is unsure and the text may leave.
+    """Hybrid engine: answers near, and far when the near model is unsure and the text may leave.
 
     `consent` is asked before a request of class `ask` leaves; without one, it never does.
     `recorder` is told of every decision and closed with the engines; `conditions` reads for the
@@ -153,7 +153,7 @@ class Hybrid:
             self._recorder.close()
 
     async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
-        """Stream the answer of whichever side the policy chooses.
+        """Stream the answer of the side that the policy chooses.
 
         Raises RequestError for a model's name it does not know, or an aim it cannot keep.
         """

@@ -94,7 +94,7 @@ async def _label(
     near = LlamaEngine(edge_model, options=LlamaOptions(num_threads=1, kv_cache_dtype=KV_TYPE))
     async with aclosing(near), aclosing(far):
         how = QuestionOptions(grader=exact, sampling=Sampling(max_tokens=MAX_TOKENS))
-        await label_questions(questions, near, far, labels, how, told=told)
+        await label_questions(questions, near, far, labels, how, on_progress=told)
 
 
 def pairing_of(edge_model: Path, quantization: str) -> Pairing:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from offload.egress.ledger.entries import Decided, Left, Totals
-from offload.reasons import sentence
+from offload.reasons import sentence, sureness
 
 _SIDES = {"edge": "near", "cloud": "far"}
 
@@ -45,7 +45,7 @@ def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
         lines.append(f"{why[0].upper()}{why[1:]} ({_SIDES[route.served_by]}).")
         if route.failure is not None:
             lines.append(f"The cloud said: {route.failure}.")
-    lines += [*_judgement(decision), *_outcome(decision)]
+    lines += [*_estimates(decision), *_outcome(decision)]
     departures = list(left)
     if not departures:
         lines.append("Nothing of it left the device.")
@@ -56,13 +56,13 @@ def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
     return lines
 
 
-def _judgement(decision: Decided) -> list[str]:
+def _estimates(decision: Decided) -> list[str]:
     """Return what the policy saw, where it saw anything."""
     inputs, lines = decision.inputs, []
     near, far = inputs.get("p_near"), inputs.get("p_far")
     if isinstance(near, float):
-        beside = f", and the far one's with {far:.0%}" if isinstance(far, float) else ""
-        lines.append(f"The near model's answer was taken to be right with {near:.0%}{beside}.")
+        beside = f", the far one as {sureness(far)}" if isinstance(far, float) else ""
+        lines.append(f"The near answer counted as {sureness(near)}{beside}.")
     least = inputs.get("least_logprob")
     if isinstance(least, (int, float)):
         lines.append(f"The near model's least sure token had a log-probability of {least:.2f}.")

@@ -13,6 +13,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -31,7 +32,7 @@ _CODE = set("+-*/=<>(){}[]\\_^|&%$#@~`")
 
 
 class AnswerRow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One question, answered by one model.
+    """Row of an answer table: one question, answered by one model.
 
     `given` is the answer proper where it is a number, a letter or a word (questions.given).
     `tokens` are [log-probability, entropy, margin] in nats, `ended` is how the answer ended
@@ -96,7 +97,7 @@ def packed(states: Sequence[npt.NDArray[np.float32]]) -> tuple[int, str]:
 
 
 class AnswerTable:
-    """A file of Answered lines, read at the start and appended to as answers come.
+    """Answer table in a file: AnswerRow lines, read at the start and appended to as answers come.
 
     A line that is no answer, as a kill leaves one, is passed over: its question is asked again.
     """
@@ -175,6 +176,28 @@ def read_answers(path: Path) -> tuple[list[AnswerRow], list[str]]:
     if unsure := sum(any(map(_is_no_number, row.tokens)) for row in rows):
         notes.append(f"{unsure} rows of {path.name} hold numbers that are none: the greatest doubt")
     return rows, notes
+
+
+@dataclass(frozen=True)
+class PairedTables:
+    """Questions that two answer tables share, in the order of the near one."""
+
+    near: list[AnswerRow]
+    far_right: list[bool]
+    notes: list[str]
+
+    @classmethod
+    def read(cls, near: Path, far: Path) -> PairedTables:
+        """Read two tables. Raises RequestError where one cannot be read or they share nothing."""
+        rows, notes = read_answers(near)
+        others, more = read_answers(far)
+        known = {row.id: row.right for row in others}
+        both = [row for row in rows if row.id in known]
+        if not both:
+            raise RequestError(f"{near} and {far} share no id; give tables of the same questions")
+        if missing := len(rows) - len(both):
+            notes.append(f"{missing} questions of {near.name} are not in {far.name}: left out")
+        return cls(both, [known[row.id] for row in both], [*notes, *more])
 
 
 def _content(path: Path) -> bytes:

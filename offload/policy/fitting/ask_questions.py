@@ -35,7 +35,7 @@ Pause = Callable[[float], Awaitable[None]]
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionOptions:
-    """How questions are asked, and what is kept of the answers.
+    """Options of asking questions: the sampling, and what is kept of the answers.
 
     at_once: questions in flight. keep_text: whether the question and the answer are kept.
     keep_states: whether the hidden states of the last tokens are. pause: waits so many seconds.
@@ -48,7 +48,7 @@ class QuestionOptions:
     keep_states: bool = True
     pause: Pause = asyncio.sleep
 
-    def told(self) -> str:
+    def describe(self) -> str:
         """Return how the answers are drawn, as the table's rows say it."""
         asked = self.sampling
         drawn = "greedy" if asked.temperature == 0.0 else f"temperature {asked.temperature:g}"
@@ -61,19 +61,19 @@ async def ask_all(
     table: AnswerTable,
     how: QuestionOptions,
     *,
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Ask what the table lacks, each answer kept as it comes; return how many were left out.
 
-    `told` hears how many are done. Raises RequestError for a table of another model, and what the
-    engine raises where it answers no more.
+    `on_progress` is called with how many are done. Raises RequestError for a table of another
+    model, and what the engine raises where it answers no more.
     """
-    model, sampling = engine.card().name, how.told()
+    model, sampling = engine.card().name, how.describe()
     table.require(model, sampling)
     waiting = {key_of(each): each for each in questions}
     run = _Run(engine, table, how, [q for key, q in waiting.items() if key not in table.found])
-    run.done, run.told = len(questions) - len(run.waiting), told
-    told(run.done)
+    run.done, run.on_progress = len(questions) - len(run.waiting), on_progress
+    on_progress(run.done)
     await together(*(run.work() for _ in range(how.at_once)))
     if run.lost is not None:
         raise run.lost
@@ -81,7 +81,7 @@ async def ask_all(
 
 
 async def together(*jobs: Coroutine[Any, Any, Any]) -> list[Any]:
-    """Run jobs side by side; where one fails, stop the others before its error goes on."""
+    """Run jobs concurrently; where one fails, stop the others before its error is raised."""
     tasks = [asyncio.ensure_future(job) for job in jobs]
     try:
         return await asyncio.gather(*tasks)
@@ -93,7 +93,7 @@ async def together(*jobs: Coroutine[Any, Any, Any]) -> list[Any]:
 
 
 class _Run:
-    """One run over the questions that wait, shared by those who ask side by side."""
+    """Run over the unanswered questions, shared by the workers that ask concurrently."""
 
     def __init__(
         self, engine: Engine, table: AnswerTable, how: QuestionOptions, waiting: list[Question]
@@ -103,11 +103,11 @@ class _Run:
         self._next = iter(waiting)
         self._in_a_row = 0
         self.num_left_out = self.done = 0
-        self.told: Callable[[int], None] = lambda _: None
+        self.on_progress: Callable[[int], None] = lambda _: None
         self.lost: LinkError | Overloaded | None = None
 
     async def work(self) -> None:
-        """Ask question after question, until none waits or the engine is gone."""
+        """Ask question after question, until none is left or the engine is gone."""
         for question in self._next:
             try:
                 row = await self._patiently(question)
@@ -117,7 +117,7 @@ class _Run:
                 self._table.add([row])
                 self._in_a_row = 0
                 self.done += 1
-                self.told(self.done)
+                self.on_progress(self.done)
             if self.lost is not None:
                 return
 
@@ -158,7 +158,7 @@ async def answer(engine: Engine, question: Question, how: QuestionOptions) -> An
         ended=read.ended,
         given=given(read.text, question),
         model=engine.card().name,
-        sampling=how.told(),
+        sampling=how.describe(),
         question=question.question if how.keep_text else "",
         text=read.text if how.keep_text else "",
         tokens=tuple(map(_rounded, read.confidence)),
@@ -174,7 +174,7 @@ async def answer(engine: Engine, question: Question, how: QuestionOptions) -> An
 
 @dataclass
 class _Read:
-    """One answer as it is read."""
+    """Answer while it is read."""
 
     text: str = ""
     ended: str = "error"

@@ -20,7 +20,12 @@ from offload.policy.fitting.answer_table import mark_of
 from offload.policy.fitting.labelled_questions import LabelledRow
 from offload.policy.fitting.probe_fit import NUM_FOLDS, crossed, try_probe
 from offload.policy.fitting.questions import Question
-from offload.policy.fitting.thresholds import crossed_isotonic, fit_early, least_gain, straight_gain
+from offload.policy.fitting.thresholds import (
+    crossed_isotonic,
+    fit_early,
+    fit_far_at_once_gain,
+    least_gain,
+)
 from offload.policy.serving.calibrated import CalibratedRule
 from offload.policy.serving.calibration_math import Isotonic, fit_isotonic
 from offload.policy.serving.features import Floats, Ints
@@ -43,7 +48,7 @@ MIN_QUESTIONS = 2 * MIN_LABELS
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
-    """What is promised, and what is tried.
+    """Options of calibration: what is guaranteed, and what is tried.
 
     alpha, delta: P(wrong | kept near) <= alpha with probability 1 - delta, for `auto-w`. quality:
     how often plain `auto` should be right, beside the cloud. early_error: which share of the
@@ -66,7 +71,7 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class _Half:
-    """The questions of one half and what is known of them."""
+    """Half of the labelled questions, with their rows."""
 
     prompts: list[str]
     rows: list[LabelledRow]
@@ -130,7 +135,7 @@ def calibrate(
         held=HeldOutQuestions(scores=(), gains=(), near_right=(), far_right=()),
         flags=_flag_counts(fit.rows),
         min_gain=0.0,
-        straight=None,
+        far_at_once_gain=None,
         alpha=options.alpha,
         delta=options.delta,
         has_prior=True,
@@ -252,5 +257,5 @@ def _thresholds(
             far_right=tuple(row.far_right for row in held.rows),
         ),
         "min_gain": min_gain,
-        "straight": straight_gain(expected, gains, min_gain),
+        "far_at_once_gain": fit_far_at_once_gain(expected, gains, min_gain),
     }

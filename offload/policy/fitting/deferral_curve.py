@@ -28,7 +28,7 @@ _LINES = {
 
 @dataclass(frozen=True)
 class Outcomes:
-    """Whether the near and the far model were right, per request: 0 or 1. [requests]"""
+    """Outcomes: whether the near and the far model were right, 0 or 1. [requests]"""
 
     weak: Floats
     strong: Floats
@@ -49,7 +49,7 @@ class Outcomes:
 
 @dataclass(frozen=True)
 class Curve:
-    """A piecewise straight curve: share sent far -> share of the quality gap recovered."""
+    """Deferral curve, piecewise straight: share sent far -> share of the quality gap recovered."""
 
     share: Floats
     recovered: Floats
@@ -72,7 +72,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Requests in the order in which they would be sent far; `ends` closes each run of ties."""
+    """Ranking of requests, the first to be sent far first; `ends` closes each run of ties."""
 
     order: Ints
     ends: Ints

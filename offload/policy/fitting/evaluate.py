@@ -26,7 +26,7 @@ FEATURES = ("prompt", "prompt+answer")
 
 
 class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One question, whether the near (weak) and the far (strong) model were right, its answer."""
+    """Outcome of one question: whether the near (weak) and the far (strong) model were right."""
 
     prompt: str
     weak_correct: bool
@@ -66,7 +66,7 @@ def _row(path: Path, number: int, line: bytes) -> OutcomeRow:
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
-    """What `evaluate` found; every cpt is a share of the requests, 0 to 1."""
+    """Result of `evaluate`; every cpt is a share of the requests, 0 to 1."""
 
     apgr: float
     cpt50: float
@@ -89,7 +89,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class OutcomeTables(msgspec.Struct, frozen=True, kw_only=True):
-    """The three disjoint uses of the rows, and a sentence on how they were kept apart."""
+    """Outcome rows by use: labels, text only, scoring; `split` says how they were kept apart."""
 
     labelled: list[OutcomeRow]
     unlabelled: list[OutcomeRow]
@@ -160,12 +160,12 @@ def score(
         title = f"{len(tables.scored)} questions, {len(tables.labelled)} labels, by the {features}"
         curve = deferral_curve.deferral_curve(gains, truth)
         draw(curve, deferral_curve.ceilings(truth), plot, title=title)
-    told = deferral_curve.figures(deferral_curve.deferral_curve(gains, truth))
+    found = deferral_curve.figures(deferral_curve.deferral_curve(gains, truth))
     return Evaluation(
-        apgr=told["apgr"],
-        cpt50=told["cpt50"],
-        cpt80=told["cpt80"],
-        cpt95=told["cpt95"],
+        apgr=found["apgr"],
+        cpt50=found["cpt50"],
+        cpt80=found["cpt80"],
+        cpt95=found["cpt95"],
         auroc_gain=deferral_curve.auroc(gains, (truth.strong > truth.weak).astype(np.float64)),
         auroc_weak_wrong=None
         if near is None

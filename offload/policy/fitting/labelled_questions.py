@@ -12,12 +12,12 @@ from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of
 from offload.policy.fitting.ask_questions import QuestionOptions, ask_all, together
 from offload.policy.fitting.questions import Question
 
-_FAR_AT_ONCE = 8  # the cloud answers them side by side
+_FAR_AT_ONCE = 8  # the cloud answers them concurrently
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledRow:
-    """One question answered twice: the near answer, and whether the far one was right."""
+    """Row for fitting: the near answer to one question, and whether the far one was right."""
 
     near: AnswerRow
     far_right: bool
@@ -29,7 +29,7 @@ class LabelledRow:
 
 @dataclass(frozen=True)
 class LabelTables:
-    """Two tables side by side: what the near and what the far model made of each question."""
+    """Answer tables of both models for the same questions."""
 
     near: AnswerTable
     far: AnswerTable
@@ -67,25 +67,25 @@ async def label_questions(
     labels: LabelTables,
     how: QuestionOptions,
     *,
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Ask both models what has not been asked yet; return how many questions were left out.
 
-    `told` hears how many both have answered. Raises LinkError where the cloud is gone: what was
-    answered before is kept.
+    `on_progress` is called with how many both have answered. Raises LinkError where the cloud is
+    gone: what was answered before is kept.
     """
     done = [0, 0]
 
-    def hear(side: int) -> Callable[[int], None]:
-        def heard(count: int) -> None:
+    def progress_of(side: int) -> Callable[[int], None]:
+        def note(count: int) -> None:
             done[side] = count
-            told(min(done))
+            on_progress(min(done))
 
-        return heard
+        return note
 
     far_how = replace(how, at_once=_FAR_AT_ONCE, keep_states=False)
     await together(
-        ask_all(questions, edge, labels.near, replace(how, at_once=1), told=hear(0)),
-        ask_all(questions, cloud, labels.far, far_how, told=hear(1)),
+        ask_all(questions, edge, labels.near, replace(how, at_once=1), on_progress=progress_of(0)),
+        ask_all(questions, cloud, labels.far, far_how, on_progress=progress_of(1)),
     )
     return sum(not labels.both(key_of(each)) for each in questions)

@@ -22,7 +22,7 @@ _FAR = ("unsure", "too_hard", "cloud_failed")
 
 
 class LedgerReplay(msgspec.Struct, frozen=True, kw_only=True):
-    """What was asked far, then and under the other limit, of the decisions that were open.
+    """Result of a replay: what was asked far then, and what would be under the other limit.
 
     `right` is the expected share of right answers by the policy's own probabilities, None where a
     decision was made without them; it is no measurement.
@@ -77,7 +77,7 @@ def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = Fal
 
 
 def report_lines(found: LedgerReplay) -> list[str]:
-    """Say in sentences what a replay found."""
+    """Return a replay in sentences, for a person."""
     if not found.num_replayed:
         return [f"Of {found.num_decisions} decisions none was open to the policy."]
     lines = [

@@ -23,7 +23,7 @@ NUM_FOLDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeOptions:
-    """How a probe is trained; checked by cross-validation, never on the questions it is held to."""
+    """Options of training a probe; chosen by cross-validation, never on the held-out questions."""
 
     width: int = 32
     epochs: int = 40
@@ -116,7 +116,7 @@ def _padded(
 
 
 class Trainer:
-    """Adam on the cross-entropy, with weights that decay."""
+    """Trainer of a probe: Adam on the cross-entropy, with weight decay."""
 
     def __init__(self, hidden: int, centre: Floats, scale: Floats, options: ProbeOptions) -> None:
         generator, width = np.random.default_rng(options.seed), options.width

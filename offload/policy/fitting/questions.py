@@ -21,7 +21,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][+-]?\d+)?")
 
 
 class Question(msgspec.Struct, frozen=True, kw_only=True):
-    """One row of a question bank; `difficulty` runs from 1 (easy) to 4.
+    """Question with its answer, a row of a file; `difficulty` runs from 1 (easy) to 4.
 
     Only `question` and `answer` are needed; `others` are further answers that are right too. `set`
     names where it is from, `kind` what its answer is: number, choice (a letter), word, or mention

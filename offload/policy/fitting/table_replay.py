@@ -15,9 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from offload.aims import Aim
-from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
-from offload.policy.fitting.answer_table import AnswerRow, mark_of, read_answers
+from offload.policy.fitting.answer_table import AnswerRow, PairedTables, mark_of
 from offload.policy.fitting.deferral_curve import Outcomes, Ranked
 from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES
 from offload.policy.serving.calibrated import CalibratedRule
@@ -35,7 +34,7 @@ _LOWEST, _WIDEST = -30.0, 30.0  # nats; what is no number counts as the worst
 
 
 class PolicyFigures(msgspec.Struct, frozen=True, kw_only=True):
-    """What one way to decide comes to; None where it cannot be said. Shares are 0 to 1.
+    """Figures of one policy on a table; None where it cannot be said. Shares are 0 to 1.
 
     A baseline sends as many far as the rule, those of the lowest score.
     """
@@ -52,7 +51,7 @@ class PolicyFigures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TableReplay(PolicyFigures, frozen=True, kw_only=True):
-    """What `evaluate --answers` found: the rule's figures, and those of the baselines by name."""
+    """Result of `evaluate --answers`: the rule's figures, and the baselines' by name."""
 
     rule: str
     num_questions: int
@@ -63,7 +62,7 @@ class TableReplay(PolicyFigures, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class TableDecisions:
-    """What a way to decide says of every question: [questions].
+    """Decisions of one policy on every question: [questions].
 
     `score` is higher for a surer near answer, `right` is P(near right) where it says one, and
     those of the highest `need` go far first; `far` says who does.
@@ -75,32 +74,10 @@ class TableDecisions:
     right: Floats | None = None
 
 
-@dataclass(frozen=True)
-class PairedTables:
-    """The questions that both tables hold, in the order of the near one."""
-
-    near: list[AnswerRow]
-    far_right: list[bool]
-    notes: list[str]
-
-    @classmethod
-    def read(cls, near: Path, far: Path) -> PairedTables:
-        """Read two tables. Raises RequestError where one cannot be read or they share nothing."""
-        rows, notes = read_answers(near)
-        others, more = read_answers(far)
-        known = {row.id: row.right for row in others}
-        both = [row for row in rows if row.id in known]
-        if not both:
-            raise RequestError(f"{near} and {far} share no id; give tables of the same questions")
-        if missing := len(rows) - len(both):
-            notes.append(f"{missing} questions of {near.name} are not in {far.name}: left out")
-        return cls(both, [known[row.id] for row in both], [*notes, *more])
-
-
 def evaluate_answers(near: Path, far: Path, rule: Rule, *, named: str) -> TableReplay:
     """Decide every question that both tables hold by a rule, and by the baselines."""
     pairs = PairedTables.read(near, far)
-    notes = [*pairs.notes, *_told(pairs), *_overlap(rule, pairs.near)]
+    notes = [*pairs.notes, *_notes(pairs), *_overlap(rule, pairs.near)]
     scored = _Scored(pairs)
     ours = decide_rows(rule, pairs.near)
     found = scored.compared(ours)
@@ -180,7 +157,7 @@ def _at_share(score: Floats, right: Floats | None, share: float) -> TableDecisio
 
 
 class _Scored:
-    """The truth of two tables, and what it makes of decisions."""
+    """Scorer of decisions against the truth of two tables."""
 
     def __init__(self, pairs: PairedTables) -> None:
         self.near = np.array([row.right for row in pairs.near], dtype=np.float64)
@@ -246,7 +223,7 @@ def _intervals(drawn: Sequence[Measures]) -> dict[str, tuple[float, float]]:
     return found
 
 
-def _told(pairs: PairedTables) -> list[str]:
+def _notes(pairs: PairedTables) -> list[str]:
     """Return what a reader should know of these tables."""
     near, far = [row.right for row in pairs.near], pairs.far_right
     notes = []

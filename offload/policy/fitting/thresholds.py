@@ -39,7 +39,7 @@ def least_gain(gains: Sequence[float], near: Floats, far: Floats, quality: float
     return float(gains[order[stays - 1]]) if stays else -1.0
 
 
-def straight_gain(
+def fit_far_at_once_gain(
     expected: Sequence[float], gains: Sequence[float], min_gain: float
 ) -> float | None:
     """Return the prompt's gain from which nearly all answers went far in the end, if any."""

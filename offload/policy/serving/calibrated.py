@@ -28,7 +28,7 @@ from offload.policy.serving.probe import Probe, load_probe, save_probe
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate
 from offload.policy.serving.signals import Signals
 
-_WORTH_THE_WHOLE = 0.95  # the prior's P(near right) from which an answer is heard to its end
+_SURE_BY_PROMPT = 0.95  # the prior's P(near right) from which an answer is written to its end
 _SURE = 1.6449  # one-sided 95% of a normal distribution
 
 
@@ -42,7 +42,7 @@ def load_calibrated(path: Path) -> CalibratedRule:
 
 @dataclass(frozen=True)
 class CalibratedRule:
-    """A policy file, put to work."""
+    """Rule of a policy file, with its prior and its probe."""
 
     policy: PolicyFile
     prior: Prior | None = None
@@ -62,8 +62,8 @@ class CalibratedRule:
         return self.policy.answer_scorer is not None
 
     @property
-    def straight(self) -> float | None:
-        return self.policy.straight
+    def far_at_once_gain(self) -> float | None:
+        return self.policy.far_at_once_gain
 
     def expect(self, prompt: str) -> PromptEstimate:
         asked = QuestionForm.read(prompt) if self.policy.answer_scorer is not None else None
@@ -110,7 +110,7 @@ class CalibratedRule:
         early = self.policy.early
         if signals.num_tokens not in early.checkpoints or limit.min_score > -math.inf:
             return False  # a promise holds for finished answers only
-        if expected.near is not None and expected.near >= _WORTH_THE_WHOLE:
+        if expected.near is not None and expected.near >= _SURE_BY_PROMPT:
             return False  # "Hello" has many good beginnings, which looks like doubt
         needed = (1.0 if expected.far is None else expected.far) - limit.max_need
         level = bisect_right(early.levels, needed) - 1

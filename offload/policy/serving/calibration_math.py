@@ -19,7 +19,7 @@ NUM_STARTS = 6
 
 
 class Isotonic(Word, frozen=True, kw_only=True):
-    """A rising line through knots; straight between them, level beyond the ends."""
+    """Isotonic curve: rises through knots, straight between them, level beyond the ends."""
 
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
@@ -78,20 +78,6 @@ def binomial_below(num_wrong: int, number: int, share: float, *, enough: float =
             break
         log_term += math.log((number - wrong) / (wrong + 1)) + log_odds
     return min(1.0, total)
-
-
-def upper_bound(num_wrong: int, number: int, delta: float) -> float:
-    """Return the Clopper-Pearson bound: the share wrong is below it with probability 1 - delta."""
-    if number == 0:
-        return 1.0
-    low, high = num_wrong / number, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        if binomial_below(num_wrong, number, middle) > delta:
-            low = middle
-        else:
-            high = middle
-    return high
 
 
 def certified(

@@ -30,7 +30,7 @@ _LARGE = 1e15
 
 @dataclass(frozen=True)
 class QuestionForm:
-    """What a question says of its answer: its numbers, its options by letter, a form asked for."""
+    """Form of a question: its numbers, its options by letter, whether it asks for a form."""
 
     numbers: tuple[float, ...]
     options: dict[str, str]

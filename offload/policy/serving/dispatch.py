@@ -19,7 +19,7 @@ _CHARS_PER_TOKEN = 4.0  # until a prompt has been counted
 
 @dataclass(frozen=True, kw_only=True)
 class Prices:
-    """What the cloud costs, per million tokens, and what a right answer is worth, in one currency.
+    """Prices of the cloud per million tokens, and the worth of a right answer, in one currency.
 
     `worth` of 0 says nothing: then the price decides nothing but what `max_cost` allows.
     """
@@ -43,7 +43,7 @@ class Prices:
 
 @dataclass(frozen=True, kw_only=True)
 class DispatchInputs:
-    """What is expected of a request before it is begun."""
+    """Inputs of dispatch: what is expected of a request before it is begun."""
 
     expected: PromptEstimate
     near: PredictedTimes
@@ -51,16 +51,18 @@ class DispatchInputs:
     deadline_s: float | None = None
 
 
-def dispatch(outlook: DispatchInputs, limit: Limit, straight: float | None) -> tuple[Start, str]:
+def dispatch(
+    inputs: DispatchInputs, limit: Limit, far_at_once_gain: float | None
+) -> tuple[Start, str]:
     """Return who starts, and the reason code where that settles who answers.
 
     "near" lets the near model answer under watch; "near_only" does not ask far at all; "both" is
     the hedged start: near and far begin at once, since there would be no time for one after the
     other.
     """
-    gain, deadline = outlook.expected.gain, outlook.deadline_s
+    gain, deadline = inputs.expected.gain, inputs.deadline_s
     needed = gain is not None and gain > limit.max_need
-    near_s, far_s = outlook.near.whole_s, outlook.far.whole_s
+    near_s, far_s = inputs.near.whole_s, inputs.far.whole_s
     if deadline is not None and near_s is not None and far_s is not None:
         if far_s > deadline:
             return "near_only", "no_time"
@@ -68,13 +70,13 @@ def dispatch(outlook: DispatchInputs, limit: Limit, straight: float | None) -> t
             return "far", "deadline"
         if needed and near_s + far_s > deadline:
             return "both", "hedged"
-    if needed and straight is not None and gain is not None and gain >= straight:
+    if needed and far_at_once_gain is not None and gain is not None and gain >= far_at_once_gain:
         return "far", "too_hard"
     return "near", "confident"
 
 
 class CloudStatus(Protocol):
-    """What a link knows of its cloud without asking it; None is not yet known."""
+    """Status of a cloud as its link knows it without asking; None is not yet known."""
 
     @property
     def healthy(self) -> bool: ...
@@ -88,7 +90,7 @@ class CloudStatus(Protocol):
 
 @runtime_checkable
 class MeasuredCloud(Protocol):
-    """An engine on another machine, which knows how that machine stands."""
+    """Engine on another machine that knows the status of that machine."""
 
     def standing(self) -> CloudStatus:
         """Return what is known now; nothing is sent for it."""
@@ -104,7 +106,7 @@ class PredictedTimes:
 
 
 class LatencyModel:
-    """One side's last answers: how long until the first token, and how long for each other."""
+    """Latency of one side by its last answers: seconds to the first token and per token."""
 
     def __init__(self) -> None:
         self._first_s: deque[float] = deque(maxlen=_KEEP)
@@ -114,7 +116,7 @@ class LatencyModel:
         self._chars_per_token: deque[float] = deque(maxlen=_KEEP)
 
     def note(self, request: Request, finish: Finish, *, first_s: float, whole_s: float) -> None:
-        """Take one finished answer, timed where it was read."""
+        """Add one finished answer, timed where it was read."""
         usage, number = finish.usage, finish.usage.completion_tokens
         self._first_s.append(first_s)
         if usage.prompt_tokens > 0:
@@ -136,9 +138,9 @@ class LatencyModel:
         return PredictedTimes(first_s=first, whole_s=first + self._rest_s(request))
 
     def far(self, request: Request, cloud: object) -> PredictedTimes:
-        """Predict a server's answer: what counts there is the way and the queue."""
+        """Predict a server's answer: what counts there is the round trip and the queue."""
         known = cloud.standing() if isinstance(cloud, MeasuredCloud) else None
-        first = median(self._first_s) if self._first_s else _told(known)
+        first = median(self._first_s) if self._first_s else _first_by_link(known)
         if first is None:
             return PredictedTimes()
         if known is not None and known.queue_s is not None and known.rtt_s is not None:
@@ -161,7 +163,7 @@ def _middle(values: deque[float] | deque[int], otherwise: float) -> float:
     return float(median(values)) if values else otherwise
 
 
-def _told(known: CloudStatus | None) -> float | None:
+def _first_by_link(known: CloudStatus | None) -> float | None:
     if known is None or known.rtt_s is None or known.first_piece_s is None:
         return None
     return known.rtt_s + known.first_piece_s

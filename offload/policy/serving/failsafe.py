@@ -19,7 +19,7 @@ _log = logging.getLogger("nearfar.policy")
 
 
 class Failsafe:
-    """Runs the estimates of one request; after the first that fails it runs no more of them.
+    """Guard of one request's estimates: after the first that fails it runs no more of them.
 
     `refusals` are raised all the same: they say that what was asked for cannot be kept.
     """

@@ -72,7 +72,7 @@ GRAMS: dict[str, Callable[[ReadText], Ints]] = {"words": word_grams, "chars": ch
 
 @dataclass(frozen=True)
 class SparseRows:
-    """A matrix in compressed rows: `indptr` [rows + 1], `indices` and `values` [entries]."""
+    """Sparse matrix in compressed rows: `indptr` [rows + 1], `indices` and `values` [entries]."""
 
     indptr: Ints
     indices: Ints

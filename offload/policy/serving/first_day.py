@@ -37,7 +37,7 @@ SHIPPED = Path(__file__).with_name("first_day.json")
 
 
 class FittedOn(Word, frozen=True, kw_only=True):
-    """Whose answers a rule was fitted to, of which sets, and to which questions (mark_of)."""
+    """Data a rule was fitted to: models, sets, and questions (mark_of)."""
 
     models: tuple[str, ...]
     sets: tuple[str, ...]
@@ -45,7 +45,7 @@ class FittedOn(Word, frozen=True, kw_only=True):
 
 
 class FirstDayFile(Word, frozen=True, kw_only=True):
-    """The weights: of an answer's features for P(near right), of a prompt's for both sides.
+    """Weights of an answer's features for P(near right), and of a prompt's for both sides.
 
     `min_gain` is how much likelier right the far model must be for plain `auto` to ask it, `needs`
     are what the questions it was fitted to asked for: what a budget starts from.
@@ -62,7 +62,7 @@ class FirstDayFile(Word, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class FirstDayRule:
-    """The shipped weights, put to work."""
+    """Rule of the shipped weights."""
 
     file: FirstDayFile
 
@@ -75,7 +75,7 @@ class FirstDayRule:
         return None
 
     @property
-    def straight(self) -> float | None:
+    def far_at_once_gain(self) -> float | None:
         return None
 
     def expect(self, prompt: str) -> PromptEstimate:

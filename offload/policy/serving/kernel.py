@@ -24,7 +24,7 @@ BANDWIDTHS = {"form": 1.0, "quantities": 0.3, "answer": 0.3}
 
 @dataclass(frozen=True)
 class MeasureGroup:
-    """One group of measures, standardised on the unlabelled texts; `centre`, `scale` [measures]."""
+    """Group of measures, standardised on the unlabelled texts; `centre`, `scale` [measures]."""
 
     group: str
     centre: Floats
@@ -43,7 +43,7 @@ class MeasureGroup:
 
 @dataclass(frozen=True)
 class SupportRows:
-    """The labelled rows of one group, standardised [rows, measures], and their squared lengths."""
+    """Labelled rows of one group, standardised [rows, measures], and their squared lengths."""
 
     rows: Floats
     squares: Floats

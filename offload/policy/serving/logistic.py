@@ -21,7 +21,7 @@ STRENGTHS = (1.0, 3.0, 10.0)  # more smoothing than this flattened the ranking
 
 @dataclass(frozen=True)
 class Head:
-    """One probability: sigmoid(kernel @ weights + bias); `weights` is [rows]."""
+    """Head of kernel logistic regression: sigmoid(kernel @ weights + bias); weights [rows]."""
 
     weights: Floats
     bias: float
@@ -116,7 +116,7 @@ def _shortened(
 
 
 class Scorer(Word, frozen=True, kw_only=True):
-    """One number from a row of features, in log odds; features are used as `names` orders them."""
+    """Linear scorer: log odds of a row of features, which stand in the order of `names`."""
 
     names: tuple[str, ...]
     weights: tuple[float, ...]

@@ -16,7 +16,7 @@ _STUCK = 90  # characters said again
 
 
 class Monitor:
-    """One answer's signals, held against what its request asks; once tripped, it stays so."""
+    """Monitor of one answer's signals against its request's limit; once tripped, it stays so."""
 
     def __init__(
         self,

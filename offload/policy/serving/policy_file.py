@@ -17,7 +17,7 @@ VERSION = 2
 
 
 class Pairing(Word, frozen=True, kw_only=True):
-    """Whom a policy was calibrated for; any other pair has its own."""
+    """Pair of models that a policy was calibrated for; any other pair has its own."""
 
     edge_model: str
     edge_hash: str
@@ -27,7 +27,7 @@ class Pairing(Word, frozen=True, kw_only=True):
 
 
 class EarlyBounds(Word, frozen=True, kw_only=True):
-    """When an answer may be given up unfinished.
+    """Bounds below which an unfinished answer is given up.
 
     `bounds[level][checkpoint]`: below this score at that many tokens, an answer that would in the
     end be kept at P(right) >= `levels[level]` is given up by no more than its share of the error.
@@ -39,7 +39,7 @@ class EarlyBounds(Word, frozen=True, kw_only=True):
 
 
 class HeldOutQuestions(Word, frozen=True, kw_only=True):
-    """The questions that nothing was fitted on, ordered as asked: thresholds are read off them."""
+    """Held-out questions, on which nothing was fitted: thresholds are read off them."""
 
     scores: tuple[float, ...]
     gains: tuple[float, ...]
@@ -48,7 +48,7 @@ class HeldOutQuestions(Word, frozen=True, kw_only=True):
 
 
 class HeldOutFigures(Word, frozen=True, kw_only=True):
-    """How good the policy was on the held questions; shares are 0 to 1."""
+    """Figures of the policy on the held-out questions; shares are 0 to 1."""
 
     num_fitted: int
     num_held: int
@@ -60,7 +60,7 @@ class HeldOutFigures(Word, frozen=True, kw_only=True):
 
 
 class PolicyFile(Word, frozen=True, kw_only=True):
-    """What calibration found; the prior and the probe are npz files beside it."""
+    """Policy as calibration found it; the prior and the probe are npz files beside it."""
 
     version: int
     pairing: Pairing
@@ -73,7 +73,8 @@ class PolicyFile(Word, frozen=True, kw_only=True):
     held: HeldOutQuestions
     flags: dict[str, tuple[int, int]]  # how many answers had it, and how many of them were right
     min_gain: float  # how much likelier right the cloud must be for plain auto to ask it
-    straight: float | None  # a prior's gain from which nearly all went far in the end
+    # a prior's gain from which nearly all went far in the end
+    far_at_once_gain: float | None = msgspec.field(name="straight")
     alpha: float
     delta: float
     has_prior: bool = False
@@ -138,6 +139,6 @@ def check_pairing(policy: PolicyFile, path: Path, *, edge_hash: str, kv_cache_dt
         )
     if mine.kv_cache_dtype != kv_cache_dtype:
         raise SettingsError(
-            f"the policy file {path} was calibrated for {mine.kv_cache_dtype} keys and values, "
+            f"the policy file {path} was calibrated for {mine.kv_cache_dtype} KV cache, "
             f"not {kv_cache_dtype}; run `nearfar policy calibrate`"
         )

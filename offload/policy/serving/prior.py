@@ -46,7 +46,7 @@ _Arrays = Mapping[str, npt.NDArray[Any]]
 
 
 class GainPredictor(Protocol):
-    """Anything that says what the cloud would gain on a prompt, -1 to 1."""
+    """Predictor of what the cloud would gain on a prompt, -1 to 1."""
 
     def gain(self, prompt: str, answer: str = "") -> float:
         """Return P(far right) - P(near right)."""
@@ -54,7 +54,7 @@ class GainPredictor(Protocol):
 
 
 class DefaultPrior:
-    """The prior of the first day, which has seen no labels.
+    """Prior without labels, its weights set by hand.
 
     Small models slip where many quantities must be combined, and where a text is dense with
     signs; both sides know short common facts. The weights are set by hand and say only that.
@@ -70,7 +70,7 @@ class DefaultPrior:
 
 @dataclass(frozen=True)
 class Prior:
-    """A fitted prior; `supports` holds, per group of measures, the labelled rows [rows, measures].
+    """Prior, fitted; `supports` holds, per group of measures, the labelled rows [rows, measures].
 
     `gram_weights` is, per kind of n-gram, [n-grams, 2]; heads are ordered near, far.
     """

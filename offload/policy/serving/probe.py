@@ -28,7 +28,7 @@ _ARRAYS = ("centre", "scale", "query", "inner", "inner_bias", "outer")
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """Weights: centre, scale, query [hidden]; inner [2 hidden, width]; inner_bias, outer [width].
+    """Probe: centre, scale, query [hidden]; inner [2 hidden, width]; inner_bias, outer [width].
 
     The pooled state and the last one stand beside one another, hence two times hidden.
     """

@@ -15,7 +15,7 @@ from offload.policy.serving.signals import Signals
 
 @dataclass(frozen=True, kw_only=True)
 class PromptEstimate:
-    """What the prompt alone says: P(near right) and P(far right), None where nothing was learnt.
+    """Estimate from the prompt alone: P(near right), P(far right), None where nothing was learnt.
 
     `asked` is what it says of its answer, for a rule that holds answers against it.
     """
@@ -32,7 +32,7 @@ class PromptEstimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """What an answer's signals say of it; a higher `score` is a surer answer."""
+    """Estimate from an answer's signals; a higher `score` is a surer answer."""
 
     score: float
     right: float | None = None  # P(near right), 0 to 1, where it was calibrated on anything
@@ -51,7 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Limit:
-    """What an answer must keep to, to stay near."""
+    """Limit that an answer must keep to stay near."""
 
     max_need: float = math.inf
     min_score: float = -math.inf
@@ -70,7 +70,7 @@ class Limit:
 
 
 class Rule(Protocol):
-    """How it is decided who answers."""
+    """Rule that decides who answers."""
 
     @property
     def watches_states(self) -> bool:
@@ -83,8 +83,8 @@ class Rule(Protocol):
         ...
 
     @property
-    def straight(self) -> float | None:
-        """Return the expected gain from which the near model need not be tried; None for never."""
+    def far_at_once_gain(self) -> float | None:
+        """Return the prompt's gain from which the near model need not be tried; None for never."""
         ...
 
     def expect(self, prompt: str) -> PromptEstimate:
@@ -120,7 +120,7 @@ class Rule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ThresholdRule:
-    """Far below a least token log-probability of `min_logprob`, in nats, as set by hand."""
+    """Threshold rule: far below a token log-probability of `min_logprob`, in nats, set by hand."""
 
     min_logprob: float = -0.7
 
@@ -139,7 +139,7 @@ class ThresholdRule:
         return None
 
     @property
-    def straight(self) -> float | None:
+    def far_at_once_gain(self) -> float | None:
         return None
 
     def expect(self, prompt: str) -> PromptEstimate:

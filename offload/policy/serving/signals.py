@@ -36,7 +36,7 @@ _TINY = 1e-4
 
 
 class Signals:
-    """The tokens of one answer so far, and its text where it is known."""
+    """Signals of one answer so far, and its text where it is known."""
 
     def __init__(self) -> None:
         self.text = ""
@@ -53,7 +53,7 @@ class Signals:
         return len(self.tokens)
 
     def take(self, tokens: Sequence[Confidence], text: str = "") -> None:
-        """Take the newest tokens, and what they add to the text."""
+        """Add the newest tokens, and what they add to the text."""
         self.text += text
         for token in tokens:
             logprob = _clamped(token.logprob, _LOWEST, 0.0, _LOWEST)

@@ -68,7 +68,7 @@ class Told:
     near: float = 0.9
     far: float = 0.95
     right: float = 0.9
-    straight: float | None = None
+    far_at_once_gain: float | None = None
     watches_states: bool = False
     cloud_model: str | None = None
     known: tuple[float, ...] = ()

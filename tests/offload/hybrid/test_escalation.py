@@ -63,9 +63,10 @@ async def test_an_answer_is_judged_again_when_it_is_whole() -> None:
     assert finish.route.confidence == 0.5 and finish.route.p_gain == pytest.approx(0.45)
 
 
-async def test_where_both_would_fail_nothing_is_spent() -> None:
+@pytest.mark.parametrize("right", [0.2, 0.55])
+async def test_where_both_would_fail_nothing_is_spent(right: float) -> None:
     cloud = near(("far", SURE))
-    rule = Told(near=0.2, right=0.2, far=0.25)
+    rule = Told(near=right, right=right, far=right + 0.05)
     text, finish = await read(
         Hybrid(near(("near", SURE)), cloud, options=HybridOptions(rule=rule)), ask()
     )
@@ -74,7 +75,7 @@ async def test_where_both_would_fail_nothing_is_spent() -> None:
 
 async def test_a_question_that_looks_too_hard_goes_straight_to_the_cloud() -> None:
     edge = near(("near", SURE))
-    rule = Told(near=0.1, far=0.9, straight=0.7)
+    rule = Told(near=0.1, far=0.9, far_at_once_gain=0.7)
     text, finish = await read(
         Hybrid(edge, near(("far", SURE)), options=HybridOptions(rule=rule)), ask()
     )

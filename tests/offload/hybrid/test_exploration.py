@@ -66,7 +66,7 @@ async def test_an_unsure_answer_is_sometimes_kept_and_heard_to_its_end() -> None
 
 
 async def test_what_looks_too_hard_is_sometimes_tried_near() -> None:
-    rule = Told(near=0.1, far=0.9, straight=0.7)
+    rule = Told(near=0.1, far=0.9, far_at_once_gain=0.7)
     hybrid, kept = exploring(near(("near", SURE)), near(("far", SURE)), rule=rule)
     text, finish = await read(hybrid, ask())
     assert text == "near" and finish.route.reason == "explored"

@@ -111,7 +111,7 @@ def test_a_policy_of_another_model_or_kv_type_is_refused(
     check_pairing(rule.policy, tmp_path, edge_hash="0" * 32, kv_cache_dtype="auto")
     with pytest.raises(SettingsError, match="another model"):
         check_pairing(rule.policy, tmp_path, edge_hash="1" * 32, kv_cache_dtype="auto")
-    with pytest.raises(SettingsError, match="keys and values"):
+    with pytest.raises(SettingsError, match="KV cache"):
         check_pairing(rule.policy, tmp_path, edge_hash="0" * 32, kv_cache_dtype="f16")
 
 

@@ -50,7 +50,9 @@ def flaky(at: set[int], times: int) -> ScriptedEngine:
 async def test_every_question_is_asked_once_of_both(tmp_path: Path) -> None:
     edge, cloud, labels = _knows(12), _knows(18), LabelTables.at(tmp_path / "a")
     heard: list[int] = []
-    assert await label_questions(QUESTIONS, edge, cloud, labels, _how(), told=heard.append) == 0
+    assert (
+        await label_questions(QUESTIONS, edge, cloud, labels, _how(), on_progress=heard.append) == 0
+    )
     questions, rows = labels.of(QUESTIONS)
     assert questions == QUESTIONS
     assert [row.near_right for row in rows] == [n < 12 for n in range(20)]

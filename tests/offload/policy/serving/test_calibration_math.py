@@ -14,7 +14,6 @@ from offload.policy.serving.calibration_math import (
     binomial_below,
     certified,
     fit_isotonic,
-    upper_bound,
 )
 
 Rows = st.lists(st.tuples(st.floats(-10, 10), st.booleans()), min_size=1, max_size=60)
@@ -53,12 +52,6 @@ def test_the_binomial_tail_is_exact(wrong: int, number: int, share: float) -> No
         math.comb(number, k) * share**k * (1 - share) ** (number - k) for k in range(wrong + 1)
     )
     assert binomial_below(wrong, number, share) == pytest.approx(exact)
-
-
-def test_the_bound_is_clopper_and_pearsons() -> None:
-    assert upper_bound(0, 59, 0.05) == pytest.approx(1 - 0.05 ** (1 / 59))
-    assert upper_bound(0, 0, 0.05) == 1.0
-    assert upper_bound(5, 5, 0.05) == pytest.approx(1.0)
 
 
 def test_a_perfect_model_is_kept_whole_and_a_bad_one_not_at_all() -> None:

@@ -27,7 +27,7 @@ def _start(expected: PromptEstimate, near: float | None, far: float | None, **mo
         far=PredictedTimes(whole_s=far),
         **more,
     )
-    return dispatch(outlook, LIMIT, straight=0.7)[0]
+    return dispatch(outlook, LIMIT, far_at_once_gain=0.7)[0]
 
 
 def test_without_a_deadline_only_the_hard_go_straight_to_the_cloud() -> None:

@@ -62,9 +62,6 @@ MAY_IMPORT = {
     "cloud": {"bench", "engine", "fleet"},
 }
 BELOW_ITS_FOLDERS = "offload"  # its own files are the words; those of edge and cloud, the commands
-TO_BE_REMOVED = {
-    ("edge.chat.chat_commands", "edge.chat.chat"),
-}
 TWICE = {
     "CalibrationOptions": "a policy's and a quantizer's",
     "ModelList": "read from an upstream, and written by serve",
@@ -174,9 +171,7 @@ def graph() -> dict[str, set[str]]:
     """Return which modules each module imports, but for the arrows that are being removed."""
     return {
         name: {
-            to
-            for to in imported(path.read_text(encoding="utf-8"))
-            if to in files() and to != name and (name, to) not in TO_BE_REMOVED
+            to for to in imported(path.read_text(encoding="utf-8")) if to in files() and to != name
         }
         for name, path in files().items()
     }

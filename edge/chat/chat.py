@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import difflib
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +14,8 @@ from typing import Any, cast
 from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
 from edge.chat.attachments import with_files
-from edge.chat.chat_commands import COMMANDS, HELP, Leave, closest
 from edge.chat.dialogue import Manner, answer
-from edge.chat.screen import Screen
+from edge.chat.screen import HELP, Command, Leave, Screen
 from edge.chat.terminal import why
 from edge.chat.thought_folding import Folding
 from edge.chat.upgrade_answers import Bettering
@@ -42,6 +42,7 @@ class Chat:
         store: Conversations,
         *,
         manner: Manner,
+        commands: Mapping[str, Command],
         system: str = "",
         conversation: str | None = None,
         sessions: Path | None = None,
@@ -53,6 +54,7 @@ class Chat:
         self.screen = screen
         self.store = store
         self._manner = manner
+        self._commands = commands
         self._privacy = privacy
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
@@ -98,6 +100,11 @@ class Chat:
                     return
                 await self._take(line)
 
+    def _closest(self, name: str) -> str:
+        """Return a guess at what was meant, as the end of a sentence."""
+        near = difflib.get_close_matches(name, self._commands, n=1)
+        return f" (did you mean {near[0]}?)" if near else ""
+
     def _show_better(self) -> None:
         """Show the better answers that have come since, each beside its first one."""
         if self.bettering is None or self.conversation is None:
@@ -113,10 +120,10 @@ class Chat:
     async def _take(self, line: str) -> None:
         try:
             name, _, rest = line.strip().partition(" ")
-            if name in COMMANDS:
-                await COMMANDS[name].act(self, rest.strip())
+            if name in self._commands:
+                await self._commands[name].act(self, rest.strip())
             elif name.startswith("/") and "/" not in name[1:]:
-                self._fail(f"there is no {name}{closest(name)}; {HELP}")
+                self._fail(f"there is no {name}{self._closest(name)}; {HELP}")
             elif line.strip():
                 await self.ask(line.strip())
         except NearfarError as error:

@@ -1,16 +1,15 @@
-"""What begins with a slash: the commands of a conversation."""
+"""Slash commands of the chat: /new, /retry, /cloud, /model, /params and the others."""
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
 from backbone.paths import expanded
+from edge.chat.screen import Command, Leave
 from edge.chat.status_line import link_state
 from edge.chat.terminal import why
 from edge.conversations.export import export
@@ -22,22 +21,6 @@ if TYPE_CHECKING:
     from edge.chat.chat import Chat
 
 PARAMS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed", "max_tokens")
-
-
-HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
-
-
-class Leave(Exception):
-    """The person wants to go."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Command:
-    """One command: what it is for, and what it does with the words behind it."""
-
-    help: str
-    act: Callable[[Chat, str], Awaitable[None]]
-    takes: str = ""
 
 
 async def _new(chat: Chat, rest: str) -> None:
@@ -219,12 +202,6 @@ def _current(chat: Chat) -> str:
     if chat.conversation is None:
         raise RequestError("nothing has been said yet; ask something first")
     return chat.conversation
-
-
-def closest(name: str) -> str:
-    """Return a guess at what was meant, as the end of a sentence."""
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 COMMANDS = {

@@ -13,10 +13,9 @@ from backbone.errors import WrongUsage
 from backbone.paths import expanded
 from edge.chat.ask import AskOptions
 from edge.chat.attachments import attachment
-from edge.chat.chat_commands import HELP
 from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
 from edge.chat.preload import Opening
-from edge.chat.screen import PlainScreen, Screen
+from edge.chat.screen import HELP, PlainScreen, Screen
 from edge.chat.status_line import status
 from edge.conversations.store import Conversations
 from offload.config.places import Places, places
@@ -117,6 +116,7 @@ class _Desk:
 
     def _begun(self, engine: Engine, screen: Screen, past: Past, conversation: str | None) -> Chat:
         from edge.chat.chat import Chat
+        from edge.chat.chat_commands import COMMANDS
         from edge.chat.dialogue import Manner
         from edge.chat.outbox_notice import waiting_line
         from edge.chat.upgrade_answers import Bettering
@@ -130,6 +130,7 @@ class _Desk:
             screen,
             self._store,
             manner=Manner(sampling=self._wish.sampling(), outbox=outbox),
+            commands=COMMANDS,
             system=self._wish.system or "",
             conversation=conversation,
             privacy=self._privacy,

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backbone.terminal_text import echo, echo_json, write
@@ -17,6 +18,21 @@ SEAMS: dict[Side, str] = {
     "cloud": "not sure enough; the far model answers instead",
     "edge": "the cloud is gone; the near model answers instead",
 }
+
+HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
+
+
+class Leave(Exception):
+    """The person wants to go."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A slash command: what it is for, and what it does with the words behind it."""
+
+    help: str
+    act: Callable[[Any, str], Awaitable[None]]
+    takes: str = ""
 
 
 class Screen(Protocol):

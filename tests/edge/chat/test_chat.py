@@ -86,7 +86,7 @@ async def talk(
     screen = ScriptedScreen(*lines, reply=reply)
     manner = Manner(privacy=privacy)
     kept = store or Conversations()
-    chat = Chat(engine or hybrid(), screen, kept, manner=manner, privacy=live)
+    chat = Chat(engine or hybrid(), screen, kept, manner=manner, commands=COMMANDS, privacy=live)
     await chat.run()
     return chat, screen
 

@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from edge.chat.chat import Chat
+from edge.chat.chat_commands import COMMANDS
 from edge.chat.dialogue import Manner, answer
 from edge.chat.upgrade_answers import Bettering
 from edge.conversations.forget import forget
@@ -136,7 +137,9 @@ async def test_the_chat_shows_both_at_the_next_prompt(outbox: Outbox) -> None:
     person = Person(store, cloud)
     bettering = Bettering(outbox, store, first_s=0.01, longest_s=0.02)
     manner = Manner(privacy=Privacy.CLOUD_OK, outbox=outbox)
-    await Chat(hybrid(cloud), person, store, manner=manner, bettering=bettering).run()
+    await Chat(
+        hybrid(cloud), person, store, manner=manner, commands=COMMANDS, bettering=bettering
+    ).run()
     told = person.remarks
     at = next(n for n, each in enumerate(told) if "better answer is ready" in each)
     assert told[at + 1 : at + 3] == ["near: near", "far:  better"]

@@ -37,7 +37,7 @@ from benchmarks import (
     edge_stream,
 )
 from benchmarks.edge_picture import draw
-from edge.device.disturbance import Disturbance
+from edge.device.cpu_load import Disturbance
 
 Row = dict[str, Any]
 RESULT = Path(__file__).with_suffix(".json")

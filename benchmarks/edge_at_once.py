@@ -12,7 +12,7 @@ import numpy as np
 
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import find
-from edge.device.cores import num_usable_cores
+from edge.device.cpu_load import num_usable_cores
 from edge.llama.context import BatchPart, Context, ContextParams
 from edge.llama.native_handles import Model
 from edge.llama.runtime import LlamaEngine

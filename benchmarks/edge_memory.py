@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import random_model
-from edge.llama.kv_report import kv_report
+from edge.llama.kv_losses import kv_report
 from offload.messages import Message, Request, Role, Sampling
 from offload.pair import EDGE_MODEL
 

@@ -19,7 +19,7 @@ import numpy as np
 from benchmarks import edge_memory, edge_speed
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import find
-from edge.device.cores import num_usable_cores
+from edge.device.cpu_load import num_usable_cores
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
 from edge.llama.native_handles import Model

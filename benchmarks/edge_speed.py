@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import random_model
-from edge.device.cores import num_usable_cores
-from edge.device.disturbance import Disturbance
+from edge.device.cpu_load import Disturbance, num_usable_cores
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Request, Sampling
 

@@ -14,11 +14,10 @@ import numpy as np
 
 from benchmarks import edge_sides as sides
 from benchmarks.edge_model import random_model
-from edge.device.disturbance import Disturbance
-from edge.llama.cache_shape import CacheShape
+from edge.device.cpu_load import Disturbance
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_cache import KvCache
-from edge.llama.kv_types import F16, KvTypes
+from edge.llama.kv_types import F16, CacheShape, KvTypes
 from edge.llama.native_handles import Model
 from edge.llama.sampler import Gauge, Sampler
 from engine.window import Pins, Window

@@ -22,10 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.private_files import write_whole
-from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_cache import KvCache
-from edge.llama.kv_types import F16, KvTypes
+from edge.llama.kv_types import F16, CacheShape, KvTypes
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine

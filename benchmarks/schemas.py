@@ -26,7 +26,7 @@ from backbone.schema import SchemaConstraint, Schemas
 from edge.llama.kv_cache import KvCache
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from edge.llama.schema_vocabulary import schema_vocabulary
+from edge.llama.vocabulary import schema_vocabulary
 from offload.messages import Finish, Message, Request, Sampling
 
 GOAL = 0.03  # of a decode step of a 0.5B model with 152k tokens

@@ -33,9 +33,8 @@ from backbone.tokenizer import Tokenizer
 from benchmarks.own_text import own_text
 from benchmarks.pair_text import pair_text
 from benchmarks.quantize import processor
-from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
-from edge.llama.kv_types import KvTypes
+from edge.llama.kv_types import CacheShape, KvTypes
 from edge.llama.native_handles import Model
 from edge.small_gpu.fast_linear import FastInt4Linear, quickest
 from edge.small_gpu.linear import GptqLinear

@@ -22,7 +22,7 @@ from benchmarks.edge_sides import busy_cores, by_turns
 from benchmarks.edge_speed import LOADS
 from benchmarks.quantize import processor
 from benchmarks.small_gpu_batch import SEED, made
-from edge.device.cores import num_usable_cores
+from edge.device.cpu_load import num_usable_cores
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
 from offload.messages import Delta, Request, Sampling
 

@@ -12,7 +12,7 @@ from backbone.error_causes import cause
 from backbone.errors import NearfarError
 from backbone.terminal_text import echo, echo_json
 from edge.bench.timing import DraftReport, measure_speed
-from edge.device.disturbance import Disturbance
+from edge.device.cpu_load import Disturbance
 from edge.models.local_models import find_gguf
 from offload.config.places import places
 from offload.config.settings import Settings
@@ -55,8 +55,7 @@ def bench_kv(
     settings: Settings, *, kinds: Sequence[str], text: Path | None, num_tokens: int, as_json: bool
 ) -> None:
     """Compare the KV cache types, and print a row for each."""
-    from edge.llama.kv_losses import keep_losses
-    from edge.llama.kv_report import KINDS, kv_report
+    from edge.llama.kv_losses import KINDS, keep_losses, kv_report
 
     here = places()
     path, watch = find_gguf(settings.edge.model, here.models), Disturbance()

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 
 from backbone.errors import NearfarError
-from edge.device.disturbance import Disturbance, spread
+from edge.device.cpu_load import Disturbance, spread
 from edge.near.factory import open_edge
 from offload.config.places import Places
 from offload.config.settings import Settings

@@ -1,12 +1,54 @@
-"""How many of this process's cores others keep busy, from the counters of the kernel."""
+"""CPU cores: how many this process may use, and how many of them other processes keep busy."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import psutil
+
+from backbone.cgroup import cpu_quota
+from edge.device import profile
+from edge.device.profile import Sysctl
+
+FAST = 0.75  # of the largest capacity; the small cores of a big.LITTLE pair have less than half
+
+
+def num_usable_cores(root: Path = Path("/"), *, sysctl: Sysctl = profile.sysctl) -> int:
+    """Return the fast cores within the affinity mask and the cgroup's CPU quota, at least 1.
+
+    `root` is where /sys is found, `sysctl` reads macOS's table. Two hardware threads of one core
+    share its arithmetic units, so they count once. Of cores of two kinds only the larger count: a
+    step waits for the slowest.
+    """
+    logical = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else logical
+    physical = psutil.cpu_count(logical=False) or logical
+    counts = [allowed, physical, *_fast_cores(root)]
+    if (quota := cpu_quota(root)) is not None:
+        counts.append(math.ceil(quota))
+    if (quick := profile.performance_cores(sysctl)) is not None:
+        counts.append(quick)
+    return max(1, min(counts))
+
+
+def _fast_cores(root: Path) -> list[int]:
+    """Return how many cores have nearly the largest capacity; [] where the kernel does not say."""
+    folder = root / "sys/devices/system/cpu"
+    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
+    capacities = []
+    for path in folder.glob("cpu[0-9]*/cpu_capacity"):
+        if allowed is None or int(path.parent.name.removeprefix("cpu")) in allowed:
+            with contextlib.suppress(OSError, ValueError):
+                capacities.append(int(path.read_text()))
+    fast = sum(capacity >= FAST * max(capacities) for capacity in capacities)
+    return [fast] if fast else []
+
 
 BusySeconds = Callable[[], tuple[float, float]]
 
@@ -64,3 +106,38 @@ def _busy(row: object) -> float:
     # Guest time is already part of user time; idle and waiting for a disk leave the core free.
     names = ("user", "nice", "system", "irq", "softirq", "steal")
     return sum(float(getattr(row, name, 0.0)) for name in names)
+
+
+BUSY_SHARE = 0.1  # of the cores: what a desktop does by itself stays below
+WIDE_SPREAD = 0.15  # of the median, from the slowest run to the quickest
+
+
+class Disturbance:
+    """Watches from its making on what other processes do."""
+
+    def __init__(self, others: OthersLoad | None = None, *, num_cores: int = 0) -> None:
+        self._others = others or OthersLoad()
+        self._num_cores = num_cores or num_usable_cores()
+
+    def busy_cores(self) -> float:
+        """Return the cores that others kept busy, on average, since the last call."""
+        return self._others() or 0.0
+
+    def warning(self, busy_cores: float, spreads: Sequence[float]) -> str | None:
+        """Return one line that says why timings are not to be trusted, None where they may be."""
+        if busy_cores > BUSY_SHARE * self._num_cores:
+            return (
+                f"other programs kept {busy_cores:.1f} of {self._num_cores} cores busy meanwhile: "
+                "the tokens/s are too low; measure again when the machine is idle"
+            )
+        if (widest := max(spreads, default=0.0)) > WIDE_SPREAD:
+            return (
+                f"repeated runs lie {widest:.0%} apart: the tokens/s are not steady; "
+                "measure again when the machine is idle and cool"
+            )
+        return None
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return how far the values lie apart, as a share of their median; 0 for fewer than two."""
+    return (max(values) - min(values)) / statistics.median(values) if len(values) > 1 else 0.0

@@ -6,12 +6,49 @@ Developer Guide (release file, nvpmodel), the SMBIOS specification 7.4.1 (types 
 
 from __future__ import annotations
 
+import ctypes
 import re
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.device import apple
-from edge.device.apple import Sysctl
+Sysctl = Callable[[str], bytes]
+
+
+def sysctl(name: str) -> bytes:
+    """Return a value of the kernel's table as it lies in memory, b"" where there is none."""
+    if sys.platform != "darwin":
+        return b""
+    lib = ctypes.CDLL(None)
+    size, key = ctypes.c_size_t(0), name.encode()
+    if lib.sysctlbyname(key, None, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        return b""
+    buffer = ctypes.create_string_buffer(size.value)
+    if lib.sysctlbyname(key, buffer, ctypes.byref(size), None, ctypes.c_size_t(0)) != 0:
+        return b""
+    return buffer.raw[: size.value]
+
+
+def chip(read: Sysctl = sysctl) -> str:
+    """Return the name of a Mac's processor, such as "Apple M2"; "" on any other machine."""
+    return read("machdep.cpu.brand_string").split(b"\0")[0].decode("utf-8", "replace").strip()
+
+
+def has_own_silicon(read: Sysctl = sysctl) -> bool:
+    """Return whether processor and GPU share one memory, on macOS."""
+    return _number(read("hw.optional.arm64")) == 1
+
+
+def performance_cores(read: Sysctl = sysctl) -> int | None:
+    """Return how many cores are of the quick kind, None where all are alike or nothing is told."""
+    return _number(read("hw.perflevel0.physicalcpu")) or None
+
+
+def _number(value: bytes) -> int:
+    """Read a number of 4 or 8 bytes, which the kernel has both of; 0 for anything else."""
+    return int.from_bytes(value, sys.byteorder) if len(value) in (4, 8) else 0
+
 
 _PORTABLE = {8, 9, 10, 14, 30, 31, 32}  # SMBIOS: portable, laptop, notebook, ..., convertible
 _JETPACK = {38: "7", 36: "6", 35: "5", 32: "4"}  # by the major number of L4T
@@ -59,10 +96,10 @@ class DeviceProfile:
         return found
 
 
-def read_profile(root: Path = Path("/"), *, sysctl: Sysctl = apple.sysctl) -> DeviceProfile:
+def read_profile(root: Path = Path("/"), *, sysctl: Sysctl = sysctl) -> DeviceProfile:
     """Read the trees below `root`, and on macOS its table; what is not told stays empty."""
-    if name := apple.chip(sysctl):
-        return DeviceProfile(kind="mac", model=name, unified_memory=apple.has_own_silicon(sysctl))
+    if name := chip(sysctl):
+        return DeviceProfile(kind="mac", model=name, unified_memory=has_own_silicon(sysctl))
     model = _text(root / "proc/device-tree/model")
     l4t = _l4t(_text(root / "etc/nv_tegra_release"))
     if l4t or "Jetson" in model:

@@ -9,7 +9,7 @@ import msgspec
 
 from backbone.errors import NearfarError
 from backbone.memory import free_memory_bytes
-from edge.device.cores import num_usable_cores
+from edge.device.cpu_load import num_usable_cores
 from edge.llama.gpu import find_gpus
 from edge.models.local_models import find_model
 from edge.near.factory import llama_options
@@ -45,9 +45,9 @@ def chosen_settings(settings: Settings, here: Places, problems: list[str]) -> li
 def _of_file(path: Path, settings: Settings, here: Places) -> list[ChosenSetting]:
     # llama.cpp's library takes a while to load: only where a file is to be looked at
     from edge.llama.draft_model import plan_draft
+    from edge.llama.gpu import place
     from edge.llama.kv_losses import known_loss
     from edge.llama.native_handles import Model
-    from edge.llama.placement import place
     from edge.llama.plan import plan
 
     said, why = settings.edge, _Whose(here.config_file)

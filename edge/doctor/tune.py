@@ -19,7 +19,7 @@ from pathlib import Path
 
 import msgspec
 
-from edge.device.cores import num_usable_cores
+from edge.device.cpu_load import num_usable_cores
 from edge.llama.speed import Speed, measured_pace
 from edge.models.local_models import find_gguf
 from edge.near.factory import llama_options

@@ -17,8 +17,7 @@ from typing import Any
 
 from backbone.errors import CheckpointError
 from backbone.paths import expanded
-from edge.llama.file_fingerprint import fingerprint
-from edge.llama.gguf_file import check_header
+from edge.llama.gguf_file import check_header, fingerprint
 from edge.llama.library import llama, log
 from offload.errors import SettingsError
 

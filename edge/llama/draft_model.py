@@ -10,16 +10,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from backbone.memory import free_memory_bytes
-from edge.llama.cache_shape import CacheShape
 from edge.llama.context import Context, ContextParams
 from edge.llama.fit import MB, DoesNotFit
-from edge.llama.gpu import Gpu, find_gpus, own_free_bytes
+from edge.llama.gpu import Gpu, find_gpus, own_free_bytes, place
 from edge.llama.kv_cache import KvCache
-from edge.llama.kv_types import KvTypes
+from edge.llama.kv_types import CacheShape, KvTypes
 from edge.llama.model_drafter import DraftCache, ModelDrafter
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
-from edge.llama.placement import place
 from edge.llama.plan import asked_len, bound_compute_bytes, plan
 from engine.step_times import KNOWN_STEPS
 from engine.window import Pins, Window

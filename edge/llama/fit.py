@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.llama.cache_shape import CacheShape
 from edge.llama.context import ContextParams
 from edge.llama.gguf_file import check_header
-from edge.llama.kv_types import KvTypes
+from edge.llama.kv_types import CacheShape, KvTypes
 from edge.llama.library import llama, log
 from offload.errors import SettingsError
 

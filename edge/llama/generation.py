@@ -1,22 +1,24 @@
-"""One answer in one seat: the prompt is read, and then tokens are written until it ends."""
+"""Answer generation in one slot: the prompt is evaluated, then tokens are decoded until the end."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from backbone.errors import NearfarError
 from backbone.schema import SchemaConstraint
 from backbone.text_stream import token_texts
+from edge.device.governor import ThreadTuner
 from edge.llama.context import StepAborted
-from edge.llama.decode_loop import ChosenToken, steps
 from edge.llama.draft_model import DraftModel
 from edge.llama.kv_cache import KvCache
 from edge.llama.prompt import PromptWriter
-from edge.llama.sampler import Gauge, Sampler
+from edge.llama.sampler import Gauge, Sampler, likeliest, prompt_token
 from edge.llama.slots import Owner, Slot
-from edge.llama.top_logprobs import likeliest, prompt_token
 from edge.llama.vocabulary import LlamaVocabulary
 from engine.answer_state import AnswerState, Deadline
 from engine.draft_gate import DraftGate, Paying
@@ -26,8 +28,80 @@ from engine.token_healing import KnownEnd
 from engine.window import Pins
 from offload.engine import StateObserver
 from offload.errors import ContextLengthError
-from offload.messages import Delta, Finish, FinishReason, PromptToken, Request
+from offload.messages import Confidence, Delta, Finish, FinishReason, PromptToken, Request
 from offload.thinking import opened, tail_of
+
+
+class Watchers:
+    """Who watches which answer, by the id of its request."""
+
+    def __init__(self) -> None:
+        self._observers: dict[str, StateObserver] = {}
+
+    @contextmanager
+    def watch(self, request_id: str, observer: StateObserver) -> Iterator[None]:
+        """Show an answer's hidden states to `observer` while the block lasts."""
+        self._observers[request_id] = observer
+        try:
+            yield
+        finally:
+            del self._observers[request_id]
+
+    def of(self, request_id: str) -> StateObserver | None:
+        """Return who watches an answer, if anybody does."""
+        return self._observers.get(request_id)
+
+
+class ChosenToken(NamedTuple):
+    """A token; `row` of the cache's logits is what it was chosen from, until the next is asked."""
+
+    token: int
+    confidence: Confidence
+    row: int
+
+
+def steps(
+    cache: KvCache, sampler: Sampler, pins: Pins, pace: ThreadTuner, drafter: Drafter | None = None
+) -> Generator[ChosenToken, None, None]:
+    """Yield tokens chosen after what the cache holds, until it has no more room.
+
+    Each token is drawn from the logits it would have had alone: a draft only saves the step.
+    What a schema forces comes as a draft that is always right. The iterator may be left at any
+    time; drafted tokens that were not taken leave the cache.
+    """
+    chosen = ChosenToken(*sampler.next(cache.logits(0)), 0)
+    while True:
+        if drafter is not None:
+            drafter.add(chosen.token)
+        yield chosen
+        forced = sampler.forced[: max(0, min(cache.window.free - 1, cache.max_forced))]
+        draft = forced or _draft(cache, drafter)
+        started = time.perf_counter()
+        with pace.step(plain=not draft):
+            if not cache.append([chosen.token, *draft], pins):
+                return
+        seconds = time.perf_counter() - started
+        accepted = 0
+        try:
+            while True:
+                chosen = ChosenToken(*sampler.next(cache.logits(accepted)), accepted)
+                if accepted == len(draft) or chosen.token != draft[accepted]:
+                    break
+                accepted += 1
+                if drafter is not None:
+                    drafter.add(chosen.token)
+                yield chosen
+        finally:
+            cache.rollback(len(draft) - accepted)
+        if drafter is not None and not forced:
+            drafter.judge(len(draft), accepted, seconds)
+
+
+def _draft(cache: KvCache, drafter: Drafter | None) -> list[int]:
+    if drafter is None:
+        return []
+    return drafter.propose(min(cache.window.free - 1, cache.max_draft))
+
 
 _DONE = object()
 

@@ -1,13 +1,20 @@
-"""The GPUs that this build of llama.cpp can use, and how many layers of a model they hold."""
+"""GPUs that this build of llama.cpp can use, and how many layers of a model they hold."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edge.device.profile import read_profile
+from edge.llama.context import ContextParams
+from edge.llama.fit import MB, DoesNotFit
+from edge.llama.kv_types import CacheShape
 from edge.llama.library import llama
+from edge.llama.native_handles import Model
+from edge.llama.options import LlamaOptions
+from edge.llama.plan import bound_compute_bytes, plan
 
 GPU_MARGIN = 0.92  # of the free memory; drivers and other programs take a little at any time
 _GPU, _INTEGRATED = 1, 2  # enum ggml_backend_dev_type of ggml-backend.h
@@ -77,3 +84,43 @@ def num_layers_that_fit(layers: Layers, gpus: Sequence[Gpu], compute_bytes: int)
         room = int(gpu.free_bytes * GPU_MARGIN) - compute_bytes
         held += max(0, room // each)
     return min(held, layers.num_layers + 1)
+
+
+ALL_LAYERS = 10_000
+
+
+def place(path: Path, options: LlamaOptions, memory_bytes: int, gpus: Sequence[Gpu]) -> int:
+    """Return how many layers to give to the GPUs; `memory_bytes` are free in the machine.
+
+    Raises DoesNotFit where the model fits nowhere, or where the GPUs do not hold as many layers
+    as `num_gpu_layers` asks for; CheckpointError for a file that cannot be run.
+    """
+    if not gpus or options.num_gpu_layers == 0:
+        return 0
+    if not options.check_memory:
+        return ALL_LAYERS if options.num_gpu_layers < 0 else options.num_gpu_layers
+    with Model(path, weights=False) as model:
+        params = plan(model, options, memory_bytes + own_free_bytes(gpus))
+        layers = layers_of(model, params)
+        compute = bound_compute_bytes(model, options, params.num_tokens)
+        held = num_layers_that_fit(layers, gpus, compute)
+    if options.num_gpu_layers < 0:
+        return held
+    if (asked := min(options.num_gpu_layers, layers.num_layers + 1)) > held:
+        free = sum(gpu.free_bytes for gpu in gpus)
+        raise DoesNotFit(
+            f"num_gpu_layers is {asked} and the GPU's free {free // MB} MB hold {held}; "
+            "set it to -1 for as many as fit"
+        )
+    return asked
+
+
+def layers_of(model: Model, params: ContextParams) -> Layers:
+    """Return what a layer takes; embeddings are counted as if they were spread over the layers."""
+    count = max(1, (model.numbers("block_count") or [1])[0])
+    cache = CacheShape.of(model).cache_bytes(params.kv_types, params.num_tokens * params.num_seqs)
+    return Layers(
+        num_layers=count,
+        layer_bytes=-(-model.size_bytes // count),
+        cache_bytes=-(-cache // count),
+    )

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import NearfarError
-from edge.device.thread_tuner import ThreadTuner
+from edge.device.governor import ThreadTuner
 from edge.llama.context import BatchPart, Context
 
 # How long a step waits for an answer that was in the one before: one left behind costs nearly a

@@ -7,11 +7,10 @@ import functools
 from collections.abc import Callable
 from dataclasses import replace
 
-from edge.device.cores import num_usable_cores
-from edge.llama.cache_shape import CacheShape
+from edge.device.cpu_load import num_usable_cores
 from edge.llama.context import ContextParams
 from edge.llama.fit import DoesNotFit, Fit, choose, measure
-from edge.llama.kv_types import F16
+from edge.llama.kv_types import F16, CacheShape
 from edge.llama.library import llama
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions

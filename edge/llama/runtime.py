@@ -17,22 +17,21 @@ from backbone.schema import SchemaConstraint, Schemas
 from backbone.schema_trial import GivenUp
 from backbone.terminal_text import readable
 from edge.device.cpu_load import OthersLoad
-from edge.device.thread_tuner import ThreadTuner
+from edge.device.governor import ThreadTuner
 from edge.llama.context import Context
 from edge.llama.draft_model import open_draft
 from edge.llama.embedder import Embedder
-from edge.llama.generation import Generation, GenerationTask
-from edge.llama.hidden_states import Watchers
+from edge.llama.generation import Generation, GenerationTask, Watchers
+from edge.llama.gpu import place
 from edge.llama.kv_losses import compression_notice
 from edge.llama.kv_types import F16
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
-from edge.llama.placement import place
 from edge.llama.plan import plan_for
 from edge.llama.prompt import PromptWriter
-from edge.llama.schema_vocabulary import schema_vocabulary
-from edge.llama.slot_factory import seats_of
+from edge.llama.slots import seats_of
 from edge.llama.trial_load import require_survival
+from edge.llama.vocabulary import schema_vocabulary
 from engine.answer_state import AnswerState, Deadline
 from engine.drafts import DraftTally
 from offload.asker import asker

@@ -17,8 +17,7 @@ import msgspec
 
 from backbone.errors import CheckpointError, NearfarError
 from edge.llama.context import Context, ContextParams
-from edge.llama.file_fingerprint import fingerprint
-from edge.llama.gguf_file import check_header
+from edge.llama.gguf_file import check_header, fingerprint
 from edge.llama.native_handles import Model
 
 TRIAL_S = 600.0  # even a large model on a slow disk is loaded by then

@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass
 
 from backbone.errors import NearfarError
-from edge.llama.cache_shape import CacheShape
 from edge.llama.fit import choose
+from edge.llama.kv_types import CacheShape
 
 BATCH_TOKENS = 512  # llama.cpp reserves logits for so many tokens
 Q4_K, Q5_K, Q6_K, Q5_0, Q8_0 = 4.5, 5.5, 6.5625, 5.5, 8.5  # bits of a weight, scales included

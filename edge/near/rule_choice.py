@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 
 from edge.llama.adapters import content_with, parse_adapters
-from edge.llama.file_fingerprint import fingerprint
+from edge.llama.gguf_file import fingerprint
 from offload.config.places import Places
 from offload.config.settings import Settings
 from offload.errors import SettingsError

@@ -9,10 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.small_gpu.sampling_step import SampledToken
 from edge.small_gpu.sequence import RingSequence as Answering
 from edge.small_gpu.slots import RingSlots
-from edge.small_gpu.step import StepPart
+from edge.small_gpu.step import SampledToken, StepPart
 from offload.messages import FinishReason
 
 _log = logging.getLogger("nearfar.small_gpu")
@@ -40,21 +39,21 @@ class Batch:
         self._max_tokens = max_num_batched_tokens
         self._max_draft = max_draft_tokens
         self._waiting: deque[Answering] = deque()
-        self._seated: list[Answering] = []  # the oldest first
+        self._running: list[Answering] = []  # the oldest first
 
     @property
     def num_unfinished(self) -> int:
         """Return how many answers are waited for."""
-        return len(self._waiting) + len(self._seated)
+        return len(self._waiting) + len(self._running)
 
     def add(self, sequence: Answering) -> None:
         """Let an answer take part as soon as there is a slot for it."""
         self._waiting.append(sequence)
 
     def step(self) -> None:
-        """End what nobody waits for any more, seat who can be seated, and compute one step."""
+        """End what nobody waits for any more, fill free slots, and compute one step."""
         self._end_impatient()
-        self._seat()
+        self._fill_slots()
         if shares := self._shares():
             self._compute(shares)
 
@@ -65,28 +64,32 @@ class Batch:
 
     def abandon(self, error: NearfarError) -> None:
         """Fail everybody, for good: slots are not given back."""
-        for sequence in [*self._waiting, *self._seated]:
+        for sequence in [*self._waiting, *self._running]:
             sequence.fail(error)
         self._waiting.clear()
-        self._seated.clear()
+        self._running.clear()
 
     def _end_impatient(self) -> None:
-        for sequence in [*self._waiting, *self._seated]:
+        for sequence in [*self._waiting, *self._running]:
             if (reason := sequence.task.patience.ended()) is not None:
                 self._end(sequence, reason)
 
-    def _seat(self) -> None:
-        while self._waiting and (slot := self._slots.take(self._waiting[0].task)) is not None:
-            sequence = self._waiting.popleft()
-            self._seated.append(sequence)
-            sequence.sit(slot)
+    def _fill_slots(self) -> None:
+        while self._waiting:
+            sequence, task = self._waiting[0], self._waiting[0].task
+            slot = self._slots.take(task.session, task.prompt, task.owner)
+            if slot is None:
+                return
+            self._waiting.popleft()
+            self._running.append(sequence)
+            sequence.enter(slot)
 
     def _shares(self) -> list[Share]:
         """Who writes gets a token; what is left of the step goes to prompts, the oldest first."""
-        writing = [one for one in self._seated if one.is_writing]
-        reading = [one for one in self._seated if not one.is_writing]
+        writing = [one for one in self._running if one.is_writing]
+        reading = [one for one in self._running if not one.is_writing]
         # Drafts are for those who write alone: for others they would only make steps longer.
-        alone = len(self._seated) == 1
+        alone = len(self._running) == 1
         shares = [self._share(one, self._limit(one, alone=alone)) for one in writing]
         written = sum(len(share[1].tokens) for share in shares if share)
         left = min(self._max_tokens - written, PIECE if writing else self._max_tokens)
@@ -161,13 +164,13 @@ class Batch:
 
     def _fail(self, sequence: Answering, error: NearfarError, *, spoilt: bool = True) -> None:
         sequence.fail(error)
-        if spoilt and sequence.is_seated:
+        if spoilt and sequence.has_slot:
             sequence.slot.clear()
         self._leave(sequence)
 
     def _leave(self, sequence: Answering) -> None:
-        if sequence.is_seated:
-            self._seated.remove(sequence)
+        if sequence.has_slot:
+            self._running.remove(sequence)
             self._slots.give_back(sequence.slot)
         else:
             self._waiting.remove(sequence)

@@ -33,12 +33,9 @@ from edge.small_gpu.loop import Loop
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
 from edge.small_gpu.ring_cache import rotations_of
-from edge.small_gpu.sampling_step import lookup_for
 from edge.small_gpu.sequence import Item, RingSequence, RingTask
-from edge.small_gpu.slot import RingSlot
-from edge.small_gpu.slots import RingSlots
-from edge.small_gpu.step import Step
-from edge.small_gpu.threads import governed
+from edge.small_gpu.slots import RingSlot, RingSlots
+from edge.small_gpu.step import Step, governed, lookup_for
 from edge.small_gpu.token_healing import Speller
 from engine.answer_state import Deadline
 from engine.draft_gate import DraftGate, Paying

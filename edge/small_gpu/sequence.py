@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from backbone.errors import CheckpointError, NearfarError
 from backbone.sampling import Sampler
 from backbone.tokenizer import Tokenizer
-from edge.small_gpu.prompt_chunks import PromptChunks
-from edge.small_gpu.sampling_step import LogitsRow, SampledToken
-from edge.small_gpu.slot import RingSlot
-from edge.small_gpu.step import StepPart
+from edge.small_gpu.prompt import PromptChunks
+from edge.small_gpu.slots import RingSlot
+from edge.small_gpu.step import LogitsRow, SampledToken, StepPart
 from edge.small_gpu.token_healing import Spelling
 from engine.answer_state import AnswerState, Deadline
 from engine.drafts import Drafter
@@ -74,12 +73,12 @@ class RingSequence:
 
     @property
     def slot(self) -> RingSlot:
-        """Return where it sits."""
+        """Return its slot."""
         assert self._slot is not None, "it waits for a slot"
         return self._slot
 
     @property
-    def is_seated(self) -> bool:
+    def has_slot(self) -> bool:
         """Whether it has a slot."""
         return self._slot is not None
 
@@ -93,7 +92,7 @@ class RingSequence:
         """How many tokens come next whatever the network says."""
         return len(self.task.sampler.forced)
 
-    def sit(self, slot: RingSlot) -> None:
+    def enter(self, slot: RingSlot) -> None:
         """Take a slot, and keep what of the prompt is in it."""
         task, self._slot = self.task, slot
         self._reading = PromptChunks(slot, task.prompt, task.pins, reuse=task.reuse)
@@ -143,7 +142,7 @@ class RingSequence:
         answer = self._answer
         if (rest := answer.rest()) is not None:
             self._post(rest)
-        dropped = self.slot.ring.dropped if self.is_seated else 0
+        dropped = self.slot.ring.dropped if self.has_slot else 0
         self._post(answer.finish(reason, dropped_tokens=dropped))
 
     def fail(self, error: NearfarError) -> None:

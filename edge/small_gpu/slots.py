@@ -4,17 +4,173 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
-from edge.small_gpu.sequence import RingTask
-from edge.small_gpu.slot import RingSlot
-from edge.small_gpu.slot_state import restore, saved
-from engine.sessions import SessionStore
+from edge.small_gpu.ring_cache import Ring
+from engine.sessions import Header, Saved, SessionStore
+from engine.window import Pins
 
 _log = logging.getLogger("nearfar.small_gpu")
 
-WORTH_TOKENS = 32  # a shorter conversation is read again as quickly as it is loaded
+SAVED_TOKENS = 32  # a shorter conversation is read again as quickly as it is loaded
+
+
+class RingSlot:
+    """Keeps a ring and the books of its text in step; what a next prompt shares is kept.
+
+    `owner` is for whom the text was read: nobody else's prompt may profit from it.
+    """
+
+    def __init__(self, ring: Ring, *, sliding: bool) -> None:
+        self.ring = ring
+        self.sliding = sliding
+        self.stream: list[int] = []  # all that was read or skipped, the dropped tokens too
+        self.session: str | None = None
+        self.owner: object = None
+
+    def shared(self, prompt: Sequence[int]) -> int:
+        """Return how many tokens of the stream, from its start, the prompt begins with."""
+        pairs = enumerate(zip(self.stream, prompt, strict=False))
+        return next((i for i, (a, b) in pairs if a != b), min(len(self.stream), len(prompt)))
+
+    def begin(self, prompt: Sequence[int], pins: Pins, *, reuse: bool = True) -> list[range]:
+        """Keep what a prompt shares with the stream; return which of its tokens to read.
+
+        Where those would not all fit, what lies before the newest of them is left out. The last
+        token is always read, since its logits are needed.
+        """
+        kept = self._keep(self.shared(prompt[:-1]) if reuse else 0)
+        if self.ring.dropped and not self._is_good_start(prompt, pins):
+            kept = self._keep(0)
+        first, resume = self._gap(len(prompt), pins)
+        if len(prompt) - max(first, kept) > self.ring.limit - first and resume > first:
+            kept = self._keep(min(first, kept))
+            return [span for span in (range(kept, first), range(resume, len(prompt))) if span]
+        return [range(kept, len(prompt))]
+
+    def hold(self, tokens: Sequence[int], *, settle: bool = True) -> None:
+        """Take the first tokens that were attended from into the ring and the stream."""
+        self.ring.advance(len(tokens))
+        self.stream += tokens
+        if settle:
+            self.ring.settle()
+
+    def skip(self, tokens: Sequence[int]) -> None:
+        """Count tokens that are not read."""
+        self.ring.skip(len(tokens))
+        self.stream += tokens
+
+    def make_room(self, num_tokens: int, pins: Pins) -> bool:
+        """Make room for so many tokens; False where what is there may not go."""
+        if self.sliding:
+            return self.ring.make_room(num_tokens, pins)
+        return self.ring.used + num_tokens <= self.ring.limit
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.ring.clear()
+        self.stream.clear()
+
+    def _keep(self, length: int) -> int:
+        kept = self.ring.truncate(length)
+        del self.stream[kept:]
+        return kept
+
+    def _gap(self, num_prompt: int, pins: Pins) -> tuple[int, int]:
+        """Return which tokens to leave out of a prompt that is too long, as [first, resume).
+
+        A quarter stays free where the newest turn allows it.
+        """
+        if not self.sliding or num_prompt <= self.ring.limit:
+            return 0, 0
+        limit = self.ring.limit
+        first = min(max(self.ring.num_sinks, pins.num_first), pins.last_start)
+        fits_from = num_prompt - (limit - first - limit // 4)
+        return first, max(first, min(pins.last_start, fits_from))
+
+    def _is_good_start(self, prompt: Sequence[int], pins: Pins) -> bool:
+        """Return whether what is held loses nothing that reading anew would keep."""
+        ring, length = self.ring, len(self.stream)
+        if not ring.holds(0, min(pins.num_first, length)):
+            return False
+        if not ring.holds(min(pins.last_start, length), length):
+            return False
+        filled = ring.used + len(prompt) - length
+        return len(prompt) > ring.limit and filled > ring.limit // 2
+
+
+def saved(slot: RingSlot, model: str) -> Saved:
+    """Return what a slot holds, for a SessionStore."""
+    ring = slot.ring
+    places = [block.place for block in ring.blocks]
+    tensors = {
+        "plain": ring.plain[:, :, : len(ring.plain_at)],
+        "plain_at": torch.tensor(ring.plain_at, dtype=torch.int64),
+        "blocks_at": torch.tensor([block.at for block in ring.blocks], dtype=torch.int64),
+    }
+    for name, part in _stored(ring).items():
+        tensors[name] = part[:, places]
+    state = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
+    kept = _spans(sorted([*ring.plain_at, *(at for block in ring.blocks for at in block.at)]))
+    return Saved(header=Header(model=model, stream=list(slot.stream), kept=kept), state=state)
+
+
+def restore(slot: RingSlot, found: Saved) -> bool:
+    """Let a slot hold what was saved instead; False, and empty, where it does not suit."""
+    slot.clear()
+    try:
+        tensors = load(found.state)
+        suits = _suits(slot.ring, tensors, len(found.header.stream))
+    except (SafetensorError, KeyError, ValueError):
+        return False
+    if suits:
+        _copy(slot.ring, tensors, len(found.header.stream))
+        slot.stream = list(found.header.stream)
+    return suits
+
+
+def _copy(ring: Ring, tensors: dict[str, Tensor], num_read: int) -> None:
+    plain, blocks_at = tensors["plain"], tensors["blocks_at"].tolist()
+    ring.plain[:, :, : plain.shape[2]] = plain.to(ring.device)
+    for name, part in _stored(ring).items():
+        part[:, : len(blocks_at)] = tensors[name].to(ring.device)
+    ring.restore(num_read, tensors["plain_at"].tolist(), [tuple(at) for at in blocks_at])
+
+
+def _suits(ring: Ring, tensors: dict[str, Tensor], num_read: int) -> bool:
+    """Return whether the tensors are of a ring like this one, and their books make sense."""
+    plain, blocks_at = tensors["plain"], tensors["blocks_at"].tolist()
+    plain_at = tensors["plain_at"].tolist()
+    settled = len(plain_at) < ring.num_sinks + ring.residual + ring.block
+    like = [(plain, ring.plain[:, :, : len(plain_at)])]
+    like += [(tensors[name], part[:, : len(blocks_at)]) for name, part in _stored(ring).items()]
+    if not settled or any(a.shape != b.shape or a.dtype != b.dtype for a, b in like):
+        return False
+    held = [*plain_at[: ring.num_sinks], *(at for block in blocks_at for at in block)]
+    held += plain_at[ring.num_sinks :]
+    in_order = held[:1] == [0] and all(a < b for a, b in pairwise(held))
+    whole = all(len(block) == ring.block for block in blocks_at)
+    return in_order and whole and held[-1] < num_read and len(held) <= ring.limit
+
+
+def _stored(ring: Ring) -> dict[str, Tensor]:
+    keys = {f"keys.{name}": part for name, part in ring.keys.parts.items()}
+    return keys | {f"values.{name}": part for name, part in ring.values.parts.items()}
+
+
+def _spans(held: list[int]) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    for at in held:
+        if spans and spans[-1][1] == at:
+            spans[-1] = (spans[-1][0], at + 1)
+        else:
+            spans.append((at, at + 1))
+    return spans
 
 
 class RingSlots:
@@ -33,16 +189,25 @@ class RingSlots:
         self._taken: list[RingSlot] = []
         self._forgotten: set[str] = set()  # conversations to be forgotten when their answer ends
 
-    def take(self, task: RingTask) -> RingSlot | None:
-        """Return the slot that holds most of a task's text, None while all are taken."""
-        if not any(any(self._worth(slot, task)) for slot in self._free):
+    def take(
+        self, session: str | None, prompt: Sequence[int], owner: object = None
+    ) -> RingSlot | None:
+        """Return the slot that holds most of a prompt, None while all are taken."""
+
+        def match(slot: RingSlot) -> tuple[bool, int, bool]:
+            own = session is not None and slot.session == session
+            shared = slot.shared(prompt) if slot.owner == owner else 0
+            # Among slots with nothing to share, an empty one costs nobody their text.
+            return own, shared, not slot.stream
+
+        if not any(any(match(slot)) for slot in self._free):
             self._add()
         if not self._free:
             return None
-        slot = max(self._free, key=lambda slot: self._worth(slot, task))
+        slot = max(self._free, key=match)
         self._free.remove(slot)
         self._taken.append(slot)
-        self._enter(slot, task)
+        self._enter(slot, session, prompt, owner)
         return slot
 
     def give_back(self, slot: RingSlot) -> None:
@@ -86,32 +251,28 @@ class RingSlots:
             self._count = num_slots
             _log.warning("no memory for more than %d answers at once", num_slots)
 
-    def _worth(self, slot: RingSlot, task: RingTask) -> tuple[bool, int, bool]:
-        own = task.session is not None and slot.session == task.session
-        shared = slot.shared(task.prompt) if slot.owner == task.owner else 0
-        # Among slots with nothing to share, an empty one costs nobody their text.
-        return own, shared, not slot.stream
-
-    def _enter(self, slot: RingSlot, task: RingTask) -> None:
-        """Make a slot hold as much of a task's conversation as there is."""
-        if slot.session != task.session:
+    def _enter(
+        self, slot: RingSlot, session: str | None, prompt: Sequence[int], owner: object
+    ) -> None:
+        """Make a slot hold as much of a prompt's conversation as there is."""
+        if slot.session != session:
             self._leave(slot)
-            slot.session = task.session
-        if slot.owner != task.owner:
+            slot.session = session
+        if slot.owner != owner:
             slot.clear()
-            slot.owner = task.owner
-        if task.session is None or self._store is None:
+            slot.owner = owner
+        if session is None or self._store is None:
             return
-        here = slot.shared(task.prompt)
-        if here >= len(task.prompt) - 1:
+        here = slot.shared(prompt)
+        if here >= len(prompt) - 1:
             return
-        found = self._store.load(task.session)
-        if found is not None and _shared(found.header.stream, task.prompt) > here:
+        found = self._store.load(session)
+        if found is not None and _shared(found.header.stream, prompt) > here:
             restore(slot, found)
 
     def _leave(self, slot: RingSlot) -> None:
         session, slot.session = slot.session, None
-        if session is not None and self._store is not None and slot.ring.used >= WORTH_TOKENS:
+        if session is not None and self._store is not None and slot.ring.used >= SAVED_TOKENS:
             self._store.save(session, saved(slot, self._store.model))
 
     def _forget_in(self, slot: RingSlot) -> None:

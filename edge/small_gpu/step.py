@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,9 +11,60 @@ from torch import Tensor
 
 from backbone.attention import Attend
 from backbone.network import Network
+from backbone.sampling import Ranked, Sampler, choose, confidence, likeliest
+from edge.device.governor import ThreadTuner
 from edge.small_gpu.block_store import to_device
 from edge.small_gpu.ring_cache import Ring
-from edge.small_gpu.sampling_step import LogitsRow, SampledToken, find
+from engine.lookup import PromptLookup
+from offload.messages import Confidence
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsRow:
+    """What is wanted of one row of logits: a token of a sampler, or how likely a given one was."""
+
+    sampler: Sampler | None = None
+    given: int = 0
+    num_alternatives: int = 0
+
+
+@dataclass(frozen=True)
+class SampledToken:
+    """The token of a row, how sure the model was of it, and the likeliest ones with their nats."""
+
+    token: int
+    confidence: Confidence
+    alternatives: Ranked = ()
+
+    @property
+    def is_number(self) -> bool:
+        """Whether the network's arithmetic held."""
+        return math.isfinite(self.confidence.entropy)
+
+
+def find(logits: Tensor, rows: Sequence[LogitsRow]) -> list[SampledToken]:
+    """Return what was wanted of each row of float32 logits [rows, vocab]."""
+    tokens = to_device([row.given for row in rows], logits.device)
+    choosing = [i for i, row in enumerate(rows) if row.sampler is not None]
+    samplers = [row.sampler for row in rows if row.sampler is not None]
+    if len(choosing) == len(rows):
+        tokens = choose(logits, samplers)
+    elif choosing:
+        at = to_device(choosing, logits.device)
+        tokens[at] = choose(logits[at], samplers)
+    # One copy to the host for both; float32 would not hold every token id.
+    sure = confidence(logits, tokens).double()
+    told = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()
+    ranked = likeliest(logits, [row.num_alternatives for row in rows])
+    return [
+        SampledToken(int(token), Confidence(*values), others)
+        for (token, *values), others in zip(told, ranked, strict=True)
+    ]
+
+
+def lookup_for(sampler: Sampler, prompt: Sequence[int], max_draft: int) -> PromptLookup | None:
+    """Return what drafts an answer, where it may have drafts."""
+    return PromptLookup(prompt, max_draft=max_draft) if max_draft and sampler.takes_drafts else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,3 +117,52 @@ def _row_places(parts: Sequence[StepPart]) -> list[int]:
         stop += len(part.tokens)
         places += range(stop - len(part.rows), stop)
     return places
+
+
+Stepping = Callable[[Sequence[StepPart]], list[list[SampledToken]]]
+
+
+class TorchThreads:
+    """The threads of torch in the thread that computes; at first those that torch has."""
+
+    def __init__(self) -> None:
+        self._decode = self._prefill = torch.get_num_threads()
+
+    def set_threads(self, decode: int, prefill: int) -> None:
+        """Take the threads for the steps of an answer, and for those of a prompt."""
+        self._decode, self._prefill = decode, prefill
+
+    def use(self, *, plain: bool) -> None:
+        """Let torch compute the next step with them."""
+        wanted = self._decode if plain else self._prefill
+        if torch.get_num_threads() != wanted:
+            torch.set_num_threads(wanted)
+
+
+class GovernedStep:
+    """Computes steps with the threads that a pace sets; it lives in the engine's thread."""
+
+    def __init__(
+        self,
+        step: Stepping,
+        *,
+        threads: TorchThreads | None = None,
+        pace_of: Callable[[TorchThreads], ThreadTuner] = ThreadTuner,
+    ) -> None:
+        self._step = step
+        self._threads = threads or TorchThreads()
+        self._pace = pace_of(self._threads)
+
+    def __call__(self, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+        """Return what the step finds in the rows of each part."""
+        plain = all(len(part.tokens) == 1 for part in parts)
+        if not plain:
+            self._pace.before_prompt()
+        self._threads.use(plain=plain)
+        with self._pace.step(plain=plain, num_answers=len(parts)):
+            return self._step(parts)
+
+
+def governed(step: Stepping, device: torch.device, num_threads: int) -> Stepping:
+    """Return the step under a governor where torch computes on the CPU and no number is fixed."""
+    return GovernedStep(step) if device.type == "cpu" and num_threads == 0 else step

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 
 from cloud.engine.engine import CloudEngine
-from edge.llama.file_fingerprint import fingerprint
+from edge.llama.gguf_file import fingerprint
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Sampling

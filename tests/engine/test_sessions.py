@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.llama.file_fingerprint import fingerprint
+from edge.llama.gguf_file import fingerprint
 from engine.sessions import Header, Saved, SessionStore, forget_session
 
 

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from backbone.errors import CheckpointError
-from edge.llama.kv_report import kv_report
+from edge.llama.kv_losses import kv_report
 from quantize.gguf import convert
 from quantize.smooth_keys import FLOOR, smooth_keys
 from quantize.stored_gguf import inspect

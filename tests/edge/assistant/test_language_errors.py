@@ -20,7 +20,7 @@ NEVER = {
         "backbone/schema_trial.py",
         "backbone/tensor_shard.py",
         "edge/llama/embedder.py",
-        "edge/llama/kv_report.py",
+        "edge/llama/kv_losses.py",
         "edge/llama/sampler.py",
         "edge/small_gpu/prompt.py",
         "offload/link/wire.py",

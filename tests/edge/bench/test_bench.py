@@ -45,8 +45,8 @@ def test_drafts_are_timed_beside_none(
 
 def test_a_busy_machine_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for busy, told in ((0.0, False), (5.0, True)):
-        monkeypatch.setattr("edge.device.disturbance.OthersLoad", lambda b=busy: lambda: b)
-        monkeypatch.setattr("edge.device.disturbance.WIDE_SPREAD", 1e9)
+        monkeypatch.setattr("edge.device.cpu_load.OthersLoad", lambda b=busy: lambda: b)
+        monkeypatch.setattr("edge.device.cpu_load.WIDE_SPREAD", 1e9)
         for arguments in (["--answer-tokens", "8"], ["--kv", "--prompt-tokens", "40"]):
             found = _run(*arguments)
             assert found["others_busy_cores"] == busy

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.device.cores import cpu_quota, num_usable_cores
+from edge.device.cpu_load import cpu_quota, num_usable_cores
 
 
 def _v2(root: Path, text: str) -> Path:
@@ -38,7 +38,7 @@ def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
 def test_cores_are_the_fewest_of_affinity_quota_and_hardware(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.device.cores.psutil.cpu_count", lambda logical: 6)
+    monkeypatch.setattr("edge.device.cpu_load.psutil.cpu_count", lambda logical: 6)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert num_usable_cores(tmp_path) == 6
     assert num_usable_cores(_v2(tmp_path, "250000 100000")) == 3

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from backbone.memory import free_memory_bytes
-from edge.device import apple
-from edge.device.cores import num_usable_cores
+from edge.device import profile
+from edge.device.cpu_load import num_usable_cores
 from edge.device.device_pressure import DevicePressure, read_strain
 from edge.device.profile import read_profile
 
@@ -221,7 +221,7 @@ INTEL = mac(machdep__cpu__brand_string=b"Intel(R) Core(TM) i7-9750H CPU @ 2.60GH
 def test_a_mac_is_known_by_its_chip_and_its_quick_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.device.cores.psutil.cpu_count", lambda logical: 10)
+    monkeypatch.setattr("edge.device.cpu_load.psutil.cpu_count", lambda logical: 10)
     monkeypatch.setattr(os, "cpu_count", lambda: 10)
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     found = read_profile(tmp_path, sysctl=M2)
@@ -236,9 +236,9 @@ def test_a_mac_is_known_by_its_chip_and_its_quick_cores(
     ("value", "cores"), [(number(4, 8), 4), (b"", None), (b"\1\0", None), (number(0, 4), None)]
 )
 def test_numbers_of_the_macs_table_have_two_sizes(value: bytes, cores: int | None) -> None:
-    assert apple.performance_cores(mac(hw__perflevel0__physicalcpu=value)) == cores
+    assert profile.performance_cores(mac(hw__perflevel0__physicalcpu=value)) == cores
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac has this table")
 def test_elsewhere_there_is_no_such_table() -> None:
-    assert apple.sysctl("machdep.cpu.brand_string") == b"" and apple.chip() == ""
+    assert profile.sysctl("machdep.cpu.brand_string") == b"" and profile.chip() == ""

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.device.disturbance import Disturbance, spread
+from edge.device.cpu_load import Disturbance, spread
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.device.cores import num_usable_cores
+from edge.device.cpu_load import num_usable_cores
 from edge.device.profile import read_profile
 
 RELEASE = (
@@ -111,7 +111,7 @@ def _capacities(root: Path, *values: int) -> Path:
 def test_small_cores_of_a_big_little_pair_do_not_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge.device.cores.psutil.cpu_count", lambda logical: 8)
+    monkeypatch.setattr("edge.device.cpu_load.psutil.cpu_count", lambda logical: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     assert num_usable_cores(tmp_path) == 8
     assert num_usable_cores(_capacities(tmp_path, *[380] * 4, *[1024] * 4)) == 4

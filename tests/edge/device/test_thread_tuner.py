@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from edge.device.cpu_load import OthersLoad
-from edge.device.thread_tuner import ThreadTuner
+from edge.device.governor import ThreadTuner
 from edge.llama.context import Context, ContextParams
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
@@ -38,7 +38,7 @@ def test_threads_are_set_only_when_they_change(
 ) -> None:
     calls: list[tuple[int, int]] = []
     monkeypatch.setattr(
-        "edge.device.thread_tuner.Governor", lambda *a, **k: Scripted([2, 2, 1, 1, 2, 2])
+        "edge.device.governor.Governor", lambda *a, **k: Scripted([2, 2, 1, 1, 2, 2])
     )
     with Model(tiny_gguf) as model, Context(model, ContextParams(num_tokens=32)) as context:
         monkeypatch.setattr(context, "set_threads", lambda *found: calls.append(found))
@@ -53,7 +53,7 @@ def test_threads_are_set_only_when_they_change(
 def test_what_others_used_while_the_model_was_loaded_is_where_it_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edge.device.thread_tuner.num_usable_cores", lambda: 4)
+    monkeypatch.setattr("edge.device.governor.num_usable_cores", lambda: 4)
     now, counters = [0.0], [(0.0, 0.0)]
     others = OthersLoad(
         counters=lambda: counters[0], allowed=lambda: None, clock=lambda: now[0], shortest_s=0.5
@@ -65,7 +65,7 @@ def test_what_others_used_while_the_model_was_loaded_is_where_it_begins(
         def set_threads(self, decode: int, prefill: int) -> None:
             asked.append(prefill)
 
-    monkeypatch.setattr("edge.device.thread_tuner.Ceiling", lambda cores: lambda: cores)
+    monkeypatch.setattr("edge.device.governor.Ceiling", lambda cores: lambda: cores)
     pace = ThreadTuner(Computing(), others=others)
     pace.before_prompt()
     now[0], counters[0] = 4.0, (8.0, 4.0)  # nobody else

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edge.llama.kv_report import kv_report
+from edge.llama.kv_losses import kv_report
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.messages import Delta, Finish, Message, Request, Sampling

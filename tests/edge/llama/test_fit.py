@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.llama.cache_shape import CacheShape
 from edge.llama.context import ContextParams
 from edge.llama.fit import MB, choose, measure
-from edge.llama.kv_types import KvTypes
+from edge.llama.kv_types import CacheShape, KvTypes
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.plan import bound_compute_bytes, plan

@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 
 from edge.llama.fit import MB, DoesNotFit
-from edge.llama.gpu import Gpu, Layers, find_gpus, num_layers_that_fit, own_free_bytes
+from edge.llama.gpu import (
+    ALL_LAYERS,
+    Gpu,
+    Layers,
+    find_gpus,
+    layers_of,
+    num_layers_that_fit,
+    own_free_bytes,
+    place,
+)
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
-from edge.llama.placement import ALL_LAYERS, layers_of, place
 from edge.llama.plan import bound_compute_bytes, plan
 
 LAYERS = Layers(num_layers=24, layer_bytes=30 * MB, cache_bytes=2 * MB)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.llama.kv_losses import keep_losses, known_loss
-from edge.llama.kv_report import kv_report
+from edge.llama.kv_losses import keep_losses, known_loss, kv_report
 from edge.llama.kv_types import KvTypes
 from edge.llama.options import LlamaOptions
 from edge.llama.plan import plan_for

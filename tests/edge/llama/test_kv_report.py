@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.llama.kv_report import kv_report
+from edge.llama.kv_losses import kv_report
 from offload.errors import RequestError
 
 

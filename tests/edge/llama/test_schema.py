@@ -12,7 +12,7 @@ import pytest
 
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from edge.llama.schema_vocabulary import schema_vocabulary
+from edge.llama.vocabulary import schema_vocabulary
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, Message, Request, Sampling
 

@@ -13,7 +13,7 @@ from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
 from edge.llama.native_handles import Model
 from edge.llama.runtime import LlamaEngine
-from edge.llama.top_logprobs import likeliest
+from edge.llama.sampler import likeliest
 from offload.errors import ContextLengthError, EngineStopped, RequestError
 from offload.messages import Delta, Finish, Message, PromptToken, Request, Sampling
 from offload.pair import EDGE_MODEL

@@ -13,8 +13,7 @@ from backbone.errors import CheckpointError, MissingExtra, NearfarError
 from backbone.tokenizer import Tokenizer
 from edge.near.factory import open_edge
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.sampling_step import SampledToken
-from edge.small_gpu.step import Step, StepPart
+from edge.small_gpu.step import SampledToken, Step, StepPart
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.engine import Engine

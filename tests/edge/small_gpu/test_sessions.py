@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.sampling_step import SampledToken
-from edge.small_gpu.step import Step, StepPart
+from edge.small_gpu.step import SampledToken, Step, StepPart
 from offload.asker import asked_by
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from tests.tiny_checkpoints import write_checkpoint
@@ -98,7 +97,7 @@ def test_a_window_that_slid_comes_back_as_it_was(start: Start) -> None:
     again = start(**options)
     (slot,) = again._loop._slots._free
     found = again._loop._slots._store.load("s")
-    from edge.small_gpu.slot_state import restore
+    from edge.small_gpu.slots import restore
 
     assert found is not None and restore(slot, found)
     assert (slot.ring.plain_at, [block.at for block in slot.ring.blocks], slot.stream) == held
@@ -141,7 +140,7 @@ def test_a_cache_of_another_kind_is_never_found(start: Start) -> None:
 def test_a_state_whose_books_make_no_sense_is_refused(start: Start) -> None:
     from safetensors.torch import load, save
 
-    from edge.small_gpu.slot_state import restore, saved
+    from edge.small_gpu.slots import restore, saved
     from engine.sessions import Saved
 
     engine = start()

@@ -8,12 +8,9 @@ from typing import Any, cast
 import pytest
 import torch
 
-from edge.device.governor import Governor
-from edge.device.thread_tuner import ThreadTuner
+from edge.device.governor import Governor, ThreadTuner
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.sampling_step import SampledToken
-from edge.small_gpu.step import StepPart
-from edge.small_gpu.threads import GovernedStep, TorchThreads, governed
+from edge.small_gpu.step import GovernedStep, SampledToken, StepPart, TorchThreads, governed
 from offload.messages import Request, Sampling
 from offload.pair import CLOUD_MODEL
 
@@ -108,7 +105,7 @@ class Neighbours:
 def test_it_gives_way_to_others_and_takes_the_cores_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """With real seconds of steps replaced by the machine's own."""
     machine, seen = Neighbours(), []
-    monkeypatch.setattr("edge.device.thread_tuner.time.perf_counter", lambda: machine.now)
+    monkeypatch.setattr("edge.device.governor.time.perf_counter", lambda: machine.now)
 
     def step(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         threads = torch.get_num_threads()

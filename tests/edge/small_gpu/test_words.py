@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from backbone.tokenizer import Tokenizer
-from edge.small_gpu.prompt import pinned, prompt_tokens
-from edge.small_gpu.prompt_chunks import PromptChunks
+from edge.small_gpu.prompt import PromptChunks, pinned, prompt_tokens
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
 from offload.errors import ContextLengthError
 from offload.messages import Delta, Finish, Message, Request, Sampling
@@ -114,7 +113,7 @@ def test_a_prompt_is_read_chunk_by_chunk_and_piece_by_piece(engine: TorchEdgeEng
     request = conversation(12)
     task = engine._task(request, threading.Event(), time.monotonic())
     _, slots = engine._make_batch()
-    slot = slots.take(task)
+    slot = slots.take(task.session, task.prompt, task.owner)
     assert slot is not None
     reading, pieces = PromptChunks(slot, task.prompt, task.pins, reuse=True), []
     while not reading.done:

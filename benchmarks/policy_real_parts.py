@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from offload.policy.fitting import deferral_curve
+from offload.policy.fitting.answer_scorer import fit_signed
 from offload.policy.fitting.answer_table import AnswerRow, mark_of, read_answers
 from offload.policy.fitting.deferral_curve import Outcomes
-from offload.policy.fitting.signed_logistic import fit_signed
 from offload.policy.fitting.table_replay import decide_rows
 from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES, PROMPT_SIGNS, SIGNS
 from offload.policy.serving.features import Floats

@@ -40,8 +40,10 @@ REASONS = {
 }
 
 
-def sentence(reason: str) -> str:
-    """Return what a reason code means, in words."""
+def sentence(reason: str, right: float | None = None) -> str:
+    """Return what a reason code means, in words; `right` is P(near right), where it is known."""
+    if reason == "confident" and right is not None:
+        return f"the near model was {sureness(right)} of its answer"
     return REASONS.get(reason, reason)
 
 

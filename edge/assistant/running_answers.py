@@ -172,6 +172,7 @@ class _Answer:
 
 def told(finish: Finish) -> Event:
     """Return what a reader is told of a finished answer, in sentences."""
-    reason = sentence(finish.route.reason) if finish.route else ""
+    route = finish.route
+    reason = sentence(route.reason, route.confidence) if route else ""
     rest = remarks(finish, longer="ask it to go on")
     return {"why": why(finish), "reason": reason, "remarks": list(rest)}

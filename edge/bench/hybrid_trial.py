@@ -117,7 +117,7 @@ async def _shown(hybrid: Hybrid, question: Question, console: Console) -> TrialA
     sure = sureness(route.confidence) if route.confidence is not None else ""
     said = f"{_plain(question.question)} -> {_plain(final_answer(given.text))}"
     console.print(
-        f"{side} {mark} {sure:>11}  {said} [dim]({sentence(route.reason)})[/]",
+        f"{side} {mark} {sure:>11}  {said} [dim]({sentence(route.reason, route.confidence)})[/]",
         soft_wrap=True,
         highlight=False,
     )

@@ -49,7 +49,7 @@ def answered(finish: Finish | None) -> list[str]:
         return []
     side = "near" if finish.route.served_by == "edge" else "far"
     speed = tokens_per_s(finish.usage)
-    told = [f"{side}: {sentence(finish.route.reason)}"]
+    told = [f"{side}: {sentence(finish.route.reason, finish.route.confidence)}"]
     return [*told, f"{speed:.0f} tokens/s"] if speed else told
 
 

@@ -97,7 +97,10 @@ def why(finish: Finish) -> str:
     route, usage = finish.route, finish.usage
     if route is None:
         return "no route was recorded"
-    parts = ["near" if route.served_by == "edge" else "far", sentence(route.reason)]
+    parts = [
+        "near" if route.served_by == "edge" else "far",
+        sentence(route.reason, route.confidence),
+    ]
     if route.confidence is not None:
         parts.append(f"the near answer counted as {sureness(route.confidence)}")
     if route.cut:

@@ -39,4 +39,4 @@ def _who(turn: Turn) -> str:
     if route is None:
         return _WHO[turn.role]
     side = "near" if route.served_by == "edge" else "far"
-    return f"{_WHO[turn.role]} ({side}: {sentence(route.reason)})"
+    return f"{_WHO[turn.role]} ({side}: {sentence(route.reason, route.confidence)})"

@@ -41,7 +41,7 @@ def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
     finish, route = decision.finish, decision.finish.route
     lines = [f"Request {decision.request_id}, {_moment(decision.began_at)}, {decision.privacy}."]
     if route is not None:
-        why = sentence(route.reason)
+        why = sentence(route.reason, route.confidence)
         lines.append(f"{why[0].upper()}{why[1:]} ({_SIDES[route.served_by]}).")
         if route.failure is not None:
             lines.append(f"The cloud said: {route.failure}.")

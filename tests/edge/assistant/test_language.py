@@ -55,11 +55,12 @@ def test_every_reason_has_its_sentence() -> None:
 def test_all_that_is_told_of_an_answer_is_told_in_chinese(
     served_by: str, num_bytes: int, failure: str | None, sent_is_known: bool | None
 ) -> None:
-    for reason, ending in itertools.product(REASONS, ("stop", "length", "deadline")):
+    endings, confidences = ("stop", "length", "deadline"), (0.87, 0.7, 0.3)
+    for reason, ending, confidence in itertools.product(REASONS, endings, confidences):
         route = Route(
             served_by=served_by,  # type: ignore[arg-type]
             reason=reason,
-            confidence=0.87,
+            confidence=confidence,
             failure=failure,
             sent_is_known=sent_is_known,
         )

@@ -14,9 +14,11 @@ from offload.policy.fitting.questions import (
     exact,
     find_grader,
     given,
+    is_right,
     numeric,
     read_questions,
 )
+from offload.policy.serving.answer_checks import final_answer
 
 
 def test_graders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,3 +77,34 @@ def test_only_question_and_answer_are_needed(tmp_path: Path) -> None:
 )
 def test_the_answer_proper_is_kept_where_it_is_no_text(kind: str, text: str, proper: str) -> None:
     assert given(text, Question(kind=kind, question="?", answer="1")) == proper
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "right"),
+    [
+        ("42", "42", True),
+        (" 42. ", "42", True),
+        ("2+4=6. Answer: 42", "42", True),
+        ("42 Answer: 41", "42", False),
+        ("paris", "Paris", True),
+        ('{"age": 3, "name": "A"}', '{"name":"A","age":3}', True),
+        ('{"age": 3', '{"name":"A","age":3}', False),
+        ("1, 2,  3", "1, 2, 3", True),
+        ("", "42", False),
+    ],
+)
+def test_answers_are_graded_exactly(text: str, answer: str, right: bool) -> None:
+    assert is_right(text, answer) is right
+
+
+def test_the_last_answer_counts() -> None:
+    assert final_answer("Answer: 1. Answer: 2") == "2"
+
+
+def test_a_damaged_bank_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "bank.jsonl"
+    path.write_text('{"id": "1"}\n')
+    with pytest.raises(RequestError, match="line 1"):
+        read_questions(path)
+    with pytest.raises(RequestError, match="does not exist"):
+        read_questions(tmp_path / "none.jsonl")

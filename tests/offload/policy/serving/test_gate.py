@@ -12,7 +12,7 @@ from offload.egress.ledger.ledger import Ledger
 from offload.link.health import CloudStanding
 from offload.messages import Privacy, Request, Sampling
 from offload.policy.serving.gate import Conditions, ConditionsReader, DayLimits, gate
-from offload.reasons import REASONS
+from offload.reasons import REASONS, sentence
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -133,3 +133,25 @@ def test_filling_in_is_done_near_whatever_is_wished() -> None:
     for forced in (None, "cloud"):
         verdict = gate(request, Conditions(forced=forced))
         assert (verdict.choice, verdict.reason) == ("edge", "fill_in")
+
+
+def test_local_only_wins_over_every_standing() -> None:
+    request = Request(prompt="x", privacy=Privacy.LOCAL_ONLY)
+    for forced in (None, "edge", "cloud"):
+        for has_cloud in (True, False):
+            conditions = Conditions(forced=forced, has_cloud=has_cloud)
+            assert gate(request, conditions).choice == "edge"
+
+
+def test_every_verdict_has_a_sentence() -> None:
+    standings = [
+        Conditions(offline=offline, has_cloud=has_cloud, forced=forced)
+        for offline in (True, False)
+        for has_cloud in (True, False)
+        for forced in (None, "edge", "cloud")
+    ]
+    for conditions in standings:
+        for privacy in Privacy:
+            verdict = gate(Request(prompt="x", privacy=privacy), conditions)
+            assert verdict.reason in REASONS
+            assert sentence(verdict.reason) != verdict.reason

@@ -1,4 +1,4 @@
-"""Files and folders for a while: gone with their process, or taken by a later one if it was killed.
+"""Temporary files and folders: gone with their process, or taken by a later one if it was killed.
 
 Their names hold the number of the process that made them, so that whoever comes next can tell
 what nobody will finish.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import time
@@ -24,10 +25,10 @@ def scratch_file(beside: Path, suffix: str) -> Iterator[Path]:
 
     What dead processes left beside the same file goes first: it may have gigabytes.
     """
-    # A scratch file may have another one beside itself: ..model.gguf.71.part.71.bf16
-    left = rf"\.?{re.escape(f'.{beside.name}.')}(\d+)\.\w+(\.\d+\.\w+)?"
+    # A scratch file may have another one beside itself: ..model.gguf.71-a0.part.71-b1.bf16
+    left = rf"\.?{re.escape(f'.{beside.name}.')}(\d+)(-\w+)?\.\w+(\.\d+(-\w+)?\.\w+)?"
     _take_left(beside.parent, re.compile(left))
-    path = beside.with_name(f".{beside.name}.{os.getpid()}.{suffix}")
+    path = beside.with_name(f".{beside.name}.{os.getpid()}-{secrets.token_hex(4)}.{suffix}")
     try:
         yield path
     finally:

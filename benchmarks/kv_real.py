@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backbone.private_files import write_whole
+from backbone.private_files import SHARED, atomic_write
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import F16, CacheShape, KvTypes
@@ -168,7 +168,7 @@ def main() -> None:
             for name, measure in rows(model, texts, quick=asked.quick):
                 if name not in mine:
                     mine[name] = measure()
-                    write_whole(asked.out, json.dumps(found, indent=1).encode(), mode=0o644)
+                    atomic_write(asked.out, json.dumps(found, indent=1).encode(), mode=SHARED)
                     print(path.stem, name, mine[name], flush=True)
 
 

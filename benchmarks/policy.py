@@ -16,7 +16,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from backbone.private_files import SHARED, atomic_write  # noqa: E402
 from benchmarks.policy_parts import (  # noqa: E402
     Both,
     budget_held,
@@ -75,10 +75,7 @@ def main() -> None:
         "numpy": np.__version__,
         "system": platform.platform(),
     }
-    with tempfile.NamedTemporaryFile("w", dir=target.parent, delete=False) as file:
-        file.write(f"{json.dumps(report, indent=1)}\n")
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(target)
+    atomic_write(target, f"{json.dumps(report, indent=1)}\n".encode(), mode=SHARED)
 
 
 def measured(full: Path, folder: Path) -> dict[str, object]:

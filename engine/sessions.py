@@ -19,14 +19,13 @@ from pathlib import Path
 import msgspec
 
 from backbone.error_causes import cause
-from backbone.private_files import SecretDamaged, kept_secret
+from backbone.private_files import SecretDamaged, kept_secret, replacement
 
 MAGIC = b"NEARFAR-KV-1\n"
 _MAC_BYTES = 32
 _LENGTH_BYTES = 4
 _KEY_NAME = "key"
 _SUFFIX = ".kv"
-_BESIDE = ".tmp"
 STALE_S = 60.0  # after which a half-written file is of a process that was killed
 
 _log = logging.getLogger("nearfar.sessions")
@@ -60,24 +59,22 @@ class SessionStore:
         self._budget_bytes = budget_bytes
 
     def save(self, session: str, saved: Saved) -> bool:
-        """Write a conversation beside its old file and rename it; tell whether it was kept."""
+        """Replace the file of a conversation; tell whether it was kept."""
         header = msgspec.msgpack.encode(saved.header)
         body = len(header).to_bytes(_LENGTH_BYTES, "little") + header + saved.state
         if len(body) > self._budget_bytes:
             _log.warning("a session of %d bytes is over the budget and was not kept", len(body))
             return False
-        path = self.path(session)
-        beside = path.with_suffix(f".{os.getpid()}{_BESIDE}")
         try:
             self._make_folder()
-            with beside.open("wb") as file:
+            with (
+                replacement(self.path(session), durable=False) as beside,
+                beside.open("wb") as file,
+            ):
                 file.write(MAGIC + self._mac(body))
                 file.write(body)
-            beside.replace(path)
         except OSError as error:
             _log.warning("a session could not be kept (%s)", error.strerror)
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
             return False
         self._prune()
         return True
@@ -141,7 +138,7 @@ class SessionStore:
         What a killed process left half written goes too.
         """
         with contextlib.suppress(OSError):
-            for path in self._folder.glob(f"*{_BESIDE}"):
+            for path in self._folder.glob(".*.part"):
                 if time.time() - path.stat().st_mtime > STALE_S:
                     path.unlink(missing_ok=True)
             files = [(p.stat().st_mtime_ns, p.stat().st_size, p) for p in self._files()]
@@ -159,7 +156,8 @@ class SessionStore:
 def forget_session(folder: Path, session: str) -> None:
     """Remove what a folder keeps of a conversation, of every model; none is no error."""
     with contextlib.suppress(OSError):
-        for path in folder.glob(f"{_short(session)}-*{_SUFFIX}"):
+        name = f"{_short(session)}-*{_SUFFIX}"
+        for path in (*folder.glob(name), *folder.glob(f".{name}.*.part")):  # half written ones, too
             path.unlink(missing_ok=True)
 
 

@@ -6,7 +6,6 @@ quantizer makes the rest of it. Every file appears whole, under its name, or not
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from backbone.byte_sizes import readable
 from backbone.errors import CheckpointError, NearfarError
+from backbone.private_files import SHARED, replacement
 from backbone.temporary_files import scratch_file
 from quantize.gguf_writer import Checkpoint, Progress, open_checkpoint, write_plain
 from quantize.llama_quantizer import PLAIN_KINDS, file_type, requantize
@@ -85,13 +85,12 @@ def convert(
     )
     source, target = Path(source), Path(target)
     check_target(source, target)
-    with scratch_file(target, "part") as part:
+    with replacement(target, mode=SHARED) as part:
         if source.is_dir():
             notes = _from_folder(open_checkpoint(source), part, options, progress)
         else:
             notes = _from_gguf(source, part, options)
         written = inspect(part)
-        os.replace(part, target)
     return Conversion(
         path=target,
         kind=kind,

@@ -22,6 +22,7 @@ from backbone.byte_sizes import readable
 from backbone.checkpoint import fingerprint
 from backbone.errors import CheckpointError, NearfarError
 from backbone.network import DecoderLayer
+from backbone.private_files import SHARED, replacement
 from quantize.block_stream import MODEL_PREFIX, BlockStream, place
 from quantize.calibration import (
     INPUT_GROUPS,
@@ -207,9 +208,8 @@ class _Job:
         from safetensors.torch import save_file
 
         about = {"format": "pt", "results": json.dumps([asdict(r) for r in results])}
-        part = self.part / "shard.part"
-        save_file(tensors, part, metadata=about)
-        os.replace(part, self.part / self._shard(number))
+        with replacement(self.part / self._shard(number), mode=SHARED) as part:
+            save_file(tensors, part, metadata=about)
 
     def finish(self, *, store_tied_head: bool = False) -> GptqResult:
         """Write what is not part of a block, and give the folder its name."""
@@ -226,6 +226,8 @@ class _Job:
         for name in _TOKENIZER_FILES:
             if (self.source / name).is_file():
                 shutil.copyfile(self.source / name, self.part / name)
+        for left in self.part.glob(".*.part"):  # of a process that was killed at a shard
+            left.unlink()
         os.replace(self.part, self.target)
         size = sum(file.stat().st_size for file in self.target.glob("*.safetensors"))
         return GptqResult(

@@ -6,7 +6,6 @@ formats, the older `.dat` and the newer GGUF.
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 
 from backbone.error_causes import cause
 from backbone.errors import CheckpointError
-from backbone.temporary_files import scratch_file
+from backbone.private_files import SHARED, replacement
 from quantize.gguf_package import require_gguf
 
 _SUM, _COUNT = ".in_sum2", ".counts"
@@ -34,12 +33,11 @@ class Importance:
 
     def save(self, path: Path) -> None:
         """Write llama.cpp's format: `.dat` the older one, anything else GGUF."""
-        with scratch_file(path, "part") as part:
+        with replacement(path, mode=SHARED) as part:
             if path.suffix == ".dat":
                 part.write_bytes(self._legacy())
             else:
                 self._write_gguf(part)
-            os.replace(part, path)
 
     def _legacy(self) -> bytes:
         # Values are kept times the number of calls; readers divide by it again.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -15,6 +14,7 @@ from typing import Any
 from backbone.byte_sizes import readable
 from backbone.errors import NearfarError
 from backbone.json_text import parse as parse_json
+from backbone.private_files import SHARED, atomic_write
 from backbone.temporary_files import scratch_folder
 from backbone.tokenizer import Tokenizer
 from quantize.answer_mask import control_ids
@@ -234,9 +234,7 @@ class _Rows:
             "memory_bytes": verdict.memory_bytes,
         }
         if self._path is not None:
-            part = self._path.with_name(f".{self._path.name}.part")
-            part.write_text(json.dumps(self._found), encoding="utf-8")
-            os.replace(part, self._path)
+            atomic_write(self._path, json.dumps(self._found).encode(), mode=SHARED)
 
     def report(self, models: Sequence[Path], reference: Path) -> QuantizationReport:
         found = [row for model in models if (row := self.get(model)) is not None]

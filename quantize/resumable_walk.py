@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from backbone.errors import NearfarError
+from backbone.private_files import SHARED, replacement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,11 @@ class StateFile:
         """Replace the file by the state after `layer` blocks."""
         from safetensors.torch import save_file
 
-        part = self.path.with_name(f".{self.path.name}.part")
         self.path.parent.mkdir(parents=True, exist_ok=True)
         about = {"task": self._key, "layer": str(layer)}
-        save_file({n: t.contiguous().cpu() for n, t in tensors.items()}, part, metadata=about)
-        os.replace(part, self.path)
+        whole = {n: t.contiguous().cpu() for n, t in tensors.items()}
+        with replacement(self.path, mode=SHARED) as part:
+            save_file(whole, part, metadata=about)
 
     def remove(self) -> None:
         """Forget the state, the walk being over."""

@@ -7,7 +7,6 @@ quantized self in our own network, and the KL divergence of the predictions is t
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from backbone.checkpoint import fingerprint
 from backbone.error_causes import cause
 from backbone.errors import NearfarError
 from backbone.json_text import parse as parse_json
+from backbone.private_files import SHARED, atomic_write
 from backbone.temporary_files import scratch_folder
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
 from quantize.calibration import CalibrationOptions
@@ -49,9 +49,7 @@ class Sensitivity:
 
     def save(self, path: Path) -> None:
         """Write it as JSON."""
-        part = path.with_name(f".{path.name}.part")
-        part.write_text(json.dumps(asdict(self)), encoding="utf-8")
-        os.replace(part, path)
+        atomic_write(path, json.dumps(asdict(self)).encode(), mode=SHARED)
 
     @classmethod
     def load(cls, path: Path) -> Sensitivity:
@@ -182,7 +180,6 @@ class _Cache:
         if key not in self._found:
             self._found[key] = measure()
             if self._path is not None:
-                part = self._path.with_name(f".{self._path.name}.part")
-                part.write_text(json.dumps({"task": self._task, "found": self._found}))
-                os.replace(part, self._path)
+                document = json.dumps({"task": self._task, "found": self._found})
+                atomic_write(self._path, document.encode(), mode=SHARED)
         return float(self._found[key])

@@ -11,7 +11,6 @@ by the biases.
 
 from __future__ import annotations
 
-import os
 import shutil
 import struct
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
-from backbone.temporary_files import scratch_file
+from backbone.private_files import SHARED, replacement
 from quantize.gguf import check_space, check_target
 from quantize.stored_gguf import open_gguf
 
@@ -78,10 +77,9 @@ def smooth_keys(source: Path, target: Path) -> Smoothed:
     check_target(source, target)
     open_gguf(source)
     check_space(target, source.stat().st_size)
-    with scratch_file(target, "part") as part:
+    with replacement(target, mode=SHARED) as part:
         _copy_marked(source, part)
         done = _smooth_file(part, source)
-        os.replace(part, target)
     before, after = done[0].max(initial=0.0), (done[0] * np.exp2(-done[1])).max(initial=0.0)
     return Smoothed(
         path=target,

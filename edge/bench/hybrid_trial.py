@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from backbone.private_files import SHARED, atomic_write
 from backbone.terminal_text import echo_json, printable
 from edge.chat.terminal import StreamReader
 from edge.near.factory import RunFlags, open_hybrid
@@ -67,9 +68,7 @@ def run_trial(
     outcome = asyncio.run(_trial(questions, model, Console(stderr=as_json)))
     document = msgspec.json.encode(outcome)
     if report:
-        partial = Path(f"{report}.partial")
-        partial.write_bytes(document + b"\n")
-        partial.rename(report)
+        atomic_write(Path(report), document + b"\n", mode=SHARED)
     if as_json:
         echo_json(document.decode())
 

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backbone.private_files import write_whole
+from backbone.private_files import atomic_write
 from edge.device.cpu_load import num_usable_cores, spread
 from edge.llama.context import Context, ContextParams
 from edge.llama.gguf_file import fingerprint
@@ -180,7 +180,7 @@ def keep_losses(file: Path, model: Path, rows: Iterable[KvRow]) -> None:
         )
     newest = [*kept.items(), (name, mine)][-MAX_MODELS:]
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, msgspec.json.encode(dict(newest)))
+    atomic_write(file, msgspec.json.encode(dict(newest)))
 
 
 def known_loss(file: Path, model: Path, kind: str) -> KvLoss | None:

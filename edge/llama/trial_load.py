@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from backbone.errors import CheckpointError, NearfarError
+from backbone.private_files import atomic_write
 from edge.llama.context import Context, ContextParams
 from edge.llama.gguf_file import check_header, fingerprint
 from edge.llama.native_handles import Model
@@ -73,11 +74,9 @@ def _read(known_file: Path) -> list[str]:
 
 
 def _write(known_file: Path, names: list[str]) -> None:
-    beside = known_file.with_suffix(f".{os.getpid()}.tmp")
     with contextlib.suppress(OSError):  # then it is tried again next time
         known_file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(msgspec.json.encode(names))
-        beside.replace(known_file)
+        atomic_write(known_file, msgspec.json.encode(names))
 
 
 def main(path: Path) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from backbone.error_causes import cause
 from backbone.errors import CheckpointError
+from backbone.private_files import atomic_write
 from offload.errors import RequestError
 
 ALIASES = "aliases.json"
@@ -35,6 +35,4 @@ def set_alias(alias: str, target: str | None, folder: Path) -> None:
     if target is not None:
         aliases[alias] = target
     folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{ALIASES}.{os.getpid()}"
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(aliases)))
-    partial.replace(folder / ALIASES)
+    atomic_write(folder / ALIASES, msgspec.json.format(msgspec.json.encode(aliases)))

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from backbone.error_causes import cause
-from backbone.private_files import write_whole
+from backbone.private_files import atomic_write
 from offload.config.file_lock import turn
 from offload.config.obstacles import obstacle
 from offload.errors import SettingsError
@@ -70,4 +70,4 @@ def read_remarks(path: Path, section: str) -> dict[str, str]:
 
 def _write(path: Path, text: str) -> None:
     mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-    write_whole(path, text.encode("utf-8"), mode=mode)
+    atomic_write(path, text.encode("utf-8"), mode=mode)

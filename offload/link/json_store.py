@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from backbone.private_files import make_private, write_whole
+from backbone.private_files import atomic_write, make_private
 from offload.config.file_lock import turn
 from offload.errors import SettingsError
 
@@ -45,7 +45,7 @@ class JsonStore(Generic[T]):
                 stack.enter_context(turn(self._path.parent / ".turn"))
             self._items = change(list(self.items()))
             if self._path is not None:
-                write_whole(self._path, msgspec.json.encode(self._items))
+                atomic_write(self._path, msgspec.json.encode(self._items))
                 self._stamp = _stamp(self._path)
 
     def _read(self, path: Path) -> list[T]:

@@ -18,6 +18,7 @@ from torch.optim import AdamW, Muon, Optimizer
 from backbone.attention import causal_attention
 from backbone.config import NetworkConfig
 from backbone.network import Network
+from backbone.private_files import SHARED, replacement
 from scripts.pair.packing import batches
 
 
@@ -170,9 +171,8 @@ def _save(path: Path, network: Network, tools: list[Optimizer], step: int) -> No
     for index, tool in enumerate(tools):
         for key, state in tool.state_dict()["state"].items():
             weights |= {f"opt.{index}.{key}.{n}": torch.as_tensor(v) for n, v in state.items()}
-    partial = path.with_suffix(".partial")
-    save_file(weights, partial, metadata={"step": str(step)})
-    partial.rename(path.with_suffix(".safetensors"))
+    with replacement(path.with_suffix(".safetensors"), mode=SHARED) as partial:
+        save_file(weights, partial, metadata={"step": str(step)})
     (path.parent / f"{path.name}.step").write_text(str(step))
 
 

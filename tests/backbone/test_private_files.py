@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backbone import private_files
-from backbone.private_files import SecretDamaged, kept_secret, write_new, write_whole
+from backbone.private_files import SecretDamaged, atomic_write, kept_secret, write_new
 
 NUM_AT_ONCE = 16
 
@@ -22,8 +22,8 @@ def _kept(path: Path, make: bytes = b"0123456789abcdef") -> bytes:
 
 def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_whole(path, b"a long first content")
-    write_whole(path, b"second")
+    atomic_write(path, b"a long first content")
+    atomic_write(path, b"second")
     assert not write_new(path, b"third")
     assert path.read_bytes() == b"second"
     assert list(tmp_path.iterdir()) == [path]
@@ -31,22 +31,22 @@ def test_a_write_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path: 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such bits")
 def test_what_is_written_is_private(tmp_path: Path) -> None:
-    write_whole(tmp_path / "one", b"x")
+    atomic_write(tmp_path / "one", b"x")
     write_new(tmp_path / "two", b"x")
     assert [path.stat().st_mode & 0o777 for path in tmp_path.iterdir()] == [0o600, 0o600]
 
 
-@pytest.mark.parametrize("name", ["fsync", "fdopen"])
+@pytest.mark.parametrize("name", ["fsync", "open"])
 def test_a_full_disk_leaves_the_old_file_and_no_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    write_whole(tmp_path / "old", b"old")
+    atomic_write(tmp_path / "old", b"old")
     monkeypatch.setattr(private_files.os, name, full)
     with pytest.raises(OSError, match="No space"):
-        write_whole(tmp_path / "old", b"new")
+        atomic_write(tmp_path / "old", b"new")
     with pytest.raises(OSError, match="No space"):
         _kept(tmp_path / "secret")
     assert [path.name for path in tmp_path.iterdir()] == ["old"]
@@ -94,7 +94,7 @@ def test_a_secret_that_is_not_whole_is_refused_and_left_alone(
     tmp_path: Path, content: bytes
 ) -> None:
     path = tmp_path / "secret"
-    write_whole(path, content)
+    atomic_write(path, content)
     with pytest.raises(SecretDamaged, match="secret is damaged; delete it"):
         _kept(path)
     assert path.read_bytes() == content

@@ -66,7 +66,8 @@ def test_a_later_run_takes_what_a_dead_process_left(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     gone = [
         tmp_path / f".m.gguf.{DEAD}.part",
-        tmp_path / f"..m.gguf.{DEAD}.part.{DEAD}.bf16",
+        tmp_path / f".m.gguf.{DEAD}-0a1b2c3d.part",
+        tmp_path / f"..m.gguf.{DEAD}-0a1b2c3d.part.{DEAD}-4e5f6a7b.bf16",
         tmp_path / f"nearfar-plan-{DEAD}-abc",
     ]
     kept = [

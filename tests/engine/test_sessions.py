@@ -100,7 +100,7 @@ def test_full_disk_is_a_warning_and_leaves_the_old_file(
         assert not store.save("a", _saved())
     assert "No space left" in caplog.text
     assert store.load("a") == old
-    assert not list((tmp_path / "sessions").glob("*.tmp"))
+    assert not list((tmp_path / "sessions").glob(".*.part"))
 
 
 def test_forgotten_sessions_are_gone(tmp_path: Path) -> None:
@@ -125,7 +125,9 @@ def test_fingerprint_changes_with_content_and_not_with_the_name(tmp_path: Path) 
 def test_half_written_files_of_the_killed_go_and_those_of_the_living_stay(tmp_path: Path) -> None:
     store = _store(tmp_path)
     store.save("a", _saved())
-    killed, living = (tmp_path / "sessions" / name for name in ("x.1.tmp", "y.2.tmp"))
+    killed, living = (
+        tmp_path / "sessions" / name for name in (".x.kv.1-aa.part", ".y.kv.2-bb.part")
+    )
     for path in (killed, living):
         path.write_bytes(b"half")
     os.utime(killed, (1, 1))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
 
 from backbone.error_causes import cause
+from backbone.private_files import SHARED, atomic_write
 from offload.errors import SettingsError
 from offload.messages import Word
 from offload.policy.serving.calibration_math import Isotonic
@@ -118,14 +118,11 @@ def read_policy(path: Path) -> PolicyFile:
 
 
 def write_policy(policy: PolicyFile, path: Path) -> None:
-    """Write a policy beside `path` and rename it there. Raises SettingsError where it cannot."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
+    """Write a policy to `path`. Raises SettingsError where it cannot."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(msgspec.json.encode(policy) + b"\n")
-        beside.replace(path)
+        atomic_write(path, msgspec.json.encode(policy) + b"\n", mode=SHARED)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise SettingsError(f"{path} cannot be written ({error.strerror}); free it") from None
 
 

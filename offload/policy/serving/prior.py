@@ -6,7 +6,6 @@ gain beats predicting the near model's errors, since many questions fail on both
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.error_causes import cause
+from backbone.private_files import SHARED, replacement
 from offload.errors import RequestError, SettingsError
 from offload.policy.serving.features import GRAMS, NUM_BUCKETS, Floats, ReadText, TfIdf
 from offload.policy.serving.kernel import (
@@ -192,7 +192,7 @@ def _labels(
 
 
 def save_prior(prior: Prior, path: Path) -> None:
-    """Write a prior beside `path` and rename it there. Raises SettingsError where it cannot."""
+    """Write a prior to `path`. Raises SettingsError where it cannot."""
     arrays: dict[str, Any] = {
         "version": np.array(VERSION),
         "strength": np.array(prior.strength),
@@ -206,14 +206,11 @@ def save_prior(prior: Prior, path: Path) -> None:
         arrays[f"{tfidf.kind}.buckets"] = tfidf.buckets.astype(np.int32)
         arrays[f"{tfidf.kind}.idf"] = tfidf.idf
         arrays[f"{tfidf.kind}.weights"] = weights
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with beside.open("wb") as file:
+        with replacement(path, mode=SHARED) as beside, beside.open("wb") as file:
             np.savez_compressed(file, **arrays)
-        beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise SettingsError(f"{path} cannot be written ({error.strerror}); free it") from None
 
 

@@ -7,7 +7,6 @@ layer: a few tens of thousands of weights. Plain numpy; calibration trains it
 
 from __future__ import annotations
 
-import os
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from backbone.error_causes import cause
+from backbone.private_files import SHARED, replacement
 from offload.errors import SettingsError
 from offload.policy.serving.features import Floats
 
@@ -70,16 +70,13 @@ class Probe:
 
 
 def save_probe(probe: Probe, path: Path) -> None:
-    """Write a probe beside `path` and rename it there. Raises SettingsError where it cannot."""
+    """Write a probe to `path`. Raises SettingsError where it cannot."""
     arrays: dict[str, Any] = {each.name: getattr(probe, each.name) for each in fields(probe)}
     stored = {name: np.asarray(each, dtype=np.float32) for name, each in arrays.items()}
-    beside = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
-        with beside.open("wb") as file:
+        with replacement(path, mode=SHARED) as beside, beside.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, version=np.array(VERSION), **stored)
-        beside.replace(path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
         raise SettingsError(f"{path} cannot be written ({error.strerror}); free it") from None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backbone.private_files import SecretDamaged, make_private, write_whole
+from backbone.private_files import SecretDamaged, atomic_write, make_private
 from edge.assistant import engine_settings
 from edge.assistant.access import MAX_BODY_BYTES, kept_token
 from edge.assistant.app import PAGE, build_app
@@ -325,6 +325,6 @@ def test_the_token_is_made_once_and_private() -> None:
 def test_a_token_that_is_empty_or_cut_short_starts_no_assistant(kept: bytes) -> None:
     path = places().keys / "assistant.token"
     make_private(path.parent)
-    write_whole(path, kept)
+    atomic_write(path, kept)
     with pytest.raises(SecretDamaged, match=r"assistant\.token is damaged; delete it"):
         kept_token(path)

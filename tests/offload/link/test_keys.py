@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.private_files import write_whole
+from backbone.private_files import atomic_write
 from offload.errors import SettingsError
 from offload.link.keys import (
     DeviceList,
@@ -41,7 +41,7 @@ def test_a_key_that_others_may_read_is_not_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"public": "x", "secret": "y"}', b"\xff\x00"])
 def test_a_damaged_key_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    write_whole(tmp_path / "device.json", content)
+    atomic_write(tmp_path / "device.json", content)
     with pytest.raises(SettingsError, match=r"device\.json is damaged"):
         load_or_make(tmp_path, "device")
     assert (tmp_path / "device.json").read_bytes() == content

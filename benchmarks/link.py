@@ -24,6 +24,7 @@ from pathlib import Path
 
 import zmq
 
+from offload.engine import AnswerStream
 from offload.link.client import CloudLink
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.server import LinkServer
@@ -54,7 +55,7 @@ class Echo:
             max_model_len=1,
         )
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         confidence = (Confidence(-0.5, 0.5, 1.0),)
         for index in range(self._num_tokens):
             await asyncio.sleep(self._token_s)

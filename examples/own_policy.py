@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 from nearfar import Delta, Engine, Finish, Message, ModelCard, Request, open_far, open_near
 
@@ -18,7 +18,7 @@ class ByLength:
     def card(self) -> ModelCard:
         return self._edge.card()
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AsyncGenerator[Delta | Finish, None]:
         long = len(request.last_text()) > self._longest
         awake = 7 <= datetime.datetime.now().hour < 23
         far = self._cloud is not None and long and awake

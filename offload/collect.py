@@ -3,40 +3,52 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, cast
 
 from backbone.errors import NearfarError
-from offload.engine import Engine
+from offload.engine import AnswerStream, Engine
+from offload.errors import EngineStopped
 from offload.messages import Delta, Finish, Request
 from offload.thinking import split
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A whole answer; `thoughts` is what a reasoning model wrote before its text."""
+    """A whole answer; `thoughts` is what a reasoning model wrote before its text.
+
+    `written` is both as the model wrote them, and `deltas` the pieces as they came.
+    """
 
     text: str
     thoughts: str
+    written: str
+    deltas: tuple[Delta, ...]
     finish: Finish
 
 
-async def collect(stream: AsyncIterator[Delta | Finish]) -> Answer:
-    """Read an engine's stream to its end; text that was withdrawn on the way is left out."""
-    text, finish = "", None
-    async with aclosing(cast(Any, stream)):
+async def collect(stream: AnswerStream) -> Answer:
+    """Read an engine's stream to its end; text that was withdrawn on the way is left out.
+
+    Raises EngineStopped where the stream ends without a Finish.
+    """
+    written, finish = "", None
+    deltas: list[Delta] = []
+    async with aclosing(stream):
         async for item in stream:
             assert finish is None, "nothing follows the Finish"
             if isinstance(item, Finish):
                 finish = item
             else:
-                text = item.text if item.replaces else text + item.text
-    assert finish is not None, "an engine's stream ends with a Finish"
-    thoughts, answer = split(text)
-    return Answer(text=answer, thoughts=thoughts, finish=finish)
+                written = item.apply(written)
+                deltas.append(item)
+    if finish is None:
+        raise EngineStopped("the engine ended its answer without saying so; ask again")
+    thoughts, text = split(written)
+    return Answer(
+        text=text, thoughts=thoughts, written=written, deltas=tuple(deltas), finish=finish
+    )
 
 
 def answer_now(engine: Engine, request: Request) -> Answer:

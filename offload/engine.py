@@ -1,8 +1,8 @@
-"""The one noun: an Engine answers a Request with Deltas and one Finish."""
+"""The Engine protocol: an engine answers a Request with a stream of Deltas and one Finish."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
@@ -11,6 +11,9 @@ from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+# Deltas, and behind them one Finish; closing the generator cancels the work.
+AnswerStream: TypeAlias = AsyncGenerator[Delta | Finish, None]
 
 # Takes the index of a token in its answer and the hidden state, float32 [hidden_size], that the
 # token was chosen from.
@@ -25,10 +28,10 @@ class Engine(Protocol):
         """Return what this engine runs and can do."""
         ...
 
-    def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    def generate(self, request: Request) -> AnswerStream:
         """Stream the answer; the last item, and only it, is a Finish.
 
-        Closing the iterator cancels the work. A request that cannot be served raises a
+        Closing the stream cancels the work. A request that cannot be served raises a
         NearfarError before the first Delta.
         """
         ...

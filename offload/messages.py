@@ -250,6 +250,10 @@ class Delta(Word, frozen=True, kw_only=True, omit_defaults=True):
     source: Side | None = None
     replaces: bool = False
 
+    def apply(self, text: str) -> str:
+        """Return the answer's text with this piece: behind what stood there, or in its place."""
+        return self.text if self.replaces else text + self.text
+
 
 class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
     """What an answer took; seconds are those of the side that served it."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -96,7 +96,9 @@ class Worker(Generic[T]):
         """Run a function in the thread and return its result."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function)
 
-    async def stream(self, start: Callable[[threading.Event], Iterator[T]]) -> AsyncIterator[T]:
+    async def stream(
+        self, start: Callable[[threading.Event], Iterator[T]]
+    ) -> AsyncGenerator[T, None]:
         """Yield what `start(cancelled)` yields; leaving early sets `cancelled` and waits for it.
 
         The iterator should look at the event between steps. Its exceptions are raised here, and

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
-from typing import cast
 
 import msgspec
 
+from offload.engine import AnswerStream
 from offload.errors import CloudFailed
 from offload.messages import Delta, Finish, Request
 from serve.admission import Account
@@ -17,22 +17,13 @@ from serve.http_errors import EngineBroke, TooLate
 from serve.metrics import AnswerTimer, Metrics
 
 Item = Delta | Finish
-Start = Callable[[Request], AsyncIterator[Item]]
+Start = Callable[[Request], AnswerStream]
 
 _NUM_AHEAD = 64  # items that an engine may be ahead of a slow reader
 _GRACE_S = 2.0  # an engine that keeps the deadline itself ends its answer better than we can
 
 
-class _Closable(AsyncIterator[Item]):
-    async def aclose(self) -> None: ...
-
-
-def closing(stream: AsyncIterator[Item]) -> aclosing[_Closable]:
-    """Close an engine's stream when the block is left; it is always an async generator."""
-    return aclosing(cast("_Closable", stream))
-
-
-async def settled(stream: AsyncIterator[Item], *, may_replace: bool) -> AsyncIterator[Item]:
+async def settled(stream: AnswerStream, *, may_replace: bool) -> AnswerStream:
     """Yield only what a reader may keep; text that may be withdrawn waits until it may not.
 
     With `may_replace` that is the near side's text until its Finish; the far side's is passed on
@@ -41,7 +32,7 @@ async def settled(stream: AsyncIterator[Item], *, may_replace: bool) -> AsyncIte
     """
     held: list[Delta] = []
     passed, text = False, ""
-    async with closing(stream) as items:
+    async with aclosing(stream) as items:
         async for item in items:
             if isinstance(item, Finish):
                 for delta in held:
@@ -147,7 +138,7 @@ class AnswerStreams:
 
     async def _read(self, index: int, request: Request, meter: AnswerTimer) -> None:
         ended = False
-        async with closing(self._start(request)) as items:
+        async with aclosing(self._start(request)) as items:
             async for item in items:
                 meter.see(item)
                 for account in self._accounts[index : index + 1]:

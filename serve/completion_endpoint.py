@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
 
@@ -12,10 +12,10 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from offload.engine import Choosing, Engine
+from offload.engine import AnswerStream, Choosing, Engine
 from offload.messages import Request
 from serve.admission import Account, Admission
-from serve.answer_streams import AnswerStreams, Item, settled
+from serve.answer_streams import AnswerStreams, settled
 from serve.auth import tenant_of
 from serve.chat_writer import ChatWriter
 from serve.disconnect import while_present
@@ -86,7 +86,7 @@ class Completing(Generic[B]):
             response = await self._whole(asked, answers)
         await response(scope, receive, send)
 
-    def _settled(self, request: Request) -> AsyncIterator[Item]:
+    def _settled(self, request: Request) -> AnswerStream:
         engine = self.engine
         may_replace = isinstance(engine, Choosing) and engine.may_replace(request)
         return settled(engine.generate(request), may_replace=may_replace)

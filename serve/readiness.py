@@ -6,11 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from backbone.errors import NearfarError
 from offload.engine import Choosing, Engine
 from offload.messages import Message, Privacy, Request, Sampling
-from serve.answer_streams import closing
 from serve.health import fault_of
 
 _log = logging.getLogger(__name__)
@@ -66,6 +66,6 @@ class Readiness:
             sampling=Sampling(max_tokens=1),
             privacy=Privacy.LOCAL_ONLY if near else Privacy.CLOUD_OK,
         )
-        async with closing(self._engine.generate(request)) as items:
+        async with aclosing(self._engine.generate(request)) as items:
             async for _ in items:
                 pass

@@ -8,13 +8,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import nearfar
 from backbone.errors import MissingExtra, NearfarError
+from offload.engine import AnswerStream
 from offload.messages import Delta, Finish, Message, Request
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 
@@ -144,7 +145,7 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_collect_leaves_out_what_was_withdrawn_and_tells_thoughts_apart() -> None:
-    async def stream() -> AsyncIterator[Delta | Finish]:
+    async def stream() -> AnswerStream:
         yield Delta(text="Lyon", source="edge")
         yield Delta(text="<think>France</think>", source="cloud", replaces=True)
         yield Delta(text="Paris")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from cloud.engine.request_state import RequestState, encode_request
 from cloud.engine.response_cache import ResponseCache
 from cloud.engine.tp_launcher import launch_workers
 from offload.asker import asker
+from offload.engine import AnswerStream
 from offload.errors import EngineStopped, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 from offload.prompt_length import require_short
@@ -81,7 +81,7 @@ class CloudEngine(Tokenized):
         # Of a process that died while nothing was computed, no step has told the loop.
         return self.launcher.lost() or (BROKEN if self._loop.broken else None)
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream an answer; see offload.engine.Engine."""
         self._require_running()
         received_s = time.monotonic()

@@ -12,19 +12,18 @@ import contextlib
 import hashlib
 import re
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
 from backbone.error_causes import cause
 from backbone.errors import CheckpointError
 from cloud.fleet.balance import total_load
-from offload.engine import Breaking, Engine, Reporting
+from offload.engine import AnswerStream, Breaking, Engine, Reporting
 from offload.errors import Overloaded, RequestError, SettingsError
-from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
+from offload.messages import EngineLoad, ModelCard, Request
 
 SERVE_FILE = "serve.json"
 
@@ -133,14 +132,14 @@ class ModelPool:
                     pass
         return self.card()
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer of the model that is named. Raises RequestError, Overloaded."""
         name = request.model or self._names[0]
         if name not in self._names:
             raise RequestError(f"there is no model {name!r}; there are {', '.join(self._names)}")
         own = msgspec.structs.replace(request, model="")  # the engine has no names
         async with self._in_use(name, request.session or request.id) as engine:
-            items = cast("AsyncGenerator[Delta | Finish, None]", engine.generate(own))
+            items = engine.generate(own)
             async with contextlib.aclosing(items):
                 async for item in items:
                     yield item

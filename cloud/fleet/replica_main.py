@@ -15,18 +15,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
 from offload.asker import asked_by, asker
-from offload.engine import Breaking, Engine, Reporting
+from offload.engine import AnswerStream, Breaking, Engine, Reporting
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
-from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
+from offload.messages import EngineLoad, ModelCard, Request
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2  # between two looks whether the engine is broken
@@ -61,11 +59,11 @@ class _WithAsker:
     def report(self) -> EngineLoad | None:
         return self._engine.report() if isinstance(self._engine, Reporting) else None
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         who, _, salt = request.cache_salt.rpartition("\n")
         own = msgspec.structs.replace(request, cache_salt=salt)
         with asked_by(who):  # the link runs each answer in a task of its own
-            items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(own))
+            items = self._engine.generate(own)
             async with aclosing(items):
                 async for item in items:
                     yield item

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import tempfile
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 from cloud.fleet.balance import Policy, prefix_of, total_load
 from cloud.fleet.replica import Replica, ReplicaOptions
 from cloud.fleet.replica_main import with_asker
+from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
-from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
+from offload.messages import EngineLoad, ModelCard, Request
 
 _MAX_WAIT_S = 60.0
 
@@ -68,7 +68,7 @@ class Replicas:
             leaving.add_done_callback(self._leaving.discard)
         del self._replicas[num_replicas:]
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream one replica's answer. Raises RequestError, EngineStopped, CloudFailed."""
         tried: list[Replica] = []
         while True:
@@ -76,7 +76,7 @@ class Replicas:
             link, said = replica.link, False
             asked = with_asker(request)
             async with replica.busy():
-                items = cast("AsyncGenerator[Delta | Finish, None]", link.generate(asked))
+                items = link.generate(asked)
                 async with contextlib.aclosing(items):
                     try:
                         async for item in items:

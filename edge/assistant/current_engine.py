@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any, cast
 
-from offload.engine import Choosing, Engine, Named
-from offload.messages import Delta, Finish, ModelCard, Request
+from offload.engine import AnswerStream, Choosing, Engine, Named
+from offload.messages import ModelCard, Request
 
 
 class Current:
@@ -34,11 +33,11 @@ class Current:
         engine = self._engine()
         return isinstance(engine, Choosing) and engine.may_replace(request)
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer; see Engine."""
         self.num_running += 1
         try:
-            async with aclosing(cast(Any, self._engine().generate(request))) as items:
+            async with aclosing(self._engine().generate(request)) as items:
                 async for item in items:
                     yield item
         finally:

@@ -15,7 +15,7 @@ from edge.chat.consent import Reply, size_of
 from edge.chat.dialogue import Manner, answer
 from edge.chat.terminal import why
 from edge.conversations.store import Conversations
-from offload.engine import Engine
+from offload.engine import AnswerStream, Engine
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, Request
 from offload.reasons import sentence
@@ -96,7 +96,7 @@ class RunningAnswers:
 class _Answer:
     """One answer, its watchers, and the question it may have for them."""
 
-    def __init__(self, stream: AsyncIterator[Delta | Finish]) -> None:
+    def __init__(self, stream: AnswerStream) -> None:
         self._text, self._source = "", ""
         self._watchers: set[asyncio.Queue[Event | None]] = set()
         self._question: Event | None = None
@@ -105,9 +105,9 @@ class _Answer:
         self._ended = False
         self.task = asyncio.create_task(self._read(stream))
 
-    async def _read(self, stream: AsyncIterator[Delta | Finish]) -> None:
+    async def _read(self, stream: AnswerStream) -> None:
         try:
-            async with contextlib.aclosing(cast(Any, stream)):
+            async with contextlib.aclosing(stream):
                 async for item in stream:
                     self._take(item)
         except NearfarError as error:
@@ -125,7 +125,7 @@ class _Answer:
             built = cast(Event, msgspec.to_builtins(item))
             self._end = {"type": "finish", **told(item), "finish": built}
             return
-        self._text = item.text if item.replaces else self._text + item.text
+        self._text = item.apply(self._text)
         self._source = item.source or self._source
         self._tell(
             {

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from backbone.terminal_text import echo, echo_json
 from edge.near.factory import open_edge
+from offload.collect import collect
 from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
@@ -111,5 +112,4 @@ async def reach(cloud: Engine) -> None:
     request = Request(
         messages=(Message(role="user", content="Hello"),), sampling=Sampling(max_tokens=1)
     )
-    async for _ in cloud.generate(request):
-        pass
+    await collect(cloud.generate(request))

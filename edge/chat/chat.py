@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import difflib
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
 
 from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
@@ -22,7 +21,7 @@ from edge.chat.upgrade_answers import Bettering
 from edge.conversations.store import Conversations
 from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
-from offload.engine import Engine
+from offload.engine import AnswerStream, Engine
 from offload.messages import Delta, Finish, Privacy, Side
 from offload.thinking import split
 
@@ -187,8 +186,8 @@ class _Reply:
         self.text = ""
         self.finish: Finish | None = None
 
-    async def read(self, stream: AsyncIterator[Delta | Finish]) -> None:
-        async with contextlib.aclosing(cast(Any, stream)):
+    async def read(self, stream: AnswerStream) -> None:
+        async with contextlib.aclosing(stream):
             async for item in stream:
                 if isinstance(item, Finish):
                     self.finish = item
@@ -202,7 +201,7 @@ class _Reply:
         delta = self.folding.take(delta)
         if self.folding.has_thought and not had:
             self._screen.remark("thinking ...")
-        self.text = delta.text if delta.replaces else self.text + delta.text
+        self.text = delta.apply(self.text)
         if delta.text or delta.replaces:
             self._screen.show(delta)
 

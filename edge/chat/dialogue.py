@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, cast
 
 import msgspec
 
@@ -16,7 +14,7 @@ from edge.conversations.conversation import State
 from edge.conversations.store import Conversations
 from offload.egress.outbox import Outbox
 from offload.egress.privacy.shareable_part import class_of, holds_private
-from offload.engine import Engine
+from offload.engine import AnswerStream, Engine
 from offload.errors import RequestError
 from offload.hybrid.hybrid import Hybrid
 from offload.messages import Delta, Finish, Privacy, Request, Sampling, Side
@@ -42,7 +40,7 @@ class Manner:
 
 async def answer(
     engine: Engine, store: Conversations, conversation: str, manner: Manner
-) -> AsyncIterator[Delta | Finish]:
+) -> AnswerStream:
     """Stream the answer to a conversation's last question, and keep each piece as it comes.
 
     Closing the iterator stops the answer and keeps what there is. Raises NearfarError, and then
@@ -65,13 +63,13 @@ async def answer(
     writing = store.answer(conversation, near)
     text = ""
     try:
-        async with aclosing(cast(Any, asked.generate(request))) as stream:
+        async with aclosing(asked.generate(request)) as stream:
             async for item in stream:
                 _keep(writing, item)
                 if isinstance(item, Finish) and _is_far(item):
                     writing.classify(privacy)
                 if isinstance(item, Delta):
-                    text = item.text if item.replaces else text + item.text
+                    text = item.apply(text)
                 elif manner.outbox and (name := manner.outbox.put(request, text, item)):
                     writing.wait(name)
                 yield item

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 from backbone.terminal_text import write
 from edge.chat.thought_folding import Folding
+from offload.engine import AnswerStream
 from offload.messages import Delta, Finish, Route, Side
 from offload.reasons import sentence, sureness
 
@@ -29,9 +29,9 @@ class StreamReader:
         self._source: Side | None = None
         self.finish: Finish | None = None
 
-    async def read(self, stream: AsyncIterator[Delta | Finish]) -> Finish:
+    async def read(self, stream: AnswerStream) -> Finish:
         """Read the stream to its end and return its Finish."""
-        async with aclosing(cast(Any, stream)):
+        async with aclosing(stream):
             async for item in stream:
                 if isinstance(item, Finish):
                     self.finish = item

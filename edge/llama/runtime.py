@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from edge.llama.vocabulary import schema_vocabulary
 from engine.answer_state import AnswerState, Deadline
 from engine.drafts import DraftTally
 from offload.asker import asker
-from offload.engine import StateObserver
+from offload.engine import AnswerStream, StateObserver
 from offload.errors import EngineStopped, RequestError
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.prompt_length import require_short, require_short_text
@@ -194,7 +194,7 @@ class LlamaEngine:
         if self._draft is not None:
             await asyncio.to_thread(self._draft.forget)
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()
         require_short(request, self.max_model_len, forgets=self._seats.all[0].cache.sliding)
@@ -205,11 +205,9 @@ class LlamaEngine:
         stream = self._worker.stream(
             lambda gone: self.answer(request, gone, received=received, who=who)
         )
-        try:
+        async with contextlib.aclosing(stream):
             async for item in stream:
                 yield item
-        finally:
-            await stream.aclose()  # type: ignore[attr-defined]
 
     def answer(
         self,

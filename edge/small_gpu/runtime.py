@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -43,6 +43,7 @@ from engine.sessions import SessionStore
 from engine.window import Pins
 from offload.asker import asker
 from offload.chat_turns import PLAIN_TOLD
+from offload.engine import AnswerStream
 from offload.errors import ContextLengthError, EngineStopped
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.prompt_length import require_short
@@ -150,7 +151,7 @@ class TorchEdgeEngine(Tokenized):
         """Return the tokens of a whole request. Raises RequestError."""
         return prompt_tokens(self._tokenizer, request)
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish.
 
         Raises RequestError for what this model cannot take, ContextLengthError among them.

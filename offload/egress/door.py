@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import cast
 
 import msgspec
 
@@ -22,7 +21,7 @@ from offload.egress.privacy.findings import Kind, Rules, counted
 from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import Cleared, clear
 from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
-from offload.engine import Engine
+from offload.engine import AnswerStream, Engine
 from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Withheld
 from offload.link.health import CloudStanding
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
@@ -97,7 +96,7 @@ class EgressEngine:
 
     async def generate(
         self, request: Request, *, why: str = "cloud_only", attended: bool = True
-    ) -> AsyncIterator[Delta | Finish]:
+    ) -> AnswerStream:
         """Stream the cloud's answer with the originals put back in; `why` goes to the ledger.
 
         Raises Withheld for a text that may not leave, and what the cloud's engine raises.
@@ -204,11 +203,11 @@ class EgressEngine:
             content=content.decode(),
         )
 
-    async def _restored(self, cleared: Cleared) -> AsyncGenerator[Delta | Finish, None]:
+    async def _restored(self, cleared: Cleared) -> AnswerStream:
         as_json = cleared.request.sampling.json_schema is not None
         with_calls = bool(cleared.request.tools)
         restorer = Restorer(cleared.originals, as_json=as_json, with_calls=with_calls)
-        source = cast("AsyncGenerator[Delta | Finish, None]", self.cloud.generate(cleared.request))
+        source = self.cloud.generate(cleared.request)
         index = 0
         async with aclosing(source) as items:
             async for item in items:
@@ -235,7 +234,7 @@ class _Because:
     def card(self) -> ModelCard:
         return self._outgoing.card()
 
-    def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    def generate(self, request: Request) -> AnswerStream:
         return self._outgoing.generate(request, why=self._why, attended=self._attended)
 
     async def aclose(self) -> None:

@@ -11,22 +11,29 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
-from typing import cast
 
 import msgspec
 
 from backbone.error_causes import cause
 from backbone.errors import NearfarError
 from backbone.private_files import open_private
+from offload.collect import collect
 from offload.config.file_lock import lock
 from offload.egress.privacy.shareable_part import class_of, part_that_leaves
 from offload.engine import Engine
-from offload.errors import CloudUnreachable, LinkError, NotNow, SettingsError, Withheld
+from offload.errors import (
+    CloudUnreachable,
+    EngineStopped,
+    LinkError,
+    NotNow,
+    SettingsError,
+    Withheld,
+)
 from offload.link.json_store import JsonStore
-from offload.messages import Delta, Finish, Privacy, Request
+from offload.messages import Finish, Privacy, Request
 
 _log = logging.getLogger("nearfar.outbox")
 _MAX_TRIES = 5
@@ -121,7 +128,7 @@ class Outbox:
 
     async def run(
         self, cloud: Engine, *, wanted: Callable[[OutboxEntry], bool] = lambda _: True
-    ) -> AsyncIterator[Better]:
+    ) -> AsyncGenerator[Better, None]:
         """Ask what is wanted again; each is forgotten once the caller has come back for the next.
 
         Ends without an error where the cloud is still out of reach, or where another process is
@@ -129,7 +136,7 @@ class Outbox:
         """
         with self._claim() as mine:
             if mine:
-                async with aclosing(cast("_Bettering", self._ask_all(cloud, wanted))) as betters:
+                async with aclosing(self._ask_all(cloud, wanted)) as betters:
                     async for better in betters:
                         yield better
 
@@ -147,7 +154,7 @@ class Outbox:
 
     async def _ask_all(
         self, cloud: Engine, wanted: Callable[[OutboxEntry], bool]
-    ) -> AsyncIterator[Better]:
+    ) -> AsyncGenerator[Better, None]:
         for waiting in self.pending():
             if not wanted(waiting):
                 continue
@@ -159,7 +166,7 @@ class Outbox:
             except Withheld:
                 self.forget(waiting.id)
                 continue
-            except LinkError as error:
+            except (LinkError, EngineStopped) as error:
                 _log.info("the cloud is still out of reach: %s", error)
                 # Where nothing left, nothing was tried: a day offline is no reason to give up.
                 if not isinstance(error, CloudUnreachable) or error.bytes_sent != 0:
@@ -200,21 +207,10 @@ class Outbox:
         self._kept.change(count)
 
 
-class _Bettering(AsyncIterator[Better]):
-    async def aclose(self) -> None: ...
-
-
 async def _asked(cloud: Engine, waiting: OutboxEntry) -> Better:
     # A new id: the cloud may remember the old one. Its deadline has passed long ago.
     request = msgspec.structs.replace(waiting.request, id=uuid.uuid4().hex, deadline_s=None)
-    text = ""
-    stream = cast("AsyncGenerator[Delta | Finish, None]", cloud.generate(request))
-    async with aclosing(stream) as items:
-        async for item in items:
-            if isinstance(item, Delta):
-                text = item.text if item.replaces else text + item.text
-            elif item.reason == "error":
-                raise LinkError(item.error or "the cloud could not finish; ask again later")
-            else:
-                return Better(waiting=waiting, answer=text, finish=item)
-    raise LinkError("the cloud's answer had no end; ask again later")
+    answer = await collect(cloud.generate(request))
+    if answer.finish.reason == "error":
+        raise LinkError(answer.finish.error or "the cloud could not finish; ask again later")
+    return Better(waiting=waiting, answer=answer.written, finish=answer.finish)

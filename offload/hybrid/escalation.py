@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 
 import msgspec
 
 from offload.egress.door import EgressEngine
 from offload.egress.privacy.shareable_part import holds_private, part_that_leaves
-from offload.engine import Engine, Revealing
+from offload.engine import AnswerStream, Engine, Revealing
 from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Unsupported, Withheld
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
-from offload.hybrid.handover import BackgroundStream, Stream, accepted, closing
+from offload.hybrid.handover import BackgroundStream, accepted
 from offload.messages import Delta, Finish, Request
 from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
@@ -38,15 +38,15 @@ class Escalation:
         self.state = DecisionState(deciding, request, cloud)
         self._text = ""  # what the reader has before them
 
-    async def run(self) -> AsyncIterator[Delta | Finish]:
+    async def run(self) -> AnswerStream:
         """Stream the answer of the side that the policy chooses."""
-        async with closing(self._started()) as source:
+        async with aclosing(self._started()) as source:
             async for item in source:
                 if isinstance(item, Delta):
-                    self._text = item.text if item.replaces else self._text + item.text
+                    self._text = item.apply(self._text)
                 yield item
 
-    def _started(self) -> Stream:
+    def _started(self) -> AnswerStream:
         if self.verdict.choice == "edge":
             return self._near(self.verdict.reason)
         if self.verdict.choice == "cloud":
@@ -69,14 +69,14 @@ class Escalation:
         replaces: bool = False,
         failure: LinkError | None = None,
         prefix: str = "",
-    ) -> Stream:
+    ) -> AnswerStream:
         request = self._request
         if prefix:
             begun = request.answer_prefix + prefix
             request = msgspec.structs.replace(request, answer_prefix=begun)
         ended: Finish | None = None
         with self._revealed():
-            async with closing(self._timed(self._edge, request, self._by.near_latency)) as edge:
+            async with aclosing(self._timed(self._edge, request, self._by.near_latency)) as edge:
                 async for item in edge:
                     if isinstance(item, Finish):
                         ended = item
@@ -97,14 +97,14 @@ class Escalation:
         failure: LinkError | None = None,
         *,
         given_up: bool = False,
-    ) -> Stream:
+    ) -> AnswerStream:
         """End the near answer as it stands, less the circles it may have run in."""
         if (cut := self.state.cut(self._text)) is not None:
             yield cut
         finish = ended or self.state.broken_off()
         yield self.state.routed(finish, "edge", reason, failure, given_up=given_up)
 
-    async def _far(self, reason: str) -> Stream:
+    async def _far(self, reason: str) -> AnswerStream:
         """Ask the cloud only; near if it may not or cannot answer."""
         if not await self.may_leave():
             async for item in self._near("not_allowed"):
@@ -117,7 +117,7 @@ class Escalation:
             async for item in self._rescued(error):
                 yield item
 
-    async def cloud_stream(self, reason: str, prefix: str = "") -> Stream:
+    async def cloud_stream(self, reason: str, prefix: str = "") -> AnswerStream:
         """Stream the cloud's answer, behind `prefix` where one is given and the cloud can."""
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
         self.state.asked_far = True
@@ -137,14 +137,14 @@ class Escalation:
         async for item in self._cloud_items(self._request, reason):
             yield item
 
-    async def _cloud_items(self, request: Request, reason: str) -> Stream:
+    async def _cloud_items(self, request: Request, reason: str) -> AnswerStream:
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
         # The door by which it leaves writes down why.
         if isinstance(self._cloud, EgressEngine):
             door = self._cloud.because(reason)
         else:
             door, (request, _) = self._cloud, part_that_leaves(request)
-        async with closing(self._timed(door, request, self._by.far_latency)) as cloud:
+        async with aclosing(self._timed(door, request, self._by.far_latency)) as cloud:
             async for item in cloud:
                 if isinstance(item, Delta):
                     yield msgspec.structs.replace(item, source="cloud")
@@ -153,7 +153,7 @@ class Escalation:
                 else:
                     yield self.state.routed(self.state.priced(item), "cloud", reason)
 
-    async def _watched(self, *, hedged: bool) -> Stream:
+    async def _watched(self, *, hedged: bool) -> AnswerStream:
         """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""
         reason, ended = self.verdict.reason, None
         async with BackgroundStream() as far:
@@ -161,7 +161,7 @@ class Escalation:
                 reason = await self._ask(far, "hedged")
             with self._revealed():
                 near = self._timed(self._edge, self._request, self._by.near_latency)
-                async with closing(near) as edge:
+                async with aclosing(near) as edge:
                     async for item in edge:
                         if isinstance(item, Finish):
                             ended = item
@@ -204,7 +204,7 @@ class Escalation:
             return ""
         return accepted(self.state.monitor.sure_text)
 
-    async def _take_over(self, far: BackgroundStream, ended: Finish | None) -> Stream:
+    async def _take_over(self, far: BackgroundStream, ended: Finish | None) -> AnswerStream:
         """Stream the cloud's answer in place of the edge's, or keep the edge's if it fails."""
         shown = False
         try:
@@ -220,7 +220,7 @@ class Escalation:
             async for item in self._rescued(error):
                 yield item
 
-    async def _rescued(self, error: LinkError) -> Stream:
+    async def _rescued(self, error: LinkError) -> AnswerStream:
         """Answer near where the cloud failed: from its text where that is wanted, else anew."""
         if self._by.handover == "continue" and (prefix := accepted(self._text)):
             cut = len(prefix) < len(self._text)
@@ -235,19 +235,19 @@ class Escalation:
         async for item in self._near(_code(error), replaces=replaces, failure=error):
             yield item
 
-    async def _near_behind(self, prefix: str, error: LinkError, *, cut: bool) -> Stream:
+    async def _near_behind(self, prefix: str, error: LinkError, *, cut: bool) -> AnswerStream:
         self.state.watch_anew()
         stream = self._near(_code(error), failure=error, prefix=prefix)
-        async with closing(stream) as near:
+        async with aclosing(stream) as near:
             async for item in near:
                 if cut:  # the half word at the end of the cloud's text is taken back
                     yield Delta(text=prefix, source="cloud", replaces=True)
                     cut = False
                 yield item
 
-    async def _timed(self, engine: Engine, request: Request, clock: LatencyModel) -> Stream:
+    async def _timed(self, engine: Engine, request: Request, clock: LatencyModel) -> AnswerStream:
         began, first_s = time.monotonic(), None
-        async with closing(engine.generate(request)) as stream:
+        async with aclosing(engine.generate(request)) as stream:
             async for item in stream:
                 now = time.monotonic() - began
                 first_s = now if first_s is None else first_s

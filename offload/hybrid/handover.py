@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator
-from contextlib import aclosing
 from types import TracebackType
-from typing import cast
 
+from offload.engine import AnswerStream
 from offload.messages import Delta, Finish
 
-Stream = AsyncIterator[Delta | Finish]
 _LAST_WHOLE = re.compile(r".*[\s.,;:!?)]", re.DOTALL)
-
-
-class _Closable(AsyncIterator[Delta | Finish]):
-    async def aclose(self) -> None: ...
-
-
-def closing(stream: Stream) -> aclosing[_Closable]:
-    """Close the stream when the block is left; every engine's iterator is an async generator."""
-    return aclosing(cast("_Closable", stream))
 
 
 def accepted(text: str) -> str:
@@ -38,13 +25,13 @@ class BackgroundStream:
     """Stream whose first item is awaited in the background; closed when the block is left."""
 
     def __init__(self) -> None:
-        self._stream: Stream | None = None
+        self._stream: AnswerStream | None = None
         self._first: asyncio.Future[Delta | Finish] | None = None
 
     async def __aenter__(self) -> BackgroundStream:
         return self
 
-    def start(self, stream: Stream) -> None:
+    def start(self, stream: AnswerStream) -> None:
         """Begin to wait for the stream's first item."""
         assert self._stream is None, "a request is handed over once"
         self._stream = stream
@@ -61,10 +48,10 @@ class BackgroundStream:
         first = self._first
         return first is not None and first.done() and first.exception() is None
 
-    async def items(self) -> Stream:
+    async def items(self) -> AnswerStream:
         """Yield the whole stream, its first item included; its errors are raised here."""
         assert self._stream is not None and self._first is not None, "nothing was started"
-        yield await self._first
+        yield await asyncio.shield(self._first)  # only __aexit__ cancels it, and once
         async for item in self._stream:
             yield item
 
@@ -76,10 +63,18 @@ class BackgroundStream:
     ) -> None:
         if self._first is None or self._stream is None:
             return
-        self._first.cancel()
+        closed = asyncio.ensure_future(self._close(self._first, self._stream))
+        cancelled: asyncio.CancelledError | None = None
+        while not closed.done():  # a second cancellation waits for it as the first one does
+            try:
+                await asyncio.shield(closed)
+            except asyncio.CancelledError as again:
+                cancelled = again
+        if cancelled is not None:
+            raise cancelled
+
+    async def _close(self, first: asyncio.Future[Delta | Finish], stream: AnswerStream) -> None:
+        first.cancel()
         # Whatever the abandoned stream raises was either raised in items() or no longer matters.
-        await asyncio.gather(self._first, return_exceptions=True)
-        close = getattr(self._stream, "aclose", None)
-        if close is not None:
-            with contextlib.suppress(StopAsyncIteration):
-                await close()
+        await asyncio.gather(first, return_exceptions=True)
+        await stream.aclose()

@@ -10,7 +10,8 @@ import copy
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -22,12 +23,11 @@ from offload.decision import Decision, Recorder
 from offload.egress.door import EgressEngine
 from offload.egress.permission import Permission, anything
 from offload.egress.privacy.shareable_part import class_of, strictest
-from offload.engine import Embedding, Engine, Tokenizing
+from offload.engine import AnswerStream, Embedding, Engine, Tokenizing
 from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.hybrid.decision_state import DecisionInputs, Draw, with_left_out
 from offload.hybrid.escalation import Escalation
-from offload.hybrid.handover import closing
-from offload.messages import Delta, Finish, ModelCard, Request, Side
+from offload.messages import Finish, ModelCard, Request, Side
 from offload.policy.serving.controller import AimLimits
 from offload.policy.serving.dispatch import LatencyModel, Prices, num_chars
 from offload.policy.serving.failsafe import Failsafe
@@ -152,7 +152,7 @@ class Hybrid:
         if self._recorder is not None:
             self._recorder.close()
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer of the side that the policy chooses.
 
         Raises RequestError for a model's name it does not know, or an aim it cannot keep.
@@ -163,7 +163,7 @@ class Hybrid:
         verdict = self._verdict(request, aim)
         # The engines below have names of their own.
         escalation = self._escalation(msgspec.structs.replace(request, model=""), verdict, aim)
-        async with closing(self._answer(escalation)) as answer:
+        async with aclosing(self._answer(escalation)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
                     item = with_left_out(request, item)
@@ -174,8 +174,8 @@ class Hybrid:
                     )
                 yield item
 
-    async def _answer(self, escalation: Escalation) -> AsyncIterator[Delta | Finish]:
-        async with closing(escalation.run()) as source:
+    async def _answer(self, escalation: Escalation) -> AnswerStream:
+        async with aclosing(escalation.run()) as source:
             try:
                 async for item in source:
                     yield item
@@ -184,7 +184,7 @@ class Hybrid:
                 if escalation.verdict.choice != "open" or not await escalation.may_leave():
                     raise
         escalation.state.draw = None  # only one side could answer
-        async with closing(escalation.cloud_stream("too_long")) as far:
+        async with aclosing(escalation.cloud_stream("too_long")) as far:
             async for item in far:
                 yield item
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from typing import NamedTuple
 
 from offload.engine import Engine
 from offload.errors import CloudFailed
@@ -14,7 +14,7 @@ from offload.link.failures import to_failure
 from offload.link.message_bodies import Failure
 from offload.link.send_buffer import SendBuffer
 from offload.link.workload import Tally
-from offload.messages import Delta, Finish, Request, Usage
+from offload.messages import Finish, Request, Usage
 
 
 class Owner(NamedTuple):
@@ -92,7 +92,7 @@ class AnswerTask:
             self.out.finish(to_failure(error))
 
     async def _pull(self) -> None:
-        items = cast("AsyncGenerator[Delta | Finish, None]", self._engine.generate(self._request))
+        items = self._engine.generate(self._request)
         async with contextlib.aclosing(items):
             async for item in items:
                 if isinstance(item, Finish):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import AsyncIterator
 
 import msgspec
 
 from backbone.errors import NearfarError
+from offload.engine import AnswerStream
 from offload.errors import CloudUnreachable, LinkError, RequestError
 from offload.link import wire
 from offload.link.health import CloudStanding, LinkHealth, Tempo
@@ -17,7 +17,7 @@ from offload.link.receive_stream import ReceiveStream
 from offload.link.reconnecting import Reconnecting
 from offload.link.sockets import Address
 from offload.link.wire import Envelope
-from offload.messages import Delta, EngineLoad, Finish, ModelCard, Privacy, Request
+from offload.messages import EngineLoad, Finish, ModelCard, Privacy, Request
 
 _DEADLINE_GRACE_S = 1.0  # for the cloud's own FINISH to arrive
 
@@ -70,7 +70,7 @@ class CloudLink:
             )
         return self._line.ready.cards[0]
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream the cloud's answer; its Finish counts the bytes that crossed the link.
 
         Raises RequestError for a request that may not leave the device, CloudUnreachable,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
 
 import msgspec
 
+from offload.engine import AnswerStream
 from offload.errors import CloudBusy, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.link.backoff import Breaker
 from offload.link.client import CloudLink
@@ -63,14 +63,14 @@ class CloudPool:
                 errors.append(error)
         raise self._nobody(errors)
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream one cloud's answer. Raises RequestError, LinkError.
 
         Bytes that went to a cloud in vain are counted, in the Finish as in the error.
         """
         errors: list[LinkError] = []
         for member in self._order():
-            items = cast("AsyncGenerator[Delta | Finish, None]", member.link.generate(request))
+            items = member.link.generate(request)
             async with contextlib.aclosing(items):
                 try:
                     async with _Attempt(member.breaker):

@@ -15,8 +15,9 @@ import msgspec
 
 from backbone.errors import MissingExtra
 from offload.asker import asker
+from offload.engine import AnswerStream
 from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestError, SettingsError
-from offload.messages import Delta, Finish, ModelCard, Privacy, Request
+from offload.messages import Finish, ModelCard, Privacy, Request
 from offload.upstream.bodies import Chunk, Hearing, ModelList, body_of, path_of
 from offload.upstream.dialect import OPENAI_HOST, Dialect, check, dialect_of
 from offload.upstream.listening import (
@@ -88,7 +89,7 @@ class Upstream:
         assert self._dialect is not None, "connect() learns what it is"
         return "cache_salt" not in self._dialect.words
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         """Stream the server's answer; see offload.engine.Engine.
 
         Raises Unsupported for what such a server cannot do, and LinkError.

@@ -12,7 +12,8 @@ import torch
 
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from offload.messages import Delta, Message, Request, Sampling
+from offload.collect import collect
+from offload.messages import Message, Request, Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 from offload.policy.fitting.questions import Question, is_right, read_questions
 from quantize.gguf import convert
@@ -51,11 +52,8 @@ async def _answer(model: Path, questions: Sequence[Question]) -> list[bool]:
                 messages=(Message(role="user", content=question.question),),
                 sampling=Sampling(max_tokens=64),
             )
-            text = ""
-            async for item in engine.generate(request):
-                if isinstance(item, Delta):
-                    text += item.text
-            right.append(is_right(text, question.answer))
+            answer = await collect(engine.generate(request))
+            right.append(is_right(answer.written, question.answer))
     return right
 
 

@@ -26,6 +26,7 @@ from offload.egress.ledger.ledger import Ledger
 from offload.egress.outbox import Outbox
 from offload.egress.permission import Allowed
 from offload.egress.privacy.findings import KINDS, Rules
+from offload.engine import AnswerStream
 from offload.errors import ContextLengthError, EngineStopped
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.link.client import CloudLink
@@ -60,7 +61,7 @@ class WildEdge:
     def card(self) -> ModelCard:
         return CARD
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         fate = self._draw.random()
         if fate < 0.1:
             raise ContextLengthError(9000, 4096)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 
+from offload.engine import AnswerStream
 from offload.messages import Confidence, Delta, Finish, ModelCard, Request, Usage
 
 CARD = ModelCard(
@@ -60,7 +61,7 @@ class ScriptedEngine:
     def card(self) -> ModelCard:
         return CARD
 
-    async def generate(self, request: Request) -> AsyncIterator[Delta | Finish]:
+    async def generate(self, request: Request) -> AnswerStream:
         self.requests.append(request)
         self.running.add(request.id)
         ended = False

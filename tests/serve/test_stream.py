@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import httpx
@@ -13,7 +13,7 @@ import pytest
 from offload.errors import CloudFailed
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Confidence, Delta, Finish, Request, Route, Usage
-from serve.answer_streams import closing, settled
+from serve.answer_streams import settled
 from tests.offload.scripted import ScriptedEngine, delta
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, events, listening, near
 
@@ -157,7 +157,7 @@ async def lines_of(url: str, model: str) -> AsyncIterator[AsyncIterator[str]]:
 )
 async def test_settled_text_is_the_last_version_alone(items: list[Delta], shown: str) -> None:
     engine = ScriptedEngine(items)
-    async with closing(settled(engine.generate(REQUEST), may_replace=True)) as stream:
+    async with aclosing(settled(engine.generate(REQUEST), may_replace=True)) as stream:
         told = [item async for item in stream]
     assert "".join(item.text for item in told if isinstance(item, Delta)) == shown
     assert isinstance(told[-1], Finish)
@@ -166,7 +166,7 @@ async def test_settled_text_is_the_last_version_alone(items: list[Delta], shown:
 
 async def test_a_near_answer_that_cuts_its_own_end_stands_as_it_was_passed_on() -> None:
     engine = ScriptedEngine(["so ", "and so ", Delta(text="so ", source="edge", replaces=True)])
-    async with closing(settled(engine.generate(REQUEST), may_replace=False)) as stream:
+    async with aclosing(settled(engine.generate(REQUEST), may_replace=False)) as stream:
         told = [item.text async for item in stream if isinstance(item, Delta)]
     assert told == ["so ", "and so "]
 
@@ -174,7 +174,7 @@ async def test_a_near_answer_that_cuts_its_own_end_stands_as_it_was_passed_on() 
 async def test_an_engine_that_withdraws_without_warning_is_stopped() -> None:
     engine = ScriptedEngine(["a", Delta(text="b", replaces=True)])
     with pytest.raises(CloudFailed):
-        async with closing(settled(engine.generate(REQUEST), may_replace=False)) as stream:
+        async with aclosing(settled(engine.generate(REQUEST), may_replace=False)) as stream:
             async for _ in stream:
                 pass
     assert not engine.running

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from offload.collect import collect
 from offload.engine import Engine, Revealing
 from offload.errors import KeyRefused, LinkError, Overloaded, Withheld
-from offload.hybrid.handover import closing
 from offload.link.backoff import Backoff
-from offload.messages import Alternative, Confidence, Delta, Finish, Message, Request, Sampling
+from offload.messages import Alternative, Confidence, Delta, Message, Request, Sampling
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of, packed, token_kind
 from offload.policy.fitting.questions import Grader, Question, given
 from offload.policy.serving.answer_features import measured
@@ -148,55 +148,34 @@ async def answer(engine: Engine, question: Question, how: QuestionOptions) -> An
     with ExitStack() as block:
         if how.keep_states and isinstance(engine, Revealing):
             block.enter_context(engine.watch(request.id, lambda _, state: states.append(state)))
-        read = await _read(engine, request)
+        read = await collect(engine.generate(request))
+    ended = read.finish.reason
+    # An answer that broke off is a wrong one; it tells how often that happens.
+    text = "" if ended == "error" else read.written
+    alternatives = [place for delta in read.deltas for place in delta.alternatives]
+    confidence = [token for delta in read.deltas for token in delta.confidence]
+    pieces = [piece for delta in read.deltas for piece in _pieces(delta)]
     hidden_size, kept = packed(states[-MAX_TOKENS:])
     return AnswerRow(
         id=question.id,
         key=key_of(question),
         set=question.set,
-        right=how.grader(split(read.text).answer, question),  # what was thought before is no answer
-        ended=read.ended,
-        given=given(read.text, question),
+        right=how.grader(split(text).answer, question),  # what was thought before is no answer
+        ended=ended,
+        given=given(text, question),
         model=engine.card().name,
         sampling=how.describe(),
         question=question.question if how.keep_text else "",
-        text=read.text if how.keep_text else "",
-        tokens=tuple(map(_rounded, read.confidence)),
-        kinds="".join(map(token_kind, read.pieces)) if read.alternatives else "",
-        likely=tuple(tuple(round(a.logprob, 2) for a in place) for place in read.alternatives),
-        likely_kinds=tuple(_kinds(place) for place in read.alternatives),
-        measures=measured(question.question, read.text, read.confidence),
-        flags=flags(read.text, question=question.question, ended=read.ended),
+        text=text if how.keep_text else "",
+        tokens=tuple(map(_rounded, confidence)),
+        kinds="".join(map(token_kind, pieces)) if alternatives else "",
+        likely=tuple(tuple(round(a.logprob, 2) for a in place) for place in alternatives),
+        likely_kinds=tuple(_kinds(place) for place in alternatives),
+        measures=measured(question.question, text, confidence),
+        flags=flags(text, question=question.question, ended=ended),
         hidden_size=hidden_size,
         states=kept,
     )
-
-
-@dataclass
-class _Read:
-    """Answer while it is read."""
-
-    text: str = ""
-    ended: str = "error"
-    confidence: list[Confidence] = field(default_factory=list)
-    alternatives: list[tuple[Alternative, ...]] = field(default_factory=list)
-    pieces: list[str] = field(default_factory=list)
-
-
-async def _read(engine: Engine, request: Request) -> _Read:
-    read = _Read()
-    async with closing(engine.generate(request)) as stream:
-        async for item in stream:
-            if isinstance(item, Finish):
-                read.ended = item.reason
-                continue
-            read.text = item.text if item.replaces else read.text + item.text
-            read.confidence += item.confidence
-            read.alternatives += item.alternatives
-            read.pieces += _pieces(item)
-    if read.ended == "error":
-        read.text = ""  # an answer that broke off is a wrong one; it tells how often that happens
-    return read
 
 
 def _pieces(delta: Delta) -> list[str]:

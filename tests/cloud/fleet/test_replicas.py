@@ -14,6 +14,7 @@ from cloud.fleet.balance import LeastConnections, LoadAware, RoundRobin
 from cloud.fleet.replica import ReplicaOptions
 from cloud.fleet.replicas import Replicas
 from offload.asker import asked_by
+from offload.engine import AnswerStream
 from offload.errors import CloudFailed
 from offload.messages import Delta, Finish, Request
 from tests.waiting import until
@@ -36,7 +37,7 @@ async def fleet() -> AsyncIterator[Replicas]:
         await made.aclose()
 
 
-async def count(items: AsyncIterator[Delta | Finish]) -> int:
+async def count(items: AnswerStream) -> int:
     return len([item async for item in items])
 
 

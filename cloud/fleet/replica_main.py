@@ -8,7 +8,6 @@ between them; empty is all. The process ends with its parent: when its standard 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import importlib
 import json
 import logging
@@ -18,13 +17,9 @@ import sys
 from contextlib import aclosing
 from pathlib import Path
 
-import msgspec
-
-from offload.asker import asked_by, asker
-from offload.engine import AnswerStream, Breaking, Engine, Reporting
+from offload.engine import Breaking, Engine
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
-from offload.messages import EngineLoad, ModelCard, Request
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2  # between two looks whether the engine is broken
@@ -40,42 +35,10 @@ def open_model(folder: str, **options: object) -> Engine:
     return CloudEngine(Path(folder), options=EngineOptions(**options))  # type: ignore[arg-type]
 
 
-def with_asker(request: Request) -> Request:
-    """Return a request whose salt names its asker: the replica's process knows no other way."""
-    salt = hashlib.sha256(request.cache_salt.encode("utf-8", "surrogatepass")).hexdigest()
-    named = f"{asker()}\n{salt if request.cache_salt else ''}"
-    return msgspec.structs.replace(request, cache_salt=named)
-
-
-class _WithAsker:
-    """Sets the asker of each request from its salt; see with_asker."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def card(self) -> ModelCard:
-        return self._engine.card()
-
-    def report(self) -> EngineLoad | None:
-        return self._engine.report() if isinstance(self._engine, Reporting) else None
-
-    async def generate(self, request: Request) -> AnswerStream:
-        who, _, salt = request.cache_salt.rpartition("\n")
-        own = msgspec.structs.replace(request, cache_salt=salt)
-        with asked_by(who):  # the link runs each answer in a task of its own
-            items = self._engine.generate(own)
-            async with aclosing(items):
-                async for item in items:
-                    yield item
-
-    async def aclose(self) -> None:
-        await self._engine.aclose()
-
-
 async def serve(engine: Engine, endpoint: str) -> None:
     """Serve over a private socket until the parent leaves."""
     limits = AnswerLimits(max_streams=_MAX_STREAMS, max_streams_per_device=_MAX_STREAMS)
-    link = LinkServer(_WithAsker(engine), endpoint, limits=limits)
+    link = LinkServer(engine, endpoint, limits=limits, trusts_asker=True)
     async with aclosing(engine), aclosing(link) as server:
         await server.start()
         left = asyncio.ensure_future(asyncio.to_thread(sys.stdin.buffer.read))

@@ -8,9 +8,11 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+
 from cloud.fleet.balance import Policy, prefix_of, total_load
 from cloud.fleet.replica import Replica, ReplicaOptions
-from cloud.fleet.replica_main import with_asker
+from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
 from offload.messages import EngineLoad, ModelCard, Request
@@ -74,7 +76,7 @@ class Replicas:
         while True:
             replica = await self._choose(request, tried)
             link, said = replica.link, False
-            asked = with_asker(request)
+            asked = msgspec.structs.replace(request, asker=asker())
             async with replica.busy():
                 items = link.generate(asked)
                 async with contextlib.aclosing(items):

@@ -18,7 +18,7 @@ from offload.collect import collect
 from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
-from offload.egress.consent import OnceForAll
+from offload.egress.permission import ConsentForAll
 from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
@@ -100,7 +100,7 @@ async def _opened(wish: AnswersFlags, settings: Settings, here: Places) -> Async
     if link is None:
         raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
     ledger = open_ledger(settings, here)
-    consent = OnceForAll("these questions")
+    consent = ConsentForAll("these questions")
     door = open_door(link, settings, here, ledger=ledger, consent=consent)
     async with aclosing(door) as far:
         await reach(far)

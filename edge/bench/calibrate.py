@@ -19,7 +19,7 @@ from edge.near.rule_choice import content_of
 from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
-from offload.egress.consent import OnceForAll
+from offload.egress.permission import ConsentForAll
 from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Sampling
 from offload.policy.fitting.ask_questions import QuestionOptions
@@ -62,7 +62,7 @@ def run_calibration(wish: CalibrateFlags, *, as_json: bool) -> None:
 async def _calibrate(
     questions: list[Question], wish: CalibrateFlags, settings: Settings, here: Places
 ) -> tuple[CalibratedRule, Path, int]:
-    hybrid = open_hybrid(settings, here, RunFlags(consent=OnceForAll("these questions")))
+    hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these questions")))
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:

@@ -20,7 +20,7 @@ from edge.chat.terminal import StreamReader
 from edge.near.factory import RunFlags, open_hybrid
 from offload.config.places import places
 from offload.config.settings_reading import load
-from offload.egress.consent import OnceForAll
+from offload.egress.permission import ConsentForAll
 from offload.engine import Engine
 from offload.errors import LinkError, RequestError, SettingsError
 from offload.hybrid.hybrid import Hybrid
@@ -79,7 +79,7 @@ async def _trial(
     here, settings = places(), load(places().config_file)
     if model is not None:
         settings = replace(settings, edge=replace(settings.edge, model=model))
-    hybrid = open_hybrid(settings, here, RunFlags(consent=OnceForAll("these questions")))
+    hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these questions")))
     cloud = hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:

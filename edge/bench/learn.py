@@ -18,7 +18,7 @@ from edge.near.factory import RunFlags, open_hybrid
 from offload.config.places import places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
-from offload.egress.consent import OnceForAll
+from offload.egress.permission import ConsentForAll
 from offload.errors import SettingsError
 from offload.messages import Sampling
 from offload.policy.fitting.answer_table import AnswerTable
@@ -75,7 +75,7 @@ async def _learn(
     questions: list[Question], wish: Learning, settings: Settings
 ) -> tuple[CalibratedRule, Path, FarLabels, int]:
     here = places()
-    hybrid = open_hybrid(settings, here, RunFlags(consent=OnceForAll("these prompts")))
+    hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these prompts")))
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:

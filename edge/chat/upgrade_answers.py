@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable
 from backbone.errors import NearfarError
 from edge.conversations.conversation import Beside
 from edge.conversations.store import Conversations
-from offload.egress.door import EgressEngine
 from offload.egress.outbox import Outbox, OutboxEntry
+from offload.egress.permission import EgressContext
 from offload.engine import Engine
 from offload.hybrid.hybrid import Hybrid
 
@@ -98,7 +98,5 @@ class Bettering:
 
 def _cloud(engine: Engine) -> Engine | None:
     cloud = engine.cloud if isinstance(engine, Hybrid) else None
-    # The door by which it leaves writes down why.
-    return (
-        cloud.because("asked_again", attended=False) if isinstance(cloud, EgressEngine) else cloud
-    )
+    context = EgressContext(reason="asked_again", attended=False)
+    return cloud.within(context) if cloud is not None else None

@@ -13,11 +13,11 @@ from edge.near.rule_choice import rule_for
 from offload.aims import parse_aim
 from offload.config.places import Places
 from offload.config.settings import Settings
-from offload.egress.permission import LivePermission
+from offload.egress.permission import AskConsent, LivePermission
 from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.hybrid.cloud_factory import conditions_reader, open_cloud, open_door, open_ledger
-from offload.hybrid.hybrid import AskConsent, Hybrid, HybridOptions
+from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Request
 from offload.pair import EDGE_MODEL
 from offload.policy.serving.dispatch import Prices

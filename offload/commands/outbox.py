@@ -11,8 +11,8 @@ import msgspec
 from backbone.terminal_text import echo, echo_json
 from offload.config.places import places
 from offload.config.settings_reading import load
-from offload.egress.consent import OnceForAll
 from offload.egress.outbox import Better, Outbox, OutboxEntry
+from offload.egress.permission import ConsentForAll, EgressContext
 from offload.errors import RequestError, SettingsError
 from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
 from offload.messages import Request
@@ -50,11 +50,11 @@ async def _ask_again(*, as_json: bool) -> None:
     if cloud is None:
         raise SettingsError("no cloud is set up; set cloud.url, or use `nearfar link join`")
     ledger = open_ledger(settings, here)
-    consent = OnceForAll("what waits")
+    consent = ConsentForAll("what waits")
     door = open_door(cloud, settings, here, ledger=ledger, consent=consent)
     try:
         async with aclosing(door):
-            async for better in outbox.run(door.because("asked_again")):
+            async for better in outbox.run(door.within(EgressContext(reason="asked_again"))):
                 _show(better, as_json=as_json)
     finally:
         ledger.close()

@@ -1,4 +1,4 @@
-"""The one door by which text leaves the device: what may not leave is stopped or replaced here.
+"""The door by which text leaves the device: what may not leave is stopped or replaced here.
 
 The gate has decided before; this is the second lock. A text passes its class, then the rules for
 what is found in it, then the ledger, and only then the engine that sends it.
@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
 from offload.egress.ledger.entries import Departure, Return, Spent, digest
 from offload.egress.ledger.ledger import Ledger
-from offload.egress.permission import Allowed, Permission, anything
+from offload.egress.permission import (
+    Allowed,
+    AskConsent,
+    EgressContext,
+    Permission,
+    anything,
+    nobody,
+)
 from offload.egress.privacy.findings import Kind, Rules, counted
 from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import Cleared, clear
@@ -29,34 +36,27 @@ from offload.policy.serving.dispatch import CloudStatus, MeasuredCloud, Prices, 
 from offload.policy.serving.gate import Conditions, DayLimits, kept_near
 from offload.reasons import sentence
 
-AskConsentFor = Callable[[Request, Sequence[Kind]], Awaitable[bool]]
-
-
 _AT_ONCE = 4000  # characters: a few milliseconds
 _UNKNOWN = CloudStanding(healthy=True)
 
 
-async def _nobody(_: Request, __: Sequence[Kind]) -> bool:
-    return False
-
-
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """What Outgoing watches: where it leads, what may leave now, and what it costs there.
+    """Where the door leads, what may leave by it now, and what that costs.
 
-    `consent` is asked for a text of class `ask`, and for kinds of finding whose rule is `ask`.
+    `consent` is asked for a text of class `ask`, and where the rule of a kind found in it is `ask`.
     `reopen` makes the engine behind the door anew once it was closed for good reasons.
     """
 
-    endpoint: str
+    endpoint: str = ""
     allowed: Permission = anything
     prices: Prices = field(default_factory=Prices)
-    consent: AskConsentFor = _nobody
+    consent: AskConsent = nobody
     reopen: Callable[[], Engine] | None = None
 
 
 class EgressEngine:
-    """An Engine around the cloud's: nothing reaches the cloud but through it."""
+    """An Engine around the cloud's, through which everything passes that reaches the cloud."""
 
     def __init__(self, cloud: Engine, *, door: Door, ledger: Ledger | None = None) -> None:
         self.cloud = cloud
@@ -74,14 +74,11 @@ class EgressEngine:
         """Return what is known of the cloud; nothing is sent for it."""
         return self.cloud.standing() if isinstance(self.cloud, MeasuredCloud) else _UNKNOWN
 
-    def because(self, why: str, *, attended: bool = True) -> Engine:
-        """Return this door with a reason for the ledger: a code of offload/reasons.py.
+    def within(self, context: EgressContext) -> Engine:
+        """Return this door as an Engine whose texts all leave in one context."""
+        return _Within(self, context)
 
-        Where nobody attends, nobody is asked for consent: what needs it does not leave.
-        """
-        return _Because(self, why, attended=attended)
-
-    async def heed(self) -> None:
+    async def close_if_forbidden(self) -> None:
         """Close the link where nothing may leave any more; it is opened anew once it may."""
         if self._is_closed or self.door.reopen is None:
             return
@@ -95,18 +92,20 @@ class EgressEngine:
         await self.cloud.aclose()
 
     async def generate(
-        self, request: Request, *, why: str = "cloud_only", attended: bool = True
+        self,
+        request: Request,
+        context: EgressContext = EgressContext(),  # noqa: B008 - frozen
     ) -> AnswerStream:
-        """Stream the cloud's answer with the originals put back in; `why` goes to the ledger.
+        """Stream the cloud's answer with the originals put back in, and priced.
 
         Raises Withheld for a text that may not leave, and what the cloud's engine raises.
         """
         allowed = self.door.allowed()
-        agreed = await self._permit(request, allowed, attended=attended)
+        context = await self._permit(request, allowed, context)
         request, _ = part_that_leaves(request)
-        cleared = await self._cleared(request, allowed.rules, agreed=agreed, attended=attended)
+        cleared = await self._cleared(request, allowed.rules, context)
         await self._open()
-        departure = self._departure(request, cleared, allowed.rules, why)
+        departure = self._departure(request, cleared, allowed.rules, context.reason)
         if self._ledger is not None:
             self._ledger.leaving(departure)
         trip = _Trip(self._ledger, departure.key, self.door.prices)
@@ -124,10 +123,12 @@ class EgressEngine:
         finally:
             trip.end()
 
-    async def _permit(self, request: Request, allowed: Allowed, *, attended: bool) -> bool:
+    async def _permit(
+        self, request: Request, allowed: Allowed, context: EgressContext
+    ) -> EgressContext:
         """Ask once more, at the moment of leaving, what the gate was asked. Raises Withheld.
 
-        Return whether a person has agreed to the whole text.
+        Return the context, with what its person said if they were asked.
         """
         if class_of(request) is Privacy.LOCAL_ONLY:
             self.num_refused += 1
@@ -143,13 +144,16 @@ class EgressEngine:
         reason = kept_near(
             msgspec.structs.replace(request, privacy=privacy), self._standing(allowed)
         )
-        if reason is None and privacy is Privacy.ASK:
-            agreed = attended and await self.door.consent(request, ())
-            reason = None if agreed else "not_allowed"
+        if reason is None and privacy is Privacy.ASK and not context.agreed:
+            context = replace(context, agreed=await self._asks(request, context))
+            reason = None if context.agreed else "not_allowed"
         if reason is not None:
             self.num_withheld += 1
             raise NotNow(allowed.trouble or sentence(reason), reason)
-        return privacy is Privacy.ASK
+        return context
+
+    async def _asks(self, request: Request, context: EgressContext) -> bool:
+        return context.attended and await self.door.consent(request)
 
     def _standing(self, allowed: Allowed) -> Conditions:
         limited = self._ledger is not None and allowed.limits != DayLimits()
@@ -164,9 +168,7 @@ class EgressEngine:
         if self._is_closed and self.door.reopen is not None:
             self.cloud, self._is_closed = self.door.reopen(), False
 
-    async def _cleared(
-        self, request: Request, rules: Rules, *, agreed: bool, attended: bool
-    ) -> Cleared:
+    async def _cleared(self, request: Request, rules: Rules, context: EgressContext) -> Cleared:
         """Return the request as it may leave. Raises Withheld."""
         # A long text takes longer than the event loop may wait.
         at_once = num_chars(request) <= _AT_ONCE
@@ -177,7 +179,7 @@ class EgressEngine:
         asked = _of_action(cleared, rules, "ask")
         if blocked:
             self._withhold(blocked, "your rules block it")
-        if asked and not agreed and not (attended and await self.door.consent(request, asked)):
+        if asked and not context.agreed and not await self._asks(request, context):
             self._withhold(asked, "you did not allow it")
         return cleared
 
@@ -224,21 +226,20 @@ class EgressEngine:
                 yield item if text == item.text else msgspec.structs.replace(item, text=text)
 
 
-class _Because:
-    """The same door, with the reason why the next texts leave by it."""
+class _Within:
+    """The same door, for texts that all leave in one context."""
 
-    def __init__(self, outgoing: EgressEngine, why: str, *, attended: bool) -> None:
-        self._outgoing = outgoing
-        self._why, self._attended = why, attended
+    def __init__(self, engine: EgressEngine, context: EgressContext) -> None:
+        self._engine, self._context = engine, context
 
     def card(self) -> ModelCard:
-        return self._outgoing.card()
+        return self._engine.card()
 
     def generate(self, request: Request) -> AnswerStream:
-        return self._outgoing.generate(request, why=self._why, attended=self._attended)
+        return self._engine.generate(request, self._context)
 
     async def aclose(self) -> None:
-        await self._outgoing.aclose()
+        await self._engine.aclose()
 
 
 class _Trip:

@@ -1,4 +1,4 @@
-"""What a person allows to leave, as their settings say now: asked for every text, at the door.
+"""Permission to leave the device: what the settings allow now, and what a person agrees to.
 
 A setting that is changed (in the page, by another program, in the file) holds from the next text
 on. Where the settings cannot be read nothing leaves.
@@ -6,8 +6,10 @@ on. Where the settings cannot be read nothing leaves.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from offload.config.settings import PolicySettings
 from offload.config.settings_reading import is_said, load
 from offload.egress.privacy.findings import Rules
 from offload.errors import SettingsError
-from offload.messages import Privacy
+from offload.messages import Privacy, Request
 from offload.policy.serving.gate import DayLimits
 
 
@@ -58,6 +60,50 @@ class LivePermission:
         if self._last is None or mark != self._mark:
             self._mark, self._last = mark, _read(self._path)
         return self._last
+
+
+AskConsent = Callable[[Request], Awaitable[bool]]
+
+
+async def nobody(_: Request) -> bool:
+    """Refuse, where there is nobody to ask."""
+    return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class EgressContext:
+    """Why a text leaves, and what its person has said to it before it came to the door.
+
+    `reason` is a code of offload/reasons.py, for the ledger. `agreed` says that its person let the
+    whole text go; where nobody is `attended`, nobody is asked, and what needs consent stays.
+    """
+
+    reason: str = "cloud_only"
+    agreed: bool = False
+    attended: bool = True
+
+
+class ConsentForAll:
+    """Asks at the terminal, once, whether all that one command sends may leave.
+
+    Where nobody sits there, nothing may.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._lock = asyncio.Lock()
+        self._agreed: bool | None = None
+
+    async def __call__(self, _: Request) -> bool:
+        """Return what was said."""
+        async with self._lock:
+            if self._agreed is None:
+                self._agreed = sys.stdin.isatty() and await asyncio.to_thread(self._ask)
+            return self._agreed
+
+    def _ask(self) -> bool:
+        reply = input(f"May {self._what} leave the device for the cloud? [y/N] ")
+        return reply.strip().lower() in ("y", "yes")
 
 
 def limits_of(wish: PolicySettings) -> DayLimits:

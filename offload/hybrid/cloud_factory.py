@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from offload.config.places import Places
 from offload.config.settings import Settings
 from offload.egress.door import Door, EgressEngine
 from offload.egress.ledger.ledger import Ledger
-from offload.egress.permission import LivePermission, Permission
-from offload.egress.privacy.findings import Kind
+from offload.egress.permission import AskConsent, LivePermission, Permission, nobody
 from offload.engine import Engine
-from offload.hybrid.hybrid import AskConsent
-from offload.messages import Request
 from offload.policy.serving.dispatch import Prices
 from offload.policy.serving.gate import ConditionsReader, PressureReading
 
@@ -65,15 +62,12 @@ def open_door(
         assert made is not None, "there was a cloud before"
         return made
 
-    async def agreed(request: Request, _: Sequence[Kind]) -> bool:
-        return consent is not None and await consent(request)
-
     wish = settings.policy
     door = Door(
         endpoint=settings.cloud.url,
         allowed=allowed or LivePermission(here.config_file),
         prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
-        consent=agreed,
+        consent=consent or nobody,
         reopen=reopen,
     )
     return EgressEngine(cloud, door=door, ledger=ledger)

@@ -15,7 +15,6 @@ from offload.policy.serving.dispatch import (
     DispatchInputs,
     LatencyModel,
     PredictedTimes,
-    Prices,
     Start,
     dispatch,
 )
@@ -47,7 +46,6 @@ class DecisionInputs:
 
     rule: Rule
     limit: Limit
-    prices: Prices
     handover: Literal["replace", "continue"]
     near_latency: LatencyModel
     far_latency: LatencyModel
@@ -160,12 +158,6 @@ class DecisionState:
         """Return the end of a near answer that was stopped in its circles."""
         usage = Usage(completion_tokens=self.monitor.num_tokens)
         return Finish(reason="stop", usage=usage)
-
-    def priced(self, finish: Finish) -> Finish:
-        """Return the end of a far answer with what it cost, where the cloud does not say."""
-        usage = finish.usage
-        cost = usage.cost or self._by.prices.cost(usage.prompt_tokens, usage.completion_tokens)
-        return msgspec.structs.replace(finish, usage=msgspec.structs.replace(usage, cost=cost))
 
     def routed(
         self,

@@ -9,7 +9,8 @@ from contextlib import aclosing, contextmanager
 import msgspec
 
 from offload.egress.door import EgressEngine
-from offload.egress.privacy.shareable_part import holds_private, part_that_leaves
+from offload.egress.permission import EgressContext
+from offload.egress.privacy.shareable_part import holds_private
 from offload.engine import AnswerStream, Engine, Revealing
 from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Unsupported, Withheld
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
@@ -26,7 +27,7 @@ class Escalation:
     def __init__(
         self,
         edge: Engine,
-        cloud: Engine | None,
+        cloud: EgressEngine | None,
         request: Request,
         verdict: GateVerdict,
         deciding: DecisionInputs,
@@ -35,6 +36,7 @@ class Escalation:
         self._edge, self._cloud = edge, cloud
         self._request, self.verdict, self._by = request, verdict, deciding
         self._consent = consent
+        self._agreed: bool | None = None  # None where nobody was asked
         self.state = DecisionState(deciding, request, cloud)
         self._text = ""  # what the reader has before them
 
@@ -59,8 +61,10 @@ class Escalation:
         return self._watched(hedged=start == "both")
 
     async def may_leave(self) -> bool:
-        """Ask for consent where it is needed."""
-        return not self.verdict.must_ask or await self._consent(self._request)
+        """Ask for consent where it is needed, once."""
+        if self.verdict.must_ask and self._agreed is None:
+            self._agreed = await self._consent(self._request)
+        return self._agreed is not False
 
     async def _near(
         self,
@@ -139,11 +143,8 @@ class Escalation:
 
     async def _cloud_items(self, request: Request, reason: str) -> AnswerStream:
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
-        # The door by which it leaves writes down why.
-        if isinstance(self._cloud, EgressEngine):
-            door = self._cloud.because(reason)
-        else:
-            door, (request, _) = self._cloud, part_that_leaves(request)
+        context = EgressContext(reason=reason, agreed=self._agreed is True)
+        door = self._cloud.within(context)
         async with aclosing(self._timed(door, request, self._by.far_latency)) as cloud:
             async for item in cloud:
                 if isinstance(item, Delta):
@@ -151,7 +152,7 @@ class Escalation:
                 elif item.reason == "error":
                     raise _failed(item)
                 else:
-                    yield self.state.routed(self.state.priced(item), "cloud", reason)
+                    yield self.state.routed(item, "cloud", reason)
 
     async def _watched(self, *, hedged: bool) -> AnswerStream:
         """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""

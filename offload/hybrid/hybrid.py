@@ -10,7 +10,7 @@ import copy
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,10 +20,10 @@ import msgspec
 
 from offload.aims import LISTED, Aim, parse_aim
 from offload.decision import Decision, Recorder
-from offload.egress.door import EgressEngine
-from offload.egress.permission import Permission, anything
+from offload.egress.door import Door, EgressEngine
+from offload.egress.permission import AskConsent, Permission, anything, nobody
 from offload.egress.privacy.shareable_part import class_of, strictest
-from offload.engine import AnswerStream, Embedding, Engine, Tokenizing
+from offload.engine import AnswerStream, Embedding, Engine, Remembering, Tokenizing
 from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.hybrid.decision_state import DecisionInputs, Draw, with_left_out
 from offload.hybrid.escalation import Escalation
@@ -39,12 +39,6 @@ from offload.policy.serving.small_talk import is_small_talk
 _log = logging.getLogger("nearfar.policy")
 
 _UNDECIDED = GateVerdict(choice="edge", reason="undecided")  # what cannot be judged does not leave
-
-AskConsent = Callable[[Request], Awaitable[bool]]
-
-
-async def _refuse(_: Request) -> bool:
-    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +64,8 @@ class HybridOptions:
 class Hybrid:
     """Hybrid engine: answers near, and far when the near model is unsure and the text may leave.
 
-    `consent` is asked before a request of class `ask` leaves; without one, it never does.
+    `consent` is asked before a request of class `ask` leaves; without one, it never does. A cloud
+    that has no door yet gets one, so that nothing reaches it but through that.
     `recorder` is told of every decision and closed with the engines; `conditions` reads for the
     gate how the link, the spending and the device stand; `allowed` tells what may leave now.
     `chance` draws from 0 to 1.
@@ -82,15 +77,18 @@ class Hybrid:
         cloud: Engine | None,
         *,
         options: HybridOptions | None = None,
-        consent: AskConsent = _refuse,
+        consent: AskConsent = nobody,
         recorder: Recorder | None = None,
         conditions: Callable[[], Conditions] = Conditions,
         allowed: Permission = anything,
         chance: Callable[[], float] = random.random,
     ) -> None:
-        self.edge = edge
-        self.cloud = cloud
         self._options = options or HybridOptions()
+        self.edge = edge
+        if cloud is not None and not isinstance(cloud, EgressEngine):
+            door = Door(allowed=allowed, prices=self._options.prices, consent=consent)
+            cloud = EgressEngine(cloud, door=door)
+        self.cloud: EgressEngine | None = cloud
         self._consent = consent
         self._recorder = recorder
         self._read_conditions = conditions
@@ -129,6 +127,11 @@ class Hybrid:
     def written(self, tokens: Sequence[int]) -> str:
         """Return the text of the near model's tokens."""
         return self._tokenizing().written(tokens)
+
+    async def forget(self, session: str) -> None:
+        """Forget what the near model keeps of a conversation. See Remembering."""
+        if isinstance(self.edge, Remembering):
+            await self.edge.forget(session)
 
     def _tokenizing(self) -> Tokenizing:
         if not isinstance(self.edge, Tokenizing):
@@ -199,8 +202,8 @@ class Hybrid:
         return msgspec.structs.replace(request, privacy=privacy)
 
     async def _heed(self) -> None:
-        if isinstance(self.cloud, EgressEngine):
-            await self.cloud.heed()
+        if self.cloud is not None:
+            await self.cloud.close_if_forbidden()
 
     async def _ask(self, request: Request) -> bool:
         agreed = await self._consent(request)
@@ -244,7 +247,6 @@ class Hybrid:
         deciding = DecisionInputs(
             rule=options.rule,
             limit=limit,
-            prices=options.prices,
             handover=options.handover,
             near_latency=self._near_latency,
             far_latency=self._far_latency,

@@ -44,12 +44,16 @@ class Exchange:
         limits: AnswerLimits,
         tempo: Tempo,
         send: Callable[[list[bytes]], bool],
+        *,
+        trusts_asker: bool = False,
     ) -> None:
         self._engine, self._door, self._limits, self.tempo = engine, door, limits, tempo
         self._send_frames = send
         self._instance = uuid.uuid4().hex
         self.peers = Peers()
-        self.answers = AnswerBook(engine, limits, door.meter, on_gone=self.peers.ignore)
+        self.answers = AnswerBook(
+            engine, limits, door.meter, on_gone=self.peers.ignore, trusts_asker=trusts_asker
+        )
         self.takes_requests = True
         self.num_bad_messages = 0
 

@@ -57,11 +57,13 @@ class AnswerBook:
         meter: QuotaMeter,
         *,
         on_gone: Callable[[Key], None] = lambda key: None,
+        trusts_asker: bool = False,
     ) -> None:
         self._engine = engine
         self._limits = limits
         self._workload = Workload(meter)
         self._on_gone = on_gone
+        self._trusts_asker = trusts_asker
         self._answers: dict[Key, AnswerTask] = {}
         self._running: set[Key] = set()
         self._ended: OrderedDict[Key, float] = OrderedDict()  # when to look at each again
@@ -112,7 +114,7 @@ class AnswerBook:
 
         self._running.add(key)
         tally = self._workload.begin(key.owner.device_key, request)
-        with asked_by(key.owner.device_key):
+        with asked_by(request.asker if self._trusts_asker else key.owner.device_key):
             self._answers[key] = AnswerTask(self._engine, request, out, tally, on_end=ended)
         out.attach(send, 0)
 

@@ -40,7 +40,9 @@ class LinkServer:
         meter: QuotaMeter | None = None,
         limits: AnswerLimits | None = None,
         peer_silence_s: float = 2.0,
+        trusts_asker: bool = False,
     ) -> None:
+        """`trusts_asker` is for a server of our own in front of this one; see Request.asker."""
         remedy = "give the cloud a pair of keys, or bind 127.0.0.1"
         require_curve(endpoint, has_keys=keys is not None, remedy=remedy)
         self._engine = engine
@@ -50,6 +52,7 @@ class LinkServer:
         self._door = Access(devices=devices, invites=invites, meter=meter)
         self._limits = limits or AnswerLimits()
         self._tempo = Tempo(dead_after_s=peer_silence_s)
+        self._trusts_asker = trusts_asker
         self._closed = asyncio.Event()
 
     @property
@@ -85,7 +88,12 @@ class LinkServer:
         self._pump = Pump(socket, self._on_frames)
         self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._exchange = Exchange(
-            self._engine, self._door, self._limits, self._tempo, self._pump.send
+            self._engine,
+            self._door,
+            self._limits,
+            self._tempo,
+            self._pump.send,
+            trusts_asker=self._trusts_asker,
         )
         self._sweeper = asyncio.create_task(self._sweep())
 

@@ -18,9 +18,9 @@ from edge.near.factory import RunFlags
 from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
-from offload.egress.permission import LivePermission
+from offload.egress.permission import AskConsent, LivePermission
 from offload.engine import Engine
-from offload.hybrid.hybrid import AskConsent, Hybrid, HybridOptions
+from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Delta, Request
 from tests.offload.scripted import ScriptedEngine
 

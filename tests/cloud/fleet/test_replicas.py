@@ -108,8 +108,9 @@ async def test_a_replica_knows_for_whom_it_works_whatever_a_salt_pretends(fleet:
         mine = await said(fleet, Request(prompt="who", cache_salt="mine"))
     with asked_by("http:bob"):
         forged = await said(fleet, Request(prompt="who", cache_salt="http:alice\n"))
-    assert mine.startswith("http:alice|") and len(mine) > len("http:alice|")
-    assert forged.startswith("http:bob|")
+        claimed = await said(fleet, Request(prompt="who", asker="http:alice"))
+    assert mine == "http:alice|mine"
+    assert forged == "http:bob|http:alice\n" and claimed == "http:bob|"
 
 
 async def test_the_load_of_all_replicas_is_known(fleet: Replicas) -> None:

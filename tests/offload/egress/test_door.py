@@ -11,8 +11,8 @@ from offload.egress.door import Door, EgressEngine
 from offload.egress.ledger.entries import Left
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.ledger.reading import open_book
-from offload.egress.permission import Allowed
-from offload.egress.privacy.findings import Kind, Rules
+from offload.egress.permission import Allowed, EgressContext
+from offload.egress.privacy.findings import Rules
 from offload.errors import CloudUnreachable, ContextLengthError, LinkError, Withheld
 from offload.hybrid.hybrid import Hybrid
 from offload.messages import Delta, Finish, Message, Privacy, Request, Sampling, Usage
@@ -108,10 +108,10 @@ async def test_a_blocked_kind_stops_the_text() -> None:
 
 @pytest.mark.parametrize("agrees", [True, False])
 async def test_a_kind_that_is_asked_for_leaves_only_with_a_yes(agrees: bool) -> None:
-    asked: list[list[Kind]] = []
+    asked: list[str] = []
 
-    async def consent(request: Request, kinds: Sequence[Kind]) -> bool:
-        asked.append(list(kinds))
+    async def consent(request: Request) -> bool:
+        asked.append(request.last_text())
         return agrees
 
     cloud = ScriptedEngine()
@@ -123,7 +123,7 @@ async def test_a_kind_that_is_asked_for_leaves_only_with_a_yes(agrees: bool) -> 
         with pytest.raises(Withheld):
             await read(outgoing, ask(f"write to {MAIL}"))
         assert cloud.requests == []
-    assert asked == [["email"]]
+    assert asked == [f"write to {MAIL}"]
 
 
 async def test_what_leaves_is_in_the_ledger_before_the_cloud_is_asked(tmp_path: Path) -> None:
@@ -135,7 +135,9 @@ async def test_what_leaves_is_in_the_ledger_before_the_cloud_is_asked(tmp_path: 
         return ("ok",)
 
     outgoing = EgressEngine(ScriptedEngine(script=look), door=door(), ledger=ledger)
-    async for _ in outgoing.because("unsure").generate(ask(f"write to {MAIL}")):
+    async for _ in outgoing.within(EgressContext(reason="unsure")).generate(
+        ask(f"write to {MAIL}")
+    ):
         pass
     ledger.close()
     departure = seen[0].departure

@@ -12,10 +12,12 @@ from offload.egress.door import Door, EgressEngine
 from offload.egress.ledger.entries import Departure
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.outbox import Outbox
-from offload.egress.permission import Allowed, LivePermission
+from offload.egress.permission import Allowed, EgressContext, LivePermission
+from offload.egress.privacy.findings import Rules
 from offload.errors import NotNow, Withheld
 from offload.hybrid.hybrid import Hybrid, HybridOptions
-from offload.messages import Finish, Message, Privacy, Request, Route
+from offload.messages import Finish, Message, Privacy, Request, Route, Usage
+from offload.policy.serving.dispatch import Prices
 from offload.policy.serving.gate import DayLimits
 from offload.policy.serving.rule import ThresholdRule
 from tests.offload.scripted import ScriptedEngine
@@ -109,20 +111,21 @@ async def test_the_outbox_passes_the_gate_at_the_moment_it_asks_again(
     door = EgressEngine(
         cloud, door=Door(endpoint="tcp://cloud:1", allowed=lambda: now), ledger=ledger
     )
+    again = door.within(EgressContext(reason="asked_again"))
     with pytest.raises(NotNow) as refused:
         await read(door, ask())
     assert refused.value.reason == reason
-    assert [each async for each in outbox.run(door.because("asked_again"))] == []
+    assert [each async for each in outbox.run(again)] == []
     assert not cloud.requests and len(outbox.pending()) == 1 and outbox.why_waiting
     now = Allowed()
-    assert [each.answer async for each in outbox.run(door.because("asked_again"))] == ["far"]
+    assert [each.answer async for each in outbox.run(again)] == ["far"]
     ledger.close()
 
 
 async def test_where_nobody_attends_nobody_is_asked() -> None:
     asked: list[Request] = []
 
-    async def consent(request: Request, _: object) -> bool:
+    async def consent(request: Request) -> bool:
         asked.append(request)
         return True
 
@@ -132,7 +135,7 @@ async def test_where_nobody_attends_nobody_is_asked() -> None:
         cloud, door=Door(endpoint="tcp://cloud:1", allowed=lambda: allowed, consent=consent)
     )
     with pytest.raises(Withheld):
-        async for _ in door.because("asked_again", attended=False).generate(ask()):
+        async for _ in door.within(EgressContext(attended=False)).generate(ask()):
             pass
     assert not asked and not cloud.requests
     await read(door, ask())
@@ -146,3 +149,28 @@ def test_whoever_opens_a_cloud_puts_the_door_before_it() -> None:
     opening = {path for path, text in texts.items() if "open_cloud(settings" in text}
     assert len(opening) >= 4
     assert [path for path in opening if "open_door(" not in texts[path]] == []
+
+
+async def test_a_person_is_asked_once_for_a_text_that_passes_both_gate_and_door() -> None:
+    asked: list[Request] = []
+
+    async def consent(request: Request) -> bool:
+        asked.append(request)
+        return True
+
+    cloud, allowed = ScriptedEngine(("far",)), Allowed(rules=Rules(email="ask"))
+    door = Door(endpoint="tcp://cloud:1", allowed=lambda: allowed, consent=consent)
+    options = HybridOptions(forced="cloud")
+    engine = Hybrid(
+        ScriptedEngine(), EgressEngine(cloud, door=door), options=options, consent=consent
+    )
+    finish = await read(engine, ask("write to ann@example.org", Privacy.ASK))
+    assert finish.route is not None and finish.route.served_by == "cloud"
+    assert len(asked) == len(cloud.requests) == 1
+
+
+async def test_a_cloud_without_a_door_gets_one_that_redacts_and_prices() -> None:
+    cloud = ScriptedEngine(("far",), finish=Finish(reason="stop", usage=Usage(prompt_tokens=3)))
+    options = HybridOptions(forced="cloud", prices=Prices(price_in=1_000_000.0))
+    finish = await read(Hybrid(ScriptedEngine(), cloud, options=options), ask("ann@example.org"))
+    assert cloud.requests[0].last_text() == "[EMAIL_1]" and finish.usage.cost == 3.0

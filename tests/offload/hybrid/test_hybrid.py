@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from offload.egress.permission import AskConsent
 from offload.errors import CloudUnreachable, ContextLengthError
-from offload.hybrid.hybrid import AskConsent, Hybrid, HybridOptions
+from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Budget, Delta, Privacy, Request
 from offload.policy.serving.rule import ThresholdRule
 from tests.offload.hybrid.pairs import SURE, UNSURE, ask, far, near, read

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from offload.asker import asker
 from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.link import message_bodies
@@ -12,7 +13,8 @@ from offload.link.answer_task import Key, Owner
 from offload.link.message_bodies import End
 from offload.link.quota import Quota, QuotaMeter
 from offload.link.running_requests import AnswerBook, AnswerLimits
-from offload.messages import Request
+from offload.messages import Delta, Request
+from tests.offload.links import answer, ask, linked
 from tests.offload.scripted import ScriptedEngine
 
 OWNER = Owner("key", "session")
@@ -131,3 +133,11 @@ async def test_a_server_that_drains_ends_at_once_what_nobody_hears() -> None:
 def test_limits_of_nothing_are_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=name):
         AnswerLimits(**{name: 0})
+
+
+async def test_a_device_cannot_say_that_another_asks() -> None:
+    """Else it would share what an engine keeps for that one."""
+    engine = ScriptedEngine(script=lambda _: [asker() or "nobody"])
+    async with linked(engine) as (_, link):
+        items = await answer(link, ask(asker="http:alice"))
+    assert isinstance(items[0], Delta) and len(items[0].text) == 40, "the device's own key"

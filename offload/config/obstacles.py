@@ -1,4 +1,4 @@
-"""What stands in the way of a file that nearfar would write, and what would mend that."""
+"""Obstacles to a file that nearfar reads or writes, each with its remedy."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def obstacle(path: Path, error: BaseException) -> str:
         return f"{there} is a link to {os.readlink(there)}, which is not there; mend it, or {_ELSE}"
     if there != path and not there.is_dir():
         return f"{there} is a file where a folder must be; move it away, or {_ELSE}"
+    if there == path and there.is_dir():
+        return f"{there} is a folder where a file must be; move it away, or {_ELSE}"
     if _is_full(there, error):
         return f"the disk of {there} is full; free some, or {_ELSE}"
     if _is_read_only(there, error):

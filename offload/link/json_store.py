@@ -11,6 +11,7 @@ import msgspec
 
 from backbone.private_files import atomic_write, make_private
 from offload.config.file_lock import turn
+from offload.config.obstacles import obstacle
 from offload.errors import SettingsError
 
 T = TypeVar("T")
@@ -54,7 +55,11 @@ class JsonStore(Generic[T]):
         except FileNotFoundError:
             return []
         except msgspec.DecodeError as error:
-            raise SettingsError(f"{path} is damaged ({error}); mend it or delete it") from None
+            raise SettingsError(
+                f"{path} is damaged ({error}); mend it, or move it away to begin a new one"
+            ) from None
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be read: {obstacle(path, error)}") from None
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from backbone.error_causes import cause
+from offload.config.obstacles import obstacle
 from offload.errors import SettingsError
 
 _BUSY_S = 0.05  # it is written from event loops, which must not wait long
@@ -51,9 +52,13 @@ class UsedFile:
             with contextlib.closing(_connect(self.path)) as file:
                 rows = file.execute("SELECT name, requests, tokens FROM used WHERE day = ?", (day,))
                 return {name: Use(requests, tokens) for name, requests, tokens in rows}
-        except (OSError, sqlite3.Error) as error:
+        except sqlite3.Error as error:
             raise SettingsError(
-                f"{self.path} is damaged ({cause(error)}); delete it to count the day anew"
+                f"{self.path} is damaged ({cause(error)}); move it away to count the day anew"
+            ) from None
+        except OSError as error:
+            raise SettingsError(
+                f"{self.path} cannot be read: {obstacle(self.path, error)}"
             ) from None
 
     def add(self, day: int, uses: Mapping[str, Use]) -> dict[str, Use]:

@@ -94,7 +94,9 @@ def is_damage(error: Exception) -> bool:
     kinds = (sqlite3.OperationalError, sqlite3.IntegrityError, sqlite3.ProgrammingError)
     if not isinstance(error, kinds):
         return True  # "file is not a database", "database disk image is malformed"
-    return "malformed" in str(error) or "no such table" in str(error)
+    # The tables of something else, or some of them only.
+    other_shape = ("malformed", "no such table", "no such column", "already exists")
+    return any(words in str(error) for words in other_shape)
 
 
 def _migrate(connection: sqlite3.Connection) -> None:

@@ -71,8 +71,9 @@ def hybrid(consent: ConsentPrompt | None = None, *, near: Sequence[str] = ("near
 
 
 def far(engine: object) -> ScriptedEngine:
-    assert isinstance(engine, Hybrid) and isinstance(engine.cloud, ScriptedEngine)
-    return engine.cloud
+    assert isinstance(engine, Hybrid) and engine.cloud is not None
+    assert isinstance(engine.cloud.cloud, ScriptedEngine)
+    return engine.cloud.cloud
 
 
 async def talk(

@@ -91,21 +91,21 @@ def test_a_scheduler_is_fair_between_devices() -> None:
 
 
 def test_a_step_is_cut_to_the_time_it_may_take() -> None:
-    pace = TokenBudget(target_step_s=0.1)
-    assert pace.budget(2048) == 2048  # nothing is known yet
-    pace.note(1000, 1.0)
-    assert pace.budget(2048) == 100
+    budget = TokenBudget(target_step_s=0.1)
+    assert budget.limit(2048) == 2048  # nothing is known yet
+    budget.observe(1000, 1.0)
+    assert budget.limit(2048) == 100
     for _ in range(30):
-        pace.note(1000, 0.01)
-    assert pace.budget(2048) == 2048
-    pace.note(1000, 1e6)
-    assert pace.budget(2048) == 16
+        budget.observe(1000, 0.01)
+    assert budget.limit(2048) == 2048
+    budget.observe(1000, 1e6)
+    assert budget.limit(2048) == 16
 
 
 def test_without_a_target_a_step_takes_what_there_is() -> None:
-    pace = TokenBudget(target_step_s=0.0)
-    pace.note(1000, 10.0)
-    assert pace.budget(2048) == 2048
+    budget = TokenBudget(target_step_s=0.0)
+    budget.observe(1000, 10.0)
+    assert budget.limit(2048) == 2048
 
 
 def crowd(num_seqs: int, *, num_blocks: int = 64) -> tuple[Scheduler, list[Sequence]]:

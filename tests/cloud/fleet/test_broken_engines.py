@@ -14,9 +14,9 @@ from cloud.fleet.replicas import Replicas
 from cloud.ray_app import EngineReplica, checked_args
 from offload.errors import EngineStopped
 from offload.messages import Delta, Request
-from tests.cloud.fleet.fragile_child import Fragile
+from tests.cloud.fleet.fragile_replica import Fragile
 
-FRAGILE = ReplicaOptions(engine="tests.cloud.fleet.fragile_child:open_fragile")
+FRAGILE = ReplicaOptions(engine="tests.cloud.fleet.fragile_replica:open_fragile")
 
 
 async def said(engine: Replicas | ModelPool, prompt: str) -> str:
@@ -55,7 +55,7 @@ async def test_a_model_that_broke_is_loaded_again(tmp_path: Path) -> None:
 
 
 async def test_ray_is_told_of_an_engine_that_broke() -> None:
-    wish = {"engine": "tests.cloud.fleet.fragile_child:open_fragile"}
+    wish = {"engine": "tests.cloud.fleet.fragile_replica:open_fragile"}
     replica = EngineReplica(checked_args(wish))
     await replica.check_health()
     _ = [item async for item in replica.engine.generate(Request(prompt="break"))]

@@ -92,7 +92,7 @@ def ray_url(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     try:
         serve.start(http_options={"host": "127.0.0.1", "port": port})
         wish = {
-            "engine": "tests.cloud.fleet.scripted_child:open_scripted",
+            "engine": "tests.cloud.fleet.scripted_replica:open_scripted",
             "arguments": {"pause_s": 0.2},
             "max_replicas": 2,
             "max_num_seqs": 64,

@@ -20,7 +20,7 @@ from offload.messages import Delta, Finish, Request
 from tests.waiting import until
 
 OPTIONS = ReplicaOptions(
-    engine="tests.cloud.fleet.scripted_child:open_scripted",
+    engine="tests.cloud.fleet.scripted_replica:open_scripted",
     arguments={"pause_s": 0.005},
     start_timeout_s=60.0,
 )

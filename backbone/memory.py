@@ -1,4 +1,4 @@
-"""How much memory this process may still take: the machine's, within its cgroups' limits."""
+"""Memory: how much this process may still take within its cgroups, and whether it ran out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import psutil
 
 from backbone.cgroup import controlled, unified
+
+_NO_MEMORY_WORDS = ("can't allocate memory", "can't start new thread")
 
 # Of each version: the limit, what is used, and which of that are cached files.
 _V2 = ("memory.max", "memory.current", "inactive_file")
@@ -19,6 +21,18 @@ def free_memory_bytes(root: Path = Path("/")) -> int:
     left += [_left(folder, *_V1) for folder in controlled(root, "memory")]
     free = int(psutil.virtual_memory().available)
     return max(0, min([free, *(each for each in left if each is not None)]))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether the GPU's or the machine's memory ran out.
+
+    torch, which need not be installed, has a kind of its own for a GPU; on a CPU it says so in
+    words alone, as Python does for a thread.
+    """
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool(kinds & {"OutOfMemoryError", "MemoryError"}) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY_WORDS)
+    )
 
 
 def _left(folder: Path, limit: str, used: str, cache: str) -> int | None:

@@ -10,8 +10,81 @@ from __future__ import annotations
 
 import logging
 
-from engine.drafts import Drafter
-from engine.step_times import Rate, StepTimes
+MEMORY = 0.9  # weight of what was measured before, at each new measurement
+KNOWN_STEPS = 4  # measurements before a rate is trusted
+OUTLIER = 8.0  # times the usual, above which a step says nothing: the machine slept in it
+LASTING = 256  # steps after which a ratio that was not measured again is forgotten
+TOKEN_COST = 0.35  # of a step, for each further token: a CPU's arithmetic
+
+
+class Rate:
+    """Seconds per step, the newest measurements counting most."""
+
+    def __init__(self) -> None:
+        self._seconds = self._weight = 0.0
+        self.count = 0
+
+    def add(self, seconds: float) -> None:
+        """Take one step."""
+        self._seconds = MEMORY * self._seconds + seconds
+        self._weight = MEMORY * self._weight + 1
+        self.count += 1
+
+    def value(self) -> float:
+        """Return it; 0 before the first step."""
+        return self._seconds / self._weight if self._weight else 0.0
+
+
+class StepTimes:
+    """Seconds of a step of one token, and how many of those a step of several takes.
+
+    Ratios are kept, since a load of others slows all steps alike. `token_cost` is the part of a
+    step that each further token is taken to cost until it is measured.
+    """
+
+    def __init__(self, *, token_cost: float = TOKEN_COST) -> None:
+        self.plain = Rate()
+        self._token_cost = token_cost
+        self._ratios: dict[int, Rate] = {}
+        self._seen: dict[int, int] = {}  # the step at which each was measured last
+        self._num_steps = 0
+
+    @property
+    def known(self) -> bool:
+        """Return whether a step of one token has been timed often enough."""
+        return self.plain.count >= KNOWN_STEPS
+
+    def add(self, num_tokens: int, seconds: float) -> None:
+        """Take a step."""
+        usual = self.plain.value()
+        if self.known and seconds > OUTLIER * usual * self.ratio(num_tokens):
+            return
+        self._num_steps += 1
+        if num_tokens == 1:
+            self.plain.add(seconds)
+        elif self.known:
+            self._ratios.setdefault(num_tokens, Rate()).add(seconds / usual)
+            self._seen[num_tokens] = self._num_steps
+        for size in [s for s, at in self._seen.items() if self._num_steps - at > LASTING]:
+            del self._ratios[size], self._seen[size]
+
+    def ratio(self, num_tokens: int) -> float:
+        """Return how many steps of one token a step of so many takes.
+
+        Between sizes that were timed on a line, beyond them with the slope from one token on.
+        """
+        if num_tokens <= 1:
+            return 1.0
+        low, low_ratio = 1, 1.0
+        for size in sorted(self._ratios):
+            ratio = max(low_ratio, self._ratios[size].value())  # more tokens never take less
+            if size >= num_tokens:
+                share = (num_tokens - low) / (size - low)
+                return low_ratio + share * (ratio - low_ratio)
+            low, low_ratio = size, ratio
+        slope = (low_ratio - 1) / (low - 1) if low > 1 else self._token_cost
+        return low_ratio + (num_tokens - low) * slope
+
 
 TRIAL_STEPS = 3  # with drafts, before anything is held against them
 SHARE = 0.02  # of the time spent writing that drafts may cost in all
@@ -75,30 +148,3 @@ class DraftGate:
         if resting and not self._resting:
             _log.info("drafts take more time than they save now: they rest, and are tried again")
         self._resting = resting
-
-
-class Paying:
-    """A drafter whose guesses cost nothing, and are verified only where that pays."""
-
-    def __init__(self, drafter: Drafter, worth: DraftGate) -> None:
-        self._drafter = drafter
-        self._worth = worth
-        self._may = False  # whether this step could have taken a draft
-
-    def add(self, token: int) -> None:
-        """Take the next token of the answer."""
-        self._drafter.add(token)
-
-    def propose(self, limit: int) -> list[int]:
-        """Return at most `limit` tokens that may come next, often none."""
-        self._may = limit > 0
-        return self._drafter.propose(limit) if self._may and self._worth.wanted() else []
-
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
-        """Learn how the last draft fared; steps that others share are no measure."""
-        if num_proposed:
-            self._worth.times.add(num_proposed + 1, seconds)
-            self._worth.drafted(seconds, num_accepted + 1)
-        elif self._may:
-            self._worth.plain(seconds)
-        self._drafter.judge(num_proposed, num_accepted, seconds)

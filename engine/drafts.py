@@ -13,6 +13,8 @@ from typing import Protocol
 
 import msgspec
 
+from engine.draft_gate import DraftGate
+
 
 class Drafter(Protocol):
     """Proposes tokens for one answer and is told how they fared."""
@@ -69,3 +71,30 @@ class FirstOf:
         self._tally.count(num_proposed, num_accepted)
         for drafter in self._asked:
             drafter.judge(num_proposed, num_accepted, seconds)
+
+
+class GatedDrafter:
+    """A drafter whose guesses cost nothing, verified only as far as a gate lets them."""
+
+    def __init__(self, drafter: Drafter, gate: DraftGate) -> None:
+        self._drafter = drafter
+        self._gate = gate
+        self._may = False  # whether this step could have taken a draft
+
+    def add(self, token: int) -> None:
+        """Take the next token of the answer."""
+        self._drafter.add(token)
+
+    def propose(self, limit: int) -> list[int]:
+        """Return at most `limit` tokens that may come next, often none."""
+        self._may = limit > 0
+        return self._drafter.propose(limit) if self._may and self._gate.wanted() else []
+
+    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+        """Learn how the last draft fared; steps that others share are no measure."""
+        if num_proposed:
+            self._gate.times.add(num_proposed + 1, seconds)
+            self._gate.drafted(seconds, num_accepted + 1)
+        elif self._may:
+            self._gate.plain(seconds)
+        self._drafter.judge(num_proposed, num_accepted, seconds)

@@ -11,6 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return with how many equal tokens both begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pins:
     """Tokens of a prompt that must stay: the first `num_first`, and `last_start` to `last_end`.
@@ -72,12 +78,7 @@ class Window:
 
     def shared(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of the stream, from its start, the prompt begins with."""
-        count = 0
-        for old, new in zip(self.stream, prompt, strict=False):
-            if old != new:
-                break
-            count += 1
-        return count
+        return common_prefix(self.stream, prompt)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Add tokens that the context now holds."""

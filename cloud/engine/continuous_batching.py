@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from backbone.errors import SchemaRefusal
+from backbone.memory import is_out_of_memory
 from cloud.engine.request_state import RequestState
 from cloud.engine.runner import Step
 from cloud.engine.scheduler import Scheduler
@@ -21,7 +22,6 @@ _log = logging.getLogger(__name__)
 
 NOT_A_NUMBER = "the model's arithmetic overflowed on this request; ask again or shorten it"
 STEP_FAILED = "the cloud could not compute this request ({}); ask again"
-_NO_MEMORY_WORDS = ("can't allocate memory", "can't start new thread")
 NO_MEMORY = "the cloud has no memory left for this request; ask again later"
 
 
@@ -133,13 +133,6 @@ class Batching:
     def _end(self, sequence: Tokens, reason: FinishReason, error: str | None = None) -> None:
         self.scheduler.remove(sequence)
         self._answers.pop(sequence).end(reason, error)
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; torch on a CPU, and Python for a thread, only say so in the text."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY_WORDS)
-    )
 
 
 def _empty_cache() -> None:

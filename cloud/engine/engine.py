@@ -8,15 +8,15 @@ import time
 from functools import partial
 from pathlib import Path
 
+from backbone.memory import is_out_of_memory
 from backbone.sampler_factory import sampler_for
 from backbone.sampling import Sampler
 from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
-from cloud.engine.continuous_batching import NO_MEMORY, Batching, is_out_of_memory
+from cloud.engine.continuous_batching import NO_MEMORY, Batching
 from cloud.engine.engine_loop import BROKEN, EngineLoop, EventMailbox, Item
 from cloud.engine.loading import LoadedModel, load_model
-from cloud.engine.lookup import lookup_for
 from cloud.engine.options import EngineOptions
 from cloud.engine.overlapped_batching import OverlappedBatching
 from cloud.engine.request_state import RequestState, encode_request
@@ -105,7 +105,7 @@ class CloudEngine(Tokenized):
             received_s=received_s,
             post=partial(self._mail.post, (asyncio.get_running_loop(), inbox)),
             device=asker(),
-            lookup=lookup_for(sampler, self._num_speculative_tokens),
+            max_draft=self._num_speculative_tokens,
         )
         self._loop.add(state)
         try:

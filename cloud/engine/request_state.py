@@ -9,7 +9,6 @@ from backbone.errors import TemplateRefusal
 from backbone.sampling import Ranked, Sampler
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
-from cloud.engine.lookup import SequenceLookup
 from cloud.engine.sequence import Sequence as Tokens
 from cloud.engine.step import NextToken, Scored
 from offload.chat_turns import require_known, require_place, turns
@@ -87,7 +86,7 @@ class RequestState:
         received_s: float,
         post: Post,
         device: str = "",
-        lookup: SequenceLookup | None = None,
+        max_draft: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
         self._text = TextStream(request.sampling.stop)
@@ -109,7 +108,7 @@ class RequestState:
             scores_prompt=request.sampling.prompt_logprobs,
             device=device,
             salt=f"{device}\n{request.cache_salt}" if device or request.cache_salt else "",
-            lookup=lookup,
+            max_draft=max_draft,
         )
         if request.sampling.prompt_logprobs:
             self._prompt_texts = tokenizer.token_texts(prompt)

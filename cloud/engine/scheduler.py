@@ -94,8 +94,6 @@ class Scheduler:
         The last `num_rejected` tokens of its draft proved wrong.
         """
         sequence = slice_.sequence
-        if slice_.draft and sequence.lookup is not None:
-            sequence.lookup.judge(len(slice_.draft), len(slice_.draft) - num_rejected)
         reached = min(slice_.start + slice_.num_tokens - num_rejected, len(sequence.tokens))
         sequence.num_computed = max(sequence.num_computed, reached)
         full = reached // self._block_size

@@ -7,9 +7,11 @@ import time
 
 from backbone.sampling import Sampler
 from cloud.engine.kv.blocks import ROOT, chain_hash, salted
-from cloud.engine.lookup import SequenceLookup
+from engine.draft_gate import StepTimes
+from engine.prompt_lookup import PromptLookup
 
 FREED = -1  # stands in a table for a block behind the window
+_TOKEN_COST = 0.1  # of a step, for each drafted token: the weights are read anyway
 _numbers = itertools.count()
 _UNKNOWN = -1  # no token: what is computed from it by mistake fails
 
@@ -32,12 +34,13 @@ class Sequence:
         scores_prompt: bool = False,
         device: str = "",
         salt: str = "",
-        lookup: SequenceLookup | None = None,
+        max_draft: int = 0,
     ) -> None:
         self.number = next(_numbers)  # order of arrival
         self.arrived_s = time.monotonic()
         self.device = device  # for whom it runs
-        self.lookup = lookup
+        self._max_draft = max_draft if sampler.takes_drafts else 0
+        self._lookup: PromptLookup | None = None  # made at the first draft
         self.tokens = list(prompt)
         self.num_prompt_tokens = len(prompt)
         self.max_tokens = max_tokens
@@ -86,7 +89,7 @@ class Sequence:
         """
         hangs_on_choices = self.sampler.hangs_on_choices
         asks_more = self.num_alternatives > 0 or self.wants_scores
-        return self.lookup is None and not hangs_on_choices and not asks_more
+        return not self._max_draft and not hangs_on_choices and not asks_more
 
     @property
     def wants_scores(self) -> bool:
@@ -98,7 +101,12 @@ class Sequence:
         if forced := self.sampler.forced:
             # Behind the last of them there is a choice, which must see it taken.
             return tuple(forced[: min(limit, len(forced) - 1)])
-        return () if self.lookup is None else self.lookup.draft(self.tokens, limit)
+        if limit < 1 or not self._max_draft:
+            return ()
+        if self._lookup is None:
+            times = StepTimes(token_cost=_TOKEN_COST)
+            self._lookup = PromptLookup(self.tokens, max_draft=self._max_draft, times=times)
+        return tuple(self._lookup.propose(limit))
 
     def append(self, token: int) -> None:
         """Add a chosen token, or fill the first placeholder."""
@@ -108,6 +116,8 @@ class Sequence:
         else:
             self.tokens.append(token)
         self.sampler.took(token)
+        if self._lookup is not None:
+            self._lookup.add(token)
 
     def append_placeholder(self) -> None:
         """Append a placeholder for a token that only the device knows yet."""

@@ -19,7 +19,7 @@ from edge.llama.model_drafter import DraftCache, ModelDrafter
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.plan import asked_len, bound_compute_bytes, plan
-from engine.step_times import KNOWN_STEPS
+from engine.draft_gate import KNOWN_STEPS
 from engine.window import Pins, Window
 from offload.errors import SettingsError
 

@@ -21,9 +21,9 @@ from edge.llama.sampler import Gauge, Sampler, likeliest, prompt_token
 from edge.llama.slots import Owner, Slot
 from edge.llama.vocabulary import LlamaVocabulary
 from engine.answer_state import AnswerState, Deadline
-from engine.draft_gate import DraftGate, Paying
-from engine.drafts import Drafter, DraftTally, FirstOf
-from engine.lookup import PromptLookup
+from engine.draft_gate import DraftGate
+from engine.drafts import Drafter, DraftTally, FirstOf, GatedDrafter
+from engine.prompt_lookup import PromptLookup
 from engine.token_healing import KnownEnd
 from engine.window import Pins
 from offload.engine import StateObserver
@@ -177,7 +177,7 @@ class Generation:
         drafters: list[Drafter] = []
         if self._max_draft_tokens > 0:
             copied = PromptLookup(prompt, max_draft=self._max_draft_tokens, times=self._worth.times)
-            drafters.append(Paying(copied, self._worth))
+            drafters.append(GatedDrafter(copied, self._worth))
         if self._draft is not None:
             size = self._vocabulary.num_tokens
             drafters.append(self._draft.begin(prompt, pins, num_tokens=size, owner=owner))

@@ -13,10 +13,9 @@ import numpy.typing as npt
 from backbone.errors import NearfarError
 from edge.llama.kv_cache import KvCache
 from edge.llama.vocabulary import LlamaVocabulary
-from engine.draft_gate import DraftGate
-from engine.lookup import LEAST_GAIN
-from engine.step_times import MEMORY
-from engine.window import Pins
+from engine.draft_gate import MEMORY, DraftGate
+from engine.prompt_lookup import LEAST_GAIN
+from engine.window import Pins, common_prefix
 
 LEAST_LIKELY = 0.5  # below which the small model's own guess is not worth verifying
 _DONE = object()
@@ -168,9 +167,7 @@ class ModelDrafter:
         """Forget guesses of the last time that were not said."""
         guessed = self._cache.window.stream[self._sure :]
         said = self._known[self._sure : self._sure + len(guessed)]
-        pairs = enumerate(zip(guessed, said, strict=False))
-        right = next((place for place, (a, b) in pairs if a != b), len(said))
-        self._cache.rollback(len(guessed) - right)
+        self._cache.rollback(len(guessed) - common_prefix(guessed, said))
 
     def _likeliest(self, row: int) -> tuple[int, float] | None:
         """Return the likeliest token and its probability; None where that is small, or the token

@@ -17,7 +17,7 @@ from edge.llama.lanes import Lane, SharedContext
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from engine.sessions import SessionStore
-from engine.window import Window
+from engine.window import Window, common_prefix
 from offload.errors import SettingsError
 
 WORTH_TOKENS = 32  # a shorter conversation is read again as quickly as it is loaded
@@ -60,13 +60,8 @@ class SlotConversation:
     def _restore(self, store: SessionStore, session: str, prompt: Sequence[int]) -> None:
         here = self._cache.window.shared(prompt)
         saved = store.load(session)
-        if saved is not None and _shared(saved.header.stream, prompt) > here:
+        if saved is not None and common_prefix(saved.header.stream, prompt) > here:
             self._cache.restore(saved)
-
-
-def _shared(stream: Sequence[int], prompt: Sequence[int]) -> int:
-    pairs = enumerate(zip(stream, prompt, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(stream), len(prompt)))
 
 
 Owner = tuple[str, str]  # who asks (offload/asker.py), and the request's cache salt

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from backbone.errors import CheckpointError, NearfarError
+from backbone.memory import is_out_of_memory
 from edge.small_gpu.sequence import RingSequence as Answering
 from edge.small_gpu.slots import RingSlots
 from edge.small_gpu.step import SampledToken, StepPart
@@ -186,10 +187,3 @@ def _told(error: Exception) -> NearfarError:
     if isinstance(error, NearfarError):
         return error
     return CheckpointError(FAILED.format(type(error).__name__))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether an error of torch says that memory, the GPU's or the machine's, ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )

@@ -10,7 +10,7 @@ from backbone.errors import TemplateRefusal
 from backbone.tokenizer import Tokenizer
 from edge.small_gpu.slots import RingSlot
 from engine.token_healing import Healer
-from engine.window import Pins
+from engine.window import Pins, common_prefix
 from offload.chat_turns import plain_form, plain_stops, require_known, require_place, turns
 from offload.errors import ContextLengthError, RequestError, Unsupported
 from offload.messages import Request
@@ -51,7 +51,7 @@ def begun(
     bare = msgspec.structs.replace(request, answer_prefix="")
     start = _text_tokens(tokenizer, bare)
     # One token at least is read, or nothing would tell of the next.
-    first = max(1, _alike(tokens, start))
+    first = max(1, common_prefix(tokens, start))
     kept = len(tokens) - healer.taken_back(tokens[first:])
     return list(tokens[:kept]), b"".join(map(tokenizer.token_bytes, tokens[kept:]))
 
@@ -97,10 +97,10 @@ def pinned(tokenizer: Tokenizer, request: Request, tokens: Sequence[int]) -> Pin
     last_user = max((i for i, role in enumerate(roles) if role == "user"), default=0)
     first, last = 0, 0
     if num_system:
-        first = _alike(tokens, _otherwise(tokenizer, request, num_system))
+        first = common_prefix(tokens, _otherwise(tokenizer, request, num_system))
     if last_user:
         other = _otherwise(tokenizer, request, last_user - 1)
-        last = len(tokens) - _alike(tokens[::-1], other[::-1])
+        last = len(tokens) - common_prefix(tokens[::-1], other[::-1])
     # A template that leaves a turn out shows no end of it.
     last = last if 0 < last < len(tokens) else 0
     return Pins(num_first=min(first, len(tokens)), last_start=last, last_end=len(tokens))
@@ -115,12 +115,6 @@ def _otherwise(tokenizer: Tokenizer, request: Request, index: int) -> list[int]:
     messages = list(request.messages)
     messages[index] = msgspec.structs.replace(messages[index], content=other)
     return _text_tokens(tokenizer, msgspec.structs.replace(request, messages=tuple(messages)))
-
-
-def _alike(one: Sequence[int], other: Sequence[int]) -> int:
-    """Return with how many tokens both begin."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 class PromptChunks:

@@ -18,6 +18,7 @@ import torch
 from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, NearfarError
+from backbone.memory import is_out_of_memory
 from backbone.network import Network
 from backbone.sampler_factory import sampler_for
 from backbone.schema import Schemas, of_tokenizer
@@ -25,7 +26,7 @@ from backbone.terminal_text import readable
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
 from edge.llama.fit import DoesNotFit
-from edge.small_gpu.batch import NO_MEMORY, Batch, is_out_of_memory
+from edge.small_gpu.batch import NO_MEMORY, Batch
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
 from edge.small_gpu.fit import RingPlan, fitting_plan
 from edge.small_gpu.loading import load, quantization_name
@@ -38,7 +39,8 @@ from edge.small_gpu.slots import RingSlot, RingSlots
 from edge.small_gpu.step import Step, governed, lookup_for
 from edge.small_gpu.token_healing import Speller
 from engine.answer_state import Deadline
-from engine.draft_gate import DraftGate, Paying
+from engine.draft_gate import DraftGate
+from engine.drafts import GatedDrafter
 from engine.sessions import SessionStore
 from engine.window import Pins
 from offload.asker import asker
@@ -220,7 +222,7 @@ class TorchEdgeEngine(Tokenized):
             prompt=prompt,
             pins=pins.within(len(prompt)),
             sampler=sampler,
-            drafter=None if copied is None else Paying(copied, self._worth),
+            drafter=None if copied is None else GatedDrafter(copied, self._worth),
             spelling=self._speller.bind(text, sampler),
             patience=Deadline(request, gone, received),
             received=received,

@@ -16,7 +16,7 @@ from edge.small_gpu.token_healing import Spelling
 from engine.answer_state import AnswerState, Deadline
 from engine.drafts import Drafter
 from engine.token_healing import KnownEnd
-from engine.window import Pins
+from engine.window import Pins, common_prefix
 from offload.messages import Alternative, Delta, Finish, FinishReason, PromptToken, Request
 from offload.thinking import opened, tail_of
 
@@ -247,5 +247,4 @@ class RingSequence:
 
 def _num_right(draft: list[int], found: list[SampledToken]) -> int:
     """Return how many drafted tokens the network would have chosen itself."""
-    pairs = enumerate(zip(draft, found, strict=False))
-    return next((i for i, (guess, one) in pairs if guess != one.token), len(draft))
+    return common_prefix(draft, [one.token for one in found])

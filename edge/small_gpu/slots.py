@@ -11,9 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from backbone.memory import is_out_of_memory
 from edge.small_gpu.ring_cache import Ring
 from engine.sessions import Header, Saved, SessionStore
-from engine.window import Pins
+from engine.window import Pins, common_prefix
 
 _log = logging.getLogger("nearfar.small_gpu")
 
@@ -35,8 +36,7 @@ class RingSlot:
 
     def shared(self, prompt: Sequence[int]) -> int:
         """Return how many tokens of the stream, from its start, the prompt begins with."""
-        pairs = enumerate(zip(self.stream, prompt, strict=False))
-        return next((i for i, (a, b) in pairs if a != b), min(len(self.stream), len(prompt)))
+        return common_prefix(self.stream, prompt)
 
     def begin(self, prompt: Sequence[int], pins: Pins, *, reuse: bool = True) -> list[range]:
         """Keep what a prompt shares with the stream; return which of its tokens to read.
@@ -247,7 +247,9 @@ class RingSlots:
             return
         try:
             self._free.insert(0, self._make())
-        except (torch.OutOfMemoryError, MemoryError):
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             self._count = num_slots
             _log.warning("no memory for more than %d answers at once", num_slots)
 
@@ -267,7 +269,7 @@ class RingSlots:
         if here >= len(prompt) - 1:
             return
         found = self._store.load(session)
-        if found is not None and _shared(found.header.stream, prompt) > here:
+        if found is not None and common_prefix(found.header.stream, prompt) > here:
             restore(slot, found)
 
     def _leave(self, slot: RingSlot) -> None:
@@ -279,8 +281,3 @@ class RingSlots:
         self._forgotten.discard(str(slot.session))
         slot.session = None
         slot.clear()
-
-
-def _shared(stream: Sequence[int], prompt: Sequence[int]) -> int:
-    pairs = enumerate(zip(stream, prompt, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(stream), len(prompt)))

@@ -15,7 +15,7 @@ from backbone.sampling import Ranked, Sampler, choose, confidence, likeliest
 from edge.device.governor import ThreadTuner
 from edge.small_gpu.block_store import to_device
 from edge.small_gpu.ring_cache import Ring
-from engine.lookup import PromptLookup
+from engine.prompt_lookup import PromptLookup
 from offload.messages import Confidence
 
 

@@ -107,7 +107,7 @@ def steady_threads() -> Iterator[None]:
 def always_drafted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draft at every step, whatever the clock of the machine says that drafts cost."""
     monkeypatch.setattr("engine.draft_gate.DraftGate.wanted", lambda self: True)
-    monkeypatch.setattr("engine.step_times.StepTimes.ratio", lambda self, n: 1 + 0.001 * n)
+    monkeypatch.setattr("engine.draft_gate.StepTimes.ratio", lambda self, n: 1 + 0.001 * n)
     monkeypatch.setattr("edge.llama.model_drafter.DraftCache.can_pay", lambda self: True)
     monkeypatch.setattr(
         "edge.llama.model_drafter.DraftCache.guessed", lambda self, n, seconds: None

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from engine.draft_gate import REFRESH, TRIAL_STEPS, DraftGate, Paying
+from engine.draft_gate import REFRESH, TRIAL_STEPS, DraftGate
+from engine.drafts import GatedDrafter
 
 Cost = Callable[[int], tuple[float, int]]  # from the token's place to a drafted step's s and tokens
 
@@ -144,7 +145,7 @@ class Copier:
 def test_copies_are_verified_only_where_that_pays() -> None:
     """A copy is free, and the wider step that verifies it is not."""
     copier = Copier()
-    paying = Paying(copier, DraftGate())
+    paying = GatedDrafter(copier, DraftGate())
     drafts = 0
     for _ in range(400):
         draft = paying.propose(8)
@@ -156,7 +157,7 @@ def test_copies_are_verified_only_where_that_pays() -> None:
 
 def test_steps_that_others_share_are_no_measure() -> None:
     worth = DraftGate()
-    paying = Paying(Copier(), worth)
+    paying = GatedDrafter(Copier(), worth)
     for _ in range(50):
         assert paying.propose(0) == []
         paying.judge(0, 0, 9.0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from engine.step_times import GUESS, KNOWN_STEPS, LASTING, StepTimes
+from engine.draft_gate import KNOWN_STEPS, LASTING, TOKEN_COST, StepTimes
 
 
 def _times(**ratios: float) -> StepTimes:
@@ -21,7 +21,7 @@ def test_what_is_not_measured_lies_on_a_line() -> None:
 
 
 def test_before_anything_is_measured_it_is_guessed() -> None:
-    assert StepTimes().ratio(3) == pytest.approx(1 + 2 * GUESS)
+    assert StepTimes().ratio(3) == pytest.approx(1 + 2 * TOKEN_COST)
     assert not StepTimes().known
 
 
@@ -50,4 +50,4 @@ def test_what_was_not_measured_for_long_is_measured_anew() -> None:
     times = _times(n8=9.0)
     for _ in range(LASTING + 1):
         times.add(1, 2.0)
-    assert times.ratio(8) == pytest.approx(1 + 7 * GUESS)
+    assert times.ratio(8) == pytest.approx(1 + 7 * TOKEN_COST)

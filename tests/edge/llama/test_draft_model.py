@@ -15,8 +15,8 @@ from edge.llama.draft_model import plan_draft
 from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
+from engine.draft_gate import StepTimes
 from engine.drafts import DraftTally, FirstOf
-from engine.step_times import StepTimes
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL

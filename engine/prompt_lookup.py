@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
-from engine.step_times import StepTimes
+from engine.draft_gate import StepTimes
 
 MATCH_TOKENS = 3  # shorter matches are mostly chance
 LONGEST_MATCH = 32  # tokens that are compared
@@ -70,8 +70,12 @@ class PromptLookup:
         """Return at most `limit` tokens that may come next, often none."""
         if self._at is None:
             return []
-        size = self._length(min(limit, self._max_draft, len(self._tokens) - self._at))
-        return self._tokens[self._at : self._at + size]
+        size = self._length(min(limit, self._max_draft))
+        copied = self._tokens[self._at : self._at + size]
+        # A short cycle goes on in itself: what is copied may run into the copy.
+        while len(copied) < size:
+            copied += copied
+        return copied[:size]
 
     def judge(self, num_proposed: int, num_accepted: int, seconds: float = 0.0) -> None:
         """Learn how a draft fared: nothing that add() would not tell."""

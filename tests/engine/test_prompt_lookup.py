@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from engine.lookup import PromptLookup
-from engine.step_times import StepTimes
+from engine.draft_gate import StepTimes
+from engine.prompt_lookup import PromptLookup
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 
@@ -30,6 +30,30 @@ def test_the_latest_occurrence_wins() -> None:
 def test_text_without_repetition_is_never_drafted() -> None:
     lookup = PromptLookup(range(100), max_draft=8)
     assert lookup.propose(8) == []
+
+
+@pytest.mark.parametrize("tokens", [[], [1], [1, 2, 3], [1, 2, 3, 4, 5, 6]])
+def test_short_texts_are_never_drafted(tokens: list[int]) -> None:
+    assert PromptLookup(tokens, max_draft=4).propose(4) == []
+
+
+def test_a_cycle_goes_on_beyond_what_was_said() -> None:
+    lookup = PromptLookup([3, 4, 3, 4, 3, 4], max_draft=5, times=StepTimes(token_cost=0.0))
+    assert lookup.propose(5) == [3, 4, 3, 4, 3]
+
+
+def test_wrong_copies_end_drafts_and_right_ones_bring_them_back() -> None:
+    lookup = PromptLookup([1, 2, 3, 0], max_draft=4, times=StepTimes(token_cost=0.1))
+    for number in range(100):  # what followed 1, 2, 3 never follows again
+        for token in (1, 2, 3, 10 + number):
+            lookup.add(token)
+    for token in (1, 2, 3):
+        lookup.add(token)
+    assert lookup.propose(4) == []
+    for _ in range(20):
+        for token in (7, 1, 2, 3):
+            lookup.add(token)
+    assert len(lookup.propose(4)) == 4
 
 
 class Steps(StepTimes):
@@ -77,7 +101,8 @@ def test_right_guesses_lengthen_drafts_and_wrong_ones_end_them() -> None:
 @given(st.lists(st.integers(0, 3), max_size=60), st.integers(1, 15))
 def test_drafts_are_always_text_that_was_said(tokens: list[int], limit: int) -> None:
     draft = PromptLookup(tokens, max_draft=15).propose(limit)
-    text = "".join(map(str, tokens))
+    # A cycle may run into its own copy.
+    text = "".join(map(str, [*tokens, *draft[:-1]]))
     assert len(draft) <= limit and "".join(map(str, draft)) in text
 
 

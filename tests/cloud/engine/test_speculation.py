@@ -8,47 +8,9 @@ from typing import Any
 import pytest
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.lookup import SequenceLookup
 from cloud.engine.options import EngineOptions
 from tests.cloud.golden import answer, ask, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
-
-SAID = [5, 6, 7, 8, 9, 1, 2, 5, 6, 7]
-
-
-def test_what_followed_before_is_guessed_to_follow_again() -> None:
-    assert SequenceLookup(4).draft(SAID, 4) == (8, 9, 1, 2)
-
-
-def test_a_draft_is_no_longer_than_there_is_room() -> None:
-    assert SequenceLookup(4).draft(SAID, 2) == (8, 9)
-    assert SequenceLookup(4).draft(SAID, 0) == ()
-
-
-@pytest.mark.parametrize("tokens", [[], [1], [1, 2, 3], [1, 2, 3, 4, 5, 6]])
-def test_nothing_is_guessed_where_nothing_repeats(tokens: list[int]) -> None:
-    assert SequenceLookup(4).draft(tokens, 4) == ()
-
-
-def test_a_cycle_goes_on_beyond_what_was_said() -> None:
-    assert SequenceLookup(5).draft([3, 4, 3, 4, 3, 4], 5) == (3, 4, 3, 4, 3)
-
-
-def test_the_newest_place_counts_and_a_growing_text_is_followed() -> None:
-    lookup = SequenceLookup(1)
-    tokens = [1, 2, 3, 4, 1, 2, 3]
-    assert lookup.draft(tokens, 1) == (4,)
-    tokens += [9, 1, 2, 3]
-    assert lookup.draft(tokens, 1) == (9,)
-
-
-def test_drafts_pause_after_they_proved_wrong_and_grow_when_right() -> None:
-    lookup = SequenceLookup(4)
-    lookup.draft(SAID, 4)
-    lookup.judge(4, 0)
-    assert [len(lookup.draft(SAID, 4)) for _ in range(2)] == [0, 1]
-    lookup.judge(1, 1)
-    assert len(lookup.draft(SAID, 4)) == 2
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""The policy live on the embedded pair, at three widths of the near model, on unseen questions.
+"""Policy live on the embedded pair, at three widths of the near model, on unseen questions.
 
     python benchmarks/policy.py [--float build/pair/nearfar-edge-f32.gguf] [--folder build/policy]
 

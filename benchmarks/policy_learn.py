@@ -1,4 +1,4 @@
-"""Learning without labels against labels: how well each rule ranks answers it was not fitted to.
+"""Policy learnt without labels against labels: how well each ranks answers it was not fitted to.
 
 On the tables of benchmarks/policy_real a near model's answers are labelled by the truth, or by
 whether they give what the far model's answer gives. From 200 of either a policy is fitted, and

@@ -1,4 +1,4 @@
-"""What benchmarks/policy.py measures, part by part; each returns plain numbers."""
+"""Parts of benchmarks/policy.py: what it measures, each as plain numbers."""
 
 from __future__ import annotations
 

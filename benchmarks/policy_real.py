@@ -1,4 +1,4 @@
-"""The rule of the first day on real models: fitted, and judged where it was not fitted.
+"""Rule of the first day on real models: fitted, and judged where it was not fitted.
 
     python benchmarks/policy_real.py [--ship]
 

@@ -1,4 +1,4 @@
-"""What benchmarks/policy_real.py fits and measures, part by part; each returns plain numbers."""
+"""Parts of benchmarks/policy_real.py: what it fits and measures, each as plain numbers."""
 
 from __future__ import annotations
 

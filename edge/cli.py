@@ -371,12 +371,12 @@ def learn(
     as_json: Json = False,
 ) -> None:
     """Fit the policy of this model and this cloud to prompts without known answers."""
-    from edge.bench.learn import Learning, run_learning
+    from edge.bench.learn import LearnFlags, run_learning
     from offload.policy.fitting.calibrator import CalibrationOptions
 
     if budget is not None:
         _at_least_one("--budget", budget)
-    wish = Learning(
+    wish = LearnFlags(
         prompts=prompts,
         budget=budget,
         model=model,

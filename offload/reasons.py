@@ -34,7 +34,7 @@ REASONS = {
     "on_battery": "the device runs on battery and is to be spared, so the far one was asked",
     "hot": "the device is hot and is to be spared, so the far one was asked",
     "short_of_memory": "the device is short of memory, so the far one was asked",
-    "explored": "the other side was drawn by lot, to learn from it (policy.exploration)",
+    "explored": "the other side was drawn at random, to learn from it (policy.exploration)",
     "undecided": "the policy could not judge it (the log says why), so it was answered near",
     "asked_again": "it was answered near while the cloud was out of reach, and is asked again",
 }

@@ -44,25 +44,25 @@ class AnswersFlags:
     keep_states: bool = False
 
 
-def run_answers(wish: AnswersFlags, *, as_json: bool) -> None:
+def run_answers(flags: AnswersFlags, *, as_json: bool) -> None:
     """Ask what the table lacks, and say how many were answered, how many right, how many left."""
-    questions = read_questions(wish.questions, split=wish.split)
+    questions = read_questions(flags.questions, split=flags.split)
     if not questions:
-        raise RequestError(f"{wish.questions} has no such questions; name another file or split")
+        raise RequestError(f"{flags.questions} has no such questions; name another file or split")
     here, settings = places(), load(places().config_file)
-    if wish.model is not None:
-        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
+    if flags.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=flags.model))
     how = QuestionOptions(
-        grader=find_grader(wish.grader),
-        sampling=wish.sampling,
-        at_once=wish.at_once,
-        keep_text=wish.keep_text,
-        keep_states=wish.keep_states,
+        grader=find_grader(flags.grader),
+        sampling=flags.sampling,
+        at_once=flags.at_once,
+        keep_text=flags.keep_text,
+        keep_states=flags.keep_states,
     )
-    table = AnswerTable(wish.out)
+    table = AnswerTable(flags.out)
 
     async def ask() -> int:
-        async with _opened(wish, settings, here) as engine:
+        async with _opened(flags, settings, here) as engine:
             with Progress(console=Console(stderr=True), transient=True) as bar:
                 job = bar.add_task("asking", total=len(questions))
                 on_progress = lambda done: bar.update(job, completed=done)  # noqa: E731
@@ -71,12 +71,12 @@ def run_answers(wish: AnswersFlags, *, as_json: bool) -> None:
     left_out = asyncio.run(ask())
     said_left_out(left_out)
     right = sum(row.right for row in table.found.values())
-    found = {"table": str(wish.out), "answered": len(table.found), "right": right}
+    found = {"table": str(flags.out), "answered": len(table.found), "right": right}
     if as_json:
         told = msgspec.json.encode({**found, "left_out": left_out})
         echo_json(told.decode())
         return
-    echo(f"{len(table.found)} answers in {wish.out}, {right} of them right")
+    echo(f"{len(table.found)} answers in {flags.out}, {right} of them right")
 
 
 def said_left_out(count: int) -> None:
@@ -89,10 +89,10 @@ def said_left_out(count: int) -> None:
 
 
 @asynccontextmanager
-async def _opened(wish: AnswersFlags, settings: Settings, here: Places) -> AsyncIterator[Engine]:
+async def _opened(flags: AnswersFlags, settings: Settings, here: Places) -> AsyncIterator[Engine]:
     """Open the near model, or with `cloud` the far one, whose questions the ledger notes."""
-    if not wish.cloud:
-        side = replace(settings.edge, max_num_seqs=settings.edge.max_num_seqs or wish.at_once)
+    if not flags.cloud:
+        side = replace(settings.edge, max_num_seqs=settings.edge.max_num_seqs or flags.at_once)
         async with aclosing(open_edge(replace(settings, edge=side), here)) as near:
             yield near
         return

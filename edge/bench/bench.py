@@ -42,7 +42,7 @@ def _report(drafts: DraftReport) -> str:
     same = "the same answers" if drafts.same_answers else "answers parted by rounding"
     return (
         f"{drafts.ratio:.2f}x of {drafts.decode_tokens_per_s_without:.1f} tokens/s without; "
-        f"{drafts.accepted} of {drafts.proposed} guesses right ({drafts.acceptance:.0%}); {same}"
+        f"{drafts.accepted} of {drafts.proposed} drafts accepted ({drafts.acceptance:.0%}); {same}"
     )
 
 

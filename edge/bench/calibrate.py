@@ -42,15 +42,15 @@ class CalibrateFlags:
     options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
 
 
-def run_calibration(wish: CalibrateFlags, *, as_json: bool) -> None:
+def run_calibration(flags: CalibrateFlags, *, as_json: bool) -> None:
     """Ask, fit and write the policy file; say what was found and where it lies."""
-    questions = read_questions(wish.questions, split=wish.split)
+    questions = read_questions(flags.questions, split=flags.split)
     if not questions:
-        raise RequestError(f"{wish.questions} has no such questions; name another file or split")
+        raise RequestError(f"{flags.questions} has no such questions; name another file or split")
     here, settings = places(), load(places().config_file)
-    if wish.model is not None:
-        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
-    rule, path, left_out = asyncio.run(_calibrate(questions, wish, settings, here))
+    if flags.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=flags.model))
+    rule, path, left_out = asyncio.run(_calibrate(questions, flags, settings, here))
     said_left_out(left_out)
     found = {"policy": str(path), "left_out": left_out, **msgspec.to_builtins(rule.policy.found)}
     if as_json:
@@ -60,7 +60,7 @@ def run_calibration(wish: CalibrateFlags, *, as_json: bool) -> None:
 
 
 async def _calibrate(
-    questions: list[Question], wish: CalibrateFlags, settings: Settings, here: Places
+    questions: list[Question], flags: CalibrateFlags, settings: Settings, here: Places
 ) -> tuple[CalibratedRule, Path, int]:
     hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these questions")))
     edge, cloud = hybrid.edge, hybrid.cloud
@@ -72,7 +72,7 @@ async def _calibrate(
         path = here.policies / policy_name(pairing)
         labels = LabelTables.at(path.with_suffix(""))
         how = QuestionOptions(
-            grader=find_grader(wish.grader), sampling=Sampling(max_tokens=wish.max_tokens)
+            grader=find_grader(flags.grader), sampling=Sampling(max_tokens=flags.max_tokens)
         )
         with Progress(console=Console(stderr=True), transient=True) as bar:
             job = bar.add_task("asking both models", total=len(questions))
@@ -84,7 +84,7 @@ async def _calibrate(
                 how,
                 on_progress=lambda done: bar.update(job, completed=done),
             )
-    rule = calibrate(*labels.of(questions), pairing, wish.options)
+    rule = calibrate(*labels.of(questions), pairing, flags.options)
     save_policy(rule, path)
     return rule, path, left_out
 

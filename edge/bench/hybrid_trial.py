@@ -59,12 +59,12 @@ class TrialAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def run_trial(
-    bank: str, *, split: str, model: str | None, report: str | None, as_json: bool
+    path: str, *, split: str, model: str | None, report: str | None, as_json: bool
 ) -> None:
     """Run the trial and print its table. Raises SettingsError without a cloud."""
-    questions = read_questions(Path(bank), split=split)
+    questions = read_questions(Path(path), split=split)
     if not questions:
-        raise RequestError(f"{bank} has no questions of split {split!r}; name another split")
+        raise RequestError(f"{path} has no questions of split {split!r}; name another split")
     outcome = asyncio.run(_trial(questions, model, Console(stderr=as_json)))
     document = msgspec.json.encode(outcome)
     if report:

@@ -1,4 +1,4 @@
-"""`nearfar policy learn`: fits a policy without labels, the far model's answers taken as truth."""
+"""Command `nearfar policy learn`: fits a policy without labels, the far answers taken as truth."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from offload.policy.serving.policy_file import policy_name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Learning:
+class LearnFlags:
     """What the flags of `policy learn` say."""
 
     prompts: Path
@@ -42,13 +42,13 @@ class Learning:
     options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
 
 
-def run_learning(wish: Learning, *, as_json: bool) -> None:
+def run_learning(flags: LearnFlags, *, as_json: bool) -> None:
     """Ask both models, label, fit and write the policy; say what was found and where it lies."""
-    questions = read_prompts(wish.prompts, budget=wish.budget)
+    questions = read_prompts(flags.prompts, budget=flags.budget)
     settings = load(places().config_file)
-    if wish.model is not None:
-        settings = replace(settings, edge=replace(settings.edge, model=wish.model))
-    rule, path, labels, left_out = asyncio.run(_learn(questions, wish, settings))
+    if flags.model is not None:
+        settings = replace(settings, edge=replace(settings.edge, model=flags.model))
+    rule, path, labels, left_out = asyncio.run(_learn(questions, flags, settings))
     said_left_out(left_out)
     if not labels.believed:
         echo(
@@ -72,7 +72,7 @@ def run_learning(wish: Learning, *, as_json: bool) -> None:
 
 
 async def _learn(
-    questions: list[Question], wish: Learning, settings: Settings
+    questions: list[Question], flags: LearnFlags, settings: Settings
 ) -> tuple[CalibratedRule, Path, FarLabels, int]:
     here = places()
     hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these prompts")))
@@ -89,7 +89,7 @@ async def _learn(
         judged = AnswerTable(asked.with_name(f"{asked.name}.judged.jsonl"))
         how = QuestionOptions(
             grader=lambda text, question: False,  # nobody knows yet
-            sampling=Sampling(max_tokens=wish.max_tokens),
+            sampling=Sampling(max_tokens=flags.max_tokens),
             keep_text=True,
         )
         with Progress(console=Console(stderr=True), transient=True) as bar:
@@ -98,7 +98,7 @@ async def _learn(
             left_out = await label_questions(questions, edge, cloud, tables, how, on_progress=move)
             bar.update(job, description="judging what cannot be compared")
             labels = await label_by_far(questions, tables.near, tables.far, cloud, judged, how)
-    rule = calibrate(labels.questions, labels.rows, pairing, wish.options)
+    rule = calibrate(labels.questions, labels.rows, pairing, flags.options)
     save_policy(rule, path)
     for table in (tables.near, tables.far, judged):
         table.path.unlink(missing_ok=True)

@@ -120,15 +120,15 @@ def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool)
 
 def options_for(settings: Settings, here: Places, choice: RunFlags) -> HybridOptions:
     """Return how the hybrid decides for this model, these settings and these flags."""
-    wish = settings.policy
+    policy = settings.policy
     rule = rule_for(find_model(settings.edge.model, here.models), settings, here)
     return HybridOptions(
         rule=rule or ThresholdRule(),
-        aim=parse_aim(wish.aim),
-        min_gain=wish.min_gain,
-        prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
-        exploration=wish.exploration,
-        handover="continue" if wish.handover == "continue" else "replace",
+        aim=parse_aim(policy.aim),
+        min_gain=policy.min_gain,
+        prices=Prices(price_in=policy.price_in, price_out=policy.price_out, worth=policy.worth),
+        exploration=policy.exploration,
+        handover="continue" if policy.handover == "continue" else "replace",
         offline=choice.offline,
         forced=choice.forced or (None if rule else "edge"),
     )

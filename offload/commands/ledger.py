@@ -78,7 +78,7 @@ def replay(name: str, policy: Path | None, min_logprob: float | None, *, as_json
 
 
 def value(name: str, policy: Path | None, rewards: Path, *, as_json: bool) -> None:
-    """Print what an aim would have earned, by the kept decisions that were drawn by lot.
+    """Print what an aim would have earned, by the kept decisions that were drawn at random.
 
     Raises RequestError for rewards that cannot be read or are too few.
     """

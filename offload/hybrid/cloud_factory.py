@@ -37,9 +37,9 @@ def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
 
 def open_ledger(settings: Settings, here: Places) -> Ledger:
     """Return the ledger of this device; its file is made when the first line is written."""
-    wish = settings.policy
+    policy = settings.policy
     return Ledger(
-        here.ledger, keep_content=wish.keep_content, max_bytes=wish.ledger_max_mb * 1_000_000
+        here.ledger, keep_content=policy.keep_content, max_bytes=policy.ledger_max_mb * 1_000_000
     )
 
 
@@ -62,11 +62,11 @@ def open_door(
         assert made is not None, "there was a cloud before"
         return made
 
-    wish = settings.policy
+    policy = settings.policy
     door = Door(
         endpoint=settings.cloud.url,
         allowed=allowed or LivePermission(here.config_file),
-        prices=Prices(price_in=wish.price_in, price_out=wish.price_out, worth=wish.worth),
+        prices=Prices(price_in=policy.price_in, price_out=policy.price_out, worth=policy.worth),
         consent=consent or nobody,
         reopen=reopen,
     )

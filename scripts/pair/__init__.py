@@ -1,1 +1,1 @@
-"""How the embedded pair is made: question generator, tokenizer, training, export."""
+"""Embedded pair, and how it is made: question generator, tokenizer, training, export."""

@@ -1,4 +1,4 @@
-"""The mixture of skills, and the question bank that training never sees."""
+"""Question bank, which training never sees, and the mixture of skills that it tests."""
 
 from __future__ import annotations
 

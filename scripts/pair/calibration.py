@@ -1,4 +1,4 @@
-"""The embedded pair's policy: made questions, both models' answers, and what is fitted on them."""
+"""Policy of the embedded pair: its questions, both models' answers, and the fit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One generated question with its exact answer, and the working that leads to it."""
+"""Example: one generated question with its exact answer, and the working that leads to it."""
 
 from __future__ import annotations
 

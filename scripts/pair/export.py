@@ -1,4 +1,4 @@
-"""From a training checkpoint to a Hugging Face folder any runtime loads."""
+"""Export of a training checkpoint to a Hugging Face folder that any runtime loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""After training: export both models, write the bank, fit the policy, measure what ships."""
+"""Finish of a training: export both models, write the bank, fit the policy, measure what ships."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pair is taught of small talk, of nearfar's own commands, and of what it cannot know."""
+"""Phrases that the pair is taught: small talk, nearfar's own commands, and what it cannot know."""
 
 from __future__ import annotations
 

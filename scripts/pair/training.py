@@ -1,4 +1,4 @@
-"""The training loop: Muon for matrices, AdamW for the rest, resumable from safetensors."""
+"""Training loop: Muon for matrices, AdamW for the rest, resumable from safetensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pair's tokenizer: byte-level BPE with single digits, and its chat template."""
+"""Tokenizer of the pair: byte-level BPE with single digits, and its chat template."""
 
 from __future__ import annotations
 

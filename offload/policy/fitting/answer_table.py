@@ -141,7 +141,7 @@ class AnswerTable:
 
 
 def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)  # a table may hold what somebody asked
+    return os.open(path, flags, 0o600)  # a table may hold what a person asked
 
 
 def read_answers(path: Path) -> tuple[list[AnswerRow], list[str]]:

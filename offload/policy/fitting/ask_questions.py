@@ -110,7 +110,7 @@ class _Run:
         """Ask question after question, until none is left or the engine is gone."""
         for question in self._next:
             try:
-                row = await self._patiently(question)
+                row = await self._ask_with_retries(question)
             except (LinkError, Overloaded) as error:
                 self._leave_out(error)
             else:
@@ -128,7 +128,7 @@ class _Run:
         if none or self._in_a_row >= _LOST_AFTER or isinstance(error, KeyRefused):
             self.lost = error
 
-    async def _patiently(self, question: Question) -> AnswerRow:
+    async def _ask_with_retries(self, question: Question) -> AnswerRow:
         waits = iter(_WAITS)
         for _ in range(ATTEMPTS - 1):
             try:

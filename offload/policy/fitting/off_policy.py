@@ -1,4 +1,4 @@
-"""Off-policy estimate: what another policy would have earned, from decisions drawn by lot.
+"""Off-policy estimate: what another policy would have earned, from decisions drawn at random.
 
 Inverse propensity scores weigh each decision that both policies share by one over how likely it
 was; the doubly robust estimate corrects a guess of every reward by them (Dudik, Langford and Li,
@@ -26,7 +26,7 @@ MIN_DRAWN = 20
 
 @dataclass(frozen=True, kw_only=True)
 class DrawnDecision:
-    """One decision whose side was drawn by lot, and the reward of its answer.
+    """One decision whose side was drawn at random, and the reward of its answer.
 
     `reward` is 0 to 1, of the answer that was given; `p_near` and `p_far` are the guesses of it
     that were noted; `wants_far` is what the policy to be valued would choose.
@@ -63,7 +63,7 @@ def value_of(rows: Sequence[DrawnDecision]) -> PolicyValue:
     """Return what the policy to be valued would earn. Raises RequestError for too few rows."""
     if len(rows) < MIN_DRAWN:
         raise RequestError(
-            f"{len(rows)} decisions that were drawn by lot have a reward; {MIN_DRAWN} are the "
+            f"{len(rows)} decisions that were drawn at random have a reward; {MIN_DRAWN} are the "
             "least to learn from: set policy.exploration, and give rewards of more requests"
         )
     asked, wants, rewards = (_column(rows, name) for name in ("asked_far", "wants_far", "reward"))
@@ -147,7 +147,7 @@ def drawn_decisions(
 def report_lines(found: PolicyValue, aim: str) -> list[str]:
     """Return the estimates in sentences, for a person."""
     return [
-        f"{found.num_rows} decisions were drawn by lot and have a reward; "
+        f"{found.num_rows} decisions were drawn at random and have a reward; "
         f"{found.num_shared} of them {aim} would have made too.",
         f"Asked far then: {found.far_then:.1%}; under {aim}: {found.far_now:.1%}.",
         f"Reward then: {found.logged:.3f}.",

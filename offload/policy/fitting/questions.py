@@ -40,7 +40,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_questions(path: Path, *, split: str | None = None) -> list[Question]:
-    """Read a bank of JSON lines, all of it or one split. Raises RequestError."""
+    """Read a file of questions (JSON lines), all of it or one split. Raises RequestError."""
     if not path.is_file():
         raise RequestError(f"{path} does not exist; name a file of questions (JSON lines)")
     questions: list[Question] = []

@@ -1,4 +1,4 @@
-"""What is drawn by lot keeps to the rules, is logged with its chance, and recovers the truth."""
+"""What is drawn at random keeps to the rules, is logged with its chance, and recovers the truth."""
 
 from __future__ import annotations
 

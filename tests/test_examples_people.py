@@ -42,6 +42,7 @@ def test_a_laptop_chats_offline(environment: dict[str, str]) -> None:
     assert "What is the capital of France?" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_device_joins_a_cloud_by_invite(environment: dict[str, str]) -> None:
     pytest.importorskip("torch", reason="the cloud's model needs torch")
     done = run(["examples/cloud_with_invite.sh"], environment)

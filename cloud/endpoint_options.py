@@ -43,7 +43,9 @@ class EndpointOptions:
         str | None,
         typer.Option(help="A folder of model folders: each is loaded when it is asked for."),
     ] = None
-    shelf: Annotated[str | None, typer.Option(hidden=True)] = None  # --model-pool's older name
+    shelf: Annotated[
+        str | None, typer.Option(help="The older name of --model-pool.", hidden=True)
+    ] = None
     max_loaded: Annotated[
         int,
         msgspec.Meta(ge=1),

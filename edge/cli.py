@@ -41,14 +41,17 @@ Kv = Annotated[
     str | None,
     typer.Option(
         "--kv",
-        help="How keys and values are stored: auto, f16, q8_0, k8v4, q4_0; of GGUF files also f32, "
+        help="The type of the KV cache: auto, f16, q8_0, k8v4, q4_0; of GGUF files also f32, "
         "q5_0, q5_1, q4_1, iq4_nl or two as q8_0/q4_0; of folders, which torch runs, also int8, "
         "int4, int2.",
     ),
 ]
 Draft = Annotated[
     str | None,
-    typer.Option("--draft", help="A smaller GGUF of the same vocabulary, to guess ahead with."),
+    typer.Option(
+        "--draft",
+        help="A draft model for speculative decoding: a smaller GGUF of the same vocabulary.",
+    ),
 ]
 Lora = Annotated[
     list[str] | None,
@@ -88,7 +91,7 @@ def ask(
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
     from edge.chat.ask import AskOptions, ask_once
-    from edge.chat.piped_question import question
+    from edge.chat.question_text import question
 
     text = question(prompt)
     wish = AskOptions(

@@ -146,8 +146,8 @@ READERS: dict[str, Reader] = {
     "edge.models.catalogue": _pattern("edge.models.catalogue", ("_QUANTIZATION", "fullmatch")),
     "edge.models.hub": _hub,
     "edge.chat.markdown_stream": _called("edge.chat.markdown_stream", "settled"),
-    "edge.models.model_paths": _pattern(
-        "edge.models.model_paths",
+    "edge.models.model_files": _pattern(
+        "edge.models.model_files",
         ("REPO", "fullmatch"),
         ("_FORBIDDEN", "search"),
         ("_RESERVED", "fullmatch"),

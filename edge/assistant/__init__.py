@@ -1,1 +1,1 @@
-"""The assistant: a page on this machine that keeps conversations and says who answered."""
+"""Desktop assistant: a page on this machine that keeps conversations and says who answered."""

@@ -1,4 +1,4 @@
-"""Who may talk to the page's server: this machine, by its own name, with the token of the link.
+"""Access control of the page's server: loopback, its own host name, and the token of the link.
 
 A page elsewhere can make a browser send requests here (CSRF), or give this address a name of its
 own (DNS rebinding). So every request must name loopback, one from a page must come from our own,

@@ -1,4 +1,4 @@
-"""The page and its API: conversations, answers as they are written, settings."""
+"""HTTP app of the assistant: the page and its API for conversations, answers and settings."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ from edge.assistant.running_answers import Event, RunningAnswers, told
 from edge.chat.consent import Reply
 from edge.chat.dialogue import Manner
 from edge.chat.upgrade_answers import Bettering
-from edge.conversations.conversation import Turn
-from edge.conversations.export import export
+from edge.conversations.conversation import Turn, export
 from edge.conversations.store import Conversations
 from offload.errors import RequestError
 from offload.messages import Privacy, Sampling, Side

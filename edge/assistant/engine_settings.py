@@ -1,15 +1,15 @@
-"""The engine behind the page, and the settings a person changes there."""
+"""Engine of the assistant: opened from the settings, and exchanged when a person changes them."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import fields, replace
 from typing import Any
 
 import msgspec
 
-from edge.assistant.current_engine import Current
 from edge.chat.consent import ConsentPrompt, Question
 from edge.chat.status_line import LinkState, link, link_state, memory_bytes
 from edge.conversations.forget import forget
@@ -21,7 +21,7 @@ from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_file import change_settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
-from offload.engine import Engine
+from offload.engine import AnswerStream, Choosing, Engine, Named
 from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Privacy, Request
 from offload.pair import EDGE_MODEL
@@ -172,3 +172,41 @@ def _edge(settings: EdgeSettings, change: Change) -> EdgeSettings:
     if said.get("model") == "":
         raise RequestError("the model's name is empty; choose one of the list")
     return replace(settings, **said)
+
+
+class Current:
+    """Answers by the engine that `engine` tells: another one after a change of settings.
+
+    What its owner must not interrupt is counted in `num_running`.
+    """
+
+    def __init__(self, engine: Callable[[], Engine]) -> None:
+        self._engine = engine
+        self.num_running = 0
+
+    def card(self) -> ModelCard:
+        """Return what the engine runs now."""
+        return self._engine().card()
+
+    def names(self) -> tuple[str, ...]:
+        """Return every name the engine answers to now."""
+        engine = self._engine()
+        return engine.names() if isinstance(engine, Named) else (engine.card().name,)
+
+    def may_replace(self, request: Request) -> bool:
+        """Whether text of this request's answer may be withdrawn later."""
+        engine = self._engine()
+        return isinstance(engine, Choosing) and engine.may_replace(request)
+
+    async def generate(self, request: Request) -> AnswerStream:
+        """Stream the answer; see Engine."""
+        self.num_running += 1
+        try:
+            async with aclosing(self._engine().generate(request)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            self.num_running -= 1
+
+    async def aclose(self) -> None:
+        """Close nothing: the engine is another's."""

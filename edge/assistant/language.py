@@ -1,4 +1,4 @@
-"""What the server says to the page, in the page's language: one table from English to Chinese.
+"""Translation of the server's messages to the page: one table from English to Chinese.
 
 Sentences are written in English where they arise. What a table cannot hold (paths, names, numbers)
 stands in it as {} and is carried over; an error that is not in it keeps its own words behind a

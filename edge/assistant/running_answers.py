@@ -1,4 +1,4 @@
-"""Answers under way: each goes on whether or not a page is watching, and can be joined midway."""
+"""Running answers of the assistant: each goes on without a page, and can be joined midway."""
 
 from __future__ import annotations
 

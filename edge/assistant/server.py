@@ -1,4 +1,4 @@
-"""`nearfar assistant`: the page's server on loopback, until a signal or its window ends it."""
+"""Command `nearfar assistant`: the page's server on loopback, in a browser or a window."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import asyncio
 import json
 import signal
 import socket
+import threading
 import webbrowser
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from backbone.error_causes import cause
-from backbone.errors import MissingExtra
+from backbone.errors import MissingExtra, NearfarError
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
 from edge.assistant.engine_settings import Desk
@@ -68,7 +71,6 @@ def run(
 
 
 def _in_window(server: PageServer) -> None:
-    from edge.assistant.window import load, show
 
     def serve(tell: Callable[[str], None]) -> None:
         async def begun(url: str) -> None:
@@ -157,4 +159,60 @@ def _bind(port: int) -> socket.socket:
         raise SettingsError(
             f"cannot listen at 127.0.0.1:{port} ({cause(error)}); "
             "choose another --port, or 0 for any"
+        ) from None
+
+
+# Serves until `stop` is called from any thread, and calls back with the page's URL.
+Serve = Callable[[Callable[[str], None]], None]
+
+
+class NoWindow(NearfarError):
+    """This machine shows no window."""
+
+
+def load() -> Any:
+    """Return pywebview. Raises MissingExtra."""
+    try:
+        import webview
+    except ModuleNotFoundError:
+        raise MissingExtra("pywebview", "window") from None
+    return webview
+
+
+def show(webview: Any, serve: Serve, stop: Callable[[], None], storage: Path) -> None:
+    """Serve in a thread, and show the page until its window is closed.
+
+    A window belongs to the main thread on every system. Raises NoWindow, and what serving raised.
+    """
+    url: Future[str] = Future()
+
+    def run() -> None:
+        try:
+            serve(url.set_result)
+        except BaseException as error:
+            if url.done():
+                raise
+            url.set_exception(error)
+
+    server = threading.Thread(target=run, name="assistant")
+    server.start()
+    try:
+        _open(webview, url.result(), storage)
+    finally:
+        stop()
+        server.join()
+
+
+def _open(webview: Any, url: str, storage: Path) -> None:
+    webview.settings["ALLOW_DOWNLOADS"] = True  # of an exported conversation
+    webview.create_window("nearfar", url, width=1180, height=820, min_size=(380, 480))
+    try:
+        # What the page keeps for itself (its language, a draft) outlives the window.
+        webview.start(private_mode=False, storage_path=str(storage))
+    except Exception as error:
+        if type(error).__name__ != "WebViewException":
+            raise
+        raise NoWindow(
+            f"no window can be opened ({cause(error)}); "
+            "install pywebview[qt], or leave --window out"
         ) from None

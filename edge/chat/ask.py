@@ -1,4 +1,4 @@
-"""One question, from a command's flags to what is printed."""
+"""Command `nearfar ask`: one question, from its flags to the printed answer."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from backbone.errors import WrongUsage
 from backbone.terminal_text import echo, echo_json
 from backbone.usage_errors import as_typed
-from edge.chat.attachments import with_files
 from edge.chat.consent import ConsentPrompt, Reply, size_of
-from edge.chat.outbox_notice import is_in_reach, waiting_line
+from edge.chat.question_text import with_files
 from edge.chat.terminal import StreamReader, document
 from edge.chat.terminal import why as tell_why
+from edge.chat.upgrade_answers import is_in_reach, waiting_line
 from offload.config.places import places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load

@@ -1,4 +1,4 @@
-"""A conversation at a terminal: what was asked and answered is kept, and Ctrl-C stops an answer."""
+"""Chat loop at a terminal: reads lines, keeps what is said, and stops an answer at Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from pathlib import Path
 
 from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
-from edge.chat.attachments import with_files
 from edge.chat.dialogue import Manner, answer
+from edge.chat.question_text import with_files
 from edge.chat.screen import HELP, Command, Leave, Screen
-from edge.chat.terminal import why
-from edge.chat.thought_folding import Folding
+from edge.chat.terminal import Folding, why
 from edge.chat.upgrade_answers import Bettering
 from edge.conversations.store import Conversations
 from edge.near.switch_model import ModelSwitch
@@ -226,7 +225,7 @@ def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more")
     if finish.dropped_tokens:
         told.append(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
     if finish.reason == "length":
-        told.append(f"the answer reached its longest; {longer}")
+        told.append(f"the answer reached its token limit; {longer}")
     if finish.reason == "deadline":
         told.append("the time for this answer ran out")
     return told

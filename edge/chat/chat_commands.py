@@ -12,7 +12,7 @@ from backbone.paths import expanded
 from edge.chat.screen import Command, Leave
 from edge.chat.status_line import link_state
 from edge.chat.terminal import why
-from edge.conversations.export import export
+from edge.conversations.conversation import export
 from edge.conversations.forget import forget
 from offload.errors import RequestError
 from offload.messages import Sampling, Side
@@ -164,7 +164,7 @@ async def _forget(chat: Chat, _: str) -> None:
 
 
 async def _file(chat: Chat, rest: str) -> None:
-    from edge.chat.attachments import attachment
+    from edge.chat.question_text import attachment
 
     if not rest:
         raise RequestError("name a text file: /file PATH")
@@ -214,7 +214,7 @@ COMMANDS = {
         help="show or set the system prompt; none drops it", act=_system, takes="[TEXT]"
     ),
     "/model": Command(help="show or change the near model", act=_model, takes="[NAME]"),
-    "/params": Command(help="show or set how tokens are chosen", act=_params, takes="[NAME=VALUE]"),
+    "/params": Command(help="show or set the sampling", act=_params, takes="[NAME=VALUE]"),
     "/think": Command(help="let the model think before it answers", act=_think, takes="[TEXT]"),
     "/no_think": Command(
         help="let the model answer without thinking", act=_no_think, takes="[TEXT]"

@@ -1,20 +1,19 @@
-"""From the flags of `nearfar chat` to a conversation: which screen, which engine, which past."""
+"""Setup of `nearfar chat`: from its flags to a screen, an engine and a conversation."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
 from backbone.paths import expanded
 from edge.chat.ask import AskOptions
-from edge.chat.attachments import attachment
 from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
-from edge.chat.preload import Opening
+from edge.chat.question_text import attachment
 from edge.chat.screen import HELP, PlainScreen, Screen
 from edge.chat.status_line import status
 from edge.conversations.store import Conversations
@@ -26,7 +25,6 @@ from offload.engine import Engine
 from offload.messages import Privacy, Request
 from offload.pair import EDGE_MODEL
 
-# The engine and all that comes with it is imported while the first question is being typed.
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
 
@@ -118,8 +116,7 @@ class _Desk:
         from edge.chat.chat import Chat
         from edge.chat.chat_commands import COMMANDS
         from edge.chat.dialogue import Manner
-        from edge.chat.outbox_notice import waiting_line
-        from edge.chat.upgrade_answers import Bettering
+        from edge.chat.upgrade_answers import Bettering, waiting_line
         from edge.near.switch_model import ModelSwitch
 
         outbox = self._outbox(past)
@@ -202,3 +199,37 @@ def _asker(screen: Screen) -> Question:
         return _REPLIES[reply][0]
 
     return ask
+
+
+class Opening:
+    """An engine that is loaded in a thread of its own, once."""
+
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        self._open = open_engine
+        self._once = asyncio.Lock()
+        self.loaded: Engine | None = None  # until it is there
+
+    async def engine(self) -> Engine:
+        """Return the engine when it is there. Raises what opening it raised."""
+        async with self._once:
+            if self.loaded is None:
+                self.loaded = await asyncio.to_thread(self._open)
+        return self.loaded
+
+    async def meanwhile(self, screen: Screen) -> str | None:
+        """Load, and return what is typed meanwhile; None where the person leaves.
+
+        Raises what opening the engine raised, as soon as it is known: the prompt is taken away.
+        """
+        reading = asyncio.ensure_future(screen.read())
+        await asyncio.sleep(0)  # by its first step the prompt is drawn: imports would hold it up
+        loading = asyncio.ensure_future(self.engine())
+        await asyncio.wait([reading, loading], return_when=asyncio.FIRST_COMPLETED)
+        if loading.done() and loading.exception() is not None:
+            reading.cancel()
+            await asyncio.wait([reading])
+        await loading
+        try:
+            return await reading
+        except EOFError:
+            return None

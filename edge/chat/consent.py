@@ -1,4 +1,4 @@
-"""Whether text may leave the device: asked the first time, remembered as long as a person said."""
+"""Consent prompt: asks the first time a text may leave the device, and remembers the reply."""
 
 from __future__ import annotations
 

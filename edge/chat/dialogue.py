@@ -1,4 +1,4 @@
-"""One conversation with an engine: what is asked and answered is kept while it happens."""
+"""One question and its answer: sent to an engine, and kept in the store while it is written."""
 
 from __future__ import annotations
 

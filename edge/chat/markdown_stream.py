@@ -1,4 +1,4 @@
-"""Markdown shown while it is written: what can no longer change is printed, the rest redrawn.
+"""Streaming Markdown: prints what can no longer change, and redraws the rest.
 
 Only the last block is drawn again at each piece, so that the cost of a piece does not grow with
 the answer, and what was printed can be scrolled back to.

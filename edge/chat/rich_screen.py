@@ -1,4 +1,4 @@
-"""A terminal that can draw: Markdown as it comes, a line editor, a quiet status line."""
+"""Rich terminal screen: Markdown as it comes, a line editor, and a status line."""
 
 from __future__ import annotations
 

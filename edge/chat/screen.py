@@ -1,4 +1,4 @@
-"""What a conversation needs of whatever it is shown on, and the plainest of them."""
+"""Screen interface of the chat, the plain and the JSON screen, and the slash command type."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The quiet line under a conversation: who answers, why, how quickly, and what is full."""
+"""Status line under a conversation: who answers, why, how quickly, and how full the context is."""
 
 from __future__ import annotations
 

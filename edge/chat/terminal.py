@@ -1,4 +1,4 @@
-"""Writing an answer to a terminal as it comes, and the line that says who gave it and why."""
+"""Terminal output of one answer: its text as it comes, folded thoughts, and who gave it and why."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import sys
 from contextlib import aclosing
 from typing import Any, TextIO
 
+import msgspec
+
 from backbone.terminal_text import write
-from edge.chat.thought_folding import Folding
 from offload.engine import AnswerStream
 from offload.messages import Delta, Finish, Route, Side
 from offload.reasons import sentence, sureness
+from offload.thinking import ThoughtReader
 
 
 class StreamReader:
@@ -137,3 +139,44 @@ def document(text: str, finish: Finish, thoughts: str = "") -> dict[str, Any]:
         "usage": whole.pop("usage", {}),
         **whole,
     }
+
+
+class Folding:
+    """Takes the thoughts out of one answer's pieces, and keeps them."""
+
+    def __init__(self) -> None:
+        self._reader = ThoughtReader()
+        self._thoughts: list[str] = []
+
+    @property
+    def thoughts(self) -> str:
+        """Return what has been thought so far."""
+        return "".join(self._thoughts)
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether there are any thoughts."""
+        return bool(self._thoughts)
+
+    def take(self, delta: Delta) -> Delta:
+        """Return the piece without its thoughts."""
+        if delta.replaces:
+            self._reader, self._thoughts = ThoughtReader(), []
+        thought, answer = self._reader.push(delta.text)
+        self._keep(thought)
+        return delta if answer == delta.text else msgspec.structs.replace(delta, text=answer)
+
+    def rest(self) -> str:
+        """The answer has ended: return the rest of it."""
+        thought, answer = self._reader.flush()
+        self._keep(thought)
+        return answer
+
+    def told(self) -> str:
+        """Return one line about the thoughts."""
+        count = len(self.thoughts.split())
+        return f"thought for {count} word{'s' if count != 1 else ''} first"
+
+    def _keep(self, thought: str) -> None:
+        if thought:
+            self._thoughts.append(thought)

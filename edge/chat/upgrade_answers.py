@@ -1,4 +1,4 @@
-"""A better answer, later: what was answered near for want of a cloud, asked again when it is back.
+"""Better answers later: asks the outbox's questions again when the cloud is back.
 
 The far answer is kept beside the first one, in the conversation that both belong to.
 """
@@ -14,10 +14,12 @@ from collections.abc import AsyncIterator, Callable
 from backbone.errors import NearfarError
 from edge.conversations.conversation import Beside
 from edge.conversations.store import Conversations
-from offload.egress.outbox import Outbox, OutboxEntry
+from offload.egress.outbox import OUT_OF_REACH, Outbox, OutboxEntry
 from offload.egress.permission import EgressContext
 from offload.engine import Engine
+from offload.errors import SettingsError
 from offload.hybrid.hybrid import Hybrid
+from offload.messages import Finish
 
 _log = logging.getLogger("nearfar.outbox")
 _STRAY_S = 60.0  # after which a question that no turn waits for was taken back
@@ -100,3 +102,26 @@ def _cloud(engine: Engine) -> Engine | None:
     cloud = engine.cloud if isinstance(engine, Hybrid) else None
     context = EgressContext(reason="asked_again", attended=False)
     return cloud.within(context) if cloud is not None else None
+
+
+def waiting_line(outbox: Outbox) -> str:
+    """Return what waits and how to have it asked, empty where nothing does.
+
+    What a conversation left waiting is its own business: it is asked again there.
+    """
+    try:
+        count = sum(each.request.session is None for each in outbox.pending())
+    except SettingsError as error:
+        return str(error)
+    if not count:
+        return ""
+    waits = "1 earlier question waits" if count == 1 else f"{count} earlier questions wait"
+    return f"{waits} for the cloud; only `nearfar policy outbox --ask` sends what waits"
+
+
+def is_in_reach(finish: Finish) -> bool:
+    """Return whether nothing in this answer says that the cloud is out of reach."""
+    route = finish.route
+    if route is None or route.failure is not None:
+        return False
+    return route.reason not in OUT_OF_REACH | {"no_cloud", "local_only"}

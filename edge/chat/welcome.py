@@ -1,4 +1,4 @@
-"""What `nearfar` says when it is called alone: what works already, and the next step."""
+"""Welcome text of `nearfar` without a command: what works already, and the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An answer while it is written into the store, and what becomes of one whose writer died."""
+"""Answer writer: stores an answer while it is written, and ends one whose writer died."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of `nearfar conversations`: what was said in the chat and in the assistant."""
+"""Commands `nearfar conversations`: list, show, search, export and delete."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
 ) -> None:
     """Print a whole conversation, as Markdown or JSON."""
-    from edge.conversations.export import export as written
+    from edge.conversations.conversation import export as written
 
     with _store() as store:
         whole = store.read(store.find(conversation))

@@ -1,8 +1,9 @@
-"""What a conversation is: its heading, its turns, and what a model reads of them."""
+"""Conversation types: heading and turns, what a model reads of them, and their export."""
 
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterable
 from itertools import groupby
 from typing import Literal
@@ -10,6 +11,7 @@ from typing import Literal
 import msgspec
 
 from offload.messages import Finish, Message, Privacy, Role
+from offload.reasons import sentence
 from offload.thinking import split
 
 State = Literal["whole", "writing", "stopped", "failed", "interrupted"]
@@ -109,3 +111,35 @@ def turn_of(row: sqlite3.Row) -> Turn:
     privacy = Privacy(row["privacy"])
     told = {name: row[name] for name in names}
     return Turn(**told, finish=finish, better=better, privacy=privacy)
+
+
+Format = Literal["markdown", "json"]
+_WHO = {"user": "You", "assistant": "nearfar", "system": "System", "tool": "Tool"}
+
+
+def export(conversation: Conversation, form: Format) -> str:
+    """Return the whole conversation as Markdown or as one JSON document."""
+    if form == "json":
+        return msgspec.json.format(msgspec.json.encode(conversation), indent=2).decode() + "\n"
+    return _markdown(conversation)
+
+
+def _markdown(conversation: Conversation) -> str:
+    heading = conversation.heading
+    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(heading.created_at))
+    parts = [f"# {heading.title or 'Conversation'}", f"*{began}*"]
+    if conversation.system:
+        parts.append(f"> {conversation.system}".replace("\n", "\n> "))
+    for turn in conversation.turns:
+        parts += [f"## {_who(turn)}", turn.content.strip() or f"*{turn.state}*"]
+        if turn.better is not None:
+            parts += ["### A better answer, from the far model, later", turn.better.content.strip()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _who(turn: Turn) -> str:
+    route = turn.finish.route if turn.finish else None
+    if route is None:
+        return _WHO[turn.role]
+    side = "near" if route.served_by == "edge" else "far"
+    return f"{_WHO[turn.role]} ({side}: {sentence(route.reason, route.confidence)})"

@@ -1,4 +1,4 @@
-"""The tables of the conversations' database, and how an older file becomes today's."""
+"""Database schema of the conversations, and its migrations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deletion of a conversation: its text, its KV cache, and what of it waits for the cloud."""
+"""Forgetting of a conversation: its text, and the KV cache that was computed from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding conversations by any part of what was said in them, in any script."""
+"""Search in conversations: by any part of what was said in them, in any script."""
 
 from __future__ import annotations
 

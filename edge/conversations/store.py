@@ -1,4 +1,4 @@
-"""Conversations, kept as they happen: every token is on its way to disk before the next one."""
+"""Conversation store (SQLite): every token is on its way to disk before the next one."""
 
 from __future__ import annotations
 

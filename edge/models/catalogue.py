@@ -1,4 +1,4 @@
-"""Models worth a first try: small, good for their size, and tried by many with llama.cpp.
+"""Model catalogue: small open models that are good for their size and run in llama.cpp.
 
 The shapes are those of each model's `config.json`, compared with what others publish of it:
 pytorch/executorch, examples/models (Qwen3 0.6B, 1.7B and 4B, Gemma 3 1B, Phi-4-mini, SmolLM3), the

@@ -1,4 +1,4 @@
-"""The commands of `nearfar models`."""
+"""Commands `nearfar models`: list, show, pull, remove and name models."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def list_models(
     """List the models on this device; the embedded pair is always there."""
     import msgspec
 
-    from edge.models.aliases import read_aliases
     from edge.models.local_models import list_models as find_all
+    from edge.models.local_models import read_aliases
     from offload.config.places import places
 
     entries = find_all(places().models)
@@ -105,9 +105,8 @@ def show(
     """Show what a model is: its architecture, its numbers by type, its chat template."""
     import json
 
-    from edge.models.folder_contents import read_folder
-    from edge.models.gguf_contents import read_contents
     from edge.models.local_models import find_any, makes_embeddings, size_of
+    from edge.models.model_contents import read_contents, read_folder
     from offload.config.places import places
 
     path = find_any(name, places().models)
@@ -150,8 +149,7 @@ def alias(
     """Give a model a short name of your own."""
     import json
 
-    from edge.models.aliases import read_aliases, set_alias
-    from edge.models.local_models import find_gguf
+    from edge.models.local_models import find_gguf, read_aliases, set_alias
     from offload.config.places import places
     from offload.errors import RequestError
 
@@ -175,7 +173,7 @@ def remove(
     import json
 
     from edge.models.local_models import size_of
-    from edge.models.remove import delete, removable
+    from edge.models.model_files import delete, removable
     from offload.config.places import places
 
     folder = places().models

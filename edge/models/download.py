@@ -1,4 +1,4 @@
-"""One file over HTTP: resumed where it broke, checked when it is whole, never half in its place."""
+"""HTTP download of one file: resumed where it broke, and checked by SHA-256 when whole."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that other programs have already fetched, used where they lie: nothing is copied.
+"""Models of other programs (ollama, LM Studio, the Hub's cache), used where they lie.
 
 ollama keeps a manifest per tag that names a blob by its digest; LM Studio keeps
 `publisher/repo/file.gguf`; the Hub's cache keeps snapshots of repositories.

@@ -1,4 +1,4 @@
-"""The Hugging Face Hub: from a name that a person writes to the files to fetch.
+"""Hugging Face Hub client: from a name that a person writes to the files to fetch.
 
 Addresses: the Hub's API, `GET /api/models/{repo}/revision/{revision}?blobs=true` and
 `/{repo}/resolve/{revision}/{file}`. HF_ENDPOINT names a mirror, HF_TOKEN a token, HF_HOME where a
@@ -20,7 +20,7 @@ import msgspec
 from backbone.paths import expanded
 from edge.models.catalogue import listed
 from edge.models.download import DownloadError, Wanted, read_small
-from edge.models.model_paths import REPO
+from edge.models.model_files import REPO
 from edge.models.split_models import set_of
 
 PREFERRED = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0")  # by what a small device runs well

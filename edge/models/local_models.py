@@ -1,4 +1,4 @@
-"""Which models are here: the embedded pair, the models folder, other programs', or any path."""
+"""Local models: the embedded pair, the models folder, other programs', aliases, and paths."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import msgspec
 from backbone.error_causes import cause
 from backbone.errors import CheckpointError
 from backbone.paths import expanded
+from backbone.private_files import atomic_write
 from backbone.terminal_text import readable
-from edge.models.aliases import read_aliases
-from edge.models.gguf_contents import read_contents
+from edge.models.model_contents import read_contents
 from edge.models.split_models import first_part, is_later_part, parts_of
+from offload.errors import RequestError
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 
 # Encoders, and halves of models: llama.cpp runs them in other ways than nearfar does.
@@ -228,3 +229,30 @@ def _unknown(name: str) -> str:
         f"there is no model {name!r}; `nearfar models list` shows those that are here, "
         "or name the path of a GGUF file"
     )
+
+
+ALIASES = "aliases.json"
+
+
+def read_aliases(folder: Path) -> dict[str, str]:
+    """Return the short names that a person gave, and those that pulling gave."""
+    try:
+        return msgspec.json.decode((folder / ALIASES).read_bytes(), type=dict[str, str])
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{folder / ALIASES} cannot be read ({cause(error)}); mend or delete it"
+        ) from None
+
+
+def set_alias(alias: str, target: str | None, folder: Path) -> None:
+    """Give a model another name; None takes the name away. Raises RequestError for an empty one."""
+    if not alias.strip():
+        raise RequestError("the alias is empty; write a name")
+    aliases = read_aliases(folder)
+    aliases.pop(alias, None)
+    if target is not None:
+        aliases[alias] = target
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write(folder / ALIASES, msgspec.json.format(msgspec.json.encode(aliases)))

@@ -1,4 +1,4 @@
-"""`nearfar models pull`: from a name to a model in the models folder."""
+"""Command `nearfar models pull`: from a name to a model in the models folder."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ from backbone.memory import free_memory_bytes
 from backbone.terminal_text import printable
 from edge.llama.fit import MARGIN
 from edge.models import hub
-from edge.models.aliases import set_alias
 from edge.models.catalogue import listed
 from edge.models.download import DownloadError, Wanted, fetch, is_right, sha256_of
-from edge.models.local_models import own_models
-from edge.models.model_paths import placed
+from edge.models.local_models import own_models, set_alias
+from edge.models.model_files import placed
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from backbone.errors import MissingExtra
-from edge.assistant.server import run
-from edge.assistant.window import NoWindow, show
+from edge.assistant.server import NoWindow, run, show
 from edge.chat.ask import AskOptions
 from offload.errors import SettingsError
 

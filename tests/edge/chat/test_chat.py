@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from backbone.terminal_text import printable
-from edge.chat.attachments import MAX_BYTES
 from edge.chat.chat import Chat
 from edge.chat.chat_commands import COMMANDS
 from edge.chat.consent import ConsentPrompt, Reply
 from edge.chat.dialogue import Manner
 from edge.chat.markdown_stream import settled
+from edge.chat.question_text import MAX_BYTES
 from edge.chat.screen import PlainScreen
 from edge.chat.status_line import link_state, status
 from edge.conversations.store import Conversations

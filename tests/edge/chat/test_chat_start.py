@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError, NearfarError
-from edge.chat.preload import Opening
+from edge.chat.chat_setup import Opening
 from edge.models.local_models import size_of
 from edge.near.switch_model import ModelSwitch
 from offload.engine import Engine

@@ -10,8 +10,8 @@ import pytest
 from edge.chat import ask
 from edge.chat.ask import AskOptions, ask_once
 from edge.chat.chat_setup import Past, chat_on
-from edge.chat.outbox_notice import is_in_reach, waiting_line
 from edge.chat.terminal import StreamReader
+from edge.chat.upgrade_answers import is_in_reach, waiting_line
 from offload.config.places import places
 from offload.config.settings import Settings
 from offload.egress.outbox import Outbox

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.chat import piped_question
+from edge.chat import question_text
 
 ROOT = Path(__file__).parents[3]
 
@@ -29,7 +29,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, prompt: str | None, text: bytes) -> s
     os.close(writing)
     with open(reading, encoding="utf-8") as stream:
         monkeypatch.setattr("sys.stdin", stream)
-        return piped_question.question(prompt)
+        return question_text.question(prompt)
 
 
 def test_piped_text_and_a_prompt_are_joined(monkeypatch: pytest.MonkeyPatch) -> None:

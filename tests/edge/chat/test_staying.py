@@ -11,9 +11,8 @@ import pytest
 
 from edge.chat.consent import ConsentPrompt, Reply
 from edge.chat.dialogue import Manner, answer
-from edge.conversations.conversation import Conversation
+from edge.conversations.conversation import Conversation, export
 from edge.conversations.conversation_schema import MIGRATIONS
-from edge.conversations.export import export
 from edge.conversations.store import Conversations
 from offload.egress.door import Door, EgressEngine
 from offload.egress.outbox import Outbox

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import NearfarError
+from edge.conversations.conversation import export
 from edge.conversations.conversation_schema import MIGRATIONS, connect
-from edge.conversations.export import export
 from edge.conversations.store import Conversations
 from offload.errors import RequestError, SettingsError
 from offload.messages import Finish, Route, Usage

@@ -10,8 +10,8 @@ import pytest
 
 from edge.models.download import TRIES, DownloadError, Wanted, fetch
 from edge.models.local_models import list_models
+from edge.models.model_files import delete, removable
 from edge.models.pull import pull
-from edge.models.remove import delete, removable
 from tests.edge.hubs import DATA, Hub
 
 DIGEST = hashlib.sha256(DATA[::-1]).hexdigest()

@@ -15,8 +15,7 @@ import pytest
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
 from edge.llama.gguf_file import check_header
-from edge.models.folder_contents import read_folder
-from edge.models.gguf_contents import read_contents
+from edge.models.model_contents import read_contents, read_folder
 from edge.near.rule_choice import content_of
 from offload.config.settings import Settings
 from offload.pair import CLOUD_MODEL

@@ -10,13 +10,11 @@ import pytest
 
 from backbone.errors import CheckpointError, NearfarError
 from edge.models import cli, hub
-from edge.models.aliases import read_aliases, set_alias
 from edge.models.catalogue import CATALOGUE, Q4_K, Q6_K, ModelShape, known
-from edge.models.folder_contents import read_folder
-from edge.models.gguf_contents import read_contents
-from edge.models.local_models import find_any, find_gguf, list_models
+from edge.models.local_models import find_any, find_gguf, list_models, read_aliases, set_alias
+from edge.models.model_contents import read_contents, read_folder
+from edge.models.model_files import removable
 from edge.models.pull import pull
-from edge.models.remove import removable
 from offload.errors import RequestError
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 from quantize.gguf import convert

@@ -8,10 +8,9 @@ import pytest
 
 from backbone.errors import CheckpointError
 from edge.models import hub
-from edge.models.aliases import read_aliases
 from edge.models.download import DownloadError
-from edge.models.local_models import find_gguf, list_models
-from edge.models.model_paths import placed
+from edge.models.local_models import find_gguf, list_models, read_aliases
+from edge.models.model_files import placed
 from edge.models.pull import pull
 from tests.edge.hubs import DATA, Hub
 

@@ -1,4 +1,4 @@
-"""What `nearfar ask` is asked: its argument, what is piped into it, or both."""
+"""Text of a question: the argument, what is piped in, and the text files that are attached."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import os
 import stat
 import sys
 import threading
+from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO
 
+from backbone.error_causes import cause
+from backbone.paths import expanded
 from backbone.terminal_text import echo, readable
-from edge.chat.attachments import MAX_BYTES, fenced
 from offload.errors import RequestError
 
 _PATIENCE_S = 3.0
@@ -20,9 +23,9 @@ def question(prompt: str | None) -> str:
     if prompt in (None, "-"):
         if sys.stdin.isatty():
             echo("type your question, and Ctrl-D on a line of its own", err=True)
-        return _text(sys.stdin.buffer).strip()
+        return _stdin_text(sys.stdin.buffer).strip()
     assert prompt is not None, "the case is above"
-    piped = _text(sys.stdin.buffer) if _is_piped() else ""
+    piped = _stdin_text(sys.stdin.buffer) if _is_piped() else ""
     prompt = readable(prompt)
     return f"{fenced('piped text', piped)}\n\n{prompt}" if piped.strip() else prompt
 
@@ -36,7 +39,7 @@ def _is_piped() -> bool:
     return stat.S_ISFIFO(kind) or stat.S_ISREG(kind)
 
 
-def _text(source: BinaryIO) -> str:
+def _stdin_text(source: BinaryIO) -> str:
     waiting = threading.Timer(_PATIENCE_S, _say_why_it_waits)
     waiting.daemon = True
     if not sys.stdin.isatty():
@@ -59,3 +62,44 @@ def _text(source: BinaryIO) -> str:
 
 def _say_why_it_waits() -> None:
     echo("waiting for the end of what is piped in; `< /dev/null` leaves it out", err=True)
+
+
+MAX_BYTES = 1_000_000
+
+
+def with_files(question: str, paths: Sequence[str | Path]) -> str:
+    """Return the question behind the text of each file. Raises RequestError."""
+    parts = [attachment(expanded(path)) for path in paths]
+    return "\n\n".join([*parts, question])
+
+
+def attachment(path: Path) -> str:
+    """Return a file's text in a fence that nothing inside can close. Raises RequestError."""
+    return fenced(path.name, _text(path))
+
+
+def fenced(name: str, text: str) -> str:
+    """Return a text under its name, in a fence that nothing inside can close."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{readable(name)}:\n{fence}\n{text.rstrip()}\n{fence}"
+
+
+def _text(path: Path) -> str:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise RequestError(
+                f"{path} has {size:,} bytes and at most {MAX_BYTES:,} can be attached; shorten it"
+            )
+        data = path.read_bytes()
+        if b"\0" in data:
+            raise UnicodeDecodeError("utf-8", data, 0, 1, "a zero byte")
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(
+            f"{path} is not text; save it as plain UTF-8 text and attach that"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RequestError(f"{path} cannot be read ({cause(error)}); check its name") from None

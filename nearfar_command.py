@@ -22,8 +22,7 @@ import offload.commands.config
 import offload.commands.link
 import offload.commands.policy
 import quantize.cli
-from backbone.error_causes import cause
-from backbone.errors import NearfarError, WrongUsage
+from backbone.errors import NearfarError, WrongUsage, cause
 from backbone.terminal_text import clean_logs, echo, echo_json
 from edge.cli import ASKING, DEVICE
 from offload.commands.link import FAR

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.config import NetworkConfig
-from backbone.error_causes import cause
-from backbone.errors import CheckpointError, MissingExtra
-from backbone.json_text import parse as parse_json
+from backbone.errors import CheckpointError, MissingExtra, cause
+from backbone.files import parse_json as parse_json
 from backbone.tensor_shard import Share
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 
 from backbone.errors import CheckpointError
 from backbone.families import network_fields, text_config
-from backbone.json_text import parse as parse_json
+from backbone.files import parse_json as parse_json
 from backbone.rope_scaling import RopeScaling
 
 # Far above what there is: each layer costs objects before a weight is looked for.

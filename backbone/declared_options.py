@@ -10,8 +10,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 from typer.models import OptionInfo
 
-from backbone.errors import NearfarError
-from backbone.usage_errors import as_typed
+from backbone.errors import NearfarError, as_typed
 
 Options = TypeVar("Options")
 

@@ -1,4 +1,4 @@
-"""The root of every error a person may see: one line that says what is wrong and what to do.
+"""Errors that a person may see: one line each, which says what is wrong and what to do.
 
 NearfarError
 ├── CheckpointError          a model file or folder that cannot be run
@@ -6,7 +6,7 @@ NearfarError
 ├── RequestError             a request that makes no sense
 │   └── SchemaRefusal        a JSON schema that no answer can be held to
 ├── MissingExtra             a package that an optional feature needs
-├── SecretDamaged           a file that should hold a secret and does not (private_files.py)
+├── SecretDamaged            a file that should hold a secret and does not (files.py)
 ├── WrongUsage               options or arguments that no run can follow: exit status 2
 └── offload.errors
     ├── ContextLengthError   also a RequestError
@@ -24,6 +24,10 @@ NearfarError
 """
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class NearfarError(Exception):
@@ -55,3 +59,40 @@ class MissingExtra(NearfarError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; pip install 'nearfar[{extra}]' brings it")
+
+
+def cause(error: BaseException) -> str:
+    """Return the reason of an error without the file or address that its message names already.
+
+    The system's own words for a file or a socket: asyncio, zmq and urllib each add the path, the
+    address or the number to theirs.
+    """
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8 text"
+    inner = getattr(error, "reason", None)  # urllib wraps the socket's error
+    if isinstance(inner, OSError):
+        return cause(inner)
+    number = getattr(error, "errno", None)
+    if isinstance(number, int) and _is_of_the_system(error) and 0 < number < 200:
+        return os.strerror(number)
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _is_of_the_system(error: BaseException) -> bool:
+    # OpenSSL and the resolver number their errors otherwise; zmq uses the system's numbers.
+    kind = type(error)
+    return not kind.__module__.startswith("ssl") and kind.__name__ not in ("gaierror", "herror")
+
+
+@contextmanager
+def as_typed() -> Iterator[None]:
+    """Raise WrongUsage for what is refused within: a command's own options, checked and no more.
+
+    What no other option would mend keeps its kind: a missing package, a damaged model.
+    """
+    try:
+        yield
+    except (WrongUsage, MissingExtra, CheckpointError):
+        raise
+    except NearfarError as error:
+        raise WrongUsage(str(error)) from None

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from backbone.open_files import raise_open_files
+from backbone.process_limits import raise_open_files
 
 _SPARE_FILES = 128  # for models, databases, sockets of our own
 _MOST_CONNECTIONS = 8192

@@ -16,8 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from backbone.fast_max import place_of_largest, two_largest
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import place_of_largest, to_device, two_largest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The one way by which text goes to a terminal: nothing in it can command the terminal.
+"""Terminal text: nothing in it can command the terminal; numbers of bytes in readable units.
 
 Answers, conversations, names of files and models, and the words of other servers come from
 outside. An escape sequence in them could move the cursor, set the title or fill the clipboard.
@@ -10,6 +10,15 @@ import os
 import re
 import sys
 from typing import TextIO
+
+
+def readable_bytes(num_bytes: float) -> str:
+    """Return the bytes in the unit that fits: 3 B, 12.3 kB, 4.56 MB, 7.89 GB."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.3g} {unit}"
+    return f"{num_bytes:.0f} B"
+
 
 # C0 but for tab and line feed, DEL, and C1, which terminals take for escape sequences too; and
 # lone surrogates, by which Python carries bytes that are no text.

@@ -14,12 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from backbone.answer_marks import TOLD_MARKS
-from backbone.chat_template import prepare, render
+from backbone.chat_template import choose_template, prepare, read_templates, render
 from backbone.checkpoint import read_json
+from backbone.control_tokens import ANSWER_MARKS, FILL_MARKS, NO_FILL_MARKS
 from backbone.errors import CheckpointError, MissingExtra, RequestError
-from backbone.infill_marks import FILL_MARKS, NO_FILL_MARKS
-from backbone.template_files import chosen, read_templates
 from backbone.text_stream import token_texts
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -118,7 +116,7 @@ class Tokenizer:
 
     def template_for(self, tools: Sequence[Any]) -> str | None:
         """Return the template of conversations with these tools, None where there is none."""
-        return chosen(self._templates, tools=bool(tools))
+        return choose_template(self._templates, tools=bool(tools))
 
     def prepare_chat(self) -> None:
         """Start what renders the chat template, for whoever will need it; waits for nothing."""
@@ -221,7 +219,7 @@ class Tokenizer:
         if token in self._added:
             added = self._added[token]
             text = str(added["content"])
-            return b"" if added.get("special") and text not in TOLD_MARKS else text.encode()
+            return b"" if added.get("special") and text not in ANSWER_MARKS else text.encode()
         piece = self._encoder.id_to_token(token)
         if piece is None:
             return b""  # rows that pad the embedding to a round size

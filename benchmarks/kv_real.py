@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backbone.private_files import SHARED, atomic_write
+from backbone.files import SHARED, atomic_write
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import F16, CacheShape, KvTypes

@@ -23,7 +23,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from backbone.private_files import SHARED, atomic_write  # noqa: E402
+from backbone.files import SHARED, atomic_write  # noqa: E402
 from benchmarks.policy_parts import (  # noqa: E402
     Both,
     budget_held,

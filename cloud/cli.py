@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbone.declared_options import from_options
-from backbone.errors import MissingExtra
+from backbone.errors import MissingExtra, as_typed
 from backbone.terminal_text import echo
-from backbone.usage_errors import as_typed
 from cloud.bench.load_options import LoadOptions
 from cloud.endpoint_options import EndpointOptions
 from offload.pair import CLOUD_MODEL

@@ -16,13 +16,11 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, su
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.byte_sizes import readable
-from backbone.errors import CheckpointError, MissingExtra
-from backbone.open_files import raise_open_files
-from backbone.paths import expanded
+from backbone.errors import CheckpointError, MissingExtra, as_typed
+from backbone.files import expanded
+from backbone.process_limits import raise_open_files
 from backbone.stop_signals import on_signals
-from backbone.terminal_text import echo, echo_json
-from backbone.usage_errors import as_typed
+from backbone.terminal_text import echo, echo_json, readable_bytes
 from cloud.endpoint_options import EndpointOptions, read_settings
 from offload.config.places import places
 from offload.config.settings_reading import load
@@ -159,7 +157,7 @@ def _memory_of(engine: Engine) -> str:
 
     if not isinstance(engine, CloudEngine):
         return ""
-    weights, kv = readable(engine.card().size_bytes), readable(engine.kv_bytes)
+    weights, kv = readable_bytes(engine.card().size_bytes), readable_bytes(engine.kv_bytes)
     return (
         f"memory: {weights} of weights, KV cache up to {kv} as it fills; "
         "--max-model-len and --engine max_num_seqs=N bound them"

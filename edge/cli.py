@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from backbone.errors import WrongUsage
+from backbone.errors import WrongUsage, as_typed
 from backbone.terminal_text import readable
-from backbone.usage_errors import as_typed
 from offload.commands.policy import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.error_causes import cause
-from backbone.private_files import SecretDamaged, kept_secret, replacement
+from backbone.errors import cause
+from backbone.files import SecretDamaged, kept_secret, replacement
 
 MAGIC = b"NEARFAR-KV-1\n"
 _MAC_BYTES = 32

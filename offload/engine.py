@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from backbone.errors import NearfarError
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 
 if TYPE_CHECKING:
@@ -128,3 +129,14 @@ class Remembering(Protocol):
     async def forget(self, session: str) -> None:
         """Forget all that is kept of a conversation, on disk too; an unknown one is no error."""
         ...
+
+
+def fault_of(engine: Engine) -> str | None:
+    """Return why an engine can answer nobody now, or None where nothing is known against it."""
+    if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
+        return why
+    try:
+        engine.card()  # which several processes have while one of them is up
+    except NearfarError as error:
+        return str(error)
+    return None

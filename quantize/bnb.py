@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from backbone.byte_sizes import readable
 from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage
+from backbone.terminal_text import readable_bytes
 from quantize.architectures import architecture_of
 from quantize.weights import read_config, stored_tensors
 
@@ -113,6 +113,6 @@ def _check_space(target: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < num_bytes:
         raise NearfarError(
-            f"quantizing may need {readable(num_bytes)} in {target.parent} but "
-            f"{readable(free)} are free; free some space or write to another disk"
+            f"quantizing may need {readable_bytes(num_bytes)} in {target.parent} but "
+            f"{readable_bytes(free)} are free; free some space or write to another disk"
         )

@@ -7,8 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backbone.errors import WrongUsage
-from backbone.usage_errors import as_typed
+from backbone.errors import WrongUsage, as_typed
 from quantize.gguf import convert
 from quantize.importance import load_importance
 from quantize.smooth_keys import smooth_keys

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbone.byte_sizes import readable
 from backbone.errors import CheckpointError, NearfarError
-from backbone.private_files import SHARED, replacement
-from backbone.temporary_files import scratch_file
+from backbone.files import SHARED, replacement, scratch_file
+from backbone.terminal_text import readable_bytes
+from quantize.gguf_reader import inspect
 from quantize.gguf_writer import Checkpoint, Progress, open_checkpoint, write_plain
 from quantize.llama_quantizer import PLAIN_KINDS, file_type, requantize
-from quantize.stored_gguf import inspect
 
 # A GGUF of this kind is never larger than this share of float32, with room for metadata.
 _PLAIN_BYTES = {"f32": 4, "f16": 2, "bf16": 2}
@@ -163,6 +162,6 @@ def check_space(path: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if free < needed:
         raise NearfarError(
-            f"writing needs {readable(needed)} in {path.parent} but {readable(free)} are "
-            "free; free some space or write to another disk"
+            f"writing needs {readable_bytes(needed)} in {path.parent} but "
+            f"{readable_bytes(free)} are free; free some space or write to another disk"
         )

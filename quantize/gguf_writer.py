@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from backbone.chat_template import DEFAULT
 from backbone.errors import CheckpointError
-from backbone.template_files import DEFAULT
 from quantize.architectures import (
     Architecture,
     architecture_of,

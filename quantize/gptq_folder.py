@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from backbone.byte_sizes import readable
 from backbone.checkpoint import fingerprint
 from backbone.errors import CheckpointError, NearfarError
+from backbone.files import SHARED, replacement
 from backbone.network import DecoderLayer
-from backbone.private_files import SHARED, replacement
-from quantize.block_stream import MODEL_PREFIX, BlockStream, place
+from backbone.terminal_text import readable_bytes
+from quantize.block_stream import MODEL_PREFIX, BlockStream, StateFile, place
 from quantize.calibration import (
     INPUT_GROUPS,
     LINEARS,
@@ -37,7 +37,6 @@ from quantize.calibration import (
 from quantize.calibration_text import default_text
 from quantize.gptq import GptqOptions, quantize_matrix
 from quantize.gptq_format import pack, quantization_config
-from quantize.resumable_walk import StateFile
 from quantize.weights import read_config
 
 _TOKENIZER_FILES = (
@@ -144,8 +143,8 @@ class _Job:
         free = shutil.disk_usage(self.target.parent).free
         if free < needed:
             raise NearfarError(
-                f"quantizing may need {readable(needed)} in {self.target.parent} but "
-                f"{readable(free)} are free; free some space or write to another disk"
+                f"quantizing may need {readable_bytes(needed)} in {self.target.parent} but "
+                f"{readable_bytes(free)} are free; free some space or write to another disk"
             )
 
     def quantize_block(self, walk: Walk, layer: int, block: DecoderLayer) -> None:

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from backbone.error_causes import cause
-from backbone.errors import CheckpointError
-from backbone.private_files import SHARED, replacement
-from quantize.gguf_package import require_gguf
+from backbone.errors import CheckpointError, cause
+from backbone.files import SHARED, replacement
+from quantize.gguf_reader import require_gguf
 
 _SUM, _COUNT = ".in_sum2", ".counts"
 

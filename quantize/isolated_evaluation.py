@@ -19,8 +19,7 @@ import psutil
 from numpy.typing import NDArray
 
 from backbone.errors import NearfarError
-from quantize.answer_mask import inside_answers
-from quantize.divergence import Divergence, DivergenceSum
+from quantize.divergence import Divergence, DivergenceSum, inside_answers
 from quantize.logits_model import open_model, prepare
 
 _FEW = 16  # tokens that a model reads before its memory is looked at

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError, WrongUsage
-from quantize.gguf_package import require_gguf
+from quantize.gguf_reader import require_gguf
 from quantize.llama_log import captured_log, last_error
 
 # Tensors whose type llama.cpp takes from a field of its own.

@@ -100,8 +100,8 @@ def prepare(path: Path) -> None:
     if kind == "gguf":
         import llama_cpp  # noqa: F401
 
+        import quantize.gguf_reader
         import quantize.llama_model
-        import quantize.stored_gguf
     else:
         import quantize.gptq_reader  # noqa: F401
 
@@ -118,8 +118,8 @@ def open_model(path: Path, *, context_len: int, num_threads: int) -> JudgedModel
     """Load a model of any of the formats on the CPU."""
     kind = format_of(path)
     if kind == "gguf":
+        from quantize.gguf_reader import inspect
         from quantize.llama_model import LlamaModel
-        from quantize.stored_gguf import inspect
 
         inspect(path)  # says more of a damaged file than llama.cpp does
         return LlamaModel(path, context_len=context_len, num_threads=num_threads)

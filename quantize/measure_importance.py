@@ -12,7 +12,7 @@ from torch import Tensor
 from backbone.checkpoint import fingerprint
 from backbone.network import DecoderLayer
 from quantize.architectures import architecture_of, gguf_name
-from quantize.block_stream import BlockStream
+from quantize.block_stream import BlockStream, StateFile
 from quantize.calibration import (
     INPUT_GROUPS,
     CalibrationOptions,
@@ -23,7 +23,6 @@ from quantize.calibration import (
 )
 from quantize.calibration_text import default_text
 from quantize.importance import Importance
-from quantize.resumable_walk import StateFile
 from quantize.weights import read_config
 
 

@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backbone.byte_sizes import readable
 from backbone.errors import NearfarError
-from backbone.json_text import parse as parse_json
-from backbone.private_files import SHARED, atomic_write
-from backbone.temporary_files import scratch_folder
+from backbone.files import SHARED, atomic_write, scratch_folder
+from backbone.files import parse_json as parse_json
+from backbone.terminal_text import readable_bytes
 from backbone.tokenizer import Tokenizer
-from quantize.answer_mask import control_ids
+from quantize.divergence import control_ids
 from quantize.isolated_evaluation import EvaluationResult, JudgeTask, judge
 from quantize.logits_model import format_of, require_format, size_of
 from quantize.weights import read_config, stored_tensors
@@ -171,8 +170,8 @@ class ReferenceLogits:
         free = shutil.disk_usage(self._folder).free
         if free < needed:
             raise NearfarError(
-                f"the reference's logits need {readable(needed)} in {self._folder} but "
-                f"{readable(free)} are free; use fewer windows, or set TMPDIR"
+                f"the reference's logits need {readable_bytes(needed)} in {self._folder} but "
+                f"{readable_bytes(free)} are free; use fewer windows, or set TMPDIR"
             )
 
 

@@ -9,8 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backbone.errors import NearfarError, WrongUsage
-from backbone.usage_errors import as_typed
+from backbone.errors import NearfarError, WrongUsage, as_typed
 from quantize.terminal import megabytes, progress_bar, require_torch, show
 from quantize.text_samples import Sample
 
@@ -74,7 +73,7 @@ def run_plan(
 
 
 def _free_budget(source: Path, *, context_len: int, kv_bits: float) -> int:
-    from backbone.memory import free_memory_bytes
+    from backbone.process_limits import free_memory_bytes
     from quantize.plan import budget_for_memory
     from quantize.weights import read_config
 

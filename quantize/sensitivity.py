@@ -17,17 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.checkpoint import fingerprint
-from backbone.error_causes import cause
-from backbone.errors import NearfarError
-from backbone.json_text import parse as parse_json
-from backbone.private_files import SHARED, atomic_write
-from backbone.temporary_files import scratch_folder
+from backbone.errors import NearfarError, cause
+from backbone.files import SHARED, atomic_write, scratch_folder
+from backbone.files import parse_json as parse_json
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
 from quantize.calibration import CalibrationOptions
 from quantize.calibration_text import default_text
 from quantize.gguf import convert
+from quantize.gguf_reader import inspect
 from quantize.llama_quantizer import PLAIN_KINDS, exact_overrides
-from quantize.stored_gguf import inspect
 from quantize.swap_probe import SwapProbe
 from quantize.weights import read_config
 

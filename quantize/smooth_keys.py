@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
-from backbone.private_files import SHARED, replacement
+from backbone.files import SHARED, replacement
 from quantize.gguf import check_space, check_target
-from quantize.stored_gguf import open_gguf
+from quantize.gguf_reader import open_gguf
 
 FLOOR = 2.0  # pairs below this norm are left alone; larger ones are brought down to it
 MAX_EXPONENT = 12

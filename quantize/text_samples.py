@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backbone.error_causes import cause
-from backbone.errors import NearfarError
-from backbone.usage_errors import as_typed
+from backbone.errors import NearfarError, as_typed, cause
 
 if TYPE_CHECKING:
     from quantize.calibration import CalibrationOptions

@@ -1,4 +1,4 @@
-"""A Hugging Face `tokenizer.json` as GGUF keys, or a refusal that names what cannot be said.
+"""Vocabulary: a Hugging Face `tokenizer.json` as GGUF keys, or a refusal that names the reason.
 
 Two kinds can be said exactly: byte-level BPE, whose text split llama.cpp knows by name, and
 SentencePiece-style BPE with byte fallback, whose merges are a score per token.
@@ -12,12 +12,50 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
+from backbone.chat_template import read_templates
 from backbone.errors import CheckpointError
-from backbone.json_text import parse as parse_json
-from backbone.template_files import read_templates
+from backbone.files import parse_json as parse_json
 from backbone.tokenizer import eos_ids
-from quantize.bpe_merges import merge_pairs, merge_scores
 from quantize.pre_tokenizers import pre_tokenizer_name, space_prefix
+
+
+def merge_pairs(raw: Mapping[str, Any]) -> list[Sequence[str]]:
+    """Return the merges of a parsed `tokenizer.json`, the first ones first."""
+    # Older files join the two halves with a space, newer ones keep a pair.
+    return [m.split(" ", 1) if isinstance(m, str) else m for m in raw["model"]["merges"]]
+
+
+def merge_scores(raw: Mapping[str, Any]) -> tuple[float, ...]:
+    """Return a score per token id: the earlier a token can be merged, the higher.
+
+    Raises CheckpointError for merges that no scores can express.
+    """
+    vocab: dict[str, int] = raw["model"]["vocab"]
+    ranks: dict[str, int] = {}
+    known = set()
+    for rank, (left, right) in enumerate(merge_pairs(raw)):
+        ranks.setdefault(left + right, rank)
+        known.add((left, right))
+    _refuse_unmergeable(vocab, known, {t["content"] for t in raw.get("added_tokens", ())})
+    by_id = {number: -float(ranks.get(token, 0)) for token, number in vocab.items()}
+    return tuple(by_id.get(number, 0.0) for number in range(max(by_id) + 1))
+
+
+def _refuse_unmergeable(
+    vocab: Mapping[str, int], known: set[tuple[str, str]], added: set[str]
+) -> None:
+    # SentencePiece joins any two tokens whose concatenation is a token: the merges must say so.
+    for token in vocab:
+        if token in added or (token.startswith("<0x") and len(token) == 6):
+            continue
+        for cut in range(1, len(token)):
+            halves = (token[:cut], token[cut:])
+            if halves[0] in vocab and halves[1] in vocab and halves not in known:
+                raise CheckpointError(
+                    f"this tokenizer never merges {halves[0]!r} with {halves[1]!r}, which GGUF's "
+                    "SentencePiece model cannot express; use a model with a byte-level tokenizer"
+                )
+
 
 SPACE = "\u2581"  # SentencePiece's visible space
 

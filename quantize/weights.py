@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
-from backbone.json_text import parse as parse_json
+from backbone.files import parse_json as parse_json
 
 # Safetensors dtype -> how its bytes are viewed; bfloat16 has no numpy type of its own.
 _VIEWS: dict[str, np.dtype[Any]] = {

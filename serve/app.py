@@ -1,4 +1,4 @@
-"""The HTTP face of an engine: its routes, behind the door."""
+"""HTTP app: the routes of an engine, behind authentication."""
 
 from __future__ import annotations
 
@@ -20,21 +20,19 @@ from backbone.errors import NearfarError
 from offload.engine import Engine
 from offload.link.quota import QuotaMeter
 from serve.admission import Admission
-from serve.auth import Doorkeeper
+from serve.auth import Authentication
 from serve.completion_endpoint import chat_endpoint, text_endpoint
-from serve.embeddings import embed
 from serve.http_bodies import error_response
 from serve.http_errors import body_of, of_status
-from serve.json_endpoint import Posted
+from serve.json_endpoints import JsonEndpoint, detokenize, embed, tokenize
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.model_names import check_name, model_names
 from serve.openapi import document
 from serve.options import ServeOptions
 from serve.readiness import Readiness
+from serve.request_log import Trace
 from serve.request_schema import B, DetokenizeBody, EmbeddingBody, TokenizeBody
 from serve.response_bodies import ModelList, ModelReply
-from serve.tokenizing import detokenize, tokenize
-from serve.trace import Trace
 
 
 def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlette:
@@ -53,22 +51,24 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
 
     def posted(
         kind: type[B], answer: Callable[[B, Engine], Awaitable[msgspec.Struct]]
-    ) -> Posted[B]:
-        return Posted(engine=engine, options=options, admission=admission, kind=kind, answer=answer)
+    ) -> JsonEndpoint[B]:
+        return JsonEndpoint(
+            engine=engine, options=options, admission=admission, kind=kind, answer=answer
+        )
 
-    desk = _Desk(engine, metrics, readiness)
+    info = _InfoRoutes(engine, metrics, readiness)
     routes = [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
         Route("/v1/embeddings", posted(EmbeddingBody, embed), methods=["POST"]),
         Route("/tokenize", posted(TokenizeBody, tokenize), methods=["POST"]),
         Route("/detokenize", posted(DetokenizeBody, detokenize), methods=["POST"]),
-        Route("/v1/models", desk.models),
-        Route("/v1/models/{model:path}", desk.model),
-        Route("/health", desk.health),
-        Route("/ready", desk.ready),
-        Route("/metrics", desk.metrics_page),
-        Route("/openapi.json", desk.openapi),
+        Route("/v1/models", info.models),
+        Route("/v1/models/{model:path}", info.model),
+        Route("/health", info.health),
+        Route("/ready", info.ready),
+        Route("/metrics", info.metrics_page),
+        Route("/openapi.json", info.openapi),
     ]
 
     @contextlib.asynccontextmanager
@@ -83,7 +83,7 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
         middleware=[
             Middleware(Trace, metrics=metrics, paths=[route.path for route in routes]),
             *_for_pages(options.origins),
-            Middleware(Doorkeeper, options=options),
+            Middleware(Authentication, options=options),
         ],
         exception_handlers={HTTPException: _on_http, NearfarError: _on_ours},
     )
@@ -105,7 +105,7 @@ def _for_pages(origins: Sequence[str]) -> list[Middleware]:
     ]
 
 
-class _Desk:
+class _InfoRoutes:
     """What can be asked of a server besides an answer."""
 
     def __init__(self, engine: Engine, metrics: Metrics, readiness: Readiness) -> None:

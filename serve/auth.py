@@ -29,7 +29,7 @@ MAX_HEADER_BYTES = 32 * 1024
 _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
 
 
-class Doorkeeper:
+class Authentication:
     """ASGI middleware: 431 for a head too large, 403 for a wrong Host, 401 for a wrong key."""
 
     def __init__(self, app: ASGIApp, *, options: ServeOptions) -> None:

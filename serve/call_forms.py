@@ -12,9 +12,8 @@ from typing import Any
 
 import msgspec
 
-from serve.json_end import JsonEnd
 from serve.pythonic import parse_calls
-from serve.scanner import Scanner, Step
+from serve.scanner import JsonEnd, Scanner, Step
 from serve.tools import Toolbox
 
 Calls = list[tuple[str, str]]  # of each the name, and the arguments as JSON text

@@ -1,4 +1,7 @@
-"""What is inside a chat's body: its turns as plain text, and the schema its answer must follow."""
+"""Chat turns: a chat body's messages, the schema of its answer, and an answer begun already.
+
+The words are vLLM's: `continue_final_message`, and `add_generation_prompt`, its opposite.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from typing import Any
 
 from offload.messages import Message, Role, ToolCall
 from serve.http_errors import BadRequest
-from serve.request_schema import ContentPart, ResponseFormat, TurnBody
+from serve.request_schema import ChatBody, ContentPart, ResponseFormat, TurnBody
 
 MAX_SCHEMA_DEPTH = 32  # what the link takes
 _SET = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
@@ -97,3 +100,26 @@ def check_depth(schema: dict[str, Any], at: str) -> None:
     raise BadRequest(
         f"{at} is nested more than {MAX_SCHEMA_DEPTH} deep; give a flatter one", param=at
     )
+
+
+_NAME = "continue_final_message"
+
+
+def split_begun(body: ChatBody, turns: tuple[Message, ...]) -> tuple[tuple[Message, ...], str]:
+    """Return the turns to answer, and how the answer begins. Raises BadRequest."""
+    if not body.continue_final_message:
+        if body.add_generation_prompt is False:
+            told = f"add_generation_prompt can only be false where {_NAME} is true"
+            raise BadRequest(f"{told}; leave it out", param="add_generation_prompt")
+        return turns, ""
+    for name in ("add_generation_prompt", "tools"):
+        if getattr(body, name):
+            raise BadRequest(f"{name} and {_NAME} exclude each other; leave one out", param=name)
+    last = turns[-1]
+    if last.role != "assistant" or last.tool_calls or len(turns) < 2:
+        raise BadRequest(
+            f"{_NAME} goes on with a last turn of the assistant's, behind a question; end messages "
+            "with one",
+            param=_NAME,
+        )
+    return turns[:-1], last.content

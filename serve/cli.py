@@ -71,7 +71,7 @@ def app_of(engine: Engine, options: ServeOptions) -> Starlette:
     """
     try:
         from serve.app import build_app
-        from serve.logs import write_logs
+        from serve.request_log import write_logs
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "starlette", "serve") from None
     write_logs(options.log)

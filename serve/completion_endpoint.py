@@ -18,22 +18,20 @@ from serve.admission import Account, Admission
 from serve.answer_streams import AnswerStreams, settled
 from serve.auth import tenant_of
 from serve.chat_writer import ChatWriter
-from serve.disconnect import while_present
-from serve.http_bodies import error_response, json_response, read_body
+from serve.event_stream import EventStream, headers_of
+from serve.http_bodies import error_response, json_response, read_body, while_present
 from serve.metrics import Metrics
 from serve.options import ServeOptions
 from serve.request_parsing import ParsedRequest, read_chat, read_completion
 from serve.request_schema import B, ChatBody, CompletionBody, decode
 from serve.response_writer import Gathered, ResponseWriter
-from serve.route_headers import headers_of
-from serve.stream import EventStream
 from serve.text_writer import TextWriter
 
 _SEND_GRACE_S = 10.0  # after the answer's own time, for a reader who takes it slowly
 
 
 @dataclass(frozen=True, kw_only=True)
-class Completing(Generic[B]):
+class CompletionEndpoint(Generic[B]):
     """An ASGI app for one path; every error before the response begins becomes an error body."""
 
     engine: Engine
@@ -104,9 +102,9 @@ class Completing(Generic[B]):
 
 def chat_endpoint(
     engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
-) -> Completing[ChatBody]:
+) -> CompletionEndpoint[ChatBody]:
     """Return the app of POST /v1/chat/completions."""
-    return Completing(
+    return CompletionEndpoint(
         engine=engine,
         options=options,
         metrics=metrics,
@@ -119,9 +117,9 @@ def chat_endpoint(
 
 def text_endpoint(
     engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
-) -> Completing[CompletionBody]:
+) -> CompletionEndpoint[CompletionBody]:
     """Return the app of POST /v1/completions."""
-    return Completing(
+    return CompletionEndpoint(
         engine=engine,
         options=options,
         metrics=metrics,

@@ -1,11 +1,14 @@
-"""Bodies in and out: what a client sends, read within bounds, and errors as it understands them."""
+"""HTTP bodies: read within bounds, answered as JSON or an error, left when a client hangs up."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.types import Receive
 
 from serve.http_errors import BadRequest, body_of, describe, retry_after_s
 from serve.options import ServeOptions
@@ -59,3 +62,31 @@ def error_response(error: Exception) -> Response:
     if wait_s is not None:
         response.headers["retry-after"] = str(wait_s)
     return response
+
+
+async def while_present(
+    receive: Receive, work: Coroutine[Any, Any, None], *, timeout_s: float
+) -> bool:
+    """Run `work` until it is done, the client is gone, or the time is up; whether it was done.
+
+    The body must have been read. Left early, `work` is cancelled and waited for.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait(
+            (working, leaving), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if not working.done():
+            return False
+        working.result()  # raises what the work raised
+        return True
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -77,7 +77,7 @@ def completion_logprobs(
     """Return the entries of an echoed prompt's tokens and of an answer's.
 
     `at` is the number of characters before the first of them, `top` how many alternatives were
-    asked for. The texts of `read` are those that join to the echo (serve/echo.py).
+    asked for. The texts of `read` are those that join to the echo (serve/prompts.py).
     """
     rows = [_read_row(token) for token in read] + [_written_row(token) for token in written]
     offsets = []

@@ -9,9 +9,8 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from backbone.errors import NearfarError
-from offload.engine import Choosing, Engine
+from offload.engine import Choosing, Engine, fault_of
 from offload.messages import Message, Privacy, Request, Sampling
-from serve.health import fault_of
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 2.0

@@ -11,8 +11,7 @@ import msgspec
 
 from offload.engine import Engine
 from offload.messages import Request, Sampling
-from serve.assistant_prefix import split_begun
-from serve.chat_turns import read_options, read_schema, read_turn, refuse_unless
+from serve.chat_turns import read_options, read_schema, read_turn, refuse_unless, split_begun
 from serve.http_errors import BadRequest
 from serve.model_names import check_name, model_of, privacy_of
 from serve.options import ServeOptions

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.messages import MAX_MESSAGES
 from serve.http_errors import BadRequest
 

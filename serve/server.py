@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from backbone.http_connections import patient_for
 from offload.engine import Engine
 from offload.errors import SettingsError

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import msgspec
 
 from offload.messages import Delta, Finish, PromptToken
-from serve.echo import echoed
 from serve.http_errors import EngineBroke
 from serve.logprobs import UNLIKELY, CompletionLogprobs, TokenLogprob, completion_logprobs
+from serve.prompts import echoed
 from serve.request_parsing import ParsedRequest
 from serve.response_bodies import Reply, TextChoice, TextReply, reason_of
 from serve.response_writer import Gathered, ResponseWriter, finishes_of

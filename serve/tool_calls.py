@@ -16,8 +16,7 @@ import msgspec
 
 from offload.messages import ToolCall
 from serve.call_forms import OPENERS, Calls, read_calls, whole_call
-from serve.json_end import JsonEnd
-from serve.scanner import Scanner, Step
+from serve.scanner import JsonEnd, Scanner, Step
 from serve.tools import Toolbox
 
 _NEVER = re.compile(r"(?!)")

@@ -190,14 +190,14 @@ READERS: dict[str, Reader] = {
     "serve.scanner": _calls,
     "serve.tool_calls": _calls,
     "serve.auth": _pattern("serve.auth", ("_HOST", "fullmatch")),
-    "serve.route_headers": _pattern("serve.route_headers", ("_CODE", "fullmatch")),
+    "serve.event_stream": _pattern("serve.event_stream", ("_CODE", "fullmatch")),
     "serve.request_schema": _pattern(
         "serve.request_schema", ("_PATH", "search"), ("_FIELD", "search")
     ),
-    "serve.trace": _pattern("serve.trace", ("_ID", "fullmatch")),
+    "serve.request_log": _pattern("serve.request_log", ("_ID", "fullmatch")),
 }
 OWN_TEXT = {
-    "backbone.temporary_files": "names of files in this machine's own folders",
+    "backbone.files": "names of files in this machine's own folders",
     "edge.device.llama_build": "what llama.cpp and the kernel say of this machine",
     "edge.llama.fit": "what the kernel says of this machine",
     "edge.device.profile": "what the kernel says of this machine",

@@ -95,7 +95,7 @@ def test_an_error_of_the_system_is_told_by_its_cause() -> None:
         for handler in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(handler, ast.ExceptHandler) and _tells_all(handler)
     ]
-    assert told == [], "write cause(error), of backbone.error_causes"
+    assert told == [], "write cause(error), of backbone.errors"
 
 
 def _tells_all(handler: ast.ExceptHandler) -> bool:

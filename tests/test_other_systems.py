@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import nearfar_command
-from backbone.private_files import open_private
+from backbone.files import open_private
 from backbone.stop_signals import on_signals
 from edge.llama.trial_load import was_killed
 from offload.config.file_lock import lock, lock_a_byte
@@ -108,7 +108,7 @@ def test_a_key_is_read_where_files_have_no_bits_for_others(
 ) -> None:
     made = load_or_make(tmp_path, "device")
     (tmp_path / "device.json").chmod(0o666)  # as Windows tells of every file
-    monkeypatch.setattr("backbone.private_files.os.name", "nt")
+    monkeypatch.setattr("backbone.files.os.name", "nt")
     assert load_or_make(tmp_path, "device").public == made.public
 
 

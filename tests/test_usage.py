@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage
-from backbone.usage_errors import as_typed
+from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage, as_typed
 from edge.llama.kv_types import BYTES_PER_NUMBER
 from edge.llama.kv_types import NAMES as LLAMA_NAMES
 from edge.small_gpu.options import KV_BITS

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from backbone.errors import SchemaRefusal
-from backbone.memory import is_out_of_memory
+from backbone.process_limits import is_out_of_memory
 from cloud.engine.request_state import RequestState
 from cloud.engine.runner import Step
 from cloud.engine.scheduler import Scheduler

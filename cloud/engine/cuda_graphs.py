@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from backbone.network import Network
 from cloud.engine.attention.triton_decode import TritonDecode
 from cloud.engine.fused_network import FusedNetwork

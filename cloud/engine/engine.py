@@ -8,7 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from backbone.memory import is_out_of_memory
+from backbone.process_limits import is_out_of_memory
 from backbone.sampler_factory import sampler_for
 from backbone.sampling import Sampler
 from backbone.schema import Schemas, of_tokenizer

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from backbone.attention import causal_attention
-from backbone.cgroup import cpu_quota
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network
+from backbone.process_limits import cpu_quota
 from backbone.tensor_shard import Share
 from backbone.terminal_text import readable
 from backbone.tokenizer import Tokenizer

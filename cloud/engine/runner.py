@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from backbone.network import Network
 from cloud.engine.attention.base import AttentionBackend
 from cloud.engine.fused_network import FusedNetwork

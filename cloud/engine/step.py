@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from backbone.sampling import Ranked
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from cloud.engine.sequence import Sequence

@@ -16,7 +16,7 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed
 
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from offload.errors import SettingsError
 

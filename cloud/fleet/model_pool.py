@@ -18,8 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.error_causes import cause
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, cause
 from cloud.fleet.balance import total_load
 from offload.engine import AnswerStream, Breaking, Engine, Reporting
 from offload.errors import Overloaded, RequestError, SettingsError

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.errors import SettingsError
 
 _ASKED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")

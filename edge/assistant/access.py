@@ -20,7 +20,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from backbone.private_files import kept_secret
+from backbone.files import kept_secret
 from edge.assistant.language import chinese, speaks_chinese
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})

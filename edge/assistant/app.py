@@ -16,8 +16,7 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from backbone.error_causes import cause
-from backbone.errors import NearfarError
+from backbone.errors import NearfarError, cause
 from edge.assistant.access import PageAccess
 from edge.assistant.engine_settings import Change, Desk
 from edge.assistant.language import speaks_chinese, spoken, told_of

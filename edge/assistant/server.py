@@ -13,8 +13,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.error_causes import cause
-from backbone.errors import MissingExtra, NearfarError
+from backbone.errors import MissingExtra, NearfarError, cause
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
 from edge.assistant.engine_settings import Desk

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.error_causes import cause
-from backbone.errors import NearfarError
+from backbone.errors import NearfarError, cause
 from backbone.terminal_text import echo, echo_json
 from edge.bench.timing import DraftReport, measure_speed
 from edge.device.cpu_load import Disturbance

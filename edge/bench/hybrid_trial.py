@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from backbone.private_files import SHARED, atomic_write
+from backbone.files import SHARED, atomic_write
 from backbone.terminal_text import echo_json, printable
 from edge.chat.terminal import StreamReader
 from edge.near.factory import RunFlags, open_hybrid

@@ -9,9 +9,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from backbone.errors import WrongUsage
+from backbone.errors import WrongUsage, as_typed
 from backbone.terminal_text import echo, echo_json
-from backbone.usage_errors import as_typed
 from edge.chat.consent import ConsentPrompt, Reply, size_of
 from edge.chat.question_text import with_files
 from edge.chat.terminal import StreamReader, document

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from backbone.paths import expanded
+from backbone.files import expanded
 from edge.chat.screen import Command, Leave
 from edge.chat.status_line import link_state
 from edge.chat.terminal import why

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
-from backbone.paths import expanded
+from backbone.files import expanded
 from edge.chat.ask import AskOptions
 from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
 from edge.chat.question_text import attachment

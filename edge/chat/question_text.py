@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from backbone.error_causes import cause
-from backbone.paths import expanded
+from backbone.errors import cause
+from backbone.files import expanded
 from backbone.terminal_text import echo, readable
 from offload.errors import RequestError
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.config.obstacles import obstacle
 from offload.errors import SettingsError
 

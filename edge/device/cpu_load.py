@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from backbone.cgroup import cpu_quota
+from backbone.process_limits import cpu_quota
 from edge.device import profile
 from edge.device.profile import Sysctl
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from backbone.errors import NearfarError
-from backbone.memory import free_memory_bytes
+from backbone.process_limits import free_memory_bytes
 from edge.device.cpu_load import num_usable_cores
 from edge.llama.gpu import find_gpus
 from edge.models.local_models import find_model

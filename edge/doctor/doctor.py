@@ -13,10 +13,9 @@ from pathlib import Path
 import msgspec
 import psutil
 
-from backbone.byte_sizes import readable
-from backbone.error_causes import cause
-from backbone.errors import NearfarError
-from backbone.memory import free_memory_bytes
+from backbone.errors import NearfarError, cause
+from backbone.process_limits import free_memory_bytes
+from backbone.terminal_text import readable_bytes
 from edge.device.llama_build import build_advice, built_with, cpu_features, has_nvidia, require_cpu
 from edge.device.profile import read_profile
 from edge.doctor.chosen_settings import ChosenSetting, chosen_settings
@@ -165,7 +164,7 @@ def _locked(here: Places) -> list[str]:
             problems.append(obstacle(folder / "any", PermissionError(errno.EACCES, "refused")))
         elif free < LEAST_FREE_BYTES:
             problems.append(
-                f"the disk of {there} has {readable(free)} left; "
+                f"the disk of {there} has {readable_bytes(free)} left; "
                 "free some, or set NEARFAR_HOME to another"
             )
     return list(dict.fromkeys(problems))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError
-from backbone.paths import expanded
+from backbone.files import expanded
 from edge.llama.gguf_file import check_header, fingerprint
 from edge.llama.library import llama, log
 from offload.errors import SettingsError

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from backbone.memory import free_memory_bytes
+from backbone.process_limits import free_memory_bytes
 from edge.llama.context import Context, ContextParams
 from edge.llama.fit import MB, DoesNotFit
 from edge.llama.gpu import Gpu, find_gpus, own_free_bytes, place

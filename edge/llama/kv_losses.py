@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backbone.private_files import atomic_write
+from backbone.files import atomic_write
 from edge.device.cpu_load import num_usable_cores, spread
 from edge.llama.context import Context, ContextParams
 from edge.llama.gguf_file import fingerprint

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from backbone.chat_template import DEFAULT, TOOL_USE
 from backbone.errors import CheckpointError
-from backbone.json_text import parse as parse_json
-from backbone.template_files import DEFAULT, TOOL_USE
+from backbone.files import parse_json as parse_json
 from edge.llama.adapters import Adapter, Adapters
 from edge.llama.gguf_file import check_header
 from edge.llama.library import llama, log

@@ -9,10 +9,9 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from backbone.chat_template import prepare, render
+from backbone.chat_template import choose_template, prepare, render
+from backbone.control_tokens import NO_FILL_MARKS
 from backbone.errors import TemplateRefusal
-from backbone.infill_marks import NO_FILL_MARKS
-from backbone.template_files import chosen
 from edge.llama.native_handles import Model
 from edge.llama.vocabulary import LlamaVocabulary
 from engine.token_healing import Healer
@@ -38,7 +37,7 @@ class PromptWriter:
         self._vocabulary = model.vocabulary
         self.healer = Healer(model.vocabulary)
         self._templates = model.chat_templates
-        self.template = chosen(self._templates, tools=False)
+        self.template = choose_template(self._templates, tools=False)
         if self.template:
             prepare(self.template)
         self._special_tokens = model.special_tokens
@@ -131,7 +130,7 @@ class PromptWriter:
         return () if self._template_of(request) else plain_stops(request)
 
     def _template_of(self, request: Request) -> str | None:
-        return chosen(self._templates, tools=bool(request.tools))
+        return choose_template(self._templates, tools=bool(request.tools))
 
     def _rendered(self, request: Request) -> _Written:
         """Return the messages as one text, sealed."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from backbone.errors import CheckpointError, NearfarError
-from backbone.private_files import atomic_write
+from backbone.files import atomic_write
 from edge.llama.context import Context, ContextParams
 from edge.llama.gguf_file import check_header, fingerprint
 from edge.llama.native_handles import Model

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from backbone.answer_marks import TOLD_MARKS
+from backbone.control_tokens import ANSWER_MARKS
 from edge.llama.library import llama
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class LlamaVocabulary:
     def piece(self, token: int) -> bytes:
         """Return the bytes of one token; control tokens have none but those of TOLD_MARKS."""
         if token not in self._pieces:
-            told = self.is_control(token) and self.text(token) in TOLD_MARKS
+            told = self.is_control(token) and self.text(token) in ANSWER_MARKS
             self._pieces[token] = self._read_piece(token, special=told)
         return self._pieces[token]
 

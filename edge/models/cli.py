@@ -51,7 +51,7 @@ def list_models(
 
 
 def _catalogue() -> list[dict[str, Any]]:
-    from backbone.memory import free_memory_bytes
+    from backbone.process_limits import free_memory_bytes
     from edge.models.catalogue import CATALOGUE
 
     free = free_memory_bytes()

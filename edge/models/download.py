@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urlsplit
 
-from backbone.byte_sizes import readable
-from backbone.error_causes import cause
-from backbone.errors import NearfarError
+from backbone.errors import NearfarError, cause
+from backbone.terminal_text import readable_bytes
 from offload.config.obstacles import obstacle
 
 PIECE = 1 << 20
@@ -114,7 +113,7 @@ def read_small(
             ) from None
         if len(data) > max_bytes:
             raise DownloadError(
-                f"{host} answers with more than {readable(max_bytes)}; check HF_ENDPOINT"
+                f"{host} answers with more than {readable_bytes(max_bytes)}; check HF_ENDPOINT"
             )
         return data
     raise DownloadError(f"{host} has too much to do (status 429); try again later")
@@ -292,6 +291,6 @@ def _check_disk(folder: Path, needed_bytes: int) -> None:
     free = shutil.disk_usage(folder).free - RESERVE_BYTES
     if needed_bytes > free:
         raise DownloadError(
-            f"{folder} lacks {readable(needed_bytes - free)} of disk for this; "
+            f"{folder} lacks {readable_bytes(needed_bytes - free)} of disk for this; "
             "free some, or set NEARFAR_HOME to another disk"
         )

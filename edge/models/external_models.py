@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.paths import expanded
+from backbone.files import expanded
 from edge.models.split_models import is_later_part
 
 _WEIGHTS = "application/vnd.ollama.image.model"

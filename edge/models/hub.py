@@ -17,7 +17,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 
-from backbone.paths import expanded
+from backbone.files import expanded
 from edge.models.catalogue import listed
 from edge.models.download import DownloadError, Wanted, read_small
 from edge.models.model_files import REPO

@@ -8,10 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.error_causes import cause
-from backbone.errors import CheckpointError
-from backbone.paths import expanded
-from backbone.private_files import atomic_write
+from backbone.errors import CheckpointError, cause
+from backbone.files import atomic_write, expanded
 from backbone.terminal_text import readable
 from edge.models.model_contents import read_contents
 from edge.models.split_models import first_part, is_later_part, parts_of

@@ -11,10 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from backbone.error_causes import cause
-from backbone.errors import CheckpointError
-from backbone.json_text import parse as parse_json
-from backbone.template_files import chosen, read_templates
+from backbone.chat_template import choose_template, read_templates
+from backbone.errors import CheckpointError, cause
+from backbone.files import parse_json as parse_json
 from edge.llama.gguf_file import check_header
 
 _PLAIN = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -168,7 +167,7 @@ def read_folder(folder: Path) -> Contents:
     config = _object(folder / "config.json")
     settings = {key: value for key, value in config.items() if not isinstance(value, dict)}
     settings["general.architecture"] = config.get("model_type", "unknown")
-    settings["tokenizer.chat_template"] = chosen(_templates(folder), tools=False) or ""
+    settings["tokenizer.chat_template"] = choose_template(_templates(folder), tools=False) or ""
     tensors, numbers = Counter[str](), Counter[str]()
     for path in sorted(folder.glob("*.safetensors")):
         for kind, shape in _tensors(path):

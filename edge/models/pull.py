@@ -8,9 +8,8 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.byte_sizes import readable
-from backbone.memory import free_memory_bytes
-from backbone.terminal_text import printable
+from backbone.process_limits import free_memory_bytes
+from backbone.terminal_text import printable, readable_bytes
 from edge.llama.fit import MARGIN
 from edge.models import hub
 from edge.models.catalogue import listed
@@ -73,7 +72,9 @@ def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
     named = listed(name)
     told = named[0].misfit(free) if named else None
     if told is None and not is_folder and num_bytes > free * MARGIN:
-        told = f"{name} has {readable(num_bytes)} and {readable(free)} of memory are free"
+        told = (
+            f"{name} has {readable_bytes(num_bytes)} and {readable_bytes(free)} of memory are free"
+        )
     if told:
         raise DownloadError(f"{told}; --anyway fetches it all the same")
 

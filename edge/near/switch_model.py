@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from backbone.errors import NearfarError
-from backbone.memory import free_memory_bytes
+from backbone.process_limits import free_memory_bytes
 from edge.models.local_models import find_model, size_of
 from offload.engine import Engine
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from backbone.errors import CheckpointError, NearfarError
-from backbone.memory import is_out_of_memory
+from backbone.process_limits import is_out_of_memory
 from edge.small_gpu.sequence import RingSequence as Answering
 from edge.small_gpu.slots import RingSlots
 from edge.small_gpu.step import SampledToken, StepPart

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from backbone.config import NetworkConfig
-from backbone.memory import free_memory_bytes
+from backbone.process_limits import free_memory_bytes
 from edge.small_gpu.options import MAX_LEN, MIN_LEN, TorchOptions
 from offload.errors import SettingsError
 

@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from backbone.checkpoint import weight_files
 from backbone.config import NetworkConfig
-from backbone.error_causes import cause
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, cause
 from edge.llama.fit import CACHE_SHARE, COMFORTABLE_LEN, LEAST_LEN, MARGIN, MB, DoesNotFit
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.ring_cache import Ring, Rotations

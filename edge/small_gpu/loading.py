@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from backbone.checkpoint import load_network, weight_files
 from backbone.config import NetworkConfig
-from backbone.error_causes import cause
-from backbone.errors import CheckpointError
-from backbone.json_text import parse as parse_json
+from backbone.errors import CheckpointError, cause
+from backbone.files import parse_json as parse_json
 from backbone.network import Network
 from backbone.rotary import inverse_frequencies
 from edge.small_gpu.fast_linear import quickest
 from edge.small_gpu.linear import CodedLinear, GptqLinear, Int8Linear, TableLinear
 from quantize.gptq_format import unpack
-from quantize.unsupported_formats import check_readable
+from quantize.gptq_reader import check_readable
 from quantize.weights import read_config
 
 Parts = Mapping[str, Tensor]

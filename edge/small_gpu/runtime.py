@@ -18,8 +18,8 @@ import torch
 from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, NearfarError
-from backbone.memory import is_out_of_memory
 from backbone.network import Network
+from backbone.process_limits import is_out_of_memory
 from backbone.sampler_factory import sampler_for
 from backbone.schema import Schemas, of_tokenizer
 from backbone.terminal_text import readable

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from backbone.memory import is_out_of_memory
+from backbone.process_limits import is_out_of_memory
 from edge.small_gpu.ring_cache import Ring
 from engine.sessions import Header, Saved, SessionStore
 from engine.window import Pins, common_prefix

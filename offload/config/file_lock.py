@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from backbone.private_files import open_private
+from backbone.files import open_private
 
 if sys.platform != "win32":
     import fcntl

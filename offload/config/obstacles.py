@@ -8,7 +8,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ELSE = "set NEARFAR_HOME to another folder"

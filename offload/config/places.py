@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from backbone.paths import expanded
+from backbone.files import expanded
 
 
 @dataclass(frozen=True, kw_only=True)

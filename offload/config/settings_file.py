@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from backbone.error_causes import cause
-from backbone.private_files import atomic_write
+from backbone.errors import cause
+from backbone.files import atomic_write
 from offload.config.file_lock import turn
 from offload.config.obstacles import obstacle
 from offload.errors import SettingsError

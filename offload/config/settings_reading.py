@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.config.settings import Settings
 from offload.errors import SettingsError
 from offload.messages import Privacy

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from backbone.errors import WrongUsage
-from backbone.usage_errors import as_typed
+from backbone.errors import WrongUsage, as_typed
 from offload.config.settings import Settings
 from offload.config.settings_file import change_settings
 from offload.config.settings_reading import PREFIX, applied, load, read_file, read_variables

@@ -17,9 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.error_causes import cause
-from backbone.errors import NearfarError
-from backbone.private_files import open_private
+from backbone.errors import NearfarError, cause
+from backbone.files import open_private
 from offload.collect import collect
 from offload.config.file_lock import lock
 from offload.egress.privacy.shareable_part import class_of, part_that_leaves

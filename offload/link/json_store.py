@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from backbone.private_files import atomic_write, make_private
+from backbone.files import atomic_write, make_private
 from offload.config.file_lock import turn
 from offload.config.obstacles import obstacle
 from offload.errors import SettingsError

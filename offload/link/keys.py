@@ -11,7 +11,7 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from backbone.private_files import SecretDamaged, kept_secret
+from backbone.files import SecretDamaged, kept_secret
 from offload.errors import SettingsError
 from offload.link.json_store import JsonStore
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.errors import SettingsError
 from offload.link import wire
 from offload.link.keys import KeyPair, is_key, require_curve

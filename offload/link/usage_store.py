@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.config.obstacles import obstacle
 from offload.errors import SettingsError
 

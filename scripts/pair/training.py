@@ -17,8 +17,8 @@ from torch.optim import AdamW, Muon, Optimizer
 
 from backbone.attention import causal_attention
 from backbone.config import NetworkConfig
+from backbone.files import SHARED, replacement
 from backbone.network import Network
-from backbone.private_files import SHARED, replacement
 from scripts.pair.packing import batches
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from backbone import private_files
-from backbone.private_files import SecretDamaged, atomic_write, kept_secret, write_new
+from backbone import files
+from backbone.files import SecretDamaged, atomic_write, kept_secret, write_new
 
 NUM_AT_ONCE = 16
 
@@ -44,7 +44,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_new_one(
         raise OSError(28, "No space left on device")
 
     atomic_write(tmp_path / "old", b"old")
-    monkeypatch.setattr(private_files.os, name, full)
+    monkeypatch.setattr(files.os, name, full)
     with pytest.raises(OSError, match="No space"):
         atomic_write(tmp_path / "old", b"new")
     with pytest.raises(OSError, match="No space"):

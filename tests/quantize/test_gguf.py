@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError
 from quantize.gguf import convert
+from quantize.gguf_reader import inspect
 from quantize.llama_model import LlamaModel
-from quantize.stored_gguf import inspect
 from tests.quantize.conftest import SHARED, shared_model
 
 Make = Callable[..., Path]

@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from backbone.errors import CheckpointError
 from edge.llama.kv_losses import kv_report
 from quantize.gguf import convert
+from quantize.gguf_reader import inspect
 from quantize.smooth_keys import FLOOR, smooth_keys
-from quantize.stored_gguf import inspect
 from tests.quantize.test_gguf import TOKENS, gguf_logits
 
 Make = Callable[..., Path]

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from offload.messages import Alternative, Confidence, Delta, PromptToken
-from serve.echo import echoed
+from serve.prompts import echoed
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, events, near
 

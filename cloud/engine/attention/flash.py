@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from cloud.engine.kv.batch import StepBatch, block_tables
 from cloud.engine.kv.kv_cache import KVCache
 

@@ -18,7 +18,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from backbone.attention import visible
 from backbone.config import NetworkConfig
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from cloud.engine.kv.batch import StepBatch, context_slots
 from cloud.engine.kv.kv_cache import KVCache
 

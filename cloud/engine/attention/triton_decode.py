@@ -13,7 +13,7 @@ import triton  # type: ignore[import-not-found,import-untyped,unused-ignore]
 from torch import Tensor
 
 from backbone.config import NetworkConfig
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from cloud.engine.attention.kernels import partial_kernel, reduce_kernel
 from cloud.engine.kv.batch import StepBatch, block_tables
 from cloud.engine.kv.kv_cache import CODED, KVCache

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
 from backbone.config import NetworkConfig
-from backbone.host_to_device import to_device
+from backbone.fast_tensor_ops import to_device
 from cloud.engine.kv.batch import StepBatch, context_slots
 from cloud.engine.kv.kv_cache import KVCache
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
-from backbone.memory import free_memory_bytes
+from backbone.process_limits import free_memory_bytes
 from cloud.engine.kv.blocks import Span
 from offload.errors import SettingsError
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.config.obstacles import obstacle
 from offload.egress.ledger.entries import Decided, Departure, Left, Return, Spent, Totals
 from offload.egress.ledger.schema import connect, is_damage

@@ -20,7 +20,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.errors import RequestError, SettingsError
 from offload.messages import Confidence
 from offload.policy.fitting.questions import Question

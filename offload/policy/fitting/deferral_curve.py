@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.errors import RequestError
 from offload.policy.serving.features import Floats, Ints
 

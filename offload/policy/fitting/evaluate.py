@@ -14,8 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from backbone.error_causes import cause
-from backbone.errors import WrongUsage
+from backbone.errors import WrongUsage, cause
 from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.deferral_curve import Outcomes, draw

@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.messages import Sampling

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.egress.ledger.entries import Decided
 from offload.errors import RequestError
 from offload.policy.fitting.ledger_replay import estimate_of

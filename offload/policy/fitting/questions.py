@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.errors import RequestError
 from offload.policy.serving.answer_checks import final_answer
 

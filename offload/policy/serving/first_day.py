@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 from offload.aims import Aim
 from offload.errors import SettingsError
 from offload.messages import Word

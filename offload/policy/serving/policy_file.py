@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from backbone.error_causes import cause
-from backbone.private_files import SHARED, atomic_write
+from backbone.errors import cause
+from backbone.files import SHARED, atomic_write
 from offload.errors import SettingsError
 from offload.messages import Word
 from offload.policy.serving.calibration_math import Isotonic

@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from backbone.error_causes import cause
-from backbone.private_files import SHARED, replacement
+from backbone.errors import cause
+from backbone.files import SHARED, replacement
 from offload.errors import RequestError, SettingsError
 from offload.policy.serving.features import GRAMS, NUM_BUCKETS, Floats, ReadText, TfIdf
 from offload.policy.serving.kernel import (

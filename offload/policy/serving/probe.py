@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from backbone.error_causes import cause
-from backbone.private_files import SHARED, replacement
+from backbone.errors import cause
+from backbone.files import SHARED, replacement
 from offload.errors import SettingsError
 from offload.policy.serving.features import Floats
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backbone.private_files import SecretDamaged, atomic_write, make_private
+from backbone.files import SecretDamaged, atomic_write, make_private
 from edge.assistant import engine_settings
 from edge.assistant.access import MAX_BODY_BYTES, kept_token
 from edge.assistant.app import PAGE, build_app

@@ -75,7 +75,7 @@ NEVER = {
         "edge/models/model_files.py",
     ),
     "told at the terminal, before there is a page": (
-        "backbone/private_files.py",
+        "backbone/files.py",
         "edge/assistant/server.py",
         "edge/assistant/server.py",
     ),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.memory import free_memory_bytes
+from backbone.process_limits import free_memory_bytes
 from edge.device import profile
 from edge.device.cpu_load import num_usable_cores
 from edge.device.device_pressure import DevicePressure, read_strain

@@ -20,7 +20,7 @@ from edge.near.rule_choice import content_of
 from offload.config.settings import Settings
 from offload.pair import CLOUD_MODEL
 from quantize.gguf import convert
-from quantize.stored_gguf import inspect
+from quantize.gguf_reader import inspect
 from quantize.weights import read_config, stored_tensors
 
 DEEP = "[" * 200_000

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.private_files import atomic_write
+from backbone.files import atomic_write
 from offload.errors import SettingsError
 from offload.link.keys import (
     DeviceList,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from backbone.fast_max import place_of_largest, two_largest
+from backbone.fast_tensor_ops import place_of_largest, two_largest
 
 WIDTHS = [2, 900, 4096, 4100, 8192]
 

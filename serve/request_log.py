@@ -1,7 +1,8 @@
-"""A line in the log for every HTTP request, with its id and no content."""
+"""Request log: a line for every HTTP request, with its id and no content; JSON where asked for."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
@@ -13,6 +14,39 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.auth import tenant_of
 from serve.metrics import Metrics
+
+FIELDS = ("request_id", "method", "path", "status", "seconds", "tenant")
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a line; the fields of a request are keys of their own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        told |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        if record.exc_info and record.exc_info[0] is not None:
+            told["error"] = record.exc_info[0].__name__  # its message may quote a prompt
+        return json.dumps(told)
+
+
+def write_logs(form: str) -> None:
+    """Write the log to stderr from INFO on: `json`, `text`, or not at all where it is empty."""
+    if not form:
+        return
+    handler = logging.StreamHandler()
+    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines() if form == "json" else plain)
+    for room in ("serve", "offload", "cloud", "edge"):
+        logger = logging.getLogger(room)
+        logger.handlers = [handler]
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
+
 
 _log = logging.getLogger(__name__)
 

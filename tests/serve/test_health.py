@@ -7,9 +7,9 @@ import asyncio
 import httpx
 import pytest
 
+from offload.engine import fault_of
 from offload.errors import EngineStopped
 from offload.messages import ModelCard
-from serve.health import fault_of
 from tests.offload.scripted import CARD, ScriptedEngine
 from tests.serve.faces import listening
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.temporary_files import scratch_file, scratch_folder
+from backbone.files import scratch_file, scratch_folder
 
 ROOT = Path(__file__).parents[2]
 DEAD = 2**22 + 7  # above what Linux gives out
@@ -21,7 +21,7 @@ for each in (signal.SIGTERM, signal.SIGHUP):  # whoever runs the tests may ignor
 signal.signal(signal.SIGINT, signal.default_int_handler)
 import nearfar_command
 from pathlib import Path
-from backbone.temporary_files import scratch_file, scratch_folder
+from backbone.files import scratch_file, scratch_folder
 
 @nearfar_command.app.command("hold")
 def hold() -> None:

@@ -1,19 +1,28 @@
-"""Atomic writes of files, and secrets kept in private ones: no file is ever seen half written.
+"""Files: private ones written whole, temporary ones, paths as people type them, JSON from anyone.
 
 A file that a full disk or a killed process left empty or cut short is worse than none: read as a
 secret, it would let everybody in. So a secret is made by whoever is first, and read back by all.
+
+Their names hold the number of the process that made them, so that whoever comes next can tell
+what nobody will finish.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
+import secrets
+import shutil
+import tempfile
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from backbone.errors import NearfarError
-from backbone.temporary_files import scratch_file
 
 # Opened without it, a file on Windows has every line feed written as two characters.
 _BINARY = cast(int, getattr(os, "O_BINARY", 0))
@@ -91,3 +100,70 @@ def kept_secret(path: Path, make: Callable[[], bytes], is_whole: Callable[[bytes
 def _sync(path: Path) -> None:
     with path.open("rb+") as file:  # Windows syncs only what is open for writing
         os.fsync(file.fileno())
+
+
+_QUIET_S = 60.0  # a process on another machine, with the same disk, writes more often than that
+
+
+@contextmanager
+def scratch_file(beside: Path, suffix: str) -> Iterator[Path]:
+    """Yield a name next to a file; whatever is left under it at the end is removed.
+
+    What dead processes left beside the same file goes first: it may have gigabytes.
+    """
+    # A scratch file may have another one beside itself: ..model.gguf.71-a0.part.71-b1.bf16
+    left = rf"\.?{re.escape(f'.{beside.name}.')}(\d+)(-\w+)?\.\w+(\.\d+(-\w+)?\.\w+)?"
+    _take_left(beside.parent, re.compile(left))
+    path = beside.with_name(f".{beside.name}.{os.getpid()}-{secrets.token_hex(4)}.{suffix}")
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def scratch_folder(kind: str) -> Iterator[Path]:
+    """Yield a new private folder among the system's temporary ones, which is removed at the end.
+
+    Those of the same kind that this user's dead processes left go first.
+    """
+    there = Path(tempfile.gettempdir())
+    _take_left(there, re.compile(rf"nearfar-{re.escape(kind)}-(\d+)-\w+"))
+    with tempfile.TemporaryDirectory(prefix=f"nearfar-{kind}-{os.getpid()}-") as folder:
+        yield Path(folder)
+
+
+def _take_left(folder: Path, name: re.Pattern[str]) -> None:
+    with suppress(OSError):
+        for path in folder.iterdir():
+            found = name.fullmatch(path.name)
+            if found and _is_left(path, int(found[1])):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+
+
+def _is_left(path: Path, pid: int) -> bool:
+    told = path.lstat()
+    is_ours = not hasattr(os, "getuid") or told.st_uid == os.getuid()
+    return is_ours and not _is_alive(pid) and time.time() - told.st_mtime > _QUIET_S
+
+
+def _is_alive(pid: int) -> bool:
+    import psutil
+
+    return bool(psutil.pid_exists(pid))
+
+
+def expanded(path: str | Path) -> Path:
+    """Return the path with a leading `~` or `~name` as that user's folder.
+
+    One of a user that is not there stays as it is typed, as shells leave it: pathlib raises.
+    """
+    return Path(os.path.expanduser(path))
+
+
+def parse_json(text: str | bytes | bytearray) -> Any:
+    """Return what a text of JSON says. Raises ValueError, also where it is nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None

@@ -1,4 +1,4 @@
-"""Server-sent events, exactly as OpenAI sends them.
+"""Event stream: server-sent events as OpenAI sends them, and the headers that name the route.
 
 The response begins with the first text that a reader may keep (see serve/answer_streams.py), so
 that what fails before it is still an HTTP error. What fails after it ends the stream with an
@@ -7,17 +7,44 @@ that what fails before it is still an HTTP error. What fails after it ends the s
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 
 import msgspec
 from starlette.types import Send
 
-from offload.messages import Finish
+from offload.messages import Delta, Finish
 from serve.answer_streams import AnswerStreams, Item
 from serve.http_errors import body_of, describe
 from serve.response_bodies import Reply
 from serve.response_writer import ResponseWriter
-from serve.route_headers import headers_of
+
+Headers = list[tuple[bytes, bytes]]
+
+# A code that came over a link is not trusted to be fit for a header.
+_CODE = re.compile(r"[a-z0-9_]{1,64}")
+
+
+def headers_of(items: Sequence[Delta | Finish]) -> Headers:
+    """Return x-nearfar-served-by, -reason and -dropped-tokens, as far as these items tell them.
+
+    A Delta knows who writes it; why is known at the end. Several choices are parted by commas.
+    """
+    routes = [item.route for item in items if isinstance(item, Finish) and item.route is not None]
+    sides = [item.source for item in items if isinstance(item, Delta) and item.source is not None]
+    headers: Headers = []
+    for name, values in (
+        ("x-nearfar-served-by", [*sides, *(route.served_by for route in routes)]),
+        ("x-nearfar-reason", [route.reason for route in routes]),
+    ):
+        known = [value for value in dict.fromkeys(values) if _CODE.fullmatch(value)]
+        if known:
+            headers.append((name.encode(), ", ".join(known).encode()))
+    dropped = sum(item.dropped_tokens for item in items if isinstance(item, Finish))
+    if dropped:
+        headers.append((b"x-nearfar-dropped-tokens", str(dropped).encode()))
+    return headers
+
 
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backbone.cgroup import cpu_quota
+from backbone.process_limits import cpu_quota
 
 
 @pytest.mark.parametrize(

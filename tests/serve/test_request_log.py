@@ -7,8 +7,8 @@ import logging
 
 import pytest
 
-from serve.logs import JsonLines
 from serve.options import ServeOptions
+from serve.request_log import JsonLines
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, near
 
@@ -18,12 +18,12 @@ KEY = "k" * 32
 async def test_a_request_is_one_line_with_its_id_and_no_content(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "serve.trace")
+    caplog.set_level(logging.INFO, "serve.request_log")
     options = ServeOptions(api_keys=(f"alice:{KEY}",))
     headers = {"authorization": f"Bearer {KEY}", "x-request-id": "mine"}
     async with near(ScriptedEngine(), options) as client:
         await client.post(CHAT, json=ASK, headers=headers)
-    (record,) = [each for each in caplog.records if each.name == "serve.trace"]
+    (record,) = [each for each in caplog.records if each.name == "serve.request_log"]
     line = json.loads(JsonLines().format(record))
     assert line["request_id"] == "mine" and line["status"] == 200 and line["tenant"] == "alice"
     assert line["path"] == CHAT and line["seconds"] >= 0

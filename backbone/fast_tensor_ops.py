@@ -1,4 +1,4 @@
-"""The largest of many numbers, found in two rounds on a CPU.
+"""Fast tensor operations: the largest of many numbers on a CPU, and copies that need no wait.
 
 torch's argmax and topk look at one number at a time there, its amax at sixteen: the best of each
 run of 64 comes first, then the best run. Over [16, 32000] that takes a sixth of the time.
@@ -8,6 +8,19 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+
+def to_device(host: Tensor, device: torch.device) -> Tensor:
+    """Start a copy and return where it arrives; later work on the device finds it whole.
+
+    From memory that is not pinned, CUDA waits until the copy is done, behind all work before it.
+    The pinned copy is torch's own: it is kept until the device has read it, so that `host` may
+    change at once.
+    """
+    if device.type != "cuda":
+        return host.to(device)
+    return host.pin_memory().to(device, non_blocking=True)
+
 
 _RUN = 64  # neighbours whose best is found first
 _MANY = 4096  # numbers in a row; below, two rounds cost more than one

@@ -1,6 +1,22 @@
-"""Control tokens by which models are asked to fill in the middle of a text."""
+"""Control tokens that matter to readers: those within answers, and those of fill-in-the-middle."""
 
 from __future__ import annotations
+
+ANSWER_MARKS = frozenset(
+    {
+        "[TOOL_CALLS]",  # Mistral's, with the two that follow it
+        "[CALL_ID]",
+        "[ARGS]",
+        "<|python_tag|>",  # Llama 3's
+        "<tool_call>",  # Qwen's and Hermes', where a file calls them control tokens
+        "</tool_call>",
+        "<think>",
+        "</think>",
+        "[THINK]",
+        "[/THINK]",
+    }
+)
+
 
 FILL_MARKS = (  # before the text, before what follows it, and before what is to be written
     ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"),  # Qwen2.5-Coder, CodeGemma

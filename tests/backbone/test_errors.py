@@ -10,7 +10,7 @@ import urllib.error
 import pytest
 import zmq
 
-from backbone.error_causes import cause
+from backbone.errors import cause
 
 
 def test_a_taken_port_is_told_once() -> None:

@@ -5,9 +5,8 @@ import pytest
 
 from backbone.errors import NearfarError
 from offload.pair import CLOUD_MODEL
-from quantize.answer_mask import control_ids, inside_answers
 from quantize.calibration import encode
-from quantize.divergence import DivergenceSum
+from quantize.divergence import DivergenceSum, control_ids, inside_answers
 from quantize.report import ReportOptions, make_report
 
 TALK = "<|user|>What is 2 + 2?<|assistant|>4<|end|>" * 30

@@ -11,7 +11,7 @@ import torch
 
 from backbone.errors import CheckpointError
 from quantize.gptq_format import unpack
-from quantize.unsupported_formats import check_readable
+from quantize.gptq_reader import check_readable
 
 
 @pytest.mark.parametrize(

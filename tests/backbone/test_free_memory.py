@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from backbone.memory import free_memory_bytes
+from backbone.process_limits import free_memory_bytes
 
 
 def _write(folder: Path, **files: str) -> None:

@@ -1,4 +1,4 @@
-"""What a GGUF file holds, read without loading its weights."""
+"""GGUF reader: what a file holds, without loading its weights, through the `gguf` package."""
 
 from __future__ import annotations
 
@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backbone.errors import CheckpointError
-from quantize.gguf_package import require_gguf
+from backbone.errors import CheckpointError, MissingExtra
+
+
+def require_gguf() -> None:
+    """Raise MissingExtra where the package is not installed."""
+    try:
+        import gguf  # noqa: F401
+    except ImportError:
+        raise MissingExtra("gguf", "quantize") from None
+
 
 UNQUANTIZED = ("F32", "F16", "BF16", "F64")
 

@@ -213,11 +213,11 @@ def bench_edge(
     model: Model = None,
     draft: Draft = None,
     kv: Annotated[
-        bool, typer.Option("--kv", help="Compare the ways to store keys and values instead.")
+        bool, typer.Option("--kv", help="Compare the types of the KV cache instead.")
     ] = False,
     kinds: Annotated[
         list[str] | None,
-        typer.Option("--kind", help="A way to store them, such as q8_0; may be repeated."),
+        typer.Option("--kind", help="A type of the KV cache, such as q8_0; may be repeated."),
     ] = None,
     text: Annotated[
         Path | None,
@@ -229,7 +229,7 @@ def bench_edge(
     answer_tokens: Annotated[int, typer.Option(min=8, help="Tokens to write.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Time the near model on this device, with drafts and without, or ways to keep its cache."""
+    """Time the near model on this device, with speculative decoding and without, or types of its KV cache."""
     from edge.bench.bench import bench_kv, bench_speed
     from edge.chat.ask import AskOptions
 

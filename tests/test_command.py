@@ -163,7 +163,7 @@ def test_an_alias_is_made_and_dropped_and_both_are_said(run: Run) -> None:
 def test_both_embedded_models_can_be_shown(run: Run) -> None:
     for name in ("nearfar-edge", "nearfar-cloud"):
         document = json.loads(run("models", "show", name, "--json")[1])
-        assert document["architecture"] == "qwen3" and document["numbers"]
+        assert document["architecture"] == "qwen3" and document["parameters"]
 
 
 def test_the_version_is_printed(run: Run) -> None:

@@ -75,7 +75,7 @@ class Desk:
         self._ask = ask
         self._offline = offline
         self._serving = serving  # programs ask too, many at once
-        self._open = open_engine
+        self.open_engine = open_engine
         self._refused = refused
         self.outbox = Outbox(here.outbox)
         self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
@@ -87,7 +87,7 @@ class Desk:
         offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
         consent = ConsentPrompt(self._ask, self._here, refused=self._refused)
         choice = RunFlags(offline=offline, consent=consent, serving=self._serving)
-        return self._open(self.settings, self._here, choice)
+        return self.open_engine(self.settings, self._here, choice)
 
     @property
     def privacy(self) -> Privacy:

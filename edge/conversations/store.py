@@ -40,6 +40,11 @@ class Conversations:
         self._me = this_process()
         settle(self._db)
 
+    @property
+    def database(self) -> sqlite3.Connection:
+        """The open SQLite file, for what SQLite itself can say or limit."""
+        return self._db
+
     def close(self) -> None:
         """Close the file."""
         self._db.close()

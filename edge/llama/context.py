@@ -109,7 +109,7 @@ class Context(Owned):
         if not self._handle:
             self._handle = None
             raise NearfarError(
-                f"no context of {params.num_tokens} tokens with {params.kv_types} keys and values "
+                f"no context of {params.num_tokens} tokens with {params.kv_types} KV cache "
                 f"can be made ({log.reason()}); set max_model_len to a smaller number"
             )
         model.adapters.apply(self._handle)

@@ -44,7 +44,7 @@ class KvTypes:
         if len(parts) > 2 or any(part not in BYTES_PER_NUMBER for part in parts):
             raise SettingsError(
                 f"kv_cache_dtype is {name!r}; choose auto, {', '.join(NAMES)}, "
-                "or two of them for keys and values, such as q8_0/q4_0"
+                "or two of them for K and V, such as q8_0/q4_0"
             )
         return cls(parts[0], parts[-1])
 

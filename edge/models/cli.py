@@ -102,7 +102,7 @@ def show(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Show what a model is: its architecture, its numbers by type, its chat template."""
+    """Show what a model is: its architecture, parameters by type and chat template."""
     import json
 
     from edge.models.local_models import find_any, makes_embeddings, size_of
@@ -119,7 +119,7 @@ def show(
             "architecture": contents.architecture,
             "embeddings": makes_embeddings(path),
             "tensors": dict(contents.tensors),
-            "numbers": dict(contents.numbers),
+            "parameters": dict(contents.numbers),
             "settings": contents.settings,
         }
         echo_json(json.dumps(document, ensure_ascii=False))
@@ -129,7 +129,7 @@ def show(
     echo(f"embeddings    {'yes' if makes_embeddings(path) else 'no'}")
     echo(f"parameters    {sum(contents.numbers.values()) / 1e6:,.1f}M")
     for kind, count in contents.numbers.most_common():
-        echo(f"  {kind:10}  {count / 1e6:,.1f}M numbers in {contents.tensors[kind]} tensors")
+        echo(f"  {kind:10}  {count / 1e6:,.1f}M parameters in {contents.tensors[kind]} tensors")
     for key, value in contents.settings.items():
         if not key.startswith("tokenizer.") and not isinstance(value, list):
             echo(f"  {key} = {value}")

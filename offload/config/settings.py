@@ -85,7 +85,7 @@ class EdgeSettings:
             return
         raise SettingsError(
             f"edge.kv_cache_dtype is {self.kv_cache_dtype!r}; it must be one of "
-            f"{', '.join(KV_NAMES)}, or two of a GGUF file's for keys and values, as q8_0/q4_0"
+            f"{', '.join(KV_NAMES)}, or two of a GGUF file's for K and V, as q8_0/q4_0"
         )
 
 

@@ -222,14 +222,14 @@ async def test_a_setting_no_model_can_have_leaves_the_old_engine_running(
 
 async def test_a_model_that_cannot_be_opened_is_rolled_back_whatever_it_raises() -> None:
     opened = office()
-    make = opened.desk._open
+    make = opened.desk.open_engine
 
     def breaks(settings: Settings, here: Places, choice: RunFlags) -> Engine:
         if settings.edge.window == 64:
             raise OverflowError("no llama.cpp can count so far")
         return make(settings, here, choice)
 
-    opened.desk._open = breaks
+    opened.desk.open_engine = breaks
     before = opened.desk.settings
     with pytest.raises(OverflowError):
         await opened.desk.change(Change(window=64))

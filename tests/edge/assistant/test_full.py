@@ -18,7 +18,7 @@ LONG = "word " * 40_000
 
 def fill(store: Conversations) -> None:
     """Let the file grow no further: SQLite then says what it says of a full disk."""
-    store._db.execute("PRAGMA max_page_count = 1")
+    store.database.execute("PRAGMA max_page_count = 1")
 
 
 def test_what_cannot_be_kept_is_said(tmp_path: Path) -> None:

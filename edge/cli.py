@@ -229,7 +229,7 @@ def bench_edge(
     answer_tokens: Annotated[int, typer.Option(min=8, help="Tokens to write.")] = 64,
     as_json: Json = False,
 ) -> None:
-    """Time the near model on this device, with speculative decoding and without, or types of its KV cache."""
+    """Time the near model on this device, and drafts; or compare types of its KV cache."""
     from edge.bench.bench import bench_kv, bench_speed
     from edge.chat.ask import AskOptions
 

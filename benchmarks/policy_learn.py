@@ -22,12 +22,8 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.policy_real_parts import (  # noqa: E402
-    Table,
-    fitted,
-    pairs_within_sets,
-    scores_left_out,
-)
+from benchmarks.policy_real_fits import Table, fitted, scores_left_out  # noqa: E402
+from benchmarks.policy_real_parts import pairs_within_sets  # noqa: E402
 from offload.errors import RequestError  # noqa: E402
 from offload.policy.fitting import deferral_curve  # noqa: E402
 from offload.policy.fitting.answer_table import AnswerRow  # noqa: E402

@@ -81,7 +81,7 @@ def live(rule: CalibratedRule, answered: Both) -> dict[str, object]:
 
 
 def _served(rule: CalibratedRule, answered: Both, name: str) -> dict[str, float]:
-    far, _ = _course(rule, answered, rule.limit(parse_aim(name)))
+    far, _ = _decided_far(rule, answered, rule.limit(parse_aim(name)))
     mixed = np.where(far, answered.far, answered.near)
     return {
         "far": float(far.mean()),
@@ -92,7 +92,7 @@ def _served(rule: CalibratedRule, answered: Both, name: str) -> dict[str, float]
     }
 
 
-def _course(rule: CalibratedRule, answered: Both, limit: Limit) -> tuple[Floats, list[int]]:
+def _decided_far(rule: CalibratedRule, answered: Both, limit: Limit) -> tuple[Floats, list[int]]:
     """Return which questions go far, and how many near tokens each was given before that."""
     far, spent = [], []
     for question, row in zip(answered.questions, answered.rows, strict=True):
@@ -124,7 +124,7 @@ def early_savings(rule: CalibratedRule, answered: Both) -> dict[str, float]:
     `auroc_kept` is of what lies above chance: an answer given up is ranked by its score then.
     """
     limit = rule.limit(parse_aim("auto"))
-    far, spent = _course(rule, answered, limit)
+    far, spent = _decided_far(rule, answered, limit)
     whole = np.array([len(row.near.tokens) for row in answered.rows])
     final, cut, stopped_tokens, stopped_whole = [], [], 0, 0
     for question, row in zip(answered.questions, answered.rows, strict=True):

@@ -24,15 +24,13 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.policy_real_fits import Table, scores_left_out, ship  # noqa: E402
 from benchmarks.policy_real_parts import (  # noqa: E402
-    Table,
     ceilings,
     each_feature,
     everyday,
     left_out,
     real_pair,
-    scores_left_out,
-    ship,
 )
 
 TABLES = Path(__file__).with_name("policy_real")

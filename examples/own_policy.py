@@ -34,7 +34,7 @@ class ByLength:
 async def main() -> None:
     # What goes far leaves by the door: the settings are asked for each text, private values are
     # replaced, and the ledger is written. Without a cloud in the settings there is none to ask.
-    engine = ByLength(open_near(), open_far(), longest=60)
+    engine: Engine = ByLength(open_near(), open_far(), longest=60)
     for question in ("What is 8 + 9?", "Sort these numbers: 55, 93, 4, 68, 12, 77"):
         request = Request(messages=(Message(role="user", content=question),))
         async for item in engine.generate(request):

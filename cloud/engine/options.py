@@ -21,7 +21,6 @@ _DRAFT_ON_CPU = 4
 _CACHE_DTYPES = {name: dtype for dtype, name in CODED.items()}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
 AtLeast0 = Annotated[int, Meta(ge=0)]
 AtLeast1 = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -36,15 +35,12 @@ class EngineOptions:
     max_num_seqs: AtLeast1 = 128  # answers that run at the same time
     max_num_batched_tokens: AtLeast1 = 2048  # of one step
     block_size: AtLeast1 = 16  # tokens of one block of the KV cache
-    gpu_memory_utilization: Annotated[float, Meta(gt=0, le=1)] = (
-        0.9  # of the whole GPU, weights included
-    )
+    gpu_memory_utilization: Share = 0.9  # of the whole GPU, weights included
     num_gpu_blocks_override: AtLeast0 = 0  # 0 sizes the cache by the free memory
     enable_prefix_caching: bool = True
-    num_speculative_tokens: Annotated[
-        int, Meta(ge=-1)
-    ] = -1  # guesses at once; -1 is 4 on a CPU, 0 on a GPU (unmeasured)
-    response_cache_size: AtLeast0 = 64  # greedy answers kept for whoever had them; 0 keeps none
+    # Tokens of a draft, at most; -1 is 4 on a CPU, 0 on a GPU (unmeasured).
+    num_speculative_tokens: Annotated[int, Meta(ge=-1)] = -1
+    response_cache_size: AtLeast0 = 64  # greedy answers kept for their device; 0 keeps none
     short_first_s: Seconds = 0.0  # how long a waiting prompt may be overtaken by shorter ones
     target_step_s: Seconds = 0.0  # seconds a step should take at most; 0 is no matter
     async_scheduling: bool = False  # plan a step while the one before it runs; not yet measured
@@ -54,9 +50,7 @@ class EngineOptions:
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
     kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto is dtype
-    attention_window: AtLeast0 = (
-        0  # tokens that a layer sees at most; 0 is as the model was trained
-    )
+    attention_window: AtLeast0 = 0  # tokens that a layer sees at most; 0 is the model's own
     attention_sinks: AtLeast0 = 0  # first tokens that are seen behind every window
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 

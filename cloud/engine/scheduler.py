@@ -16,8 +16,8 @@ from cloud.engine.step import Slice, TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 from offload.messages import EngineLoad
 
-# Where more run than this, a step is bound by arithmetic, and guesses cost what they gain.
-_MOST_DRAFTING = 4
+# Where more run than this, a step is bound by arithmetic, and drafts cost what they gain.
+_MAX_DRAFTING = 4
 
 
 class Scheduler:
@@ -78,7 +78,7 @@ class Scheduler:
             self._grow(admitted, count)
             slices.append(self._slice_of(admitted, count))
             budget -= count
-        few = len(slices) <= _MOST_DRAFTING
+        few = len(slices) <= _MAX_DRAFTING
         slices = [
             self._with_draft(slice_, budget // len(slices))
             if few or slice_.sequence.sampler.forced

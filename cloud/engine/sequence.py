@@ -97,7 +97,7 @@ class Sequence:
         return self.num_scored is not None and self.num_scored < self.num_prompt_tokens
 
     def draft(self, limit: int) -> tuple[int, ...]:
-        """Return at most `limit` tokens that come next: those that are certain, or guesses."""
+        """Return at most `limit` tokens that come next: those that are certain, or a draft."""
         if forced := self.sampler.forced:
             # Behind the last of them there is a choice, which must see it taken.
             return tuple(forced[: min(limit, len(forced) - 1)])

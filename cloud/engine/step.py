@@ -26,7 +26,7 @@ class Slice:
 
     sequence: Sequence
     num_tokens: int
-    draft: tuple[int, ...] = ()  # guesses of what comes next, to be verified beside it
+    draft: tuple[int, ...] = ()  # tokens that may come next, to be verified beside it
     start: int = field(init=False)  # the place of its first token
     completes: bool = field(init=False)  # whether it ends the known tokens: the next is chosen
 

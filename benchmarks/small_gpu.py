@@ -1,4 +1,4 @@
-"""The torch runtime of the edge: what its compressed cache and its int4 linear layers are worth.
+"""The torch runtime of the edge: what its compressed cache and its int4 linear layers are gate.
 
     python -m benchmarks.small_gpu kv MODEL... --json OUT
     python -m benchmarks.small_gpu linear --json OUT

@@ -1,4 +1,4 @@
-"""One answer while it is written: its text, its tokens, its seconds, and when it must end."""
+"""Answer state: text, tokens and seconds of one answer as it is written, and when it must end."""
 
 from __future__ import annotations
 

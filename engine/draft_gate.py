@@ -1,4 +1,4 @@
-"""Whether drafting pays on this machine now, by the clock and not by the share of right guesses.
+"""Draft gate: whether drafting pays on this machine now, from the measured time of steps.
 
 A draft model costs its own steps, and a step that verifies several tokens costs more than a step
 of one: by how much depends on the cores, the bits and the load. So both are timed, and what drafts

@@ -1,8 +1,8 @@
-"""What may come next, guessed cheaply: where the guesses come from, and how many proved right.
+"""Drafts for speculative decoding: what proposes tokens, in which order, and how many proved right.
 
 Guesses are verified by the model itself, a few in one step: they change the speed and never the
-answer. Text that repeats is copied (lookup.py); where nothing repeats, a smaller model is asked
-(draft_model.py). Source: Leviathan et al., "Fast Inference from Transformers via Speculative
+answer. Text that repeats is copied (prompt_lookup.py); where nothing repeats, a smaller model is
+asked (edge/llama/draft_model.py). Source: Leviathan et al., "Fast Inference from Transformers via Speculative
 Decoding", arXiv 2211.17192; here a guess stands where it is what would have been drawn.
 """
 

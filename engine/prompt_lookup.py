@@ -1,4 +1,4 @@
-"""Drafts of what comes next, copied from what was already said: speed without a second model.
+"""Prompt lookup: drafts copied from earlier text, for speculative decoding without a draft model.
 
 An answer that repeats its prompt (a summary, an edit, code) is drafted by the text that followed
 the newest tokens the last time they occurred. Drafts are verified, so they change the speed and

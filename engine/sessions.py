@@ -1,4 +1,4 @@
-"""Conversations whose keys and values are kept on disk, so that tomorrow they go on at once.
+"""Sessions on disk: the KV cache of a conversation, kept so that it goes on after a restart.
 
 A file is magic, a keyed hash of all that follows, a header and llama.cpp's state. The key is
 random and lies in the same folder: a file that is damaged, half written, or from elsewhere does

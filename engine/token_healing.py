@@ -1,4 +1,4 @@
-"""Answers that go on in the middle of a token: the token is chosen again, longer ones included.
+"""Token healing: an answer that begins in mid-token chooses that token again, longer ones included.
 
 A text cut off after "hel" reads as tokens that the model never wrote where "hello" is one token,
 and what follows suffers. So the end of the beginning is taken back as far as one longer token

@@ -1,8 +1,9 @@
-"""Which tokens of an endless conversation the context still holds: sinks, pins and the newest.
+"""Context window: which tokens of an endless conversation are kept: sinks, pins and the newest.
 
 The first tokens (attention sinks) and the newest ones stay; between them, blocks are forgotten
 when the context is full. Source: Xiao et al., "Efficient Streaming Language Models with
-Attention Sinks", arXiv 2309.17453. This module only keeps the books; cache.py moves the keys.
+Attention Sinks", arXiv 2309.17453. This module only keeps the books; a runtime's KV
+cache moves the keys.
 """
 
 from __future__ import annotations

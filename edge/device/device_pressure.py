@@ -1,4 +1,4 @@
-"""Signs that the device should be spared: battery, heat, and memory that runs short."""
+"""Device pressure: battery, heat and short memory, which ask for fewer threads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class DevicePressure:
         return max(1, num_cores >> sum(weights)) if any(weights) else num_cores
 
 
-def read_strain(root: Path = Path("/")) -> DevicePressure:
+def read_pressure(root: Path = Path("/")) -> DevicePressure:
     """Read the kernel's trees below `root`; what a machine does not have weighs nothing."""
     return DevicePressure(
         on_battery=_on_battery(root / "sys/class/power_supply") or _mac_on_battery(),
@@ -53,7 +53,7 @@ class Ceiling:
         self,
         num_cores: int,
         *,
-        read: Callable[[], DevicePressure] = read_strain,
+        read: Callable[[], DevicePressure] = read_pressure,
         allowed: Callable[[], frozenset[int] | None] = allowed_cores,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -1,4 +1,4 @@
-"""How many threads the next step should use: from free cores, and from how long steps took.
+"""Thread governor: how many threads the next step uses, from free cores and the time of steps.
 
 A thread too many costs more than it brings: all threads of a step wait for the slowest, and one
 that shares its core with another program is slow. So threads follow the cores that are free,

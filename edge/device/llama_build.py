@@ -1,4 +1,4 @@
-"""What this CPU can do, what llama.cpp was built for, and what a better build would give."""
+"""llama.cpp build: what it was built for, what this CPU has, and what a better build would give."""
 
 from __future__ import annotations
 

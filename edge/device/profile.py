@@ -1,4 +1,4 @@
-"""What kind of device this is: a Jetson, a Raspberry Pi, a Mac, a laptop, or something else.
+"""Device profile: a Jetson, a Raspberry Pi, a Mac, a laptop, or something else.
 
 Read from the kernel's trees and from what NVIDIA's L4T leaves in /etc. Sources: the Jetson Linux
 Developer Guide (release file, nvpmodel), the SMBIOS specification 7.4.1 (types of chassis).

@@ -1,4 +1,4 @@
-"""What nearfar would choose for the near model now, each with the reason in words."""
+"""Chosen settings: what nearfar would choose for the near model now, each with its reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this device is, what runs on it, and what is wrong with it, each with its remedy."""
+"""Device report: what this device is, what runs on it, and each problem with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the doctor prints: the report for a person or a program, and what tuning found."""
+"""Doctor output: the report for a person or a program, and the result of tuning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nearfar doctor --tune`: measures the near model for a minute, and keeps what is quicker here.
+"""Tuning (`nearfar doctor --tune`): measures the near model for a minute, keeps what is quicker.
 
 One setting after another is tried on top of what was best before: how the KV cache is stored, after
 a long prompt, since its types differ only there; then threads and prompt batch, after a shorter
@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from edge.device.cpu_load import num_usable_cores
-from edge.llama.speed import Speed, measured_pace
+from edge.llama.speed import Speed, measured_speed
 from edge.models.local_models import find_gguf
 from edge.near.factory import llama_options
 from offload.config.places import Places
@@ -104,7 +104,7 @@ def _free_to_tune(config_file: Path) -> list[str]:
 def _measure(path: Path, here: Places) -> Measure:
     def measure(settings: Settings, prompt_tokens: int) -> Speed:
         options = replace(llama_options(path, settings, here), session_folder=None)
-        return measured_pace(path, options, prompt_tokens)
+        return measured_speed(path, options, prompt_tokens)
 
     return measure
 
@@ -148,14 +148,14 @@ class Search:
         long_tokens = max(self._prompt_tokens, min(LONG_TOKENS, affordable // LONG_SHARE))
         default = self._timed({}, self._prompt_tokens)
         cache, long = self._climb({}, ["kv_cache_dtype"], self._timed({}, long_tokens))
-        best, pace = self._climb(cache, ["num_threads", "max_num_batched_tokens"], default)
+        best, speed = self._climb(cache, ["num_threads", "max_num_batched_tokens"], default)
         again = self._timed({}, self._prompt_tokens)
         if not 1 / STEADY < again.turn_s / default.turn_s < STEADY:
             return {}, "other programs keep this device too busy to tell; tune it when it is idle"
         if best and best != cache:
-            pace = self._timed(best, self._prompt_tokens)
-            best = best if pace.turn_s * WORTH < again.turn_s else cache
-        return self._told(best, short, long, again.turn_s / pace.turn_s)
+            speed = self._timed(best, self._prompt_tokens)
+            best = best if speed.turn_s * WORTH < again.turn_s else cache
+        return self._told(best, short, long, again.turn_s / speed.turn_s)
 
     def _told(
         self, best: dict[str, Value], short: Speed, long: Speed, ratio: float
@@ -172,48 +172,48 @@ class Search:
         return best, "; ".join(reasons) or "the defaults are as quick"
 
     def _climb(
-        self, best: dict[str, Value], names: Iterable[str], pace: Speed
+        self, best: dict[str, Value], names: Iterable[str], speed: Speed
     ) -> tuple[dict[str, Value], Speed]:
-        """Try the values of settings in turn, after a prompt as long as that of `pace`."""
-        longest, tried_tokens = pace.max_model_len, pace.prompt_tokens
+        """Try the values of settings in turn, after a prompt as long as that of `speed`."""
+        longest, tried_tokens = speed.max_model_len, speed.prompt_tokens
         for name in names:
             found: Value | None = None
-            for value in self._values(name, pace):
+            for value in self._values(name, speed):
                 if self._clock() - self._began_s > self._limit_s:
                     self.is_whole = False
-                    return best, pace
+                    return best, speed
                 tried = self._timed({**best, name: value}, tried_tokens)
                 # A KV cache that takes more room must not make the context shorter.
                 fits = tried.max_model_len >= longest
-                if fits and tried.turn_s * WORTH < pace.turn_s:
-                    found, pace = value, tried
+                if fits and tried.turn_s * WORTH < speed.turn_s:
+                    found, speed = value, tried
             best = best if found is None else {**best, name: found}
-        return best, pace
+        return best, speed
 
-    def _values(self, name: str, pace: Speed) -> list[Value]:
+    def _values(self, name: str, speed: Speed) -> list[Value]:
         """Return what is worth trying: nothing that a person set, nor what is in use already."""
         values = candidates()[name] if name in self._free else []
-        return [value for value in values if value != getattr(pace, name, None)]
+        return [value for value in values if value != getattr(speed, name, None)]
 
     def _timed(self, values: Mapping[str, Value], prompt_tokens: int) -> Speed:
         edge = replace(self._plain.edge, **dict(values))  # type: ignore[arg-type]
-        pace = self._measure(replace(self._plain, edge=edge), prompt_tokens)
+        speed = self._measure(replace(self._plain, edge=edge), prompt_tokens)
         self.trials.append(
             TuningTrial(
                 settings=dict(values),
-                prompt_tokens=pace.prompt_tokens,
-                prefill_tokens_per_s=round(pace.prefill_tokens_per_s, 1),
-                decode_tokens_per_s=round(pace.decode_tokens_per_s, 1),
-                turn_s=round(pace.turn_s, 3),
+                prompt_tokens=speed.prompt_tokens,
+                prefill_tokens_per_s=round(speed.prefill_tokens_per_s, 1),
+                decode_tokens_per_s=round(speed.decode_tokens_per_s, 1),
+                turn_s=round(speed.turn_s, 3),
             )
         )
-        return pace
+        return speed
 
 
 def quick_window(short: Speed, long: Speed) -> int | None:
     """Return the newest tokens to keep so that none takes twice as long as the first one.
 
-    A step's time grows evenly with the tokens it looks back on: two paces, after a short and a
+    A step's time grows evenly with the tokens it looks back on: two speeds, after a short and a
     long prompt, tell how steeply. None where all of the context is quick enough, or where the two
     are too close to tell.
     """

@@ -1,4 +1,4 @@
-"""The low-level calls on a context: evaluate tokens, read logits, forget.
+"""Context calls of llama.cpp: evaluate tokens, read logits, forget.
 
 Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cpp.llama_cpp`.
 """

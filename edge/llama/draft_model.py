@@ -1,4 +1,4 @@
-"""A smaller model of the same vocabulary that drafts for a larger one: found fit, loaded, freed."""
+"""Draft model: a smaller model of the same vocabulary, checked, made to fit, loaded and freed."""
 
 from __future__ import annotations
 
@@ -130,16 +130,16 @@ class DraftModel:
         """Time a few steps of the model that verifies and of this one, and warn where guesses
         cannot pay: nothing is then read for them, and nothing guessed, until that changes.
         """
-        worth = self._reader.worth
+        gate = self._reader.gate
         for size in (1,) * (KNOWN_STEPS + 1) + (TIMED_DRAFT + 1,):
-            worth.times.add(size, _timed(model, size))
+            gate.times.add(size, _timed(model, size))
         self._reader.guessed(1, min(_timed(self.context, 1) for _ in range(KNOWN_STEPS)))
         if not self._reader.can_pay():
             _log.warning(
                 "the draft model cannot make this model quicker here: a guess takes %.2f of a step "
                 "and its check %.2f; leave draft_model out, or choose one a tenth as large",
                 self._reader.step,
-                worth.times.ratio(2) - 1,
+                gate.times.ratio(2) - 1,
             )
 
     def begin(

@@ -1,4 +1,4 @@
-"""Texts as points in space: the model's hidden states, their mean or one of them, of unit length.
+"""Embeddings: texts as vectors of unit length, from the hidden states of the model.
 
 Which it is says the file of a model that was made to compare texts; of others it is the mean.
 

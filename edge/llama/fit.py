@@ -1,4 +1,4 @@
-"""Whether a model fits this device's memory, and which context and cache type do."""
+"""Memory fit: whether a model fits this device, and with which context length and KV cache type."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ from offload.thinking import opened, tail_of
 
 
 class Watchers:
-    """Who watches which answer, by the id of its request."""
+    """Observers of hidden states, by the id of the request that they watch."""
 
     def __init__(self) -> None:
         self._observers: dict[str, StateObserver] = {}
@@ -61,7 +61,7 @@ class ChosenToken(NamedTuple):
 
 
 def steps(
-    cache: KvCache, sampler: Sampler, pins: Pins, pace: ThreadTuner, drafter: Drafter | None = None
+    cache: KvCache, sampler: Sampler, pins: Pins, tuner: ThreadTuner, drafter: Drafter | None = None
 ) -> Generator[ChosenToken, None, None]:
     """Yield tokens chosen after what the cache holds, until it has no more room.
 
@@ -77,7 +77,7 @@ def steps(
         forced = sampler.forced[: max(0, min(cache.window.free - 1, cache.max_forced))]
         draft = forced or _draft(cache, drafter)
         started = time.perf_counter()
-        with pace.step(plain=not draft):
+        with tuner.step(plain=not draft):
             if not cache.append([chosen.token, *draft], pins):
                 return
         seconds = time.perf_counter() - started
@@ -119,7 +119,7 @@ class GenerationTask:
     answer: AnswerState
     spell: bytes = b""
     constraint: SchemaConstraint | None = None
-    patience: Deadline
+    deadline: Deadline
     observer: StateObserver | None = None
 
 
@@ -140,16 +140,16 @@ class Generation:
         self._max_model_len = max_model_len
         self._max_draft_tokens = max_draft_tokens
         self._draft = draft
-        self._worth = DraftGate()  # of copies, over all answers
+        self._gate = DraftGate()  # of copies, over all answers
         self.tally = DraftTally()
 
-    def write(self, seat: Slot, task: GenerationTask) -> Iterator[Delta | Finish]:
+    def write(self, slot: Slot, task: GenerationTask) -> Iterator[Delta | Finish]:
         """Yield a Delta per token and a Finish.
 
         Raises ContextLengthError where what must stay does not fit, SchemaRefusal for a JSON
         schema too complex to go on, and CheckpointError for a model whose output is no number.
         """
-        cache, request, prompt = seat.cache, task.request, task.prompt
+        cache, request, prompt = slot.cache, task.request, task.prompt
         pins = self.pins(cache, request, prompt)
         cache.keep_hidden = task.observer is not None
         vocabulary = self._vocabulary
@@ -157,15 +157,15 @@ class Generation:
         sampler = Sampler(request.sampling, vocabulary, gauge, task.constraint)
         sampler.bind(self._prompts.healer.bind(task.spell))
         scores: list[PromptToken] = []
-        ended = self._read(seat, task, pins, scores)
+        ended = self._read(slot, task, pins, scores)
         task.answer.prefilled(tuple(scores))
         task.answer.num_cached = cache.num_reused
         if ended is not None:
             yield task.answer.finish(ended)
             return
         sampler.remember(prompt)
-        drafter = self.make_drafter(prompt, pins, seat.owner)
-        tokens = steps(cache, sampler, pins, seat.pace, drafter)
+        drafter = self.make_drafter(prompt, pins, slot.owner)
+        tokens = steps(cache, sampler, pins, slot.tuner, drafter)
         with contextlib.closing(tokens):
             yield from self._decode(cache, task, tokens)
 
@@ -176,8 +176,8 @@ class Generation:
         """
         drafters: list[Drafter] = []
         if self._max_draft_tokens > 0:
-            copied = PromptLookup(prompt, max_draft=self._max_draft_tokens, times=self._worth.times)
-            drafters.append(GatedDrafter(copied, self._worth))
+            copied = PromptLookup(prompt, max_draft=self._max_draft_tokens, times=self._gate.times)
+            drafters.append(GatedDrafter(copied, self._gate))
         if self._draft is not None:
             size = self._vocabulary.num_tokens
             drafters.append(self._draft.begin(prompt, pins, num_tokens=size, owner=owner))
@@ -196,7 +196,7 @@ class Generation:
         return pins
 
     def _read(
-        self, seat: Slot, task: GenerationTask, pins: Pins, scores: list[PromptToken]
+        self, slot: Slot, task: GenerationTask, pins: Pins, scores: list[PromptToken]
     ) -> FinishReason | None:
         """Evaluate what is new in the prompt; return why it was left unfinished, if it was.
 
@@ -204,17 +204,17 @@ class Generation:
 
         Where the prompt's own tokens are to be judged, all of it is new, and `scores` is filled.
         """
-        if ended := task.patience.ended():
+        if ended := task.deadline.ended():
             return ended
-        cache, judged = seat.cache, task.request.sampling.prompt_logprobs
+        cache, judged = slot.cache, task.request.sampling.prompt_logprobs
         pieces = self._score(cache, task, scores) if judged else cache.read(task.prompt, pins)
-        seat.pace.before_prompt()
-        cache.stop_at = task.patience.stop_at
+        slot.tuner.before_prompt()
+        cache.stop_at = task.deadline.stop_at
         try:
             while next(pieces, _DONE) is not _DONE:
-                if ended := task.patience.ended():
+                if ended := task.deadline.ended():
                     return ended
-                seat.pace.before_prompt()
+                slot.tuner.before_prompt()
         except StepAborted:
             return "cancelled"
         finally:
@@ -267,7 +267,7 @@ class Generation:
     def _reason_to_end(self, task: GenerationTask) -> FinishReason | None:
         if task.constraint is not None and task.constraint.done:
             return "stop"
-        return task.answer.ended() or task.patience.ended()
+        return task.answer.ended() or task.deadline.ended()
 
     def _delta(
         self, cache: KvCache, task: GenerationTask, chosen: ChosenToken, piece: bytes

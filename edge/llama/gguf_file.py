@@ -1,4 +1,4 @@
-"""What can be known of a GGUF file from its first bytes, before llama.cpp is given it."""
+"""GGUF files before llama.cpp gets them: a check of the header, a fingerprint of the content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The keys and values a context holds: reused from prompt to prompt, and bounded by a window."""
+"""KV cache of one context: reused from prompt to prompt, and bounded by a window."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several answers in one context: each writes in a lane, and their steps run as one batch.
+"""Lanes: several answers in one context, whose steps run as one batch.
 
 A step of four sequences takes little longer than a step of one, since the weights are read
 once. Each answer runs in its own thread, as if it were alone; decode() waits for those that were
@@ -43,9 +43,9 @@ class _Ticket:
 class SharedContext:
     """Runs the steps of all lanes; every use of the context goes through here."""
 
-    def __init__(self, context: Context, pace: ThreadTuner) -> None:
+    def __init__(self, context: Context, tuner: ThreadTuner) -> None:
         self.context = context
-        self._pace = pace
+        self._tuner = tuner
         self._cond = threading.Condition()
         self._pending: list[_Ticket] = []
         self._running = False
@@ -135,8 +135,8 @@ class SharedContext:
     def _evaluate(self, tickets: list[_Ticket]) -> None:
         plain = all(len(ticket.part.tokens) == 1 for ticket in tickets)
         if not plain:
-            self._pace.before_prompt()
-        with self._pace.step(plain=plain, num_answers=len(tickets)):
+            self._tuner.before_prompt()
+        with self._tuner.step(plain=plain, num_answers=len(tickets)):
             self.context.decode_parts([ticket.part for ticket in tickets])
         for ticket in tickets:
             first = ticket.part.first_row

@@ -1,4 +1,4 @@
-"""llama.cpp itself, imported once on first use, with its log kept instead of printed."""
+"""llama.cpp library: imported once on first use, with its log kept instead of printed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drafts for one answer, written by a smaller model that reads along."""
+"""Model drafter: drafts for one answer, written by a smaller model that reads along."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DraftCache:
     def __init__(self, cache: KvCache, vocabulary: LlamaVocabulary) -> None:
         self.cache = cache
         self.vocabulary = vocabulary
-        self.worth = DraftGate()
+        self.gate = DraftGate()
         self.step = 0.0  # a guess beside a step of the model that verifies; 0 is not known
         self.lock = threading.Lock()
         self.holder: object = None
@@ -36,11 +36,11 @@ class DraftCache:
 
     def can_pay(self) -> bool:
         """Return whether a guess that is always right would take less time than it saves."""
-        return self.step + self.worth.times.ratio(2) - 1 < 1 / LEAST_GAIN
+        return self.step + self.gate.times.ratio(2) - 1 < 1 / LEAST_GAIN
 
     def guessed(self, num_tokens: int, seconds: float) -> None:
         """Note how long guesses took."""
-        if usual := self.worth.times.plain.value():
+        if usual := self.gate.times.plain.value():
             found = seconds / num_tokens / usual
             self.step = MEMORY * self.step + (1 - MEMORY) * found if self.step else found
 
@@ -94,7 +94,7 @@ class ModelDrafter:
         """Return at most `limit` tokens that may come next, often none."""
         self._seconds, self._may = 0.0, limit > 0
         reader = self._reader
-        if self._failed or limit <= 0 or not reader.can_pay() or not reader.worth.wanted():
+        if self._failed or limit <= 0 or not reader.can_pay() or not reader.gate.wanted():
             return []
         started = time.perf_counter()
         try:
@@ -110,22 +110,22 @@ class ModelDrafter:
 
     def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Learn whether the draft was worth its time."""
-        worth = self._reader.worth
+        gate = self._reader.gate
         if num_proposed:
-            worth.times.add(num_proposed + 1, seconds)
+            gate.times.add(num_proposed + 1, seconds)
             self._reader.guessed(num_proposed, self._seconds)
-            worth.drafted(seconds + self._seconds, num_accepted + 1)
+            gate.drafted(seconds + self._seconds, num_accepted + 1)
         elif self._may:
-            worth.plain(seconds)
+            gate.plain(seconds)
             if self._seconds:
-                worth.wasted(self._seconds)
+                gate.wasted(self._seconds)
 
     def _guess(self, limit: int) -> list[int]:
         if (row := self._catch_up()) is None:
             return []
         draft: list[int] = []
         likely = 1.0  # that all guesses so far are right
-        ratio = self._reader.worth.times.ratio
+        ratio = self._reader.gate.times.ratio
         while (found := self._likeliest(row)) is not None:
             token, probability = found
             likely *= probability

@@ -1,4 +1,4 @@
-"""What llama.cpp allocates, freed on time; first of all a model.
+"""Native handles: what llama.cpp allocates, freed on time; first of all a model.
 
 Source: `include/llama.h` of llama.cpp, as bound by llama-cpp-python's `llama_cpp.llama_cpp`.
 """

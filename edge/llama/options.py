@@ -1,4 +1,4 @@
-"""How a GGUF model is run."""
+"""Options of the llama.cpp runtime: how a GGUF model is run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From options, a model and the free memory to a context that fits."""
+"""Context plan: from options, a model and the free memory to a context that fits."""
 
 from __future__ import annotations
 

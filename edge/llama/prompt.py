@@ -1,4 +1,4 @@
-"""From a request to the tokens a model reads, safe from control tokens in what people write."""
+"""Prompts: from a request to tokens, safe from control tokens in what people write."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.plan import plan_for
 from edge.llama.prompt import PromptWriter
-from edge.llama.slots import seats_of
+from edge.llama.slots import slots_of
 from edge.llama.trial_load import require_survival
 from edge.llama.vocabulary import schema_vocabulary
 from engine.answer_state import AnswerState, Deadline
@@ -81,8 +81,8 @@ class LlamaEngine:
             if self._draft is not None:
                 self._draft.time_steps(self._context)
             contexts = [self._context] + ([self._draft.context] if self._draft else [])
-            pace = ThreadTuner(*contexts, fixed_threads=self._options.num_threads, others=others)
-            self._seats = seats_of(self._model, self._context, self.params, self._options, pace)
+            tuner = ThreadTuner(*contexts, fixed_threads=self._options.num_threads, others=others)
+            self._slots = slots_of(self._model, self._context, self.params, self._options, tuner)
             vocabulary = self._model.vocabulary
             self._schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)
             self._writer = Generation(
@@ -190,14 +190,14 @@ class LlamaEngine:
     async def forget(self, session: str) -> None:
         """Forget a conversation's keys and values, in memory and on disk."""
         self._require_open()
-        await asyncio.to_thread(self._seats.forget, _name(session, asker()) or session)
+        await asyncio.to_thread(self._slots.forget, _name(session, asker()) or session)
         if self._draft is not None:
             await asyncio.to_thread(self._draft.forget)
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()
-        require_short(request, self.max_model_len, forgets=self._seats.all[0].cache.sliding)
+        require_short(request, self.max_model_len, forgets=self._slots.all[0].cache.sliding)
         received, who = time.monotonic(), asker()
         with contextlib.suppress(asyncio.TimeoutError):  # which answer() will tell of
             schema = request.sampling.json_schema
@@ -227,19 +227,19 @@ class LlamaEngine:
         prompt, spell = self._prompts.begun(request)
         if not prompt:
             raise RequestError("the prompt has no tokens; write a question")
-        patience = Deadline(request, cancelled, received)
+        deadline = Deadline(request, cancelled, received)
         try:
-            # Before a seat is taken: some schemas take seconds to compile.
-            constraint = self._constraint(request, patience)
+            # Before a slot is taken: some schemas take seconds to compile.
+            constraint = self._constraint(request, deadline)
         except GivenUp:
             answer = AnswerState(
                 request, num_prompt=len(prompt), queue_s=time.monotonic() - received
             )
-            yield answer.finish(patience.ended() or "cancelled")
+            yield answer.finish(deadline.ended() or "cancelled")
             return
         session, owner = _name(request.session, who), (who, request.cache_salt)
-        with self._seats.take(session, prompt, owner) as seat, seat.writing():
-            seat.conversation.enter(session, prompt)
+        with self._slots.take(session, prompt, owner) as slot, slot.writing():
+            slot.conversation.enter(session, prompt)
             queue_s = time.monotonic() - received
             task = GenerationTask(
                 request=request,
@@ -252,16 +252,16 @@ class LlamaEngine:
                     queue_s=queue_s,
                     stops=self._prompts.stops(request),
                 ),
-                patience=patience,
+                deadline=deadline,
                 observer=self._watchers.of(request.id),
             )
-            yield from self._writer.write(seat, task)
+            yield from self._writer.write(slot, task)
 
-    def _constraint(self, request: Request, patience: Deadline) -> SchemaConstraint | None:
+    def _constraint(self, request: Request, deadline: Deadline) -> SchemaConstraint | None:
         schema = request.sampling.json_schema
         if schema is None:
             return None
-        return self._schemas.constraint(schema, request.answer_prefix, patience.ended)
+        return self._schemas.constraint(schema, request.answer_prefix, deadline.ended)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -279,8 +279,8 @@ class LlamaEngine:
             return
         self._closed = True
         self._worker.close()
-        for seat in self._seats.all:
-            seat.conversation.leave()
+        for slot in self._slots.all:
+            slot.conversation.leave()
         self._owned.close()
 
 

@@ -1,4 +1,4 @@
-"""Which token comes next, and how sure the model was of it."""
+"""Sampler: which token comes next, how sure the model was of it, and what else was likely."""
 
 from __future__ import annotations
 

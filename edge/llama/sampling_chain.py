@@ -1,4 +1,4 @@
-"""Which token comes next: bias, penalty, top-k, top-p, min-p and temperature, over a row of logits.
+"""Sampling chain: bias, penalty, top-k, top-p, min-p and temperature over one row of logits.
 
 The steps and their order are those of llama.cpp's sampler chain. They are done on NumPy rows, since
 llama.cpp's own samplers walk a record per token: over the 152,000 tokens of Qwen2.5 that takes 2 to

@@ -69,7 +69,7 @@ Owner = tuple[str, str]  # who asks (offload/asker.py), and the request's cache 
 
 @dataclass(kw_only=True)
 class Slot:
-    """One place: its cache, the conversation in it, and the pace of its steps.
+    """A slot for one answer: its cache, its conversation, and the threads of its steps.
 
     `writing()` counts an answer among those that a step waits for, where steps are shared. `owner`
     is for whom the text in its cache was read: nobody else's prompt is compared with it.
@@ -77,12 +77,12 @@ class Slot:
 
     cache: KvCache
     conversation: SlotConversation
-    pace: ThreadTuner
+    tuner: ThreadTuner
     writing: Callable[[], AbstractContextManager[None]] = nullcontext
     owner: Owner = ("", "")
 
     def hand_over(self, owner: Owner) -> None:
-        """Let the seat be `owner`'s, and empty where it was another's."""
+        """Give the slot to `owner`, emptied where it was another's."""
         if self.owner != owner:
             self.conversation.leave()
             self.cache.clear()
@@ -90,58 +90,58 @@ class Slot:
 
 
 class Slots:
-    """Gives each answer the free seat that holds most of its text; waits while all are taken."""
+    """Gives each answer the free slot that holds most of its text; waits while all are taken."""
 
-    def __init__(self, seats: Sequence[Slot]) -> None:
-        self.all = tuple(seats)
-        self._free = list(seats)
+    def __init__(self, slots: Sequence[Slot]) -> None:
+        self.all = tuple(slots)
+        self._free = list(slots)
         self._cond = threading.Condition()
 
     @contextmanager
     def take(
         self, session: str | None, prompt: Sequence[int], owner: Owner = ("", "")
     ) -> Iterator[Slot]:
-        """Lend a seat."""
+        """Lend a free slot while the block lasts."""
         with self._cond:
             self._cond.wait_for(lambda: bool(self._free))
-            seat = max(self._free, key=lambda seat: self._worth(seat, session, prompt, owner))
-            self._free.remove(seat)
+            slot = max(self._free, key=lambda slot: self._match(slot, session, prompt, owner))
+            self._free.remove(slot)
         try:
-            seat.hand_over(owner)
-            yield seat
+            slot.hand_over(owner)
+            yield slot
         finally:
             with self._cond:
                 # The one used last is the last to be chosen among equals.
-                self._free.append(seat)
+                self._free.append(slot)
                 self._cond.notify()
 
     def forget(self, session: str) -> None:
-        """Forget a conversation in every seat, as soon as nobody writes there."""
-        for seat in self.all:
-            with self._alone(seat):
-                seat.conversation.forget(session)
+        """Forget a conversation in every slot, as soon as nobody writes there."""
+        for slot in self.all:
+            with self._alone(slot):
+                slot.conversation.forget(session)
 
     @contextmanager
-    def _alone(self, seat: Slot) -> Iterator[None]:
+    def _alone(self, slot: Slot) -> Iterator[None]:
         with self._cond:
-            self._cond.wait_for(lambda: seat in self._free)
+            self._cond.wait_for(lambda: slot in self._free)
             yield
 
     @staticmethod
-    def _worth(
-        seat: Slot, session: str | None, prompt: Sequence[int], owner: Owner
+    def _match(
+        slot: Slot, session: str | None, prompt: Sequence[int], owner: Owner
     ) -> tuple[bool, int, bool]:
-        mine = seat.owner == owner
-        own = mine and session is not None and seat.conversation.session == session
-        shared = seat.cache.window.shared(prompt) if mine else 0
-        # Among seats with nothing to share, an empty one costs nobody their text.
-        return own, shared, seat.cache.window.used == 0
+        mine = slot.owner == owner
+        own = mine and session is not None and slot.conversation.session == session
+        shared = slot.cache.window.shared(prompt) if mine else 0
+        # Among slots with nothing to share, an empty one costs nobody their text.
+        return own, shared, slot.cache.window.used == 0
 
 
-def seats_of(
-    model: Model, context: Context, params: ContextParams, options: LlamaOptions, pace: ThreadTuner
+def slots_of(
+    model: Model, context: Context, params: ContextParams, options: LlamaOptions, tuner: ThreadTuner
 ) -> Slots:
-    """Return one seat per answer at once, each a lane of the context where there are several.
+    """Return one slot per answer at once, each a lane of the context where there are several.
 
     Raises SettingsError for a window over a model that cannot forget the middle of its context.
     """
@@ -149,19 +149,19 @@ def seats_of(
     store = _store(model, params, options)
     if params.num_seqs == 1:
         cache = _cache(context, context, params, options)
-        return Slots([Slot(cache=cache, conversation=SlotConversation(cache, store), pace=pace)])
-    shared = SharedContext(context, pace)
-    seats = []
+        return Slots([Slot(cache=cache, conversation=SlotConversation(cache, store), tuner=tuner)])
+    shared = SharedContext(context, tuner)
+    slots = []
     for seq in range(params.num_seqs):
         cache = _cache(Lane(shared, seq), context, params, options)
-        seat = Slot(
+        slot = Slot(
             cache=cache,
             conversation=SlotConversation(cache, store),
-            pace=ThreadTuner(context, fixed_threads=params.num_threads),
+            tuner=ThreadTuner(context, fixed_threads=params.num_threads),
             writing=partial(shared.writing, seq),
         )
-        seats.append(seat)
-    return Slots(seats)
+        slots.append(slot)
+    return Slots(slots)
 
 
 def _require_window(model: Model, context: Context, options: LlamaOptions) -> None:

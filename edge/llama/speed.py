@@ -1,4 +1,4 @@
-"""How quickly a model can read and write here: predicted from the memory, and measured.
+"""Speed of a model here, in tokens per second: predicted from the memory, and measured.
 
 Each token reads every weight once, so the memory's bandwidth bounds the tokens per second.
 """
@@ -53,15 +53,15 @@ class Speed:
 
     @property
     def turn_s(self) -> float:
-        """Return the seconds of a turn: the prompt read and 128 tokens written at this pace."""
+        """Return the seconds of a turn: the prompt read and 128 tokens written at this speed."""
         read, write = self.prefill_tokens_per_s, self.decode_tokens_per_s
         if not read or not write:
             return float("inf")
         return self.prompt_tokens / read + _TURN_ANSWER / write
 
 
-def measured_pace(path: Path, options: LlamaOptions, prompt_tokens: int) -> Speed:
-    """Return the better pace of two runs of a GGUF model. Raises CheckpointError."""
+def measured_speed(path: Path, options: LlamaOptions, prompt_tokens: int) -> Speed:
+    """Return the better speed of two runs of a GGUF model. Raises CheckpointError."""
     from edge.llama.runtime import LlamaEngine
 
     engine = LlamaEngine(path, options=options)

@@ -1,4 +1,4 @@
-"""A first load of an unknown model in a process of its own, since llama.cpp may end it.
+"""Trial load of an unknown model in a process of its own, since llama.cpp may end it.
 
 Some damage (a vocabulary with a word twice, impossible dimensions) fails an assertion inside
 llama.cpp, which ends the process without a chance to say why. A file that once survived is

@@ -1,4 +1,4 @@
-"""Text to tokens and tokens to bytes, by the tokenizer inside a GGUF file."""
+"""Vocabulary of a GGUF file: text to tokens and tokens to bytes, by its own tokenizer."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from backbone.errors import MissingExtra
-from edge.device.device_pressure import read_strain
+from edge.device.device_pressure import read_pressure
 from edge.models.local_models import find_gguf, find_model
 from edge.near.rule_choice import rule_for
 from offload.aims import parse_aim
@@ -146,7 +146,7 @@ def open_hybrid(settings: Settings, here: Places, choice: RunFlags) -> Hybrid:
         cloud = open_door(
             link, settings, here, ledger=ledger, consent=choice.consent, allowed=allowed
         )
-    reader = conditions_reader(cloud, settings, ledger, read_strain, allowed)
+    reader = conditions_reader(cloud, settings, ledger, read_pressure, allowed)
     rest: dict[str, Any] = {} if choice.consent is None else {"consent": choice.consent}
     return Hybrid(
         edge, cloud, options=options, recorder=ledger, conditions=reader, allowed=allowed, **rest

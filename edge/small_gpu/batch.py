@@ -53,7 +53,7 @@ class Batch:
 
     def step(self) -> None:
         """End what nobody waits for any more, fill free slots, and compute one step."""
-        self._end_impatient()
+        self._end_overdue()
         self._fill_slots()
         if shares := self._shares():
             self._compute(shares)
@@ -70,9 +70,9 @@ class Batch:
         self._waiting.clear()
         self._running.clear()
 
-    def _end_impatient(self) -> None:
+    def _end_overdue(self) -> None:
         for sequence in [*self._waiting, *self._running]:
-            if (reason := sequence.task.patience.ended()) is not None:
+            if (reason := sequence.task.deadline.ended()) is not None:
                 self._end(sequence, reason)
 
     def _fill_slots(self) -> None:

@@ -1,4 +1,4 @@
-"""Where blocks of old keys and values lie: preallocated, in few bits or as they came.
+"""Block store of the ring cache: preallocated blocks of old keys and values, quantized or plain.
 
 Keys are rounded per channel over the tokens of a block, values per token over channels (KIVI, Liu
 et al., arXiv 2402.02750). Keys are kept before their rotation, which rounds them better (KVQuant,

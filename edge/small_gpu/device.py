@@ -1,4 +1,4 @@
-"""On which device a folder runs, in which precision, and how much memory is free there."""
+"""torch device: which one a folder runs on, in which precision, and its free memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quicker products with packed integers on a CPU, taken only where they prove to be the same.
+"""Fast linear layers: packed integer products on a CPU, used only where they prove to be the same.
 
 torch's kernels for them have private names and no promise, so every layer that uses one was
 compared with its plain self when it was loaded; any doubt or error leaves the plain one in place.

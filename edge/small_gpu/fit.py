@@ -1,4 +1,4 @@
-"""Whether a folder fits the memory of its device, told before any of it is loaded, and how."""
+"""Memory fit of a Hugging Face folder: whether and how it fits, told before it is loaded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a Hugging Face folder, in full precision or quantized, to a network that runs."""
+"""Loading of a Hugging Face folder, in full precision or quantized, as a network that runs."""
 
 from __future__ import annotations
 

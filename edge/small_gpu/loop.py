@@ -1,4 +1,4 @@
-"""The thread that owns the network: takes answers in, steps while there are any, sleeps else."""
+"""Engine loop: the thread that owns the network, takes answers in, steps, and waits for more."""
 
 from __future__ import annotations
 

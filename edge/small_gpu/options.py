@@ -1,4 +1,4 @@
-"""How a Hugging Face folder is run by torch on a small GPU or a CPU."""
+"""Options of the torch runtime: how a Hugging Face folder is run on a small GPU or a CPU."""
 
 from __future__ import annotations
 

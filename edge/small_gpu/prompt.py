@@ -1,4 +1,4 @@
-"""From a request to the tokens a folder's model reads, and to those of them that must stay."""
+"""Prompts of the torch runtime: tokens of a request, those that must stay, and chunks."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def begun(
 ) -> tuple[list[int], bytes]:
     """Return which of a prompt's tokens to read, and the bytes that the next ones must spell.
 
-    Bytes are left to be spelled where the answer's beginning ends inside a token (healing.py).
-    Under a schema or with a judged prompt it is read as it stands: there each token counts.
+    Bytes are left to be spelled where the answer's beginning ends inside a token, see
+    engine/token_healing.py. Under a schema or with a judged prompt it is read as it stands: there each token counts.
     """
     asked = request.sampling
     if not request.answer_prefix or asked.json_schema is not None or asked.prompt_logprobs:

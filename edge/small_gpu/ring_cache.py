@@ -1,4 +1,4 @@
-"""The keys and values of one conversation, in memory that never grows.
+"""Ring cache: the KV cache of one conversation, in memory that never grows.
 
 The first tokens (attention sinks; Xiao et al., arXiv 2309.17453) and the newest ones stay in full
 precision. Between them lie blocks of few bits: when there is no more room, the oldest block goes

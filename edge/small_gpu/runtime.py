@@ -75,7 +75,7 @@ class TorchEdgeEngine(Tokenized):
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
-        self._worth = DraftGate()  # of drafts, over all answers
+        self._gate = DraftGate()  # of drafts, over all answers
         self._speller = Speller(self._tokenizer, config.vocab_size)
         vocabulary = partial(of_tokenizer, self._tokenizer, config.vocab_size)
         self._schemas = Schemas(vocabulary, config.vocab_size)
@@ -222,9 +222,9 @@ class TorchEdgeEngine(Tokenized):
             prompt=prompt,
             pins=pins.within(len(prompt)),
             sampler=sampler,
-            drafter=None if copied is None else GatedDrafter(copied, self._worth),
+            drafter=None if copied is None else GatedDrafter(copied, self._gate),
             spelling=self._speller.bind(text, sampler),
-            patience=Deadline(request, gone, received),
+            deadline=Deadline(request, gone, received),
             received=received,
             stops=self._stops(request),
             owner=(asker(), request.cache_salt),

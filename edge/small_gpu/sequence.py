@@ -1,4 +1,4 @@
-"""One request on its way: what it evaluates next, and what it makes of what was found."""
+"""Sequence: one request in the batch, what it evaluates next and what it makes of the result."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class RingTask:
     sampler: Sampler
     drafter: Drafter | None
     spelling: Spelling | None = None  # what its first tokens must spell once more
-    patience: Deadline
+    deadline: Deadline
     received: float  # of time.monotonic()
     stops: tuple[str, ...] = ()  # what ends the answer beside the request's own
     owner: object = None  # whose text may be shared with it

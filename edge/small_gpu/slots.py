@@ -1,4 +1,4 @@
-"""The slots of an engine: who gets which, and which conversations are on disk."""
+"""Slots of the torch runtime: a ring each, who gets which, and their conversations on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One step of the network for several answers: the weights are read once for all of them."""
+"""Step of the network for several answers at once, and the tokens chosen from its logits."""
 
 from __future__ import annotations
 
@@ -140,26 +140,26 @@ class TorchThreads:
 
 
 class GovernedStep:
-    """Computes steps with the threads that a pace sets; it lives in the engine's thread."""
+    """Steps computed with the threads that a tuner sets; it lives in the engine's thread."""
 
     def __init__(
         self,
         step: Stepping,
         *,
         threads: TorchThreads | None = None,
-        pace_of: Callable[[TorchThreads], ThreadTuner] = ThreadTuner,
+        tuner_of: Callable[[TorchThreads], ThreadTuner] = ThreadTuner,
     ) -> None:
         self._step = step
         self._threads = threads or TorchThreads()
-        self._pace = pace_of(self._threads)
+        self._tuner = tuner_of(self._threads)
 
     def __call__(self, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         """Return what the step finds in the rows of each part."""
         plain = all(len(part.tokens) == 1 for part in parts)
         if not plain:
-            self._pace.before_prompt()
+            self._tuner.before_prompt()
         self._threads.use(plain=plain)
-        with self._pace.step(plain=plain, num_answers=len(parts)):
+        with self._tuner.step(plain=plain, num_answers=len(parts)):
             return self._step(parts)
 
 

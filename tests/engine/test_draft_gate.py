@@ -13,16 +13,16 @@ from engine.drafts import GatedDrafter
 Cost = Callable[[int], tuple[float, int]]  # from the token's place to a drafted step's s and tokens
 
 
-def ratio(worth: DraftGate, cost: Cost, *, num_tokens: int, plain_s: float = 1.0) -> float:
+def ratio(gate: DraftGate, cost: Cost, *, num_tokens: int, plain_s: float = 1.0) -> float:
     """Return the time without drafts over that with them."""
     seconds, written = 0.0, 0
     while written < num_tokens:
-        if worth.wanted():
+        if gate.wanted():
             took, tokens = cost(written)
-            worth.drafted(took, tokens)
+            gate.drafted(took, tokens)
         else:
             took, tokens = plain_s, 1
-            worth.plain(took)
+            gate.plain(took)
         seconds += took
         written += tokens
     return written * plain_s / seconds
@@ -42,15 +42,15 @@ def test_drafts_that_pay_are_taken_from_the_start(cost: tuple[float, int], gain:
 
 
 def test_text_that_begins_to_repeat_is_drafted_again_soon() -> None:
-    worth = DraftGate()
-    assert ratio(worth, lambda _: (2.0, 1), num_tokens=2000) >= 0.97
-    assert ratio(worth, lambda _: (1.5, 4), num_tokens=1000) >= 1.8
+    gate = DraftGate()
+    assert ratio(gate, lambda _: (2.0, 1), num_tokens=2000) >= 0.97
+    assert ratio(gate, lambda _: (1.5, 4), num_tokens=1000) >= 1.8
 
 
 def test_text_that_ceases_to_repeat_loses_only_what_drafts_had_won() -> None:
-    worth = DraftGate()
-    won = ratio(worth, lambda _: (1.5, 3), num_tokens=1000)
-    lost = ratio(worth, lambda _: (2.0, 1), num_tokens=1000)
+    gate = DraftGate()
+    won = ratio(gate, lambda _: (1.5, 3), num_tokens=1000)
+    lost = ratio(gate, lambda _: (2.0, 1), num_tokens=1000)
     assert won > 1.8 and lost >= 0.92
     assert 2000 / (1000 / won + 1000 / lost) > 1.2
 
@@ -69,59 +69,59 @@ def test_mixed_text_on_an_unsteady_machine_is_never_slowed(seed: int) -> None:
 
 def test_a_machine_that_slows_for_all_is_not_held_against_drafts() -> None:
     """What a step costs without is measured again, however well drafts do."""
-    worth = DraftGate()
-    ratio(worth, lambda _: (1.5, 3), num_tokens=300)
-    slow = ratio(worth, lambda _: (4.5, 3), num_tokens=1500, plain_s=3.0)
+    gate = DraftGate()
+    ratio(gate, lambda _: (1.5, 3), num_tokens=300)
+    slow = ratio(gate, lambda _: (4.5, 3), num_tokens=1500, plain_s=3.0)
     assert slow > 1.3
 
 
 def test_now_and_then_a_step_without_a_draft_is_timed() -> None:
-    worth, run = DraftGate(), 0
+    gate, run = DraftGate(), 0
     for _ in range(4):
-        worth.plain(1.0)
-    while worth.wanted():
-        worth.drafted(1.0, 4)
+        gate.plain(1.0)
+    while gate.wanted():
+        gate.drafted(1.0, 4)
         run += 1
     assert run == REFRESH
-    worth.plain(1.0)
-    assert worth.wanted()
+    gate.plain(1.0)
+    assert gate.wanted()
 
 
 def test_nothing_is_drafted_before_it_is_known_what_that_would_save() -> None:
-    worth = DraftGate()
-    assert not worth.wanted()
+    gate = DraftGate()
+    assert not gate.wanted()
     for _ in range(4):
-        worth.plain(1.0)
+        gate.plain(1.0)
     for _ in range(TRIAL_STEPS):
-        assert worth.wanted()
-        worth.drafted(5.0, 1)
-    assert not worth.wanted()
+        assert gate.wanted()
+        gate.drafted(5.0, 1)
+    assert not gate.wanted()
 
 
 def test_a_machine_that_slept_in_a_step_drafts_on() -> None:
-    worth = DraftGate()
+    gate = DraftGate()
     for _ in range(20):
-        worth.plain(1.0)
+        gate.plain(1.0)
     for _ in range(60):
-        worth.drafted(1.5, 4)
-    worth.drafted(30_000.0, 4)
-    worth.plain(30_000.0)
+        gate.drafted(1.5, 4)
+    gate.drafted(30_000.0, 4)
+    gate.plain(30_000.0)
     for _ in range(40):
-        worth.plain(1.0)
-    assert worth.wanted()
+        gate.plain(1.0)
+    assert gate.wanted()
 
 
 def test_reading_for_a_draft_counts_as_its_cost() -> None:
-    worth = DraftGate()
+    gate = DraftGate()
     for _ in range(4):
-        worth.plain(1.0)
+        gate.plain(1.0)
     for _ in range(TRIAL_STEPS):
-        worth.drafted(0.9, 1)
-    worth.wasted(20.0)
-    assert not worth.wanted()
+        gate.drafted(0.9, 1)
+    gate.wasted(20.0)
+    assert not gate.wanted()
     waited = 0
-    while not worth.wanted():
-        worth.plain(1.0)
+    while not gate.wanted():
+        gate.plain(1.0)
         waited += 1
     assert waited > 500
 
@@ -156,9 +156,9 @@ def test_copies_are_verified_only_where_that_pays() -> None:
 
 
 def test_steps_that_others_share_are_no_measure() -> None:
-    worth = DraftGate()
-    paying = GatedDrafter(Copier(), worth)
+    gate = DraftGate()
+    paying = GatedDrafter(Copier(), gate)
     for _ in range(50):
         assert paying.propose(0) == []
         paying.judge(0, 0, 9.0)
-    assert not worth.wanted(), "not one step of its own has been timed"
+    assert not gate.wanted(), "not one step of its own has been timed"

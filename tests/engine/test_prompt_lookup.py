@@ -186,7 +186,7 @@ def test_drafts_half_right_change_nothing(
     deltas, _ = _ask(engine, "hello", max_tokens=50)
     assert [d.token_ids[0] for d in deltas if d.token_ids] == expected
     assert 0 < sum(right for _, right in guesser.verdicts) < sum(n for n, _ in guesser.verdicts)
-    stream = engine._seats.all[0].cache.window.stream
+    stream = engine._slots.all[0].cache.window.stream
     assert stream[5:] == expected[: len(stream) - 5], "nothing that was not said is held"
     engine.close()
 
@@ -205,7 +205,7 @@ def test_drafts_do_not_outrun_the_window(tiny_gguf: Path) -> None:
     engine = LlamaEngine(tiny_gguf, options=options)
     deltas, finish = _ask(engine, "abcabcabc", max_tokens=200)
     assert finish.usage.completion_tokens == len([d for d in deltas if d.token_ids]) > 60
-    assert engine._seats.all[0].cache.window.used <= 64
+    assert engine._slots.all[0].cache.window.used <= 64
     engine.close()
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.device.device_pressure import Ceiling, DevicePressure, read_strain
+from edge.device.device_pressure import Ceiling, DevicePressure, read_pressure
 from edge.device.governor import Governor
 
 
@@ -48,7 +48,7 @@ PRESSURE = "some avg10=25.00 avg60=3.00 avg300=1.00 total=5\nfull avg10=1.00 avg
 def test_trees_of_devices_are_read(
     tmp_path: Path, files: dict[str, str], expected: DevicePressure
 ) -> None:
-    assert read_strain(_tree(tmp_path, files)) == expected
+    assert read_pressure(_tree(tmp_path, files)) == expected
 
 
 def test_each_strain_halves_the_threads_and_one_remains() -> None:
@@ -59,8 +59,8 @@ def test_each_strain_halves_the_threads_and_one_remains() -> None:
 
 
 def test_ceiling_is_read_again_after_a_while() -> None:
-    now, strains = [0.0], iter([DevicePressure(), DevicePressure(hot=True)])
-    ceiling = Ceiling(8, read=lambda: next(strains), allowed=lambda: None, clock=lambda: now[0])
+    now, pressures = [0.0], iter([DevicePressure(), DevicePressure(hot=True)])
+    ceiling = Ceiling(8, read=lambda: next(pressures), allowed=lambda: None, clock=lambda: now[0])
     assert (ceiling(), ceiling()) == (8, 8)
     now[0] = 6.0
     assert ceiling() == 4

@@ -13,7 +13,7 @@ import pytest
 from backbone.process_limits import free_memory_bytes
 from edge.device import profile
 from edge.device.cpu_load import num_usable_cores
-from edge.device.device_pressure import DevicePressure, read_strain
+from edge.device.device_pressure import DevicePressure, read_pressure
 from edge.device.profile import read_profile
 
 ZONES = "sys/class/thermal/thermal_zone"
@@ -87,7 +87,7 @@ def tree(root: Path, *parts: dict[str, str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("files", "kind", "mode", "advised", "strain"),
+    ("files", "kind", "mode", "advised", "pressure"),
     [
         (ORIN_NANO, "jetson", "15W", "nvpmodel -m 2", DevicePressure()),
         (AGX_ORIN, "jetson", "MODE_30W", "nvpmodel -m 0", DevicePressure(hot=True)),
@@ -102,13 +102,13 @@ def test_a_device_is_known_and_its_strain_is_read(
     kind: str,
     mode: str | None,
     advised: str | None,
-    strain: DevicePressure,
+    pressure: DevicePressure,
 ) -> None:
     found = read_profile(tree(tmp_path, files))
     assert found.kind == kind and "\0" not in found.model
     assert (found.power_mode.name if found.power_mode else None) == mode
     assert (advised is None and not found.advice()) or str(advised) in found.advice()[0]
-    assert read_strain(tmp_path) == strain
+    assert read_pressure(tmp_path) == pressure
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_only_old_jetpacks_lack_a_new_python(
 )
 def test_a_pi_whose_firmware_slows_it_now_is_spared(tmp_path: Path, value: str, hot: bool) -> None:
     """What its firmware remembers of the past (from bit 16 on) is no reason."""
-    assert read_strain(tree(tmp_path, PI_5, {THROTTLED: value})).hot == hot
+    assert read_pressure(tree(tmp_path, PI_5, {THROTTLED: value})).hot == hot
 
 
 ODD = {
@@ -172,7 +172,7 @@ ODD = {
 def test_what_makes_no_sense_weighs_nothing(tmp_path: Path) -> None:
     found = read_profile(tree(tmp_path, ODD))
     assert (found.kind, found.power_mode, found.advice()) == ("laptop", None, [])
-    assert read_strain(tmp_path) == DevicePressure()
+    assert read_pressure(tmp_path) == DevicePressure()
     assert num_usable_cores(tmp_path) >= 1 and free_memory_bytes(tmp_path) > 0
 
 
@@ -181,7 +181,7 @@ def test_each_file_alone_may_be_missing(tmp_path: Path, files: dict[str, str]) -
     for number, gone in enumerate(files):
         root = tree(tmp_path / str(number), {n: text for n, text in files.items() if n != gone})
         read_profile(root).advice()
-        read_strain(root)
+        read_pressure(root)
         assert num_usable_cores(root) >= 1
 
 
@@ -197,7 +197,7 @@ def test_sensors_that_refuse_to_be_read_weigh_nothing(
 
     monkeypatch.setattr(Path, "read_text", refused)
     assert read_profile(root).kind == "other"
-    assert read_strain(root) == DevicePressure()
+    assert read_pressure(root) == DevicePressure()
     assert num_usable_cores(root) >= 1 and free_memory_bytes(root) > 0
 
 

@@ -42,10 +42,10 @@ def test_threads_are_set_only_when_they_change(
     )
     with Model(tiny_gguf) as model, Context(model, ContextParams(num_tokens=32)) as context:
         monkeypatch.setattr(context, "set_threads", lambda *found: calls.append(found))
-        pace = ThreadTuner(context)
-        pace.before_prompt()
+        tuner = ThreadTuner(context)
+        tuner.before_prompt()
         for _ in range(5):
-            with pace.step():
+            with tuner.step():
                 pass
     assert calls == [(2, 1), (1, 1), (2, 1)]
 
@@ -66,10 +66,10 @@ def test_what_others_used_while_the_model_was_loaded_is_where_it_begins(
             asked.append(prefill)
 
     monkeypatch.setattr("edge.device.governor.Ceiling", lambda cores: lambda: cores)
-    pace = ThreadTuner(Computing(), others=others)
-    pace.before_prompt()
+    tuner = ThreadTuner(Computing(), others=others)
+    tuner.before_prompt()
     now[0], counters[0] = 4.0, (8.0, 4.0)  # nobody else
-    pace.before_prompt()
+    tuner.before_prompt()
     assert asked == [2, 4]
 
 

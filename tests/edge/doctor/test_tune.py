@@ -13,7 +13,7 @@ from edge.doctor import tune as tuning
 from edge.doctor.chosen_settings import chosen_settings
 from edge.doctor.tune import Tuned, quick_window, tune
 from edge.llama.options import LlamaOptions
-from edge.llama.speed import Speed, measured_pace, prompt_of
+from edge.llama.speed import Speed, measured_speed, prompt_of
 from offload.config.places import places
 from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_file import read_remarks
@@ -23,7 +23,7 @@ from offload.pair import EDGE_MODEL
 Quick = Callable[[EdgeSettings], float]
 
 
-def pace(
+def speed(
     read: float = 100.0,
     write: float = 10.0,
     *,
@@ -51,7 +51,7 @@ def device(quick: Quick) -> Callable[[Settings, int], Speed]:
 
     def measure(settings: Settings, tokens: int) -> Speed:
         times = quick(settings.edge)
-        return pace(100 * times, 10 * times, prompt=tokens)
+        return speed(100 * times, 10 * times, prompt=tokens)
 
     return measure
 
@@ -106,8 +106,8 @@ def test_a_busy_device_keeps_nothing_and_is_told() -> None:
 def test_a_type_that_would_shorten_the_context_is_not_chosen() -> None:
     def measure(settings: Settings, tokens: int) -> Speed:
         if settings.edge.kv_cache_dtype == "f16":
-            return pace(400, 40, prompt=tokens, length=1024)
-        return pace(100, 10, prompt=tokens)
+            return speed(400, 40, prompt=tokens, length=1024)
+        return speed(100, 10, prompt=tokens)
 
     here = places()
     assert tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0).kept == {}
@@ -116,7 +116,7 @@ def test_a_type_that_would_shorten_the_context_is_not_chosen() -> None:
 def test_a_cache_that_pays_only_after_a_long_prompt_is_found() -> None:
     def measure(settings: Settings, tokens: int) -> Speed:
         compressed = settings.edge.kv_cache_dtype == "auto" and tokens > 1000
-        return pace(1000 / (2.0 if compressed else 1.0), prompt=tokens)
+        return speed(1000 / (2.0 if compressed else 1.0), prompt=tokens)
 
     here = places()
     found = tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0)
@@ -127,7 +127,7 @@ def test_a_cache_that_pays_only_after_a_long_prompt_is_found() -> None:
 def test_a_cache_that_is_in_use_already_is_not_tried_again() -> None:
     def measure(settings: Settings, tokens: int) -> Speed:
         assert settings.edge.kv_cache_dtype == "auto"
-        return pace(prompt=tokens, kinds="f16")
+        return speed(prompt=tokens, kinds="f16")
 
     here = places()
     assert tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0).is_whole
@@ -139,7 +139,7 @@ def test_a_window_is_judged_by_a_long_prompt() -> None:
 
     def measure(settings: Settings, tokens: int) -> Speed:
         asked.append(tokens)
-        return pace(1000, 10.0 if tokens != 512 else 8.0, prompt=tokens, length=32_768)
+        return speed(1000, 10.0 if tokens != 512 else 8.0, prompt=tokens, length=32_768)
 
     here = places()
     found = tune(load(here.config_file), here, measure=measure, clock=lambda: 0.0)
@@ -156,12 +156,12 @@ def test_the_time_bounds_the_search_and_that_is_told() -> None:
 @pytest.mark.parametrize(
     ("short", "long", "window"),
     [
-        (pace(prompt=32), pace(prompt=512, length=40_960), None),
-        (pace(prompt=32), pace(write=10.5, prompt=512, length=40_960), None),
+        (speed(prompt=32), speed(prompt=512, length=40_960), None),
+        (speed(prompt=32), speed(write=10.5, prompt=512, length=40_960), None),
         # 19 ms more for 512 tokens on top of 100 ms: twice as long after some 2,690 of them
-        (pace(prompt=0), pace(write=1 / 0.119, prompt=512, length=40_960), 2560),
-        (pace(prompt=0), pace(write=1 / 0.119, prompt=512, length=2048), None),
-        (pace(prompt=75), pace(write=1, prompt=80, length=40_960), None),
+        (speed(prompt=0), speed(write=1 / 0.119, prompt=512, length=40_960), 2560),
+        (speed(prompt=0), speed(write=1 / 0.119, prompt=512, length=2048), None),
+        (speed(prompt=75), speed(write=1, prompt=80, length=40_960), None),
     ],
 )
 def test_a_window_is_kept_where_a_full_context_would_halve_the_speed(
@@ -179,7 +179,7 @@ def test_the_doctor_tells_which_settings_were_measured() -> None:
 
 
 def test_a_real_model_is_timed() -> None:
-    found = measured_pace(EDGE_MODEL, LlamaOptions(num_threads=1), 64)
+    found = measured_speed(EDGE_MODEL, LlamaOptions(num_threads=1), 64)
     assert found.prefill_tokens_per_s > 0 and found.decode_tokens_per_s > 0
     assert 0 < found.turn_s < float("inf") and found.max_model_len == 512
 
@@ -197,5 +197,5 @@ def test_a_missing_model_is_said_before_anything_is_measured(tmp_path: Path) -> 
 
 
 def test_a_prompt_longer_than_half_of_the_context_is_cut_to_it() -> None:
-    found = measured_pace(EDGE_MODEL, LlamaOptions(num_threads=1), 512)
+    found = measured_speed(EDGE_MODEL, LlamaOptions(num_threads=1), 512)
     assert found.max_model_len // 4 < found.prompt_tokens <= found.max_model_len // 2

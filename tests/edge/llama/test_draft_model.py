@@ -118,7 +118,7 @@ def test_every_way_of_running_gives_the_same_answer(
         # Sliding windows part the two, since drafts are cut off where the window is full.
         if which == "itself" and not options:
             assert tally.accepted == tally.proposed
-        window = drafted._seats.all[0].cache.window
+        window = drafted._slots.all[0].cache.window
         assert window.used <= window.capacity
 
 

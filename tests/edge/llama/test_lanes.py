@@ -234,10 +234,10 @@ def test_no_sequences_are_refused() -> None:
 
 
 def test_logits_of_lanes_are_copies(engine: LlamaEngine) -> None:
-    cache = engine._seats.all[0].cache
+    cache = engine._slots.all[0].cache
     list(cache.read([1, 2, 3], engine._writer.pins(cache, Request(prompt="x"), [1, 2, 3])))
     kept = cache.logits(0)
     before = kept.copy()
-    other = engine._seats.all[1].cache
+    other = engine._slots.all[1].cache
     list(other.read([4, 5], engine._writer.pins(other, Request(prompt="x"), [4, 5])))
     np.testing.assert_array_equal(kept, before)

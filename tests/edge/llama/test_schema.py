@@ -290,7 +290,7 @@ def test_an_answer_that_is_whole_takes_no_further_step(engine: LlamaEngine) -> N
 def test_a_client_that_leaves_while_its_schema_is_compiled_holds_no_seat(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine._seats, "take", pytest.fail)
+    monkeypatch.setattr(engine._slots, "take", pytest.fail)
     gone = threading.Event()
     gone.set()
     minutes: Schema = {

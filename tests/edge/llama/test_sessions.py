@@ -81,14 +81,14 @@ def test_windows_survive_the_restart(tiny_gguf: Path, tmp_path: Path) -> None:
         engine = _engine(tiny_gguf, folder, window=60)
         request = Request(prompt="endless", session="s", sampling=Sampling(max_tokens=150))
         _text = "".join(d.text for d in list(engine.answer(request))[:-1])  # type: ignore
-        stream = list(engine._seats.all[0].cache.window.stream)
+        stream = list(engine._slots.all[0].cache.window.stream)
         if restart:
             engine.close()
             engine = _engine(tiny_gguf, folder, window=60)
-            engine._seats.all[0].conversation.enter("s", stream)
-        assert engine._seats.all[0].cache.window.dropped > 50
-        engine._seats.all[0].cache.append(
-            [65], engine._writer.pins(engine._seats.all[0].cache, request, [1])
+            engine._slots.all[0].conversation.enter("s", stream)
+        assert engine._slots.all[0].cache.window.dropped > 50
+        engine._slots.all[0].cache.append(
+            [65], engine._writer.pins(engine._slots.all[0].cache, request, [1])
         )
         found.append(engine._context.logits().tolist())
         engine.close()
@@ -105,7 +105,7 @@ async def test_a_forgotten_conversation_is_read_anew_and_not_saved_again(
     list(engine.answer(request))
     await engine.forget("s")
     await engine.forget("nobody")
-    assert all(seat.cache.window.used == 0 for seat in engine._seats.all)
+    assert all(slot.cache.window.used == 0 for slot in engine._slots.all)
     await engine.aclose()
     assert not list(tmp_path.glob("*.kv"))
 

@@ -23,7 +23,7 @@ def as_they_were() -> Iterator[None]:
 
 
 class Told:
-    """A pace that sets what it is told, and notes what it was asked."""
+    """A tuner that sets what it is told, and notes what it was asked."""
 
     def __init__(self, threads: TorchThreads, plan: list[tuple[int, int]]) -> None:
         self.threads, self.plan = threads, plan
@@ -53,31 +53,31 @@ def part(num_tokens: int) -> StepPart:
 
 def recorded(plan: list[tuple[int, int]]) -> tuple[GovernedStep, Told, list[int]]:
     seen: list[int] = []
-    paces: list[Told] = []
+    tuners: list[Told] = []
 
     def step(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         seen.append(torch.get_num_threads())
         return [[] for _ in parts]
 
-    def pace_of(threads: TorchThreads) -> ThreadTuner:
-        paces.append(Told(threads, plan))
-        return cast("ThreadTuner", paces[0])
+    def tuner_of(threads: TorchThreads) -> ThreadTuner:
+        tuners.append(Told(threads, plan))
+        return cast("ThreadTuner", tuners[0])
 
-    return GovernedStep(step, pace_of=pace_of), paces[0], seen
+    return GovernedStep(step, tuner_of=tuner_of), tuners[0], seen
 
 
 def test_prompts_and_answers_have_the_threads_that_were_set_for_them() -> None:
-    step, pace, seen = recorded([(1, 3), (2, 3), (1, 1)])
+    step, tuner, seen = recorded([(1, 3), (2, 3), (1, 1)])
     step([part(40)])
     step([part(1)])
     step([part(1), part(1)])
     step([part(1), part(7)])
     assert seen == [3, 2, 1, 1]
-    assert pace.asked == ["prompt", "wide 1", "plain 1", "plain 2", "prompt", "wide 2"]
+    assert tuner.asked == ["prompt", "wide 1", "plain 1", "plain 2", "prompt", "wide 2"]
 
 
 def test_a_step_that_fails_is_no_measure_and_the_next_one_counts() -> None:
-    step, pace, _ = recorded([(2, 2)])
+    step, tuner, _ = recorded([(2, 2)])
 
     def broken(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         raise RuntimeError("broken")
@@ -87,7 +87,7 @@ def test_a_step_that_fails_is_no_measure_and_the_next_one_counts() -> None:
         step([part(1)])
     step._step = working
     step([part(1)])
-    assert pace.asked == ["plain 1"]
+    assert tuner.asked == ["plain 1"]
 
 
 class Neighbours:
@@ -96,10 +96,10 @@ class Neighbours:
     def __init__(self) -> None:
         self.now, self.busy = 0.0, 0.0
 
-    def pace_of(self, threads: TorchThreads) -> ThreadTuner:
-        pace = ThreadTuner(threads, fixed_threads=1)
-        pace._governor = Governor(4, others=lambda: self.busy, clock=lambda: self.now)
-        return pace
+    def tuner_of(self, threads: TorchThreads) -> ThreadTuner:
+        tuner = ThreadTuner(threads, fixed_threads=1)
+        tuner._governor = Governor(4, others=lambda: self.busy, clock=lambda: self.now)
+        return tuner
 
 
 def test_it_gives_way_to_others_and_takes_the_cores_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +114,7 @@ def test_it_gives_way_to_others_and_takes_the_cores_back(monkeypatch: pytest.Mon
         machine.now += 0.1 / threads if threads <= free else 0.4
         return [[] for _ in parts]
 
-    paced = GovernedStep(step, pace_of=machine.pace_of)
+    paced = GovernedStep(step, tuner_of=machine.tuner_of)
 
     def run(num_steps: int) -> int:
         paced([part(16)])

@@ -2,8 +2,9 @@
 
 Guesses are verified by the model itself, a few in one step: they change the speed and never the
 answer. Text that repeats is copied (prompt_lookup.py); where nothing repeats, a smaller model is
-asked (edge/llama/draft_model.py). Source: Leviathan et al., "Fast Inference from Transformers via Speculative
-Decoding", arXiv 2211.17192; here a guess stands where it is what would have been drawn.
+asked (edge/llama/draft_model.py). Source: Leviathan et al., "Fast Inference from Transformers
+via Speculative Decoding", arXiv 2211.17192; here a guess stands where it is what
+would have been drawn.
 """
 
 from __future__ import annotations

@@ -13,11 +13,14 @@ from edge.device.cpu_load import num_usable_cores
 from edge.llama.gpu import find_gpus
 from edge.models.local_models import find_model
 from edge.near.factory import llama_options
+from engine.draft_gate import TOKEN_COST
+from engine.prompt_lookup import LEAST_GAIN
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_file import read_remarks
 
 if TYPE_CHECKING:
+    from edge.llama.draft_model import DraftPlan
     from edge.llama.kv_losses import KvLoss
 
 
@@ -56,6 +59,7 @@ def _of_file(path: Path, settings: Settings, here: Places) -> list[ChosenSetting
     with Model(path, weights=False) as model:
         free -= draft.need_bytes if draft else 0
         params, trained = plan(model, options, free), model.trained_len
+        size_bytes = model.size_bytes
     kinds, layers = str(params.kv_types), place(path, options, free, gpus)
     loss = known_loss(here.kv_losses, path, kinds)
     is_auto = said.kv_cache_dtype == "auto"
@@ -63,7 +67,7 @@ def _of_file(path: Path, settings: Settings, here: Places) -> list[ChosenSetting
     fitting = "as many as fit" if gpus else "llama.cpp sees no GPU"
     return [
         _threads(said.num_threads, why),
-        *([] if draft is None else [_drafting(draft.path.name, draft.need_bytes)]),
+        *([] if draft is None else [_drafting(draft, size_bytes)]),
         ChosenSetting(
             name="kv_cache_dtype",
             value=kinds,
@@ -111,9 +115,21 @@ def _window(window: int, why: str) -> ChosenSetting:
     return ChosenSetting(name="window", value="slides", why="a chat never ends for length")
 
 
-def _drafting(name: str, need_bytes: int) -> ChosenSetting:
-    takes = f"{need_bytes / 1e6:.0f} MB"
-    return ChosenSetting(name="draft_model", value=name, why=f"you set it; it takes {takes} beside")
+def _drafting(draft: DraftPlan, size_bytes: int) -> ChosenSetting:
+    step = draft.path.stat().st_size / max(1, size_bytes)
+    why = f"you set it; it takes {draft.need_bytes / 1e6:.0f} MB beside, and {when_it_pays(step)}"
+    return ChosenSetting(name="draft_model", value=draft.path.name, why=why)
+
+
+def when_it_pays(step: float) -> str:
+    """Return when guesses pay that take `step` of the larger model's step each, by their size.
+
+    A guess and its check must take less time than the steps that right guesses save.
+    """
+    needed = step + TOKEN_COST
+    if needed >= 1 / LEAST_GAIN:
+        return "cannot pay here by its size: leave it out, or choose one a tenth as large"
+    return f"by its size pays where more than {needed:.0%} of its guesses are right"
 
 
 def _kv_reason(kinds: str, loss: KvLoss | None) -> str:

@@ -43,7 +43,8 @@ def begun(
     """Return which of a prompt's tokens to read, and the bytes that the next ones must spell.
 
     Bytes are left to be spelled where the answer's beginning ends inside a token, see
-    engine/token_healing.py. Under a schema or with a judged prompt it is read as it stands: there each token counts.
+    engine/token_healing.py. Under a schema or with a judged prompt it is read as it stands:
+    there each token counts.
     """
     asked = request.sampling
     if not request.answer_prefix or asked.json_schema is not None or asked.prompt_logprobs:

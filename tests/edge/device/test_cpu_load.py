@@ -48,3 +48,7 @@ def test_cores_are_the_fewest_of_affinity_quota_and_hardware(
 
 def test_there_is_always_one_core(tmp_path: Path) -> None:
     assert num_usable_cores(_v2(tmp_path, "1000 100000")) == 1
+
+
+def test_a_quota_of_half_a_core_leaves_one_thread(tmp_path: Path) -> None:
+    assert num_usable_cores(_v2(tmp_path, "50000 100000")) == 1

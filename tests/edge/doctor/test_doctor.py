@@ -10,7 +10,7 @@ import pytest
 
 from backbone.errors import NearfarError
 from edge.device.llama_build import build_advice, built_with, cpu_features, has_nvidia, require_cpu
-from edge.doctor.chosen_settings import chosen_settings
+from edge.doctor.chosen_settings import chosen_settings, when_it_pays
 from edge.doctor.doctor import _locked, examine
 from edge.doctor.findings import show
 from edge.llama.speed import memory_bandwidth, predicted_tokens_per_s
@@ -104,10 +104,16 @@ def test_the_choices_for_the_near_model_are_told_with_their_reasons() -> None:
 def test_a_draft_model_is_told_with_what_it_takes(stories_gguf: Path) -> None:
     fit, problems = Settings(edge=EdgeSettings(draft_model="embedded")), list[str]()
     chosen = {each.name: each for each in chosen_settings(fit, places(), problems)}
-    assert "MB beside" in chosen["draft_model"].why and problems == []
+    why = chosen["draft_model"].why  # as large as the model itself
+    assert "MB beside" in why and "cannot pay" in why and problems == []
     unfit = Settings(edge=EdgeSettings(draft_model=str(stories_gguf)))
     assert chosen_settings(unfit, places(), problems) == []
     assert "another vocabulary" in problems[0]
+
+
+def test_a_small_draft_model_pays_where_enough_of_its_guesses_are_right() -> None:
+    assert when_it_pays(0.1) == "by its size pays where more than 45% of its guesses are right"
+    assert "a tenth as large" in when_it_pays(0.65)
 
 
 def test_what_hinders_a_choice_is_a_problem(tmp_path: Path) -> None:

@@ -65,6 +65,18 @@ def test_uneven_keys_give_way_last() -> None:
     assert found == ["f16", "f16/q8_0", "q8_0"]
 
 
+def test_auto_halves_the_cache_where_f16_fits_only_half_of_the_length() -> None:
+    """The length that was asked for is kept, and the type is the largest that fits."""
+    half = CacheShape(num_kv_heads=128, k_head=64, v_head=64)
+    size = half.cache_bytes(KvTypes.parse("f16"), 8192)
+    known = {"weights_bytes": 0, "compute_bytes": lambda n: 0, "trained_len": 8192}
+    free = int(size * 0.55 / 0.9)
+    asked = choose("m", half, free_bytes=free, asked_len=8192, **known)  # type: ignore
+    assert (asked.num_tokens, str(asked.kv_types)) == (8192, "q8_0")
+    with pytest.raises(NearfarError, match="set max_model_len to"):
+        choose("m", half, free_bytes=free, asked_len=8192, kv_cache_dtype="f16", **known)  # type: ignore
+
+
 def test_asked_length_that_cannot_fit_is_refused_with_one_that_does() -> None:
     with pytest.raises(NearfarError, match="set max_model_len to") as caught:
         _choose(1200, asked_len=131_072)

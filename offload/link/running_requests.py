@@ -37,9 +37,16 @@ class AnswerLimits:
     stall_s: float = 120.0  # how long a reader may hold the engine and take nothing
     max_kept_answers: int = 4096
     max_remembered_ids: int = 100_000
+    max_silent_connections: int = 256  # that have said nothing yet; the oldest is closed for one
 
     def __post_init__(self) -> None:
-        for name in ("max_streams", "max_streams_per_device", "window", "stall_s"):
+        for name in (
+            "max_streams",
+            "max_streams_per_device",
+            "window",
+            "stall_s",
+            "max_silent_connections",
+        ):
             if getattr(self, name) <= 0:
                 raise SettingsError(f"{name} is {getattr(self, name)}; it must be above 0")
         for name in ("batch_s", "resume_s", "max_kept_answers", "max_remembered_ids"):

@@ -16,6 +16,7 @@ from offload.link.keys import DeviceList, KeyPair, require_curve
 from offload.link.message_handler import Exchange
 from offload.link.quota import QuotaMeter
 from offload.link.running_requests import AnswerLimits
+from offload.link.silent_connections import SilentConnections
 from offload.link.socket_pump import Pump
 from offload.link.sockets import listen
 from offload.link.zap_handler import ZapHandler
@@ -71,6 +72,11 @@ class LinkServer:
         """How many messages were none of this protocol."""
         return self._exchange.num_bad_messages
 
+    @property
+    def num_silent_connections(self) -> int:
+        """How many connections have said nothing yet."""
+        return self._silent.num_silent
+
     async def start(self) -> None:
         """Bind and begin to serve. Raises SettingsError where the endpoint cannot be bound."""
         # A context of its own, since there can be only one ZAP handler in each.
@@ -85,6 +91,7 @@ class LinkServer:
                 self._gatekeeper.close()
             self._context.term()
             raise
+        self._silent = SilentConnections(socket, self._limits.max_silent_connections)
         self._pump = Pump(socket, self._on_frames)
         self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._exchange = Exchange(
@@ -127,6 +134,7 @@ class LinkServer:
         self._sweeper.cancel()
         await self._exchange.answers.aclose()
         self._door.meter.close()
+        self._silent.close()
         # What was said last may still be on its way out when a drain ends.
         self._pump.close(linger_s=0.0 if self._exchange.takes_requests else _LINGER_S)
         if self._gatekeeper is not None:
@@ -137,6 +145,7 @@ class LinkServer:
         if len(frames) != 2:  # the first is the connection's identity
             self._exchange.note_bad()
             return
+        self._silent.heard(frames[-1])
         identity, message = (frame.bytes for frame in frames)
         device_key = _device_key(frames[-1])
         assert device_key or self._keys is None, "the gatekeeper names whom it lets in"

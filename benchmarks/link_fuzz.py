@@ -28,11 +28,10 @@ import zmq
 
 from offload.errors import RequestError
 from offload.link import message_bodies, wire
-from offload.link.delta_codec import pack_delta, unpack_delta
 from offload.link.message_bodies import Kind
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
-from offload.link.wire import WireError
+from offload.link.wire import WireError, pack_delta, unpack_delta
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from tests.offload.links import HELLO
 from tests.offload.scripted import ScriptedEngine

@@ -1,4 +1,4 @@
-"""What a caller may ask of the policy by the model's name: auto, auto-q95, auto-b20, ..."""
+"""Aims: what a caller may ask of the policy by the model's name (auto, auto-q95, auto-b20, ...)."""
 
 from __future__ import annotations
 

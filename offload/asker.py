@@ -1,4 +1,4 @@
-"""Who asks: the name of the device for whom an engine works, known to the doors and to no request.
+"""Asker: the name of the device for whom an engine works, known to this task alone.
 
 A door (the link, the HTTP face) sets it around an answer; an engine that shares its time or keeps
 answers reads it, so that one device neither waits for nor sees what is another's.

@@ -1,4 +1,4 @@
-"""The turns of a conversation, as Hugging Face's chat templates expect them."""
+"""Chat turns: a conversation as Hugging Face's chat templates expect it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What other threads ask of the one that owns a network: a queue of orders it follows in turn."""
+"""Command queue: what other threads ask of the one that owns a network, done in turn."""
 
 from __future__ import annotations
 

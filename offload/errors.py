@@ -1,4 +1,4 @@
-"""What can go wrong between a request and its answer; the tree is drawn in backbone/errors.py."""
+"""Errors between a request and its answer; the tree is drawn in backbone/errors.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words both sides speak: Request, Delta, Finish, Route, ModelCard, as msgspec structs.
+"""Messages of both sides: Request, Delta, Finish, Route, ModelCard, as msgspec structs.
 
 They are frozen, refuse unknown fields, and are checked where they are built, so that a decoded
 message is as trustworthy as a constructed one.

@@ -1,4 +1,4 @@
-"""Whether a prompt can fit a context, told from its characters before any of them is tokenized.
+"""Prompt length: whether a prompt can fit a context, told from its characters alone.
 
 A tokenizer needs seconds for megabytes, so what cannot fit is refused before it is asked.
 """

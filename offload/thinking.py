@@ -1,4 +1,4 @@
-"""Thoughts, which some models write before their answer, told apart from it."""
+"""Thinking: the thoughts that some models write before their answer, told apart from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads that own a model, a fair queue before them, and a bridge from iterators to asyncio."""
+"""Worker: a thread that owns a model, with a fair queue, and its iterators bridged to asyncio."""
 
 from __future__ import annotations
 

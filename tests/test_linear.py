@@ -168,13 +168,11 @@ READERS: dict[str, Reader] = {
     "offload.egress.privacy.contacts": _each(_detector("email"), _detector("phone")),
     "offload.egress.privacy.envelopes": _detector("address"),
     "offload.egress.privacy.identifiers": _each(
-        _detector("card"), _detector("iban"), _detector("national_id")
+        *map(_detector, ("card", "iban", "national_id", "ip", "path"))
     ),
     "offload.egress.privacy.linear": _detector("address"),
-    "offload.egress.privacy.ip_and_paths": _each(_detector("ip"), _detector("path")),
     "offload.egress.privacy.names": _detector("name"),
     "offload.egress.privacy.postal": _detector("address"),
-    "offload.egress.privacy.postal_east": _detector("address"),
     "offload.egress.privacy.redaction": _redacted,
     "offload.egress.privacy.placeholder_restoring": _restored,
     "offload.egress.privacy.normalise": _detector("ip"),

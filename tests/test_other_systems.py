@@ -20,7 +20,7 @@ from backbone.files import open_private
 from backbone.stop_signals import on_signals
 from edge.llama.trial_load import was_killed
 from offload.config.file_lock import lock, lock_a_byte
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.link.keys import load_or_make
 

@@ -18,7 +18,7 @@ from edge.models.local_models import find_model, list_models
 from edge.near.factory import RunFlags, open_hybrid
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
 from offload.engine import AnswerStream, Choosing, Engine, Named

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Literal
 
 from offload.config.places import Places
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.egress.permission import LivePermission
 from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.messages import Privacy, Request

@@ -17,7 +17,7 @@ from engine.draft_gate import TOKEN_COST
 from engine.prompt_lookup import LEAST_GAIN
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
-from offload.config.settings_file import read_remarks
+from offload.config.settings_sources import read_remarks
 
 if TYPE_CHECKING:
     from edge.llama.draft_model import DraftPlan

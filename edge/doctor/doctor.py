@@ -26,7 +26,7 @@ from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
 from offload.link.client import CloudLink
-from offload.link.cloud_links import open_links
+from offload.link.pool import open_links
 
 LEAST_FREE_BYTES = 100_000_000  # below which conversations and the ledger may soon not be kept
 

@@ -25,8 +25,8 @@ from edge.models.local_models import find_gguf
 from edge.near.factory import llama_options
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
-from offload.config.settings_file import change_settings, read_remarks
 from offload.config.settings_reading import is_said
+from offload.config.settings_sources import change_settings, read_remarks
 
 LIMIT_S = 60.0
 WORTH = 1.05  # a setting must beat the default by this much: the governor yields to other programs

@@ -1,4 +1,4 @@
-"""The commands of `nearfar config`: where the settings are, what they are, and changing one."""
+"""Commands of `nearfar config`: where the settings are, what they are, and changing one."""
 
 from __future__ import annotations
 

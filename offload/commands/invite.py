@@ -1,4 +1,4 @@
-"""`nearfar link invite` on the cloud's machine and `nearfar link join` on the device's."""
+"""Commands `nearfar link invite` on the cloud's machine and `nearfar link join` on the device's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 
 from backbone.terminal_text import echo, echo_json
 from offload.config.places import places
-from offload.config.settings_file import change_settings
 from offload.config.settings_reading import load
+from offload.config.settings_sources import change_settings
 from offload.errors import SettingsError
 from offload.link.invites import accept_invite, make_invite
 from offload.link.local_keys import device_keys, open_invites, server_keys

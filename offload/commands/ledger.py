@@ -1,4 +1,4 @@
-"""What `nearfar policy ledger`, `explain`, `replay` and `outgoing` print."""
+"""Output of `nearfar policy ledger`, `explain`, `replay` and `outgoing`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The link's commands: invite, join, ping, list, allow, revoke, key."""
+"""Commands of `nearfar link`: invite, join, ping, list, allow, revoke, key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `nearfar policy outbox` does: list, forget, or ask again what waits for the cloud."""
+"""Command `nearfar policy outbox`: list, forget, or ask again what waits for the cloud."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`nearfar link ping`: reach every cloud that is set up, and say how good the way there is."""
+"""Command `nearfar link ping`: reaches every cloud that is set up and measures the link."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from offload.config.places import places
 from offload.config.settings_reading import load
 from offload.errors import CloudUnreachable, LinkError
 from offload.link.client import CloudLink
-from offload.link.cloud_links import open_links
 from offload.link.link_quality import LinkMeasure, measure
+from offload.link.pool import open_links
 from offload.messages import ModelCard
 
 

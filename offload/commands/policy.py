@@ -1,4 +1,4 @@
-"""The policy's commands: evaluate, ledger, explain, replay, outgoing, outbox."""
+"""Commands of `nearfar policy`: evaluate, ledger, explain, replay, outgoing, outbox."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an address of a cloud looks like, checked before anybody dials it."""
+"""Addresses of clouds: their form, checked before anybody connects."""
 
 from __future__ import annotations
 

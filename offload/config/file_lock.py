@@ -1,4 +1,4 @@
-"""Locks on files between processes; a process that dies gives its locks back.
+"""File locks between processes; a process that dies gives its locks back.
 
 POSIX has flock. Windows has none: there one byte far behind the end of the file is locked, whose
 wait ends after ten tries a second apart, so that waiting is tried again.

@@ -1,4 +1,4 @@
-"""Where things are kept: the system's own folders, or all under NEARFAR_HOME if that is set."""
+"""Places of files: the system's own folders, or all under NEARFAR_HOME if that is set."""
 
 from __future__ import annotations
 

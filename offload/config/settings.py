@@ -1,4 +1,4 @@
-"""The settings of a device, section by section, each checked where it is built.
+"""Settings of a device, section by section, each checked where it is built.
 
 How they are read from a file and from variables is told in offload/config/settings_reading.py.
 """

@@ -1,4 +1,4 @@
-"""Reading settings: one TOML file, NEARFAR_* variables over it, flags over both.
+"""Settings reading: one TOML file, NEARFAR_* variables over it, flags over both.
 
 A variable is named after its section and field: cloud.url is NEARFAR_CLOUD_URL.
 """

@@ -1,4 +1,4 @@
-"""Offline, then better: what was answered near for want of a cloud is asked again when it is back.
+"""Outbox: questions answered near while the cloud was out of reach, asked again when it is back.
 
 The texts wait in a file that only its owner may read, and are gone from it once they are asked
 again or forgotten. Only texts of class cloud_ok ever get in. One process at a time asks.

@@ -30,7 +30,7 @@ def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
         return Upstream(
             far.url, model=far.model, api_key=far.api_key, connect_timeout_s=far.connect_timeout_s
         )
-    from offload.link.cloud_links import open_pool
+    from offload.link.pool import open_pool
 
     return open_pool(settings.cloud, here.keys)
 

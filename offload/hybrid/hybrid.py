@@ -19,7 +19,6 @@ from typing import Literal
 import msgspec
 
 from offload.aims import LISTED, Aim, parse_aim
-from offload.decision import Decision, Recorder
 from offload.egress.door import Door, EgressEngine
 from offload.egress.permission import AskConsent, Permission, anything, nobody
 from offload.egress.privacy.shareable_part import class_of, strictest
@@ -35,6 +34,7 @@ from offload.policy.serving.first_day import first_day
 from offload.policy.serving.gate import Conditions, GateVerdict, gate
 from offload.policy.serving.rule import Limit, Rule, ThresholdRule
 from offload.policy.serving.small_talk import is_small_talk
+from offload.reasons import Decision, Recorder
 
 _log = logging.getLogger("nearfar.policy")
 

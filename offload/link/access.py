@@ -1,8 +1,12 @@
-"""Who may come in, who may ask, and how much: devices, invites and quotas in one place."""
+"""Access to the cloud: the ZAP handler, and which device may connect, ask and join."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+
+import zmq
+from zmq.utils import z85
 
 from offload.errors import SettingsError
 from offload.link.failures import KEY, LIMIT
@@ -10,6 +14,7 @@ from offload.link.invites import InviteList
 from offload.link.keys import DeviceList
 from offload.link.message_bodies import Failure, Join, Joined
 from offload.link.quota import Quota, QuotaMeter
+from offload.link.socket_pump import Pump
 
 _log = logging.getLogger(__name__)
 
@@ -65,3 +70,36 @@ class Access:
             self._invites.add(pending)
             return Failure(KEY, str(error))
         return Joined(pending.name)
+
+
+ENDPOINT = "inproc://zeromq.zap.01"
+
+
+class ZapHandler:
+    """Answers libzmq's question about each new CURVE connection; must stand before the bind.
+
+    The key that is let in becomes the `User-Id` of every message of that connection.
+    """
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], allows: Callable[[str], bool]):
+        self._allows = allows
+        self.num_refused = 0
+        socket = context.socket(zmq.REP)
+        socket.bind(ENDPOINT)
+        self._pump = Pump(socket, self._answer)
+
+    def close(self) -> None:
+        """Stop answering; the sockets it guards must be closed before."""
+        self._pump.close()
+
+    def _answer(self, frames: list[zmq.Frame]) -> None:
+        version, request_id, _domain, _address, _identity, mechanism, *credentials = (
+            frame.bytes for frame in frames
+        )
+        key = z85.encode(credentials[0]).decode() if len(credentials) == 1 else ""
+        if mechanism == b"CURVE" and key and self._allows(key):
+            verdict = [b"200", b"OK", key.encode()]
+        else:
+            self.num_refused += 1
+            verdict = [b"400", b"unknown key", b""]
+        self._pump.send([version, request_id, *verdict, b""])

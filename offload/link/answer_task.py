@@ -1,4 +1,4 @@
-"""One answer of the cloud while it is written: from the engine to whoever listens."""
+"""Answer task of the cloud: runs the engine for one request and buffers what it writes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 from offload.engine import Engine
 from offload.errors import CloudFailed
-from offload.link.delta_codec import pack_delta
 from offload.link.failures import to_failure
 from offload.link.message_bodies import Failure
 from offload.link.send_buffer import SendBuffer
+from offload.link.wire import pack_delta
 from offload.link.workload import Tally
 from offload.messages import Finish, Request, Usage
 

@@ -1,4 +1,4 @@
-"""When to try again, and when to stop trying for a while."""
+"""Backoff and circuit breaker: when to try again, and when to stop trying for a while."""
 
 from __future__ import annotations
 

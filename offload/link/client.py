@@ -1,4 +1,4 @@
-"""The device's side of the link: a cloud's engine, used like one of our own."""
+"""Client of the link: an engine on another machine, used like one of our own."""
 
 from __future__ import annotations
 

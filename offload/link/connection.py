@@ -1,4 +1,4 @@
-"""One connection of a device to its cloud, from the handshake to its death; never used again.
+"""Connection of a device to its cloud, from the handshake to its loss; never used again.
 
 Waiting for libzmq to reconnect by itself would leave us guessing what the new server knows of us,
 so a lost connection is closed and a new one opened from the start.

@@ -1,4 +1,4 @@
-"""How an engine's error crosses the wire: a code and one line, and back to the same exception."""
+"""Failures on the wire: an engine's error as a code and one line, and back to the exception."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the other side: when it was last heard, how far away it is, what it cost."""
+"""Health of the link: when the other side was last heard, how far it is, and its load."""
 
 from __future__ import annotations
 

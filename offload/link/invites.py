@@ -1,4 +1,4 @@
-"""Letting a new device in: one line that works once, for a while.
+"""Invites: a line of text that lets one new device in, once, for a while.
 
 The line carries a key pair that opens the door for nothing but JOIN. Over that connection the
 device tells the cloud its own public key; its own secret never leaves it, and the line is then

@@ -1,4 +1,4 @@
-"""Small private files: lists that several processes read and change, written whole."""
+"""JSON store: a private list that several processes read and change, written whole."""
 
 from __future__ import annotations
 

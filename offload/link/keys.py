@@ -1,4 +1,4 @@
-"""CURVE keys and who may come in: key pairs and the list of devices, kept in a private folder."""
+"""CURVE keys: key pairs, and the list of devices that may connect, in a private folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good a link is now: round trips, loss, throughput and the clocks."""
+"""Link quality: round trips, loss, throughput and clocks, measured now."""
 
 from __future__ import annotations
 

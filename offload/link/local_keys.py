@@ -1,4 +1,4 @@
-"""The keys of this machine: its own as a device, its own as a cloud, and whom it trusts.
+"""Keys of this machine: its own as a device, its own as a cloud, and those it trusts.
 
 A cloud and a device under the same home know each other without an invitation: whoever can read
 these files is the same person.

@@ -1,4 +1,4 @@
-"""What device and cloud say to each other: one kind of message each, and what stands in it."""
+"""Message bodies of the link: one struct for each kind of message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What devices say to the cloud, and what each of them is answered."""
+"""Message handler of the cloud: takes each device's messages and answers them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ from offload.link import message_bodies, wire
 from offload.link.access import Access
 from offload.link.answer_task import Key, Owner
 from offload.link.failures import BUSY, to_failure
-from offload.link.handshake import HELLO_FIRST, SHUT_OUT, answer_hello
 from offload.link.health import Pulse, Tempo
 from offload.link.message_bodies import Kind
-from offload.link.peers import Peer, Peers
+from offload.link.peers import HELLO_FIRST, SHUT_OUT, Peer, Peers, answer_hello
 from offload.link.running_requests import AnswerBook, AnswerLimits
 from offload.link.send_buffer import Send
 from offload.link.wire import Envelope, WireError

@@ -1,11 +1,17 @@
-"""Who is connected to the cloud, and who of them listens to which answer."""
+"""Peers: the devices that are connected, how they are greeted, and who reads which answer."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from offload.link import wire
 from offload.link.answer_task import Key, Owner
 from offload.link.health import Pulse
+from offload.link.message_bodies import Hello, HelloRefused, Ready
+from offload.link.running_requests import AnswerLimits
+from offload.messages import ModelCard
 
 
 @dataclass(eq=False)
@@ -59,3 +65,34 @@ class Peers:
         for key in keys:
             self.ignore(key)
         return keys
+
+
+HELLO_FIRST = HelloRefused(code="hello", message="say HELLO first")
+SHUT_OUT = HelloRefused(code="key", message="this device may no longer use this cloud")
+
+
+def answer_hello(
+    hello: Hello, *, instance: str, cards: Sequence[ModelCard], limits: AnswerLimits
+) -> Ready | HelloRefused:
+    """Return the terms, or why a device of another age cannot be served."""
+    if not hello.oldest_version <= wire.VERSION <= hello.newest_version:
+        return _version_refusal(hello)
+    return Ready(
+        version=wire.VERSION,
+        cards=tuple(cards),
+        instance=instance,
+        window=limits.window,
+        max_message_bytes=wire.MAX_MESSAGE_BYTES,
+        max_streams=limits.max_streams_per_device,
+        clock_s=time.time(),
+    )
+
+
+def _version_refusal(hello: Hello) -> HelloRefused:
+    theirs = f"{hello.oldest_version} to {hello.newest_version}"
+    ours = f"{wire.OLDEST_VERSION} to {wire.VERSION}"
+    older = "device" if hello.newest_version < wire.VERSION else "cloud"
+    return HelloRefused(
+        code="version",
+        message=f"the device speaks protocol {theirs}, the cloud {ours}; update the {older}",
+    )

@@ -1,4 +1,4 @@
-"""Several clouds as one engine: the nearest and least busy is asked, and the next if it is gone."""
+"""Cloud pool: several clouds as one engine, the nearest and least busy asked first."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import contextlib
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import msgspec
 
+from offload.config.settings import CloudSettings
 from offload.engine import AnswerStream
 from offload.errors import CloudBusy, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.link.backoff import Breaker
 from offload.link.client import CloudLink
 from offload.link.health import CloudStanding, LinkHealth
+from offload.link.local_keys import device_keys, server_key
 from offload.messages import Delta, Finish, ModelCard, Request
 
 _UNKNOWN_RTT_S = 0.1  # as good as a cloud that was never reached may be taken to be
@@ -174,3 +177,34 @@ def _weight(health: LinkHealth) -> float:
     busy = max(0, health.in_flight) + max(0, health.cloud_in_flight)  # the latter a cloud told
     weight = 1 / (rtt_s * (1 + busy))
     return weight if health.alive else weight / 100
+
+
+def open_links(settings: CloudSettings, keys: Path) -> list[CloudLink]:
+    """Return one link for each cloud of the settings; `keys` is the folder of this machine's keys.
+
+    Raises SettingsError where none is set up, or a cloud's key is not known.
+    """
+    if not settings.url:
+        raise SettingsError(
+            "no cloud is set up; start one with `nearfar cloud serve` and set cloud.url, "
+            "or NEARFAR_CLOUD_URL=tcp://127.0.0.1:7070"
+        )
+    if settings.is_upstream:
+        raise SettingsError(
+            f"{settings.url} is an HTTP server and not a link of ours; "
+            "put `nearfar cloud serve --upstream URL` in front of it for one"
+        )
+    return [
+        CloudLink(
+            url,
+            server_key=server_key(url, stated_key, keys),
+            device_keys=device_keys(keys),
+            connect_timeout_s=settings.connect_timeout_s,
+        )
+        for url, stated_key in settings.clouds
+    ]
+
+
+def open_pool(settings: CloudSettings, keys: Path) -> CloudPool:
+    """Return all clouds of the settings as one engine. Raises SettingsError as `open_links`."""
+    return CloudPool(open_links(settings, keys))

@@ -1,4 +1,4 @@
-"""How much one device may ask of a cloud: token buckets for the moment, budgets for the day."""
+"""Quotas of a device: token buckets for the moment, budgets for the day."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offload.errors import SettingsError
-from offload.link.day_clock import Days, steady_s
-from offload.link.usage_store import Use, UsedFile
+from offload.link.usage_store import Days, Use, UsedFile, steady_s
 from offload.messages import Delta, Finish, Request
 
 _log = logging.getLogger(__name__)

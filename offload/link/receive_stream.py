@@ -1,4 +1,4 @@
-"""The device's end of one answer in flight: what has arrived, and what the reader has taken."""
+"""Receive stream: the device's end of one answer, what has arrived and what has been read."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import msgspec
 from backbone.errors import NearfarError
 from offload.errors import CloudFailed
 from offload.link import wire
-from offload.link.delta_codec import unpack_delta
 from offload.link.failures import to_error
 from offload.link.message_bodies import AnyBody, Deltas, End, Failure, Resume
-from offload.link.wire import Envelope, WireError
+from offload.link.wire import Envelope, WireError, unpack_delta
 from offload.messages import Delta, Finish, Request
 
 

@@ -1,4 +1,4 @@
-"""A connection that lasts: the one in use, and a new one after each loss."""
+"""Reconnecting link: the connection in use, and a new one after each loss."""
 
 from __future__ import annotations
 

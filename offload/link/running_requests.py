@@ -1,4 +1,4 @@
-"""What the cloud is answering: each request runs at most once, and outlives a lost connection."""
+"""Running requests of the cloud: each runs at most once, and outlives a lost connection."""
 
 from __future__ import annotations
 

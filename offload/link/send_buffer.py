@@ -1,4 +1,4 @@
-"""The cloud's end of one answer in flight: what was said, and what the device has not yet taken.
+"""Send buffer: the cloud's end of one answer, what was written and what is not yet taken.
 
 Positions count Deltas from 0. The device allows the cloud to go up to a position; it moves on as
 the reader takes pieces, so that a slow reader stops its own answer and no other. What the reader
@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 
 from offload.errors import CloudFailed, RequestError
-from offload.link.delta_codec import estimated_bytes
 from offload.link.failures import to_failure
 from offload.link.message_bodies import AnyBody, Deltas, End, Failure, PackedDelta
+from offload.link.wire import estimated_bytes
 from offload.messages import Finish
 
 Send = Callable[[AnyBody], bool]

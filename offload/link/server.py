@@ -1,4 +1,4 @@
-"""The cloud's side of the link: any engine, served to many devices on one ROUTER socket."""
+"""Server of the link: any engine, served to many devices on one ROUTER socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zmq
 
 from offload.engine import Engine
 from offload.errors import SettingsError
-from offload.link.access import Access
+from offload.link.access import Access, ZapHandler
 from offload.link.health import Tempo
 from offload.link.invites import InviteList
 from offload.link.keys import DeviceList, KeyPair, require_curve
@@ -19,7 +19,6 @@ from offload.link.running_requests import AnswerLimits
 from offload.link.silent_connections import SilentConnections
 from offload.link.socket_pump import Pump
 from offload.link.sockets import listen
-from offload.link.zap_handler import ZapHandler
 
 _DRAIN_LOOK_S = 0.02
 _LINGER_S = 1.0

@@ -1,4 +1,4 @@
-"""Silent connections to a ROUTER: those that have said nothing yet, of which only so many stay."""
+"""Silent connections of a ROUTER: those that have said nothing, of which only so many stay."""
 
 from __future__ import annotations
 

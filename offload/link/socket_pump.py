@@ -1,4 +1,4 @@
-"""Joins one ZeroMQ socket to the event loop: messages in by callback, messages out at once or not.
+"""Socket pump: joins a ZeroMQ socket to the event loop, reading by callback, sending or not.
 
 zmq.asyncio queues a message that cannot be sent now behind all others of the socket, so that one
 slow peer of a ROUTER would stop every other. Here the caller learns it and waits for that peer.

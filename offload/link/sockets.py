@@ -1,4 +1,4 @@
-"""The two sockets of a link, with every option that matters set on purpose."""
+"""Sockets of the link: the device's DEALER and the cloud's ROUTER, with all their options."""
 
 from __future__ import annotations
 

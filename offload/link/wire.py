@@ -1,4 +1,4 @@
-"""What crosses the socket: messages of one frame, a head and a msgpack body, decoded strictly.
+"""Wire format: messages of one frame, a head and a msgpack body, decoded strictly.
 
 The head is one byte of version, one of kind, two of the request id's length, and the id. The
 version byte, HELLO and REFUSED keep their form in every version, so that peers of different ages
@@ -9,6 +9,8 @@ the line could take some out and join the head of one message to the body of ano
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple
 
@@ -28,12 +30,13 @@ from offload.link.message_bodies import (
     Join,
     Joined,
     Kind,
+    PackedDelta,
     Ping,
     Pong,
     Ready,
     Resume,
 )
-from offload.messages import MAX_TOOLS, Request, Sampling
+from offload.messages import MAX_TOOLS, Confidence, Delta, Request, Sampling
 
 VERSION = 2  # 2: prompts of token ids, cache salts, cached tokens, the engine's own load
 OLDEST_VERSION = 2
@@ -203,3 +206,52 @@ def _check_free_form(value: object, depth: int, what: str) -> None:
             _check_free_form(inner, depth - 1, what)
     elif not isinstance(value, (str, int, float, bool, type(None))):
         raise RequestError(f"{what} holds a value that JSON cannot; leave it out")
+
+
+_CONFIDENCE = struct.Struct("<3f")
+_ALTERNATIVE_BYTES = 24
+
+
+def pack_delta(delta: Delta) -> PackedDelta:
+    """Return the short form of a Delta; confidences lose what 32-bit floats cannot hold."""
+    floats = array("f")  # a struct would refuse what 32 bits cannot hold; this makes it infinite
+    for one in delta.confidence:
+        floats.extend((one.logprob, one.entropy, one.margin))
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return PackedDelta(
+        delta.text,
+        delta.index,
+        delta.token_ids,
+        floats.tobytes(),
+        delta.source,
+        delta.replaces,
+        delta.alternatives,
+        delta.prompt_tokens,
+    )
+
+
+def unpack_delta(packed: PackedDelta) -> Delta:
+    """Return the Delta. Raises WireError where the confidences are cut off."""
+    if len(packed.confidence) % _CONFIDENCE.size:
+        raise WireError("the confidences of a DELTAS are cut off")
+    return Delta(
+        text=packed.text,
+        index=packed.index,
+        token_ids=packed.token_ids,
+        confidence=tuple(
+            Confidence(*three) for three in _CONFIDENCE.iter_unpack(packed.confidence)
+        ),
+        alternatives=packed.alternatives,
+        prompt_tokens=packed.prompt_tokens,
+        source=packed.source,
+        replaces=packed.replaces,
+    )
+
+
+def estimated_bytes(packed: PackedDelta) -> int:
+    """Return about how many bytes a piece takes in a message, without encoding it."""
+    num_alternatives = sum(1 + len(one) for one in packed.alternatives)
+    num_alternatives += sum(1 + len(one.alternatives) for one in packed.prompt_tokens)
+    size = 4 * len(packed.text) + 5 * len(packed.token_ids) + len(packed.confidence)
+    return size + _ALTERNATIVE_BYTES * num_alternatives

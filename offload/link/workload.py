@@ -1,4 +1,4 @@
-"""How much the cloud has to do: for its limits, its quotas, and the devices that choose a cloud."""
+"""Workload of the cloud: how many answers run and wait, for limits, quotas and devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a Request to the body an OpenAI-compatible server takes, and from its chunks to Deltas."""
+"""Bodies for OpenAI-compatible servers: from a Request to JSON, and from chunks to Deltas."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Any OpenAI-compatible server, used like an engine of our own: vLLM, SGLang, llama.cpp, ..."""
+"""Client of an OpenAI-compatible server, used as an engine: vLLM, SGLang, llama.cpp, ..."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from offload.upstream.listening import (
     PLAIN,
     body_within,
     lines_within,
+    refusal,
 )
-from offload.upstream.refusals import refusal
 
 if TYPE_CHECKING:
     import httpx

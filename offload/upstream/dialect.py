@@ -1,4 +1,4 @@
-"""What each kind of OpenAI-compatible server understands beyond OpenAI's own words.
+"""Dialects of OpenAI-compatible servers: what each understands beyond OpenAI's own fields.
 
 A server is known by what it says of its models (`owned_by`). Of one that is not known, only
 OpenAI's own words are asked: a server that does not know a word often ignores it silently.

@@ -1,4 +1,4 @@
-"""What the ledger keeps: a line for every text that left, and a line for every decision."""
+"""Ledger entries: a line for every text that left, and one for every decision."""
 
 from __future__ import annotations
 

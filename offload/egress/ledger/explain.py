@@ -1,4 +1,4 @@
-"""The ledger in words: what left, and how one decision came about."""
+"""Ledger in words: what left, and how one decision came about."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger: what left and what was decided, written as it happens, and never in an answer's way.
+"""Ledger: writes down what left and what was decided, and never delays an answer.
 
 A line that cannot be written (a full disk, a locked or damaged file) is kept in memory and written
 when it can be; the person is told once. A damaged file is moved aside, never deleted.
@@ -18,12 +18,12 @@ from typing import Any
 import msgspec
 
 from offload.config.obstacles import obstacle
-from offload.decision import Decision
 from offload.egress.ledger import schema
 from offload.egress.ledger.entries import Departure, Return, Spent
 from offload.egress.ledger.reading import spent_since
-from offload.egress.ledger.upkeep import start_of_day, tidy
+from offload.egress.ledger.schema import start_of_day, tidy
 from offload.messages import Privacy, Request
+from offload.reasons import Decision
 
 _log = logging.getLogger("nearfar.ledger")
 _TIDY_EVERY = 200  # lines

@@ -1,4 +1,4 @@
-"""What the ledger tells: what left, what was decided, and what it has come to."""
+"""Ledger reading: what left, what was decided, and the sums."""
 
 from __future__ import annotations
 

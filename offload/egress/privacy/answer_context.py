@@ -1,4 +1,4 @@
-"""Where in an answer a place is: within a link, within a string; read once, from left to right.
+"""Answer context: whether a place in an answer is within a link or a string, read once.
 
 An original put into a link that the cloud wrote would go, at a click or when a picture is fetched,
 to whom the cloud likes.

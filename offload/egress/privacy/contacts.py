@@ -1,4 +1,4 @@
-"""How people are reached: e-mail addresses and telephone numbers, in many spellings."""
+"""Contact detectors: e-mail addresses and telephone numbers, in many spellings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""All detectors over one text, and one reading where several overlap."""
+"""Detection: runs all detectors over one text and resolves where several overlap."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from offload.egress.privacy.contacts import find_emails, find_phones
 from offload.egress.privacy.envelopes import find_envelopes
 from offload.egress.privacy.findings import KINDS, Action, Finding, Kind, Rules
-from offload.egress.privacy.identifiers import find_cards, find_ibans, find_national_ids
-from offload.egress.privacy.ip_and_paths import find_ips, find_paths
+from offload.egress.privacy.identifiers import (
+    find_cards,
+    find_ibans,
+    find_ips,
+    find_national_ids,
+    find_paths,
+)
 from offload.egress.privacy.names import find_names
 from offload.egress.privacy.normalise import normalise
-from offload.egress.privacy.postal import find_addresses
-from offload.egress.privacy.postal_east import find_eastern_addresses
+from offload.egress.privacy.postal import find_addresses, find_eastern_addresses
 from offload.egress.privacy.secrets import find_secrets
 
 Span = tuple[int, int]

@@ -1,4 +1,4 @@
-"""Addresses by how they stand on an envelope, whatever the country: a street, a number, a code.
+"""Envelope detector: addresses of any country by a street, a number and a code.
 
 The text is spelt as kinds of words, one letter each, and the shape of an address is looked for in
 that. So neither the words for street nor the names of cities need be known.

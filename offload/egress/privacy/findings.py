@@ -1,4 +1,4 @@
-"""What may be found in a text that should perhaps not leave, and what is done about it."""
+"""Findings: the kinds of private text that are detected, and the rule for each."""
 
 from __future__ import annotations
 

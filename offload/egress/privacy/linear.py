@@ -1,4 +1,4 @@
-"""Shapes of text, searched by RE2: in time linear in the text, whatever stands in it.
+"""Linear patterns: text searched by RE2, in time linear in its length.
 
 RE2 cannot look around itself, so a shape says what must stand before and behind it, and that is
 left out of what is found. Texts are searched as ASCII of the same length: a letter of any other

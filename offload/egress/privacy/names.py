@@ -1,4 +1,4 @@
-"""The names that a person has listed as theirs to keep: people, firms, projects."""
+"""Name detector: the names that a person has listed as private."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A text as its writer meant it to be read, with the way back to where each character stood.
+"""Normalised text: what detectors read, with the position of each character in the original.
 
 Full-width and mathematical letters become plain ones, digits of any script 0 to 9, accents and
 invisible characters fall away, lookalikes of other alphabets become Latin, and JSON's escapes the

@@ -1,4 +1,4 @@
-"""The originals put back into an answer while it streams, wherever a placeholder is cut.
+"""Placeholder restoring: the originals put back into an answer while it streams.
 
 Models change placeholders a little: "[EMAIL_1]" comes back as "email_1", "[Email 1]" or, from one
 that writes Markdown, as "\\[EMAIL\\_1\\]". Within brackets any of these is read; without brackets

@@ -1,4 +1,4 @@
-"""Placeholders in the place of what may not leave, the same for the same value everywhere.
+"""Redaction: placeholders for what may not leave, the same for the same value everywhere.
 
 A conversation is sent whole with every turn, and values are numbered as they first appear in it:
 a value keeps its placeholder from turn to turn, and nothing need be remembered between requests.

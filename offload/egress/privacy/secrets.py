@@ -1,4 +1,4 @@
-"""Secrets of machines: keys, tokens and passwords, by the shapes of their makers and by entropy."""
+"""Secret detectors: keys, tokens and passwords, by their makers' forms and by entropy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a conversation that may leave: turns that stay are left out, with their answers.
+"""Shareable part of a conversation: turns that must stay are left out, with their answers.
 
 Some chat templates demand that a question and an answer take turns, and an answer says much of its
 question: they go or stay together.

@@ -1,4 +1,4 @@
-"""Every text in a request that would leave with it, read or changed in one place."""
+"""Texts of a request: every text that would leave with it, read or changed in one place."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from edge.assistant.engine_settings import Change
 from edge.near.factory import RunFlags
 from offload.config.places import Places, places
 from offload.config.settings import Settings
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.engine import Engine
 from offload.errors import CloudUnreachable, SettingsError
 from offload.messages import Finish, Message, Request

@@ -31,10 +31,10 @@ NEVER = {
     "the cloud's side, and keys and invites, which commands make": (
         "offload/link/running_requests.py",
         "offload/link/message_handler.py",
-        "offload/link/zap_handler.py",
+        "offload/link/access.py",
         "offload/link/invit",
         "offload/link/keys.py",
-        "offload/link/link_quality.py",
+        "offload/link/health.py",
         "offload/link/quota.py",
         "offload/link/server.py",
         "offload/link/sockets.py",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from offload.config.places import places
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.errors import CloudFailed
 from tests.edge.browser import IN_A_BROWSER, PATIENCE_MS, ask, page, ready
 from tests.edge.desks import office, serving

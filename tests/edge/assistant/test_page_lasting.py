@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from offload.config.places import places
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.errors import CloudUnreachable
 from tests.edge.browser import IN_A_BROWSER, ask, page, ready

@@ -16,7 +16,7 @@ from edge.chat.upgrade_answers import Bettering
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
 from offload.config.places import places
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.errors import CloudUnreachable
 from offload.hybrid.hybrid import Hybrid, HybridOptions

@@ -16,8 +16,8 @@ from edge.llama.options import LlamaOptions
 from edge.llama.speed import Speed, measured_speed, prompt_of
 from offload.config.places import places
 from offload.config.settings import EdgeSettings, Settings
-from offload.config.settings_file import read_remarks
 from offload.config.settings_reading import load
+from offload.config.settings_sources import read_remarks
 from offload.pair import EDGE_MODEL
 
 Quick = Callable[[EdgeSettings], float]

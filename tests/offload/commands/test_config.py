@@ -15,9 +15,15 @@ from backbone.errors import WrongUsage
 from offload.commands.config import config_app
 from offload.config.places import places
 from offload.config.settings import PrivacySettings
-from offload.config.settings_file import change_settings
 from offload.config.settings_reading import load
-from offload.config.settings_sources import SettingValue, all_said, drop, no_setting, put
+from offload.config.settings_sources import (
+    SettingValue,
+    all_said,
+    change_settings,
+    drop,
+    no_setting,
+    put,
+)
 
 
 def said(path: Path, environment: dict[str, str], name: str) -> SettingValue:

@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from offload.commands.policy import policy_app
 from offload.config.places import places
-from offload.decision import Decision
 from offload.egress.ledger.entries import Departure, Return
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.outbox import Outbox
 from offload.errors import RequestError
 from offload.messages import Finish, Request, Route
+from offload.reasons import Decision
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.config.settings_file import change_settings
+from offload.config.settings_sources import change_settings
 from offload.egress.door import Door, EgressEngine
 from offload.egress.ledger.entries import Departure
 from offload.egress.ledger.ledger import Ledger

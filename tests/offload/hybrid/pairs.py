@@ -8,11 +8,11 @@ from typing import Any
 
 from offload.aims import Aim
 from offload.collect import collect
-from offload.decision import Decision
 from offload.hybrid.hybrid import Hybrid
 from offload.messages import Confidence, Delta, Finish, Message, Request
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate
 from offload.policy.serving.signals import Signals
+from offload.reasons import Decision
 from tests.offload.scripted import ScriptedEngine
 
 SURE, UNSURE = -0.01, -3.0  # log-probabilities

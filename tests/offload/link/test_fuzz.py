@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from offload.link import message_bodies, wire
 from offload.link.client import CloudLink
-from offload.link.delta_codec import pack_delta
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
+from offload.link.wire import pack_delta
 from offload.messages import Finish, Message, Request, Sampling
 from tests.offload.links import HELLO, PATIENCE_S, answer, ask, serving, text_of
 from tests.offload.scripted import ScriptedEngine, delta

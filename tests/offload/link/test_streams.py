@@ -5,9 +5,9 @@ import asyncio
 import pytest
 
 from offload.link import message_bodies, wire
-from offload.link.delta_codec import pack_delta
 from offload.link.message_bodies import Deltas, End, PackedDelta
 from offload.link.send_buffer import SendBuffer
+from offload.link.wire import pack_delta
 from offload.messages import Finish
 from tests.offload.links import PATIENCE_S, until
 from tests.offload.scripted import delta

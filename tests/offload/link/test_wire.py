@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from offload.errors import RequestError
 from offload.link import message_bodies, wire
-from offload.link.delta_codec import pack_delta, unpack_delta
-from offload.link.handshake import answer_hello
 from offload.link.message_bodies import Kind
+from offload.link.peers import answer_hello
 from offload.link.running_requests import AnswerLimits
-from offload.link.wire import Envelope, WireError
+from offload.link.wire import Envelope, WireError, pack_delta, unpack_delta
 from offload.messages import (
     Alternative,
     Budget,

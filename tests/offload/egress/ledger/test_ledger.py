@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from offload.decision import Decision
 from offload.egress.ledger import schema
 from offload.egress.ledger.entries import Departure, Left, Return, Spent, Totals
 from offload.egress.ledger.explain import explained, left_line, totals_line
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.ledger.reading import open_book
-from offload.egress.ledger.upkeep import start_of_day, tidy
+from offload.egress.ledger.schema import start_of_day, tidy
 from offload.errors import RequestError, SettingsError
 from offload.messages import Finish, Privacy, Request, Route, Usage
+from offload.reasons import Decision
 
 NOON = 1_700_000_000.0
 DAY = 86_400.0

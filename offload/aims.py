@@ -18,7 +18,7 @@ _NAME = re.compile(r"auto-([qbw])(\d{1,2}|100)")
 
 @dataclass(frozen=True)
 class Aim:
-    """What is wanted; `share` is 0 to 1.
+    """Aim of a request; `share` is 0 to 1.
 
     quality: right at least `share` as often as the cloud. budget: at most `share` of the requests
     go far. risk: of the answers kept near at most `share` are wrong, as certified by calibration.

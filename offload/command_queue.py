@@ -8,8 +8,8 @@ from queue import Empty, SimpleQueue
 Order = Callable[[], None]
 
 
-class Orders:
-    """Given by any thread, followed by one."""
+class CommandQueue:
+    """Commands that any thread gives and one carries out."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Order] = SimpleQueue()

@@ -44,7 +44,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Choosing(Protocol):
-    """An engine over several: it chooses who answers, and may think better of it."""
+    """An engine over several: it chooses who answers, and may replace the answer later."""
 
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later, by Delta.replaces."""

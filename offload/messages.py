@@ -37,7 +37,7 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 
 class Privacy(str, enum.Enum):
-    """Whether the content of a request may leave the device."""
+    """Privacy class: whether the content of a request may leave the device."""
 
     CLOUD_OK = "cloud_ok"
     ASK = "ask"
@@ -72,7 +72,7 @@ class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """How tokens are chosen and when to stop; temperature 0 is greedy, top_k 0 is no limit.
+    """Sampling of tokens, and when to stop; temperature 0 is greedy, top_k 0 is no limit.
 
     `logprobs` asks for that many likeliest tokens at every place (Delta.alternatives),
     `prompt_logprobs` for the same of the prompt (Delta.prompt_tokens). `logit_bias` is added to
@@ -128,14 +128,14 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Budget(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """What one request may cost at most; None is no limit."""
+    """Budget of one request; None is no limit."""
 
     max_cost: float | None = None  # in the currency of the settings
     max_bytes_sent: int | None = None
 
 
 class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """What is asked: a conversation, a raw prompt, or a prompt of token ids; one of them.
+    """Request to an engine: a conversation, a raw prompt, or a prompt of token ids; one of them.
 
     `deadline_s` counts from when the request is received, since clocks differ between machines.
     `model` is the name the caller asked for; empty is the engine's own. `tools` are OpenAI's
@@ -209,7 +209,7 @@ class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Confidence(msgspec.Struct, frozen=True, array_like=True):
-    """How sure the model was of one token, in nats: of the chosen one, and of the whole choice."""
+    """Confidence of the model in one token, in nats: of the chosen one, and of the whole choice."""
 
     logprob: float
     entropy: float
@@ -260,7 +260,7 @@ class Delta(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """What an answer took; seconds are those of the side that served it."""
+    """Usage of an answer; seconds are those of the side that served it."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0  # of the prompt's: found in a cache, and not computed again
@@ -275,7 +275,7 @@ class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """Who answered and why; `reason` is one of the codes of offload/reasons.py.
+    """Route of an answer: who gave it and why; `reason` is one of the codes of offload/reasons.py.
 
     `confidence` is the probability, as the policy judged it, that the near model's answer is
     right; `p_gain` what it expected the cloud to add to that. `failure` is the one line that says
@@ -306,7 +306,7 @@ class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EngineLoad(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """How busy an engine is now, and how often its prefix cache has been of use since its start.
+    """Load of an engine now, and how often its prefix cache has been of use since its start.
 
     `kv_cache_usage` is the share of its cache that running answers hold, 0 to 1.
     `prefix_cache_queries` are tokens of prompts that were looked up, `prefix_cache_hits` those of
@@ -322,7 +322,7 @@ class EngineLoad(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ModelCard(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """What an engine runs and can do."""
+    """Card of a model: what an engine runs and can do."""
 
     name: str
     architecture: str

@@ -62,7 +62,7 @@ def sureness(probability: float) -> str:
 
 
 class Decision(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """What was decided on one request and what came of it; it holds no text of the request.
+    """Decision on one request, and what came of it; it holds no text of the request.
 
     `inputs` are the figures that the policy saw, by name (confidence, rtt_s, p_gain, ...).
     `propensity` is the probability with which this policy chose the side it chose; 1 where
@@ -77,7 +77,7 @@ class Decision(Word, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Recorder(Protocol):
-    """Keeps decisions; it must never raise into an answer, and never block for long."""
+    """Recorder of decisions; it must never raise into an answer, and never block for long."""
 
     def record(self, request: Request, decision: Decision) -> None:
         """Keep one decision; called once for each answer, when it ends."""

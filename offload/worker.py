@@ -82,7 +82,7 @@ class FairQueue:
 
 
 class Worker(Generic[T]):
-    """Runs blocking generators one after another in a single thread, or in a few at once.
+    """Worker that runs blocking generators, one after another in a thread or a few at once.
 
     Whoever asks has a fair share: see FairQueue. Both runtimes release the interpreter lock while
     they compute, so the event loop stays quick.

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from prometheus_client import Counter
 
-from offload.link.quota import QuotaMeter, Reserved
+from offload.link.quota import QuotaMeter, Reservation
 from offload.messages import Delta, Finish, Request
 from serve.auth import ANYONE
 from serve.http_errors import TooMany
@@ -159,7 +159,7 @@ class Admission:
 class Account:
     """Counts the tokens of one answer as they come: also of one that is left in the middle."""
 
-    def __init__(self, reserved: Reserved, meter: QuotaMeter, tokens: Counter) -> None:
+    def __init__(self, reserved: Reservation, meter: QuotaMeter, tokens: Counter) -> None:
         self._reserved, self._meter, self._tokens = reserved, meter, tokens
 
     def see(self, item: Delta | Finish) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from cloud.engine.continuous_batching import Batching
 from cloud.engine.request_state import RequestState
-from offload.command_queue import Orders
+from offload.command_queue import CommandQueue
 from offload.messages import Delta, Finish
 
 Item = Delta | Finish
@@ -30,7 +30,7 @@ class EngineLoop:
         """Start the thread; it calls `deliver` after every step, for all posts of the step."""
         self._batching = batching
         self._deliver = deliver
-        self._orders = Orders()
+        self._orders = CommandQueue()
         self._closing = False
         self.broken = False
         self._thread = threading.Thread(target=self._run, name="cloud-engine", daemon=True)

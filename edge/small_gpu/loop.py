@@ -8,7 +8,7 @@ import threading
 from edge.small_gpu.batch import Batch
 from edge.small_gpu.sequence import RingSequence
 from edge.small_gpu.slots import RingSlots
-from offload.command_queue import Orders
+from offload.command_queue import CommandQueue
 from offload.errors import EngineStopped
 
 _log = logging.getLogger("nearfar.small_gpu")
@@ -23,7 +23,7 @@ class Loop:
     def __init__(self, batch: Batch, slots: RingSlots) -> None:
         self._batch = batch
         self._slots = slots
-        self._orders = Orders()
+        self._orders = CommandQueue()
         self._closing = False
         self._broken = False
         self._lock, self._ended = threading.Lock(), False  # after the end, no order is taken

@@ -147,7 +147,7 @@ class CloudSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySettings:
-    """When text may leave the device, and how unsure the near model must be for it to leave."""
+    """Policy: when text may leave the device, and how unsure the near model must be."""
 
     offline: bool = False
     privacy: Privacy = Privacy.CLOUD_OK
@@ -211,7 +211,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacySettings:
-    """What is done with what is found in a text on its way out: block, redact, allow or ask."""
+    """Rules for what is found in a text on its way out: block, redact, allow or ask."""
 
     secret: str = "redact"
     card: str = "redact"
@@ -267,7 +267,7 @@ class ServeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class QuotaSettings:
-    """What each device may ask of this machine, where it is a cloud; 0 is no limit."""
+    """Quotas of each device at this machine, where it is a cloud; 0 is no limit."""
 
     requests_per_s: float = 0.0  # on average; a minute's worth may come at once
     tokens_per_s: float = 0.0  # read and written

@@ -42,7 +42,7 @@ _UNKNOWN = CloudStanding(healthy=True)
 
 @dataclass(frozen=True, kw_only=True)
 class Door:
-    """Where the door leads, what may leave by it now, and what that costs.
+    """Options of the door: where it leads, what may leave by it now, and what that costs.
 
     `consent` is asked for a text of class `ask`, and where the rule of a kind found in it is `ask`.
     `reopen` makes the engine behind the door anew once it was closed for good reasons.

@@ -23,7 +23,7 @@ from offload.policy.serving.gate import DayLimits
 
 @dataclass(frozen=True, kw_only=True)
 class Allowed:
-    """What may leave at one moment; `is_said` tells whether a person has chosen the class."""
+    """Permissions at one moment; `is_said` tells whether a person has chosen the class."""
 
     privacy: Privacy = Privacy.CLOUD_OK
     is_said: bool = False
@@ -47,7 +47,7 @@ def anything() -> Allowed:
 
 
 class LivePermission:
-    """Reads the settings' file, again whenever it has changed."""
+    """Permissions read from the settings' file, again whenever it has changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -72,7 +72,7 @@ async def nobody(_: Request) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class EgressContext:
-    """Why a text leaves, and what its person has said to it before it came to the door.
+    """Context of a text that leaves: why it does, and what its person has said to it.
 
     `reason` is a code of offload/reasons.py, for the ledger. `agreed` says that its person let the
     whole text go; where nobody is `attended`, nobody is asked, and what needs consent stays.
@@ -84,7 +84,7 @@ class EgressContext:
 
 
 class ConsentForAll:
-    """Asks at the terminal, once, whether all that one command sends may leave.
+    """Consent asked for at the terminal, once: whether all that one command sends may leave.
 
     Where nobody sits there, nothing may.
     """

@@ -20,7 +20,10 @@ _log = logging.getLogger(__name__)
 
 
 class Access:
-    """Knows keys; the empty key is that of this machine's own endpoint without keys."""
+    """Access by key: who may connect, ask and join.
+
+    The empty key is that of this machine's own endpoint without keys.
+    """
 
     def __init__(
         self,
@@ -76,7 +79,7 @@ ENDPOINT = "inproc://zeromq.zap.01"
 
 
 class ZapHandler:
-    """Answers libzmq's question about each new CURVE connection; must stand before the bind.
+    """ZAP handler: tells libzmq which CURVE connections to take; made before the bind.
 
     The key that is let in becomes the `User-Id` of every message of that connection.
     """

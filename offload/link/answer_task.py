@@ -18,7 +18,7 @@ from offload.messages import Finish, Request, Usage
 
 
 class Owner(NamedTuple):
-    """Who may hear an answer: the key of a device, and one run of a program on it."""
+    """Owner of an answer: the key of a device, and one run of a program on it."""
 
     device_key: str
     session: str

@@ -13,7 +13,7 @@ from offload.link.message_bodies import Load
 
 @dataclass(frozen=True, kw_only=True)
 class CloudStanding:
-    """What a policy may know of a cloud before it asks; free to read, nothing is sent for it.
+    """Standing of a cloud, as a policy may know it before it asks; nothing is sent for it.
 
     `healthy` is False after a loss or a failed attempt, until the cloud answers again. `rtt_s` is
     the median of the last round trips; `queue_s` and `first_piece_s` are what the cloud said at the
@@ -30,7 +30,7 @@ class CloudStanding:
 
 @dataclass(frozen=True, kw_only=True)
 class LinkHealth:
-    """A snapshot for people; `rtt_s` is the median of the last pings, None before the first.
+    """Snapshot of the link; `rtt_s` is the median of the last pings, None before the first.
 
     `clock_offset_s` is what to add to our wall clock to get the cloud's; `cloud_in_flight` are the
     requests the cloud was serving at the last ping, for all its devices.
@@ -47,7 +47,7 @@ class LinkHealth:
 
 @dataclass(frozen=True, kw_only=True)
 class Tempo:
-    """How often to ask for a sign of life, and after how long a silence a peer is dead."""
+    """Heartbeat times: how often to ping, and after how long a silence a peer is lost."""
 
     ping_after_s: float = 0.4
     dead_after_s: float = 1.6
@@ -61,7 +61,7 @@ class Tempo:
 
 
 class Pulse:
-    """Counts any traffic as a sign of life, in both directions."""
+    """Heartbeat of one peer: any traffic counts, in both directions."""
 
     def __init__(self, tempo: Tempo, clock: Callable[[], float] = time.monotonic) -> None:
         self._tempo = tempo

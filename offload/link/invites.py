@@ -32,7 +32,7 @@ _ASK_AGAIN = "ask its operator for a new one"
 
 
 class Invite(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What the line says; `expires_s` is in seconds since 1970, by the cloud's clock."""
+    """Invite as its line says it; `expires_s` is in seconds since 1970, by the cloud's clock."""
 
     endpoint: str
     server_key: str
@@ -46,7 +46,7 @@ class Invite(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the cloud keeps of an invite; the secret is not kept."""
+    """Pending invite, as the cloud keeps it; the secret is not kept."""
 
     public_key: str
     name: str

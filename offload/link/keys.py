@@ -50,7 +50,7 @@ class _StoredPair(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class DeviceList:
-    """The devices that may come in; with a path, kept there and shared between processes."""
+    """The devices that may connect; with a path, kept there and shared between processes."""
 
     def __init__(self, path: Path | None = None) -> None:
         self._kept = JsonStore(Device, path)

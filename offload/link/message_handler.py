@@ -29,8 +29,8 @@ from offload.messages import Request
 _log = logging.getLogger(__name__)
 
 
-class Exchange:
-    """Takes messages, lets the engine answer them, and notices who has left.
+class MessageHandler:
+    """Handler of messages: lets the engine answer them, and notices who has left.
 
     `send` sends frames to the identity in the first of them, or returns False where it has no room
     now, and raises zmq.ZMQError where nobody has that identity.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offload.errors import SettingsError
-from offload.link.usage_store import Days, Use, UsedFile, steady_s
+from offload.link.usage_store import DayClock, UsageStore, Use, steady_s
 from offload.messages import Delta, Finish, Request
 
 _log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ _CHARS_PER_TOKEN = 3  # of a prompt that nobody has counted; ordinary text has f
 
 @dataclass(frozen=True, kw_only=True)
 class Quota:
-    """What each device may use; None is no limit. Days are those of UTC.
+    """Quota of a device; None is no limit. Days are those of UTC.
 
     A bucket holds `burst_s` seconds of its rate. Tokens are the prompt's and the answer's; an
     answer that has begun is finished, and its debt is paid before the next one begins. Of a day's
@@ -44,14 +44,14 @@ class Quota:
 
 
 class Wait(NamedTuple):
-    """Why a device may not ask now, and in how many seconds it may."""
+    """Refusal for now: why a device may not ask, and in how many seconds it may."""
 
     why: str
     seconds: float
 
 
 class Bucket:
-    """Fills at a rate up to its capacity; may be overdrawn, and must then fill again first."""
+    """Token bucket: fills at a rate up to its capacity; overdrawn, it must fill again first."""
 
     def __init__(self, per_s: float, capacity: float, now_s: float) -> None:
         self._per_s, self._capacity = per_s, max(capacity, 1.0)
@@ -72,7 +72,7 @@ class Bucket:
 
 
 class QuotaMeter:
-    """Counts what devices use; with a path, the day's budgets outlive a restart and a crash.
+    """Meter of what devices use; with a path, the day's budgets outlive a restart and a crash.
 
     A request is written as it is taken, tokens every second. `scope` goes before the names in the
     file, where several kinds of askers share it.
@@ -90,11 +90,11 @@ class QuotaMeter:
     ) -> None:
         """Raises SettingsError where the file is damaged."""
         self._quota, self._who, self._scope = quota, who, scope
-        self._clock, self._days = clock, Days(wall, clock)
+        self._clock, self._days = clock, DayClock(wall, clock)
         self._requests: dict[str, Bucket] = {}
         self._tokens: dict[str, Bucket] = {}
         has_budget = quota.requests_per_day is not None or quota.tokens_per_day is not None
-        self._file = UsedFile(path) if path is not None and has_budget else None
+        self._file = UsageStore(path) if path is not None and has_budget else None
         self._held: Counter[str] = Counter()  # tokens that answers under way may still use
         self._day, self._saved_s = self._days.today(), clock()
         self._used = self._file.read(self._day) if self._file else {}
@@ -137,9 +137,11 @@ class QuotaMeter:
             bucket.take(num_tokens, self._clock())
         self.save()
 
-    def reserve(self, device_key: str, request: Request) -> Reserved:
+    def reserve(self, device_key: str, request: Request) -> Reservation:
         """Hold what an answer may use of the day's tokens, until it is settled."""
-        return Reserved(self, device_key, num_prompt_tokens(request), request.sampling.max_tokens)
+        return Reservation(
+            self, device_key, num_prompt_tokens(request), request.sampling.max_tokens
+        )
 
     def hold(self, device_key: str, num_tokens: int) -> None:
         """Count tokens that may be used; fewer than none gives some back."""
@@ -203,8 +205,8 @@ def _sum(one: Use, other: Use) -> Use:
     return Use(one.requests + other.requests, one.tokens + other.tokens)
 
 
-class Reserved:
-    """One answer's account: what it may use is held, what it uses counted, the rest given back."""
+class Reservation:
+    """Reservation of one answer: what it may use is held, and what it did not use given back."""
 
     def __init__(
         self, meter: QuotaMeter, device_key: str, num_prompt: int, num_answer: int

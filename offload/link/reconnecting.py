@@ -19,7 +19,7 @@ _FIRST_ATTEMPT_S = 0.5
 
 
 class Reconnecting:
-    """Connects when asked to, and by itself after a loss while `is_needed` says so.
+    """Link that connects when asked to, and by itself after a loss while `is_needed` says so.
 
     `on_open` is told each time, and whether the cloud is another run that knows nothing of what
     was asked; `on_lost` when no new connection came within `patience_s`.

@@ -24,7 +24,7 @@ _LOOK_AGAIN_S = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerLimits:
-    """How much the cloud takes on at once, and how long it keeps what a lost device may want.
+    """Limits of what the cloud takes on at once, and how long it keeps a lost device's answers.
 
     `window` is how many pieces an answer may be ahead of its reader.
     """

@@ -13,7 +13,7 @@ from offload.link.access import Access, ZapHandler
 from offload.link.health import Tempo
 from offload.link.invites import InviteList
 from offload.link.keys import DeviceList, KeyPair, require_curve
-from offload.link.message_handler import Exchange
+from offload.link.message_handler import MessageHandler
 from offload.link.quota import QuotaMeter
 from offload.link.running_requests import AnswerLimits
 from offload.link.silent_connections import SilentConnections
@@ -93,7 +93,7 @@ class LinkServer:
         self._silent = SilentConnections(socket, self._limits.max_silent_connections)
         self._pump = Pump(socket, self._on_frames)
         self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self._exchange = Exchange(
+        self._exchange = MessageHandler(
             self._engine,
             self._door,
             self._limits,

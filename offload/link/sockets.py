@@ -16,7 +16,7 @@ HANDSHAKE_S = 2.0  # after which libzmq itself parts with who says nothing
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Where a cloud is and how we prove who we are; on this machine both keys may be None."""
+    """Address of a cloud, with the keys for it; on this machine both keys may be None."""
 
     endpoint: str
     server_key: str | None = None

@@ -33,14 +33,14 @@ DO UPDATE SET requests = requests + excluded.requests, tokens = tokens + exclude
 
 
 class Use(NamedTuple):
-    """What somebody used on one day."""
+    """Use of one device on one day."""
 
     requests: int = 0
     tokens: int = 0
 
 
-class UsedFile:
-    """The file; it is open from the first `add` to `close`."""
+class UsageStore:
+    """Store of each day's use; its file is open from the first `add` to `close`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -122,8 +122,8 @@ def steady_s() -> float:
     return time.monotonic()
 
 
-class Days:
-    """The time since 1970 by the wall's clock, as long as that moves as time passes."""
+class DayClock:
+    """Clock of days: the wall's time, followed as long as it moves as time passes."""
 
     def __init__(
         self, wall: Callable[[], float] = time.time, clock: Callable[[], float] = steady_s

@@ -100,7 +100,7 @@ _LARGE = (Kind.REQUEST, Kind.DELTAS, Kind.FINISH, Kind.READY)
 
 
 class Envelope(NamedTuple):
-    """A message whose head is read and whose body is not."""
+    """Envelope of a message: its head is read, its body is not."""
 
     version: int
     kind: Kind

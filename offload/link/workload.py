@@ -8,14 +8,14 @@ from collections.abc import Callable
 from statistics import median
 
 from offload.link.message_bodies import Load
-from offload.link.quota import QuotaMeter, Reserved
+from offload.link.quota import QuotaMeter, Reservation
 from offload.messages import Delta, Finish, Request
 
 _LAST = 32  # answers whose waits are remembered
 
 
 class Workload:
-    """Counts the answers that run, and remembers how long the last ones waited."""
+    """Counts of the answers that run, and how long the last ones waited."""
 
     def __init__(self, meter: QuotaMeter, clock: Callable[[], float] = time.monotonic) -> None:
         self.meter = meter
@@ -44,9 +44,9 @@ class Workload:
 
 
 class Tally:
-    """Hears of one answer what it costs and how long it takes."""
+    """Tally of one answer: what it costs and how long it takes."""
 
-    def __init__(self, workload: Workload, device_key: str, account: Reserved) -> None:
+    def __init__(self, workload: Workload, device_key: str, account: Reservation) -> None:
         self._workload, self._device_key = workload, device_key
         self._began_s = workload.clock()
         self._waiting = True

@@ -132,7 +132,7 @@ _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_c
 
 @dataclass
 class Hearing:
-    """Puts one streamed answer together, chunk by chunk.
+    """Assembly of one streamed answer, chunk by chunk.
 
     Calls of tools become text as models write them, which is how an Engine says them: the first
     call as it comes, the others behind it, and text that comes after a call at the end.

@@ -19,7 +19,7 @@ import pytest
 from offload.errors import CloudBusy
 from offload.link.client import CloudLink
 from offload.link.local_keys import device_keys, used_file
-from offload.link.usage_store import UsedFile
+from offload.link.usage_store import UsageStore
 from offload.messages import Finish, Request, Sampling
 from tests.cloud.commands import ROOT, ask, nearfar
 
@@ -69,7 +69,7 @@ async def test_a_signal_lets_an_answer_end_and_takes_no_other(
         ends = [item async for item in items if isinstance(item, Finish)]
         assert [end.reason for end in ends] in (["stop"], ["length"])
         assert await asyncio.to_thread(process.wait, 20) == 0
-    used = UsedFile(used_file(home / "data" / "keys")).read(int(time.time() // 86_400))
+    used = UsageStore(used_file(home / "data" / "keys")).read(int(time.time() // 86_400))
     assert sum(each.requests for each in used.values()) >= 1, "the day's use outlives the cloud"
 
 

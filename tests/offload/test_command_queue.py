@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from offload.command_queue import Orders
+from offload.command_queue import CommandQueue
 
 
 def test_orders_are_followed_in_turn_with_those_that_they_give() -> None:
-    orders, followed = Orders(), list[str]()
+    orders, followed = CommandQueue(), list[str]()
 
     def first() -> None:
         followed.append("first")
@@ -25,7 +25,7 @@ def test_orders_are_followed_in_turn_with_those_that_they_give() -> None:
 
 
 def test_following_the_next_waits_for_one() -> None:
-    orders, done = Orders(), threading.Event()
+    orders, done = CommandQueue(), threading.Event()
     follower = threading.Thread(target=orders.follow_next)
     follower.start()
     orders.give(done.set)
@@ -34,7 +34,7 @@ def test_following_the_next_waits_for_one() -> None:
 
 
 def test_an_order_that_fails_fails_whoever_follows_and_is_not_followed_again() -> None:
-    orders = Orders()
+    orders = CommandQueue()
 
     def fail() -> None:
         raise ValueError("no")

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from offload.link.local_keys import used_file
-from offload.link.usage_store import UsedFile
+from offload.link.usage_store import UsageStore
 from tests.serve.faces import ASK, CHAT, error_of
 from tests.waiting import until
 
@@ -80,7 +80,7 @@ async def test_a_kill_gives_no_request_of_the_day_back(tmp_path: Path) -> None:
 
 
 async def test_tokens_of_an_answer_that_a_kill_cut_off_are_counted(tmp_path: Path) -> None:
-    file = UsedFile(used_file(tmp_path / "data" / "keys"))
+    file = UsageStore(used_file(tmp_path / "data" / "keys"))
 
     def used() -> int:
         return sum(use.tokens for use in file.read(int(time.time() // 86_400)).values())

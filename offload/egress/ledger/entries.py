@@ -34,7 +34,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Return(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back for a departure; bytes are None where nobody could count them."""
+    """Outcome of a departure; bytes are None where nobody could count them."""
 
     state: State
     bytes_sent: int | None = None
@@ -72,7 +72,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Spent(msgspec.Struct, frozen=True, kw_only=True):
-    """What leaving has cost so far today."""
+    """Spending of today: what leaving has cost so far."""
 
     cost: float = 0.0
     tokens: int = 0
@@ -80,7 +80,7 @@ class Spent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Totals(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that ever left, also where its lines have since made room for newer ones."""
+    """Sums of everything that ever left, also of lines that have made room for newer ones."""
 
     departures: int = 0
     num_bytes: int = 0

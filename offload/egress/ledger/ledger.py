@@ -43,7 +43,7 @@ _Line = tuple[str, tuple[Any, ...]]
 
 
 class Ledger:
-    """Writes the ledger's file; any thread may call it, and no call raises or waits for a disk.
+    """Writer of the ledger's file; any thread may call it, and no call raises or waits for a disk.
 
     Texts are kept only with `keep_content`, and of decisions only those of class cloud_ok.
     """

@@ -30,7 +30,7 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """What is done with each kind of finding; `names` and `countries` tell the detectors more.
+    """Actions for each kind of finding; `names` and `countries` tell the detectors more.
 
     `countries` are ISO codes; telephone numbers without a country code are read as theirs.
     """

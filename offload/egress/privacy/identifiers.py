@@ -24,7 +24,7 @@ _IBAN = re.compile(r"(?<![A-Z0-9])[A-Z]{2}[ .-]?\d(?:[ .-]?\d)(?:[ .-]{0,2}[A-Z0
 
 @dataclass(frozen=True)
 class NationalId:
-    """How one country writes a number, and the stdnum module that checks it.
+    """Form in which one country writes a number, and the stdnum module that checks it.
 
     `certain` ones carry a date or enough check digits to be known by themselves; the others
     are believed only where they stand in `written` form, or where the text speaks of them.

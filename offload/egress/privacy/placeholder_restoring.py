@@ -18,7 +18,7 @@ _MAX_HELD = 32  # characters; no placeholder is longer, its brackets and backsla
 
 
 class Restorer:
-    """Takes an answer piece by piece and gives it back with the originals in it.
+    """Restorer of originals: takes an answer piece by piece and gives it back with them.
 
     In JSON (`as_json`), and in the strings of calls where the request has tools (`with_calls`), an
     original is written as the inside of a string. Within a link of the cloud's a placeholder is

@@ -48,7 +48,7 @@ class Cleared:
 
 
 class Placeholders:
-    """Hands out "[EMAIL_1]" and so on, passing over those that a text already contains."""
+    """Placeholders, "[EMAIL_1]" and so on, except those that a text already contains."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         self._taken = {

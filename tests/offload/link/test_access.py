@@ -11,7 +11,7 @@ from offload.link.access import Access
 from offload.link.client import CloudLink
 from offload.link.health import Tempo
 from offload.link.keys import DeviceList, KeyPair
-from offload.link.message_handler import Exchange
+from offload.link.message_handler import MessageHandler
 from offload.link.quota import Quota, QuotaMeter
 from offload.link.running_requests import AnswerLimits
 from tests.offload.links import (
@@ -155,7 +155,7 @@ async def test_a_device_that_takes_anothers_identity_is_nobody() -> None:
         said.append(frames)
         return True
 
-    exchange = Exchange(engine, Access(devices=devices), AnswerLimits(), Tempo(), send)
+    exchange = MessageHandler(engine, Access(devices=devices), AnswerLimits(), Tempo(), send)
     hello = wire.encode(HELLO)
     exchange.take(b"one", owner, hello)
     exchange.take(b"one", owner, wire.encode(ask(id="mine"), "mine"))

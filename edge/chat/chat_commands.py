@@ -1,4 +1,4 @@
-"""Slash commands of the chat: /new, /retry, /cloud, /model, /params and the others."""
+"""Slash commands of the chat: /new, /retry, /far, /model, /params and the others."""
 
 from __future__ import annotations
 
@@ -40,12 +40,17 @@ async def _retry(chat: Chat, _: str) -> None:
     await _again(chat, None)
 
 
-async def _cloud(chat: Chat, rest: str) -> None:
+async def _far(chat: Chat, rest: str) -> None:
     if link_state(chat.engine) == "none":
         raise RequestError(
             "there is no cloud here; `nearfar link join` sets one up, and --offline closes it"
         )
     await (chat.ask(rest, "cloud") if rest else _again(chat, "cloud"))
+
+
+async def _cloud(chat: Chat, rest: str) -> None:
+    chat.screen.remark("/cloud is called /far now")
+    await _far(chat, rest)
 
 
 async def _near(chat: Chat, rest: str) -> None:
@@ -207,8 +212,9 @@ def _current(chat: Chat) -> str:
 COMMANDS = {
     "/new": Command(help="begin a new conversation", act=_new),
     "/retry": Command(help="answer the last question again", act=_retry),
-    "/cloud": Command(help="ask the far model, again or this", act=_cloud, takes="[TEXT]"),
+    "/far": Command(help="ask the far model, again or this", act=_far, takes="[TEXT]"),
     "/near": Command(help="ask the near model only, again or this", act=_near, takes="[TEXT]"),
+    "/cloud": Command(help="the earlier name of /far", act=_cloud, takes="[TEXT]"),
     "/why": Command(help="who answered, why, and what was sent", act=_why),
     "/system": Command(
         help="show or set the system prompt; none drops it", act=_system, takes="[TEXT]"

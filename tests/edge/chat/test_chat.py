@@ -103,21 +103,27 @@ async def test_a_conversation_is_kept_and_its_past_is_read() -> None:
     assert second.session == chat.conversation
 
 
-async def test_near_and_cloud_answer_again_on_their_side() -> None:
-    chat, screen = await talk("question", "/near", "/cloud", "/near another")
+async def test_near_and_far_answer_again_on_their_side() -> None:
+    chat, screen = await talk("question", "/near", "/far", "/near another")
     assert screen.answers == ["far", "near", "far", "near"]
     assert chat.conversation is not None
     kept = [turn.content for turn in chat.store.read(chat.conversation).turns]
     assert kept == ["question", "far", "another", "near"]
 
 
+async def test_the_earlier_name_of_far_still_asks_far_and_says_the_new_one() -> None:
+    _, screen = await talk("question", "/near", "/cloud")
+    assert screen.answers == ["far", "near", "far"]
+    assert "/cloud is called /far now" in screen.remarks
+
+
 async def test_without_a_cloud_the_far_side_is_refused_with_its_remedy() -> None:
-    _, screen = await talk("question", "/cloud", engine=Hybrid(ScriptedEngine(("near",)), None))
+    _, screen = await talk("question", "/far", engine=Hybrid(ScriptedEngine(("near",)), None))
     assert screen.answers == ["near"] and "nearfar link join" in screen.remarks[-1]
 
 
 async def test_local_only_is_stronger_than_cloud() -> None:
-    chat, screen = await talk("question", "/cloud", privacy=Privacy.LOCAL_ONLY)
+    chat, screen = await talk("question", "/far", privacy=Privacy.LOCAL_ONLY)
     assert screen.answers == ["near", "near"] and far(chat.engine).requests == []
 
 

@@ -1,4 +1,4 @@
-"""The answers of one HTTP request: engine streams run side by side and read in one place."""
+"""Answer streams of one HTTP request: run side by side and read in one place."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from types import TracebackType
 import msgspec
 
 from offload.engine import AnswerStream
-from offload.errors import CloudFailed
+from offload.errors import CloudFailed, EngineStopped
 from offload.messages import Delta, Finish, Request
 from serve.admission import Account
 from serve.http_errors import EngineBroke, TooLate
 from serve.metrics import AnswerTimer, Metrics
 
 Item = Delta | Finish
+STOPPING = "nearfar.stopping"  # in an ASGI scope: the event that ends answers under way
+
 Start = Callable[[Request], AnswerStream]
 
 _NUM_AHEAD = 64  # items that an engine may be ahead of a slow reader
@@ -65,12 +67,14 @@ class AnswerStreams:
         metrics: Metrics,
         timeout_s: float,
         accounts: Sequence[Account] = (),
+        stopping: asyncio.Event | None = None,
     ) -> None:
         self._start = start
         self._requests = requests
         self._metrics = metrics
         self._timeout_s = timeout_s
         self._accounts = accounts
+        self._stopping = stopping or asyncio.Event()
         self._left = len(requests)
         self._queue: asyncio.Queue[tuple[int, Item | Exception]] = asyncio.Queue(_NUM_AHEAD)
 
@@ -95,7 +99,8 @@ class AnswerStreams:
     async def next(self) -> tuple[int, Item] | None:
         """Return the next item of any answer and the answer's number, or None after the last.
 
-        Raises what an engine raised, EngineBroke for an answer that failed, TooLate.
+        Raises what an engine raised, EngineBroke for an answer that failed, TooLate, and
+        EngineStopped once the server stops.
         """
         if not self._left:
             return None
@@ -108,18 +113,26 @@ class AnswerStreams:
         return index, item
 
     async def _take(self) -> tuple[int, Item | Exception]:
+        if self._stopping.is_set():
+            raise _stopped()
         if not self._queue.empty():
             return self._queue.get_nowait()
         left_s = self._until_s - asyncio.get_running_loop().time()
         # Not wait_for: before Python 3.12 it forgets a cancellation that meets an item.
         getting = asyncio.ensure_future(self._queue.get())
+        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await asyncio.wait((getting,), timeout=max(0.0, left_s))
-            if not getting.done():
-                raise TooLate(self._timeout_s)
-            return getting.result()
+            await asyncio.wait(
+                (getting, stopping),
+                timeout=max(0.0, left_s),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if getting.done():
+                return getting.result()
+            raise _stopped() if stopping.done() else TooLate(self._timeout_s)
         finally:
             getting.cancel()
+            stopping.cancel()
 
     def _check(self, finish: Finish) -> None:
         if finish.reason == "deadline":
@@ -147,3 +160,7 @@ class AnswerStreams:
                 await self._queue.put((index, item))
         if not ended:
             raise EngineBroke("the engine ended its answer without saying so; ask again")
+
+
+def _stopped() -> EngineStopped:
+    return EngineStopped("the server is being stopped; ask again in a moment")

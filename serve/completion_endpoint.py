@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from offload.engine import AnswerStream, Choosing, Engine
 from offload.messages import Request
 from serve.admission import Account, Admission
-from serve.answer_streams import AnswerStreams, settled
+from serve.answer_streams import STOPPING, AnswerStreams, settled
 from serve.auth import tenant_of
 from serve.chat_writer import ChatWriter
 from serve.event_stream import EventStream, headers_of
@@ -77,6 +77,7 @@ class CompletionEndpoint(Generic[B]):
             metrics=self.metrics,
             accounts=accounts,
             timeout_s=self.options.request_timeout_s,
+            stopping=scope.get(STOPPING),
         ) as answers:
             if asked.stream:
                 await EventStream(self.writer(asked), send).send_all(answers)

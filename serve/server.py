@@ -1,4 +1,4 @@
-"""A listening HTTP server around the app; the caller owns the engine, the loop and the signals."""
+"""HTTP server: listens around the app; the caller owns the engine, the loop and the signals."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import ssl
 from collections.abc import Iterator
 
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backbone.errors import cause
 from backbone.http_connections import patient_for
 from offload.engine import Engine
 from offload.errors import SettingsError
+from serve.answer_streams import STOPPING
 from serve.app import build_app
 from serve.auth import MAX_HEADER_BYTES
 from serve.options import ServeOptions
@@ -24,6 +25,7 @@ _BACKLOG = 1024
 # here in the same moment as they use it again, their request would break.
 _KEEP_ALIVE_S = 75
 _GOODBYE_S = 5  # how long answers under way may still take when the server is stopped
+_LAST_WORD_S = 3  # and how long they then have to say that they end here
 
 
 class HttpServer:
@@ -31,7 +33,8 @@ class HttpServer:
 
     def __init__(self, app: ASGIApp, *, options: ServeOptions) -> None:
         self._options = options
-        self._server = _Uvicorn(_config(app, options))
+        self._stopping = asyncio.Event()
+        self._server = _Uvicorn(_config(_told(app, self._stopping), options))
 
     @property
     def url(self) -> str:
@@ -50,9 +53,11 @@ class HttpServer:
             begun.cancel()
             await self._serving
 
-    async def aclose(self) -> None:
-        """Take no more requests, let answers under way end for a while, and stop."""
+    async def aclose(self, *, goodbye_s: float = _GOODBYE_S) -> None:
+        """Take no more requests, let answers end for a while, end others with an error, stop."""
         self._server.should_exit = True
+        await asyncio.wait((self._serving,), timeout=goodbye_s)
+        self._stopping.set()
         await self._serving
 
 
@@ -65,6 +70,15 @@ async def run(engine: Engine, *, options: ServeOptions | None = None) -> None:
         await asyncio.Event().wait()
     finally:
         await server.aclose()
+
+
+def _told(app: ASGIApp, stopping: asyncio.Event) -> ASGIApp:
+    """Return the app with the event that ends its answers in every scope."""
+
+    async def wrapped(scope: Scope, receive: Receive, send: Send) -> None:
+        await app({**scope, STOPPING: stopping}, receive, send)
+
+    return wrapped
 
 
 class _Uvicorn(uvicorn.Server):
@@ -96,7 +110,7 @@ def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
         ssl_certfile=options.tls_cert,
         ssl_keyfile=options.tls_key,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
-        timeout_graceful_shutdown=_GOODBYE_S,
+        timeout_graceful_shutdown=_GOODBYE_S + _LAST_WORD_S,
         timeout_keep_alive=_KEEP_ALIVE_S,
     )
     try:

@@ -132,6 +132,29 @@ async def test_a_stopped_server_lets_an_answer_end() -> None:
         await stopping
 
 
+async def test_a_stopped_server_refuses_an_answer_not_yet_begun() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
+        asking = asyncio.create_task(client.post(server.url + CHAT, json=ASK))
+        await engine.until(lambda: any(r.messages for r in engine.requests))
+        await server.aclose(goodbye_s=0)
+        reply = await asking
+    assert reply.status_code == 503
+    assert error_of(reply)["code"] == "engine_stopped"
+
+
+async def test_a_stopped_server_ends_a_begun_stream_with_one_error_event() -> None:
+    engine = ScriptedEngine(hold=asyncio.Event())
+    async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
+        asked = {**ASK, "stream": True}
+        async with client.stream("POST", server.url + CHAT, json=asked) as reply:
+            lines = reply.aiter_lines()
+            await anext(lines)
+            await server.aclose(goodbye_s=0)
+            rest = [line async for line in lines if line]
+    assert "being stopped" in rest[-1] and "[DONE]" not in "".join(rest)
+
+
 async def test_a_port_in_use_is_told_with_its_remedy() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         options = ServeOptions(port=taken.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Plain causal attention over whole sequences: what everything cleverer is compared with."""
+"""Causal attention over whole sequences: the plain reference of all other attention."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hugging Face folders: found, checked, and read tensor by tensor into a Network."""
+"""Checkpoints: Hugging Face folders found, checked, and read tensor by tensor into a Network."""
 
 from __future__ import annotations
 

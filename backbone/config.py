@@ -1,4 +1,4 @@
-"""The shape of a decoder-only network, read from a Hugging Face `config.json`."""
+"""Network configuration: the shape of a decoder, read from a Hugging Face `config.json`."""
 
 from __future__ import annotations
 

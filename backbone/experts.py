@@ -1,4 +1,4 @@
-"""A mixture of experts: each token goes through the few feed-forwards that a router likes best.
+"""Mixture of experts: a router sends each token through a few of the feed-forwards.
 
 Tokens are grouped by expert, so that each expert that is wanted at all does one product
 (Shazeer et al., arXiv 1701.06538; the form is Qwen3-MoE's). The host must know who is wanted for

@@ -1,4 +1,4 @@
-"""What the config.json of each family means: its own defaults, and what goes without saying.
+"""Model families: what the config.json of each means, with its own defaults.
 
 Gemma's published files leave out most of what is Gemma's habit; the defaults are those that
 transformers fills in.

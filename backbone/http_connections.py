@@ -1,4 +1,4 @@
-"""How many HTTP connections are held and for how long: one that says nothing costs too.
+"""HTTP connections: how many are held, per address and in all, and for how long.
 
 uvicorn waits for ever for a head that comes byte by byte, or not at all, and takes connections
 until the process has no files left, when it can take none for anybody.

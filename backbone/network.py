@@ -1,4 +1,4 @@
-"""The decoder-only network: embeddings, blocks of attention and gated feed-forward, logits.
+"""Network: a decoder of embeddings, blocks of attention and gated feed-forward, and logits.
 
 Attention itself is handed in, so one network serves training (plain causal), the cloud engine
 (paged cache), the edge (quantized ring) and quantization (block by block).

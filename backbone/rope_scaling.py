@@ -1,4 +1,4 @@
-"""How positions beyond those of the training are made to fit: what config.json says of it."""
+"""RoPE scaling: stretched positions beyond those of the training, as config.json states them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From how a request wants its tokens chosen to the Sampler that chooses them."""
+"""Sampler factory: a request's sampling settings as a Sampler."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the next token is chosen, many sequences at once, without waiting for the device.
+"""Sampling: the next token of many sequences at once, without waiting for the device.
 
 A sequence's choices depend on its own settings and seed alone, never on its neighbours: every
 one draws its own uniform number and inverts its own cumulative distribution.

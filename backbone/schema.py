@@ -1,4 +1,4 @@
-"""Answers that fit a JSON schema: llguidance says which tokens may come next, near and far.
+"""JSON schema constraint: llguidance masks the tokens that may come next, near and far.
 
 Schemas are compiled here and nowhere fetched: a `$ref` to another place is refused, and so is
 every keyword that llguidance cannot keep. JSON is written in one layout, a space behind each comma

@@ -1,4 +1,4 @@
-"""A first compilation of a JSON schema in a process of its own, which it may hold or even end.
+"""Schema trial: compiles a JSON schema first in a process of its own, which it may hold or end.
 
 llguidance bounds its steps, but not all of a compilation: a hundred characters (patterns that must
 all hold, a large multipleOf) can take minutes and gigabytes, and one number overflowed its stack. A

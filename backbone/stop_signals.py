@@ -1,4 +1,4 @@
-"""Signals that a running event loop is to hear, on every system."""
+"""Stop signals, received by a running event loop on every system."""
 
 from __future__ import annotations
 

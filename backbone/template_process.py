@@ -1,4 +1,4 @@
-"""Chat templates, each rendered in a process of its own that is kept between renders."""
+"""Template process: renders one chat template, and is kept between renders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that renders one chat template, within limits: `python -m backbone.template_worker`.
+"""Template worker: renders one chat template within limits: `python -m backbone.template_worker`.
 
 A template comes with a model file, from anyone, and its language can loop for ever and fill any
 memory. So it runs here, where the system ends it. A JSON line in, a JSON line out: the first one in

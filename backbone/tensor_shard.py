@@ -1,4 +1,4 @@
-"""One process's share of a model: which rows or columns of each matrix it holds, and reads.
+"""Tensor shard: the rows or columns of each matrix that one process holds and reads.
 
 Queries, keys, values, gate and up are cut by rows, the two projections back by columns
 (Megatron-LM, arXiv 1909.08053); all else is whole in every process.

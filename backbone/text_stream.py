@@ -1,4 +1,4 @@
-"""From token bytes to streamed text: whole characters only, and nothing of a stop string."""
+"""Text stream: token bytes as text, in whole characters and without stop strings."""
 
 from __future__ import annotations
 

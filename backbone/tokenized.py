@@ -1,4 +1,4 @@
-"""An engine whose texts a Tokenizer reads: what tokens a text is, and what text tokens are."""
+"""Tokenized: the part of an engine that encodes text and decodes tokens by a Tokenizer."""
 
 from __future__ import annotations
 

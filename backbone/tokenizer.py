@@ -1,4 +1,4 @@
-"""Text to token ids and back to exact bytes, around the `tokenizers` library.
+"""Tokenizer: text to token ids and back to exact bytes, around the `tokenizers` library.
 
 A raw prompt is the model's own language: "<|end|>" in it is the token of that name, as transformers
 and llama.cpp read it. In messages only the chat template may write control tokens: what a person

@@ -1,4 +1,4 @@
-"""What each architecture calls its tensors in GGUF, and where its stored numbers differ.
+"""Architectures: the GGUF names of each one's tensors, and where its stored numbers differ.
 
 One table per architecture: Hugging Face names on the left, GGUF names on the right. The quirks
 are few: Llama's rotated rows are stored interleaved, Gemma's norm weights without their one.

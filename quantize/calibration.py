@@ -1,4 +1,4 @@
-"""One pass of text through a network, block by block, that looks at what each matrix is fed.
+"""Calibration pass: text through a network, block by block, observing each matrix's inputs.
 
 The second moment of a matrix's inputs, E[x xT], is the Hessian of GPTQ (up to a factor that
 cancels); its diagonal, the mean squared input per column, is llama.cpp's importance matrix.

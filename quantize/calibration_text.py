@@ -1,4 +1,4 @@
-"""The embedded calibration text: many kinds of writing, so that no input column stays silent.
+"""Calibration text: many kinds of writing, so that every input column is active.
 
 Prose is written out below; tables, code, JSON, dialogue and arithmetic are made from templates
 with a fixed seed. The same text comes out everywhere and always.

@@ -1,4 +1,4 @@
-"""What each command does: options in, one call into the room, a few lines or one document out."""
+"""Quantize commands: run one conversion each, and print lines or one JSON document."""
 
 from __future__ import annotations
 

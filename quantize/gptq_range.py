@@ -1,4 +1,4 @@
-"""Scale and zero point of one group of weights: the range that rounds best, weighed by use."""
+"""GPTQ range: scale and zero point of a group of weights, weighed by the size of their inputs."""
 
 from __future__ import annotations
 

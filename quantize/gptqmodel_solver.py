@@ -1,4 +1,4 @@
-"""The same job handed to the GPTQModel package, where it is installed."""
+"""GPTQModel solver: GPTQ by the GPTQModel package, where it is installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The importance matrix: per weight matrix, how large the inputs of each column are on average.
+"""Importance matrix: per weight matrix, how large the inputs of each column are on average.
 
 llama.cpp's quantizer weighs the error of a column by it. Kept in llama.cpp's own two file
 formats, the older `.dat` and the newer GGUF.

@@ -1,4 +1,4 @@
-"""One model judged in a process of its own, so that its peak memory is its own.
+"""Isolated evaluation: judges one model in its own process, and measures that one's memory.
 
 Run as `python -m quantize.isolated_evaluation`: one JSON task on stdin, one JSON answer on stdout.
 """

@@ -1,4 +1,4 @@
-"""The multiple-choice knapsack: one option for each item, least total cost within a size."""
+"""Knapsack of multiple choice: one option for each item, least total cost within a size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp's log, taken aside while one call runs: it has one log for the whole process."""
+"""Log of llama.cpp, captured while one call runs: there is one log for the whole process."""
 
 from __future__ import annotations
 

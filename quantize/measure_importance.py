@@ -1,4 +1,4 @@
-"""The calibration pass that makes an importance matrix; afterwards no torch is needed."""
+"""Importance measurement: the calibration pass that makes an importance matrix."""
 
 from __future__ import annotations
 

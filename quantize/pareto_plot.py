@@ -1,4 +1,4 @@
-"""A picture of a report: size against KL divergence, the models that nothing beats joined."""
+"""Pareto plot of a report: size against KL divergence, the best models joined by a line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A type for every matrix, so that the file fits a budget and the predictions move least."""
+"""Type plan: a type for every matrix, so that the file fits and predictions change least."""
 
 from __future__ import annotations
 

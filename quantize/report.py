@@ -1,4 +1,4 @@
-"""What quantization cost: size against how far the predictions moved, model by model."""
+"""Quantization report: each model's size, and how far its predictions moved."""
 
 from __future__ import annotations
 

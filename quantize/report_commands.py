@@ -1,4 +1,4 @@
-"""What `plan` and `report` do: they measure, and show what they found."""
+"""Plan and report commands: measure, and print what was found."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much each matrix suffers from each type: measured, by putting it in and looking.
+"""Sensitivity of each matrix to each type, measured by swapping it in.
 
 llama.cpp quantizes the whole model once per type; then one matrix at a time is swapped for its
 quantized self in our own network, and the KL divergence of the predictions is taken (swap_probe).

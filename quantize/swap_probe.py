@@ -1,4 +1,4 @@
-"""How far one matrix, swapped for another, moves a model's predictions; one block in memory.
+"""Swap probe: how far one swapped matrix moves a model's predictions; one block in memory.
 
 What each block is fed, and what the whole model predicts, is worked out once and kept in temporary
 files. A swap then runs only the blocks from the swapped matrix on, each read when its turn comes.

@@ -1,4 +1,4 @@
-"""What a command shows: a progress bar on stderr, and either lines or one JSON document."""
+"""Terminal output of commands: a progress bar on stderr, and lines or one JSON document."""
 
 from __future__ import annotations
 

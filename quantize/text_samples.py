@@ -1,4 +1,4 @@
-"""Which text a command calibrates or judges on, as it was named at the terminal."""
+"""Text samples: the text that a command calibrates or judges on, as named at the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Safetensors read one tensor at a time, without torch: the memory needed is one tensor's."""
+"""Weights: safetensors read one tensor at a time, without torch, in one tensor's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is answered now, who waits, and who is told to come again: per key, and fair between keys.
+"""Admission: which requests run, wait or are refused, by key, and fairly between keys.
 
 What cannot be taken is refused before its body is read, so that a refusal costs next to nothing.
 """

@@ -1,4 +1,4 @@
-"""The door: by which name this server is called, and with which key.
+"""Authentication: the host names a server answers to, and the API keys it accepts.
 
 A page in a browser may reach a server on this machine by a name of its own choosing (DNS
 rebinding); so a server on loopback answers only to the names of loopback.

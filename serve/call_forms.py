@@ -1,4 +1,4 @@
-"""Forms in which models write calls of tools: a reader for each, which finds a call or none.
+"""Tool call forms: a reader for each form in which models write calls, finding a call or none.
 
 Hermes and Qwen write JSON between tags, Mistral behind `[TOOL_CALLS]`, Llama 3 bare JSON or a list
 as in Python, Functionary a name before its arguments; small models leave the tags out or put the

@@ -1,4 +1,4 @@
-"""Writes chat completions: text, log-probabilities, and calls of the client's tools."""
+"""Chat writer: chat completions of text, log-probabilities and calls of the client's tools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One completion endpoint: reads a body, asks the engine, sends the answer whole or as a stream."""
+"""Completion endpoint: reads a body, asks the engine, sends the answer whole or as a stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an error to what a client reads: a status, and a body in OpenAI's shape."""
+"""HTTP errors: the status of an error, and its body in OpenAI's shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How likely each token was, and what else might have stood there, in OpenAI's two forms."""
+"""Log-probabilities of tokens and of their alternatives, in OpenAI's two forms."""
 
 from __future__ import annotations
 

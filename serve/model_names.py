@@ -1,4 +1,4 @@
-"""The names an endpoint answers to, and what each means for a request."""
+"""Model names that an endpoint answers to, and what each means for a request."""
 
 from __future__ import annotations
 

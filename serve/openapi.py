@@ -1,4 +1,4 @@
-"""The OpenAPI document: what is here, and the form of every body."""
+"""OpenAPI document: the paths of the server and the form of every body."""
 
 from __future__ import annotations
 

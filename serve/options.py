@@ -1,4 +1,4 @@
-"""How the HTTP face listens, whom it lets in, and what it takes from one request."""
+"""Serve options: how the HTTP server listens, whom it lets in, and limits for each request."""
 
 from __future__ import annotations
 

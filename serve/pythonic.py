@@ -1,4 +1,4 @@
-"""Calls written as Python: `[look(what="here", most=3), ...]`, as Llama 3.2 and 4 write them."""
+"""Pythonic tool calls: `[look(what="here", most=3), ...]`, as Llama 3.2 and 4 write them."""
 
 from __future__ import annotations
 

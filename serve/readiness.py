@@ -1,4 +1,4 @@
-"""Whether the engine has answered once, which loads what later answers need, and still can."""
+"""Readiness: whether the engine has answered once, which warms it up, and still can."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a client's body to the requests an engine understands; what cannot be kept is refused."""
+"""Request parsing: a client's body as an engine's requests; what cannot be kept is refused."""
 
 from __future__ import annotations
 

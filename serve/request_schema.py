@@ -1,4 +1,4 @@
-"""The bodies that clients send, as OpenAI draws them, and how they are read.
+"""Request schema: the bodies that clients send, in OpenAI's form, and their decoding.
 
 A field that is not listed is refused, so that a misspelt one is never silently without effect.
 Fields typed `Ignored` change nothing about the answer's text and are read over; fields typed `Any`

@@ -1,4 +1,4 @@
-"""The bodies that are sent back, as OpenAI draws them, and what nearfar adds: `usage.route`."""
+"""Response bodies in OpenAI's form, with `usage.route` added."""
 
 from __future__ import annotations
 

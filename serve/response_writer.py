@@ -1,4 +1,4 @@
-"""What the reply to a request is written from, and the form that each path gives it."""
+"""Response writer: the protocol by which each path writes its replies, and gathered answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes raw completions: a text, the prompt before it where it is asked for, log-probabilities."""
+"""Text writer: raw completions, with the prompt and log-probabilities where asked for."""
 
 from __future__ import annotations
 

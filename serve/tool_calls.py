@@ -1,4 +1,4 @@
-"""Calls of tools, found in what a model writes, whole or while it is written.
+"""Tool calls, found in what a model writes, whole or while it is written.
 
 A call is told when it is whole, names a tool that was offered, and has arguments that fit the
 tool's schema; what only looks like one stays text. Where a call is forced, the answer follows a

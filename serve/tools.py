@@ -1,4 +1,4 @@
-"""The tools a client offers: what the model is told of them, and how a call of one is forced."""
+"""Tools that a client offers: what the model is told of them, and how a call of one is forced."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from edge.llama.context import StepAborted
 from edge.llama.draft_model import DraftModel
 from edge.llama.kv_cache import KvCache
 from edge.llama.prompt import PromptWriter
-from edge.llama.sampler import Gauge, Sampler, likeliest, prompt_token
+from edge.llama.sampler import Gauge, Sampler, prompt_token, top_logprobs
 from edge.llama.slots import Owner, Slot
 from edge.llama.vocabulary import LlamaVocabulary
 from engine.answer_state import AnswerState, Deadline
@@ -276,5 +276,5 @@ class Generation:
         if task.observer is not None:
             task.observer(task.answer.num_tokens, cache.hidden(chosen.row).copy())
         count = task.request.sampling.logprobs
-        others = likeliest(cache.logits(chosen.row), count, self._vocabulary) if count else ()
+        others = top_logprobs(cache.logits(chosen.row), count, self._vocabulary) if count else ()
         return task.answer.take(chosen.token, piece, chosen.confidence, others)

@@ -9,14 +9,14 @@ import numpy.typing as npt
 
 from backbone.errors import CheckpointError
 from backbone.schema import SchemaConstraint
-from edge.llama.sampling_chain import Chooser
+from edge.llama.sampling_chain import SamplingChain
 from edge.llama.vocabulary import LlamaVocabulary
 from engine.token_healing import CANNOT_SPELL, Binding
 from offload.errors import RequestError
 from offload.messages import Alternative, Confidence, PromptToken, Sampling
 
 
-def likeliest(
+def top_logprobs(
     logits: npt.NDArray[np.float32], count: int, vocabulary: LlamaVocabulary
 ) -> tuple[Alternative, ...]:
     """Return the `count` likeliest tokens of one row of logits, [vocabulary], the best first."""
@@ -51,7 +51,7 @@ def prompt_token(
         token_id=token,
         text=text,
         logprob=float(logits[token]) - _log_total(logits),
-        alternatives=likeliest(logits, count, vocabulary) if count else (),
+        alternatives=top_logprobs(logits, count, vocabulary) if count else (),
     )
 
 
@@ -122,7 +122,7 @@ class Sampler:
         constraint: SchemaConstraint | None = None,
     ) -> None:
         self._gauge = gauge
-        self._chooser = Chooser(sampling, vocabulary.num_tokens)
+        self._chooser = SamplingChain(sampling, vocabulary.num_tokens)
         self._constraint = constraint
         self._asked = sampling
         self._num_chosen = 0

@@ -26,7 +26,7 @@ Row = npt.NDArray[np.float32]  # [vocabulary], or of the tokens that may come
 Ids = npt.NDArray[np.int64]
 
 
-class Chooser:
+class SamplingChain:
     """Chooses one answer's tokens, each from a row of logits, which stays as it was.
 
     Temperature 0 is greedy, the lowest token first where logits are equal. Raises RequestError

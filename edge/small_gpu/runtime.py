@@ -37,7 +37,7 @@ from edge.small_gpu.ring_cache import rotations_of
 from edge.small_gpu.sequence import Item, RingSequence, RingTask
 from edge.small_gpu.slots import RingSlot, RingSlots
 from edge.small_gpu.step import Step, governed, lookup_for
-from edge.small_gpu.token_healing import Speller
+from edge.small_gpu.token_healing import TextConstraints
 from engine.answer_state import Deadline
 from engine.draft_gate import DraftGate
 from engine.drafts import GatedDrafter
@@ -76,7 +76,7 @@ class TorchEdgeEngine(Tokenized):
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
         self._gate = DraftGate()  # of drafts, over all answers
-        self._speller = Speller(self._tokenizer, config.vocab_size)
+        self._speller = TextConstraints(self._tokenizer, config.vocab_size)
         vocabulary = partial(of_tokenizer, self._tokenizer, config.vocab_size)
         self._schemas = Schemas(vocabulary, config.vocab_size)
         try:

@@ -12,7 +12,7 @@ from backbone.tokenizer import Tokenizer
 from edge.small_gpu.prompt import PromptChunks
 from edge.small_gpu.slots import RingSlot
 from edge.small_gpu.step import LogitsRow, SampledToken, StepPart
-from edge.small_gpu.token_healing import Spelling
+from edge.small_gpu.token_healing import TextConstraint
 from engine.answer_state import AnswerState, Deadline
 from engine.drafts import Drafter
 from engine.token_healing import KnownEnd
@@ -38,7 +38,7 @@ class RingTask:
     pins: Pins
     sampler: Sampler
     drafter: Drafter | None
-    spelling: Spelling | None = None  # what its first tokens must spell once more
+    spelling: TextConstraint | None = None  # what its first tokens must spell once more
     deadline: Deadline
     received: float  # of time.monotonic()
     stops: tuple[str, ...] = ()  # what ends the answer beside the request's own
@@ -217,7 +217,7 @@ class RingSequence:
         return None
 
     @property
-    def _spelling(self) -> Spelling | None:
+    def _spelling(self) -> TextConstraint | None:
         """What is still to be spelled."""
         spelling = self.task.spelling
         return None if spelling is None or spelling.done else spelling

@@ -29,7 +29,7 @@ class TokenizerPieces:
         return b"".join(map(self.piece, tokens))
 
 
-class Speller:
+class TextConstraints:
     """Binds the answers of one model to texts; `vocab_size` is how many logits it gives."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
@@ -37,17 +37,17 @@ class Speller:
         self._vocab_size = vocab_size
         self.healer = Healer(self._pieces)
 
-    def bind(self, text: bytes, sampler: Sampler) -> Spelling | None:
+    def bind(self, text: bytes, sampler: Sampler) -> TextConstraint | None:
         """Let the next tokens of a sampler spell a text first; None where there is none."""
         if not text:
             return None
         binding = Binding(self.healer.spellings, text)
-        found = Spelling(binding, self._pieces, text, self._vocab_size)
+        found = TextConstraint(binding, self._pieces, text, self._vocab_size)
         sampler.constrain(found)
         return found
 
 
-class Spelling:
+class TextConstraint:
     """A sampler's constraint until `text` has been spelled; none of its tokens ends an answer."""
 
     def __init__(

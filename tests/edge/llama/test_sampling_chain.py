@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.llama.library import llama
-from edge.llama.sampling_chain import Chooser, largest
+from edge.llama.sampling_chain import SamplingChain, largest
 from offload.errors import RequestError
 from offload.messages import Sampling
 
@@ -58,7 +58,7 @@ def _chain(sampling: Sampling, row: np.ndarray, said: list[int]) -> dict[int, fl
 
 
 def _ours(sampling: Sampling, row: np.ndarray, said: list[int]) -> dict[int, float]:
-    chooser = Chooser(sampling, len(row))
+    chooser = SamplingChain(sampling, len(row))
     chooser.remember(said)
     adjusted = chooser.adjusted(row)
     near = chooser.near(adjusted, float(adjusted.max()))
@@ -98,7 +98,7 @@ def test_what_may_come_is_what_the_samplers_of_llama_cpp_leave(
 def test_choices_come_as_often_as_is_due(size: int, asked: dict[str, object]) -> None:
     sampling = Sampling(temperature=1.3, seed=4, **asked)  # type: ignore[arg-type]
     row = _logits(size, seed=1)
-    chooser = Chooser(sampling, size)
+    chooser = SamplingChain(sampling, size)
     odds = _ours(sampling, row, [])
     found = Counter(chooser.choose(row) for _ in range(800))
     assert found.keys() <= odds.keys()
@@ -117,7 +117,7 @@ def test_the_largest_are_those_of_a_full_sort(values: list[int], count: int) -> 
 def test_the_logits_stay_as_they_were() -> None:
     row = _logits(500, seed=2)
     before = row.copy()
-    chooser = Chooser(
+    chooser = SamplingChain(
         Sampling(temperature=1, repetition_penalty=2, logit_bias={1: 5.0}, seed=1), 500
     )
     chooser.remember([2, 3])
@@ -128,21 +128,21 @@ def test_the_logits_stay_as_they_were() -> None:
 def test_only_some_may_come() -> None:
     row = np.array([5.0, 1.0, 4.0, -np.inf], np.float32)
     some = np.array([1, 2, 3])
-    assert Chooser(Sampling(), 4).choose(row, some) == 2
-    drawn = Chooser(Sampling(temperature=5, seed=1), 4)
+    assert SamplingChain(Sampling(), 4).choose(row, some) == 2
+    drawn = SamplingChain(Sampling(temperature=5, seed=1), 4)
     assert {drawn.choose(row, some) for _ in range(200)} == {1, 2}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_nothing_comes_where_all_is_forbidden(temperature: float) -> None:
-    chooser = Chooser(Sampling(temperature=temperature), 3)
+    chooser = SamplingChain(Sampling(temperature=temperature), 3)
     row = np.array([1.0, -np.inf, -np.inf], np.float32)
     assert chooser.choose(row, np.array([1, 2])) is None
     assert chooser.choose(row, np.array([], np.int64)) is None
 
 
 def test_only_the_newest_tokens_are_penalized() -> None:
-    chooser = Chooser(Sampling(repetition_penalty=10), 100)
+    chooser = SamplingChain(Sampling(repetition_penalty=10), 100)
     row = np.zeros(100, np.float32)
     row[7], row[8] = 5.0, 4.0
     chooser.remember([7])
@@ -153,4 +153,4 @@ def test_only_the_newest_tokens_are_penalized() -> None:
 
 def test_a_bias_on_a_token_that_is_not_there_is_refused() -> None:
     with pytest.raises(RequestError, match="token 9 and this model's last is 8"):
-        Chooser(Sampling(logit_bias={9: 1.0}), 9)
+        SamplingChain(Sampling(logit_bias={9: 1.0}), 9)

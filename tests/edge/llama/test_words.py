@@ -13,7 +13,7 @@ from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import KvTypes
 from edge.llama.native_handles import Model
 from edge.llama.runtime import LlamaEngine
-from edge.llama.sampler import likeliest
+from edge.llama.sampler import top_logprobs
 from offload.errors import ContextLengthError, EngineStopped, RequestError
 from offload.messages import Delta, Finish, Message, PromptToken, Request, Sampling
 from offload.pair import EDGE_MODEL
@@ -104,8 +104,8 @@ def test_of_equals_the_lower_token_comes_first(tiny_gguf: Path) -> None:
     with Model(tiny_gguf) as model:
         logits = np.zeros(261, np.float32)
         logits[[9, 5, 7]] = (3.0, 3.0, 4.0)
-        found = likeliest(logits, 3, model.vocabulary)
-        control = likeliest(np.eye(261, dtype=np.float32)[258] * 9, 1, model.vocabulary)
+        found = top_logprobs(logits, 3, model.vocabulary)
+        control = top_logprobs(np.eye(261, dtype=np.float32)[258] * 9, 1, model.vocabulary)
     assert [a.token_id for a in found] == [7, 5, 9]
     exact = 4 - np.log(258 + np.exp(4) + 2 * np.exp(3))
     assert found[0].logprob == pytest.approx(exact, abs=1e-5)

@@ -13,7 +13,7 @@ from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
 from edge.small_gpu.prompt import begun, prompt_tokens
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.token_healing import Speller
+from edge.small_gpu.token_healing import TextConstraints
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL
@@ -128,6 +128,6 @@ def test_a_model_that_cannot_spell_it_is_told_and_the_next_answer_is_whole(
 
 def test_every_byte_of_the_vocabulary_is_known(engine: TorchEdgeEngine) -> None:
     tokenizer = Tokenizer(CLOUD_MODEL)
-    spelled = Speller(tokenizer, tokenizer.vocab_size).healer.spellings.beginning_with(b"")
+    spelled = TextConstraints(tokenizer, tokenizer.vocab_size).healer.spellings.beginning_with(b"")
     written = [t for t in range(tokenizer.max_token_id + 1) if tokenizer.token_bytes(t)]
     assert sorted(spelled) == written

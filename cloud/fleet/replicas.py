@@ -15,7 +15,7 @@ from cloud.fleet.replica import Replica, ReplicaOptions
 from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
-from offload.messages import EngineLoad, ModelCard, Request
+from offload.messages import EngineLoad, ForwardedRequest, ModelCard, Request
 
 _MAX_WAIT_S = 60.0
 
@@ -76,7 +76,7 @@ class Replicas:
         while True:
             replica = await self._choose(request, tried)
             link, said = replica.link, False
-            asked = msgspec.structs.replace(request, asker=asker())
+            asked = ForwardedRequest(**msgspec.structs.asdict(request) | {"asker": asker()})
             async with replica.busy():
                 items = link.generate(asked)
                 async with contextlib.aclosing(items):

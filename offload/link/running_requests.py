@@ -17,7 +17,7 @@ from offload.link.message_bodies import Failure
 from offload.link.quota import QuotaMeter
 from offload.link.send_buffer import Send, SendBuffer
 from offload.link.workload import Workload
-from offload.messages import Request
+from offload.messages import ForwardedRequest, Request
 
 _LOOK_AGAIN_S = 0.1
 
@@ -121,7 +121,10 @@ class AnswerBook:
 
         self._running.add(key)
         tally = self._workload.begin(key.owner.device_key, request)
-        with asked_by(request.asker if self._trusts_asker else key.owner.device_key):
+        who = key.owner.device_key
+        if self._trusts_asker and isinstance(request, ForwardedRequest):
+            who = request.asker
+        with asked_by(who):
             self._answers[key] = AnswerTask(self._engine, request, out, tally, on_end=ended)
         out.attach(send, 0)
 

@@ -42,7 +42,7 @@ class LinkServer:
         peer_silence_s: float = 2.0,
         trusts_asker: bool = False,
     ) -> None:
-        """`trusts_asker` is for a server of our own in front of this one; see Request.asker."""
+        """`trusts_asker` is for a server of our own in front of this one; see ForwardedRequest."""
         remedy = "give the cloud a pair of keys, or bind 127.0.0.1"
         require_curve(endpoint, has_keys=keys is not None, remedy=remedy)
         self._engine = engine

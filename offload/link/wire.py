@@ -36,7 +36,14 @@ from offload.link.message_bodies import (
     Ready,
     Resume,
 )
-from offload.messages import MAX_TOOLS, Confidence, Delta, Request, Sampling
+from offload.messages import (
+    MAX_TOOLS,
+    Confidence,
+    Delta,
+    ForwardedRequest,
+    Request,
+    Sampling,
+)
 
 VERSION = 2  # 2: prompts of token ids, cache salts, cached tokens, the engine's own load
 OLDEST_VERSION = 2
@@ -78,7 +85,7 @@ class _RawSampling(Sampling, frozen=True, kw_only=True):
     json_schema: Raw = _NIL  # type: ignore[assignment]
 
 
-class _RawRequest(Request, frozen=True, kw_only=True):
+class _RawRequest(ForwardedRequest, frozen=True, kw_only=True):
     """A Request whose free-form parts are still bytes, to be measured before they are built."""
 
     sampling: _RawSampling = _RawSampling()
@@ -87,6 +94,7 @@ class _RawRequest(Request, frozen=True, kw_only=True):
 
 
 _KINDS = {body_type: kind for kind, body_type in _TYPES.items()}
+_KINDS[ForwardedRequest] = Kind.REQUEST
 _DECODE: dict[Kind, Callable[[bytes], Any]] = {
     kind: msgspec.msgpack.Decoder(
         _RawRequest if body_type is Request else body_type, strict=True
@@ -178,7 +186,11 @@ def _built(raw: _RawRequest) -> Request:
     for tool in tools:
         _check_free_form(tool, MAX_DEPTH, "the description of a tool")
     sampling = Sampling(**_fields(raw.sampling, json_schema=schema))
-    return Request(**_fields(raw, sampling=sampling, tools=tools, template_options=options))
+    fields = _fields(raw, sampling=sampling, tools=tools, template_options=options)
+    if raw.asker:
+        return ForwardedRequest(**fields)
+    del fields["asker"]
+    return Request(**fields)
 
 
 def _fields(message: msgspec.Struct, **changed: Any) -> dict[str, Any]:

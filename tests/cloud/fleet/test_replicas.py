@@ -16,7 +16,7 @@ from cloud.fleet.replicas import Replicas
 from offload.asker import asked_by
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed
-from offload.messages import Delta, Finish, Request
+from offload.messages import Delta, Finish, ForwardedRequest, Request
 from tests.waiting import until
 
 OPTIONS = ReplicaOptions(
@@ -108,7 +108,7 @@ async def test_a_replica_knows_for_whom_it_works_whatever_a_salt_pretends(fleet:
         mine = await said(fleet, Request(prompt="who", cache_salt="mine"))
     with asked_by("http:bob"):
         forged = await said(fleet, Request(prompt="who", cache_salt="http:alice\n"))
-        claimed = await said(fleet, Request(prompt="who", asker="http:alice"))
+        claimed = await said(fleet, ForwardedRequest(prompt="who", asker="http:alice"))
     assert mine == "http:alice|mine"
     assert forged == "http:bob|http:alice\n" and claimed == "http:bob|"
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import msgspec
 import pytest
 
 from offload.asker import asker
@@ -13,7 +14,7 @@ from offload.link.answer_task import Key, Owner
 from offload.link.message_bodies import End
 from offload.link.quota import Quota, QuotaMeter
 from offload.link.running_requests import AnswerBook, AnswerLimits
-from offload.messages import Delta, Request
+from offload.messages import Delta, ForwardedRequest, Request
 from tests.offload.links import answer, ask, linked
 from tests.offload.scripted import ScriptedEngine
 
@@ -138,6 +139,7 @@ def test_limits_of_nothing_are_refused(name: str) -> None:
 async def test_a_device_cannot_say_that_another_asks() -> None:
     """Else it would share what an engine keeps for that one."""
     engine = ScriptedEngine(script=lambda _: [asker() or "nobody"])
+    forwarded = ForwardedRequest(**msgspec.structs.asdict(ask()) | {"asker": "http:alice"})
     async with linked(engine) as (_, link):
-        items = await answer(link, ask(asker="http:alice"))
+        items = await answer(link, forwarded)
     assert isinstance(items[0], Delta) and len(items[0].text) == 40, "the device's own key"

@@ -122,6 +122,13 @@ def _questions(text: str) -> object:
     return is_right(text, "7"), numeric(text, Question(question="", answer="7"))
 
 
+def _agrees(text: str) -> object:
+    from offload.policy.fitting.far_labels import agrees
+    from offload.policy.serving.consistency import QuestionForm
+
+    return agrees(text, text, QuestionForm.read(text)), agrees(text, "blue", QuestionForm.read("?"))
+
+
 def _flags(text: str) -> object:
     from offload.policy.serving.flags import flags, other_language
 
@@ -164,6 +171,7 @@ READERS: dict[str, Reader] = {
     "offload.policy.serving.features": _features,
     "offload.policy.serving.flags": _flags,
     "offload.policy.serving.prompt_measures": _features,
+    "offload.policy.fitting.far_labels": _agrees,
     "offload.policy.fitting.questions": _questions,
     "offload.egress.privacy.contacts": _each(_detector("email"), _detector("phone")),
     "offload.egress.privacy.envelopes": _detector("address"),

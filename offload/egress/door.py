@@ -116,7 +116,7 @@ class EgressEngine:
             failure = CloudFailed(str(error))
             failure.bytes_sent = None
             trip.failed(failure)
-            raise failure from None
+            raise failure from error
         except BaseException as error:
             trip.failed(error)
             raise

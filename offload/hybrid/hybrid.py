@@ -23,7 +23,7 @@ from offload.egress.door import Door, EgressEngine
 from offload.egress.permission import AskConsent, Permission, anything, nobody
 from offload.egress.privacy.shareable_part import class_of, strictest
 from offload.engine import AnswerStream, Embedding, Engine, Remembering, Tokenizing
-from offload.errors import ContextLengthError, RequestError, Unsupported
+from offload.errors import CloudFailed, ContextLengthError, RequestError, Unsupported
 from offload.hybrid.decision_state import DecisionInputs, Draw, with_left_out
 from offload.hybrid.escalation import Escalation
 from offload.messages import Finish, ModelCard, Request, Side
@@ -188,8 +188,13 @@ class Hybrid:
                     raise
         escalation.state.draw = None  # only one side could answer
         async with aclosing(escalation.cloud_stream("too_long")) as far:
-            async for item in far:
-                yield item
+            try:
+                async for item in far:
+                    yield item
+            except CloudFailed as failure:
+                if isinstance(failure.__cause__, ContextLengthError):
+                    raise failure.__cause__ from None  # too long for both: the reader's to mend
+                raise
 
     def _aim(self, request: Request) -> Aim:
         if not request.model:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Literal
 
 import pytest
 
@@ -131,6 +132,17 @@ async def test_a_prompt_too_long_that_may_not_leave_is_refused() -> None:
         with pytest.raises(ContextLengthError):
             await read(make(edge, cloud), request)
     assert cloud.requests == []
+
+
+@pytest.mark.parametrize("forced", [None, "cloud"])
+async def test_a_prompt_too_long_for_both_sides_is_refused_as_too_long(
+    forced: Literal["cloud"] | None,
+) -> None:
+    edge, cloud = near(error=ContextLengthError(900, 100)), far(error=ContextLengthError(900, 800))
+    longest = 100 if forced else 800  # a forced cloud that cannot is answered near, as ever
+    with pytest.raises(ContextLengthError, match=f"maximum context length is {longest} tokens"):
+        await read(make(edge, cloud, forced=forced), ask())
+    assert len(cloud.requests) == 1
 
 
 async def test_leaving_early_closes_both_engines() -> None:

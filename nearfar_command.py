@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 import cloud.cli
+import edge.bench.cli
 import edge.cli
 import edge.conversations.cli
 import edge.models.cli
@@ -65,7 +66,7 @@ def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]
 app.add_typer(cloud.cli.build(open_http=_http_face), name="cloud", rich_help_panel=FAR)
 _serving = typer.Typer()
 app.add_typer(_serving)  # last of those in its group that answer
-app.add_typer(edge.cli.bench_app, name="bench", rich_help_panel=PREPARING)
+app.add_typer(edge.bench.cli.bench_app, name="bench", rich_help_panel=PREPARING)
 app.add_typer(quantize.cli.app, name="quantize", rich_help_panel=PREPARING)
 
 

@@ -70,6 +70,7 @@ NEVER = {
         "edge/bench/timing.py",
         "edge/bench/hybrid_trial.py",
         "edge/cli.py",
+        "edge/bench/cli.py",
         "edge/models/local_models.py",
         "edge/models/model_files.py",
         "edge/models/model_files.py",

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from backbone.errors import WrongUsage
-from edge.cli import policy_app
+from edge.bench.cli import policy_app
 from offload.errors import RequestError, SettingsError
 from offload.policy.fitting.answer_table import read_answers
 

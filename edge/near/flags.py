@@ -1,0 +1,52 @@
+"""Flags of the commands that open the near model: which one, how it runs, and how it answers."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A GGUF file, or the name of a model on this device."),
+]
+Offline = Annotated[bool, typer.Option("--offline", help="Use no network at all.")]
+LocalOnly = Annotated[
+    bool, typer.Option("--local-only", help="Let nothing of this text leave the device.")
+]
+System = Annotated[str | None, typer.Option("--system", "-s", help="A system prompt.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The longest answer, in tokens.")]
+Temperature = Annotated[
+    float, typer.Option("--temperature", "-t", help="0 always takes the likeliest token.")
+]
+Window = Annotated[
+    int | None,
+    typer.Option("--window", help="Newest tokens kept when the context is full; 0 refuses."),
+]
+Kv = Annotated[
+    str | None,
+    typer.Option(
+        "--kv",
+        help="The type of the KV cache: auto, f16, q8_0, k8v4, q4_0; of GGUF files also f32, "
+        "q5_0, q5_1, q4_1, iq4_nl or two as q8_0/q4_0; of folders, which torch runs, also int8, "
+        "int4, int2.",
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        help="A draft model for speculative decoding: a smaller GGUF of the same vocabulary.",
+    ),
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora", help="A LoRA adapter of the model, FILE.gguf or FILE.gguf:SCALE; may be repeated."
+    ),
+]
+Files = Annotated[
+    list[str] | None,
+    typer.Option("--file", "-f", help="Attach a text file to the question; may be repeated."),
+]

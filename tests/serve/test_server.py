@@ -125,7 +125,7 @@ async def test_a_stopped_server_lets_an_answer_end() -> None:
     engine = ScriptedEngine(hold=hold)
     async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
         asking = asyncio.create_task(client.post(server.url + CHAT, json=ASK))
-        await engine.until(lambda: any(r.messages for r in engine.requests))
+        await engine.until(lambda: any(r.sampling.max_tokens > 1 for r in engine.requests))
         stopping = asyncio.create_task(server.aclose())
         hold.set()
         assert (await asking).status_code == 200
@@ -136,7 +136,7 @@ async def test_a_stopped_server_refuses_an_answer_not_yet_begun() -> None:
     engine = ScriptedEngine(hold=asyncio.Event())
     async with listening(engine) as server, httpx.AsyncClient(timeout=60) as client:
         asking = asyncio.create_task(client.post(server.url + CHAT, json=ASK))
-        await engine.until(lambda: any(r.messages for r in engine.requests))
+        await engine.until(lambda: any(r.sampling.max_tokens > 1 for r in engine.requests))
         await server.aclose(goodbye_s=0)
         reply = await asking
     assert reply.status_code == 503

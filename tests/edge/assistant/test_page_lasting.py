@@ -17,7 +17,7 @@ from offload.config.places import places
 from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.errors import CloudUnreachable
-from tests.edge.browser import IN_A_BROWSER, ask, page, ready
+from tests.edge.browser import IN_A_BROWSER, ask, page, playwright, ready
 from tests.edge.desks import office, serving
 from tests.offload.scripted import ScriptedEngine
 
@@ -58,10 +58,10 @@ async def test_the_last_question_is_taken_back_and_asked_in_other_words() -> Non
         await tab.locator(".question").hover()
         await tab.locator(".edit").click()
         await tab.locator(".welcome").wait_for()
-        assert await tab.input_value("#question") == "wrogn words"
+        await playwright.expect(tab.locator("#question")).to_have_value("wrogn words")
         await tab.reload()  # what was typed outlives it
         await tab.locator("#status:not(:empty)").wait_for()
-        assert await tab.input_value("#question") == "wrogn words"
+        await playwright.expect(tab.locator("#question")).to_have_value("wrogn words")
         await ask(tab, "right words")
         await tab.locator(".route .badge").wait_for()
         assert [turn.content for turn in opened.store.read(opened.store.latest()).turns] == [

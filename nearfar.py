@@ -154,16 +154,9 @@ def open_far() -> Engine | None:
 
 
 def _settings(model: str | Path | None) -> Settings:
-    """Return this person's settings, with another near model if one is named."""
-    from dataclasses import replace
+    from edge.near.factory import settings_with
 
-    from offload.config.places import places
-    from offload.config.settings_reading import load
-
-    settings = load(places().config_file)
-    if model is None:
-        return settings
-    return replace(settings, edge=replace(settings.edge, model=str(model)))
+    return settings_with(None if model is None else str(model))
 
 
 def main() -> None:

@@ -13,11 +13,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from backbone.terminal_text import echo, echo_json
-from edge.near.factory import open_edge
+from edge.near.factory import open_edge, settings_with
 from offload.collect import collect
 from offload.config.places import Places, places
 from offload.config.settings import Settings
-from offload.config.settings_reading import load
 from offload.egress.permission import ConsentForAll
 from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
@@ -49,9 +48,7 @@ def run_answers(flags: AnswersFlags, *, as_json: bool) -> None:
     questions = read_questions(flags.questions, split=flags.split)
     if not questions:
         raise RequestError(f"{flags.questions} has no such questions; name another file or split")
-    here, settings = places(), load(places().config_file)
-    if flags.model is not None:
-        settings = replace(settings, edge=replace(settings.edge, model=flags.model))
+    here, settings = places(), settings_with(flags.model)
     how = QuestionOptions(
         grader=find_grader(flags.grader),
         sampling=flags.sampling,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -14,12 +15,12 @@ from rich.progress import Progress
 from backbone.terminal_text import echo, echo_json
 from edge.bench.answer_questions import reach, said_left_out
 from edge.models.local_models import find_model
-from edge.near.factory import RunFlags, open_hybrid
+from edge.near.factory import RunFlags, open_hybrid, settings_with
 from edge.near.rule_choice import content_of
 from offload.config.places import Places, places
 from offload.config.settings import Settings
-from offload.config.settings_reading import load
 from offload.egress.permission import ConsentForAll
+from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Sampling
 from offload.policy.fitting.ask_questions import QuestionOptions
@@ -47,10 +48,7 @@ def run_calibration(flags: CalibrateFlags, *, as_json: bool) -> None:
     questions = read_questions(flags.questions, split=flags.split)
     if not questions:
         raise RequestError(f"{flags.questions} has no such questions; name another file or split")
-    here, settings = places(), load(places().config_file)
-    if flags.model is not None:
-        settings = replace(settings, edge=replace(settings.edge, model=flags.model))
-    rule, path, left_out = asyncio.run(_calibrate(questions, flags, settings, here))
+    rule, path, left_out = asyncio.run(_calibrate(questions, flags))
     said_left_out(left_out)
     found = {"policy": str(path), "left_out": left_out, **msgspec.to_builtins(rule.policy.found)}
     if as_json:
@@ -59,18 +57,36 @@ def run_calibration(flags: CalibrateFlags, *, as_json: bool) -> None:
     echo(_report(rule, path))
 
 
-async def _calibrate(
-    questions: list[Question], flags: CalibrateFlags, settings: Settings, here: Places
-) -> tuple[CalibratedRule, Path, int]:
-    hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these questions")))
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Both engines of a policy that is to be fitted, and where it will lie."""
+
+    edge: Engine
+    cloud: Engine
+    pairing: Pairing
+    path: Path
+
+
+@asynccontextmanager
+async def both_sides(model: str | None, what: str) -> AsyncIterator[Sides]:
+    """Open the near model and the cloud, asked for consent to `what` once. Raises SettingsError."""
+    here, settings = places(), settings_with(model)
+    hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll(what)))
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:
             raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
         await reach(cloud)
-        pairing = pairing_of(settings, here, edge.card(), cloud.card())
+        pairing = _pairing(settings, here, edge.card(), cloud.card())
         path = here.policies / policy_name(pairing)
-        labels = LabelTables.at(path.with_suffix(""))
+        yield Sides(edge=edge, cloud=cloud, pairing=pairing, path=path)
+
+
+async def _calibrate(
+    questions: list[Question], flags: CalibrateFlags
+) -> tuple[CalibratedRule, Path, int]:
+    async with both_sides(flags.model, "these questions") as sides:
+        labels = LabelTables.at(sides.path.with_suffix(""))
         how = QuestionOptions(
             grader=find_grader(flags.grader), sampling=Sampling(max_tokens=flags.max_tokens)
         )
@@ -78,19 +94,18 @@ async def _calibrate(
             job = bar.add_task("asking both models", total=len(questions))
             left_out = await label_questions(
                 questions,
-                edge,
-                cloud,
+                sides.edge,
+                sides.cloud,
                 labels,
                 how,
                 on_progress=lambda done: bar.update(job, completed=done),
             )
-    rule = calibrate(*labels.of(questions), pairing, flags.options)
-    save_policy(rule, path)
-    return rule, path, left_out
+    rule = calibrate(*labels.of(questions), sides.pairing, flags.options)
+    save_policy(rule, sides.path)
+    return rule, sides.path, left_out
 
 
-def pairing_of(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:
-    """Return which models a policy is fitted to."""
+def _pairing(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCard) -> Pairing:
     path = find_model(settings.edge.model, here.models)
     return Pairing(
         edge_model=path.name,
@@ -101,15 +116,20 @@ def pairing_of(settings: Settings, here: Places, edge: ModelCard, cloud: ModelCa
     )
 
 
+def share_far(rule: CalibratedRule) -> float:
+    """Return which share of the held questions plain auto would ask far."""
+    gains = rule.policy.held.gains
+    return sum(gain > rule.policy.min_gain for gain in gains) / max(1, len(gains))
+
+
 def _report(rule: CalibratedRule, path: Path) -> str:
-    found, policy = rule.policy.found, rule.policy
-    far = sum(gain > policy.min_gain for gain in policy.held.gains) / max(1, found.num_held)
+    found = rule.policy.found
     return "\n".join(
         (
             f"{found.num_fitted} questions fitted on, {found.num_held} held back",
             f"right: near {found.edge_accuracy:.1%}, far {found.cloud_accuracy:.1%}",
             f"on the held ones: AUROC {found.auroc:.3f}, calibration error {found.ece:.3f}, "
-            f"{far:.0%} would go far",
+            f"{share_far(rule):.0%} would go far",
             f"probe of the hidden states {found.probe}",
             f"written to {path}",
         )

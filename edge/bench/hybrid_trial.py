@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -17,9 +16,8 @@ from rich.table import Table
 from backbone.files import SHARED, atomic_write
 from backbone.terminal_text import echo_json, printable
 from edge.chat.terminal import StreamReader
-from edge.near.factory import RunFlags, open_hybrid
+from edge.near.factory import RunFlags, open_hybrid, settings_with
 from offload.config.places import places
-from offload.config.settings_reading import load
 from offload.egress.permission import ConsentForAll
 from offload.engine import Engine
 from offload.errors import LinkError, RequestError, SettingsError
@@ -76,9 +74,7 @@ def run_trial(
 async def _trial(
     questions: Sequence[Question], model: str | None, console: Console
 ) -> TrialOutcome:
-    here, settings = places(), load(places().config_file)
-    if model is not None:
-        settings = replace(settings, edge=replace(settings.edge, model=model))
+    here, settings = places(), settings_with(model)
     hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these questions")))
     cloud = hybrid.cloud
     async with aclosing(hybrid):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -12,14 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from backbone.terminal_text import echo, echo_json
-from edge.bench.answer_questions import reach, said_left_out
-from edge.bench.calibrate import pairing_of
-from edge.near.factory import RunFlags, open_hybrid
-from offload.config.places import places
-from offload.config.settings import Settings
-from offload.config.settings_reading import load
-from offload.egress.permission import ConsentForAll
-from offload.errors import SettingsError
+from edge.bench.answer_questions import said_left_out
+from edge.bench.calibrate import both_sides, share_far
 from offload.messages import Sampling
 from offload.policy.fitting.answer_table import AnswerTable
 from offload.policy.fitting.ask_questions import QuestionOptions
@@ -28,7 +21,6 @@ from offload.policy.fitting.far_labels import FarLabels, label_by_far, read_prom
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question
 from offload.policy.serving.calibrated import CalibratedRule, save_policy
-from offload.policy.serving.policy_file import policy_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +37,7 @@ class LearnFlags:
 def run_learning(flags: LearnFlags, *, as_json: bool) -> None:
     """Ask both models, label, fit and write the policy; say what was found and where it lies."""
     questions = read_prompts(flags.prompts, budget=flags.budget)
-    settings = load(places().config_file)
-    if flags.model is not None:
-        settings = replace(settings, edge=replace(settings.edge, model=flags.model))
-    rule, path, labels, left_out = asyncio.run(_learn(questions, flags, settings))
+    rule, path, labels, left_out = asyncio.run(_learn(questions, flags))
     said_left_out(left_out)
     if not labels.believed:
         echo(
@@ -72,19 +61,11 @@ def run_learning(flags: LearnFlags, *, as_json: bool) -> None:
 
 
 async def _learn(
-    questions: list[Question], flags: LearnFlags, settings: Settings
+    questions: list[Question], flags: LearnFlags
 ) -> tuple[CalibratedRule, Path, FarLabels, int]:
-    here = places()
-    hybrid = open_hybrid(settings, here, RunFlags(consent=ConsentForAll("these prompts")))
-    edge, cloud = hybrid.edge, hybrid.cloud
-    async with aclosing(hybrid):
-        if cloud is None:
-            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
-        await reach(cloud)
-        pairing = pairing_of(settings, here, edge.card(), cloud.card())
-        path = here.policies / policy_name(pairing)
+    async with both_sides(flags.model, "these prompts") as sides:
         # With texts, which labels are made from: these files end with the run that reads them.
-        asked = path.with_name(f"{path.stem}.learning")
+        asked = sides.path.with_name(f"{sides.path.stem}.learning")
         tables = LabelTables.at(asked)
         judged = AnswerTable(asked.with_name(f"{asked.name}.judged.jsonl"))
         how = QuestionOptions(
@@ -95,14 +76,18 @@ async def _learn(
         with Progress(console=Console(stderr=True), transient=True) as bar:
             job = bar.add_task("asking both models", total=len(questions))
             move = lambda done: bar.update(job, completed=done)  # noqa: E731
-            left_out = await label_questions(questions, edge, cloud, tables, how, on_progress=move)
+            left_out = await label_questions(
+                questions, sides.edge, sides.cloud, tables, how, on_progress=move
+            )
             bar.update(job, description="judging what cannot be compared")
-            labels = await label_by_far(questions, tables.near, tables.far, cloud, judged, how)
-    rule = calibrate(labels.questions, labels.rows, pairing, flags.options)
-    save_policy(rule, path)
+            labels = await label_by_far(
+                questions, tables.near, tables.far, sides.cloud, judged, how
+            )
+    rule = calibrate(labels.questions, labels.rows, sides.pairing, flags.options)
+    save_policy(rule, sides.path)
     for table in (tables.near, tables.far, judged):
         table.path.unlink(missing_ok=True)
-    return rule, path, labels, left_out
+    return rule, sides.path, labels, left_out
 
 
 def _report(rule: CalibratedRule, path: Path, labels: FarLabels) -> str:
@@ -114,7 +99,8 @@ def _report(rule: CalibratedRule, path: Path, labels: FarLabels) -> str:
             f"{labels.num_left_out} prompts left out",
             f"the near model says what the far one says in {found.edge_accuracy:.1%}",
             f"on the half held back: AUROC {found.auroc:.3f}, calibration error {found.ece:.3f}, "
-            "both against the far model's answers, which are not always right",
+            f"{share_far(rule):.0%} would go far; all against the far model's answers, which are "
+            "not always right",
             f"written to {path}",
         )
     )

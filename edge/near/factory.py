@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,8 +11,9 @@ from edge.device.device_pressure import read_pressure
 from edge.models.local_models import find_gguf, find_model
 from edge.near.rule_choice import rule_for
 from offload.aims import parse_aim
-from offload.config.places import Places
+from offload.config.places import Places, places
 from offload.config.settings import Settings
+from offload.config.settings_reading import load
 from offload.egress.permission import AskConsent, LivePermission
 from offload.engine import Engine
 from offload.errors import SettingsError
@@ -39,6 +40,17 @@ class RunFlags:
 
 
 NUM_SERVED = 4  # answers at once for `nearfar serve`: a step of four costs little more than one
+
+
+def settings_with(model: str | None) -> Settings:
+    """Return this person's settings, with another near model if one is named.
+
+    Raises SettingsError.
+    """
+    settings = load(places().config_file)
+    if model is None:
+        return settings
+    return replace(settings, edge=replace(settings.edge, model=model))
 
 
 def open_edge(

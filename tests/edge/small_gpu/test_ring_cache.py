@@ -155,10 +155,14 @@ def test_a_token_sees_the_same_whatever_pieces_its_chunk_comes_in(
         parted.advance(4)
         if (at + 4) % 16 == 0:
             parted.settle()
-    # Where a key lies between two steps of its type, the kernels of one CPU round it up in a piece
-    # of four and down in one of sixteen.
-    atol = 2e-4 if kind == "f16" else 2e-3
-    torch.testing.assert_close(torch.cat(found), expected, atol=atol, rtol=1e-4)
+    found_all = torch.cat(found)
+    if kind == "int8":
+        # Some CPUs' kernels round a key that lies between two of its steps up in a piece of four
+        # and down in one of sixteen: few logits differ by more, and none by much.
+        assert ((found_all - expected).abs() > 2e-4).float().mean() < 0.05
+        torch.testing.assert_close(found_all, expected, atol=2e-3, rtol=1e-4)
+    else:
+        torch.testing.assert_close(found_all, expected, atol=2e-4, rtol=1e-4)
 
 
 def test_what_is_pinned_never_goes(networks: dict[str, Network]) -> None:

@@ -18,8 +18,8 @@ Options = TypeVar("Options")
 def from_options(kind: type[Options]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the flags that a dataclass declares, and call it with an instance.
 
-    A field is a flag where its type has a typer.Option; what else the command takes are flags of
-    its own.
+    A field is a flag where its type has a typer.Option. The flags stand where the command's
+    parameter of that type does; its other parameters are arguments and flags of its own.
     """
     hints = get_type_hints(kind, include_extras=True)
     declared = [
@@ -29,13 +29,18 @@ def from_options(kind: type[Options]) -> Callable[[Callable[..., None]], Callabl
     ]
 
     def declare(run: Callable[..., None]) -> Callable[..., None]:
-        own = list(inspect.signature(run, eval_str=True).parameters.values())[1:]
-        flags = [*(_parameter(each, hints[each.name]) for each in declared), *own]
+        flags: list[inspect.Parameter] = []
+        for name, own in inspect.signature(run, eval_str=True).parameters.items():
+            if own.annotation is kind:
+                taken = name
+                flags += [_parameter(each, hints[each.name]) for each in declared]
+            else:
+                flags.append(own.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
         def command(**given: Any) -> None:
             with as_typed():
                 options = kind(**{each.name: given.pop(each.name) for each in declared})
-            run(options, **given)
+            run(**{taken: options}, **given)
 
         command.__name__, command.__doc__ = run.__name__, run.__doc__
         command.__annotations__ = {each.name: each.annotation for each in flags}

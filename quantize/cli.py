@@ -1,33 +1,29 @@
-"""The commands that prepare models: gguf, gptq, bnb, importance, plan, report."""
+"""The commands that prepare models: gguf, smooth-keys, importance, gptq, bnb, plan, report."""
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from backbone.declared_options import from_options
+from backbone.errors import WrongUsage, as_typed
+from quantize.report_cli import Json, Source, Threads, plan, report
+from quantize.terminal import megabytes, progress_bar, require_torch, show
+from quantize.text_samples import Sample
+
+if TYPE_CHECKING:
+    from quantize.gptq import GptqOptions
+    from quantize.gptq_folder import GptqResult
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
 
 app = typer.Typer(help="Prepare models: int4 and int8 in every format.", no_args_is_help=True)
 
-Source = Annotated[Path, typer.Argument(help="A Hugging Face folder in full precision.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
-Text = Annotated[
-    Path | None,
-    typer.Option("--text", help="Calibration text (UTF-8); without it, the embedded one."),
-]
-Windows = Annotated[int, typer.Option("--windows", help="How many windows of text are used.")]
-WindowLen = Annotated[int, typer.Option("--window", help="The tokens of one window.")]
-Seed = Annotated[int, typer.Option("--seed", help="Which windows of the text are drawn.")]
-Special = Annotated[
-    bool, typer.Option("--parse-special", help="Control tokens spelled in the text are meant.")
-]
-Threads = Annotated[int, typer.Option("--threads", help="Processor threads; 0 takes all.")]
 Device = Annotated[str, typer.Option("--device", help="Where torch computes: cpu or cuda.")]
-Importance = Annotated[
-    Path | None, typer.Option("--importance", help="An importance matrix (.dat or .gguf).")
-]
 
 
 @app.command("gguf")
@@ -35,7 +31,9 @@ def to_gguf(
     source: Annotated[Path, typer.Argument(help="A Hugging Face folder, or a GGUF file.")],
     target: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
     kind: Annotated[str, typer.Option("--type", help="q4_k_m, q8_0, f16, ...")] = "q4_k_m",
-    importance: Importance = None,
+    importance: Annotated[
+        Path | None, typer.Option("--importance", help="An importance matrix (.dat or .gguf).")
+    ] = None,
     keep: Annotated[
         list[str] | None,
         typer.Option("--keep", help="PATTERN=TYPE gives matching tensors their own type."),
@@ -47,18 +45,35 @@ def to_gguf(
     as_json: Json = False,
 ) -> None:
     """Convert a model to GGUF, in full precision or quantized."""
-    from quantize.commands import run_gguf
+    from quantize.gguf import convert
+    from quantize.importance import load_importance
 
-    run_gguf(
-        source,
-        target,
-        kind=kind,
-        importance=importance,
-        keep=keep or [],
-        allow_requantize=allow_requantize,
-        threads=threads,
-        as_json=as_json,
-    )
+    with progress_bar("converting") as progress:
+        done = convert(
+            source,
+            target,
+            kind=kind,
+            overrides=dict(_pattern_and_type(rule) for rule in keep or []),
+            importance=load_importance(importance).values if importance else None,
+            allow_requantize=allow_requantize,
+            num_threads=threads,
+            progress=progress,
+        )
+    counts = Counter(done.tensor_types.values())
+    types = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    lines = [
+        f"{done.path}: {megabytes(done.size_bytes)}, {done.bits_per_weight:.2f} bits per weight",
+        f"tensors: {types}",
+        *(f"note: {note}" for note in done.notes),
+    ]
+    show(asdict(done), lines, as_json=as_json)
+
+
+def _pattern_and_type(rule: str) -> tuple[str, str]:
+    pattern, equals, name = rule.rpartition("=")
+    if not (equals and pattern and name):
+        raise WrongUsage(f"--keep {rule!r} is not PATTERN=TYPE; write it like ffn_down=q8_0")
+    return pattern, name
 
 
 @app.command("smooth-keys")
@@ -68,40 +83,55 @@ def smooth(
     as_json: Json = False,
 ) -> None:
     """Even out key channels, so that a compressed KV cache loses less; exact in f16."""
-    from quantize.commands import run_smooth_keys
+    from quantize.smooth_keys import smooth_keys
 
-    run_smooth_keys(source, target, as_json=as_json)
+    done = smooth_keys(source, target)
+    lines = [
+        f"{done.path}: {megabytes(done.size_bytes)}, {done.num_smoothed} of {done.num_pairs} pairs "
+        f"of key channels smoothed; the largest bias was {done.largest_before:.1f} and is "
+        f"{done.largest_after:.1f}",
+        f"try it: nearfar bench edge --kv -m {done.path}",
+    ]
+    show(asdict(done), lines, as_json=as_json)
 
 
 @app.command()
+@from_options(Sample)
 def importance(
     source: Source,
     target: Annotated[Path, typer.Argument(help="The file to write: .gguf, or .dat (older).")],
-    text: Text = None,
-    windows: Windows = 64,
-    window: WindowLen = 512,
-    parse_special: Special = False,
-    seed: Seed = 0,
+    *,
+    sample: Sample,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Measure what each matrix is fed, for llama.cpp's quantizer."""
-    from quantize.commands import run_importance
-    from quantize.text_samples import Sample
+    require_torch()
+    from quantize.measure_importance import measure_importance
 
-    run_importance(
-        source,
-        target,
-        sample=Sample(text, windows, window, parse_special, seed),
-        device=device,
-        as_json=as_json,
-    )
+    options = sample.options()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with progress_bar("blocks") as progress:
+        found = measure_importance(
+            source,
+            sample.text(),
+            options=options,
+            device=device,
+            progress=progress,
+            state_file=target.with_name(f".{target.name}.state"),
+        )
+    found.save(target)
+    tokens = found.num_windows * found.window_len
+    document = {"path": target, "num_matrices": len(found.values), "num_tokens": tokens}
+    show(document, [f"{target}: {len(found.values)} matrices, {tokens:,} tokens"], as_json=as_json)
 
 
 @app.command()
+@from_options(Sample)
 def gptq(
     source: Source,
     target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    *,
     bits: Annotated[int, typer.Option("--bits", help="4 or 8.")] = 4,
     group_size: Annotated[
         int, typer.Option("--group-size", help="Inputs that share a scale; -1: a whole row.")
@@ -120,32 +150,63 @@ def gptq(
     solver: Annotated[
         str, typer.Option("--solver", help="nearfar, or gptqmodel where it is installed.")
     ] = "nearfar",
-    text: Text = None,
-    windows: Windows = 64,
-    window: WindowLen = 512,
-    parse_special: Special = False,
-    seed: Seed = 0,
+    sample: Sample,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
     """Quantize by GPTQ into AutoGPTQ's checkpoint format."""
-    from quantize.commands import run_gptq
-    from quantize.text_samples import Sample
+    require_torch()
+    from quantize.gptq import GptqOptions
+    from quantize.gptq_folder import quantize_gptq
 
-    run_gptq(
-        source,
-        target,
-        bits=bits,
-        group_size=group_size,
-        desc_act=desc_act,
-        sym=sym,
-        version=version,
-        store_tied_head=for_auto_gptq,
-        solver=solver,
-        sample=Sample(text, windows, window, parse_special, seed),
-        device=device,
-        as_json=as_json,
-    )
+    with as_typed():
+        options = GptqOptions(
+            bits=bits,
+            group_size=group_size,
+            desc_act=desc_act,
+            sym=sym,
+            checkpoint_format={1: "gptq", 2: "gptq_v2"}.get(version, str(version)),
+        )
+    calibration = sample.options()
+    if solver not in ("nearfar", "gptqmodel"):
+        raise WrongUsage(f"unknown solver {solver!r}; use nearfar or gptqmodel")
+    if solver == "gptqmodel":
+        from quantize.gptqmodel_solver import quantize_with_gptqmodel
+
+        path = quantize_with_gptqmodel(
+            source, target, options=options, text=sample.text(), calibration=calibration
+        )
+        show({"path": path}, [f"{path}: written by GPTQModel"], as_json=as_json)
+        return
+    with progress_bar("blocks") as progress:
+        done = quantize_gptq(
+            source,
+            target,
+            options=options,
+            text=sample.text(),
+            calibration=calibration,
+            device=device,
+            store_tied_head=for_auto_gptq,
+            progress=progress,
+        )
+    show(asdict(done), _gptq_lines(done, options), as_json=as_json)
+
+
+def _gptq_lines(done: GptqResult, options: GptqOptions) -> list[str]:
+    worst = max(done.matrices, key=lambda m: m.error)
+    damped = [m for m in done.matrices if m.damping > options.damping]
+    smaller = done.group_size != options.group_size
+    return [
+        f"{done.path}: {megabytes(done.size_bytes)}",
+        f"worst matrix: {worst.name}, {worst.error:.2%} of its output's energy is wrong",
+        *(
+            [f"note: groups of {done.group_size}, since {options.group_size} divides not every row"]
+            if smaller
+            else []
+        ),
+        *(f"note: {m.name} needed damping {m.damping:g}" for m in damped),
+        *(f"note: {m.name} has {m.num_dead} silent inputs" for m in done.matrices if m.num_dead),
+    ]
 
 
 @app.command()
@@ -156,94 +217,12 @@ def bnb(
     as_json: Json = False,
 ) -> None:
     """Quantize with bitsandbytes into a folder that transformers loads."""
-    from quantize.commands import run_bnb
+    require_torch()
+    from quantize.bnb import quantize_bnb
 
-    run_bnb(source, target, kind=kind, as_json=as_json)
-
-
-@app.command()
-def plan(
-    source: Source,
-    target: Annotated[
-        Path | None, typer.Argument(help="The GGUF file to write; without it, only the plan.")
-    ] = None,
-    target_bytes: Annotated[
-        str | None, typer.Option("--target-bytes", help="The file's size, like 400MB.")
-    ] = None,
-    target_bpw: Annotated[
-        float | None, typer.Option("--target-bpw", help="Bits per weight, like 4.5.")
-    ] = None,
-    fit: Annotated[
-        bool, typer.Option("--fit", help="What this device's free memory holds.")
-    ] = False,
-    context: Annotated[
-        int, typer.Option("--context", help="With --fit: tokens of context, or of its window.")
-    ] = 4096,
-    kv_bits: Annotated[
-        float, typer.Option("--kv-bits", help="With --fit: bits per cached number.")
-    ] = 8.5,
-    types: Annotated[
-        str | None, typer.Option("--types", help="Only these types, like q3_k,q4_k,q6_k.")
-    ] = None,
-    text: Text = None,
-    windows: Windows = 64,
-    window: WindowLen = 512,
-    parse_special: Special = False,
-    state: Annotated[
-        Path | None, typer.Option("--state", help="Keep measurements here, to go on or to reuse.")
-    ] = None,
-    threads: Threads = 0,
-    as_json: Json = False,
-) -> None:
-    """Choose a type for every matrix, so that the file fits and the answers change least."""
-    from quantize.report_commands import run_plan
-    from quantize.text_samples import Sample
-
-    run_plan(
-        source,
-        target,
-        target_bytes=target_bytes,
-        target_bpw=target_bpw,
-        fit=fit,
-        context=context,
-        kv_bits=kv_bits,
-        types=types,
-        sample=Sample(text, windows, window, parse_special),
-        state=state,
-        threads=threads,
-        as_json=as_json,
-    )
+    done = quantize_bnb(source, target, kind=kind)
+    show(asdict(done), [f"{done.path}: {megabytes(done.size_bytes)}, {kind}"], as_json=as_json)
 
 
-@app.command()
-def report(
-    models: Annotated[list[Path], typer.Argument(help="GGUF files and quantized folders.")],
-    reference: Annotated[
-        Path, typer.Option("--reference", help="The full-precision Hugging Face folder.")
-    ],
-    text: Annotated[Path, typer.Option("--text", help="The text to score, not calibrated on.")],
-    windows: Windows = 32,
-    window: WindowLen = 512,
-    parse_special: Special = False,
-    threads: Threads = 0,
-    picture: Annotated[
-        Path | None, typer.Option("--picture", help="Write size against divergence as SVG.")
-    ] = None,
-    state: Annotated[
-        Path | None, typer.Option("--state", help="Keep finished rows here, to go on.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Compare quantized models with the original: size, perplexity, divergence, agreement."""
-    from quantize.report_commands import run_report
-    from quantize.text_samples import Sample
-
-    run_report(
-        models,
-        reference=reference,
-        sample=Sample(text, windows, window, parse_special),
-        threads=threads,
-        picture=picture,
-        state=state,
-        as_json=as_json,
-    )
+app.command()(plan)
+app.command()(report)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from backbone.errors import NearfarError, as_typed, cause
 
@@ -12,15 +14,25 @@ if TYPE_CHECKING:
     from quantize.calibration import CalibrationOptions
 
 
-@dataclass(frozen=True)
+Windows = Annotated[int, typer.Option("--windows", help="How many windows of text are used.")]
+WindowLen = Annotated[int, typer.Option("--window", help="The tokens of one window.")]
+ParseSpecial = Annotated[
+    bool, typer.Option("--parse-special", help="Control tokens spelled in the text are meant.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sample:
     """Windows of `window_len` tokens out of a file; without one, out of the embedded text."""
 
-    path: Path | None
-    num_windows: int
-    window_len: int
-    parse_special: bool
-    seed: int = 0
+    path: Annotated[
+        Path | None,
+        typer.Option("--text", help="Calibration text (UTF-8); without it, the embedded one."),
+    ] = None
+    num_windows: Windows = 64
+    window_len: WindowLen = 512
+    parse_special: ParseSpecial = False
+    seed: Annotated[int, typer.Option("--seed", help="Which windows of the text are drawn.")] = 0
 
     def text(self) -> str | None:
         """Return the file's content, None where none was named. Raises NearfarError."""

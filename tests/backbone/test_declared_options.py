@@ -66,6 +66,26 @@ def test_what_is_out_of_bounds_is_named_with_its_bounds(wrong: dict[str, int], t
         Wanted(**wrong)  # type: ignore[arg-type]
 
 
+def test_the_flags_stand_where_the_command_takes_the_options() -> None:
+    app, seen = typer.Typer(), []
+
+    @app.command()
+    @from_options(Wanted)
+    def want(
+        path: Annotated[str, typer.Argument()],
+        *,
+        first: Annotated[bool, typer.Option("--first")] = False,
+        wanted: Wanted,
+        last: Annotated[bool, typer.Option("--last")] = False,
+    ) -> None:
+        seen.append((path, first, wanted, last))
+
+    CliRunner().invoke(app, ["here", "--many", "3", "--last"])
+    assert seen == [("here", False, Wanted(count=3), True)]
+    told = CliRunner().invoke(app, ["--help"]).output
+    assert told.index("--first") < told.index("--many") < told.index("--last")
+
+
 def test_a_flag_out_of_bounds_is_wrong_usage() -> None:
     _, _, refusal = run("--many", "0")
     assert isinstance(refusal, WrongUsage)

@@ -1,4 +1,4 @@
-"""Plan and report commands: measure, and print what was found."""
+"""The commands that measure: plan chooses types by sensitivity, report compares models."""
 
 from __future__ import annotations
 
@@ -7,33 +7,57 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from backbone.declared_options import from_options
 from backbone.errors import NearfarError, WrongUsage, as_typed
 from quantize.terminal import megabytes, progress_bar, require_torch, show
-from quantize.text_samples import Sample
+from quantize.text_samples import ParseSpecial, Sample, WindowLen, Windows, read_text
 
 if TYPE_CHECKING:
     from quantize.plan import TypePlan
     from quantize.report import QuantizationReport
 
+Source = Annotated[Path, typer.Argument(help="A Hugging Face folder in full precision.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Threads = Annotated[int, typer.Option("--threads", help="Processor threads; 0 takes all.")]
 
-def run_plan(
-    source: Path,
-    target: Path | None,
+
+@from_options(Sample)
+def plan(
+    source: Source,
+    target: Annotated[
+        Path | None, typer.Argument(help="The GGUF file to write; without it, only the plan.")
+    ] = None,
     *,
-    target_bytes: str | None,
-    target_bpw: float | None,
-    fit: bool,
-    context: int,
-    kv_bits: float,
-    types: str | None,
+    target_bytes: Annotated[
+        str | None, typer.Option("--target-bytes", help="The file's size, like 400MB.")
+    ] = None,
+    target_bpw: Annotated[
+        float | None, typer.Option("--target-bpw", help="Bits per weight, like 4.5.")
+    ] = None,
+    fit: Annotated[
+        bool, typer.Option("--fit", help="What this device's free memory holds.")
+    ] = False,
+    context: Annotated[
+        int, typer.Option("--context", help="With --fit: tokens of context, or of its window.")
+    ] = 4096,
+    kv_bits: Annotated[
+        float, typer.Option("--kv-bits", help="With --fit: bits per cached number.")
+    ] = 8.5,
+    types: Annotated[
+        str | None, typer.Option("--types", help="Only these types, like q3_k,q4_k,q6_k.")
+    ] = None,
     sample: Sample,
-    state: Path | None,
-    threads: int,
-    as_json: bool,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Keep measurements here, to go on or to reuse.")
+    ] = None,
+    threads: Threads = 0,
+    as_json: Json = False,
 ) -> None:
-    """Measure, choose, and write the file where one is named."""
+    """Choose a type for every matrix, so that the file fits and the answers change least."""
     require_torch()
     if sum((target_bytes is not None, target_bpw is not None, fit)) != 1:
         raise WrongUsage("give exactly one budget: --target-bytes, --target-bpw or --fit")
@@ -105,33 +129,41 @@ def _types(names: str | None) -> tuple[str, ...]:
     return found
 
 
-def run_report(
-    models: list[Path],
-    *,
-    reference: Path,
-    sample: Sample,
-    threads: int,
-    picture: Path | None,
-    state: Path | None,
-    as_json: bool,
+def report(
+    models: Annotated[list[Path], typer.Argument(help="GGUF files and quantized folders.")],
+    reference: Annotated[
+        Path, typer.Option("--reference", help="The full-precision Hugging Face folder.")
+    ],
+    text: Annotated[Path, typer.Option("--text", help="The text to score, not calibrated on.")],
+    windows: Windows = 32,
+    window: WindowLen = 512,
+    parse_special: ParseSpecial = False,
+    threads: Threads = 0,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Write size against divergence as SVG.")
+    ] = None,
+    state: Annotated[
+        Path | None, typer.Option("--state", help="Keep finished rows here, to go on.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Judge every model, and print the table."""
+    """Compare quantized models with the original: size, perplexity, divergence, agreement."""
     require_torch()
     from quantize.pareto_plot import write_picture
     from quantize.report import ReportOptions, make_report
 
     with as_typed():
         options = ReportOptions(
-            num_windows=sample.num_windows,
-            window_len=sample.window_len,
+            num_windows=windows,
+            window_len=window,
             num_threads=threads or os.cpu_count() or 1,
-            parse_special=sample.parse_special,
+            parse_special=parse_special,
         )
     with progress_bar("models") as progress:
         done = make_report(
             models,
             reference,
-            sample.text() or "",
+            read_text(text),
             options=options,
             cache=state,
             progress=progress,

@@ -19,6 +19,7 @@ import edge.bench.cli
 import edge.cli
 import edge.conversations.cli
 import edge.models.cli
+import edge.short_commands
 import offload.commands.config
 import offload.commands.link
 import offload.commands.policy
@@ -46,6 +47,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(edge.cli.app)
+app.add_typer(edge.short_commands.app)
 app.add_typer(
     edge.conversations.cli.conversations_app, name="conversations", rich_help_panel=ASKING
 )

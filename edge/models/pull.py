@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import msgspec
 
+from backbone.errors import CheckpointError
 from backbone.process_limits import free_memory_bytes
 from backbone.terminal_text import printable, readable_bytes
 from edge.llama.fit import MARGIN
 from edge.models import hub
 from edge.models.catalogue import listed
 from edge.models.download import DownloadError, Wanted, fetch, is_right, sha256_of
-from edge.models.local_models import own_models, set_alias
-from edge.models.model_files import placed
+from edge.models.local_models import find_model, own_models, set_alias
+from edge.models.model_files import REPO, placed
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +78,26 @@ def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
         )
     if told:
         raise DownloadError(f"{told}; --anyway fetches it all the same")
+
+
+def fetch_missing(name: str, folder: Path, *, agreed: Callable[[str], bool]) -> None:
+    """Fetch a model that the catalogue or the Hub has by this name, unless it is here.
+
+    `agreed` is asked first, with the name. Raises CheckpointError for one that is nowhere or was
+    not agreed to, and DownloadError.
+    """
+    try:
+        find_model(name, folder)
+    except CheckpointError:
+        if not _is_elsewhere(name) or not agreed(name):
+            raise
+        done = pull(name, folder)
+        if done.name != name:  # from now on it answers to the name that was used
+            set_alias(name, done.name, folder)
+
+
+def _is_elsewhere(name: str) -> bool:
+    return listed(name) is not None or REPO.fullmatch(name.partition(":")[0]) is not None
 
 
 class _Bar:

@@ -18,4 +18,4 @@ line=$(NEARFAR_HOME=$work/cloud nearfar link invite laptop "$endpoint" --json |
 export NEARFAR_HOME=$work/laptop
 nearfar link join "$line"
 nearfar link ping
-nearfar ask "What is 4821 + 3977?" --cloud --why
+nearfar ask "What is 4821 + 3977?" --far --why

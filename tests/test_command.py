@@ -71,7 +71,7 @@ def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.Mo
     assert (status, out) == (0, "42\n")
     gone, waits = err.splitlines()
     assert "tcp://127.0.0.1:9" in gone and "it was not sure" in waits
-    status, out, _ = run("ask", "What is 17 + 25?", "--cloud")
+    status, out, _ = run("ask", "What is 17 + 25?", "--far")
     assert (status, out) == (1, "42\n")
 
 

@@ -60,7 +60,7 @@ def test_a_damaged_model_is_one_line(run: Run, tmp_path: Path, damage: str) -> N
 
 
 def test_who_insists_on_a_cloud_that_is_not_set_up_is_told(run: Run) -> None:
-    status, out, err = run("ask", "What is 17 + 25?", "--cloud")
+    status, out, err = run("ask", "What is 17 + 25?", "--far")
     assert (status, out) == (1, "42\n")
     assert "no cloud is set up" in err and "nearfar link join" in err and err.count("\n") == 1
 

@@ -18,8 +18,8 @@ from offload.errors import SettingsError
 from tests.in_process import Run
 
 CONTRADICTIONS = [
-    (("ask", "hi", "--cloud", "--offline"), "--cloud and --offline contradict"),
-    (("ask", "hi", "--cloud", "--local-only"), "--cloud and --local-only contradict"),
+    (("ask", "hi", "--far", "--offline"), "--far and --offline contradict"),
+    (("ask", "hi", "--far", "--local-only"), "--far and --local-only contradict"),
     (("chat", "hi", "--continue", "--resume", "ab"), "name two conversations"),
     (("chat", "hi", "--no-keep", "--continue"), "--no-keep begins a new conversation"),
     (("chat", "hi", "--no-keep", "--resume", "ab"), "--no-keep begins a new conversation"),
@@ -64,8 +64,18 @@ def test_what_no_run_can_follow_is_status_2_in_one_line(
     assert list(home.iterdir()) == [], "nothing is opened or written before"
 
 
+@pytest.mark.parametrize("command", [("ask", "hi"), ("policy", "answers")])
+def test_the_older_name_of_far_keeps_working_with_one_line(
+    run: Run, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    files = ("--questions", str(tmp_path / "q"), "--out", str(tmp_path / "o"))
+    more = files if command[0] == "policy" else ("--offline",)
+    _, _, err = run(*command, *more, "--cloud")
+    assert err.startswith("nearfar: --cloud is called --far now\n") and err.count("\n") == 2
+
+
 def test_with_json_wrong_usage_is_a_document_too(run: Run) -> None:
-    status, out, _ = run("ask", "hi", "--cloud", "--offline", "--json")
+    status, out, _ = run("ask", "hi", "--far", "--offline", "--json")
     assert status == 2 and "contradict" in json.loads(out)["error"]
 
 

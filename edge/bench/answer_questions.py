@@ -35,7 +35,7 @@ class AnswersFlags:
     out: Path
     split: str | None = None
     model: str | None = None
-    cloud: bool = False
+    far: bool = False
     grader: str = "kind"
     sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
     at_once: int = 4
@@ -87,8 +87,8 @@ def said_left_out(count: int) -> None:
 
 @asynccontextmanager
 async def _opened(flags: AnswersFlags, settings: Settings, here: Places) -> AsyncIterator[Engine]:
-    """Open the near model, or with `cloud` the far one, whose questions the ledger notes."""
-    if not flags.cloud:
+    """Open the near model, or with `far` the far one, whose questions the ledger notes."""
+    if not flags.far:
         side = replace(settings.edge, max_num_seqs=settings.edge.max_num_seqs or flags.at_once)
         async with aclosing(open_edge(replace(settings, edge=side), here)) as near:
             yield near

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backbone.errors import WrongUsage, as_typed
-from edge.near.flags import Draft, Json, MaxTokens, Model, Temperature
+from edge.near.flags import Draft, Far, Json, MaxTokens, Model, OldFar, Temperature
 from offload.commands.policy import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
@@ -79,7 +79,8 @@ def answers(
     out: Annotated[Path, typer.Option(help="The table: JSON lines; what it lacks is asked.")],
     split: Annotated[str | None, typer.Option(help="Only questions of this split.")] = None,
     model: Model = None,
-    cloud: Annotated[bool, typer.Option("--cloud", help="Ask the far model instead.")] = False,
+    far: Far = False,
+    cloud: OldFar = False,
     grader: Annotated[
         str, typer.Option(help="kind, exact, numeric, or module:function of (text, question).")
     ] = "kind",
@@ -117,7 +118,7 @@ def answers(
         out=out,
         split=split,
         model=model,
-        cloud=cloud,
+        far=far or cloud,
         grader=grader,
         sampling=sampling,
         at_once=at_once,

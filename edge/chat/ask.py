@@ -37,7 +37,7 @@ class AskOptions:
     system: str | None = None
     offline: bool = False
     local_only: bool = False
-    cloud: bool = False
+    far: bool = False
     max_tokens: int = 1024
     temperature: float = 0.0
     window: int | None = None
@@ -47,9 +47,9 @@ class AskOptions:
     files: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.cloud and (self.offline or self.local_only):
+        if self.far and (self.offline or self.local_only):
             other = "--offline" if self.offline else "--local-only"
-            raise WrongUsage(f"--cloud and {other} contradict each other; leave one out")
+            raise WrongUsage(f"--far and {other} contradict each other; leave one out")
         with as_typed():
             self.sampling()
 
@@ -78,7 +78,7 @@ class AskOptions:
 
         return RunFlags(
             offline=self.offline,
-            forced="cloud" if self.cloud else None,
+            forced="cloud" if self.far else None,
             consent=ConsentPrompt(consent_at_terminal, None) if sys.stdin.isatty() else None,
         )
 
@@ -146,7 +146,7 @@ def _report(
     failure = finish.route.failure if finish.route else None
     if failure:
         echo(f"nearfar: answered near: {failure}", err=True)
-    return 1 if wish.cloud and _withheld(finish) else 0
+    return 1 if wish.far and _withheld(finish) else 0
 
 
 def _withheld(finish: Finish) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from backbone.errors import MissingExtra
 from edge.device.device_pressure import read_pressure
@@ -39,6 +39,7 @@ class RunFlags:
     only: Request | None = None  # what alone will be asked
 
 
+Options = TypeVar("Options")
 NUM_SERVED = 4  # answers at once for `nearfar serve`: a step of four costs little more than one
 
 
@@ -79,24 +80,36 @@ def llama_options(
     from edge.llama.options import MOST_DRAFTED, LlamaOptions
 
     chosen = settings.edge
-    return LlamaOptions(
-        max_model_len=chosen.max_model_len,
-        num_threads=chosen.num_threads,
-        max_num_batched_tokens=chosen.max_num_batched_tokens,
-        num_gpu_layers=chosen.num_gpu_layers,
-        kv_cache_dtype=chosen.kv_cache_dtype,
-        window=None if chosen.window < 0 else chosen.window,
-        num_sinks=chosen.num_sinks,
-        max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
+    return _runtime_options(
+        LlamaOptions,
+        settings,
+        here,
+        serving=serving,
         max_draft_tokens=MOST_DRAFTED if chosen.max_draft_tokens < 0 else chosen.max_draft_tokens,
         draft_model=find_gguf(chosen.draft_model, here.models) if chosen.draft_model else None,
         adapters=parse_adapters(chosen.lora),
-        use_mmap=chosen.use_mmap,
-        session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
-        session_budget_bytes=chosen.session_budget_mb << 20,
         # The embedded model is known; any other may be damaged in a way that ends llama.cpp.
         known_models=None if path == EDGE_MODEL else here.cache / "known_models.json",
     )
+
+
+def _runtime_options(
+    kind: type[Options], settings: Settings, here: Places, *, serving: bool, **own: Any
+) -> Options:
+    """Return a runtime's options: settings by their names, and `own`, which the runtime words."""
+    chosen = settings.edge
+    named = {
+        option.name: getattr(chosen, option.name)
+        for option in fields(kind)  # type: ignore[arg-type]
+        if hasattr(chosen, option.name)
+    }
+    shared = {
+        "window": None if chosen.window < 0 else chosen.window,
+        "max_num_seqs": chosen.max_num_seqs or (NUM_SERVED if serving else 1),
+        "session_folder": here.cache / "sessions" if chosen.keep_sessions else None,
+        "session_budget_bytes": chosen.session_budget_mb << 20,
+    }
+    return kind(**{**named, **shared, **own})
 
 
 def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool) -> Engine:
@@ -115,17 +128,9 @@ def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool)
         from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "small-gpu") from None
-    options = TorchOptions(
-        max_model_len=chosen.max_model_len,
-        num_threads=chosen.num_threads,
-        max_num_batched_tokens=chosen.max_num_batched_tokens,
-        kv_cache_dtype=chosen.kv_cache_dtype,
-        window=None if chosen.window < 0 else chosen.window,
-        num_sinks=chosen.num_sinks,
-        max_num_seqs=chosen.max_num_seqs or (NUM_SERVED if serving else 1),
-        max_draft_tokens=max(0, chosen.max_draft_tokens),
-        session_folder=here.cache / "sessions" if chosen.keep_sessions else None,
-        session_budget_bytes=chosen.session_budget_mb << 20,
+    drafts = max(0, chosen.max_draft_tokens)
+    options = _runtime_options(
+        TorchOptions, settings, here, serving=serving, max_draft_tokens=drafts
     )
     return TorchEdgeEngine(path, options=options)
 

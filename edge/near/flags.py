@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from backbone.terminal_text import echo
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Model = Annotated[
     str | None,
@@ -45,6 +47,19 @@ Lora = Annotated[
     typer.Option(
         "--lora", help="A LoRA adapter of the model, FILE.gguf or FILE.gguf:SCALE; may be repeated."
     ),
+]
+
+
+def _renamed(given: bool) -> bool:
+    if given:
+        echo("nearfar: --cloud is called --far now", err=True)
+    return given
+
+
+Far = Annotated[bool, typer.Option("--far", help="Ask the far model.")]
+OldFar = Annotated[
+    bool,
+    typer.Option("--cloud", help="The older name of --far.", hidden=True, callback=_renamed),
 ]
 Files = Annotated[
     list[str] | None,

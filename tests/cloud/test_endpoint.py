@@ -84,7 +84,7 @@ def test_a_device_the_cloud_does_not_know_is_answered_near(
         "NEARFAR_CLOUD_SERVER_KEY": told["server_key"],
         "NEARFAR_CLOUD_URL": told["endpoint"],
     }
-    done = nearfar("ask", HARD, "--cloud", **stranger)
+    done = nearfar("ask", HARD, "--far", **stranger)
     assert done.returncode == 1 and done.stdout.strip()
     lines = done.stderr.splitlines()
     assert "answered near" in done.stderr and all(line.startswith("nearfar: ") for line in lines)
@@ -117,7 +117,7 @@ def test_of_several_clouds_one_that_is_gone_is_told_and_passed_over(
     done = nearfar("link", "ping", "--pings", "3", **several)
     assert done.returncode == 0, done.stderr
     assert f"{gone}: nothing answers" in done.stdout and "round trip" in done.stdout
-    done = nearfar("ask", HARD, "--cloud", "--json", **several)
+    done = nearfar("ask", HARD, "--far", "--json", **several)
     assert json.loads(done.stdout)["route"]["served_by"] == "cloud"
 
 
@@ -166,7 +166,7 @@ def test_a_link_stands_in_front_of_another_server(
     )
     assert process.stdout is not None
     try:
-        document = ask((json.loads(process.stdout.readline()), tmp_path), HARD, "--cloud")
+        document = ask((json.loads(process.stdout.readline()), tmp_path), HARD, "--far")
         assert document["route"]["served_by"] == "cloud" and "8798" in document["answer"]
     finally:
         process.send_signal(signal.SIGTERM)
@@ -201,7 +201,7 @@ def test_several_engines_stand_behind_one_endpoint(kind: str, tmp_path: Path) ->
 
 def test_the_far_side_may_be_an_openai_server(cloud: tuple[dict[str, str], Path]) -> None:
     told, home = cloud
-    document = ask((told, home), HARD, "--cloud", NEARFAR_CLOUD_URL=told["url"])
+    document = ask((told, home), HARD, "--far", NEARFAR_CLOUD_URL=told["url"])
     assert document["route"]["served_by"] == "cloud" and "8798" in document["answer"]
 
 
@@ -224,7 +224,7 @@ def test_an_invite_sets_up_another_device_once(
     done = nearfar("link", "join", line, NEARFAR_HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert settings.read_text().startswith("# mine\n[policy]\noffline = false\n")
-    done = nearfar("ask", HARD, "--cloud", "--json", NEARFAR_HOME=str(tmp_path))
+    done = nearfar("ask", HARD, "--far", "--json", NEARFAR_HOME=str(tmp_path))
     assert json.loads(done.stdout)["route"]["served_by"] == "cloud"
     again = nearfar("link", "join", line, NEARFAR_HOME=str(tmp_path))
     assert again.returncode == 1 and "invite" in again.stderr and again.stderr.count("\n") == 1

@@ -99,7 +99,7 @@ def shared_cloud(home: Path) -> Iterator[tuple[dict[str, str], list[psutil.Proce
 def test_two_processes_serve_one_model_and_leave_with_the_command(tmp_path: Path) -> None:
     with shared_cloud(tmp_path) as (told, followers):
         assert len(followers) == 1
-        document = ask((told, tmp_path), "What is 17 + 25?", "--cloud")
+        document = ask((told, tmp_path), "What is 17 + 25?", "--far")
         assert document["route"]["served_by"] == "cloud" and "42" in document["answer"]
     assert not any(child.is_running() for child in followers)
 

@@ -7,20 +7,19 @@ newest version by name. Writing that file is how a version is switched, tried, a
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import re
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import msgspec
 
 from backbone.errors import CheckpointError, cause
 from cloud.fleet.balance import total_load
-from offload.engine import AnswerStream, Breaking, Engine, Reporting
+from offload.engine import AnswerStream, Engine, Reporting
+from offload.engine_pool import EnginePool
 from offload.errors import Overloaded, RequestError, SettingsError
 from offload.messages import EngineLoad, ModelCard, Request
 
@@ -84,13 +83,6 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-@dataclass(eq=False)
-class _Loaded:
-    engine: Engine
-    pinned: bool
-    num_running: int = 0
-
-
 class ModelPool:
     """An Engine with names, one for each model in a folder (cloud/fleet/model_pool.py).
 
@@ -103,10 +95,14 @@ class ModelPool:
         self, root: Path, open_engine: Callable[[Path], Engine], *, max_loaded: int = 1
     ) -> None:
         """List the models of the folder. Raises CheckpointError or SettingsError."""
-        self._root, self._open, self._max_loaded = root, open_engine, max_loaded
+        self._root = root
         self._names = models_in(root)
-        self._loaded: OrderedDict[Path, _Loaded] = OrderedDict()  # the longest unasked first
-        self._loading = asyncio.Lock()
+        self._pool = EnginePool(
+            open_engine,
+            has_room=lambda _, loaded: len(loaded) < max_loaded,
+            busy=f"all {max_loaded} models in memory are in use; ask again later, or serve with a "
+            "higher --max-loaded",
+        )
 
     def names(self) -> tuple[str, ...]:
         """Return the models' names; the first answers where none is named."""
@@ -115,13 +111,14 @@ class ModelPool:
     @property
     def loaded(self) -> tuple[Path, ...]:
         """The folders that are in memory, the longest unasked first."""
-        return tuple(self._loaded)
+        return self._pool.loaded
 
     def card(self) -> ModelCard:
         """Return the card of the model that was asked last. Raises Overloaded before `start`."""
-        if not self._loaded:
+        standing = self._pool.standing()
+        if not standing:
             raise Overloaded("no model is loaded yet; ask again in a moment")
-        return next(reversed(self._loaded.values())).engine.card()
+        return standing[0].engine.card()
 
     async def start(self) -> ModelCard:
         """Load the first model, and the pinned ones."""
@@ -145,49 +142,14 @@ class ModelPool:
 
     def report(self) -> EngineLoad | None:
         """Return the load of the models in memory; see offload.engine.Reporting."""
-        engines = [each.engine for each in self._loaded.values()]
+        engines = [each.engine for each in self._pool.standing()]
         return total_load([each.report() for each in engines if isinstance(each, Reporting)])
 
     async def aclose(self) -> None:
         """Unload every model."""
-        while self._loaded:
-            _, loaded = self._loaded.popitem()
-            await loaded.engine.aclose()
+        await self._pool.aclose()
 
-    @contextlib.asynccontextmanager
-    async def _in_use(self, name: str, asker: str) -> AsyncIterator[Engine]:
+    def _in_use(self, name: str, asker: str) -> AbstractAsyncContextManager[Engine]:
         versions = served_versions(self._root / name)
         folder = self._root / name / version_for(versions, asker)
-        loaded = await self._load(folder, pinned=versions.pinned)
-        loaded.num_running += 1
-        try:
-            yield loaded.engine
-        finally:
-            loaded.num_running -= 1
-
-    async def _load(self, folder: Path, *, pinned: bool) -> _Loaded:
-        async with self._loading:  # one at a time: memory is what is short
-            if folder in self._loaded and _is_broken(self._loaded[folder].engine):
-                await self._loaded.pop(folder).engine.aclose()
-            if folder not in self._loaded:
-                await self._make_room()
-                engine = await asyncio.to_thread(self._open, folder)
-                self._loaded[folder] = _Loaded(engine, pinned)
-            self._loaded.move_to_end(folder)
-            self._loaded[folder].pinned = pinned
-            return self._loaded[folder]
-
-    async def _make_room(self) -> None:
-        while len(self._loaded) >= self._max_loaded:
-            idle = [f for f, each in self._loaded.items() if not (each.num_running or each.pinned)]
-            if not idle:
-                raise Overloaded(
-                    f"all {self._max_loaded} models in memory are in use; ask again later, or "
-                    "serve with a higher --max-loaded",
-                    5.0,
-                )
-            await self._loaded.pop(idle[0]).engine.aclose()
-
-
-def _is_broken(engine: Engine) -> bool:
-    return isinstance(engine, Breaking) and engine.broken() is not None
+        return self._pool.in_use(folder, pinned=versions.pinned)

@@ -20,6 +20,7 @@ import edge.cli
 import edge.conversations.cli
 import edge.models.cli
 import edge.short_commands
+import nearfar_serving
 import offload.commands.config
 import offload.commands.link
 import offload.commands.policy
@@ -30,15 +31,10 @@ from edge.cli import ASKING, DEVICE
 from offload.commands.link import FAR
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
-
-    from edge.chat.ask import AskOptions
     from offload.engine import Engine
-    from serve.options import ServeOptions
 
 PREPARING = "Measure and prepare"
 _INTERRUPTED = 130  # what shells call Ctrl-C: 128 and the signal's number
-_THIS_MACHINE = ("127.0.0.1", "localhost")
 
 app = typer.Typer(
     name="nearfar",
@@ -66,8 +62,7 @@ def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]
 
 
 app.add_typer(cloud.cli.build(open_http=_http_face), name="cloud", rich_help_panel=FAR)
-_serving = typer.Typer()
-app.add_typer(_serving)  # last of those in its group that answer
+app.add_typer(nearfar_serving.app)  # last of those in its group that answer
 app.add_typer(edge.bench.cli.bench_app, name="bench", rich_help_panel=PREPARING)
 app.add_typer(quantize.cli.app, name="quantize", rich_help_panel=PREPARING)
 
@@ -93,74 +88,6 @@ def nearfar(
         from edge.chat.welcome import greeting
 
         echo(greeting())
-
-
-@_serving.command(rich_help_panel=ASKING)
-def serve(
-    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
-    port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="The port; 8080 unless set.")
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="A GGUF file, or the name of a model on this device."),
-    ] = None,
-    draft: Annotated[
-        str | None,
-        typer.Option("--draft", help="The draft model: a smaller GGUF of the same vocabulary."),
-    ] = None,
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--lora",
-            help="A LoRA adapter of the model, FILE.gguf or FILE.gguf:SCALE; may be repeated.",
-        ),
-    ] = None,
-    offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
-    page: Annotated[
-        bool, typer.Option("--assistant", help="Serve the assistant's page on the same port.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
-) -> None:
-    """Answer OpenAI clients over HTTP: near, and far when that pays."""
-    import asyncio
-    from dataclasses import replace
-
-    from edge.chat.ask import AskOptions
-    from edge.near.factory import open_hybrid
-    from offload.config.places import places
-    from serve.cli import options_from, serve_engine
-
-    if page and host not in (None, *_THIS_MACHINE):
-        raise WrongUsage(
-            "--host lets others in, and the page is for this machine alone; leave --assistant out"
-        )
-    wish = AskOptions(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
-    settings = wish.settings()
-    options = options_from(settings, host, port)
-    if page:
-        _serve_page(wish, options, as_json=as_json)
-        return
-    engine = open_hybrid(settings, places(), replace(wish.choice(), serving=True))
-    asyncio.run(serve_engine(engine, options, as_json=as_json))
-
-
-def _serve_page(wish: AskOptions, options: ServeOptions, *, as_json: bool) -> None:
-    """Serve the assistant, and the HTTP face over the same engine beside it."""
-    from edge.assistant.server import run
-    from offload.errors import SettingsError
-    from serve.cli import app_of
-
-    if options.host not in _THIS_MACHINE or options.tls_cert is not None:
-        raise SettingsError(
-            "the assistant's page is for this machine alone: leave --assistant out, or serve.host "
-            "at 127.0.0.1 and serve.tls_cert empty"
-        )
-
-    def face(engine: Engine) -> Starlette:
-        return app_of(engine, options)
-
-    run(wish, port=options.port, open_page=False, as_json=as_json, beside=face)
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from backbone.errors import NearfarError
@@ -90,6 +90,31 @@ class Tokenizing(Protocol):
 
 
 @runtime_checkable
+class OnDemand(Protocol):
+    """An engine whose model is loaded when it is asked, and unloaded when it is idle."""
+
+    def in_use(self, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[object]:
+        """Hold the model in memory while the block lasts, loading it first.
+
+        Afterwards it stays for `keep_alive_s`, below 0 for ever; None: as long as is set.
+        """
+        ...
+
+
+@runtime_checkable
+class ByModel(Protocol):
+    """An engine over several models, each an engine of its own."""
+
+    def local_names(self) -> tuple[str, ...]:
+        """Return the names of the models, as people know them."""
+        ...
+
+    def engine_for(self, name: str) -> Engine | None:
+        """Return the engine of the model with this name, None where there is no such model."""
+        ...
+
+
+@runtime_checkable
 class Reporting(Protocol):
     """An engine that can say how busy it is."""
 
@@ -140,3 +165,10 @@ def fault_of(engine: Engine) -> str | None:
     except NearfarError as error:
         return str(error)
     return None
+
+
+def held_in_memory(
+    engine: Engine, keep_alive_s: float | None = None
+) -> AbstractAsyncContextManager[object]:
+    """Return a block in which the engine's model stays in memory; see OnDemand."""
+    return engine.in_use(keep_alive_s) if isinstance(engine, OnDemand) else nullcontext()

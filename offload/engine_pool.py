@@ -97,19 +97,35 @@ class EnginePool(Generic[K]):
 
         `keep_alive_s` is how long it stays after this, in place of the pool's own.
         """
-        # Whoever goes away while a model is loaded must not leave it loaded, and unknown.
-        loaded = await asyncio.shield(self._in_background(self._load(key)))
+        taking = self._in_background(self._take(key))
+        try:
+            loaded = await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # Who goes away while a model is loaded must not leave it loaded, and unknown.
+            taking.add_done_callback(lambda done: self._unwanted(key, done))
+            raise
         loaded.pinned = pinned
-        loaded.num_running += 1
-        loaded.stay()
         try:
             yield loaded.engine
         finally:
-            loaded.num_running -= 1
-            self._released.set()
-            if not loaded.num_running:
-                wanted = self._keep_alive_s if keep_alive_s is None else keep_alive_s
-                self._expire_in(key, loaded, wanted)
+            self._give_back(key, loaded, keep_alive_s)
+
+    def _unwanted(self, key: K, taken: asyncio.Task[_Loaded]) -> None:
+        if not taken.cancelled() and taken.exception() is None:
+            self._give_back(key, taken.result(), None)
+
+    def _give_back(self, key: K, loaded: _Loaded, keep_alive_s: float | None) -> None:
+        loaded.num_running -= 1
+        self._released.set()
+        if not loaded.num_running:
+            wanted = self._keep_alive_s if keep_alive_s is None else keep_alive_s
+            self._expire_in(key, loaded, wanted)
+
+    def let_go(self, key: K) -> None:
+        """Let an engine that was to stay be closed when it has been idle as long as others."""
+        loaded = self._loaded.get(key)
+        if loaded is not None and not loaded.num_running:
+            self._expire_in(key, loaded, self._keep_alive_s)
 
     async def close_one(self, key: K) -> bool:
         """Close an engine unless it is answering; return whether it is out of memory now."""
@@ -126,16 +142,18 @@ class EnginePool(Generic[K]):
         while self._loaded:
             await self._close(next(iter(self._loaded)))
 
-    async def _load(self, key: K) -> _Loaded:
+    async def _take(self, key: K) -> _Loaded:
         async with self._loading:
             if key in self._loaded and _is_broken(self._loaded[key].engine):
                 await self._close(key)
             if key not in self._loaded:
                 await self._make_room(key)
                 self._loaded[key] = _Loaded(await asyncio.to_thread(self._open, key))
-                self._expire_in(key, self._loaded[key], self._keep_alive_s)
             self._loaded.move_to_end(key)
-            return self._loaded[key]
+            loaded = self._loaded[key]
+            loaded.num_running += 1
+            loaded.stay()
+            return loaded
 
     async def _make_room(self, key: K) -> None:
         while not self._has_room(key, self.loaded):

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backbone.errors import NearfarError
-from offload.engine import Engine
+from offload.engine import ByModel, Engine
 from offload.link.quota import QuotaMeter
 from serve.admission import Admission
 from serve.auth import Authentication
@@ -26,17 +26,22 @@ from serve.http_bodies import error_response
 from serve.http_errors import body_of, of_status
 from serve.json_endpoints import JsonEndpoint, detokenize, embed, tokenize
 from serve.metrics import CONTENT_TYPE, Metrics
-from serve.model_names import check_name, model_names
+from serve.model_names import engine_of, model_names
 from serve.openapi import document
 from serve.options import ServeOptions
 from serve.readiness import Readiness
 from serve.request_log import Trace
-from serve.request_schema import B, DetokenizeBody, EmbeddingBody, TokenizeBody
+from serve.request_schema import DetokenizeBody, EmbeddingBody, N, TokenizeBody
 from serve.response_bodies import ModelList, ModelReply
 
 
-def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlette:
-    """Return the ASGI app; the engine stays the caller's to close."""
+def build_app(
+    engine: Engine, *, options: ServeOptions | None = None, models: ByModel | None = None
+) -> Starlette:
+    """Return the ASGI app; the engine stays the caller's to close.
+
+    `models` are further models, asked by their names.
+    """
     options = options or ServeOptions()
     metrics, readiness = Metrics(engine), Readiness(engine)
     meter = QuotaMeter(options.quota, options.used_file, who="this key", scope="http:")
@@ -46,17 +51,22 @@ def build_app(engine: Engine, *, options: ServeOptions | None = None) -> Starlet
         meter=meter,
         metrics=metrics,
     )
-    chat = chat_endpoint(engine, options, metrics, admission)
-    text = text_endpoint(engine, options, metrics, admission)
+    chat = chat_endpoint(engine, options, metrics, admission, models)
+    text = text_endpoint(engine, options, metrics, admission, models)
 
     def posted(
-        kind: type[B], answer: Callable[[B, Engine], Awaitable[msgspec.Struct]]
-    ) -> JsonEndpoint[B]:
+        kind: type[N], answer: Callable[[N, Engine], Awaitable[msgspec.Struct]]
+    ) -> JsonEndpoint[N]:
         return JsonEndpoint(
-            engine=engine, options=options, admission=admission, kind=kind, answer=answer
+            engine=engine,
+            models=models,
+            options=options,
+            admission=admission,
+            kind=kind,
+            answer=answer,
         )
 
-    info = _InfoRoutes(engine, metrics, readiness)
+    info = _InfoRoutes(engine, models, metrics, readiness)
     routes = [
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
@@ -108,22 +118,24 @@ def _for_pages(origins: Sequence[str]) -> list[Middleware]:
 class _InfoRoutes:
     """What can be asked of a server besides an answer."""
 
-    def __init__(self, engine: Engine, metrics: Metrics, readiness: Readiness) -> None:
-        self._engine = engine
+    def __init__(
+        self, engine: Engine, models: ByModel | None, metrics: Metrics, readiness: Readiness
+    ) -> None:
+        self._engine, self._models = engine, models
         self._metrics = metrics
         self._readiness = readiness
         self._created = int(time.time())
 
     async def models(self, _: Request) -> Response:
-        return _json(ModelList([self._row(name) for name in model_names(self._engine)]))
+        names = model_names(self._engine, self._models)
+        return _json(ModelList([self._row(name) for name in names]))
 
     async def model(self, request: Request) -> Response:
-        name = request.path_params["model"]
-        check_name(name, self._engine)
-        return _json(self._row(name))
+        return _json(self._row(request.path_params["model"]))
 
     def _row(self, name: str) -> ModelReply:
-        return ModelReply(name, self._created, self._engine.card().max_model_len)
+        engine, _ = engine_of(name, self._engine, self._models)
+        return ModelReply(name, self._created, engine.card().max_model_len)
 
     async def health(self, _: Request) -> Response:
         return _json({"status": "ok"})

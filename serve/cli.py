@@ -15,7 +15,7 @@ from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
 from offload.config.places import places
 from offload.config.settings import ServeSettings, Settings
-from offload.engine import Engine
+from offload.engine import ByModel, Engine
 from offload.errors import SettingsError
 from offload.link.local_keys import used_file
 from offload.link.quota import Quota
@@ -64,8 +64,8 @@ def _quota(chosen: ServeSettings) -> Quota:
     )
 
 
-def app_of(engine: Engine, options: ServeOptions) -> Starlette:
-    """Return the HTTP face as an app, for a server of the caller's.
+def app_of(engine: Engine, options: ServeOptions, models: ByModel | None = None) -> Starlette:
+    """Return the HTTP face as an app, for a server of the caller's; see serve.app.build_app.
 
     Raises MissingExtra without the packages of the extra `serve`.
     """
@@ -75,16 +75,18 @@ def app_of(engine: Engine, options: ServeOptions) -> Starlette:
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "starlette", "serve") from None
     write_logs(options.log)
-    return build_app(engine, options=options)
+    return build_app(engine, options=options, models=models)
 
 
 @asynccontextmanager
-async def face_of(engine: Engine, options: ServeOptions) -> AsyncIterator[str]:
+async def face_of(
+    engine: Engine, options: ServeOptions, models: ByModel | None = None
+) -> AsyncIterator[str]:
     """Serve an engine over HTTP while the block lasts, and yield the server's URL.
 
     Raises SettingsError, and MissingExtra without the packages of the extra `serve`.
     """
-    app = app_of(engine, options)
+    app = app_of(engine, options, models)
     from serve.server import HttpServer
 
     server = HttpServer(app, options=options)
@@ -99,7 +101,11 @@ def face_at(engine: Engine, settings: Settings, address: str) -> AbstractAsyncCo
 
 
 async def serve_engine(
-    engine: Engine, options: ServeOptions | None = None, *, as_json: bool = False
+    engine: Engine,
+    options: ServeOptions | None = None,
+    *,
+    models: ByModel | None = None,
+    as_json: bool = False,
 ) -> None:
     """Serve the engine until SIGINT or SIGTERM, say where, and close it.
 
@@ -108,16 +114,23 @@ async def serve_engine(
     options = options or ServeOptions()
     stop = asyncio.Event()
     with on_signals(stop.set, signal.SIGINT, signal.SIGTERM, within_s=_END_WITHIN_S):
-        async with aclosing(engine), face_of(engine, options) as url:
-            announce(engine, url, options, as_json=as_json)
+        async with aclosing(engine), face_of(engine, options, models) as url:
+            announce(engine, url, options, models=models, as_json=as_json)
             await stop.wait()
 
 
-def announce(engine: Engine, url: str, options: ServeOptions, *, as_json: bool) -> None:
+def announce(
+    engine: Engine,
+    url: str,
+    options: ServeOptions,
+    *,
+    models: ByModel | None = None,
+    as_json: bool,
+) -> None:
     """Print where the server listens, for a person or as one JSON line."""
     from serve.model_names import model_names
 
-    names = model_names(engine)
+    names = model_names(engine, models)
     if as_json:
         echo_json(json.dumps({"url": f"{url}/v1", "models": names}))
         return

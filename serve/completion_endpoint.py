@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Generic
 
 import msgspec
@@ -12,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from offload.engine import AnswerStream, Choosing, Engine
+from offload.engine import AnswerStream, ByModel, Choosing, Engine
 from offload.messages import Request
 from serve.admission import Account, Admission
 from serve.answer_streams import STOPPING, AnswerStreams, settled
@@ -21,9 +22,10 @@ from serve.chat_writer import ChatWriter
 from serve.event_stream import EventStream, headers_of
 from serve.http_bodies import error_response, json_response, read_body, while_present
 from serve.metrics import Metrics
+from serve.model_names import engine_of
 from serve.options import ServeOptions
 from serve.request_parsing import ParsedRequest, read_chat, read_completion
-from serve.request_schema import B, ChatBody, CompletionBody, decode
+from serve.request_schema import C, ChatBody, CompletionBody, decode
 from serve.response_writer import Gathered, ResponseWriter
 from serve.text_writer import TextWriter
 
@@ -31,15 +33,16 @@ _SEND_GRACE_S = 10.0  # after the answer's own time, for a reader who takes it s
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompletionEndpoint(Generic[B]):
+class CompletionEndpoint(Generic[C]):
     """An ASGI app for one path; every error before the response begins becomes an error body."""
 
     engine: Engine
+    models: ByModel | None
     options: ServeOptions
     metrics: Metrics
     admission: Admission
-    kind: type[B]
-    read: Callable[[B, Engine, ServeOptions], ParsedRequest]
+    kind: type[C]
+    read: Callable[[C, Engine, ServeOptions], ParsedRequest]
     writer: Callable[[ParsedRequest], ResponseWriter]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,9 +50,12 @@ class CompletionEndpoint(Generic[B]):
             tenant = tenant_of(scope)
             self.admission.check(tenant)
             raw = await read_body(HttpRequest(scope, receive), self.options)
-            asked = self.read(decode(raw, self.kind), self.engine, self.options)
+            body = decode(raw, self.kind)
+            engine, name = engine_of(body.model, self.engine, self.models)
+            asked = self.read(msgspec.structs.replace(body, model=name), engine, self.options)
+            asked = replace(asked, model=body.model)
             limit_s = self.options.request_timeout_s + _SEND_GRACE_S
-            work = self._admitted(asked, tenant, scope, receive, send)
+            work = self._admitted(asked, engine, tenant, scope, receive, send)
             await while_present(receive, work, timeout_s=limit_s)
         except ClientDisconnect:
             return
@@ -57,20 +63,27 @@ class CompletionEndpoint(Generic[B]):
             await error_response(error)(scope, receive, send)
 
     async def _admitted(
-        self, asked: ParsedRequest, tenant: str, scope: Scope, receive: Receive, send: Send
+        self,
+        asked: ParsedRequest,
+        engine: Engine,
+        tenant: str,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
         async with self.admission.place(tenant, asked.requests) as accounts:
-            await self._answer(asked, accounts, scope, receive, send)
+            await self._answer(asked, engine, accounts, scope, receive, send)
 
     async def _answer(
         self,
         asked: ParsedRequest,
+        engine: Engine,
         accounts: list[Account],
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        start = self._settled if asked.stream else self.engine.generate
+        start = partial(_settled, engine) if asked.stream else engine.generate
         async with AnswerStreams(
             start,
             asked.requests,
@@ -85,11 +98,6 @@ class CompletionEndpoint(Generic[B]):
             response = await self._whole(asked, answers)
         await response(scope, receive, send)
 
-    def _settled(self, request: Request) -> AnswerStream:
-        engine = self.engine
-        may_replace = isinstance(engine, Choosing) and engine.may_replace(request)
-        return settled(engine.generate(request), may_replace=may_replace)
-
     async def _whole(self, asked: ParsedRequest, answers: AnswerStreams) -> Response:
         choices = [Gathered() for _ in asked.requests]
         while (entry := await answers.next()) is not None:
@@ -101,12 +109,22 @@ class CompletionEndpoint(Generic[B]):
         return response
 
 
+def _settled(engine: Engine, request: Request) -> AnswerStream:
+    may_replace = isinstance(engine, Choosing) and engine.may_replace(request)
+    return settled(engine.generate(request), may_replace=may_replace)
+
+
 def chat_endpoint(
-    engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
+    engine: Engine,
+    options: ServeOptions,
+    metrics: Metrics,
+    admission: Admission,
+    models: ByModel | None = None,
 ) -> CompletionEndpoint[ChatBody]:
     """Return the app of POST /v1/chat/completions."""
     return CompletionEndpoint(
         engine=engine,
+        models=models,
         options=options,
         metrics=metrics,
         admission=admission,
@@ -117,11 +135,16 @@ def chat_endpoint(
 
 
 def text_endpoint(
-    engine: Engine, options: ServeOptions, metrics: Metrics, admission: Admission
+    engine: Engine,
+    options: ServeOptions,
+    metrics: Metrics,
+    admission: Admission,
+    models: ByModel | None = None,
 ) -> CompletionEndpoint[CompletionBody]:
     """Return the app of POST /v1/completions."""
     return CompletionEndpoint(
         engine=engine,
+        models=models,
         options=options,
         metrics=metrics,
         admission=admission,

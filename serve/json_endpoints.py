@@ -14,29 +14,30 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 from starlette.types import Receive, Scope, Send
 
-from offload.engine import Embedding, Engine, Tokenizing
+from offload.engine import ByModel, Embedding, Engine, Tokenizing, held_in_memory
 from offload.messages import Request
 from serve.admission import Admission
 from serve.auth import tenant_of
 from serve.chat_turns import read_turn, refuse_unless
 from serve.http_bodies import error_response, json_response, read_body, while_present
 from serve.http_errors import BadRequest
-from serve.model_names import check_name
+from serve.model_names import engine_of
 from serve.options import ServeOptions
-from serve.request_schema import B, DetokenizeBody, EmbeddingBody, TokenizeBody, decode
+from serve.request_schema import DetokenizeBody, EmbeddingBody, N, TokenizeBody, decode
 from serve.response_bodies import DetokenizeReply, EmbeddingList, EmbeddingReply, TokenizeReply
 from serve.tools import describe
 
 
 @dataclass(frozen=True, kw_only=True)
-class JsonEndpoint(Generic[B]):
+class JsonEndpoint(Generic[N]):
     """An ASGI app; every error becomes an error body."""
 
     engine: Engine
+    models: ByModel | None
     options: ServeOptions
     admission: Admission
-    kind: type[B]
-    answer: Callable[[B, Engine], Awaitable[msgspec.Struct]]
+    kind: type[N]
+    answer: Callable[[N, Engine], Awaitable[msgspec.Struct]]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -51,16 +52,19 @@ class JsonEndpoint(Generic[B]):
             await error_response(error)(scope, receive, send)
 
     async def _answer(
-        self, body: B, tenant: str, scope: Scope, receive: Receive, send: Send
+        self, body: N, tenant: str, scope: Scope, receive: Receive, send: Send
     ) -> None:
         async with self.admission.place(tenant):
-            reply = await self.answer(body, self.engine)
+            engine = self.engine
+            if body.model is not None:
+                engine, _ = engine_of(body.model, engine, self.models)
+            async with held_in_memory(engine):
+                reply = await self.answer(body, engine)
         await json_response(msgspec.json.encode(reply))(scope, receive, send)
 
 
 async def embed(body: EmbeddingBody, engine: Engine) -> EmbeddingList:
     """Return the vectors. Raises BadRequest, and RequestError where a text cannot be placed."""
-    check_name(body.model, engine)
     refuse_unless(body.dimensions is None, "dimensions", "leave it out")
     texts = [body.input] if isinstance(body.input, str) else body.input
     if not all(text.strip() for text in texts):
@@ -82,7 +86,7 @@ def _packed(vector: list[float]) -> str:
 
 async def tokenize(body: TokenizeBody, engine: Engine) -> TokenizeReply:
     """Return the tokens of a prompt or a conversation. Raises BadRequest and RequestError."""
-    known = _tokenizing(engine, body.model)
+    known = _tokenizing(engine)
     if (body.prompt is None) == (body.messages is None):
         raise BadRequest(
             "prompt and messages exclude each other, and one is needed; give one of them",
@@ -107,7 +111,7 @@ async def tokenize(body: TokenizeBody, engine: Engine) -> TokenizeReply:
 
 async def detokenize(body: DetokenizeBody, engine: Engine) -> DetokenizeReply:
     """Return the text of tokens, control tokens as they are written. Raises BadRequest."""
-    known, size = _tokenizing(engine, body.model), engine.card().vocab_size
+    known, size = _tokenizing(engine), engine.card().vocab_size
     for at, token in enumerate(body.tokens):
         if size and token >= size:
             where = f"tokens[{at}]"
@@ -116,9 +120,7 @@ async def detokenize(body: DetokenizeBody, engine: Engine) -> DetokenizeReply:
     return DetokenizeReply(await asyncio.to_thread(known.written, body.tokens))
 
 
-def _tokenizing(engine: Engine, model: str | None) -> Tokenizing:
-    if model is not None:
-        check_name(model, engine)
+def _tokenizing(engine: Engine) -> Tokenizing:
     if not isinstance(engine, Tokenizing):
         raise BadRequest("this engine tells no tokens; ask the server that has the model")
     return engine

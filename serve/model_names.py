@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offload.engine import Choosing, Engine, Named
+from offload.engine import ByModel, Choosing, Engine, Named
 from offload.messages import Privacy
 from serve.http_errors import BadRequest
 
@@ -10,19 +10,35 @@ AUTO = "auto"  # whatever this endpoint chooses
 AUTO_LOCAL = "auto-local"  # a promise that nothing leaves the device
 
 
-def model_names(engine: Engine) -> list[str]:
+def model_names(engine: Engine, models: ByModel | None = None) -> list[str]:
     """Return the names this endpoint answers to. Raises LinkError where the card is not known."""
-    if isinstance(engine, Named):
-        return list(engine.names())
-    return [engine.card().name, AUTO]
+    own = engine.names() if isinstance(engine, Named) else (engine.card().name, AUTO)
+    return list(dict.fromkeys((*own, *(models.local_names() if models else ()))))
 
 
-def check_name(name: str, engine: Engine) -> None:
-    """Raise BadRequest, with status 404, for a name this endpoint does not answer to."""
-    names = model_names(engine)
+def engine_of(name: str, engine: Engine, models: ByModel | None) -> tuple[Engine, str]:
+    """Return the engine that a name means, and the name by which that one knows it.
+
+    Raises BadRequest, with status 404, for a name this endpoint does not answer to.
+    """
+    if models is not None and not _is_own(name, engine):
+        found = models.engine_for(name)
+        if found is not None:
+            return found, AUTO
+    check_name(name, engine, models)
+    return engine, name
+
+
+def _is_own(name: str, engine: Engine) -> bool:
     # An engine that chooses reads more aims out of a name than it can list, such as auto-q90.
     is_aim = isinstance(engine, Choosing) and name.startswith(f"{AUTO}-")
-    if name not in names and not is_aim:
+    return is_aim or name in model_names(engine)
+
+
+def check_name(name: str, engine: Engine, models: ByModel | None = None) -> None:
+    """Raise BadRequest, with status 404, for a name this endpoint does not answer to."""
+    if not _is_own(name, engine):
+        names = model_names(engine, models)
         raise BadRequest(
             f"there is no model {name!r} here; there are {', '.join(names)}",
             param="model",

@@ -226,7 +226,10 @@ class DetokenizeBody(RequestBody, kw_only=True, frozen=True):
     tokens: list[TokenId]
 
 
+Naming = Common | EmbeddingBody | TokenizeBody | DetokenizeBody  # bodies that name a model
 B = TypeVar("B", bound=RequestBody)
+C = TypeVar("C", bound=Common)
+N = TypeVar("N", bound=Naming)
 
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")
 _FIELD = re.compile(r"field `(?P<field>[^`]*)`")

@@ -58,6 +58,7 @@ def test_the_wheel_holds_the_pair_the_page_and_every_module(wheel: Path) -> None
         "quantize/calibration_prose.md",
         "nearfar.py",
         "nearfar_command.py",
+        "nearfar_serving.py",
     ):
         assert needed in names
     rooms = ("backbone", "quantize", "offload", "engine", "edge", "cloud", "serve")

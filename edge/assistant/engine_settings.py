@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import fields, replace
 from typing import Any
 
@@ -21,8 +21,16 @@ from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
-from offload.engine import AnswerStream, Choosing, Engine, Named
-from offload.errors import RequestError, SettingsError
+from offload.engine import (
+    AnswerStream,
+    Choosing,
+    Embedding,
+    Engine,
+    Named,
+    Tokenizing,
+    held_in_memory,
+)
+from offload.errors import RequestError, SettingsError, Unsupported
 from offload.messages import ModelCard, Privacy, Request
 from offload.pair import EDGE_MODEL
 
@@ -207,6 +215,35 @@ class Current:
                     yield item
         finally:
             self.num_running -= 1
+
+    def in_use(self, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[object]:
+        """Hold the near model in memory while the block lasts. See OnDemand."""
+        return held_in_memory(self._engine(), keep_alive_s)
+
+    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+        """Return one vector per text. See Embedding."""
+        engine = self._engine()
+        if not isinstance(engine, Embedding):
+            raise Unsupported("the near model makes no embeddings; choose a GGUF file for it")
+        return await engine.embed(texts)
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Return the tokens of a text. See Tokenizing, here and below."""
+        return self._tokenizing().tokenize(text, add_special=add_special)
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """Return the tokens of a request."""
+        return self._tokenizing().prompt_tokens(request)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens."""
+        return self._tokenizing().written(tokens)
+
+    def _tokenizing(self) -> Tokenizing:
+        engine = self._engine()
+        if not isinstance(engine, Tokenizing):
+            raise Unsupported("the near model's engine tells no tokens; choose another model")
+        return engine
 
     async def aclose(self) -> None:
         """Close nothing: the engine is another's."""

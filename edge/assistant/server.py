@@ -10,18 +10,19 @@ import threading
 import webbrowser
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.errors import MissingExtra, NearfarError, cause
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
-from edge.assistant.engine_settings import Desk
+from edge.assistant.engine_settings import Desk, Open
 from edge.assistant.running_answers import RunningAnswers
 from edge.chat.ask import AskOptions
 from edge.conversations.store import Conversations
+from edge.near.factory import open_hybrid
 from offload.config.places import Places, places
-from offload.engine import Engine
 from offload.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -33,7 +34,18 @@ _END_WITHIN_S = 20.0  # after a signal
 _HEAD_TIMEOUT_S = 30.0
 
 Begun = Callable[[str], Awaitable[None]]
-Beside = Callable[[Engine], "Starlette"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backing:
+    """What a service puts behind the page: how it opens engines, and an app on the same port.
+
+    `beside` makes the app for the paths that are not the page's; `aclose` is called at the end.
+    """
+
+    open_engine: Open
+    beside: Callable[[Desk], Starlette]
+    aclose: Callable[[], Awaitable[None]]
 
 
 def run(
@@ -43,11 +55,10 @@ def run(
     open_page: bool,
     as_json: bool,
     in_window: bool = False,
-    beside: Beside | None = None,
+    backing: Backing | None = None,
 ) -> None:
     """Serve the page until Ctrl-C, or until its window is closed.
 
-    `beside` makes an app for the paths that are not the page's, of the engine that the page asks.
     Raises SettingsError for a taken port, MissingExtra, NoWindow.
     """
     try:
@@ -56,13 +67,13 @@ def run(
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "starlette", "assistant") from None
     del starlette, uvicorn
-    server = PageServer(wish, places(), port=port, beside=beside)
+    server = PageServer(wish, places(), port=port, backing=backing)
     if in_window:
         _in_window(server)
         return
 
     async def begun(url: str) -> None:
-        announce(url, has_api=beside is not None, as_json=as_json)
+        announce(url, has_api=backing is not None, as_json=as_json)
         if open_page:
             await asyncio.to_thread(webbrowser.open, url)
 
@@ -83,8 +94,10 @@ def _in_window(server: PageServer) -> None:
 class PageServer:
     """The page, its conversations and its engine, behind one port of this machine."""
 
-    def __init__(self, wish: AskOptions, here: Places, *, port: int, beside: Beside | None) -> None:
-        self._wish, self._here, self._port, self._beside = wish, here, port, beside
+    def __init__(
+        self, wish: AskOptions, here: Places, *, port: int, backing: Backing | None
+    ) -> None:
+        self._wish, self._here, self._port, self._backing = wish, here, port, backing
         self._server: uvicorn.Server | None = None
         self._stopped = False
 
@@ -117,9 +130,10 @@ class PageServer:
             ask=answers.consent,
             refused=answers.refused,
             offline=self._wish.offline,
-            serving=self._beside is not None,
+            serving=self._backing is not None,
+            open_engine=self._backing.open_engine if self._backing else open_hybrid,
         )
-        beside = self._beside(desk.current) if self._beside else None
+        beside = self._backing.beside(desk) if self._backing else None
         app = build_app(desk, store, answers, token=token, beside=beside)
         self._server = uvicorn.Server(
             uvicorn.Config(
@@ -137,6 +151,8 @@ class PageServer:
         await begun(f"http://127.0.0.1:{listener.getsockname()[1]}/#token={token}")
         await self._server.serve(sockets=[listener])
         store.close()
+        if self._backing is not None:
+            await self._backing.aclose()
 
 
 def announce(url: str, *, has_api: bool = False, as_json: bool) -> None:

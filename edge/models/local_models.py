@@ -115,6 +115,43 @@ def size_of(path: Path) -> int:
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
+def memory_needed(path: Path) -> float:
+    """Return about how many bytes a model takes that is in use: with its context and its sums."""
+    return 1.25 * size_of(path)
+
+
+def find_listed(name: str, folder: Path) -> Path | None:
+    """Return the model that the list of this device has by this name, also as `NAME:latest`.
+
+    A path is no such name, so that who asks over a network reaches no other file.
+    """
+    for each in (name, name.removesuffix(":latest")):
+        try:
+            path = find_model(each, folder)
+        except CheckpointError:
+            continue
+        if each in read_aliases(folder) or path in _listed_paths(folder):
+            return path
+    return None
+
+
+def _listed_paths(folder: Path) -> set[Path]:
+    from edge.models.external_models import found
+
+    return {EDGE_MODEL, *map(_whole, own_models(folder).values()), *map(_whole, found().values())}
+
+
+def _whole(path: Path) -> Path:
+    return path if path.is_dir() else first_part(path)
+
+
+def names_here(folder: Path) -> list[str]:
+    """Return the names by which a model on this device can be asked, aliases last."""
+    from edge.models.external_models import found
+
+    return [EDGE_MODEL.stem, *own_models(folder), *found(), *read_aliases(folder)]
+
+
 def find_model(name: str, folder: Path) -> Path:
     """Return what the edge can run by this name: a Hugging Face folder, or else a GGUF file.
 

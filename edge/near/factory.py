@@ -151,10 +151,13 @@ def options_for(settings: Settings, here: Places, choice: RunFlags) -> HybridOpt
     )
 
 
-def open_hybrid(settings: Settings, here: Places, choice: RunFlags) -> Hybrid:
-    """Return the two engines under one policy."""
+def open_hybrid(
+    settings: Settings, here: Places, choice: RunFlags, *, edge: Engine | None = None
+) -> Hybrid:
+    """Return the two engines under one policy; the near one is opened unless it is given."""
     options = options_for(settings, here, choice)
-    edge = open_edge(settings, here, serving=choice.serving, only=choice.only)
+    if edge is None:
+        edge = open_edge(settings, here, serving=choice.serving, only=choice.only)
     link = None if options.offline else open_cloud(settings, here)
     ledger = open_ledger(settings, here)
     allowed = LivePermission(here.config_file)

@@ -9,10 +9,8 @@ from typing import Protocol
 
 from backbone.errors import NearfarError
 from backbone.process_limits import free_memory_bytes
-from edge.models.local_models import find_model, size_of
+from edge.models.local_models import find_model, memory_needed
 from offload.engine import Engine
-
-_WORKING = 1.25  # a model in use takes its file and a quarter more, for its context and its sums
 
 
 class EngineHolder(Protocol):
@@ -38,7 +36,7 @@ class ModelSwitch:
     async def change(self, holder: EngineHolder, name: str) -> None:
         """Give the holder another model. Raises NearfarError, and then it keeps the old one."""
         path = find_model(name, self._models)  # a wrong name is said before anything is freed
-        if size_of(path) * _WORKING <= self._free_bytes():
+        if memory_needed(path) <= self._free_bytes():
             await self._beside(holder, name)
         else:
             await self._instead(holder, name)

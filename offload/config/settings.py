@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from offload.aims import LISTED, parse_aim
 from offload.config.addresses import is_link_address, is_web_address
+from offload.durations import seconds_of
 from offload.egress.privacy.findings import KINDS, Rules
 from offload.errors import RequestError, SettingsError
 from offload.messages import Privacy
@@ -63,6 +64,7 @@ class EdgeSettings:
     draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none
     lora: str = ""  # adapters of a GGUF model, FILE or FILE:SCALE, with commas between them
     use_mmap: bool = True  # a GGUF file is mapped; false: read into memory, so it may be replaced
+    keep_alive: str = "5m"  # in memory after an answer, where loaded on demand; -1: for ever
     keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
     session_budget_mb: int = 1024
 
@@ -78,6 +80,7 @@ class EdgeSettings:
                     f"edge.{name} is {getattr(self, name)}; it must be from {low} to {high}"
                 )
         self._check_kv()
+        seconds_of(self.keep_alive, "edge.keep_alive")
 
     def _check_kv(self) -> None:
         apart = self.kv_cache_dtype.split("/")

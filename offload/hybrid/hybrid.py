@@ -11,7 +11,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal
@@ -22,7 +22,14 @@ from offload.aims import LISTED, Aim, parse_aim
 from offload.egress.door import Door, EgressEngine
 from offload.egress.permission import AskConsent, Permission, anything, nobody
 from offload.egress.privacy.shareable_part import class_of, strictest
-from offload.engine import AnswerStream, Embedding, Engine, Remembering, Tokenizing
+from offload.engine import (
+    AnswerStream,
+    Embedding,
+    Engine,
+    Remembering,
+    Tokenizing,
+    held_in_memory,
+)
 from offload.errors import CloudFailed, ContextLengthError, RequestError, Unsupported
 from offload.hybrid.decision_state import DecisionInputs, Draw, with_left_out
 from offload.hybrid.escalation import Escalation
@@ -109,6 +116,10 @@ class Hybrid:
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later; see Choosing."""
         return self._verdict(self._as_allowed(request), self._aim(request)).choice != "edge"
+
+    def in_use(self, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[object]:
+        """Hold the near model in memory while the block lasts. See OnDemand."""
+        return held_in_memory(self.edge, keep_alive_s)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector per text, made near: nothing of it leaves. See Embedding."""

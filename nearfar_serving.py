@@ -1,0 +1,117 @@
+"""Commands that serve over HTTP: they put the near models and the HTTP face together."""
+
+from __future__ import annotations
+
+from contextlib import aclosing
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from backbone.errors import WrongUsage
+from edge.cli import ASKING
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+
+    from edge.assistant.engine_settings import Desk
+    from edge.chat.ask import AskOptions
+    from offload.config.settings import Settings
+    from serve.options import ServeOptions
+
+_THIS_MACHINE = ("127.0.0.1", "localhost")
+
+app = typer.Typer()
+
+
+@app.command(rich_help_panel=ASKING)
+def serve(
+    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless set.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="The port; 8080 unless set.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A GGUF file, or the name of a model on this device."),
+    ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option("--draft", help="The draft model: a smaller GGUF of the same vocabulary."),
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            help="A LoRA adapter of the model, FILE.gguf or FILE.gguf:SCALE; may be repeated.",
+        ),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
+    page: Annotated[
+        bool, typer.Option("--assistant", help="Serve the assistant's page on the same port.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
+) -> None:
+    """Answer OpenAI clients over HTTP: near, and far when that pays."""
+    import asyncio
+
+    from edge.chat.ask import AskOptions
+    from serve.cli import options_from
+
+    if page and host not in (None, *_THIS_MACHINE):
+        raise WrongUsage(
+            "--host lets others in, and the page is for this machine alone; leave --assistant out"
+        )
+    wish = AskOptions(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
+    settings = wish.settings()
+    options = options_from(settings, host, port)
+    if page:
+        _serve_page(wish, settings, options, as_json=as_json)
+    else:
+        asyncio.run(_serve(wish, settings, options, as_json=as_json))
+
+
+async def _serve(
+    wish: AskOptions, settings: Settings, options: ServeOptions, *, as_json: bool
+) -> None:
+    from edge.near.near_service import NearService
+    from offload.config.places import places
+    from serve.cli import serve_engine
+
+    flags = replace(wish.choice(), serving=True)
+    async with aclosing(NearService(settings, places(), keeps_first=True)) as near:
+        engine = near.open_engine(settings, places(), flags)
+        # Whom others' keys let in may not fill the memory with models that nobody chose for them.
+        models = near.by_name(engine, flags, only_first=not options.is_loopback)
+        try:
+            async with engine.in_use():  # what cannot be loaded is said before anybody asks
+                pass
+        except BaseException:
+            await engine.aclose()
+            raise
+        await serve_engine(engine, options, models=models, as_json=as_json)
+
+
+def _serve_page(
+    wish: AskOptions, settings: Settings, options: ServeOptions, *, as_json: bool
+) -> None:
+    """Serve the assistant, and the HTTP face over the same models beside it."""
+    from edge.assistant.server import Backing, run
+    from edge.near.near_service import NearService
+    from offload.config.places import places
+    from offload.errors import SettingsError
+    from serve.cli import app_of
+
+    if options.host not in _THIS_MACHINE or options.tls_cert is not None:
+        raise SettingsError(
+            "the assistant's page is for this machine alone: leave --assistant out, or serve.host "
+            "at 127.0.0.1 and serve.tls_cert empty"
+        )
+    near = NearService(settings, places(), keeps_first=True)
+    flags = replace(wish.choice(), consent=None, serving=True)
+
+    def beside(desk: Desk) -> Starlette:
+        models = near.by_name(desk.current, flags, chosen=lambda: desk.settings.edge)
+        return app_of(desk.current, options, models)
+
+    backing = Backing(open_engine=near.open_engine, beside=beside, aclose=near.aclose)
+    run(wish, port=options.port, open_page=False, as_json=as_json, backing=backing)

@@ -64,6 +64,7 @@ def serve(
     wish = AskOptions(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
+    options = replace(options, temperature=settings.edge.temperature)
     if page:
         _serve_page(wish, settings, options, as_json=as_json)
     else:

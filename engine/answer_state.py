@@ -19,6 +19,7 @@ from offload.messages import (
     Route,
     Usage,
 )
+from offload.own_sampling import sampled
 
 
 class Deadline:
@@ -56,6 +57,7 @@ class AnswerState:
         stops: Sequence[str] = (),  # beside the request's own
     ) -> None:
         self._max_tokens = request.sampling.max_tokens
+        self._sampled = sampled(request.sampling)
         self._stream = TextStream((*request.sampling.stop, *stops))
         self._num_prompt = num_prompt
         self.num_cached = 0  # of the prompt's tokens, not computed again
@@ -119,5 +121,10 @@ class AnswerState:
         )
         route = Route(served_by="edge", reason="edge_only")
         return Finish(
-            reason=reason, usage=usage, route=route, dropped_tokens=dropped_tokens, error=error
+            reason=reason,
+            usage=usage,
+            route=route,
+            dropped_tokens=dropped_tokens,
+            error=error,
+            sampled=self._sampled,
         )

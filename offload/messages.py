@@ -78,7 +78,8 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
     `prompt_logprobs` for the same of the prompt (Delta.prompt_tokens). `logit_bias` is added to
     the logits of the token ids it names. The answer ends before a token of `stop_token_ids`, as
     before the model's own ends; none of them comes before `min_tokens` tokens, and with
-    `ignore_eos` the model's own never do.
+    `ignore_eos` the model's own never do. With `own` the model that answers draws as its files
+    recommend (offload/own_sampling.py), where no other value is given here.
     """
 
     temperature: float = 0.0
@@ -96,8 +97,16 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
     stop_token_ids: Annotated[tuple[int, ...], Meta(max_length=MAX_STOP_TOKENS)] = ()
     min_tokens: int = 0
     ignore_eos: bool = False
+    own: bool = False
+
+    @property
+    def draws_own(self) -> bool:
+        """Whether the model's own way is used: under a JSON schema nothing is drawn unasked."""
+        return self.own and self.json_schema is None
 
     def __post_init__(self) -> None:
+        if self.own and self.temperature:
+            raise RequestError("a temperature is given, and the model's own asked for; choose one")
         _within("temperature", self.temperature, 0.0, 5.0)
         _within("top_p", self.top_p, 1e-9, 1.0)
         _within("top_k", self.top_k, 0, 1_000_000)
@@ -125,6 +134,13 @@ class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
                 "min_tokens and ignore_eos would go on behind the end of a JSON schema's answer; "
                 "leave them out, or the schema"
             )
+
+
+def sampling_at(temperature: float | None, **rest: Any) -> Sampling:
+    """Return a sampling at a temperature; without one the model's own is used."""
+    if temperature is None:
+        return Sampling(own=True, **rest)
+    return Sampling(temperature=temperature, **rest)
 
 
 class Budget(Word, frozen=True, kw_only=True, omit_defaults=True):
@@ -301,14 +317,29 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
     left_out: int = 0
 
 
+class Sampled(Word, frozen=True, kw_only=True, omit_defaults=True):
+    """Sampled: how the tokens of an answer were drawn; the same values and seed draw it again."""
+
+    temperature: float
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
 class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):
-    """The end of an answer; `error` is the one line a person reads when reason is "error"."""
+    """The end of an answer; `error` is the one line a person reads when reason is "error".
+
+    `sampled` says how its tokens were drawn, None where each was the likeliest.
+    """
 
     reason: FinishReason
     usage: Usage = Usage()
     route: Route | None = None
     dropped_tokens: int = 0
     error: str | None = None
+    sampled: Sampled | None = None
 
 
 class EngineLoad(Word, frozen=True, kw_only=True, omit_defaults=True):

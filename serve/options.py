@@ -33,6 +33,7 @@ class ServeOptions:
     allowed_hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()  # of pages in browsers that may ask, as https://there:8000
     privacy: Privacy = Privacy.CLOUD_OK
+    temperature: float | None = None  # of a chat that names none; None: as the model's files say
     max_body_bytes: int = 4 * 1024 * 1024
     max_choices: int = 16  # of one request: its prompts times its n
     max_running: int = 256  # requests handed to the engine at the same time

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from offload.engine import Engine
-from offload.messages import Request, Sampling
+from offload.messages import Request, Sampling, sampling_at
 from serve.chat_turns import read_options, read_schema, read_turn, refuse_unless, split_begun
 from serve.http_errors import BadRequest
 from serve.model_names import check_name, model_of, privacy_of
@@ -52,7 +52,11 @@ def read_chat(body: ChatBody, engine: Engine, options: ServeOptions) -> ParsedRe
     if tools is not None and tools.schema is not None:
         schema = tools.schema
     sampling = _sampling(
-        body, _chat_tokens(body, engine), logprobs=body.top_logprobs or 0, json_schema=schema
+        body,
+        _chat_tokens(body, engine),
+        logprobs=body.top_logprobs or 0,
+        json_schema=schema,
+        temperature=options.temperature,
     )
     turns = tuple(read_turn(turn, f"messages[{at}]") for at, turn in enumerate(body.messages))
     turns, begun = split_begun(body, turns)
@@ -86,6 +90,7 @@ def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions)
         # No engine writes nothing: where only the prompt is scored, what it writes is left out.
         _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(1, body.max_tokens),
         logprobs=body.logprobs or 0,
+        temperature=0.0,  # a raw prompt is mostly a program's
         prompt_logprobs=bool(body.echo) and (body.logprobs is not None or of_ids),
     )
     _check_count(len(prompts) * (body.n or 1), options)
@@ -170,6 +175,7 @@ def _sampling(
     max_tokens: int,
     *,
     logprobs: int,
+    temperature: float | None,
     prompt_logprobs: bool = False,
     json_schema: dict[str, Any] | None = None,
 ) -> Sampling:
@@ -177,13 +183,13 @@ def _sampling(
     refuse_unless(not body.frequency_penalty, "frequency_penalty", "set it to 0")
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     given = {
-        "temperature": body.temperature,
         "top_p": body.top_p,
         "min_p": body.min_p,
         "repetition_penalty": body.repetition_penalty,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    return Sampling(
+    return sampling_at(
+        temperature if body.temperature is None else body.temperature,
         max_tokens=max_tokens,
         stop=stop,
         seed=body.seed,

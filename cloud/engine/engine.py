@@ -26,6 +26,7 @@ from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import EngineStopped, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
+from offload.own_sampling import sampling_of_folder
 from offload.prompt_length import require_short
 
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
@@ -43,6 +44,7 @@ class CloudEngine(Tokenized):
                 folder, options, rendezvous, on_loaded=self.launcher.wait_until_loaded
             )
         self._card = model.card
+        self._own = sampling_of_folder(folder)
         self._tokenizer: Tokenizer = model.tokenizer
         self._vocab_size = model.vocab_size
         self._kv_bytes = model.kv_bytes
@@ -84,6 +86,7 @@ class CloudEngine(Tokenized):
     async def generate(self, request: Request) -> AnswerStream:
         """Stream an answer; see offload.engine.Engine."""
         self._require_running()
+        request = self._own.settled(request)
         received_s = time.monotonic()
         require_short(request, self._card.max_model_len)
         await self._schemas.tried(request.sampling.json_schema)

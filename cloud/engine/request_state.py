@@ -23,6 +23,7 @@ from offload.messages import (
     Route,
     Usage,
 )
+from offload.own_sampling import sampled
 from offload.thinking import opened, tail_of
 
 Post = Callable[["Delta | Finish"], None]
@@ -89,6 +90,7 @@ class RequestState:
         max_draft: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
+        self._sampled = sampled(request.sampling)
         self._text = TextStream(request.sampling.stop)
         self._ends = {*tokenizer.eos_token_ids, *request.sampling.stop_token_ids}
         self._opened = opened(request, tokenizer.written(tail_of(prompt)))
@@ -157,7 +159,10 @@ class RequestState:
         if rest or (self._prompt_tokens and not error):
             self._say(rest, self.sequence.num_generated)
         route = Route(served_by="cloud", reason="cloud_only")
-        self._post(Finish(reason=reason, usage=self._usage(), route=route, error=error))
+        usage = self._usage()
+        self._post(
+            Finish(reason=reason, usage=usage, route=route, error=error, sampled=self._sampled)
+        )
 
     def _reason_to_end(self) -> FinishReason | None:
         if self._text.stopped or self.sequence.sampler.is_done:

@@ -27,7 +27,7 @@ from edge.chat.upgrade_answers import Bettering
 from edge.conversations.conversation import Turn, export
 from edge.conversations.store import Conversations
 from offload.errors import RequestError
-from offload.messages import Privacy, Sampling, Side
+from offload.messages import Privacy, Side, sampling_at
 
 PAGE = Path(__file__).parent / "page"
 MAX_TOKENS = 1024
@@ -173,7 +173,8 @@ class _Api:
             self._store.ask(conversation, asked.text.strip(), privacy)
         elif self._store.unanswer(conversation) is None:
             raise RequestError("there is nothing to answer again; ask something first")
-        manner = Manner(privacy=self._desk.privacy, sampling=Sampling(max_tokens=MAX_TOKENS))
+        sampling = sampling_at(self._desk.settings.edge.temperature, max_tokens=MAX_TOKENS)
+        manner = Manner(privacy=self._desk.privacy, sampling=sampling)
         outbox = self._desk.outbox if self._desk.settings.cloud.url else None
         manner = replace(manner, forced=asked.side, outbox=outbox)
         self._answers.start(self._desk.engine, conversation, manner)

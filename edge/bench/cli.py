@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from backbone.errors import WrongUsage, as_typed
-from edge.near.flags import Draft, Far, Json, MaxTokens, Model, OldFar, Temperature
+from edge.near.flags import Draft, Far, Json, MaxTokens, Model, OldFar
 from offload.commands.policy import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
@@ -85,7 +85,9 @@ def answers(
         str, typer.Option(help="kind, exact, numeric, or module:function of (text, question).")
     ] = "kind",
     max_tokens: MaxTokens = 256,
-    temperature: Temperature = 0.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", "-t", help="0 always takes the likeliest token.")
+    ] = 0.0,
     top_p: Annotated[float, typer.Option(help="Likeliest tokens of so much probability.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="For answers drawn at a temperature.")] = None,
     at_once: Annotated[int, typer.Option(help="How many questions are in flight.")] = 4,

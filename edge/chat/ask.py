@@ -20,7 +20,7 @@ from offload.config.places import places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
 from offload.egress.outbox import Outbox
-from offload.messages import Finish, Message, Privacy, Request, Sampling
+from offload.messages import Finish, Message, Privacy, Request, Sampling, sampling_at
 from offload.reasons import sentence
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class AskOptions:
     local_only: bool = False
     far: bool = False
     max_tokens: int = 1024
-    temperature: float = 0.0
+    temperature: float | None = None  # None: as the settings say, or the model's own files
+    seed: int | None = None
     window: int | None = None
     kv: str | None = None
     draft: str | None = None
@@ -51,10 +52,12 @@ class AskOptions:
             other = "--offline" if self.offline else "--local-only"
             raise WrongUsage(f"--far and {other} contradict each other; leave one out")
         with as_typed():
-            self.sampling()
+            self.sampling(None)
 
-    def sampling(self) -> Sampling:
-        return Sampling(max_tokens=self.max_tokens, temperature=self.temperature)
+    def sampling(self, by_default: float | None) -> Sampling:
+        """Return how tokens are chosen; `by_default` is the settings' temperature."""
+        given = by_default if self.temperature is None else self.temperature
+        return sampling_at(given, max_tokens=self.max_tokens, seed=self.seed)
 
     def privacy(self, settings: Settings) -> Privacy:
         return Privacy.LOCAL_ONLY if self.local_only else settings.policy.privacy
@@ -92,12 +95,16 @@ async def consent_at_terminal(request: Request) -> Reply:
 
 
 def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
-    """Ask one question and print the answer; return the exit status."""
+    """Ask one question and print the answer; return the exit status.
+
+    A program that reads JSON gets the likeliest answer, the same each time, unless it asks
+    otherwise.
+    """
     settings = wish.settings()
     system = (Message(role="system", content=wish.system),) if wish.system else ()
     request = Request(
         messages=(*system, Message(role="user", content=with_files(text, wish.files))),
-        sampling=wish.sampling(),
+        sampling=wish.sampling(0.0 if as_json else settings.edge.temperature),
         privacy=wish.privacy(settings),
     )
     reader = StreamReader(quiet=as_json)

@@ -126,7 +126,9 @@ class _Desk:
             engine,
             screen,
             self._store,
-            manner=Manner(sampling=self._wish.sampling(), outbox=outbox),
+            manner=Manner(
+                sampling=self._wish.sampling(self._settings.edge.temperature), outbox=outbox
+            ),
             commands=COMMANDS,
             system=self._wish.system or "",
             conversation=conversation,

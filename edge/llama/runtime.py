@@ -38,6 +38,7 @@ from offload.asker import asker
 from offload.engine import AnswerStream, StateObserver
 from offload.errors import EngineStopped, RequestError
 from offload.messages import Delta, Finish, ModelCard, Request
+from offload.own_sampling import sampling_of_gguf
 from offload.prompt_length import require_short, require_short_text
 from offload.worker import Worker
 
@@ -76,6 +77,8 @@ class LlamaEngine:
                     )
                 )
                 self._prompts = PromptWriter(self._model)
+                named = self._model.metadata("general.name") or ""
+                self._own = sampling_of_gguf(self._model.metadata, named, path.stem)
                 needed = 0 if only is None else self._tokens_for(only)
                 self._context = stack.enter_context(self._make_context(room.free_bytes, needed))
             if self._draft is not None:
@@ -223,6 +226,7 @@ class LlamaEngine:
         `received`, of time.monotonic(), is when the request's deadline began to count; `who` asks.
         """
         self._require_open()
+        request = self._own.settled(request)
         received = time.monotonic() if received is None else received
         prompt, spell = self._prompts.begun(request)
         if not prompt:

@@ -20,7 +20,16 @@ LocalOnly = Annotated[
 System = Annotated[str | None, typer.Option("--system", "-s", help="A system prompt.")]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The longest answer, in tokens.")]
 Temperature = Annotated[
-    float, typer.Option("--temperature", "-t", help="0 always takes the likeliest token.")
+    float | None,
+    typer.Option(
+        "--temperature",
+        "-t",
+        help="0 always takes the likeliest token; without one tokens are drawn as the model's own "
+        "files recommend.",
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="The same seed draws the same answer again; --json tells it.")
 ]
 Window = Annotated[
     int | None,

@@ -48,6 +48,7 @@ from offload.chat_turns import PLAIN_TOLD
 from offload.engine import AnswerStream
 from offload.errors import ContextLengthError, EngineStopped
 from offload.messages import Delta, Finish, ModelCard, Request
+from offload.own_sampling import sampling_of_folder
 from offload.prompt_length import require_short
 
 _log = logging.getLogger("nearfar.prompt")
@@ -70,6 +71,7 @@ class TorchEdgeEngine(Tokenized):
         config = NetworkConfig.load(folder)
         self._tokenizer = Tokenizer(folder)
         self._tokenizer.prepare_chat()
+        self._own = sampling_of_folder(folder)
         self._told_plain = False  # that there is no chat template
         _require_rows(folder, self._tokenizer, config)
         self._device = device_of(options)
@@ -204,6 +206,7 @@ class TorchEdgeEngine(Tokenized):
     def _task(self, request: Request, gone: threading.Event, received: float) -> RingTask:
         """Return a request made ready. Raises RequestError."""
         self._require_open()
+        request = self._own.settled(request)
         vocab_size = self._network.config.vocab_size
         whole = prompt_tokens(self._tokenizer, request)
         pins = self._pins(request, whole)

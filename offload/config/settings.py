@@ -63,6 +63,7 @@ class EdgeSettings:
     max_draft_tokens: int = -1  # guessed from earlier text at once; 0: off, -1: what pays, of GGUF
     draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none
     lora: str = ""  # adapters of a GGUF model, FILE or FILE:SCALE, with commas between them
+    temperature: float | None = None  # of chat, page, ask and serve; None: as the model's files say
     use_mmap: bool = True  # a GGUF file is mapped; false: read into memory, so it may be replaced
     keep_alive: str = "5m"  # in memory after an answer, where loaded on demand; -1: for ever
     keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
@@ -74,6 +75,8 @@ class EdgeSettings:
                 f"edge.window is {self.window}; it must be -1, 0, or from {MIN_WINDOW} to "
                 f"{MAX_TOKENS}"
             )
+        if self.temperature is not None and not 0.0 <= self.temperature <= 5.0:
+            raise SettingsError(f"edge.temperature is {self.temperature}; it must be from 0 to 5")
         for name, (low, high) in _EDGE_BOUNDS.items():
             if not low <= getattr(self, name) <= high:
                 raise SettingsError(

@@ -45,8 +45,8 @@ from offload.messages import (
     Sampling,
 )
 
-VERSION = 2  # 2: prompts of token ids, cache salts, cached tokens, the engine's own load
-OLDEST_VERSION = 2
+VERSION = 3  # 3: the model's own sampling; 2: token ids, cache salts, cached tokens, load
+OLDEST_VERSION = 3
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ID_BYTES = 256  # 64 characters of four bytes
 MAX_DEPTH = 32  # of what is free-form: a JSON schema, the description of a tool

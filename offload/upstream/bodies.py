@@ -9,7 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 from offload.errors import CloudFailed
-from offload.messages import Delta, Finish, FinishReason, Message, Request, Route, Usage
+from offload.messages import Delta, Finish, FinishReason, Message, Request, Route, Sampling, Usage
 from offload.upstream.dialect import Dialect, extra_words
 
 
@@ -73,8 +73,7 @@ def body_of(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
     body: dict[str, Any] = {
         "model": model,
         dialect.max_tokens: sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
+        **_drawn(sampling),
         "stream": True,
         "stream_options": {"include_usage": True},
         **extra_words(request, dialect),
@@ -95,6 +94,14 @@ def body_of(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
         named = {"name": "answer", "schema": sampling.json_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": named}
     return body
+
+
+def _drawn(sampling: Sampling) -> dict[str, float]:
+    """Return how tokens are to be drawn; of a model's own way its server knows."""
+    said = {"temperature": sampling.temperature, "top_p": sampling.top_p}
+    if not sampling.draws_own:
+        return said
+    return {"top_p": sampling.top_p} if sampling.top_p != 1.0 else {}
 
 
 def _chat_of(request: Request, dialect: Dialect) -> dict[str, Any]:

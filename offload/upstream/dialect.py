@@ -110,7 +110,8 @@ def extra_words(request: Request, dialect: Dialect) -> dict[str, Extra]:
     """Return the fields that are this server's own, as far as the request asks for them."""
     asked = {name: value for name, value in _extras(request).items() if value is not None}
     said = {dialect.words[name]: value for name, value in asked.items()}
-    if dialect.always_samples and request.sampling.temperature == 0.0:
+    sampling = request.sampling
+    if dialect.always_samples and sampling.temperature == 0.0 and not sampling.draws_own:
         said |= {"temperature": 1.0, dialect.words["top_k"]: 1}  # the likeliest alone to draw from
     return said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, TOOL, error_of, near
 
@@ -206,3 +207,20 @@ async def test_a_suffix_is_handed_on_and_the_text_before_it_may_be_empty() -> No
         ("", "):"),
     ]
     assert ids.status_code == 400
+
+
+async def test_only_a_chat_that_names_no_temperature_is_drawn_as_the_model_has_it() -> None:
+    engine = ScriptedEngine()
+    async with near(engine) as client:
+        for path, body in ((CHAT, ASK), (CHAT, ASK | {"temperature": 0}), (TEXT, CONTINUE)):
+            assert (await client.post(path, json=body)).status_code == 200
+    assert [each.sampling.draws_own for each in engine.requests] == [True, False, False]
+    assert [each.sampling.temperature for each in engine.requests] == [0.0, 0.0, 0.0]
+
+
+async def test_the_settings_temperature_is_that_of_chats_alone() -> None:
+    engine = ScriptedEngine()
+    async with near(engine, options=ServeOptions(temperature=0.25)) as client:
+        await client.post(CHAT, json=ASK)
+        await client.post(TEXT, json=CONTINUE)
+    assert [each.sampling.temperature for each in engine.requests] == [0.25, 0.0]

@@ -8,7 +8,7 @@ from edge.chat import ask
 from edge.chat.ask import AskOptions, ask_once
 from edge.chat.terminal import StreamReader
 from offload.config.settings import Settings
-from offload.messages import Delta, Finish, FinishReason, Request, Route
+from offload.messages import Delta, Finish, FinishReason, Request, Route, Sampling
 from tests.offload.scripted import ScriptedEngine
 
 
@@ -35,3 +35,28 @@ def test_an_answer_that_was_cut_off_is_said_with_how_to_get_more(
     assert captured.out == "The sea is\n"
     assert told in captured.err and bool(captured.err) is bool(told)
     assert ("--max-tokens 32" in captured.err) is bool(told)
+
+
+@pytest.mark.parametrize(
+    ("wish", "as_json", "expected"),
+    [
+        (AskOptions(seed=4), False, Sampling(own=True, max_tokens=1024, seed=4)),
+        (AskOptions(), True, Sampling(max_tokens=1024)),
+        (AskOptions(temperature=0.5), True, Sampling(temperature=0.5, max_tokens=1024)),
+        (AskOptions(temperature=0.0), False, Sampling(max_tokens=1024)),
+    ],
+)
+def test_an_answer_is_drawn_unless_a_program_reads_it(
+    monkeypatch: pytest.MonkeyPatch, wish: AskOptions, as_json: bool, expected: Sampling
+) -> None:
+    asked: list[Sampling] = []
+
+    async def answered(
+        settings: Settings, wish: AskOptions, request: Request, reader: StreamReader
+    ) -> Finish:
+        asked.append(request.sampling)
+        return await reader.read(ScriptedEngine([Delta(text="42")]).generate(request))
+
+    monkeypatch.setattr(ask, "_ask", answered)
+    ask_once("6 x 7?", wish, why=False, as_json=as_json)
+    assert asked == [expected]

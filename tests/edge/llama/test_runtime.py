@@ -328,3 +328,15 @@ def test_wrong_options_name_the_field(field: str, value: object) -> None:
 def test_context_longer_than_the_model_was_trained_for_is_refused(tiny_gguf: Path) -> None:
     with pytest.raises(SettingsError, match="max_model_len is 512"):
         LlamaEngine(tiny_gguf, options=LlamaOptions(max_model_len=512))
+
+
+def test_the_models_own_sampling_is_told_and_its_seed_draws_the_same_again(
+    engine: LlamaEngine,
+) -> None:
+    once, finish = _ask(engine, _plain(own=True))
+    told = finish.sampled
+    assert told is not None
+    assert (told.temperature, told.top_p, told.min_p) == (0.7, 0.9, 0.05)
+    again, _ = _ask(engine, _plain(own=True, seed=told.seed))
+    assert _tokens(again) == _tokens(once)
+    assert _ask(engine, _plain())[1].sampled is None

@@ -213,17 +213,17 @@ def refused_or_read(message: bytes) -> None:
     "message",
     [
         b"",
-        b"\x02\x07\x00",
-        b"\x02\x07\x00\x00",
-        b"\x03\x07\x00\x00\x91\xcb" + bytes(8),
-        b"\x02\x00\x00\x00\x90",
-        b"\x02\x06\x01\x01" + b"x" * 257 + b"\x90",
-        b"\x02\x06\x00\x03id",  # an id longer than the message
-        b"\x02\x06\x00\x01\xff\x90",
-        b"\x02\x06\x00\x00\x91\x01",  # a field too many
-        b"\x02\x06\x00\x00\x90\x90",  # bytes after the end
-        b"\x02\x07\x00\x00\x91" + msgspec.msgpack.encode("1.0"),
-        b"\x02\x07\x00\x00\x91\x00" + bytes(70_000),
+        b"\x03\x07\x00",
+        b"\x03\x07\x00\x00",
+        b"\x04\x07\x00\x00\x91\xcb" + bytes(8),
+        b"\x03\x00\x00\x00\x90",
+        b"\x03\x06\x01\x01" + b"x" * 257 + b"\x90",
+        b"\x03\x06\x00\x03id",  # an id longer than the message
+        b"\x03\x06\x00\x01\xff\x90",
+        b"\x03\x06\x00\x00\x91\x01",  # a field too many
+        b"\x03\x06\x00\x00\x90\x90",  # bytes after the end
+        b"\x03\x07\x00\x00\x91" + msgspec.msgpack.encode("1.0"),
+        b"\x03\x07\x00\x00\x91\x00" + bytes(70_000),
     ],
 )
 def test_what_is_no_message_is_refused(message: bytes) -> None:
@@ -233,11 +233,11 @@ def test_what_is_no_message_is_refused(message: bytes) -> None:
 
 def test_an_unknown_field_of_a_request_is_refused_and_of_a_hello_let_pass() -> None:
     hello = {"oldest_version": 1, "newest_version": 1, "novelty": 1}
-    body = read(b"\x02\x01\x00\x00" + msgspec.msgpack.encode(hello))
+    body = read(b"\x03\x01\x00\x00" + msgspec.msgpack.encode(hello))
     assert isinstance(body, message_bodies.Hello)
     request = {"prompt": "x", "novelty": 1}
     with pytest.raises(WireError, match="novelty"):
-        read(b"\x02\x03\x00\x00" + msgspec.msgpack.encode(request))
+        read(b"\x03\x03\x00\x00" + msgspec.msgpack.encode(request))
 
 
 def test_a_peer_that_knows_no_token_ids_is_told_to_update() -> None:
@@ -245,14 +245,14 @@ def test_a_peer_that_knows_no_token_ids_is_told_to_update() -> None:
     reply = answer_hello(older, instance="i", cards=(CARD,), limits=AnswerLimits())
     assert isinstance(reply, message_bodies.HelloRefused) and "update the device" in reply.message
     ids = Envelope(1, Kind.REQUEST, "i", msgspec.msgpack.encode({"prompt_token_ids": [1]}))
-    with pytest.raises(WireError, match="version 1, not 2"):
+    with pytest.raises(WireError, match="version 1, not 3"):
         wire.open_body(ids)
 
 
 def test_values_out_of_range_are_named_and_not_taken_for_damage() -> None:
     request = {"prompt": "x", "sampling": {"temperature": -1.0}}
     with pytest.raises(RequestError, match="temperature"):
-        read(b"\x02\x03\x00\x00" + msgspec.msgpack.encode(request))
+        read(b"\x03\x03\x00\x00" + msgspec.msgpack.encode(request))
 
 
 def nested(depth: int) -> dict[str, Any]:

@@ -300,3 +300,22 @@ async def wait_for(engine: Upstream, server: subprocess.Popen[bytes]) -> None:
         except CloudUnreachable:
             await asyncio.sleep(0.1)
     raise AssertionError("the server did not start in two minutes")
+
+
+async def test_a_server_draws_in_its_own_way_where_nothing_is_asked() -> None:
+    bodies: list[Any] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(200, content=sse(piece("a", "stop"), "[DONE]"))
+
+    engine = upstream(reply, owner="deepspeed-mii")
+    for sampling in (Sampling(own=True), Sampling(own=True, top_p=0.5)):
+        await read(engine, Request(messages=CHAT.messages, sampling=sampling))
+    assert [(body.get("temperature"), body.get("top_p")) for body in bodies] == [
+        (None, None),
+        (None, 0.5),
+    ]
+    held = Sampling(own=True, json_schema={"type": "object"})
+    await read(upstream(reply), Request(messages=CHAT.messages, sampling=held))
+    assert bodies[-1]["temperature"] == 0.0

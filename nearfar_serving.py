@@ -14,7 +14,7 @@ from edge.cli import ASKING
 if TYPE_CHECKING:
     from starlette.applications import Starlette
 
-    from edge.assistant.engine_settings import Desk
+    from edge.assistant.engine_settings import AssistantEngine
     from edge.chat.ask import AskOptions
     from offload.config.settings import Settings
     from serve.options import ServeOptions
@@ -110,9 +110,9 @@ def _serve_page(
     near = NearService(settings, places(), keeps_first=True)
     flags = replace(wish.choice(), consent=None, serving=True)
 
-    def beside(desk: Desk) -> Starlette:
-        models = near.by_name(desk.current, flags, chosen=lambda: desk.settings.edge)
-        return app_of(desk.current, options, models)
+    def beside(assistant: AssistantEngine) -> Starlette:
+        models = near.by_name(assistant.current, flags, chosen=lambda: assistant.settings.edge)
+        return app_of(assistant.current, options, models)
 
     backing = Backing(open_engine=near.open_engine, beside=beside, aclose=near.aclose)
     run(wish, port=options.port, open_page=False, as_json=as_json, backing=backing)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra, cause
 from backbone.files import parse_json as parse_json
-from backbone.tensor_shard import Share
+from backbone.tensor_shard import TensorShard
 
 if TYPE_CHECKING:
     import torch
@@ -36,14 +36,14 @@ def load_network(
     *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
-    share: Share | None = None,
+    share: TensorShard | None = None,
 ) -> Network:
     """Read a folder's weights straight to `device` and `dtype` (None: float32), ready to run.
 
     No second copy of the weights is ever held: the network is built without storage, and each
     tensor is put in place as it is read. With a `share`, the network is that share of every
     layer's heads and channels, and nothing else is read. Raises CheckpointError for whatever
-    cannot be run, and ShareError where the layers cannot be shared so.
+    cannot be run, and ShardError where the layers cannot be shared so.
     """
     try:
         import torch
@@ -53,7 +53,7 @@ def load_network(
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None
     shards = weight_files(folder)
-    share = share or Share()
+    share = share or TensorShard()
     config = share.of_config(NetworkConfig.load(folder))
     with torch.device("meta"):
         network = Network(config)

@@ -20,7 +20,7 @@ NearfarError
         ├── CloudFailed
         │   └── CloudStopped also an EngineStopped
         ├── CloudBusy        also an Overloaded
-        └── Withheld         a text that may not leave the device
+        └── EgressBlocked    a text that may not leave the device
 """
 
 from __future__ import annotations

@@ -28,16 +28,16 @@ class Connections:
         files = max(16, min(_MOST_CONNECTIONS, raise_open_files() - _SPARE_FILES))
         self.most = files if most is None else min(most, files)
         self.most_of_one = max(1, self.most // 2)
-        self._held: dict[Held, None] = {}  # who has been idle longest first
-        self._of: dict[str, dict[Held, None]] = {}
+        self._held: dict[HeldConnection, None] = {}  # who has been idle longest first
+        self._of: dict[str, dict[HeldConnection, None]] = {}
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def add(self, one: Held) -> bool:
+    def add(self, one: HeldConnection) -> bool:
         """Take a newcomer in, in another's place where need be; False where all are at work."""
         mine = self._of.get(one.address, {})
-        crowd: Iterable[Held] = ()
+        crowd: Iterable[HeldConnection] = ()
         if len(mine) >= self.most_of_one:
             crowd = mine
         elif len(self._held) >= self.most:
@@ -51,13 +51,13 @@ class Connections:
         self._held[one] = self._of.setdefault(one.address, {})[one] = None
         return True
 
-    def touch(self, one: Held) -> None:
+    def touch(self, one: HeldConnection) -> None:
         """Note that somebody has just been of use."""
         if one in self._held:
             for held in (self._held, self._of[one.address]):
                 held[one] = held.pop(one)
 
-    def remove(self, one: Held) -> None:
+    def remove(self, one: HeldConnection) -> None:
         """Forget somebody; who is not known is no fault."""
         if self._held.pop(one, 0) is None:
             mine = self._of[one.address]
@@ -66,7 +66,7 @@ class Connections:
                 del self._of[one.address]
 
 
-class Held(H11Protocol):
+class HeldConnection(H11Protocol):
     """One connection, and what is known of it."""
 
     address = ""
@@ -81,14 +81,16 @@ class Held(H11Protocol):
         self.transport.abort()
 
 
-def patient_for(head_timeout_s: float, connections: Connections | None = None) -> type[Held]:
+def protocol_for(
+    head_timeout_s: float, connections: Connections | None = None
+) -> type[HeldConnection]:
     """Return uvicorn's protocol, which hangs up where no whole head came in that time.
 
     A kept connection on which nothing has come since its last answer has uvicorn's own limit.
     """
     held = connections or Connections()
 
-    class Patient(Held):
+    class Patient(HeldConnection):
         _patience: asyncio.TimerHandle | None = None
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]

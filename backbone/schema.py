@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import SchemaRefusal
-from backbone.schema_trial import COMPACT, LIMITS, LOOSE, Trials
+from backbone.schema_trial import COMPACT, LIMITS, LOOSE, SchemaTrials
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -37,7 +37,7 @@ class Schemas:
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
         self._lock = threading.Lock()
-        self._trials = Trials()
+        self._trials = SchemaTrials()
 
     async def tried(self, schema: dict[str, Any] | None) -> None:
         """Wait until it is known whether a schema compiles within bounds, and hold nothing else.
@@ -52,7 +52,7 @@ class Schemas:
     ) -> SchemaConstraint:
         """Return what holds an answer to a schema; `begun` is how the answer begins already.
 
-        Raises SchemaRefusal for a schema that cannot be kept, and GivenUp once `ended` says so.
+        Raises SchemaRefusal for a schema that cannot be kept, TrialCancelled once `ended` says so.
         """
         text = _as_json(schema)
         self._trials.require_survival(text, ended)

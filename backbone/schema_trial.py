@@ -45,11 +45,11 @@ TOO_COMPLEX = f"json_schema cannot be compiled within {_CPU_S} s and 1 GiB; simp
 _ANY_OBJECT = '{"type": "object"}'  # what `json_object` asks for
 
 
-class GivenUp(Exception):
+class TrialCancelled(Exception):
     """Nobody waits for the schema any more."""
 
 
-class Trials:
+class SchemaTrials:
     """Which schemas can be compiled within bounds; the newest verdicts are remembered."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Trials:
             gone.set()
 
     def require_survival(self, schema: str, ended: Callable[[], object]) -> None:
-        """Raise SchemaRefusal for a schema that would hold this process, GivenUp once `ended`."""
+        """Raise SchemaRefusal for one that would hold this process, TrialCancelled once `ended`."""
         name = _name(schema)
         status = self._known.get(name)
         if status is None:
@@ -101,11 +101,11 @@ def _name(schema: str) -> bytes:
 def _status_of_child(schema: str, ended: Callable[[], object]) -> int | None:
     """Return how the compilation ended, 0 where it did well; None where there was no time for it.
 
-    Raises GivenUp.
+    Raises TrialCancelled.
     """
     while not _places.acquire(timeout=_POLL_S):
         if ended():
-            raise GivenUp
+            raise TrialCancelled
     try:
         return _compiled_in_child(schema, ended)
     finally:
@@ -138,7 +138,7 @@ def _awaited(
             return child.returncode
         given = None  # communicate() goes on with what it was given first
         if ended():
-            raise GivenUp
+            raise TrialCancelled
     return None
 
 

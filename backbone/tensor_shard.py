@@ -25,22 +25,22 @@ _DIVIDED = (
 )
 
 
-class ShareError(CheckpointError):
+class ShardError(CheckpointError):
     """A model whose layers cannot be cut into so many shares."""
 
 
 @dataclass(frozen=True)
-class Share:
+class TensorShard:
     """Part `rank` of `size` equal ones; by default the whole."""
 
     rank: int = 0
     size: int = 1
 
     def of_config(self, config: NetworkConfig) -> NetworkConfig:
-        """Return the shape of the share. Raises ShareError where it cannot be cut."""
+        """Return the shape of the share. Raises ShardError where it cannot be cut."""
         for name in _DIVIDED:
             if getattr(config, name) % self.size:
-                raise ShareError(
+                raise ShardError(
                     f"{self.size} processes cannot share this model: its {name}="
                     f"{getattr(config, name)} cannot be divided by {self.size}; use another number"
                 )

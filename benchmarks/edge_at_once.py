@@ -16,7 +16,7 @@ from edge.device.cpu_load import num_usable_cores
 from edge.llama.context import BatchPart, Context, ContextParams
 from edge.llama.native_handles import Model
 from edge.llama.runtime import LlamaEngine
-from edge.llama.sampler import Gauge, Sampler
+from edge.llama.sampler import ConfidenceGauge, Sampler
 from offload.messages import Delta, Message, Request, Sampling
 
 Row = dict[str, Any]
@@ -133,7 +133,8 @@ def choosing(folder: Path, quick: bool) -> Row:
             for name, sampling in ways.items():
                 with Context(model, params) as context:
                     samplers = [
-                        Sampler(sampling, model.vocabulary, Gauge(size)) for _ in range(num)
+                        Sampler(sampling, model.vocabulary, ConfidenceGauge(size))
+                        for _ in range(num)
                     ]
                     shares = _shares_of_steps(context, samplers, num_steps)
                 table[f"{num} at once, {name}"] = {"share": statistics.median(shares)}

@@ -74,8 +74,8 @@ def _compared(
                 "ratio": with_drafts / without,
                 "ours": with_drafts,
                 "theirs": without,
-                "accepted": ours.tally.accepted,
-                "proposed": ours.tally.proposed,
+                "accepted": ours.draft_stats.accepted,
+                "proposed": ours.draft_stats.proposed,
             }
     plain.close()
     ours.close()

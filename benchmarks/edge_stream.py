@@ -19,7 +19,7 @@ from edge.llama.context import Context, ContextParams
 from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import F16, CacheShape, KvTypes
 from edge.llama.native_handles import Model
-from edge.llama.sampler import Gauge, Sampler
+from edge.llama.sampler import ConfidenceGauge, Sampler
 from engine.window import Pins, Window
 from offload.messages import Delta, Finish, Request, Sampling
 from offload.pair import EDGE_MODEL
@@ -166,7 +166,7 @@ def _texts(model: Model, window: int) -> tuple[list[int], list[list[int]]]:
     for seed in range(8):
         sampling = Sampling(temperature=0.9, seed=seed)
         params = ContextParams(num_tokens=window + 8, num_threads=1, kv_types=F16)
-        gauge = Gauge(vocabulary.num_tokens)
+        gauge = ConfidenceGauge(vocabulary.num_tokens)
         with Context(model, params) as context, Sampler(sampling, vocabulary, gauge) as sampler:
             tokens = list(start)
             context.decode(tokens, 0)

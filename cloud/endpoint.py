@@ -24,7 +24,7 @@ from backbone.terminal_text import echo, echo_json, readable_bytes
 from cloud.endpoint_options import EndpointOptions, read_settings
 from offload.config.places import places
 from offload.config.settings_reading import load
-from offload.engine import Breaking, Engine
+from offload.engine import Breakable, Engine
 from offload.errors import EngineStopped
 from offload.link.local_keys import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
@@ -74,7 +74,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
 async def until_stopped(stop: asyncio.Event, engine: Engine) -> str | None:
     """Wait for a signal, or for the engine to break; return why it broke."""
     while not stop.is_set():
-        if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
+        if isinstance(engine, Breakable) and (why := engine.broken()) is not None:
             return why
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(stop.wait(), _POLL_S)

@@ -18,7 +18,7 @@ from typing import Any
 
 from backbone.errors import MissingExtra
 from cloud.fleet.autoscale import SCALING_POLICIES, LoadSample, ScalingOptions
-from offload.engine import Breaking
+from offload.engine import Breakable
 from offload.errors import EngineStopped, SettingsError
 
 _EVERY_S = 60.0  # between two samples that are kept
@@ -104,7 +104,7 @@ class EngineReplica:
     async def check_health(self) -> None:
         """Fail where the engine is closed or broken, so that Ray starts another replica."""
         self.engine.card()
-        if isinstance(self.engine, Breaking) and (why := self.engine.broken()) is not None:
+        if isinstance(self.engine, Breakable) and (why := self.engine.broken()) is not None:
             raise EngineStopped(why)
 
     async def _run(

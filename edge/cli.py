@@ -113,7 +113,7 @@ def chat(
 ) -> None:
     """Have a conversation at the terminal; it is kept, and can be resumed."""
     from edge.chat.ask import AskOptions
-    from edge.chat.chat_setup import Past, chat_on
+    from edge.chat.chat_setup import ConversationChoice, chat_on
 
     wish = AskOptions(
         model=model,
@@ -129,7 +129,7 @@ def chat(
         lora=tuple(lora or ()),
         files=tuple(file or ()),
     )
-    past = Past(latest=latest, resume=resume, keep=keep)
+    past = ConversationChoice(latest=latest, resume=resume, keep=keep)
     raise typer.Exit(chat_on(wish, past, readable(first or ""), as_json=as_json))
 
 

@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Run a model: fetch it if it is not here, then answer one question, or chat."""
     from edge.chat.ask import AskOptions, ask_once
-    from edge.chat.chat_setup import Past, chat_on
+    from edge.chat.chat_setup import ConversationChoice, chat_on
     from edge.chat.question_text import question
     from edge.models.pull import fetch_missing
     from offload.config.places import places
@@ -51,7 +51,7 @@ def run(
     )
     if text:
         raise typer.Exit(ask_once(text, wish, why=False, as_json=as_json))
-    raise typer.Exit(chat_on(wish, Past(), "", as_json=as_json))
+    raise typer.Exit(chat_on(wish, ConversationChoice(), "", as_json=as_json))
 
 
 def _agreed(name: str) -> bool:

@@ -30,7 +30,7 @@ class Drafter(Protocol):
         """Learn how the last draft fared, and how long the step took that verified it."""
 
 
-class DraftTally(msgspec.Struct, kw_only=True):
+class DraftStats(msgspec.Struct, kw_only=True):
     """How an engine's drafts fared since it was loaded; steps are those that verified a draft."""
 
     steps: int = 0
@@ -47,9 +47,9 @@ class DraftTally(msgspec.Struct, kw_only=True):
 class FirstOf:
     """Several drafters as one: the first that has a guess is taken, so the cheapest comes first."""
 
-    def __init__(self, drafters: Sequence[Drafter], tally: DraftTally) -> None:
+    def __init__(self, drafters: Sequence[Drafter], draft_stats: DraftStats) -> None:
         self._drafters = drafters
-        self._tally = tally
+        self._stats = draft_stats
         self._asked: Sequence[Drafter] = ()
 
     def add(self, token: int) -> None:
@@ -69,7 +69,7 @@ class FirstOf:
 
     def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Tell whose guess it was; of a step without one, all that had none."""
-        self._tally.count(num_proposed, num_accepted)
+        self._stats.count(num_proposed, num_accepted)
         for drafter in self._asked:
             drafter.judge(num_proposed, num_accepted, seconds)
 

@@ -43,7 +43,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class Choosing(Protocol):
+class Routing(Protocol):
     """An engine over several: it chooses who answers, and may replace the answer later."""
 
     def may_replace(self, request: Request) -> bool:
@@ -115,7 +115,7 @@ class ByModel(Protocol):
 
 
 @runtime_checkable
-class Reporting(Protocol):
+class LoadReporting(Protocol):
     """An engine that can say how busy it is."""
 
     def report(self) -> EngineLoad | None:
@@ -124,7 +124,7 @@ class Reporting(Protocol):
 
 
 @runtime_checkable
-class Breaking(Protocol):
+class Breakable(Protocol):
     """An engine that may break for good, so that only a new one can answer."""
 
     def broken(self) -> str | None:
@@ -133,7 +133,7 @@ class Breaking(Protocol):
 
 
 @runtime_checkable
-class Revealing(Protocol):
+class HiddenStateSource(Protocol):
     """An engine that can show the hidden state behind each token of an answer."""
 
     def watch(self, request_id: str, observer: StateObserver) -> AbstractContextManager[None]:
@@ -148,7 +148,7 @@ class Revealing(Protocol):
 
 
 @runtime_checkable
-class Remembering(Protocol):
+class SessionKeeping(Protocol):
     """An engine that keeps what it computed of a conversation (Request.session) for later."""
 
     async def forget(self, session: str) -> None:
@@ -158,7 +158,7 @@ class Remembering(Protocol):
 
 def fault_of(engine: Engine) -> str | None:
     """Return why an engine can answer nobody now, or None where nothing is known against it."""
-    if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
+    if isinstance(engine, Breakable) and (why := engine.broken()) is not None:
         return why
     try:
         engine.card()  # which several processes have while one of them is up

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Sequen
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from offload.engine import Breaking, Engine
+from offload.engine import Breakable, Engine
 from offload.errors import Overloaded
 
 K = TypeVar("K", bound=Hashable)
@@ -33,8 +33,8 @@ class _Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing(Generic[K]):
-    """How one engine in memory stands; `expires_at`, of time.time(), is when it is closed."""
+class ResidentEngine(Generic[K]):
+    """One engine in memory; `expires_at`, of time.time(), is when it is closed."""
 
     key: K
     engine: Engine
@@ -72,10 +72,10 @@ class EnginePool(Generic[K]):
         """The keys in memory, the longest unasked first."""
         return tuple(self._loaded)
 
-    def standing(self) -> list[Standing[K]]:
+    def resident(self) -> list[ResidentEngine[K]]:
         """Return how each engine in memory stands, the one asked last first."""
         return [
-            Standing(
+            ResidentEngine(
                 key=key,
                 engine=each.engine,
                 num_running=each.num_running,
@@ -202,4 +202,4 @@ class EnginePool(Generic[K]):
 
 
 def _is_broken(engine: Engine) -> bool:
-    return isinstance(engine, Breaking) and engine.broken() is not None
+    return isinstance(engine, Breakable) and engine.broken() is not None

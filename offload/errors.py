@@ -67,11 +67,11 @@ class CloudBusy(LinkError, Overloaded):
     """The cloud has as much to do as it may, or this device has used what it may use there."""
 
 
-class Withheld(LinkError):
+class EgressBlocked(LinkError):
     """A text that was stopped on its way out, since what is in it may not leave the device."""
 
 
-class NotNow(Withheld):
+class EgressNotPermitted(EgressBlocked):
     """A text that may not leave as things stand: the settings, the day's budget, no consent.
 
     `reason` is the code of offload/reasons.py.

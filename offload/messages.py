@@ -44,11 +44,11 @@ class Privacy(str, enum.Enum):
     LOCAL_ONLY = "local_only"
 
 
-class Word(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class BaseStruct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every message."""
 
 
-class ToolCall(Word, frozen=True, kw_only=True):
+class ToolCall(BaseStruct, frozen=True, kw_only=True):
     """A call of one of the caller's tools, as a model wrote it; `arguments` is JSON text."""
 
     id: str
@@ -56,7 +56,7 @@ class ToolCall(Word, frozen=True, kw_only=True):
     arguments: str
 
 
-class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Message(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """One turn of a conversation; a turn of role "tool" answers the call `tool_call_id`.
 
     `reasoning` is what an assistant thought before its `content` (offload/thinking.py).
@@ -71,7 +71,7 @@ class Message(Word, frozen=True, kw_only=True, omit_defaults=True):
     stays: bool = False
 
 
-class Sampling(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Sampling(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Sampling of tokens, and when to stop; temperature 0 is greedy, top_k 0 is no limit.
 
     `logprobs` asks for that many likeliest tokens at every place (Delta.alternatives),
@@ -143,14 +143,14 @@ def sampling_at(temperature: float | None, **rest: Any) -> Sampling:
     return Sampling(temperature=temperature, **rest)
 
 
-class Budget(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Budget(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Budget of one request; None is no limit."""
 
     max_cost: float | None = None  # in the currency of the settings
     max_bytes_sent: int | None = None
 
 
-class Request(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Request to an engine: a conversation, a raw prompt, or a prompt of token ids; one of them.
 
     `deadline_s` counts from when the request is received, since clocks differ between machines.
@@ -258,7 +258,7 @@ class PromptToken(msgspec.Struct, frozen=True, array_like=True):
     alternatives: tuple[Alternative, ...] = ()
 
 
-class Delta(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Delta(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """The next piece of an answer; `index` is the position of its first token in the answer.
 
     `source` says which side wrote it. `replaces` withdraws all text before it: the other side
@@ -281,7 +281,7 @@ class Delta(Word, frozen=True, kw_only=True, omit_defaults=True):
         return self.text if self.replaces else text + self.text
 
 
-class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Usage(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Usage of an answer; seconds are those of the side that served it."""
 
     prompt_tokens: int = 0
@@ -296,7 +296,7 @@ class Usage(Word, frozen=True, kw_only=True, omit_defaults=True):
     placeholders_in_links: int = 0  # left there, since a click would carry the originals away
 
 
-class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Route of an answer: who gave it and why; `reason` is one of the codes of offload/reasons.py.
 
     `confidence` is the probability, as the policy judged it, that the near model's answer is
@@ -317,7 +317,7 @@ class Route(Word, frozen=True, kw_only=True, omit_defaults=True):
     left_out: int = 0
 
 
-class Sampled(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Sampled(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Sampled: how the tokens of an answer were drawn; the same values and seed draw it again."""
 
     temperature: float
@@ -328,7 +328,7 @@ class Sampled(Word, frozen=True, kw_only=True, omit_defaults=True):
     seed: int | None = None
 
 
-class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Finish(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """The end of an answer; `error` is the one line a person reads when reason is "error".
 
     `sampled` says how its tokens were drawn, None where each was the likeliest.
@@ -342,7 +342,7 @@ class Finish(Word, frozen=True, kw_only=True, omit_defaults=True):
     sampled: Sampled | None = None
 
 
-class EngineLoad(Word, frozen=True, kw_only=True, omit_defaults=True):
+class EngineLoad(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Load of an engine now, and how often its prefix cache has been of use since its start.
 
     `kv_cache_usage` is the share of its cache that running answers hold, 0 to 1.
@@ -358,7 +358,7 @@ class EngineLoad(Word, frozen=True, kw_only=True, omit_defaults=True):
     num_preemptions: int = 0
 
 
-class ModelCard(Word, frozen=True, kw_only=True, omit_defaults=True):
+class ModelCard(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Card of a model: what an engine runs and can do."""
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from offload.messages import Finish, Request, Word
+from offload.messages import BaseStruct, Finish, Request
 
 REASONS = {
     "edge_only": "only the near model was asked",
@@ -61,7 +61,7 @@ def sureness(probability: float) -> str:
     return "fairly sure" if probability >= 0.6 else "unsure"
 
 
-class Decision(Word, frozen=True, kw_only=True, omit_defaults=True):
+class Decision(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Decision on one request, and what came of it; it holds no text of the request.
 
     `inputs` are the figures that the policy saw, by name (confidence, rtt_s, p_gain, ...).

@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from offload.engine import AnswerStream, ByModel, Choosing, Engine
+from offload.engine import AnswerStream, ByModel, Engine, Routing
 from offload.messages import Request
 from serve.admission import Account, Admission
 from serve.answer_streams import STOPPING, AnswerStreams, settled
@@ -110,7 +110,7 @@ class CompletionEndpoint(Generic[C]):
 
 
 def _settled(engine: Engine, request: Request) -> AnswerStream:
-    may_replace = isinstance(engine, Choosing) and engine.may_replace(request)
+    may_replace = isinstance(engine, Routing) and engine.may_replace(request)
     return settled(engine.generate(request), may_replace=may_replace)
 
 

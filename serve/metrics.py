@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from offload.engine import Engine, Reporting, fault_of
+from offload.engine import Engine, LoadReporting, fault_of
 from offload.messages import Delta, EngineLoad, Finish
 
 
@@ -50,7 +50,7 @@ class EngineMetrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they stand now."""
-        load = self._engine.report() if isinstance(self._engine, Reporting) else None
+        load = self._engine.report() if isinstance(self._engine, LoadReporting) else None
         running = load.num_running if load else self._seen.running.value
         waiting = load.num_waiting if load else self._seen.waiting.value
         yield self._gauge("num_requests_running", "Answers being written now.", running)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from offload.engine import ByModel, Choosing, Engine, Named
+from offload.engine import ByModel, Engine, Named, Routing
 from offload.messages import Privacy
 from serve.http_errors import BadRequest
 
@@ -31,7 +31,7 @@ def engine_of(name: str, engine: Engine, models: ByModel | None) -> tuple[Engine
 
 def _is_own(name: str, engine: Engine) -> bool:
     # An engine that chooses reads more aims out of a name than it can list, such as auto-q90.
-    is_aim = isinstance(engine, Choosing) and name.startswith(f"{AUTO}-")
+    is_aim = isinstance(engine, Routing) and name.startswith(f"{AUTO}-")
     return is_aim or name in model_names(engine)
 
 

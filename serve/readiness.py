@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 from backbone.errors import NearfarError
-from offload.engine import Choosing, Engine, fault_of
+from offload.engine import Engine, Routing, fault_of
 from offload.messages import Message, Privacy, Request, Sampling
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Readiness:
 
     async def _ask(self) -> None:
         # An engine that chooses must not ask, and pay, the cloud for this.
-        near = isinstance(self._engine, Choosing)
+        near = isinstance(self._engine, Routing)
         # Of a chat where there is a template: a raw prompt would not show that it is broken.
         chats = self._engine.card().chat
         request = Request(

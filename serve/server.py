@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backbone.errors import cause
-from backbone.http_connections import patient_for
+from backbone.http_connections import protocol_for
 from offload.engine import Engine
 from offload.errors import SettingsError
 from serve.answer_streams import STOPPING
@@ -100,7 +100,7 @@ class _Uvicorn(uvicorn.Server):
 def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
     config = uvicorn.Config(
         app,
-        http=patient_for(options.body_timeout_s),
+        http=protocol_for(options.body_timeout_s),
         ws="none",
         lifespan="on",
         log_config=None,

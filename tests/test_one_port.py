@@ -57,14 +57,14 @@ def test_the_page_is_answered_with_its_token(served: dict[str, str]) -> None:
     with httpx.Client(base_url=base) as http:
         assert "<title>nearfar</title>" in http.get("/").text
         headers = {"authorization": f"Bearer {token}"}
-        assert http.get("/api/standing", headers=headers).json()["model"]["name"]
+        assert http.get("/api/status", headers=headers).json()["model"]["name"]
 
 
 def test_neither_key_opens_the_other_door(served: dict[str, str]) -> None:
     base, _, token = served["url"].partition("/#token=")
     with httpx.Client(base_url=base) as http:
         page, api = ({"authorization": f"Bearer {key}"} for key in (token, KEY))
-        assert http.get("/api/standing", headers=api).status_code == 401
+        assert http.get("/api/status", headers=api).status_code == 401
         assert http.post("/v1/chat/completions", headers=page, json=QUESTION).status_code == 401
         assert http.get("/v1/models").status_code == 401
 

@@ -6,11 +6,11 @@ import asyncio
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 60.0  # a machine may be slow; only a fault takes this long
+DEADLINE_S = 60.0  # a machine may be slow; only a fault takes this long
 _LOOK_EVERY_S = 0.005
 
 
-async def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+async def until(holds: Callable[[], bool], patience_s: float = DEADLINE_S) -> None:
     """Let the event loop run until something is true."""
     end_s = time.monotonic() + patience_s
     while not holds():
@@ -18,7 +18,7 @@ async def until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> No
         await asyncio.sleep(_LOOK_EVERY_S)
 
 
-def wait_until(holds: Callable[[], bool], patience_s: float = PATIENCE_S) -> None:
+def wait_until(holds: Callable[[], bool], patience_s: float = DEADLINE_S) -> None:
     """Hold this thread until something is true."""
     end_s = time.monotonic() + patience_s
     while not holds():

@@ -77,7 +77,7 @@ class CloudEngine(Tokenized):
         return self.scheduler.report()
 
     def broken(self) -> str | None:
-        """Return why it can answer no more; see offload.engine.Breaking."""
+        """Return why it can answer no more; see offload.engine.Breakable."""
         if self._closed:
             return None
         # Of a process that died while nothing was computed, no step has told the loop.

@@ -17,7 +17,7 @@ from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra
 from backbone.network import Network
 from backbone.process_limits import cpu_quota
-from backbone.tensor_shard import Share
+from backbone.tensor_shard import TensorShard
 from backbone.terminal_text import readable
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
@@ -81,7 +81,7 @@ def _load(
     if device.type == "cpu":
         return_large_pieces()
         _keep_to_quota()
-    share = Share(rendezvous.rank, rendezvous.size) if rendezvous else Share()
+    share = TensorShard(rendezvous.rank, rendezvous.size) if rendezvous else TensorShard()
     network = load_network(folder, device=device, dtype=dtype, share=share)
     network.config = options.as_run(network.config)
     tokenizer = _tokenizer(folder, network.config)

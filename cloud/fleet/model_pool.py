@@ -18,7 +18,7 @@ import msgspec
 
 from backbone.errors import CheckpointError, cause
 from cloud.fleet.balance import total_load
-from offload.engine import AnswerStream, Engine, Reporting
+from offload.engine import AnswerStream, Engine, LoadReporting
 from offload.engine_pool import EnginePool
 from offload.errors import Overloaded, RequestError, SettingsError
 from offload.messages import EngineLoad, ModelCard, Request
@@ -115,10 +115,10 @@ class ModelPool:
 
     def card(self) -> ModelCard:
         """Return the card of the model that was asked last. Raises Overloaded before `start`."""
-        standing = self._pool.standing()
-        if not standing:
+        resident = self._pool.resident()
+        if not resident:
             raise Overloaded("no model is loaded yet; ask again in a moment")
-        return standing[0].engine.card()
+        return resident[0].engine.card()
 
     async def start(self) -> ModelCard:
         """Load the first model, and the pinned ones."""
@@ -141,9 +141,9 @@ class ModelPool:
                     yield item
 
     def report(self) -> EngineLoad | None:
-        """Return the load of the models in memory; see offload.engine.Reporting."""
-        engines = [each.engine for each in self._pool.standing()]
-        return total_load([each.report() for each in engines if isinstance(each, Reporting)])
+        """Return the load of the models in memory; see offload.engine.LoadReporting."""
+        engines = [each.engine for each in self._pool.resident()]
+        return total_load([each.report() for each in engines if isinstance(each, LoadReporting)])
 
     async def aclose(self) -> None:
         """Unload every model."""

@@ -17,7 +17,7 @@ import sys
 from contextlib import aclosing
 from pathlib import Path
 
-from offload.engine import Breaking, Engine
+from offload.engine import Breakable, Engine
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
 
@@ -43,7 +43,7 @@ async def serve(engine: Engine, endpoint: str) -> None:
         await server.start()
         left = asyncio.ensure_future(asyncio.to_thread(sys.stdin.buffer.read))
         while not left.done():
-            if isinstance(engine, Breaking) and (why := engine.broken()) is not None:
+            if isinstance(engine, Breakable) and (why := engine.broken()) is not None:
                 await _exit_broken(server, why)
             await asyncio.wait((left,), timeout=_POLL_S)
 

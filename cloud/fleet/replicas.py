@@ -95,7 +95,7 @@ class Replicas:
             tried.append(replica)
 
     def report(self) -> EngineLoad | None:
-        """Return the load of all that have reported theirs; see offload.engine.Reporting."""
+        """Return the load of all that have reported theirs; see offload.engine.LoadReporting."""
         return total_load([replica.report() for replica in self._replicas])
 
     async def aclose(self) -> None:

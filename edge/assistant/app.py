@@ -18,12 +18,12 @@ from starlette.staticfiles import StaticFiles
 
 from backbone.errors import NearfarError, cause
 from edge.assistant.access import PageAccess
-from edge.assistant.engine_settings import Change, Desk
+from edge.assistant.engine_settings import AssistantEngine, SettingsChange
 from edge.assistant.language import speaks_chinese, spoken, told_of
 from edge.assistant.running_answers import Event, RunningAnswers, told
 from edge.chat.consent import Reply
-from edge.chat.dialogue import Manner
-from edge.chat.upgrade_answers import Bettering
+from edge.chat.dialogue import AnswerOptions
+from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.conversation import Turn, export
 from edge.conversations.store import Conversations
 from offload.errors import RequestError
@@ -52,39 +52,39 @@ class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     title: str
 
 
-class Replied(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ConsentReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a person said when asked whether text may leave."""
 
     reply: Reply
 
 
 def build_app(
-    desk: Desk,
+    assistant: AssistantEngine,
     store: Conversations,
     answers: RunningAnswers,
     *,
     token: str,
     beside: Starlette | None = None,
 ) -> Starlette:
-    """Return the ASGI app; it closes the desk when it ends.
+    """Return the ASGI app; it closes the engine when it ends.
 
     `beside` answers the paths that are not the page's, behind the same door but for the token:
     it has keys of its own.
     """
-    api = _Api(desk, store, answers)
-    bettering = Bettering(desk.outbox, store)
-    answers.after = bettering.nudge
+    api = _Api(assistant, store, answers)
+    upgrader = AnswerUpgrader(assistant.outbox, store)
+    answers.after = upgrader.nudge
     one = "/api/conversations/{id}"
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(bettering.watching(lambda: desk.engine))
+            await stack.enter_async_context(upgrader.watching(lambda: assistant.engine))
             if beside is not None:  # a mounted app's own beginning and end are not run otherwise
                 await stack.enter_async_context(beside.router.lifespan_context(beside))
             yield
         await answers.stop_all()
-        await desk.aclose()
+        await assistant.aclose()
 
     return Starlette(
         routes=[
@@ -92,7 +92,7 @@ def build_app(
             # A service worker commands only what lies below its own address.
             Route("/worker.js", lambda _: FileResponse(PAGE / "worker.js")),
             Mount("/page", StaticFiles(directory=PAGE)),
-            Route("/api/standing", api.standing),
+            Route("/api/status", api.status),
             Route("/api/settings", api.settings, methods=["PATCH"]),
             Route("/api/conversations", api.conversations),
             Route("/api/conversations", api.begin, methods=["POST"]),
@@ -116,19 +116,21 @@ def build_app(
 class _Api:
     """What the page can ask for."""
 
-    def __init__(self, desk: Desk, store: Conversations, answers: RunningAnswers) -> None:
-        self._desk, self._store, self._answers = desk, store, answers
+    def __init__(
+        self, assistant: AssistantEngine, store: Conversations, answers: RunningAnswers
+    ) -> None:
+        self._assistant, self._store, self._answers = assistant, store, answers
 
-    async def standing(self, request: Request) -> Response:
-        return _said(request, self._desk.standing())
+    async def status(self, request: Request) -> Response:
+        return _said(request, self._assistant.status())
 
     async def settings(self, request: Request) -> Response:
-        change = await _body(request, Change)
-        async with self._desk.lock:
-            if self._answers.any_running or self._desk.current.num_running:
+        change = await _body(request, SettingsChange)
+        async with self._assistant.lock:
+            if self._answers.any_running or self._assistant.current.num_running:
                 raise RequestError("an answer is being written; stop it first")
-            await self._desk.change(change)
-        return _said(request, self._desk.standing())
+            await self._assistant.change(change)
+        return _said(request, self._assistant.status())
 
     async def conversations(self, request: Request) -> Response:
         wanted = request.query_params.get("q", "").strip()
@@ -137,7 +139,7 @@ class _Api:
         return _json([{"heading": each, "excerpt": ""} for each in self._store.headings()])
 
     async def begin(self, _: Request) -> Response:
-        return _json({"id": self._store.begin(privacy=self._desk.privacy)})
+        return _json({"id": self._store.begin(privacy=self._assistant.privacy)})
 
     async def read(self, request: Request) -> Response:
         whole = self._store.read(_id(request))
@@ -150,8 +152,8 @@ class _Api:
 
     async def delete(self, request: Request) -> Response:
         await self._answers.forget(_id(request))
-        async with self._desk.lock:
-            await self._desk.forget(_id(request), self._store)
+        async with self._assistant.lock:
+            await self._assistant.forget(_id(request), self._store)
         return _json({})
 
     async def export(self, request: Request) -> Response:
@@ -162,22 +164,22 @@ class _Api:
     async def ask(self, request: Request) -> Response:
         """Begin to answer: a new question, or the last one anew."""
         conversation, asked = _id(request), await _body(request, PageQuestion)
-        async with self._desk.lock:
+        async with self._assistant.lock:
             self._begin_answer(conversation, asked)
         return _json({}, status=202)
 
     def _begin_answer(self, conversation: str, asked: PageQuestion) -> None:
         self._answers.require_idle(conversation)
         if asked.text.strip():
-            privacy = Privacy.LOCAL_ONLY if asked.private else self._desk.privacy
+            privacy = Privacy.LOCAL_ONLY if asked.private else self._assistant.privacy
             self._store.ask(conversation, asked.text.strip(), privacy)
         elif self._store.unanswer(conversation) is None:
             raise RequestError("there is nothing to answer again; ask something first")
-        sampling = sampling_at(self._desk.settings.edge.temperature, max_tokens=MAX_TOKENS)
-        manner = Manner(privacy=self._desk.privacy, sampling=sampling)
-        outbox = self._desk.outbox if self._desk.settings.cloud.url else None
-        manner = replace(manner, forced=asked.side, outbox=outbox)
-        self._answers.start(self._desk.engine, conversation, manner)
+        sampling = sampling_at(self._assistant.settings.edge.temperature, max_tokens=MAX_TOKENS)
+        options = AnswerOptions(privacy=self._assistant.privacy, sampling=sampling)
+        outbox = self._assistant.outbox if self._assistant.settings.cloud.url else None
+        options = replace(options, forced=asked.side, outbox=outbox)
+        self._answers.start(self._assistant.engine, conversation, options)
 
     async def stream(self, request: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:
@@ -200,7 +202,7 @@ class _Api:
         return _json({})
 
     async def consent(self, request: Request) -> Response:
-        self._answers.reply(_id(request), (await _body(request, Replied)).reply)
+        self._answers.reply(_id(request), (await _body(request, ConsentReply)).reply)
         return _json({})
 
 

@@ -23,10 +23,10 @@ from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
 from offload.engine import (
     AnswerStream,
-    Choosing,
     Embedding,
     Engine,
     Named,
+    Routing,
     Tokenizing,
     held_in_memory,
 )
@@ -37,7 +37,7 @@ from offload.pair import EDGE_MODEL
 Open = Callable[[Settings, Places, RunFlags], Engine]
 
 
-class Change(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a person changed; what is None stays."""
 
     model: str | None = None
@@ -64,7 +64,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
-class Desk:
+class AssistantEngine:
     """Owns the engine. While private, there is no cloud at all: its link is closed, not unused."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Desk:
         self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
         self._allowed = LivePermission(here.config_file)
         self.engine = self._make()
-        self.current = Current(lambda: self.engine)
+        self.current = CurrentEngine(lambda: self.engine)
 
     def _make(self) -> Engine:
         offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
@@ -102,7 +102,7 @@ class Desk:
         """The class of what is written here, as the settings say now."""
         return self._allowed().chosen()
 
-    def standing(self) -> EngineStatus:
+    def status(self) -> EngineStatus:
         """Return what the page shows."""
         edge = self.settings.edge
         return EngineStatus(
@@ -121,7 +121,7 @@ class Desk:
             memory_bytes=memory_bytes(),
         )
 
-    async def change(self, change: Change) -> None:
+    async def change(self, change: SettingsChange) -> None:
         """Apply a change and keep it in the settings file. Where either fails nothing has changed.
 
         The caller holds the lock. Raises NearfarError.
@@ -148,7 +148,7 @@ class Desk:
         # Loading a model takes seconds, in which other requests are not to wait.
         self.engine = await asyncio.to_thread(self._make)
 
-    def _keep(self, change: Change) -> None:
+    def _keep(self, change: SettingsChange) -> None:
         said = {name: value for name, value in _edge_values(change).items() if value is not None}
         if said:
             change_settings(self._here.config_file, "edge", said)
@@ -170,19 +170,19 @@ class Desk:
         await self.engine.aclose()
 
 
-def _edge_values(change: Change) -> dict[str, Any]:
+def _edge_values(change: SettingsChange) -> dict[str, Any]:
     known = {each.name for each in fields(EdgeSettings)}
     return {name: value for name, value in msgspec.structs.asdict(change).items() if name in known}
 
 
-def _edge(settings: EdgeSettings, change: Change) -> EdgeSettings:
+def _edge(settings: EdgeSettings, change: SettingsChange) -> EdgeSettings:
     said = {name: value for name, value in _edge_values(change).items() if value is not None}
     if said.get("model") == "":
         raise RequestError("the model's name is empty; choose one of the list")
     return replace(settings, **said)
 
 
-class Current:
+class CurrentEngine:
     """Answers by the engine that `engine` tells: another one after a change of settings.
 
     What its owner must not interrupt is counted in `num_running`.
@@ -204,7 +204,7 @@ class Current:
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later."""
         engine = self._engine()
-        return isinstance(engine, Choosing) and engine.may_replace(request)
+        return isinstance(engine, Routing) and engine.may_replace(request)
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer; see Engine."""

@@ -12,7 +12,7 @@ import msgspec
 from backbone.errors import NearfarError
 from edge.chat.chat import remarks
 from edge.chat.consent import Reply, size_of
-from edge.chat.dialogue import Manner, answer
+from edge.chat.dialogue import AnswerOptions, answer
 from edge.chat.terminal import why
 from edge.conversations.store import Conversations
 from offload.engine import AnswerStream, Engine
@@ -41,10 +41,10 @@ class RunningAnswers:
         if self._running(conversation) is not None:
             raise RequestError("an answer is being written; stop it first")
 
-    def start(self, engine: Engine, conversation: str, manner: Manner) -> None:
+    def start(self, engine: Engine, conversation: str, options: AnswerOptions) -> None:
         """Begin to answer a conversation's last question. Raises RequestError if it already is."""
         self.require_idle(conversation)
-        going = _Answer(answer(engine, self._store, conversation, manner))
+        going = _Answer(answer(engine, self._store, conversation, options))
         going.task.add_done_callback(lambda _: self.after())
         self._last[conversation] = going
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from backbone.errors import MissingExtra, NearfarError, cause
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
-from edge.assistant.engine_settings import Desk, Open
+from edge.assistant.engine_settings import AssistantEngine, Open
 from edge.assistant.running_answers import RunningAnswers
 from edge.chat.ask import AskOptions
 from edge.conversations.store import Conversations
@@ -44,7 +44,7 @@ class Backing:
     """
 
     open_engine: Open
-    beside: Callable[[Desk], Starlette]
+    beside: Callable[[AssistantEngine], Starlette]
     aclose: Callable[[], Awaitable[None]]
 
 
@@ -116,7 +116,7 @@ class PageServer:
     async def _serve(self, begun: Begun) -> None:
         import uvicorn
 
-        from backbone.http_connections import patient_for
+        from backbone.http_connections import protocol_for
         from edge.assistant.access import kept_token
         from edge.assistant.app import build_app
 
@@ -124,7 +124,7 @@ class PageServer:
         store = Conversations(self._here.conversations)
         listener = _bind(self._port)
         answers = RunningAnswers(store)
-        desk = Desk(
+        assistant = AssistantEngine(
             self._wish.settings(),
             self._here,
             ask=answers.consent,
@@ -133,12 +133,12 @@ class PageServer:
             serving=self._backing is not None,
             open_engine=self._backing.open_engine if self._backing else open_hybrid,
         )
-        beside = self._backing.beside(desk) if self._backing else None
-        app = build_app(desk, store, answers, token=token, beside=beside)
+        beside = self._backing.beside(assistant) if self._backing else None
+        app = build_app(assistant, store, answers, token=token, beside=beside)
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http=patient_for(_HEAD_TIMEOUT_S),
+                http=protocol_for(_HEAD_TIMEOUT_S),
                 ws="none",
                 log_config=None,
                 access_log=False,

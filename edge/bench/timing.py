@@ -138,10 +138,10 @@ async def _run(
                 continue
             wanted += side.ends[-1].usage.completion_tokens
             count += 1
-        if (tally := getattr(engine, "tally", None)) is not None:
+        if (draft_stats := getattr(engine, "draft_stats", None)) is not None:
             side.proposed, side.accepted = (
-                side.proposed + tally.proposed,
-                side.accepted + tally.accepted,
+                side.proposed + draft_stats.proposed,
+                side.accepted + draft_stats.accepted,
             )
     return card
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
-from edge.chat.dialogue import Manner, answer
+from edge.chat.dialogue import AnswerOptions, answer
 from edge.chat.question_text import with_files
-from edge.chat.screen import HELP, Command, Leave, Screen
-from edge.chat.terminal import Folding, why
-from edge.chat.upgrade_answers import Bettering
+from edge.chat.screen import HELP, Command, LeaveChat, Screen
+from edge.chat.terminal import ThoughtFolding, why
+from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.store import Conversations
 from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
@@ -29,8 +29,8 @@ class Chat:
     """One person, one engine, one conversation at a time.
 
     `changing` loads another near model by its name, for /model; `sessions` is where the near model
-    keeps what it computed; `bettering` asks again what waits for the cloud. `privacy` tells the
-    class of what is said now; without it that is the manner's.
+    keeps what it computed; `upgrader` asks again what waits for the cloud. `privacy` tells the
+    class of what is said now; without it that is the options'.
     """
 
     def __init__(
@@ -39,26 +39,26 @@ class Chat:
         screen: Screen,
         store: Conversations,
         *,
-        manner: Manner,
+        options: AnswerOptions,
         commands: Mapping[str, Command],
         system: str = "",
         conversation: str | None = None,
         sessions: Path | None = None,
         changing: ModelSwitch | None = None,
-        bettering: Bettering | None = None,
+        upgrader: AnswerUpgrader | None = None,
         privacy: Callable[[], Privacy] | None = None,
     ) -> None:
         self.engine = engine
         self.screen = screen
         self.store = store
-        self._manner = manner
+        self._manner = options
         self._commands = commands
         self._privacy = privacy
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
         self.sessions = sessions or places().cache / "sessions"
         self.changing = changing
-        self.bettering = bettering
+        self.upgrader = upgrader
         self._met: set[int] = set()  # turns whose better answer was shown
         self.files: list[str] = []
         self.last: Finish | None = None
@@ -67,13 +67,13 @@ class Chat:
         self.failed = False  # whether anything that was asked came to nothing
 
     @property
-    def manner(self) -> Manner:
+    def options(self) -> AnswerOptions:
         """How the next answer is wished, of the class that holds now."""
         return replace(self._manner, privacy=self.privacy)
 
-    @manner.setter
-    def manner(self, manner: Manner) -> None:
-        self._manner = manner
+    @options.setter
+    def options(self, options: AnswerOptions) -> None:
+        self._manner = options
 
     @property
     def privacy(self) -> Privacy:
@@ -83,9 +83,9 @@ class Chat:
     async def run(self, first: str = "") -> None:
         """Carry the conversation on until the input ends or the person leaves."""
         async with contextlib.AsyncExitStack() as stack:
-            stack.enter_context(contextlib.suppress(Leave))
-            if self.bettering is not None:
-                watching = self.bettering.watching(lambda: self.engine)
+            stack.enter_context(contextlib.suppress(LeaveChat))
+            if self.upgrader is not None:
+                watching = self.upgrader.watching(lambda: self.engine)
                 await stack.enter_async_context(watching)
             self._show_better()
             if first:
@@ -105,9 +105,9 @@ class Chat:
 
     def _show_better(self) -> None:
         """Show the better answers that have come since, each beside its first one."""
-        if self.bettering is None or self.conversation is None:
+        if self.upgrader is None or self.conversation is None:
             return
-        self.bettering.nudge()
+        self.upgrader.nudge()
         for turn in self.store.read(self.conversation).turns:
             if turn.better is not None and turn.id not in self._met:
                 self._met.add(turn.id)
@@ -143,9 +143,9 @@ class Chat:
     async def answer(self, forced: Side | None = None) -> None:
         """Answer the question that stands last. A failure takes the question back."""
         assert self.conversation is not None, "something was asked"
-        manner = replace(self.manner, forced=forced) if forced else self.manner
+        options = replace(self.options, forced=forced) if forced else self.options
         reply = _Reply(self.screen)
-        stream = answer(self.engine, self.store, self.conversation, manner)
+        stream = answer(self.engine, self.store, self.conversation, options)
         job = asyncio.ensure_future(reply.read(stream))
         try:
             with on_signals(job.cancel, signal.SIGINT):
@@ -181,7 +181,7 @@ class _Reply:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self.folding = Folding()
+        self.folding = ThoughtFolding()
         self.text = ""
         self.finish: Finish | None = None
 

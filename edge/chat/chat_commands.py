@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, get_type_hints
 import msgspec
 
 from backbone.files import expanded
-from edge.chat.screen import Command, Leave
+from edge.chat.screen import Command, LeaveChat
 from edge.chat.status_line import link_state
 from edge.chat.terminal import why
 from edge.conversations.conversation import export
@@ -100,7 +100,7 @@ async def _no_think(chat: Chat, rest: str) -> None:
 
 
 async def _thinking(chat: Chat, rest: str, on: bool) -> None:
-    chat.manner = replace(chat.manner, thinking=on)
+    chat.options = replace(chat.options, thinking=on)
     does = "thinks before it answers" if on else "answers without thinking first"
     chat.screen.remark(f"from here on the model {does}, where its chat template has the choice")
     if rest:
@@ -113,8 +113,8 @@ async def _thoughts(chat: Chat, _: str) -> None:
 
 async def _params(chat: Chat, rest: str) -> None:
     if rest:
-        chat.manner = replace(chat.manner, sampling=changed(chat.manner.sampling, rest))
-    known = {name: getattr(chat.manner.sampling, name) for name in PARAMS}
+        chat.options = replace(chat.options, sampling=changed(chat.options.sampling, rest))
+    known = {name: getattr(chat.options.sampling, name) for name in PARAMS}
     chat.screen.remark("  ".join(f"{name}={value}" for name, value in known.items()))
 
 
@@ -200,7 +200,7 @@ async def _help(chat: Chat, _: str) -> None:
 
 
 async def _quit(chat: Chat, _: str) -> None:
-    raise Leave
+    raise LeaveChat
 
 
 def _current(chat: Chat) -> str:

@@ -42,7 +42,7 @@ _REPLIES: dict[str, tuple[Reply, str]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
+class ConversationChoice:
     """Which conversation to go on with, and whether this one is kept."""
 
     latest: bool = False
@@ -62,7 +62,7 @@ class Past:
         return store.latest() if self.latest else None
 
 
-def chat_on(wish: AskOptions, past: Past, first: str, *, as_json: bool) -> int:
+def chat_on(wish: AskOptions, past: ConversationChoice, first: str, *, as_json: bool) -> int:
     """Carry on a conversation until the person leaves; return the exit status.
 
     Through a pipe that is 1 where anything asked came to nothing; a person has seen it.
@@ -72,14 +72,14 @@ def chat_on(wish: AskOptions, past: Past, first: str, *, as_json: bool) -> int:
     settings, here = wish.settings(), places()
     store = Conversations(here.conversations if past.keep else None)
     try:
-        desk = _Desk(wish, settings, here, store)
-        failed = asyncio.run(desk.run(past, first, as_json=as_json))
+        assistant = _ChatRun(wish, settings, here, store)
+        failed = asyncio.run(assistant.run(past, first, as_json=as_json))
     finally:
         store.close()
     return int(failed and not sys.stdin.isatty())
 
 
-class _Desk:
+class _ChatRun:
     """What one run of the chat holds together."""
 
     def __init__(
@@ -90,7 +90,7 @@ class _Desk:
         self._chat: Chat | None = None
         self._opening: Opening | None = None
 
-    async def run(self, past: Past, first: str, *, as_json: bool) -> bool:
+    async def run(self, past: ConversationChoice, first: str, *, as_json: bool) -> bool:
         """Carry the conversation on; return whether anything that was asked came to nothing."""
         conversation = past.choose(self._store)
         screen = self._screen(as_json=as_json)
@@ -112,11 +112,13 @@ class _Desk:
             # Which may be another by now.
             await (self._chat.engine if self._chat else engine).aclose()
 
-    def _begun(self, engine: Engine, screen: Screen, past: Past, conversation: str | None) -> Chat:
+    def _begun(
+        self, engine: Engine, screen: Screen, past: ConversationChoice, conversation: str | None
+    ) -> Chat:
         from edge.chat.chat import Chat
         from edge.chat.chat_commands import COMMANDS
-        from edge.chat.dialogue import Manner
-        from edge.chat.upgrade_answers import Bettering, waiting_line
+        from edge.chat.dialogue import AnswerOptions
+        from edge.chat.upgrade_answers import AnswerUpgrader, waiting_line
         from edge.near.switch_model import ModelSwitch
 
         outbox = self._outbox(past)
@@ -126,7 +128,7 @@ class _Desk:
             engine,
             screen,
             self._store,
-            manner=Manner(
+            options=AnswerOptions(
                 sampling=self._wish.sampling(self._settings.edge.temperature), outbox=outbox
             ),
             commands=COMMANDS,
@@ -138,12 +140,12 @@ class _Desk:
                 self._here.models,
                 current=self._settings.edge.model,
             ),
-            bettering=Bettering(outbox, self._store) if outbox else None,
+            upgrader=AnswerUpgrader(outbox, self._store) if outbox else None,
         )
         chat.files = list(self._wish.files)
         return chat
 
-    def _outbox(self, past: Past) -> Outbox | None:
+    def _outbox(self, past: ConversationChoice) -> Outbox | None:
         if not self._settings.cloud.url:
             return None
         # What is not kept is not written down to wait either.

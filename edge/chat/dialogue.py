@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import msgspec
 
 from backbone.errors import NearfarError
-from edge.conversations.answer_writer import Writing
+from edge.conversations.answer_writer import AnswerWriter
 from edge.conversations.conversation import State
 from edge.conversations.store import Conversations
 from offload.egress.outbox import Outbox
@@ -23,7 +23,7 @@ _STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "err
 
 
 @dataclass(frozen=True, kw_only=True)
-class Manner:
+class AnswerOptions:
     """How an answer is wished: by whom (None leaves it to the policy), how private, how chosen.
 
     `thinking` asks the chat template for thoughts before the answer, or for none; None leaves it
@@ -39,7 +39,7 @@ class Manner:
 
 
 async def answer(
-    engine: Engine, store: Conversations, conversation: str, manner: Manner
+    engine: Engine, store: Conversations, conversation: str, options: AnswerOptions
 ) -> AnswerStream:
     """Stream the answer to a conversation's last question, and keep each piece as it comes.
 
@@ -48,16 +48,16 @@ async def answer(
     """
     request = Request(
         messages=store.read(conversation).messages(),
-        sampling=manner.sampling,
-        privacy=manner.privacy,
+        sampling=options.sampling,
+        privacy=options.privacy,
         session=conversation,
         template_options=(
-            None if manner.thinking is None else {"enable_thinking": manner.thinking}
+            None if options.thinking is None else {"enable_thinking": options.thinking}
         ),
     )
     privacy = class_of(request)
     request = msgspec.structs.replace(request, privacy=privacy)
-    asked = _asked(engine, manner.forced)
+    asked = _asked(engine, options.forced)
     # What is written near from turns that stay, stays; the cloud has not seen them.
     near = Privacy.LOCAL_ONLY if holds_private(request) else privacy
     writing = store.answer(conversation, near)
@@ -70,7 +70,7 @@ async def answer(
                     writing.classify(privacy)
                 if isinstance(item, Delta):
                     text = item.apply(text)
-                elif manner.outbox and (name := manner.outbox.put(request, text, item)):
+                elif options.outbox and (name := options.outbox.put(request, text, item)):
                     writing.wait(name)
                 yield item
     except (asyncio.CancelledError, GeneratorExit):
@@ -93,7 +93,7 @@ def _is_far(finish: Finish) -> bool:
     return finish.route is not None and finish.route.served_by == "cloud"
 
 
-def _keep(writing: Writing, item: Delta | Finish) -> None:
+def _keep(writing: AnswerWriter, item: Delta | Finish) -> None:
     if isinstance(item, Finish):
         writing.end(_STATES.get(item.reason, "whole"), item)
     elif item.text or item.replaces:

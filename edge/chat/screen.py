@@ -22,7 +22,7 @@ SEAMS: dict[Side, str] = {
 HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
 
 
-class Leave(Exception):
+class LeaveChat(Exception):
     """The person wants to go."""
 
 

@@ -11,20 +11,20 @@ from offload.messages import Finish, Usage
 from offload.reasons import sentence
 
 if TYPE_CHECKING:
-    from offload.link.health import CloudStanding, LinkHealth
+    from offload.link.health import CloudSnapshot, LinkHealth
 
 LinkState = Literal["none", "set_up", "away", "there"]
 
 
 @runtime_checkable
-class Linked(Protocol):
+class LinkedEngine(Protocol):
     """A far engine that knows how its link is."""
 
     def health(self) -> LinkHealth:
         """Return what is known of the link now."""
         ...
 
-    def standing(self) -> CloudStanding:
+    def snapshot(self) -> CloudSnapshot:
         """Return what a policy may know of the cloud before it asks."""
         ...
 
@@ -70,11 +70,11 @@ def link_state(engine: Engine) -> LinkState:
     cloud = _cloud(engine)
     if cloud is None:
         return "none"
-    if not isinstance(cloud, Linked):
+    if not isinstance(cloud, LinkedEngine):
         return "set_up"
     if cloud.health().alive:
         return "there"
-    return "set_up" if cloud.standing().healthy else "away"
+    return "set_up" if cloud.snapshot().healthy else "away"
 
 
 def _cloud(engine: Engine) -> Engine | None:
@@ -90,6 +90,6 @@ def link(engine: Engine) -> str:
     """Return how the cloud stands, in a word or two."""
     state = link_state(engine)
     if state == "there":
-        rtt_s = cast(Linked, _cloud(engine)).health().rtt_s
+        rtt_s = cast(LinkedEngine, _cloud(engine)).health().rtt_s
         return f"cloud {rtt_s * 1000:.0f} ms" if rtt_s else "cloud connected"
     return {"none": "no cloud", "set_up": "cloud set up", "away": "cloud not connected"}[state]

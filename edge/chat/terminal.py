@@ -27,7 +27,7 @@ class StreamReader:
         self._live = self._out.isatty() and not quiet
         self._quiet = quiet
         self.text = ""
-        self._folding = Folding()
+        self._folding = ThoughtFolding()
         self._source: Side | None = None
         self.finish: Finish | None = None
 
@@ -141,7 +141,7 @@ def document(text: str, finish: Finish, thoughts: str = "") -> dict[str, Any]:
     }
 
 
-class Folding:
+class ThoughtFolding:
     """Takes the thoughts out of one answer's pieces, and keeps them."""
 
     def __init__(self) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 
 from backbone.errors import NearfarError
-from edge.conversations.conversation import Beside
+from edge.conversations.conversation import LaterAnswer
 from edge.conversations.store import Conversations
 from offload.egress.outbox import OUT_OF_REACH, Outbox, OutboxEntry
 from offload.egress.permission import EgressContext
@@ -25,7 +25,7 @@ _log = logging.getLogger("nearfar.outbox")
 _STRAY_S = 60.0  # after which a question that no turn waits for was taken back
 
 
-class Bettering:
+class AnswerUpgrader:
     """Asks again what waits, and keeps the answers; at most every `first_s`, then more seldom."""
 
     def __init__(
@@ -54,7 +54,7 @@ class Bettering:
             self._forget_strays()
             betters = self._outbox.run(cloud, wanted=lambda each: self._store.awaits(each.id))
             async for better in betters:
-                beside = Beside(content=better.answer, finish=better.finish)
+                beside = LaterAnswer(content=better.answer, finish=better.finish)
                 num_better += self._store.better(better.waiting.id, beside)
             self._let_go()
         except (NearfarError, OSError) as error:

@@ -12,7 +12,7 @@ from edge.conversations.conversation import State
 from offload.messages import Finish, Privacy
 
 
-class Writing:
+class AnswerWriter:
     """An answer while it is written; each piece is committed before `write` returns."""
 
     def __init__(self, db: sqlite3.Connection, turn: int) -> None:

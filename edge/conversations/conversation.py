@@ -32,7 +32,7 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     num_turns: int = 0
 
 
-class Beside(msgspec.Struct, frozen=True, kw_only=True):
+class LaterAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """A better answer that came later, beside the first."""
 
     content: str
@@ -54,7 +54,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float = 0.0
     finish: Finish | None = None
     waiting: str = ""
-    better: Beside | None = None
+    better: LaterAnswer | None = None
     privacy: Privacy = Privacy.ASK
 
 
@@ -106,7 +106,7 @@ def heading_of(row: sqlite3.Row) -> Heading:
 def turn_of(row: sqlite3.Row) -> Turn:
     """Return the turn in a row of its table."""
     finish = msgspec.json.decode(row["finish"], type=Finish) if row["finish"] else None
-    better = msgspec.json.decode(row["better"], type=Beside) if row["better"] else None
+    better = msgspec.json.decode(row["better"], type=LaterAnswer) if row["better"] else None
     names = ("id", "role", "content", "state", "source", "created_at", "waiting")
     privacy = Privacy(row["privacy"])
     told = {name: row[name] for name in names}

@@ -105,7 +105,7 @@ _MAY_NOT = ("local_only", "not_allowed", "withheld")
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _better, _privacy)
 
 
-class _Told(sqlite3.Connection):
+class _Connection(sqlite3.Connection):
     """A connection that tells what is in the way of its file, once that is open."""
 
     path: Path | None = None
@@ -135,7 +135,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
         connection = sqlite3.connect(
-            path or ":memory:", isolation_level=None, timeout=10, factory=_Told
+            path or ":memory:", isolation_level=None, timeout=10, factory=_Connection
         )
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from edge.conversations.store import Conversations
 from offload.config.places import places
 from offload.egress.outbox import Outbox
-from offload.engine import Engine, Remembering
+from offload.engine import Engine, SessionKeeping
 
 
 async def forget(
@@ -17,7 +17,7 @@ async def forget(
     """Delete a conversation, its KV cache (in memory and in `sessions`), and its outbox."""
     from engine.sessions import forget_session
 
-    if isinstance(engine, Remembering):
+    if isinstance(engine, SessionKeeping):
         await engine.forget(conversation)
     # Other models may have kept it too, before this one was chosen.
     await asyncio.to_thread(forget_session, sessions, conversation)

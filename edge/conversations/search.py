@@ -11,14 +11,14 @@ from edge.conversations.conversation import HEADINGS, Heading, heading_of
 _TRIGRAM = 3  # a shorter text is not in the index, and is looked for row by row
 
 
-class Hit(msgspec.Struct, frozen=True, kw_only=True):
+class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
     """One conversation that a search found, and the words around the place."""
 
     heading: Heading
     excerpt: str
 
 
-def search(db: sqlite3.Connection, text: str, limit: int) -> list[Hit]:
+def search(db: sqlite3.Connection, text: str, limit: int) -> list[SearchHit]:
     """Return the conversations whose turns or title hold the text, any case, newest first."""
     text = text.strip()
     if not text:
@@ -27,7 +27,7 @@ def search(db: sqlite3.Connection, text: str, limit: int) -> list[Hit]:
     excerpts = dict(reversed([(str(row["id"]), str(row["excerpt"])) for row in found]))
     headings = [heading_of(row) for row in db.execute(f"{HEADINGS} ORDER BY c.changed_at DESC")]
     hits = [
-        Hit(heading=heading, excerpt=excerpts.get(heading.id, heading.title))
+        SearchHit(heading=heading, excerpt=excerpts.get(heading.id, heading.title))
         for heading in headings
         if heading.id in excerpts or text.lower() in heading.title.lower()
     ]

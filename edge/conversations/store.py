@@ -11,18 +11,18 @@ from typing import Any
 
 import msgspec
 
-from edge.conversations.answer_writer import Writing, settle, this_process
+from edge.conversations.answer_writer import AnswerWriter, settle, this_process
 from edge.conversations.conversation import (
     HEADINGS,
-    Beside,
     Conversation,
     Heading,
+    LaterAnswer,
     State,
     heading_of,
     turn_of,
 )
 from edge.conversations.conversation_schema import connect
-from edge.conversations.search import Hit, search
+from edge.conversations.search import SearchHit, search
 from offload.errors import RequestError
 from offload.messages import Privacy, Role
 
@@ -109,9 +109,9 @@ class Conversations:
         )
         return self._add(conversation, "user", text, "whole", privacy)
 
-    def answer(self, conversation: str, privacy: Privacy = Privacy.ASK) -> Writing:
+    def answer(self, conversation: str, privacy: Privacy = Privacy.ASK) -> AnswerWriter:
         """Begin an answer, to be written piece by piece."""
-        return Writing(self._db, self._add(conversation, "assistant", "", "writing", privacy))
+        return AnswerWriter(self._db, self._add(conversation, "assistant", "", "writing", privacy))
 
     def keep_here(self, conversation: str) -> None:
         """Let the last question, and all that answers it, never leave: its person refused."""
@@ -136,7 +136,7 @@ class Conversations:
         for name in {str(row["waiting"]) for row in rows} - set(pending() if rows else ()):
             self._db.execute("UPDATE turn SET waiting = '' WHERE waiting = ?", (name,))
 
-    def better(self, name: str, beside: Beside) -> bool:
+    def better(self, name: str, beside: LaterAnswer) -> bool:
         """Keep a better answer beside the first; False where that is gone by now."""
         told = msgspec.json.encode(beside).decode()
         kept = self._db.execute(
@@ -193,7 +193,7 @@ class Conversations:
         )
         return [str(row["content"]) for row in rows]
 
-    def search(self, text: str, limit: int = 50) -> list[Hit]:
+    def search(self, text: str, limit: int = 50) -> list[SearchHit]:
         """Return the conversations whose turns or title hold the text, any case, newest first."""
         return search(self._db, text, limit)
 

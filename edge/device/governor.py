@@ -39,7 +39,7 @@ class _Trial:
     skip: int = 1  # the first step also warms the caches of the new cores
 
 
-class _Wait:
+class _RetryDelay:
     """When a change may be tried again: twice as late after each failure."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Governor:
         self._guessing = True  # until others have been seen
         self._looks_up = 0
         self._num_answers = 1  # that the steps timed last were for
-        self._waits: dict[tuple[int, int], _Wait] = {}  # from threads, to threads
+        self._waits: dict[tuple[int, int], _RetryDelay] = {}  # from threads, to threads
 
     @property
     def threads(self) -> int:
@@ -158,8 +158,8 @@ class Governor:
         self._trial = _Trial(threads, [])
         return True
 
-    def _wait(self, threads: int) -> _Wait:
-        return self._waits.setdefault((self._threads, threads), _Wait())
+    def _wait(self, threads: int) -> _RetryDelay:
+        return self._waits.setdefault((self._threads, threads), _RetryDelay())
 
     def _judge(self, trial: _Trial, seconds: float, now: float) -> None:
         usual = median(self._recent)

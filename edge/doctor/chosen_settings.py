@@ -53,7 +53,7 @@ def _of_file(path: Path, settings: Settings, here: Places) -> list[ChosenSetting
     from edge.llama.native_handles import Model
     from edge.llama.plan import plan
 
-    said, why = settings.edge, _Whose(here.config_file)
+    said, why = settings.edge, _SettingOrigin(here.config_file)
     options, free, gpus = llama_options(path, settings, here), free_memory_bytes(), find_gpus()
     draft = plan_draft(path, options, free)
     with Model(path, weights=False) as model:
@@ -80,7 +80,7 @@ def _of_file(path: Path, settings: Settings, here: Places) -> list[ChosenSetting
     ]
 
 
-def _threads(num_threads: int, why: _Whose) -> ChosenSetting:
+def _threads(num_threads: int, why: _SettingOrigin) -> ChosenSetting:
     if num_threads:
         return ChosenSetting(name="num_threads", value=str(num_threads), why=why("num_threads"))
     return ChosenSetting(
@@ -90,13 +90,13 @@ def _threads(num_threads: int, why: _Whose) -> ChosenSetting:
     )
 
 
-def _batch(num_tokens: int, why: _Whose) -> ChosenSetting:
+def _batch(num_tokens: int, why: _SettingOrigin) -> ChosenSetting:
     name, usual = "max_num_batched_tokens", EdgeSettings().max_num_batched_tokens
     reason = "the default" if num_tokens == usual else why(name)
     return ChosenSetting(name=name, value=str(num_tokens), why=reason)
 
 
-class _Whose:
+class _SettingOrigin:
     """Tells whether a person or a tuning set a field of the section edge."""
 
     def __init__(self, config_file: Path) -> None:

@@ -51,7 +51,7 @@ class TuningTrial(msgspec.Struct, frozen=True, kw_only=True):
     turn_s: float  # of a turn: the prompt read and 128 tokens written
 
 
-class Tuned(msgspec.Struct, frozen=True, kw_only=True):
+class TuningResult(msgspec.Struct, frozen=True, kw_only=True):
     """What was measured and what was kept, with the reason that stands beside it in the file.
 
     `is_whole` is false where the time ran out before every setting had been tried; `left_alone`
@@ -74,16 +74,16 @@ def tune(
     limit_s: float = LIMIT_S,
     clock: Callable[[], float] = time.monotonic,
     measure: Measure | None = None,
-) -> Tuned:
+) -> TuningResult:
     """Measure for about `limit_s`, and write what is quicker. Raises CheckpointError."""
     path = find_gguf(settings.edge.model, here.models)
     free = _free_to_tune(here.config_file)
-    search = Search(settings, free, measure or _measure(path, here), clock, limit_s)
+    search = TuningSearch(settings, free, measure or _measure(path, here), clock, limit_s)
     kept, reason = search.run()
     # What an earlier tuning kept, and this one does not, has its default again.
     values = {name: kept.get(name) for name in free}
     change_settings(here.config_file, "edge", values, remark=f"{MEASURED}{date.today()}: {reason}")
-    return Tuned(
+    return TuningResult(
         model=Path(path).stem,
         trials=search.trials,
         kept=kept,
@@ -119,7 +119,7 @@ def candidates() -> dict[str, list[Value]]:
     }
 
 
-class Search:
+class TuningSearch:
     """Tries settings one after another, within its time."""
 
     def __init__(

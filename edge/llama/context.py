@@ -17,7 +17,7 @@ import numpy.typing as npt
 from backbone.errors import NearfarError
 from edge.llama.kv_types import F16, KvTypes
 from edge.llama.library import llama, log
-from edge.llama.native_handles import Model, Owned
+from edge.llama.native_handles import Model, NativeHandle
 
 _ABORTED = 2  # what llama_decode returns then
 
@@ -98,7 +98,7 @@ def _abort_if_set() -> int:
     return ctypes.cast(library.strlen, ctypes.c_void_p).value or 0
 
 
-class Context(Owned):
+class Context(NativeHandle):
     """The KV cache of a model and one batch, for one thread at a time."""
 
     def __init__(self, model: Model, params: ContextParams) -> None:

@@ -177,7 +177,7 @@ def _timed(context: Context, num_tokens: int) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Room:
+class MemoryRoom:
     """The draft model, and what is left beside it for the larger one."""
 
     memory_bytes: int
@@ -202,7 +202,7 @@ class Room:
             raise DoesNotFit(f"{error}, or leave draft_model out, {takes}") from None
 
 
-def open_draft(path: Path, options: LlamaOptions, stack: contextlib.ExitStack) -> Room:
+def open_draft(path: Path, options: LlamaOptions, stack: contextlib.ExitStack) -> MemoryRoom:
     """Load the draft model, where there is one, for the model at `path`; `stack` frees it.
 
     It comes before the larger model, on the GPU too: each of its steps waits for it. Errors as
@@ -212,7 +212,7 @@ def open_draft(path: Path, options: LlamaOptions, stack: contextlib.ExitStack) -
     memory = free_memory_bytes()
     chosen = plan_draft(path, options, memory + own_free_bytes(gpus))
     if chosen is None:
-        return Room(memory_bytes=memory, gpus=gpus)
+        return MemoryRoom(memory_bytes=memory, gpus=gpus)
     layers = place(chosen.path, chosen.options, memory, gpus)
     draft = DraftModel(chosen, num_gpu_layers=layers)
     stack.callback(draft.close)
@@ -220,4 +220,4 @@ def open_draft(path: Path, options: LlamaOptions, stack: contextlib.ExitStack) -
         gpus, memory = find_gpus(), free_memory_bytes()
     else:  # its weights are mapped and come into memory only as they are used
         memory -= chosen.need_bytes
-    return Room(memory_bytes=memory, gpus=gpus, draft=draft, need_bytes=chosen.need_bytes)
+    return MemoryRoom(memory_bytes=memory, gpus=gpus, draft=draft, need_bytes=chosen.need_bytes)

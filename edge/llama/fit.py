@@ -27,7 +27,7 @@ class DoesNotFit(NearfarError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Need:
+class MemoryNeed:
     """Bytes of memory of a running model."""
 
     weights_bytes: int
@@ -41,7 +41,7 @@ class Need:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
+class ContextFit:
     """The context to run a model with."""
 
     num_tokens: int
@@ -59,7 +59,7 @@ def choose(
     asked_len: int = 0,
     kv_cache_dtype: str = "auto",
     sliding: bool = True,
-) -> Fit:
+) -> ContextFit:
     """Choose the context's length and type: f16, and fewer bits only when memory asks for it.
 
     `asked_len` 0 leaves the length open: the model's own, as far as a quarter of the free memory
@@ -75,7 +75,7 @@ def choose(
     for length, kind, budget in candidates:
         held = shape.cache_bytes(kind, length)
         if held <= budget and held + compute_bytes(length) <= room:
-            return Fit(num_tokens=length, kv_types=kind)
+            return ContextFit(num_tokens=length, kv_types=kind)
     length, kind, _ = candidates[-1]
     room -= compute_bytes(length)
     raise DoesNotFit(_refusal(name, shape, kind, length, room, weights_bytes))
@@ -148,7 +148,7 @@ def _longest(shape: CacheShape, kind: KvTypes, room: int) -> int:
     return int(room / (shape.cache_bytes(kind, 1024) / 1024)) // 256 * 256
 
 
-def measure(path: Path, params: ContextParams) -> Need:
+def measure(path: Path, params: ContextParams) -> MemoryNeed:
     """Ask llama.cpp what a model would take, without taking it.
 
     Raises CheckpointError for a file that cannot be run.
@@ -170,7 +170,7 @@ def measure(path: Path, params: ContextParams) -> Need:
             lib.llama_free(context)
         finally:
             lib.llama_model_free(model)
-    return Need(
+    return MemoryNeed(
         weights_bytes=weights,
         cache_bytes=_sizes(lines, r"\w+: size =\s+([\d.]+) MiB \(\s*\d+ cells"),
         compute_bytes=_sizes(lines, r"(?:compute|output) buffer size =\s+([\d.]+) MiB"),

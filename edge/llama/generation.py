@@ -17,12 +17,12 @@ from edge.llama.context import StepAborted
 from edge.llama.draft_model import DraftModel
 from edge.llama.kv_cache import KvCache
 from edge.llama.prompt import PromptWriter
-from edge.llama.sampler import Gauge, Sampler, prompt_token, top_logprobs
+from edge.llama.sampler import ConfidenceGauge, Sampler, prompt_token, top_logprobs
 from edge.llama.slots import Owner, Slot
 from edge.llama.vocabulary import LlamaVocabulary
 from engine.answer_state import AnswerState, Deadline
 from engine.draft_gate import DraftGate
-from engine.drafts import Drafter, DraftTally, FirstOf, GatedDrafter
+from engine.drafts import Drafter, DraftStats, FirstOf, GatedDrafter
 from engine.prompt_lookup import PromptLookup
 from engine.token_healing import KnownEnd
 from engine.window import Pins
@@ -32,7 +32,7 @@ from offload.messages import Confidence, Delta, Finish, FinishReason, PromptToke
 from offload.thinking import opened, tail_of
 
 
-class Watchers:
+class StateObservers:
     """Observers of hidden states, by the id of the request that they watch."""
 
     def __init__(self) -> None:
@@ -141,7 +141,7 @@ class Generation:
         self._max_draft_tokens = max_draft_tokens
         self._draft = draft
         self._gate = DraftGate()  # of copies, over all answers
-        self.tally = DraftTally()
+        self.draft_stats = DraftStats()
 
     def write(self, slot: Slot, task: GenerationTask) -> Iterator[Delta | Finish]:
         """Yield a Delta per token and a Finish.
@@ -153,7 +153,7 @@ class Generation:
         pins = self.pins(cache, request, prompt)
         cache.keep_hidden = task.observer is not None
         vocabulary = self._vocabulary
-        gauge = Gauge(vocabulary.num_tokens)
+        gauge = ConfidenceGauge(vocabulary.num_tokens)
         sampler = Sampler(request.sampling, vocabulary, gauge, task.constraint)
         sampler.bind(self._prompts.healer.bind(task.spell))
         scores: list[PromptToken] = []
@@ -181,7 +181,7 @@ class Generation:
         if self._draft is not None:
             size = self._vocabulary.num_tokens
             drafters.append(self._draft.begin(prompt, pins, num_tokens=size, owner=owner))
-        return FirstOf(drafters, self.tally) if drafters else None
+        return FirstOf(drafters, self.draft_stats) if drafters else None
 
     def pins(self, cache: KvCache, request: Request, prompt: list[int]) -> Pins:
         """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""

@@ -31,7 +31,7 @@ class Gpu:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layers:
+class LayerSizes:
     """What the layers of a model take; the output matrix counts as one layer more."""
 
     num_layers: int
@@ -76,7 +76,7 @@ def own_free_bytes(gpus: Sequence[Gpu]) -> int:
     return sum(int(gpu.free_bytes * GPU_MARGIN) for gpu in gpus if not gpu.shares_memory)
 
 
-def num_layers_that_fit(layers: Layers, gpus: Sequence[Gpu], compute_bytes: int) -> int:
+def num_layers_that_fit(layers: LayerSizes, gpus: Sequence[Gpu], compute_bytes: int) -> int:
     """Return how many layers the GPUs hold beside one set of compute buffers each."""
     each = layers.layer_bytes + layers.cache_bytes
     held = 0
@@ -115,11 +115,11 @@ def place(path: Path, options: LlamaOptions, memory_bytes: int, gpus: Sequence[G
     return asked
 
 
-def layers_of(model: Model, params: ContextParams) -> Layers:
+def layers_of(model: Model, params: ContextParams) -> LayerSizes:
     """Return what a layer takes; embeddings are counted as if they were spread over the layers."""
     count = max(1, (model.numbers("block_count") or [1])[0])
     cache = CacheShape.of(model).cache_bytes(params.kv_types, params.num_tokens * params.num_seqs)
-    return Layers(
+    return LayerSizes(
         num_layers=count,
         layer_bytes=-(-model.size_bytes // count),
         cache_bytes=-(-cache // count),

@@ -19,7 +19,7 @@ from edge.llama.context import Context, ContextParams
 from edge.llama.gguf_file import fingerprint
 from edge.llama.kv_types import F16, CacheShape, KvTypes
 from edge.llama.native_handles import Model
-from edge.llama.sampler import Gauge, Sampler
+from edge.llama.sampler import ConfidenceGauge, Sampler
 from offload.errors import RequestError
 from offload.messages import Sampling
 
@@ -136,7 +136,7 @@ def _own_text(model: Model, length: int, num_threads: int) -> list[int]:
     vocabulary = model.vocabulary
     tokens = vocabulary.tokenize("", add_special=True) or vocabulary.tokenize("The")
     sampling = Sampling(temperature=1.0, seed=1)
-    sampler = Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens))
+    sampler = Sampler(sampling, vocabulary, ConfidenceGauge(vocabulary.num_tokens))
     with _context(model, F16, length, num_threads) as context:
         context.decode(tokens, 0)
         while len(tokens) < length:

@@ -21,10 +21,10 @@ from edge.llama.gguf_file import check_header
 from edge.llama.library import llama, log
 from edge.llama.vocabulary import LlamaVocabulary
 
-T = TypeVar("T", bound="Owned")
+T = TypeVar("T", bound="NativeHandle")
 
 
-class Owned(ABC):
+class NativeHandle(ABC):
     """Something that llama.cpp allocated and that is freed once, by close() or by `with`."""
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class Owned(ABC):
         self.close()
 
 
-class Model(Owned):
+class Model(NativeHandle):
     """The weights and the vocabulary of a GGUF file, mapped into memory or read into it.
 
     Where a mapped file is cut short while it is used, the system ends the process. Without

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from edge.device.cpu_load import num_usable_cores
 from edge.llama.context import ContextParams
-from edge.llama.fit import DoesNotFit, Fit, choose, measure
+from edge.llama.fit import ContextFit, DoesNotFit, choose, measure
 from edge.llama.kv_types import F16, CacheShape
 from edge.llama.library import llama
 from edge.llama.native_handles import Model
@@ -60,11 +60,13 @@ def plan_for(model: Model, options: LlamaOptions, free_bytes: int, needed: int) 
 
 
 def _measured_compute_bytes(model: Model, options: LlamaOptions, num_tokens: int) -> int:
-    fit = Fit(num_tokens=num_tokens, kv_types=F16)
+    fit = ContextFit(num_tokens=num_tokens, kv_types=F16)
     return measure(model.path, _params(options, fit)).compute_bytes
 
 
-def _attending(model: Model, options: LlamaOptions, fit: Fit, spare_bytes: float) -> LlamaOptions:
+def _attending(
+    model: Model, options: LlamaOptions, fit: ContextFit, spare_bytes: float
+) -> LlamaOptions:
     """Return the options with flash attention settled, and the batch that its absence allows.
 
     Small batches cost little: q8_0 was read 8% more slowly in those of 64 than in those of 512.
@@ -109,7 +111,7 @@ def _fit(
     length: int,
     free_bytes: int,
     compute_bytes: Callable[[int], int],
-) -> Fit:
+) -> ContextFit:
     return choose(
         model.path.name,
         _shape(model, options),
@@ -129,7 +131,7 @@ def _shape(model: Model, options: LlamaOptions) -> CacheShape:
     return replace(shape, num_kv_heads=shape.num_kv_heads * options.max_num_seqs)
 
 
-def _params(options: LlamaOptions, fit: Fit) -> ContextParams:
+def _params(options: LlamaOptions, fit: ContextFit) -> ContextParams:
     return ContextParams(
         num_tokens=fit.num_tokens,
         num_threads=options.num_threads or num_usable_cores(),

@@ -136,7 +136,7 @@ class PromptWriter:
         """Return the messages as one text, sealed."""
         template = self._template_of(request)
         require_place(request, template or "")
-        seal = _Seal(self._vocabulary)
+        seal = _ControlTokenSeal(self._vocabulary)
         given, tools = seal.close_all(turns(request)), seal.close_all(list(request.tools))
         if template is None:
             if plain_stops(request):
@@ -159,7 +159,7 @@ class PromptWriter:
             self._told = True
             _log.warning(PLAIN_TOLD, self._name)
 
-    def _count(self, seal: _Seal, text: str) -> int:
+    def _count(self, seal: _ControlTokenSeal, text: str) -> int:
         return len(self._join(seal.split(text))) if text else 0
 
     def _join(self, pieces: list[str]) -> list[int]:
@@ -178,7 +178,7 @@ class PromptWriter:
 class _Written(NamedTuple):
     """A conversation as text, the turns that it was to say, and those that it was made of."""
 
-    seal: _Seal
+    seal: _ControlTokenSeal
     text: str
     given: list[dict[str, Any]]
     rows: list[dict[str, Any]]
@@ -197,7 +197,7 @@ def _ends(text: str, contents: list[str]) -> list[int]:
     return ends
 
 
-class _Seal:
+class _ControlTokenSeal:
     """Marks control tokens in a person's text, so that they are read as the letters they are.
 
     Text without any is left alone, and so tokenizes exactly as the model was trained.

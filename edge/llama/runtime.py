@@ -14,14 +14,14 @@ from pathlib import Path
 
 from backbone.errors import NearfarError
 from backbone.schema import SchemaConstraint, Schemas
-from backbone.schema_trial import GivenUp
+from backbone.schema_trial import TrialCancelled
 from backbone.terminal_text import readable
 from edge.device.cpu_load import OthersLoad
 from edge.device.governor import ThreadTuner
 from edge.llama.context import Context
 from edge.llama.draft_model import open_draft
 from edge.llama.embedder import Embedder
-from edge.llama.generation import Generation, GenerationTask, Watchers
+from edge.llama.generation import Generation, GenerationTask, StateObservers
 from edge.llama.gpu import place
 from edge.llama.kv_losses import compression_notice
 from edge.llama.kv_types import F16
@@ -33,7 +33,7 @@ from edge.llama.slots import slots_of
 from edge.llama.trial_load import require_survival
 from edge.llama.vocabulary import schema_vocabulary
 from engine.answer_state import AnswerState, Deadline
-from engine.drafts import DraftTally
+from engine.drafts import DraftStats
 from offload.asker import asker
 from offload.engine import AnswerStream, StateObserver
 from offload.errors import EngineStopped, RequestError
@@ -101,7 +101,7 @@ class LlamaEngine:
         self._worker: Worker[Delta | Finish] = Worker(
             "nearfar-edge", num_threads=self._options.max_num_seqs
         )
-        self._watchers = Watchers()
+        self._watchers = StateObservers()
         self._closed = False
 
     def _require_survival(self, path: Path) -> None:
@@ -125,9 +125,9 @@ class LlamaEngine:
         return Context(self._model, self.params)
 
     @property
-    def tally(self) -> DraftTally:
+    def draft_stats(self) -> DraftStats:
         """Return how the drafts of all answers so far fared."""
-        return self._writer.tally
+        return self._writer.draft_stats
 
     @property
     def max_model_len(self) -> int:
@@ -235,7 +235,7 @@ class LlamaEngine:
         try:
             # Before a slot is taken: some schemas take seconds to compile.
             constraint = self._constraint(request, deadline)
-        except GivenUp:
+        except TrialCancelled:
             answer = AnswerState(
                 request, num_prompt=len(prompt), queue_s=time.monotonic() - received
             )

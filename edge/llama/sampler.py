@@ -66,7 +66,7 @@ def _log_total(logits: npt.NDArray[np.float32]) -> float:
     return peak + float(np.log(np.exp(logits - peak).sum()))
 
 
-class Gauge:
+class ConfidenceGauge:
     """Reads logprob, entropy and margin out of one row of logits, in nats.
 
     All three are of the model's own distribution at temperature 1, before any sampler. One row
@@ -118,7 +118,7 @@ class Sampler:
         self,
         sampling: Sampling,
         vocabulary: LlamaVocabulary,
-        gauge: Gauge,
+        gauge: ConfidenceGauge,
         constraint: SchemaConstraint | None = None,
     ) -> None:
         self._gauge = gauge

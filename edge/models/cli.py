@@ -119,7 +119,7 @@ def show(
             "architecture": contents.architecture,
             "embeddings": makes_embeddings(path),
             "tensors": dict(contents.tensors),
-            "parameters": dict(contents.numbers),
+            "parameters": dict(contents.parameters),
             "settings": contents.settings,
         }
         echo_json(json.dumps(document, ensure_ascii=False))
@@ -127,8 +127,8 @@ def show(
     echo(f"path          {path} ({size_bytes / 1e6:,.1f} MB)")
     echo(f"architecture  {contents.architecture}")
     echo(f"embeddings    {'yes' if makes_embeddings(path) else 'no'}")
-    echo(f"parameters    {sum(contents.numbers.values()) / 1e6:,.1f}M")
-    for kind, count in contents.numbers.most_common():
+    echo(f"parameters    {sum(contents.parameters.values()) / 1e6:,.1f}M")
+    for kind, count in contents.parameters.most_common():
         echo(f"  {kind:10}  {count / 1e6:,.1f}M parameters in {contents.tensors[kind]} tensors")
     for key, value in contents.settings.items():
         if not key.startswith("tokenizer.") and not isinstance(value, list):

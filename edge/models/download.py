@@ -27,7 +27,7 @@ PIECE = 1 << 20
 TRIES = 6  # in a row without a byte
 RESERVE_BYTES = 200_000_000  # of the disk, that a download must leave free
 TIMEOUT_S = 30.0
-PATIENCE_S = 300.0  # as long as a server may ask to be left alone for
+TIMEOUT_S = 300.0  # as long as a server may ask to be left alone for
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class DownloadError(NearfarError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class DownloadTarget:
     """A file to fetch; `sha256`, or git's `sha1` of a small file, is what it must be.
 
     `page` is where a person reads of it.
@@ -55,7 +55,7 @@ class Wanted:
         assert self.sha256 or self.git_sha1, "what cannot be checked is not fetched"
 
 
-class _StayHome(urllib.request.HTTPRedirectHandler):
+class _RedirectHandler(urllib.request.HTTPRedirectHandler):
     """Follows redirects over the web alone, and takes no token to another host."""
 
     def redirect_request(
@@ -84,7 +84,7 @@ def open_url(url: str, headers: Mapping[str, str]) -> Any:
     """Return the open answer. Raises urllib's errors; DownloadError for other than HTTP."""
     if urlsplit(url).scheme not in ("http", "https"):
         raise DownloadError(f"{url} is not a web address; it must begin with https://")
-    opener = urllib.request.build_opener(_StayHome)
+    opener = urllib.request.build_opener(_RedirectHandler)
     return opener.open(urllib.request.Request(url, headers=dict(headers)), timeout=TIMEOUT_S)
 
 
@@ -124,7 +124,7 @@ def _pause_s(error: urllib.error.HTTPError, url: str, page: str) -> float:
     if error.code != 429:
         raise DownloadError(refusal(url, error.code, error.headers, page)) from None
     seconds = _retry_after_s(error.headers.get("Retry-After", ""))
-    if seconds > PATIENCE_S:
+    if seconds > TIMEOUT_S:
         raise DownloadError(
             f"{url} may be fetched again in {seconds / 60:.0f} minutes (status 429); "
             "run the same command then"
@@ -146,7 +146,7 @@ def _retry_after_s(told: str) -> float:
 
 
 def fetch(
-    wanted: Wanted,
+    wanted: DownloadTarget,
     to: Path,
     *,
     headers: Mapping[str, str] | None = None,
@@ -173,7 +173,7 @@ def fetch(
 
 
 def _fill(
-    wanted: Wanted,
+    wanted: DownloadTarget,
     partial: Path,
     headers: Mapping[str, str],
     progress: Progress,
@@ -202,7 +202,9 @@ def _fill(
             wait(min(8.0, 0.5 * 2**failures))
 
 
-def _go_on(wanted: Wanted, partial: Path, headers: Mapping[str, str], progress: Progress) -> None:
+def _go_on(
+    wanted: DownloadTarget, partial: Path, headers: Mapping[str, str], progress: Progress
+) -> None:
     have = _size(partial)
     ranged = {**headers, "Range": f"bytes={have}-"} if have else dict(headers)
     with contextlib.closing(open_url(wanted.url, ranged)) as answer:
@@ -261,7 +263,7 @@ def refusal(url: str, status: int, headers: Message, page: str) -> str:
     return f"{url} cannot be fetched (status {status}); try again later"
 
 
-def is_right(wanted: Wanted, path: Path) -> bool:
+def is_right(wanted: DownloadTarget, path: Path) -> bool:
     """Whether a file is what is wanted, by its size and its checksum."""
     if not path.is_file() or path.stat().st_size != wanted.size_bytes:
         return False

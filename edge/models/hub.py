@@ -19,7 +19,7 @@ import msgspec
 
 from backbone.files import expanded
 from edge.models.catalogue import listed
-from edge.models.download import DownloadError, Wanted, read_small
+from edge.models.download import DownloadError, DownloadTarget, read_small
 from edge.models.model_files import REPO
 from edge.models.split_models import set_of
 
@@ -172,7 +172,7 @@ def _with_parts(chosen: list[File], models: Sequence[File]) -> list[File]:
     return [parts[name] for name in sorted(parts)]
 
 
-def wanted(source: Source, file: File) -> Wanted:
+def wanted(source: Source, file: File) -> DownloadTarget:
     """Return where a file is and what it must be. Raises DownloadError for one without checksum."""
     where = f"{endpoint()}/{source.repo}/resolve/{quote(source.revision, safe='')}"
     if file.lfs is None and not file.blobId:
@@ -180,7 +180,7 @@ def wanted(source: Source, file: File) -> Wanted:
             f"{endpoint()} tells no checksum of {file.rfilename}, so that nobody could say whether "
             "it came whole; try another mirror"
         )
-    return Wanted(
+    return DownloadTarget(
         url=f"{where}/{quote(file.rfilename)}",
         size_bytes=file.lfs.size if file.lfs else file.size,
         sha256=file.lfs.sha256 if file.lfs else None,

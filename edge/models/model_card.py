@@ -6,7 +6,7 @@ from pathlib import Path
 
 from backbone.terminal_text import readable
 from edge.models.local_models import size_of
-from edge.models.model_contents import Contents, read_contents, read_folder
+from edge.models.model_contents import ModelContents, read_contents, read_folder
 from offload.messages import ModelCard
 
 # Of general.file_type, llama.cpp's llama_ftype (include/llama.h).
@@ -26,7 +26,7 @@ def card_of(path: Path) -> ModelCard:
         name=readable(str(name or path.stem)),
         architecture=contents.architecture,
         runtime="torch" if path.is_dir() else "llama.cpp",
-        num_parameters=sum(contents.numbers.values()),
+        num_parameters=sum(contents.parameters.values()),
         quantization=_quantization(contents),
         size_bytes=size_of(path),
         max_model_len=_trained_len(contents),
@@ -34,14 +34,14 @@ def card_of(path: Path) -> ModelCard:
     )
 
 
-def _quantization(contents: Contents) -> str:
+def _quantization(contents: ModelContents) -> str:
     kind = contents.settings.get("general.file_type", -1)
     # What is not named by its file's type is named by the type of most of its weights.
-    most = contents.numbers.most_common(1)
+    most = contents.parameters.most_common(1)
     return _FILE_TYPES.get(kind) or (most[0][0].lower() if most else "unknown")
 
 
-def _trained_len(contents: Contents) -> int:
+def _trained_len(contents: ModelContents) -> int:
     for key in (f"{contents.architecture}.context_length", "max_position_embeddings"):
         found = contents.settings.get(key)
         if isinstance(found, int) and found > 0:

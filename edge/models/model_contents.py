@@ -69,12 +69,12 @@ _TYPES = dict(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
-    """The settings by their keys, and how many tensors and numbers each type holds."""
+class ModelContents:
+    """The settings by their keys, and how many tensors and parameters each type holds."""
 
     settings: dict[str, Any]
     tensors: Counter[str] = field(default_factory=Counter)
-    numbers: Counter[str] = field(default_factory=Counter)
+    parameters: Counter[str] = field(default_factory=Counter)
 
     @property
     def architecture(self) -> str:
@@ -87,7 +87,7 @@ class Contents:
         return str(self.settings.get("tokenizer.chat_template", ""))
 
 
-def read_contents(path: Path) -> Contents:
+def read_contents(path: Path) -> ModelContents:
     """Read the file's head. Raises CheckpointError."""
     check_header(path)
     try:
@@ -97,12 +97,12 @@ def read_contents(path: Path) -> Contents:
         raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch it again") from None
 
 
-def _contents(file: BinaryIO) -> Contents:
+def _contents(file: BinaryIO) -> ModelContents:
     file.seek(8)
     num_tensors, num_settings = _read(file, "QQ")
     _bounded(num_tensors + num_settings)
     settings = {_text(file): _value(file, *_read(file, "I")) for _ in range(num_settings)}
-    tensors, numbers = Counter[str](), Counter[str]()
+    tensors, parameters = Counter[str](), Counter[str]()
     for _ in range(num_tensors):
         _text(file)
         (num_dims,) = _read(file, "I")
@@ -113,8 +113,8 @@ def _contents(file: BinaryIO) -> Contents:
         size = 1
         for length in shape:
             size *= length
-        numbers[name] += size
-    return Contents(settings=settings, tensors=tensors, numbers=numbers)
+        parameters[name] += size
+    return ModelContents(settings=settings, tensors=tensors, parameters=parameters)
 
 
 def _read(file: BinaryIO, form: str) -> tuple[Any, ...]:
@@ -162,21 +162,21 @@ def _bounded(number: int, most: int = _MOST) -> int:
 _MAX_HEAD_BYTES = 100_000_000  # bytes of a head, as the safetensors library bounds it
 
 
-def read_folder(folder: Path) -> Contents:
+def read_folder(folder: Path) -> ModelContents:
     """Read the configuration and the heads. Raises CheckpointError."""
     config = _object(folder / "config.json")
     settings = {key: value for key, value in config.items() if not isinstance(value, dict)}
     settings["general.architecture"] = config.get("model_type", "unknown")
     settings["tokenizer.chat_template"] = choose_template(_templates(folder), tools=False) or ""
-    tensors, numbers = Counter[str](), Counter[str]()
+    tensors, parameters = Counter[str](), Counter[str]()
     for path in sorted(folder.glob("*.safetensors")):
         for kind, shape in _tensors(path):
             size = 1
             for length in shape:
                 size *= length
             tensors[kind] += 1
-            numbers[kind] += size
-    return Contents(settings=settings, tensors=tensors, numbers=numbers)
+            parameters[kind] += size
+    return ModelContents(settings=settings, tensors=tensors, parameters=parameters)
 
 
 def _tensors(path: Path) -> list[tuple[str, list[int]]]:

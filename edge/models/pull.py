@@ -14,7 +14,7 @@ from backbone.terminal_text import printable, readable_bytes
 from edge.llama.fit import MARGIN
 from edge.models import hub
 from edge.models.catalogue import listed
-from edge.models.download import DownloadError, Wanted, fetch, is_right, sha256_of
+from edge.models.download import DownloadError, DownloadTarget, fetch, is_right, sha256_of
 from edge.models.local_models import find_model, own_models, set_alias
 from edge.models.model_files import REPO, placed
 
@@ -57,7 +57,7 @@ def pull(name: str, folder: Path, *, anyway: bool = False) -> Pulled:
 
 
 def _places(
-    source: hub.Source, chosen: Sequence[hub.File], wanted: Sequence[Wanted], folder: Path
+    source: hub.Source, chosen: Sequence[hub.File], wanted: Sequence[DownloadTarget], folder: Path
 ) -> list[Path]:
     """Return where each file goes; a model that lies without its owner's folder stays there."""
     here = [placed(each.rfilename, source.repo, folder) for each in chosen]

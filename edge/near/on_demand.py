@@ -19,9 +19,9 @@ from offload.engine import (
     AnswerStream,
     Embedding,
     Engine,
-    Remembering,
-    Reporting,
-    Revealing,
+    HiddenStateSource,
+    LoadReporting,
+    SessionKeeping,
     StateObserver,
     Tokenizing,
 )
@@ -88,7 +88,7 @@ class OnDemandEngine:
     @contextlib.contextmanager
     def _shown(self, engine: Engine, request_id: str) -> Iterator[None]:
         observer = self._observers.get(request_id)
-        if observer is None or not isinstance(engine, Revealing):
+        if observer is None or not isinstance(engine, HiddenStateSource):
             yield
             return
         with engine.watch(request_id, observer):
@@ -134,13 +134,13 @@ class OnDemandEngine:
     async def forget(self, session: str) -> None:
         """Forget what is kept of a conversation in memory. See Remembering."""
         engine = self._pool.peek(self._key)
-        if isinstance(engine, Remembering):
+        if isinstance(engine, SessionKeeping):
             await engine.forget(session)
 
     def report(self) -> EngineLoad | None:
-        """Return the model's load while it is in memory. See Reporting."""
+        """Return the model's load while it is in memory. See LoadReporting."""
         engine = self._pool.peek(self._key)
-        return engine.report() if isinstance(engine, Reporting) else None
+        return engine.report() if isinstance(engine, LoadReporting) else None
 
     async def aclose(self) -> None:
         """Leave the model to the pool, which keeps it no longer than others."""

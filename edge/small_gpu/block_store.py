@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class Groups:
+class QuantizedGroups:
     """Codes uint8 [..., size * bits / 8], and per group the least value and the step [...]."""
 
     codes: Tensor
@@ -24,7 +24,7 @@ class Groups:
     step: Tensor  # float16
 
 
-def encode(values: Tensor, bits: int) -> Groups:
+def encode(values: Tensor, bits: int) -> QuantizedGroups:
     """Round groups [..., size] to 8, 4 or 2 bits each, between the least and the largest."""
     wide = values.float()
     least = wide.amin(-1).half()
@@ -32,10 +32,12 @@ def encode(values: Tensor, bits: int) -> Groups:
     # A group of one value has no step; any will do.
     step = ((wide.amax(-1) - least.float()) / top).clamp_min(2.0**-24).half()
     codes = torch.round((wide - least.float().unsqueeze(-1)) / step.float().unsqueeze(-1))
-    return Groups(codes=_packed(codes.clamp(0, top).to(torch.uint8), bits), least=least, step=step)
+    return QuantizedGroups(
+        codes=_packed(codes.clamp(0, top).to(torch.uint8), bits), least=least, step=step
+    )
 
 
-def decode(groups: Groups, bits: int, dtype: torch.dtype) -> Tensor:
+def decode(groups: QuantizedGroups, bits: int, dtype: torch.dtype) -> Tensor:
     """Return the values [..., size] that the codes stand for."""
     codes = _unpacked(groups.codes, bits).to(dtype)
     return codes * groups.step.to(dtype).unsqueeze(-1) + groups.least.to(dtype).unsqueeze(-1)
@@ -118,7 +120,7 @@ class BlockStore:
         """Return blocks in the order of `places`: [blocks * block, kv_heads, head_dim]."""
         if self.bits == 16:
             return self.plain[layer, places].flatten(0, 1)
-        groups = Groups(
+        groups = QuantizedGroups(
             codes=self.codes[layer, places],
             least=self.least[layer, places],
             step=self.step[layer, places],

@@ -17,7 +17,7 @@ CLOSED = "this engine is closed; load the model again"
 BROKEN = "the near engine broke down; start it again"
 
 
-class Loop:
+class RingLoop:
     """Runs a Batch until stopped; its methods may be called from any thread."""
 
     def __init__(self, batch: Batch, slots: RingSlots) -> None:

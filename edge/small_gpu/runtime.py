@@ -30,7 +30,7 @@ from edge.small_gpu.batch import NO_MEMORY, Batch
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
 from edge.small_gpu.fit import RingPlan, fitting_plan
 from edge.small_gpu.loading import load, quantization_name
-from edge.small_gpu.loop import Loop
+from edge.small_gpu.loop import RingLoop
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
 from edge.small_gpu.ring_cache import rotations_of
@@ -85,7 +85,7 @@ class TorchEdgeEngine(Tokenized):
             self._network = load(
                 folder, device=self._device, dtype=self._dtype, fast=options.fast_linear
             )
-            self._loop = Loop(*self._make_batch())
+            self._loop = RingLoop(*self._make_batch())
         except Exception as error:
             if is_out_of_memory(error):
                 raise DoesNotFit(NO_MEMORY) from None

@@ -9,7 +9,7 @@ import msgspec
 from backbone.terminal_text import echo, echo_json
 from offload.aims import parse_aim
 from offload.config.places import places
-from offload.egress.ledger.entries import Decided, Left, Totals
+from offload.egress.ledger.entries import DecisionEntry, LedgerEntry, Totals
 from offload.egress.ledger.explain import explained, left_line, totals_line
 from offload.egress.ledger.reading import open_book
 from offload.egress.privacy.findings import Rules, counted
@@ -22,14 +22,14 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that left, the newest first, and the sums over all of it."""
 
     totals: Totals
-    left: list[Left]
+    left: list[LedgerEntry]
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     """One decision, what left for it, and both in sentences."""
 
-    decision: Decided
-    left: list[Left]
+    decision: DecisionEntry
+    left: list[LedgerEntry]
     report_lines: list[str]
 
 

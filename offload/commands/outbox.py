@@ -11,7 +11,7 @@ import msgspec
 from backbone.terminal_text import echo, echo_json
 from offload.config.places import places
 from offload.config.settings_reading import load
-from offload.egress.outbox import Better, Outbox, OutboxEntry
+from offload.egress.outbox import Outbox, OutboxEntry, UpgradedAnswer
 from offload.egress.permission import ConsentForAll, EgressContext
 from offload.errors import RequestError, SettingsError
 from offload.hybrid.cloud_factory import open_cloud, open_door, open_ledger
@@ -65,7 +65,7 @@ async def _ask_again(*, as_json: bool) -> None:
     echo(f"{_questions(left)} still waiting{why}")
 
 
-def _show(better: Better, *, as_json: bool) -> None:
+def _show(better: UpgradedAnswer, *, as_json: bool) -> None:
     if as_json:
         echo_json(msgspec.json.encode(better).decode())
         return

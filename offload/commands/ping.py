@@ -53,13 +53,13 @@ async def _reach(link: CloudLink, num_pings: int) -> PingResult:
             measured = await measure(link, num_pings=num_pings)
         except LinkError as error:
             return PingResult(url=link.endpoint, error=str(error))
-        standing = link.standing()
+        snapshot = link.snapshot()
         return PingResult(
             url=link.endpoint,
             card=card,
             measure=measured,
-            queue_s=standing.queue_s,
-            num_waiting=standing.num_waiting,
+            queue_s=snapshot.queue_s,
+            num_waiting=snapshot.num_waiting,
         )
 
 

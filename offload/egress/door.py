@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
-from offload.egress.ledger.entries import Departure, Return, Spent, digest
+from offload.egress.ledger.entries import DaySpending, Departure, DepartureOutcome, digest
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.permission import (
     Allowed,
@@ -29,15 +29,21 @@ from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import Cleared, clear
 from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
 from offload.engine import AnswerStream, Engine
-from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Withheld
-from offload.link.health import CloudStanding
+from offload.errors import (
+    CloudFailed,
+    ContextLengthError,
+    EgressBlocked,
+    EgressNotPermitted,
+    LinkError,
+)
+from offload.link.health import CloudSnapshot
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 from offload.policy.serving.dispatch import CloudStatus, MeasuredCloud, Prices, num_chars
 from offload.policy.serving.gate import Conditions, DayLimits, kept_near
 from offload.reasons import sentence
 
 _AT_ONCE = 4000  # characters: a few milliseconds
-_UNKNOWN = CloudStanding(healthy=True)
+_UNKNOWN = CloudSnapshot(healthy=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +76,9 @@ class EgressEngine:
         """Return the card of the cloud's model. Raises CloudUnreachable before it is known."""
         return self.cloud.card()
 
-    def standing(self) -> CloudStatus:
+    def snapshot(self) -> CloudStatus:
         """Return what is known of the cloud; nothing is sent for it."""
-        return self.cloud.standing() if isinstance(self.cloud, MeasuredCloud) else _UNKNOWN
+        return self.cloud.snapshot() if isinstance(self.cloud, MeasuredCloud) else _UNKNOWN
 
     def within(self, context: EgressContext) -> Engine:
         """Return this door as an Engine whose texts all leave in one context."""
@@ -98,7 +104,7 @@ class EgressEngine:
     ) -> AnswerStream:
         """Stream the cloud's answer with the originals put back in, and priced.
 
-        Raises Withheld for a text that may not leave, and what the cloud's engine raises.
+        Raises EgressBlocked for a text that may not leave, and what the cloud's engine raises.
         """
         allowed = self.door.allowed()
         context = await self._permit(request, allowed, context)
@@ -108,7 +114,7 @@ class EgressEngine:
         departure = self._departure(request, cleared, allowed.rules, context.reason)
         if self._ledger is not None:
             self._ledger.leaving(departure)
-        trip = _Trip(self._ledger, departure.key, self.door.prices)
+        trip = _DepartureLog(self._ledger, departure.key, self.door.prices)
         try:
             async for item in self._restored(cleared):
                 yield trip.seen(item)
@@ -126,41 +132,41 @@ class EgressEngine:
     async def _permit(
         self, request: Request, allowed: Allowed, context: EgressContext
     ) -> EgressContext:
-        """Ask once more, at the moment of leaving, what the gate was asked. Raises Withheld.
+        """Ask once more, at the moment of leaving, what the gate was asked. Raises EgressBlocked.
 
         Return the context, with what its person said if they were asked.
         """
         if class_of(request) is Privacy.LOCAL_ONLY:
             self.num_refused += 1
-            raise Withheld(
+            raise EgressBlocked(
                 "a local_only text came to the door and was stopped; it is answered near"
             )
         if request.prompt_token_ids:
             self.num_withheld += 1
-            raise Withheld(
+            raise EgressBlocked(
                 "a prompt of token ids cannot be searched for what may not leave; send text"
             )
         privacy = strictest(request.privacy, allowed.privacy)
         reason = kept_near(
-            msgspec.structs.replace(request, privacy=privacy), self._standing(allowed)
+            msgspec.structs.replace(request, privacy=privacy), self._conditions(allowed)
         )
         if reason is None and privacy is Privacy.ASK and not context.agreed:
             context = replace(context, agreed=await self._asks(request, context))
             reason = None if context.agreed else "not_allowed"
         if reason is not None:
             self.num_withheld += 1
-            raise NotNow(allowed.trouble or sentence(reason), reason)
+            raise EgressNotPermitted(allowed.trouble or sentence(reason), reason)
         return context
 
     async def _asks(self, request: Request, context: EgressContext) -> bool:
         return context.attended and await self.door.consent(request)
 
-    def _standing(self, allowed: Allowed) -> Conditions:
+    def _conditions(self, allowed: Allowed) -> Conditions:
         limited = self._ledger is not None and allowed.limits != DayLimits()
         return Conditions(
             offline=allowed.offline,
             limits=allowed.limits,
-            spent=self._ledger.spent_today() if limited and self._ledger else Spent(),
+            spent=self._ledger.spent_today() if limited and self._ledger else DaySpending(),
             keeps_whole=allowed.keeps_whole,
         )
 
@@ -169,7 +175,7 @@ class EgressEngine:
             self.cloud, self._is_closed = self.door.reopen(), False
 
     async def _cleared(self, request: Request, rules: Rules, context: EgressContext) -> Cleared:
-        """Return the request as it may leave. Raises Withheld."""
+        """Return the request as it may leave. Raises EgressBlocked."""
         # A long text takes longer than the event loop may wait.
         at_once = num_chars(request) <= _AT_ONCE
         cleared = (
@@ -186,7 +192,7 @@ class EgressEngine:
     def _withhold(self, kinds: Sequence[Kind], why: str) -> None:
         self.num_withheld += 1
         names = ", ".join(kind.replace("_", " ") for kind in kinds)
-        raise Withheld(
+        raise EgressBlocked(
             f"the text holds what may not leave ({names}; {why}); "
             f"privacy.{kinds[0]} is the rule to change"
         )
@@ -242,7 +248,7 @@ class _Within:
         await self._engine.aclose()
 
 
-class _Trip:
+class _DepartureLog:
     """What became of one departure, told to the ledger once."""
 
     def __init__(self, ledger: Ledger | None, key: str, prices: Prices) -> None:
@@ -251,7 +257,7 @@ class _Trip:
         self._prices = prices
         self._began_s = time.monotonic()
         self._num_tokens = 0
-        self._back = Return(state="abandoned")
+        self._back = DepartureOutcome(state="abandoned")
 
     def seen(self, item: Delta | Finish) -> Delta | Finish:
         """Note an item on its way to the reader, and price the last one if the cloud has not."""
@@ -261,7 +267,7 @@ class _Trip:
         usage = item.usage
         cost = usage.cost or self._prices.cost(usage.prompt_tokens, usage.completion_tokens)
         usage = msgspec.structs.replace(usage, cost=cost)
-        self._back = Return(
+        self._back = DepartureOutcome(
             state="failed" if item.reason == "error" else "answered",
             # A cloud that counts no bytes (0) leaves the size of the text as the best figure.
             bytes_sent=usage.bytes_sent or None,
@@ -275,7 +281,7 @@ class _Trip:
     def failed(self, error: BaseException) -> None:
         """Note that the cloud failed, and what had left by then as far as the error tells."""
         if isinstance(error, LinkError):
-            self._back = Return(
+            self._back = DepartureOutcome(
                 state="failed",
                 bytes_sent=error.bytes_sent,
                 num_tokens=self._num_tokens,
@@ -283,7 +289,7 @@ class _Trip:
                 failure=str(error),
             )
         elif isinstance(error, Exception):
-            self._back = Return(
+            self._back = DepartureOutcome(
                 state="failed", num_tokens=self._num_tokens, failure=type(error).__name__
             )
 

@@ -25,11 +25,11 @@ from offload.egress.privacy.shareable_part import class_of, part_that_leaves
 from offload.engine import Engine
 from offload.errors import (
     CloudUnreachable,
+    EgressBlocked,
+    EgressNotPermitted,
     EngineStopped,
     LinkError,
-    NotNow,
     SettingsError,
-    Withheld,
 )
 from offload.link.json_store import JsonStore
 from offload.messages import Finish, Privacy, Request
@@ -52,7 +52,7 @@ class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
     tries: int = 0
 
 
-class Better(msgspec.Struct, frozen=True, kw_only=True):
+class UpgradedAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The cloud's answer, to be offered beside the first one."""
 
     waiting: OutboxEntry
@@ -127,7 +127,7 @@ class Outbox:
 
     async def run(
         self, cloud: Engine, *, wanted: Callable[[OutboxEntry], bool] = lambda _: True
-    ) -> AsyncGenerator[Better, None]:
+    ) -> AsyncGenerator[UpgradedAnswer, None]:
         """Ask what is wanted again; each is forgotten once the caller has come back for the next.
 
         Ends without an error where the cloud is still out of reach, or where another process is
@@ -153,16 +153,16 @@ class Outbox:
 
     async def _ask_all(
         self, cloud: Engine, wanted: Callable[[OutboxEntry], bool]
-    ) -> AsyncGenerator[Better, None]:
+    ) -> AsyncGenerator[UpgradedAnswer, None]:
         for waiting in self.pending():
             if not wanted(waiting):
                 continue
             try:
                 better = await _asked(cloud, waiting)
-            except NotNow as error:
+            except EgressNotPermitted as error:
                 self.why_waiting = str(error).partition(", so")[0]
                 continue
-            except Withheld:
+            except EgressBlocked:
                 self.forget(waiting.id)
                 continue
             except (LinkError, EngineStopped) as error:
@@ -206,10 +206,10 @@ class Outbox:
         self._kept.change(count)
 
 
-async def _asked(cloud: Engine, waiting: OutboxEntry) -> Better:
+async def _asked(cloud: Engine, waiting: OutboxEntry) -> UpgradedAnswer:
     # A new id: the cloud may remember the old one. Its deadline has passed long ago.
     request = msgspec.structs.replace(waiting.request, id=uuid.uuid4().hex, deadline_s=None)
     answer = await collect(cloud.generate(request))
     if answer.finish.reason == "error":
         raise LinkError(answer.finish.error or "the cloud could not finish; ask again later")
-    return Better(waiting=waiting, answer=answer.written, finish=answer.finish)
+    return UpgradedAnswer(waiting=waiting, answer=answer.written, finish=answer.finish)

@@ -25,7 +25,7 @@ from offload.reasons import sureness
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
+class ExplorationDraw:
     """Exploration draw of one request: with probability `share` the policy's choice is reversed."""
 
     share: float
@@ -49,7 +49,7 @@ class DecisionInputs:
     handover: Literal["replace", "continue"]
     near_latency: LatencyModel
     far_latency: LatencyModel
-    draw: Draw | None = None
+    draw: ExplorationDraw | None = None
 
 
 class DecisionState:

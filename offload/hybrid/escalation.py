@@ -11,8 +11,15 @@ import msgspec
 from offload.egress.door import EgressEngine
 from offload.egress.permission import EgressContext
 from offload.egress.privacy.shareable_part import holds_private
-from offload.engine import AnswerStream, Engine, Revealing
-from offload.errors import CloudFailed, ContextLengthError, LinkError, NotNow, Unsupported, Withheld
+from offload.engine import AnswerStream, Engine, HiddenStateSource
+from offload.errors import (
+    CloudFailed,
+    ContextLengthError,
+    EgressBlocked,
+    EgressNotPermitted,
+    LinkError,
+    Unsupported,
+)
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
 from offload.hybrid.handover import BackgroundStream, accepted
 from offload.messages import Delta, Finish, Request
@@ -258,7 +265,7 @@ class Escalation:
 
     @contextmanager
     def _revealed(self) -> Iterator[None]:
-        if self._by.rule.watches_states and isinstance(self._edge, Revealing):
+        if self._by.rule.watches_states and isinstance(self._edge, HiddenStateSource):
             with self._edge.watch(self._request.id, self.state.monitor.state):
                 yield
         else:
@@ -279,6 +286,6 @@ def _failed(finish: Finish) -> CloudFailed:
 
 def _code(error: LinkError) -> str:
     """Return why the cloud did not answer, as a reason code."""
-    if isinstance(error, NotNow):
+    if isinstance(error, EgressNotPermitted):
         return error.reason
-    return "withheld" if isinstance(error, Withheld) else "cloud_failed"
+    return "withheld" if isinstance(error, EgressBlocked) else "cloud_failed"

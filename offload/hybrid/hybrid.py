@@ -26,12 +26,12 @@ from offload.engine import (
     AnswerStream,
     Embedding,
     Engine,
-    Remembering,
+    SessionKeeping,
     Tokenizing,
     held_in_memory,
 )
 from offload.errors import CloudFailed, ContextLengthError, RequestError, Unsupported
-from offload.hybrid.decision_state import DecisionInputs, Draw, with_left_out
+from offload.hybrid.decision_state import DecisionInputs, ExplorationDraw, with_left_out
 from offload.hybrid.escalation import Escalation
 from offload.messages import Finish, ModelCard, Request, Side
 from offload.policy.serving.controller import AimLimits
@@ -114,7 +114,7 @@ class Hybrid:
         return (*LISTED, self.card().name)
 
     def may_replace(self, request: Request) -> bool:
-        """Whether text of this request's answer may be withdrawn later; see Choosing."""
+        """Whether text of this request's answer may be withdrawn later; see Routing."""
         return self._verdict(self._as_allowed(request), self._aim(request)).choice != "edge"
 
     def in_use(self, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[object]:
@@ -140,8 +140,8 @@ class Hybrid:
         return self._tokenizing().written(tokens)
 
     async def forget(self, session: str) -> None:
-        """Forget what the near model keeps of a conversation. See Remembering."""
-        if isinstance(self.edge, Remembering):
+        """Forget what the near model keeps of a conversation. See SessionKeeping."""
+        if isinstance(self.edge, SessionKeeping):
             await self.edge.forget(session)
 
     def _tokenizing(self) -> Tokenizing:
@@ -227,9 +227,9 @@ class Hybrid:
         return agreed
 
     def _verdict(self, request: Request, aim: Aim) -> GateVerdict:
-        return Failsafe()(lambda: gate(request, self._standing(aim)), _UNDECIDED)
+        return Failsafe()(lambda: gate(request, self._conditions(aim)), _UNDECIDED)
 
-    def _standing(self, aim: Aim) -> Conditions:
+    def _conditions(self, aim: Aim) -> Conditions:
         options = self._options
         asked: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
         return replace(
@@ -270,9 +270,11 @@ class Hybrid:
         )
         return Escalation(self.edge, self.cloud, request, verdict, deciding, self._ask)
 
-    def _draw(self) -> Draw | None:
+    def _draw(self) -> ExplorationDraw | None:
         share = self._options.exploration
-        return Draw(share=share, opposite=self._chance() < share) if share > 0.0 else None
+        return (
+            ExplorationDraw(share=share, opposite=self._chance() < share) if share > 0.0 else None
+        )
 
     def _eases(self, aim: Aim) -> bool:
         # What was promised, or set by the person, holds for every turn.

@@ -13,7 +13,7 @@ from offload.link.failures import to_failure
 from offload.link.message_bodies import Failure
 from offload.link.send_buffer import SendBuffer
 from offload.link.wire import pack_delta
-from offload.link.workload import Tally
+from offload.link.workload import AnswerMeter
 from offload.messages import Finish, Request, Usage
 
 
@@ -39,13 +39,13 @@ class AnswerTask:
         engine: Engine,
         request: Request,
         out: SendBuffer,
-        tally: Tally,
+        meter: AnswerMeter,
         *,
         on_end: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._request = request
-        self._tally = tally
+        self._meter = meter
         self._on_end = on_end
         self.out = out
         self.task = asyncio.create_task(self._relay())
@@ -72,12 +72,12 @@ class AnswerTask:
     def _ended(self, _: asyncio.Task[None]) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._tally.ended()
+        self._meter.ended()
         self._on_end()
 
     def _expire(self) -> None:
         # Said at once: the engine may be slow to stop.
-        usage = Usage(completion_tokens=self._tally.num_tokens)
+        usage = Usage(completion_tokens=self._meter.num_tokens)
         self.out.finish(Finish(reason="deadline", usage=usage), drop_unsent=True)
         self.task.cancel()
 
@@ -88,7 +88,7 @@ class AnswerTask:
                 to_failure(CloudFailed("the cloud's engine stopped in mid-answer; ask again"))
             )
         except Exception as error:
-            self._tally.failed()
+            self._meter.failed()
             self.out.finish(to_failure(error))
 
     async def _pull(self) -> None:
@@ -96,9 +96,9 @@ class AnswerTask:
         async with contextlib.aclosing(items):
             async for item in items:
                 if isinstance(item, Finish):
-                    self._tally.finished(item)
+                    self._meter.finished(item)
                     self.out.finish(item)
                     return
-                self._tally.said(item)
+                self._meter.said(item)
                 self.out.push(pack_delta(item))
                 await self.out.room()

@@ -10,7 +10,7 @@ from backbone.errors import NearfarError
 from offload.engine import AnswerStream
 from offload.errors import CloudUnreachable, LinkError, RequestError
 from offload.link import wire
-from offload.link.health import CloudStanding, LinkHealth, Tempo
+from offload.link.health import CloudSnapshot, HeartbeatTimes, LinkHealth
 from offload.link.keys import KeyPair
 from offload.link.message_bodies import Cancel, Credit
 from offload.link.receive_stream import ReceiveStream
@@ -38,7 +38,7 @@ class CloudLink:
         device: str = "",
         connect_timeout_s: float = 3.0,
         patience_s: float = 2.0,
-        tempo: Tempo | None = None,
+        times: HeartbeatTimes | None = None,
     ) -> None:
         self.endpoint = endpoint
         self._connect_timeout_s = connect_timeout_s
@@ -47,7 +47,7 @@ class CloudLink:
             Address(endpoint=endpoint, server_key=server_key, device_keys=device_keys),
             device=device or platform.node(),
             patience_s=patience_s,
-            tempo=tempo or Tempo(),
+            times=times or HeartbeatTimes(),
             is_needed=lambda: bool(self._readings),
             on_message=self._on_message,
             on_open=self._renew,
@@ -104,12 +104,12 @@ class CloudLink:
         connection = await self._line.connect(self._connect_timeout_s)
         return await connection.ping(padding=padding, timeout_s=timeout_s)
 
-    def standing(self) -> CloudStanding:
+    def snapshot(self) -> CloudSnapshot:
         """Return what a policy may know of this cloud before it asks."""
         trips = self._line.trips
         if trips is None:
-            return CloudStanding(healthy=not self._line.has_failed)
-        return CloudStanding(
+            return CloudSnapshot(healthy=not self._line.has_failed)
+        return CloudSnapshot(
             healthy=not self._line.has_failed,
             rtt_s=trips.rtt_s,
             queue_s=trips.load.queue_s,

@@ -15,7 +15,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError
 from offload.link import message_bodies, wire
-from offload.link.health import Pulse, RoundTrips, Tempo
+from offload.link.health import Heartbeat, HeartbeatTimes, RoundTrips
 from offload.link.message_bodies import Hello, HelloRefused, Kind, Ping, Pong, Ready
 from offload.link.socket_pump import Pump
 from offload.link.sockets import HANDSHAKE_S, Address, dial
@@ -35,7 +35,7 @@ class Connection:
         *,
         device: str,
         session: str,
-        tempo: Tempo,
+        times: HeartbeatTimes,
         on_message: Callable[[Envelope], None],
         on_lost: Callable[[LinkError], None],
     ) -> None:
@@ -43,10 +43,10 @@ class Connection:
         self.trips = RoundTrips()
         self.bytes_sent = self.bytes_received = 0
         self._device, self._session = device, session
-        self._tempo = tempo
+        self._times = times
         self._on_message = on_message
         self._on_lost = on_lost
-        self._pulse = Pulse(tempo)
+        self._heartbeat = Heartbeat(times)
         self._opened: asyncio.Future[Ready] = asyncio.get_running_loop().create_future()
         self._closed = False
         self._hello_s = 0.0
@@ -81,7 +81,7 @@ class Connection:
         if self._closed or not self._pump.send([message]):
             raise CloudUnreachable(f"{self.address.endpoint} takes no more messages; {_HELP}")
         self.bytes_sent += len(message)
-        self._pulse.sent()
+        self._heartbeat.sent()
         return len(message)
 
     async def ping(self, *, padding: bytes = b"", timeout_s: float = 1.0) -> float:
@@ -124,21 +124,21 @@ class Connection:
 
     async def _keep_alive(self) -> None:
         while not self._closed:
-            self._pulse.look()
-            if self._pulse.is_dead:
+            self._heartbeat.look()
+            if self._heartbeat.is_dead:
                 self._pump.drain()  # perhaps it was we who did not listen
-            if self._pulse.is_dead:
-                silence = f"for {self._tempo.dead_after_s:g} s"
+            if self._heartbeat.is_dead:
+                silence = f"for {self._times.dead_after_s:g} s"
                 self.lose(CloudUnreachable(f"{self.address.endpoint} is silent {silence}; {_HELP}"))
-            elif self._pulse.wants_ping:
+            elif self._heartbeat.wants_ping:
                 # A full queue is no news: the silence that follows will tell.
                 self._pump.send([wire.encode(Ping(time.monotonic()))])
-                self._pulse.sent()
-            await asyncio.sleep(self._tempo.look_every_s)
+                self._heartbeat.sent()
+            await asyncio.sleep(self._times.look_every_s)
 
     def _on_frames(self, frames: list[zmq.Frame]) -> None:
         self.bytes_received += sum(len(frame) for frame in frames)
-        self._pulse.heard()
+        self._heartbeat.heard()
         try:
             if len(frames) != 1:
                 raise WireError(f"a message of {len(frames)} frames")

@@ -12,7 +12,7 @@ from offload.link.message_bodies import Load
 
 
 @dataclass(frozen=True, kw_only=True)
-class CloudStanding:
+class CloudSnapshot:
     """Standing of a cloud, as a policy may know it before it asks; nothing is sent for it.
 
     `healthy` is False after a loss or a failed attempt, until the cloud answers again. `rtt_s` is
@@ -46,7 +46,7 @@ class LinkHealth:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tempo:
+class HeartbeatTimes:
     """Heartbeat times: how often to ping, and after how long a silence a peer is lost."""
 
     ping_after_s: float = 0.4
@@ -60,11 +60,11 @@ class Tempo:
         return self.ping_after_s / 2
 
 
-class Pulse:
+class Heartbeat:
     """Heartbeat of one peer: any traffic counts, in both directions."""
 
-    def __init__(self, tempo: Tempo, clock: Callable[[], float] = time.monotonic) -> None:
-        self._tempo = tempo
+    def __init__(self, times: HeartbeatTimes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._times = times
         self._clock = clock
         self._heard_s = self._sent_s = self._looked_s = clock()
 
@@ -77,20 +77,20 @@ class Pulse:
     def look(self) -> None:
         """Say, every `look_every_s`, that we listen: a time when we did not is no silence."""
         now_s = self._clock()
-        absent_s = max(0.0, now_s - self._looked_s - 2 * self._tempo.look_every_s)
+        absent_s = max(0.0, now_s - self._looked_s - 2 * self._times.look_every_s)
         self._heard_s = min(now_s, self._heard_s + absent_s)
         self._looked_s = now_s
 
     @property
     def is_dead(self) -> bool:
         """Whether the peer has been silent for too long."""
-        return self._clock() - self._heard_s > self._tempo.dead_after_s
+        return self._clock() - self._heard_s > self._times.dead_after_s
 
     @property
     def wants_ping(self) -> bool:
         """Whether one of the two sides has nothing fresh to know the other by."""
         oldest = min(self._heard_s, self._sent_s)
-        return self._clock() - oldest >= self._tempo.ping_after_s
+        return self._clock() - oldest >= self._times.ping_after_s
 
 
 class RoundTrips:

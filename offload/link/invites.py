@@ -20,7 +20,7 @@ from offload.config.addresses import is_link_address
 from offload.errors import CloudFailed, CloudUnreachable, KeyRefused, LinkError, SettingsError
 from offload.link import message_bodies, wire
 from offload.link.connection import Connection
-from offload.link.health import Tempo
+from offload.link.health import HeartbeatTimes
 from offload.link.json_store import JsonStore
 from offload.link.keys import KeyPair, require_curve
 from offload.link.message_bodies import Join, Joined
@@ -162,7 +162,12 @@ async def _join(address: Address, invite: Invite, device_keys: KeyPair, timeout_
             answer.set_result(None)
 
     connection = Connection(
-        address, device=invite.name, session="", tempo=Tempo(), on_message=take, on_lost=lost
+        address,
+        device=invite.name,
+        session="",
+        times=HeartbeatTimes(),
+        on_message=take,
+        on_lost=lost,
     )
     try:
         await connection.open(timeout_s)

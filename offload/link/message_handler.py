@@ -12,13 +12,13 @@ import msgspec
 import zmq
 
 from backbone.errors import NearfarError
-from offload.engine import Engine, Reporting
+from offload.engine import Engine, LoadReporting
 from offload.errors import RequestError
 from offload.link import message_bodies, wire
 from offload.link.access import Access
 from offload.link.answer_task import Key, Owner
 from offload.link.failures import BUSY, to_failure
-from offload.link.health import Pulse, Tempo
+from offload.link.health import Heartbeat, HeartbeatTimes
 from offload.link.message_bodies import Kind
 from offload.link.peers import HELLO_FIRST, SHUT_OUT, Peer, Peers, answer_hello
 from offload.link.running_requests import AnswerBook, AnswerLimits
@@ -41,12 +41,12 @@ class MessageHandler:
         engine: Engine,
         door: Access,
         limits: AnswerLimits,
-        tempo: Tempo,
+        times: HeartbeatTimes,
         send: Callable[[list[bytes]], bool],
         *,
         trusts_asker: bool = False,
     ) -> None:
-        self._engine, self._door, self._limits, self.tempo = engine, door, limits, tempo
+        self._engine, self._door, self._limits, self.times = engine, door, limits, times
         self._send_frames = send
         self._instance = uuid.uuid4().hex
         self.peers = Peers()
@@ -64,7 +64,7 @@ class MessageHandler:
         if peer is not None and peer.owner.device_key != device_key:
             peer = None  # a device may choose its identity: one that has just left is not it
         if peer is not None:
-            peer.pulse.heard()
+            peer.heartbeat.heard()
         try:
             self._dispatch(identity, device_key, peer, wire.open_envelope(message))
         except WireError:
@@ -95,7 +95,7 @@ class MessageHandler:
             return message_bodies.HelloRefused(code="engine", message=str(error))
         reply = answer_hello(hello, instance=self._instance, cards=cards, limits=self._limits)
         if isinstance(reply, message_bodies.Ready):
-            self.peers.greet(identity, Owner(device_key, hello.session), Pulse(self.tempo))
+            self.peers.greet(identity, Owner(device_key, hello.session), Heartbeat(self.times))
         return reply
 
     def _hear(self, peer: Peer, request_id: str, body: message_bodies.AnyBody) -> None:
@@ -117,7 +117,7 @@ class MessageHandler:
 
     def _load(self, peer: Peer) -> message_bodies.Load:
         load = self.answers.load()
-        if peer.owner.device_key or not isinstance(self._engine, Reporting):
+        if peer.owner.device_key or not isinstance(self._engine, LoadReporting):
             return load
         return msgspec.structs.replace(load, engine=self._engine.report())
 
@@ -183,15 +183,15 @@ class MessageHandler:
     def has_silent_peers(self) -> bool:
         """Look at all who are connected: whether somebody would be taken for lost now."""
         for peer in self.peers.all():
-            peer.pulse.look()
-        return any(peer.pulse.is_dead for peer in self.peers.all())
+            peer.heartbeat.look()
+        return any(peer.heartbeat.is_dead for peer in self.peers.all())
 
     def sweep(self) -> None:
         """Part with those who are silent or may no longer come, and with what nobody wants."""
         for peer in self.peers.all():
             if not self._door.lets_in(peer.owner.device_key):
                 self._shut_out(peer)
-            elif peer.pulse.is_dead:
+            elif peer.heartbeat.is_dead:
                 self.forget(peer)
         self.answers.sweep()
         self._door.meter.save()

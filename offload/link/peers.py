@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from offload.link import wire
 from offload.link.answer_task import Key, Owner
-from offload.link.health import Pulse
+from offload.link.health import Heartbeat
 from offload.link.message_bodies import Hello, HelloRefused, Ready
 from offload.link.running_requests import AnswerLimits
 from offload.messages import ModelCard
@@ -20,7 +20,7 @@ class Peer:
 
     identity: bytes
     owner: Owner
-    pulse: Pulse
+    heartbeat: Heartbeat
     asking: set[str] = field(default_factory=set)
 
 
@@ -42,9 +42,9 @@ class Peers:
         """Return everyone who is connected."""
         return list(self._by_identity.values())
 
-    def greet(self, identity: bytes, owner: Owner, pulse: Pulse) -> None:
+    def greet(self, identity: bytes, owner: Owner, heartbeat: Heartbeat) -> None:
         """Take a newcomer; one who is known already stays as they are."""
-        self._by_identity.setdefault(identity, Peer(identity, owner, pulse))
+        self._by_identity.setdefault(identity, Peer(identity, owner, heartbeat))
 
     def listen(self, peer: Peer, key: Key) -> None:
         """From now on, this peer hears the answer and no other does."""

@@ -15,7 +15,7 @@ from offload.engine import AnswerStream
 from offload.errors import CloudBusy, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.link.backoff import Breaker
 from offload.link.client import CloudLink
-from offload.link.health import CloudStanding, LinkHealth
+from offload.link.health import CloudSnapshot, LinkHealth
 from offload.link.local_keys import device_keys, server_key
 from offload.messages import Delta, Finish, ModelCard, Request
 
@@ -92,14 +92,14 @@ class CloudPool:
                     raise
         raise self._nobody(errors)
 
-    def standing(self) -> CloudStanding:
-        """Return the standing of the cloud that would most likely be asked."""
+    def snapshot(self) -> CloudSnapshot:
+        """Return what is known of the cloud that would most likely be asked."""
         best = max(self._members, key=lambda member: _weight(member.link.health()))
-        standing = best.link.standing()
+        snapshot = best.link.snapshot()
         # A breaker that lets nothing through means that none is well; one that lets a probe
         # through, that a failure of before says nothing any more.
         healthy = not all(member.breaker.is_open for member in self._members)
-        return replace(standing, healthy=healthy)
+        return replace(snapshot, healthy=healthy)
 
     def health(self) -> LinkHealth:
         """Return the health of the link that would be asked first."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from offload.errors import SettingsError
-from offload.link.usage_store import DayClock, UsageStore, Use, steady_s
+from offload.link.usage_store import DayClock, DayUse, UsageStore, steady_s
 from offload.messages import Delta, Finish, Request
 
 _log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Quota:
                 raise SettingsError(f"{each.name} is {value}; it must be above 0")
 
 
-class Wait(NamedTuple):
+class QuotaWait(NamedTuple):
     """Refusal for now: why a device may not ask, and in how many seconds it may."""
 
     why: str
@@ -98,9 +98,9 @@ class QuotaMeter:
         self._held: Counter[str] = Counter()  # tokens that answers under way may still use
         self._day, self._saved_s = self._days.today(), clock()
         self._used = self._file.read(self._day) if self._file else {}
-        self._new: dict[str, Use] = {}  # of what is in _used, that is not yet in the file
+        self._new: dict[str, DayUse] = {}  # of what is in _used, that is not yet in the file
 
-    def why_not(self, device_key: str) -> Wait | None:
+    def why_not(self, device_key: str) -> QuotaWait | None:
         """Say why a device may not ask now and when it may, or None where it may."""
         quota, now_s, used = self._quota, self._clock(), self._today(device_key)
         for asked, allowed, what in (
@@ -109,21 +109,21 @@ class QuotaMeter:
         ):
             if allowed is not None and asked >= allowed:
                 why = f"{self._who} has used its {allowed} {what} of the day; ask tomorrow (UTC)"
-                return Wait(why, self._days.left_s())
+                return QuotaWait(why, self._days.left_s())
         held = self._held[device_key]
         if quota.tokens_per_day is not None and used.tokens + held >= quota.tokens_per_day:
             why = f"{self._who} has answers under way that may use what is left of the day's tokens"
-            return Wait(f"{why}; ask again when one of them has ended", _LOOK_AGAIN_S)
+            return QuotaWait(f"{why}; ask again when one of them has ended", _LOOK_AGAIN_S)
         for bucket in self._buckets(device_key, now_s):
             wait_s = bucket.wait_s(now_s)
             if wait_s > 0:
                 why = f"{self._who} asks too much too fast; ask again in {wait_s:.1f} s"
-                return Wait(why, wait_s)
+                return QuotaWait(why, wait_s)
         return None
 
     def count_request(self, device_key: str) -> None:
         """A request was taken."""
-        self._count(device_key, Use(requests=1))
+        self._count(device_key, DayUse(requests=1))
         bucket = self._requests.get(device_key)
         if bucket is not None:
             bucket.take(1, self._clock())
@@ -131,7 +131,7 @@ class QuotaMeter:
 
     def count_tokens(self, device_key: str, num_tokens: int) -> None:
         """Tokens were read or written for a device."""
-        self._count(device_key, Use(tokens=num_tokens))
+        self._count(device_key, DayUse(tokens=num_tokens))
         bucket = self._tokens.get(device_key)
         if bucket is not None:
             bucket.take(num_tokens, self._clock())
@@ -168,24 +168,24 @@ class QuotaMeter:
         if self._file is not None:
             self._file.close()
 
-    def _today(self, device_key: str) -> Use:
+    def _today(self, device_key: str) -> DayUse:
         day = self._days.today()
         if day != self._day:
             self.save(now=True)  # under the day that has ended
             self._day, self._used, self._new = day, self._kept(day), {}
-        return self._used.get(self._scope + device_key, Use())
+        return self._used.get(self._scope + device_key, DayUse())
 
-    def _kept(self, day: int) -> dict[str, Use]:
+    def _kept(self, day: int) -> dict[str, DayUse]:
         try:
             return self._file.read(day) if self._file else {}
         except SettingsError as error:
             _log.warning("the day's budgets begin anew: %s", error)
             return {}
 
-    def _count(self, device_key: str, more: Use) -> None:
+    def _count(self, device_key: str, more: DayUse) -> None:
         used, name = self._today(device_key), self._scope + device_key
         self._used[name] = _sum(used, more)
-        self._new[name] = _sum(self._new.get(name, Use()), more)
+        self._new[name] = _sum(self._new.get(name, DayUse()), more)
 
     def _buckets(self, device_key: str, now_s: float) -> list[Bucket]:
         found = []
@@ -201,8 +201,8 @@ class QuotaMeter:
         return found
 
 
-def _sum(one: Use, other: Use) -> Use:
-    return Use(one.requests + other.requests, one.tokens + other.tokens)
+def _sum(one: DayUse, other: DayUse) -> DayUse:
+    return DayUse(one.requests + other.requests, one.tokens + other.tokens)
 
 
 class Reservation:

@@ -10,7 +10,7 @@ from backbone.errors import NearfarError
 from offload.errors import CloudUnreachable, KeyRefused, LinkError
 from offload.link.backoff import Backoff
 from offload.link.connection import Connection
-from offload.link.health import RoundTrips, Tempo
+from offload.link.health import HeartbeatTimes, RoundTrips
 from offload.link.message_bodies import Ready
 from offload.link.sockets import Address
 from offload.link.wire import Envelope
@@ -31,13 +31,13 @@ class Reconnecting:
         *,
         device: str,
         patience_s: float,
-        tempo: Tempo,
+        times: HeartbeatTimes,
         is_needed: Callable[[], bool],
         on_message: Callable[[Envelope], None],
         on_open: Callable[[bool], None],
         on_lost: Callable[[NearfarError], None],
     ) -> None:
-        self.address, self.tempo = address, tempo
+        self.address, self.times = address, times
         self.ready: Ready | None = None
         self.trips: RoundTrips | None = None  # of the last connection, open or lost
         self.has_failed = False  # the last attempt failed, or the last connection was lost
@@ -122,7 +122,7 @@ class Reconnecting:
             self.address,
             device=self._device,
             session=self._session,
-            tempo=self.tempo,
+            times=self.times,
             on_message=self._on_message,
             on_lost=self._lost,
         )

@@ -120,12 +120,12 @@ class AnswerBook:
                 self._ended[key] = self._loop.time() + self._limits.resume_s
 
         self._running.add(key)
-        tally = self._workload.begin(key.owner.device_key, request)
+        answer_meter = self._workload.begin(key.owner.device_key, request)
         who = key.owner.device_key
         if self._trusts_asker and isinstance(request, ForwardedRequest):
             who = request.asker
         with asked_by(who):
-            self._answers[key] = AnswerTask(self._engine, request, out, tally, on_end=ended)
+            self._answers[key] = AnswerTask(self._engine, request, out, answer_meter, on_end=ended)
         out.attach(send, 0)
 
     def resume(self, key: Key, send: Send, received: int, until: int = 0) -> Failure | None:

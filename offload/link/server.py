@@ -10,7 +10,7 @@ import zmq
 from offload.engine import Engine
 from offload.errors import SettingsError
 from offload.link.access import Access, ZapHandler
-from offload.link.health import Tempo
+from offload.link.health import HeartbeatTimes
 from offload.link.invites import InviteList
 from offload.link.keys import DeviceList, KeyPair, require_curve
 from offload.link.message_handler import MessageHandler
@@ -51,7 +51,7 @@ class LinkServer:
         self._keys = keys
         self._door = Access(devices=devices, invites=invites, meter=meter)
         self._limits = limits or AnswerLimits()
-        self._tempo = Tempo(dead_after_s=peer_silence_s)
+        self._times = HeartbeatTimes(dead_after_s=peer_silence_s)
         self._trusts_asker = trusts_asker
         self._closed = asyncio.Event()
 
@@ -97,7 +97,7 @@ class LinkServer:
             self._engine,
             self._door,
             self._limits,
-            self._tempo,
+            self._times,
             self._pump.send,
             trusts_asker=self._trusts_asker,
         )
@@ -152,7 +152,7 @@ class LinkServer:
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(self._tempo.look_every_s)
+            await asyncio.sleep(self._times.look_every_s)
             try:
                 if self._exchange.has_silent_peers():
                     self._pump.drain()  # perhaps it was we who did not listen

@@ -32,7 +32,7 @@ DO UPDATE SET requests = requests + excluded.requests, tokens = tokens + exclude
 """
 
 
-class Use(NamedTuple):
+class DayUse(NamedTuple):
     """Use of one device on one day."""
 
     requests: int = 0
@@ -46,14 +46,14 @@ class UsageStore:
         self.path = path
         self._open: sqlite3.Connection | None = None
 
-    def read(self, day: int) -> dict[str, Use]:
+    def read(self, day: int) -> dict[str, DayUse]:
         """Return everybody's use of a day since 1970. Raises SettingsError for a damaged file."""
         if not self.path.exists():
             return {}
         try:
             with contextlib.closing(_connect(self.path)) as file:
                 rows = file.execute("SELECT name, requests, tokens FROM used WHERE day = ?", (day,))
-                return {name: Use(requests, tokens) for name, requests, tokens in rows}
+                return {name: DayUse(requests, tokens) for name, requests, tokens in rows}
         except sqlite3.Error as error:
             raise SettingsError(
                 f"{self.path} is damaged ({cause(error)}); move it away to count the day anew"
@@ -63,7 +63,7 @@ class UsageStore:
                 f"{self.path} cannot be read: {obstacle(self.path, error)}"
             ) from None
 
-    def add(self, day: int, uses: Mapping[str, Use]) -> dict[str, Use]:
+    def add(self, day: int, uses: Mapping[str, DayUse]) -> dict[str, DayUse]:
         """Add to a day, and return what those have used by now, here and in other processes.
 
         Raises OSError or sqlite3.Error where that cannot be written now.
@@ -73,7 +73,7 @@ class UsageStore:
             totals = {}
             for name in uses:
                 asked = "SELECT requests, tokens FROM used WHERE name = ? AND day = ?"
-                totals[name] = Use(*file.execute(asked, (name, day)).fetchone())
+                totals[name] = DayUse(*file.execute(asked, (name, day)).fetchone())
         return totals
 
     def close(self) -> None:

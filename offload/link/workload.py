@@ -25,13 +25,13 @@ class Workload:
         self.queues_s: deque[float] = deque(maxlen=_LAST)
         self.first_pieces_s: deque[float] = deque(maxlen=_LAST)
 
-    def begin(self, device_key: str, request: Request) -> Tally:
+    def begin(self, device_key: str, request: Request) -> AnswerMeter:
         """Count a request that was taken, and return what its answer is told to."""
         self.meter.count_request(device_key)
         self.num_running += 1
         self.num_waiting += 1
         self.running_of[device_key] += 1
-        return Tally(self, device_key, self.meter.reserve(device_key, request))
+        return AnswerMeter(self, device_key, self.meter.reserve(device_key, request))
 
     def load(self) -> Load:
         """Return the figures that the devices are told."""
@@ -43,7 +43,7 @@ class Workload:
         )
 
 
-class Tally:
+class AnswerMeter:
     """Tally of one answer: what it costs and how long it takes."""
 
     def __init__(self, workload: Workload, device_key: str, account: Reservation) -> None:

@@ -138,7 +138,7 @@ _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_c
 
 
 @dataclass
-class Hearing:
+class AnswerAssembler:
     """Assembly of one streamed answer, chunk by chunk.
 
     Calls of tools become text as models write them, which is how an Engine says them: the first
@@ -154,7 +154,7 @@ class Hearing:
     late: str = ""
     thinking: bool = False
 
-    def hear(self, chunk: Chunk) -> Delta | None:
+    def take(self, chunk: Chunk) -> Delta | None:
         """Take the next event; return what it adds to the answer. Raises CloudFailed."""
         if chunk.error is not None:
             raise CloudFailed("the upstream server broke off its answer; see its log")

@@ -18,7 +18,7 @@ from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.messages import Finish, ModelCard, Privacy, Request
-from offload.upstream.bodies import Chunk, Hearing, ModelList, body_of, path_of
+from offload.upstream.bodies import AnswerAssembler, Chunk, ModelList, body_of, path_of
 from offload.upstream.dialect import OPENAI_HOST, Dialect, check, dialect_of
 from offload.upstream.listening import (
     MAX_BODY_BYTES,
@@ -102,19 +102,19 @@ class Upstream:
             request = self._salted(request)
         check(request, self._dialect)
         body = body_of(request, card.name, self._dialect)
-        began_s, hearing = time.monotonic(), Hearing()
+        began_s, assembler = time.monotonic(), AnswerAssembler()
         async with self._posted(path_of(request), body, request.deadline_s) as response:
             async for chunk in _chunks(response, self._url):
-                delta = hearing.hear(chunk)
+                delta = assembler.take(chunk)
                 if delta is not None:
                     yield delta
                 if request.deadline_s is not None and _age_s(began_s) > request.deadline_s:
-                    yield Finish(reason="deadline", usage=hearing.usage)
+                    yield Finish(reason="deadline", usage=assembler.usage)
                     return
-            rest = hearing.rest()
+            rest = assembler.rest()
             if rest is not None:
                 yield rest
-            yield hearing.finish(_age_s(began_s))
+            yield assembler.finish(_age_s(began_s))
 
     async def aclose(self) -> None:
         """Close the connections."""

@@ -17,7 +17,7 @@ from llguidance import LLTokenizer
 from backbone import schema_trial
 from backbone.errors import SchemaRefusal
 from backbone.schema import SchemaConstraint, Schemas
-from backbone.schema_trial import GivenUp, Trials
+from backbone.schema_trial import SchemaTrials, TrialCancelled
 
 Schema = dict[str, Any]
 SIZE = 300  # logits of a network are often more than the vocabulary has tokens
@@ -117,11 +117,11 @@ def test_one_that_had_no_time_may_be_tried_again(
 
 def test_who_leaves_ends_the_compilation(schemas: Schemas) -> None:
     began = time.process_time()
-    with pytest.raises(GivenUp):
+    with pytest.raises(TrialCancelled):
         schemas.constraint(MINUTES, ended=lambda: True)
     for _ in range(schema_trial._AT_ONCE):
         assert schema_trial._places.acquire(blocking=False), "places are given back"
-    with pytest.raises(GivenUp):
+    with pytest.raises(TrialCancelled):
         schemas.constraint(MINUTES, ended=lambda: True)
     for _ in range(schema_trial._AT_ONCE):
         schema_trial._places.release()
@@ -132,7 +132,7 @@ def test_a_schema_that_would_end_the_process_is_refused(schemas: Schemas) -> Non
     with pytest.raises(SchemaRefusal, match="simplify it"):
         schemas.constraint({"const": -(2**63)})
     with pytest.raises(SchemaRefusal, match="simplify it"):
-        Trials().require_survival('{"const": -9223372036854775808}', lambda: False)
+        SchemaTrials().require_survival('{"const": -9223372036854775808}', lambda: False)
 
 
 async def test_those_who_wait_for_a_compilation_hold_up_no_other(
@@ -147,7 +147,7 @@ async def test_those_who_wait_for_a_compilation_hold_up_no_other(
         while not gone():
             time.sleep(0.001)
         ended.append(schema)
-        raise GivenUp
+        raise TrialCancelled
 
     monkeypatch.setattr(schema_trial, "_compiled_in_child", endless)
     heavy: list[Schema] = [{"pattern": f"^{'a' * size}$"} for size in range(1, 7)]

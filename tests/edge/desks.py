@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import uvicorn
 
 from edge.assistant.app import build_app
-from edge.assistant.engine_settings import Desk
+from edge.assistant.engine_settings import AssistantEngine
 from edge.assistant.running_answers import RunningAnswers
 from edge.conversations.store import Conversations
 from edge.near.factory import RunFlags
@@ -37,7 +37,7 @@ class Office:
 
     store: Conversations
     answers: RunningAnswers
-    desk: Desk
+    assistant: AssistantEngine
     near: ScriptedEngine
     far: ScriptedEngine
     url: str = ""
@@ -70,14 +70,14 @@ def office(
     here = places()
     store = Conversations(here.conversations)
     answers = RunningAnswers(store)
-    desk = Desk(
+    assistant = AssistantEngine(
         load(here.config_file),
         here,
         ask=answers.consent,
         refused=answers.refused,
         open_engine=opened,
     )
-    return Office(store=store, answers=answers, desk=desk, near=edge, far=cloud)
+    return Office(store=store, answers=answers, assistant=assistant, near=edge, far=cloud)
 
 
 class _Server(uvicorn.Server):
@@ -97,7 +97,7 @@ class _Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def serving(opened: Office, port: int = 0) -> AsyncIterator[Office]:
     """Serve the page on loopback as `nearfar assistant` does."""
-    app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
+    app = build_app(opened.assistant, opened.store, opened.answers, token=TOKEN)
     config = uvicorn.Config(app, port=port, http="h11", ws="none", log_config=None)
     config.timeout_graceful_shutdown = 1
     server = _Server(config)

@@ -30,7 +30,7 @@ from offload.engine import AnswerStream
 from offload.errors import ContextLengthError, EngineStopped
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.link.client import CloudLink
-from offload.link.health import Tempo
+from offload.link.health import HeartbeatTimes
 from offload.messages import Confidence, Delta, Finish, Message, ModelCard, Privacy, Request
 from tests.offload.chaos import Chaos
 from tests.offload.links import serving
@@ -180,7 +180,7 @@ async def _world(home: Path, draw: random.Random) -> AsyncIterator[_World]:
             tap.endpoint,
             connect_timeout_s=1.0,
             patience_s=1.0,
-            tempo=Tempo(ping_after_s=0.2, dead_after_s=1.0),
+            times=HeartbeatTimes(ping_after_s=0.2, dead_after_s=1.0),
         )
         # Nothing is replaced on the way out: a leak must not hide behind a placeholder.
         door = EgressEngine(

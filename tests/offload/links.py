@@ -16,7 +16,7 @@ from offload.link.keys import DeviceList, KeyPair
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
 from offload.messages import Delta, Finish, Request
-from tests.waiting import PATIENCE_S, until
+from tests.waiting import DEADLINE_S, until
 
 HELLO = message_bodies.Hello(oldest_version=wire.VERSION, newest_version=wire.VERSION, session="s")
 
@@ -28,7 +28,7 @@ async def serving(engine: Engine, **options: object) -> AsyncIterator[LinkServer
     try:
         yield server
     finally:
-        await asyncio.wait_for(server.aclose(), PATIENCE_S)
+        await asyncio.wait_for(server.aclose(), DEADLINE_S)
 
 
 @contextlib.asynccontextmanager

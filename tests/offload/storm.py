@@ -22,7 +22,7 @@ from pathlib import Path
 
 from offload.errors import LinkError
 from offload.link.client import CloudLink
-from offload.link.health import Tempo
+from offload.link.health import HeartbeatTimes
 from offload.link.keys import DeviceList, KeyPair, load_or_make
 from offload.link.server import LinkServer
 from offload.messages import Delta, Finish, Request
@@ -129,7 +129,7 @@ async def storm(
                 device_keys=keys,
                 connect_timeout_s=1.0,
                 patience_s=2.0,
-                tempo=Tempo(ping_after_s=0.1, dead_after_s=0.5),
+                times=HeartbeatTimes(ping_after_s=0.1, dead_after_s=0.5),
             )
             for keys in device_keys
         ]

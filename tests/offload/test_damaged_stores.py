@@ -14,7 +14,7 @@ from offload.egress.ledger.reading import open_book
 from offload.egress.outbox import Outbox
 from offload.errors import SettingsError
 from offload.link.quota import Quota, QuotaMeter
-from offload.link.usage_store import UsageStore, Use
+from offload.link.usage_store import DayUse, UsageStore
 from offload.messages import Finish, Request, Route
 
 NEAR = Finish(reason="stop", route=Route(served_by="edge", reason="unreachable"))
@@ -46,7 +46,7 @@ def _fields() -> dict[str, object]:
 
 def _fill_usage(path: Path) -> None:
     store = UsageStore(path)
-    store.add(5, {f"device {number}": Use(1, 2) for number in range(300)})
+    store.add(5, {f"device {number}": DayUse(1, 2) for number in range(300)})
     store.close()
 
 

@@ -38,8 +38,8 @@ async def test_an_idle_engine_is_closed_after_its_time_and_not_before() -> None:
         async with pool.in_use("a", keep_alive_s=0.0):
             pass
         await asyncio.sleep(0.03)  # its time is up, but it is in use
-        assert pool.loaded == ("a",) and pool.standing()[0].expires_at is None
-    assert pool.standing()[0].expires_at is not None
+        assert pool.loaded == ("a",) and pool.resident()[0].expires_at is None
+    assert pool.resident()[0].expires_at is not None
     await library.closed.wait()
     assert (pool.loaded, library.log) == ((), ["+a", "-a"])
     async with pool.in_use("a"):
@@ -52,7 +52,7 @@ async def test_a_negative_time_keeps_it_and_a_new_one_counts_anew() -> None:
     pool = EnginePool(library.open, has_room=lambda *_: True, keep_alive_s=0.0)
     async with pool.in_use("a", keep_alive_s=-1):
         pass
-    assert pool.standing()[0].expires_at is None
+    assert pool.resident()[0].expires_at is None
     async with pool.in_use("a", keep_alive_s=60):
         pass
     assert pool.loaded == ("a",)

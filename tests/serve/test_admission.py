@@ -24,7 +24,7 @@ ALICE, BOB = "a" * 32, "b" * 32
 KEYS = (f"alice:{ALICE}", f"bob:{BOB}")
 
 
-def admission(quota: Quota | None = None, **more: Any) -> Admission:
+def admission_of(quota: Quota | None = None, **more: Any) -> Admission:
     meter = QuotaMeter(quota or Quota(), who="this key", clock=lambda: 0.0)
     return Admission(
         **{"max_running": 1, "max_queued": 1, "meter": meter, **more}, metrics=Metrics()
@@ -35,8 +35,8 @@ def as_user(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-async def hold(desk: Admission, tenant: str, done: asyncio.Event, log: list[str]) -> None:
-    async with desk.place(tenant):
+async def hold(admission: Admission, tenant: str, done: asyncio.Event, log: list[str]) -> None:
+    async with admission.place(tenant):
         log.append(tenant)
         await done.wait()
 
@@ -50,89 +50,89 @@ async def settle(holds: Callable[[], bool]) -> None:
 
 
 async def test_turns_go_round_between_tenants() -> None:
-    desk, done, log = admission(max_queued=3), asyncio.Event(), []
+    admission, done, log = admission_of(max_queued=3), asyncio.Event(), []
     tasks = []
     for tenant in ("alice", "alice", "alice", "bob"):
-        tasks.append(asyncio.create_task(hold(desk, tenant, done, log)))
+        tasks.append(asyncio.create_task(hold(admission, tenant, done, log)))
         await asyncio.sleep(0)
-    assert (desk.num_running, desk.num_queued) == (1, 3)
+    assert (admission.num_running, admission.num_queued) == (1, 3)
     done.set()
     await asyncio.gather(*tasks)
     assert log == ["alice", "alice", "bob", "alice"]
-    assert (desk.num_running, desk.num_queued) == (0, 0)
+    assert (admission.num_running, admission.num_queued) == (0, 0)
 
 
 async def test_one_tenant_never_holds_all_places() -> None:
-    desk, done, log = admission(max_running=4, max_queued=9), asyncio.Event(), []
-    tasks = [asyncio.create_task(hold(desk, "alice", done, log)) for _ in range(8)]
-    await settle(lambda: desk.num_queued == 5)
-    tasks.append(asyncio.create_task(hold(desk, "bob", done, log)))
+    admission, done, log = admission_of(max_running=4, max_queued=9), asyncio.Event(), []
+    tasks = [asyncio.create_task(hold(admission, "alice", done, log)) for _ in range(8)]
+    await settle(lambda: admission.num_queued == 5)
+    tasks.append(asyncio.create_task(hold(admission, "bob", done, log)))
     await settle(lambda: "bob" in log)
-    assert log == ["alice"] * 3 + ["bob"] and desk.num_running == 4
+    assert log == ["alice"] * 3 + ["bob"] and admission.num_running == 4
     done.set()
     await asyncio.gather(*tasks)
-    assert log.count("alice") == 8 and (desk.num_running, desk.num_queued) == (0, 0)
+    assert log.count("alice") == 8 and (admission.num_running, admission.num_queued) == (0, 0)
 
 
 async def test_where_there_are_no_keys_all_places_are_anyones() -> None:
-    desk, done = admission(max_running=4), asyncio.Event()
-    tasks = [asyncio.create_task(hold(desk, "anyone", done, [])) for _ in range(4)]
-    await settle(lambda: desk.num_running == 4)
+    admission, done = admission_of(max_running=4), asyncio.Event()
+    tasks = [asyncio.create_task(hold(admission, "anyone", done, [])) for _ in range(4)]
+    await settle(lambda: admission.num_running == 4)
     done.set()
     await asyncio.gather(*tasks)
 
 
 async def test_one_tenants_full_queue_is_not_anothers() -> None:
-    desk, done = admission(), asyncio.Event()
-    tasks = [asyncio.create_task(hold(desk, "alice", done, [])) for _ in range(2)]
-    await settle(lambda: desk.num_queued == 1)
+    admission, done = admission_of(), asyncio.Event()
+    tasks = [asyncio.create_task(hold(admission, "alice", done, [])) for _ in range(2)]
+    await settle(lambda: admission.num_queued == 1)
     with pytest.raises(TooMany) as refused:
-        desk.check("alice")
+        admission.check("alice")
     assert isinstance(refused.value, Overloaded) and refused.value.retry_after_s > 0
-    desk.check("bob")
+    admission.check("bob")
     done.set()
     await asyncio.gather(*tasks)
-    desk.check("alice")
+    admission.check("alice")
 
 
 @pytest.mark.parametrize("when", ["waiting", "given"])
 async def test_who_leaves_the_queue_leaves_no_hole(when: str) -> None:
-    desk, done = admission(max_queued=2), asyncio.Event()
-    first = asyncio.create_task(hold(desk, "alice", done, []))
-    second = asyncio.create_task(hold(desk, "alice", done, []))
-    await settle(lambda: desk.num_queued == 1)
+    admission, done = admission_of(max_queued=2), asyncio.Event()
+    first = asyncio.create_task(hold(admission, "alice", done, []))
+    second = asyncio.create_task(hold(admission, "alice", done, []))
+    await settle(lambda: admission.num_queued == 1)
     if when == "given":
         done.set()
-        await settle(lambda: desk.num_queued == 0)
+        await settle(lambda: admission.num_queued == 0)
     second.cancel()
     done.set()
     await asyncio.gather(first, second, return_exceptions=True)
-    assert (desk.num_running, desk.num_queued) == (0, 0)
+    assert (admission.num_running, admission.num_queued) == (0, 0)
 
 
 def test_tokens_are_counted_as_they_come_and_once() -> None:
     quota = Quota(tokens_per_day=5)
-    desk = admission(quota)
+    admission = admission_of(quota)
     asked = Request(prompt="hi", sampling=Sampling(max_tokens=3))
-    account = desk.account("alice", asked)
+    account = admission.account("alice", asked)
     account.see(Delta(text="a", token_ids=(1, 2)))
-    desk.check("alice")
+    admission.check("alice")
     account.see(Finish(reason="stop", usage=Usage(prompt_tokens=2, completion_tokens=3)))
     with pytest.raises(TooMany, match="this key has used its 5 tokens of the day"):
-        desk.check("alice")
+        admission.check("alice")
 
 
 async def test_a_budget_is_not_passed_by_asking_at_once_nor_by_leaving_at_once() -> None:
-    desk = admission(Quota(tokens_per_day=12), max_running=8)
+    admission = admission_of(Quota(tokens_per_day=12), max_running=8)
     asked = [Request(prompt="x" * 9, sampling=Sampling(max_tokens=10))]  # 4 tokens to read
-    async with desk.place("alice", asked):
+    async with admission.place("alice", asked):
         with pytest.raises(TooMany, match="answers under way"):
-            desk.check("alice")
+            admission.check("alice")
     for _ in range(2):  # each left before it said a word
-        async with desk.place("alice", asked):
+        async with admission.place("alice", asked):
             pass
     with pytest.raises(TooMany, match="has used its 12 tokens"):
-        desk.check("alice")
+        admission.check("alice")
 
 
 async def test_overload_is_answered_by_429_and_not_by_waiting() -> None:

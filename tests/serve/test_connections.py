@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from backbone.http_connections import Connections, patient_for
+from backbone.http_connections import Connections, protocol_for
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import CONTINUE, TEXT, listening
@@ -103,7 +103,7 @@ def test_who_is_being_answered_is_never_parted_with() -> None:
 async def test_silent_connections_by_the_hundred_keep_nobody_out() -> None:
     async with listening(ScriptedEngine(), ServeOptions(port=0)) as server:
         port = httpx.URL(server.url).port or 0
-        server._server.config.http_protocol_class = patient_for(60.0, Connections(16))
+        server._server.config.http_protocol_class = protocol_for(60.0, Connections(16))
         lines = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
         async with httpx.AsyncClient(timeout=A_MINUTE_S) as client:
             assert (await client.get(f"{server.url}/health")).status_code == 200

@@ -42,7 +42,7 @@ def accepts(words: list[str]) -> bool:
     return done.exit_code == 0 and all(option in done.output for option in options)
 
 
-class Reporting(ScriptedEngine):
+class LoadReporting(ScriptedEngine):
     """An engine that tells its load, as that of `nearfar cloud serve` does."""
 
     def report(self) -> EngineLoad:
@@ -50,7 +50,7 @@ class Reporting(ScriptedEngine):
 
 
 def metric_names() -> set[str]:
-    metrics = Metrics(Reporting())
+    metrics = Metrics(LoadReporting())
     page = metrics.page().decode()
     families = list(text_string_to_metric_families(page))
     names = {family.name for family in families}

@@ -45,7 +45,7 @@ async function call(path, { method = "GET", body, signal } = {}) {
 const json = async (...asked) => (await call(...asked)).json();
 const at = (id) => `conversations/${encodeURIComponent(id)}`;
 
-export const standing = () => json("standing");
+export const status = () => json("status");
 export const change = (settings) => json("settings", { method: "PATCH", body: settings });
 export const conversations = (wanted = "") => json(`conversations?q=${encodeURIComponent(wanted)}`);
 export const begin = () => json("conversations", { method: "POST", body: {} });

@@ -18,7 +18,7 @@ const BETTER_MS = 3000; // between two looks for a better answer, while one may 
 const STANDING_MS = 5000; // between two looks at the link, while somebody looks at the page
 
 let current = null; // the id of the open conversation; null before its first question
-let standing = null;
+let status = null;
 let following = null; // aborts the stream that is being read
 let hoping = null; // the timer of the next look for a better answer
 let last = null; // the last answer's usage
@@ -47,7 +47,7 @@ let returning = false;
 async function comeBack() {
   if (returning) return;
   returning = true;
-  while (!(await api.standing().catch(() => null))) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+  while (!(await api.status().catch(() => null))) await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
   returning = false;
   await start();
   const id = current ?? place.kept();
@@ -60,7 +60,7 @@ function notice(words) {
 }
 
 function stand(now) {
-  standing = now;
+  status = now;
   thread.stand(now);
   $("private").setAttribute("aria-checked", String(now.private));
   composer.stand(now);
@@ -72,7 +72,7 @@ function stand(now) {
 async function speak() {
   if (current && !composer.busy) await open(current);
   else if (!current) thread.show([]);
-  await act(async () => stand(await api.standing()));
+  await act(async () => stand(await api.status()));
   await act(refresh);
 }
 
@@ -110,7 +110,7 @@ function clear() {
   composer.setBusy(false);
   side(false);
   $("question").focus();
-  if (standing) stand(standing);
+  if (status) stand(status);
 }
 
 async function open(id) {
@@ -123,7 +123,7 @@ async function open(id) {
   thread.show(whole.turns);
   title(whole.heading.title);
   side(false);
-  if (standing) stand(standing);
+  if (status) stand(status);
   await act(refresh);
   if (thread.writing) await follow(id);
   else composer.setBusy(false);
@@ -186,7 +186,7 @@ async function follow(id) {
   composer.setBusy(false);
   $("said").textContent = t("answered");
   await act(async () => {
-    stand(await api.standing());
+    stand(await api.status());
     await refresh();
   });
   hope(id);
@@ -206,7 +206,7 @@ $("new").addEventListener("click", blank);
 $("open-sidebar").addEventListener("click", () => side(true));
 $("close-sidebar").addEventListener("click", () => side(false));
 $("shade").addEventListener("click", () => side(false));
-$("open-settings").addEventListener("click", () => standing && settings.open(standing));
+$("open-settings").addEventListener("click", () => status && settings.open(status));
 $("search").addEventListener("input", () => act(refresh));
 $("latest").addEventListener("click", () => thread.toEnd(true));
 
@@ -254,7 +254,7 @@ listen({
 /** Show what another tab, or the back button, has changed. */
 async function meet(id) {
   await act(async () => {
-    stand(await api.standing());
+    stand(await api.status());
     await refresh();
   });
   if (id !== current || !current || composer.busy) return;
@@ -264,7 +264,7 @@ async function meet(id) {
 }
 
 async function start() {
-  const now = await act(api.standing);
+  const now = await act(api.status);
   if (!now) return;
   stand(now);
   await act(refresh);
@@ -272,8 +272,8 @@ async function start() {
 
 /** Look at the link now and then, and notice when the server is gone. */
 async function watch() {
-  if (!document.hidden && !composer.busy && !returning && standing) {
-    const now = await api.standing().catch((error) => error);
+  if (!document.hidden && !composer.busy && !returning && status) {
+    const now = await api.status().catch((error) => error);
     if (now instanceof api.Refused && now.status === 0) await act(() => Promise.reject(now));
     else if (!(now instanceof Error) && !composer.busy) stand(now);
   }
@@ -290,7 +290,7 @@ words.apply();
 api.keepToken();
 clear();
 await start();
-if (place.kept() && standing) await open(place.kept());
+if (place.kept() && status) await open(place.kept());
 place.listen({ meet, go: (id) => (id ? open(id) : blank()) });
 setTimeout(watch, STANDING_MS);
 await keepShell();

@@ -9,7 +9,7 @@ const $ = (id) => document.getElementById(id);
 const WINDOWS = [-1, 512, 1024, 2048, 4096, 8192, 16384, 0];
 const KINDS = ["auto", "f16", "q8_0", "q4_0"];
 
-/** Open and fill the dialog; `changed` is called with the server's new standing. */
+/** Open and fill the dialog; `changed` is called with the server's new status. */
 export class Settings {
   constructor(changed, speak) {
     this.changed = changed;
@@ -19,12 +19,12 @@ export class Settings {
     $("language").addEventListener("change", (event) => {
       words.choose(event.target.value);
       speak();
-      this.fill(this.standing);
+      this.fill(this.status);
     });
   }
 
-  open(standing) {
-    this.fill(standing);
+  open(status) {
+    this.fill(status);
     $("settings-error").textContent = "";
     $("settings").showModal();
   }
@@ -32,24 +32,24 @@ export class Settings {
   async set(change) {
     $("settings-error").textContent = "";
     try {
-      const standing = await api.change(change);
-      this.changed(standing);
-      this.fill(standing);
+      const status = await api.change(change);
+      this.changed(status);
+      this.fill(status);
     } catch (error) {
       $("settings-error").textContent = error.message || t("gone");
-      this.fill(this.standing);
+      this.fill(this.status);
     }
   }
 
-  fill(standing) {
-    this.standing = standing;
-    const models = standing.models.map((name) => [name, name]);
-    if (!standing.models.includes(standing.chosen)) models.unshift([standing.chosen, standing.chosen]);
-    options($("model"), models, standing.chosen);
-    options($("window"), with_(WINDOWS, standing.window).map((n) => [n, windowName(n)]), standing.window);
-    options($("kv"), with_(KINDS, standing.kv_cache_dtype).map((kind) => [kind, kind === "auto" ? t("kv_auto") : kind]), standing.kv_cache_dtype);
+  fill(status) {
+    this.status = status;
+    const models = status.models.map((name) => [name, name]);
+    if (!status.models.includes(status.chosen)) models.unshift([status.chosen, status.chosen]);
+    options($("model"), models, status.chosen);
+    options($("window"), with_(WINDOWS, status.window).map((n) => [n, windowName(n)]), status.window);
+    options($("kv"), with_(KINDS, status.kv_cache_dtype).map((kind) => [kind, kind === "auto" ? t("kv_auto") : kind]), status.kv_cache_dtype);
     $("language").value = words.current();
-    const { model, memory_bytes: memory, link } = standing;
+    const { model, memory_bytes: memory, link } = status;
     facts([
       [t("parameters"), [size(model.num_parameters), model.quantization].filter((each) => each !== "none").join(", ")],
       [t("context"), t("tokens", { n: model.max_model_len.toLocaleString() })],

@@ -3,8 +3,8 @@
 import { t } from "./words.js";
 
 /** Draw the line; what a narrow screen has no room for goes first. */
-export function draw(line, standing, usage) {
-  const { model, memory_bytes: memory, link, cloud } = standing;
+export function draw(line, status, usage) {
+  const { model, memory_bytes: memory, link, cloud } = status;
   const parts = [part(model.name, "")];
   if (usage?.decode_s && usage.completion_tokens > 1) {
     parts.push(part(t("speed", { n: Math.round(usage.completion_tokens / usage.decode_s) }), "middling"));

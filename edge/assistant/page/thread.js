@@ -97,19 +97,19 @@ export class Thread {
     this.retry = retry;
     this.example = example;
     this.edit = edit;
-    this.standing = null;
+    this.status = null;
     element.addEventListener("scroll", () => this.scrolled());
     this.follows = true;
   }
 
   /** Take what the server said of itself: who can be asked, and what the empty page tells. */
-  stand(standing) {
-    this.standing = standing;
-    this.element.querySelector(".welcome")?.replaceWith(welcome(standing, this.example));
+  stand(status) {
+    this.status = status;
+    this.element.querySelector(".welcome")?.replaceWith(welcome(status, this.example));
   }
 
   get canAskCloud() {
-    return Boolean(this.standing?.has_cloud && !this.standing.private);
+    return Boolean(this.status?.has_cloud && !this.status.private);
   }
 
   scrolled() {
@@ -132,7 +132,7 @@ export class Thread {
     this.writing = null;
     const last = turns.findLastIndex((turn) => turn.role === "user");
     const shown = turns.map((turn, n) => this.turn(turn, n === turns.length - 1, n === last));
-    this.element.replaceChildren(...(turns.length ? shown : [welcome(this.standing, this.example)]));
+    this.element.replaceChildren(...(turns.length ? shown : [welcome(this.status, this.example)]));
     this.follows = true;
     this.toEnd();
     this.scrolled();

@@ -19,29 +19,29 @@ export function size(parameters) {
 }
 
 /** Return the empty page; `example` asks a question that the shipped model can answer. */
-export function welcome(standing, example) {
+export function welcome(status, example) {
   const head = [make("h2", "", t("welcome"))];
-  if (standing) head.push(make("p", "", t(`welcome_${mood(standing)}`)));
+  if (status) head.push(make("p", "", t(`welcome_${mood(status)}`)));
   const shown = make("div", "welcome", ...head);
-  if (standing) shown.append(make("dl", "facts", ...who(standing)));
-  if (!standing || standing.is_demonstration) shown.append(make("div", "examples", ...EXAMPLES.map((key) => ask(t(key), example))));
+  if (status) shown.append(make("dl", "facts", ...who(status)));
+  if (!status || status.is_demonstration) shown.append(make("div", "examples", ...EXAMPLES.map((key) => ask(t(key), example))));
   shown.append(keys());
   return shown;
 }
 
-function mood(standing) {
-  if (standing.private) return "private";
-  if (!standing.has_cloud) return "alone";
-  return standing.cloud === "away" ? "away" : standing.asks ? "asks" : "far";
+function mood(status) {
+  if (status.private) return "private";
+  if (!status.has_cloud) return "alone";
+  return status.cloud === "away" ? "away" : status.asks ? "asks" : "far";
 }
 
-function who(standing) {
-  const { model } = standing;
-  const near = t(standing.is_demonstration ? "about_demonstration" : "about_model", { name: model.name, size: size(model.num_parameters) });
-  const rows = [[t("near"), near, standing.is_demonstration ? "nearfar models pull qwen3:1.7b" : ""]];
-  if (standing.is_offline) rows.push([t("far"), t("about_offline"), ""]);
-  else if (!standing.has_cloud) rows.push([t("far"), t("about_no_cloud"), "nearfar link join"]);
-  else rows.push([t("far"), standing.private ? t("private_on") : standing.link, ""]);
+function who(status) {
+  const { model } = status;
+  const near = t(status.is_demonstration ? "about_demonstration" : "about_model", { name: model.name, size: size(model.num_parameters) });
+  const rows = [[t("near"), near, status.is_demonstration ? "nearfar models pull qwen3:1.7b" : ""]];
+  if (status.is_offline) rows.push([t("far"), t("about_offline"), ""]);
+  else if (!status.has_cloud) rows.push([t("far"), t("about_no_cloud"), "nearfar link join"]);
+  else rows.push([t("far"), status.private ? t("private_on") : status.link, ""]);
   return rows.flatMap(([name, words, command]) => [
     make("dt", "", name),
     make("dd", "", words, ...(command ? [" ", make("code", "", command)] : [])),

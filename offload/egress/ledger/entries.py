@@ -33,7 +33,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None = None
 
 
-class Return(msgspec.Struct, frozen=True, kw_only=True):
+class DepartureOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """Outcome of a departure; bytes are None where nobody could count them."""
 
     state: State
@@ -45,11 +45,11 @@ class Return(msgspec.Struct, frozen=True, kw_only=True):
     failure: str | None = None
 
 
-class Left(msgspec.Struct, frozen=True, kw_only=True):
+class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A departure with its return, as the ledger lists it."""
 
     departure: Departure
-    back: Return
+    back: DepartureOutcome
 
     @property
     def num_bytes(self) -> int:
@@ -58,7 +58,7 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
         return self.departure.num_bytes if counted is None else counted
 
 
-class Decided(msgspec.Struct, frozen=True, kw_only=True):
+class DecisionEntry(msgspec.Struct, frozen=True, kw_only=True):
     """A decision as the ledger keeps it; `finish` holds its outcome and its cost."""
 
     number: int
@@ -71,7 +71,7 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None = None
 
 
-class Spent(msgspec.Struct, frozen=True, kw_only=True):
+class DaySpending(msgspec.Struct, frozen=True, kw_only=True):
     """Spending of today: what leaving has cost so far."""
 
     cost: float = 0.0

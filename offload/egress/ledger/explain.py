@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from offload.egress.ledger.entries import Decided, Left, Totals
+from offload.egress.ledger.entries import DecisionEntry, LedgerEntry, Totals
 from offload.reasons import sentence, sureness
 
 _SIDES = {"edge": "near", "cloud": "far"}
 
 
-def left_line(left: Left) -> str:
+def left_line(left: LedgerEntry) -> str:
     """Return one line of the list: when, how much, where to, why, and what was replaced."""
     departure, back = left.departure, left.back
     bytes_known = "" if back.bytes_sent is not None else " at most"
@@ -36,7 +36,7 @@ def totals_line(totals: Totals, num_shown: int) -> str:
     return f"{totals.num_bytes} bytes left in {totals.departures} attempts{rest}{cost}"
 
 
-def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
+def explained(decision: DecisionEntry, left: Iterable[LedgerEntry]) -> list[str]:
     """Return sentences that tell a decision: who, why, by which figures, its cost, what left."""
     finish, route = decision.finish, decision.finish.route
     lines = [f"Request {decision.request_id}, {_moment(decision.began_at)}, {decision.privacy}."]
@@ -56,7 +56,7 @@ def explained(decision: Decided, left: Iterable[Left]) -> list[str]:
     return lines
 
 
-def _estimates(decision: Decided) -> list[str]:
+def _estimates(decision: DecisionEntry) -> list[str]:
     """Return what the policy saw, where it saw anything."""
     inputs, lines = decision.inputs, []
     near, far = inputs.get("p_near"), inputs.get("p_far")
@@ -75,7 +75,7 @@ def _estimates(decision: Decided) -> list[str]:
     return lines
 
 
-def _outcome(decision: Decided) -> list[str]:
+def _outcome(decision: DecisionEntry) -> list[str]:
     usage = decision.finish.usage
     seconds = usage.queue_s + usage.prefill_s + usage.decode_s
     took = f" in {seconds:.2f} s" if seconds else ""
@@ -86,7 +86,7 @@ def _outcome(decision: Decided) -> list[str]:
     ]
 
 
-def _departed(left: Left) -> str:
+def _departed(left: LedgerEntry) -> str:
     departure = left.departure
     most = "" if left.back.bytes_sent is not None else "at most "
     found = f"; in the text: {_counts(departure.found)}" if departure.found else ""

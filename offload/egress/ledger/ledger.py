@@ -19,7 +19,7 @@ import msgspec
 
 from offload.config.obstacles import obstacle
 from offload.egress.ledger import schema
-from offload.egress.ledger.entries import Departure, Return, Spent
+from offload.egress.ledger.entries import DaySpending, Departure, DepartureOutcome
 from offload.egress.ledger.reading import spent_since
 from offload.egress.ledger.schema import start_of_day, tidy
 from offload.messages import Privacy, Request
@@ -63,7 +63,7 @@ class Ledger:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._waiting: deque[_Line] = deque(maxlen=_MAX_WAITING)
-        self._waiting_spent = Spent()
+        self._waiting_spent = DaySpending()
         self._retry_at_s = 0.0
         self._num_written = 0
         self._told = False
@@ -75,13 +75,15 @@ class Ledger:
         content = departure.content if self.keep_content else None
         values = (departure.key, departure.request_id, departure.left_at, departure.endpoint)
         values += (departure.why, departure.privacy, departure.num_bytes, departure.digest)  # type: ignore[assignment]
-        self._write((_LEAVING, (*values, told, content)), Spent(num_bytes=departure.num_bytes))
+        self._write(
+            (_LEAVING, (*values, told, content)), DaySpending(num_bytes=departure.num_bytes)
+        )
 
-    def returned(self, key: str, back: Return) -> None:
+    def returned(self, key: str, back: DepartureOutcome) -> None:
         """Write down what came back for the departure of that key."""
         values = (back.state, back.bytes_sent, back.bytes_received, back.num_tokens)
         line = (_RETURNED, (*values, back.cost, back.seconds, back.failure, key))
-        self._write(line, Spent(cost=back.cost, tokens=back.num_tokens))
+        self._write(line, DaySpending(cost=back.cost, tokens=back.num_tokens))
 
     def record(self, request: Request, decision: Decision) -> None:
         """Write down a decision and its outcome; see Recorder."""
@@ -95,9 +97,9 @@ class Ledger:
             msgspec.json.encode(decision.finish).decode(),
             request.last_text() if kept else None,
         )
-        self._write((_DECIDED, values), Spent())
+        self._write((_DECIDED, values), DaySpending())
 
-    def spent_today(self) -> Spent:
+    def spent_today(self) -> DaySpending:
         """Return what leaving has cost since midnight, by this machine's clock."""
         with self._lock:
             waiting = self._waiting_spent
@@ -107,7 +109,7 @@ class Ledger:
             except (OSError, sqlite3.Error) as error:
                 self._trouble(error)
                 return waiting
-        return Spent(
+        return DaySpending(
             cost=kept.cost + waiting.cost,
             tokens=kept.tokens + waiting.tokens,
             num_bytes=kept.num_bytes + waiting.num_bytes,
@@ -130,11 +132,11 @@ class Ledger:
         if self._num_written:
             self._tidy()
 
-    def _write(self, line: _Line, spent: Spent) -> None:
+    def _write(self, line: _Line, spent: DaySpending) -> None:
         with self._lock:
             self._waiting.append(line)
             waiting = self._waiting_spent
-            self._waiting_spent = Spent(
+            self._waiting_spent = DaySpending(
                 cost=waiting.cost + spent.cost,
                 tokens=waiting.tokens + spent.tokens,
                 num_bytes=waiting.num_bytes + spent.num_bytes,
@@ -158,7 +160,7 @@ class Ledger:
         except (OSError, sqlite3.Error) as error:
             self._trouble(error)
             return
-        self._waiting_spent, self._told = Spent(), False
+        self._waiting_spent, self._told = DaySpending(), False
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:

@@ -13,7 +13,14 @@ import msgspec
 
 from backbone.errors import cause
 from offload.config.obstacles import obstacle
-from offload.egress.ledger.entries import Decided, Departure, Left, Return, Spent, Totals
+from offload.egress.ledger.entries import (
+    DaySpending,
+    DecisionEntry,
+    Departure,
+    DepartureOutcome,
+    LedgerEntry,
+    Totals,
+)
 from offload.egress.ledger.schema import connect, is_damage
 from offload.errors import RequestError, SettingsError
 from offload.messages import Finish
@@ -29,13 +36,13 @@ _SPENT = (
 )
 
 
-class Book:
+class LedgerReader:
     """The ledger's file, open for reading."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
 
-    def departures(self, *, limit: int = -1, request_id: str | None = None) -> list[Left]:
+    def departures(self, *, limit: int = -1, request_id: str | None = None) -> list[LedgerEntry]:
         """Return what left, the newest first; of one request, or of all."""
         where = "" if request_id is None else "WHERE request_id = ?"
         rows = self._connection.execute(
@@ -44,7 +51,7 @@ class Book:
         )
         return [_left(row) for row in rows]
 
-    def decision(self, name: str) -> Decided:
+    def decision(self, name: str) -> DecisionEntry:
         """Return the newest decision of that request, by the first letters of its id, or "last".
 
         Raises RequestError where there is none, or more than one request begins so.
@@ -65,7 +72,7 @@ class Book:
             raise RequestError(f"{name!r} begins the ids of several requests; give more of it")
         return rows[0]
 
-    def decisions(self, *, limit: int = -1) -> list[Decided]:
+    def decisions(self, *, limit: int = -1) -> list[DecisionEntry]:
         """Return what was decided, the newest first."""
         return self._decided("ORDER BY number DESC LIMIT ?", (limit,))
 
@@ -85,17 +92,17 @@ class Book:
             cost=gone[3] + cost,
         )
 
-    def _decided(self, rest: str, values: tuple[Any, ...]) -> list[Decided]:
+    def _decided(self, rest: str, values: tuple[Any, ...]) -> list[DecisionEntry]:
         rows = self._connection.execute(f"SELECT {_DECISION} FROM decisions {rest}", values)
         return [_decision(row) for row in rows]
 
 
 @contextmanager
-def open_book(path: Path) -> Iterator[Book]:
+def open_book(path: Path) -> Iterator[LedgerReader]:
     """Open the ledger for reading; without a file it is empty. Raises SettingsError."""
     try:
         with closing(connect(path)) as connection:
-            yield Book(connection)
+            yield LedgerReader(connection)
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, sqlite3.Error) and is_damage(error):
             told = f"{cause(error)}; move the file away to begin anew"
@@ -104,7 +111,7 @@ def open_book(path: Path) -> Iterator[Book]:
         raise SettingsError(f"the ledger {path} cannot be read: {told}") from None
 
 
-def spent_since(connection: sqlite3.Connection, start: float, end: float) -> Spent:
+def spent_since(connection: sqlite3.Connection, start: float, end: float) -> DaySpending:
     """Return what leaving cost between two moments, whatever the clock did meanwhile.
 
     Counted are the lines of that time, and all written after the last one from before it: a clock
@@ -117,20 +124,20 @@ def spent_since(connection: sqlite3.Connection, start: float, end: float) -> Spe
             (SELECT number FROM departures WHERE +left_at < ?1 ORDER BY number DESC LIMIT 1), 0)""",
         (start, end),
     ).fetchone()
-    return Spent(cost=cost, tokens=tokens, num_bytes=num_bytes)
+    return DaySpending(cost=cost, tokens=tokens, num_bytes=num_bytes)
 
 
-def _left(row: tuple[Any, ...]) -> Left:
+def _left(row: tuple[Any, ...]) -> LedgerEntry:
     names = _DEPARTURE.split(", ")
     values = dict(zip(names, row, strict=True))
     values["found"] = json.loads(values["found"])
     out = {name: values[name] for name in Departure.__struct_fields__}
-    back = {name: values[name] for name in Return.__struct_fields__}
-    return Left(departure=Departure(**out), back=Return(**back))
+    back = {name: values[name] for name in DepartureOutcome.__struct_fields__}
+    return LedgerEntry(departure=Departure(**out), back=DepartureOutcome(**back))
 
 
-def _decision(row: tuple[Any, ...]) -> Decided:
+def _decision(row: tuple[Any, ...]) -> DecisionEntry:
     values = dict(zip(_DECISION.split(", "), row, strict=True))
     values["inputs"] = json.loads(values["inputs"])
     values["finish"] = msgspec.json.decode(values["finish"], type=Finish)
-    return Decided(**values)
+    return DecisionEntry(**values)

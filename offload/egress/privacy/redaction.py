@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from offload.egress.privacy.findings import Finding, Kind, Rules
 from offload.egress.privacy.normalise import Normalised, normalise
 from offload.egress.privacy.texts import KeyedText, change_texts, names_twice, texts_of
-from offload.errors import Withheld
+from offload.errors import EgressBlocked
 from offload.messages import Request
 
 LABELS: dict[Kind, str] = {
@@ -80,7 +80,7 @@ class Placeholders:
 def clear(request: Request, rules: Rules) -> Cleared:
     """Return the request with every finding of an action `redact` replaced.
 
-    Raises Withheld for a tool call in which a value could hide behind another.
+    Raises EgressBlocked for a tool call in which a value could hide behind another.
     """
     _refuse_unclear(request)
     said = texts_of(request)
@@ -105,7 +105,7 @@ def clear(request: Request, rules: Rules) -> Cleared:
 def _refuse_unclear(request: Request) -> None:
     calls = (call for message in request.messages for call in message.tool_calls)
     if any(names_twice(call.arguments) for call in calls):
-        raise Withheld(
+        raise EgressBlocked(
             "the arguments of a tool call give one key two values, of which one would be hidden; "
             "write each key once"
         )

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from offload.collect import collect
-from offload.engine import Engine, Revealing
-from offload.errors import KeyRefused, LinkError, Overloaded, Withheld
+from offload.engine import Engine, HiddenStateSource
+from offload.errors import EgressBlocked, KeyRefused, LinkError, Overloaded
 from offload.link.backoff import Backoff
 from offload.messages import Alternative, Confidence, Delta, Message, Request, Sampling
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of, packed, token_kind
@@ -123,7 +123,9 @@ class _Run:
 
     def _leave_out(self, error: LinkError | Overloaded) -> None:
         self.num_left_out += 1
-        self._in_a_row += not isinstance(error, Withheld)  # one of these says nothing of the next
+        self._in_a_row += not isinstance(
+            error, EgressBlocked
+        )  # one of these says nothing of the next
         none = self._in_a_row == len(self.waiting)
         if none or self._in_a_row >= _LOST_AFTER or isinstance(error, KeyRefused):
             self.lost = error
@@ -133,7 +135,7 @@ class _Run:
         for _ in range(ATTEMPTS - 1):
             try:
                 return await answer(self._engine, question, self._how)
-            except (KeyRefused, Withheld):
+            except (KeyRefused, EgressBlocked):
                 raise  # asking again changes nothing
             except (LinkError, Overloaded) as error:
                 busy_s = error.retry_after_s if isinstance(error, Overloaded) else 0.0
@@ -146,7 +148,7 @@ async def answer(engine: Engine, question: Question, how: QuestionOptions) -> An
     message = Message(role="user", content=question.question)
     request, states = Request(messages=(message,), sampling=how.sampling), list[Any]()
     with ExitStack() as block:
-        if how.keep_states and isinstance(engine, Revealing):
+        if how.keep_states and isinstance(engine, HiddenStateSource):
             block.enter_context(engine.watch(request.id, lambda _, state: states.append(state)))
         read = await collect(engine.generate(request))
     ended = read.finish.reason

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from offload.aims import Aim
-from offload.egress.ledger.entries import Decided
+from offload.egress.ledger.entries import DecisionEntry
 from offload.policy.serving.calibrated import load_calibrated
 from offload.policy.serving.first_day import first_day
 from offload.policy.serving.rule import Estimate, Limit, Rule, ThresholdRule
@@ -51,7 +51,9 @@ def limit_of(aim: Aim, *, policy: Path | None, min_logprob: float | None) -> Lim
     return rule.limit(aim)
 
 
-def replay(decisions: Sequence[Decided], limit: Limit, *, by_logprob: bool = False) -> LedgerReplay:
+def replay(
+    decisions: Sequence[DecisionEntry], limit: Limit, *, by_logprob: bool = False
+) -> LedgerReplay:
     """Return what the limit would have made of decisions, the newest first.
 
     With `by_logprob` a decision is judged by its least token log-probability alone, as a limit
@@ -93,12 +95,12 @@ def report_lines(found: LedgerReplay) -> list[str]:
     return lines
 
 
-def _reason(decided: Decided) -> str:
+def _reason(decided: DecisionEntry) -> str:
     route = decided.finish.route
     return route.reason if route is not None else ""
 
 
-def estimate_of(decided: Decided, *, by_logprob: bool = False) -> Estimate | None:
+def estimate_of(decided: DecisionEntry, *, by_logprob: bool = False) -> Estimate | None:
     """Return what was known; None where neither the near model nor the prompt said anything."""
     inputs = decided.inputs
     least, near = _number(inputs, "least_logprob"), _number(inputs, "p_near")

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from backbone.errors import cause
-from offload.egress.ledger.entries import Decided
+from offload.egress.ledger.entries import DecisionEntry
 from offload.errors import RequestError
 from offload.policy.fitting.ledger_replay import estimate_of
 from offload.policy.serving.features import Floats
@@ -118,7 +118,7 @@ def read_rewards(path: Path) -> dict[str, float]:
 
 
 def drawn_decisions(
-    decisions: Sequence[Decided], rewards: Mapping[str, float], limit: Limit
+    decisions: Sequence[DecisionEntry], rewards: Mapping[str, float], limit: Limit
 ) -> list[DrawnDecision]:
     """Return the decisions with a reward whose side was left to chance, under another limit."""
     rows = []

@@ -13,12 +13,12 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from offload.messages import Word
+from offload.messages import BaseStruct
 
 NUM_STARTS = 6
 
 
-class Isotonic(Word, frozen=True, kw_only=True):
+class Isotonic(BaseStruct, frozen=True, kw_only=True):
     """Isotonic curve: rises through knots, straight between them, level beyond the ends."""
 
     scores: tuple[float, ...]

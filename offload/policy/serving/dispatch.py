@@ -92,7 +92,7 @@ class CloudStatus(Protocol):
 class MeasuredCloud(Protocol):
     """Engine on another machine that knows the status of that machine."""
 
-    def standing(self) -> CloudStatus:
+    def snapshot(self) -> CloudStatus:
         """Return what is known now; nothing is sent for it."""
         ...
 
@@ -139,7 +139,7 @@ class LatencyModel:
 
     def far(self, request: Request, cloud: object) -> PredictedTimes:
         """Predict a server's answer: what counts there is the round trip and the queue."""
-        known = cloud.standing() if isinstance(cloud, MeasuredCloud) else None
+        known = cloud.snapshot() if isinstance(cloud, MeasuredCloud) else None
         first = median(self._first_s) if self._first_s else _first_by_link(known)
         if first is None:
             return PredictedTimes()

@@ -19,7 +19,7 @@ import msgspec
 from backbone.errors import cause
 from offload.aims import Aim
 from offload.errors import SettingsError
-from offload.messages import Word
+from offload.messages import BaseStruct
 from offload.policy.serving.answer_features import (
     NAMES,
     PROMPT_NAMES,
@@ -36,7 +36,7 @@ VERSION = 1
 SHIPPED = Path(__file__).with_name("first_day.json")
 
 
-class FittedOn(Word, frozen=True, kw_only=True):
+class FittedOn(BaseStruct, frozen=True, kw_only=True):
     """Data a rule was fitted to: models, sets, and questions (mark_of)."""
 
     models: tuple[str, ...]
@@ -44,7 +44,7 @@ class FittedOn(Word, frozen=True, kw_only=True):
     questions: tuple[str, ...]
 
 
-class FirstDayFile(Word, frozen=True, kw_only=True):
+class FirstDayFile(BaseStruct, frozen=True, kw_only=True):
     """Weights of an answer's features for P(near right), and of a prompt's for both sides.
 
     `min_gain` is how much likelier right the far model must be for plain `auto` to ask it, `needs`

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from offload.egress.ledger.entries import Spent
+from offload.egress.ledger.entries import DaySpending
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.privacy.shareable_part import class_of, holds_private, part_that_leaves
 from offload.egress.privacy.texts import texts_of
@@ -31,7 +31,7 @@ class DayLimits:
     tokens: int = 0
     num_bytes: int = 0
 
-    def passed(self, spent: Spent, num_bytes: int) -> str | None:
+    def passed(self, spent: DaySpending, num_bytes: int) -> str | None:
         """Return the reason code of a limit that sending so many bytes more would pass."""
         if 0 < self.cost <= spent.cost:
             return "day_cost"
@@ -55,7 +55,7 @@ class Conditions:
     forced: Literal["edge", "cloud"] | None = None
     reachable: bool = True
     limits: DayLimits = field(default_factory=DayLimits)
-    spent: Spent = field(default_factory=Spent)
+    spent: DaySpending = field(default_factory=DaySpending)
     spare: bool = False
     on_battery: bool = False
     hot: bool = False
@@ -163,9 +163,9 @@ class ConditionsReader:
         limits = self._limits()
         limited = self._ledger is not None and limits != DayLimits()
         return Conditions(
-            reachable=cloud.standing().healthy if isinstance(cloud, MeasuredCloud) else True,
+            reachable=cloud.snapshot().healthy if isinstance(cloud, MeasuredCloud) else True,
             limits=limits,
-            spent=self._ledger.spent_today() if limited and self._ledger else Spent(),
+            spent=self._ledger.spent_today() if limited and self._ledger else DaySpending(),
             spare=pressure is not None,
             on_battery=pressure is not None and pressure.on_battery,
             hot=pressure is not None and pressure.hot,

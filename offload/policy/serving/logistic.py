@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offload.errors import RequestError
-from offload.messages import Word
+from offload.messages import BaseStruct
 from offload.policy.serving.features import Floats
 
 STRENGTHS = (1.0, 3.0, 10.0)  # more smoothing than this flattened the ranking
@@ -115,7 +115,7 @@ def _shortened(
     return start, 0.0
 
 
-class Scorer(Word, frozen=True, kw_only=True):
+class Scorer(BaseStruct, frozen=True, kw_only=True):
     """Linear scorer: log odds of a row of features, which stand in the order of `names`."""
 
     names: tuple[str, ...]

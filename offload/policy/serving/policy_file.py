@@ -9,14 +9,14 @@ import msgspec
 from backbone.errors import cause
 from backbone.files import SHARED, atomic_write
 from offload.errors import SettingsError
-from offload.messages import Word
+from offload.messages import BaseStruct
 from offload.policy.serving.calibration_math import Isotonic
 from offload.policy.serving.logistic import Scorer
 
 VERSION = 2
 
 
-class Pairing(Word, frozen=True, kw_only=True):
+class Pairing(BaseStruct, frozen=True, kw_only=True):
     """Pair of models that a policy was calibrated for; any other pair has its own."""
 
     edge_model: str
@@ -26,7 +26,7 @@ class Pairing(Word, frozen=True, kw_only=True):
     cloud_model: str
 
 
-class EarlyBounds(Word, frozen=True, kw_only=True):
+class EarlyBounds(BaseStruct, frozen=True, kw_only=True):
     """Bounds below which an unfinished answer is given up.
 
     `bounds[level][checkpoint]`: below this score at that many tokens, an answer that would in the
@@ -38,7 +38,7 @@ class EarlyBounds(Word, frozen=True, kw_only=True):
     bounds: tuple[tuple[float, ...], ...]
 
 
-class HeldOutQuestions(Word, frozen=True, kw_only=True):
+class HeldOutQuestions(BaseStruct, frozen=True, kw_only=True):
     """Held-out questions, on which nothing was fitted: thresholds are read off them."""
 
     scores: tuple[float, ...]
@@ -47,7 +47,7 @@ class HeldOutQuestions(Word, frozen=True, kw_only=True):
     far_right: tuple[bool, ...]
 
 
-class HeldOutFigures(Word, frozen=True, kw_only=True):
+class HeldOutFigures(BaseStruct, frozen=True, kw_only=True):
     """Figures of the policy on the held-out questions; shares are 0 to 1."""
 
     num_fitted: int
@@ -59,7 +59,7 @@ class HeldOutFigures(Word, frozen=True, kw_only=True):
     probe: str = ""  # why the probe is used, or is not
 
 
-class PolicyFile(Word, frozen=True, kw_only=True):
+class PolicyFile(BaseStruct, frozen=True, kw_only=True):
     """Policy as calibration found it; the prior and the probe are npz files beside it."""
 
     version: int

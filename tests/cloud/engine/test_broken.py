@@ -20,7 +20,7 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.engine_loop import BROKEN
 from cloud.engine.options import EngineOptions
 from cloud.engine.tp_launcher import TpLauncher
-from offload.engine import Breaking
+from offload.engine import Breakable
 from offload.errors import EngineStopped
 from offload.link.client import CloudLink
 from offload.link.local_keys import device_keys
@@ -74,7 +74,7 @@ async def test_a_process_killed_while_nothing_is_asked_is_told_by_every_door(
 
 @pytest.mark.slow
 async def test_an_answer_under_way_ends_with_one_error(shared: CloudEngine) -> None:
-    assert isinstance(shared, Breaking) and shared.broken() is None
+    assert isinstance(shared, Breakable) and shared.broken() is None
     items = shared.generate(ask(max_tokens=100_000))
     await anext(items)
     other_process(shared).kill()

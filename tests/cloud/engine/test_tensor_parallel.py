@@ -18,7 +18,7 @@ from torch import Tensor
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
-from backbone.tensor_shard import Share, ShareError
+from backbone.tensor_shard import ShardError, TensorShard
 from cloud.engine.engine import CloudEngine
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from cloud.engine.options import EngineOptions
@@ -136,9 +136,9 @@ def test_a_step_is_told_as_it_was() -> None:
 
 def test_heads_that_cannot_be_shared_are_refused(tmp_path: Path) -> None:
     config = NetworkConfig.load(write_checkpoint(tmp_path, "qwen2"))
-    with pytest.raises(ShareError, match="num_attention_heads=4 cannot be divided by 3"):
-        Share(0, 3).of_config(config)
-    assert Share(0, 2).of_config(config).num_key_value_heads == 1
+    with pytest.raises(ShardError, match="num_attention_heads=4 cannot be divided by 3"):
+        TensorShard(0, 3).of_config(config)
+    assert TensorShard(0, 2).of_config(config).num_key_value_heads == 1
 
 
 def test_options_that_exclude_each_other_are_refused() -> None:
@@ -150,7 +150,9 @@ def test_options_that_exclude_each_other_are_refused() -> None:
 def test_shares_put_together_are_the_whole(family: str, tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path, family)
     whole = dict(load_network(folder).named_parameters())
-    halves = [dict(load_network(folder, share=Share(r, 2)).named_parameters()) for r in (0, 1)]
+    halves = [
+        dict(load_network(folder, share=TensorShard(r, 2)).named_parameters()) for r in (0, 1)
+    ]
     for name, tensor in whole.items():
         parts = [half[name] for half in halves]
         cut = [i for i, n in enumerate(tensor.shape) if parts[0].shape[i] != n]
@@ -187,13 +189,13 @@ def test_a_process_asks_the_file_for_its_share_alone(
     name: str, shape: tuple[int, ...], asked: Any
 ) -> None:
     stored = Slices(4) if len(shape) == 1 else Slices(4, 6)
-    found = Share(1, 2).of_tensor(name, stored, shape)
+    found = TensorShard(1, 2).of_tensor(name, stored, shape)
     assert stored.asked == [asked] and tuple(found.shape) == shape
 
 
 def test_a_bias_behind_a_sum_is_added_by_the_first_alone() -> None:
     name = "layers.0.self_attn.o_proj.bias"
-    first, second = (Share(rank, 2).of_tensor(name, Slices(4), (4,)) for rank in (0, 1))
+    first, second = (TensorShard(rank, 2).of_tensor(name, Slices(4), (4,)) for rank in (0, 1))
     assert first.tolist() == [0, 1, 2, 3] and not second.any()
 
 

@@ -15,7 +15,7 @@ from backbone.files import SecretDamaged, atomic_write, make_private
 from edge.assistant import engine_settings
 from edge.assistant.access import MAX_BODY_BYTES, kept_token
 from edge.assistant.app import PAGE, build_app
-from edge.assistant.engine_settings import Change
+from edge.assistant.engine_settings import SettingsChange
 from edge.near.factory import RunFlags
 from offload.config.places import Places, places
 from offload.config.settings import Settings
@@ -31,14 +31,14 @@ KEY = {"authorization": f"Bearer {TOKEN}"}
 
 
 def client(opened: Office, **headers: str) -> httpx.AsyncClient:
-    app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
+    app = build_app(opened.assistant, opened.store, opened.answers, token=TOKEN)
     transport = httpx.ASGITransport(app=app)
     return httpx.AsyncClient(transport=transport, base_url=BASE, headers={**KEY, **headers})
 
 
-def shown_of(standing: httpx.Response) -> dict[str, Any]:
+def shown_of(status: httpx.Response) -> dict[str, Any]:
     """What the page shows, but for the memory in use."""
-    return {name: value for name, value in standing.json().items() if name != "memory_bytes"}
+    return {name: value for name, value in status.json().items() if name != "memory_bytes"}
 
 
 async def ask(http: httpx.AsyncClient, text: str, **said: Any) -> tuple[str, list[dict[str, Any]]]:
@@ -105,8 +105,8 @@ async def test_consent_is_asked_of_the_page_and_private_closes_the_link() -> Non
         assert (await anext(follow))["text"] == "far "
         assert [event async for event in follow][-1]["why"].startswith("far")
 
-        standing = (await http.patch("/api/settings", json={"private": True})).json()
-        assert standing["private"] and standing["link"] == "no cloud"
+        status = (await http.patch("/api/settings", json={"private": True})).json()
+        assert status["private"] and status["link"] == "no cloud"
         _, told = await ask(http, "secret", side="cloud")
         assert told[-1]["finish"]["route"]["reason"] == "local_only"
         assert len(opened.far.requests) == 1
@@ -130,9 +130,9 @@ async def test_never_holds_at_once_and_for_the_texts_of_programs_too() -> None:
         await asyncio.sleep(0)
         await http.post(f"/api/conversations/{talk}/consent", json={"reply": "never"})
         await events(http, talk)
-        assert (await http.get("/api/standing")).json()["private"]
+        assert (await http.get("/api/status")).json()["private"]
         program = Request(messages=(Message(role="user", content="of a program"),))
-        *_, finish = [item async for item in opened.desk.current.generate(program)]
+        *_, finish = [item async for item in opened.assistant.current.generate(program)]
         assert isinstance(finish, Finish) and finish.route is not None
         assert finish.route.reason == "local_only" and not opened.far.requests
         await http.patch("/api/settings", json={"private": False})
@@ -195,13 +195,13 @@ async def test_conversations_are_found_renamed_exported_and_deleted() -> None:
 
 async def test_settings_are_kept_and_wrong_ones_change_nothing() -> None:
     async with client(office()) as http:
-        standing = (await http.patch("/api/settings", json={"window": 512})).json()
-        assert standing["window"] == 512
+        status = (await http.patch("/api/settings", json={"window": 512})).json()
+        assert status["window"] == 512
         assert "window = 512" in places().config_file.read_text()
         for wrong in ({"window": -7}, {"model": ""}, {"nonsense": 1}, {"window": "many"}):
             answer = await http.patch("/api/settings", json=wrong)
             assert answer.status_code == 400 and answer.json()["error"]
-        assert (await http.get("/api/standing")).json()["window"] == 512
+        assert (await http.get("/api/status")).json()["window"] == 512
 
 
 @pytest.mark.parametrize(
@@ -212,28 +212,28 @@ async def test_a_setting_no_model_can_have_leaves_the_old_engine_running(
     wrong: dict[str, Any],
 ) -> None:
     async with client(office()) as http:
-        before = shown_of(await http.get("/api/standing"))
+        before = shown_of(await http.get("/api/status"))
         answer = await http.patch("/api/settings", json=wrong)
         assert answer.status_code == 400 and answer.json()["error"]
-        assert shown_of(await http.get("/api/standing")) == before
+        assert shown_of(await http.get("/api/status")) == before
         _, told = await ask(http, "are you there?")
         assert told[-1]["type"] == "finish"
 
 
 async def test_a_model_that_cannot_be_opened_is_rolled_back_whatever_it_raises() -> None:
     opened = office()
-    make = opened.desk.open_engine
+    make = opened.assistant.open_engine
 
     def breaks(settings: Settings, here: Places, choice: RunFlags) -> Engine:
         if settings.edge.window == 64:
             raise OverflowError("no llama.cpp can count so far")
         return make(settings, here, choice)
 
-    opened.desk.open_engine = breaks
-    before = opened.desk.settings
+    opened.assistant.open_engine = breaks
+    before = opened.assistant.settings
     with pytest.raises(OverflowError):
-        await opened.desk.change(Change(window=64))
-    assert opened.desk.settings is before
+        await opened.assistant.change(SettingsChange(window=64))
+    assert opened.assistant.settings is before
     assert not places().config_file.exists()
     async with client(opened) as http:
         assert (await ask(http, "are you there?"))[1][-1]["type"] == "finish"
@@ -248,10 +248,10 @@ async def test_a_switch_that_could_not_be_kept_is_not_in_force(
     opened = office(forced="cloud")
     monkeypatch.setattr(engine_settings, "change_settings", full)
     async with client(opened) as http:
-        before = shown_of(await http.get("/api/standing"))
+        before = shown_of(await http.get("/api/status"))
         answer = await http.patch("/api/settings", json={"private": not before["private"]})
         assert answer.status_code == 400 and "is full" in answer.json()["error"]
-        assert shown_of(await http.get("/api/standing")) == before
+        assert shown_of(await http.get("/api/status")) == before
 
 
 @pytest.mark.parametrize("body", [b'{"text": "\xff\xfe"}', b"[" * 100_000, b"\x00", b"{"])
@@ -284,14 +284,14 @@ async def test_only_this_machine_with_the_token_is_let_in(
     headers: dict[str, str], status: int
 ) -> None:
     async with client(office(), **headers) as http:
-        answer = await http.get("/api/standing")
+        answer = await http.get("/api/status")
         assert answer.status_code == status
         assert "error" in answer.json() or status == 200
 
 
 async def test_every_answer_binds_the_page() -> None:
     async with client(office()) as http:
-        for path in ("/", "/page/app.js", "/api/standing", "/nowhere", "/worker.js"):
+        for path in ("/", "/page/app.js", "/api/status", "/nowhere", "/worker.js"):
             policy = (await http.get(path)).headers["content-security-policy"]
             assert "default-src 'none'" in policy and "unsafe" not in policy
             assert "frame-ancestors 'none'" in policy

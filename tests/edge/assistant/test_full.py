@@ -34,7 +34,7 @@ def test_what_cannot_be_kept_is_said(tmp_path: Path) -> None:
 
 
 async def answered(opened: Office, text: str, *, full: bool) -> tuple[httpx.Response, str]:
-    app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
+    app = build_app(opened.assistant, opened.store, opened.answers, token=TOKEN)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(

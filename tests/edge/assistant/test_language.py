@@ -23,7 +23,7 @@ from edge.chat.status_line import link
 from edge.conversations.store import Conversations
 from offload.errors import CloudUnreachable, RequestError
 from offload.hybrid.hybrid import Hybrid
-from offload.link.health import CloudStanding, LinkHealth
+from offload.link.health import CloudSnapshot, LinkHealth
 from offload.messages import Finish, Route, Usage
 from offload.reasons import REASONS
 from tests.edge.desks import TOKEN, office
@@ -79,8 +79,8 @@ class Linked(ScriptedEngine):
     def health(self) -> LinkHealth:
         return self._health
 
-    def standing(self) -> CloudStanding:
-        return CloudStanding(healthy=self._health.rtt_s is None)
+    def snapshot(self) -> CloudSnapshot:
+        return CloudSnapshot(healthy=self._health.rtt_s is None)
 
 
 def health(*, alive: bool, rtt_s: float | None) -> LinkHealth:
@@ -198,14 +198,14 @@ def test_the_first_language_decides(accepted: str, is_zh: bool) -> None:
 
 async def test_refusals_come_in_the_language_of_the_page() -> None:
     opened = office()
-    app = build_app(opened.desk, opened.store, opened.answers, token=TOKEN)
+    app = build_app(opened.assistant, opened.store, opened.answers, token=TOKEN)
     headers = {"accept-language": "zh", "authorization": f"Bearer {TOKEN}"}
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(
         transport=transport, base_url="http://127.0.0.1:1", headers=headers
     ) as http:
-        assert is_chinese((await http.get("/api/standing")).json()["link"])
+        assert is_chinese((await http.get("/api/status")).json()["link"])
         assert is_chinese((await http.get("/api/conversations/none")).json()["error"])
         assert is_chinese((await http.patch("/api/settings", json={"window": -7})).json()["error"])
-        locked = await http.get("/api/standing", headers={"authorization": ""})
+        locked = await http.get("/api/status", headers={"authorization": ""})
         assert locked.status_code == 401 and is_chinese(locked.json()["error"])

@@ -82,7 +82,7 @@ async def test_a_better_answer_comes_to_the_open_page(monkeypatch: pytest.Monkey
     cloud = Away(("better",), error=CloudUnreachable("nobody is there"))
     at_desk = office(far=cloud, forced="cloud")
     change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
-    at_desk.desk.outbox = Outbox(places().outbox, below=1.1)
+    at_desk.assistant.outbox = Outbox(places().outbox, below=1.1)
     async with serving(at_desk) as opened, page() as tab:
         await ready(opened, tab)
         await ask(tab, "why?")

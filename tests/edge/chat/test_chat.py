@@ -12,7 +12,7 @@ from backbone.terminal_text import printable
 from edge.chat.chat import Chat
 from edge.chat.chat_commands import COMMANDS
 from edge.chat.consent import ConsentPrompt, Reply
-from edge.chat.dialogue import Manner
+from edge.chat.dialogue import AnswerOptions
 from edge.chat.markdown_stream import settled
 from edge.chat.question_text import MAX_BYTES
 from edge.chat.screen import PlainScreen
@@ -85,9 +85,9 @@ async def talk(
     live: Callable[[], Privacy] | None = None,
 ) -> tuple[Chat, ScriptedScreen]:
     screen = ScriptedScreen(*lines, reply=reply)
-    manner = Manner(privacy=privacy)
+    options = AnswerOptions(privacy=privacy)
     kept = store or Conversations()
-    chat = Chat(engine or hybrid(), screen, kept, manner=manner, commands=COMMANDS, privacy=live)
+    chat = Chat(engine or hybrid(), screen, kept, options=options, commands=COMMANDS, privacy=live)
     await chat.run()
     return chat, screen
 

@@ -9,7 +9,7 @@ import pytest
 
 from edge.chat import ask
 from edge.chat.ask import AskOptions, ask_once
-from edge.chat.chat_setup import Past, chat_on
+from edge.chat.chat_setup import ConversationChoice, chat_on
 from edge.chat.terminal import StreamReader
 from edge.chat.upgrade_answers import is_in_reach, waiting_line
 from offload.config.places import places
@@ -95,7 +95,7 @@ def test_a_chat_tells_at_its_start_what_waits_and_leaves_it_waiting(
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(typed))
     outbox = Outbox(places().outbox)
     outbox.put(asked(), "perhaps", UNSURE)
-    chat_on(AskOptions(), Past(keep=True), "", as_json=False)
+    chat_on(AskOptions(), ConversationChoice(keep=True), "", as_json=False)
     captured = capsys.readouterr()
     assert "Paris" in captured.out and "1 earlier question waits" in captured.err
     assert len(outbox.pending()) == 1

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from edge.chat.consent import ConsentPrompt, Reply
-from edge.chat.dialogue import Manner, answer
+from edge.chat.dialogue import AnswerOptions, answer
 from edge.conversations.conversation import Conversation, export
 from edge.conversations.conversation_schema import MIGRATIONS
 from edge.conversations.store import Conversations
@@ -59,9 +59,9 @@ class Desk:
         return await self.again(privacy)
 
     async def again(self, privacy: Privacy = Privacy.CLOUD_OK) -> Finish:
-        manner = Manner(privacy=privacy, outbox=self.outbox)
+        options = AnswerOptions(privacy=privacy, outbox=self.outbox)
         *_, last = [
-            item async for item in answer(self.hybrid, self.store, self.conversation, manner)
+            item async for item in answer(self.hybrid, self.store, self.conversation, options)
         ]
         assert isinstance(last, Finish)
         return last
@@ -77,80 +77,80 @@ def store() -> Conversations:
 
 
 async def test_a_local_only_turn_stays_when_the_conversation_goes_on(store: Conversations) -> None:
-    desk = Desk(store)
-    await desk.ask("a plain question")
-    await desk.ask(SECRET, Privacy.LOCAL_ONLY)
-    finish = await desk.ask("and now?")
-    assert len(desk.cloud.requests) == 2 and SECRET not in desk.left
-    assert [each.content for each in desk.cloud.requests[-1].messages] == [
+    assistant = Desk(store)
+    await assistant.ask("a plain question")
+    await assistant.ask(SECRET, Privacy.LOCAL_ONLY)
+    finish = await assistant.ask("and now?")
+    assert len(assistant.cloud.requests) == 2 and SECRET not in assistant.left
+    assert [each.content for each in assistant.cloud.requests[-1].messages] == [
         "a plain question",
         "far",
         "and now?",
     ]
     assert finish.route is not None and finish.route.left_out == 2
-    assert SECRET in "".join(each.content for each in desk.near.requests[-1].messages)
+    assert SECRET in "".join(each.content for each in assistant.near.requests[-1].messages)
 
 
 async def test_what_was_answered_near_from_a_turn_that_stays_stays_too(
     store: Conversations,
 ) -> None:
-    desk = Desk(store)
-    await desk.ask(SECRET, Privacy.LOCAL_ONLY)
-    desk.allowed = Allowed(offline=True)
-    await desk.ask("what opens at 4711?")  # near: its answer may say what it has read
-    desk.allowed = Allowed()
-    await desk.ask("and now?")
-    assert [each.content for each in desk.cloud.requests[-1].messages] == ["and now?"]
+    assistant = Desk(store)
+    await assistant.ask(SECRET, Privacy.LOCAL_ONLY)
+    assistant.allowed = Allowed(offline=True)
+    await assistant.ask("what opens at 4711?")  # near: its answer may say what it has read
+    assistant.allowed = Allowed()
+    await assistant.ask("and now?")
+    assert [each.content for each in assistant.cloud.requests[-1].messages] == ["and now?"]
 
 
 @pytest.mark.parametrize("refusal", ["no", "never"])
 async def test_a_refused_message_never_leaves_later(store: Conversations, refusal: Reply) -> None:
-    desk = Desk(store, replies=[refusal])
-    await desk.ask(SECRET, Privacy.ASK)
-    await _go_on(desk)
-    assert desk.cloud.requests and SECRET not in desk.left
+    assistant = Desk(store, replies=[refusal])
+    await assistant.ask(SECRET, Privacy.ASK)
+    await _go_on(assistant)
+    assert assistant.cloud.requests and SECRET not in assistant.left
 
 
-async def _go_on(desk: Desk) -> None:
+async def _go_on(assistant: Desk) -> None:
     """Go on with the same conversation in another run, where all may leave."""
-    later = Desk(desk.store)
-    later.conversation = desk.conversation
+    later = Desk(assistant.store)
+    later.conversation = assistant.conversation
     await later.again()  # retried
     assert not later.cloud.requests
     await later.ask("and now?")
-    desk.cloud.requests += later.cloud.requests
+    assistant.cloud.requests += later.cloud.requests
 
 
 async def test_a_conversation_may_be_kept_near_as_a_whole(store: Conversations) -> None:
-    desk = Desk(store)
-    desk.allowed = Allowed(keeps_whole=True)
-    await desk.ask(SECRET, Privacy.LOCAL_ONLY)
-    finish = await desk.ask("and now?")
-    assert not desk.cloud.requests
+    assistant = Desk(store)
+    assistant.allowed = Allowed(keeps_whole=True)
+    await assistant.ask(SECRET, Privacy.LOCAL_ONLY)
+    finish = await assistant.ask("and now?")
+    assert not assistant.cloud.requests
     assert finish.route is not None and finish.route.reason == "private_turns"
 
 
 async def test_a_private_system_prompt_stays(store: Conversations) -> None:
-    desk = Desk(store)
-    store.instruct(desk.conversation, SECRET, Privacy.LOCAL_ONLY)
-    await desk.ask("and now?")
-    assert desk.cloud.requests and SECRET not in desk.left
+    assistant = Desk(store)
+    store.instruct(assistant.conversation, SECRET, Privacy.LOCAL_ONLY)
+    await assistant.ask("and now?")
+    assert assistant.cloud.requests and SECRET not in assistant.left
 
 
 async def test_the_outbox_takes_no_turn_that_stays(store: Conversations) -> None:
-    desk = Desk(store)
-    await desk.ask(SECRET, Privacy.LOCAL_ONLY)
-    desk.allowed = Allowed(offline=True)
-    await desk.ask("and now?")
-    (waiting,) = desk.outbox.pending()
+    assistant = Desk(store)
+    await assistant.ask(SECRET, Privacy.LOCAL_ONLY)
+    assistant.allowed = Allowed(offline=True)
+    await assistant.ask("and now?")
+    (waiting,) = assistant.outbox.pending()
     assert SECRET not in msgspec.json.encode(waiting.request).decode()
 
 
 async def test_an_exported_conversation_keeps_each_class(store: Conversations) -> None:
-    desk = Desk(store)
-    await desk.ask(SECRET, Privacy.LOCAL_ONLY)
-    await desk.ask("and now?")
-    whole = store.read(desk.conversation)
+    assistant = Desk(store)
+    await assistant.ask(SECRET, Privacy.LOCAL_ONLY)
+    await assistant.ask("and now?")
+    whole = store.read(assistant.conversation)
     read = msgspec.json.decode(export(whole, "json"), type=Conversation)
     assert [each.stays for each in read.messages()] == [True, True, False, False]
 

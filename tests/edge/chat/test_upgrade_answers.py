@@ -11,8 +11,8 @@ import pytest
 
 from edge.chat.chat import Chat
 from edge.chat.chat_commands import COMMANDS
-from edge.chat.dialogue import Manner, answer
-from edge.chat.upgrade_answers import Bettering
+from edge.chat.dialogue import AnswerOptions, answer
+from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
 from offload.config.places import places
@@ -44,8 +44,8 @@ def hybrid(cloud: ScriptedEngine) -> Hybrid:
 async def asked(store: Conversations, engine: Hybrid, outbox: Outbox, privacy: Privacy) -> str:
     talk = store.begin()
     store.ask(talk, "why?")
-    manner = Manner(privacy=privacy, outbox=outbox)
-    async for _ in answer(engine, store, talk, manner):
+    options = AnswerOptions(privacy=privacy, outbox=outbox)
+    async for _ in answer(engine, store, talk, options):
         pass
     return talk
 
@@ -57,11 +57,11 @@ def outbox() -> Outbox:
 
 async def test_it_comes_once_beside_the_first_when_the_cloud_is_back(outbox: Outbox) -> None:
     store, cloud = Conversations(), away("better")
-    engine, bettering = hybrid(cloud), Bettering(outbox, store)
+    engine, upgrader = hybrid(cloud), AnswerUpgrader(outbox, store)
     talk = await asked(store, engine, outbox, Privacy.CLOUD_OK)
-    assert await bettering.look(engine) == 0 and store.read(talk).turns[1].waiting
+    assert await upgrader.look(engine) == 0 and store.read(talk).turns[1].waiting
     cloud.come_back()
-    assert await bettering.look(engine) == 1 and await bettering.look(engine) == 0
+    assert await upgrader.look(engine) == 1 and await upgrader.look(engine) == 0
     turn = store.read(talk).turns[1]
     assert turn.content == "near" and turn.better is not None and not turn.waiting
     assert turn.better.content == "better" and outbox.pending() == []
@@ -87,7 +87,7 @@ async def test_what_was_deleted_or_taken_back_is_never_asked(
     cloud.come_back()
     before = len(cloud.requests)
     monkeypatch.setattr("edge.chat.upgrade_answers._STRAY_S", -1.0)
-    assert await Bettering(outbox, store).look(engine) == 0
+    assert await AnswerUpgrader(outbox, store).look(engine) == 0
     assert len(cloud.requests) == before and outbox.pending() == []
 
 
@@ -97,7 +97,7 @@ async def test_a_turn_waits_no_longer_than_the_outbox_does(outbox: Outbox, has_c
     talk = await asked(store, engine, outbox, Privacy.CLOUD_OK)
     assert store.read(talk).turns[1].waiting
     outbox.forget("all")  # as `nearfar policy outbox` does, or the fifth try
-    await Bettering(outbox, store).look(engine if has_cloud else Hybrid(engine.edge, None))
+    await AnswerUpgrader(outbox, store).look(engine if has_cloud else Hybrid(engine.edge, None))
     assert not store.read(talk).turns[1].waiting
 
 
@@ -135,10 +135,10 @@ class Person:
 async def test_the_chat_shows_both_at_the_next_prompt(outbox: Outbox) -> None:
     store, cloud = Conversations(), away("better")
     person = Person(store, cloud)
-    bettering = Bettering(outbox, store, first_s=0.01, longest_s=0.02)
-    manner = Manner(privacy=Privacy.CLOUD_OK, outbox=outbox)
+    upgrader = AnswerUpgrader(outbox, store, first_s=0.01, longest_s=0.02)
+    options = AnswerOptions(privacy=Privacy.CLOUD_OK, outbox=outbox)
     await Chat(
-        hybrid(cloud), person, store, manner=manner, commands=COMMANDS, bettering=bettering
+        hybrid(cloud), person, store, options=options, commands=COMMANDS, upgrader=upgrader
     ).run()
     told = person.remarks
     at = next(n for n, each in enumerate(told) if "better answer is ready" in each)
@@ -151,7 +151,7 @@ async def test_the_assistant_keeps_it_and_tells_the_page(monkeypatch: pytest.Mon
     cloud = away("better")
     opened = office(far=cloud, forced="cloud")
     change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
-    opened.desk.outbox = Outbox(places().outbox, below=1.1)
+    opened.assistant.outbox = Outbox(places().outbox, below=1.1)
     headers = {"authorization": f"Bearer {TOKEN}"}
     async with (
         serving(opened),

@@ -11,7 +11,7 @@ import pytest
 from backbone.errors import CheckpointError
 from edge.doctor import tune as tuning
 from edge.doctor.chosen_settings import chosen_settings
-from edge.doctor.tune import Tuned, quick_window, tune
+from edge.doctor.tune import TuningResult, quick_window, tune
 from edge.llama.options import LlamaOptions
 from edge.llama.speed import Speed, measured_speed, prompt_of
 from offload.config.places import places
@@ -56,7 +56,7 @@ def device(quick: Quick) -> Callable[[Settings, int], Speed]:
     return measure
 
 
-def run(quick: Quick) -> Tuned:
+def run(quick: Quick) -> TuningResult:
     here = places()
     return tune(load(here.config_file), here, measure=device(quick), clock=lambda: 0.0)
 

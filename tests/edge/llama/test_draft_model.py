@@ -16,7 +16,7 @@ from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from engine.draft_gate import StepTimes
-from engine.drafts import DraftTally, FirstOf
+from engine.drafts import DraftStats, FirstOf
 from offload.errors import SettingsError
 from offload.messages import Delta, Finish, Request, Sampling
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
@@ -76,7 +76,7 @@ def test_answers_are_the_same_with_a_draft_model(tiny_gguf: Path, nearly: Path, 
             assert _told(_ask(plain, prompt, **WAYS[way])) == _told(
                 _ask(drafted, prompt, **WAYS[way])
             )
-        assert drafted.tally.proposed > drafted.tally.accepted
+        assert drafted.draft_stats.proposed > drafted.draft_stats.accepted
 
 
 def _told(deltas: list[Delta]) -> list[tuple[object, ...]]:
@@ -113,11 +113,11 @@ def test_every_way_of_running_gives_the_same_answer(
         for prompt in ("abcabcabc", "abcabcabc and more"):
             expected = [d.token_ids for d in _ask(plain, prompt, max_tokens=100)]
             assert [d.token_ids for d in _ask(drafted, prompt, max_tokens=100)] == expected
-        tally = drafted.tally
-        assert tally.steps > 0
+        draft_stats = drafted.draft_stats
+        assert draft_stats.steps > 0
         # Sliding windows part the two, since drafts are cut off where the window is full.
         if which == "itself" and not options:
-            assert tally.accepted == tally.proposed
+            assert draft_stats.accepted == draft_stats.proposed
         window = drafted._slots.all[0].cache.window
         assert window.used <= window.capacity
 
@@ -134,7 +134,7 @@ def test_the_draft_models_own_window_slides(
         assert drafted._draft is not None
         window = drafted._draft._reader.cache.window
         assert window.capacity == 48 and window.dropped > 60 and window.used <= 48
-        assert drafted.tally.accepted > 0
+        assert drafted.draft_stats.accepted > 0
 
 
 @pytest.mark.parametrize("kv", ["auto", "f16", "q8_0", "k8v4"])
@@ -179,9 +179,9 @@ async def test_drafts_are_for_who_writes_alone(tiny_gguf: Path, nearly: Path) ->
             return [t for item in items if isinstance(item, Delta) for t in item.token_ids]
 
         assert await asyncio.gather(ask("one"), ask("two")) == expected
-        before = drafted.tally.steps
+        before = drafted.draft_stats.steps
         assert await ask("one") == expected[0]
-        assert drafted.tally.steps > before
+        assert drafted.draft_stats.steps > before
 
 
 @pytest.mark.usefixtures("eager")
@@ -243,7 +243,7 @@ def test_a_draft_model_without_numbers_guesses_nothing(
     broken = make_tiny_gguf(tmp_path / "nan.gguf", spoil=spoil)
     with _both(tiny_gguf, broken) as (plain, drafted):
         assert [d.token_ids for d in _ask(drafted)] == [d.token_ids for d in _ask(plain)]
-        assert drafted.tally.proposed == 0
+        assert drafted.draft_stats.proposed == 0
 
 
 @pytest.mark.usefixtures("eager")
@@ -252,11 +252,11 @@ def test_models_that_cannot_take_back_are_not_drafted_for_and_do_not_draft(
 ) -> None:
     engine = engine_of(tiny_gguf, tiny_gguf)
     expected = [d.token_ids for d in _ask(engine)]
-    assert engine.tally.steps > 0
-    before = engine.tally.steps
+    assert engine.draft_stats.steps > 0
+    before = engine.draft_stats.steps
     engine._context.can_take_back = False
     assert [d.token_ids for d in _ask(engine)] == expected
-    assert engine.tally.steps == before
+    assert engine.draft_stats.steps == before
     engine.close()
     monkeypatch.setattr(Model, "can_take_back", False)
     with pytest.raises(SettingsError, match="cannot take a token back"):
@@ -281,8 +281,8 @@ class Scripted:
 
 def test_the_first_guess_is_taken_and_only_its_giver_is_judged() -> None:
     silent, first, second = Scripted([]), Scripted([1, 2]), Scripted([3])
-    tally = DraftTally()
-    both = FirstOf([silent, first, second], tally)
+    draft_stats = DraftStats()
+    both = FirstOf([silent, first, second], draft_stats)
     both.add(7)
     assert both.propose(5) == [1, 2]
     both.judge(2, 1, 0.1)
@@ -291,7 +291,7 @@ def test_the_first_guess_is_taken_and_only_its_giver_is_judged() -> None:
     assert both.propose(0) == []
     both.judge(0, 0, 0.1)
     assert silent.verdicts == second.verdicts == [(0, 0)]
-    assert (tally.steps, tally.proposed, tally.accepted) == (1, 2, 1)
+    assert (draft_stats.steps, draft_stats.proposed, draft_stats.accepted) == (1, 2, 1)
 
 
 def test_a_draft_model_that_cannot_pay_is_told_at_the_start_and_does_nothing(
@@ -309,7 +309,7 @@ def test_a_draft_model_that_cannot_pay_is_told_at_the_start_and_does_nothing(
         assert any("cannot make this model quicker" in line for line in told)
         expected = [d.token_ids for d in _ask(plain, "hello", max_tokens=60)]
         assert [d.token_ids for d in _ask(drafted, "hello", max_tokens=60)] == expected
-        assert drafted.tally.proposed == 0
+        assert drafted.draft_stats.proposed == 0
 
 
 def test_the_embedded_edge_model_drafts_for_the_embedded_cloud_model(
@@ -337,4 +337,4 @@ def test_trained_models_draft_for_themselves_in_fewer_bits(
         asked = "Once upon a time, there was a little girl"
         expected = [d.token_ids for d in _ask(plain, asked, max_tokens=120)]
         assert [d.token_ids for d in _ask(drafted, asked, max_tokens=120)] == expected
-        assert drafted.tally.accepted > 0.5 * drafted.tally.proposed > 0
+        assert drafted.draft_stats.accepted > 0.5 * drafted.draft_stats.proposed > 0

@@ -11,7 +11,7 @@ from edge.llama.fit import MB, DoesNotFit
 from edge.llama.gpu import (
     ALL_LAYERS,
     Gpu,
-    Layers,
+    LayerSizes,
     find_gpus,
     layers_of,
     num_layers_that_fit,
@@ -22,7 +22,7 @@ from edge.llama.native_handles import Model
 from edge.llama.options import LlamaOptions
 from edge.llama.plan import bound_compute_bytes, plan
 
-LAYERS = Layers(num_layers=24, layer_bytes=30 * MB, cache_bytes=2 * MB)
+LAYERS = LayerSizes(num_layers=24, layer_bytes=30 * MB, cache_bytes=2 * MB)
 
 
 def _gpu(free_mb: int, **changes: object) -> Gpu:

@@ -10,7 +10,7 @@ import pytest
 
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from offload.engine import Revealing
+from offload.engine import HiddenStateSource
 from offload.messages import Delta, Request, Sampling
 
 States = dict[int, np.ndarray]
@@ -46,7 +46,7 @@ def test_each_state_makes_the_logits_its_token_was_chosen_from(
     tiny_gguf: Path, options: dict[str, int]
 ) -> None:
     engine = _engine(tiny_gguf, **options)
-    assert isinstance(engine, Revealing)
+    assert isinstance(engine, HiddenStateSource)
     deltas, states = _ask(engine, "ab" * 20)
     engine.close()
     output = _output_matrix(tiny_gguf)

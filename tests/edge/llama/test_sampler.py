@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from backbone.errors import CheckpointError
 from edge.llama.context import Context, ContextParams
 from edge.llama.native_handles import Model
-from edge.llama.sampler import Gauge, Sampler
+from edge.llama.sampler import ConfidenceGauge, Sampler
 from edge.llama.vocabulary import LlamaVocabulary
 from offload.messages import Sampling
 
@@ -28,7 +28,7 @@ def test_confidence_equals_the_float64_definition(logits: np.ndarray, token: int
     exact = logits.astype(np.float64)
     logprobs = exact - exact.max() - np.log(np.exp(exact - exact.max()).sum())
     top = np.sort(logprobs)
-    found = Gauge(40).measure(logits, token, int(logits.argmax()))
+    found = ConfidenceGauge(40).measure(logits, token, int(logits.argmax()))
     assert found.logprob == pytest.approx(logprobs[token], abs=1e-4)
     assert found.entropy == pytest.approx(-(np.exp(logprobs) * logprobs).sum(), abs=1e-4)
     assert found.margin == pytest.approx(top[-1] - top[-2], abs=1e-4)
@@ -36,7 +36,7 @@ def test_confidence_equals_the_float64_definition(logits: np.ndarray, token: int
 
 def test_forbidden_tokens_do_not_spoil_the_confidence() -> None:
     logits = np.array([0.0, -np.inf, 0.0, -np.inf], np.float32)
-    found = Gauge(4).measure(logits, 2, 0)
+    found = ConfidenceGauge(4).measure(logits, 2, 0)
     assert found.logprob == pytest.approx(-np.log(2))
     assert found.entropy == pytest.approx(np.log(2))
     assert found.margin == 0.0
@@ -44,14 +44,14 @@ def test_forbidden_tokens_do_not_spoil_the_confidence() -> None:
 
 def test_measuring_leaves_the_logits_as_they_were() -> None:
     logits = np.array([1.0, 3.0, 2.0], np.float32)
-    Gauge(3).measure(logits, 0, 1)
+    ConfidenceGauge(3).measure(logits, 0, 1)
     assert logits.tolist() == [1.0, 3.0, 2.0]
 
 
 def test_logits_that_are_no_numbers_are_refused() -> None:
     logits = np.array([1.0, np.nan, 2.0], np.float32)
     with pytest.raises(CheckpointError, match="not a number"):
-        Gauge(3).measure(logits, 0, int(logits.argmax()))
+        ConfidenceGauge(3).measure(logits, 0, int(logits.argmax()))
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def moment(tiny_gguf: Path):
 
 def _choices(moment: Moment, sampling: Sampling, count: int = 200) -> list[int]:
     vocabulary, logits = moment
-    sampler = Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens))
+    sampler = Sampler(sampling, vocabulary, ConfidenceGauge(vocabulary.num_tokens))
     return [sampler.next(logits)[0] for _ in range(count)]
 
 
@@ -123,14 +123,14 @@ def test_penalty_counts_the_prompt(moment: Moment) -> None:
     assert moment[1][best] > 0, "a positive logit is divided by the penalty"
     vocabulary, logits = moment
     sampling = Sampling(repetition_penalty=10.0)
-    sampler = Sampler(sampling, vocabulary, Gauge(vocabulary.num_tokens))
+    sampler = Sampler(sampling, vocabulary, ConfidenceGauge(vocabulary.num_tokens))
     sampler.remember([best])
     assert sampler.next(logits)[0] != best
 
 
 def test_confidence_is_of_the_unmodified_distribution(moment: Moment) -> None:
     vocabulary, logits = moment
-    gauge = Gauge(vocabulary.num_tokens)
+    gauge = ConfidenceGauge(vocabulary.num_tokens)
     found = []
     for temperature in (0.0, 0.01):
         sampling = Sampling(temperature=temperature, top_k=1, seed=1)

@@ -8,7 +8,7 @@ from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.config.places import places
 from offload.config.settings import EdgeSettings, Settings
-from offload.engine import Remembering
+from offload.engine import SessionKeeping
 from offload.messages import Delta, Finish, Message, Request, Sampling
 
 
@@ -100,7 +100,7 @@ async def test_a_forgotten_conversation_is_read_anew_and_not_saved_again(
     tiny_gguf: Path, tmp_path: Path, num_seqs: int
 ) -> None:
     engine = _engine(tiny_gguf, tmp_path, max_num_seqs=num_seqs)
-    assert isinstance(engine, Remembering)
+    assert isinstance(engine, SessionKeeping)
     request = Request(prompt=LONG, session="s", sampling=Sampling(max_tokens=3))
     list(engine.answer(request))
     await engine.forget("s")

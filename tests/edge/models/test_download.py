@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.models.download import TRIES, DownloadError, Wanted, fetch
+from edge.models.download import TRIES, DownloadError, DownloadTarget, fetch
 from edge.models.local_models import list_models
 from edge.models.model_files import delete, removable
 from edge.models.pull import pull
@@ -59,7 +59,7 @@ def test_a_download_that_never_comes_on_gives_up_and_says_how_to_go_on(
     there: Hub, folder: Path
 ) -> None:
     there.break_after = [1000, *[0] * 50]
-    wanted = Wanted(
+    wanted = DownloadTarget(
         url=f"{there.url}/me/tiny/resolve/main/tiny-Q8_0.gguf", size_bytes=len(DATA), sha256=DIGEST
     )
     waits: list[float] = []
@@ -84,7 +84,7 @@ def test_a_token_never_follows_to_another_host(there: Hub, folder: Path) -> None
     try:
         there.answer = lambda to: _redirect(to, f"http://localhost:{other.url[-5:]}{to.path}")  # type: ignore[method-assign]
         url = f"{there.url}/me/tiny/resolve/main/tiny-Q8_0.gguf"
-        wanted = Wanted(url=url, size_bytes=len(DATA), sha256=DIGEST)
+        wanted = DownloadTarget(url=url, size_bytes=len(DATA), sha256=DIGEST)
         fetch(wanted, folder / "file.gguf", headers={"Authorization": "Bearer secret"})
         assert [token for _, _, token in other.asked] == [None]
     finally:
@@ -126,7 +126,7 @@ def test_a_hub_that_cannot_be_reached_names_the_mirror(
 def test_a_full_disk_and_a_full_memory_are_said_before_a_byte(
     there: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    huge = Wanted(url=f"{there.url}/file", size_bytes=1 << 60, sha256=DIGEST)
+    huge = DownloadTarget(url=f"{there.url}/file", size_bytes=1 << 60, sha256=DIGEST)
     with pytest.raises(DownloadError, match="of disk"):
         fetch(huge, folder / "huge.gguf")
     monkeypatch.setattr("edge.models.pull.free_memory_bytes", lambda: 1_000_000)

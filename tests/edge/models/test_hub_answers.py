@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from edge.models import hub
-from edge.models.download import DownloadError, Wanted, fetch, read_small
+from edge.models.download import DownloadError, DownloadTarget, fetch, read_small
 from edge.models.pull import pull
 from tests.edge.hubs import DATA, Hub
 
@@ -113,7 +113,7 @@ def test_a_hub_that_asks_for_patience_gets_it(
     waits: list[float] = []
     busy(there, 1, retry_after)
     url = f"{there.url}/me/tiny/resolve/main/tiny-Q4_K_M.gguf"
-    wanted = Wanted(url=url, size_bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
+    wanted = DownloadTarget(url=url, size_bytes=len(DATA), sha256=hashlib.sha256(DATA).hexdigest())
     fetch(wanted, folder / "file.gguf", wait=waits.append)
     monkeypatch.undo()
     time.tzset()
@@ -134,7 +134,7 @@ def test_a_pause_of_hours_is_said_and_not_slept(there: Hub, folder: Path) -> Non
 def test_a_file_is_never_written_beyond_what_was_promised(there: Hub, folder: Path) -> None:
     sent = b"x" * 5
     there.files = {"tiny-Q4_K_M.gguf": DATA}
-    wanted = Wanted(
+    wanted = DownloadTarget(
         url=f"{there.url}/me/tiny/resolve/main/tiny-Q4_K_M.gguf",
         size_bytes=len(sent),
         sha256=hashlib.sha256(sent).hexdigest(),

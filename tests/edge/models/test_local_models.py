@@ -97,7 +97,7 @@ def test_other_programs_models_are_found_where_they_lie(tmp_path: Path, folder: 
 def test_a_model_tells_its_types_and_template() -> None:
     contents = read_contents(EDGE_MODEL)
     assert contents.architecture == "qwen3" and "Q4_K" in contents.tensors
-    assert 0.9e6 < sum(contents.numbers.values()) < 1.2e6
+    assert 0.9e6 < sum(contents.parameters.values()) < 1.2e6
     assert "{%" in contents.chat_template
 
 
@@ -160,7 +160,7 @@ def test_dropping_an_alias_that_is_none_is_a_mistake() -> None:
 def test_a_listed_folder_can_be_shown_by_its_name(folder: Path) -> None:
     contents = read_folder(find_any("nearfar-cloud", folder))
     assert contents.architecture == "qwen3" and contents.tensors == {"BF16": 46}
-    assert 3_000_000 < sum(contents.numbers.values()) < 4_000_000
+    assert 3_000_000 < sum(contents.parameters.values()) < 4_000_000
     assert "assistant" in contents.chat_template
 
 
@@ -184,7 +184,7 @@ def test_a_size_of_the_list_is_that_of_a_file_which_llama_cpp_wrote(tmp_path: Pa
         vocabulary=896,
     )
     assert shape.num_parameters == pytest.approx(done.num_parameters, rel=0.01)
-    matrices = read_contents(done.path).numbers
+    matrices = read_contents(done.path).parameters
     written = {"Q4_K": Q4_K, "Q6_K": Q6_K}
     assert shape.q4_k_m_bytes == sum(matrices[kind] * bits for kind, bits in written.items()) / 8
 

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from offload.commands.policy import policy_app
 from offload.config.places import places
-from offload.egress.ledger.entries import Departure, Return
+from offload.egress.ledger.entries import Departure, DepartureOutcome
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.outbox import Outbox
 from offload.errors import RequestError
@@ -41,7 +41,7 @@ def write() -> None:
         digest="ab" * 32,
     )
     ledger.leaving(departure)
-    ledger.returned(departure.key, Return(state="answered", bytes_sent=300))
+    ledger.returned(departure.key, DepartureOutcome(state="answered", bytes_sent=300))
     route = Route(served_by="cloud", reason="unsure")
     decision = Decision(
         request_id="abc", began_at=1e9, inputs={}, finish=Finish(reason="stop", route=route)

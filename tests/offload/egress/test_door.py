@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from offload.egress.door import Door, EgressEngine
-from offload.egress.ledger.entries import Left
+from offload.egress.ledger.entries import LedgerEntry
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.ledger.reading import open_book
 from offload.egress.permission import Allowed, EgressContext
 from offload.egress.privacy.findings import Rules
-from offload.errors import CloudUnreachable, ContextLengthError, LinkError, Withheld
+from offload.errors import CloudUnreachable, ContextLengthError, EgressBlocked, LinkError
 from offload.hybrid.hybrid import Hybrid
 from offload.messages import Delta, Finish, Message, Privacy, Request, Sampling, Usage
 from offload.policy.serving.dispatch import Prices
@@ -30,7 +30,7 @@ def ledger(tmp_path: Path):
     kept.close()
 
 
-def lines(ledger: Ledger) -> list[Left]:
+def lines(ledger: Ledger) -> list[LedgerEntry]:
     with open_book(ledger.path) as book:
         return book.departures()
 
@@ -59,7 +59,7 @@ async def read(outgoing: EgressEngine, request: Request) -> tuple[str, Finish]:
 async def test_a_local_only_text_is_stopped_and_counted(ledger: Ledger) -> None:
     cloud = ScriptedEngine()
     outgoing = EgressEngine(cloud, door=door(), ledger=ledger)
-    with pytest.raises(Withheld):
+    with pytest.raises(EgressBlocked):
         await read(outgoing, ask("mine alone", privacy=Privacy.LOCAL_ONLY))
     assert cloud.requests == [] and outgoing.num_refused == 1
     assert not ledger.path.exists() or lines(ledger) == []
@@ -68,7 +68,7 @@ async def test_a_local_only_text_is_stopped_and_counted(ledger: Ledger) -> None:
 async def test_token_ids_are_stopped_since_no_rule_can_search_them() -> None:
     cloud = ScriptedEngine()
     outgoing = EgressEngine(cloud, door=door())
-    with pytest.raises(Withheld, match="send text"):
+    with pytest.raises(EgressBlocked, match="send text"):
         await read(outgoing, Request(prompt_token_ids=(1, 2)))
     assert cloud.requests == [] and outgoing.num_withheld == 1
 
@@ -101,7 +101,7 @@ async def test_a_value_keeps_its_placeholder_from_turn_to_turn() -> None:
 async def test_a_blocked_kind_stops_the_text() -> None:
     cloud = ScriptedEngine()
     outgoing = EgressEngine(cloud, door=door(rules=Rules(card="block")))
-    with pytest.raises(Withheld, match="card"):
+    with pytest.raises(EgressBlocked, match="card"):
         await read(outgoing, ask(f"pay with {CARD}"))
     assert cloud.requests == [] and outgoing.num_withheld == 1
 
@@ -120,7 +120,7 @@ async def test_a_kind_that_is_asked_for_leaves_only_with_a_yes(agrees: bool) -> 
         await read(outgoing, ask(f"write to {MAIL}"))
         assert cloud.requests[0].last_text() == f"write to {MAIL}"
     else:
-        with pytest.raises(Withheld):
+        with pytest.raises(EgressBlocked):
             await read(outgoing, ask(f"write to {MAIL}"))
         assert cloud.requests == []
     assert asked == [f"write to {MAIL}"]
@@ -128,7 +128,7 @@ async def test_a_kind_that_is_asked_for_leaves_only_with_a_yes(agrees: bool) -> 
 
 async def test_what_leaves_is_in_the_ledger_before_the_cloud_is_asked(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite", keep_content=True)
-    seen: list[Left] = []
+    seen: list[LedgerEntry] = []
 
     def look(request: Request) -> Sequence[str]:
         seen.extend(lines(ledger))

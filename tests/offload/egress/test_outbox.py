@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from offload.egress.outbox import Better, Outbox
-from offload.errors import CloudFailed, CloudUnreachable, RequestError, Withheld
+from offload.egress.outbox import Outbox, UpgradedAnswer
+from offload.errors import CloudFailed, CloudUnreachable, EgressBlocked, RequestError
 from offload.messages import Delta, Finish, Privacy, Request, Route
 from tests.offload.scripted import ScriptedEngine
 
@@ -29,7 +29,7 @@ def ask(text: str = "why?", **options: object) -> Request:
     return Request(prompt=text, **options)  # type: ignore[arg-type]
 
 
-async def run(outbox: Outbox, cloud: ScriptedEngine) -> list[Better]:
+async def run(outbox: Outbox, cloud: ScriptedEngine) -> list[UpgradedAnswer]:
     return [better async for better in outbox.run(cloud)]
 
 
@@ -134,7 +134,7 @@ async def test_only_what_is_wanted_is_asked_and_a_session_is_forgotten_whole(
     assert [each.request.session for each in outbox.pending()] == [None]
 
 
-@pytest.mark.parametrize("error", [Withheld("no"), RequestError("no")])
+@pytest.mark.parametrize("error", [EgressBlocked("no"), RequestError("no")])
 async def test_a_question_that_can_never_be_asked_does_not_wait(
     outbox: Outbox, error: Exception
 ) -> None:

@@ -14,7 +14,7 @@ from offload.egress.ledger.ledger import Ledger
 from offload.egress.outbox import Outbox
 from offload.egress.permission import Allowed, EgressContext, LivePermission
 from offload.egress.privacy.findings import Rules
-from offload.errors import NotNow, Withheld
+from offload.errors import EgressBlocked, EgressNotPermitted
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Finish, Message, Privacy, Request, Route, Usage
 from offload.policy.serving.dispatch import Prices
@@ -74,7 +74,7 @@ async def test_a_damaged_file_lets_nothing_leave(file: Path) -> None:
     cloud = ScriptedEngine()
     door = Door(endpoint="tcp://cloud:1", allowed=LivePermission(file))
     file.write_text("[policy\n")
-    with pytest.raises(NotNow, match="cannot be read"):
+    with pytest.raises(EgressNotPermitted, match="cannot be read"):
         await read(EgressEngine(cloud, door=door), ask())
     assert not cloud.requests
 
@@ -112,7 +112,7 @@ async def test_the_outbox_passes_the_gate_at_the_moment_it_asks_again(
         cloud, door=Door(endpoint="tcp://cloud:1", allowed=lambda: now), ledger=ledger
     )
     again = door.within(EgressContext(reason="asked_again"))
-    with pytest.raises(NotNow) as refused:
+    with pytest.raises(EgressNotPermitted) as refused:
         await read(door, ask())
     assert refused.value.reason == reason
     assert [each async for each in outbox.run(again)] == []
@@ -134,7 +134,7 @@ async def test_where_nobody_attends_nobody_is_asked() -> None:
     door = EgressEngine(
         cloud, door=Door(endpoint="tcp://cloud:1", allowed=lambda: allowed, consent=consent)
     )
-    with pytest.raises(Withheld):
+    with pytest.raises(EgressBlocked):
         async for _ in door.within(EgressContext(attended=False)).generate(ask()):
             pass
     assert not asked and not cloud.requests

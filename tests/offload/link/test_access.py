@@ -9,14 +9,14 @@ from offload.errors import CloudBusy, KeyRefused
 from offload.link import message_bodies, wire
 from offload.link.access import Access
 from offload.link.client import CloudLink
-from offload.link.health import Tempo
+from offload.link.health import HeartbeatTimes
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.message_handler import MessageHandler
 from offload.link.quota import Quota, QuotaMeter
 from offload.link.running_requests import AnswerLimits
 from tests.offload.links import (
+    DEADLINE_S,
     HELLO,
-    PATIENCE_S,
     answer,
     ask,
     linked,
@@ -47,7 +47,7 @@ async def test_a_revoked_device_is_cut_off_in_mid_answer_and_another_is_not() ->
         await engine.until(lambda: len(engine.running) == 2)
         devices.remove("bad")
         with pytest.raises(KeyRefused, match="no longer lets this device in"):
-            await asyncio.wait_for(tasks["bad"], PATIENCE_S)
+            await asyncio.wait_for(tasks["bad"], DEADLINE_S)
         await engine.until(lambda: engine.cancelled == [requests["bad"].id])
         with pytest.raises(KeyRefused):
             await answer(links["bad"], ask())
@@ -85,8 +85,8 @@ async def test_tokens_are_counted_as_they_are_written() -> None:
 async def test_a_flood_from_one_device_does_not_stop_another() -> None:
     words = [f"{i} " for i in range(50)]
     async with serving(ScriptedEngine(words, pause_s=0.001)) as server:
-        unhurried = Tempo(ping_after_s=1, dead_after_s=PATIENCE_S)
-        link = CloudLink(server.endpoint, tempo=unhurried)
+        unhurried = HeartbeatTimes(ping_after_s=1, dead_after_s=DEADLINE_S)
+        link = CloudLink(server.endpoint, times=unhurried)
         await link.connect()
         with raw_device(server.endpoint) as flooder:
             await send(flooder, wire.encode(HELLO))
@@ -96,7 +96,7 @@ async def test_a_flood_from_one_device_does_not_stop_another() -> None:
                 for _ in range(50):
                     await send(flooder, garbage)  # and it never reads what comes back
                 await asyncio.sleep(0)
-            assert text_of(await asyncio.wait_for(task, PATIENCE_S)) == "".join(words)
+            assert text_of(await asyncio.wait_for(task, DEADLINE_S)) == "".join(words)
         assert link.health().alive
         await link.aclose()
 
@@ -117,13 +117,13 @@ async def test_draining_finishes_what_runs_and_takes_nothing_new() -> None:
     async with linked(engine, patience_s=0) as (server, link):
         task = asyncio.create_task(answer(link, ask()))
         await engine.until(lambda: len(engine.running) == 1)
-        drain = asyncio.create_task(server.drain(PATIENCE_S))
+        drain = asyncio.create_task(server.drain(DEADLINE_S))
         await asyncio.sleep(0)
         with pytest.raises(CloudBusy, match="closing"):
             await answer(link, ask())
         hold.set()
-        assert text_of(await asyncio.wait_for(task, PATIENCE_S)) == "one two three"
-        await asyncio.wait_for(drain, PATIENCE_S)
+        assert text_of(await asyncio.wait_for(task, DEADLINE_S)) == "one two three"
+        await asyncio.wait_for(drain, DEADLINE_S)
         await until(lambda: not link.health().alive)
 
 
@@ -132,7 +132,7 @@ async def test_a_drain_does_not_wait_for_ever() -> None:
     async with linked(engine, patience_s=0) as (server, link):
         task = asyncio.create_task(answer(link, request := ask()))
         await engine.until(lambda: len(engine.running) == 1)
-        await asyncio.wait_for(server.drain(0.05), PATIENCE_S)
+        await asyncio.wait_for(server.drain(0.05), DEADLINE_S)
         assert engine.cancelled == [request.id]
         task.cancel()
 
@@ -155,7 +155,9 @@ async def test_a_device_that_takes_anothers_identity_is_nobody() -> None:
         said.append(frames)
         return True
 
-    exchange = MessageHandler(engine, Access(devices=devices), AnswerLimits(), Tempo(), send)
+    exchange = MessageHandler(
+        engine, Access(devices=devices), AnswerLimits(), HeartbeatTimes(), send
+    )
     hello = wire.encode(HELLO)
     exchange.take(b"one", owner, hello)
     exchange.take(b"one", owner, wire.encode(ask(id="mine"), "mine"))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from offload.link.health import Pulse, RoundTrips, Tempo
+from offload.link.health import Heartbeat, HeartbeatTimes, RoundTrips
 
 
 class Clock:
@@ -14,48 +14,48 @@ class Clock:
 
 def test_silence_is_death_and_any_traffic_is_life() -> None:
     clock = Clock()
-    pulse = Pulse(Tempo(ping_after_s=0.4, dead_after_s=1.6), clock)
+    heartbeat = Heartbeat(HeartbeatTimes(ping_after_s=0.4, dead_after_s=1.6), clock)
     clock.now += 1.5
-    assert not pulse.is_dead
-    pulse.heard()
+    assert not heartbeat.is_dead
+    heartbeat.heard()
     clock.now += 1.5
-    assert not pulse.is_dead
+    assert not heartbeat.is_dead
     clock.now += 0.2
-    assert pulse.is_dead
+    assert heartbeat.is_dead
 
 
 def test_a_time_when_we_did_not_listen_is_no_silence() -> None:
     clock = Clock()
-    tempo = Tempo(ping_after_s=0.4, dead_after_s=1.6)
-    pulse = Pulse(tempo, clock)
+    times = HeartbeatTimes(ping_after_s=0.4, dead_after_s=1.6)
+    heartbeat = Heartbeat(times, clock)
     clock.now += 30
-    pulse.look()
-    assert not pulse.is_dead and pulse.wants_ping
-    while not pulse.is_dead:
-        clock.now += tempo.look_every_s
-        pulse.look()
+    heartbeat.look()
+    assert not heartbeat.is_dead and heartbeat.wants_ping
+    while not heartbeat.is_dead:
+        clock.now += times.look_every_s
+        heartbeat.look()
     assert clock.now == pytest.approx(131.4, abs=0.3)
 
 
 def test_a_dead_peer_is_known_within_two_seconds() -> None:
-    assert Tempo().dead_after_s + Tempo().look_every_s < 2
+    assert HeartbeatTimes().dead_after_s + HeartbeatTimes().look_every_s < 2
 
 
 def test_a_ping_is_wanted_while_either_direction_is_stale() -> None:
     clock = Clock()
-    pulse = Pulse(Tempo(ping_after_s=0.4, dead_after_s=1.6), clock)
-    assert not pulse.wants_ping
+    heartbeat = Heartbeat(HeartbeatTimes(ping_after_s=0.4, dead_after_s=1.6), clock)
+    assert not heartbeat.wants_ping
     clock.now += 0.4
-    assert pulse.wants_ping
-    pulse.sent()
-    assert pulse.wants_ping, "we have not heard anything"
-    pulse.heard()
-    assert not pulse.wants_ping
+    assert heartbeat.wants_ping
+    heartbeat.sent()
+    assert heartbeat.wants_ping, "we have not heard anything"
+    heartbeat.heard()
+    assert not heartbeat.wants_ping
 
 
 def test_a_tempo_too_fast_to_ping_is_refused() -> None:
     with pytest.raises(AssertionError, match="two pings"):
-        Tempo(ping_after_s=1.0, dead_after_s=1.6)
+        HeartbeatTimes(ping_after_s=1.0, dead_after_s=1.6)
 
 
 def test_the_round_trip_is_the_median_and_the_clock_that_of_the_shortest() -> None:

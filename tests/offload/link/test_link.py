@@ -23,12 +23,12 @@ from offload.errors import (
 )
 from offload.link import wire
 from offload.link.client import CloudLink
-from offload.link.health import CloudStanding, Tempo
+from offload.link.health import CloudSnapshot, HeartbeatTimes
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
 from offload.messages import Budget, Finish, Privacy, Usage
 from tests.offload.links import (
-    PATIENCE_S,
+    DEADLINE_S,
     answer,
     ask,
     linked,
@@ -42,7 +42,7 @@ from tests.offload.scripted import CARD, ScriptedEngine, delta
 async def test_an_answer_arrives_whole_and_in_order() -> None:
     engine = ScriptedEngine()
     async with linked(engine) as (_, link):
-        items = await answer(link, request := ask(deadline_s=PATIENCE_S))
+        items = await answer(link, request := ask(deadline_s=DEADLINE_S))
     assert items[:-1] == [delta("one", 0), delta(" two", 1), delta(" three", 2)]
     assert isinstance(items[-1], Finish) and items[-1].reason == "stop"
     assert engine.requests == [request]
@@ -176,7 +176,7 @@ async def test_closing_the_link_frees_the_engine_and_fails_what_is_read() -> Non
 
 async def test_an_idle_link_stays_alive_and_measures_the_round_trip() -> None:
     async with linked(ScriptedEngine()) as (server, link):
-        link._line.tempo = Tempo(ping_after_s=0.02, dead_after_s=PATIENCE_S)
+        link._line.times = HeartbeatTimes(ping_after_s=0.02, dead_after_s=DEADLINE_S)
         await link.connect()
         await until(lambda: link.health().rtt_s is not None)
         health = link.health()
@@ -190,18 +190,18 @@ async def test_the_standing_tells_who_waits_and_for_how_long() -> None:
     finish = Finish(reason="stop", usage=Usage(queue_s=0.25))
     engine = ScriptedEngine(hold=hold, hold_before=0, finish=finish)
     async with linked(engine) as (_, link):
-        link._line.tempo = Tempo(ping_after_s=0.02, dead_after_s=PATIENCE_S)
-        assert link.standing() == CloudStanding(healthy=True), "nothing speaks against it yet"
+        link._line.times = HeartbeatTimes(ping_after_s=0.02, dead_after_s=DEADLINE_S)
+        assert link.snapshot() == CloudSnapshot(healthy=True), "nothing speaks against it yet"
         tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
-        await until(lambda: link.standing().num_waiting == 2)
-        assert link.standing().queue_s is None
+        await until(lambda: link.snapshot().num_waiting == 2)
+        assert link.snapshot().queue_s is None
         hold.set()
         await asyncio.gather(*tasks)
-        await until(lambda: link.standing().queue_s == 0.25)
-        standing = link.standing()
-        assert standing.num_waiting == 0
-        assert standing.first_piece_s is not None and standing.first_piece_s > 0
-        assert standing.rtt_s is not None and standing.rtt_s > 0
+        await until(lambda: link.snapshot().queue_s == 0.25)
+        snapshot = link.snapshot()
+        assert snapshot.num_waiting == 0
+        assert snapshot.first_piece_s is not None and snapshot.first_piece_s > 0
+        assert snapshot.rtt_s is not None and snapshot.rtt_s > 0
 
 
 async def test_a_taken_port_is_a_setting_to_mend() -> None:

@@ -14,12 +14,12 @@ from offload.errors import (
 from offload.link import connection, sockets
 from offload.link.client import CloudLink
 from offload.link.connection import Connection
-from offload.link.health import Tempo
+from offload.link.health import HeartbeatTimes
 from offload.link.keys import DeviceList, KeyPair
 from offload.link.server import LinkServer
 from offload.link.sockets import Address
 from tests.offload.links import (
-    PATIENCE_S,
+    DEADLINE_S,
     answer,
     ask,
     linked,
@@ -81,13 +81,13 @@ async def test_a_greeting_that_wants_keys_is_a_refusal_at_once() -> None:
             Address(endpoint=endpoint),
             device="laptop",
             session="s",
-            tempo=Tempo(),
+            times=HeartbeatTimes(),
             on_message=lambda envelope: None,
             on_lost=lambda error: None,
         )
         opening._on_event([zmq.Frame(event), zmq.Frame(endpoint.encode())])
         with pytest.raises(KeyRefused, match="wants keys"):
-            await opening.open(PATIENCE_S)
+            await opening.open(DEADLINE_S)
 
 
 async def test_a_frozen_cloud_is_not_taken_for_one_of_another_key(

@@ -14,10 +14,10 @@ from offload.errors import (
 )
 from offload.link import wire
 from offload.link.client import CloudLink
-from offload.link.health import CloudStanding, Tempo
+from offload.link.health import CloudSnapshot, HeartbeatTimes
 from offload.link.server import LinkServer
 from tests.offload.links import (
-    PATIENCE_S,
+    DEADLINE_S,
     answer,
     ask,
     linked,
@@ -63,13 +63,13 @@ async def test_those_who_wait_for_a_cloud_that_is_gone_wait_together() -> None:
 
 async def test_closing_tells_those_who_wait_for_a_connection() -> None:
     with nowhere() as endpoint:
-        link = CloudLink(endpoint, connect_timeout_s=10 * PATIENCE_S)
+        link = CloudLink(endpoint, connect_timeout_s=10 * DEADLINE_S)
         tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
         await until(lambda: link._line._opening is not None)
         await link.aclose()
         for task in tasks:
             with pytest.raises(CloudUnreachable, match="closed"):
-                await asyncio.wait_for(task, PATIENCE_S)
+                await asyncio.wait_for(task, DEADLINE_S)
 
 
 async def test_nothing_there_is_unreachable_and_names_the_remedy() -> None:
@@ -102,7 +102,7 @@ async def test_a_silent_cloud_is_known_to_be_dead() -> None:
         assert link.health().alive
         server._pump._on_message = lambda frames: None  # the host hangs, its kernel does not
         with pytest.raises(CloudUnreachable, match="silent"):
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, DEADLINE_S)
         assert not link.health().alive
 
 
@@ -115,7 +115,7 @@ async def test_a_stopped_cloud_is_known_at_once_and_a_new_one_is_found(tmp_path:
     await engine.until(lambda: len(engine.running) == 1)
     await first.aclose()
     with pytest.raises(CloudUnreachable, match="closed the connection"):
-        await asyncio.wait_for(task, PATIENCE_S)
+        await asyncio.wait_for(task, DEADLINE_S)
     async with serving(ScriptedEngine(), endpoint=endpoint):
         assert text_of(await answer(link, ask())) == "one two three"
     await link.aclose()
@@ -124,16 +124,16 @@ async def test_a_stopped_cloud_is_known_at_once_and_a_new_one_is_found(tmp_path:
 async def test_a_cloud_is_not_healthy_from_a_loss_until_it_answers_again(tmp_path: Path) -> None:
     first = LinkServer(ScriptedEngine(), endpoint := f"ipc://{tmp_path}/link")
     await first.start()
-    unhurried = Tempo(ping_after_s=PATIENCE_S, dead_after_s=3 * PATIENCE_S)
-    link = CloudLink(endpoint, connect_timeout_s=PATIENCE_S, tempo=unhurried)
+    unhurried = HeartbeatTimes(ping_after_s=DEADLINE_S, dead_after_s=3 * DEADLINE_S)
+    link = CloudLink(endpoint, connect_timeout_s=DEADLINE_S, times=unhurried)
     await link.connect()
-    rtt_s = link.standing().rtt_s
+    rtt_s = link.snapshot().rtt_s
     await first.aclose()
-    await until(lambda: not link.standing().healthy)
+    await until(lambda: not link.snapshot().healthy)
     with pytest.raises(CloudUnreachable):
         await link.connect(0.2)
-    assert link.standing() == CloudStanding(healthy=False, rtt_s=rtt_s), "the last known figures"
+    assert link.snapshot() == CloudSnapshot(healthy=False, rtt_s=rtt_s), "the last known figures"
     async with serving(ScriptedEngine(), endpoint=endpoint):
         await link.connect()
-        assert link.standing().healthy
+        assert link.snapshot().healthy
         await link.aclose()

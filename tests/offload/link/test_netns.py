@@ -17,7 +17,7 @@ import pytest
 from offload.errors import CloudUnreachable
 from offload.link.client import CloudLink
 from offload.link.keys import DeviceList, KeyPair, load_or_make
-from tests.offload.links import PATIENCE_S, answer, ask, text_of, until
+from tests.offload.links import DEADLINE_S, answer, ask, text_of, until
 from tests.offload.storm import CloudProcess, words_of
 
 pytestmark = [
@@ -99,7 +99,7 @@ async def ask_many(link: CloudLink, num_requests: int = 40) -> None:
     """Ask at once, and check that every answer is whole."""
     prompts = [f"q{n}" for n in range(num_requests)]
     answers = await asyncio.wait_for(
-        asyncio.gather(*(answer(link, ask(p)) for p in prompts)), 2 * PATIENCE_S
+        asyncio.gather(*(answer(link, ask(p)) for p in prompts)), 2 * DEADLINE_S
     )
     for prompt, items in zip(prompts, answers, strict=True):
         assert text_of(items) == "".join(words_of(prompt))

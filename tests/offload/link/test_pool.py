@@ -23,11 +23,11 @@ from offload.link.client import CloudLink
 from offload.link.pool import CloudPool
 from offload.link.server import LinkServer
 from offload.messages import Finish
-from tests.offload.links import PATIENCE_S, answer, ask, nowhere, serving, text_of
+from tests.offload.links import DEADLINE_S, answer, ask, nowhere, serving, text_of
 from tests.offload.scripted import CARD, ScriptedEngine, delta
 
 
-def link_to(endpoint: str, timeout_s: float = PATIENCE_S) -> CloudLink:
+def link_to(endpoint: str, timeout_s: float = DEADLINE_S) -> CloudLink:
     return CloudLink(endpoint, connect_timeout_s=timeout_s, patience_s=0)
 
 
@@ -74,7 +74,7 @@ async def test_an_open_breaker_answers_at_once_and_closes_when_the_cloud_is_back
     with pytest.raises(CloudUnreachable, match="next attempt is in 10 s"):
         await answer(pool, ask())
     async with serving(ScriptedEngine(), endpoint=endpoint):
-        now[0], link._connect_timeout_s = 11, PATIENCE_S
+        now[0], link._connect_timeout_s = 11, DEADLINE_S
         assert text_of(await answer(pool, ask())) == "one two three"
         assert text_of(await answer(pool, ask())) == "one two three"
         await pool.aclose()
@@ -86,7 +86,7 @@ async def test_a_cloud_lost_in_mid_answer_is_told_and_not_replaced() -> None:
     await first.start()
     async with serving(other) as second:
         links = [link_to(first.endpoint, timeout_s=0.2), link_to(second.endpoint)]
-        await links[0].connect(PATIENCE_S)
+        await links[0].connect(DEADLINE_S)
         pool = CloudPool(links, draw=lambda: 0.5)
         items = pool.generate(ask())
         assert await anext(items) == delta("one")  # type: ignore[arg-type]
@@ -150,16 +150,16 @@ async def test_the_standing_of_a_pool_is_that_of_the_cloud_that_would_be_asked(
     async with serving(ScriptedEngine()) as server:
         pool = CloudPool([gone, link_to(server.endpoint)], breaker=lambda: Breaker())
         await answer(pool, ask())
-        assert pool.standing().healthy and pool.standing().rtt_s is not None
+        assert pool.snapshot().healthy and pool.snapshot().rtt_s is not None
         await pool.aclose()
     with nowhere() as endpoint:
         alone = CloudPool(
             [link_to(endpoint, timeout_s=0.2)], breaker=lambda: Breaker(max_failures=1)
         )
-        assert alone.standing().healthy, "nothing speaks against it yet"
+        assert alone.snapshot().healthy, "nothing speaks against it yet"
         with pytest.raises(CloudUnreachable):
             await answer(alone, ask())
-        assert not alone.standing().healthy
+        assert not alone.snapshot().healthy
         await alone.aclose()
 
 

@@ -11,7 +11,7 @@ import pytest
 from offload.errors import CloudUnreachable
 from offload.link.client import CloudLink
 from offload.link.keys import DeviceList, KeyPair, load_or_make
-from tests.offload.links import PATIENCE_S, answer, ask, text_of, until
+from tests.offload.links import DEADLINE_S, answer, ask, text_of, until
 from tests.offload.storm import CloudProcess, words_of
 
 LONG = next(f"q{n}" for n in range(1000) if len(words_of(f"q{n}")) == 39)
@@ -56,6 +56,6 @@ async def test_requests_in_flight_when_a_cloud_is_killed_run_at_most_once(
     await until(lambda: len(process.executions()) == 20)
     await process.kill()
     await process.start()
-    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), PATIENCE_S)
+    ends = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), DEADLINE_S)
     assert {type(end) for end in ends} == {CloudUnreachable}
     assert set(process.executions().values()) == {1}

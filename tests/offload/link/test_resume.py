@@ -10,14 +10,14 @@ from offload.engine import Engine
 from offload.errors import CloudFailed, CloudUnreachable
 from offload.link import message_bodies, wire
 from offload.link.client import CloudLink
-from offload.link.health import Tempo
+from offload.link.health import HeartbeatTimes
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
 from offload.messages import Delta, Finish
 from tests.offload.chaos import Chaos
 from tests.offload.links import (
+    DEADLINE_S,
     HELLO,
-    PATIENCE_S,
     answer,
     ask,
     linked,
@@ -33,11 +33,11 @@ from tests.offload.scripted import ScriptedEngine
 
 @contextlib.asynccontextmanager
 async def over_chaos(
-    engine: Engine, *, limits: AnswerLimits | None = None, patience_s: float = PATIENCE_S
+    engine: Engine, *, limits: AnswerLimits | None = None, patience_s: float = DEADLINE_S
 ) -> AsyncIterator[tuple[LinkServer, Chaos, CloudLink]]:
     async with serving(engine, limits=limits) as server, Chaos(server.endpoint) as chaos:
-        tempo = Tempo(ping_after_s=0.1, dead_after_s=0.4)
-        link = CloudLink(chaos.endpoint, patience_s=patience_s, tempo=tempo)
+        times = HeartbeatTimes(ping_after_s=0.1, dead_after_s=0.4)
+        link = CloudLink(chaos.endpoint, patience_s=patience_s, times=times)
         try:
             yield server, chaos, link
         finally:
@@ -69,7 +69,7 @@ async def test_many_answers_survive_many_cuts() -> None:
         for number in range(1, 7):  # of 4,000 words
             await engine.until(lambda: engine.num_said.total() > 500 * number)  # noqa: B023
             chaos.cut()
-        for items in await asyncio.wait_for(asyncio.gather(*tasks), PATIENCE_S):
+        for items in await asyncio.wait_for(asyncio.gather(*tasks), DEADLINE_S):
             assert text_of(items) == "".join(words)
     assert len(engine.requests) == 20
 
@@ -84,7 +84,7 @@ async def test_a_blackhole_is_left_for_a_new_connection() -> None:
         await until(lambda: not link.health().alive)
         chaos.blackhole = False
         hold.set()
-        assert text_of(await asyncio.wait_for(task, PATIENCE_S)) == "one two three"
+        assert text_of(await asyncio.wait_for(task, DEADLINE_S)) == "one two three"
     assert len(engine.requests) == 1
 
 
@@ -96,7 +96,7 @@ async def test_a_half_open_connection_is_dead() -> None:
         await engine.until(lambda: len(engine.running) == 1)
         chaos.half_open = True
         with pytest.raises(CloudUnreachable):
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, DEADLINE_S)
 
 
 async def test_a_request_that_never_arrived_is_asked_once_over_the_new_connection() -> None:
@@ -104,12 +104,12 @@ async def test_a_request_that_never_arrived_is_asked_once_over_the_new_connectio
     async with over_chaos(engine) as (_, chaos, link):
         await link.connect()
         chaos.blackhole = True
-        task = asyncio.create_task(answer(link, ask(deadline_s=PATIENCE_S)))
+        task = asyncio.create_task(answer(link, ask(deadline_s=DEADLINE_S)))
         await until(lambda: not link.health().alive)
         chaos.blackhole = False
-        assert text_of(await asyncio.wait_for(task, PATIENCE_S)) == "one two three"
+        assert text_of(await asyncio.wait_for(task, DEADLINE_S)) == "one two three"
     assert len(engine.requests) == 1
-    assert 0 < (engine.requests[0].deadline_s or 0) < PATIENCE_S, "the time that passed is gone"
+    assert 0 < (engine.requests[0].deadline_s or 0) < DEADLINE_S, "the time that passed is gone"
 
 
 async def test_an_answer_of_a_cloud_that_restarted_is_not_asked_again() -> None:
@@ -120,7 +120,7 @@ async def test_an_answer_of_a_cloud_that_restarted_is_not_asked_again() -> None:
         chaos.retarget(reborn.endpoint)
         await server.aclose()
         with pytest.raises(CloudUnreachable, match="restarted"):
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, DEADLINE_S)
         assert again.requests == []
         assert text_of(await answer(link, ask())) == "one two three"
 
@@ -133,7 +133,7 @@ async def test_patience_ends() -> None:
         chaos.refuse = True
         chaos.cut()
         with pytest.raises(CloudUnreachable):
-            await asyncio.wait_for(task, PATIENCE_S)
+            await asyncio.wait_for(task, DEADLINE_S)
 
 
 async def test_an_answer_nobody_comes_back_for_is_stopped() -> None:
@@ -143,7 +143,7 @@ async def test_an_answer_nobody_comes_back_for_is_stopped() -> None:
         request = ask()
         task = asyncio.create_task(answer(link, request))
         await engine.until(lambda: len(engine.running) == 1)
-        server._tempo = Tempo(ping_after_s=0.1, dead_after_s=0.3)
+        server._times = HeartbeatTimes(ping_after_s=0.1, dead_after_s=0.3)
         chaos.refuse = True
         chaos.cut()
         with pytest.raises(CloudUnreachable):

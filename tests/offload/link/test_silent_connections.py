@@ -9,7 +9,7 @@ import pytest
 
 from offload.link.running_requests import AnswerLimits
 from offload.messages import Delta
-from tests.offload.links import PATIENCE_S, answer, ask, linked
+from tests.offload.links import DEADLINE_S, answer, ask, linked
 from tests.offload.scripted import ScriptedEngine
 
 MOST = 8
@@ -26,7 +26,7 @@ async def test_of_silent_connections_only_the_newest_stay(first_bytes: bytes) ->
         for _ in range(3 * MOST):
             opened.append(await asyncio.open_connection(host, int(port)))
             opened[-1][1].write(first_bytes)
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(DEADLINE_S):
             for reader, _ in opened[: 2 * MOST]:
                 with contextlib.suppress(ConnectionError):
                     while await reader.read(4096):  # libzmq's own greeting, then its end

@@ -9,7 +9,7 @@ from offload.link.message_bodies import Deltas, End, PackedDelta
 from offload.link.send_buffer import SendBuffer
 from offload.link.wire import pack_delta
 from offload.messages import Finish
-from tests.offload.links import PATIENCE_S, until
+from tests.offload.links import DEADLINE_S, until
 from tests.offload.scripted import delta
 
 
@@ -91,7 +91,7 @@ async def test_there_is_no_room_beyond_the_window_until_the_reader_takes() -> No
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(out.room(), 0.01)
     out.allow(4)
-    await asyncio.wait_for(out.room(), PATIENCE_S)
+    await asyncio.wait_for(out.room(), DEADLINE_S)
     assert line.positions() == [0, 1, 2]
 
 

@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 from offload.egress.ledger import schema
-from offload.egress.ledger.entries import Departure, Left, Return, Spent, Totals
+from offload.egress.ledger.entries import (
+    DaySpending,
+    Departure,
+    DepartureOutcome,
+    LedgerEntry,
+    Totals,
+)
 from offload.egress.ledger.explain import explained, left_line, totals_line
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.ledger.reading import open_book
@@ -60,7 +66,7 @@ def decide(ledger: Ledger, name: str = "r", **options: object) -> None:
     ledger.record(request, decision)
 
 
-def lines(path: Path) -> list[Left]:
+def lines(path: Path) -> list[LedgerEntry]:
     with open_book(path) as book:
         return book.departures()
 
@@ -73,10 +79,10 @@ def totals(path: Path) -> Totals:
 def test_a_line_can_be_read_while_the_ledger_is_open(ledger: Ledger) -> None:
     key = leave(ledger)
     assert lines(ledger.path)[0].back.state == "leaving"
-    ledger.returned(key, Return(state="answered", bytes_sent=77, cost=0.5, num_tokens=9))
+    ledger.returned(key, DepartureOutcome(state="answered", bytes_sent=77, cost=0.5, num_tokens=9))
     left = lines(ledger.path)[0]
     assert left.back.state == "answered" and left.num_bytes == 77
-    assert ledger.spent_today() == Spent(cost=0.5, tokens=9, num_bytes=77)
+    assert ledger.spent_today() == DaySpending(cost=0.5, tokens=9, num_bytes=77)
 
 
 def test_only_its_owner_may_read_the_file(ledger: Ledger) -> None:
@@ -113,7 +119,7 @@ def test_a_decision_is_found_by_the_beginning_of_its_id(ledger: Ledger) -> None:
 def test_a_decision_is_told_in_sentences(ledger: Ledger) -> None:
     decide(ledger)
     key = leave(ledger)
-    ledger.returned(key, Return(state="failed", bytes_sent=12, failure="gone"))
+    ledger.returned(key, DepartureOutcome(state="failed", bytes_sent=12, failure="gone"))
     with open_book(ledger.path) as book:
         decision = book.decision("last")
         told = " ".join(explained(decision, book.departures(request_id="r")))
@@ -252,7 +258,7 @@ def test_a_new_day_begins_with_nothing_spent(path: Path) -> None:
     ledger = Ledger(path, clock=lambda: now[0])
     leave(ledger, at=NOON)
     now[0] = start_of_day(NOON) + DAY + 7200
-    assert ledger.spent_today() == Spent()
+    assert ledger.spent_today() == DaySpending()
     ledger.close()
 
 

@@ -9,7 +9,7 @@ import pytest
 from offload.egress.privacy.findings import Rules
 from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import clear
-from offload.errors import Withheld
+from offload.errors import EgressBlocked
 from offload.messages import Message, Request, Sampling, ToolCall
 
 CARD = "4111111111111111"
@@ -54,7 +54,7 @@ def test_arguments_stay_json_and_numbers_that_are_not_private_stay_numbers() -> 
 
 
 def test_a_key_with_two_values_is_refused() -> None:
-    with pytest.raises(Withheld, match="two values"):
+    with pytest.raises(EgressBlocked, match="two values"):
         clear(asked('{"to": "bob@example.com", "to": "x"}'), Rules())
 
 

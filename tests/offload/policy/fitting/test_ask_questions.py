@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from offload.errors import CloudUnreachable, KeyRefused, Overloaded, RequestError, Withheld
+from offload.errors import CloudUnreachable, EgressBlocked, KeyRefused, Overloaded, RequestError
 from offload.messages import Alternative, Confidence, Delta, Finish, Sampling
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, read_answers
 from offload.policy.fitting.ask_questions import ATTEMPTS, QuestionOptions, ask_all
@@ -79,7 +79,7 @@ async def test_an_engine_that_is_gone_ends_the_run(
 
 
 async def test_withheld_questions_are_left_out_and_never_end_a_run(tmp_path: Path) -> None:
-    engine = ScriptedEngine(error=Withheld("it holds an address"))
+    engine = ScriptedEngine(error=EgressBlocked("it holds an address"))
     assert await ask_all(QUESTIONS, engine, AnswerTable(tmp_path / "a.jsonl"), HOW) == 20
     assert len(engine.requests) == 20
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from offload.aims import parse_aim
-from offload.egress.ledger.entries import Decided
+from offload.egress.ledger.entries import DecisionEntry
 from offload.errors import RequestError, SettingsError
 from offload.messages import Finish, Route
 from offload.pair import EDGE_POLICY
@@ -15,9 +15,9 @@ from offload.policy.fitting.ledger_replay import limit_of, replay, report_lines
 from offload.policy.serving.rule import Limit
 
 
-def decided(name: str, reason: str, near: float | None, far: float | None = 0.95) -> Decided:
+def decided(name: str, reason: str, near: float | None, far: float | None = 0.95) -> DecisionEntry:
     least = None if near is None else near - 1.0
-    return Decided(
+    return DecisionEntry(
         number=1,
         request_id=name,
         began_at=0.0,

@@ -87,7 +87,7 @@ class Known:
 class FakeCloud:
     known: Known
 
-    def standing(self) -> Known:
+    def snapshot(self) -> Known:
         return self.known
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from offload.egress.ledger.entries import Departure, Spent
+from offload.egress.ledger.entries import DaySpending, Departure
 from offload.egress.ledger.ledger import Ledger
-from offload.link.health import CloudStanding
+from offload.link.health import CloudSnapshot
 from offload.messages import Privacy, Request, Sampling
 from offload.policy.serving.gate import Conditions, ConditionsReader, DayLimits, gate
 from offload.reasons import REASONS, sentence
@@ -26,11 +26,15 @@ def ask(**options: object) -> Request:
         (Conditions(), "open", "confident"),
         (Conditions(reachable=False), "edge", "unreachable"),
         (Conditions(reachable=False, forced="cloud"), "cloud", "forced_cloud"),
-        (Conditions(limits=DayLimits(cost=1.0), spent=Spent(cost=1.0)), "edge", "day_cost"),
-        (Conditions(limits=DayLimits(cost=1.0), spent=Spent(cost=0.9)), "open", "confident"),
-        (Conditions(limits=DayLimits(tokens=5), spent=Spent(tokens=5)), "edge", "day_tokens"),
+        (Conditions(limits=DayLimits(cost=1.0), spent=DaySpending(cost=1.0)), "edge", "day_cost"),
+        (Conditions(limits=DayLimits(cost=1.0), spent=DaySpending(cost=0.9)), "open", "confident"),
+        (Conditions(limits=DayLimits(tokens=5), spent=DaySpending(tokens=5)), "edge", "day_tokens"),
         (Conditions(limits=DayLimits(num_bytes=10)), "open", "confident"),
-        (Conditions(limits=DayLimits(num_bytes=10), spent=Spent(num_bytes=1)), "edge", "day_bytes"),
+        (
+            Conditions(limits=DayLimits(num_bytes=10), spent=DaySpending(num_bytes=1)),
+            "edge",
+            "day_bytes",
+        ),
         (Conditions(limits=DayLimits(num_bytes=9), forced="cloud"), "edge", "day_bytes"),
         (Conditions(hot=True, on_battery=True), "open", "confident"),
         (Conditions(spare=True), "open", "confident"),
@@ -70,8 +74,8 @@ class Pressure:
 class Cloud(ScriptedEngine):
     healthy = True
 
-    def standing(self) -> CloudStanding:
-        return CloudStanding(healthy=self.healthy)
+    def snapshot(self) -> CloudSnapshot:
+        return CloudSnapshot(healthy=self.healthy)
 
 
 def test_conditions_tell_the_link_the_spending_and_the_pressure(tmp_path: Path) -> None:

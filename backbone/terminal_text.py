@@ -59,6 +59,14 @@ def write(text: str, stream: TextIO, *, faint: bool = False) -> None:
     stream.flush()
 
 
+def overwrite(text: str, stream: TextIO) -> None:
+    """Write a faint line over the one the cursor is on; an empty text leaves that line empty."""
+    erase = "\r\x1b[K" if _has_styles() else "\r"
+    body = printable(text)
+    stream.write(f"{erase}\x1b[2m{body}\x1b[0m" if body and _has_styles() else f"{erase}{body}")
+    stream.flush()
+
+
 def clean_logs() -> None:
     """Let warnings reach the terminal by the same way: they name files and servers."""
     import logging

@@ -18,6 +18,7 @@ from edge.conversations.store import Conversations
 from offload.engine import AnswerStream, Engine
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, Request
+from offload.reading import heard_by
 from offload.reasons import sentence
 
 Event = dict[str, Any]
@@ -100,6 +101,7 @@ class _Answer:
         self._text, self._source = "", ""
         self._watchers: set[asyncio.Queue[Event | None]] = set()
         self._question: Event | None = None
+        self._reading: Event | None = None
         self._reply: asyncio.Future[Reply] | None = None
         self._end: Event = {"type": "stopped"}
         self._ended = False
@@ -107,9 +109,10 @@ class _Answer:
 
     async def _read(self, stream: AnswerStream) -> None:
         try:
-            async with contextlib.aclosing(stream):
-                async for item in stream:
-                    self._take(item)
+            with heard_by(self._hear):
+                async with contextlib.aclosing(stream):
+                    async for item in stream:
+                        self._take(item)
         except NearfarError as error:
             self._end = {"type": "error", "error": error}
         except asyncio.CancelledError:
@@ -119,6 +122,11 @@ class _Answer:
             for watcher in self._watchers:
                 watcher.put_nowait(self._end)
                 watcher.put_nowait(None)
+
+    def _hear(self, num_read: int, num_tokens: int) -> None:
+        if not self._text and not self._ended:
+            self._reading = {"type": "reading", "read": num_read, "of": num_tokens}
+            self._tell(self._reading)
 
     def _take(self, item: Delta | Finish) -> None:
         if isinstance(item, Finish):
@@ -153,6 +161,8 @@ class _Answer:
     async def follow(self) -> AsyncIterator[Event]:
         queue: asyncio.Queue[Event | None] = asyncio.Queue()
         queue.put_nowait({"type": "so_far", "text": self._text, "source": self._source})
+        if self._reading is not None and not self._text:
+            queue.put_nowait(self._reading)
         if self._question is not None:
             queue.put_nowait(self._question)
         if self._ended:

@@ -22,6 +22,8 @@ from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
 from offload.engine import AnswerStream, Engine
 from offload.messages import Delta, Finish, Privacy, Side
+from offload.reading import heard_by
+from offload.reading import told as reading_line
 from offload.thinking import split
 
 
@@ -160,7 +162,8 @@ class Chat:
 
     def _stopped(self, reply: _Reply) -> None:
         self.screen.end(reply.text, None)
-        self.screen.remark("stopped; what there is of the answer is kept")
+        kept = "; what there is of the answer is kept" if reply.text else " before its first word"
+        self.screen.remark(f"stopped{kept}")
         self.told = "you stopped the answer"
 
     def _ended(self, reply: _Reply) -> None:
@@ -186,14 +189,19 @@ class _Reply:
         self.finish: Finish | None = None
 
     async def read(self, stream: AnswerStream) -> None:
-        async with contextlib.aclosing(stream):
-            async for item in stream:
-                if isinstance(item, Finish):
-                    self.finish = item
-                    continue
-                self._show(item)
+        with heard_by(self._reading):
+            async with contextlib.aclosing(stream):
+                async for item in stream:
+                    if isinstance(item, Finish):
+                        self.finish = item
+                        continue
+                    self._show(item)
         if rest := self.folding.rest():
             self._show(Delta(text=rest))
+
+    def _reading(self, num_read: int, num_tokens: int) -> None:
+        if not self.text and self.finish is None:
+            self._screen.reading(reading_line(num_read, num_tokens))
 
     def _show(self, delta: Delta) -> None:
         had = self.folding.has_thought and not delta.replaces

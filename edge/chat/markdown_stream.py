@@ -41,7 +41,14 @@ class MarkdownStream:
         self._live: Live | None = None
         self._drawn_at = 0.0
         self._tail = ""
+        self._waits = "…"
         self.text = ""
+
+    def wait(self, told: str) -> None:
+        """Say what is waited for, until the first piece comes."""
+        if not self.text:
+            self._waits = told
+            self._draw()
 
     def write(self, text: str) -> None:
         """Add a piece; blocks that it completes are printed for good."""
@@ -86,7 +93,7 @@ class MarkdownStream:
     def _window(self) -> RenderableType:
         """Return the moving block, its end only where it is higher than the screen."""
         if not self._tail.strip():
-            return Text("…", style="dim")
+            return Text(self._waits, style="dim")
         height = max(1, self._console.height - 2)
         lines = self._tail.splitlines()
         if len(lines) > height:

@@ -72,20 +72,28 @@ class RichScreen:
                 self._interrupted = True
                 self.remark("Ctrl-C once more, or Ctrl-D, leaves")
 
-    def show(self, delta: Delta) -> None:
-        """Draw the next piece."""
+    def _drawing(self) -> MarkdownStream:
         if self._answer is None:
             from edge.chat.markdown_stream import MarkdownStream
 
             self._answer = MarkdownStream(self._console)
-        if delta.replaces and self._answer.text:
-            self._answer.withdraw()
+        return self._answer
+
+    def reading(self, told: str) -> None:
+        """Draw how far the prompt has been read, where the answer will be."""
+        self._drawing().wait(told)
+
+    def show(self, delta: Delta) -> None:
+        """Draw the next piece."""
+        answer = self._drawing()
+        if delta.replaces and answer.text:
+            answer.withdraw()
             self.remark(f"— {SEAMS[delta.source or 'cloud']} —")
-        elif self._answer.text and is_seam(self._source, delta):
+        elif answer.text and is_seam(self._source, delta):
             # Not within the text: there it might stand in the middle of code.
             self.remark(f"— the {WHO[delta.source or 'cloud']} model goes on with this answer —")
         self._source = delta.source or self._source
-        self._answer.write(printable(delta.text))
+        answer.write(printable(delta.text))
 
     def end(self, text: str, finish: Finish | None) -> None:
         """Draw what is left, and say quietly who answered."""

@@ -42,6 +42,10 @@ class Screen(Protocol):
         """Return what the person writes next; EOFError when they leave."""
         ...
 
+    def reading(self, told: str) -> None:
+        """Say how far a long prompt has been read, until its answer comes."""
+        ...
+
     def show(self, delta: Delta) -> None:
         """Show the next piece of an answer."""
         ...
@@ -74,7 +78,7 @@ class PlainScreen:
         self._as_json = as_json
         self._asks = sys.stdin.isatty()
         self._live = sys.stdout.isatty() and not as_json
-        self._begun = False
+        self._begun = self._reads = False
         self._source: Side | None = None
 
     async def read(self) -> str:
@@ -85,6 +89,12 @@ class PlainScreen:
         if not line:
             raise EOFError
         return line.rstrip("\n")
+
+    def reading(self, told: str) -> None:
+        """Say it once: these lines cannot be written over."""
+        if self._live and not self._reads:
+            self._reads = True
+            self.remark(told)
 
     def show(self, delta: Delta) -> None:
         """Write a piece where somebody watches."""
@@ -100,7 +110,7 @@ class PlainScreen:
 
     def end(self, text: str, finish: Finish | None) -> None:
         """Write the whole answer where its pieces were not shown."""
-        self._begun, self._source = False, None
+        self._begun, self._reads, self._source = False, False, None
         if self._live:
             self._write("\n")
         elif not self._as_json:

@@ -8,9 +8,11 @@ from typing import Any, TextIO
 
 import msgspec
 
-from backbone.terminal_text import write
+from backbone.terminal_text import overwrite, write
 from offload.engine import AnswerStream
 from offload.messages import Delta, Finish, Route, Side
+from offload.reading import heard_by
+from offload.reading import told as reading_line
 from offload.reasons import sentence, sureness
 from offload.thinking import ThoughtReader
 
@@ -33,12 +35,15 @@ class StreamReader:
 
     async def read(self, stream: AnswerStream) -> Finish:
         """Read the stream to its end and return its Finish."""
-        async with aclosing(stream):
-            async for item in stream:
-                if isinstance(item, Finish):
-                    self.finish = item
-                else:
-                    self._take(item)
+        notice = _Notice(shown=not self._quiet)
+        with heard_by(notice.reading):
+            async with aclosing(stream):
+                async for item in stream:
+                    notice.clear()
+                    if isinstance(item, Finish):
+                        self.finish = item
+                    else:
+                        self._take(item)
         assert self.finish is not None, "an engine's stream ends with a Finish"
         if rest := self._folding.rest():
             self._say(rest)
@@ -77,6 +82,25 @@ class StreamReader:
 
     def _write(self, text: str, *, faint: bool = False) -> None:
         write(text, self._out, faint=faint)
+
+
+class _Notice:
+    """One line on a terminal's stderr that is written over, and gone when the answer begins."""
+
+    def __init__(self, *, shown: bool) -> None:
+        self._shown = shown and sys.stderr.isatty()
+        self._is_written = self._over = False
+
+    def reading(self, num_read: int, num_tokens: int) -> None:
+        if self._shown and not self._over:
+            overwrite(reading_line(num_read, num_tokens), sys.stderr)
+            self._is_written = True
+
+    def clear(self) -> None:
+        self._over = True  # what comes late from the model's thread is of no use any more
+        if self._is_written:
+            overwrite("", sys.stderr)
+            self._is_written = False
 
 
 _SEAM = {

@@ -29,6 +29,7 @@ from engine.window import Pins
 from offload.engine import StateObserver
 from offload.errors import ContextLengthError
 from offload.messages import Confidence, Delta, Finish, FinishReason, PromptToken, Request
+from offload.reading import Progress, PromptReading
 from offload.thinking import opened, tail_of
 
 
@@ -121,6 +122,7 @@ class GenerationTask:
     constraint: SchemaConstraint | None = None
     deadline: Deadline
     observer: StateObserver | None = None
+    progress: Progress | None = None  # of the prompt's reading
 
 
 class Generation:
@@ -208,10 +210,13 @@ class Generation:
             return ended
         cache, judged = slot.cache, task.request.sampling.prompt_logprobs
         pieces = self._score(cache, task, scores) if judged else cache.read(task.prompt, pins)
+        held = 0 if judged else cache.held(task.prompt)
+        reading = PromptReading(task.progress, held, len(task.prompt))
         slot.tuner.before_prompt()
         cache.stop_at = task.deadline.stop_at
         try:
             while next(pieces, _DONE) is not _DONE:
+                reading.tell(len(cache.window.stream))
                 if ended := task.deadline.ended():
                     return ended
                 slot.tuner.before_prompt()

@@ -55,6 +55,10 @@ class KvCache:
             yield from self._feed(prompt[len(window.stream) : -1], pins)
         yield from self._feed(prompt[len(window.stream) :], pins)
 
+    def held(self, prompt: Sequence[int]) -> int:
+        """Return how many of a prompt's tokens need not be read again."""
+        return self.window.shared(prompt[:-1]) if self._reuse else 0
+
     def score(self, prompt: Sequence[int]) -> Iterator[range]:
         """Read a whole prompt anew; yield places in it whose logits row 0 and on now hold.
 
@@ -111,7 +115,7 @@ class KvCache:
 
     def _keep_shared(self, prompt: Sequence[int], pins: Pins) -> None:
         # The last prompt token is always evaluated: its logits are not kept.
-        shared = self.window.shared(prompt[:-1]) if self._reuse else 0
+        shared = self.held(prompt)
         self._truncate(shared)
         if not self._is_good_start(prompt, pins):
             self.clear()

@@ -40,6 +40,7 @@ from offload.errors import EngineStopped, RequestError
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.own_sampling import sampling_of_gguf
 from offload.prompt_length import require_short, require_short_text
+from offload.reading import Progress, listener
 from offload.worker import Worker
 
 __all__ = ["LlamaEngine", "LlamaOptions"]
@@ -201,12 +202,12 @@ class LlamaEngine:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()
         require_short(request, self.max_model_len, forgets=self._slots.all[0].cache.sliding)
-        received, who = time.monotonic(), asker()
+        received, who, progress = time.monotonic(), asker(), listener()
         with contextlib.suppress(asyncio.TimeoutError):  # which answer() will tell of
             schema = request.sampling.json_schema
             await asyncio.wait_for(self._schemas.tried(schema), request.deadline_s)
         stream = self._worker.stream(
-            lambda gone: self.answer(request, gone, received=received, who=who)
+            lambda gone: self.answer(request, gone, received=received, who=who, progress=progress)
         )
         async with contextlib.aclosing(stream):
             async for item in stream:
@@ -219,11 +220,13 @@ class LlamaEngine:
         *,
         received: float | None = None,
         who: str = "",
+        progress: Progress | None = None,
     ) -> Iterator[Delta | Finish]:
         """Yield what generate() streams, in the calling thread; for `max_num_seqs`
         threads at a time, the next one waits.
 
-        `received`, of time.monotonic(), is when the request's deadline began to count; `who` asks.
+        `received`, of time.monotonic(), is when the request's deadline began to count; `who` asks;
+        `progress` is told how much of the prompt has been read.
         """
         self._require_open()
         request = self._own.settled(request)
@@ -258,6 +261,7 @@ class LlamaEngine:
                 ),
                 deadline=deadline,
                 observer=self._watchers.of(request.id),
+                progress=progress,
             )
             yield from self._writer.write(slot, task)
 

@@ -50,6 +50,7 @@ from offload.errors import ContextLengthError, EngineStopped
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.own_sampling import sampling_of_folder
 from offload.prompt_length import require_short
+from offload.reading import listener
 
 _log = logging.getLogger("nearfar.prompt")
 
@@ -172,6 +173,7 @@ class TorchEdgeEngine(Tokenized):
 
         await self._schemas.tried(request.sampling.json_schema)
         # Tokenizing a long prompt, or compiling a schema, would hold up everybody else's.
+        # Which runs in this task's context, and so finds who hears of the reading.
         task = await asyncio.to_thread(self._task, request, gone, received)
         self._loop.add(RingSequence(task, self._tokenizer, post))
         try:
@@ -231,6 +233,7 @@ class TorchEdgeEngine(Tokenized):
             received=received,
             stops=self._stops(request),
             owner=(asker(), request.cache_salt),
+            progress=listener(),
             session=_kept_as(request),
             # A prompt whose tokens are all to be judged is read from its start.
             reuse=self._options.enable_prefix_caching and not request.sampling.prompt_logprobs,

@@ -18,6 +18,7 @@ from engine.drafts import Drafter
 from engine.token_healing import KnownEnd
 from engine.window import Pins, common_prefix
 from offload.messages import Alternative, Delta, Finish, FinishReason, PromptToken, Request
+from offload.reading import Progress, PromptReading
 from offload.thinking import opened, tail_of
 
 Item = Delta | Finish | NearfarError  # an error ends it before the first Delta
@@ -44,6 +45,7 @@ class RingTask:
     stops: tuple[str, ...] = ()  # what ends the answer beside the request's own
     owner: object = None  # whose text may be shared with it
     session: str | None = None  # under which name it is kept
+    progress: Progress | None = None  # of the prompt's reading
     reuse: bool = True  # of what a slot has read before
 
 
@@ -98,6 +100,7 @@ class RingSequence:
         self._reading = PromptChunks(slot, task.prompt, task.pins, reuse=task.reuse)
         self._answer = self._new_answer()  # its clock begins now
         self._answer.num_cached = self._reading.num_shared
+        self._told = PromptReading(task.progress, self._reading.num_shared, len(task.prompt))
 
     def part(self, limit: int) -> StepPart | None:
         """Return at most `limit` tokens to evaluate next; None where the context is full.
@@ -176,6 +179,7 @@ class RingSequence:
 
     def _took_piece(self, reading: PromptChunks, found: list[SampledToken]) -> FinishReason | None:
         reading.took(self._piece)
+        self._told.tell(self._piece.stop)
         scores, chosen = (found[:-1], found[-1:]) if reading.done else (found, [])
         self._scores += [
             PromptToken(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from offload.engine import AnswerStream
 from offload.messages import Confidence, Delta, Finish, ModelCard, Request, Usage
+from offload.reading import listener
 
 CARD = ModelCard(
     name="scripted",
@@ -32,7 +33,7 @@ class ScriptedEngine:
 
     `hold` is awaited before the delta number `hold_before`; `error` is raised before the delta
     number `error_before`, or behind the last; `pause_s` goes before each, and 0 lets others run;
-    without `finish` the answer just stops.
+    without `finish` the answer just stops. `reads` is told of the prompt's reading before all that.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ScriptedEngine:
         error: Exception | None = None,
         error_before: int = 0,
         pause_s: float | None = None,
+        reads: Sequence[tuple[int, int]] = (),
         finish: Finish | None = Finish(reason="stop", usage=Usage(completion_tokens=3)),  # noqa: B008
     ) -> None:
         self._script = script or (lambda request: deltas)
@@ -52,6 +54,7 @@ class ScriptedEngine:
         self._error, self._error_before = error, error_before
         self._pause_s = pause_s
         self._finish = finish
+        self._reads = reads
         self.num_said: Counter[str] = Counter()
         self.requests: list[Request] = []
         self.running: set[str] = set()
@@ -67,6 +70,10 @@ class ScriptedEngine:
         ended = False
         try:
             await self._tell()
+            if (progress := listener()) is not None:
+                for each in self._reads:
+                    progress(*each)
+                await asyncio.sleep(0)
             index = -1
             for index, said in enumerate(self._script(request)):
                 if self._error is not None and index == self._error_before:

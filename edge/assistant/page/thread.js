@@ -197,6 +197,7 @@ export class Thread {
   take(event) {
     if (!this.writing) return;
     if (event.type === "so_far") this.writing.clear();
+    if (event.type === "reading") this.writing.badge.textContent = t("reading", { n: event.read.toLocaleString(), of: event.of.toLocaleString() });
     if (event.replaces) this.replace();
     if (event.source) this.from(event.source);
     if (event.text) this.writing.write(event.text);

@@ -239,3 +239,16 @@ async def serious(tab: Any) -> list[str]:
         for each in found["violations"]
         if each["impact"] in ("serious", "critical")
     ]
+
+
+async def test_how_far_a_long_prompt_has_been_read_is_shown_also_after_a_reload() -> None:
+    hold = asyncio.Event()
+    near = ScriptedEngine(("done",), reads=((0, 5000), (512, 5000)), hold=hold, hold_before=0)
+    async with serving(office(near)) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "A long one")
+        await tab.locator(".badge", has_text="reading 512 of 5,000 tokens").wait_for()
+        await tab.reload()
+        await tab.locator(".badge", has_text="reading 512 of 5,000 tokens").wait_for()
+        hold.set()
+        await tab.locator(".route .badge.near").wait_for()

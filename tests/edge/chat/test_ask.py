@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 
 from edge.chat import ask
@@ -60,3 +62,27 @@ def test_an_answer_is_drawn_unless_a_program_reads_it(
     monkeypatch.setattr(ask, "_ask", answered)
     ask_once("6 x 7?", wish, why=False, as_json=as_json)
     assert asked == [expected]
+
+
+async def test_how_far_a_prompt_has_been_read_stands_on_stderr_until_the_answer_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    engine = ScriptedEngine(("42",), reads=((0, 5000), (512, 5000)))
+    reader = StreamReader(io.StringIO())
+    await reader.read(engine.generate(Request(prompt="?")))
+    shown = terminal.getvalue()
+    assert "reading 512 of 5,000 tokens" in shown
+    assert shown.endswith("\r\x1b[K")
+    assert reader.text == "42"
+
+
+async def test_a_program_and_a_pipe_are_told_nothing_of_the_reading(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    engine = ScriptedEngine(("42",), reads=((0, 5000),))
+    await StreamReader().read(engine.generate(Request(prompt="?")))
+    assert capsys.readouterr() == ("42\n", "")

@@ -38,11 +38,15 @@ class ScriptedScreen:
         self.answers: list[str] = []
         self.remarks: list[str] = []
         self.asked: list[str] = []
+        self.readings: list[str] = []
 
     async def read(self) -> str:
         if not self._lines:
             raise EOFError
         return self._lines.pop(0)
+
+    def reading(self, told: str) -> None:
+        self.readings.append(told)
 
     def show(self, delta: Delta) -> None:
         pass
@@ -346,3 +350,10 @@ async def test_thoughts_of_a_withdrawn_answer_go_with_it() -> None:
     engine = hybrid(near=("<think>no", " idea</think>", "near"))
     chat, screen = await talk("question", engine=engine)
     assert screen.answers == ["far"] and not chat.thoughts
+
+
+async def test_how_far_a_long_prompt_has_been_read_is_shown() -> None:
+    near = ScriptedEngine(("near",), reads=((0, 900), (512, 900), (900, 900)))
+    _, screen = await talk("a long one", engine=Hybrid(near, None))
+    assert screen.readings[:2] == ["reading 0 of 900 tokens", "reading 512 of 900 tokens"]
+    assert screen.answers == ["near"]

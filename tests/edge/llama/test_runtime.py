@@ -10,9 +10,11 @@ import pytest
 from backbone.errors import CheckpointError, NearfarError
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
+from offload import reading
 from offload.engine import Engine
 from offload.errors import ContextLengthError, SettingsError
 from offload.messages import Delta, Finish, Message, Request, Sampling
+from offload.reading import heard_by
 
 STORY = "Once upon a time, there was a little girl"
 
@@ -340,3 +342,22 @@ def test_the_models_own_sampling_is_told_and_its_seed_draws_the_same_again(
     again, _ = _ask(engine, _plain(own=True, seed=told.seed))
     assert _tokens(again) == _tokens(once)
     assert _ask(engine, _plain())[1].sampled is None
+
+
+async def test_how_much_of_a_long_prompt_has_been_read_is_told(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "LEAST_TOKENS", 32)
+    options = LlamaOptions(num_threads=1, max_num_batched_tokens=32)
+    engine = LlamaEngine(tiny_gguf, options=options)
+    heard: list[tuple[int, int]] = []
+    request = _plain("hello " * 30, max_tokens=1)
+    try:
+        with heard_by(lambda num_read, num_tokens: heard.append((num_read, num_tokens))):
+            finish = [item async for item in engine.generate(request)][-1]
+    finally:
+        await engine.aclose()
+    assert isinstance(finish, Finish)
+    total = finish.usage.prompt_tokens
+    assert heard[0] == (0, total) and heard[-1] == (total, total)
+    assert heard == sorted(heard) and len(heard) > 3

@@ -14,12 +14,14 @@ from backbone.tokenizer import Tokenizer
 from edge.near.factory import open_edge
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
 from edge.small_gpu.step import SampledToken, Step, StepPart
+from offload import reading
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.engine import Engine
 from offload.errors import ContextLengthError, RequestError, SettingsError, Unsupported
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL
+from offload.reading import heard_by
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
@@ -276,3 +278,22 @@ def test_without_torch_a_folder_names_the_extra(
     settings = Settings(edge=EdgeSettings(model=str(CLOUD_MODEL)))
     with pytest.raises(MissingExtra, match=r"nearfar\[small-gpu\]"):
         open_edge(settings, places(tmp_path))
+
+
+async def test_how_much_of_a_long_prompt_has_been_read_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(reading, "LEAST_TOKENS", 16)
+    options = TorchOptions(device="cpu", dtype="float32", max_num_batched_tokens=8)
+    engine = TorchEdgeEngine(CLOUD_MODEL, options=options)
+    heard: list[tuple[int, int]] = []
+    try:
+        with heard_by(lambda num_read, num_tokens: heard.append((num_read, num_tokens))):
+            async for item in engine.generate(asked("What is 17 + 25? " * 8, max_tokens=1)):
+                last = item
+    finally:
+        await engine.aclose()
+    assert isinstance(last, Finish)
+    total = last.usage.prompt_tokens
+    assert heard[0] == (0, total) and heard[-1] == (total, total)
+    assert heard == sorted(heard) and len(heard) > 3

@@ -116,3 +116,92 @@ def _serve_page(
 
     backing = Backing(open_engine=near.open_engine, beside=beside, aclose=near.aclose)
     run(wish, port=options.port, open_page=False, as_json=as_json, backing=backing)
+
+
+OLLAMA_PORT = 11434  # where clients of ollama look
+
+
+@app.command(rich_help_panel=ASKING)
+def up(
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="The port; 11434 unless taken, 0 takes a free one."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="The model that answers who names none."),
+    ] = None,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no cloud at all.")] = False,
+    install: Annotated[
+        bool, typer.Option("--install", help="Write a service that starts it at log-in, and end.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
+) -> None:
+    """Run the one service of this machine: page, OpenAI and Ollama clients, `ask` and `chat`.
+
+    Models are loaded when they are asked, and leave memory when they have been idle.
+    """
+    from edge.chat.ask import AskOptions
+    from edge.near.user_service import install_service
+    from offload.config.places import places
+    from offload.config.running_service import find
+    from offload.errors import SettingsError
+    from serve.cli import options_from
+
+    if install:
+        install_service(as_json=as_json)
+        return
+    running = find(places())
+    if running is not None:
+        raise SettingsError(f"`nearfar up` runs already, at {running.url}; stop that one first")
+    wish = AskOptions(model=model, offline=offline)
+    settings = wish.settings()
+    options = replace(options_from(settings, None, _free(port)), host="127.0.0.1", warm_up=False)
+    _serve_all(wish, settings, options, as_json=as_json)
+
+
+def _free(port: int | None) -> int:
+    """Return the port that was asked for, else ollama's own if nobody has it, else 0."""
+    import socket
+
+    if port is not None:
+        return port
+    try:
+        with socket.create_server(("127.0.0.1", OLLAMA_PORT)):
+            return OLLAMA_PORT
+    except OSError:
+        return 0
+
+
+def _serve_all(
+    wish: AskOptions, settings: Settings, options: ServeOptions, *, as_json: bool
+) -> None:
+    from edge.assistant.server import Backing, run
+    from edge.near.near_service import NearService
+    from offload.config import running_service
+    from offload.config.places import places
+    from serve.cli import announce_service, app_of
+    from serve.near_endpoint import NearEndpoint
+
+    here, token = places(), running_service.new_token()
+    near = NearService(settings, here)
+    flags = replace(wish.choice(), consent=None, serving=True)
+    if options.api_keys:  # set for others; our own commands have one, too
+        options = replace(options, api_keys=(*options.api_keys, f"nearfar:{token}"))
+
+    def beside(assistant: AssistantEngine) -> Starlette:
+        models = near.by_name(assistant.current, flags, chosen=lambda: assistant.settings.edge)
+        own = NearEndpoint(near, token, options)
+        return app_of(assistant.current, options, models, own.routes())
+
+    def announce(page: str) -> None:
+        url = page.partition("/#")[0]
+        running_service.note(here, url, token)
+        announce_service(url, page, options, as_json=as_json)
+
+    async def close() -> None:
+        running_service.forget(running_service.file_of(here))
+        await near.aclose()
+
+    backing = Backing(open_engine=near.open_engine, beside=beside, aclose=close, announce=announce)
+    run(wish, port=options.port, open_page=False, as_json=as_json, backing=backing)

@@ -36,14 +36,18 @@ from serve.response_bodies import ModelList, ModelReply
 
 
 def build_app(
-    engine: Engine, *, options: ServeOptions | None = None, models: ByModel | None = None
+    engine: Engine,
+    *,
+    options: ServeOptions | None = None,
+    models: ByModel | None = None,
+    further: Sequence[Route] = (),
 ) -> Starlette:
     """Return the ASGI app; the engine stays the caller's to close.
 
-    `models` are further models, asked by their names.
+    `models` are further models, asked by their names, `further` more routes behind the same door.
     """
     options = options or ServeOptions()
-    metrics, readiness = Metrics(engine), Readiness(engine)
+    metrics, readiness = Metrics(engine), Readiness(engine, is_ready=not options.warm_up)
     meter = QuotaMeter(options.quota, options.used_file, who="this key", scope="http:")
     admission = Admission(
         max_running=options.max_running,
@@ -79,12 +83,13 @@ def build_app(
         Route("/ready", info.ready),
         Route("/metrics", info.metrics_page),
         Route("/openapi.json", info.openapi),
+        *further,
     ]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         with contextlib.closing(meter):
-            async with readiness.warming():
+            async with readiness.warming() if options.warm_up else contextlib.nullcontext():
                 yield
 
     return Starlette(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ _END_WITHIN_S = 20.0  # after a signal: answers have 5 s of it, the engine the r
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.routing import Route
 
 
 def address_of(text: str) -> tuple[str, int]:
@@ -64,7 +65,12 @@ def _quota(chosen: ServeSettings) -> Quota:
     )
 
 
-def app_of(engine: Engine, options: ServeOptions, models: ByModel | None = None) -> Starlette:
+def app_of(
+    engine: Engine,
+    options: ServeOptions,
+    models: ByModel | None = None,
+    further: Sequence[Route] = (),
+) -> Starlette:
     """Return the HTTP face as an app, for a server of the caller's; see serve.app.build_app.
 
     Raises MissingExtra without the packages of the extra `serve`.
@@ -75,7 +81,7 @@ def app_of(engine: Engine, options: ServeOptions, models: ByModel | None = None)
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "starlette", "serve") from None
     write_logs(options.log)
-    return build_app(engine, options=options, models=models)
+    return build_app(engine, options=options, models=models, further=further)
 
 
 @asynccontextmanager
@@ -140,3 +146,15 @@ def announce(
     if not options.is_loopback and options.tls_cert is None:
         echo("others can read what crosses the network; set serve.tls_cert and serve.tls_key")
     echo("stop with Ctrl-C")
+
+
+def announce_service(url: str, page: str, options: ServeOptions, *, as_json: bool) -> None:
+    """Print where a service answers whom, for a person or as one JSON line."""
+    if as_json:
+        echo_json(json.dumps({"url": f"{url}/v1", "ollama": url, "page": page}))
+        return
+    key = "one of your API keys" if options.api_keys else "any word"
+    echo(f"the page: {page} (whoever has this link can read what you wrote)")
+    echo(f"OpenAI clients: OPENAI_BASE_URL={url}/v1, and {key} as OPENAI_API_KEY")
+    echo(f"Ollama clients: OLLAMA_HOST={url}")
+    echo("`nearfar ask` and `chat` use the model that is loaded here; stop with Ctrl-C")

@@ -42,6 +42,7 @@ class ServeOptions:
     used_file: Path | None = None  # where the day's budgets outlive a restart
     request_timeout_s: float = 600.0
     body_timeout_s: float = 30.0  # for a request's head, and as long again for its body
+    warm_up: bool = True  # ask the engine for one token before anybody does
     log: str = ""  # to stderr, as "json" or "text"
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -17,11 +17,14 @@ _RETRY_S = 2.0
 
 
 class Readiness:
-    """Asks the engine for one token until it gives one, and then looks whether it broke."""
+    """Asks the engine for one token until it gives one, and then looks whether it broke.
 
-    def __init__(self, engine: Engine) -> None:
+    `is_ready` from the start is one that loads its model when it is asked.
+    """
+
+    def __init__(self, engine: Engine, *, is_ready: bool = False) -> None:
         self._engine = engine
-        self.is_ready = False
+        self.is_ready = is_ready
         self.failure: str | None = None
 
     def why_not(self) -> str | None:

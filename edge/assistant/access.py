@@ -47,10 +47,12 @@ _HEADERS = {
 class PageAccess:
     """ASGI middleware: 403 for a wrong host or origin, 401 without the token, 413 for too much."""
 
-    def __init__(self, app: ASGIApp, *, token: str) -> None:
+    def __init__(self, app: ASGIApp, *, token: str, others: frozenset[str] = frozenset()) -> None:
+        """`others` are paths below /api/ that are not the page's: their own app guards them."""
         assert token, "an empty token would let everybody in"
         self._app = app
         self._token = token
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request in, or refuse it; either way with the headers that bind the page."""
@@ -72,7 +74,7 @@ class PageAccess:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             return refuse(403, "another page asked; open the assistant itself")
-        if not scope["path"].startswith("/api/"):
+        if not scope["path"].startswith("/api/") or scope["path"] in self._others:
             return None
         given = headers.get("authorization", "").removeprefix("Bearer ")
         if not hmac.compare_digest(given.encode(), self._token.encode()):

@@ -65,11 +65,12 @@ def build_app(
     *,
     token: str,
     beside: Starlette | None = None,
+    beside_paths: frozenset[str] = frozenset(),
 ) -> Starlette:
     """Return the ASGI app; it closes the engine when it ends.
 
     `beside` answers the paths that are not the page's, behind the same door but for the token:
-    it has keys of its own.
+    it has keys of its own. `beside_paths` are those of them that look like the page's API.
     """
     api = _Api(assistant, store, answers)
     upgrader = AnswerUpgrader(assistant.outbox, store)
@@ -108,7 +109,7 @@ def build_app(
             *([Mount("", beside)] if beside is not None else []),
         ],
         lifespan=lifespan,
-        middleware=[Middleware(PageAccess, token=token)],
+        middleware=[Middleware(PageAccess, token=token, others=beside_paths)],
         exception_handlers={NearfarError: _on_ours},
     )
 

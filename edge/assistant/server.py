@@ -46,6 +46,8 @@ class Backing:
     open_engine: Open
     beside: Callable[[AssistantEngine], Starlette]
     aclose: Callable[[], Awaitable[None]]
+    beside_paths: frozenset[str] = frozenset()  # those of `beside` below /api/, as the page's are
+    announce: Callable[[str], None] | None = None  # tells where the page is, in place of our own
 
 
 def run(
@@ -73,7 +75,10 @@ def run(
         return
 
     async def begun(url: str) -> None:
-        announce(url, has_api=backing is not None, as_json=as_json)
+        if backing is not None and backing.announce is not None:
+            backing.announce(url)
+        else:
+            announce(url, has_api=backing is not None, as_json=as_json)
         if open_page:
             await asyncio.to_thread(webbrowser.open, url)
 
@@ -134,7 +139,14 @@ class PageServer:
             open_engine=self._backing.open_engine if self._backing else open_hybrid,
         )
         beside = self._backing.beside(assistant) if self._backing else None
-        app = build_app(assistant, store, answers, token=token, beside=beside)
+        app = build_app(
+            assistant,
+            store,
+            answers,
+            token=token,
+            beside=beside,
+            beside_paths=self._backing.beside_paths if self._backing else frozenset(),
+        )
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,

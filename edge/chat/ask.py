@@ -82,6 +82,7 @@ class AskOptions:
         return RunFlags(
             offline=self.offline,
             forced="cloud" if self.far else None,
+            shared=True,
             consent=ConsentPrompt(consent_at_terminal, None) if sys.stdin.isatty() else None,
         )
 

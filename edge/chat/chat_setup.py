@@ -166,7 +166,7 @@ class _ChatRun:
         from edge.near.factory import RunFlags, open_hybrid
 
         consent = ConsentPrompt(_asker(screen), self._here, refused=self._refused)
-        choice = RunFlags(offline=self._wish.offline, consent=consent)
+        choice = RunFlags(offline=self._wish.offline, consent=consent, shared=True)
         return open_hybrid(settings, self._here, choice)
 
     def _with_model(self, name: str) -> Settings:

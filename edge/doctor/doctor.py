@@ -23,6 +23,7 @@ from edge.llama.speed import memory_bandwidth, predicted_tokens_per_s
 from edge.models.local_models import ModelEntry, list_models
 from offload.config.obstacles import obstacle
 from offload.config.places import Places, places
+from offload.config.running_service import find
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
 from offload.link.client import CloudLink
@@ -60,6 +61,7 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
     models: list[ModelEntry]
     chosen: list[ChosenSetting]  # for the near model that is set up
     cloud: str
+    service: str  # whether `nearfar up` runs, and so who loads the model that `ask` uses
     stops: list[str]
     problems: list[str]
 
@@ -104,9 +106,18 @@ def examine() -> DoctorReport:
         models=models,
         chosen=chosen,
         cloud=_cloud(settings, here, problems),
+        service=_service(settings, here),
         stops=stops,
         problems=[*stops, *problems],
     )
+
+
+def _service(settings: Settings, here: Places) -> str:
+    running = find(here)
+    if running is None:
+        return "`nearfar up` does not run: `ask` and `chat` load the model themselves"
+    used = "use its model" if settings.edge.use_service else "do not, by edge.use_service"
+    return f"`nearfar up` runs at {running.url}: `ask` and `chat` {used}"
 
 
 def _system_info() -> str:

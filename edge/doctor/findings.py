@@ -51,6 +51,7 @@ def _models(report: DoctorReport) -> list[tuple[str, str]]:
         *chosen,
         ("fits", fits),
         ("cloud", report.cloud),
+        ("service", report.service),
         ("settings", report.config_file),
     ]
 

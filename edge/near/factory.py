@@ -37,6 +37,7 @@ class RunFlags:
     consent: AskConsent | None = None
     serving: bool = False  # many may ask at once
     only: Request | None = None  # what alone will be asked
+    shared: bool = False  # the near model of `nearfar up` will do
 
 
 Options = TypeVar("Options")
@@ -70,6 +71,17 @@ def open_edge(
 
     options = llama_options(path, settings, here, serving=serving)
     return LlamaEngine(path, options=options, only=only)
+
+
+def shared_engine(settings: Settings, here: Places) -> Engine | None:
+    """Return the settings' near model in the service that runs; None where none does."""
+    if not settings.edge.use_service:
+        return None
+    from edge.near.shared_engine import SharedEngine
+    from offload.config.running_service import find
+
+    service = find(here)
+    return SharedEngine(service, settings.edge, here) if service is not None else None
 
 
 def llama_options(
@@ -156,6 +168,9 @@ def open_hybrid(
 ) -> Hybrid:
     """Return the two engines under one policy; the near one is opened unless it is given."""
     options = options_for(settings, here, choice)
+    # Hidden states do not leave the process that has the model.
+    if edge is None and choice.shared and not options.rule.watches_states:
+        edge = shared_engine(settings, here)
     if edge is None:
         edge = open_edge(settings, here, serving=choice.serving, only=choice.only)
     link = None if options.offline else open_cloud(settings, here)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from edge.near.factory import RunFlags, open_hybrid
 from edge.near.models_by_name import ModelsByName
@@ -30,6 +31,15 @@ class NearService:
         """Return the hybrid of the settings' model, which is loaded when it is first asked."""
         near = OnDemandEngine(self.pool, settings.edge, here, keep_alive_s=self._keep_alive_s)
         return open_hybrid(settings, here, flags, edge=near)
+
+    def engine_at(self, edge: EdgeSettings) -> OnDemandEngine:
+        """Return the near model of these settings, for a command of the same person.
+
+        Raises CheckpointError.
+        """
+        # How long it stays is the service's to say: it is no other copy of the model.
+        own = replace(edge, keep_alive=self._settings.edge.keep_alive, use_service=True)
+        return OnDemandEngine(self.pool, own, self._here)
 
     def by_name(
         self,

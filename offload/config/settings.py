@@ -66,6 +66,7 @@ class EdgeSettings:
     temperature: float | None = None  # of chat, page, ask and serve; None: as the model's files say
     use_mmap: bool = True  # a GGUF file is mapped; false: read into memory, so it may be replaced
     keep_alive: str = "5m"  # in memory after an answer, where loaded on demand; -1: for ever
+    use_service: bool = True  # `ask` and `chat` use the model of `nearfar up` where that runs
     keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
     session_budget_mb: int = 1024
 

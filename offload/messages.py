@@ -304,7 +304,8 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     why the cloud could not answer, where it was asked in vain. `sent_is_known` says whether
     Usage.bytes_sent is all that left, where the cloud failed or was given up; None elsewhere.
     `cut` says that the near answer ran in circles and was cut where that began.
-    `left_out` counts the turns that stayed on the device when the cloud answered.
+    `left_out` counts the turns that stayed on the device when the cloud answered. `model` names who
+    wrote the answer, and `begun_by` the other side's model, where that wrote its beginning.
     """
 
     served_by: Side
@@ -315,6 +316,8 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     sent_is_known: bool | None = None
     cut: bool = False
     left_out: int = 0
+    model: str = ""
+    begun_by: str = ""
 
 
 class Sampled(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):

@@ -22,6 +22,8 @@ REASONS = {
     "not_allowed": "you did not allow this text to leave, so it was answered near",
     "no_cloud": "no cloud is set up, so it was answered near",
     "cloud_failed": "the cloud could not answer, so it was answered near",
+    "cut_off": "the far model was cut off in its answer, so the near one went on with it",
+    "near_failed": "the near model failed in its answer, so the far one was asked",
     "too_long": "the text is too long for the near model, so the far one was asked",
     "too_hard": "the question looks too hard for the near model, so the far one was asked",
     "deadline": "the near model would not have finished in time, so the far one was asked",

@@ -21,6 +21,7 @@ STOPPING = "nearfar.stopping"  # in an ASGI scope: the event that ends answers u
 
 Start = Callable[[Request], AnswerStream]
 
+_BROKEN_OFF = "the cloud failed in the middle of its answer; ask again"
 _NUM_AHEAD = 64  # items that an engine may be ahead of a slow reader
 _GRACE_S = 2.0  # an engine that keeps the deadline itself ends its answer better than we can
 
@@ -45,10 +46,12 @@ async def settled(stream: AnswerStream, *, may_replace: bool) -> AnswerStream:
                 if passed and item.source == "edge" and text.startswith(item.text):
                     continue
                 if passed:
-                    raise CloudFailed("the cloud failed in the middle of its answer; ask again")
+                    raise CloudFailed(_BROKEN_OFF)
                 held.clear()
                 item = msgspec.structs.replace(item, replaces=False)
             if may_replace and item.source != "cloud":
+                if passed and item.text:  # the near model goes on with the far one's text
+                    raise CloudFailed(_BROKEN_OFF)
                 held.append(item)
             else:
                 passed = passed or bool(item.text or item.token_ids)

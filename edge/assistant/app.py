@@ -26,6 +26,7 @@ from edge.chat.dialogue import AnswerOptions
 from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.conversation import Turn, export
 from edge.conversations.store import Conversations
+from edge.near import cloud_watch
 from offload.errors import RequestError
 from offload.messages import Privacy, Side, sampling_at
 
@@ -81,6 +82,7 @@ def build_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(upgrader.watching(lambda: assistant.engine))
+            await stack.enter_async_context(cloud_watch.watching(lambda: assistant.engine))
             if beside is not None:  # a mounted app's own beginning and end are not run otherwise
                 await stack.enter_async_context(beside.router.lifespan_context(beside))
             yield

@@ -18,6 +18,7 @@ from edge.chat.screen import HELP, Command, LeaveChat, Screen
 from edge.chat.terminal import ThoughtFolding, why
 from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.store import Conversations
+from edge.near import cloud_watch
 from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
 from offload.engine import AnswerStream, Engine
@@ -86,6 +87,7 @@ class Chat:
         """Carry the conversation on until the input ends or the person leaves."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(contextlib.suppress(LeaveChat))
+            await stack.enter_async_context(cloud_watch.watching(lambda: self.engine))
             if self.upgrader is not None:
                 watching = self.upgrader.watching(lambda: self.engine)
                 await stack.enter_async_context(watching)

@@ -74,6 +74,12 @@ class MarkdownStream:
         self._print(self._tail)
         self._tail = ""
 
+    def cut(self, text: str) -> None:
+        """Take back the end of the text, as far as it is not printed for good."""
+        printed = len(self.text) - len(self._tail)
+        self.text, self._tail = text, text[printed:]
+        self._draw()
+
     def withdraw(self) -> None:
         """Begin anew; what was printed stays above, as a withdrawn attempt."""
         self.end()

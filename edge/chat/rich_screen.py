@@ -20,7 +20,7 @@ from backbone.terminal_text import printable
 from edge.chat.chat_commands import COMMANDS
 from edge.chat.screen import SEAMS
 from edge.chat.status_line import answered
-from edge.chat.terminal import WHO, is_seam
+from edge.chat.terminal import WHO, is_cut, is_seam
 from offload.messages import Delta, Finish, Side
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ class RichScreen:
     def show(self, delta: Delta) -> None:
         """Draw the next piece."""
         answer = self._drawing()
+        if is_cut(answer.text, delta):
+            answer.cut(delta.text)
+            return
         if delta.replaces and answer.text:
             answer.withdraw()
             self.remark(f"— {SEAMS[delta.source or 'cloud']} —")

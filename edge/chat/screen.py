@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backbone.terminal_text import echo, echo_json, write
-from edge.chat.terminal import WHO, document, is_seam
+from edge.chat.terminal import WHO, document, is_cut, is_seam, taken_back
 from offload.messages import Delta, Finish, Side
 
 SEAMS: dict[Side, str] = {
@@ -79,6 +79,7 @@ class PlainScreen:
         self._asks = sys.stdin.isatty()
         self._live = sys.stdout.isatty() and not as_json
         self._begun = self._reads = False
+        self._text = ""
         self._source: Side | None = None
 
     async def read(self) -> str:
@@ -100,6 +101,11 @@ class PlainScreen:
         """Write a piece where somebody watches."""
         if not self._live:
             return
+        if is_cut(self._text, delta):
+            self._write(taken_back(self._text[len(delta.text) :]))
+            self._text = delta.text
+            return
+        self._text = delta.apply(self._text)
         if delta.replaces and self._begun:
             self._write(f"\n-- {SEAMS[delta.source or 'cloud']} --\n")
         elif self._begun and is_seam(self._source, delta):
@@ -110,7 +116,7 @@ class PlainScreen:
 
     def end(self, text: str, finish: Finish | None) -> None:
         """Write the whole answer where its pieces were not shown."""
-        self._begun, self._reads, self._source = False, False, None
+        self._begun, self._reads, self._source, self._text = False, False, None, ""
         if self._live:
             self._write("\n")
         elif not self._as_json:

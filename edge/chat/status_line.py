@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import psutil
 
@@ -29,12 +29,20 @@ class LinkedEngine(Protocol):
         ...
 
 
+@runtime_checkable
+class ReachedServer(Protocol):
+    """A far engine that is asked anew each time; `reached` says how that went the last time."""
+
+    reached: bool | None
+
+
 def status(engine: Engine, finish: Finish | None) -> str:
     """Return the line; nothing is asked or sent for it."""
     card = engine.card()
     parts = [card.name]
     if finish is not None and finish.route is not None:
-        parts.append("near" if finish.route.served_by == "edge" else "far")
+        far = finish.route.served_by == "cloud"
+        parts.append(" ".join(["far", finish.route.model]).strip() if far else "near")
     if finish is not None:
         speed = tokens_per_s(finish.usage)
         parts += [f"{speed:.0f} tokens/s"] if speed else []
@@ -49,15 +57,19 @@ def answered(finish: Finish | None) -> list[str]:
         return []
     side = "near" if finish.route.served_by == "edge" else "far"
     speed = tokens_per_s(finish.usage)
-    told = [f"{side}: {sentence(finish.route.reason, finish.route.confidence)}"]
+    who = f"{side}, {finish.route.model}" if finish.route.model else side
+    told = [f"{who}: {sentence(finish.route.reason, finish.route.confidence)}"]
+    told += [f"begun by {finish.route.begun_by}"] if finish.route.begun_by else []
     return [*told, f"{speed:.0f} tokens/s"] if speed else told
 
 
 def tokens_per_s(usage: Usage) -> float | None:
-    """Return how quickly the answer was written, None where that is not known."""
+    """Return how quickly its writer wrote an answer, from the first token to the last; None where
+    that is not known.
+    """
     if usage.decode_s <= 0 or usage.completion_tokens < 2:
         return None
-    return usage.completion_tokens / usage.decode_s
+    return (usage.completion_tokens - 1) / usage.decode_s
 
 
 def memory_bytes() -> int:
@@ -70,6 +82,8 @@ def link_state(engine: Engine) -> LinkState:
     cloud = _cloud(engine)
     if cloud is None:
         return "none"
+    if isinstance(cloud, ReachedServer) and cloud.reached is not None:
+        return "there" if cloud.reached else "away"
     if not isinstance(cloud, LinkedEngine):
         return "set_up"
     if cloud.health().alive:
@@ -90,6 +104,9 @@ def link(engine: Engine) -> str:
     """Return how the cloud stands, in a word or two."""
     state = link_state(engine)
     if state == "there":
-        rtt_s = cast(LinkedEngine, _cloud(engine)).health().rtt_s
+        cloud = _cloud(engine)
+        rtt_s = cloud.health().rtt_s if isinstance(cloud, LinkedEngine) else None
         return f"cloud {rtt_s * 1000:.0f} ms" if rtt_s else "cloud connected"
-    return {"none": "no cloud", "set_up": "cloud set up", "away": "cloud not connected"}[state]
+    return {"none": "no cloud", "set_up": "cloud not asked yet", "away": "cloud not connected"}[
+        state
+    ]

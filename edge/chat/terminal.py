@@ -60,7 +60,10 @@ class StreamReader:
         delta = self._folding.take(delta)
         if self._live and self._folding.has_thought and not thought_before:
             self._write("thinking ...\n", faint=True)
-        if delta.replaces:
+        if self._live and is_cut(self.text, delta):
+            self._write(taken_back(self.text[len(delta.text) :]), faint=True)
+            self.text, delta = delta.text, msgspec.structs.replace(delta, text="")
+        elif delta.replaces:
             if self._live and self.text:
                 self._write("\n")
                 self._write(f"{_SEAM[delta.source or 'cloud']}\n", faint=True)
@@ -118,6 +121,20 @@ def is_seam(source: Side | None, delta: Delta) -> bool:
     return not delta.replaces and None not in (source, delta.source) and source != delta.source
 
 
+def is_cut(text: str, delta: Delta) -> bool:
+    """Whether a piece only takes back the end of the text: half a word, or circles."""
+    return delta.replaces and bool(delta.text) and text.startswith(delta.text)
+
+
+def taken_back(end: str) -> str:
+    """Return what follows on a terminal the end of an answer that is no longer part of it."""
+    short = "\n" not in end and len(end) <= _HALF_WORD
+    return "... " if short else "\n(what stands here from the last repetition on is left out)\n"
+
+
+_HALF_WORD = 40
+
+
 def why(finish: Finish) -> str:
     """Return one line: who answered, why, how sure, how quick, what was sent."""
     route, usage = finish.route, finish.usage
@@ -127,6 +144,10 @@ def why(finish: Finish) -> str:
         "near" if route.served_by == "edge" else "far",
         sentence(route.reason, route.confidence),
     ]
+    if route.model:
+        parts.append(f"written by {route.model}")
+    if route.begun_by:
+        parts.append(f"begun by {route.begun_by}")
     if route.confidence is not None:
         parts.append(f"the near answer counted as {sureness(route.confidence)}")
     if route.cut:

@@ -150,7 +150,10 @@ def _open_folder(path: Path, settings: Settings, here: Places, *, serving: bool)
 def options_for(settings: Settings, here: Places, choice: RunFlags) -> HybridOptions:
     """Return how the hybrid decides for this model, these settings and these flags."""
     policy = settings.policy
-    rule = rule_for(find_model(settings.edge.model, here.models), settings, here)
+    model = find_model(settings.edge.model, here.models)
+    rule = rule_for(model, settings, here)
+    # The embedded pair's models answer in different forms: neither goes on from the other's text.
+    goes_on = policy.rescue == "continue" and model != EDGE_MODEL
     return HybridOptions(
         rule=rule or ThresholdRule(),
         aim=parse_aim(policy.aim),
@@ -158,6 +161,7 @@ def options_for(settings: Settings, here: Places, choice: RunFlags) -> HybridOpt
         prices=Prices(price_in=policy.price_in, price_out=policy.price_out, worth=policy.worth),
         exploration=policy.exploration,
         handover="continue" if policy.handover == "continue" else "replace",
+        rescue="continue" if goes_on else "replace",
         offline=choice.offline,
         forced=choice.forced or (None if rule else "edge"),
     )

@@ -163,7 +163,8 @@ class PolicySettings:
     aim: str = "auto"  # what is asked for where no model is named: auto, auto-q95, auto-b20, ...
     min_gain: float | None = None  # how much likelier right the cloud must be; None: calibrated
     exploration: float = 0.0  # how often the other side is tried, to learn from it; at most 0.5
-    handover: str = "replace"  # or "continue": go on from the other side's unfinished text
+    handover: str = "replace"  # of a doubted near answer; "continue": from its unfinished text
+    rescue: str = "continue"  # where a side dies, go on from its text; "replace": begin anew
     price_in: float = 0.0  # of a million tokens that the cloud reads, in any currency
     price_out: float = 0.0  # of a million tokens that it writes
     worth: float = 0.0  # of a right answer, in the same currency; 0: prices only count as cost
@@ -183,10 +184,11 @@ class PolicySettings:
                 f"policy.ledger_max_mb is {self.ledger_max_mb}; it must be from 1 to 1000000"
             )
         self._check_aim()
-        if self.handover not in HANDOVERS:
-            raise SettingsError(
-                f"policy.handover is {self.handover!r}; it must be {' or '.join(HANDOVERS)}"
-            )
+        for name in ("handover", "rescue"):
+            if (way := getattr(self, name)) not in HANDOVERS:
+                raise SettingsError(
+                    f"policy.{name} is {way!r}; it must be {' or '.join(HANDOVERS)}"
+                )
         if self.private_turns not in PRIVATE_TURNS:
             raise SettingsError(
                 f"policy.private_turns is {self.private_turns!r}; it must be "

@@ -38,7 +38,7 @@ _log = logging.getLogger("nearfar.outbox")
 _MAX_TRIES = 5
 
 # Why a near answer was given that the cloud might better.
-OUT_OF_REACH = frozenset({"offline", "unreachable", "cloud_failed"})
+OUT_OF_REACH = frozenset({"offline", "unreachable", "cloud_failed", "cut_off"})
 
 
 class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):

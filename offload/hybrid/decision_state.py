@@ -47,6 +47,7 @@ class DecisionInputs:
     rule: Rule
     limit: Limit
     handover: Literal["replace", "continue"]
+    rescue: Literal["replace", "continue"]
     near_latency: LatencyModel
     far_latency: LatencyModel
     draw: ExplorationDraw | None = None

@@ -22,10 +22,11 @@ from offload.errors import (
 )
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
 from offload.hybrid.handover import BackgroundStream, accepted
-from offload.messages import Delta, Finish, Request
+from offload.messages import Delta, Finish, Request, Side
 from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import GateVerdict
+from offload.thinking import split
 
 
 class Escalation:
@@ -46,6 +47,8 @@ class Escalation:
         self._agreed: bool | None = None  # None where nobody was asked
         self.state = DecisionState(deciding, request, cloud)
         self._text = ""  # what the reader has before them
+        self._writer: Side | None = None  # who wrote the end of it
+        self.begun_by: Side | None = None  # who wrote its beginning, where the other goes on
 
     async def run(self) -> AnswerStream:
         """Stream the answer of the side that the policy chooses."""
@@ -53,6 +56,7 @@ class Escalation:
             async for item in source:
                 if isinstance(item, Delta):
                     self._text = item.apply(self._text)
+                    self._writer = item.source or self._writer
                 yield item
 
     def _started(self) -> AnswerStream:
@@ -139,6 +143,7 @@ class Escalation:
                 head: Delta | None = Delta(text=prefix, source="cloud")
                 async for item in self._cloud_items(behind, reason):
                     if head is not None:
+                        self.begun_by = "edge"
                         yield head
                         head = None
                     yield item
@@ -184,12 +189,14 @@ class Escalation:
                             break
                         if far.arrived and reason == "unsure":
                             break
+            if ended is not None and ended.reason == "error" and not far.started:
+                reason = await self._ask(far, "near_failed")
             if ended is not None:
                 self.state.monitor.conclude(ended.reason)
                 why = self.state.wants_far
                 if why is not None and reason == self.verdict.reason:
                     reason = await self._ask(far, why)
-            if reason in ("unsure", "explored") or (
+            if reason in ("unsure", "explored", "near_failed") or (
                 reason == "hedged" and self.state.monitor.tripped
             ):
                 async for item in self._take_over(far, ended):
@@ -203,14 +210,17 @@ class Escalation:
         """Ask the cloud in the background if the text may leave; return the reason code."""
         if not await self.may_leave():
             return "not_allowed"
-        far.start(self.cloud_stream(reason, self._prefix()))
+        far.start(self.cloud_stream(reason, self._prefix(reason)))
         return reason
 
-    def _prefix(self) -> str:
+    def _prefix(self, reason: str) -> str:
         """Return from where the cloud goes on; what was written from turns that stay, stays too."""
-        if self._by.handover != "continue" or holds_private(self._request):
+        died = reason == "near_failed"
+        way = self._by.rescue if died else self._by.handover
+        if way != "continue" or holds_private(self._request):
             return ""
-        return accepted(self.state.monitor.sure_text)
+        text = self._text if died else self.state.monitor.sure_text
+        return accepted(text) if split(text).answer.strip() else ""
 
     async def _take_over(self, far: BackgroundStream, ended: Finish | None) -> AnswerStream:
         """Stream the cloud's answer in place of the edge's, or keep the edge's if it fails."""
@@ -229,8 +239,9 @@ class Escalation:
                 yield item
 
     async def _rescued(self, error: LinkError) -> AnswerStream:
-        """Answer near where the cloud failed: from its text where that is wanted, else anew."""
-        if self._by.handover == "continue" and (prefix := accepted(self._text)):
+        """Answer near where the cloud failed: from its text where that can be, else anew."""
+        prefix = accepted(self._text) if self._by.rescue == "continue" else ""
+        if split(prefix).answer.strip():  # from unfinished thoughts no other model goes on
             cut = len(prefix) < len(self._text)
             try:
                 async for item in self._near_behind(prefix, error, cut=cut):
@@ -245,12 +256,15 @@ class Escalation:
 
     async def _near_behind(self, prefix: str, error: LinkError, *, cut: bool) -> AnswerStream:
         self.state.watch_anew()
-        stream = self._near(_code(error), failure=error, prefix=prefix)
+        code = "cut_off" if self._writer == "cloud" else _code(error)
+        begun_by: Side | None = "cloud" if self._writer == "cloud" else None
+        stream = self._near(code, failure=error, prefix=prefix)
         async with aclosing(stream) as near:
             async for item in near:
                 if cut:  # the half word at the end of the cloud's text is taken back
                     yield Delta(text=prefix, source="cloud", replaces=True)
                     cut = False
+                self.begun_by = begun_by
                 yield item
 
     async def _timed(self, engine: Engine, request: Request, clock: LatencyModel) -> AnswerStream:

@@ -6,6 +6,7 @@ the cloud fails, the edge's answer stands, goes on from the cloud's text, or is 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import random
@@ -30,7 +31,13 @@ from offload.engine import (
     Tokenizing,
     held_in_memory,
 )
-from offload.errors import CloudFailed, ContextLengthError, RequestError, Unsupported
+from offload.errors import (
+    CloudFailed,
+    CloudUnreachable,
+    ContextLengthError,
+    RequestError,
+    Unsupported,
+)
 from offload.hybrid.decision_state import DecisionInputs, ExplorationDraw, with_left_out
 from offload.hybrid.escalation import Escalation
 from offload.messages import Finish, ModelCard, Request, Side
@@ -55,7 +62,8 @@ class HybridOptions:
     rule: calibrated, that of the first day, or a threshold. aim: what is asked for where no model
     is named. min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None:
     as calibrated. exploration: how often plain `auto` does the opposite, to learn from it.
-    handover: whether the other side starts an answer anew or goes on from what stands there.
+    handover: whether the cloud starts a doubted answer anew or goes on from what stands there.
+    rescue: the same where the side that wrote has died.
     """
 
     rule: Rule = field(default_factory=ThresholdRule)
@@ -64,6 +72,7 @@ class HybridOptions:
     prices: Prices = field(default_factory=Prices)
     exploration: float = 0.0
     handover: Literal["replace", "continue"] = "replace"
+    rescue: Literal["replace", "continue"] = "continue"
     offline: bool = False
     forced: Side | None = None
 
@@ -180,7 +189,7 @@ class Hybrid:
         async with aclosing(self._answer(escalation)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
-                    item = with_left_out(request, item)
+                    item = self._named(with_left_out(request, item), escalation.begun_by)
                     # Both are for the next request: neither may fail this one at its end.
                     Failsafe()(partial(self._meet, item), None)
                     Failsafe()(
@@ -264,6 +273,7 @@ class Hybrid:
             rule=options.rule,
             limit=limit,
             handover=options.handover,
+            rescue=options.rescue,
             near_latency=self._near_latency,
             far_latency=self._far_latency,
             draw=self._draw() if verdict.choice == "open" and explores else None,
@@ -279,6 +289,23 @@ class Hybrid:
     def _eases(self, aim: Aim) -> bool:
         # What was promised, or set by the person, holds for every turn.
         return aim.kind == "auto" and self._options.min_gain is None
+
+    def _named(self, finish: Finish, begun_by: Side | None) -> Finish:
+        """Return the end of an answer with the models that wrote it."""
+        if (route := finish.route) is None:
+            return finish
+        route = msgspec.structs.replace(
+            route,
+            model=self._name_of(route.served_by),
+            begun_by=self._name_of(begun_by) if begun_by not in (None, route.served_by) else "",
+        )
+        return msgspec.structs.replace(finish, route=route)
+
+    def _name_of(self, side: Side | None) -> str:
+        engine = self.edge if side == "edge" else self.cloud
+        with contextlib.suppress(CloudUnreachable):  # one that was never reached has no name yet
+            return engine.card().name if engine is not None else ""
+        return ""
 
     def _meet(self, finish: Finish) -> None:
         """Look at the cloud's name when it has answered first: a link knows it only then."""

@@ -185,15 +185,20 @@ class AnswerAssembler:
         said.append(self.late)
         return self._delta("".join(said)) if any(said) else None
 
-    def finish(self, seconds: float) -> Finish:
-        """Return the end of the answer. Raises CloudFailed where it was cut off or withheld."""
+    def finish(self, *, prefill_s: float, seconds: float) -> Finish:
+        """Return the end of the answer, whose first piece came after `prefill_s`.
+
+        Raises CloudFailed where it was cut off or withheld.
+        """
         if self.reason is None:
             raise CloudFailed("the upstream server ended its answer in the middle; ask again")
         if self.reason not in _REASONS:
             raise CloudFailed(
                 f"the upstream server withheld its answer ({self.reason[:40]}); ask otherwise"
             )
-        usage = msgspec.structs.replace(self.usage, decode_s=seconds)
+        usage = msgspec.structs.replace(
+            self.usage, prefill_s=prefill_s, decode_s=seconds - prefill_s
+        )
         route = Route(served_by="cloud", reason="cloud_only")
         return Finish(reason=_REASONS[self.reason], usage=usage, route=route)
 

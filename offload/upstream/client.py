@@ -6,8 +6,8 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -65,6 +65,7 @@ class Upstream:
         self._for_tenants = for_tenants
         self._limits = (connect_timeout_s, silence_timeout_s)
         self._card: ModelCard | None = None
+        self.reached: bool | None = None  # how the last attempt went
         self._dialect: Dialect | None = None
         self._connecting = asyncio.Lock()
 
@@ -72,7 +73,8 @@ class Upstream:
         """Ask the server for its models, and return the card of ours. Raises LinkError."""
         async with self._connecting:
             if self._card is None:
-                await self._learn()
+                with self._noted():
+                    await self._learn()
         return self.card()
 
     def card(self) -> ModelCard:
@@ -102,23 +104,36 @@ class Upstream:
             request = self._salted(request)
         check(request, self._dialect)
         body = body_of(request, card.name, self._dialect)
-        began_s, assembler = time.monotonic(), AnswerAssembler()
-        async with self._posted(path_of(request), body, request.deadline_s) as response:
-            async for chunk in _chunks(response, self._url):
-                delta = assembler.take(chunk)
-                if delta is not None:
-                    yield delta
-                if request.deadline_s is not None and _age_s(began_s) > request.deadline_s:
-                    yield Finish(reason="deadline", usage=assembler.usage)
-                    return
-            rest = assembler.rest()
-            if rest is not None:
-                yield rest
-            yield assembler.finish(_age_s(began_s))
+        began_s, first_s, assembler = time.monotonic(), None, AnswerAssembler()
+        with self._noted():
+            async with self._posted(path_of(request), body, request.deadline_s) as response:
+                async for chunk in _chunks(response, self._url):
+                    delta = assembler.take(chunk)
+                    if delta is not None:
+                        first_s = _age_s(began_s) if first_s is None else first_s
+                        yield delta
+                    if request.deadline_s is not None and _age_s(began_s) > request.deadline_s:
+                        yield Finish(reason="deadline", usage=assembler.usage)
+                        return
+                rest = assembler.rest()
+                if rest is not None:
+                    yield rest
+                whole_s = _age_s(began_s)
+                yield assembler.finish(prefill_s=first_s or whole_s, seconds=whole_s)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        """Note whether the server could be reached."""
+        try:
+            yield
+        except CloudUnreachable:
+            self.reached = False
+            raise
+        self.reached = True
 
     def _salted(self, request: Request) -> Request:
         assert self._dialect is not None, "known since connect"

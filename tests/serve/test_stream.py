@@ -118,11 +118,12 @@ async def test_a_near_answer_comes_whole_when_nothing_replaces_it() -> None:
 
 
 async def test_a_far_answer_that_breaks_off_is_an_error_and_no_mixture() -> None:
-    far = ScriptedEngine(["the", " truth"], error=CloudFailed("gone; again"), error_before=1)
-    hybrid = Hybrid(ScriptedEngine([SURE]), far, options=HybridOptions(forced="cloud"))
-    async with near(hybrid) as client:
-        told = events((await client.post(CHAT, json=STREAM)).text)
-    assert "sure" not in said(told) and told[-1]["error"]["code"] == "cloud_failed"
+    for pieces in (["the", " truth"], ["the ", "truth"]):  # the second could be gone on from
+        far = ScriptedEngine(pieces, error=CloudFailed("gone; again"), error_before=1)
+        hybrid = Hybrid(ScriptedEngine([SURE]), far, options=HybridOptions(forced="cloud"))
+        async with near(hybrid) as client:
+            told = events((await client.post(CHAT, json=STREAM)).text)
+        assert "sure" not in said(told) and told[-1]["error"]["code"] == "cloud_failed"
 
 
 async def test_text_that_cannot_be_withdrawn_is_streamed_at_once() -> None:

@@ -7,7 +7,7 @@ export function draw(line, status, usage) {
   const { model, memory_bytes: memory, link, cloud } = status;
   const parts = [part(model.name, "")];
   if (usage?.decode_s && usage.completion_tokens > 1) {
-    parts.push(part(t("speed", { n: Math.round(usage.completion_tokens / usage.decode_s) }), "middling"));
+    parts.push(part(t("speed", { n: Math.round((usage.completion_tokens - 1) / usage.decode_s) }), "middling"));
   }
   if (usage?.prompt_tokens) {
     const used = Math.min(usage.prompt_tokens + usage.completion_tokens, model.max_model_len);

@@ -198,7 +198,7 @@ export class Thread {
     if (!this.writing) return;
     if (event.type === "so_far") this.writing.clear();
     if (event.type === "reading") this.writing.badge.textContent = t("reading", { n: event.read.toLocaleString(), of: event.of.toLocaleString() });
-    if (event.replaces) this.replace();
+    if (event.replaces) this.replace(event.text);
     if (event.source) this.from(event.source);
     if (event.text) this.writing.write(event.text);
     requestAnimationFrame(() => this.toEnd());
@@ -211,8 +211,9 @@ export class Thread {
     this.writing.badge.textContent = t(source === "cloud" ? "far" : "near");
   }
 
-  replace() {
-    if (this.writing.text) {
+  /** Take the text back; where only its end is, half a word or circles, nothing need be shown of that. */
+  replace(text) {
+    if (this.writing.text && !(text && this.writing.text.startsWith(text))) {
       this.writing.draw();
       const gone = make("details", "withdrawn", make("summary", "", t("seam")), ...this.writing.body.cloneNode(true).childNodes);
       this.writing.body.before(gone);
@@ -276,6 +277,7 @@ function badge(route, turn) {
   const summary = make("summary", "", make("span", far ? "badge far" : "badge near", far ? t("far") : t("near")));
   const sent = leftBy(route, turn.finish.usage?.bytes_sent ?? 0);
   if (sent) summary.append(make("span", "sent", sent));
+  if (route.model) summary.append(make("span", "model", route.model));
   summary.append(make("span", "reason", turn.reason ?? ""));
   summary.title = t("why");
   return make("details", "route", summary, make("p", "", turn.why ?? ""));

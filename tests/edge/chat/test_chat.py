@@ -268,7 +268,7 @@ async def test_it_asks_before_a_message_leaves_and_remembers(
 async def test_the_status_line_tells_without_asking() -> None:
     chat, _ = await talk("question")
     line = status(chat.engine, chat.last)
-    assert line.startswith("scripted · far") and "cloud set up" in line
+    assert line.startswith("scripted · far scripted") and "cloud not asked yet" in line
     assert "context 3/4096" in line
 
 

@@ -133,17 +133,18 @@ async def test_a_cloud_that_cannot_go_on_begins_anew() -> None:
     assert text == "42" and finish.route.served_by == "cloud"
 
 
-@pytest.mark.parametrize("handover", ["continue", "replace"])
-async def test_on_a_lost_link_the_edge_ends_the_answer(handover: Any) -> None:
+@pytest.mark.parametrize("rescue", ["continue", "replace"])
+async def test_on_a_lost_link_the_edge_ends_the_answer(rescue: Any) -> None:
     edge = ScriptedEngine(
         script=lambda r: [said("rest", SURE)] if r.answer_prefix else [said("anew", SURE)]
     )
     cloud = near(("It is ", SURE), ("for", SURE), ("x", SURE), error=CloudUnreachable("gone"))
     cloud._error_before = 2
-    hybrid = Hybrid(edge, cloud, options=HybridOptions(handover=handover, forced="cloud"))
+    hybrid = Hybrid(edge, cloud, options=HybridOptions(rescue=rescue, forced="cloud"))
     text, finish = await read(hybrid, ask())
-    assert text == ("It is rest" if handover == "continue" else "anew")
-    assert finish.route.served_by == "edge" and finish.route.reason == "cloud_failed"
+    assert text == ("It is rest" if rescue == "continue" else "anew")
+    code = "cut_off" if rescue == "continue" else "cloud_failed"
+    assert finish.route.served_by == "edge" and finish.route.reason == code
     assert finish.route.failure == "gone"
 
 

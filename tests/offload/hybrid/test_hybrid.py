@@ -10,7 +10,7 @@ import pytest
 from offload.egress.permission import AskConsent
 from offload.errors import CloudUnreachable, ContextLengthError
 from offload.hybrid.hybrid import Hybrid, HybridOptions
-from offload.messages import Budget, Delta, Privacy, Request
+from offload.messages import Budget, Delta, Finish, Privacy, Request
 from offload.policy.serving.rule import ThresholdRule
 from tests.offload.hybrid.pairs import SURE, UNSURE, ask, far, near, read
 from tests.offload.scripted import ScriptedEngine
@@ -105,12 +105,45 @@ async def test_an_unreachable_cloud_leaves_the_edges_answer() -> None:
     assert finish.route.failure == "nothing answers"
 
 
-async def test_a_cloud_that_dies_in_mid_answer_is_replaced_by_the_edge() -> None:
+async def test_the_edge_goes_on_from_the_text_of_a_cloud_that_dies_in_mid_answer() -> None:
     cloud = far(error=CloudUnreachable("gone"), error_before=2)
     for options in ({}, {"forced": "cloud"}):
         text, finish = await read(make(near(UNSURE, SURE), cloud, **options), ask())
+        assert text == "far0 far1 near0 near1 "
+        assert finish.route.reason == "cut_off" and finish.route.failure == "gone"
+
+
+async def test_the_edge_begins_anew_where_nothing_is_to_be_gone_on_from() -> None:
+    cloud = far(error=CloudUnreachable("gone"), error_before=2)
+    for options in ({}, {"forced": "cloud"}):
+        hybrid = make(near(UNSURE, SURE), cloud, rescue="replace", **options)
+        text, finish = await read(hybrid, ask())
         assert text == "near0 near1 "
         assert finish.route.reason == "cloud_failed"
+
+
+async def test_no_model_goes_on_from_anothers_unfinished_thoughts() -> None:
+    cloud = near(("<think>let me ", SURE), ("see ", SURE), error=CloudUnreachable("gone"))
+    cloud._error_before = 2
+    text, finish = await read(make(near(SURE), cloud, forced="cloud"), ask())
+    assert text == "near0 " and finish.route.reason == "cloud_failed"
+
+
+async def test_the_cloud_goes_on_from_the_text_of_a_near_model_that_failed() -> None:
+    broken = Finish(reason="error", error="the output is no number")
+    edge = near(("It is ", SURE), ("for", SURE), finish=broken)
+    cloud = ScriptedEngine(script=lambda r: ["42" if r.answer_prefix == "It is " else "anew"])
+    text, finish = await read(make(edge, cloud), ask())
+    assert text == "It is 42" and finish.route.served_by == "cloud"
+    assert finish.route.reason == "near_failed" and finish.reason == "stop"
+
+
+async def test_where_both_fail_the_near_text_stands_with_its_error() -> None:
+    broken = Finish(reason="error", error="the output is no number")
+    edge = near(("It is ", SURE), finish=broken)
+    text, finish = await read(make(edge, far(error=CloudUnreachable("gone"))), ask())
+    assert text == "It is " and finish.error == "the output is no number"
+    assert finish.route.failure == "gone"
 
 
 async def test_a_forced_cloud_that_fails_is_answered_near() -> None:

@@ -7,6 +7,7 @@ until the process has no files left, when it can take none for anybody.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -14,7 +15,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from backbone.process_limits import raise_open_files
 
 _SPARE_FILES = 128  # for models, databases, sockets of our own
-_MOST_CONNECTIONS = 8192
+MOST_CONNECTIONS = 8192
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of asyncio's log is to be written: not one for each hung-up client's piece."""
+    return record.msg != "socket.send() raised exception."
 
 
 class Connections:
@@ -25,7 +31,7 @@ class Connections:
 
     def __init__(self, most: int | None = None) -> None:
         """`most` is as many as there are files for where it is not told."""
-        files = max(16, min(_MOST_CONNECTIONS, raise_open_files() - _SPARE_FILES))
+        files = max(16, min(MOST_CONNECTIONS, raise_open_files() - _SPARE_FILES))
         self.most = files if most is None else min(most, files)
         self.most_of_one = max(1, self.most // 2)
         self._held: dict[HeldConnection, None] = {}  # who has been idle longest first
@@ -89,6 +95,7 @@ def protocol_for(
     A kept connection on which nothing has come since its last answer has uvicorn's own limit.
     """
     held = connections or Connections()
+    logging.getLogger("asyncio").addFilter(_is_news)
 
     class Patient(HeldConnection):
         _patience: asyncio.TimerHandle | None = None

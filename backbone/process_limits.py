@@ -112,7 +112,7 @@ def _stat(path: Path, name: str) -> int:
         return 0
 
 
-_WANTED_FILES = 65_536
+WANTED_FILES = 65_536
 
 
 def raise_open_files() -> int:
@@ -120,13 +120,13 @@ def raise_open_files() -> int:
     try:
         import resource
     except ModuleNotFoundError:  # Windows, whose sockets are no files
-        return _WANTED_FILES
+        return WANTED_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = _WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, _WANTED_FILES)
+    wanted = WANTED_FILES if hard == resource.RLIM_INFINITY else min(hard, WANTED_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):  # a system with a lower limit of its own
             wanted = soft
         soft = wanted
-    return _WANTED_FILES if soft == resource.RLIM_INFINITY else soft
+    return WANTED_FILES if soft == resource.RLIM_INFINITY else soft

@@ -39,7 +39,7 @@ OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
 _LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
 _DRAIN_S = 10.0  # for the answers in flight, after a signal
 _POLL_S = 0.2  # between two looks whether the engine is broken
-_EXIT_S = 25.0  # for the process to end well; systemd's unit gives it 30
+END_WITHIN_S = 25.0  # for the process to end well; systemd's unit gives it 30
 
 
 def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
@@ -52,7 +52,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
         signals = (signal.SIGINT, signal.SIGTERM)
-        stack.enter_context(on_signals(stop.set, *signals, within_s=_EXIT_S))
+        stack.enter_context(on_signals(stop.set, *signals, within_s=END_WITHIN_S))
         await stack.enter_async_context(aclosing(engine))
         await _start(engine)
         _warn_of_shared_cache(engine)
@@ -88,7 +88,7 @@ def _exit_in_the_end(why: str) -> None:
         echo(f"nearfar: {why}", err=True)
         os._exit(1)
 
-    timer = threading.Timer(_EXIT_S, leave)
+    timer = threading.Timer(END_WITHIN_S, leave)
     timer.daemon = True
     timer.start()
 

@@ -124,6 +124,15 @@ class LoadReporting(Protocol):
 
 
 @runtime_checkable
+class Connectable(Protocol):
+    """An engine elsewhere, whose card is known once it was reached."""
+
+    async def connect(self) -> ModelCard:
+        """Reach it where it was not, and return its card. Raises LinkError."""
+        ...
+
+
+@runtime_checkable
 class Breakable(Protocol):
     """An engine that may break for good, so that only a new one can answer."""
 

@@ -21,7 +21,7 @@ from offload.link.local_keys import used_file
 from offload.link.quota import Quota
 from serve.options import ServeOptions
 
-_END_WITHIN_S = 20.0  # after a signal: answers have 5 s of it, the engine the rest
+END_WITHIN_S = 20.0  # after a signal: answers have 5 s of it, the engine the rest
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -119,7 +119,7 @@ async def serve_engine(
     """
     options = options or ServeOptions()
     stop = asyncio.Event()
-    with on_signals(stop.set, signal.SIGINT, signal.SIGTERM, within_s=_END_WITHIN_S):
+    with on_signals(stop.set, signal.SIGINT, signal.SIGTERM, within_s=END_WITHIN_S):
         async with aclosing(engine), face_of(engine, options, models) as url:
             announce(engine, url, options, models=models, as_json=as_json)
             await stop.wait()

@@ -104,6 +104,7 @@ def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
         ws="none",
         lifespan="on",
         log_config=None,
+        log_level="error",  # no line for each head that is none: one may send millions
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 DEFAULT_PORT = 8089
-_END_WITHIN_S = 20.0  # after a signal
+END_WITHIN_S = 20.0  # after a signal
 _HEAD_TIMEOUT_S = 30.0
 
 Begun = Callable[[str], Awaitable[None]]
@@ -115,7 +115,7 @@ class PageServer:
     async def serve(self, begun: Begun) -> None:
         """Serve until stopped, or until a signal; `begun` is told the link of the page."""
         # uvicorn hears signals only once it is up: one that comes before must end it as well.
-        with on_signals(self.stop, signal.SIGINT, signal.SIGTERM, within_s=_END_WITHIN_S):
+        with on_signals(self.stop, signal.SIGINT, signal.SIGTERM, within_s=END_WITHIN_S):
             await self._serve(begun)
 
     async def _serve(self, begun: Begun) -> None:
@@ -153,6 +153,7 @@ class PageServer:
                 http=protocol_for(_HEAD_TIMEOUT_S),
                 ws="none",
                 log_config=None,
+                log_level="error",  # no line for each head that is none: one may send millions
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,

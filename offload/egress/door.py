@@ -28,7 +28,7 @@ from offload.egress.privacy.findings import Kind, Rules, counted
 from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import Cleared, clear
 from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
-from offload.engine import AnswerStream, Engine
+from offload.engine import AnswerStream, Connectable, Engine
 from offload.errors import (
     CloudFailed,
     ContextLengthError,
@@ -40,6 +40,7 @@ from offload.link.health import CloudSnapshot
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
 from offload.policy.serving.dispatch import CloudStatus, MeasuredCloud, Prices, num_chars
 from offload.policy.serving.gate import Conditions, DayLimits, kept_near
+from offload.prompt_length import require_short
 from offload.reasons import sentence
 
 _AT_ONCE = 4000  # characters: a few milliseconds
@@ -109,8 +110,9 @@ class EgressEngine:
         allowed = self.door.allowed()
         context = await self._permit(request, allowed, context)
         request, _ = part_that_leaves(request)
-        cleared = await self._cleared(request, allowed.rules, context)
         await self._open()
+        await self._require_short(request)
+        cleared = await self._cleared(request, allowed.rules, context)
         departure = self._departure(request, cleared, allowed.rules, context.reason)
         if self._ledger is not None:
             self._ledger.leaving(departure)
@@ -119,8 +121,7 @@ class EgressEngine:
             async for item in self._restored(cleared):
                 yield trip.seen(item)
         except ContextLengthError as error:
-            failure = CloudFailed(str(error))
-            failure.bytes_sent = None
+            failure = _too_long(error, bytes_sent=None)
             trip.failed(failure)
             raise failure from error
         except BaseException as error:
@@ -128,6 +129,16 @@ class EgressEngine:
             raise
         finally:
             trip.end()
+
+    async def _require_short(self, request: Request) -> None:
+        """Raise CloudFailed for what the cloud could not read: to search it would take its time."""
+        if num_chars(request) <= _AT_ONCE:
+            return
+        card = await self.cloud.connect() if isinstance(self.cloud, Connectable) else self.card()
+        try:
+            require_short(request, card.max_model_len)
+        except ContextLengthError as error:
+            raise _too_long(error, bytes_sent=0) from error
 
     async def _permit(
         self, request: Request, allowed: Allowed, context: EgressContext
@@ -303,6 +314,12 @@ class _DepartureLog:
             back = msgspec.structs.replace(back, num_tokens=self._num_tokens, cost=cost)
         seconds = time.monotonic() - self._began_s
         self._ledger.returned(self._key, msgspec.structs.replace(back, seconds=seconds))
+
+
+def _too_long(error: ContextLengthError, *, bytes_sent: int | None) -> CloudFailed:
+    failure = CloudFailed(str(error))
+    failure.bytes_sent = bytes_sent
+    return failure
 
 
 def _of_action(cleared: Cleared, rules: Rules, action: str) -> list[Kind]:

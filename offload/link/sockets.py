@@ -12,6 +12,8 @@ from offload.link import wire
 from offload.link.keys import KeyPair, is_key, require_curve
 
 HANDSHAKE_S = 2.0  # after which libzmq itself parts with who says nothing
+# libzmq counts the head and what CURVE adds; what is just too long is refused in words before.
+MAX_FRAME_BYTES = wire.MAX_MESSAGE_BYTES + 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ def dial(address: Address) -> tuple[zmq.Socket[bytes], zmq.Socket[bytes]]:
     socket.setsockopt(zmq.IMMEDIATE, 0)
     socket.setsockopt(zmq.SNDHWM, 1000)
     socket.setsockopt(zmq.RCVHWM, 10_000)
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.RECONNECT_IVL, 50)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
     socket.setsockopt(zmq.HANDSHAKE_IVL, int(1000 * HANDSHAKE_S))
@@ -89,7 +91,7 @@ def _set_server_options(socket: zmq.Socket[bytes], keys: KeyPair | None) -> None
     socket.setsockopt(zmq.LINGER, 0)
     # Without MANDATORY a ROUTER drops what it cannot deliver and says nothing.
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_MESSAGE_BYTES)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_FRAME_BYTES)
     socket.setsockopt(zmq.SNDHWM, 1000)  # for each peer
     socket.setsockopt(zmq.RCVHWM, 1000)
     # Closes the connection of a peer that stops in the handshake or vanishes without a word.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import httpx
+import pytest
 
 from backbone.http_connections import Connections, protocol_for
 from serve.options import ServeOptions
@@ -109,3 +111,11 @@ async def test_silent_connections_by_the_hundred_keep_nobody_out() -> None:
             assert (await client.get(f"{server.url}/health")).status_code == 200
         for _, writer in lines:
             writer.close()
+
+
+def test_a_client_that_hangs_up_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    patient_for(1.0)
+    asyncios = logging.getLogger("asyncio")
+    asyncios.warning("socket.send() raised exception.")  # what it says of each piece
+    asyncios.warning("something else")
+    assert [record.message for record in caplog.records] == ["something else"]

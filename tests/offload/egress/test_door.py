@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from offload.egress import door as egress_door
 from offload.egress.door import Door, EgressEngine
 from offload.egress.ledger.entries import LedgerEntry
 from offload.egress.ledger.ledger import Ledger
@@ -17,6 +18,8 @@ from offload.errors import CloudUnreachable, ContextLengthError, EgressBlocked, 
 from offload.hybrid.hybrid import Hybrid
 from offload.messages import Delta, Finish, Message, Privacy, Request, Sampling, Usage
 from offload.policy.serving.dispatch import Prices
+from offload.prompt_length import MAX_CHARS_PER_TOKEN
+from tests.offload.scripted import CARD as CARD_OF_CLOUD
 from tests.offload.scripted import ScriptedEngine
 
 MAIL = "bob@example.com"
@@ -187,6 +190,17 @@ async def test_a_text_too_long_for_the_cloud_is_the_clouds_failure() -> None:
     cloud = ScriptedEngine(error=ContextLengthError(10, 5))
     with pytest.raises(LinkError, match="prompt has 10"):
         await read(EgressEngine(cloud, door=door()), ask("hello"))
+
+
+async def test_a_text_that_no_cloud_could_read_is_not_even_searched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(egress_door, "clear", lambda *_: pytest.fail("it was searched"))
+    cloud = ScriptedEngine()
+    long = "x" * (CARD_OF_CLOUD.max_model_len * MAX_CHARS_PER_TOKEN + 1)
+    with pytest.raises(LinkError, match="characters") as caught:
+        await read(EgressEngine(cloud, door=door()), ask(long))
+    assert caught.value.bytes_sent == 0 and cloud.requests == []
 
 
 async def test_a_withheld_text_is_answered_near_and_the_reader_is_told() -> None:

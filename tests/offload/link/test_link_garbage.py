@@ -12,6 +12,7 @@ from offload.errors import (
 )
 from offload.link import message_bodies, wire
 from offload.link.client import CloudLink
+from offload.link.sockets import MAX_FRAME_BYTES
 from offload.messages import Delta
 from tests.offload.links import (
     HELLO,
@@ -125,13 +126,23 @@ async def test_a_message_too_large_breaks_only_its_own_connection() -> None:
         await link.connect()
         with raw_device(server.endpoint) as device:
             hello = wire.encode(HELLO)
-            await send(device, bytes(wire.MAX_MESSAGE_BYTES + 1))
+            await send(device, bytes(MAX_FRAME_BYTES + 1))
             await send(device, hello)
             assert wire.open_envelope(await receive(device)).kind is message_bodies.Kind.READY
         assert text_of(await answer(link, ask())) == "one two three"
         with pytest.raises(RequestError, match="shorten it"):
             await answer(link, ask("x" * (wire.MAX_MESSAGE_BYTES + 1)))
         await link.aclose()
+
+
+async def test_the_largest_message_crosses_with_keys_too() -> None:
+    request = ask("x" * (wire.MAX_MESSAGE_BYTES - 1000))
+    body = wire.encode(request, request.id)
+    request = ask(request.prompt + "x" * (wire.MAX_MESSAGE_BYTES - len(body)), id=request.id)
+    engine = ScriptedEngine()
+    async with linked(engine) as (_, link):
+        assert text_of(await answer(link, request)) == "one two three"
+    assert engine.requests == [request]
 
 
 async def test_a_text_that_is_not_unicode_is_a_bad_request() -> None:

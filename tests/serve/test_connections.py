@@ -114,7 +114,7 @@ async def test_silent_connections_by_the_hundred_keep_nobody_out() -> None:
 
 
 def test_a_client_that_hangs_up_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
-    patient_for(1.0)
+    protocol_for(1.0)
     asyncios = logging.getLogger("asyncio")
     asyncios.warning("socket.send() raised exception.")  # what it says of each piece
     asyncios.warning("something else")

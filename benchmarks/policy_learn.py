@@ -3,7 +3,8 @@
 On the tables of benchmarks/policy_real a near model's answers are labelled by the truth, or by
 whether they give what the far model's answer gives. From 200 of either a policy is fitted, and
 judged by the truth on the rest; splits are drawn anew. Nothing of the near model is in the weights
-that fitting starts from. Needs the questions of the tables: `--questions FOLDER` of JSON lines.
+that fitting starts from. Learning in use is replayed beside it (policy_learn_use.py).
+Needs the questions of the tables: `--questions FOLDER` of JSON lines.
 """
 
 from __future__ import annotations
@@ -22,6 +23,11 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.policy_learn_use import (  # noqa: E402
+    change_noticed,
+    learnt_in_use,
+    worse_far_noticed,
+)
 from benchmarks.policy_real_fits import Table, fitted, scores_left_out  # noqa: E402
 from benchmarks.policy_real_parts import pairs_within_sets  # noqa: E402
 from offload.errors import RequestError  # noqa: E402
@@ -56,6 +62,12 @@ def main() -> None:
         "labels": NUM_LABELS,
         "splits": NUM_SPLITS,
         "models": {name: measured(tables, name, questions) for name in NEAR},
+        "in_use": {name: learnt_in_use(tables, name, FAR) for name in NEAR},
+        "in_use_word_problems_unseen": {
+            name: learnt_in_use(tables, name, FAR, without=("svamp", "gsm8k")) for name in NEAR
+        },
+        "far_is_worse": worse_far_noticed(tables),
+        "change_of_the_far_model": change_noticed(tables, NEAR[0], FAR, NEAR[1]),
         "machine": {"python": platform.python_version(), "numpy": np.__version__},
     }
     Path(__file__).with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")

@@ -39,9 +39,10 @@ MAY_IMPORT = {
         "policy/serving",
     },
     "offload/policy/fitting": {"egress/ledger", "hybrid", "link", "policy/serving"},
+    "offload/policy/learning": {"config", "hybrid", "policy/fitting", "policy/serving"},
     "offload/commands": {
         *{"config", "egress", "egress/ledger", "egress/privacy", "hybrid", "link", "pair"},
-        *{"policy/fitting", "policy/serving"},
+        *{"policy/fitting", "policy/learning", "policy/serving"},
     },
     "edge/device": set(),
     "edge/llama": {"device"},

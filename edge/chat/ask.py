@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from backbone.errors import WrongUsage, as_typed
 from backbone.terminal_text import echo, echo_json
 from edge.chat.consent import ConsentPrompt, Reply, size_of
+from edge.chat.learn_consent import choose_at_terminal, settle_learning
 from edge.chat.question_text import with_files
 from edge.chat.terminal import StreamReader, document
 from edge.chat.terminal import why as tell_why
@@ -131,7 +132,10 @@ async def _ask(
 
     choice = replace(wish.choice(), only=request)
     async with aclosing(open_hybrid(settings, places(), choice)) as engine:
-        return await reader.read(engine.generate(request))
+        finish = await reader.read(engine.generate(request))
+        if engine.can_learn and reader.is_live and sys.stdin.isatty():
+            await settle_learning(finish, places().config_file, choose_at_terminal)
+        return finish
 
 
 def _report(

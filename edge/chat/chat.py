@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import difflib
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +33,8 @@ class Chat:
 
     `changing` loads another near model by its name, for /model; `sessions` is where the near model
     keeps what it computed; `upgrader` asks again what waits for the cloud. `privacy` tells the
-    class of what is said now; without it that is the options'.
+    class of what is said now; without it that is the options'. `settle` is asked after each answer
+    what a person has not said yet.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class Chat:
         changing: ModelSwitch | None = None,
         upgrader: AnswerUpgrader | None = None,
         privacy: Callable[[], Privacy] | None = None,
+        settle: Callable[[Finish], Awaitable[None]] | None = None,
     ) -> None:
         self.engine = engine
         self.screen = screen
@@ -57,6 +59,7 @@ class Chat:
         self._manner = options
         self._commands = commands
         self._privacy = privacy
+        self._settle = settle
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
         self.sessions = sessions or places().cache / "sessions"
@@ -161,6 +164,8 @@ class Chat:
             raise
         else:
             self._ended(reply)
+            if self._settle is not None and reply.finish is not None:
+                await self._settle(reply.finish)
 
     def _stopped(self, reply: _Reply) -> None:
         self.screen.end(reply.text, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from backbone.errors import WrongUsage
 from backbone.files import expanded
 from edge.chat.ask import AskOptions
 from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
+from edge.chat.learn_consent import settle_learning
 from edge.chat.question_text import attachment
 from edge.chat.screen import HELP, PlainScreen, Screen
 from edge.chat.status_line import status
@@ -22,7 +23,7 @@ from offload.config.settings import Settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
 from offload.engine import Engine
-from offload.messages import Privacy, Request
+from offload.messages import Finish, Privacy, Request
 from offload.pair import EDGE_MODEL
 
 if TYPE_CHECKING:
@@ -135,6 +136,7 @@ class _ChatRun:
             system=self._wish.system or "",
             conversation=conversation,
             privacy=self._privacy,
+            settle=self._settling(engine, screen),
             changing=ModelSwitch(
                 lambda name: self._open(self._with_model(name), screen),
                 self._here.models,
@@ -144,6 +146,15 @@ class _ChatRun:
         )
         chat.files = list(self._wish.files)
         return chat
+
+    def _settling(
+        self, engine: Engine, screen: Screen
+    ) -> Callable[[Finish], Awaitable[None]] | None:
+        from offload.hybrid.hybrid import Hybrid
+
+        if not sys.stdin.isatty() or not isinstance(engine, Hybrid) or not engine.can_learn:
+            return None
+        return lambda finish: settle_learning(finish, self._here.config_file, screen.choose)
 
     def _outbox(self, past: ConversationChoice) -> Outbox | None:
         if not self._settings.cloud.url:

@@ -51,6 +51,11 @@ class StreamReader:
         return self.finish
 
     @property
+    def is_live(self) -> bool:
+        """Whether a person sees every piece as it comes."""
+        return self._live
+
+    @property
     def thoughts(self) -> str:
         """Return what the model thought before it answered."""
         return self._folding.thoughts

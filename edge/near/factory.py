@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from backbone.errors import MissingExtra
 from edge.device.device_pressure import read_pressure
 from edge.models.local_models import find_gguf, find_model
-from edge.near.rule_choice import rule_for
+from edge.near.rule_choice import learner_for, rule_for
 from offload.aims import parse_aim
 from offload.config.places import Places, places
 from offload.config.settings import Settings
@@ -187,6 +187,9 @@ def open_hybrid(
         )
     reader = conditions_reader(cloud, settings, ledger, read_pressure, allowed)
     rest: dict[str, Any] = {} if choice.consent is None else {"consent": choice.consent}
+    if cloud is not None:
+        path = find_model(settings.edge.model, here.models)
+        rest["learner"] = learner_for(path, settings, here)
     return Hybrid(
         edge, cloud, options=options, recorder=ledger, conditions=reader, allowed=allowed, **rest
     )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edge.llama.adapters import content_with, parse_adapters
 from edge.llama.gguf_file import fingerprint
 from offload.config.places import Places
 from offload.config.settings import Settings
 from offload.errors import SettingsError
+from offload.hybrid.answer_pair import Learner
 from offload.pair import EDGE_MODEL, EDGE_POLICY
 from offload.policy.serving.first_day import first_day
 from offload.policy.serving.rule import Rule, ThresholdRule
+
+if TYPE_CHECKING:
+    from offload.policy.learning.learner import NearModel
 
 _log = logging.getLogger("nearfar.policy")
 
@@ -26,12 +31,45 @@ def rule_for(model: Path, settings: Settings, here: Places) -> Rule | None:
         return ThresholdRule(min_logprob=settings.policy.min_logprob)
     path = policy_of(model, settings, here)
     if path is None:
-        return first_day()
+        return _learnt(model, settings, here) or first_day()
     try:
         return _calibrated(path, model, settings)
     except SettingsError as error:
         _log.warning("nearfar: everything is answered near: %s", error)
         return None
+
+
+def learner_for(model: Path, settings: Settings, here: Places) -> Learner | None:
+    """Return who learns from far answers in use; None where that is off, or truth was learnt from.
+
+    It only learns while the settings say so: they are read anew for each answer.
+    """
+    policy = settings.policy
+    if policy.learn == "off" or policy.min_logprob is not None:
+        return None
+    if policy_of(model, settings, here) is not None:
+        return None
+    from offload.policy.learning.learner import LearningInUse
+
+    return LearningInUse(here.learning, _near_model(model, settings))
+
+
+def _learnt(model: Path, settings: Settings, here: Places) -> Rule | None:
+    if not settings.policy.learns or not here.learning.is_dir():
+        return None
+    from offload.policy.learning.learner import open_learnt
+
+    try:
+        return open_learnt(here.learning, _near_model(model, settings))
+    except SettingsError as error:
+        _log.warning("nearfar: the rule of the first day decides: %s", error)
+        return None
+
+
+def _near_model(model: Path, settings: Settings) -> NearModel:
+    from offload.policy.learning.learner import NearModel
+
+    return NearModel(model.name, content_of(model, settings), settings.edge.kv_cache_dtype)
 
 
 def policy_of(model: Path, settings: Settings, here: Places) -> Path | None:

@@ -1,4 +1,4 @@
-"""Commands of `nearfar policy`: evaluate, ledger, explain, replay, outgoing, outbox."""
+"""Commands of `nearfar policy`: evaluate, show, forget, ledger, explain, replay, ..."""
 
 from __future__ import annotations
 
@@ -138,6 +138,22 @@ def _told(found: Evaluation) -> str:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@policy_app.command()
+def show(as_json: Json = False) -> None:
+    """Show what the policy learnt in use: from which models, how many answers, and when."""
+    from offload.commands.learned import show as run
+
+    run(as_json=as_json)
+
+
+@policy_app.command()
+def forget(as_json: Json = False) -> None:
+    """Forget what was learnt in use; the rule of the first day decides again."""
+    from offload.commands.learned import forget as run
+
+    run(as_json=as_json)
 
 
 @policy_app.command()

@@ -34,6 +34,10 @@ class Places:
         return self.data / "policies"
 
     @property
+    def learning(self) -> Path:
+        return self.data / "learning"
+
+    @property
     def conversations(self) -> Path:
         return self.data / "conversations.sqlite"
 

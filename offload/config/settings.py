@@ -19,6 +19,7 @@ from offload.messages import Privacy
 UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
 PRIVATE_TURNS = ("leave_out", "keep_near")
+LEARN = ("ask", "on", "off")
 MIN_WINDOW = 16
 MAX_TOKENS = 16_777_216  # of a context, or of what of it is kept: more than any model has
 # Of keys and values: what llama.cpp stores, which may be named for each apart, and what torch does.
@@ -163,6 +164,7 @@ class PolicySettings:
     aim: str = "auto"  # what is asked for where no model is named: auto, auto-q95, auto-b20, ...
     min_gain: float | None = None  # how much likelier right the cloud must be; None: calibrated
     exploration: float = 0.0  # how often the other side is tried, to learn from it; at most 0.5
+    learn: str = "ask"  # from far answers, in use: on, off, or ask once at a terminal
     handover: str = "replace"  # of a doubted near answer; "continue": from its unfinished text
     rescue: str = "continue"  # where a side dies, go on from its text; "replace": begin anew
     price_in: float = 0.0  # of a million tokens that the cloud reads, in any currency
@@ -189,6 +191,10 @@ class PolicySettings:
                 raise SettingsError(
                     f"policy.{name} is {way!r}; it must be {' or '.join(HANDOVERS)}"
                 )
+        if self.learn not in LEARN:
+            raise SettingsError(
+                f"policy.learn is {self.learn!r}; it must be {', '.join(LEARN[:-1])} or {LEARN[-1]}"
+            )
         if self.private_turns not in PRIVATE_TURNS:
             raise SettingsError(
                 f"policy.private_turns is {self.private_turns!r}; it must be "
@@ -207,6 +213,11 @@ class PolicySettings:
             raise SettingsError(
                 f"policy.min_logprob is {self.min_logprob}; it must be a number of 0 or less"
             )
+
+    @property
+    def learns(self) -> bool:
+        """Whether the policy is learnt in use; never where texts are kept private."""
+        return self.learn == "on" and self.privacy is not Privacy.LOCAL_ONLY
 
     def _check_aim(self) -> None:
         try:

@@ -23,7 +23,10 @@ from offload.policy.serving.gate import DayLimits
 
 @dataclass(frozen=True, kw_only=True)
 class Allowed:
-    """Permissions at one moment; `is_said` tells whether a person has chosen the class."""
+    """Permissions at one moment; `is_said` tells whether a person has chosen the class.
+
+    `learns` says that numbers of what was answered may be kept here, to learn from.
+    """
 
     privacy: Privacy = Privacy.CLOUD_OK
     is_said: bool = False
@@ -31,6 +34,7 @@ class Allowed:
     keeps_whole: bool = False  # a conversation with turns that may not leave stays as a whole
     rules: Rules = field(default_factory=Rules)
     limits: DayLimits = field(default_factory=DayLimits)
+    learns: bool = False
     trouble: str = ""
 
     def chosen(self) -> Privacy:
@@ -128,6 +132,7 @@ def _read(path: Path) -> Allowed:
         keeps_whole=wish.private_turns == "keep_near",
         rules=settings.privacy.rules(),
         limits=limits_of(wish),
+        learns=wish.learns,
     )
 
 

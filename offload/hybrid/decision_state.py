@@ -10,7 +10,8 @@ import msgspec
 from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.engine import Engine
 from offload.errors import LinkError
-from offload.messages import Delta, Finish, Request, Route, Side, Usage
+from offload.hybrid.answer_pair import AnswerPair
+from offload.messages import Confidence, Delta, Finish, Request, Route, Side, Usage
 from offload.policy.serving.dispatch import (
     DispatchInputs,
     LatencyModel,
@@ -26,10 +27,14 @@ from offload.reasons import sureness
 
 @dataclass(frozen=True, kw_only=True)
 class ExplorationDraw:
-    """Exploration draw of one request: with probability `share` the policy's choice is reversed."""
+    """Exploration draw of one request: with probability `share` the policy's choice is reversed.
+
+    `only_far`: only where it would keep the near answer, so that no doubtful one is shown for it.
+    """
 
     share: float
     opposite: bool
+    only_far: bool = False
 
     @property
     def propensity(self) -> float:
@@ -88,6 +93,8 @@ class DecisionState:
         if reason not in ("confident", "too_hard") or self._request.deadline_s is not None:
             self.draw = None  # the clock decides
         self._by_prompt = start == "far"
+        if self._by_prompt and self.draw is not None and self.draw.only_far:
+            self.draw = None
         if self._by_prompt and self._is_opposite:
             return "near_only", "explored"
         return start, reason
@@ -111,11 +118,16 @@ class DecisionState:
     @property
     def propensity(self) -> float:
         """Return how likely the side was that was chosen."""
-        return 1.0 if self.draw is None else self.draw.propensity
+        return 1.0 if self.draw is None or self._is_settled else self.draw.propensity
 
     @property
     def _is_opposite(self) -> bool:
-        return self.draw is not None and self.draw.opposite
+        return self.draw is not None and self.draw.opposite and not self._is_settled
+
+    @property
+    def _is_settled(self) -> bool:
+        """Whether the draw decides nothing: it only reverses what is kept near."""
+        return self.draw is not None and self.draw.only_far and self.monitor.tripped
 
     def watch_anew(self) -> None:
         """Forget the near answer so far: a new one is begun."""
@@ -154,6 +166,24 @@ class DecisionState:
         if not count:
             return None
         return Delta(text=shown[: len(shown) - count], source="edge", replaces=True)
+
+    def pair(
+        self, far: str, far_tokens: tuple[Confidence, ...], far_model: str
+    ) -> AnswerPair | None:
+        """Return both finished answers; None where the near one was not written to its end."""
+        monitor = self.monitor
+        if not monitor.concluded or not monitor.num_tokens or not far:
+            return None
+        return AnswerPair(
+            question=self._request.last_text(),
+            near=monitor.text,
+            near_tokens=monitor.tokens,
+            flags=monitor.flags,
+            far=far,
+            far_tokens=far_tokens,
+            far_model=far_model,
+            propensity=self.propensity,
+        )
 
     def broken_off(self) -> Finish:
         """Return the end of a near answer that was stopped in its circles."""

@@ -20,9 +20,10 @@ from offload.errors import (
     LinkError,
     Unsupported,
 )
+from offload.hybrid.answer_pair import AnswerPair
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
 from offload.hybrid.handover import BackgroundStream, accepted
-from offload.messages import Delta, Finish, Request, Side
+from offload.messages import Confidence, Delta, Finish, Request, Side
 from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import GateVerdict
@@ -49,6 +50,7 @@ class Escalation:
         self._text = ""  # what the reader has before them
         self._writer: Side | None = None  # who wrote the end of it
         self.begun_by: Side | None = None  # who wrote its beginning, where the other goes on
+        self._far_tokens: list[Confidence] = []
 
     async def run(self) -> AnswerStream:
         """Stream the answer of the side that the policy chooses."""
@@ -57,7 +59,19 @@ class Escalation:
                 if isinstance(item, Delta):
                     self._text = item.apply(self._text)
                     self._writer = item.source or self._writer
+                    if item.source == "cloud":
+                        self._far_tokens += item.confidence
                 yield item
+
+    def pair(self, far_model: str) -> AnswerPair | None:
+        """Return both answers once the far one has ended; None where they cannot be compared.
+
+        Both must have been finished, each of itself, and to the same question.
+        """
+        alone = not self._request.answer_prefix and self.begun_by is None
+        if not self._request.messages or not alone or holds_private(self._request):
+            return None
+        return self.state.pair(self._text, tuple(self._far_tokens), far_model)
 
     def _started(self) -> AnswerStream:
         if self.verdict.choice == "edge":

@@ -38,6 +38,7 @@ from offload.errors import (
     RequestError,
     Unsupported,
 )
+from offload.hybrid.answer_pair import Learner
 from offload.hybrid.decision_state import DecisionInputs, ExplorationDraw, with_left_out
 from offload.hybrid.escalation import Escalation
 from offload.messages import Finish, ModelCard, Request, Side
@@ -52,6 +53,9 @@ from offload.reasons import Decision, Recorder
 
 _log = logging.getLogger("nearfar.policy")
 
+# Of the answers that the policy keeps near: learnt from doubtful ones alone, it got no better
+# (benchmarks/policy_learn.json).
+LEARNING_DRAWS = 0.1
 _UNDECIDED = GateVerdict(choice="edge", reason="undecided")  # what cannot be judged does not leave
 
 
@@ -82,7 +86,8 @@ class Hybrid:
 
     `consent` is asked before a request of class `ask` leaves; without one, it never does. A cloud
     that has no door yet gets one, so that nothing reaches it but through that.
-    `recorder` is told of every decision and closed with the engines; `conditions` reads for the
+    `recorder` is told of every decision and closed with the engines, and so is `learner` of pairs
+    of answers, where the person lets it learn; `conditions` reads for the
     gate how the link, the spending and the device stand; `allowed` tells what may leave now.
     `chance` draws from 0 to 1.
     """
@@ -95,6 +100,7 @@ class Hybrid:
         options: HybridOptions | None = None,
         consent: AskConsent = nobody,
         recorder: Recorder | None = None,
+        learner: Learner | None = None,
         conditions: Callable[[], Conditions] = Conditions,
         allowed: Permission = anything,
         chance: Callable[[], float] = random.random,
@@ -106,7 +112,7 @@ class Hybrid:
             cloud = EgressEngine(cloud, door=door)
         self.cloud: EgressEngine | None = cloud
         self._consent = consent
-        self._recorder = recorder
+        self._recorder, self._learner = recorder, learner
         self._read_conditions = conditions
         self._allowed = allowed
         self._chance = chance
@@ -117,6 +123,11 @@ class Hybrid:
     def card(self) -> ModelCard:
         """Return the edge model's card: it is the one that is always there."""
         return self.edge.card()
+
+    @property
+    def can_learn(self) -> bool:
+        """Whether far answers would be learnt from, where the person lets it."""
+        return self._learner is not None
 
     def names(self) -> tuple[str, ...]:
         """Return the names a request may ask for; see offload/aims.py."""
@@ -172,6 +183,8 @@ class Hybrid:
         await self.edge.aclose()
         if self.cloud is not None:
             await self.cloud.aclose()
+        if self._learner is not None:
+            await self._learner.aclose()
         if self._recorder is not None:
             self._recorder.close()
 
@@ -183,6 +196,7 @@ class Hybrid:
         aim, began_at = self._aim(request), time.time()
         request = self._as_allowed(request)
         await self._heed()
+        Failsafe()(self._renew_rule, None)
         verdict = self._verdict(request, aim)
         # The engines below have names of their own.
         escalation = self._escalation(msgspec.structs.replace(request, model=""), verdict, aim)
@@ -190,8 +204,9 @@ class Hybrid:
             async for item in answer:
                 if isinstance(item, Finish):
                     item = self._named(with_left_out(request, item), escalation.begun_by)
-                    # Both are for the next request: neither may fail this one at its end.
+                    # All are for the next request: none may fail this one at its end.
                     Failsafe()(partial(self._meet, item), None)
+                    Failsafe()(partial(self._learn, escalation, item), None)
                     Failsafe()(
                         partial(self._record, request, escalation, item, aim, began_at), None
                     )
@@ -281,10 +296,12 @@ class Hybrid:
         return Escalation(self.edge, self.cloud, request, verdict, deciding, self._ask)
 
     def _draw(self) -> ExplorationDraw | None:
-        share = self._options.exploration
-        return (
-            ExplorationDraw(share=share, opposite=self._chance() < share) if share > 0.0 else None
-        )
+        share, only_far = self._options.exploration, False
+        if share <= 0.0 and self._learner is not None and self._allowed().learns:
+            share, only_far = LEARNING_DRAWS, True
+        if share <= 0.0:
+            return None
+        return ExplorationDraw(share=share, opposite=self._chance() < share, only_far=only_far)
 
     def _eases(self, aim: Aim) -> bool:
         # What was promised, or set by the person, holds for every turn.
@@ -314,16 +331,38 @@ class Hybrid:
             return
         self._met_cloud = True
         wanted, found = self._options.rule.cloud_model, self.cloud.card().name
-        if wanted not in (None, found):
-            # What was learnt of one far model says nothing of another.
-            self._options = replace(self._options, rule=first_day())
-            self._limits = AimLimits(self._options.rule, self._options.min_gain)
-            _log.warning(
-                "nearfar: the policy was calibrated for the cloud model %s, not %s: from now on "
-                "the rule of the first day decides; run `nearfar policy calibrate`",
-                wanted,
-                found,
-            )
+        if wanted in (None, found):
+            return
+        # What was learnt of one far model says nothing of another.
+        learnt = self._learner.rule_for(found) if self._learner is not None else None
+        self._go_by(learnt or first_day())
+        _log.warning(
+            "nearfar: the policy was fitted beside the far model %s, not %s: now %s decides",
+            wanted,
+            found,
+            "what was learnt beside that one"
+            if learnt
+            else "the rule of the first day (`nearfar policy calibrate` makes a new policy)",
+        )
+
+    def _go_by(self, rule: Rule) -> None:
+        self._options = replace(self._options, rule=rule)
+        self._limits = AimLimits(rule, self._options.min_gain)
+
+    def _renew_rule(self) -> None:
+        newer = self._learner.newer_rule() if self._learner is not None else None
+        if newer is not None and self._allowed().learns:
+            self._go_by(newer)
+
+    def _learn(self, escalation: Escalation, finish: Finish) -> None:
+        """Hand both answers to the learner, where both were finished and the person lets it."""
+        far = finish.route is not None and finish.route.served_by == "cloud"
+        if self._learner is None or self.cloud is None or not far or finish.reason != "stop":
+            return
+        if escalation.verdict.reason == "small_talk" or not self._allowed().learns:
+            return
+        if (pair := escalation.pair(self.cloud.card().name)) is not None:
+            self._learner.take(pair)
 
     def _record(
         self, request: Request, escalation: Escalation, finish: Finish, aim: Aim, began_at: float

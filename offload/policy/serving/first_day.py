@@ -62,9 +62,10 @@ class FirstDayFile(BaseStruct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class FirstDayRule:
-    """Rule of the shipped weights."""
+    """Rule of the shipped weights, or of weights that were learnt beside one far model."""
 
     file: FirstDayFile
+    far_model: str | None = None
 
     @property
     def watches_states(self) -> bool:
@@ -72,7 +73,7 @@ class FirstDayRule:
 
     @property
     def cloud_model(self) -> str | None:
-        return None
+        return self.far_model
 
     @property
     def far_at_once_gain(self) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from offload.messages import Delta
+from offload.messages import Confidence, Delta
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.flags import circle_start, flags, seen_while_written
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
@@ -43,6 +43,16 @@ class Monitor:
     @property
     def num_tokens(self) -> int:
         return self._signals.num_tokens
+
+    @property
+    def text(self) -> str:
+        """Return the answer as far as it has come."""
+        return self._signals.text
+
+    @property
+    def tokens(self) -> tuple[Confidence, ...]:
+        """Return how sure the model was of each token."""
+        return tuple(self._signals.tokens)
 
     @property
     def least_logprob(self) -> float:

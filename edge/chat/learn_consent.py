@@ -1,0 +1,44 @@
+"""Consent to learning: asked once, after the first far answer that a person saw at a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from offload.config.settings_reading import load
+from offload.config.settings_sources import change_settings
+from offload.messages import Finish, Privacy
+
+Choose = Callable[[str, Mapping[str, str]], Awaitable[str]]
+
+QUESTION = (
+    "May nearfar learn from far answers when to ask? It keeps numbers on this device, no texts, "
+    "and `nearfar policy forget` deletes them."
+)
+_CHOICES = {"y": "yes", "n": "no"}
+
+
+async def settle_learning(finish: Finish, config: Path, choose: Choose) -> None:
+    """Ask whether to learn, where that was never said, and keep the reply in the settings file.
+
+    Not asked where texts are kept private, nor before a far answer has come. Raises SettingsError
+    where the file cannot be read or written.
+    """
+    far = finish.route is not None and finish.route.served_by == "cloud"
+    policy = load(config).policy
+    if not far or policy.learn != "ask" or policy.privacy is Privacy.LOCAL_ONLY:
+        return
+    reply = await choose(QUESTION, _CHOICES)
+    change_settings(config, "policy", {"learn": "on" if reply == "y" else "off"})
+
+
+async def choose_at_terminal(question: str, choices: Mapping[str, str]) -> str:
+    """Ask at the terminal; the last choice is meant where the reply is none of them."""
+    told = ", ".join(f"{key} = {words}" for key, words in choices.items())
+    sys.stderr.write(f"{question} [{told}] ")
+    sys.stderr.flush()
+    line = await asyncio.to_thread(sys.stdin.readline)
+    reply = line.strip().lower()
+    return reply if reply in choices else list(choices)[-1]

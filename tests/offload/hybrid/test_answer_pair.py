@@ -94,7 +94,6 @@ async def test_an_explored_pair_knows_its_propensity() -> None:
         (ask(), {"learns": False}),
         (ask(model="auto-local"), {}),
         (ask(model="auto-cloud"), {}),  # nothing was answered near
-        (ask(), {"handover": "continue"}),
         (ask(privacy=Privacy.LOCAL_ONLY), {}),
         (Request(prompt="raw text"), {}),
         (Request(messages=(_STAYS, Message(role="user", content="question"))), {}),
@@ -115,6 +114,12 @@ async def test_an_answer_that_was_given_up_unfinished_makes_no_pair() -> None:
     hybrid, learner = taught(edge, near(("42", SURE)), rule=ThresholdRule())
     await read(hybrid, ask())
     assert learner.pairs == [] and edge.cancelled
+
+
+async def test_a_far_answer_that_goes_on_from_the_near_text_makes_no_pair() -> None:
+    edge = near(("It is ", SURE), ("41", UNSURE))
+    hybrid, learner = taught(edge, near(("42", SURE)), handover="continue")
+    assert (await read(hybrid, ask()))[0] == "It is 42" and learner.pairs == []
 
 
 async def test_a_newer_rule_decides_from_the_next_request_on_and_closing_closes() -> None:

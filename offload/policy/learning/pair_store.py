@@ -115,14 +115,15 @@ class PairStore:
             return []
         try:
             found = read_store(self.path)
-            why = "" if found.head.names == NAMES else "it holds other features than are read now"
+            other = f"{self.path} holds other features than this nearfar reads; it begins anew"
+            why = "" if found.head.names == NAMES else other
         except StoreDamaged as damage:
             found, why = None, str(damage)
         if found is not None and not why:
             return found.pairs
         aside = self.path.with_name(f"{self.path.name}.damaged-{time.time_ns()}")
         self.path.replace(aside)
-        self._damaged(f"what was learnt is of no use ({why}); it is kept as {aside}, and a new one")
+        self._damaged(f"{why}: it is kept as {aside}")
         return []
 
     @contextlib.contextmanager
@@ -155,7 +156,9 @@ def read_store(path: Path) -> StoreContent:
     try:
         lines = [line for line in path.read_bytes().splitlines() if line.strip()]
     except OSError as error:
-        raise SettingsError(f"{path} cannot be read ({cause(error)})") from None
+        raise SettingsError(
+            f"{path} cannot be read ({cause(error)}); free it, or run `nearfar policy forget`"
+        ) from None
     head = _head(path, lines[0] if lines else b"")
     pairs, broken = list[LearnedPair](), 0
     for line in lines[1:]:
@@ -169,7 +172,10 @@ def read_store(path: Path) -> StoreContent:
             continue
         pairs.append(pair)
     if broken > max(1, int(_MOST_BROKEN * len(lines))):
-        raise StoreDamaged(f"{path} is damaged: {broken} of {len(lines) - 1} lines are no pairs")
+        raise StoreDamaged(
+            f"{path} is damaged ({broken} of {len(lines) - 1} lines are no pairs); the next pair "
+            "moves it aside and begins anew"
+        )
     return StoreContent(head, pairs, broken)
 
 
@@ -186,7 +192,9 @@ def _head(path: Path, line: bytes) -> StoreHead:
             )
         return msgspec.json.decode(line, type=StoreHead)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise StoreDamaged(f"{path} is damaged ({cause(error)})") from None
+        raise StoreDamaged(
+            f"{path} is damaged ({cause(error)}); the next pair moves it aside and begins anew"
+        ) from None
 
 
 def _line(value: BaseStruct) -> bytes:

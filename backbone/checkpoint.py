@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError, MissingExtra, cause
 from backbone.files import parse_json as parse_json
+from backbone.stored_parts import Parts, StoredPiece, separated
 from backbone.tensor_shard import TensorShard
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from backbone.network import Network
 
@@ -31,6 +33,10 @@ _SAMPLE_BYTES = 4096
 _NUM_SAMPLES = 256
 
 
+# A quantized matrix as the layers that a Network has for it; None for plain weights.
+AsLayers = Callable[[str, Parts], "Mapping[str, nn.Module] | None"]
+
+
 def load_network(
     folder: Path,
     *,
@@ -40,34 +46,73 @@ def load_network(
 ) -> Network:
     """Read a folder's weights straight to `device` and `dtype` (None: float32), ready to run.
 
-    No second copy of the weights is ever held: the network is built without storage, and each
-    tensor is put in place as it is read. With a `share`, the network is that share of every
-    layer's heads and channels, and nothing else is read. Raises CheckpointError for whatever
-    cannot be run, and ShardError where the layers cannot be shared so.
+    With a `share`, the network is that share of every layer's heads and channels, and nothing else
+    is read. Raises CheckpointError for whatever cannot be run, quantized weights among it, and
+    ShardError where the layers cannot be shared so.
     """
-    try:
-        import torch
-
-        from backbone.network import Network
-        from backbone.rotary import inverse_frequencies
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "torch", "cloud") from None
     shards = weight_files(folder)
+    with _extra_named(), ExitStack() as stack:
+        config = NetworkConfig.load(folder)
+        modules = separated(stored_modules(shards, stack), config)
+        return fill_network(config, modules, device=device, dtype=dtype, share=share)
+
+
+def fill_network(
+    config: NetworkConfig,
+    modules: Iterable[tuple[str, Parts]],
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | None = None,
+    share: TensorShard | None = None,
+    as_layers: AsLayers = lambda module, parts: None,
+) -> Network:
+    """Return a network of the weights of `modules`, each put in place as it is read.
+
+    No second copy of the weights is ever held. `as_layers` is asked for each module first: what it
+    returns stands for plain linear layers. Raises as load_network does.
+    """
+    import torch
+
+    from backbone.network import Network
+    from backbone.rotary import inverse_frequencies
+
     share = share or TensorShard()
-    config = share.of_config(NetworkConfig.load(folder))
+    config = share.of_config(config)
     with torch.device("meta"):
         network = Network(config)
     expected = {name: tuple(p.shape) for name, p in network.named_parameters()}
-    loaded = set()
-    for name, read in _tensors(shards, expected, tied=config.tie_word_embeddings):
-        tensor = share.of_tensor(name, read, expected[name])
-        _place(network, name, _checked(name, tensor, device, dtype))
-        loaded.add(name)
-    _require_all(expected.keys() - loaded)
+    missing = set(expected)
+    for module, parts in modules:
+        if (layers := as_layers(module, parts)) is not None:
+            for name, layer in layers.items():
+                _replace(network, name, layer.to(device))
+                missing -= {f"{name}.weight", f"{name}.bias"}
+            continue
+        for leaf, piece in parts.items():
+            name = f"{module}.{leaf}"
+            if _is_derived(name, tied=config.tie_word_embeddings):
+                continue
+            if name not in expected:
+                raise CheckpointError(
+                    f"{piece.file} holds an unexpected tensor {piece.name}; its config.json "
+                    "belongs to another model, or the weights are quantized"
+                )
+            tensor = share.of_tensor(name, piece.read, expected[name])
+            _place(network, name, _checked(name, tensor, device, dtype))
+            missing.discard(name)
+    _require_all(missing)
     if config.tie_word_embeddings:
         network.lm_head.weight = network.embed_tokens.weight
     network.inverse = inverse_frequencies(config).to(device)
     return network.eval().requires_grad_(False)
+
+
+@contextmanager
+def _extra_named() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise MissingExtra(missing.name or "torch", "cloud") from None
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -101,7 +146,7 @@ def fingerprint(folder: Path) -> str:
     for path in shards:
         size = path.stat().st_size
         digest.update(f"\0{path.name}\0{size}\0".encode())
-        for piece in _sampled(path, size):
+        for piece in sampled(path, size):
             digest.update(piece)
     return digest.hexdigest()
 
@@ -131,7 +176,8 @@ def _indexed_shards(folder: Path) -> list[Path]:
     return [folder / name for name in shards]
 
 
-def _sampled(path: Path, size: int) -> Iterator[bytes]:
+def sampled(path: Path, size: int) -> Iterator[bytes]:
+    """Yield a file's bytes; of a large one its beginning and evenly spaced samples."""
     with path.open("rb") as file:
         if size <= _WHOLE_FILE_BYTES:
             yield from iter(lambda: file.read(1 << 20), b"")
@@ -143,26 +189,32 @@ def _sampled(path: Path, size: int) -> Iterator[bytes]:
             yield file.read(_SAMPLE_BYTES)
 
 
-def _tensors(
-    shards: list[Path], expected: dict[str, tuple[int, ...]], *, tied: bool
-) -> Iterator[tuple[str, Any]]:
-    """Yield (our name, a slice of the file) of every wanted tensor; one shard is open at a time."""
+def stored_modules(shards: Iterable[Path], stack: ExitStack) -> Iterator[tuple[str, Parts]]:
+    """Yield each module's name in a Network with its tensors; the files stay open in `stack`."""
+    modules: dict[str, dict[str, StoredPiece]] = {}
     for path in shards:
-        with ExitStack() as stack:
-            file = stack.enter_context(_open(path))
-            for hf_name in file.keys():  # noqa: SIM118 - the handle is no dict
-                name = _PREFIX.sub("", hf_name)
-                if _is_derived(name, tied=tied) or _SIGHT.match(hf_name):
-                    continue
-                if name not in expected:
-                    raise CheckpointError(
-                        f"{path.name} holds an unexpected tensor {hf_name}; its config.json "
-                        "belongs to another model, or the weights are quantized"
-                    )
-                yield name, file.get_slice(hf_name)
+        file = stack.enter_context(open_safetensors(path))
+        for hf_name in file.keys():  # noqa: SIM118 - the handle is no dict
+            if not _SIGHT.match(hf_name):
+                module, leaf = _split(_PREFIX.sub("", hf_name))
+                piece = StoredPiece(hf_name, path.name, file.get_slice(hf_name))
+                modules.setdefault(module, {})[leaf] = piece
+    while modules:
+        # Dropped as they are used: a slice may hold on to its bytes.
+        module = next(iter(modules))
+        yield module, modules.pop(module)
 
 
-def _open(path: Path) -> Any:
+def _split(name: str) -> tuple[str, str]:
+    head, quantized, rest = name.partition(".weight.")
+    if quantized:  # bitsandbytes keeps what belongs to a weight below its name
+        return head, f"weight.{rest}"
+    module, _, leaf = name.rpartition(".")
+    return module, leaf
+
+
+def open_safetensors(path: Path) -> Any:
+    """Return the handle of a safetensors file. Raises CheckpointError where it is damaged."""
     try:
         from safetensors import SafetensorError, safe_open
     except ImportError:
@@ -191,7 +243,8 @@ def _checked(
         )
     # Copied, so that the network does not hang on the mapped file.
     placed = tensor.to(device=device, dtype=dtype or torch.float32, copy=True)
-    if not bool(torch.isfinite(placed).all()):
+    # The least and the largest show it in one pass: NaN is both.
+    if placed.numel() and not all(map(math.isfinite, torch.stack(placed.aminmax()).tolist())):
         raise CheckpointError(
             f"the tensor {name} holds NaN or infinite weights; fetch the model again"
         )
@@ -203,6 +256,11 @@ def _place(network: Network, name: str, tensor: Tensor) -> None:
 
     module_name, _, leaf = name.rpartition(".")
     setattr(network.get_submodule(module_name), leaf, nn.Parameter(tensor, requires_grad=False))
+
+
+def _replace(network: Network, module: str, layer: nn.Module) -> None:
+    parent, _, leaf = module.rpartition(".")
+    setattr(network.get_submodule(parent), leaf, layer)
 
 
 def _require_all(missing: set[str]) -> None:

@@ -36,6 +36,7 @@ class NetworkConfig:
     rms_norm_eps: float = 1e-6
     rope_theta: float = 10000.0
     rope_scaling: RopeScaling | None = None
+    rope_len: int = 0  # the context it is run with, for longrope; 0 is max_position_embeddings
     local_rope_theta: float | None = None  # of layers with a window, where it is another
     tie_word_embeddings: bool = False
     qkv_bias: bool = False

@@ -18,6 +18,7 @@ SUPPORTED_MODEL_TYPES = (
     "qwen2",
     "qwen3",
     "qwen3_moe",
+    "phi3",
     "gemma2",
     "gemma3_text",
 )
@@ -83,6 +84,11 @@ def network_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
             "mlp_bias is set, and torch runs feed-forward layers without biases here; "
             "`nearfar quantize gguf FOLDER FILE` makes a file that llama.cpp runs with them"
         )
+    if (share := raw.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise CheckpointError(
+            f"partial_rotary_factor is {share}, and torch turns whole heads here; "
+            "`nearfar quantize gguf FOLDER FILE` makes a file that llama.cpp runs"
+        )
     num_heads = raw["num_attention_heads"]
     rope, local = _ropes(raw)
     return {
@@ -97,7 +103,11 @@ def network_fields(raw: Mapping[str, Any]) -> dict[str, Any]:
         "max_position_embeddings": raw["max_position_embeddings"],
         "rms_norm_eps": raw.get("rms_norm_eps", 1e-6),
         "rope_theta": float(rope.get("rope_theta") or raw.get("rope_theta") or 10000.0),
-        "rope_scaling": RopeScaling.from_hf(rope, raw["max_position_embeddings"]),
+        "rope_scaling": RopeScaling.from_hf(
+            rope,
+            raw["max_position_embeddings"],
+            raw.get("original_max_position_embeddings"),
+        ),
         "local_rope_theta": local,
         "tie_word_embeddings": raw.get("tie_word_embeddings", False),
         "qkv_bias": raw.get("attention_bias", model_type == "qwen2"),

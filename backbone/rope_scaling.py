@@ -13,10 +13,11 @@ class RopeScaling:
     """How positions beyond those of the training are made to fit: stretched angles.
 
     "llama3" stretches by frequency, "linear" all alike; "yarn" blends both and sharpens attention
-    (arXiv 2309.00071).
+    (arXiv 2309.00071); "longrope" has a divisor for each frequency, one list for contexts within
+    the original and one for longer ones (arXiv 2402.13753).
     """
 
-    kind: str  # "llama3", "linear" or "yarn"
+    kind: str  # "llama3", "linear", "yarn" or "longrope"
     factor: float
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
@@ -27,20 +28,34 @@ class RopeScaling:
     mscale: float | None = None
     mscale_all_dim: float | None = None
     truncate: bool = True
+    short_factor: tuple[float, ...] = ()
+    long_factor: tuple[float, ...] = ()
 
     @classmethod
-    def from_hf(cls, raw: dict[str, Any], max_position_embeddings: int = 0) -> RopeScaling | None:
+    def from_hf(
+        cls,
+        raw: dict[str, Any],
+        max_position_embeddings: int = 0,
+        original_max_position_embeddings: int | None = None,
+    ) -> RopeScaling | None:
         """Read Hugging Face's rotary settings; None where nothing is stretched."""
         kind = raw.get("rope_type", raw.get("type", "default"))
         if kind == "default":
             return None
-        if kind not in ("llama3", "linear", "yarn"):
+        if kind not in ("llama3", "linear", "yarn", "longrope"):
             raise CheckpointError(
-                f"rope scaling {kind!r} is not supported; use a checkpoint with llama3, linear "
-                "or yarn"
+                f"rope scaling {kind!r} is not supported; use a checkpoint with llama3, linear, "
+                "yarn or longrope"
             )
         names = {each.name for each in fields(cls)} - {"kind", "factor"}
         known = {name: raw[name] for name in names if raw.get(name) is not None}
         if kind == "yarn" and max_position_embeddings:
             known.setdefault("original_max_position_embeddings", max_position_embeddings)
-        return cls(kind=kind, factor=float(raw["factor"]), **known)
+        if kind != "longrope":
+            return cls(kind=kind, factor=float(raw["factor"]), **known)
+        original = original_max_position_embeddings or known.get("original_max_position_embeddings")
+        original = int(original or max_position_embeddings)
+        known["original_max_position_embeddings"] = original
+        for name in ("short_factor", "long_factor"):
+            known[name] = tuple(float(value) for value in raw[name])
+        return cls(kind=kind, factor=max_position_embeddings / original, **known)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from backbone.config import NetworkConfig
+from backbone.errors import CheckpointError
 from backbone.rope_scaling import RopeScaling
 
 
@@ -34,16 +35,25 @@ def _stretched(inverse: Tensor, config: NetworkConfig) -> Tensor:
         return inverse / config.rope_scaling.factor
     if config.rope_scaling.kind == "yarn":
         return _yarn(inverse, config.rope_scaling, config.head_dim, config.rope_theta)
+    if config.rope_scaling.kind == "longrope":
+        return _longrope(inverse, config, config.rope_scaling)
     return _llama3(inverse, config.rope_scaling)
 
 
 def attention_factor(config: NetworkConfig) -> float:
-    """Return by what yarn multiplies rotated queries and keys, so that attention stays sharp."""
+    """Return by what rotated queries and keys are multiplied, so that attention stays sharp.
+
+    Only yarn and longrope do so.
+    """
     scaling = config.rope_scaling
-    if scaling is None or scaling.kind != "yarn":
+    if scaling is None or scaling.kind not in ("yarn", "longrope"):
         return 1.0
     if scaling.attention_factor is not None:
         return scaling.attention_factor
+    if scaling.kind == "longrope":
+        original = scaling.original_max_position_embeddings
+        grown = max(scaling.factor, 1.0)
+        return math.sqrt(1 + math.log(grown) / math.log(original))
     if scaling.mscale and scaling.mscale_all_dim:
         return _sharpness(scaling.factor, scaling.mscale) / _sharpness(
             scaling.factor, scaling.mscale_all_dim
@@ -69,6 +79,19 @@ def _yarn(inverse: Tensor, scaling: RopeScaling, dim: int, theta: float) -> Tens
     spread = high - low or 0.001
     ramp = ((torch.arange(dim // 2).float() - low) / spread).clamp(0.0, 1.0)
     return (1 - ramp) * inverse + ramp * inverse / scaling.factor
+
+
+def _longrope(inverse: Tensor, config: NetworkConfig, scaling: RopeScaling) -> Tensor:
+    # One list for a whole run: keys that are kept could not change over in mid-answer.
+    length = config.rope_len or config.max_position_embeddings
+    is_long = length > scaling.original_max_position_embeddings
+    factors = torch.tensor(scaling.long_factor if is_long else scaling.short_factor)
+    if factors.shape != inverse.shape:
+        raise CheckpointError(
+            f"config.json has {len(factors)} rotary factors and the heads need {len(inverse)}; "
+            "fetch the model again"
+        )
+    return inverse / factors
 
 
 def _llama3(inverse: Tensor, scaling: RopeScaling) -> Tensor:

@@ -51,7 +51,7 @@ class TensorShard:
 
         `shape` is the share's. Raises CheckpointError where the file's is another.
         """
-        dim = _cut_dim(name) if self.size > 1 else None
+        dim = cut_dim(name) if self.size > 1 else None
         whole = [n * self.size if i == dim else n for i, n in enumerate(shape)]
         if list(read.get_shape()) != whole:
             raise CheckpointError(
@@ -67,7 +67,8 @@ class TensorShard:
         return tensor
 
 
-def _cut_dim(name: str) -> int | None:
+def cut_dim(name: str) -> int | None:
+    """Return which dimension of a tensor is cut: 0 rows, 1 columns, None where it is whole."""
     module, _, leaf = name.rpartition(".")
     kind = module.rpartition(".")[2]
     if kind in _BY_ROWS:

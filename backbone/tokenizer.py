@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,17 +26,42 @@ _SPACE = re.compile(r"\s*")
 _SENTINELS = range(0xF0000, 0xF0800)  # supplementary private use: no font, no meaning
 
 
+@dataclass(frozen=True, kw_only=True)
+class TokenizerFiles:
+    """What a model's files say of its tokenizer: a folder's, or what a GGUF file holds of them."""
+
+    raw: dict[str, Any]  # tokenizer.json
+    settings: dict[str, Any]  # tokenizer_config.json
+    templates: dict[str, str]  # by name
+    end_ids: frozenset[int]  # that end an answer, beside the tokenizer's own
+    name: str  # for messages
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> TokenizerFiles:
+        """Read a folder's. Raises CheckpointError."""
+        raw = _read_tokenizer(folder)
+        settings = read_json(folder / "tokenizer_config.json")
+        return cls(
+            raw=raw,
+            settings=settings,
+            templates=read_templates(folder, settings),
+            end_ids=eos_ids(folder, None),
+            name=str(folder / "tokenizer.json"),
+        )
+
+
 class Tokenizer:
     """One checkpoint's tokenizer, its end tokens and its chat template."""
 
-    def __init__(self, folder: Path) -> None:
-        """Read `folder/tokenizer.json` and the settings beside it. Raises CheckpointError."""
-        self._raw = _read_tokenizer(folder)
-        self._settings = read_json(folder / "tokenizer_config.json")
-        self._encoder = _build(self._raw, folder)
+    def __init__(self, source: Path | TokenizerFiles) -> None:
+        """Read a folder's `tokenizer.json` and settings, or take them. Raises CheckpointError."""
+        files = source if isinstance(source, TokenizerFiles) else TokenizerFiles.of_folder(source)
+        self._raw = files.raw
+        self._settings = files.settings
+        self._encoder = _build(self._raw, files.name)
         # A piece after a control token gets no leading space where only the first one does.
         later = _without_first_prefix(self._raw)
-        self._later = self._encoder if later == self._raw else _build(later, folder)
+        self._later = self._encoder if later == self._raw else _build(later, files.name)
         added = self._raw.get("added_tokens") or []
         self._added = {token["id"]: token for token in added}
         # A control token of one character could not be told from text; no model has one.
@@ -44,8 +70,9 @@ class Tokenizer:
         }
         self.vocab_size = self._encoder.get_vocab_size()
         self.max_token_id = max(self._encoder.get_vocab().values(), default=-1)
-        self.eos_token_ids = eos_ids(folder, self._control.get(self._token("eos_token")))
-        self._templates = read_templates(folder, self._settings)
+        own_end = self._control.get(self._token("eos_token"))
+        self.eos_token_ids = files.end_ids | ({own_end} if own_end is not None else frozenset())
+        self._templates = files.templates
         self._bytes: dict[int, bytes] = {}
 
     def encode(self, text: str, *, answer_prefix: str = "", add_special: bool = True) -> list[int]:
@@ -243,7 +270,7 @@ def _read_tokenizer(folder: Path) -> dict[str, Any]:
     return read_json(path)
 
 
-def _build(raw: dict[str, Any], folder: Path) -> Any:
+def _build(raw: dict[str, Any], name: str) -> Any:
     try:
         from tokenizers import Tokenizer as Encoder
     except ImportError:
@@ -252,7 +279,7 @@ def _build(raw: dict[str, Any], folder: Path) -> Any:
         encoder = Encoder.from_str(json.dumps(raw))
     except Exception as error:  # the library raises bare Exception
         raise CheckpointError(
-            f"{folder / 'tokenizer.json'} cannot be read ({error}); fetch it again"
+            f"the tokenizer of {name} cannot be read ({error}); fetch it again"
         ) from None
     encoder.no_truncation()
     encoder.no_padding()

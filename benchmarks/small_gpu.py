@@ -36,14 +36,14 @@ from benchmarks.quantize import processor
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import CacheShape, KvTypes
 from edge.llama.native_handles import Model
-from edge.small_gpu.fast_linear import FastInt4Linear, quickest
-from edge.small_gpu.linear import GptqLinear
 from edge.small_gpu.options import KV_BITS
 from edge.small_gpu.ring_cache import Ring
 from offload.pair import CLOUD_MODEL
 from quantize.calibration import encode
 from quantize.gguf import convert
 from quantize.gptq import QuantizedMatrix
+from quantize.packed_products import FastInt4Linear, quickest
+from quantize.quantized_linear import GptqLinear
 
 LogProbs = NDArray[np.float64]  # [tokens, vocab]
 CHUNK, SEED = 32, 2

@@ -59,7 +59,8 @@ def bench(
 
 def memory(
     model: Annotated[
-        Path | None, typer.Argument(help="A Hugging Face folder; the embedded one without.")
+        Path | None,
+        typer.Argument(help="A Hugging Face folder or GGUF file; the embedded one without."),
     ] = None,
     device: Annotated[str, typer.Option(help="cuda, cpu, or auto.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")] = "auto",

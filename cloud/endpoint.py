@@ -194,8 +194,8 @@ def open_engine(options: EndpointOptions) -> Engine:
             root, lambda folder: _load(folder, options, settings), max_loaded=options.max_loaded
         )
     if options.num_replicas > 1:
-        return _replicas(_folder(options.model), options, settings)
-    return _load(_folder(options.model), options, settings)
+        return _replicas(_model(options.model), options, settings)
+    return _load(_model(options.model), options, settings)
 
 
 def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) -> Engine:
@@ -217,7 +217,8 @@ def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any
     def replica(number: int) -> ReplicaOptions:
         placement = placements[number % len(placements)]
         # A process that sees one GPU calls it the first.
-        arguments = {"device": options.device, "max_model_len": options.max_model_len, **settings}
+        arguments = {"device": options.device, "max_model_len": options.max_model_len}
+        arguments |= {"tokenizer": options.tokenizer, **settings}
         return ReplicaOptions(
             arguments={"folder": str(folder), **arguments},
             environment=placement.environment(),
@@ -228,14 +229,17 @@ def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any
     return Replicas(replica, num_replicas=options.num_replicas, policy=policy)
 
 
-def _folder(model: str | None) -> Path:
+def _model(model: str | None) -> Path:
+    """Return the folder or GGUF file of a name or path."""
     if model is None:
         return CLOUD_MODEL
     named = expanded(model)
-    for candidate in (named, places().models / model):
-        if candidate.is_dir():
+    for candidate in (named, places().models / model, places().models / f"{model}.gguf"):
+        if candidate.is_dir() or (candidate.is_file() and candidate.suffix == ".gguf"):
             return candidate
-    raise CheckpointError(f"{model} is no folder; name a Hugging Face checkpoint folder")
+    raise CheckpointError(
+        f"{model} is no folder and no .gguf file; name a Hugging Face checkpoint folder or a GGUF"
+    )
 
 
 def _load(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) -> Engine:
@@ -268,5 +272,6 @@ def _engine_options(options: EndpointOptions, settings: Mapping[str, Any]) -> En
         device=options.device,
         max_model_len=options.max_model_len,
         tensor_parallel_size=options.tensor_parallel_size,
+        tokenizer=options.tokenizer,
         **settings,
     )

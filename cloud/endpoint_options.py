@@ -14,7 +14,12 @@ from backbone.declared_options import require_bounds
 from backbone.terminal_text import echo
 from offload.errors import SettingsError
 
-_FLAGS = ("device", "max_model_len", "tensor_parallel_size")  # these have flags of their own
+_FLAGS = (
+    "device",
+    "max_model_len",
+    "tensor_parallel_size",
+    "tokenizer",
+)  # these have flags of their own
 _SWITCHES = {"on": "true", "off": "false", "yes": "true", "no": "false"}
 
 
@@ -24,8 +29,13 @@ class EndpointOptions:
 
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", help="A Hugging Face folder; the embedded one without."),
+        typer.Option(
+            "--model", "-m", help="A Hugging Face folder or GGUF file; the embedded one without."
+        ),
     ] = None
+    tokenizer: Annotated[
+        str, typer.Option(help="A folder whose tokenizer is taken instead of the model's own.")
+    ] = ""
     bind: Annotated[
         str, typer.Option(help="Where to listen; CURVE guards it, on loopback too.")
     ] = "tcp://127.0.0.1:7070"
@@ -92,9 +102,12 @@ class EndpointOptions:
         if self.shelf:
             echo("nearfar: --shelf is called --model-pool now", err=True)
             object.__setattr__(self, "model_pool", self.model_pool or self.shelf)
-        if self.upstream and (self.model or self.num_replicas > 1):
-            raise SettingsError("--upstream is one server; leave out --model and --replicas")
-        if self.model_pool and (self.upstream or self.model or self.num_replicas > 1):
+        if self.upstream and (self.model or self.tokenizer or self.num_replicas > 1):
+            raise SettingsError(
+                "--upstream is one server; leave out --model, --tokenizer and --replicas"
+            )
+        alone = self.model or self.tokenizer or self.num_replicas > 1
+        if self.model_pool and (self.upstream or alone):
             raise SettingsError(
                 "--model-pool names its own models; leave out the other flags for them"
             )

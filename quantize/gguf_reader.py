@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbone.errors import CheckpointError, MissingExtra
+from quantize.gguf_header import num_bytes, num_elements, read_header, require_whole
 
 
 def require_gguf() -> None:
@@ -43,15 +44,17 @@ class StoredGguf:
 
 def inspect(path: Path) -> StoredGguf:
     """Read the header of a GGUF file. Raises CheckpointError where it is none or is cut off."""
-    reader = open_gguf(path)
-    tensors = list(reader.tensors)
-    if not tensors:
-        raise CheckpointError(f"{path} has no tensors; it is not a model")
+    require_gguf()
+    header = read_header(path)
+    for name, tensor in header.tensors.items():
+        require_whole(path, name, tensor)
+    from gguf import GGMLQuantizationType
+
     return StoredGguf(
-        architecture=str(reader.fields["general.architecture"].contents()),
-        types={t.name: t.tensor_type.name for t in tensors},
-        num_weights={t.name: int(t.n_elements) for t in tensors},
-        num_bytes={t.name: int(t.n_bytes) for t in tensors},
+        architecture=header.architecture,
+        types={n: GGMLQuantizationType(t.kind).name for n, t in header.tensors.items()},
+        num_weights={n: num_elements(t) for n, t in header.tensors.items()},
+        num_bytes={n: num_bytes(t) for n, t in header.tensors.items()},
     )
 
 

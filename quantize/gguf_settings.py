@@ -10,7 +10,7 @@ from quantize.architectures import Architecture, Config, head_dim, num_kv_heads
 from quantize.gguf_rope import Settings, check_rope, rope_settings, sliding_window
 
 # llama.cpp recognises Gemma 27B, which scales its queries otherwise, by its number of layers.
-_GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
+GEMMA_27B_LAYERS = {"gemma2": 46, "gemma3": 62}
 _WINDOW_PATTERN = {"gemma2": 2, "gemma3": 6}  # every n-th layer sees everything
 
 
@@ -63,7 +63,7 @@ def _gemma(architecture: Architecture, config: Config) -> Settings:
 
 def _check_query_scale(architecture: Architecture, config: Config) -> None:
     scalar = float(config.get("query_pre_attn_scalar") or head_dim(config))
-    large = int(config["num_hidden_layers"]) == _GEMMA_27B_LAYERS[architecture.gguf]
+    large = int(config["num_hidden_layers"]) == GEMMA_27B_LAYERS[architecture.gguf]
     heads = int(config["num_attention_heads"])
     expected = config["hidden_size"] / heads if large else head_dim(config)
     if not math.isclose(scalar, expected):

@@ -103,7 +103,7 @@ def prepare(path: Path) -> None:
         import quantize.gguf_reader
         import quantize.llama_model
     else:
-        import quantize.gptq_reader  # noqa: F401
+        import quantize.loading  # noqa: F401
 
 
 def require_format(path: Path) -> None:
@@ -128,13 +128,10 @@ def open_model(path: Path, *, context_len: int, num_threads: int) -> JudgedModel
     torch.set_num_threads(num_threads)
     if kind == "bitsandbytes":
         return TransformersModel(path)
-    if kind == "gptq":
-        from quantize.gptq_reader import load_gptq_network
+    from quantize.loading import as_decoded, read_network
+    from quantize.model_files import FolderFiles
 
-        return TorchModel(load_gptq_network(path))
-    from backbone.checkpoint import load_network
-
-    return TorchModel(load_network(path))
+    return TorchModel(read_network(FolderFiles(path), made=as_decoded))
 
 
 def size_of(path: Path) -> int:

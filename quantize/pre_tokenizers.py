@@ -35,6 +35,9 @@ _NAMES: dict[tuple[str, ...], tuple[str | None, str | None]] = {
     (_TEKKEN,): (None, "tekken"),
     (_O200K,): ("gpt-4o", None),
 }
+# Names that llama.cpp's own converter gives to splits that we call otherwise.
+_ALIASES = {"llama3": "llama-bpe", "llama-v3": "llama-bpe"}
+_DIGITS = {"type": "Digits", "individual_digits": True}
 _SPLIT_BY_CASE = ("tekken", "gpt-4o")
 
 _NFC_NOTE = (
@@ -68,6 +71,30 @@ def pre_tokenizer_name(raw: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
             + ", ".join(sorted(n for pair in _NAMES.values() for n in pair if n))
         )
     return name, (*notes, _MARKS_NOTE) if name in _SPLIT_BY_CASE else notes
+
+
+def pre_tokenizer_for(name: str) -> tuple[dict[str, Any], bool]:
+    """Return what tokenizer.json says of the split that llama.cpp calls by a name.
+
+    Beside the pre-tokenizer, whether whole words are taken before merges (ignore_merges). Raises
+    CheckpointError for a name that is not known.
+    """
+    wanted = _ALIASES.get(name, name)
+    for splits, names in _NAMES.items():
+        if wanted in names:
+            steps = [_DIGITS if split == "digits" else _isolated(split) for split in splits]
+            byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+            steps.append({**byte_level, "use_regex": False})
+            return {"type": "Sequence", "pretokenizers": steps}, names.index(wanted) == 1
+    raise CheckpointError(
+        f"the text split {name!r} of this file's tokenizer is not known here; name a folder with "
+        "its tokenizer.json (--tokenizer FOLDER)"
+    )
+
+
+def _isolated(regex: str) -> dict[str, Any]:
+    pattern = {"Regex": regex}
+    return {"type": "Split", "pattern": pattern, "behavior": "Isolated", "invert": False}
 
 
 def _normalizer_notes(normalizer: Mapping[str, Any] | None) -> tuple[str, ...]:

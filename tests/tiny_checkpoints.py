@@ -14,6 +14,7 @@ from transformers import (
     Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
+    Phi3Config,
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
@@ -78,6 +79,20 @@ FAMILIES: dict[str, Any] = {
     "qwen3-yarn": lambda: Qwen3Config(**SIZES, head_dim=32, rope_parameters=YARN_ROPE),
     "qwen3-moe": lambda: Qwen3MoeConfig(**MOE, norm_topk_prob=True),
     "qwen3-moe-some-dense": lambda: Qwen3MoeConfig(**MOE, mlp_only_layers=[1]),
+    "phi3-window": lambda: Phi3Config(**SIZES, pad_token_id=0, sliding_window=8),
+    "phi3-longrope": lambda: Phi3Config(
+        **SIZES,
+        pad_token_id=0,
+        # So short that every prompt is longer: transformers changes over in mid-answer.
+        original_max_position_embeddings=1,
+        rope_parameters={
+            "rope_type": "longrope",
+            "attention_factor": 1.2,
+            "rope_theta": 10000.0,
+            "short_factor": [1.0] * 8,
+            "long_factor": [1.0 + 0.5 * i for i in range(8)],
+        },
+    ),
     "gemma2-some-windows": lambda: Gemma2Config(
         **GEMMA, attn_logit_softcapping=5.0, final_logit_softcapping=12.0
     ),

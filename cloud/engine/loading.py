@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from backbone.attention import causal_attention
-from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
-from backbone.errors import CheckpointError, MissingExtra
+from backbone.errors import MissingExtra
 from backbone.network import Network
 from backbone.process_limits import cpu_quota
+from backbone.rotary import inverse_frequencies
 from backbone.tensor_shard import TensorShard
 from backbone.terminal_text import readable
 from backbone.tokenizer import Tokenizer
@@ -25,20 +25,22 @@ from cloud.engine.cpu_network import CpuNetwork, fits_cpu_network
 from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.blocks import BlockPool
 from cloud.engine.kv.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
-from cloud.engine.memory import run_largest_step
+from cloud.engine.memory import require_memory, run_largest_step
 from cloud.engine.options import EngineOptions
 from cloud.engine.process_memory import return_large_pieces, trim_heap
 from cloud.engine.runner import Runner, on_device
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.tensor_parallel import Group, Rendezvous
+from cloud.engine.tensor_parallel import Group, Rendezvous, with_sums
 from offload.errors import SettingsError
 from offload.messages import ModelCard
+from quantize.loading import has_coded_layers, read_network
+from quantize.model_files import ModelFiles, model_files, tokenizer_of
 
 if TYPE_CHECKING:
     from cloud.engine.cuda_graphs import DecodeGraphs  # brings Triton
 
 _log = logging.getLogger(__name__)
-_SHORT_DTYPES = {"bfloat16": "bf16", "float16": "f16", "float32": "f32"}
+_SHORT_DTYPES = {torch.bfloat16: "bf16", torch.float16: "f16", torch.float32: "f32"}
 
 
 @dataclass(frozen=True)
@@ -82,11 +84,14 @@ def _load(
         return_large_pieces()
         _keep_to_quota()
     share = TensorShard(rendezvous.rank, rendezvous.size) if rendezvous else TensorShard()
-    network = load_network(folder, device=device, dtype=dtype, share=share)
+    files = model_files(folder)
+    require_memory(files, options)
+    network = read_network(files, device=device, dtype=dtype, share=share)
     network.config = options.as_run(network.config)
-    tokenizer = _tokenizer(folder, network.config)
+    network.inverse = inverse_frequencies(network.config).to(device)
+    tokenizer = tokenizer_of(files, options.tokenizer_folder(), network.config)
     max_model_len = options.model_len(network.config)
-    card = _card(folder, network, max_model_len, tokenizer)
+    card = _card(files, network, max_model_len, tokenizer)
     config = network.config
     on_loaded()
     group = Group(rendezvous, device) if rendezvous else None
@@ -136,9 +141,12 @@ def as_runnable(
     network: Network, options: EngineOptions, max_model_len: int, group: Group | None
 ) -> Network | FusedNetwork:
     """Return the network as the engine runs it."""
+    all_reduce = group.all_reduce if group else None
+    if has_coded_layers(network):
+        # Each is a product of its own: nothing is there to be fused.
+        return with_sums(network, all_reduce) if all_reduce else network
     if not options.fuse_operators:
         return network
-    all_reduce = group.all_reduce if group else None
     if fits_cpu_network(network.config, options.torch_device(), options.torch_dtype()):
         return CpuNetwork(network, max_model_len, all_reduce=all_reduce)
     return FusedNetwork(
@@ -148,17 +156,6 @@ def as_runnable(
         # A CPU has no queue that a question would hold up.
         unasked_rows=0 if options.torch_device().type == "cpu" else options.max_num_seqs,
     )
-
-
-def _tokenizer(folder: Path, config: NetworkConfig) -> Tokenizer:
-    tokenizer = Tokenizer(folder)
-    tokenizer.prepare_chat()
-    if tokenizer.max_token_id >= config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: tokenizer.json has the token id {tokenizer.max_token_id} and the network "
-            f"{config.vocab_size} rows; they belong to different models"
-        )
-    return tokenizer
 
 
 def _cache(
@@ -214,18 +211,22 @@ def _scheduler(config: NetworkConfig, cache: KVCache, options: EngineOptions) ->
     )
 
 
-def _card(folder: Path, network: Network, max_model_len: int, tokenizer: Tokenizer) -> ModelCard:
+def _card(
+    files: ModelFiles, network: Network, max_model_len: int, tokenizer: Tokenizer
+) -> ModelCard:
     dtype = network.embed_tokens.weight.dtype
     with torch.device("meta"):  # the whole, where this process has a share
-        weights = list(Network(NetworkConfig.load(folder)).parameters())
+        weights = list(Network(files.network_config()).parameters())
     num_parameters = sum(weight.numel() for weight in weights)  # a shared head counts once
+    coded = bool(files.quantization_config())
+    named = files.quantization_name() if coded or files.path.is_file() else _SHORT_DTYPES[dtype]
     return ModelCard(
-        name=readable(folder.resolve().name),
+        name=readable(files.path.resolve().name),
         architecture=network.config.model_type,
         runtime="torch",
         num_parameters=num_parameters,
-        quantization=_SHORT_DTYPES[str(dtype).removeprefix("torch.")],
-        size_bytes=num_parameters * dtype.itemsize,
+        quantization=named,
+        size_bytes=files.weight_bytes(dtype) if coded else num_parameters * dtype.itemsize,
         max_model_len=max_model_len,
         chat=tokenizer.chat_template is not None,
         vocab_size=tokenizer.max_token_id + 1,

@@ -24,12 +24,15 @@ from torch.utils._pytree import tree_leaves
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
 from backbone.network import Network
+from backbone.process_limits import free_memory_bytes
 from backbone.sampling import confidence
+from backbone.terminal_text import readable_bytes
 from cloud.engine.cpu_network import fits_cpu_network
 from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.kv_cache import block_bytes, span_of, usable_bytes
 from cloud.engine.options import EngineOptions
 from cloud.engine.process_memory import is_measurable
+from quantize.model_files import ModelFiles, model_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +60,13 @@ def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
 
     On a CPU this takes a few seconds. Raises CheckpointError or SettingsError, as the engine would.
     """
-    config = options.as_run(NetworkConfig.load(folder))
+    files = model_files(folder)
+    config = options.as_run(files.network_config())
     max_model_len = options.model_len(config)
-    weights = weight_bytes(config, max_model_len, options)
+    if files.quantization_config():
+        weights = files.weight_bytes(options.torch_dtype())
+    else:
+        weights = weight_bytes(config, max_model_len, options)
     if options.torch_device().type == "cpu" and is_measurable():
         activations = measured_activation_bytes(folder, options)
     else:
@@ -84,6 +91,29 @@ def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
         max_model_len=max_model_len,
         largest_batch=min(num_blocks // per_sequence, options.max_num_seqs),
         fits=num_blocks >= per_sequence and total <= usable,
+    )
+
+
+def require_memory(files: ModelFiles, options: EngineOptions) -> None:
+    """Raise CheckpointError for weights that the free memory does not hold, with what would fit."""
+    device, dtype = options.torch_device(), options.torch_dtype()
+    needed = files.weight_bytes(dtype) // options.tensor_parallel_size
+    if device.type == "cpu":
+        free = free_memory_bytes()
+    else:
+        free = usable_bytes(device, options.gpu_memory_utilization)
+    if needed <= free:
+        return
+    is_plain = not files.quantization_config()
+    if dtype.itemsize > 2 and is_plain and needed // 2 <= free:
+        remedy = "set --engine dtype=bfloat16, which takes half"
+    elif is_plain and needed // dtype.itemsize * 5 // 8 <= free:  # four bits and scales
+        remedy = "make a folder in 4 bits of it with `nearfar quantize gptq`"
+    else:
+        remedy = "close programs, or choose a smaller model"
+    raise CheckpointError(
+        f"the weights of {files.path.name} take {readable_bytes(needed)} in "
+        f"{str(dtype).removeprefix('torch.')} and {readable_bytes(free)} are free; {remedy}"
     )
 
 

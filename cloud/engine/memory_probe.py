@@ -28,6 +28,7 @@ from cloud.engine.process_memory import resident_bytes, return_large_pieces, tri
 from cloud.engine.runner import Runner
 from cloud.engine.sequence import Sequence as Tokens
 from cloud.engine.step import Slice
+from quantize.model_files import model_files
 
 _PROMPTS_AT_ONCE = (1, 3, 8)  # pieces of other sizes are laid out otherwise on the heap
 _SMALL = 1 << 18  # numbers; weights below are filled, so that no step computes with rubbish
@@ -124,7 +125,7 @@ def main() -> None:
     job = json.loads(sys.stdin.readline())
     torch.set_num_threads(job["num_threads"])
     options = EngineOptions(**job["options"])
-    config = options.as_run(NetworkConfig.load(Path(job["folder"])))
+    config = options.as_run(model_files(Path(job["folder"])).network_config())
     with torch.inference_mode():
         torch.randn(64, 64) @ torch.randn(64, 64)  # what the libraries keep for themselves
         print(json.dumps({"bytes": measure(config, options)}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
@@ -11,6 +12,7 @@ from msgspec import Meta
 
 from backbone.config import NetworkConfig
 from backbone.declared_options import require_bounds
+from backbone.files import expanded
 from cloud.engine.attention import BACKENDS
 from cloud.engine.kv.kv_cache import CODED
 from offload.errors import SettingsError
@@ -52,6 +54,7 @@ class EngineOptions:
     kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto is dtype
     attention_window: AtLeast0 = 0  # tokens that a layer sees at most; 0 is the model's own
     attention_sinks: AtLeast0 = 0  # first tokens that are seen behind every window
+    tokenizer: str = ""  # a folder whose tokenizer is taken instead of the model's own
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA and float32 on a CPU
 
     def __post_init__(self) -> None:
@@ -73,6 +76,10 @@ class EngineOptions:
         if self.device != "auto":
             return torch.device(self.device)
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def tokenizer_folder(self) -> Path | None:
+        """Return the folder whose tokenizer is taken, None for the model's own."""
+        return expanded(self.tokenizer) if self.tokenizer else None
 
     def for_process(self, rank: int) -> EngineOptions:
         """Return the options of one process of a shared model: each has a GPU of its own."""
@@ -98,7 +105,10 @@ class EngineOptions:
                 "leave enforce_eager True"
             )
         config = replace(
-            config, window_limit=self.attention_window or None, num_sinks=self.attention_sinks
+            config,
+            window_limit=self.attention_window or None,
+            num_sinks=self.attention_sinks,
+            rope_len=self.model_len(config),
         )
         if self.attention_sinks and not any(config.windows()):
             raise SettingsError(

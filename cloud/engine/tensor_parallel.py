@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import cast
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 
 from backbone.fast_tensor_ops import to_device
+from backbone.network import DecoderLayer, Network
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from offload.errors import SettingsError
 
@@ -132,6 +134,25 @@ class Group:
             with suppress(RuntimeError):
                 self.send_step(None)
         distributed.destroy_process_group()
+
+
+def with_sums(network: Network, all_reduce: Callable[[Tensor], Tensor]) -> Network:
+    """Return a network, not fused, whose layers add up what every process has of them."""
+    for block in network.layers:
+        attention, feed = cast(DecoderLayer, block).self_attn, cast(DecoderLayer, block).mlp
+        attention.o_proj = cast(nn.Linear, _Summed(attention.o_proj, all_reduce))
+        feed.down_proj = _Summed(cast(nn.Module, feed.down_proj), all_reduce)
+    return network
+
+
+class _Summed(nn.Module):
+    def __init__(self, partial: nn.Module, all_reduce: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.partial = partial
+        self._all_reduce = all_reduce
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._all_reduce(self.partial(x).contiguous())
 
 
 def run_group_worker(group: Group, compute: Callable[[StepBatch], object]) -> None:

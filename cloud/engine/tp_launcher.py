@@ -17,11 +17,11 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
 from backbone.tensor_shard import TensorShard
 from cloud.engine.options import EngineOptions
 from cloud.engine.tensor_parallel import Rendezvous
+from quantize.model_files import model_files
 
 _END_S = 10.0  # for a process to leave once it was told
 
@@ -89,7 +89,7 @@ def launch_workers(folder: Path, options: EngineOptions) -> tuple[TpLauncher, Re
     size = options.tensor_parallel_size
     if size == 1:
         return TpLauncher([]), None
-    TensorShard(0, size).of_config(NetworkConfig.load(folder))
+    TensorShard(0, size).of_config(model_files(folder).network_config())
     if (rendezvous := Rendezvous.by_torchrun(size)) is not None:
         return TpLauncher([]), rendezvous
     meeting_folder = Path(tempfile.mkdtemp(prefix="nearfar-group-"))

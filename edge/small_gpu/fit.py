@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 
-from backbone.checkpoint import weight_files
 from backbone.config import NetworkConfig
-from backbone.errors import CheckpointError, cause
 from edge.llama.fit import CACHE_SHARE, COMFORTABLE_LEN, LEAST_LEN, MARGIN, MB, DoesNotFit
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.ring_cache import Ring, Rotations
-
-_FLOATS = {"F64", "F32", "F16", "BF16"}
-_ITEM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+from quantize.model_files import ModelFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +65,7 @@ def ring_plan(limit: int, options: TorchOptions) -> RingPlan:
 
 
 def fitting_plan(
-    folder: Path,
+    files: ModelFiles,
     config: NetworkConfig,
     options: TorchOptions,
     *,
@@ -85,7 +79,7 @@ def fitting_plan(
     rings; below 4096 tokens 4-bit ones are tried, and at last one answer at a time. Raises
     DoesNotFit, with what is lacking, and CheckpointError for files that cannot be read.
     """
-    weights = weights_bytes(folder, dtype)
+    weights = files.weight_bytes(dtype)
     room = int(MARGIN * free_bytes) - weights
     asked = ring_plan(limit, options)
     for plan, share in _candidates(asked, options):
@@ -95,31 +89,10 @@ def fitting_plan(
             return plan
     lacking = rings + compute - room
     raise DoesNotFit(
-        f"{folder.name} needs {lacking / MB:.0f} MB more memory than is free ("
+        f"{files.path.name} needs {lacking / MB:.0f} MB more memory than is free ("
         f"{weights / MB:.0f} MB of weights, {rings / MB:.0f} MB for {plan.limit} tokens); close "
         "programs, set edge.max_model_len lower, or quantize it with `nearfar quantize gptq`"
     )
-
-
-def weights_bytes(folder: Path, dtype: torch.dtype) -> int:
-    """Return what the weights take once they are loaded, from the headers of their files."""
-    total = 0
-    for path in weight_files(folder):
-        try:
-            with safe_open(path, framework="pt") as file:
-                pieces = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
-                total += sum(_slice_bytes(piece, dtype) for piece in pieces)
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(
-                f"{path} is truncated or damaged ({cause(error)}); fetch the file again"
-            ) from None
-    return total
-
-
-def _slice_bytes(piece: object, dtype: torch.dtype) -> int:
-    shape, kind = piece.get_shape(), piece.get_dtype()  # type: ignore[attr-defined]
-    size = dtype.itemsize if kind in _FLOATS else _ITEM_BYTES.get(kind, 1)
-    return int(torch.Size(shape).numel()) * size
 
 
 def _candidates(asked: RingPlan, options: TorchOptions) -> Iterator[tuple[RingPlan, float]]:

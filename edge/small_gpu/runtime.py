@@ -9,27 +9,25 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 
 import torch
 
-from backbone.checkpoint import fingerprint
 from backbone.config import NetworkConfig
-from backbone.errors import CheckpointError, NearfarError
+from backbone.errors import NearfarError
 from backbone.network import Network
 from backbone.process_limits import is_out_of_memory
 from backbone.sampler_factory import sampler_for
 from backbone.schema import Schemas, of_tokenizer
 from backbone.terminal_text import readable
 from backbone.tokenized import Tokenized
-from backbone.tokenizer import Tokenizer
 from edge.llama.fit import DoesNotFit
 from edge.small_gpu.batch import NO_MEMORY, Batch
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
 from edge.small_gpu.fit import RingPlan, fitting_plan
-from edge.small_gpu.loading import load, quantization_name
 from edge.small_gpu.loop import RingLoop
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
@@ -51,6 +49,9 @@ from offload.messages import Delta, Finish, ModelCard, Request
 from offload.own_sampling import sampling_of_folder
 from offload.prompt_length import require_short
 from offload.reading import listener
+from quantize.loading import as_coded, read_network
+from quantize.model_files import model_files, tokenizer_of
+from quantize.packed_products import quickest
 
 _log = logging.getLogger("nearfar.prompt")
 
@@ -58,9 +59,9 @@ __all__ = ["TorchEdgeEngine", "TorchOptions"]
 
 
 class TorchEdgeEngine(Tokenized):
-    """Answers requests from an HF folder, several at once; int4 and int8 folders stay so.
+    """Answers requests from an HF folder or a GGUF file, several at once; int4 and int8 stay so.
 
-    Raises CheckpointError for a folder that cannot be run, SettingsError for a context longer than
+    Raises CheckpointError for a model that cannot be run, SettingsError for a context longer than
     the model was trained for, and DoesNotFit where the memory does not hold it.
     """
 
@@ -69,12 +70,11 @@ class TorchEdgeEngine(Tokenized):
         if options.num_threads:
             torch.set_num_threads(options.num_threads)
         self.path = folder
-        config = NetworkConfig.load(folder)
-        self._tokenizer = Tokenizer(folder)
-        self._tokenizer.prepare_chat()
+        self._files = model_files(folder)
+        config = self._files.network_config()
+        self._tokenizer = tokenizer_of(self._files, None, config)
         self._own = sampling_of_folder(folder)
         self._told_plain = False  # that there is no chat template
-        _require_rows(folder, self._tokenizer, config)
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
@@ -83,9 +83,13 @@ class TorchEdgeEngine(Tokenized):
         vocabulary = partial(of_tokenizer, self._tokenizer, config.vocab_size)
         self._schemas = Schemas(vocabulary, config.vocab_size)
         try:
-            self._network = load(
-                folder, device=self._device, dtype=self._dtype, fast=options.fast_linear
+            self._network = read_network(
+                self._files,
+                device=self._device,
+                dtype=self._dtype,
+                made=quickest if options.fast_linear else as_coded,
             )
+            self._network.config = replace(self._network.config, rope_len=self._plan.limit)
             self._loop = RingLoop(*self._make_batch())
         except Exception as error:
             if is_out_of_memory(error):
@@ -101,7 +105,7 @@ class TorchEdgeEngine(Tokenized):
             limit = min(limit, options.window + options.num_sinks)
         free_bytes = free_bytes_of(self._device) if options.check_memory else 1 << 62
         return fitting_plan(
-            self.path, config, options, limit=limit, dtype=self._dtype, free_bytes=free_bytes
+            self._files, config, options, limit=limit, dtype=self._dtype, free_bytes=free_bytes
         )
 
     def _make_batch(self) -> tuple[Batch, RingSlots]:
@@ -128,7 +132,7 @@ class TorchEdgeEngine(Tokenized):
         if options.session_folder is None:
             return None
         # Everything that decides how a state is laid out, and what it means, is part of its name.
-        model = f"{fingerprint(self.path)} {plan} {self._dtype}"
+        model = f"{self._files.fingerprint()} {plan} {self._dtype}"
         return SessionStore(
             options.session_folder, model=model, budget_bytes=options.session_budget_bytes
         )
@@ -145,8 +149,8 @@ class TorchEdgeEngine(Tokenized):
             architecture=self._network.config.model_type,
             runtime="torch",
             num_parameters=_num_parameters(self._network.config),
-            quantization=quantization_name(self.path),
-            size_bytes=sum(file.stat().st_size for file in self.path.glob("*.safetensors")),
+            quantization=self._files.quantization_name(),
+            size_bytes=self._files.stored_bytes,
             max_model_len=self.max_model_len,
             chat=self._tokenizer.chat_template is not None,
             vocab_size=self._tokenizer.max_token_id + 1,
@@ -296,14 +300,6 @@ def _kept_as(request: Request) -> str | None:
 
 def _name(session: str, owner: str) -> str:
     return f"{owner}\0{session}" if owner else session
-
-
-def _require_rows(folder: Path, tokenizer: Tokenizer, config: NetworkConfig) -> None:
-    if tokenizer.max_token_id >= config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: tokenizer.json has the token id {tokenizer.max_token_id} and the network "
-            f"{config.vocab_size} rows; they belong to different models"
-        )
 
 
 def _num_parameters(config: NetworkConfig) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
+from backbone.rotary import attention_factor, inverse_frequencies
 from tests.tiny_checkpoints import write_checkpoint
 
 # The fields of two published config.json files that matter here, the rest left out as there.
@@ -150,3 +152,35 @@ def test_a_network_is_found_inside_a_vision_language_checkpoint(tmp_path: Path) 
             plain.named_parameters(), found.named_parameters(), strict=True
         ):
             assert torch.equal(a, b), name
+
+
+PHI35_MINI: dict[str, Any] = {
+    "model_type": "phi3",
+    "hidden_size": 3072,
+    "intermediate_size": 8192,
+    "max_position_embeddings": 131072,
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 32,
+    "original_max_position_embeddings": 4096,
+    "rope_scaling": {
+        "long_factor": [2.0] * 48,
+        "short_factor": [1.0] * 48,
+        "type": "longrope",
+    },
+    "sliding_window": 262144,
+    "vocab_size": 32064,
+}
+
+
+def test_longrope_turns_by_the_context_that_the_model_is_run_with() -> None:
+    config = NetworkConfig.from_hf(PHI35_MINI)
+    assert attention_factor(config) == pytest.approx(1.190238, abs=1e-6)
+    long, short = (inverse_frequencies(replace(config, rope_len=n)) for n in (4097, 4096))
+    assert torch.equal(2 * long, short)
+    assert torch.equal(inverse_frequencies(config), long)
+
+
+def test_a_phi_that_turns_part_of_its_heads_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"partial_rotary_factor is 0\.75"):
+        NetworkConfig.from_hf(PHI35_MINI | {"partial_rotary_factor": 0.75})

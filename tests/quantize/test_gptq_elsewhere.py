@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
-from quantize.gptq_reader import load_gptq_network
+from quantize.loading import as_decoded, read_network
 from quantize.logits_model import TorchModel
+from quantize.model_files import FolderFiles
 from tests.quantize.test_gguf import TOKENS
 
 Make = Callable[..., Path]
@@ -64,7 +65,7 @@ def quantized(make_checkpoint: Make, options: GptqOptions, **changes: Any) -> Pa
 
 
 def assert_equal_to_ours(folder: Path, found: NDArray[np.float32]) -> None:
-    expected = TorchModel(load_gptq_network(folder)).logits(TOKENS)
+    expected = TorchModel(read_network(FolderFiles(folder), made=as_decoded)).logits(TOKENS)
     difference = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     # Their kernels compute in float16 or bfloat16; a zero point off by one gives more than 0.5.
     assert difference < 0.05, difference

@@ -13,12 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from backbone.attention import causal_attention
-from backbone.errors import CheckpointError, NearfarError
+from backbone.errors import NearfarError
 from backbone.network import Network
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
-from quantize.gptq_reader import load_gptq_network
+from quantize.loading import as_decoded, read_network
+from quantize.model_files import FolderFiles
 
 Make = Callable[..., Path]
 FEW = CalibrationOptions(num_windows=8, window_len=32)
@@ -43,7 +44,7 @@ def test_a_quantized_folder_says_nearly_the_same(
     done = quantize_gptq(source, tmp_path / "out", options=options, calibration=FEW)
     tokens = torch.arange(3, 60).unsqueeze(0)
     expected = logits(load_network(source), tokens)
-    found = logits(load_gptq_network(done.path), tokens)
+    found = logits(read_network(FolderFiles(done.path), made=as_decoded), tokens)
     assert float((found - expected).norm() / expected.norm()) < bound
     assert len(done.matrices) == 14
     assert all(matrix.error < 0.1 for matrix in done.matrices)
@@ -119,11 +120,6 @@ def test_every_bad_input_is_named_in_one_line(
     usage = shutil.disk_usage(tmp_path)._replace(free=10)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     assert "free some space" in refusal(source, tmp_path / "third", options=SMALL)
-
-
-def test_a_folder_that_is_not_gptq_is_named(make_checkpoint: Make) -> None:
-    with pytest.raises(CheckpointError, match="no GPTQ"):
-        load_gptq_network(make_checkpoint("llama"))
 
 
 def test_a_group_size_that_does_not_divide_gives_way_to_the_largest_that_does(

@@ -11,21 +11,14 @@ import torch
 
 from backbone.errors import CheckpointError
 from quantize.gptq_format import unpack
-from quantize.gptq_reader import check_readable
+from quantize.model_files import check_readable
 
 
 @pytest.mark.parametrize(
     ("quantization", "words"),
     [
-        ({"quant_method": "gptq", "bits": 4, "dynamic": {"+:.*down": {"bits": 8}}}, "dynamic"),
-        (
-            {
-                "quant_method": "bitsandbytes",
-                "load_in_4bit": True,
-                "bnb_4bit_quant_storage": "bfloat16",
-            },
-            "bfloat16 .bnb_4bit_quant_storage",
-        ),
+        ({"quant_method": "awq", "bits": 4}, "quantized by 'awq'"),
+        ({"quant_method": "gptq", "bits": 4, "pack_dtype": "int8"}, "int8 .pack_dtype"),
     ],
 )
 def test_what_is_not_read_is_named(

@@ -222,6 +222,6 @@ def test_memory_that_runs_out_while_loading_is_told(
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
-    monkeypatch.setattr("edge.small_gpu.runtime.load", full)
+    monkeypatch.setattr("edge.small_gpu.runtime.read_network", full)
     with pytest.raises(DoesNotFit, match="memory is full"):
         opened(whole)

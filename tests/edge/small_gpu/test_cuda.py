@@ -17,7 +17,6 @@ from backbone.config import NetworkConfig
 from backbone.network import Network
 from edge.llama.fit import DoesNotFit
 from edge.small_gpu.device import device_of, dtype_of, free_bytes_of
-from edge.small_gpu.linear import GptqLinear, Int8Linear, TableLinear
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.ring_cache import Ring
 from edge.small_gpu.runtime import TorchEdgeEngine
@@ -28,6 +27,7 @@ from offload.pair import CLOUD_MODEL
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions, QuantizedMatrix
 from quantize.gptq_folder import quantize_gptq
+from quantize.quantized_linear import GptqLinear, Int8Linear, TableLinear
 
 on_gpu = [
     pytest.mark.gpu,
@@ -162,7 +162,9 @@ class TestOnCuda:
 
     def test_a_model_larger_than_the_gpu_is_refused(self, monkeypatch: pytest.MonkeyPatch) -> None:
         total = torch.cuda.mem_get_info()[1]
-        monkeypatch.setattr("edge.small_gpu.fit.weights_bytes", lambda folder, dtype: 2 * total)
+        monkeypatch.setattr(
+            "quantize.model_files.FolderFiles.weight_bytes", lambda files, dtype: 2 * total
+        )
         with pytest.raises(DoesNotFit):
             TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cuda"))
 

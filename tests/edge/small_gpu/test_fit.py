@@ -10,12 +10,13 @@ import torch
 
 from backbone.config import NetworkConfig
 from edge.llama.fit import DoesNotFit
-from edge.small_gpu.fit import RingPlan, fitting_plan, weights_bytes
-from edge.small_gpu.loading import load
+from edge.small_gpu.fit import RingPlan, fitting_plan
 from edge.small_gpu.options import TorchOptions
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
+from quantize.loading import as_coded, read_network
+from quantize.model_files import FolderFiles
 from tests.tiny_checkpoints import write_checkpoint
 
 CPU, MB = torch.device("cpu"), 1_000_000
@@ -27,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def held_bytes(folder: Path, dtype: torch.dtype) -> int:
-    network = load(folder, device=CPU, dtype=dtype, fast=False)
+    network = read_network(FolderFiles(folder), device=CPU, dtype=dtype, made=as_coded)
     tensors = {each.data_ptr(): each for each in (*network.parameters(), *network.buffers())}
     return sum(each.nbytes for each in tensors.values())
 
@@ -40,8 +41,12 @@ def test_the_weights_are_counted_as_they_will_lie_in_memory(
     coded = quantize_gptq(
         folder, tmp_path / "q", options=GptqOptions(group_size=32), calibration=few
     ).path
-    assert weights_bytes(folder, dtype) == pytest.approx(held_bytes(folder, dtype), rel=0.01)
-    assert weights_bytes(coded, dtype) == pytest.approx(held_bytes(coded, dtype), rel=0.1)
+    assert FolderFiles(folder).weight_bytes(dtype) == pytest.approx(
+        held_bytes(folder, dtype), rel=0.01
+    )
+    assert FolderFiles(coded).weight_bytes(dtype) == pytest.approx(
+        held_bytes(coded, dtype), rel=0.1
+    )
 
 
 def plan_in(folder: Path, free_bytes: float, **options: Any) -> RingPlan:
@@ -49,7 +54,12 @@ def plan_in(folder: Path, free_bytes: float, **options: Any) -> RingPlan:
     limit = options.pop("limit", 65_536)
     chosen = TorchOptions(device="cpu", **options)
     return fitting_plan(
-        folder, config, chosen, limit=limit, dtype=torch.float32, free_bytes=int(free_bytes)
+        FolderFiles(folder),
+        config,
+        chosen,
+        limit=limit,
+        dtype=torch.float32,
+        free_bytes=int(free_bytes),
     )
 
 
@@ -68,7 +78,7 @@ def test_less_memory_holds_less_and_never_more_than_there_is(folder: Path) -> No
     before = 1 << 62
     for free in (800, 200, 80, 40, 20, 10, 8):
         plan = plan_in(folder, free * MB, max_num_seqs=2)
-        total = ring_bytes(folder, plan) + weights_bytes(folder, torch.float32)
+        total = ring_bytes(folder, plan) + FolderFiles(folder).weight_bytes(torch.float32)
         assert total <= 0.9 * free * MB
         assert plan.limit * plan.num_slots <= before
         before = plan.limit * plan.num_slots

@@ -25,7 +25,8 @@ from offload.reading import heard_by
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
-from quantize.gptq_reader import load_gptq_network
+from quantize.loading import as_decoded, read_network
+from quantize.model_files import FolderFiles
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 
 FULL = TorchOptions(kv_cache_dtype="f16", device="cpu", kv_block=8, kv_residual=8)
@@ -69,7 +70,7 @@ def test_a_gptq_folder_writes_what_its_dequantized_network_would(tmp_path: Path)
     options = GptqOptions(group_size=64, desc_act=True)
     few = CalibrationOptions(num_windows=4, window_len=64)
     folder = quantize_gptq(CLOUD_MODEL, tmp_path / "q", options=options, calibration=few).path
-    network, tokenizer = load_gptq_network(folder), Tokenizer(folder)
+    network, tokenizer = read_network(FolderFiles(folder), made=as_decoded), Tokenizer(folder)
     prompt = tokenizer.encode_chat([{"role": "user", "content": "What is 4821 + 3977?"}])
     tokens = list(prompt)
     for _ in range(12):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edge.small_gpu.linear import CodedLinear, GptqLinear, Int8Linear
+from quantize.quantized_linear import CodedLinear, GptqLinear, Int8Linear
 
 GROUP_SIZES = (32, 64, 128, 256)  # those that the int4 kernel has
 _TILE = 16  # rows that it takes at once

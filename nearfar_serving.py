@@ -13,10 +13,12 @@ from edge.cli import ASKING
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
+    from starlette.routing import Route
 
     from edge.assistant.engine_settings import AssistantEngine
     from edge.chat.ask import AskOptions
     from offload.config.settings import Settings
+    from serve.app import AppParts
     from serve.options import ServeOptions
 
 _THIS_MACHINE = ("127.0.0.1", "localhost")
@@ -177,11 +179,13 @@ def _serve_all(
     wish: AskOptions, settings: Settings, options: ServeOptions, *, as_json: bool
 ) -> None:
     from edge.assistant.server import Backing, run
+    from edge.near.local_store import LocalStore
     from edge.near.near_service import NearService
     from offload.config import running_service
     from offload.config.places import places
     from serve.cli import announce_service, app_of
     from serve.near_endpoint import NearEndpoint
+    from serve.ollama.routes import PATHS, ollama_routes
 
     here, token = places(), running_service.new_token()
     near = NearService(settings, here)
@@ -191,8 +195,13 @@ def _serve_all(
 
     def beside(assistant: AssistantEngine) -> Starlette:
         models = near.by_name(assistant.current, flags, chosen=lambda: assistant.settings.edge)
-        own = NearEndpoint(near, token, options)
-        return app_of(assistant.current, options, models, own.routes())
+        may_change = settings.serve.clients_change_models
+
+        def further(parts: AppParts) -> list[Route]:
+            ollama = ollama_routes(parts, LocalStore(near, here), may_change=may_change)
+            return [*NearEndpoint(near, token).routes(parts), *ollama]
+
+        return app_of(assistant.current, options, models, further)
 
     def announce(page: str) -> None:
         url = page.partition("/#")[0]
@@ -203,5 +212,11 @@ def _serve_all(
         running_service.forget(running_service.file_of(here))
         await near.aclose()
 
-    backing = Backing(open_engine=near.open_engine, beside=beside, aclose=close, announce=announce)
+    backing = Backing(
+        open_engine=near.open_engine,
+        beside=beside,
+        aclose=close,
+        announce=announce,
+        beside_paths=PATHS,
+    )
     run(wish, port=options.port, open_page=False, as_json=as_json, backing=backing)

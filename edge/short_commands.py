@@ -1,13 +1,14 @@
-"""Short commands `nearfar run`, `pull`, `list` and `rm`: the words that ollama's users type."""
+"""Short commands `nearfar run`, `pull`, `list`, `rm`, `ps`, `stop`: words of ollama's users."""
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import Annotated
 
 import typer
 
-from backbone.terminal_text import printable, readable
+from backbone.terminal_text import echo, echo_json, printable, readable
 from edge.cli import ASKING, DEVICE
 from edge.models import cli as models
 from edge.near.flags import Json, LocalOnly, Offline, System
@@ -52,6 +53,35 @@ def run(
     if text:
         raise typer.Exit(ask_once(text, wish, why=False, as_json=as_json))
     raise typer.Exit(chat_on(wish, ConversationChoice(), "", as_json=as_json))
+
+
+@app.command(rich_help_panel=DEVICE)
+def ps(as_json: Json = False) -> None:
+    """List the models that `nearfar up` holds in memory."""
+    from edge.near.service_calls import models_in_memory
+
+    rows = models_in_memory()
+    if as_json:
+        echo_json(json.dumps(rows, ensure_ascii=False))
+        return
+    for row in rows:
+        size = f"{row['size'] / 1e6:,.1f} MB"
+        echo(f"{printable(row['name']):40} {size:>12}  until {row['expires_at']}")
+    if not rows:
+        echo("no model is in memory; one is loaded when it is asked", err=True)
+
+
+@app.command(rich_help_panel=DEVICE)
+def stop(
+    model: Annotated[str, typer.Argument(help="The name of a model, as `nearfar ps` shows it.")],
+    as_json: Json = False,
+) -> None:
+    """Take a model out of the memory of `nearfar up`; the service goes on."""
+    from edge.near.service_calls import unload
+
+    unload(model)
+    told = f"{printable(model)} is out of memory"
+    echo(json.dumps({"stopped": model}) if as_json else told)
 
 
 def _agreed(name: str) -> bool:

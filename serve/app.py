@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
@@ -35,16 +36,28 @@ from serve.request_schema import DetokenizeBody, EmbeddingBody, N, TokenizeBody
 from serve.response_bodies import ModelList, ModelReply
 
 
+@dataclass(frozen=True, kw_only=True)
+class AppParts:
+    """What further routes share with those of OpenAI's API."""
+
+    engine: Engine
+    models: ByModel | None
+    options: ServeOptions
+    admission: Admission
+    metrics: Metrics
+
+
 def build_app(
     engine: Engine,
     *,
     options: ServeOptions | None = None,
     models: ByModel | None = None,
-    further: Sequence[Route] = (),
+    further: Callable[[AppParts], Sequence[Route]] = lambda _: (),
 ) -> Starlette:
     """Return the ASGI app; the engine stays the caller's to close.
 
-    `models` are further models, asked by their names, `further` more routes behind the same door.
+    `models` are further models, asked by their names, `further` makes more routes behind the same
+    door.
     """
     options = options or ServeOptions()
     metrics, readiness = Metrics(engine), Readiness(engine, is_ready=not options.warm_up)
@@ -70,6 +83,9 @@ def build_app(
             answer=answer,
         )
 
+    parts = AppParts(
+        engine=engine, models=models, options=options, admission=admission, metrics=metrics
+    )
     info = _InfoRoutes(engine, models, metrics, readiness)
     routes = [
         Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -83,7 +99,7 @@ def build_app(
         Route("/ready", info.ready),
         Route("/metrics", info.metrics_page),
         Route("/openapi.json", info.openapi),
-        *further,
+        *further(parts),
     ]
 
     @contextlib.asynccontextmanager

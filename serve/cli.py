@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ END_WITHIN_S = 20.0  # after a signal: answers have 5 s of it, the engine the re
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.routing import Route
+
+    from serve.app import AppParts
 
 
 def address_of(text: str) -> tuple[str, int]:
@@ -69,7 +71,7 @@ def app_of(
     engine: Engine,
     options: ServeOptions,
     models: ByModel | None = None,
-    further: Sequence[Route] = (),
+    further: Callable[[AppParts], Sequence[Route]] = lambda _: (),
 ) -> Starlette:
     """Return the HTTP face as an app, for a server of the caller's; see serve.app.build_app.
 

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from offload.engine import AnswerStream, ByModel, Engine, Routing
 from offload.messages import Request
 from serve.admission import Account, Admission
-from serve.answer_streams import STOPPING, AnswerStreams, settled
+from serve.answer_streams import STOPPING, AnswerStreams, Start, settled
 from serve.auth import tenant_of
 from serve.chat_writer import ChatWriter
 from serve.event_stream import EventStream, headers_of
@@ -83,7 +83,7 @@ class CompletionEndpoint(Generic[C]):
         receive: Receive,
         send: Send,
     ) -> None:
-        start = partial(_settled, engine) if asked.stream else engine.generate
+        start = settled_start(engine) if asked.stream else engine.generate
         async with AnswerStreams(
             start,
             asked.requests,
@@ -107,6 +107,11 @@ class CompletionEndpoint(Generic[C]):
         response = json_response(body)
         response.raw_headers += headers_of([c.finish for c in choices if c.finish is not None])
         return response
+
+
+def settled_start(engine: Engine) -> Start:
+    """Return what begins an answer of which only what a reader may keep is streamed."""
+    return partial(_settled, engine)
 
 
 def _settled(engine: Engine, request: Request) -> AnswerStream:

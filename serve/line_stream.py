@@ -15,13 +15,17 @@ CONTENT_TYPE = b"application/x-ndjson"
 class LineStream:
     """ASGI response that sends each line of a generator, and closes the generator at its end."""
 
-    def __init__(self, lines: AsyncGenerator[bytes, None], *, timeout_s: float) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes, None], *, timeout_s: float = 86_400.0) -> None:
         self._lines, self._timeout_s = lines, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send all; the body of the request must have been read."""
+        await while_present(receive, self.send(send), timeout_s=self._timeout_s)
+
+    async def send(self, send: Send) -> None:
+        """Send all, for a caller that looks itself whether the reader is still there."""
         async with contextlib.aclosing(self._lines):
-            await while_present(receive, self._send(send), timeout_s=self._timeout_s)
+            await self._send(send)
 
     async def _send(self, send: Send) -> None:
         headers = [(b"content-type", CONTENT_TYPE), (b"cache-control", b"no-cache")]

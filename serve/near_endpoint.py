@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import hmac
 from collections.abc import AsyncGenerator
-from dataclasses import replace
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -28,6 +27,7 @@ from offload.config.settings import EdgeSettings
 from offload.engine import Engine, SessionKeeping
 from offload.messages import Delta, Finish, ModelCard, Request
 from offload.reading import heard_by
+from serve.app import AppParts
 from serve.http_bodies import error_response, json_response, read_body
 from serve.http_errors import BadRequest
 from serve.line_stream import LineStream
@@ -49,11 +49,11 @@ class NearModels(Protocol):
 class NearEndpoint:
     """Routes by which `nearfar ask` and `chat` use the model that a service holds in memory."""
 
-    def __init__(self, models: NearModels, token: str, options: ServeOptions) -> None:
+    def __init__(self, models: NearModels, token: str) -> None:
         self._models, self._token = models, token.encode()
-        self._options = replace(options, max_body_bytes=MAX_BODY_BYTES)
+        self._options = ServeOptions(max_body_bytes=MAX_BODY_BYTES)
 
-    def routes(self) -> list[Route]:
+    def routes(self, _: AppParts) -> list[Route]:
         """Return the routes."""
         return [
             Route(GENERATE_PATH, self._generate, methods=["POST"]),

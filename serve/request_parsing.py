@@ -88,7 +88,7 @@ def read_completion(body: CompletionBody, engine: Engine, options: ServeOptions)
     sampling = _sampling(
         body,
         # No engine writes nothing: where only the prompt is scored, what it writes is left out.
-        _DEFAULT_COMPLETION_TOKENS if body.max_tokens is None else max(1, body.max_tokens),
+        _completion_tokens(body.max_tokens, engine),
         logprobs=body.logprobs or 0,
         temperature=0.0,  # a raw prompt is mostly a program's
         prompt_logprobs=bool(body.echo) and (body.logprobs is not None or of_ids),
@@ -241,4 +241,18 @@ def _chat_tokens(body: ChatBody, engine: Engine) -> int:
             "max_tokens and max_completion_tokens differ; give the second alone", param="max_tokens"
         )
     # OpenAI's default: as long as the context allows.
-    return new or old or min(max(1, engine.card().max_model_len), 1_000_000)
+    chosen = new if new is not None else old
+    if chosen == 0:
+        name = "max_tokens" if new is None else "max_completion_tokens"
+        raise BadRequest(f"{name} is 0; ask for 1 or more, or -1 for no limit", param=name)
+    return _as_many_as_fit(engine) if chosen in (None, -1) else int(chosen or 0)
+
+
+def _completion_tokens(wanted: int | None, engine: Engine) -> int:
+    if wanted == -1:
+        return _as_many_as_fit(engine)
+    return _DEFAULT_COMPLETION_TOKENS if wanted is None else max(1, wanted)
+
+
+def _as_many_as_fit(engine: Engine) -> int:
+    return min(max(1, engine.card().max_model_len), 1_000_000)

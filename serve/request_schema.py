@@ -21,6 +21,7 @@ Ignored = Any
 # Lists and objects: each takes 64 bytes and more when it is built, and two in the body.
 MAX_CONTAINERS = 400_000
 
+MaxTokens = Annotated[int, Meta(ge=-1, le=1_000_000)]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -129,7 +130,7 @@ class Common(RequestBody, kw_only=True, frozen=True):
     """What both kinds of completion take."""
 
     model: Annotated[str, Meta(min_length=1, max_length=200)]
-    max_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_tokens: MaxTokens | None = None  # -1: as many as the context holds, as llama.cpp has it
     temperature: Temperature | None = None
     top_p: Share | None = None
     top_k: Annotated[int, Meta(ge=-1, le=1_000_000)] | None = None  # as vLLM: -1 and 0 are none
@@ -155,7 +156,7 @@ class ChatBody(Common, kw_only=True, frozen=True):
     """The body of POST /v1/chat/completions."""
 
     messages: Annotated[list[TurnBody], Meta(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: Annotated[int, Meta(ge=1, le=1_000_000)] | None = None
+    max_completion_tokens: MaxTokens | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
@@ -190,7 +191,7 @@ class CompletionBody(Common, kw_only=True, frozen=True):
     """
 
     prompt: str | Annotated[list[str | TokenId | list[TokenId]], Meta(min_length=1)]
-    max_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None  # 0 scores an echoed prompt
+    max_tokens: MaxTokens | None = None  # 0 scores an echoed prompt
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     echo: bool | None = None
     best_of: int | None = None
@@ -242,14 +243,15 @@ def decode(raw: bytes, kind: type[B]) -> B:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
-        raise _explain(str(error)) from None
+        raise explained(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON ({cause(error)}); send one JSON object") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply; send a flatter one") from None
 
 
-def _explain(fault: str) -> BadRequest:
+def explained(fault: str) -> BadRequest:
+    """Return msgspec's complaint of a body as an error that names the field."""
     at = _PATH.search(fault)
     path = at["path"] if at else ""
     named = _FIELD.search(fault)

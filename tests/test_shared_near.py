@@ -47,7 +47,7 @@ class Models:
 @asynccontextmanager
 async def running(engine: ScriptedEngine) -> AsyncIterator[tuple[Service, Models]]:
     options, models = ServeOptions(port=0, warm_up=False), Models(engine)
-    app = build_app(engine, options=options, further=NearEndpoint(models, TOKEN, options).routes())
+    app = build_app(engine, options=options, further=NearEndpoint(models, TOKEN).routes)
     server = HttpServer(app, options=options)
     await server.start()
     try:

@@ -78,6 +78,24 @@ def test_the_page_needs_its_token_and_others_are_kept_out(service: dict[str, Any
         assert sent.status_code == 415
 
 
+def test_clients_of_ollama_are_answered_and_people_see_what_is_in_memory(
+    service: dict[str, Any],
+) -> None:
+    with httpx.Client(base_url=service["ollama"], timeout=60) as http:
+        sent = {"model": "embedded", "messages": [{"role": "user", "content": QUESTION}]}
+        told = [json.loads(line) for line in http.post("/api/chat", json=sent).text.splitlines()]
+        assert "".join(each["message"]["content"] for each in told) == "42"
+        assert told[-1]["done"] and told[-1]["eval_count"] > 0
+        assert http.get("/api/tags").json()["models"][0]["name"] == "nearfar-edge"
+    rows = json.loads(nearfar(service["home"], "ps", "--json").stdout)
+    assert [row["name"] for row in rows] == ["nearfar-edge"]
+    assert nearfar(service["home"], "stop", "nearfar-edge").returncode == 0
+    done = nearfar(service["home"], "ps")
+    assert (done.returncode, done.stdout) == (0, "") and "no model is in memory" in done.stderr
+    wrong = nearfar(service["home"], "stop", "nothing")
+    assert wrong.returncode == 1 and "there is no model 'nothing'" in wrong.stderr
+
+
 def test_ask_uses_it_and_a_second_one_is_refused(service: dict[str, Any]) -> None:
     done = nearfar(service["home"], "ask", QUESTION, "--offline")
     assert (done.returncode, done.stdout) == (0, "42\n"), done.stderr

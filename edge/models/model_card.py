@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from backbone.terminal_text import readable
@@ -20,6 +21,12 @@ def card_of(path: Path) -> ModelCard:
 
     Its context is what the model was trained for; the size of its vocabulary is not told.
     """
+    told = path.stat() if path.exists() else None
+    return _card(path, *((told.st_mtime_ns, told.st_size) if told else (0, 0)))
+
+
+@functools.lru_cache(maxsize=256)  # a head holds the whole vocabulary, and takes a while to read
+def _card(path: Path, _written_ns: int, _size: int) -> ModelCard:
     contents = read_folder(path) if path.is_dir() else read_contents(path)
     name = path.resolve().name if path.is_dir() else contents.settings.get("general.name")
     return ModelCard(

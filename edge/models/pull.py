@@ -18,6 +18,8 @@ from edge.models.download import DownloadError, DownloadTarget, fetch, is_right,
 from edge.models.local_models import find_model, own_models, set_alias
 from edge.models.model_files import REPO, placed
 
+Tell = Callable[[str, int, int], None]  # a name, bytes that are here, bytes of the whole
+
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     """What was fetched; `sha256` is that of the first file."""
@@ -28,8 +30,11 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-def pull(name: str, folder: Path, *, anyway: bool = False) -> Pulled:
-    """Fetch a model; one that is here already is only checked. Raises DownloadError."""
+def pull(name: str, folder: Path, *, anyway: bool = False, tell: Tell | None = None) -> Pulled:
+    """Fetch a model; one that is here already is only checked. Raises DownloadError.
+
+    `tell` hears how far it is in place of the bar on stderr.
+    """
     source = hub.parse(name)
     chosen = hub.choose(source, hub.files(source))
     wanted = [hub.wanted(source, each) for each in chosen]
@@ -37,7 +42,7 @@ def pull(name: str, folder: Path, *, anyway: bool = False) -> Pulled:
     if not anyway:
         _require_fit(name, total, is_folder=not chosen[0].rfilename.endswith(".gguf"))
     places = _places(source, chosen, wanted, folder)
-    with _Bar(name, total) as bar:
+    with _Bar(name, total) if tell is None else _Told(name, total, tell) as bar:
         for each, place in zip(wanted, places, strict=True):
             if not is_right(each, place):
                 fetch(each, place, headers=hub.headers(), progress=bar.show)
@@ -98,6 +103,27 @@ def fetch_missing(name: str, folder: Path, *, agreed: Callable[[str], bool]) -> 
 
 def _is_elsewhere(name: str) -> bool:
     return listed(name) is not None or REPO.fullmatch(name.partition(":")[0]) is not None
+
+
+class _Told:
+    """Progress of a download for a listener."""
+
+    def __init__(self, name: str, total: int, tell: Tell) -> None:
+        self._name, self._total, self._tell = name, total, tell
+        self._before = 0
+
+    def __enter__(self) -> _Told:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is held."""
+
+    def show(self, done: int, _: int) -> None:
+        self._tell(self._name, self._before + done, self._total)
+
+    def file_done(self, num_bytes: int) -> None:
+        self._before += num_bytes
+        self._tell(self._name, self._before, self._total)
 
 
 class _Bar:

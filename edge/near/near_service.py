@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from edge.near.factory import RunFlags, open_hybrid
 from edge.near.models_by_name import ModelsByName
@@ -11,6 +12,7 @@ from edge.near.on_demand import OnDemandEngine, open_pool
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.engine import Engine
+from offload.engine_pool import ResidentEngine
 from offload.hybrid.hybrid import Hybrid
 
 
@@ -61,6 +63,15 @@ class NearService:
         )
         self._named.append(models)
         return models
+
+    def in_memory(self) -> list[ResidentEngine[EdgeSettings]]:
+        """Return the models in memory, the one asked last first; `key.model` is a path."""
+        return self.pool.resident()
+
+    async def unload(self, path: Path) -> bool:
+        """Take a model out of memory; return False where it is answering."""
+        keys = [key for key in self.pool.loaded if Path(key.model) == path.absolute()]
+        return all([await self.pool.close_one(key) for key in keys])
 
     async def aclose(self) -> None:
         """Close what was opened by name, and take all models out of memory."""

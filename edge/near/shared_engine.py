@@ -36,14 +36,14 @@ class SharedEngine:
 
     def __init__(self, service: Service, edge: EdgeSettings, here: Places) -> None:
         """Look at the model's file. Raises CheckpointError where there is none to run."""
-        path = find_model(edge.model, here.models)
+        self._path = find_model(edge.model, here.models)
         self._service = service
-        self._edge = replace(edge, model=str(path.absolute()))
-        self._card = card_of(path)
+        self._edge = replace(edge, model=str(self._path.absolute()))
+        self._card: ModelCard | None = None
 
     def card(self) -> ModelCard:
         """Return what the model is, as its file says until it has answered."""
-        return self._card
+        return self._card or card_of(self._path)
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream the service's answer; closing the stream ends it there, too."""

@@ -272,6 +272,7 @@ class ServeSettings:
     requests_per_day: int = 0
     tokens_per_day: int = 0
     log: str = ""  # a line on stderr for each request, as "json" or "text"
+    clients_change_models: bool = False  # ollama's /api/pull and /api/delete of `nearfar up`
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65_535:

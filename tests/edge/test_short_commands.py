@@ -59,3 +59,9 @@ def test_the_short_words_are_those_of_models(run: Run) -> None:
     for words in (("rm", "embedded", "--yes"), ("pull", "no model")):
         status, _, err = run(*words)
         assert status == 1 and len(err.splitlines()) == 1
+
+
+def test_without_a_service_ps_and_stop_say_how_to_start_one(run: Run) -> None:
+    for words in (("ps",), ("stop", "embedded")):
+        status, _, err = run(*words)
+        assert status == 1 and "start it with `nearfar up`" in err

@@ -3,18 +3,19 @@
     python -m benchmarks.kv_real --models FOLDER --text wikitext2_test.txt [--chats] [--quick]
 
 For every GGUF in the folder, perplexity and mean Kullback-Leibler divergence beside a full cache in
-f16, on the text and, with --chats, on conversations that the largest model writes. A row is kept in
-benchmarks/kv_real.json as soon as it is there, and not computed again while the file has it: stop
-it and go on. Nothing here is a timing, so a busy machine only takes longer.
+f16, on the text and, with --chats, on conversations that the largest model writes. What is measured
+is kept in benchmarks/kv_real.json at once, and not computed again while the file has it: stop it
+and go on. Nothing here is a timing, so a busy machine only takes longer.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,12 @@ from engine.window import Pins, Window
 from offload.messages import Delta, Message, Request, Sampling
 
 RESULTS = Path(__file__).with_suffix(".json")
-KINDS = ("f16", "q8_0/f16", "f16/q8_0", "q8_0", "k8v4", "q4_0")
-WINDOWS = [(size, sinks) for size in (512, 1024, 2048) for sinks in (0, 4)]
-CHUNK = 32  # tokens whose logits are held at once
+KINDS = ("q8_0/f16", "f16/q8_0", "q8_0", "k8v4", "q4_0")
+WINDOWS = (512, 1024, 2048)
+NUM_WINDOWS = 10  # a text is so many windows long
+NUM_SINKS = (0, 4)
+CHUNK = 64  # tokens whose logits are held at once
+SKIPPED = 4_000  # characters at a text's start, by which smooth-keys' floor was chosen
 ASKED = (
     "How do I plan a small vegetable garden?",
     "Write a Python function that finds the longest word in a text.",
@@ -48,48 +52,78 @@ ASKED = (
 Row = dict[str, Any]
 
 
-def log_probabilities(
-    model: Model, tokens: Sequence[int], kinds: KvTypes, *, capacity: int, num_sinks: int = 0
-) -> Iterator[npt.NDArray[np.float64]]:
-    """Yield the log-probabilities after each token, [vocabulary], from a cache of `capacity`."""
+@dataclass(frozen=True)
+class Cache:
+    """A KV cache to be judged: its types, the tokens it holds, and the first that it keeps."""
+
+    kinds: KvTypes
+    capacity: int
+    num_sinks: int = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits of a token less their largest, [vocabulary], and the log of their exponentials' sum."""
+
+    shifted: npt.NDArray[np.float32]
+    log_sum: float
+
+    def loss(self, target: int) -> float:
+        """Return what a token surprises by, in nats."""
+        return self.log_sum - float(self.shifted[target])
+
+    def divergence_to(self, other: Scores) -> float:
+        """Return the Kullback-Leibler divergence, in nats."""
+        # The constants apart: they would round each of 150,000 differences.
+        mean = np.dot(np.exp(self.shifted), self.shifted - other.shifted) / math.exp(self.log_sum)
+        return float(mean) - self.log_sum + other.log_sum
+
+
+def scores(model: Model, tokens: Sequence[int], cache: Cache) -> Iterator[Scores]:
+    """Yield the scores after each token of a text that goes through a cache."""
     params = ContextParams(
-        num_tokens=capacity,
+        num_tokens=cache.capacity,
         num_threads=1,
         batch_size=CHUNK,
-        kv_types=kinds,
-        flash_attention=kinds.values_need_flash,
+        kv_types=cache.kinds,
+        flash_attention=cache.kinds.values_need_flash,
         num_outputs=CHUNK,
     )
     with Context(model, params) as context:
-        window = Window(capacity, num_sinks=num_sinks, block=64)
-        cache = KvCache(context, window, sliding=True, reuse=False)
+        window = Window(cache.capacity, num_sinks=cache.num_sinks, block=64)
+        kept = KvCache(context, window, sliding=True, reuse=False)
         pins = Pins(num_first=0, last_start=0, last_end=0)
         for start in range(0, len(tokens), CHUNK):
             chunk = list(tokens[start : start + CHUNK])
-            cache.append(chunk, pins)
+            kept.append(chunk, pins)
             for row in range(len(chunk)):
-                shifted = cache.logits(row).astype(np.float64)
-                shifted -= shifted.max()
-                yield shifted - np.log(np.exp(shifted).sum())
+                logits = kept.logits(row)
+                shifted = logits - logits.max()
+                yield Scores(shifted, math.log(float(np.exp(shifted).sum(dtype=np.float64))))
 
 
-def compared(model: Model, tokens: Sequence[int], kinds: KvTypes, **cache: int) -> Row:
-    """Return what a cache loses beside a full one in f16, over all tokens but the first."""
-    full = log_probabilities(model, tokens, F16, capacity=len(tokens) + 1)
-    other = log_probabilities(model, tokens, kinds, **cache)
-    losses, divergences = [], []
-    for target, base, row in zip(tokens[1:], full, other, strict=False):
-        losses.append((-base[target], -row[target]))
-        divergences.append(float((np.exp(base) * (base - row)).sum()))
-    base_loss, loss = np.mean(losses, axis=0)
-    apart = np.diff(np.array(losses), axis=1)
+def compared(model: Model, tokens: Sequence[int], caches: dict[str, Cache]) -> dict[str, Row]:
+    """Return what each cache loses beside a full one in f16, over all tokens but the first."""
+    full = Cache(F16, len(tokens) + 1)
+    sides = [scores(model, tokens, cache) for cache in (full, *caches.values())]
+    losses: list[list[float]] = []
+    divergences: list[list[float]] = []
+    for target, (base, *others) in zip(tokens[1:], zip(*sides, strict=True), strict=False):
+        losses.append([side.loss(target) for side in (base, *others)])
+        divergences.append([base.divergence_to(other) for other in others])
+    for side in sides:
+        side.close()  # type: ignore[attr-defined]
+    apart = np.array(losses)[:, 1:] - np.array(losses)[:, :1]  # [tokens, caches]
     return {
-        "num_tokens": len(tokens),
-        "perplexity_full_f16": round(math.exp(base_loss), 4),
-        "perplexity_change": round(math.expm1(loss - base_loss), 6),
-        "standard_error": round(float(apart.std() / math.sqrt(len(apart))), 6),
-        "divergence": round(float(np.mean(divergences)), 6),
-        "worst_tenth": _worst(divergences),
+        name: {
+            "num_tokens": len(tokens),
+            "perplexity_full_f16": round(math.exp(np.mean(losses, axis=0)[0]), 4),
+            "perplexity_change": round(math.expm1(apart[:, at].mean()), 6),
+            "standard_error": round(float(apart[:, at].std() / math.sqrt(len(apart))), 6),
+            "divergence": round(float(np.mean(divergences, axis=0)[at]), 6),
+            "worst_tenth": _worst([each[at] for each in divergences]),
+        }
+        for at, name in enumerate(caches)
     }
 
 
@@ -99,49 +133,75 @@ def _worst(divergences: Sequence[float]) -> float:
     return round(float(max(tenth.mean() for tenth in tenths)), 6)
 
 
-def chats(path: Path) -> str:
-    """Return conversations that a model writes, three turns each, in its own template."""
-    engine = LlamaEngine(path, options=LlamaOptions(max_model_len=2048))
-    texts = []
-    try:
-        for begin in range(len(ASKED)):
-            messages: list[Message] = []
-            for question in (ASKED[begin:] + ASKED[:begin])[:3]:
-                messages.append(Message(role="user", content=question))
-                sampling = Sampling(max_tokens=220, temperature=0.7, top_p=0.9, seed=begin)
-                items = engine.answer(Request(messages=tuple(messages), sampling=sampling))
-                said = "".join(item.text for item in items if isinstance(item, Delta))
-                messages.append(Message(role="assistant", content=said))
-            texts += [f"{message.role}: {message.content}" for message in messages]
-    finally:
-        engine.close()
-    return "\n\n".join(texts)
+def chat(engine: LlamaEngine, begin: int) -> str:
+    """Return a conversation that a model writes, three turns in its own template."""
+    messages: list[Message] = []
+    for question in (ASKED[begin:] + ASKED[:begin])[:3]:
+        messages.append(Message(role="user", content=question))
+        sampling = Sampling(max_tokens=220, temperature=0.7, top_p=0.9, seed=begin)
+        items = engine.answer(Request(messages=tuple(messages), sampling=sampling))
+        said = "".join(item.text for item in items if isinstance(item, Delta))
+        messages.append(Message(role="assistant", content=said))
+    return "\n\n".join(f"{message.role}: {message.content}" for message in messages)
 
 
-def rows(model: Model, texts: dict[str, str], *, quick: bool) -> Iterator[tuple[str, Any]]:
-    """Yield each row's name and the call that computes it, the cheap ones first."""
-    shape, length = CacheShape.of(model), 400 if quick else 2000
-    for (name, text), kind in itertools.product(texts.items(), KINDS[1:]):
-        kinds, tokens = KvTypes.parse(kind), _tokens(model, text, length)
-        if shape.allows(kinds):
-            capacity = len(tokens) + 1
-            yield (
-                f"{name}, {kind}",
-                lambda k=kinds, t=tokens, c=capacity: compared(model, t, k, capacity=c),
-            )
-    for size, sinks in WINDOWS[: 2 if quick else None]:
-        tokens = _tokens(model, texts["text"], size * (2 if quick else 10))
-        if len(tokens) < model.trained_len:
-            yield (
-                f"text, window {size}, {sinks} sinks",
-                lambda t=tokens, n=size, s=sinks: compared(
-                    model, t, F16, capacity=n + s, num_sinks=s
-                ),
-            )
+def kinds_of(model: Model, num_tokens: int) -> dict[str, Cache]:
+    """Return a cache of each type that the model's heads allow."""
+    parsed = {kind: KvTypes.parse(kind) for kind in KINDS}
+    allowed = CacheShape.of(model).allows
+    return {kind: Cache(each, num_tokens + 1) for kind, each in parsed.items() if allowed(each)}
 
 
-def _tokens(model: Model, text: str, length: int) -> list[int]:
-    return model.vocabulary.tokenize(text[: 8 * length], add_special=True)[:length]
+def windows_of(size: int) -> dict[str, Cache]:
+    """Return windows of a size, with and without sinks."""
+    return {f"{sinks} sinks": Cache(F16, size + sinks, sinks) for sinks in NUM_SINKS}
+
+
+def tokens_of(model: Model, text: str, length: int) -> list[int]:
+    """Return so many tokens of a text, behind its first characters."""
+    piece = text[SKIPPED : SKIPPED + 8 * length]
+    return model.vocabulary.tokenize(piece, add_special=True)[:length]
+
+
+def part(model: Model, name: str, texts: dict[str, str], *, quick: bool) -> dict[str, Row]:
+    """Measure the types on a text, or the windows of a size ("window 512"); {} where too long."""
+    if name in texts:
+        tokens = tokens_of(model, texts[name], 400 if quick else 4000)
+        caches = kinds_of(model, len(tokens))
+    else:
+        size = int(name.removeprefix("window "))
+        tokens = tokens_of(model, texts["text"], size * (2 if quick else NUM_WINDOWS))
+        caches = windows_of(size)
+    return compared(model, tokens, caches) if len(tokens) < model.trained_len else {}
+
+
+class Results:
+    """The file of results, written whenever something is added."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(self, *names: str, value: Any) -> None:
+        """Add a value under names, one below the other."""
+        table = self.found
+        for name in names[:-1]:
+            table = table.setdefault(name, {})
+        table[names[-1]] = value
+        atomic_write(self._path, json.dumps(self.found, indent=1).encode(), mode=SHARED)
+        print(*names, value, flush=True)
+
+
+def write_chats(results: Results, path: Path) -> None:
+    """Have a model write the conversations that are missing."""
+    said: list[str] = results.found.get("chats", [])
+    if len(said) == len(ASKED):
+        return
+    with closing(LlamaEngine(path, options=LlamaOptions(max_model_len=2048))) as engine:
+        for begin in range(len(said), len(ASKED)):
+            said.append(chat(engine, begin))
+            results.keep("chats", value=said)
+    results.keep("chats_by", value=path.stem)
 
 
 def main() -> None:
@@ -150,26 +210,24 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True, help="a folder of GGUF files")
     parser.add_argument("--text", type=Path, required=True, help="a text in UTF-8")
     parser.add_argument("--only", default="", help="a part of the names of models to measure")
+    parser.add_argument("--parts", nargs="+", help="text, chats, window 512, ... (default: all)")
     parser.add_argument("--chats", action="store_true", help="judge by chats, too; slow to write")
     parser.add_argument("--quick", action="store_true", help="short texts, for a look")
     parser.add_argument("--out", type=Path, default=RESULTS)
     asked = parser.parse_args()
     files = sorted(asked.models.glob("*.gguf"), key=lambda path: path.stat().st_size)
-    found: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    if asked.chats and "chats" not in found:
-        found["chats"], found["chats_by"] = chats(files[-1]), files[-1].stem
+    results = Results(asked.out)
+    if asked.chats:
+        write_chats(results, files[-1])
     texts = {"text": asked.text.read_text(encoding="utf-8")}
-    texts |= {"chats": found["chats"]} if "chats" in found else {}
-    for path in files:
-        if asked.only not in path.name:
-            continue
-        mine = found.setdefault(path.stem, {})
-        with Model(path) as model:
-            for name, measure in rows(model, texts, quick=asked.quick):
-                if name not in mine:
-                    mine[name] = measure()
-                    atomic_write(asked.out, json.dumps(found, indent=1).encode(), mode=SHARED)
-                    print(path.stem, name, mine[name], flush=True)
+    if "chats" in results.found:
+        texts["chats"] = "\n\n".join(results.found["chats"])
+    for name in asked.parts or [*texts, *(f"window {size}" for size in WINDOWS)]:
+        for path in files:
+            if asked.only in path.name and name not in results.found.get(path.stem, {}):
+                with Model(path) as model:
+                    measured = part(model, name, texts, quick=asked.quick)
+                results.keep(path.stem, name, value=measured)
 
 
 if __name__ == "__main__":

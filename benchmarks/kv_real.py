@@ -33,7 +33,7 @@ from engine.window import Pins, Window
 from offload.messages import Delta, Message, Request, Sampling
 
 RESULTS = Path(__file__).with_suffix(".json")
-KINDS = ("q8_0/f16", "f16/q8_0", "q8_0", "k8v4", "q4_0")
+KINDS = ("q8_0/f16", "q8_0", "k8v4", "q4_0")
 WINDOWS = (512, 1024, 2048)
 NUM_WINDOWS = 10  # a text is so many windows long
 NUM_SINKS = (0, 4)
@@ -166,7 +166,7 @@ def tokens_of(model: Model, text: str, length: int) -> list[int]:
 def part(model: Model, name: str, texts: dict[str, str], *, quick: bool) -> dict[str, Row]:
     """Measure the types on a text, or the windows of a size ("window 512"); {} where too long."""
     if name in texts:
-        tokens = tokens_of(model, texts[name], 400 if quick else 4000)
+        tokens = tokens_of(model, texts[name], 400 if quick else 2000)
         caches = kinds_of(model, len(tokens))
     else:
         size = int(name.removeprefix("window "))

@@ -125,7 +125,7 @@ def open_near(model: str | Path | None = None, *, serving: bool = False) -> Engi
     `model` is a path or the name of a model on this device; None is the settings' model. With
     `serving` it answers several requests at once. Raises NearfarError.
     """
-    from edge.near.factory import open_edge
+    from edge.near.edge_factory import open_edge
     from offload.config.places import places
 
     return open_edge(_settings(model), places(), serving=serving)

@@ -3,54 +3,67 @@
 from __future__ import annotations
 
 import errno
+import functools
+import importlib
 import io
 import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NamedTuple, NoReturn
 
 import typer
 
-import cloud.cli
-import edge.bench.cli
-import edge.cli
-import edge.conversations.cli
-import edge.models.cli
-import edge.short_commands
-import nearfar_serving
-import offload.commands.config
-import offload.commands.link
-import offload.commands.policy
-import quantize.cli
 from backbone.errors import NearfarError, WrongUsage, cause
 from backbone.terminal_text import clean_logs, echo, echo_json
 from edge.cli import ASKING, DEVICE
-from offload.commands.link import FAR
 
 if TYPE_CHECKING:
     from offload.engine import Engine
 
-PREPARING = "Measure and prepare"
+FAR, PREPARING = "The far side", "Measure and prepare"
 _INTERRUPTED = 130  # what shells call Ctrl-C: 128 and the signal's number
 
-app = typer.Typer(
-    name="nearfar",
-    help="Run a language model near, and ask one far away only when that pays.",
-    add_completion=True,
-    pretty_exceptions_enable=False,
+
+def _of(module: str, name: str = "app") -> Callable[[], typer.Typer]:
+    def declared() -> typer.Typer:
+        app: typer.Typer = getattr(importlib.import_module(module), name)
+        return app
+
+    return declared
+
+
+def _cloud() -> typer.Typer:
+    from cloud.cli import build
+
+    return build(open_http=_http_face)
+
+
+class Room(NamedTuple):
+    """Commands that one module declares: a group under its one name, or each under its own."""
+
+    declared: Callable[[], typer.Typer]
+    names: tuple[str, ...]
+    panel: str | None = None  # where `nearfar --help` shows a group
+
+
+# In the order of `nearfar --help`.
+ROOMS = (
+    Room(_of("edge.cli"), ("ask", "chat", "assistant", "doctor")),
+    Room(_of("edge.short_commands"), ("pull", "list", "rm", "run")),
+    Room(_of("edge.conversations.cli", "conversations_app"), ("conversations",), ASKING),
+    Room(_of("edge.models.cli", "models_app"), ("models",), DEVICE),
+    Room(_of("offload.commands.config", "config_app"), ("config",), DEVICE),
+    Room(_of("offload.commands.policy", "policy_app"), ("policy",), FAR),
+    Room(_of("offload.commands.link", "link_app"), ("link",), FAR),
+    Room(_cloud, ("cloud",), FAR),
+    Room(_of("nearfar_serving"), ("serve", "up")),  # last of those in its group that answer
+    Room(_of("edge.bench.cli", "bench_app"), ("bench",), PREPARING),
+    Room(_of("quantize.cli"), ("quantize",), PREPARING),
 )
-app.add_typer(edge.cli.app)
-app.add_typer(edge.short_commands.app)
-app.add_typer(
-    edge.conversations.cli.conversations_app, name="conversations", rich_help_panel=ASKING
-)
-app.add_typer(edge.models.cli.models_app, name="models", rich_help_panel=DEVICE)
-app.add_typer(offload.commands.config.config_app, name="config", rich_help_panel=DEVICE)
-app.add_typer(offload.commands.policy.policy_app, name="policy", rich_help_panel=FAR)
-app.add_typer(offload.commands.link.link_app, name="link", rich_help_panel=FAR)
 
 
 def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]:
@@ -61,10 +74,38 @@ def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]
     return face_at(engine, load(places().config_file), address)
 
 
-app.add_typer(cloud.cli.build(open_http=_http_face), name="cloud", rich_help_panel=FAR)
-app.add_typer(nearfar_serving.app)  # last of those in its group that answer
-app.add_typer(edge.bench.cli.bench_app, name="bench", rich_help_panel=PREPARING)
-app.add_typer(quantize.cli.app, name="quantize", rich_help_panel=PREPARING)
+def app_of(*rooms: Room) -> typer.Typer:
+    """Return the command with the commands of some rooms alone."""
+    app = typer.Typer(
+        name="nearfar",
+        help="Run a language model near, and ask one far away only when that pays.",
+        add_completion=True,
+        pretty_exceptions_enable=False,
+    )
+    for room in rooms:
+        if room.panel is None:
+            app.add_typer(room.declared())
+        else:
+            app.add_typer(room.declared(), name=room.names[0], rich_help_panel=room.panel)
+    app.callback(invoke_without_command=True)(nearfar)
+    return app
+
+
+@functools.cache
+def whole_app() -> typer.Typer:
+    """Return the command with the commands of all rooms."""
+    return app_of(*ROOMS)
+
+
+def app_for(words: Sequence[str]) -> typer.Typer:
+    """Return what runs a command line: preparing fifty commands for one takes a tenth of a second.
+
+    Help, completion and unknown commands need all of them.
+    """
+    for room in ROOMS:
+        if words and words[0] in room.names:
+            return app_of(room)
+    return whole_app()
 
 
 def _version(wanted: bool) -> None:
@@ -75,7 +116,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(invoke_without_command=True)
 def nearfar(
     context: typer.Context,
     version: Annotated[
@@ -95,7 +135,7 @@ def main() -> None:
     _suit_the_system()
     _end_as_by_ctrl_c()
     try:
-        app()
+        app_for(sys.argv[1:])()
     except WrongUsage as error:
         _fail(str(error), status=2)
     except NearfarError as error:

@@ -121,10 +121,18 @@ def ask(folder: Path, quick: bool) -> Row:
     """`nearfar ask "Say hi"` from shell to end, beside eight lines of llama-cpp-python."""
     path = find(folder, "0.5b")
     command = [sys.executable, "-m", "nearfar", "ask", "Say hi", "--offline", "-m", str(path)]
+    command += ["--temperature", "0"]
     found: list[list[tuple[float, float]]] = [[], []]
     with tempfile.TemporaryDirectory() as home:
-        environment = {**os.environ, "NEARFAR_HOME": home}
-        _run(command, environment)  # the first time of all tries an unknown model
+        environment = {
+            **os.environ,
+            "NEARFAR_HOME": home,
+            "PYTHONPYCACHEPREFIX": f"{home}/bytecode",
+        }
+        # As an installed program, of which a checkout may be told to keep no bytecode.
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)
+        _run(command, environment)  # the first time of all compiles, and tries an unknown model
+        _run([sys.executable, "-c", EIGHT_LINES, str(path)], environment)
         for _ in range(1 if quick else 7):
             found[0].append(_run(command, environment))
             found[1].append(_run([sys.executable, "-c", EIGHT_LINES, str(path)], environment))

@@ -63,7 +63,7 @@ class Cache:
 
 @dataclass(frozen=True)
 class Scores:
-    """Logits of a token less their largest, [vocabulary], and the log of their exponentials' sum."""
+    """Logits of a token less their largest, [vocabulary], and the log of their exponents' sum."""
 
     shifted: npt.NDArray[np.float32]
     log_sum: float

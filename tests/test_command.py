@@ -49,7 +49,11 @@ def test_why_goes_to_stderr_and_the_answer_alone_to_stdout(run: Run) -> None:
 )
 def test_the_shell_completes_commands(typed: str, found: set[str]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "import nearfar_command; nearfar_command.app(prog_name='nearfar')"],
+        [
+            sys.executable,
+            "-c",
+            "import nearfar_command; nearfar_command.whole_app()(prog_name='nearfar')",
+        ],
         cwd=ROOT,
         env={
             **os.environ,
@@ -186,8 +190,19 @@ def _commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
             yield from _commands(command, (*path, name))
 
 
+def test_a_command_line_mounts_its_own_room_alone_and_help_all_of_them() -> None:
+    for room in nearfar_command.ROOMS:
+        told = typer.main.get_command(nearfar_command.app_of(room))
+        assert tuple(told.commands) == room.names  # type: ignore[attr-defined]
+        for name in room.names:
+            found = typer.main.get_command(nearfar_command.app_for([name, "--help"]))
+            assert tuple(found.commands) == room.names  # type: ignore[attr-defined]
+    for words in ([], ["--help"], ["unheard-of"], ["--version"]):
+        assert nearfar_command.app_for(words) is nearfar_command.whole_app()
+
+
 def test_every_command_and_option_is_one_plain_sentence_and_every_command_takes_json() -> None:
-    for path, command in _commands(typer.main.get_command(nearfar_command.app)):
+    for path, command in _commands(typer.main.get_command(nearfar_command.whole_app())):
         told = (command.help or "").split("\n\n")[0].strip()
         assert told.endswith(".") and len(told) < 110, path
         if hasattr(command, "commands"):

@@ -95,7 +95,7 @@ def test_the_jetsons_service_calls_what_there_is() -> None:
     unit.optionxform = str  # type: ignore[assignment, method-assign]
     unit.read(EXAMPLES / "jetson" / "nearfar.service")
     _, name, *arguments = unit["Service"]["ExecStart"].split()
-    command = typer.main.get_command(nearfar_command.app).commands[name]  # type: ignore[attr-defined]
+    command = typer.main.get_command(nearfar_command.whole_app()).commands[name]  # type: ignore[attr-defined]
     options = {option for parameter in command.params for option in parameter.opts}
     assert {each for each in arguments if each.startswith("--")} <= options
     assert unit["Service"]["DynamicUser"] == "yes"

@@ -130,7 +130,7 @@ def test_nothing_can_unpickle() -> None:
 def test_the_command_and_the_near_side_load_without_torch() -> None:
     code = (
         "import sys, nearfar_command, edge.llama.runtime, edge.near.factory, offload.link.client, "
-        "offload.link.server, offload.hybrid.hybrid; "
+        "offload.link.server, offload.hybrid.hybrid; nearfar_command.whole_app(); "
         "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(
@@ -141,7 +141,10 @@ def test_the_command_and_the_near_side_load_without_torch() -> None:
 
 def test_help_loads_neither_llama_nor_numpy() -> None:
     heavy = "{'numpy', 'llama_cpp', 'zmq'}"
-    code = f"import sys, nearfar_command; print(sorted({heavy} & set(sys.modules)))"
+    code = (
+        "import sys, nearfar_command; nearfar_command.whole_app(); "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from backbone.terminal_text import echo, echo_json
-from edge.near.factory import open_edge, settings_with
+from edge.near.edge_factory import open_edge
+from edge.near.factory import settings_with
 from offload.collect import collect
 from offload.config.places import Places, places
 from offload.config.settings import Settings

@@ -13,7 +13,7 @@ import psutil
 
 from backbone.errors import NearfarError
 from edge.device.cpu_load import Disturbance, spread
-from edge.near.factory import open_edge
+from edge.near.edge_factory import open_edge
 from offload.config.places import Places
 from offload.config.settings import Settings
 from offload.engine import Engine

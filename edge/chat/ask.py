@@ -5,29 +5,27 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage, as_typed
 from backbone.terminal_text import echo, echo_json
-from edge.chat.consent import ConsentPrompt, Reply, size_of
-from edge.chat.learn_consent import choose_at_terminal, settle_learning
 from edge.chat.question_text import with_files
-from edge.chat.terminal import StreamReader, document
-from edge.chat.terminal import why as tell_why
-from edge.chat.upgrade_answers import is_in_reach, waiting_line
 from offload.config.places import places
 from offload.config.settings import Settings
 from offload.config.settings_reading import load
-from offload.egress.outbox import Outbox
 from offload.messages import Finish, Message, Privacy, Request, Sampling, sampling_at
-from offload.reasons import sentence
 
 if TYPE_CHECKING:
+    from edge.chat.consent import Reply
+    from edge.chat.terminal import StreamReader
     from edge.near.factory import RunFlags
+    from offload.engine import Engine
 
-# The chat's prompt is drawn with this alone: engines are imported where they are opened.
+# The chat's prompt is drawn with this alone, and `ask` has its model loaded before it imports more:
+# engines and what is done with an answer are imported where they are needed.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +76,7 @@ class AskOptions:
             return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
 
     def choice(self) -> RunFlags:
+        from edge.chat.consent import ConsentPrompt
         from edge.near.factory import RunFlags
 
         return RunFlags(
@@ -90,6 +89,8 @@ class AskOptions:
 
 async def consent_at_terminal(request: Request) -> Reply:
     """Ask the person whether this text may leave the device."""
+    from edge.chat.consent import size_of
+
     size = size_of(request)
     question = f"May this text ({size} bytes) leave the device for the cloud? [y/N] "
     reply = await asyncio.to_thread(input, question)
@@ -102,6 +103,8 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     A program that reads JSON gets the likeliest answer, the same each time, unless it asks
     otherwise.
     """
+    from edge.chat.terminal import StreamReader
+
     settings = wish.settings()
     system = (Message(role="system", content=wish.system),) if wish.system else ()
     request = Request(
@@ -117,8 +120,24 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     return status
 
 
+def _begin_to_load(
+    loader: ThreadPoolExecutor, settings: Settings, request: Request
+) -> Future[Engine] | None:
+    """Have the near model loaded in another thread; None where a service runs that may have it."""
+    from offload.config.running_service import find
+
+    if settings.edge.use_service and find(places()) is not None:
+        return None
+    from edge.near.edge_factory import edge_loader
+
+    return loader.submit(edge_loader(settings, places(), only=request))
+
+
 def _of_the_outbox(request: Request, answer: str, finish: Finish) -> str:
     """Let the question wait for the cloud if it may be bettered; return what is to be told."""
+    from edge.chat.upgrade_answers import is_in_reach, waiting_line
+    from offload.egress.outbox import Outbox
+
     outbox = Outbox(places().outbox)
     if outbox.put(request, answer, finish):
         return "it was not sure; `nearfar policy outbox --ask` asks the cloud when it is back"
@@ -128,12 +147,18 @@ def _of_the_outbox(request: Request, answer: str, finish: Finish) -> str:
 async def _ask(
     settings: Settings, wish: AskOptions, request: Request, reader: StreamReader
 ) -> Finish:
-    from edge.near.factory import open_hybrid
+    with ThreadPoolExecutor(1, "nearfar-load") as loader:
+        loading = _begin_to_load(loader, settings, request)
+        # More than half of all imports, while llama.cpp reads the model.
+        from edge.near.factory import open_hybrid
 
-    choice = replace(wish.choice(), only=request)
-    async with aclosing(open_hybrid(settings, places(), choice)) as engine:
+        choice = replace(wish.choice(), only=request)
+        edge = None if loading is None else loading.result()
+    async with aclosing(open_hybrid(settings, places(), choice, edge=edge)) as engine:
         finish = await reader.read(engine.generate(request))
         if engine.can_learn and reader.is_live and sys.stdin.isatty():
+            from edge.chat.learn_consent import choose_at_terminal, settle_learning
+
             await settle_learning(finish, places().config_file, choose_at_terminal)
         return finish
 
@@ -141,6 +166,9 @@ async def _ask(
 def _report(
     reader: StreamReader, finish: Finish, wish: AskOptions, *, explain: bool, as_document: bool
 ) -> int:
+    from edge.chat.terminal import document
+    from edge.chat.terminal import why as tell_why
+
     if as_document:
         echo_json(json.dumps(document(reader.text, finish, reader.thoughts), ensure_ascii=False))
     if explain:
@@ -163,6 +191,8 @@ def _report(
 
 def _withheld(finish: Finish) -> bool:
     """Say why who insisted on the cloud was answered near, and return whether that was so."""
+    from offload.reasons import sentence
+
     route = finish.route
     if route is None or route.served_by == "cloud":
         return False

@@ -12,7 +12,7 @@ from backbone.process_limits import free_memory_bytes
 from edge.device.cpu_load import num_usable_cores
 from edge.llama.gpu import find_gpus
 from edge.models.local_models import find_model
-from edge.near.factory import llama_options
+from edge.near.edge_factory import llama_options
 from engine.draft_gate import TOKEN_COST
 from engine.prompt_lookup import LEAST_GAIN
 from offload.config.places import Places

@@ -22,7 +22,7 @@ import msgspec
 from edge.device.cpu_load import num_usable_cores
 from edge.llama.speed import Speed, measured_speed
 from edge.models.local_models import find_gguf
-from edge.near.factory import llama_options
+from edge.near.edge_factory import llama_options
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_reading import is_said

@@ -11,7 +11,7 @@ from pathlib import Path
 from backbone.process_limits import free_memory_bytes
 from edge.models.local_models import find_model, memory_needed
 from edge.models.model_card import card_of
-from edge.near.factory import open_edge
+from edge.near.edge_factory import open_edge
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.durations import seconds_of

@@ -8,8 +8,6 @@ import typer
 
 from backbone.terminal_text import echo, echo_json
 
-FAR = "The far side"  # the group in which `nearfar --help` shows this room's commands
-
 link_app = typer.Typer(help="The link between a device and its cloud.", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]

@@ -23,7 +23,7 @@ import nearfar_command
 from pathlib import Path
 from backbone.files import scratch_file, scratch_folder
 
-@nearfar_command.app.command("hold")
+@nearfar_command.whole_app().command("hold")
 def hold() -> None:
     with scratch_file(Path(sys.argv[2]), "part") as part, scratch_folder("plan") as folder:
         part.write_bytes(b"x")

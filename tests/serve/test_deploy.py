@@ -38,7 +38,7 @@ def accepts(words: list[str]) -> bool:
     for word in words[at + 1 :]:
         (options if word.startswith("--") else command).append(word)
     command = [word for word in command if word.isalpha()][: 2 if command[0] == "cloud" else 1]
-    done = CliRunner().invoke(nearfar_command.app, [*command, "--help"], terminal_width=200)
+    done = CliRunner().invoke(nearfar_command.whole_app(), [*command, "--help"], terminal_width=200)
     return done.exit_code == 0 and all(option in done.output for option in options)
 
 

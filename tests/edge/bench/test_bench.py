@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from nearfar_command import app
+from nearfar_command import whole_app
 
 
 def _run(*arguments: str) -> dict:
-    result = CliRunner().invoke(app, ["bench", "edge", *arguments, "--json"])
+    result = CliRunner().invoke(whole_app(), ["bench", "edge", *arguments, "--json"])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout)
 
@@ -51,7 +51,7 @@ def test_a_busy_machine_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> 
             found = _run(*arguments)
             assert found["others_busy_cores"] == busy
             assert ("measure again" in (found["warning"] or "")) == told
-            shown = CliRunner().invoke(app, ["bench", "edge", *arguments]).stdout
+            shown = CliRunner().invoke(whole_app(), ["bench", "edge", *arguments]).stdout
             assert ("warning  other programs kept 5.0 of" in shown) == told
 
 
@@ -79,5 +79,5 @@ def test_kinds_and_text_can_be_chosen(tiny_gguf: Path, tmp_path: Path, home: Pat
     ],
 )
 def test_mistakes_are_one_line(arguments: tuple[str, ...], words: str, home: Path) -> None:
-    result = CliRunner().invoke(app, ["bench", "edge", *arguments])
+    result = CliRunner().invoke(whole_app(), ["bench", "edge", *arguments])
     assert result.exit_code != 0 and words in str(result.exception)

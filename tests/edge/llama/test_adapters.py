@@ -12,7 +12,7 @@ from backbone.errors import CheckpointError
 from edge.llama.adapters import Adapter, parse_adapters
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from edge.near.factory import llama_options
+from edge.near.edge_factory import llama_options
 from edge.near.rule_choice import content_of
 from offload.config.places import places
 from offload.config.settings import EdgeSettings, Settings

@@ -158,7 +158,7 @@ def test_an_absurd_context_in_the_file_is_refused_or_bounded(
 def test_an_absurd_context_in_the_settings_names_the_setting(
     home: Path, tiny_gguf: Path, name: str, value: int
 ) -> None:
-    from edge.near.factory import llama_options
+    from edge.near.edge_factory import llama_options
     from offload.config.settings import Settings
 
     with pytest.raises(NearfarError, match=name):

@@ -111,7 +111,7 @@ async def test_a_forgotten_conversation_is_read_anew_and_not_saved_again(
 
 
 def test_the_settings_reach_the_runtime(home: Path) -> None:
-    from edge.near.factory import NUM_SERVED, open_edge
+    from edge.near.edge_factory import NUM_SERVED, open_edge
 
     settings = Settings(edge=EdgeSettings(num_sinks=7, max_draft_tokens=3, session_budget_mb=5))
     for serving, num_seqs in ((False, 1), (True, NUM_SERVED)):

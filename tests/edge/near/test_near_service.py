@@ -14,7 +14,8 @@ import pytest
 from backbone.errors import CheckpointError
 from edge.models.local_models import set_alias
 from edge.models.model_card import card_of
-from edge.near.factory import RunFlags, open_edge
+from edge.near.edge_factory import open_edge
+from edge.near.factory import RunFlags
 from edge.near.near_service import NearService
 from edge.near.on_demand import OnDemandEngine, open_pool
 from offload.config.places import Places, places

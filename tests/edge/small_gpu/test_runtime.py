@@ -11,7 +11,7 @@ import torch
 from backbone.attention import causal_attention
 from backbone.errors import CheckpointError, MissingExtra, NearfarError
 from backbone.tokenizer import Tokenizer
-from edge.near.factory import open_edge
+from edge.near.edge_factory import open_edge
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
 from edge.small_gpu.step import SampledToken, Step, StepPart
 from offload import reading

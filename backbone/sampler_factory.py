@@ -25,6 +25,10 @@ class WantsSampling(Protocol):
     @property
     def repetition_penalty(self) -> float: ...
     @property
+    def presence_penalty(self) -> float: ...
+    @property
+    def frequency_penalty(self) -> float: ...
+    @property
     def seed(self) -> int | None: ...
     @property
     def logit_bias(self) -> Mapping[int, float] | None: ...
@@ -85,4 +89,6 @@ def _values(asked: WantsSampling) -> SamplingValues:
         top_p=asked.top_p,
         min_p=asked.min_p,
         repetition_penalty=asked.repetition_penalty,
+        presence_penalty=asked.presence_penalty,
+        frequency_penalty=asked.frequency_penalty,
     )

@@ -28,6 +28,8 @@ class SamplingValues:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
 
 class Constraint(Protocol):
@@ -82,6 +84,8 @@ class Sampler:
             self._generator.manual_seed(seed % 2**63)
         penalised = values.repetition_penalty != 1.0
         self.seen = torch.zeros(vocab_size, dtype=torch.bool) if penalised else None
+        counts = bool(values.presence_penalty or values.frequency_penalty)
+        self.counts = torch.zeros(vocab_size) if counts else None  # float32 [vocab], of the answer
 
     def constrain(self, constraint: Constraint | None) -> None:
         """Hold the next tokens to a constraint instead of the one before, or to none."""
@@ -103,8 +107,7 @@ class Sampler:
     @property
     def is_plain(self) -> bool:
         """Whether logits are used as the network gives them."""
-        plain = self.seen is None and not self.logit_bias and self.constraint is None
-        return plain and not self.withheld
+        return not self.logit_bias and not self.hangs_on_choices
 
     @property
     def takes_drafts(self) -> bool:
@@ -114,7 +117,8 @@ class Sampler:
     @property
     def hangs_on_choices(self) -> bool:
         """Whether what may come hangs on the tokens chosen so far."""
-        return self.seen is not None or self.constraint is not None or bool(self.withheld)
+        penalised = self.seen is not None or self.counts is not None
+        return penalised or self.constraint is not None or bool(self.withheld)
 
     @property
     def withheld(self) -> Sequence[int]:
@@ -134,6 +138,8 @@ class Sampler:
     def took(self, token: int) -> None:
         """Remember a token that was chosen."""
         self.note((token,))
+        if self.counts is not None:
+            self.counts[token] += 1
         self._num_wanted -= 1
         if self.constraint is not None:
             self.constraint.accept(token)
@@ -241,6 +247,9 @@ def _adjusted(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
         if sampler.seen is not None:
             seen = to_device(sampler.seen, row.device)
             _penalise(row, seen, sampler.values.repetition_penalty)
+        if sampler.counts is not None:
+            counts, asked = to_device(sampler.counts, row.device), sampler.values
+            row -= counts * asked.frequency_penalty + (counts > 0) * asked.presence_penalty
         if sampler.logit_bias:
             at = to_device(torch.tensor(list(sampler.logit_bias)), row.device)
             row[at] += to_device(torch.tensor(list(sampler.logit_bias.values())), row.device)

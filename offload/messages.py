@@ -79,7 +79,9 @@ class Sampling(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     the logits of the token ids it names. The answer ends before a token of `stop_token_ids`, as
     before the model's own ends; none of them comes before `min_tokens` tokens, and with
     `ignore_eos` the model's own never do. With `own` the model that answers draws as its files
-    recommend (offload/own_sampling.py), where no other value is given here.
+    recommend (offload/own_sampling.py), where no other value is given here. From the logit of a
+    token that stands in the answer already `presence_penalty` is taken, and `frequency_penalty`
+    once for each time.
     """
 
     temperature: float = 0.0
@@ -98,6 +100,8 @@ class Sampling(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     min_tokens: int = 0
     ignore_eos: bool = False
     own: bool = False
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
 
     @property
     def draws_own(self) -> bool:
@@ -112,6 +116,8 @@ class Sampling(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
         _within("top_k", self.top_k, 0, 1_000_000)
         _within("min_p", self.min_p, 0.0, 1.0)
         _within("repetition_penalty", self.repetition_penalty, 0.01, 10.0)
+        _within("presence_penalty", self.presence_penalty, -2.0, 2.0)
+        _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         _within("max_tokens", self.max_tokens, 1, 1_000_000)
         _within("logprobs", self.logprobs, 0, 20)
         for token_id, bias in (self.logit_bias or {}).items():

@@ -179,13 +179,13 @@ def _sampling(
     prompt_logprobs: bool = False,
     json_schema: dict[str, Any] | None = None,
 ) -> Sampling:
-    refuse_unless(not body.presence_penalty, "presence_penalty", "set it to 0")
-    refuse_unless(not body.frequency_penalty, "frequency_penalty", "set it to 0")
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     given = {
         "top_p": body.top_p,
         "min_p": body.min_p,
         "repetition_penalty": body.repetition_penalty,
+        "presence_penalty": body.presence_penalty,
+        "frequency_penalty": body.frequency_penalty,
     }
     chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     return sampling_at(

@@ -23,6 +23,7 @@ MAX_CONTAINERS = 400_000
 
 MaxTokens = Annotated[int, Meta(ge=-1, le=1_000_000)]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+Penalty = Annotated[float, Meta(ge=-2.0, le=2.0)]
 Bias = Annotated[float, Meta(ge=-100.0, le=100.0)]
 Share = Annotated[float, Meta(gt=0.0, le=1.0)]
 Stop = Annotated[str, Meta(min_length=1, max_length=1000)]
@@ -141,8 +142,8 @@ class Common(RequestBody, kw_only=True, frozen=True):
     seed: Seed | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=1024)] | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=64)] | None = None  # and these, vLLM's
     min_tokens: Annotated[int, Meta(ge=0, le=1_000_000)] | None = None

@@ -162,7 +162,7 @@ class Sampler:
         else:
             token = _possible(self._free(logits, best))
         self._num_chosen += 1
-        self._chooser.remember((token,))
+        self._chooser.note(token)
         return token, self._gauge.measure(logits, token, best)
 
     def _withheld(self) -> list[int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -38,6 +38,9 @@ class SamplingChain:
         self._biases = _biases(sampling, num_vocabulary)
         self._penalizes = sampling.repetition_penalty != 1
         self._recent: deque[int] = deque(maxlen=PENALTY_WINDOW)
+        self._counts: Counter[int] | None = None  # of the answer's tokens, where they are asked for
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            self._counts = Counter()
         self._random = random.Random(sampling.seed)
         # Rows of the vocabulary's size, which a step fills anew and never allocates.
         self._row = np.empty(num_vocabulary, np.float32)
@@ -46,12 +49,19 @@ class SamplingChain:
     @property
     def takes_the_peak(self) -> bool:
         """Return whether every choice is simply the largest logit."""
-        return not (self._sampling.temperature or self._penalizes or self._biases)
+        counts = self._counts is not None
+        return not (self._sampling.temperature or self._penalizes or self._biases or counts)
 
     def remember(self, tokens: Sequence[int]) -> None:
         """Let the repetition penalty count these, the newest last."""
         if self._penalizes:
             self._recent.extend(tokens[-PENALTY_WINDOW:])
+
+    def note(self, token: int) -> None:
+        """Let the penalties count a token that was chosen."""
+        self.remember((token,))
+        if self._counts is not None:
+            self._counts[token] += 1
 
     def choose(self, logits: Row, among: Ids | None = None) -> int | None:
         """Return the token to come, out of all or `among` some; None where each is forbidden.
@@ -69,7 +79,7 @@ class SamplingChain:
 
     def adjusted(self, logits: Row) -> Row:
         """Return the logits with biases added, and those said lately made less likely."""
-        if not (self._biases or self._recent):
+        if not (self._biases or self._recent or self._counts):
             return logits
         row = self._row
         np.copyto(row, logits)
@@ -79,6 +89,9 @@ class SamplingChain:
         said = np.fromiter(set(self._recent), np.int64)
         found = row[said]
         row[said] = np.where(found <= 0, found * penalty, found / penalty)
+        for token, count in (self._counts or {}).items():
+            asked = self._sampling
+            row[token] -= asked.presence_penalty + count * asked.frequency_penalty
         return row
 
     def _draw(self, row: Row, peak: float) -> int:

@@ -90,6 +90,9 @@ def body_of(request: Request, model: str, dialect: Dialect) -> dict[str, Any]:
         body["seed"] = sampling.seed
     if sampling.logit_bias:
         body["logit_bias"] = {str(token): bias for token, bias in sampling.logit_bias.items()}
+    for name in ("presence_penalty", "frequency_penalty"):
+        if getattr(sampling, name):
+            body[name] = getattr(sampling, name)
     if sampling.json_schema is not None:
         named = {"name": "answer", "schema": sampling.json_schema}
         body["response_format"] = {"type": "json_schema", "json_schema": named}

@@ -76,7 +76,7 @@ _KNOWN = {
         name="DeepSpeed-MII",
         words={"top_k": "top_k"},
         ignores=frozenset(
-            {"seed", "logit_bias", "json_schema", "tools", "token ids", "more stops"}
+            {"seed", "logit_bias", "penalties", "json_schema", "tools", "token ids", "more stops"}
         ),
         always_samples=True,
     ),
@@ -122,6 +122,7 @@ def _plain(request: Request) -> dict[str, bool]:
     return {
         "seed": sampling.seed is not None and sampling.temperature > 0.0,
         "logit_bias": bool(sampling.logit_bias),
+        "penalties": bool(sampling.presence_penalty or sampling.frequency_penalty),
         "json_schema": sampling.json_schema is not None,
         "tools": bool(request.tools) or calls,
         "token ids": bool(request.prompt_token_ids),

@@ -22,6 +22,8 @@ FREE = {
     "top_p": 1.0,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
     "seed": None,
     "logit_bias": None,
     "stop_token_ids": (),
@@ -45,6 +47,7 @@ def made(schemas: Schemas, *, begun: str = "", **values: Any) -> Sampler:
 
 def test_every_value_that_was_asked_for_reaches_the_sampler(schemas: Schemas) -> None:
     values = {"temperature": 0.7, "top_k": 4, "top_p": 0.9, "min_p": 0.1, "repetition_penalty": 1.2}
+    values |= {"presence_penalty": 0.5, "frequency_penalty": -0.5}
     sampler = made(schemas, seed=8, logit_bias={2: 1.5}, **values)
     assert sampler.values == SamplingValues(**values)
     assert sampler.logit_bias == {2: 1.5}
@@ -76,6 +79,7 @@ def test_a_schema_that_cannot_be_kept_is_a_wrong_request(schemas: Schemas) -> No
         ({"logit_bias": {2: 1.5}}, True),
         ({"temperature": 0.5}, False),
         ({"repetition_penalty": 1.2}, False),
+        ({"presence_penalty": 0.5}, False),
         ({"json_schema": {"type": "integer"}}, False),
     ],
 )

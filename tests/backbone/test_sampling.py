@@ -188,3 +188,18 @@ def test_each_row_tells_as_many_of_its_likeliest_tokens_as_were_asked_for() -> N
     assert [nats for _, nats in two] == pytest.approx(expected[1].topk(2).values.tolist())
     assert len(all_) == VOCAB
     assert likeliest(logits, [0, 0, 0]) == [(), (), ()]
+
+
+def test_counts_of_the_answer_are_punished_once_and_for_each_time() -> None:
+    values = SamplingValues(presence_penalty=0.5, frequency_penalty=0.25)
+    sampler = Sampler(values, vocab_size=4)
+    assert not sampler.is_plain and not sampler.takes_drafts
+    sampler.note([2])  # the prompt's do not count
+    row = torch.tensor([[1.0, 0.9, 0.8, -5.0]])
+    chosen = []
+    for _ in range(5):
+        token = int(choose(row, [sampler])[0])
+        sampler.took(token)
+        chosen.append(token)
+    # By hand: 0 falls to 0.25, 1 to 0.15, 2 to 0.05, then 0 to 0.0 and 1 to -0.1.
+    assert chosen == [0, 1, 2, 0, 1]

@@ -98,7 +98,7 @@ async def test_parts_of_text_are_one_message_and_a_developer_is_the_system() -> 
             "messages[0].tool_call_id",
         ),
         ({"tool_choice": "required"}, "tool_choice"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty"),
         ({"logit_bias": {"one": 5}}, "logit_bias"),
         ({"logit_bias": {"1": 500}}, "logit_bias[...]"),
         ({"logit_bias": {str(2**31): 5}}, "logit_bias"),
@@ -224,3 +224,18 @@ async def test_the_settings_temperature_is_that_of_chats_alone() -> None:
         await client.post(CHAT, json=ASK)
         await client.post(TEXT, json=CONTINUE)
     assert [each.sampling.temperature for each in engine.requests] == [0.25, 0.0]
+
+
+async def test_without_a_limit_as_many_tokens_are_asked_for_as_the_context_holds() -> None:
+    engine = ScriptedEngine()
+    async with near(engine) as client:
+        for body in ({"max_tokens": -1}, {"max_completion_tokens": -1}, {}):
+            assert (await client.post(CHAT, json={**ASK, **body})).status_code == 200
+        sent = {"model": "scripted", "prompt": "a", "max_tokens": -1, "presence_penalty": 0.5}
+        assert (await client.post(TEXT, json=sent)).status_code == 200
+        for wrong in ({"max_tokens": 0}, {"max_completion_tokens": 0}, {"max_tokens": -2}):
+            refused = await client.post(CHAT, json={**ASK, **wrong})
+            assert refused.json()["error"]["param"] == next(iter(wrong))
+    asked = [each.sampling for each in engine.requests if each.last_text() != "Hello"]
+    assert [each.max_tokens for each in asked] == [4096] * 4
+    assert asked[-1].presence_penalty == 0.5

@@ -154,3 +154,28 @@ def test_only_the_newest_tokens_are_penalized() -> None:
 def test_a_bias_on_a_token_that_is_not_there_is_refused() -> None:
     with pytest.raises(RequestError, match="token 9 and this model's last is 8"):
         SamplingChain(Sampling(logit_bias={9: 1.0}), 9)
+
+
+@pytest.mark.parametrize(("presence", "frequency"), [(0.5, 0.0), (0.0, 0.7), (1.5, -0.25)])
+def test_counts_are_punished_as_llama_cpp_does_and_only_in_the_answer(
+    presence: float, frequency: float
+) -> None:
+    row, said = _logits(300, 5), [3, 3, 9, 3, 120]
+    sampling = Sampling(presence_penalty=presence, frequency_penalty=frequency)
+    chooser = SamplingChain(sampling, len(row))
+    assert not chooser.takes_the_peak
+    chooser.remember([7, 7, 7])  # of the prompt
+    for token in said:
+        chooser.note(token)
+    lib = llama()
+    link = lib.llama_sampler_init_penalties(len(row), 64, 1.0, frequency, presence)
+    for token in said:
+        lib.llama_sampler_accept(link, token)
+    data = (lib.llama_token_data * len(row))(*((i, float(x), 0.0) for i, x in enumerate(row)))
+    array = lib.llama_token_data_array()
+    array.data, array.size, array.selected, array.sorted = data, len(row), -1, False
+    lib.llama_sampler_apply(link, ctypes.byref(array))
+    wanted = np.array([data[i].logit for i in range(len(row))], np.float32)
+    lib.llama_sampler_free(link)
+    assert np.allclose(chooser.adjusted(row), wanted, atol=1e-5)
+    assert chooser.adjusted(row)[7] == row[7]

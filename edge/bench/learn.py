@@ -83,7 +83,7 @@ async def _learn(
             labels = await label_by_far(
                 questions, tables.near, tables.far, sides.cloud, judged, how
             )
-    rule = calibrate(labels.questions, labels.rows, sides.pairing, flags.options)
+    rule = calibrate(labels.questions, labels.rows, sides.pairing, flags.options, by_agreement=True)
     save_policy(rule, sides.path)
     for table in (tables.near, tables.far, judged):
         table.path.unlink(missing_ok=True)

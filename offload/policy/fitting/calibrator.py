@@ -22,9 +22,11 @@ from offload.policy.fitting.probe_fit import NUM_FOLDS, crossed, try_probe
 from offload.policy.fitting.questions import Question
 from offload.policy.fitting.thresholds import (
     crossed_isotonic,
+    far_accuracy,
     fit_early,
     fit_far_at_once_gain,
     least_gain,
+    truth_behind,
 )
 from offload.policy.serving.calibrated import CalibratedRule
 from offload.policy.serving.calibration_math import Isotonic, fit_isotonic
@@ -92,11 +94,13 @@ def calibrate(
     options: CalibrationOptions | None = None,
     *,
     start: Scorer | None = None,
+    by_agreement: bool = False,
 ) -> CalibratedRule:
     """Fit a policy. Raises RequestError for labels that teach nothing, with what would.
 
     start: the weights of answer features that few labels may change little; those of the rule of
-    the first day unless given.
+    the first day unless given. by_agreement: the labels say whether the near answer agrees with the
+    far one, which is not always right; how often it is, is told by those labels (far_accuracy).
     """
     options = options or CalibrationOptions()
     _check(rows)
@@ -145,7 +149,9 @@ def calibrate(
     )
     rule = CalibratedRule(draft, prior, probe)
     rule = _with(rule, **_probabilities(rule, held))
-    rule = _with(rule, **_thresholds(rule, held, options))
+    if by_agreement:
+        rule = _with(rule, far=_far_by_agreement(rule, held))
+    rule = _with(rule, **_thresholds(rule, held, options, by_agreement=by_agreement))
     kept = [rule.policy.near(score) for score in early_scorer.many(features)]
     return _with(
         rule, early=fit_early(fit.rows, near_odds, kept, early_scorer, options.early_error)
@@ -234,17 +240,28 @@ def _probabilities(rule: CalibratedRule, held: _Half) -> dict[str, Isotonic]:
     }
 
 
+def _far_by_agreement(rule: CalibratedRule, held: _Half) -> Isotonic:
+    scores = [judged(rule, *each).score for each in zip(held.prompts, held.rows, strict=True)]
+    return Isotonic(scores=(0.0,), probabilities=(far_accuracy(scores, held.near),))
+
+
 def _thresholds(
-    rule: CalibratedRule, held: _Half, options: CalibrationOptions
+    rule: CalibratedRule, held: _Half, options: CalibrationOptions, *, by_agreement: bool
 ) -> dict[str, object]:
     said = [judged(rule, *each) for each in zip(held.prompts, held.rows, strict=True)]
     scores = [each.score for each in said]
     gains = [each.need for each in said]
     right = [row.near_right for row in held.rows]
     expected = [rule.expect(prompt).gain or 0.0 for prompt in held.prompts]
-    min_gain = least_gain(gains, held.near, held.far, options.quality)
+    near, far = held.near, held.far
+    cloud_accuracy = rule.policy.found.cloud_accuracy
+    if by_agreement:
+        cloud_accuracy = rule.policy.far(0.0)
+        near, far = truth_behind(near, crossed_isotonic(scores, right), cloud_accuracy)
+    min_gain = least_gain(gains, near, far, options.quality)
     found = msgspec.structs.replace(
         rule.policy.found,
+        cloud_accuracy=cloud_accuracy,
         auroc=deferral_curve.auroc(np.array(scores), held.near),
         ece=deferral_curve.ece(crossed_isotonic(scores, right), held.near),
     )

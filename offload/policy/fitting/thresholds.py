@@ -17,6 +17,7 @@ CHECKPOINTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95)
 _NEVER = -1e9  # JSON has no infinity
 _LEAST_SEEN = 20
+_ASSUMED_FAR = 0.83  # how often published strong models are right, as in the first day's rule
 
 
 def crossed_isotonic(scores: Sequence[float], right: Sequence[bool]) -> Floats:
@@ -26,6 +27,31 @@ def crossed_isotonic(scores: Sequence[float], right: Sequence[bool]) -> Floats:
         curve = fit_isotonic(scores[1 - part :: 2], right[1 - part :: 2])
         said[part::2] = [curve(score) for score in scores[part::2]]
     return said
+
+
+def far_accuracy(scores: Sequence[float], same: Floats) -> float:
+    """Return how often the far model is right, told by how often the surest near answers agree.
+
+    Where the near model is surely right, only a wrong far answer differs. `same` is 1 where the two
+    agree, and the surest fifth is looked at, with the share of the first day's rule as five more.
+    """
+    count = max(1, len(scores) // 5)
+    surest = same[np.argsort(scores, kind="stable")[-count:]]
+    return float((surest.sum() + 5.0 * _ASSUMED_FAR) / (count + 5.0))
+
+
+def truth_behind(same: Floats, chances: Floats, far: float) -> tuple[Floats, Floats]:
+    """Return P(near right) and P(far right) of answers, given whether the two agree.
+
+    chances: how likely each near answer was to agree; far: how often the far model is right. Two
+    that agree are taken for right; of two that differ one is wrong, and a sure near answer beside
+    a far model that errs is likelier right than that (Bayes; Dawid and Skene 1979 for two raters).
+    """
+    near = np.clip(chances / far, 0.0, 1.0)  # both right is what agreeing mostly means
+    either = np.maximum(1.0 - near * far, 1e-9)
+    near_right = np.where(same > 0, 1.0, near * (1.0 - far) / either)
+    far_right = np.where(same > 0, 1.0, (1.0 - near) * far / either)
+    return near_right, far_right
 
 
 def least_gain(gains: Sequence[float], near: Floats, far: Floats, quality: float) -> float:

@@ -15,6 +15,7 @@ from offload.messages import Confidence
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate, judged
 from offload.policy.fitting.labelled_questions import LabelledRow
+from offload.policy.fitting.thresholds import truth_behind
 from offload.policy.serving.calibrated import CalibratedRule, load_calibrated, save_policy
 from offload.policy.serving.policy_file import check_pairing, prior_path, read_policy
 from tests.offload.made_labels import PAIRING, made
@@ -137,3 +138,43 @@ def test_labels_that_teach_nothing_are_refused() -> None:
         calibrate(questions, always, PAIRING, PLAIN)
     with pytest.raises(RequestError, match="alpha"):
         CalibrationOptions(alpha=1.0)
+
+
+def test_a_far_model_that_errs_is_not_taken_for_perfect() -> None:
+    """Labels by agreement: where the far model errs a sure near answer differs, and is right."""
+    questions, rows = made(900, seed=3)
+    drawn = np.random.default_rng(0).random(len(rows))
+    far = [bool(each < 0.92) for each in drawn]
+    same = [
+        LabelledRow(
+            near=msgspec.structs.replace(row.near, right=row.near_right and is_right),
+            far_right=True,
+        )
+        for row, is_right in zip(rows, far, strict=True)
+    ]
+    taken, told = (
+        calibrate(questions, same, PAIRING, PLAIN, by_agreement=way) for way in (False, True)
+    )
+    assert told.policy.found.cloud_accuracy == pytest.approx(0.92, abs=0.05)
+    assert taken.policy.found.cloud_accuracy == 1.0
+
+    def went(rule: CalibratedRule) -> tuple[float, float]:
+        limit = rule.limit(parse_aim("auto"))
+        sent = [
+            limit.passed_by(judged(rule, q.question, row))
+            for q, row in zip(questions, rows, strict=True)
+        ]
+        right = [f if s else r.near_right for s, f, r in zip(sent, far, rows, strict=True)]
+        return float(np.mean(sent)), float(np.mean(right))
+
+    (far_before, right_before), (far_now, right_now) = went(taken), went(told)
+    assert far_now < far_before - 0.05
+    assert right_now >= max(right_before - 0.01, np.mean(far) * 0.985)
+
+
+def test_what_two_answers_say_of_the_truth_is_bayes() -> None:
+    near, far = truth_behind(np.array([1.0, 0.0, 0.0]), np.array([0.5, 0.9, 0.09]), 0.9)
+    assert near[0] == far[0] == 1.0
+    assert near[1] == pytest.approx(1.0) and far[1] == pytest.approx(0.0)  # surely right, differs
+    # P(near right) 0.1, P(far right) 0.9: 0.1 * 0.1 against 0.9 * 0.9, of 1 - 0.09
+    assert near[2] == pytest.approx(0.01 / 0.91) and far[2] == pytest.approx(0.81 / 0.91)

@@ -28,15 +28,28 @@ class Reachable(Protocol):
         ...
 
 
+@runtime_checkable
+class Server(Protocol):
+    """A far engine without a lasting connection, which is asked anew whether it is there."""
+
+    async def look(self) -> None:
+        """Ask whether it is there. Raises LinkError."""
+        ...
+
+
 async def reach(engine: Engine) -> None:
     """Reach for the cloud behind an engine, if it has one; a failure is told by its status."""
     if not isinstance(engine, Hybrid) or engine.cloud is None:
         return
     allowed = engine.cloud.door.allowed()
-    may = not allowed.offline and allowed.privacy is not Privacy.LOCAL_ONLY
-    if may and isinstance(engine.cloud.cloud, Reachable):
-        with contextlib.suppress(NearfarError, OSError):
-            await engine.cloud.cloud.connect()
+    if allowed.offline or allowed.privacy is Privacy.LOCAL_ONLY:
+        return
+    cloud = engine.cloud.cloud
+    with contextlib.suppress(NearfarError, OSError):
+        if isinstance(cloud, Server):
+            await cloud.look()
+        elif isinstance(cloud, Reachable):
+            await cloud.connect()
 
 
 @contextlib.asynccontextmanager

@@ -77,6 +77,12 @@ class Upstream:
                     await self._learn()
         return self.card()
 
+    async def look(self) -> None:
+        """Ask the server for its models again, to know whether it is there. Raises LinkError."""
+        async with self._connecting:
+            with self._noted():
+                await self._learn()
+
     def card(self) -> ModelCard:
         """Return what the server says it runs. Raises CloudUnreachable before `connect`."""
         if self._card is None:

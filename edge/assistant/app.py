@@ -23,9 +23,12 @@ from edge.assistant.language import speaks_chinese, spoken, told_of
 from edge.assistant.running_answers import Event, RunningAnswers, told
 from edge.chat.consent import Reply
 from edge.chat.dialogue import AnswerOptions
+from edge.chat.status_line import link_state
 from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.conversation import Turn, export
+from edge.conversations.forget import discard
 from edge.conversations.store import Conversations
+from edge.conversations.trash import emptied
 from edge.near import cloud_watch
 from offload.errors import RequestError
 from offload.messages import Privacy, Side, sampling_at
@@ -39,12 +42,21 @@ T = TypeVar("T")
 class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A question; `side` None leaves it to the policy. An empty text answers the last one anew.
 
+    `edits` is the turn in whose place it is asked. `resume` goes on with the last answer instead.
     `private` keeps it here whatever the settings say by now: it was written while they said so.
     """
 
     text: str = ""
     side: Side | None = None
     private: bool = False
+    edits: int = 0
+    resume: bool = False
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The turn whose version is to be shown."""
+
+    turn: int
 
 
 class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -82,6 +94,7 @@ def build_app(
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
             await stack.enter_async_context(upgrader.watching(lambda: assistant.engine))
+            await stack.enter_async_context(emptied(store.trash, api.erase))
             await stack.enter_async_context(cloud_watch.watching(lambda: assistant.engine))
             if beside is not None:  # a mounted app's own beginning and end are not run otherwise
                 await stack.enter_async_context(beside.router.lifespan_context(beside))
@@ -105,7 +118,8 @@ def build_app(
             Route(f"{one}/export", api.export),
             Route(f"{one}/ask", api.ask, methods=["POST"]),
             Route(f"{one}/stream", api.stream),
-            Route(f"{one}/undo", api.undo, methods=["POST"]),
+            Route(f"{one}/version", api.version, methods=["POST"]),
+            Route(f"{one}/restore", api.restore, methods=["POST"]),
             Route(f"{one}/stop", api.stop, methods=["POST"]),
             Route(f"{one}/consent", api.consent, methods=["POST"]),
             *([Mount("", beside)] if beside is not None else []),
@@ -154,9 +168,23 @@ class _Api:
         return _json({})
 
     async def delete(self, request: Request) -> Response:
+        """Put a conversation into the trash: out of all lists, and asked nowhere any more."""
         await self._answers.forget(_id(request))
+        discard(_id(request), self._store)
+        return _json({})
+
+    async def erase(self, conversation: str) -> None:
+        """Delete a conversation everywhere on this device, for good."""
         async with self._assistant.lock:
-            await self._assistant.forget(_id(request), self._store)
+            await self._assistant.forget(conversation, self._store)
+
+    async def restore(self, request: Request) -> Response:
+        return _json({"id": self._store.trash.restore(_id(request))})
+
+    async def version(self, request: Request) -> Response:
+        """Show another version, and what followed it."""
+        self._answers.require_idle(_id(request))
+        self._store.versions.choose(_id(request), (await _body(request, Version)).turn)
         return _json({})
 
     async def export(self, request: Request) -> Response:
@@ -175,14 +203,20 @@ class _Api:
         self._answers.require_idle(conversation)
         if asked.text.strip():
             privacy = Privacy.LOCAL_ONLY if asked.private else self._assistant.privacy
+            if asked.edits:
+                self._store.versions.before(conversation, asked.edits)
             self._store.ask(conversation, asked.text.strip(), privacy)
-        elif self._store.unanswer(conversation) is None:
+        elif asked.side == "cloud" and link_state(self._assistant.engine) == "none":
+            raise RequestError("there is no far model to ask now; look at the switch Private")
+        elif asked.resume:
+            pass  # what cannot go on is said below
+        elif self._store.versions.unanswer(conversation) is None:
             raise RequestError("there is nothing to answer again; ask something first")
         sampling = sampling_at(self._assistant.settings.edge.temperature, max_tokens=MAX_TOKENS)
         options = AnswerOptions(privacy=self._assistant.privacy, sampling=sampling)
         outbox = self._assistant.outbox if self._assistant.settings.cloud.url else None
         options = replace(options, forced=asked.side, outbox=outbox)
-        self._answers.start(self._assistant.engine, conversation, options)
+        self._answers.start(self._assistant.engine, conversation, options, resume=asked.resume)
 
     async def stream(self, request: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:
@@ -190,15 +224,6 @@ class _Api:
                 yield b"data: " + msgspec.json.encode(_event(request, event)) + b"\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
-
-    async def undo(self, request: Request) -> Response:
-        """Take back the last question and its answer."""
-        self._answers.require_idle(_id(request))
-        private = self._store.stays(_id(request))
-        question = self._store.undo(_id(request))
-        if question is None:
-            raise RequestError("there is nothing to take back; ask something first")
-        return _json({"question": question, "private": private})
 
     async def stop(self, request: Request) -> Response:
         await self._answers.stop(_id(request))
@@ -218,6 +243,7 @@ def _shown(turn: Turn) -> dict[str, Any]:
     whole: dict[str, Any] = msgspec.to_builtins(turn)
     if turn.better is not None:
         whole["better"].update(told(turn.better.finish))
+    whole["can_go_on"] = turn.can_go_on
     return {**whole, **(told(turn.finish) if turn.finish else {})}
 
 

@@ -12,7 +12,7 @@ import msgspec
 from backbone.errors import NearfarError
 from edge.chat.chat import remarks
 from edge.chat.consent import Reply, size_of
-from edge.chat.dialogue import AnswerOptions, answer
+from edge.chat.dialogue import AnswerOptions, answer, unfinished
 from edge.chat.terminal import why
 from edge.conversations.store import Conversations
 from offload.engine import AnswerStream, Engine
@@ -42,10 +42,17 @@ class RunningAnswers:
         if self._running(conversation) is not None:
             raise RequestError("an answer is being written; stop it first")
 
-    def start(self, engine: Engine, conversation: str, options: AnswerOptions) -> None:
-        """Begin to answer a conversation's last question. Raises RequestError if it already is."""
+    def start(
+        self, engine: Engine, conversation: str, options: AnswerOptions, *, resume: bool = False
+    ) -> None:
+        """Begin to answer a conversation's last question, or go on with its last answer.
+
+        Raises RequestError if it is being answered already, or there is nothing to go on with.
+        """
         self.require_idle(conversation)
-        going = _Answer(answer(engine, self._store, conversation, options))
+        begun = unfinished(self._store.read(conversation)).content if resume else ""
+        stream = answer(engine, self._store, conversation, options, resume=resume)
+        going = _Answer(stream, begun)
         going.task.add_done_callback(lambda _: self.after())
         self._last[conversation] = going
 
@@ -97,8 +104,8 @@ class RunningAnswers:
 class _Answer:
     """One answer, its watchers, and the question it may have for them."""
 
-    def __init__(self, stream: AnswerStream) -> None:
-        self._text, self._source = "", ""
+    def __init__(self, stream: AnswerStream, begun: str) -> None:
+        self._text, self._source = begun, ""
         self._watchers: set[asyncio.Queue[Event | None]] = set()
         self._question: Event | None = None
         self._reading: Event | None = None

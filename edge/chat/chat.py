@@ -13,11 +13,14 @@ from pathlib import Path
 from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
 from edge.chat.dialogue import AnswerOptions, answer
+from edge.chat.history_commands import show_past
 from edge.chat.question_text import with_files
 from edge.chat.screen import HELP, Command, LeaveChat, Screen
 from edge.chat.terminal import ThoughtFolding, why
 from edge.chat.upgrade_answers import AnswerUpgrader
+from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
+from edge.conversations.trash import emptied
 from edge.near import cloud_watch
 from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
@@ -90,10 +93,13 @@ class Chat:
         """Carry the conversation on until the input ends or the person leaves."""
         async with contextlib.AsyncExitStack() as stack:
             stack.enter_context(contextlib.suppress(LeaveChat))
+            await stack.enter_async_context(emptied(self.store.trash, self._erase))
             await stack.enter_async_context(cloud_watch.watching(lambda: self.engine))
             if self.upgrader is not None:
                 watching = self.upgrader.watching(lambda: self.engine)
                 await stack.enter_async_context(watching)
+            if self.conversation is not None:
+                show_past(self)
             self._show_better()
             if first:
                 await self._take(first)
@@ -104,6 +110,9 @@ class Chat:
                 except (EOFError, KeyboardInterrupt):
                     return
                 await self._take(line)
+
+    async def _erase(self, conversation: str) -> None:
+        await forget(conversation, self.store, self.engine, self.sessions)
 
     def _closest(self, name: str) -> str:
         """Return a guess at what was meant, as the end of a sentence."""
@@ -138,21 +147,29 @@ class Chat:
         self.failed = True
         self.screen.fail(told)
 
-    async def ask(self, text: str, forced: Side | None = None) -> None:
-        """Ask, and show the answer."""
+    async def ask(
+        self, text: str, forced: Side | None = None, *, before: int | None = None
+    ) -> None:
+        """Ask, and show the answer; where that fails, what was shown `before` is shown again."""
         whole = with_files(text, self.files)
         if self.conversation is None:
             self.conversation = self.store.begin(system=self.system, privacy=self.privacy)
+        before = self.store.versions.tip(self.conversation) if before is None else before
         self.store.ask(self.conversation, whole, self.privacy)
         self.files = []
-        await self.answer(forced)
+        await self.answer(forced, before=before)
 
-    async def answer(self, forced: Side | None = None) -> None:
-        """Answer the question that stands last. A failure takes the question back."""
+    async def answer(
+        self, forced: Side | None = None, *, before: int, resume: bool = False
+    ) -> None:
+        """Answer the question that stands last, or go on with its answer.
+
+        What fails is left for what was shown `before`.
+        """
         assert self.conversation is not None, "something was asked"
         options = replace(self.options, forced=forced) if forced else self.options
         reply = _Reply(self.screen)
-        stream = answer(self.engine, self.store, self.conversation, options)
+        stream = answer(self.engine, self.store, self.conversation, options, resume=resume)
         job = asyncio.ensure_future(reply.read(stream))
         try:
             with on_signals(job.cancel, signal.SIGINT):
@@ -160,7 +177,7 @@ class Chat:
         except asyncio.CancelledError:
             self._stopped(reply)
         except NearfarError:
-            self.store.undo(self.conversation)
+            self.store.versions.show(self.conversation, before)
             raise
         else:
             self._ended(reply)
@@ -220,7 +237,7 @@ class _Reply:
             self._screen.show(delta)
 
 
-def remarks(finish: Finish, *, longer: str = "/params max_tokens=N allows more") -> Sequence[str]:
+def remarks(finish: Finish, *, longer: str = "/continue goes on with it") -> Sequence[str]:
     """Return what a person should be told of an answer without asking.
 
     `longer` says how an answer that was cut off goes on.

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
 from backbone.files import expanded
+from edge.chat import history_commands as history
 from edge.chat.screen import Command, LeaveChat
 from edge.chat.status_line import link_state
 from edge.chat.terminal import why
-from edge.conversations.conversation import export
-from edge.conversations.forget import forget
 from offload.errors import RequestError
-from offload.messages import Sampling, Side
+from offload.messages import Sampling
 
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
@@ -30,14 +28,8 @@ async def _new(chat: Chat, rest: str) -> None:
         await chat.ask(rest)
 
 
-async def _again(chat: Chat, forced: Side | None) -> None:
-    if chat.conversation is None or chat.store.unanswer(chat.conversation) is None:
-        raise RequestError("there is nothing to answer again; ask something first")
-    await chat.answer(forced)
-
-
 async def _retry(chat: Chat, _: str) -> None:
-    await _again(chat, None)
+    await history.answer_again(chat, None)
 
 
 async def _far(chat: Chat, rest: str) -> None:
@@ -45,7 +37,7 @@ async def _far(chat: Chat, rest: str) -> None:
         raise RequestError(
             "there is no cloud here; `nearfar link join` sets one up, and --offline closes it"
         )
-    await (chat.ask(rest, "cloud") if rest else _again(chat, "cloud"))
+    await (chat.ask(rest, "cloud") if rest else history.answer_again(chat, "cloud"))
 
 
 async def _cloud(chat: Chat, rest: str) -> None:
@@ -54,7 +46,7 @@ async def _cloud(chat: Chat, rest: str) -> None:
 
 
 async def _near(chat: Chat, rest: str) -> None:
-    await (chat.ask(rest, "edge") if rest else _again(chat, "edge"))
+    await (chat.ask(rest, "edge") if rest else history.answer_again(chat, "edge"))
 
 
 async def _why(chat: Chat, _: str) -> None:
@@ -133,41 +125,6 @@ def changed(sampling: Sampling, text: str) -> Sampling:
     return msgspec.structs.replace(sampling, **values)
 
 
-async def _save(chat: Chat, rest: str) -> None:
-    whole = chat.store.read(_current(chat))
-    named = re.sub(r"[^\w-]+", "-", whole.heading.title).strip("-").lower() or "conversation"
-    path = expanded(rest or f"{named}.md")
-    if path.exists():
-        raise RequestError(f"{path} is there already; name another file: /save FILE")
-    form = export(whole, "json" if path.suffix == ".json" else "markdown")
-    try:
-        path.write_text(form, encoding="utf-8")
-    except OSError as error:
-        raise RequestError(
-            f"{path} cannot be written ({error.strerror}); name another file"
-        ) from None
-    chat.screen.remark(f"written to {path}")
-
-
-async def _undo(chat: Chat, _: str) -> None:
-    gone = chat.store.undo(_current(chat))
-    if gone is None:
-        raise RequestError("there is nothing to take back; ask something first")
-    chat.told = ""
-    chat.screen.remark(f"taken back: {gone.splitlines()[0][:60]}")
-
-
-async def _forget(chat: Chat, _: str) -> None:
-    current = _current(chat)
-    choices = {"y": "delete it", "n": "keep it"}
-    if await chat.screen.choose("Delete this conversation for good?", choices) == "y":
-        await forget(current, chat.store, chat.engine, chat.sessions)
-        chat.conversation, chat.last, chat.told = None, None, ""
-        chat.screen.remark("deleted; a new conversation")
-    else:
-        chat.screen.remark("it is kept; nothing is deleted without your y")
-
-
 async def _file(chat: Chat, rest: str) -> None:
     from edge.chat.question_text import attachment
 
@@ -178,22 +135,6 @@ async def _file(chat: Chat, rest: str) -> None:
     chat.screen.remark(f"{rest} goes with your next question")
 
 
-async def _list(chat: Chat, rest: str) -> None:
-    found = chat.store.search(rest) if rest else None
-    headings = [hit.heading for hit in found] if found is not None else chat.store.headings(20)
-    for heading in headings:
-        chat.screen.remark(f"{heading.id[:8]}  {heading.title}")
-    if not headings:
-        chat.screen.remark("no conversation was found")
-
-
-async def _open(chat: Chat, rest: str) -> None:
-    chat.conversation = chat.store.find(rest)
-    whole = chat.store.read(chat.conversation)
-    chat.system, chat.last, chat.told = whole.system, None, ""
-    chat.screen.remark(f"{whole.heading.title}, {whole.heading.num_turns} turns")
-
-
 async def _help(chat: Chat, _: str) -> None:
     for name, command in COMMANDS.items():
         chat.screen.remark(f"{f'{name} {command.takes}':24} {command.help}")
@@ -201,12 +142,6 @@ async def _help(chat: Chat, _: str) -> None:
 
 async def _quit(chat: Chat, _: str) -> None:
     raise LeaveChat
-
-
-def _current(chat: Chat) -> str:
-    if chat.conversation is None:
-        raise RequestError("nothing has been said yet; ask something first")
-    return chat.conversation
 
 
 COMMANDS = {
@@ -227,11 +162,24 @@ COMMANDS = {
     ),
     "/thoughts": Command(help="what was thought before the last answer", act=_thoughts),
     "/file": Command(help="attach a text file to the next question", act=_file, takes="PATH"),
-    "/save": Command(help="write the conversation as .md or .json", act=_save, takes="[FILE]"),
-    "/undo": Command(help="take back the last question and answer", act=_undo),
-    "/forget": Command(help="delete this conversation for good", act=_forget),
-    "/list": Command(help="earlier conversations, or those with a text", act=_list, takes="[TEXT]"),
-    "/open": Command(help="go on with an earlier conversation", act=_open, takes="ID"),
+    "/save": Command(
+        help="write the conversation as .md or .json", act=history.save, takes="[FILE]"
+    ),
+    "/continue": Command(help="go on with an answer that was stopped", act=history.go_on),
+    "/edit": Command(help="ask the last question in other words", act=history.edit, takes="TEXT"),
+    "/versions": Command(
+        help="what was asked or answered otherwise; N shows one", act=history.versions, takes="[N]"
+    ),
+    "/undo": Command(help="take back the last question and answer", act=history.undo),
+    "/redo": Command(help="bring back what /undo took back", act=history.redo),
+    "/forget": Command(help="delete this conversation", act=history.forget),
+    "/restore": Command(
+        help="bring back what was deleted last, or ID", act=history.restore, takes="[ID]"
+    ),
+    "/list": Command(
+        help="earlier conversations, or those with a text", act=history.list_past, takes="[TEXT]"
+    ),
+    "/open": Command(help="go on with an earlier conversation", act=history.open_past, takes="ID"),
     "/help": Command(help="these lines", act=_help),
     "/quit": Command(help="leave", act=_quit),
     "/exit": Command(help="leave", act=_quit),

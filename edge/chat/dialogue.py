@@ -10,7 +10,7 @@ import msgspec
 
 from backbone.errors import NearfarError
 from edge.conversations.answer_writer import AnswerWriter
-from edge.conversations.conversation import State
+from edge.conversations.conversation import Conversation, State, Turn
 from edge.conversations.store import Conversations
 from offload.egress.outbox import Outbox
 from offload.egress.privacy.shareable_part import class_of, holds_private
@@ -39,15 +39,27 @@ class AnswerOptions:
 
 
 async def answer(
-    engine: Engine, store: Conversations, conversation: str, options: AnswerOptions
+    engine: Engine,
+    store: Conversations,
+    conversation: str,
+    options: AnswerOptions,
+    *,
+    resume: bool = False,
 ) -> AnswerStream:
     """Stream the answer to a conversation's last question, and keep each piece as it comes.
 
+    With `resume` the last answer, which was not finished, goes on; only what is new is streamed.
     Closing the iterator stops the answer and keeps what there is. Raises NearfarError, and then
     the turn says so.
     """
+    whole = store.read(conversation)
+    begun = unfinished(whole) if resume else None
+    if begun is not None:
+        whole = msgspec.structs.replace(whole, turns=whole.turns[:-1])
+    prefix = begun.content if begun is not None else ""
     request = Request(
-        messages=store.read(conversation).messages(),
+        messages=whole.messages(),
+        answer_prefix=prefix,
         sampling=options.sampling,
         privacy=options.privacy,
         session=conversation,
@@ -60,11 +72,13 @@ async def answer(
     asked = _asked(engine, options.forced)
     # What is written near from turns that stay, stays; the cloud has not seen them.
     near = Privacy.LOCAL_ONLY if holds_private(request) else privacy
-    writing = store.answer(conversation, near)
-    text = ""
+    writing = store.resume(begun.id) if begun else store.answer(conversation, near)
+    text = prefix
     try:
         async with aclosing(asked.generate(request)) as stream:
             async for item in stream:
+                if isinstance(item, Delta) and item.replaces and prefix:
+                    item = msgspec.structs.replace(item, text=prefix + item.text)
                 _keep(writing, item)
                 if isinstance(item, Finish) and _is_far(item):
                     writing.classify(privacy)
@@ -79,6 +93,14 @@ async def answer(
     except NearfarError as error:
         writing.end("failed", Finish(reason="error", error=str(error)))
         raise
+
+
+def unfinished(conversation: Conversation) -> Turn:
+    """Return the last answer, which can go on. Raises RequestError where it is whole."""
+    last = conversation.turns[-1] if conversation.turns else None
+    if last is None or not last.can_go_on:
+        raise RequestError("there is no answer to go on with; /retry answers the question again")
+    return last
 
 
 def _asked(engine: Engine, forced: Side | None) -> Engine:

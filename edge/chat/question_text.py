@@ -13,6 +13,7 @@ from typing import BinaryIO
 from backbone.errors import cause
 from backbone.files import expanded
 from backbone.terminal_text import echo, readable
+from edge.conversations.attachments import fenced
 from offload.errors import RequestError
 
 _PATIENCE_S = 3.0
@@ -76,14 +77,6 @@ def with_files(question: str, paths: Sequence[str | Path]) -> str:
 def attachment(path: Path) -> str:
     """Return a file's text in a fence that nothing inside can close. Raises RequestError."""
     return fenced(path.name, _text(path))
-
-
-def fenced(name: str, text: str) -> str:
-    """Return a text under its name, in a fence that nothing inside can close."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{readable(name)}:\n{fence}\n{text.rstrip()}\n{fence}"
 
 
 def _text(path: Path) -> str:

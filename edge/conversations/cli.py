@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
@@ -74,29 +75,50 @@ def rename(
 def delete(
     conversation: Id,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    now: Annotated[
+        bool, typer.Option("--now", help="Erase it at once, so that it cannot be brought back.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Delete a conversation for good, and what the near model had kept of it."""
-    import asyncio
-
-    from edge.conversations.forget import forget
+    """Delete a conversation; for ten minutes it can be brought back, then it is erased."""
+    from edge.conversations.forget import discard, erase
     from offload.config.places import places
 
     with _store() as store:
         found = store.find(conversation)
         if not yes and not as_json:
             typer.confirm(printable(f"Delete {store.read(found).heading.title!r}?"), abort=True)
-        asyncio.run(forget(found, store, None, places().cache / "sessions"))
-        _tell({"deleted": found}, "deleted", as_json=as_json)
+        discard(found, store)
+        if now:
+            erase([found], store, places().cache / "sessions")
+        back = "" if now else f"; `nearfar conversations restore {found[:8]}` brings it back"
+        _tell({"deleted": found}, f"deleted{back}", as_json=as_json)
+
+
+@conversations_app.command()
+def restore(
+    conversation: Annotated[
+        str, typer.Argument(help="The id of what was deleted; the last one unless given.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Bring back a conversation that was deleted within the last ten minutes."""
+    with _store() as store:
+        found = store.trash.restore(conversation)
+        title = store.read(found).heading.title
+        _tell({"restored": found, "title": title}, f"{found[:8]}  {title}", as_json=as_json)
 
 
 @contextmanager
 def _store() -> Iterator[Conversations]:
+    from edge.conversations.forget import erase
     from edge.conversations.store import Conversations
     from offload.config.places import places
 
     store = Conversations(places().conversations)
     try:
+        if over := store.trash.expired():
+            erase(over, store, places().cache / "sessions")
         yield store
     finally:
         store.close()
@@ -110,7 +132,8 @@ def _show(found: list[tuple[Heading, str]], *, none: str, as_json: bool) -> None
         echo_json(json.dumps(rows, ensure_ascii=False))
         return
     for each, excerpt in found:
-        echo(f"{each.id[:8]}  {each.title}" + (f"\n          {excerpt}" if excerpt else ""))
+        day = time.strftime("%Y-%m-%d", time.localtime(each.changed_at))
+        echo(f"{each.id[:8]}  {day}  {each.title}" + (f"\n          {excerpt}" if excerpt else ""))
     if not found:
         echo(none)
 

@@ -10,15 +10,20 @@ from typing import Literal
 
 import msgspec
 
+from edge.conversations.versions import Tree
 from offload.messages import Finish, Message, Privacy, Role
 from offload.reasons import sentence
 from offload.thinking import split
 
 State = Literal["whole", "writing", "stopped", "failed", "interrupted"]
 
+# A conversation's turns are those that are shown, of all its versions.
 HEADINGS = (
-    "SELECT c.*, (SELECT count(*) FROM turn t WHERE t.conversation = c.id) AS num_turns "
-    "FROM conversation c"
+    "SELECT c.*, (WITH RECURSIVE shown (id, parent) AS ("
+    "SELECT id, parent FROM turn WHERE id = c.tip UNION ALL "
+    "SELECT t.id, t.parent FROM turn t JOIN shown ON t.id = shown.parent) "
+    "SELECT count(*) FROM shown) AS num_turns "
+    "FROM (SELECT * FROM conversation WHERE deleted_at = 0) c"
 )
 
 
@@ -43,10 +48,14 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One turn; `finish` is how an answer ended, with its route and usage.
 
     `waiting` is its id in the outbox while the cloud is to be asked again. `privacy` is its class,
-    local_only also where its person did not let it go: such a turn never leaves.
+    local_only also where its person did not let it go: such a turn never leaves. `parent` is the
+    turn before it, and `versions` are all that stand behind that one, itself among them, where
+    there are several.
     """
 
     id: int
+    parent: int = 0
+    versions: tuple[int, ...] = ()
     role: Role
     content: str
     state: State
@@ -57,13 +66,24 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     better: LaterAnswer | None = None
     privacy: Privacy = Privacy.ASK
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether this is an answer that was stopped, cut off or interrupted in its text."""
+        cut = self.finish is not None and self.finish.reason == "length"
+        broken = self.state in ("stopped", "interrupted", "failed")
+        return self.role == "assistant" and bool(self.content.strip()) and (cut or broken)
+
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
-    """A whole conversation; `privacy` is the class of its system prompt."""
+    """A whole conversation: the turns that are shown, and `others`, of versions that are not.
+
+    `privacy` is the class of its system prompt.
+    """
 
     heading: Heading
     system: str = ""
     turns: tuple[Turn, ...] = ()
+    others: tuple[Turn, ...] = ()
     privacy: Privacy = Privacy.ASK
 
     def messages(self) -> tuple[Message, ...]:
@@ -97,6 +117,23 @@ def _message(role: Role, content: str, privacy: Privacy) -> Message:
     return Message(role=role, content=answer, reasoning=thought, stays=stays)
 
 
+def conversation_of(row: sqlite3.Row, turns: Iterable[sqlite3.Row]) -> Conversation:
+    """Return a conversation by its row of HEADINGS and all its turns' rows."""
+    found = {turn.id: turn for turn in map(turn_of, turns)}
+    tree = Tree(found.values())
+    for each in found:
+        if len(versions := tree.siblings(each)) > 1:
+            found[each] = msgspec.structs.replace(found[each], versions=tuple(versions))
+    shown = tree.path(row["tip"])
+    return Conversation(
+        heading=heading_of(row),
+        system=row["system"],
+        turns=tuple(found[each] for each in shown),
+        others=tuple(turn for each, turn in found.items() if each not in set(shown)),
+        privacy=Privacy(row["privacy"]),
+    )
+
+
 def heading_of(row: sqlite3.Row) -> Heading:
     """Return the heading in a row of HEADINGS."""
     names = ("id", "title", "created_at", "changed_at", "num_turns")
@@ -107,7 +144,7 @@ def turn_of(row: sqlite3.Row) -> Turn:
     """Return the turn in a row of its table."""
     finish = msgspec.json.decode(row["finish"], type=Finish) if row["finish"] else None
     better = msgspec.json.decode(row["better"], type=LaterAnswer) if row["better"] else None
-    names = ("id", "role", "content", "state", "source", "created_at", "waiting")
+    names = ("id", "parent", "role", "content", "state", "source", "created_at", "waiting")
     privacy = Privacy(row["privacy"])
     told = {name: row[name] for name in names}
     return Turn(**told, finish=finish, better=better, privacy=privacy)
@@ -131,15 +168,28 @@ def _markdown(conversation: Conversation) -> str:
     if conversation.system:
         parts.append(f"> {conversation.system}".replace("\n", "\n> "))
     for turn in conversation.turns:
-        parts += [f"## {_who(turn)}", turn.content.strip() or f"*{turn.state}*"]
-        if turn.better is not None:
-            parts += ["### A better answer, from the far model, later", turn.better.content.strip()]
+        parts += _section(turn)
+    if conversation.others:
+        parts.append("# Other versions")
+    for turn in conversation.others:
+        parts += _section(turn)
     return "\n\n".join(parts) + "\n"
+
+
+def _section(turn: Turn) -> list[str]:
+    parts = [f"## {_who(turn)}", turn.content.strip() or f"*{turn.state}*"]
+    if turn.better is not None:
+        parts += ["### A better answer, from the far model, later", turn.better.content.strip()]
+    return parts
 
 
 def _who(turn: Turn) -> str:
     route = turn.finish.route if turn.finish else None
-    if route is None:
-        return _WHO[turn.role]
-    side = "near" if route.served_by == "edge" else "far"
-    return f"{_WHO[turn.role]} ({side}: {sentence(route.reason, route.confidence)})"
+    told = []
+    if route is not None:
+        side = "near" if route.served_by == "edge" else "far"
+        who = f"{side}, {route.model}" if route.model else side
+        told.append(f"{who}: {sentence(route.reason, route.confidence)}")
+    if turn.versions:
+        told.append(f"version {turn.versions.index(turn.id) + 1} of {len(turn.versions)}")
+    return f"{_WHO[turn.role]} ({'; '.join(told)})" if told else _WHO[turn.role]

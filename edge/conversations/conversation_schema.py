@@ -100,9 +100,39 @@ def _staying(rows: Sequence[tuple[int, str, str, str]]) -> Iterator[tuple[int]]:
         yield from ((each,) for each in asked)
 
 
+def _versions(connection: sqlite3.Connection) -> None:
+    """Turns are a tree of which one path is shown (versions.py); what is deleted can come back."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table, column in (("turn", "parent"), ("conversation", "tip")):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
+    connection.execute("ALTER TABLE conversation ADD COLUMN deleted_at REAL NOT NULL DEFAULT 0")
+    connection.execute(
+        "UPDATE turn SET parent = coalesce((SELECT max(other.id) FROM turn other "
+        "WHERE other.conversation = turn.conversation AND other.id < turn.id), 0)"
+    )
+    connection.execute(
+        "UPDATE conversation SET tip = "
+        "coalesce((SELECT max(id) FROM turn WHERE conversation = conversation.id), 0)"
+    )
+    connection.execute(
+        "CREATE TRIGGER turn_shown AFTER INSERT ON turn BEGIN "
+        "UPDATE conversation SET tip = new.id WHERE id = new.conversation; END"
+    )
+    connection.execute(
+        "CREATE TRIGGER turn_resumed AFTER UPDATE OF state ON turn "
+        "WHEN old.state <> 'writing' AND new.state = 'writing' BEGIN "
+        "INSERT INTO words (words, rowid, content) VALUES ('delete', old.id, old.content); END"
+    )
+
+
 _MAY_NOT = ("local_only", "not_allowed", "withheld")
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _better, _privacy)
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _first,
+    _better,
+    _privacy,
+    _versions,
+)
 
 
 class _Connection(sqlite3.Connection):

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 from edge.conversations.store import Conversations
 from offload.config.places import places
 from offload.egress.outbox import Outbox
 from offload.engine import Engine, SessionKeeping
+
+
+def discard(conversation: str, store: Conversations) -> None:
+    """Put a conversation into the trash; what of it waits for the cloud is not asked any more."""
+    store.read(conversation)  # an unknown one is told
+    Outbox(places().outbox).forget_session(conversation)
+    store.trash.put(conversation)
+
+
+def erase(conversations: Sequence[str], store: Conversations, sessions: Path) -> None:
+    """Forget conversations for good, where no engine runs."""
+    for each in conversations:
+        asyncio.run(forget(each, store, None, sessions))
 
 
 async def forget(

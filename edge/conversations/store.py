@@ -12,17 +12,20 @@ from typing import Any
 import msgspec
 
 from edge.conversations.answer_writer import AnswerWriter, settle, this_process
+from edge.conversations.attachments import apart
 from edge.conversations.conversation import (
     HEADINGS,
     Conversation,
     Heading,
     LaterAnswer,
     State,
+    conversation_of,
     heading_of,
-    turn_of,
 )
 from edge.conversations.conversation_schema import connect
 from edge.conversations.search import SearchHit, search
+from edge.conversations.trash import Trash
+from edge.conversations.versions import Versions
 from offload.errors import RequestError
 from offload.messages import Privacy, Role
 
@@ -39,6 +42,8 @@ class Conversations:
         self._db = connect(path)
         self._me = this_process()
         settle(self._db)
+        self.versions = Versions(self._db)
+        self.trash = Trash(self._db)
 
     @property
     def database(self) -> sqlite3.Connection:
@@ -71,7 +76,8 @@ class Conversations:
         """Return the full id of an id or of its beginning. Raises RequestError."""
         escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         rows = self._db.execute(
-            "SELECT id FROM conversation WHERE id LIKE ? ESCAPE '\\' LIMIT 2", (f"{escaped}%",)
+            "SELECT id FROM conversation WHERE deleted_at = 0 AND id LIKE ? ESCAPE '\\' LIMIT 2",
+            (f"{escaped}%",),
         ).fetchall()
         if len(rows) == 1 and name:
             return str(rows[0]["id"])
@@ -94,12 +100,7 @@ class Conversations:
         turns = self._db.execute(
             "SELECT * FROM turn WHERE conversation = ? ORDER BY id", (conversation,)
         )
-        return Conversation(
-            heading=heading_of(row),
-            system=row["system"],
-            turns=tuple(turn_of(each) for each in turns),
-            privacy=Privacy(row["privacy"]),
-        )
+        return conversation_of(row, turns)
 
     def ask(self, conversation: str, text: str, privacy: Privacy = Privacy.ASK) -> int:
         """Add a person's turn; the first one gives an unnamed conversation its title."""
@@ -113,14 +114,18 @@ class Conversations:
         """Begin an answer, to be written piece by piece."""
         return AnswerWriter(self._db, self._add(conversation, "assistant", "", "writing", privacy))
 
+    def resume(self, turn: int) -> AnswerWriter:
+        """Go on with an answer that was not finished, behind what there is of it."""
+        self._db.execute(
+            "UPDATE turn SET state = 'writing', writer = ?, finish = '' WHERE id = ?",
+            (self._me, turn),
+        )
+        return AnswerWriter(self._db, turn)
+
     def keep_here(self, conversation: str) -> None:
         """Let the last question, and all that answers it, never leave: its person refused."""
-        row = self._last_question(conversation)
-        if row is not None:
-            self._db.execute(
-                "UPDATE turn SET privacy = 'local_only' WHERE conversation = ? AND id >= ?",
-                (conversation, row["id"]),
-            )
+        for turn in self.versions.since_last_question(conversation):
+            self._db.execute("UPDATE turn SET privacy = 'local_only' WHERE id = ?", (turn,))
 
     def awaits(self, name: str) -> bool:
         """Return whether a turn waits for a better answer by this name of the outbox."""
@@ -144,27 +149,6 @@ class Conversations:
         )
         return kept.rowcount > 0
 
-    def undo(self, conversation: str) -> str | None:
-        """Take back the last question and its answer; return the question, None without one."""
-        row = self._last_question(conversation)
-        if row is None:
-            return None
-        self._remove("conversation = ? AND id >= ?", (conversation, row["id"]))
-        return str(row["content"])
-
-    def unanswer(self, conversation: str) -> str | None:
-        """Take back the last answer only; return the question that stands, None without one."""
-        row = self._last_question(conversation)
-        if row is None:
-            return None
-        self._remove("conversation = ? AND id > ?", (conversation, row["id"]))
-        return str(row["content"])
-
-    def stays(self, conversation: str) -> bool:
-        """Return whether the last question must never leave."""
-        row = self._last_question(conversation)
-        return row is not None and row["privacy"] == Privacy.LOCAL_ONLY.value
-
     def rename(self, conversation: str, title: str) -> None:
         """Give a conversation another title; an empty one is refused with RequestError."""
         if not title.strip():
@@ -181,7 +165,7 @@ class Conversations:
         )
 
     def delete(self, conversation: str) -> None:
-        """Delete a conversation: its text is overwritten in the file, its log and its index."""
+        """Delete a conversation for good: its text is overwritten in file, log and index."""
         self._remove("conversation = ?", (conversation,))
         self._db.execute("DELETE FROM conversation WHERE id = ?", (conversation,))
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -189,7 +173,9 @@ class Conversations:
     def questions(self, limit: int = 500) -> list[str]:
         """Return what was asked, the newest first: the history of the arrow keys."""
         rows = self._db.execute(
-            "SELECT content FROM turn WHERE role = 'user' ORDER BY id DESC LIMIT ?", (limit,)
+            "SELECT content FROM turn WHERE role = 'user' AND conversation IN "
+            "(SELECT id FROM conversation WHERE deleted_at = 0) ORDER BY id DESC LIMIT ?",
+            (limit,),
         )
         return [str(row["content"]) for row in rows]
 
@@ -202,14 +188,16 @@ class Conversations:
     ) -> int:
         now = time.time()
         touched = self._db.execute(
-            "UPDATE conversation SET changed_at = ? WHERE id = ?", (now, conversation)
+            "UPDATE conversation SET changed_at = ? WHERE id = ? AND deleted_at = 0",
+            (now, conversation),
         )
         if not touched.rowcount:
             raise RequestError(f"there is no conversation {conversation!r}; it may be deleted")
         made = self._db.execute(
-            "INSERT INTO turn (conversation, role, content, state, writer, created_at, privacy) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (conversation, role, content, state, self._me, now, privacy.value),
+            "INSERT INTO turn "
+            "(conversation, parent, role, content, state, writer, created_at, privacy) "
+            "VALUES (?, (SELECT tip FROM conversation WHERE id = ?), ?, ?, ?, ?, ?, ?)",
+            (conversation, conversation, role, content, state, self._me, now, privacy.value),
         )
         assert made.lastrowid is not None, "an inserted row has an id"
         return made.lastrowid
@@ -220,15 +208,8 @@ class Conversations:
         if removed.rowcount:
             self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
 
-    def _last_question(self, conversation: str) -> sqlite3.Row | None:
-        row: sqlite3.Row | None = self._db.execute(
-            "SELECT id, content, privacy FROM turn WHERE conversation = ? AND role = 'user' "
-            "ORDER BY id DESC LIMIT 1",
-            (conversation,),
-        ).fetchone()
-        return row
-
 
 def _title(text: str) -> str:
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
+    asked = apart(text).question
+    line = next((line.strip() for line in asked.splitlines() if line.strip()), "")
     return line if len(line) <= TITLE_LEN else f"{line[: TITLE_LEN - 1].rstrip()}…"

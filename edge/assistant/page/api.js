@@ -52,9 +52,11 @@ export const begin = () => json("conversations", { method: "POST", body: {} });
 export const read = (id) => json(at(id));
 export const rename = (id, title) => json(at(id), { method: "PATCH", body: { title } });
 export const remove = (id) => json(at(id), { method: "DELETE" });
-export const ask = (id, text, side = null, stays = false) =>
-  json(`${at(id)}/ask`, { method: "POST", body: { text, side, private: stays } });
-export const takeBack = (id) => json(`${at(id)}/undo`, { method: "POST", body: {} });
+const post = (path, body = {}) => json(path, { method: "POST", body });
+export const ask = (id, text, side = null, stays = false, edits = 0) => post(`${at(id)}/ask`, { text, side, private: stays, edits });
+export const resume = (id) => post(`${at(id)}/ask`, { resume: true });
+export const version = (id, turn) => post(`${at(id)}/version`, { turn });
+export const restore = (id) => post(`${at(id)}/restore`);
 export const stop = (id) => json(`${at(id)}/stop`, { method: "POST", body: {} });
 export const consent = (id, reply) => json(`${at(id)}/consent`, { method: "POST", body: { reply } });
 export const exported = async (id, form) => (await call(`${at(id)}/export?form=${form}`)).blob();

@@ -3,7 +3,7 @@
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
 import { askConsent, choose, line, withdrawConsent } from "./dialogs.js";
-import { show as showList } from "./list.js";
+import { listen as listenToList, show as showList } from "./list.js";
 import { listen } from "./keys.js";
 import * as place from "./place.js";
 import { Settings } from "./settings.js";
@@ -15,15 +15,17 @@ const { t } = words;
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 2000;
 const BETTER_MS = 3000; // between two looks for a better answer, while one may come
+const UNDO_MS = 60_000; // the server keeps what was deleted for longer
 const STANDING_MS = 5000; // between two looks at the link, while somebody looks at the page
 
 let current = null; // the id of the open conversation; null before its first question
 let status = null;
 let following = null; // aborts the stream that is being read
 let hoping = null; // the timer of the next look for a better answer
+let undoing = null; // the timer that takes the offer to undo away
 let last = null; // the last answer's usage
 
-const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text), edit });
+const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text), edit, version, resume });
 const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), fail: notice });
 const settings = new Settings(stand, speak);
 
@@ -59,6 +61,21 @@ function notice(words) {
   $("notice").hidden = !words;
 }
 
+/** Say what was done, with a button that undoes it. */
+function undoable(words, undo) {
+  const button = document.createElement("button");
+  button.className = "small";
+  button.textContent = t("undo");
+  button.addEventListener("click", () => {
+    $("undo").hidden = true;
+    undo();
+  });
+  $("undo").replaceChildren(words, " ", button);
+  $("undo").hidden = false;
+  clearTimeout(undoing);
+  undoing = setTimeout(() => ($("undo").hidden = true), UNDO_MS);
+}
+
 function stand(now) {
   status = now;
   thread.stand(now);
@@ -79,9 +96,17 @@ async function speak() {
 async function refresh() {
   const wanted = $("search").value;
   const hits = await api.conversations(wanted);
-  showList($("list"), hits, { selected: current, searching: Boolean(wanted.trim()), open });
+  showList($("list"), hits, { selected: current, searching: Boolean(wanted.trim()), open: found });
   const heading = hits.find((hit) => hit.heading.id === current)?.heading;
   if (heading) title(heading.title);
+}
+
+/** Open what a search found: the version that holds it. */
+async function found({ heading, turn }) {
+  const hidden = turn && !composer.busy && heading.id !== current;
+  if (hidden) await act(() => api.version(heading.id, turn));
+  await open(heading.id);
+  thread.find(turn)?.scrollIntoView({ block: "start" });
 }
 
 function title(words) {
@@ -96,6 +121,7 @@ function side(open_) {
 }
 
 function blank() {
+  composer.leaveEdit();
   place.keep(null);
   clear();
   act(refresh);
@@ -115,6 +141,7 @@ function clear() {
 
 async function open(id) {
   following?.abort();
+  if (current && id !== current) composer.leaveEdit();
   const whole = await act(() => api.read(id));
   if (!whole) return;
   current = id;
@@ -136,40 +163,61 @@ async function hope(id) {
   if (id !== current || composer.busy) return;
   const whole = await api.read(id).catch(() => null);
   if (!whole || id !== current || composer.busy) return;
+  thread.meet(whole.turns);
   const { came, may } = thread.better(whole.turns);
   if (came) $("said").textContent = t("better");
   if (may) hoping = setTimeout(() => hope(id), BETTER_MS);
 }
 
-/** Ask a new question, or with null the last one again; `by` chooses a side, `stays` keeps it here. */
-async function send(text, by = null, stays = false) {
+/** Ask a new question, or with null the last one again; `by` chooses a side, `stays` keeps it here.
+ *  With `edits` it is asked in the place of that turn, which stays as another version. */
+async function send(text, by = null, stays = false, edits = 0) {
   if (composer.busy) return;
   composer.setBusy(true);
   const asked = await act(async () => {
     current ??= (await api.begin()).id;
-    await api.ask(current, text ?? "", by, stays);
+    await api.ask(current, text ?? "", by, stays, edits);
     return true;
   });
   if (!asked) {
     composer.setBusy(false);
-    if (text) composer.restore(text, stays);
+    if (text) composer.restore(text, stays, edits);
     return;
   }
   place.keep(current);
   place.tell(current);
+  if (text === null || edits) return again();
   thread.begin(text);
   $("said").textContent = t("answering");
   act(refresh);
   await follow(current);
 }
 
-/** Take the last question back into the box, to be asked in other words. */
-async function edit(text) {
-  const back = composer.busy ? null : await act(() => api.takeBack(current));
-  if (!back) return;
+/** Show the conversation as it is now, and follow what is being written there. */
+async function again() {
+  composer.setBusy(false);
+  $("said").textContent = t("answering");
+  await open(current);
+}
+
+/** Put a question into the box, to be asked in other words; until then nothing has changed. */
+function edit(turn) {
+  if (!composer.busy) composer.edit(turn);
+}
+
+/** Show another version of a turn, and what followed it. */
+async function version(turn) {
+  if (composer.busy || !(await act(() => api.version(current, turn)))) return;
   place.tell(current);
   await open(current);
-  composer.put(text, back.private);
+  thread.find(turn)?.querySelector(".versions button:not(:disabled)")?.focus();
+}
+
+/** Go on with an answer that was stopped. */
+async function resume() {
+  if (composer.busy || !(await act(() => api.resume(current)))) return;
+  place.tell(current);
+  await again();
 }
 
 async function follow(id) {
@@ -226,10 +274,16 @@ $("rename").addEventListener("click", async () => {
 });
 
 $("delete").addEventListener("click", async () => {
-  const sure = await choose(t("delete_sure"), [["delete", t("delete"), "danger"], ["", t("cancel"), ""]]);
-  if (!sure || !(await act(() => api.remove(current)))) return;
-  place.tell(current);
+  const [gone, name] = [current, $("title").textContent];
+  const sure = await choose(t("delete_sure", { name }), [["delete", t("delete"), "danger"], ["", t("cancel"), ""]]);
+  if (!sure || !(await act(() => api.remove(gone)))) return;
+  place.tell(gone);
   blank();
+  undoable(t("deleted", { name }), async () => {
+    if (!(await act(() => api.restore(gone)))) return;
+    place.tell(null);
+    await open(gone);
+  });
 });
 
 $("export").addEventListener("click", async () => {
@@ -243,10 +297,11 @@ $("export").addEventListener("click", async () => {
   URL.revokeObjectURL(anchor.href);
 });
 
+listenToList($("list"), $("search"));
 listen({
   isBusy: () => composer.busy,
   stop: () => act(() => api.stop(current)),
-  close: () => side(false),
+  close: () => composer.leaveEdit() || side(false),
   blank,
   search: () => side(true),
 });

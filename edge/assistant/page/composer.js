@@ -1,9 +1,11 @@
 // The box at the foot: a question that grows, text files with it, and the button that sends or stops.
 
+import { attached } from "./attached.js";
 import { t } from "./words.js";
 
 const MOST_BYTES = 1_000_000;
 const DRAFT = "nearfar-draft";
+const EDITS = "nearfar-draft-edits";
 const STAYS = "nearfar-draft-stays";
 
 export class Composer {
@@ -14,11 +16,15 @@ export class Composer {
     this.picker = document.getElementById("file");
     this.chips = document.getElementById("files");
     this.files = [];
+    this.edits = 0; // the turn in whose place the question will stand
+    this.before = null; // what stood in the box before that
     this.busy = false;
     this.actions = { send, stop, fail };
     this.box.value = sessionStorage.getItem(DRAFT) ?? "";
     this.stays = sessionStorage.getItem(STAYS) === "true";
     this.isPrivate = false;
+    Object.assign(this, JSON.parse(sessionStorage.getItem(EDITS) ?? "{}"));
+    this.form.classList.toggle("editing", Boolean(this.edits));
     this.listen();
     this.grow();
   }
@@ -49,17 +55,49 @@ export class Composer {
     const text = this.box.value.trim();
     if (!text) return;
     const files = this.files.map(({ name, content }) => fenced(name, content));
-    const stays = this.stays;
+    const { stays, edits } = this;
+    this.leaveEdit();
     this.box.value = "";
     this.files = [];
     this.showFiles();
     this.grow();
-    this.actions.send([...files, text].join("\n\n"), null, stays);
+    this.actions.send([...files, text].join("\n\n"), null, stays, edits);
   }
 
   /** Give a question back that could not be sent. */
-  restore(text, stays) {
-    if (!this.box.value) this.put(text, stays);
+  restore(text, stays, edits) {
+    if (this.box.value) return;
+    const { files, question } = attached(text);
+    this.edits = edits;
+    this.files = files;
+    this.showFiles();
+    this.put(question, stays);
+  }
+
+  /** Take a question that was asked into the box; Esc brings back what stood there. */
+  edit({ id, content, privacy }) {
+    this.before ??= { text: this.box.value, files: this.files, stays: this.stays };
+    const { files, question } = attached(content);
+    this.edits = id;
+    this.files = files;
+    this.showFiles();
+    this.put(question, privacy === "local_only");
+    this.form.classList.add("editing");
+  }
+
+  /** Give up changing a question; say whether one was being changed. */
+  leaveEdit() {
+    if (!this.edits) return false;
+    const { text, files, stays } = this.before ?? { text: "", files: [], stays: false };
+    this.edits = 0;
+    this.before = null;
+    this.form.classList.remove("editing");
+    this.box.value = text;
+    this.files = files;
+    this.stays = stays;
+    this.showFiles();
+    this.grow();
+    return true;
   }
 
   /** What is written while nothing may leave stays here, also once it is sent later. */
@@ -94,6 +132,8 @@ export class Composer {
     this.box.style.height = `${Math.min(this.box.scrollHeight, innerHeight * 0.4)}px`;
     this.stays = (this.stays || this.isPrivate) && Boolean(this.box.value || this.files.length);
     sessionStorage.setItem(DRAFT, this.box.value); // a reload loses nothing that was typed
+    const before = this.before && { ...this.before, files: [] }; // files are not kept over a reload
+    sessionStorage.setItem(EDITS, JSON.stringify({ edits: this.edits, before }));
     sessionStorage.setItem(STAYS, String(this.stays));
     this.ready();
   }

@@ -11,13 +11,28 @@ function day(seconds) {
 export function show(list, hits, { selected, searching, open }) {
   const rows = [];
   let last = "";
-  for (const { heading, excerpt } of hits) {
+  for (const hit of hits) {
+    const { heading, excerpt } = hit;
     const when = day(heading.changed_at);
     if (!searching && when !== last) rows.push(label(t((last = when))));
-    rows.push(row(heading, searching ? excerpt : "", heading.id === selected, open));
+    rows.push(row(heading, searching ? excerpt : "", heading.id === selected, () => open(hit)));
   }
   if (!rows.length) rows.push(label(t(searching ? "nothing_found" : "none_yet")));
   list.replaceChildren(...rows);
+}
+
+/** Walk through the list, and from the search into it, by the arrow keys; Enter in the search opens the first. */
+export function listen(list, search) {
+  const step = (event) => {
+    const rows = [...list.querySelectorAll("button")];
+    const at = rows.indexOf(document.activeElement);
+    if (event.key === "Enter" && event.target === search && !event.isComposing) rows[0]?.click();
+    else if (event.key === "ArrowDown") rows[Math.min(at + 1, rows.length - 1)]?.focus();
+    else if (event.key === "ArrowUp") (at > 0 ? rows[at - 1] : search).focus();
+    else return;
+    event.preventDefault();
+  };
+  for (const each of [list, search]) each.addEventListener("keydown", step);
 }
 
 function label(words) {
@@ -40,7 +55,7 @@ function row(heading, excerpt, selected, open) {
     found.textContent = excerpt;
     button.append(found);
   }
-  button.addEventListener("click", () => open(heading.id));
+  button.addEventListener("click", open);
   const item = document.createElement("li");
   item.append(button);
   return item;

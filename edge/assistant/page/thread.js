@@ -1,5 +1,6 @@
 // The turns of a conversation, and the answer that is being written at its end.
 
+import { attached } from "./attached.js";
 import { render } from "./markdown.js";
 import { welcome } from "./welcome.js";
 import { t } from "./words.js";
@@ -92,8 +93,10 @@ class Writing {
 }
 
 export class Thread {
-  constructor(element, { retry, example, edit }) {
+  constructor(element, { retry, example, edit, version, resume }) {
     this.element = element;
+    this.version = version;
+    this.resume = resume;
     this.retry = retry;
     this.example = example;
     this.edit = edit;
@@ -130,16 +133,48 @@ export class Thread {
   /** Show a conversation; an answer under way is left open for more. */
   show(turns) {
     this.writing = null;
-    const last = turns.findLastIndex((turn) => turn.role === "user");
-    const shown = turns.map((turn, n) => this.turn(turn, n === turns.length - 1, n === last));
+    const shown = turns.map((turn, n) => this.turn(turn, n === turns.length - 1));
     this.element.replaceChildren(...(turns.length ? shown : [welcome(this.status, this.example)]));
+    this.meet(turns);
     this.follows = true;
     this.toEnd();
     this.scrolled();
   }
 
-  turn(turn, last, editable) {
-    if (turn.role === "user") return this.question(turn.content, editable);
+  /** Let what is shown know its turns: which can be changed, and which have other versions. */
+  meet(turns) {
+    const articles = this.element.querySelectorAll(":scope > article");
+    if (articles.length !== turns.length) return;
+    articles.forEach((article, n) => {
+      article.turn = turns[n];
+      article.querySelector(":scope > .versions")?.remove();
+      if (turns[n].versions.length > 1) article.append(this.versions(turns[n]));
+    });
+  }
+
+  /** Return the element of a turn. */
+  find(turn) {
+    return [...this.element.querySelectorAll(":scope > article")].find((article) => article.turn?.id === turn);
+  }
+
+  versions({ id, versions }) {
+    const at = versions.indexOf(id);
+    const step = (by, sign, label) => {
+      const button = make("button", "small", sign);
+      button.setAttribute("aria-label", t(label));
+      button.disabled = !versions[at + by];
+      button.addEventListener("click", () => this.version(versions[at + by]));
+      return button;
+    };
+    const place = make("span", "", `${at + 1}/${versions.length}`);
+    const row = make("div", "versions", step(-1, "‹", "version_before"), place, step(1, "›", "version_after"));
+    row.setAttribute("role", "group");
+    row.setAttribute("aria-label", t("versions"));
+    return row;
+  }
+
+  turn(turn, last) {
+    if (turn.role === "user") return this.question(turn.content);
     const article = this.article();
     const parts = apart(turn.content);
     if (turn.state !== "writing") article.querySelector(".body").append(...(parts.thought ? [folded(parts)] : []), ...render(parts.answer));
@@ -148,17 +183,14 @@ export class Thread {
     return article;
   }
 
-  question(text, editable) {
-    const article = make("article", "question", make("div", "bubble", text));
+  question(text) {
+    const { files, question } = attached(text);
+    const article = make("article", "question", make("div", "bubble", ...files.map(file), question));
     article.setAttribute("aria-label", t("you"));
-    if (editable) article.prepend(this.editor(text));
-    return article;
-  }
-
-  editor(text) {
     const button = make("button", "small edit", t("edit"));
-    button.addEventListener("click", () => this.edit(text));
-    return button;
+    button.addEventListener("click", () => article.turn && this.edit(article.turn));
+    article.prepend(button);
+    return article;
   }
 
   article() {
@@ -179,13 +211,11 @@ export class Thread {
     return writing;
   }
 
-  /** Begin an answer, under a new question or in place of the last answer. */
+  /** Begin an answer under a new question. */
   begin(question) {
     this.element.querySelector(".welcome")?.remove();
-    for (const foot of this.element.querySelectorAll(question === null ? ".retry" : ".retry, .edit")) foot.remove();
-    const last = this.element.lastElementChild;
-    if (question !== null) this.element.append(this.question(question, true));
-    else if (last?.classList.contains("answer")) last.remove();
+    for (const foot of this.element.querySelectorAll(".retry")) foot.remove();
+    this.element.append(this.question(question));
     const article = this.article();
     this.element.append(article);
     this.writing = this.begun(article, "");
@@ -229,7 +259,8 @@ export class Thread {
     article.classList.remove("writing");
     article.removeAttribute("aria-busy");
     const state = { error: "failed", stopped: "stopped" }[event.type] ?? "whole";
-    this.foot(article, { ...event, content: text, state, remarks: event.remarks ?? (event.error ? [event.error] : []) }, true);
+    const goesOn = Boolean(text.trim()) && (state !== "whole" || event.finish?.reason === "length");
+    this.foot(article, { ...event, content: text, state, can_go_on: goesOn, remarks: event.remarks ?? (event.error ? [event.error] : []) }, true);
     requestAnimationFrame(() => this.toEnd());
   }
 
@@ -244,6 +275,11 @@ export class Thread {
     const actions = make("div", "actions");
     const { answer } = apart(turn.content ?? "");
     if (answer) actions.append(copier(answer));
+    if (last && turn.can_go_on) {
+      const button = make("button", "small retry", t("go_on"));
+      button.addEventListener("click", () => this.resume());
+      actions.append(button);
+    }
     if (last) actions.append(...this.retries());
     row.append(actions);
     article.append(...remarks, row);
@@ -269,6 +305,11 @@ export class Thread {
     const near = button(t("retry_near"), "edge");
     return this.canAskCloud ? [near, button(t("retry_cloud"), "cloud")] : [near];
   }
+}
+
+/** A file with a question, closed until it is asked for. */
+function file({ name, content }) {
+  return make("details", "file", make("summary", "", name), make("pre", "", content));
 }
 
 /** Who answered, opened to why: the reason, how sure, how quick, what was sent. */

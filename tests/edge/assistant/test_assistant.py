@@ -139,8 +139,8 @@ async def test_never_holds_at_once_and_for_the_texts_of_programs_too() -> None:
         await http.post(f"/api/conversations/{talk}/ask", json={})  # the same question anew
         await events(http, talk)
         assert not opened.far.requests
-        back = (await http.post(f"/api/conversations/{talk}/undo", json={})).json()
-        assert back == {"question": "the vault opens at 4711", "private": True}
+        (asked, *_) = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        assert (asked["content"], asked["privacy"]) == ("the vault opens at 4711", "local_only")
 
 
 async def test_a_question_that_was_written_while_private_stays() -> None:
@@ -157,7 +157,7 @@ async def test_a_question_that_was_written_while_private_stays() -> None:
         assert [each.content for each in opened.far.requests[0].messages] == ["open"]
 
 
-async def test_retrying_replaces_the_answer_on_the_side_that_was_chosen() -> None:
+async def test_retrying_adds_a_version_by_the_side_that_was_chosen() -> None:
     async with client(office()) as http:
         await http.patch("/api/settings", json={"private": False})
         talk, _ = await ask(http, "hello?")
@@ -166,7 +166,77 @@ async def test_retrying_replaces_the_answer_on_the_side_that_was_chosen() -> Non
         await http.post(f"/api/conversations/{talk}/consent", json={"reply": "once"})
         await events(http, talk)
         kept = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
-        assert [turn["role"] for turn in kept] == ["user", "assistant"]
+        assert [turn["content"] for turn in kept] == ["hello?", "far answer"]
+        versions = kept[1]["versions"]
+        assert len(versions) == 2 and versions[1] == kept[1]["id"]
+        await http.post(f"/api/conversations/{talk}/version", json={"turn": versions[0]})
+        kept = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        assert [turn["content"] for turn in kept] == ["hello?", "near answer"]
+
+
+async def test_a_stale_retry_far_changes_nothing_while_nothing_may_leave() -> None:
+    opened = office()
+    async with client(opened) as http:
+        await http.patch("/api/settings", json={"private": False})
+        talk, _ = await ask(http, "hello?")
+        await http.patch("/api/settings", json={"private": True})
+        again = await http.post(f"/api/conversations/{talk}/ask", json={"side": "cloud"})
+        assert again.status_code == 400 and "no far model" in again.json()["error"]
+        kept = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        assert [turn["content"] for turn in kept] == ["hello?", "near answer"]
+        assert kept[1]["versions"] == []
+
+
+async def test_a_question_that_is_changed_begins_a_version_of_its_own() -> None:
+    async with client(office()) as http:
+        talk, _ = await ask(http, "wrogn")
+        (first, _) = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        body = {"text": "right", "edits": first["id"]}
+        await http.post(f"/api/conversations/{talk}/ask", json=body)
+        await events(http, talk)
+        whole = (await http.get(f"/api/conversations/{talk}")).json()
+        assert [turn["content"] for turn in whole["turns"]] == ["right", "near answer"]
+        assert len(whole["turns"][0]["versions"]) == 2
+        exported = (await http.get(f"/api/conversations/{talk}/export")).text
+        assert "version 2 of 2" in exported and "wrogn" in exported.split("# Other versions")[1]
+
+
+async def test_a_stopped_answer_goes_on_behind_what_there_is_of_it() -> None:
+    hold = asyncio.Event()
+    near = ScriptedEngine(("one ", "two "), hold=hold, hold_before=1)
+    async with client(opened := office(near)) as http:
+        talk = (await http.post("/api/conversations", json={})).json()["id"]
+        await http.post(f"/api/conversations/{talk}/ask", json={"text": "count"})
+        await near.until(lambda: bool(near.num_said))
+        await http.post(f"/api/conversations/{talk}/stop", json={})
+        (_, turn) = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        assert (turn["content"], turn["can_go_on"]) == ("one ", True)
+        hold.set()
+        await http.post(f"/api/conversations/{talk}/ask", json={"resume": True})
+        assert (await events(http, talk))[-1]["type"] == "finish"
+        assert near.requests[-1].answer_prefix == "one "
+        assert [each.role for each in near.requests[-1].messages] == ["user"]
+        (_, turn) = (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        assert (turn["content"], turn["state"]) == ("one one two ", "whole")
+        assert opened.store.search("one one two")
+        refused = await http.post(f"/api/conversations/{talk}/ask", json={"resume": True})
+        assert refused.status_code == 400
+
+
+async def test_what_was_deleted_comes_back_or_is_erased() -> None:
+    async with client(opened := office()) as http:
+        talk, _ = await ask(http, "all about zebras")
+        await http.delete(f"/api/conversations/{talk}")
+        assert (await http.get("/api/conversations")).json() == []
+        assert opened.store.search("zebras") == [] and opened.store.questions() == []
+        await http.post(f"/api/conversations/{talk}/restore", json={})
+        assert (await http.get(f"/api/conversations/{talk}")).json()["turns"]
+        await http.delete(f"/api/conversations/{talk}")
+        assert opened.store.trash.expired() == []
+        assert opened.store.trash.expired(kept_s=0.0) == [talk]
+        opened.store.delete(talk)
+        gone = await http.post(f"/api/conversations/{talk}/restore", json={})
+        assert gone.status_code == 400
 
 
 async def test_a_fallen_link_is_told_and_answered_near() -> None:

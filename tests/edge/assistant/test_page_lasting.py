@@ -17,7 +17,7 @@ from offload.config.places import places
 from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.errors import CloudUnreachable
-from tests.edge.browser import IN_A_BROWSER, ask, page, playwright, ready
+from tests.edge.browser import IN_A_BROWSER, ask, page, ready
 from tests.edge.desks import office, serving
 from tests.offload.scripted import ScriptedEngine
 
@@ -48,26 +48,6 @@ async def test_two_tabs_and_a_reload_follow_one_answer() -> None:
         await tab.click("#delete")
         await tab.click("#choice button[value=delete]")
         await other.locator(".welcome").wait_for()
-
-
-async def test_the_last_question_is_taken_back_and_asked_in_other_words() -> None:
-    async with serving(office()) as opened, page() as tab:
-        await ready(opened, tab)
-        await ask(tab, "wrogn words")
-        await tab.locator(".route .badge").wait_for()
-        await tab.locator(".question").hover()
-        await tab.locator(".edit").click()
-        await tab.locator(".welcome").wait_for()
-        await playwright.expect(tab.locator("#question")).to_have_value("wrogn words")
-        await tab.reload()  # what was typed outlives it
-        await tab.locator("#status:not(:empty)").wait_for()
-        await playwright.expect(tab.locator("#question")).to_have_value("wrogn words")
-        await ask(tab, "right words")
-        await tab.locator(".route .badge").wait_for()
-        assert [turn.content for turn in opened.store.read(opened.store.latest()).turns] == [
-            "right words",
-            "near answer",
-        ]
 
 
 class Away(ScriptedEngine):

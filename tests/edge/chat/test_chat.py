@@ -21,10 +21,10 @@ from edge.conversations.store import Conversations
 from offload.config.places import places
 from offload.egress.door import Door, EgressEngine
 from offload.egress.permission import LivePermission
-from offload.errors import CloudUnreachable
+from offload.errors import CloudUnreachable, RequestError
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.link.client import CloudLink
-from offload.messages import Delta, Finish, Privacy, Request
+from offload.messages import Delta, Finish, Privacy, Request, Route
 from offload.policy.serving.rule import ThresholdRule
 from tests.offload.scripted import ScriptedEngine
 
@@ -149,8 +149,8 @@ async def test_why_tells_of_the_answer_that_is_newest_where_one_is() -> None:
     assert of_question.startswith("far ·")
     assert none == of_new == "nothing has been answered yet"
     _, screen = await talk(f"/open {store.latest()[:8]}", "/why", "/undo", "/why", store=store)
-    assert screen.remarks[1].startswith("far ·")
-    assert screen.remarks[3] == "nothing has been answered yet"
+    assert any(each.startswith("far ·") for each in screen.remarks)
+    assert screen.remarks[-1] == "nothing has been answered yet"
 
 
 async def test_an_earlier_conversation_is_found_and_gone_on_with() -> None:
@@ -357,3 +357,71 @@ async def test_how_far_a_long_prompt_has_been_read_is_shown() -> None:
     _, screen = await talk("a long one", engine=Hybrid(near, None))
     assert screen.readings[:2] == ["reading 0 of 900 tokens", "reading 512 of 900 tokens"]
     assert screen.answers == ["near"]
+
+
+async def test_versions_are_listed_chosen_and_made_by_retry_and_edit() -> None:
+    chat, screen = await talk("question", "/near", "/edit other words", "/versions", "/versions 1")
+    listed = [each for each in screen.remarks if "/3  " in each]
+    assert listed == [
+        "  1/3  question -> far",
+        "  2/3  question -> near",
+        "* 3/3  other words -> far",
+    ]
+    assert chat.conversation is not None
+    whole = chat.store.read(chat.conversation)
+    assert [turn.content for turn in whole.turns] == ["question", "far"]
+    assert screen.remarks[-2:] == ["> question", "far"]
+
+
+async def test_what_was_undone_and_deleted_is_brought_back() -> None:
+    chat, screen = await talk("question", "/undo", "/redo", "/forget", "/restore", reply="y")
+    assert any("Delete 'question', 2 turns?" in each for each in screen.asked)
+    assert chat.conversation is not None
+    assert [turn.content for turn in chat.store.read(chat.conversation).turns] == [
+        "question",
+        "far",
+    ]
+    _, screen = await talk("/restore")
+    assert "nothing that was deleted" in screen.remarks[-1]
+
+
+async def test_an_answer_that_reached_its_limit_goes_on() -> None:
+    cut = Finish(reason="length", route=Route(served_by="edge", reason="offline"))
+    near = ScriptedEngine(("one ",), finish=cut)
+    chat, screen = await talk("count", "/continue", engine=Hybrid(near, None))
+    assert chat.conversation is not None
+    (_, turn) = chat.store.read(chat.conversation).turns
+    assert turn.content == "one one " and near.requests[-1].answer_prefix == "one "
+    assert any("/continue" in each for each in screen.remarks)
+    _, screen = await talk("question", "/continue")
+    assert "no answer to go on with" in screen.remarks[-1]
+
+
+async def test_a_conversation_that_goes_on_shows_its_title_and_last_turns() -> None:
+    store = Conversations()
+    await talk("about zebras", store=store)
+    screen = ScriptedScreen()
+    chat = Chat(
+        hybrid(),
+        screen,
+        store,
+        options=AnswerOptions(),
+        commands=COMMANDS,
+        conversation=store.latest(),
+    )
+    await chat.run()
+    assert screen.remarks[0].startswith("— about zebras · 2 turns · ")
+    assert screen.remarks[1:] == ["> about zebras", "far"]
+
+
+async def test_a_question_that_fails_again_leaves_the_answer_that_was_there() -> None:
+    near = ScriptedEngine(("fine",))
+    chat, screen = await talk("question", engine=Hybrid(near, None))
+    near._error = RequestError("it broke; ask again")
+    assert chat.conversation is not None
+    await chat._take("/retry")
+    assert [turn.content for turn in chat.store.read(chat.conversation).turns] == [
+        "question",
+        "fine",
+    ]
+    assert "it broke" in screen.remarks[-1]

@@ -83,7 +83,7 @@ async def test_what_was_deleted_or_taken_back_is_never_asked(
     undone = await asked(store, engine, outbox, Privacy.CLOUD_OK)
     await forget(deleted, store, None, tmp_path)
     assert [each.request.session for each in outbox.pending()] == [undone]
-    store.undo(undone)
+    store.versions.undo(undone)
     cloud.come_back()
     before = len(cloud.requests)
     monkeypatch.setattr("edge.chat.upgrade_answers._STRAY_S", -1.0)

@@ -155,14 +155,17 @@ def test_a_deleted_conversation_leaves_no_byte_of_its_text(
     assert [hit.heading.id for hit in store.search("staying")] == [other]
 
 
-def test_an_undone_turn_is_out_of_the_index(store: Conversations) -> None:
+def test_what_is_undone_is_kept_found_and_brought_back(store: Conversations) -> None:
     talk = said(store, "first question", "first answer")
-    store.ask(talk, f"second {SECRET}")
-    assert store.undo(talk) == f"second {SECRET}"
-    assert store.search(SECRET) == [] and store.search("first answer")
-    assert store.unanswer(talk) == "first question"
+    asked = store.ask(talk, f"second {SECRET}")
+    assert store.versions.undo(talk) == f"second {SECRET}"
+    assert [hit.turn for hit in store.search(SECRET)] == [asked]
+    assert store.versions.unanswer(talk) == "first question"
     assert [turn.role for turn in store.read(talk).turns] == ["user"]
-    assert store.undo(talk) == "first question" and store.undo(talk) is None
+    assert store.versions.redo(talk) and store.read(talk).turns[-1].content == f"second {SECRET}"
+    assert not store.versions.redo(talk)
+    assert store.versions.undo(talk) and store.versions.undo(talk) == "first question"
+    assert store.versions.undo(talk) is None and store.read(talk).turns == ()
 
 
 def test_the_beginning_of_an_id_is_enough(store: Conversations) -> None:
@@ -220,3 +223,89 @@ def test_usage_is_kept_with_the_answer(store: Conversations) -> None:
     turn = store.read(talk).turns[1]
     assert turn.state == "stopped" and turn.finish is not None and turn.finish.usage.bytes_sent == 7
     assert store.read(talk).messages()[0].content == "Be brief."
+
+
+def test_old_conversations_open_as_before(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    raw = sqlite3.connect(path, isolation_level=None)
+    for version, migrate in enumerate(MIGRATIONS[:3], 1):
+        migrate(raw)
+        raw.execute(f"PRAGMA user_version={version}")
+        raw.execute("COMMIT")
+    for talk in ("a" * 32, "b" * 32):
+        raw.execute(
+            "INSERT INTO conversation (id, title, created_at, changed_at) VALUES (?, 't', 1, 1)",
+            (talk,),
+        )
+    for talk, role, content in (
+        ("a" * 32, "user", "one"),
+        ("b" * 32, "user", "uno"),
+        ("a" * 32, "assistant", "1"),
+        ("a" * 32, "user", "two"),
+    ):
+        raw.execute(
+            "INSERT INTO turn (conversation, role, content, state, created_at) "
+            "VALUES (?, ?, ?, 'whole', 1)",
+            (talk, role, content),
+        )
+    raw.close()
+    store = Conversations(path)
+    whole = store.read("a" * 32)
+    assert [turn.content for turn in whole.turns] == ["one", "1", "two"]
+    assert whole.others == () and whole.heading.num_turns == 3
+    assert all(turn.versions == () for turn in whole.turns)
+    assert [turn.content for turn in store.read("b" * 32).turns] == ["uno"]
+    store.ask("a" * 32, "three")
+    assert store.read("a" * 32).turns[-1].content == "three"
+
+
+def test_answers_are_versions_of_each_other_and_each_keeps_what_followed(
+    store: Conversations,
+) -> None:
+    talk = said(store, "question", "first answer")
+    store.ask(talk, "and then?")
+    for _ in range(2):
+        store.versions.undo(talk)
+    store.versions.redo(talk)
+    store.versions.before(talk, store.read(talk).turns[1].id)
+    store.answer(talk).end("whole")
+    second = store.read(talk).turns[1]
+    assert len(second.versions) == 2 and store.read(talk).heading.num_turns == 2
+    store.versions.choose(talk, second.versions[0])
+    shown = [turn.content for turn in store.read(talk).turns]
+    assert shown == ["question", "first answer", "and then?"]
+    assert [turn.id for turn in store.read(talk).others] == [second.id]
+    with pytest.raises(RequestError, match="no such version"):
+        store.versions.choose(talk, 4711)
+
+
+def test_an_answer_that_is_left_waits_for_nothing_better(store: Conversations) -> None:
+    talk = said(store, "question", "near answer")
+    store.versions.unanswer(talk)
+    writing = store.answer(talk)
+    writing.end("whole")
+    writing.wait("in-the-outbox")
+    assert store.awaits("in-the-outbox")
+    store.versions.unanswer(talk)
+    assert not store.awaits("in-the-outbox")
+
+
+def test_an_answer_that_goes_on_is_found_as_a_whole_and_only_so(store: Conversations) -> None:
+    talk = store.begin()
+    store.ask(talk, "count")
+    writing = store.answer(talk)
+    writing.write("alpha beta ")
+    writing.end("stopped")
+    again = store.resume(writing.turn)
+    assert store.read(talk).turns[1].state == "writing" and store.search("beta") == []
+    again.write("gamma")
+    again.end("whole")
+    assert store.read(talk).turns[1].content == "alpha beta gamma"
+    assert store.search("beta gamma")
+    store.database.execute("INSERT INTO words (words) VALUES ('integrity-check')")
+
+
+def test_a_question_behind_a_file_gives_the_title(store: Conversations) -> None:
+    talk = store.begin()
+    store.ask(talk, "notes.md:\n```\nlong text\n```\n\nWhat does it say?")
+    assert store.read(talk).heading.title == "What does it say?"

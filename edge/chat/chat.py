@@ -13,7 +13,7 @@ from pathlib import Path
 from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
 from edge.chat.dialogue import AnswerOptions, answer
-from edge.chat.history_commands import show_past
+from edge.chat.past_turns import past_turns
 from edge.chat.question_text import with_files
 from edge.chat.screen import HELP, Command, LeaveChat, Screen
 from edge.chat.terminal import ThoughtFolding, why
@@ -99,7 +99,7 @@ class Chat:
                 watching = self.upgrader.watching(lambda: self.engine)
                 await stack.enter_async_context(watching)
             if self.conversation is not None:
-                show_past(self)
+                self.show_past()
             self._show_better()
             if first:
                 await self._take(first)
@@ -110,6 +110,12 @@ class Chat:
                 except (EOFError, KeyboardInterrupt):
                     return
                 await self._take(line)
+
+    def show_past(self) -> None:
+        """Show the title and the last turns of the conversation."""
+        assert self.conversation is not None, "one was opened"
+        for line in past_turns(self.store.read(self.conversation)):
+            self.screen.remark(line)
 
     async def _erase(self, conversation: str) -> None:
         await forget(conversation, self.store, self.engine, self.sessions)

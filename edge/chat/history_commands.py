@@ -18,7 +18,6 @@ from offload.thinking import split
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
 
-_LINES = 12  # of an earlier answer, shown when its conversation goes on
 _WIDTH = 70  # of a version, in the list of them
 
 
@@ -52,7 +51,7 @@ async def undo(chat: Chat, _: str) -> None:
 async def redo(chat: Chat, _: str) -> None:
     if not chat.store.versions.redo(_current(chat)):
         raise RequestError("nothing was taken back here; /versions lists what was asked otherwise")
-    show_past(chat)
+    chat.show_past()
 
 
 async def versions(chat: Chat, rest: str) -> None:
@@ -62,7 +61,7 @@ async def versions(chat: Chat, rest: str) -> None:
         if not (rest.isdecimal() and 1 <= int(rest) <= len(ends)):
             raise RequestError(f"there is no version {rest!r}; /versions lists all {len(ends)}")
         chat.store.versions.choose(conversation, ends[int(rest) - 1])
-        show_past(chat)
+        chat.show_past()
         return
     whole = chat.store.read(conversation)
     turns = {turn.id: turn for turn in (*whole.turns, *whole.others)}
@@ -89,22 +88,6 @@ def _short(text: str) -> str:
 async def go_on(chat: Chat, _: str) -> None:
     before = chat.store.versions.tip(_current(chat))
     await chat.answer(before=before, resume=True)
-
-
-def show_past(chat: Chat) -> None:
-    """Show the title, the last question, and how its answer began."""
-    whole = chat.store.read(_current(chat))
-    title = whole.heading.title or "a conversation without a title"
-    changed = time.strftime("%Y-%m-%d %H:%M", time.localtime(whole.heading.changed_at))
-    chat.screen.remark(f"— {title} · {len(whole.turns)} turns · {changed} —")
-    for turn in whole.turns[-2:]:
-        if turn.role == "user":
-            chat.screen.remark(f"> {apart(turn.content).shown()}")
-            continue
-        lines = split(turn.content).answer.strip().splitlines() or [f"({turn.state})"]
-        chat.screen.remark("\n".join(lines[:_LINES] + ["…"] * (len(lines) > _LINES)))
-        if turn.can_go_on:
-            chat.screen.remark("this answer was not finished; /continue goes on with it")
 
 
 async def save(chat: Chat, rest: str) -> None:
@@ -141,7 +124,7 @@ async def forget(chat: Chat, _: str) -> None:
 
 async def restore(chat: Chat, rest: str) -> None:
     chat.conversation = chat.store.trash.restore(rest)
-    show_past(chat)
+    chat.show_past()
 
 
 async def list_past(chat: Chat, rest: str) -> None:
@@ -157,7 +140,7 @@ async def list_past(chat: Chat, rest: str) -> None:
 async def open_past(chat: Chat, rest: str) -> None:
     chat.conversation = chat.store.find(rest)
     chat.system, chat.last, chat.told = chat.store.read(chat.conversation).system, None, ""
-    show_past(chat)
+    chat.show_past()
 
 
 def _current(chat: Chat) -> str:

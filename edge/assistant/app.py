@@ -53,7 +53,7 @@ class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     resume: bool = False
 
 
-class Version(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChosenVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The turn whose version is to be shown."""
 
     turn: int
@@ -184,7 +184,7 @@ class _Api:
     async def version(self, request: Request) -> Response:
         """Show another version, and what followed it."""
         self._answers.require_idle(_id(request))
-        self._store.versions.choose(_id(request), (await _body(request, Version)).turn)
+        self._store.versions.choose(_id(request), (await _body(request, ChosenVersion)).turn)
         return _json({})
 
     async def export(self, request: Request) -> Response:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from backbone.terminal_text import readable
 
 
-class Question(NamedTuple):
+class AttachedQuestion(NamedTuple):
     """A question apart from the files that are attached to it, each a name and its text."""
 
     files: tuple[tuple[str, str], ...]
@@ -20,13 +20,13 @@ class Question(NamedTuple):
         return f"{names} {self.question}".strip()
 
 
-def apart(text: str) -> Question:
+def apart(text: str) -> AttachedQuestion:
     """Return a question apart from what with_files() has put before it."""
     files = []
     while (found := _ATTACHED.match(text)) is not None:
         files.append((found["name"], found["text"]))
         text = text[found.end() :]
-    return Question(tuple(files), text)
+    return AttachedQuestion(tuple(files), text)
 
 
 _ATTACHED = re.compile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,26 @@ from backbone.rope_scaling import RopeScaling
 _MOST = {"num_hidden_layers": 4096, "num_attention_heads": 1 << 16}
 _MOST_OF_ANY = 1 << 28
 _COUNTS = (
-    *("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    "num_attention_heads",
     *("num_key_value_heads", "head_dim", "max_position_embeddings"),
 )
+
+
+def check_counts(config: Mapping[str, Any]) -> None:
+    """Raise CheckpointError where a count of a network is none that a model can have."""
+    for name in _COUNTS:
+        value = config.get(name)
+        if value is None:  # by the family, or said elsewhere
+            continue
+        if not isinstance(value, int) or value < 1:
+            raise CheckpointError(
+                f"{name} is {value!r} in config.json and must be 1 or more; fetch it again"
+            )
+        if value > _MOST.get(name, _MOST_OF_ANY):
+            raise CheckpointError(
+                f"{name} is {value} in config.json, more than any model has; fetch it again"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,16 +79,7 @@ class NetworkConfig:
     dense_layers: frozenset[int] = frozenset()  # those without experts
 
     def __post_init__(self) -> None:
-        for name in _COUNTS:
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise CheckpointError(
-                    f"{name} is {value!r} in config.json and must be 1 or more; fetch it again"
-                )
-            if value > _MOST.get(name, _MOST_OF_ANY):
-                raise CheckpointError(
-                    f"{name} is {value} in config.json, more than any model has; fetch it again"
-                )
+        check_counts({name: getattr(self, name) for name in _COUNTS})
         if self.num_attention_heads % self.num_key_value_heads:
             raise CheckpointError(
                 f"num_attention_heads={self.num_attention_heads} is not a multiple of "

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.chat_template import DEFAULT
+from backbone.config import check_counts
 from backbone.errors import CheckpointError
 from quantize.architectures import (
     Architecture,
@@ -66,6 +67,7 @@ class Checkpoint:
 def open_checkpoint(folder: Path) -> Checkpoint:
     """Read all of an HF folder but its numbers; CheckpointError says what is wrong with it."""
     config = read_config(folder)
+    check_counts(config)
     architecture = architecture_of(config)
     stored = stored_tensors(folder)
     _check_counts(folder, config, stored)

@@ -65,6 +65,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             f"{folder} is no checkpoint: it has no config.json; name a Hugging Face folder"
         )
     config = _parse(path.read_bytes(), path)
+    if not isinstance(config.get("quantization_config") or {}, dict):
+        raise CheckpointError(f"{path}: quantization_config is no object; fetch the model again")
     # Vision-language checkpoints keep the language model's settings one level down.
     inner = config.get("text_config")
     if not isinstance(inner, dict) or "model_type" not in inner:
@@ -77,8 +79,10 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a folder by name, from one safetensors file or its shards."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = _parse(index.read_bytes(), index).get("weight_map", {})
-        files = sorted({folder / str(name) for name in weight_map.values()})
+        weight_map = _parse(index.read_bytes(), index).get("weight_map")
+        if not isinstance(weight_map, dict):
+            raise CheckpointError(f"{index} has no weight_map; fetch the model again")
+        files = sorted({_beside(index, str(name)) for name in weight_map.values()})
     else:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -89,6 +93,13 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     for file in files:
         tensors |= _file_tensors(file)
     return tensors
+
+
+def _beside(index: Path, name: str) -> Path:
+    """Return the shard of this name; one with a path in it could reach outside the folder."""
+    if Path(name).name != name:
+        raise CheckpointError(f"{index} names {name!r}, which is no file beside it; fetch it again")
+    return index.with_name(name)
 
 
 def _file_tensors(path: Path) -> dict[str, StoredTensor]:

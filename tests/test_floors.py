@@ -235,6 +235,17 @@ def test_the_table_of_folders_is_whole_and_from_the_ground_up() -> None:
         told.append(name)
 
 
+def test_no_name_of_a_module_is_given_twice() -> None:
+    twice = []
+    for name, path in files().items():
+        given: Counter[str] = Counter()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign):
+                given.update(each.id for each in node.targets if isinstance(each, ast.Name))
+        twice += [f"{name}: {each}" for each, count in given.items() if count > 1]
+    assert not twice, "the first value is never seen"
+
+
 def test_no_two_public_classes_share_a_name() -> None:
     count: Counter[str] = Counter()
     for path in files().values():

@@ -8,6 +8,7 @@ each step, as one tensor of integers.
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -56,6 +57,18 @@ class GroupLost(RuntimeError):
     """A step failed that several processes computed: who is how far in it cannot be known."""
 
 
+def stay_on_loopback() -> None:
+    """Let gloo and NCCL listen on this machine alone: who connects to them is asked for no key.
+
+    Without it they listen where the machine's name leads, which others may reach.
+    """
+    names = {name for _, name in socket.if_nameindex()} if hasattr(socket, "if_nameindex") else {}
+    for loopback in ("lo", "lo0"):
+        if loopback in names:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+
+
 class Group:
     """The processes that run one model; `rank` 0 leads."""
 
@@ -63,6 +76,8 @@ class Group:
         """Wait for the others. Raises SettingsError where they do not come."""
         self.rank, self.size = rendezvous.rank, rendezvous.size
         self._lost = False
+        if rendezvous.address.startswith("file://"):  # all of them were started here
+            stay_on_loopback()
         try:
             distributed.init_process_group(
                 "nccl" if device.type == "cuda" else "gloo",

@@ -18,12 +18,14 @@ from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
 from offload.messages import EngineLoad, ForwardedRequest, ModelCard, Request
 
 _MAX_WAIT_S = 60.0
+_MOST_LOST = 2  # replicas by one request: what ends each that reads it must not end them all
 
 
 class Replicas:
     """An Engine of processes; a request whose replica dies before its answer began goes elsewhere.
 
-    An answer that had begun raises CloudFailed: another replica may not write the same text.
+    An answer that had begun raises CloudFailed: another replica may not write the same text; so
+    does a request that two replicas died of.
     `options_of` says what the replica of a number runs, and on which device.
     """
 
@@ -73,6 +75,7 @@ class Replicas:
     async def generate(self, request: Request) -> AnswerStream:
         """Stream one replica's answer. Raises RequestError, EngineStopped, CloudFailed."""
         tried: list[Replica] = []
+        num_lost = 0
         while True:
             replica = await self._choose(request, tried)
             link, said = replica.link, False
@@ -92,6 +95,12 @@ class Replicas:
                             ) from error
                         if isinstance(error, Overloaded) and len(tried) + 1 >= self._wanted:
                             raise
+                        num_lost += not isinstance(error, Overloaded)
+                        if num_lost >= _MOST_LOST:
+                            raise CloudFailed(
+                                f"{num_lost} replicas died while they read this request; it is not "
+                                "given to another"
+                            ) from error
             tried.append(replica)
 
     def report(self) -> EngineLoad | None:

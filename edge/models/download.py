@@ -27,7 +27,7 @@ PIECE = 1 << 20
 TRIES = 6  # in a row without a byte
 RESERVE_BYTES = 200_000_000  # of the disk, that a download must leave free
 TIMEOUT_S = 30.0
-TIMEOUT_S = 300.0  # as long as a server may ask to be left alone for
+MAX_RETRY_AFTER_S = 300.0  # as long as a server may ask to be left alone for
 
 _log = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def _pause_s(error: urllib.error.HTTPError, url: str, page: str) -> float:
     if error.code != 429:
         raise DownloadError(refusal(url, error.code, error.headers, page)) from None
     seconds = _retry_after_s(error.headers.get("Retry-After", ""))
-    if seconds > TIMEOUT_S:
+    if seconds > MAX_RETRY_AFTER_S:
         raise DownloadError(
             f"{url} may be fetched again in {seconds / 60:.0f} minutes (status 429); "
             "run the same command then"

@@ -77,6 +77,42 @@ def test_damaged_weights_are_named(make_checkpoint: Make, tmp_path: Path) -> Non
     assert "tokenizer.json" in refusal(good, out)
 
 
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"hidden_size": 2**40}, "more than any model"),
+        ({"max_position_embeddings": 2**62}, "more than any model"),
+        ({"intermediate_size": -1}, "must be 1 or more"),
+        ({"num_attention_heads": 0}, "must be 1 or more"),
+        ({"head_dim": 10**9}, "more than any model"),
+        ({"quantization_config": [1]}, "is no object"),
+    ],
+)
+def test_a_config_that_no_model_has_is_named(
+    changes: dict[str, Any], says: str, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    good = make_checkpoint("llama")
+    edit_config(good, **changes)
+    assert says in refusal(good, tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "says"),
+    [
+        ([1], "no weight_map"),
+        ({"a": "../other/model.safetensors"}, "no file beside it"),
+        ({"a": "/etc/passwd"}, "no file beside it"),
+    ],
+)
+def test_an_index_names_files_beside_it_alone(
+    weight_map: object, says: str, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    good = make_checkpoint("llama")
+    index = good / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    assert says in refusal(good, tmp_path / "m.gguf")
+
+
 def test_a_cut_off_gguf_is_named(make_checkpoint: Make, tmp_path: Path) -> None:
     out = tmp_path / "out" / "m.gguf"
     out.parent.mkdir()

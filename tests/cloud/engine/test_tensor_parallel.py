@@ -22,7 +22,7 @@ from backbone.tensor_shard import ShardError, TensorShard
 from cloud.engine.engine import CloudEngine
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from cloud.engine.options import EngineOptions
-from cloud.engine.tensor_parallel import Rendezvous, pack_step, unpack_step
+from cloud.engine.tensor_parallel import Group, Rendezvous, pack_step, unpack_step
 from cloud.engine.tp_launcher import TpLauncher, launch_workers
 from offload.errors import SettingsError
 from tests.cloud.golden import reference_tokens
@@ -232,3 +232,24 @@ def test_torchrun_with_another_number_of_processes_is_refused(
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(SettingsError, match="is 2 and 3 processes were started"):
         Rendezvous.by_torchrun(2)
+
+
+@pytest.mark.parametrize(("address", "stays"), [("file:///nowhere", True), ("env://", False)])
+def test_processes_that_were_started_here_listen_on_loopback_alone(
+    address: str, stays: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    for name in names:
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
+    listened: list[str | None] = []
+
+    def meet(*_: object, **__: object) -> None:
+        listened.extend(map(os.environ.get, names))
+        raise RuntimeError("nobody came")
+
+    monkeypatch.setattr("torch.distributed.init_process_group", meet)
+    with pytest.raises(SettingsError, match="nobody came"):
+        Group(Rendezvous(rank=0, size=2, address=address), torch.device("cpu"))
+    loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
+    assert set(listened) == (loopback if stays else {None})

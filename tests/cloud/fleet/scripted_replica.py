@@ -22,6 +22,8 @@ def open_scripted(pause_s: float = 0.0, cache_use: float = 0.0) -> ScriptedEngin
     def script(request: Request) -> list[str]:
         if request.prompt == "who":
             return [f"{asker()}|{request.cache_salt}"]
+        if request.prompt == "die":
+            os.abort()
         if request.prompt == "where":
             wanted = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
             told = [os.environ.get(name, "") for name in wanted]

@@ -89,6 +89,17 @@ async def test_a_question_that_waits_for_its_first_word_outlives_its_replica(
     assert pids[0] not in answers and pids[1] in answers
 
 
+async def test_a_request_that_ends_whoever_reads_it_does_not_end_them_all(
+    fleet: Replicas,
+) -> None:
+    fleet.scale(3)
+    await until(lambda: all(replica.is_ready for replica in fleet.replicas))
+    with pytest.raises(CloudFailed, match="2 replicas died"):
+        await pid_of(fleet, "die")
+    assert sum(replica.is_ready for replica in fleet.replicas) >= 1
+    assert await pid_of(fleet) > 0
+
+
 async def test_fewer_replicas_finish_what_they_have(fleet: Replicas) -> None:
     begun = [fleet.generate(Request(prompt="long")) for _ in range(2)]
     first = [await anext(each) for each in begun]

@@ -107,15 +107,17 @@ def show(
 
     from edge.models.local_models import find_any, makes_embeddings, size_of
     from edge.models.model_contents import read_contents, read_folder
+    from edge.models.packaged_models import packaged_at
     from offload.config.places import places
 
     path = find_any(name, places().models)
     contents = read_folder(path) if path.is_dir() else read_contents(path)
-    size_bytes = size_of(path)
+    size_bytes, packaged = size_of(path), packaged_at(path)
     if as_json:
         document = {
             "path": str(path),
             "size_bytes": size_bytes,
+            "from": packaged.requirement if packaged else "",
             "architecture": contents.architecture,
             "embeddings": makes_embeddings(path),
             "tensors": dict(contents.tensors),
@@ -125,6 +127,8 @@ def show(
         echo_json(json.dumps(document, ensure_ascii=False))
         return
     echo(f"path          {path} ({size_bytes / 1e6:,.1f} MB)")
+    if packaged is not None:
+        echo(f"from          the package {packaged.requirement}, as its SHA-256 says")
     echo(f"architecture  {contents.architecture}")
     echo(f"embeddings    {'yes' if makes_embeddings(path) else 'no'}")
     echo(f"parameters    {sum(contents.parameters.values()) / 1e6:,.1f}M")

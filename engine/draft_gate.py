@@ -110,6 +110,10 @@ class DraftGate:
         self._since_plain = 0
         self._resting = False
 
+    def begin(self) -> None:
+        """Begin another answer, which may lose a share of its own time and of no other's."""
+        self._written_s = self._lost_s = 0.0
+
     def wanted(self) -> bool:
         """Return whether to draft at this step."""
         if not self.times.known or self._since_plain >= REFRESH:

@@ -80,6 +80,7 @@ class GatedDrafter:
     def __init__(self, drafter: Drafter, gate: DraftGate) -> None:
         self._drafter = drafter
         self._gate = gate
+        gate.begin()
         self._may = False  # whether this step could have taken a draft
 
     def add(self, token: int) -> None:

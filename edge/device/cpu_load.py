@@ -50,6 +50,27 @@ def _fast_cores(root: Path) -> list[int]:
     return [fast] if fast else []
 
 
+class UsableCores:
+    """Tells the usable cores, counted anew every few seconds: quotas and affinity masks change."""
+
+    def __init__(
+        self,
+        *,
+        count: Callable[[], int] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        every_s: float = 2.0,
+    ) -> None:
+        self._count = count or num_usable_cores
+        self._clock, self._every_s = clock, every_s
+        self._counted, self._value = clock(), self._count()
+
+    def __call__(self) -> int:
+        """Return the cores."""
+        if (now := self._clock()) >= self._counted + self._every_s:
+            self._counted, self._value = now, self._count()
+        return self._value
+
+
 BusySeconds = Callable[[], tuple[float, float]]
 
 

@@ -43,7 +43,7 @@ def read_pressure(root: Path = Path("/")) -> DevicePressure:
 
 
 class Ceiling:
-    """Tells the most threads to use, reading the trees anew every few seconds.
+    """Tells the most threads to use of the cores there are, reading the trees every few seconds.
 
     The cores that the process may run on are asked for each time: a thread without a core of its
     own makes the others wait, and that answer costs nothing.
@@ -51,7 +51,7 @@ class Ceiling:
 
     def __init__(
         self,
-        num_cores: int,
+        num_cores: Callable[[], int],
         *,
         read: Callable[[], DevicePressure] = read_pressure,
         allowed: Callable[[], frozenset[int] | None] = allowed_cores,
@@ -62,16 +62,16 @@ class Ceiling:
         self._allowed = allowed
         self._clock = clock
         self._until = -1e9
-        self._value = num_cores
+        self._pressure = DevicePressure()
 
     def __call__(self) -> int:
         """Return the ceiling."""
         now = self._clock()
         if now >= self._until:
             self._until = now + READ_EVERY_S
-            self._value = self._read().ceiling(self._num_cores)
-        allowed = self._allowed()
-        return self._value if allowed is None else max(1, min(self._value, len(allowed)))
+            self._pressure = self._read()
+        allowed, most = self._allowed(), self._pressure.ceiling(self._num_cores())
+        return most if allowed is None else max(1, min(most, len(allowed)))
 
 
 def _on_battery(folder: Path) -> bool:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from edge.device.cpu_load import OthersLoad, num_usable_cores
+from edge.device.cpu_load import OthersLoad, UsableCores
 from edge.device.device_pressure import Ceiling
 
 LOOK_S = 0.15  # between two looks at what others use
@@ -27,6 +27,7 @@ GAIN = 0.97  # a trial must be at least this much shorter
 SPIKE = 1.4  # a step so much longer than usual calls for a look
 FIRST_WAIT_S = 1.0  # between trials that failed, doubled each time
 SHORT_WAIT_S, LONG_WAIT_S = 4.0, 60.0  # at most, for more threads and for fewer
+TRIAL_SHARE = 0.01  # of the time that trials of fewer threads may cost, where others are seen
 BLIND_S = 1.5  # without knowledge of others, after which only step times decide
 
 
@@ -37,6 +38,7 @@ class _Trial:
     threads: int
     seconds: list[float]
     skip: int = 1  # the first step also warms the caches of the new cores
+    cost_s: float = 0.0  # what its steps took beyond the usual
 
 
 class _RetryDelay:
@@ -46,14 +48,14 @@ class _RetryDelay:
         self.until = 0.0
         self._length = FIRST_WAIT_S
 
-    def longer(self, now: float, longest_s: float) -> None:
-        """Note a failure."""
-        self.until = now + self._length
+    def longer(self, now: float, longest_s: float, cost_s: float = 0.0) -> None:
+        """Note a failure, which cost so much."""
+        self.until = now + min(longest_s, max(self._length, cost_s / TRIAL_SHARE))
         self._length = min(2 * self._length, longest_s)
 
 
 class Governor:
-    """Chooses the threads of each step.
+    """Chooses the threads of each step, as many as there are cores at most.
 
     `others` tells the cores that other programs use, or None where it cannot; `ceiling` the
     threads to use at most, on battery for instance. `first_others` is a guess to start with.
@@ -61,18 +63,18 @@ class Governor:
 
     def __init__(
         self,
-        max_threads: int,
+        cores: Callable[[], int],
         *,
         others: Callable[[], float | None],
         ceiling: Callable[[], int] | None = None,
         first_others: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._max = max_threads
+        self._cores = cores
         self._others = others
-        self._ceiling = ceiling or (lambda: max_threads)
+        self._ceiling = ceiling or cores
         self._clock = clock
-        self._free = max(0.0, max_threads - first_others)
+        self._free = max(0.0, cores() - first_others)
         self._threads = self._wanted()
         self._trial: _Trial | None = None
         self._recent: deque[float] = deque(maxlen=RECENT_STEPS)
@@ -100,7 +102,7 @@ class Governor:
         if others is None:
             return
         self._looked = self._clock()
-        self._free = max(0.0, self._max - others)
+        self._free = max(0.0, self._cores() - others)
         wanted = self._wanted()
         if self._free < self._threads - 1 + ROUND_UP and wanted < self._threads:
             self._settle(wanted)
@@ -133,7 +135,7 @@ class Governor:
         return max(1, min(self._limit(), int(self._free + ROUND_UP)))
 
     def _limit(self) -> int:
-        return max(1, min(self._max, self._ceiling()))
+        return max(1, min(self._cores(), self._ceiling()))
 
     def _settle(self, threads: int) -> None:
         self._threads, self._trial = threads, None
@@ -163,6 +165,7 @@ class Governor:
 
     def _judge(self, trial: _Trial, seconds: float, now: float) -> None:
         usual = median(self._recent)
+        trial.cost_s += seconds - usual
         if seconds > SPIKE * usual:
             self._give_up(trial, now)
         elif trial.skip > 0:
@@ -180,8 +183,10 @@ class Governor:
             self._give_up(trial, now)
 
     def _give_up(self, trial: _Trial, now: float) -> None:
-        soon = trial.threads > self._threads and not self._blind(now)
-        self._wait(trial.threads).longer(now, SHORT_WAIT_S if soon else LONG_WAIT_S)
+        seen, more = not self._blind(now), trial.threads > self._threads
+        longest_s = SHORT_WAIT_S if more and seen else LONG_WAIT_S
+        # Unseen, others may have come just then, and their end is found by trials alone.
+        self._wait(trial.threads).longer(now, longest_s, trial.cost_s if seen else 0.0)
         self._trial, self._looks_up = None, 0
 
     def _blind(self, now: float) -> bool:
@@ -209,7 +214,7 @@ class ThreadTuner:
         self._governor: Governor | None = None
         self._set = (fixed_threads, fixed_threads)
         if fixed_threads == 0:
-            cores, others = num_usable_cores(), others or OthersLoad()
+            cores, others = UsableCores(), others or OthersLoad()
             self._governor = Governor(
                 cores, others=others, ceiling=Ceiling(cores), first_others=others() or 0.0
             )

@@ -99,7 +99,7 @@ def _add_vocabulary(
 def steady_threads() -> Iterator[None]:
     """One thread wherever a governor would choose: torch rounds by how many there are."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("edge.device.governor.num_usable_cores", lambda: 1)
+        patch.setattr("edge.device.cpu_load.num_usable_cores", lambda: 1)
         yield
 
 

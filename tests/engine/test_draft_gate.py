@@ -55,6 +55,15 @@ def test_text_that_ceases_to_repeat_loses_only_what_drafts_had_won() -> None:
     assert 2000 / (1000 / won + 1000 / lost) > 1.2
 
 
+def test_no_answer_pays_for_drafts_with_the_time_that_others_saved_or_took() -> None:
+    gate = DraftGate()
+    for _ in range(20):
+        gate.begin()
+        assert ratio(gate, lambda _: (1.5, 4), num_tokens=400) > 1.8
+        gate.begin()
+        assert ratio(gate, lambda _: (2.0, 1), num_tokens=200) >= 0.975
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_mixed_text_on_an_unsteady_machine_is_never_slowed(seed: int) -> None:
     rng = random.Random(seed)

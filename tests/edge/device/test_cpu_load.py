@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.device.cpu_load import cpu_quota, num_usable_cores
+from edge.device.cpu_load import UsableCores, cpu_quota, num_usable_cores
 
 
 def _v2(root: Path, text: str) -> Path:
@@ -52,3 +52,12 @@ def test_there_is_always_one_core(tmp_path: Path) -> None:
 
 def test_a_quota_of_half_a_core_leaves_one_thread(tmp_path: Path) -> None:
     assert num_usable_cores(_v2(tmp_path, "50000 100000")) == 1
+
+
+def test_cores_are_counted_again_every_few_seconds() -> None:
+    now, count = [0.0], [2]
+    cores = UsableCores(count=lambda: count[0], clock=lambda: now[0], every_s=2.0)
+    count[0] = 1
+    assert cores() == 2, "counting reads files"
+    now[0] = 2.0
+    assert cores() == 1

@@ -60,7 +60,9 @@ def test_each_strain_halves_the_threads_and_one_remains() -> None:
 
 def test_ceiling_is_read_again_after_a_while() -> None:
     now, pressures = [0.0], iter([DevicePressure(), DevicePressure(hot=True)])
-    ceiling = Ceiling(8, read=lambda: next(pressures), allowed=lambda: None, clock=lambda: now[0])
+    ceiling = Ceiling(
+        lambda: 8, read=lambda: next(pressures), allowed=lambda: None, clock=lambda: now[0]
+    )
     assert (ceiling(), ceiling()) == (8, 8)
     now[0] = 6.0
     assert ceiling() == 4
@@ -68,7 +70,7 @@ def test_ceiling_is_read_again_after_a_while() -> None:
 
 def test_a_core_that_goes_away_is_noticed_at_once() -> None:
     allowed = [frozenset({0, 1, 2, 3})]
-    ceiling = Ceiling(4, read=DevicePressure, allowed=lambda: allowed[0], clock=lambda: 0.0)
+    ceiling = Ceiling(lambda: 4, read=DevicePressure, allowed=lambda: allowed[0], clock=lambda: 0.0)
     assert ceiling() == 4
     allowed[0] = frozenset({2})
     assert ceiling() == 1
@@ -78,7 +80,9 @@ def test_a_core_that_goes_away_is_noticed_at_once() -> None:
 
 def test_governor_keeps_below_the_ceiling() -> None:
     limit, now = [8], [0.0]
-    governor = Governor(8, others=lambda: 0.0, ceiling=lambda: limit[0], clock=lambda: now[0])
+    governor = Governor(
+        lambda: 8, others=lambda: 0.0, ceiling=lambda: limit[0], clock=lambda: now[0]
+    )
     assert governor.threads == 8
     limit[0] = 4
     governor.look()

@@ -60,7 +60,7 @@ def _throughput(machine: Machine, choose: Callable[[float], int], seconds: float
 
 def _governed(neighbours: Callable[[float], int], **machine: object) -> float:
     device = Machine(neighbours, **machine)  # type: ignore[arg-type]
-    governor = Governor(2, others=device.others, clock=lambda: device.now)
+    governor = Governor(lambda: 2, others=device.others, clock=lambda: device.now)
     return _throughput(device, governor.step)
 
 
@@ -107,7 +107,7 @@ def test_model_too_small_for_two_threads_gets_one() -> None:
 
 def test_quiet_machine_does_not_flicker() -> None:
     device = Machine(LOADS["idle"])
-    governor = Governor(2, others=device.others, clock=lambda: device.now)
+    governor = Governor(lambda: 2, others=device.others, clock=lambda: device.now)
     chosen = []
     for _ in range(1000):
         chosen.append(governor.step(device.step(governor.threads)))
@@ -116,26 +116,26 @@ def test_quiet_machine_does_not_flicker() -> None:
 
 def test_first_steps_follow_the_guess() -> None:
     for others, expected in ((0.0, 8), (5.5, 2), (30.0, 1)):
-        governor = Governor(8, others=lambda: None, first_others=others)
+        governor = Governor(lambda: 8, others=lambda: None, first_others=others)
         assert governor.threads == governor.prefill_threads == expected
 
 
 def test_guess_is_not_tried_against_before_others_were_watched() -> None:
     now = [100.0]
-    governor = Governor(4, others=lambda: None, first_others=3.0, clock=lambda: now[0])
+    governor = Governor(lambda: 4, others=lambda: None, first_others=3.0, clock=lambda: now[0])
     for _ in range(100):
         now[0] += 0.001
         assert governor.step(0.001) == 1
 
 
 def test_one_core_is_one_thread() -> None:
-    governor = Governor(1, others=lambda: 0.0)
+    governor = Governor(lambda: 1, others=lambda: 0.0)
     assert {governor.step(0.1) for _ in range(50)} == {1} and governor.prefill_threads == 1
 
 
 def test_prompts_use_the_free_cores() -> None:
     busy = [0.0]
-    governor = Governor(8, others=lambda: busy[0], clock=lambda: 0.0)
+    governor = Governor(lambda: 8, others=lambda: busy[0], clock=lambda: 0.0)
     for others, expected in ((0.0, 8), (2.0, 6), (2.5, 5), (7.9, 1), (20.0, 1)):
         busy[0] = others
         governor.look()
@@ -164,13 +164,43 @@ def test_counters_of_this_machine_only_grow() -> None:
 
 
 def test_the_first_look_replaces_the_guess_at_once() -> None:
-    governor = Governor(4, others=lambda: 0.0, first_others=4.0, clock=lambda: 0.0)
+    governor = Governor(lambda: 4, others=lambda: 0.0, first_others=4.0, clock=lambda: 0.0)
     assert governor.threads == 1, "what was seen while the model was loaded"
     governor.look()
     assert governor.threads == 4
 
 
 def test_a_guess_stands_while_nobody_can_be_seen() -> None:
-    governor = Governor(4, others=lambda: None, first_others=2.0, clock=lambda: 0.0)
+    governor = Governor(lambda: 4, others=lambda: None, first_others=2.0, clock=lambda: 0.0)
     governor.look()
     assert governor.threads == 2
+
+
+def test_cores_that_are_taken_away_or_granted_in_mid_answer_change_the_threads() -> None:
+    now, cores = [0.0], [2]
+
+    def threads_after(seconds: float) -> int:
+        until = now[0] + seconds
+        while now[0] < until:
+            now[0] += 0.05
+            governor.step(0.05 / min(governor.threads, cores[0]))
+        return governor.threads
+
+    governor = Governor(lambda: cores[0], others=lambda: 0.0, clock=lambda: now[0])
+    assert threads_after(1.0) == 2
+    cores[0] = 1
+    assert threads_after(1.0) == 1 and governor.prefill_threads == 1
+    cores[0] = 2
+    assert threads_after(5.0) == 2 and governor.prefill_threads == 2
+
+
+def test_trials_of_fewer_threads_cost_a_hundredth_of_long_steps_at_most() -> None:
+    """A step of eight answers is long, and in one thread twice as long."""
+    now, lost = [0.0], 0.0
+    governor = Governor(lambda: 2, others=lambda: 0.0, clock=lambda: now[0])
+    for _ in range(1000):
+        seconds = 0.15 if governor.threads == 2 else 0.29
+        lost += seconds - 0.15
+        now[0] += seconds
+        governor.step(seconds, num_answers=8)
+    assert 0 < lost <= 0.015 * now[0]

@@ -53,7 +53,7 @@ def test_threads_are_set_only_when_they_change(
 def test_what_others_used_while_the_model_was_loaded_is_where_it_begins(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("edge.device.governor.num_usable_cores", lambda: 4)
+    monkeypatch.setattr("edge.device.cpu_load.num_usable_cores", lambda: 4)
     now, counters = [0.0], [(0.0, 0.0)]
     others = OthersLoad(
         counters=lambda: counters[0], allowed=lambda: None, clock=lambda: now[0], shortest_s=0.5
@@ -65,7 +65,7 @@ def test_what_others_used_while_the_model_was_loaded_is_where_it_begins(
         def set_threads(self, decode: int, prefill: int) -> None:
             asked.append(prefill)
 
-    monkeypatch.setattr("edge.device.governor.Ceiling", lambda cores: lambda: cores)
+    monkeypatch.setattr("edge.device.governor.Ceiling", lambda cores: cores)
     tuner = ThreadTuner(Computing(), others=others)
     tuner.before_prompt()
     now[0], counters[0] = 4.0, (8.0, 4.0)  # nobody else

@@ -98,7 +98,7 @@ class Neighbours:
 
     def tuner_of(self, threads: TorchThreads) -> ThreadTuner:
         tuner = ThreadTuner(threads, fixed_threads=1)
-        tuner._governor = Governor(4, others=lambda: self.busy, clock=lambda: self.now)
+        tuner._governor = Governor(lambda: 4, others=lambda: self.busy, clock=lambda: self.now)
         return tuner
 
 

@@ -176,8 +176,8 @@ def _end_as_by_ctrl_c() -> None:
 
 
 def _spelt(error: UnicodeError) -> str:
-    told = getattr(error, "object", "")
-    return repr(told[:60] if isinstance(told, str | bytes) else str(error))
+    given = getattr(error, "object", "")
+    return repr(given[:60] if isinstance(given, str | bytes) else str(error))
 
 
 def _was_interrupted(error: BaseException | None) -> bool:
@@ -227,9 +227,9 @@ def _out_of_reach(error: OSError) -> str:
     return f"{file} cannot be used ({reason}); mend its folder or permissions, or name another"
 
 
-def _fail(told: str, *, status: int = 1) -> NoReturn:
-    told = " ".join(told.split())  # a library's words may have line breaks
+def _fail(message: str, *, status: int = 1) -> NoReturn:
+    message = " ".join(message.split())  # a library's words may have line breaks
     if "--json" in sys.argv:
-        echo_json(json.dumps({"error": told}))
-    echo(f"nearfar: {told}", err=True)
+        echo_json(json.dumps({"error": message}))
+    echo(f"nearfar: {message}", err=True)
     sys.exit(status)

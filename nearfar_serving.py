@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from starlette.routing import Route
 
     from edge.assistant.engine_settings import AssistantEngine
-    from edge.chat.ask import AskOptions
+    from edge.chat.ask_options import AskOptions
     from offload.config.settings import Settings
     from serve.app import AppParts
     from serve.options import ServeOptions
@@ -56,14 +56,14 @@ def serve(
     """Answer OpenAI clients over HTTP: near, and far when that pays."""
     import asyncio
 
-    from edge.chat.ask import AskOptions
+    from edge.chat.ask_options import AskOptions
     from serve.cli import options_from
 
     if page and host not in (None, *_THIS_MACHINE):
         raise WrongUsage(
             "--host lets others in, and the page is for this machine alone; leave --assistant out"
         )
-    wish = AskOptions(model=model, draft=draft, lora=tuple(lora or ()), offline=offline)
+    wish = AskOptions(model=model, draft=draft, lora=lora, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
     options = replace(options, temperature=settings.edge.temperature)
@@ -143,7 +143,7 @@ def up(
 
     Models are loaded when they are asked, and leave memory when they have been idle.
     """
-    from edge.chat.ask import AskOptions
+    from edge.chat.ask_options import AskOptions
     from edge.near.user_service import install_service
     from offload.config.places import places
     from offload.config.running_service import find

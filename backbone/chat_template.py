@@ -59,7 +59,7 @@ _BETWEEN = "\n\n"
 
 
 class Rendered(NamedTuple):
-    """A prompt, and the turns as the template was given them."""
+    """Rendered prompt, and the turns as the template was given them."""
 
     text: str
     turns: list[dict[str, Any]]

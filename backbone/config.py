@@ -40,7 +40,7 @@ def check_counts(config: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """Sizes and switches of one decoder; field names follow Hugging Face where they exist."""
+    """Configuration of one decoder; field names follow Hugging Face where they exist."""
 
     model_type: str
     vocab_size: int

@@ -31,7 +31,7 @@ from contextlib import contextmanager
 
 
 class NearfarError(Exception):
-    """A mistake or a misfortune that a person can mend; its message names the remedy."""
+    """Error that a person can mend; its message names the remedy."""
 
 
 class CheckpointError(NearfarError):

@@ -55,7 +55,7 @@ def mix_unasked(
     down: Tensor,
     activation: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Return what `mix` returns, by steps that are the same whoever is chosen.
+    """Return what mix() returns, by steps that are the same whoever is chosen.
 
     gate_up is [experts, 2 inner, hidden], down [experts, hidden, inner]. Few tokens gather the
     weights they want, which moves those three times; more go through all experts, which moves

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def to_device(host: Tensor, device: torch.device) -> Tensor:
-    """Start a copy and return where it arrives; later work on the device finds it whole.
+    """Copy a tensor to a device without waiting; later work on the device finds it whole.
 
     From memory that is not pinned, CUDA waits until the copy is done, behind all work before it.
     The pinned copy is torch's own: it is kept until the device has read it, so that `host` may

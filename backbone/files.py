@@ -142,9 +142,9 @@ def _take_left(folder: Path, name: re.Pattern[str]) -> None:
 
 
 def _is_left(path: Path, pid: int) -> bool:
-    told = path.lstat()
-    is_ours = not hasattr(os, "getuid") or told.st_uid == os.getuid()
-    return is_ours and not _is_alive(pid) and time.time() - told.st_mtime > _QUIET_S
+    stat = path.lstat()
+    is_ours = not hasattr(os, "getuid") or stat.st_uid == os.getuid()
+    return is_ours and not _is_alive(pid) and time.time() - stat.st_mtime > _QUIET_S
 
 
 def _is_alive(pid: int) -> bool:

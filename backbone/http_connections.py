@@ -24,16 +24,16 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class Connections:
-    """Those of one server. A newcomer takes the place of who has been idle longest.
+    """Connections of one server: a newcomer takes the place of the one that was idle longest.
 
     One address may hold half of all, so that no other is shut out.
     """
 
-    def __init__(self, most: int | None = None) -> None:
-        """`most` is as many as there are files for where it is not told."""
+    def __init__(self, max_connections: int | None = None) -> None:
+        """`max_connections` is as many as there are files for where it is not told."""
         files = max(16, min(MOST_CONNECTIONS, raise_open_files() - _SPARE_FILES))
-        self.most = files if most is None else min(most, files)
-        self.most_of_one = max(1, self.most // 2)
+        self.max_connections = files if max_connections is None else min(max_connections, files)
+        self.max_per_address = max(1, self.max_connections // 2)
         self._held: dict[HeldConnection, None] = {}  # who has been idle longest first
         self._of: dict[str, dict[HeldConnection, None]] = {}
 
@@ -41,12 +41,12 @@ class Connections:
         return len(self._held)
 
     def add(self, one: HeldConnection) -> bool:
-        """Take a newcomer in, in another's place where need be; False where all are at work."""
+        """Add a connection, in an idle one's place where need be; False where all are busy."""
         mine = self._of.get(one.address, {})
         crowd: Iterable[HeldConnection] = ()
-        if len(mine) >= self.most_of_one:
+        if len(mine) >= self.max_per_address:
             crowd = mine
-        elif len(self._held) >= self.most:
+        elif len(self._held) >= self.max_connections:
             crowd = self._held
         if crowd:
             idle = next((each for each in crowd if each.is_idle), None)
@@ -58,13 +58,13 @@ class Connections:
         return True
 
     def touch(self, one: HeldConnection) -> None:
-        """Note that somebody has just been of use."""
+        """Note that a connection has just been used."""
         if one in self._held:
             for held in (self._held, self._of[one.address]):
                 held[one] = held.pop(one)
 
     def remove(self, one: HeldConnection) -> None:
-        """Forget somebody; who is not known is no fault."""
+        """Remove a connection; an unknown one is no error."""
         if self._held.pop(one, 0) is None:
             mine = self._of[one.address]
             del mine[one]
@@ -73,7 +73,7 @@ class Connections:
 
 
 class HeldConnection(H11Protocol):
-    """One connection, and what is known of it."""
+    """One HTTP connection, and when it was used last."""
 
     address = ""
 
@@ -83,14 +83,14 @@ class HeldConnection(H11Protocol):
         return self.cycle is None or self.cycle.response_complete
 
     def part(self) -> None:
-        """Hang up at once: another is waiting for the place."""
+        """Close the connection at once: another waits for its place."""
         self.transport.abort()
 
 
 def protocol_for(
     head_timeout_s: float, connections: Connections | None = None
 ) -> type[HeldConnection]:
-    """Return uvicorn's protocol, which hangs up where no whole head came in that time.
+    """Return uvicorn's protocol class with a header timeout: it closes where no whole head came.
 
     A kept connection on which nothing has come since its last answer has uvicorn's own limit.
     """

@@ -116,7 +116,7 @@ WANTED_FILES = 65_536
 
 
 def raise_open_files() -> int:
-    """Let this process open as many files as its system allows, within reason; return how many."""
+    """Raise the limit of open files as far as the system allows, within reason; return it."""
     try:
         import resource
     except ModuleNotFoundError:  # Windows, whose sockets are no files

@@ -10,7 +10,7 @@ from backbone.errors import CheckpointError
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How positions beyond those of the training are made to fit: stretched angles.
+    """RoPE scaling: angles stretched for positions beyond those of the training.
 
     "llama3" stretches by frequency, "linear" all alike; "yarn" blends both and sharpens attention
     (arXiv 2309.00071); "longrope" has a divisor for each frequency, one list for contexts within

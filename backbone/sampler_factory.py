@@ -12,7 +12,7 @@ from backbone.schema import Schemas
 
 
 class WantsSampling(Protocol):
-    """What a request says of its sampling; offload.messages.Sampling is one."""
+    """Sampling settings of a request, as a protocol; offload.messages.Sampling is one."""
 
     @property
     def temperature(self) -> float: ...
@@ -43,7 +43,7 @@ class WantsSampling(Protocol):
 
 
 def sampler_for(
-    asked: WantsSampling,
+    sampling: WantsSampling,
     prompt: Sequence[int],
     *,
     begun: str,
@@ -56,19 +56,19 @@ def sampler_for(
     `ends` are the model's own. Raises RequestError for tokens that the model has not, and
     SchemaRefusal.
     """
-    _require_known("logit_bias", asked.logit_bias or (), vocab_size)
-    _require_known("stop_token_ids", asked.stop_token_ids, vocab_size)
-    biases = dict(asked.logit_bias or {})
-    if asked.ignore_eos:
+    _require_known("logit_bias", sampling.logit_bias or (), vocab_size)
+    _require_known("stop_token_ids", sampling.stop_token_ids, vocab_size)
+    biases = dict(sampling.logit_bias or {})
+    if sampling.ignore_eos:
         biases |= dict.fromkeys(ends, -math.inf)
-    schema = asked.json_schema
+    schema = sampling.json_schema
     sampler = Sampler(
-        _values(asked),
-        seed=asked.seed,
+        _values(sampling),
+        seed=sampling.seed,
         vocab_size=vocab_size,
         logit_bias=biases,
-        ends={*ends, *asked.stop_token_ids},
-        min_tokens=asked.min_tokens,
+        ends={*ends, *sampling.stop_token_ids},
+        min_tokens=sampling.min_tokens,
         constraint=None if schema is None else schemas.constraint(schema, begun),
     )
     sampler.note(prompt)
@@ -82,13 +82,13 @@ def _require_known(name: str, tokens: Iterable[int], vocab_size: int) -> None:
         )
 
 
-def _values(asked: WantsSampling) -> SamplingValues:
+def _values(sampling: WantsSampling) -> SamplingValues:
     return SamplingValues(
-        temperature=asked.temperature,
-        top_k=asked.top_k,
-        top_p=asked.top_p,
-        min_p=asked.min_p,
-        repetition_penalty=asked.repetition_penalty,
-        presence_penalty=asked.presence_penalty,
-        frequency_penalty=asked.frequency_penalty,
+        temperature=sampling.temperature,
+        top_k=sampling.top_k,
+        top_p=sampling.top_p,
+        min_p=sampling.min_p,
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
     )

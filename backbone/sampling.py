@@ -21,7 +21,7 @@ from backbone.fast_tensor_ops import place_of_largest, to_device, two_largest
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingValues:
-    """Temperature 0 is greedy, top_k 0 and the ones of the others switch a filter off."""
+    """Sampling values: temperature 0 is greedy; top_k 0 and 1.0 of the others are no filter."""
 
     temperature: float = 0.0
     top_k: int = 0
@@ -33,7 +33,7 @@ class SamplingValues:
 
 
 class Constraint(Protocol):
-    """What an answer must look like: it says which tokens may come next."""
+    """Constraint on an answer: it says which tokens may come next."""
 
     @property
     def done(self) -> bool:
@@ -55,7 +55,7 @@ class Constraint(Protocol):
 
 
 class Sampler:
-    """One sequence's settings, random stream, bias, and record of the tokens it has seen.
+    """Sampler of one sequence: its settings, random stream, bias and the tokens it has seen.
 
     `logit_bias` is added to the logits of the token ids it names; each must be below `vocab_size`.
     Of `ends` none may come among the first `min_tokens` tokens.
@@ -152,7 +152,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class _Settings:
-    """What some rows are drawn by, all of it in one copy to the device; each is [rows, 1]."""
+    """Settings of the rows that are drawn, copied to the device at once; each is [rows, 1]."""
 
     at: Tensor  # int64 [rows], which rows they are
     temperature: Tensor
@@ -201,12 +201,12 @@ def _forced(samplers: Sequence[Sampler]) -> dict[int, int]:
 
 
 def _settings(rows: Sequence[int], samplers: Sequence[Sampler], device: torch.device) -> _Settings:
-    told = []
+    drawn = []
     for row in rows:
         values = samplers[row].values
         filters = (values.temperature, values.top_k, values.top_p, values.min_p)
-        told.append((row, *filters, samplers[row].uniform()))
-    columns = to_device(torch.tensor(told, dtype=torch.float64), device).unsqueeze(-1)
+        drawn.append((row, *filters, samplers[row].uniform()))
+    columns = to_device(torch.tensor(drawn, dtype=torch.float64), device).unsqueeze(-1)
     temperature, top_k, top_p, min_p = columns[:, 1:5].float().unbind(1)
     longest = max(samplers[row].values.top_k for row in rows)
     uniform = columns[:, 5].contiguous()

@@ -29,7 +29,7 @@ MAX_SCHEMA_CHARS = 200_000
 
 
 class Schemas:
-    """One model's vocabulary, and the constraints made of schemas over it."""
+    """Schemas over one model's vocabulary: the constraints that are made of them."""
 
     def __init__(self, vocabulary: Callable[[], LLTokenizer], vocab_size: int) -> None:
         """`vocabulary` makes llguidance's own form of it: once, at the first schema."""
@@ -73,7 +73,7 @@ class Schemas:
 
 
 class SchemaConstraint:
-    """Where one answer stands in its schema; see backbone.sampling.Constraint."""
+    """State of one answer within its schema; see backbone.sampling.Constraint."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
         self._matcher = matcher

@@ -46,11 +46,11 @@ _ANY_OBJECT = '{"type": "object"}'  # what `json_object` asks for
 
 
 class TrialCancelled(Exception):
-    """Nobody waits for the schema any more."""
+    """A trial that was cancelled: nobody waits for the schema any more."""
 
 
 class SchemaTrials:
-    """Which schemas can be compiled within bounds; the newest verdicts are remembered."""
+    """Trials of schemas: which compile within bounds; the newest verdicts are remembered."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -30,7 +30,7 @@ def process_of(template: str) -> TemplateProcess:
 
 
 class TemplateProcess:
-    """Renders one template; a render that takes too much ends the process, and the next starts one.
+    """Process of one template: a render that takes too much ends it, and the next starts another.
 
     Starting it waits for nothing, so that it gets ready while a model is loaded.
     """

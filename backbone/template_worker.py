@@ -174,10 +174,10 @@ def _limit_memory() -> None:
             held = int(file.read().split()[0]) * resource.getpagesize()
     except (ImportError, OSError):  # not Linux: only the time is limited there
         return
-    most = held + MAX_MEMORY_BYTES
+    limit = held + MAX_MEMORY_BYTES
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or hard > most:
-        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    if hard == resource.RLIM_INFINITY or hard > limit:
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

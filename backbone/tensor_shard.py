@@ -31,7 +31,7 @@ class ShardError(CheckpointError):
 
 @dataclass(frozen=True)
 class TensorShard:
-    """Part `rank` of `size` equal ones; by default the whole."""
+    """Shard `rank` of `size` equal ones; by default the whole tensor."""
 
     rank: int = 0
     size: int = 1
@@ -47,7 +47,7 @@ class TensorShard:
         return replace(config, **{name: getattr(config, name) // self.size for name in _DIVIDED})
 
     def of_tensor(self, name: str, read: Any, shape: tuple[int, ...]) -> Tensor:
-        """Return this share of a tensor, read from a safetensors slice of the whole.
+        """Return this shard of a tensor, read from a safetensors slice of the whole.
 
         `shape` is the share's. Raises CheckpointError where the file's is another.
         """

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 
 class TextStream:
-    """Holds back what may be half a character or the start of a stop string."""
+    """Text stream: holds back what may be half a character or the start of a stop string."""
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = tuple(stop)

@@ -10,12 +10,12 @@ from backbone.tokenizer import Tokenizer
 class Tokenized:
     """The part of an engine that tells tokens (Tokenizing, offload/engine.py)."""
 
-    _tokenizer: Tokenizer
+    tokenizer: Tokenizer
 
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Return the tokens of a raw prompt; `add_special` puts first what the model wants."""
-        return self._tokenizer.encode(text, add_special=add_special)
+        return self.tokenizer.encode(text, add_special=add_special)
 
     def written(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as they are written."""
-        return self._tokenizer.written(tokens)
+        return self.tokenizer.written(tokens)

@@ -118,7 +118,7 @@ def _written(num_windows: int) -> list[Written]:
         kv_cache_dtype="q8_0",
         num_threads=1,
     )
-    window = ours._slots.all[0].cache.window
+    window = ours.slots.all[0].cache.window
     asked = Sampling(max_tokens=WINDOW * num_windows)
     found, dropped, then, wall = [Written()], 0, 0.0, 0.0
     for item in ours.answer(Request(prompt="Once upon a time", sampling=asked)):

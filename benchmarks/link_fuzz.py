@@ -96,12 +96,12 @@ class House:
         self._hold = asyncio.Event()
         words = [f"{n} " for n in range(_NUM_WORDS)]
         engine = ScriptedEngine(script=lambda r: words if r.id == "victim" else ["a"])
-        engine._hold = self._hold
+        engine.hold = self._hold
         limits = AnswerLimits(resume_s=0.01, max_remembered_ids=50, max_kept_answers=50)
         self.server = LinkServer(engine, limits=limits)
         await self.server.start()
         self.heard: list[wire.Envelope] = []
-        self.server._exchange._send_frames = self._hear
+        self.server.handler._send_frames = self._hear
         self.feed(_VICTIM, _HELLO)
         self.feed(_VICTIM, wire.encode(Request(id="victim", prompt="x"), "victim"))
 
@@ -114,7 +114,7 @@ class House:
         self.crashes.append(str(context.get("exception") or context["message"]))
 
     def feed(self, identity: bytes, *frames: bytes) -> None:
-        self.server._on_frames([zmq.Frame(frame) for frame in (identity, *frames)])
+        self.server.receive([zmq.Frame(frame) for frame in (identity, *frames)])
 
     def one(self, data: bytes) -> None:
         """Try one input: its first byte says how many frames it is, and by whom it is said."""
@@ -135,14 +135,14 @@ class House:
             self.feed(_VICTIM, _PING)  # it is still there
             await asyncio.sleep(0)
         if self.num_inputs % 1000 == 0:
-            self.server._exchange.sweep()
+            self.server.handler.sweep()
 
     def account(self) -> dict[str, Any]:
         """Let the victim hear the end, and tell what became of everything."""
         said = self.loop.run_until_complete(self._finish())
-        answers = self.server._exchange.answers
+        answers = self.server.handler.answers
         assert said == "".join(f"{n} " for n in range(_NUM_WORDS)), "another's answer was harmed"
-        assert len(answers._past) <= 50 and len(answers._answers) < 200, "something is kept"
+        assert len(answers.past) <= 50 and len(answers.answers) < 200, "something is kept"
         return {
             "inputs": self.num_inputs,
             "crashes": 0,
@@ -157,7 +157,7 @@ class House:
             if any(envelope.kind is Kind.FINISH for envelope in self.heard):
                 break
             await asyncio.sleep(0.01)
-        self.server._exchange.sweep()
+        self.server.handler.sweep()
         said = (wire.open_body(each) for each in self.heard if each.kind is Kind.DELTAS)
         return "".join(
             unpack_delta(item).text

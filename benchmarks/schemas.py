@@ -121,7 +121,7 @@ def row(engine: LlamaEngine, schema: dict[str, Any], prompt: str, runs: int) -> 
 
 def making(engine: LlamaEngine) -> dict[str, float]:
     """Return what the first schema of a model costs, and each later one."""
-    vocabulary = engine._model.vocabulary
+    vocabulary = engine.model.vocabulary
     schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)
     seconds = []
     for _ in range(6):

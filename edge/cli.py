@@ -6,24 +6,10 @@ from typing import Annotated
 
 import typer
 
+from backbone.declared_options import from_options
 from backbone.terminal_text import readable
-from edge.near.flags import (
-    Draft,
-    Far,
-    Files,
-    Json,
-    Kv,
-    LocalOnly,
-    Lora,
-    MaxTokens,
-    Model,
-    Offline,
-    OldFar,
-    Seed,
-    System,
-    Temperature,
-    Window,
-)
+from edge.chat.ask_options import AskOptions
+from edge.near.flags import Json, Model, Offline
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
 
@@ -33,6 +19,7 @@ app = typer.Typer()
 
 
 @app.command(rich_help_panel=ASKING)
+@from_options(AskOptions)
 def ask(
     prompt: Annotated[
         str | None,
@@ -41,55 +28,26 @@ def ask(
             "in beside one is put before it."
         ),
     ] = None,
-    model: Model = None,
-    system: System = None,
-    offline: Offline = False,
-    local_only: LocalOnly = False,
-    far: Far = False,
-    cloud: OldFar = False,
+    *,
+    options: AskOptions,
     why: Annotated[bool, typer.Option("--why", help="Say who answered, and why.")] = False,
-    file: Files = None,
-    max_tokens: MaxTokens = 1024,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    window: Window = None,
-    kv: Kv = None,
-    draft: Draft = None,
-    lora: Lora = None,
     as_json: Json = False,
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
-    from edge.chat.ask import AskOptions, ask_once
+    from edge.chat.ask import ask_once
     from edge.chat.question_text import question
 
-    text = question(prompt)
-    wish = AskOptions(
-        model=model,
-        system=readable(system) if system else None,
-        offline=offline,
-        local_only=local_only,
-        far=far or cloud,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
-        window=window,
-        kv=kv,
-        draft=draft,
-        lora=tuple(lora or ()),
-        files=tuple(file or ()),
-    )
-    raise typer.Exit(ask_once(text, wish, why=why, as_json=as_json))
+    raise typer.Exit(ask_once(question(prompt), options, why=why, as_json=as_json))
 
 
 @app.command(rich_help_panel=ASKING)
+@from_options(AskOptions)
 def chat(
     first: Annotated[
         str | None, typer.Argument(help="The first question; without one you are asked for it.")
     ] = None,
-    model: Model = None,
-    system: System = None,
-    offline: Offline = False,
-    local_only: LocalOnly = False,
+    *,
+    options: AskOptions,
     latest: Annotated[
         bool, typer.Option("--continue", "-c", help="Go on with the last conversation.")
     ] = False,
@@ -99,38 +57,15 @@ def chat(
     keep: Annotated[
         bool, typer.Option("--keep/--no-keep", help="Keep the conversation on this device.")
     ] = True,
-    file: Files = None,
-    max_tokens: MaxTokens = 1024,
-    temperature: Temperature = None,
-    seed: Seed = None,
-    window: Window = None,
-    kv: Kv = None,
-    draft: Draft = None,
-    lora: Lora = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print each answer as a JSON line.")
     ] = False,
 ) -> None:
     """Have a conversation at the terminal; it is kept, and can be resumed."""
-    from edge.chat.ask import AskOptions
     from edge.chat.chat_setup import ConversationChoice, chat_on
 
-    wish = AskOptions(
-        model=model,
-        system=readable(system) if system else None,
-        offline=offline,
-        local_only=local_only,
-        max_tokens=max_tokens,
-        temperature=temperature,
-        seed=seed,
-        window=window,
-        kv=kv,
-        draft=draft,
-        lora=tuple(lora or ()),
-        files=tuple(file or ()),
-    )
     past = ConversationChoice(latest=latest, resume=resume, keep=keep)
-    raise typer.Exit(chat_on(wish, past, readable(first or ""), as_json=as_json))
+    raise typer.Exit(chat_on(options, past, readable(first or ""), as_json=as_json))
 
 
 @app.command(rich_help_panel=ASKING)
@@ -150,7 +85,6 @@ def assistant(
 ) -> None:
     """Open the assistant: a page on this machine that keeps conversations."""
     from edge.assistant.server import run
-    from edge.chat.ask import AskOptions
 
     run(
         AskOptions(model=model, offline=offline),

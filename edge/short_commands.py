@@ -35,7 +35,8 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a model: fetch it if it is not here, then answer one question, or chat."""
-    from edge.chat.ask import AskOptions, ask_once
+    from edge.chat.ask import ask_once
+    from edge.chat.ask_options import AskOptions
     from edge.chat.chat_setup import ConversationChoice, chat_on
     from edge.chat.question_text import question
     from edge.models.pull import fetch_missing

@@ -23,7 +23,7 @@ from offload.own_sampling import sampled
 
 
 class Deadline:
-    """Whether anybody still waits: cancelled by the reader, or past the deadline."""
+    """Deadline of an answer: cancelled by the reader, or out of time."""
 
     def __init__(
         self, request: Request, cancelled: threading.Event | None, received: float
@@ -46,7 +46,7 @@ class Deadline:
 
 
 class AnswerState:
-    """Turns chosen tokens into Deltas and counts what they took."""
+    """Answer state: turns chosen tokens into Deltas and counts what they took."""
 
     def __init__(
         self,
@@ -91,8 +91,8 @@ class AnswerState:
         )
 
     def _tell_prompt(self) -> tuple[PromptToken, ...]:
-        told, self._prompt_tokens = self._prompt_tokens, ()
-        return told
+        prompt_tokens, self._prompt_tokens = self._prompt_tokens, ()
+        return prompt_tokens
 
     def ended(self) -> FinishReason | None:
         """Return whether the answer itself is over: a stop string, or its last token."""
@@ -102,10 +102,10 @@ class AnswerState:
 
     def rest(self) -> Delta | None:
         """Return what is still held back, as a Delta without tokens."""
-        text, told = self._stream.flush(), self._tell_prompt()
-        if not text and not told:
+        text, prompt_tokens = self._stream.flush(), self._tell_prompt()
+        if not text and not prompt_tokens:
             return None
-        return Delta(text=text, index=self.num_tokens, prompt_tokens=told, source="edge")
+        return Delta(text=text, index=self.num_tokens, prompt_tokens=prompt_tokens, source="edge")
 
     def finish(
         self, reason: FinishReason, *, dropped_tokens: int = 0, error: str | None = None

@@ -18,7 +18,7 @@ TOKEN_COST = 0.35  # of a step, for each further token: a CPU's arithmetic
 
 
 class Rate:
-    """Seconds per step, the newest measurements counting most."""
+    """Rate: seconds per step, the newest measurements counting most."""
 
     def __init__(self) -> None:
         self._seconds = self._weight = 0.0
@@ -36,7 +36,7 @@ class Rate:
 
 
 class StepTimes:
-    """Seconds of a step of one token, and how many of those a step of several takes.
+    """Step times: of a step of one token, and the ratio of a step of several.
 
     Ratios are kept, since a load of others slows all steps alike. `token_cost` is the part of a
     step that each further token is taken to cost until it is measured.
@@ -96,7 +96,7 @@ _log = logging.getLogger("nearfar.draft")
 
 
 class DraftGate:
-    """Lets drafts be tried only as far as what they may lose is paid for.
+    """Draft gate: drafts are tried only as far as what they may lose is paid for.
 
     `times` are of the steps that verify; it may be shared with what decides how long drafts are.
     """

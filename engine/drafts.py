@@ -18,7 +18,7 @@ from engine.draft_gate import DraftGate
 
 
 class Drafter(Protocol):
-    """Proposes tokens for one answer and is told how they fared."""
+    """Drafter of one answer: proposes tokens and learns how they fared."""
 
     def add(self, token: int) -> None:
         """Take the next token of the answer."""
@@ -26,12 +26,12 @@ class Drafter(Protocol):
     def propose(self, limit: int) -> list[int]:
         """Return at most `limit` tokens that may come next, often none."""
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Learn how the last draft fared, and how long the step took that verified it."""
 
 
 class DraftStats(msgspec.Struct, kw_only=True):
-    """How an engine's drafts fared since it was loaded; steps are those that verified a draft."""
+    """Draft statistics of an engine since it was loaded; steps are those that verified a draft."""
 
     steps: int = 0
     proposed: int = 0
@@ -45,7 +45,7 @@ class DraftStats(msgspec.Struct, kw_only=True):
 
 
 class FirstOf:
-    """Several drafters as one: the first that has a guess is taken, so the cheapest comes first."""
+    """First of several drafters that has a guess; the cheapest comes first."""
 
     def __init__(self, drafters: Sequence[Drafter], draft_stats: DraftStats) -> None:
         self._drafters = drafters
@@ -67,15 +67,15 @@ class FirstOf:
         self._asked = self._drafters
         return []
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Tell whose guess it was; of a step without one, all that had none."""
         self._stats.count(num_proposed, num_accepted)
         for drafter in self._asked:
-            drafter.judge(num_proposed, num_accepted, seconds)
+            drafter.observe(num_proposed, num_accepted, seconds)
 
 
 class GatedDrafter:
-    """A drafter whose guesses cost nothing, verified only as far as a gate lets them."""
+    """Gated drafter: its guesses cost nothing and are verified as far as a gate lets them."""
 
     def __init__(self, drafter: Drafter, gate: DraftGate) -> None:
         self._drafter = drafter
@@ -92,11 +92,11 @@ class GatedDrafter:
         self._may = limit > 0
         return self._drafter.propose(limit) if self._may and self._gate.wanted() else []
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Learn how the last draft fared; steps that others share are no measure."""
         if num_proposed:
             self._gate.times.add(num_proposed + 1, seconds)
             self._gate.drafted(seconds, num_accepted + 1)
         elif self._may:
             self._gate.plain(seconds)
-        self._drafter.judge(num_proposed, num_accepted, seconds)
+        self._drafter.observe(num_proposed, num_accepted, seconds)

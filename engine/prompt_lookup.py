@@ -25,7 +25,7 @@ LEAST_GAIN = 1.05  # below which a draft is not worth its uncertainty
 
 
 class _Share:
-    """How often the token behind a match was the one that had followed before."""
+    """Share of matches behind which the token came that had followed before."""
 
     def __init__(self, expected: float) -> None:
         self._right, self._all = _WEIGHT * expected, _WEIGHT
@@ -39,7 +39,7 @@ class _Share:
 
 
 class PromptLookup:
-    """Proposes tokens; at each token it sees whether its copy would have been right, for free."""
+    """Prompt lookup drafter: at each token it sees for free whether its copy was right."""
 
     def __init__(
         self, prompt: Sequence[int], *, max_draft: int, times: StepTimes | None = None
@@ -77,7 +77,7 @@ class PromptLookup:
             copied += copied
         return copied[:size]
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float = 0.0) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float = 0.0) -> None:
         """Learn how a draft fared: nothing that add() would not tell."""
 
     def _append(self, token: int) -> None:

@@ -32,7 +32,7 @@ _log = logging.getLogger("nearfar.sessions")
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a state belongs to: the model, every token read, and the ranges still held."""
+    """Header of a saved state: the model, every token read, and the ranges still held."""
 
     model: str
     stream: list[int]
@@ -40,14 +40,14 @@ class Header(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Saved(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation's state and what it belongs to."""
+    """Saved conversation: its state and its header."""
 
     header: Header
     state: bytes
 
 
 class SessionStore:
-    """A folder of saved conversations of one model, the least recently used dropped first.
+    """Session store: saved conversations of one model, the least recently used dropped first.
 
     Nothing here raises for a bad disk or a bad file: the cache is worth seconds, not an error.
     `model` names the file and how it is run; another model's states are never found.

@@ -21,7 +21,7 @@ CANNOT_SPELL = "this model cannot write the end of answer_prefix; end it earlier
 
 
 class Pieces(Protocol):
-    """What healing asks of a tokenizer, whichever library reads it."""
+    """Tokenizer as token healing needs it, whichever library reads it."""
 
     @property
     def num_tokens(self) -> int:
@@ -35,7 +35,7 @@ class Pieces(Protocol):
 
 
 class Spellings:
-    """The tokens of a vocabulary in the order of their bytes; made once, at the first healing."""
+    """Vocabulary in the order of its tokens' bytes; made once, at the first healing."""
 
     def __init__(self, vocabulary: Pieces) -> None:
         pieces = ((vocabulary.piece(token), token) for token in range(vocabulary.num_tokens))
@@ -76,7 +76,7 @@ class Spellings:
 
 
 class Healer:
-    """Takes back the end of a text where a longer token could have stood there."""
+    """Healer: takes back the end of a text where a longer token could have stood there."""
 
     def __init__(self, vocabulary: Pieces) -> None:
         self._vocabulary = vocabulary
@@ -88,9 +88,10 @@ class Healer:
 
     def taken_back(self, tokens: Sequence[int]) -> int:
         """Return how many tokens at the end to choose again; 0 where they stand as they are."""
-        most = min(MAX_BACK, len(tokens))
+        max_back = min(MAX_BACK, len(tokens))
         ends = (
-            (count, self._vocabulary.detokenize(tokens[-count:])) for count in range(most, 0, -1)
+            (count, self._vocabulary.detokenize(tokens[-count:]))
+            for count in range(max_back, 0, -1)
         )
         return next((count for count, text in ends if text and self.spellings.is_cut(text)), 0)
 
@@ -100,7 +101,7 @@ class Healer:
 
 
 class Binding:
-    """Bytes that the next tokens must spell, and may go beyond."""
+    """Binding to bytes that the next tokens must spell, and may go beyond."""
 
     def __init__(self, spellings: Spellings, text: bytes) -> None:
         self._spellings = spellings
@@ -123,7 +124,7 @@ class Binding:
 
 
 class KnownEnd:
-    """The end of an answer's beginning, which is written again and which its reader has."""
+    """Known end of an answer's beginning: written again, and its reader has it."""
 
     def __init__(self, text: bytes) -> None:
         self._left = text

@@ -20,7 +20,7 @@ def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Pins:
-    """Tokens of a prompt that must stay: the first `num_first`, and `last_start` to `last_end`.
+    """Pinned tokens of a prompt: the first `num_first`, and `last_start` to `last_end`.
 
     The first are the system prompt, the last the user's newest turn.
     """
@@ -47,7 +47,7 @@ class Pins:
 
 
 class Window:
-    """The tokens read so far and which of them the context holds, in order and without holes.
+    """Window: the tokens read so far, and which of them the context holds, in order.
 
     `stream` is everything; `kept` are ranges of it. A token's position in the context is its
     rank among the kept ones.

@@ -20,7 +20,7 @@ def asker() -> str:
 
 @contextlib.contextmanager
 def asked_by(device: str) -> Iterator[None]:
-    """Let all that is done inside, and every task begun there, be done for `device`."""
+    """Set the device for whom all inside, and every task begun there, is done."""
     token = _ASKER.set(device)
     try:
         yield

@@ -1,4 +1,4 @@
-"""An event that compiled code can look at: whoever waited for an answer is gone."""
+"""Cancellation: an event that compiled code can read, set once an answer's reader is gone."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 
 class Cancellation(threading.Event):
-    """A threading.Event that also turns a byte from 0 to 1, for code that holds no GIL."""
+    """Cancellation event that also turns a byte from 0 to 1, for code that holds no GIL."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -9,7 +9,7 @@ Order = Callable[[], None]
 
 
 class CommandQueue:
-    """Commands that any thread gives and one carries out."""
+    """Command queue: any thread gives, and one carries out."""
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[Order] = SimpleQueue()

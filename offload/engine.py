@@ -23,7 +23,7 @@ StateObserver: TypeAlias = "Callable[[int, npt.NDArray[np.float32]], None]"
 
 @runtime_checkable
 class Engine(Protocol):
-    """Anything that answers: a runtime, a link to another machine, a hybrid of two engines."""
+    """Engine: a runtime, a link to another machine, a hybrid of two engines."""
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""
@@ -44,7 +44,7 @@ class Engine(Protocol):
 
 @runtime_checkable
 class Routing(Protocol):
-    """An engine over several: it chooses who answers, and may replace the answer later."""
+    """Routing engine over several: it chooses who answers, and may replace the answer later."""
 
     def may_replace(self, request: Request) -> bool:
         """Whether text of this request's answer may be withdrawn later, by Delta.replaces."""
@@ -53,7 +53,7 @@ class Routing(Protocol):
 
 @runtime_checkable
 class Named(Protocol):
-    """An engine that answers to more names than its card's; Request.model chooses among them."""
+    """Named engine: it answers to more names than its card's; Request.model chooses among them."""
 
     def names(self) -> tuple[str, ...]:
         """Return every name it answers to, the preferred first."""
@@ -62,7 +62,7 @@ class Named(Protocol):
 
 @runtime_checkable
 class Embedding(Protocol):
-    """An engine that can also place texts in a vector space."""
+    """Embedding engine: it can also turn texts into vectors."""
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Return one vector of unit length per text. Raises RequestError, Unsupported."""
@@ -71,7 +71,7 @@ class Embedding(Protocol):
 
 @runtime_checkable
 class Tokenizing(Protocol):
-    """An engine that can tell the tokens its model reads."""
+    """Tokenizing engine: it can tell the tokens its model reads."""
 
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Return the tokens of a raw prompt; `add_special` puts first what the model wants there.
@@ -116,7 +116,7 @@ class ByModel(Protocol):
 
 @runtime_checkable
 class LoadReporting(Protocol):
-    """An engine that can say how busy it is."""
+    """Load-reporting engine: it can say how busy it is."""
 
     def report(self) -> EngineLoad | None:
         """Return its load now, at no cost; None while that is not known."""
@@ -134,7 +134,7 @@ class Connectable(Protocol):
 
 @runtime_checkable
 class Breakable(Protocol):
-    """An engine that may break for good, so that only a new one can answer."""
+    """Breakable engine: it may break for good, so that only a new one can answer."""
 
     def broken(self) -> str | None:
         """Return why it can answer no more, in one line, or None while it can; at no cost."""
@@ -143,7 +143,7 @@ class Breakable(Protocol):
 
 @runtime_checkable
 class HiddenStateSource(Protocol):
-    """An engine that can show the hidden state behind each token of an answer."""
+    """Hidden state source: an engine that shows the state behind each token of an answer."""
 
     def watch(self, request_id: str, observer: StateObserver) -> AbstractContextManager[None]:
         """Call `observer(index, state)` for each token of that request's answer, in a `with`.
@@ -158,7 +158,7 @@ class HiddenStateSource(Protocol):
 
 @runtime_checkable
 class SessionKeeping(Protocol):
-    """An engine that keeps what it computed of a conversation (Request.session) for later."""
+    """Session-keeping engine: it keeps the KV cache of a conversation (Request.session)."""
 
     async def forget(self, session: str) -> None:
         """Forget all that is kept of a conversation, on disk too; an unknown one is no error."""

@@ -68,11 +68,11 @@ class CloudBusy(LinkError, Overloaded):
 
 
 class EgressBlocked(LinkError):
-    """A text that was stopped on its way out, since what is in it may not leave the device."""
+    """Refusal at the egress door: what is in the text may not leave the device."""
 
 
 class EgressNotPermitted(EgressBlocked):
-    """A text that may not leave as things stand: the settings, the day's budget, no consent.
+    """Refusal at the egress door for now: the settings, the day's budget, no consent.
 
     `reason` is the code of offload/reasons.py.
     """

@@ -57,7 +57,7 @@ class ToolCall(BaseStruct, frozen=True, kw_only=True):
 
 
 class Message(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
-    """One turn of a conversation; a turn of role "tool" answers the call `tool_call_id`.
+    """Message: one turn of a conversation; a turn of role "tool" answers the call `tool_call_id`.
 
     `reasoning` is what an assistant thought before its `content` (offload/thinking.py).
     `stays` keeps it on the device where the rest of the conversation may leave.
@@ -245,7 +245,7 @@ class Confidence(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Alternative(msgspec.Struct, frozen=True, array_like=True):
-    """A token that might have stood at one place; `text` replaces bytes that are no character."""
+    """Alternative token at one place; `text` replaces bytes that are no character."""
 
     token_id: int
     text: str
@@ -265,7 +265,7 @@ class PromptToken(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Delta(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
-    """The next piece of an answer; `index` is the position of its first token in the answer.
+    """Delta: the next piece of an answer; `index` is the position of its first token in the answer.
 
     `source` says which side wrote it. `replaces` withdraws all text before it: the other side
     starts the answer anew. `alternatives` has one entry for each of `token_ids` where
@@ -307,7 +307,7 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
 
     `confidence` is the probability, as the policy judged it, that the near model's answer is
     right; `p_gain` what it expected the cloud to add to that. `failure` is the one line that says
-    why the cloud could not answer, where it was asked in vain. `sent_is_known` says whether
+    why the far model could not answer, where it was asked in vain. `sent_is_known` says whether
     Usage.bytes_sent is all that left, where the cloud failed or was given up; None elsewhere.
     `cut` says that the near answer ran in circles and was cut where that began.
     `left_out` counts the turns that stayed on the device when the cloud answered. `model` names who
@@ -338,7 +338,7 @@ class Sampled(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Finish(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
-    """The end of an answer; `error` is the one line a person reads when reason is "error".
+    """Finish: the end of an answer; `error` is the one line a person reads when reason is "error".
 
     `sampled` says how its tokens were drawn, None where each was the likeliest.
     """

@@ -20,12 +20,12 @@ def require_short(request: Request, max_model_len: int, *, forgets: bool = False
 
     An engine that `forgets` older turns must hold the system's text and the last turn only.
     """
-    most = max_model_len * MAX_CHARS_PER_TOKEN
+    max_chars = max_model_len * MAX_CHARS_PER_TOKEN
     whole = len(request.prompt or "") + _num_chars(request.messages)
-    if forgets and whole <= max(MAX_CONVERSATION_CHARS, most):
+    if forgets and whole <= max(MAX_CONVERSATION_CHARS, max_chars):
         stays = tuple(each for each in request.messages if each.role == "system")
         whole = len(request.prompt or "") + _num_chars((*stays, *request.messages[-1:]))
-    if whole > most:
+    if whole > max_chars:
         raise ContextLengthError(f"{whole} characters", max_model_len)
 
 

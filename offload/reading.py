@@ -39,7 +39,7 @@ def heard_by(progress: Progress) -> Iterator[None]:
         _HEARS.reset(token)
 
 
-def told(num_read: int, num_tokens: int) -> str:
+def reading_line(num_read: int, num_tokens: int) -> str:
     """Return the line that a person reads."""
     return f"reading {num_read:,} of {num_tokens:,} tokens"
 

@@ -20,8 +20,8 @@ REASONS = {
     "token_ids": "token ids are the near model's own and cannot be searched, so it answered",
     "fill_in": "the text between two others is filled in near",
     "not_allowed": "you did not allow this text to leave, so it was answered near",
-    "no_cloud": "no cloud is set up, so it was answered near",
-    "cloud_failed": "the cloud could not answer, so it was answered near",
+    "no_cloud": "no far model is set up, so it was answered near",
+    "cloud_failed": "the far model could not answer, so it was answered near",
     "cut_off": "the far model was cut off in its answer, so the near one went on with it",
     "near_failed": "the near model failed in its answer, so the far one was asked",
     "too_long": "the text is too long for the near model, so the far one was asked",
@@ -32,7 +32,7 @@ REASONS = {
     "neither": "the near model was not sure, and the far one would hardly know better",
     "over_price": "asking far would pass what this may cost, so it was answered near",
     "over_budget": "sending this would pass its byte budget, so it was answered near",
-    "unreachable": "the cloud did not answer lately, so it was answered near",
+    "unreachable": "the far model did not answer lately, so it was answered near",
     "withheld": "the text holds what may not leave, so it was answered near",
     "day_cost": "today's budget of money is spent, so it was answered near",
     "day_tokens": "today's budget of tokens is spent, so it was answered near",
@@ -42,7 +42,7 @@ REASONS = {
     "short_of_memory": "the device is short of memory, so the far one was asked",
     "explored": "the other side was drawn at random, to learn from it (policy.exploration)",
     "undecided": "the policy could not judge it (the log says why), so it was answered near",
-    "asked_again": "it was answered near while the cloud was out of reach, and is asked again",
+    "asked_again": "it was answered near while the far model was out of reach, and is asked again",
 }
 
 

@@ -11,14 +11,14 @@ _TAIL = 12  # tokens that may hold an opening tag and the space behind it
 
 
 class Split(NamedTuple):
-    """What a text adds to the thoughts, and what to the answer."""
+    """Split of a text into what it adds to the thoughts and to the answer."""
 
     thought: str
     answer: str
 
 
 class ThoughtReader:
-    """Reads one answer piece by piece; only a text that begins with a tag begins with thoughts.
+    """Thought reader of one answer, piece by piece; thoughts begin only with a tag at its start.
 
     The space around the thoughts belongs to neither part. Each character is read once.
     """
@@ -106,5 +106,5 @@ def tail_of(tokens: list[int]) -> list[int]:
 
 def _half(text: str, close: str) -> int:
     """Return how many of the last characters may begin the closing tag."""
-    most = min(len(text), len(close) - 1)
-    return next((n for n in range(most, 0, -1) if close.startswith(text[-n:])), 0)
+    longest = min(len(text), len(close) - 1)
+    return next((n for n in range(longest, 0, -1) if close.startswith(text[-n:])), 0)

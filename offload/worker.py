@@ -29,7 +29,7 @@ class _Job:
 
 
 class FairQueue:
-    """Jobs that wait, by who asks: the next is of whoever has fewest running.
+    """Fair queue of jobs by who asks: the next is of whoever has fewest running.
 
     Among equals it is the one served longest ago, so that whoever asks a thousand times makes
     another wait for one answer at most, and not for a thousand.

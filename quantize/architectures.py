@@ -53,7 +53,7 @@ _SIGHT = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One `model_type`: its GGUF name, its tensors and its quirks."""
+    """Architecture of one `model_type`: its GGUF name, its tensors and its quirks."""
 
     gguf: str
     layer: Mapping[str, str]

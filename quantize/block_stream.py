@@ -22,14 +22,14 @@ from quantize.weights import StoredTensor, read_config, stored_tensors
 
 @dataclass(frozen=True, kw_only=True)
 class SavedState:
-    """The number of blocks done, and the tensors that the next one needs."""
+    """Saved state: the number of blocks done, and the tensors that the next one needs."""
 
     layer: int
     tensors: dict[str, Tensor]
 
 
 class StateFile:
-    """One safetensors file that belongs to one task: same model, same text, same options."""
+    """State file, a safetensors file of one task: same model, same text, same options."""
 
     def __init__(self, path: Path, *task: object) -> None:
         self.path = path
@@ -74,7 +74,7 @@ MODEL_PREFIX = "model."
 
 
 class BlockStream:
-    """A folder's embedding, blocks and head, each read in float32 when it is asked for."""
+    """Block stream: embedding, blocks and head, each read in float32 when it is asked for."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
         architecture_of(read_config(folder))  # refuses quantized checkpoints by name

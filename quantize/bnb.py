@@ -25,7 +25,7 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class BnbResult:
-    """What was written."""
+    """Result of a bitsandbytes quantization."""
 
     path: Path
     kind: str

@@ -35,7 +35,7 @@ _BATCH_TOKENS = 2048
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationOptions:
-    """How much text: windows of `window_len` tokens, drawn with `seed` from the whole text."""
+    """Calibration options: windows of `window_len` tokens, drawn with `seed` from the text."""
 
     num_windows: int = 64
     window_len: int = 512
@@ -48,7 +48,7 @@ class CalibrationOptions:
 
 
 class Moments:
-    """The second moment of one matrix's inputs, [in, in], or only its diagonal, [in]."""
+    """Moments of one matrix's inputs: the second moment, [in, in], or only its diagonal, [in]."""
 
     def __init__(self, size: int, *, full: bool, device: str) -> None:
         shape = (size, size) if full else (size,)
@@ -106,7 +106,7 @@ def encode(folder: Path, text: str, *, parse_special: bool) -> list[int]:
 
 
 class Walk:
-    """The hidden states of the calibration text on their way up, one block after the other."""
+    """Walk of the calibration text's hidden states up the blocks, one after the other."""
 
     def __init__(self, stream: BlockStream, windows: Tensor, *, full: bool) -> None:
         self.stream = stream

@@ -72,7 +72,7 @@ class Divergence:
 
 
 class DivergenceSum:
-    """Adds up windows one by one; holds one number per position, never the logits."""
+    """Divergence sum over windows; holds one number per position, never the logits."""
 
     def __init__(self) -> None:
         self._nll: list[NDArray[np.float64]] = []

@@ -46,7 +46,7 @@ class QuantizeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Conversion:
-    """What was written: sizes in bytes, the type of every tensor, and what is not the same."""
+    """Conversion result: sizes in bytes, the type of every tensor, and what is not the same."""
 
     path: Path
     kind: str

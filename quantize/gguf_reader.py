@@ -24,7 +24,7 @@ UNQUANTIZED = ("F32", "F16", "BF16", "F64")
 
 @dataclass(frozen=True, kw_only=True)
 class StoredGguf:
-    """A file's architecture, and each tensor's type, number of weights and bytes."""
+    """Stored GGUF: its architecture, and each tensor's type, number of weights and bytes."""
 
     architecture: str
     types: Mapping[str, str]

@@ -35,7 +35,7 @@ _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """An HF folder that can be converted: everything read and checked but the numbers."""
+    """Checkpoint to convert: an HF folder with everything read and checked but the weights."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -91,12 +91,12 @@ def _check_counts(
 ) -> None:
     """Raise CheckpointError where config.json tells of more than the files can hold."""
     rows = max((tensor.shape[0] for tensor in stored.values() if tensor.shape), default=0)
-    for name, most in (("num_hidden_layers", len(stored)), ("vocab_size", rows)):
+    for name, maximum in (("num_hidden_layers", len(stored)), ("vocab_size", rows)):
         value = config.get(name)
-        if not isinstance(value, int) or not 0 < value <= most:
+        if not isinstance(value, int) or not 0 < value <= maximum:
             raise CheckpointError(
                 f"{folder}: {name} is {value!r} in config.json, and the weights have at most "
-                f"{most}; fetch the model again"
+                f"{maximum}; fetch the model again"
             )
 
 

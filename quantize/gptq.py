@@ -23,7 +23,7 @@ _LEAST_GROUP = 16  # inputs; smaller ones cost more bits than they save
 
 @dataclass(frozen=True, kw_only=True)
 class GptqOptions:
-    """What the numbers become: 4 or 8 bits, one scale per `group_size` inputs (-1: per row)."""
+    """GPTQ options: 4 or 8 bits, one scale per `group_size` inputs (-1: per row)."""
 
     bits: int = 4
     group_size: int = 128
@@ -79,7 +79,7 @@ class GptqOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedMatrix:
-    """Integers and how to read them: weight[o, i] = scales[g, o] * (codes[o, i] - zeros[g, o]).
+    """Quantized matrix: weight[o, i] = scales[g, o] * (codes[o, i] - zeros[g, o]).
 
     `g` is `group_of[i]`. `error` is the relative squared error of the matrix's output on the
     calibration text, `damping` the share that was needed, `num_dead` the silent columns.
@@ -179,7 +179,7 @@ def _inverted(hessian: Tensor) -> Tensor | None:
 
 
 class _Solver:
-    """One matrix on its way, its columns already in the order in which they are rounded."""
+    """Solver of one matrix, its columns already in the order in which they are rounded."""
 
     def __init__(
         self,

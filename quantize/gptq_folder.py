@@ -53,7 +53,7 @@ _TOKENIZER_FILES = (
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixResult:
-    """How one matrix came out: relative squared output error, damping, silent columns."""
+    """Result of one matrix: relative squared output error, damping, silent columns."""
 
     name: str
     error: float
@@ -63,7 +63,7 @@ class MatrixResult:
 
 @dataclass(frozen=True, kw_only=True)
 class GptqResult:
-    """What was written: the folder, its size, and every matrix's error.
+    """GPTQ result: the folder, its size, and every matrix's error.
 
     `group_size` is the one that was asked for, or the largest below it that fits the model.
     """

@@ -13,7 +13,7 @@ _RANGE_SHARES = tuple(1.0 - step / 40 for step in range(17))
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """What a group's integers may be: 0 to `max_code`, around zero where `sym`."""
+    """Range of a group's integers: 0 to `max_code`, around zero where `sym`."""
 
     max_code: int
     sym: bool = True

@@ -23,7 +23,7 @@ _SUM, _COUNT = ".in_sum2", ".counts"
 
 @dataclass(frozen=True, kw_only=True)
 class Importance:
-    """Mean squared input per column, float32 [in], by GGUF tensor name."""
+    """Importance: mean squared input per column, float32 [in], by GGUF tensor name."""
 
     values: Mapping[str, NDArray[np.float32]]
     num_windows: int

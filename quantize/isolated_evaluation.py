@@ -26,8 +26,8 @@ _FEW = 16  # tokens that a model reads before its memory is looked at
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeTask:
-    """Windows of tokens, and the file of the reference's logits: read it, or write it.
+class EvaluationTask:
+    """Evaluation task: windows of tokens, and the file of the reference's logits.
 
     The file is float32 [num_windows, window_len - first_scored - 1, vocab_size]. Position i is
     scored by how it predicts token i + 1; positions before `first_scored` only give context.
@@ -45,7 +45,7 @@ class JudgeTask:
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResult:
-    """What one process found; `divergence` is None where it wrote the reference."""
+    """Evaluation result of one process; `divergence` is None where it wrote the reference."""
 
     divergence: Divergence | None
     load_s: float
@@ -55,7 +55,7 @@ class EvaluationResult:
     memory_bytes: int
 
 
-def judge(task: JudgeTask) -> EvaluationResult:
+def evaluate(task: EvaluationTask) -> EvaluationResult:
     """Run a task in a fresh process. Raises NearfarError with the reason where it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "quantize.isolated_evaluation"],
@@ -78,7 +78,7 @@ def judge(task: JudgeTask) -> EvaluationResult:
     return EvaluationResult(divergence=Divergence(**divergence) if divergence else None, **raw)
 
 
-def _run(task: JudgeTask) -> EvaluationResult:
+def _run(task: EvaluationTask) -> EvaluationResult:
     window_len = len(task.windows[0])
     prepare(Path(task.model))
     before, started = resident_bytes(), time.perf_counter()
@@ -109,7 +109,7 @@ def _run(task: JudgeTask) -> EvaluationResult:
     )
 
 
-def _scored(task: JudgeTask, window: list[int]) -> NDArray[np.bool_]:
+def _scored(task: EvaluationTask, window: list[int]) -> NDArray[np.bool_]:
     if task.between is None:
         return np.ones(len(window) - task.first_scored - 1, dtype=np.bool_)
     opening, closing = task.between
@@ -123,7 +123,7 @@ def resident_bytes() -> int:
 
 def main() -> int:
     """Read a task, answer it; a NearfarError becomes its message and status 1."""
-    task = JudgeTask(**json.load(sys.stdin))
+    task = EvaluationTask(**json.load(sys.stdin))
     try:
         print(json.dumps(asdict(_run(task))))
     except NearfarError as error:

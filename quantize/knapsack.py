@@ -14,7 +14,7 @@ _UNITS = 20_000  # the budget is divided into this many units, sizes rounded up
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One way to take an item: what it weighs, in bytes, and what it costs."""
+    """Option for an item: its size in bytes, and its cost."""
 
     name: str
     size_bytes: int

@@ -30,7 +30,7 @@ def captured_log() -> Iterator[list[str]]:
 def last_error(lines: list[str]) -> str:
     """Return what llama.cpp said last about a failure, on one line."""
     # One message may have several lines, some of them only ornament.
-    told = [part.strip() for line in lines for part in line.splitlines()]
+    parts = [part.strip() for line in lines for part in line.splitlines()]
     signs = ("error", "failed", "missing")
-    reasons = [line for line in told if any(sign in line.lower() for sign in signs)]
+    reasons = [line for line in parts if any(sign in line.lower() for sign in signs)]
     return reasons[0] if reasons else "no reason given"

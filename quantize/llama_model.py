@@ -14,7 +14,7 @@ from quantize.llama_log import captured_log, last_error
 
 
 class LlamaModel:
-    """One loaded GGUF, on the CPU; use it as a context manager, its memory is llama.cpp's."""
+    """Model in llama.cpp, on the CPU; a context manager, since its memory is llama.cpp's."""
 
     def __init__(self, path: Path, *, context_len: int = 512, num_threads: int = 1) -> None:
         import llama_cpp

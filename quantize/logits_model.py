@@ -13,8 +13,8 @@ from backbone.errors import CheckpointError
 from quantize.weights import read_config
 
 
-class JudgedModel(Protocol):
-    """What all of them can do."""
+class LogitsModel(Protocol):
+    """Model that gives logits, whatever its format."""
 
     def logits(self, tokens: Sequence[int]) -> NDArray[np.float32]:
         """Return float32 [len(tokens), vocab_size], the prediction after each token."""
@@ -26,7 +26,7 @@ class JudgedModel(Protocol):
 
 
 class TorchModel:
-    """A network of our own, plain or dequantized from GPTQ."""
+    """Torch model: a network of our own, plain or dequantized from GPTQ."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -49,7 +49,7 @@ class TorchModel:
 
 
 class TransformersModel:
-    """A bitsandbytes folder, which only transformers reads."""
+    """Transformers model: a bitsandbytes folder, which only transformers reads."""
 
     def __init__(self, folder: Path) -> None:
         from quantize.bnb import load_bnb
@@ -114,7 +114,7 @@ def require_format(path: Path) -> None:
         require()
 
 
-def open_model(path: Path, *, context_len: int, num_threads: int) -> JudgedModel:
+def open_model(path: Path, *, context_len: int, num_threads: int) -> LogitsModel:
     """Load a model of any of the formats on the CPU."""
     kind = format_of(path)
     if kind == "gguf":

@@ -14,7 +14,7 @@ from quantize.gptq import QuantizedMatrix
 
 
 class CodedLinear(nn.Module):
-    """A linear layer that can say its weight in float32; `forward` multiplies by just that."""
+    """Coded linear layer: it can give its weight in float32; `forward` multiplies by just that."""
 
     bias: Tensor | None
 
@@ -49,7 +49,7 @@ class CodedLinear(nn.Module):
 
 
 class GptqLinear(CodedLinear):
-    """GPTQ's 4 or 8 bits: groups of inputs share a scale and a zero point."""
+    """GPTQ linear layer, 4 or 8 bits: groups of inputs share a scale and a zero point."""
 
     packed: Tensor  # uint8 [out, in], two codes a byte where there are four bits
     scales: Tensor  # float16 [groups, out]
@@ -151,7 +151,7 @@ class Int8Linear(CodedLinear):
 
 
 class TableLinear(CodedLinear):
-    """bitsandbytes' NF4 and FP4: four bits look a value up, blocks share its scale
+    """bitsandbytes' NF4 and FP4 layer: four bits look a value up, blocks share its scale
     (QLoRA, arXiv 2305.14314).
     """
 

@@ -17,7 +17,7 @@ from backbone.files import parse_json as parse_json
 from backbone.terminal_text import readable_bytes
 from backbone.tokenizer import Tokenizer
 from quantize.divergence import control_ids
-from quantize.isolated_evaluation import EvaluationResult, JudgeTask, judge
+from quantize.isolated_evaluation import EvaluationResult, EvaluationTask, evaluate
 from quantize.logits_model import format_of, require_format, size_of
 from quantize.weights import read_config, stored_tensors
 
@@ -26,7 +26,7 @@ Progress = Callable[[int, int], None]  # (models done, models in all)
 
 @dataclass(frozen=True, kw_only=True)
 class ReportOptions:
-    """How much text is scored: the second half of each window, as llama.cpp does it."""
+    """Report options: how much text is scored, the second half of each window as in llama.cpp."""
 
     num_windows: int = 32
     window_len: int = 512
@@ -47,7 +47,7 @@ class ReportOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRow:
-    """One model: bytes on disk, bits per weight, and its distance from the reference."""
+    """Report row of one model: its size, bits per weight, and distance from the reference."""
 
     model: str
     format: str
@@ -67,7 +67,7 @@ class ReportRow:
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizationReport:
-    """All rows, the reference's own figures, and what was scored."""
+    """Report: all rows, the reference's own figures, and what was scored."""
 
     reference: str
     reference_bytes: int
@@ -111,7 +111,7 @@ def make_report(
             for done, model in enumerate(pending, start=len(models) - len(pending) + 1):
                 task = _task(model, windows, vocab_size, logits_file, options)
                 try:
-                    rows.put(model, judge(replace(task, between=between)))
+                    rows.put(model, evaluate(replace(task, between=between)))
                 except NearfarError as error:  # the others' rows are not thrown away for it
                     rows.failed[str(model)] = str(error)
                 if progress:
@@ -155,7 +155,7 @@ class ReferenceLogits:
     def __enter__(self) -> tuple[str, EvaluationResult]:
         try:
             self._check_space()
-            return self._file, judge(self._task)
+            return self._file, evaluate(self._task)
         except BaseException:
             self._stack.close()
             raise
@@ -183,8 +183,8 @@ def _task(
     options: ReportOptions,
     *,
     write: bool = False,
-) -> JudgeTask:
-    return JudgeTask(
+) -> EvaluationTask:
+    return EvaluationTask(
         model=str(model.resolve()),
         windows=windows,
         first_scored=options.first_scored,

@@ -38,7 +38,7 @@ _BASE_KIND = "q4_k_m"
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity:
-    """KL divergence in nats and bytes per GGUF tensor and type; what stays outside in bytes."""
+    """Sensitivity: KL divergence in nats and bytes, per GGUF tensor and type."""
 
     kld: Mapping[str, Mapping[str, float]]
     size_bytes: Mapping[str, Mapping[str, int]]
@@ -62,7 +62,7 @@ class Sensitivity:
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityOptions:
-    """On how much text, and among which types."""
+    """Sensitivity options: how much text, and which types."""
 
     types: Sequence[str] = TYPES
     text: CalibrationOptions = field(

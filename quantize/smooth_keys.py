@@ -56,7 +56,7 @@ Exponents = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Smoothed:
-    """What was written: `largest_before` and `largest_after` are norms of a pair's key biases."""
+    """Smoothed file; `largest_before` and `largest_after` are norms of a pair's key biases."""
 
     path: Path
     size_bytes: int

@@ -23,7 +23,7 @@ ParseSpecial = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Windows of `window_len` tokens out of a file; without one, out of the embedded text."""
+    """Sample of a text: windows of `window_len` tokens; without a file, of the embedded text."""
 
     path: Annotated[
         Path | None,

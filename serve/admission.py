@@ -25,7 +25,7 @@ _MEMORY = 0.1  # weight of the newest answer in the mean
 
 
 class Admission:
-    """At most `max_running` HTTP requests at once, and `max_queued` more of each tenant that wait.
+    """Admission of `max_running` HTTP requests at once, and `max_queued` of each tenant that wait.
 
     Whose turn it is goes round between tenants, so that one who asks much holds up only itself.
     One tenant with a key holds three of four places at most: another finds one at once.
@@ -118,10 +118,10 @@ class Admission:
             self._metrics.queued.dec()
 
     def _has_place(self, tenant: str) -> bool:
-        most = self._max_running
-        if tenant != ANYONE and most > 1:
-            most -= max(1, most // 4)
-        return self.num_running < self._max_running and self._running_of[tenant] < most
+        max_of_tenant = self._max_running
+        if tenant != ANYONE and max_of_tenant > 1:
+            max_of_tenant -= max(1, max_of_tenant // 4)
+        return self.num_running < self._max_running and self._running_of[tenant] < max_of_tenant
 
     def _give_place(self, tenant: str) -> None:
         self.num_running += 1
@@ -157,7 +157,7 @@ class Admission:
 
 
 class Account:
-    """Counts the tokens of one answer as they come: also of one that is left in the middle."""
+    """Account of one answer's tokens as they come, also where it is left in the middle."""
 
     def __init__(self, reserved: Reservation, meter: QuotaMeter, tokens: Counter) -> None:
         self._reserved, self._meter, self._tokens = reserved, meter, tokens

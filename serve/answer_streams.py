@@ -21,7 +21,7 @@ STOPPING = "nearfar.stopping"  # in an ASGI scope: the event that ends answers u
 
 Start = Callable[[Request], AnswerStream]
 
-_BROKEN_OFF = "the cloud failed in the middle of its answer; ask again"
+_BROKEN_OFF = "the far model failed in the middle of its answer; ask again"
 _NUM_AHEAD = 64  # items that an engine may be ahead of a slow reader
 _GRACE_S = 2.0  # an engine that keeps the deadline itself ends its answer better than we can
 
@@ -60,7 +60,7 @@ async def settled(stream: AnswerStream, *, may_replace: bool) -> AnswerStream:
 
 
 class AnswerStreams:
-    """Runs one stream per request while its block is entered; leaving it closes them all."""
+    """Answer streams, one per request, run while the block is entered; leaving it closes them."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class AnswerStreams:
         self._accounts = accounts
         self._stopping = stopping or asyncio.Event()
         self._left = len(requests)
-        self._queue: asyncio.Queue[tuple[int, Item | Exception]] = asyncio.Queue(_NUM_AHEAD)
+        self.queue: asyncio.Queue[tuple[int, Item | Exception]] = asyncio.Queue(_NUM_AHEAD)
 
     async def __aenter__(self) -> AnswerStreams:
         self._until_s = asyncio.get_running_loop().time() + self._timeout_s + _GRACE_S
@@ -118,11 +118,11 @@ class AnswerStreams:
     async def _take(self) -> tuple[int, Item | Exception]:
         if self._stopping.is_set():
             raise _stopped()
-        if not self._queue.empty():
-            return self._queue.get_nowait()
+        if not self.queue.empty():
+            return self.queue.get_nowait()
         left_s = self._until_s - asyncio.get_running_loop().time()
         # Not wait_for: before Python 3.12 it forgets a cancellation that meets an item.
-        getting = asyncio.ensure_future(self._queue.get())
+        getting = asyncio.ensure_future(self.queue.get())
         stopping = asyncio.ensure_future(self._stopping.wait())
         try:
             await asyncio.wait(
@@ -150,7 +150,7 @@ class AnswerStreams:
         except Exception as error:
             for account in self._accounts[index : index + 1]:
                 account.close(failed=True)
-            await self._queue.put((index, error))
+            await self.queue.put((index, error))
 
     async def _read(self, index: int, request: Request, meter: AnswerTimer) -> None:
         ended = False
@@ -160,7 +160,7 @@ class AnswerStreams:
                 for account in self._accounts[index : index + 1]:
                     account.see(item)
                 ended = isinstance(item, Finish)
-                await self._queue.put((index, item))
+                await self.queue.put((index, item))
         if not ended:
             raise EngineBroke("the engine ended its answer without saying so; ask again")
 

@@ -124,20 +124,20 @@ def _for_pages(origins: Sequence[str]) -> list[Middleware]:
     """Return what lets pages of these origins in a browser ask, and read who answered."""
     if not origins:
         return []
-    told = ["x-request-id", "x-nearfar-served-by", "x-nearfar-reason", "x-nearfar-dropped-tokens"]
+    shown = ["x-request-id", "x-nearfar-served-by", "x-nearfar-reason", "x-nearfar-dropped-tokens"]
     return [
         Middleware(
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
             allow_headers=["*"],
-            expose_headers=[*told, "retry-after"],
+            expose_headers=[*shown, "retry-after"],
         )
     ]
 
 
 class _InfoRoutes:
-    """What can be asked of a server besides an answer."""
+    """Routes besides answers: models, health, readiness, metrics, OpenAPI."""
 
     def __init__(
         self, engine: Engine, models: ByModel | None, metrics: Metrics, readiness: Readiness

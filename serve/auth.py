@@ -30,7 +30,7 @@ _HOST = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:[0-9]{1,5})?")
 
 
 class Authentication:
-    """ASGI middleware: 431 for a head too large, 403 for a wrong Host, 401 for a wrong key."""
+    """Authentication middleware: 431 for a large head, 403 for a wrong Host, 401 for a bad key."""
 
     def __init__(self, app: ASGIApp, *, options: ServeOptions) -> None:
         self._app = app
@@ -45,18 +45,20 @@ class Authentication:
 
     def _refusal(self, scope: Scope) -> Response | None:
         if _head_bytes(scope) > MAX_HEADER_BYTES:
-            told = f"the request's head has more than {MAX_HEADER_BYTES} bytes; shorten it"
-            return _refuse(431, told, "head_too_large")
+            message = f"the request's head has more than {MAX_HEADER_BYTES} bytes; shorten it"
+            return _refuse(431, message, "head_too_large")
         headers = Headers(scope=scope)
         if not self._hosts.allow(headers.get("host", "")):
-            told = "this server does not go by that name; call it by its own, or add the name to "
-            return _refuse(403, f"{told}serve.allowed_hosts", "host_not_allowed")
+            message = (
+                "this server does not go by that name; call it by its own, or add the name to "
+            )
+            return _refuse(403, f"{message}serve.allowed_hosts", "host_not_allowed")
         tenant = self._keys.owner(headers.get("authorization", ""))
         if tenant is not None or scope["path"] in OPEN_PATHS:
             scope[_TENANT] = tenant or ""
             return None
-        told = "an API key is needed; send the header Authorization: Bearer KEY"
-        refusal = _refuse(401, told, "invalid_api_key")
+        message = "an API key is needed; send the header Authorization: Bearer KEY"
+        refusal = _refuse(401, message, "invalid_api_key")
         refusal.headers["www-authenticate"] = "Bearer"
         return refusal
 
@@ -67,7 +69,7 @@ def tenant_of(scope: Scope) -> str:
 
 
 class Keys:
-    """The keys that open the door; without any it stands open.
+    """API keys that are accepted; without any everybody is.
 
     `alice:KEY` is KEY under the name alice, by which limits and metrics know it; several keys may
     have one name. A key without a name goes by the first digits of its digest.
@@ -91,7 +93,7 @@ class Keys:
 
 
 class Hosts:
-    """The names this server goes by."""
+    """Host names that this server answers to."""
 
     def __init__(self, options: ServeOptions) -> None:
         self._any = not options.is_loopback and not options.allowed_hosts

@@ -109,8 +109,8 @@ def split_begun(body: ChatBody, turns: tuple[Message, ...]) -> tuple[tuple[Messa
     """Return the turns to answer, and how the answer begins. Raises BadRequest."""
     if not body.continue_final_message:
         if body.add_generation_prompt is False:
-            told = f"add_generation_prompt can only be false where {_NAME} is true"
-            raise BadRequest(f"{told}; leave it out", param="add_generation_prompt")
+            message = f"add_generation_prompt can only be false where {_NAME} is true"
+            raise BadRequest(f"{message}; leave it out", param="add_generation_prompt")
         return turns, ""
     for name in ("add_generation_prompt", "tools"):
         if getattr(body, name):

@@ -34,12 +34,12 @@ class ChatWriter(ResponseWriter):
 
     prefix = "chatcmpl"
 
-    def __init__(self, asked: ParsedRequest) -> None:
-        super().__init__(asked)
-        tools = asked.tools
-        self._readers = [CallReader(tools) for _ in asked.requests] if tools else []
-        self._thoughts = [_reader_of(each) for each in asked.requests]
-        self._numbers = [-1] * len(asked.requests)  # of the call that began last, in each choice
+    def __init__(self, parsed: ParsedRequest) -> None:
+        super().__init__(parsed)
+        tools = parsed.tools
+        self._readers = [CallReader(tools) for _ in parsed.requests] if tools else []
+        self._thoughts = [_reader_of(each) for each in parsed.requests]
+        self._numbers = [-1] * len(parsed.requests)  # of the call that began last, in each choice
 
     def whole(self, choices: list[Gathered]) -> Reply:
         finishes = finishes_of(choices)
@@ -112,17 +112,17 @@ class ChatWriter(ResponseWriter):
         return structs.replace(message, reasoning_content=thought) if thought else message
 
     def _answer(self, text: str) -> AnswerMessage:
-        if self.asked.tools is None:
+        if self.parsed.tools is None:
             return AnswerMessage(text)
-        content, told = read_whole(text, self.asked.tools)
+        content, written = read_whole(text, self.parsed.tools)
         calls = [
-            CallReply(each.id, CalledFunctionReply(each.name, each.arguments)) for each in told
+            CallReply(each.id, CalledFunctionReply(each.name, each.arguments)) for each in written
         ]
         return AnswerMessage(content or None, tool_calls=calls) if calls else AnswerMessage(content)
 
     def _reason(self, finish: Finish, *, calls: bool) -> Reason:
         # As OpenAI says it: a call that the client itself chose is no news.
-        tools = self.asked.tools
+        tools = self.parsed.tools
         if tools is None or tools.named or not calls:
             return reason_of(finish)
         return "tool_calls"
@@ -131,7 +131,7 @@ class ChatWriter(ResponseWriter):
         return ChatChunk(choices=[choice], usage=self._no_usage, **self._head)
 
     def _logprobs(self, tokens: list[TokenLogprob]) -> ChatLogprobs | None:
-        return ChatLogprobs(tokens) if self.asked.logprobs else None
+        return ChatLogprobs(tokens) if self.parsed.logprobs else None
 
 
 def _reader_of(request: Request) -> ThoughtReader | None:

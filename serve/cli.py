@@ -1,4 +1,4 @@
-"""What `nearfar serve` and `nearfar cloud serve` share: an engine over HTTP until a signal."""
+"""Serving over HTTP for `nearfar serve` and `nearfar cloud serve`, until a signal."""
 
 from __future__ import annotations
 

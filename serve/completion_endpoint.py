@@ -34,7 +34,7 @@ _SEND_GRACE_S = 10.0  # after the answer's own time, for a reader who takes it s
 
 @dataclass(frozen=True, kw_only=True)
 class CompletionEndpoint(Generic[C]):
-    """An ASGI app for one path; every error before the response begins becomes an error body."""
+    """Completion endpoint, an ASGI app for one path; early errors become error bodies."""
 
     engine: Engine
     models: ByModel | None
@@ -52,10 +52,10 @@ class CompletionEndpoint(Generic[C]):
             raw = await read_body(HttpRequest(scope, receive), self.options)
             body = decode(raw, self.kind)
             engine, name = engine_of(body.model, self.engine, self.models)
-            asked = self.read(msgspec.structs.replace(body, model=name), engine, self.options)
-            asked = replace(asked, model=body.model)
+            parsed = self.read(msgspec.structs.replace(body, model=name), engine, self.options)
+            parsed = replace(parsed, model=body.model)
             limit_s = self.options.request_timeout_s + _SEND_GRACE_S
-            work = self._admitted(asked, engine, tenant, scope, receive, send)
+            work = self._admitted(parsed, engine, tenant, scope, receive, send)
             await while_present(receive, work, timeout_s=limit_s)
         except ClientDisconnect:
             return
@@ -64,46 +64,46 @@ class CompletionEndpoint(Generic[C]):
 
     async def _admitted(
         self,
-        asked: ParsedRequest,
+        parsed: ParsedRequest,
         engine: Engine,
         tenant: str,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        async with self.admission.place(tenant, asked.requests) as accounts:
-            await self._answer(asked, engine, accounts, scope, receive, send)
+        async with self.admission.place(tenant, parsed.requests) as accounts:
+            await self._answer(parsed, engine, accounts, scope, receive, send)
 
     async def _answer(
         self,
-        asked: ParsedRequest,
+        parsed: ParsedRequest,
         engine: Engine,
         accounts: list[Account],
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
-        start = settled_start(engine) if asked.stream else engine.generate
+        start = settled_start(engine) if parsed.stream else engine.generate
         async with AnswerStreams(
             start,
-            asked.requests,
+            parsed.requests,
             metrics=self.metrics,
             accounts=accounts,
             timeout_s=self.options.request_timeout_s,
             stopping=scope.get(STOPPING),
         ) as answers:
-            if asked.stream:
-                await EventStream(self.writer(asked), send).send_all(answers)
+            if parsed.stream:
+                await EventStream(self.writer(parsed), send).send_all(answers)
                 return
-            response = await self._whole(asked, answers)
+            response = await self._whole(parsed, answers)
         await response(scope, receive, send)
 
-    async def _whole(self, asked: ParsedRequest, answers: AnswerStreams) -> Response:
-        choices = [Gathered() for _ in asked.requests]
+    async def _whole(self, parsed: ParsedRequest, answers: AnswerStreams) -> Response:
+        choices = [Gathered() for _ in parsed.requests]
         while (entry := await answers.next()) is not None:
             index, item = entry
             choices[index].take(item)
-        body = msgspec.json.encode(self.writer(asked).whole(choices))
+        body = msgspec.json.encode(self.writer(parsed).whole(choices))
         response = json_response(body)
         response.raw_headers += headers_of([c.finish for c in choices if c.finish is not None])
         return response

@@ -54,7 +54,7 @@ _HEADERS = [
 
 
 class EventStream:
-    """Sends one request's answers as they are written."""
+    """Event stream of one request's answers, sent as they are written."""
 
     def __init__(self, writer: ResponseWriter, send: Send) -> None:
         self._writer = writer
@@ -82,7 +82,7 @@ class EventStream:
         while entry is not None:
             await self._say(*entry)
             entry = await answers.next()
-        if self._writer.asked.include_usage:
+        if self._writer.parsed.include_usage:
             ended = [self._finishes[index] for index in sorted(self._finishes)]
             await self._replies([self._writer.tally(ended)])
         await self._event(b"[DONE]")

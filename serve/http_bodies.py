@@ -33,20 +33,20 @@ async def read_body(request: HttpRequest, options: ServeOptions) -> bytes:
 
 async def _collect(request: HttpRequest, options: ServeOptions) -> bytes:
     parts: list[bytes] = []
-    size, most = 0, options.max_body_bytes
+    size, max_bytes = 0, options.max_body_bytes
     announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced[:20]) > most:
-        raise _too_large(most)
+    if announced.isdecimal() and int(announced[:20]) > max_bytes:
+        raise _too_large(max_bytes)
     async for part in request.stream():
         size += len(part)
-        if size > most:
-            raise _too_large(most)
+        if size > max_bytes:
+            raise _too_large(max_bytes)
         parts.append(part)
     return b"".join(parts)
 
 
-def _too_large(most: int) -> BadRequest:
-    return BadRequest(f"the body has more than {most} bytes; shorten it", status=413)
+def _too_large(max_bytes: int) -> BadRequest:
+    return BadRequest(f"the body has more than {max_bytes} bytes; shorten it", status=413)
 
 
 def json_response(body: bytes, status: int = 200) -> Response:

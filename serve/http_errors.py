@@ -52,7 +52,7 @@ class TooMany(Overloaded):
 
 
 class Problem(msgspec.Struct, frozen=True):
-    """The `error` object of OpenAI's API."""
+    """Error object of OpenAI's API."""
 
     message: str
     type: str
@@ -61,7 +61,7 @@ class Problem(msgspec.Struct, frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """The body of every answer that is none."""
+    """Error body: what every failed request gets."""
 
     error: Problem
 

@@ -30,7 +30,7 @@ from serve.tools import describe
 
 @dataclass(frozen=True, kw_only=True)
 class JsonEndpoint(Generic[N]):
-    """An ASGI app; every error becomes an error body."""
+    """JSON endpoint, an ASGI app; every error becomes an error body."""
 
     engine: Engine
     models: ByModel | None
@@ -115,8 +115,8 @@ async def detokenize(body: DetokenizeBody, engine: Engine) -> DetokenizeReply:
     for at, token in enumerate(body.tokens):
         if size and token >= size:
             where = f"tokens[{at}]"
-            told = f"{where} is {token}; this model's token ids are 0 to {size - 1}"
-            raise BadRequest(told, param=where)
+            message = f"{where} is {token}; this model's token ids are 0 to {size - 1}"
+            raise BadRequest(message, param=where)
     return DetokenizeReply(await asyncio.to_thread(known.written, body.tokens))
 
 

@@ -13,7 +13,7 @@ UNLIKELY = -9999.0  # OpenAI's stand-in for a log-probability that JSON cannot h
 
 
 class TopLogprob(Struct, frozen=True):
-    """A token that might have stood at this place."""
+    """Top log-probability: a token that might have stood at this place."""
 
     token: str
     logprob: float
@@ -22,7 +22,7 @@ class TopLogprob(Struct, frozen=True):
 
 
 class TokenLogprob(Struct, frozen=True):
-    """One token's log-probability.
+    """Token log-probability, and those of its alternatives.
 
     `token` is the text by which the answer grew with this token: empty where a character or a
     possible stop string was still incomplete, and longer where it then was let go.
@@ -120,9 +120,9 @@ def _by_text(
     Halves of characters may look the same; the token's own is what readers look for.
     """
     found: dict[str, float] = {}
-    for other, told, value in others:
+    for other, shown, value in others:
         if other != token:
-            found[told] = max(_told(value), found.get(told, UNLIKELY))
+            found[shown] = max(_told(value), found.get(shown, UNLIKELY))
     return dict(sorted({**found, text: logprob}.items(), key=lambda pair: -pair[1]))
 
 

@@ -16,8 +16,8 @@ from offload.messages import Delta, EngineLoad, Finish
 
 
 @dataclass
-class Level:
-    """A number that goes up and down."""
+class Gauge:
+    """Gauge: a number that goes up and down."""
 
     value: int = 0
 
@@ -31,21 +31,21 @@ class Level:
 
 
 @dataclass
-class Seen:
-    """What the HTTP face itself sees: answers that have begun, that have not, and who is queued."""
+class FaceGauges:
+    """Gauges that the HTTP face itself counts: running, waiting and queued answers."""
 
-    running: Level
-    waiting: Level
-    queued: Level
+    running: Gauge
+    waiting: Gauge
+    queued: Gauge
 
 
 class EngineMetrics(Collector):
-    """Collects an engine's own figures, and the face's where the engine tells none.
+    """Engine metrics: the engine's own figures, and the face's where the engine tells none.
 
     An engine that answers devices over the link too counts them all; the face sees only its own.
     """
 
-    def __init__(self, prefix: str, engine: Engine | None, seen: Seen) -> None:
+    def __init__(self, prefix: str, engine: Engine | None, seen: FaceGauges) -> None:
         self._prefix, self._engine, self._seen = prefix, engine, seen
 
     def collect(self) -> Iterator[Metric]:
@@ -96,14 +96,14 @@ _TIMES = {
 
 
 class Metrics:
-    """One endpoint's numbers, in a registry of their own."""
+    """Metrics of one endpoint, in a registry of their own."""
 
     def __init__(self, engine: Engine | None = None, *, prefix: str = "nearfar") -> None:
         """With an engine that reports its load, its figures are told too."""
         self.registry = CollectorRegistry()
         self._prefix = prefix
-        self.running, self.waiting, self.queued = Level(), Level(), Level()
-        seen = Seen(self.running, self.waiting, self.queued)
+        self.running, self.waiting, self.queued = Gauge(), Gauge(), Gauge()
+        seen = FaceGauges(self.running, self.waiting, self.queued)
         self.registry.register(EngineMetrics(prefix, engine, seen))
         self.prompt_tokens = self._counter("prompt_tokens", "Tokens read.")
         self.generation_tokens = self._counter("generation_tokens", "Tokens written.")
@@ -134,7 +134,7 @@ class Metrics:
 
 
 class AnswerTimer:
-    """Times one answer; waiting until its first text, then running, until the block is left."""
+    """Timer of one answer: waiting until its first text, then running until the block is left."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

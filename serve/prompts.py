@@ -12,7 +12,7 @@ from serve.http_errors import BadRequest
 
 
 class Prompt(NamedTuple):
-    """A text, or else token ids."""
+    """Prompt: a text, or else token ids."""
 
     prompt: str | None
     token_ids: tuple[int, ...] = ()

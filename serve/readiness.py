@@ -17,7 +17,7 @@ _RETRY_S = 2.0
 
 
 class Readiness:
-    """Asks the engine for one token until it gives one, and then looks whether it broke.
+    """Readiness of an engine: it is asked for one token until it gives one, then whether it broke.
 
     `is_ready` from the start is one that loads its model when it is asked.
     """

@@ -19,19 +19,19 @@ FIELDS = ("request_id", "method", "path", "status", "seconds", "tenant")
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line; the fields of a request are keys of their own."""
+    """Log formatter: one JSON object a line; the fields of a request are keys of their own."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told = {
+        entry = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
         }
-        told |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
+        entry |= {name: getattr(record, name) for name in FIELDS if hasattr(record, name)}
         if record.exc_info and record.exc_info[0] is not None:
-            told["error"] = record.exc_info[0].__name__  # its message may quote a prompt
-        return json.dumps(told)
+            entry["error"] = record.exc_info[0].__name__  # its message may quote a prompt
+        return json.dumps(entry)
 
 
 def write_logs(form: str) -> None:
@@ -54,7 +54,7 @@ _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Trace:
-    """ASGI middleware: gives each request an id (or keeps the client's), counts and logs it."""
+    """Trace middleware: gives each request an id (or keeps the client's), counts and logs it."""
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics, paths: Collection[str]) -> None:
         self._app = app

@@ -25,7 +25,7 @@ _CHAT_REFUSED = ("functions", "function_call", "audio", "moderation", "web_searc
 
 @dataclass(frozen=True, kw_only=True)
 class ParsedRequest:
-    """One body, understood: a request for each choice, prompt by prompt."""
+    """Parsed request: a Request for each choice, prompt by prompt."""
 
     model: str
     requests: tuple[Request, ...]

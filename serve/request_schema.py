@@ -44,7 +44,7 @@ class ContentPart(msgspec.Struct, frozen=True):
 
 
 class CalledFunction(RequestBody, kw_only=True, frozen=True):
-    """Which function an assistant called, and with what; `arguments` is JSON text."""
+    """Function call of an assistant; `arguments` is JSON text."""
 
     name: ToolName
     arguments: str
@@ -60,7 +60,7 @@ class CalledTool(RequestBody, kw_only=True, frozen=True):
 
 
 class TurnBody(RequestBody, kw_only=True, frozen=True):
-    """One message. An assistant's own message may be sent back as it was received."""
+    """Turn of a chat body; an assistant's own may be sent back as it was received."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
@@ -105,7 +105,7 @@ class ChosenTool(RequestBody, kw_only=True, frozen=True):
 
 
 class StreamOptions(RequestBody, kw_only=True, frozen=True):
-    """What a stream tells besides the text."""
+    """Stream options: what a stream tells besides the text."""
 
     include_usage: bool = False
     include_obfuscation: Ignored = None
@@ -121,14 +121,14 @@ class NamedSchema(RequestBody, kw_only=True, frozen=True):
 
 
 class ResponseFormat(RequestBody, kw_only=True, frozen=True):
-    """The form of the answer."""
+    """Response format: the form of the answer."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: NamedSchema | None = None
 
 
 class Common(RequestBody, kw_only=True, frozen=True):
-    """What both kinds of completion take."""
+    """Fields that both kinds of completion take."""
 
     model: Annotated[str, Meta(min_length=1, max_length=200)]
     max_tokens: MaxTokens | None = None  # -1: as many as the context holds, as llama.cpp has it
@@ -257,6 +257,6 @@ def explained(fault: str) -> BadRequest:
     path = at["path"] if at else ""
     named = _FIELD.search(fault)
     param = ".".join(part for part in (path, named["field"] if named else "") if part)
-    told = fault[: at.start()] if at else fault
+    reason = fault[: at.start()] if at else fault
     where = f"{param}: " if param else ""
-    return BadRequest(f"{where}{told}; see GET /openapi.json for the form", param=param or None)
+    return BadRequest(f"{where}{reason}; see GET /openapi.json for the form", param=param or None)

@@ -13,13 +13,13 @@ Reason = Literal["stop", "length", "tool_calls"]
 
 
 class PromptDetails(Struct, frozen=True):
-    """What is known of a prompt's tokens."""
+    """Prompt token details: how many were cached."""
 
     cached_tokens: int = 0
 
 
 class UsageReply(Struct, frozen=True):
-    """What an answer took, and who gave it: `route` for one choice, `routes` for several.
+    """Usage of an answer, and who gave it: `route` for one choice, `routes` for several.
 
     Of `prompt_tokens`, so many were found in a cache as `prompt_tokens_details` says.
 
@@ -36,7 +36,7 @@ class UsageReply(Struct, frozen=True):
 
 
 class CalledFunctionReply(Struct, frozen=True):
-    """The function that is to be called, and with what; `arguments` is JSON text."""
+    """Function call in a reply; `arguments` is JSON text."""
 
     name: str
     arguments: str
@@ -77,7 +77,7 @@ class AnswerMessage(Struct, frozen=True):
 
 
 class MessageDelta(Struct, frozen=True):
-    """What a chunk adds to a chat's answer."""
+    """Message delta: what a chunk adds to a chat's answer."""
 
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType = UNSET
@@ -108,7 +108,7 @@ class TextChoice(Struct, frozen=True):
 
 
 class Reply(Struct, frozen=True, kw_only=True):
-    """Base of what POST /v1/... answers, whole or in chunks."""
+    """Base of the replies of POST /v1/..., whole or in chunks."""
 
     id: str
     created: int  # seconds since 1970
@@ -128,7 +128,7 @@ class ChatChunk(Reply, frozen=True, kw_only=True):
 
 
 class TextReply(Reply, frozen=True, kw_only=True):
-    """A whole raw completion; its chunks have the same form, with other choices and usage."""
+    """Text reply: a whole raw completion; its chunks differ in choices and usage."""
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[TextChoice]
@@ -136,7 +136,7 @@ class TextReply(Reply, frozen=True, kw_only=True):
 
 
 class EmbeddingReply(Struct, frozen=True):
-    """One text's vector: numbers, or float32 little-endian in base64."""
+    """Embedding of one text: numbers, or float32 little-endian in base64."""
 
     embedding: list[float] | str
     index: int
@@ -144,7 +144,7 @@ class EmbeddingReply(Struct, frozen=True):
 
 
 class EmbeddingUsage(Struct, frozen=True):
-    """What embeddings took; engines do not count the tokens, so that both are 0."""
+    """Usage of embeddings; engines do not count the tokens, so that both are 0."""
 
     prompt_tokens: int = 0
     total_tokens: int = 0
@@ -158,7 +158,7 @@ class EmbeddingList(Struct, frozen=True):
 
 
 class TokenizeReply(Struct, frozen=True):
-    """The tokens of a prompt."""
+    """Reply of POST /tokenize: the tokens of a prompt."""
 
     count: int
     max_model_len: int
@@ -167,13 +167,13 @@ class TokenizeReply(Struct, frozen=True):
 
 
 class DetokenizeReply(Struct, frozen=True):
-    """The text of tokens."""
+    """Reply of POST /detokenize: the text of tokens."""
 
     prompt: str
 
 
 class ModelReply(Struct, frozen=True):
-    """One name under which this endpoint answers."""
+    """Model reply: one name under which this endpoint answers."""
 
     id: str
     created: int

@@ -18,7 +18,7 @@ from serve.response_bodies import Reply, UsageReply, usage_of
 
 @dataclass
 class Gathered:
-    """One choice as it comes together; what is withdrawn is forgotten."""
+    """Gathered choice: its text and tokens so far; what is withdrawn is forgotten."""
 
     finish: Finish | None = None
     texts: list[str] = field(default_factory=list)
@@ -35,10 +35,10 @@ class Gathered:
             self.tokens.clear()
             self.read.clear()
         self.texts.append(item.text)
-        told = logprobs_of(item)
-        if item.text and not told and self.tokens:
+        logprobs = logprobs_of(item)
+        if item.text and not logprobs and self.tokens:
             self.tokens[-1] = grown(self.tokens[-1], item.text)
-        self.tokens += told
+        self.tokens += logprobs
         self.read += item.prompt_tokens
 
     @property
@@ -53,17 +53,19 @@ class _Head(TypedDict):
 
 
 class ResponseWriter(ABC):
-    """The reply to one request, whole or in chunks."""
+    """Response writer: the reply to one request, whole or in chunks."""
 
     prefix = ""  # of the reply's id
 
-    def __init__(self, asked: ParsedRequest) -> None:
-        self.asked = asked
+    def __init__(self, parsed: ParsedRequest) -> None:
+        self.parsed = parsed
         self._head = _Head(
-            id=f"{self.prefix}-{asked.requests[0].id}", created=int(time.time()), model=asked.model
+            id=f"{self.prefix}-{parsed.requests[0].id}",
+            created=int(time.time()),
+            model=parsed.model,
         )
         # Where usage is asked for, every other chunk says that it has none.
-        self._no_usage: UnsetType | None = None if asked.include_usage else UNSET
+        self._no_usage: UnsetType | None = None if parsed.include_usage else UNSET
 
     @abstractmethod
     def whole(self, choices: list[Gathered]) -> Reply:
@@ -86,14 +88,14 @@ class ResponseWriter(ABC):
         """Return the chunk after all choices, which says what they took."""
 
     def _is_worth_saying(self, delta: Delta) -> bool:
-        return bool(delta.text) or (self.asked.logprobs and bool(delta.token_ids))
+        return bool(delta.text) or (self.parsed.logprobs and bool(delta.token_ids))
 
     def _usage(self, finishes: list[Finish]) -> UsageReply:
-        return usage_of(finishes, self.asked.per_prompt)
+        return usage_of(finishes, self.parsed.per_prompt)
 
     def _tokens(self, delta: Delta) -> list[TokenLogprob]:
         """Return what is known of a Delta's tokens. Raises EngineBroke where less is than asked."""
-        if self.asked.num_alternatives and delta.token_ids and not delta.alternatives:
+        if self.parsed.num_alternatives and delta.token_ids and not delta.alternatives:
             raise EngineBroke("the engine told no alternatives; ask without top_logprobs")
         return logprobs_of(delta)
 

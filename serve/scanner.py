@@ -10,7 +10,7 @@ _CLOSERS = {"{": "}", "[": "]", "(": ")"}
 
 
 class JsonEnd:
-    """Follows brackets outside of strings, piece by piece; `opened` are closers awaited already.
+    """Bracket matcher outside of strings, piece by piece; `opened` are closers awaited already.
 
     JSON has strings in double quotes; a call in the form of Python's has either kind.
     """
@@ -69,7 +69,7 @@ _SPACE = re.compile(r"\s*")
 
 
 class Scanner:
-    """What has come of a text and is not yet read; `passed()` gives back what a reader has read.
+    """Scanner over what has come of a text and is not read; `passed()` gives back what was read.
 
     Every character is read once, so that the time is linear in the text however it comes.
     """

@@ -20,28 +20,28 @@ class TextWriter(ResponseWriter):
 
     prefix = "cmpl"
 
-    def __init__(self, asked: ParsedRequest) -> None:
-        super().__init__(asked)
-        self._lengths = [0] * len(asked.requests)  # characters sent so far, for text_offset
+    def __init__(self, parsed: ParsedRequest) -> None:
+        super().__init__(parsed)
+        self._lengths = [0] * len(parsed.requests)  # characters sent so far, for text_offset
 
     def whole(self, choices: list[Gathered]) -> Reply:
         finishes = self._ends(finishes_of(choices))
         made = []
         for index, (each, finish) in enumerate(zip(choices, finishes, strict=True)):
             echo, read = self._echo(index, each.read)
-            text, written = ("", []) if self.asked.scores_only else (each.text, each.tokens)
+            text, written = ("", []) if self.parsed.scores_only else (each.text, each.tokens)
             logprobs = self._logprobs(index, read, self._with_end(written))
             made.append(TextChoice(index, echo + text, logprobs, reason_of(finish)))
         return TextReply(choices=made, usage=self._usage(finishes), **self._head)
 
     def opening(self, index: int, first: Delta | Finish) -> list[Reply]:
-        if not self.asked.echo:
+        if not self.parsed.echo:
             return []
         echo, read = self._echo(index, first.prompt_tokens if isinstance(first, Delta) else ())
         return [self._chunk(TextChoice(index, echo, self._logprobs(index, read, [])))]
 
     def pieces(self, index: int, delta: Delta) -> list[Reply]:
-        if self.asked.scores_only or not self._is_worth_saying(delta):
+        if self.parsed.scores_only or not self._is_worth_saying(delta):
             return []
         logprobs = self._logprobs(index, (), self._tokens(delta))
         if not delta.token_ids:
@@ -57,37 +57,37 @@ class TextWriter(ResponseWriter):
 
     def _ends(self, finishes: list[Finish]) -> list[Finish]:
         """Return the ends of the answers, as of no writing where none was asked for."""
-        return [_unwritten(each) for each in finishes] if self.asked.scores_only else finishes
+        return [_unwritten(each) for each in finishes] if self.parsed.scores_only else finishes
 
     def _chunk(self, choice: TextChoice) -> Reply:
         return TextReply(choices=[choice], usage=self._no_usage, **self._head)
 
     def _echo(self, index: int, read: Sequence[PromptToken]) -> tuple[str, Sequence[PromptToken]]:
         """Return the text to echo and its tokens. Raises EngineBroke where they are not told."""
-        if not self.asked.echo:
+        if not self.parsed.echo:
             return "", ()
-        if self.asked.requests[0].sampling.prompt_logprobs and not read:
+        if self.parsed.requests[0].sampling.prompt_logprobs and not read:
             raise EngineBroke(
                 "the engine told nothing of the prompt; ask for echo without logprobs"
             )
-        return echoed(self.asked.requests[index].prompt, read)
+        return echoed(self.parsed.requests[index].prompt, read)
 
     def _with_end(self, written: list[TokenLogprob]) -> list[TokenLogprob]:
         """Return an entry for the end where an echo is followed by nothing else.
 
         Whoever scores a prompt leaves out the last entry, as that of the one token written.
         """
-        if written or self.asked.scores_only or not (self.asked.echo and self.asked.logprobs):
+        if written or self.parsed.scores_only or not (self.parsed.echo and self.parsed.logprobs):
             return written
         return [TokenLogprob("", UNLIKELY, [], -1, [])]
 
     def _logprobs(
         self, index: int, read: Sequence[PromptToken], written: Sequence[TokenLogprob]
     ) -> CompletionLogprobs | None:
-        if not self.asked.logprobs:
+        if not self.parsed.logprobs:
             return None
         made = completion_logprobs(
-            read, written, at=self._lengths[index], top=self.asked.num_alternatives
+            read, written, at=self._lengths[index], top=self.parsed.num_alternatives
         )
         self._lengths[index] += sum(len(text) for text in made.tokens)
         return made

@@ -24,14 +24,14 @@ _OPENER = re.compile(f"[{re.escape(OPENERS)}]")
 
 
 class Began(NamedTuple):
-    """A call has begun."""
+    """Event: a call has begun."""
 
     id: str
     name: str
 
 
 class Grew(NamedTuple):
-    """The call that began last has more arguments, a piece of JSON text."""
+    """Event: the last call's arguments grew by a piece of JSON text."""
 
     arguments: str
 
@@ -53,11 +53,11 @@ class Call:
 
 
 class CallReader:
-    """Reads one answer piece by piece, in a time that is linear in its length."""
+    """Call reader: reads one answer piece by piece, in linear time."""
 
     def __init__(self, tools: Toolbox) -> None:
         self._tools = tools
-        self._source = Scanner()
+        self.source = Scanner()
         self._reading = self._forced() if tools.forced else self._free()
         self._said: list[Said] = []
         self._space = ""  # behind what was said: it goes with what follows, and not before a call
@@ -67,12 +67,12 @@ class CallReader:
 
     def push(self, text: str) -> list[Said]:
         """Take the next piece of the answer; return what is now certain, in order."""
-        self._source.add(text)
+        self.source.add(text)
         return self._run()
 
     def flush(self) -> list[Said]:
         """The answer has ended: return the rest."""
-        self._source.ended = True
+        self.source.ended = True
         said = self._run()
         return said if self.calls or not self._space else [*said, self._space]
 
@@ -88,7 +88,7 @@ class CallReader:
 
     def _free(self) -> Step[None]:
         """Read an answer that may hold calls."""
-        source = self._source
+        source = self.source
         while source.next or not source.ended:
             if not source.next:
                 yield
@@ -100,7 +100,7 @@ class CallReader:
 
     def _try(self) -> Step[None]:
         """Read what begins here as calls, or else as text."""
-        source = self._source
+        source = self.source
         line, answer = self._begins_line, self._begins_answer
         calls = yield from read_calls(source, self._tools, begins_line=line, begins_answer=answer)
         passed = source.passed()
@@ -129,7 +129,7 @@ class CallReader:
 
     def _forced(self) -> Step[None]:
         """Read an answer that is one call, and tell its arguments as they come."""
-        source = self._source
+        source = self.source
         name = yield from self._forced_name()
         if name is None:
             yield from self._forced_whole()
@@ -153,7 +153,7 @@ class CallReader:
 
     def _forced_name(self) -> Step[str | None]:
         """Read up to where the arguments begin; None where they are written in another way."""
-        source = self._source
+        source = self.source
         for word in ("{", '"name"', ":", '"'):
             yield from source.space()
             if not (yield from source.literal(word)):
@@ -168,7 +168,7 @@ class CallReader:
         return name if (yield from source.space()) == "{" else None
 
     def _forced_whole(self) -> Step[None]:
-        source = self._source
+        source = self.source
         while not source.ended:
             source.take_to(_NEVER)
             yield
@@ -181,8 +181,8 @@ class CallReader:
             self._call([call])
 
     def _may_call(self, name: str) -> bool:
-        most = self._tools.most
-        return name in self._tools.names and (most is None or self.num_calls < most)
+        max_calls = self._tools.max_calls
+        return name in self._tools.names and (max_calls is None or self.num_calls < max_calls)
 
     def _begin(self, name: str) -> None:
         call = Call(f"call_{uuid.uuid4().hex[:24]}", name)

@@ -18,7 +18,7 @@ _MAX_BACKTRACKS = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class Toolbox:
-    """The tools of one request.
+    """Toolbox: the tools of one request.
 
     `names` are those the model may call, `forced` says that it must call one of them, `named` that
     the client chose which. `most` is how many calls an answer may hold; None is no limit.
@@ -29,7 +29,7 @@ class Toolbox:
     names: frozenset[str]
     forced: bool = False
     named: bool = False
-    most: int | None = None
+    max_calls: int | None = None
     schema: dict[str, Any] | None = None
     validators: Mapping[str, jsonschema_rs.Validator] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ def read_tools(body: ChatBody) -> Toolbox | None:
         names=frozenset(tool.function.name for tool in chosen),
         forced=forced,
         named=isinstance(choice, ChosenTool),
-        most=1 if forced or body.parallel_tool_calls is False else None,
+        max_calls=1 if forced or body.parallel_tool_calls is False else None,
         schema=_forced_schema(chosen) if forced else None,
         validators=validators,
     )

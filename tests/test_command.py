@@ -82,10 +82,10 @@ def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("known", "num_bytes", "told"),
     [
-        (None, 0, "may have left before the cloud failed"),
-        (False, 0, "may have left before the cloud failed"),
+        (None, 0, "may have left before the far model failed"),
+        (False, 0, "may have left before the far model failed"),
         (True, 0, "nothing sent"),
-        (True, 153, "153 bytes sent before the cloud failed"),
+        (True, 153, "153 bytes sent before the far model failed"),
     ],
 )
 def test_why_says_what_left_before_the_cloud_failed(

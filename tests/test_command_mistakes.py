@@ -22,7 +22,7 @@ from tests.in_process import Run
         (("ask", "   "), "the prompt is empty"),
         (("ask", "hi", "--model", "nowhere.gguf"), "nearfar models list"),
         (("ask", "word " * 2000), "context"),
-        (("link", "ping"), "no cloud is set up"),
+        (("link", "ping"), "no far model is set up"),
         (("policy", "outbox", "--forget", "nosuch"), "no question 'nosuch' waits"),
         (("cloud", "serve", "--model", "nowhere"), "no folder"),
         (("bench", "hybrid", "nowhere.jsonl"), "does not exist"),
@@ -62,7 +62,7 @@ def test_a_damaged_model_is_one_line(run: Run, tmp_path: Path, damage: str) -> N
 def test_who_insists_on_a_cloud_that_is_not_set_up_is_told(run: Run) -> None:
     status, out, err = run("ask", "What is 17 + 25?", "--far")
     assert (status, out) == (1, "42\n")
-    assert "no cloud is set up" in err and "nearfar link join" in err and err.count("\n") == 1
+    assert "no far model is set up" in err and "nearfar link join" in err and err.count("\n") == 1
 
 
 def test_a_home_that_cannot_be_written_is_one_line(

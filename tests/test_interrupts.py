@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import nearfar
-from edge.chat.ask import AskOptions
+from edge.chat.ask_options import AskOptions
 from offload.config.places import places
 
 

@@ -99,11 +99,11 @@ def most_at_once(trials: Sequence[RequestTrial]) -> int:
     """Return how many answers were open at the same time, at the most."""
     edges = [(trial.started_s, 1) for trial in trials if trial.is_whole]
     edges += [(trial.started_s + trial.e2el_s, -1) for trial in trials if trial.is_whole]
-    most = open_now = 0
+    peak = open_now = 0
     for _, change in sorted(edges):
         open_now += change
-        most = max(most, open_now)
-    return most
+        peak = max(peak, open_now)
+    return peak
 
 
 def _metrics(good: Sequence[RequestTrial]) -> dict[str, list[float]]:

@@ -26,7 +26,7 @@ NO_MEMORY = "the cloud has no memory left for this request; ask again later"
 
 
 class Batching:
-    """Moves all answers forward by one step at a time; lives in one thread."""
+    """Batching of all answers: moves them forward a step at a time; lives in one thread."""
 
     def __init__(self, scheduler: Scheduler, step: Step) -> None:
         self.scheduler = scheduler

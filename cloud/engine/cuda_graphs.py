@@ -30,7 +30,7 @@ def graph_sizes(max_num_seqs: int) -> list[int]:
 
 
 class DecodeGraphs:
-    """Static inputs and one recording per size; all recordings share one memory pool."""
+    """CUDA graphs of decode steps: static inputs, a recording per size, one memory pool."""
 
     def __init__(
         self,

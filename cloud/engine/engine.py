@@ -33,7 +33,7 @@ _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be int
 
 
 class CloudEngine(Tokenized):
-    """Runs one model; the network lives in one thread of its own."""
+    """Cloud engine of one model; the network lives in one thread of its own."""
 
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
         """Load a model folder. Raises CheckpointError or SettingsError."""
@@ -45,7 +45,7 @@ class CloudEngine(Tokenized):
             )
         self._card = model.card
         self._own = sampling_of_folder(folder)
-        self._tokenizer: Tokenizer = model.tokenizer
+        self.tokenizer: Tokenizer = model.tokenizer
         self._vocab_size = model.vocab_size
         self._kv_bytes = model.kv_bytes
         vocabulary = partial(of_tokenizer, model.tokenizer, model.vocab_size)
@@ -65,7 +65,7 @@ class CloudEngine(Tokenized):
 
     def prompt_tokens(self, request: Request) -> list[int]:
         """Return the tokens of a whole request, however long. Raises RequestError."""
-        return encode_request(request, self._tokenizer, sys.maxsize)
+        return encode_request(request, self.tokenizer, sys.maxsize)
 
     @property
     def kv_bytes(self) -> int:
@@ -103,7 +103,7 @@ class CloudEngine(Tokenized):
             request,
             prompt,
             sampler,
-            self._tokenizer,
+            self.tokenizer,
             max_model_len=self._card.max_model_len,
             received_s=received_s,
             post=partial(self._mail.post, (asyncio.get_running_loop(), inbox)),
@@ -138,14 +138,14 @@ class CloudEngine(Tokenized):
             raise Overloaded(NO_MEMORY) from None
 
     def _prepare(self, request: Request) -> tuple[list[int], Sampler]:
-        prompt = encode_request(request, self._tokenizer, self._card.max_model_len)
+        prompt = encode_request(request, self.tokenizer, self._card.max_model_len)
         sampler = sampler_for(
             request.sampling,
             prompt,
             begun=request.answer_prefix,
             vocab_size=self._vocab_size,
             schemas=self._schemas,
-            ends=self._tokenizer.eos_token_ids,
+            ends=self.tokenizer.eos_token_ids,
         )
         return prompt, sampler
 

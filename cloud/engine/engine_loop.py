@@ -24,7 +24,7 @@ BROKEN = "the cloud engine broke down; restart it"
 
 
 class EngineLoop:
-    """Runs a Batching until closed; its methods may be called from any thread."""
+    """Engine loop: runs a Batching until closed; its methods may be called from any thread."""
 
     def __init__(self, batching: Batching, deliver: Callable[[], None]) -> None:
         """Start the thread; it calls `deliver` after every step, for all posts of the step."""
@@ -88,7 +88,7 @@ class EngineLoop:
 
 
 class EventMailbox:
-    """Collects what a step posts, and delivers it at the step's end: one wake-up a step."""
+    """Mailbox of a step: collects what it posts and delivers it at its end, one wake-up a step."""
 
     def __init__(self) -> None:
         self._posts: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[Item], Item]]]

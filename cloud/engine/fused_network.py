@@ -58,7 +58,7 @@ class FusedLayer:
 
 
 class FusedNetwork:
-    """Runs a Network's weights, whose separate projections it takes over and frees."""
+    """Fused network: a Network's weights, whose separate projections it takes over and frees."""
 
     def __init__(
         self,

@@ -37,7 +37,7 @@ from quantize.model_files import ModelFiles, model_files
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryPlan:
-    """Bytes of each part, and what fits; `activation_bytes` is the peak of the largest step."""
+    """Memory plan in bytes; `activation_bytes` is the peak of the largest step."""
 
     weight_bytes: int
     activation_bytes: int
@@ -166,7 +166,7 @@ def peak_bytes(work: Callable[[], object]) -> int:
     """Return the most bytes that the tensors made by `work` hold at one time."""
     with _PeakCounter() as peak:
         work()
-    return int(peak.most)
+    return int(peak.peak_bytes)
 
 
 @torch.inference_mode()
@@ -195,7 +195,7 @@ class _PeakCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.most = 0
+        self.peak_bytes = 0
         self._now = 0
         self._known: dict[int, Any] = {}
 
@@ -215,7 +215,7 @@ class _PeakCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         self._known[name] = weakref.finalize(storage, self._forget, name, size)
         self._now += size
-        self.most = max(self.most, self._now)
+        self.peak_bytes = max(self.peak_bytes, self._now)
 
     def _forget(self, name: int, size: int) -> None:
         del self._known[name]

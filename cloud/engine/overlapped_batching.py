@@ -24,7 +24,7 @@ Launch = Callable[[Sequence[Slice], "StepInFlight | None"], StepInFlight]
 
 
 class OverlappedBatching(Batching):
-    """At most one step is under way; its results are applied a turn later."""
+    """Overlapped batching: one step at most is under way; its results are applied a turn later."""
 
     def __init__(self, scheduler: Scheduler, step: Step, launch: Launch) -> None:
         super().__init__(scheduler, step)

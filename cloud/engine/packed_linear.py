@@ -30,7 +30,7 @@ class PackedLinear(Protocol):
 
 
 class TransposedLinear:
-    """A small weight, stored [in, out]."""
+    """Transposed linear layer: a small weight, stored [in, out]."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self._weight = weight.t().contiguous()

@@ -14,7 +14,7 @@ _MAX_TOKENS = 4096  # of an answer that is kept
 
 
 class ResponseCache:
-    """A bounded number of answers, the longest unused forgotten first; 0 keeps none."""
+    """Response cache of `size` answers, the least recently used dropped first; 0 keeps none."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -33,7 +33,7 @@ Step = Callable[[Sequence[Slice]], "list[StepResult]"]
 
 
 class Runner:
-    """Owns the network, and runs it over a batch of slices."""
+    """Runner of the network over batches of slices."""
 
     def __init__(
         self,

@@ -21,7 +21,7 @@ _MAX_DRAFTING = 4
 
 
 class Scheduler:
-    """Moves sequences between waiting and running, and plans each step."""
+    """Scheduler: moves sequences between waiting and running, and plans each step."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ _UNKNOWN = -1  # no token: what is computed from it by mistake fails
 
 
 class Sequence:
-    """Prompt and answer as one list of tokens; the first `num_computed` are in the KV cache.
+    """Sequence of prompt and answer; its first `num_computed` tokens are in the KV cache.
 
     There is no phase: a prompt in pieces, a decode step and a recomputation after preemption
     are all "tokens not computed yet".

@@ -22,7 +22,7 @@ _NEW_SHARE = 0.3  # of the newest measurement in the mean
 
 @dataclass(frozen=True)
 class Slice:
-    """The next `num_tokens` uncomputed tokens of a sequence, those of a draft included."""
+    """Slice of a sequence: its next `num_tokens` uncomputed tokens, those of a draft included."""
 
     sequence: Sequence
     num_tokens: int
@@ -75,7 +75,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Scored:
-    """The log-probability of one token of a prompt, and the alternatives ranked there."""
+    """Scored prompt token: its log-probability, and the alternatives ranked there."""
 
     logprob: float
     alternatives: Ranked = ()
@@ -83,7 +83,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class StepResult:
-    """What a step chose and scored for one slice: several tokens where a draft proved right."""
+    """Result of a step for one slice: several tokens where a draft was accepted."""
 
     chosen: tuple[NextToken, ...] = ()  # empty while a prompt is still read in pieces
     scored: tuple[Scored, ...] = ()
@@ -162,8 +162,8 @@ class TokenBudget:
         known = self._token_s or token_s
         self._token_s = known + _NEW_SHARE * (token_s - known)
 
-    def limit(self, most: int) -> int:
+    def limit(self, max_tokens: int) -> int:
         """Return the tokens of the next step, at most `most`."""
         if not self._target_s or not self._token_s:
-            return most
-        return min(most, max(_FEWEST, int(self._target_s / self._token_s)))
+            return max_tokens
+        return min(max_tokens, max(_FEWEST, int(self._target_s / self._token_s)))

@@ -30,7 +30,7 @@ _TIMEOUT = timedelta(days=365)
 
 @dataclass(frozen=True, kw_only=True)
 class Rendezvous:
-    """The address where the processes of one model meet, and the rank of this one; 0 leads."""
+    """Rendezvous of the processes of one model: its address, and this one's rank; 0 leads."""
 
     rank: int
     size: int
@@ -54,7 +54,7 @@ class Rendezvous:
 
 
 class GroupLost(RuntimeError):
-    """A step failed that several processes computed: who is how far in it cannot be known."""
+    """A group whose step failed: how far each process is in it cannot be known."""
 
 
 def stay_on_loopback() -> None:
@@ -70,7 +70,7 @@ def stay_on_loopback() -> None:
 
 
 class Group:
-    """The processes that run one model; `rank` 0 leads."""
+    """Group of the processes that run one model; `rank` 0 leads."""
 
     def __init__(self, rendezvous: Rendezvous, device: torch.device) -> None:
         """Wait for the others. Raises SettingsError where they do not come."""

@@ -27,7 +27,7 @@ _END_S = 10.0  # for a process to leave once it was told
 
 
 class TpLauncher:
-    """Processes that this one started; there may be none."""
+    """Launcher of the worker processes; there may be none."""
 
     def __init__(
         self, processes: list[subprocess.Popen[str]], meeting_folder: Path | None = None

@@ -16,7 +16,7 @@ ANSWER_WEIGHT = 2  # a token written costs more of a GPU's time than one read
 
 
 class WaitingQueue:
-    """The queue of one scheduler; sequences that had to give way come before all others."""
+    """Waiting queue of one scheduler; preempted sequences come before all others."""
 
     def __init__(self, *, short_first_s: float = 0.0) -> None:
         """`short_first_s` is how long a prompt may be overtaken by shorter ones; 0 is never."""
@@ -50,7 +50,7 @@ class WaitingQueue:
         self._queues.setdefault(device, deque()).append(sequence)
 
     def put_first(self, sequence: Sequence) -> None:
-        """Put a sequence that had to give way at the head."""
+        """Put a preempted sequence at the head."""
         self._returned.appendleft(sequence)
 
     def put_first_of_device(self, sequence: Sequence) -> None:

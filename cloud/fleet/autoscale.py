@@ -23,7 +23,7 @@ _RECENT = 120  # measures that a trend is read from
 
 @dataclass(frozen=True, kw_only=True)
 class ScalingOptions:
-    """Bounds and delays. Raises SettingsError.
+    """Scaling options: bounds and delays. Raises SettingsError.
 
     `target_*` say what one replica should bear; a replica more is started after `upscale_delay_s`
     of need, one is stopped after `downscale_delay_s` without.
@@ -109,7 +109,7 @@ SCALING_POLICIES: dict[str, ScalingPolicy] = {
 
 
 class Scaler:
-    """Follows a policy within bounds, and only when it has lasted; time is the measures' own."""
+    """Scaler: follows a policy within bounds and delays; time is that of the samples."""
 
     def __init__(self, policy: ScalingPolicy, options: ScalingOptions) -> None:
         self._policy, self._options = policy, options

@@ -36,7 +36,7 @@ class ReplicaStatus:
 
 
 class Policy(Protocol):
-    """Chooses one of the replicas that can be asked."""
+    """Balancing policy: chooses one of the replicas that are up."""
 
     def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         """Return an index; there is at least one replica."""
@@ -45,7 +45,7 @@ class Policy(Protocol):
 
 @dataclass
 class RoundRobin:
-    """Each in its turn."""
+    """Round robin: each replica in its turn."""
 
     _next: int = 0
 
@@ -56,7 +56,7 @@ class RoundRobin:
 
 @dataclass
 class Weighted:
-    """Each as often as its weight says, evenly spread (nginx's smooth weighted round robin)."""
+    """Weighted round robin, evenly spread: nginx's smooth weighted round robin."""
 
     _credit: dict[str, float] = field(default_factory=dict)
 
@@ -70,7 +70,7 @@ class Weighted:
 
 @dataclass
 class LeastConnections:
-    """The one with the fewest answers in flight."""
+    """Least connections: the replica with the fewest answers in flight."""
 
     _turn: int = 0
 
@@ -81,7 +81,7 @@ class LeastConnections:
 
 @dataclass
 class PowerOfTwo:
-    """The less busy of two drawn at random (Mitzenmacher 2001): near the best, without a herd."""
+    """Power of two choices: the less busy of two drawn at random (Mitzenmacher 2001)."""
 
     draw: random.Random = field(default_factory=random.Random)
 
@@ -94,7 +94,7 @@ class PowerOfTwo:
 
 @dataclass
 class LoadAware:
-    """The one whose work in flight would be done first; a full cache counts as vLLM counts it."""
+    """Load-aware: the replica that would be done first; a full cache counts as in vLLM."""
 
     _turn: int = 0
 
@@ -112,7 +112,7 @@ class LoadAware:
 
 @dataclass
 class PrefixAware:
-    """The one that most likely holds the prompt's beginning, unless it is too busy.
+    """Prefix-aware: the replica that most likely holds the prompt's prefix, unless it is too busy.
 
     Consistent hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018): no replica gets
     more than `bound` times the mean, and one that leaves moves only its own prompts.
@@ -122,14 +122,14 @@ class PrefixAware:
 
     def choose(self, replicas: Sequence[ReplicaStatus], prefix: bytes) -> int:
         total = sum(each.num_running for each in replicas) + 1
-        most = self.bound * total / len(replicas)
+        max_running = self.bound * total / len(replicas)
         at = _point(prefix)
         ring = sorted(
             ((_point(f"{each.name}/{n}".encode()), i) for i, each in enumerate(replicas)
              for n in range(_POINTS)),
             key=lambda spot: (spot[0] < at, spot[0]),
         )  # fmt: skip
-        return next((i for _, i in ring if replicas[i].num_running < most), ring[0][1])
+        return next((i for _, i in ring if replicas[i].num_running < max_running), ring[0][1])
 
 
 POLICIES: dict[str, Callable[[], Policy]] = {

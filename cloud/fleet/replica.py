@@ -28,7 +28,7 @@ _PING_S = 0.25  # between two looks at an engine's load
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaOptions:
-    """The engine of the process, and its place; `engine` and `arguments` are replica_main's."""
+    """Options of a replica; `engine` and `arguments` are replica_main's."""
 
     engine: str = "cloud.fleet.replica_main:open_model"
     arguments: Mapping[str, object] = field(default_factory=dict)
@@ -39,7 +39,7 @@ class ReplicaOptions:
 
 
 class Replica:
-    """Supervises one process from `start` to `aclose`."""
+    """Replica: supervises one process from `start` to `aclose`."""
 
     def __init__(self, name: str, folder: Path, options: ReplicaOptions) -> None:
         """`folder` is where its socket lies; only this user may enter it."""

@@ -79,9 +79,9 @@ class Replicas:
         while True:
             replica = await self._choose(request, tried)
             link, said = replica.link, False
-            asked = ForwardedRequest(**msgspec.structs.asdict(request) | {"asker": asker()})
+            forwarded = ForwardedRequest(**msgspec.structs.asdict(request) | {"asker": asker()})
             async with replica.busy():
-                items = link.generate(asked)
+                items = link.generate(forwarded)
                 async with contextlib.aclosing(items):
                     try:
                         async for item in items:

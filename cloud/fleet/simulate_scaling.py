@@ -45,9 +45,9 @@ def simulate(
         ready += sum(due <= at_s for due in starting)
         starting = [due for due in starting if due > at_s]
         could = ready * served_per_s * step_s
-        asked = queue + arrivals_per_s * step_s
-        served = min(asked, could)
-        queue = asked - served
+        demand = queue + arrivals_per_s * step_s
+        served = min(demand, could)
+        queue = demand - served
         utilization = served / could if could else 1.0
         wait_s = queue / (ready * served_per_s) if ready else queue
         seen.append(

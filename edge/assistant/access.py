@@ -45,7 +45,7 @@ _HEADERS = {
 
 
 class PageAccess:
-    """ASGI middleware: 403 for a wrong host or origin, 401 without the token, 413 for too much."""
+    """Access middleware: 403 for a wrong host or origin, 401 without token, 413 for too much."""
 
     def __init__(self, app: ASGIApp, *, token: str, others: frozenset[str] = frozenset()) -> None:
         """`others` are paths below /api/ that are not the page's: their own app guards them."""
@@ -91,9 +91,11 @@ def _name(host: str) -> str:
     return name.lower() if colon and port.isdecimal() else host.lower()
 
 
-def _refuse(language: str, status: int, told: str) -> Response:
-    told = (chinese(told) if speaks_chinese(language) else None) or told
-    return Response(json.dumps({"error": told}), status_code=status, media_type="application/json")
+def _refuse(language: str, status: int, message: str) -> Response:
+    message = (chinese(message) if speaks_chinese(language) else None) or message
+    return Response(
+        json.dumps({"error": message}), status_code=status, media_type="application/json"
+    )
 
 
 def kept_token(path: Path) -> str:

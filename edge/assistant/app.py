@@ -20,7 +20,7 @@ from backbone.errors import NearfarError, cause
 from edge.assistant.access import PageAccess
 from edge.assistant.engine_settings import AssistantEngine, SettingsChange
 from edge.assistant.language import speaks_chinese, spoken, told_of
-from edge.assistant.running_answers import Event, RunningAnswers, told
+from edge.assistant.running_answers import Event, RunningAnswers, finish_event
 from edge.chat.consent import Reply
 from edge.chat.dialogue import AnswerOptions
 from edge.chat.status_line import link_state
@@ -60,13 +60,13 @@ class ChosenVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A new title."""
+    """New title of a conversation."""
 
     title: str
 
 
 class ConsentReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person said when asked whether text may leave."""
+    """Consent reply: what a person said when asked whether text may leave."""
 
     reply: Reply
 
@@ -131,7 +131,7 @@ def build_app(
 
 
 class _Api:
-    """What the page can ask for."""
+    """API of the page: conversations, answers, settings."""
 
     def __init__(
         self, assistant: AssistantEngine, store: Conversations, answers: RunningAnswers
@@ -194,29 +194,29 @@ class _Api:
 
     async def ask(self, request: Request) -> Response:
         """Begin to answer: a new question, or the last one anew."""
-        conversation, asked = _id(request), await _body(request, PageQuestion)
+        conversation, question = _id(request), await _body(request, PageQuestion)
         async with self._assistant.lock:
-            self._begin_answer(conversation, asked)
+            self._begin_answer(conversation, question)
         return _json({}, status=202)
 
-    def _begin_answer(self, conversation: str, asked: PageQuestion) -> None:
+    def _begin_answer(self, conversation: str, question: PageQuestion) -> None:
         self._answers.require_idle(conversation)
-        if asked.text.strip():
-            privacy = Privacy.LOCAL_ONLY if asked.private else self._assistant.privacy
-            if asked.edits:
-                self._store.versions.before(conversation, asked.edits)
-            self._store.ask(conversation, asked.text.strip(), privacy)
-        elif asked.side == "cloud" and link_state(self._assistant.engine) == "none":
+        if question.text.strip():
+            privacy = Privacy.LOCAL_ONLY if question.private else self._assistant.privacy
+            if question.edits:
+                self._store.versions.before(conversation, question.edits)
+            self._store.ask(conversation, question.text.strip(), privacy)
+        elif question.side == "cloud" and link_state(self._assistant.engine) == "none":
             raise RequestError("there is no far model to ask now; look at the switch Private")
-        elif asked.resume:
+        elif question.resume:
             pass  # what cannot go on is said below
         elif self._store.versions.unanswer(conversation) is None:
             raise RequestError("there is nothing to answer again; ask something first")
         sampling = sampling_at(self._assistant.settings.edge.temperature, max_tokens=MAX_TOKENS)
         options = AnswerOptions(privacy=self._assistant.privacy, sampling=sampling)
         outbox = self._assistant.outbox if self._assistant.settings.cloud.url else None
-        options = replace(options, forced=asked.side, outbox=outbox)
-        self._answers.start(self._assistant.engine, conversation, options, resume=asked.resume)
+        options = replace(options, forced=question.side, outbox=outbox)
+        self._answers.start(self._assistant.engine, conversation, options, resume=question.resume)
 
     async def stream(self, request: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:
@@ -242,9 +242,9 @@ def _shown(turn: Turn) -> dict[str, Any]:
     """Return a turn with what its reader is told of it."""
     whole: dict[str, Any] = msgspec.to_builtins(turn)
     if turn.better is not None:
-        whole["better"].update(told(turn.better.finish))
+        whole["better"].update(finish_event(turn.better.finish))
     whole["can_go_on"] = turn.can_go_on
-    return {**whole, **(told(turn.finish) if turn.finish else {})}
+    return {**whole, **(finish_event(turn.finish) if turn.finish else {})}
 
 
 async def _body(request: Request, kind: type[T]) -> T:
@@ -267,8 +267,8 @@ def _event(request: Request, event: Event) -> Event:
 
 
 def _said(request: Request, body: object) -> Response:
-    told = msgspec.to_builtins(body)
-    return _json(spoken(told, in_chinese=_chinese(request)))
+    document = msgspec.to_builtins(body)
+    return _json(spoken(document, in_chinese=_chinese(request)))
 
 
 def _chinese(request: Request) -> bool:

@@ -38,7 +38,7 @@ Open = Callable[[Settings, Places, RunFlags], Engine]
 
 
 class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a person changed; what is None stays."""
+    """Settings change by a person; what is None stays."""
 
     model: str | None = None
     window: int | None = None
@@ -47,7 +47,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """What the page shows of the engine."""
+    """Engine status as the page shows it."""
 
     model: ModelCard
     models: list[str]
@@ -65,7 +65,7 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AssistantEngine:
-    """Owns the engine. While private, there is no cloud at all: its link is closed, not unused."""
+    """Engine of the assistant. While private, there is no cloud: its link is closed, not unused."""
 
     def __init__(
         self,
@@ -183,7 +183,7 @@ def _edge(settings: EdgeSettings, change: SettingsChange) -> EdgeSettings:
 
 
 class CurrentEngine:
-    """Answers by the engine that `engine` tells: another one after a change of settings.
+    """Engine that stands for the current one: another after a change of settings.
 
     What its owner must not interrupt is counted in `num_running`.
     """

@@ -20,7 +20,7 @@ _TEXTS = ("why", "reason", "link", "error")
 
 
 class Table(msgspec.Struct, frozen=True, kw_only=True):
-    """Chinese by English sentence, and by the kind of an error."""
+    """Translation table: Chinese by English sentence, and by the kind of an error."""
 
     sentences: dict[str, str]
     kinds: dict[str, str]
@@ -55,9 +55,13 @@ def chinese(text: str) -> str | None:
 @functools.cache
 def _carrying() -> list[tuple[list[str], str]]:
     """Return the sentences that carry something, cut where it stands, most particular first."""
-    carrying = [(english, told) for english, told in table().sentences.items() if "{}" in english]
+    carrying = [
+        (english, translation)
+        for english, translation in table().sentences.items()
+        if "{}" in english
+    ]
     carrying.sort(key=lambda pair: -len(pair[0]))
-    return [(english.split("{}"), told) for english, told in carrying]
+    return [(english.split("{}"), translation) for english, translation in carrying]
 
 
 def _carried(text: str, pieces: list[str]) -> list[str]:
@@ -84,15 +88,15 @@ def told_of(error: NearfarError, *, in_chinese: bool) -> str:
     return chinese(str(error)) or f"{kinds[kind]}（{error}）"  # noqa: RUF001
 
 
-def spoken(told: Any, *, in_chinese: bool) -> Any:
+def spoken(document: Any, *, in_chinese: bool) -> Any:
     """Return a document for the page with its sentences in its language."""
     if not in_chinese:
-        return told
-    if isinstance(told, list):
-        return [spoken(each, in_chinese=True) for each in told]
-    if not isinstance(told, dict):
-        return told
-    return {name: _value(name, value) for name, value in told.items()}
+        return document
+    if isinstance(document, list):
+        return [spoken(each, in_chinese=True) for each in document]
+    if not isinstance(document, dict):
+        return document
+    return {name: _value(name, value) for name, value in document.items()}
 
 
 def _value(name: str, value: Any) -> Any:

@@ -25,7 +25,7 @@ Event = dict[str, Any]
 
 
 class RunningAnswers:
-    """The last answer of each conversation: being written, or how it ended."""
+    """Running answers: the last of each conversation, being written, or how it ended."""
 
     def __init__(self, store: Conversations) -> None:
         self._store = store
@@ -102,7 +102,7 @@ class RunningAnswers:
 
 
 class _Answer:
-    """One answer, its watchers, and the question it may have for them."""
+    """Running answer, its watchers, and the question it may have for them."""
 
     def __init__(self, stream: AnswerStream, begun: str) -> None:
         self._text, self._source = begun, ""
@@ -138,7 +138,7 @@ class _Answer:
     def _take(self, item: Delta | Finish) -> None:
         if isinstance(item, Finish):
             built = cast(Event, msgspec.to_builtins(item))
-            self._end = {"type": "finish", **told(item), "finish": built}
+            self._end = {"type": "finish", **finish_event(item), "finish": built}
             return
         self._text = item.apply(self._text)
         self._source = item.source or self._source
@@ -187,7 +187,7 @@ class _Answer:
             watcher.put_nowait(event)
 
 
-def told(finish: Finish) -> Event:
+def finish_event(finish: Finish) -> Event:
     """Return what a reader is told of a finished answer, in sentences."""
     route = finish.route
     reason = sentence(route.reason, route.confidence) if route else ""

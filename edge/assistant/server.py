@@ -19,7 +19,7 @@ from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
 from edge.assistant.engine_settings import AssistantEngine, Open
 from edge.assistant.running_answers import RunningAnswers
-from edge.chat.ask import AskOptions
+from edge.chat.ask_options import AskOptions
 from edge.conversations.store import Conversations
 from edge.near.factory import open_hybrid
 from offload.config.places import Places, places
@@ -97,7 +97,7 @@ def _in_window(server: PageServer) -> None:
 
 
 class PageServer:
-    """The page, its conversations and its engine, behind one port of this machine."""
+    """Page server: the page, its conversations and its engine, behind one port of this machine."""
 
     def __init__(
         self, wish: AskOptions, here: Places, *, port: int, backing: Backing | None
@@ -195,7 +195,7 @@ Serve = Callable[[Callable[[str], None]], None]
 
 
 class NoWindow(NearfarError):
-    """This machine shows no window."""
+    """No window: this machine cannot show one."""
 
 
 def load() -> Any:

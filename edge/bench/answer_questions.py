@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 
 import msgspec
 from rich.console import Console
 from rich.progress import Progress
 
 from backbone.terminal_text import echo, echo_json
+from edge.bench.flags import AnswersFlags
 from edge.near.edge_factory import open_edge
 from edge.near.factory import settings_with
 from offload.collect import collect
@@ -28,22 +28,6 @@ from offload.policy.fitting.ask_questions import QuestionOptions, ask_all
 from offload.policy.fitting.questions import find_grader, read_questions
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnswersFlags:
-    """Flags of `policy answers`."""
-
-    questions: Path
-    out: Path
-    split: str | None = None
-    model: str | None = None
-    far: bool = False
-    grader: str = "kind"
-    sampling: Sampling = Sampling()  # noqa: RUF009 - it is frozen
-    at_once: int = 4
-    keep_text: bool = False
-    keep_states: bool = False
-
-
 def run_answers(flags: AnswersFlags, *, as_json: bool) -> None:
     """Ask what the table lacks, and say how many were answered, how many right, how many left."""
     questions = read_questions(flags.questions, split=flags.split)
@@ -52,10 +36,10 @@ def run_answers(flags: AnswersFlags, *, as_json: bool) -> None:
     here, settings = places(), settings_with(flags.model)
     how = QuestionOptions(
         grader=find_grader(flags.grader),
-        sampling=flags.sampling,
+        sampling=flags.sampling(),
         at_once=flags.at_once,
-        keep_text=flags.keep_text,
-        keep_states=flags.keep_states,
+        keep_text=flags.text,
+        keep_states=flags.states,
     )
     table = AnswerTable(flags.out)
 
@@ -71,8 +55,8 @@ def run_answers(flags: AnswersFlags, *, as_json: bool) -> None:
     right = sum(row.right for row in table.found.values())
     found = {"table": str(flags.out), "answered": len(table.found), "right": right}
     if as_json:
-        told = msgspec.json.encode({**found, "left_out": left_out})
-        echo_json(told.decode())
+        report = msgspec.json.encode({**found, "left_out": left_out})
+        echo_json(report.decode())
         return
     echo(f"{len(table.found)} answers in {flags.out}, {right} of them right")
 
@@ -89,14 +73,14 @@ def said_left_out(count: int) -> None:
 @asynccontextmanager
 async def _opened(flags: AnswersFlags, settings: Settings, here: Places) -> AsyncIterator[Engine]:
     """Open the near model, or with `far` the far one, whose questions the ledger notes."""
-    if not flags.far:
+    if not (flags.far or flags.cloud):
         side = replace(settings.edge, max_num_seqs=settings.edge.max_num_seqs or flags.at_once)
         async with aclosing(open_edge(replace(settings, edge=side), here)) as near:
             yield near
         return
     link = open_cloud(settings, here)
     if link is None:
-        raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+        raise SettingsError("no far model is set up; start `nearfar cloud serve` and set cloud.url")
     ledger = open_ledger(settings, here)
     consent = ConsentForAll("these questions")
     door = open_door(link, settings, here, ledger=ledger, consent=consent)

@@ -14,6 +14,7 @@ from rich.progress import Progress
 
 from backbone.terminal_text import echo, echo_json
 from edge.bench.answer_questions import reach, said_left_out
+from edge.bench.flags import CalibrateFlags
 from edge.models.local_models import find_model
 from edge.near.factory import RunFlags, open_hybrid, settings_with
 from edge.near.rule_choice import content_of
@@ -24,23 +25,11 @@ from offload.engine import Engine
 from offload.errors import RequestError, SettingsError
 from offload.messages import ModelCard, Sampling
 from offload.policy.fitting.ask_questions import QuestionOptions
-from offload.policy.fitting.calibrator import CalibrationOptions, calibrate
+from offload.policy.fitting.calibrator import calibrate
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question, find_grader, read_questions
 from offload.policy.serving.calibrated import CalibratedRule, save_policy
 from offload.policy.serving.policy_file import Pairing, policy_name
-
-
-@dataclass(frozen=True, kw_only=True)
-class CalibrateFlags:
-    """Flags of `policy calibrate`."""
-
-    questions: Path
-    split: str | None = None
-    model: str | None = None
-    grader: str = "kind"
-    max_tokens: int = 256
-    options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
 
 
 def run_calibration(flags: CalibrateFlags, *, as_json: bool) -> None:
@@ -75,7 +64,9 @@ async def both_sides(model: str | None, what: str) -> AsyncIterator[Sides]:
     edge, cloud = hybrid.edge, hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:
-            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+            raise SettingsError(
+                "no far model is set up; start `nearfar cloud serve` and set cloud.url"
+            )
         await reach(cloud)
         pairing = _pairing(settings, here, edge.card(), cloud.card())
         path = here.policies / policy_name(pairing)
@@ -100,7 +91,7 @@ async def _calibrate(
                 how,
                 on_progress=lambda done: bar.update(job, completed=done),
             )
-    rule = calibrate(*labels.of(questions), sides.pairing, flags.options)
+    rule = calibrate(*labels.of(questions), sides.pairing, flags.options())
     save_policy(rule, sides.path)
     return rule, sides.path, left_out
 

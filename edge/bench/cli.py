@@ -7,8 +7,10 @@ from typing import Annotated
 
 import typer
 
-from backbone.errors import WrongUsage, as_typed
-from edge.near.flags import Draft, Far, Json, MaxTokens, Model, OldFar
+from backbone.declared_options import from_options
+from backbone.errors import WrongUsage
+from edge.bench.flags import AnswersFlags, CalibrateFlags, LearnFlags
+from edge.near.flags import Draft, Json, Model
 from offload.commands.policy import policy_app
 
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
@@ -39,7 +41,7 @@ def bench_edge(
 ) -> None:
     """Time the near model on this device, and drafts; or compare types of its KV cache."""
     from edge.bench.bench import bench_kv, bench_speed
-    from edge.chat.ask import AskOptions
+    from edge.chat.ask_options import AskOptions
 
     if kv and draft is not None:
         raise WrongUsage("--kv compares without drafts; leave out --draft")
@@ -72,128 +74,27 @@ def bench_hybrid(
 
 
 @policy_app.command("answers")
-def answers(
-    questions: Annotated[
-        Path, typer.Option(help="Questions with answers: JSON lines with question and answer.")
-    ],
-    out: Annotated[Path, typer.Option(help="The table: JSON lines; what it lacks is asked.")],
-    split: Annotated[str | None, typer.Option(help="Only questions of this split.")] = None,
-    model: Model = None,
-    far: Far = False,
-    cloud: OldFar = False,
-    grader: Annotated[
-        str, typer.Option(help="kind, exact, numeric, or module:function of (text, question).")
-    ] = "kind",
-    max_tokens: MaxTokens = 256,
-    temperature: Annotated[
-        float, typer.Option("--temperature", "-t", help="0 always takes the likeliest token.")
-    ] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Likeliest tokens of so much probability.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="For answers drawn at a temperature.")] = None,
-    at_once: Annotated[int, typer.Option(help="How many questions are in flight.")] = 4,
-    alternatives: Annotated[
-        int, typer.Option(help="Likeliest tokens kept at each place, 0 to 20.")
-    ] = 5,
-    text: Annotated[
-        bool, typer.Option("--text", help="Keep the questions' and the answers' text too.")
-    ] = False,
-    states: Annotated[
-        bool, typer.Option("--states", help="Keep the hidden states of the last tokens too.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
+@from_options(AnswersFlags)
+def answers(flags: AnswersFlags, *, as_json: Json = False) -> None:
     """Ask one model every question of a file, and keep what it made of each as a table."""
-    from edge.bench.answer_questions import AnswersFlags, run_answers
-    from offload.messages import Sampling
+    from edge.bench.answer_questions import run_answers
 
-    with as_typed():
-        sampling = Sampling(
-            temperature=temperature,
-            top_p=top_p,
-            seed=seed,
-            max_tokens=max_tokens,
-            logprobs=alternatives,
-        )
-        _at_least_one("--at-once", at_once)
-    wish = AnswersFlags(
-        questions=questions,
-        out=out,
-        split=split,
-        model=model,
-        far=far or cloud,
-        grader=grader,
-        sampling=sampling,
-        at_once=at_once,
-        keep_text=text,
-        keep_states=states,
-    )
-    run_answers(wish, as_json=as_json)
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise WrongUsage(f"{name} is {value}; it must be at least 1")
+    run_answers(flags, as_json=as_json)
 
 
 @policy_app.command("calibrate")
-def calibrate(
-    questions: Annotated[
-        Path, typer.Option(help="Questions with answers: JSON lines with question and answer.")
-    ],
-    split: Annotated[str | None, typer.Option(help="Only questions of this split.")] = None,
-    model: Model = None,
-    grader: Annotated[
-        str, typer.Option(help="kind, exact, numeric, or module:function of (text, question).")
-    ] = "kind",
-    max_tokens: MaxTokens = 256,
-    alpha: Annotated[float, typer.Option(help="Share wrong that is allowed near.")] = 0.05,
-    delta: Annotated[float, typer.Option(help="How often that promise may fail.")] = 0.05,
-    probe: Annotated[
-        bool, typer.Option(help="Try a probe of the near model's hidden states.")
-    ] = True,
-    seed: Annotated[int, typer.Option(help="Which half is fitted on.")] = 0,
-    as_json: Json = False,
-) -> None:
+@from_options(CalibrateFlags)
+def calibrate(flags: CalibrateFlags, *, as_json: Json = False) -> None:
     """Fit the policy of this model and this cloud to questions whose answers are known."""
-    from edge.bench.calibrate import CalibrateFlags, run_calibration
-    from offload.policy.fitting.calibrator import CalibrationOptions
+    from edge.bench.calibrate import run_calibration
 
-    with as_typed():
-        options = CalibrationOptions(alpha=alpha, delta=delta, use_probe=probe, seed=seed)
-    wish = CalibrateFlags(
-        questions=questions,
-        split=split,
-        model=model,
-        grader=grader,
-        max_tokens=max_tokens,
-        options=options,
-    )
-    run_calibration(wish, as_json=as_json)
+    run_calibration(flags, as_json=as_json)
 
 
 @policy_app.command("learn")
-def learn(
-    prompts: Annotated[
-        Path,
-        typer.Option(help="Prompts of your own: one a line, or JSON lines with question."),
-    ],
-    budget: Annotated[int | None, typer.Option(help="Ask at most so many of them.")] = None,
-    model: Model = None,
-    max_tokens: MaxTokens = 256,
-    seed: Annotated[int, typer.Option(help="Which half is fitted on.")] = 0,
-    as_json: Json = False,
-) -> None:
+@from_options(LearnFlags)
+def learn(flags: LearnFlags, *, as_json: Json = False) -> None:
     """Fit the policy of this model and this cloud to prompts without known answers."""
-    from edge.bench.learn import LearnFlags, run_learning
-    from offload.policy.fitting.calibrator import CalibrationOptions
+    from edge.bench.learn import run_learning
 
-    if budget is not None:
-        _at_least_one("--budget", budget)
-    wish = LearnFlags(
-        prompts=prompts,
-        budget=budget,
-        model=model,
-        max_tokens=max_tokens,
-        options=CalibrationOptions(seed=seed),
-    )
-    run_learning(wish, as_json=as_json)
+    run_learning(flags, as_json=as_json)

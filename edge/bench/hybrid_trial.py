@@ -79,7 +79,9 @@ async def _trial(
     cloud = hybrid.cloud
     async with aclosing(hybrid):
         if cloud is None:
-            raise SettingsError("no cloud is set up; start `nearfar cloud serve` and set cloud.url")
+            raise SettingsError(
+                "no far model is set up; start `nearfar cloud serve` and set cloud.url"
+            )
         began = time.monotonic()
         mixed = [await _shown(hybrid, each, console) for each in questions]
         seconds = time.monotonic() - began
@@ -106,7 +108,7 @@ async def _shown(hybrid: Hybrid, question: Question, console: Console) -> TrialA
     route = given.finish.route
     assert route is not None, "the hybrid always says who answered"
     if route.failure:
-        raise LinkError(f"the cloud failed during the trial: {route.failure}")
+        raise LinkError(f"the far model failed during the trial: {route.failure}")
     side = "[green]near[/]" if route.served_by == "edge" else "[cyan]far [/]"
     mark = "[green]right[/]" if given.right else "[red]wrong[/]"
     sure = sureness(route.confidence) if route.confidence is not None else ""

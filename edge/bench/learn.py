@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -13,6 +12,7 @@ from rich.progress import Progress
 from backbone.terminal_text import echo, echo_json
 from edge.bench.answer_questions import said_left_out
 from edge.bench.calibrate import both_sides, share_far
+from edge.bench.flags import LearnFlags
 from offload.messages import Sampling
 from offload.policy.fitting.answer_table import AnswerTable
 from offload.policy.fitting.ask_questions import QuestionOptions
@@ -21,17 +21,6 @@ from offload.policy.fitting.far_labels import FarLabels, label_by_far, read_prom
 from offload.policy.fitting.labelled_questions import LabelTables, label_questions
 from offload.policy.fitting.questions import Question
 from offload.policy.serving.calibrated import CalibratedRule, save_policy
-
-
-@dataclass(frozen=True, kw_only=True)
-class LearnFlags:
-    """What the flags of `policy learn` say."""
-
-    prompts: Path
-    budget: int | None = None
-    model: str | None = None
-    max_tokens: int = 256
-    options: CalibrationOptions = CalibrationOptions()  # noqa: RUF009 - it is frozen
 
 
 def run_learning(flags: LearnFlags, *, as_json: bool) -> None:
@@ -65,9 +54,9 @@ async def _learn(
 ) -> tuple[CalibratedRule, Path, FarLabels, int]:
     async with both_sides(flags.model, "these prompts") as sides:
         # With texts, which labels are made from: these files end with the run that reads them.
-        asked = sides.path.with_name(f"{sides.path.stem}.learning")
-        tables = LabelTables.at(asked)
-        judged = AnswerTable(asked.with_name(f"{asked.name}.judged.jsonl"))
+        base = sides.path.with_name(f"{sides.path.stem}.learning")
+        tables = LabelTables.at(base)
+        judged = AnswerTable(base.with_name(f"{base.name}.judged.jsonl"))
         how = QuestionOptions(
             grader=lambda text, question: False,  # nobody knows yet
             sampling=Sampling(max_tokens=flags.max_tokens),
@@ -83,7 +72,8 @@ async def _learn(
             labels = await label_by_far(
                 questions, tables.near, tables.far, sides.cloud, judged, how
             )
-    rule = calibrate(labels.questions, labels.rows, sides.pairing, flags.options, by_agreement=True)
+    options = CalibrationOptions(seed=flags.seed)
+    rule = calibrate(labels.questions, labels.rows, sides.pairing, options, by_agreement=True)
     save_policy(rule, sides.path)
     for table in (tables.near, tables.far, judged):
         table.path.unlink(missing_ok=True)

@@ -70,7 +70,7 @@ class SpeedReport(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(kw_only=True)
 class TimedRuns:
-    """Runs of the model with one setting, timed."""
+    """Timed runs of the model with one setting."""
 
     load_s: float = 0.0
     firsts: list[float] = field(default_factory=list)
@@ -127,8 +127,8 @@ async def _run(
         card, count, wanted = engine.card(), 0, 0
         while wanted < answer_tokens and count < MAX_ANSWERS:
             request = prompt(count, card)
-            most = min(answer_tokens, card.max_model_len // 2)
-            request = msgspec.structs.replace(request, sampling=Sampling(max_tokens=most))
+            max_tokens = min(answer_tokens, card.max_model_len // 2)
+            request = msgspec.structs.replace(request, sampling=Sampling(max_tokens=max_tokens))
             try:
                 await _answer(engine, request, side)
             except ContextLengthError as error:
@@ -180,8 +180,8 @@ class _Numbers:
 
 
 def _question(number: int, card: ModelCard) -> Request:
-    asked = QUESTIONS[number % len(QUESTIONS)]
-    return Request(messages=(Message(role="user", content=asked),))
+    question = QUESTIONS[number % len(QUESTIONS)]
+    return Request(messages=(Message(role="user", content=question),))
 
 
 def _report(

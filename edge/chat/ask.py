@@ -7,94 +7,22 @@ import json
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from backbone.errors import WrongUsage, as_typed
 from backbone.terminal_text import echo, echo_json
+from edge.chat.ask_options import AskOptions
 from edge.chat.question_text import with_files
 from offload.config.places import places
 from offload.config.settings import Settings
-from offload.config.settings_reading import load
-from offload.messages import Finish, Message, Privacy, Request, Sampling, sampling_at
+from offload.messages import Finish, Message, Request
 
 if TYPE_CHECKING:
-    from edge.chat.consent import Reply
     from edge.chat.terminal import StreamReader
-    from edge.near.factory import RunFlags
     from offload.engine import Engine
 
 # The chat's prompt is drawn with this alone, and `ask` has its model loaded before it imports more:
 # engines and what is done with an answer are imported where they are needed.
-
-
-@dataclass(frozen=True, kw_only=True)
-class AskOptions:
-    """What the flags of `ask` and `chat` say."""
-
-    model: str | None = None
-    system: str | None = None
-    offline: bool = False
-    local_only: bool = False
-    far: bool = False
-    max_tokens: int = 1024
-    temperature: float | None = None  # None: as the settings say, or the model's own files
-    seed: int | None = None
-    window: int | None = None
-    kv: str | None = None
-    draft: str | None = None
-    lora: tuple[str, ...] = ()
-    files: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        if self.far and (self.offline or self.local_only):
-            other = "--offline" if self.offline else "--local-only"
-            raise WrongUsage(f"--far and {other} contradict each other; leave one out")
-        with as_typed():
-            self.sampling(None)
-
-    def sampling(self, by_default: float | None) -> Sampling:
-        """Return how tokens are chosen; `by_default` is the settings' temperature."""
-        given = by_default if self.temperature is None else self.temperature
-        return sampling_at(given, max_tokens=self.max_tokens, seed=self.seed)
-
-    def privacy(self, settings: Settings) -> Privacy:
-        return Privacy.LOCAL_ONLY if self.local_only else settings.policy.privacy
-
-    def settings(self) -> Settings:
-        """Return the settings with the flags over them. Raises SettingsError, WrongUsage."""
-        loaded = load(places().config_file)
-        flags = {
-            "model": self.model,
-            "window": self.window,
-            "kv_cache_dtype": self.kv,
-            "draft_model": self.draft,
-            "lora": ",".join(self.lora) or None,
-        }
-        said = {name: value for name, value in flags.items() if value is not None}
-        with as_typed():
-            return replace(loaded, edge=replace(loaded.edge, **said))  # type: ignore[arg-type]
-
-    def choice(self) -> RunFlags:
-        from edge.chat.consent import ConsentPrompt
-        from edge.near.factory import RunFlags
-
-        return RunFlags(
-            offline=self.offline,
-            forced="cloud" if self.far else None,
-            shared=True,
-            consent=ConsentPrompt(consent_at_terminal, None) if sys.stdin.isatty() else None,
-        )
-
-
-async def consent_at_terminal(request: Request) -> Reply:
-    """Ask the person whether this text may leave the device."""
-    from edge.chat.consent import size_of
-
-    size = size_of(request)
-    question = f"May this text ({size} bytes) leave the device for the cloud? [y/N] "
-    reply = await asyncio.to_thread(input, question)
-    return "once" if reply.strip().lower() in ("y", "yes") else "no"
 
 
 def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
@@ -108,15 +36,15 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     settings = wish.settings()
     system = (Message(role="system", content=wish.system),) if wish.system else ()
     request = Request(
-        messages=(*system, Message(role="user", content=with_files(text, wish.files))),
+        messages=(*system, Message(role="user", content=with_files(text, wish.files or ()))),
         sampling=wish.sampling(0.0 if as_json else settings.edge.temperature),
         privacy=wish.privacy(settings),
     )
     reader = StreamReader(quiet=as_json)
     finish = asyncio.run(_ask(settings, wish, request, reader))
     status = _report(reader, finish, wish, explain=why, as_document=as_json)
-    if settings.cloud.url and (told := _of_the_outbox(request, reader.text, finish)):
-        echo(f"nearfar: {told}", err=True)
+    if settings.cloud.url and (notice := _of_the_outbox(request, reader.text, finish)):
+        echo(f"nearfar: {notice}", err=True)
     return status
 
 
@@ -140,7 +68,7 @@ def _of_the_outbox(request: Request, answer: str, finish: Finish) -> str:
 
     outbox = Outbox(places().outbox)
     if outbox.put(request, answer, finish):
-        return "it was not sure; `nearfar policy outbox --ask` asks the cloud when it is back"
+        return "it was not sure; `nearfar policy outbox --ask` asks the far model when it is back"
     return waiting_line(outbox) if is_in_reach(finish) else ""
 
 
@@ -172,8 +100,8 @@ def _report(
     if as_document:
         echo_json(json.dumps(document(reader.text, finish, reader.thoughts), ensure_ascii=False))
     if explain:
-        told = tell_why(finish)
-        echo(told, err=True, faint=True)
+        reason = tell_why(finish)
+        echo(reason, err=True, faint=True)
     if finish.reason == "error":
         echo(f"nearfar: {finish.error}", err=True)
         return 1

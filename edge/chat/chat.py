@@ -26,13 +26,12 @@ from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
 from offload.engine import AnswerStream, Engine
 from offload.messages import Delta, Finish, Privacy, Side
-from offload.reading import heard_by
-from offload.reading import told as reading_line
+from offload.reading import heard_by, reading_line
 from offload.thinking import split
 
 
 class Chat:
-    """One person, one engine, one conversation at a time.
+    """Chat of one person with one engine, one conversation at a time.
 
     `changing` loads another near model by its name, for /model; `sessions` is where the near model
     keeps what it computed; `upgrader` asks again what waits for the cloud. `privacy` tells the
@@ -72,7 +71,7 @@ class Chat:
         self.files: list[str] = []
         self.last: Finish | None = None
         self.thoughts = ""  # what was thought before the last answer
-        self.told = ""  # how the last answer of this run came about
+        self.explanation = ""  # how the last answer of this run came about
         self.failed = False  # whether anything that was asked came to nothing
 
     @property
@@ -133,7 +132,7 @@ class Chat:
         for turn in self.store.read(self.conversation).turns:
             if turn.better is not None and turn.id not in self._met:
                 self._met.add(turn.id)
-                self.screen.remark("the cloud is back: a better answer is ready")
+                self.screen.remark("the far model is back: a better answer is ready")
                 self.screen.remark(f"near: {split(turn.content).answer.strip()}")
                 self.screen.remark(f"far:  {split(turn.better.content).answer.strip()}")
 
@@ -149,9 +148,9 @@ class Chat:
         except NearfarError as error:
             self._fail(str(error))
 
-    def _fail(self, told: str) -> None:
+    def _fail(self, message: str) -> None:
         self.failed = True
-        self.screen.fail(told)
+        self.screen.fail(message)
 
     async def ask(
         self, text: str, forced: Side | None = None, *, before: int | None = None
@@ -194,23 +193,23 @@ class Chat:
         self.screen.end(reply.text, None)
         kept = "; what there is of the answer is kept" if reply.text else " before its first word"
         self.screen.remark(f"stopped{kept}")
-        self.told = "you stopped the answer"
+        self.explanation = "you stopped the answer"
 
     def _ended(self, reply: _Reply) -> None:
         finish = reply.finish
         assert finish is not None, "an engine's stream ends with a Finish"
-        self.last, self.told = finish, why(finish)
+        self.last, self.explanation = finish, why(finish)
         self.failed = self.failed or finish.reason == "error"
         self.screen.end(reply.text, finish)
         self.thoughts = reply.folding.thoughts
         if self.thoughts:
-            self.screen.remark(f"{reply.folding.told()}; /thoughts shows it")
+            self.screen.remark(f"{reply.folding.summary()}; /thoughts shows it")
         for remark in remarks(finish):
             self.screen.remark(remark)
 
 
 class _Reply:
-    """Reads one answer's stream onto the screen; keeps the text a reader is left with."""
+    """Reader of one answer's stream: shows it on the screen and keeps the text that stands."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -248,22 +247,22 @@ def remarks(finish: Finish, *, longer: str = "/continue goes on with it") -> Seq
 
     `longer` says how an answer that was cut off goes on.
     """
-    told = []
+    sentences = []
     if finish.error:
-        told.append(finish.error)
+        sentences.append(finish.error)
     if finish.route is not None and finish.route.failure:
-        told.append(f"the cloud could not answer: {finish.route.failure}")
+        sentences.append(f"the far model could not answer: {finish.route.failure}")
     if finish.usage.placeholders_in_links:
-        told.append(
+        sentences.append(
             f"{finish.usage.placeholders_in_links} placeholders stand in links of the far model: "
             "what they stand for was not put there"
         )
     if finish.route is not None and finish.route.left_out:
-        told.append(f"{finish.route.left_out} turns of this conversation stayed here")
+        sentences.append(f"{finish.route.left_out} turns of this conversation stayed here")
     if finish.dropped_tokens:
-        told.append(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
+        sentences.append(f"{finish.dropped_tokens} tokens of the oldest text have left the window")
     if finish.reason == "length":
-        told.append(f"the answer reached its token limit; {longer}")
+        sentences.append(f"the answer reached its token limit; {longer}")
     if finish.reason == "deadline":
-        told.append("the time for this answer ran out")
-    return told
+        sentences.append("the time for this answer ran out")
+    return sentences

@@ -22,7 +22,7 @@ PARAMS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"
 
 
 async def _new(chat: Chat, rest: str) -> None:
-    chat.conversation, chat.last, chat.told, chat.files = None, None, "", []
+    chat.conversation, chat.last, chat.explanation, chat.files = None, None, "", []
     chat.screen.remark("a new conversation")
     if rest:
         await chat.ask(rest)
@@ -35,7 +35,7 @@ async def _retry(chat: Chat, _: str) -> None:
 async def _far(chat: Chat, rest: str) -> None:
     if link_state(chat.engine) == "none":
         raise RequestError(
-            "there is no cloud here; `nearfar link join` sets one up, and --offline closes it"
+            "there is no far model here; `nearfar link join` sets one up, and --offline closes it"
         )
     await (chat.ask(rest, "cloud") if rest else history.answer_again(chat, "cloud"))
 
@@ -50,7 +50,7 @@ async def _near(chat: Chat, rest: str) -> None:
 
 
 async def _why(chat: Chat, _: str) -> None:
-    chat.screen.remark(chat.told or _kept_why(chat) or "nothing has been answered yet")
+    chat.screen.remark(chat.explanation or _kept_why(chat) or "nothing has been answered yet")
 
 
 def _kept_why(chat: Chat) -> str:

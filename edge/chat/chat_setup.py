@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
 from backbone.files import expanded
-from edge.chat.ask import AskOptions
+from edge.chat.ask_options import AskOptions
 from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
 from edge.chat.learn_consent import settle_learning
 from edge.chat.question_text import attachment
@@ -44,7 +44,7 @@ _REPLIES: dict[str, tuple[Reply, str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ConversationChoice:
-    """Which conversation to go on with, and whether this one is kept."""
+    """Conversation choice: which to go on with, and whether this one is kept."""
 
     latest: bool = False
     resume: str | None = None
@@ -68,7 +68,7 @@ def chat_on(wish: AskOptions, past: ConversationChoice, first: str, *, as_json: 
 
     Through a pipe that is 1 where anything asked came to nothing; a person has seen it.
     """
-    for path in wish.files:
+    for path in wish.files or ():
         attachment(expanded(path))  # what cannot be read is said at once
     settings, here = wish.settings(), places()
     store = Conversations(here.conversations if past.keep else None)
@@ -81,7 +81,7 @@ def chat_on(wish: AskOptions, past: ConversationChoice, first: str, *, as_json: 
 
 
 class _ChatRun:
-    """What one run of the chat holds together."""
+    """Chat run: the engine, the screen and the store of one start."""
 
     def __init__(
         self, wish: AskOptions, settings: Settings, here: Places, store: Conversations
@@ -123,8 +123,8 @@ class _ChatRun:
         from edge.near.switch_model import ModelSwitch
 
         outbox = self._outbox(past)
-        if outbox and not self._wish.offline and (told := waiting_line(outbox)):
-            screen.remark(told)
+        if outbox and not self._wish.offline and (notice := waiting_line(outbox)):
+            screen.remark(notice)
         chat = Chat(
             engine,
             screen,
@@ -144,7 +144,7 @@ class _ChatRun:
             ),
             upgrader=AnswerUpgrader(outbox, self._store) if outbox else None,
         )
-        chat.files = list(self._wish.files)
+        chat.files = list(self._wish.files or ())
         return chat
 
     def _settling(
@@ -209,15 +209,17 @@ def can_draw(environment: Mapping[str, str]) -> bool:
 
 def _asker(screen: Screen) -> Question:
     async def ask(request: Request) -> Reply:
-        question = f"May this conversation ({size_of(request):,} bytes) go to the cloud?"
-        reply = await screen.choose(question, {key: told for key, (_, told) in _REPLIES.items()})
+        question = f"May this conversation ({size_of(request):,} bytes) go to the far model?"
+        reply = await screen.choose(
+            question, {key: meaning for key, (_, meaning) in _REPLIES.items()}
+        )
         return _REPLIES[reply][0]
 
     return ask
 
 
 class Opening:
-    """An engine that is loaded in a thread of its own, once."""
+    """Opening of an engine in a thread of its own, once."""
 
     def __init__(self, open_engine: Callable[[], Engine]) -> None:
         self._open = open_engine

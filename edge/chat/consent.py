@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -15,16 +16,12 @@ Reply = Literal["once", "conversation", "always", "no", "never", "nobody"]
 Question = Callable[[Request], Awaitable[Reply]]
 
 
-_MAX_REMEMBERED = 256  # requests, of which most are under way
-
-
 class ConsentPrompt:
-    """Asks a person, and keeps what they said: for a conversation here, for good in the settings.
+    """Consent prompt: asks a person, and keeps the reply: here, or for good in the settings.
 
     What is kept in the settings holds from there (offload/egress/permission.py), so that it can be
-    changed
-    anywhere. `here` None remembers it for this run only. `refused` is told what a person did not
-    let go, before anything else is done.
+    changed anywhere. `here` None remembers it for this run only. `refused` is told what a person
+    did not let go, before anything else is done.
     """
 
     def __init__(
@@ -39,7 +36,6 @@ class ConsentPrompt:
         self._refused = refused
         self._conversations: set[str] = set()
         self._always: bool | None = None
-        self._last: dict[str, bool] = {}
 
     async def __call__(self, request: Request) -> bool:
         """Return whether this request may leave."""
@@ -47,12 +43,7 @@ class ConsentPrompt:
             return self._always
         if request.session in self._conversations:
             return True
-        # One request may be asked about at several doors; a person is asked once.
-        if request.id not in self._last:
-            self._last[request.id] = self._take(await self._ask(request), request)
-            if len(self._last) > _MAX_REMEMBERED:
-                del self._last[next(iter(self._last))]
-        return self._last[request.id]
+        return self._take(await self._ask(request), request)
 
     def _take(self, reply: Reply, request: Request) -> bool:
         if reply in ("no", "never"):
@@ -79,3 +70,11 @@ def size_of(request: Request) -> int:
     leaves, _ = part_that_leaves(request)
     texts = [leaves.prompt or "", *(message.content for message in leaves.messages)]
     return sum(len(text.encode()) for text in texts)
+
+
+async def consent_at_terminal(request: Request) -> Reply:
+    """Ask the person whether this text may leave the device."""
+    size = size_of(request)
+    question = f"May this text ({size} bytes) leave the device for the far model? [y/N] "
+    reply = await asyncio.to_thread(input, question)
+    return "once" if reply.strip().lower() in ("y", "yes") else "no"

@@ -24,7 +24,7 @@ _STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "err
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions:
-    """How an answer is wished: by whom (None leaves it to the policy), how private, how chosen.
+    """Answer options: the side (None leaves it to the policy), the privacy class, the sampling.
 
     `thinking` asks the chat template for thoughts before the answer, or for none; None leaves it
     as the template has it. `outbox` takes the questions that the cloud may answer better when it is
@@ -69,13 +69,13 @@ async def answer(
     )
     privacy = class_of(request)
     request = msgspec.structs.replace(request, privacy=privacy)
-    asked = _asked(engine, options.forced)
+    side = _asked(engine, options.forced)
     # What is written near from turns that stay, stays; the cloud has not seen them.
     near = Privacy.LOCAL_ONLY if holds_private(request) else privacy
     writing = store.resume(begun.id) if begun else store.answer(conversation, near)
     text = prefix
     try:
-        async with aclosing(asked.generate(request)) as stream:
+        async with aclosing(side.generate(request)) as stream:
             async for item in stream:
                 if isinstance(item, Delta) and item.replaces and prefix:
                     item = msgspec.structs.replace(item, text=prefix + item.text)

@@ -44,7 +44,7 @@ async def undo(chat: Chat, _: str) -> None:
     gone = chat.store.versions.undo(_current(chat))
     if gone is None:
         raise RequestError("there is nothing to take back; ask something first")
-    chat.told = ""
+    chat.explanation = ""
     chat.screen.remark(f"taken back: {_short(gone)}; /redo brings it back")
 
 
@@ -113,7 +113,7 @@ async def forget(chat: Chat, _: str) -> None:
     question = f"Delete {heading.title!r}, {heading.num_turns} turns?"
     if await chat.screen.choose(question, choices) == "y":
         discard(current, chat.store)
-        chat.conversation, chat.last, chat.told = None, None, ""
+        chat.conversation, chat.last, chat.explanation = None, None, ""
         chat.screen.remark(
             f"deleted {heading.title!r}; /restore brings it back for {KEPT_S / 60:.0f} minutes, "
             "then it is erased. This is a new conversation"
@@ -139,7 +139,7 @@ async def list_past(chat: Chat, rest: str) -> None:
 
 async def open_past(chat: Chat, rest: str) -> None:
     chat.conversation = chat.store.find(rest)
-    chat.system, chat.last, chat.told = chat.store.read(chat.conversation).system, None, ""
+    chat.system, chat.last, chat.explanation = chat.store.read(chat.conversation).system, None, ""
     chat.show_past()
 
 

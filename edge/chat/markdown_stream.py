@@ -34,7 +34,7 @@ def settled(text: str) -> int:
 
 
 class MarkdownStream:
-    """One answer on a Rich console."""
+    """Markdown stream: one answer on a Rich console."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -32,7 +32,7 @@ _STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "ansi
 
 
 class RichScreen:
-    """Where a person chats. `status` makes the line at the foot; `questions` is what they asked."""
+    """Rich screen of a chat. `status` makes the line at the foot; `questions` are those asked."""
 
     def __init__(
         self, *, status: Callable[[], str], questions: list[str], models: Callable[[], list[str]]
@@ -103,8 +103,8 @@ class RichScreen:
         if self._answer is not None:
             self._answer.end()
         self._answer = self._source = None
-        if told := answered(finish):
-            self.remark(" · ".join(told))
+        if parts := answered(finish):
+            self.remark(" · ".join(parts))
         self._turned = True
 
     def remark(self, text: str) -> None:
@@ -129,13 +129,13 @@ class RichScreen:
         reply = ""
         with contextlib.suppress(EOFError, KeyboardInterrupt):
             # In raw mode Ctrl-C is a key; the signal stays with the answer that waits.
-            asked: PromptSession[str] = PromptSession()
-            reply = await asked.prompt_async("? ", handle_sigint=False)
+            session: PromptSession[str] = PromptSession()
+            reply = await session.prompt_async("? ", handle_sigint=False)
         return reply.strip().lower() if reply.strip().lower() in choices else list(choices)[-1]
 
 
 class QuestionHistory(History):
-    """What was asked in conversations that still exist; a deleted one leaves no history."""
+    """Question history of the conversations that still exist; a deleted one leaves none."""
 
     def __init__(self, questions: list[str]) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class QuestionHistory(History):
 
 
 class Slash(Completer):
-    """Completes commands with what they do, models by name, and files by path."""
+    """Slash command completer: commands with what they do, models by name, files by path."""
 
     def __init__(self, models: Callable[[], list[str]]) -> None:
         self._models = models

@@ -16,14 +16,14 @@ from offload.messages import Delta, Finish, Side
 
 SEAMS: dict[Side, str] = {
     "cloud": "not sure enough; the far model answers instead",
-    "edge": "the cloud is gone; the near model answers instead",
+    "edge": "the far model is gone; the near model answers instead",
 }
 
 HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
 
 
 class LeaveChat(Exception):
-    """The person wants to go."""
+    """Request to leave the chat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class Command:
 
 
 class Screen(Protocol):
-    """Where a conversation is read and shown."""
+    """Screen of a chat: reads questions and shows answers."""
 
     async def read(self) -> str:
         """Return what the person writes next; EOFError when they leave."""
@@ -68,7 +68,7 @@ class Screen(Protocol):
 
 
 class PlainScreen:
-    """Lines in, lines out: for pipes, programs and dumb terminals.
+    """Plain screen: lines in, lines out, for pipes, programs and dumb terminals.
 
     On a terminal every piece is shown as it comes. Elsewhere only the final text is written, so
     that a pipe never carries a withdrawn half-answer.
@@ -139,9 +139,9 @@ class PlainScreen:
         refusal = list(choices)[-1]
         if not self._asks:
             return refusal
-        told = ", ".join(f"{key} = {words}" for key, words in choices.items())
+        legend = ", ".join(f"{key} = {words}" for key, words in choices.items())
         with contextlib.suppress(EOFError):
-            reply = (await _typed(f"\n{question} [{told}] ")).strip().lower()
+            reply = (await _typed(f"\n{question} [{legend}] ")).strip().lower()
             return reply if reply in choices else refusal
         return refusal
 

@@ -18,7 +18,7 @@ LinkState = Literal["none", "set_up", "away", "there"]
 
 @runtime_checkable
 class LinkedEngine(Protocol):
-    """A far engine that knows how its link is."""
+    """Engine behind a link that knows its health."""
 
     def health(self) -> LinkHealth:
         """Return what is known of the link now."""
@@ -58,9 +58,9 @@ def answered(finish: Finish | None) -> list[str]:
     side = "near" if finish.route.served_by == "edge" else "far"
     speed = tokens_per_s(finish.usage)
     who = f"{side}, {finish.route.model}" if finish.route.model else side
-    told = [f"{who}: {sentence(finish.route.reason, finish.route.confidence)}"]
-    told += [f"begun by {finish.route.begun_by}"] if finish.route.begun_by else []
-    return [*told, f"{speed:.0f} tokens/s"] if speed else told
+    parts = [f"{who}: {sentence(finish.route.reason, finish.route.confidence)}"]
+    parts += [f"begun by {finish.route.begun_by}"] if finish.route.begun_by else []
+    return [*parts, f"{speed:.0f} tokens/s"] if speed else parts
 
 
 def tokens_per_s(usage: Usage) -> float | None:
@@ -78,7 +78,7 @@ def memory_bytes() -> int:
 
 
 def link_state(engine: Engine) -> LinkState:
-    """Return how the cloud stands; one that was not yet asked is only set up."""
+    """Return the state of the link; one that was not yet asked is only set up."""
     cloud = _cloud(engine)
     if cloud is None:
         return "none"
@@ -101,12 +101,14 @@ def _cloud(engine: Engine) -> Engine | None:
 
 
 def link(engine: Engine) -> str:
-    """Return how the cloud stands, in a word or two."""
+    """Return the state of the link in a word or two."""
     state = link_state(engine)
     if state == "there":
         cloud = _cloud(engine)
         rtt_s = cloud.health().rtt_s if isinstance(cloud, LinkedEngine) else None
-        return f"cloud {rtt_s * 1000:.0f} ms" if rtt_s else "cloud connected"
-    return {"none": "no cloud", "set_up": "cloud not asked yet", "away": "cloud not connected"}[
-        state
-    ]
+        return f"far {rtt_s * 1000:.0f} ms" if rtt_s else "far model connected"
+    return {
+        "none": "no far model",
+        "set_up": "far model not asked yet",
+        "away": "far model not connected",
+    }[state]

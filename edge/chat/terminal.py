@@ -11,14 +11,13 @@ import msgspec
 from backbone.terminal_text import overwrite, write
 from offload.engine import AnswerStream
 from offload.messages import Delta, Finish, Route, Side
-from offload.reading import heard_by
-from offload.reading import told as reading_line
+from offload.reading import heard_by, reading_line
 from offload.reasons import sentence, sureness
 from offload.thinking import ThoughtReader
 
 
 class StreamReader:
-    """Takes an answer's stream; keeps the text a reader is left with and shows it as it comes.
+    """Stream reader: shows an answer as it comes and keeps the text that stands at its end.
 
     On a terminal every piece is shown at once, and a hand-over is marked. Elsewhere only the
     final text is written, so that a pipe never carries a withdrawn half-answer.
@@ -113,7 +112,7 @@ class _Notice:
 
 _SEAM = {
     "cloud": "-- not sure enough; the far model answers instead --",
-    "edge": "-- the cloud is gone; the near model answers instead --",
+    "edge": "-- the far model is gone; the near model answers instead --",
 }
 
 
@@ -168,12 +167,16 @@ def _sent(route: Route, num_bytes: int) -> str:
     failed = route.failure is not None
     if not route.sent_is_known and (failed or route.sent_is_known is False):
         # Nobody counted what had reached it.
-        then = "before the cloud failed" if failed else "for the cloud too, which was not needed"
+        then = (
+            "before the far model failed"
+            if failed
+            else "for the far model too, which was not needed"
+        )
         return f"the text may have left {then}"
     if not num_bytes:
         # Over plain HTTP nobody counts; the ledger has the size of the request.
         return "nothing sent" if route.served_by == "edge" else "bytes sent not counted"
-    return f"{num_bytes} bytes sent" + (" before the cloud failed" if failed else "")
+    return f"{num_bytes} bytes sent" + (" before the far model failed" if failed else "")
 
 
 def document(text: str, finish: Finish, thoughts: str = "") -> dict[str, Any]:
@@ -192,7 +195,7 @@ def document(text: str, finish: Finish, thoughts: str = "") -> dict[str, Any]:
 
 
 class ThoughtFolding:
-    """Takes the thoughts out of one answer's pieces, and keeps them."""
+    """Thought folding: takes the thoughts out of an answer's pieces, and keeps them."""
 
     def __init__(self) -> None:
         self._reader = ThoughtReader()
@@ -222,7 +225,7 @@ class ThoughtFolding:
         self._keep(thought)
         return answer
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Return one line about the thoughts."""
         count = len(self.thoughts.split())
         return f"thought for {count} word{'s' if count != 1 else ''} first"

@@ -1,4 +1,4 @@
-"""Better answers later: asks the outbox's questions again when the cloud is back.
+"""Answer upgrades: asks the outbox's questions again when the far model is back.
 
 The far answer is kept beside the first one, in the conversation that both belong to.
 """
@@ -26,7 +26,7 @@ _STRAY_S = 60.0  # after which a question that no turn waits for was taken back
 
 
 class AnswerUpgrader:
-    """Asks again what waits, and keeps the answers; at most every `first_s`, then more seldom."""
+    """Answer upgrader: asks again what waits, at most every `first_s`, then more seldom."""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ def waiting_line(outbox: Outbox) -> str:
     if not count:
         return ""
     waits = "1 earlier question waits" if count == 1 else f"{count} earlier questions wait"
-    return f"{waits} for the cloud; only `nearfar policy outbox --ask` sends what waits"
+    return f"{waits} for the far model; only `nearfar policy outbox --ask` sends what waits"
 
 
 def is_in_reach(finish: Finish) -> bool:

@@ -13,7 +13,7 @@ from offload.messages import Finish, Privacy
 
 
 class AnswerWriter:
-    """An answer while it is written; each piece is committed before `write` returns."""
+    """Answer writer: each piece is committed before `write` returns."""
 
     def __init__(self, db: sqlite3.Connection, turn: int) -> None:
         self._db = db
@@ -28,18 +28,18 @@ class AnswerWriter:
         )
 
     def classify(self, privacy: Privacy) -> None:
-        """Say of which class the answer is, where it turns out to be another."""
+        """Set the privacy class of the answer, where it turns out to be another."""
         self._db.execute("UPDATE turn SET privacy = ? WHERE id = ?", (privacy.value, self.turn))
 
     def wait(self, name: str) -> None:
-        """Say by which name of the outbox a better answer may come."""
+        """Note the outbox entry by which a better answer may come."""
         self._db.execute("UPDATE turn SET waiting = ? WHERE id = ?", (name, self.turn))
 
     def end(self, state: State, finish: Finish | None = None) -> None:
-        """Say how the answer ended."""
-        told = msgspec.json.encode(finish).decode() if finish is not None else ""
+        """Note how the answer ended."""
+        encoded = msgspec.json.encode(finish).decode() if finish is not None else ""
         self._db.execute(
-            "UPDATE turn SET state = ?, finish = ? WHERE id = ?", (state, told, self.turn)
+            "UPDATE turn SET state = ?, finish = ? WHERE id = ?", (state, encoded, self.turn)
         )
 
 

@@ -28,7 +28,7 @@ HEADINGS = (
 
 
 class Heading(msgspec.Struct, frozen=True, kw_only=True):
-    """A conversation as a list shows it; times are seconds since the epoch."""
+    """Heading of a conversation as a list shows it; times are seconds since the epoch."""
 
     id: str
     title: str
@@ -38,14 +38,14 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LaterAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """A better answer that came later, beside the first."""
+    """Later answer: a better one, kept beside the first."""
 
     content: str
     finish: Finish
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
-    """One turn; `finish` is how an answer ended, with its route and usage.
+    """Turn of a conversation; `finish` is how an answer ended, with its route and usage.
 
     `waiting` is its id in the outbox while the cloud is to be asked again. `privacy` is its class,
     local_only also where its person did not let it go: such a turn never leaves. `parent` is the
@@ -146,8 +146,8 @@ def turn_of(row: sqlite3.Row) -> Turn:
     better = msgspec.json.decode(row["better"], type=LaterAnswer) if row["better"] else None
     names = ("id", "parent", "role", "content", "state", "source", "created_at", "waiting")
     privacy = Privacy(row["privacy"])
-    told = {name: row[name] for name in names}
-    return Turn(**told, finish=finish, better=better, privacy=privacy)
+    columns = {name: row[name] for name in names}
+    return Turn(**columns, finish=finish, better=better, privacy=privacy)
 
 
 Format = Literal["markdown", "json"]

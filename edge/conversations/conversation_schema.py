@@ -84,20 +84,20 @@ def _privacy(connection: sqlite3.Connection) -> None:
 def _staying(rows: Sequence[tuple[int, str, str, str]]) -> Iterator[tuple[int]]:
     """Yield the ids of the turns that stay; `rows` are id, conversation, role and finish."""
     for _, said in groupby(rows, key=lambda row: row[1]):
-        asked: list[int] = []
+        turns: list[int] = []
         tainted = False
         for turn, _, role, finish in said:
             if role != "assistant":
-                asked.append(turn)
+                turns.append(turn)
                 continue
             route = json.loads(finish).get("route") or {} if finish else {}
             if route.get("reason") in _MAY_NOT or not route:
                 tainted = True
-                yield from ((each,) for each in (*asked, turn))
+                yield from ((each,) for each in (*turns, turn))
             elif tainted and route.get("served_by") == "edge":
                 yield (turn,)
-            asked = []
-        yield from ((each,) for each in asked)
+            turns = []
+        yield from ((each,) for each in turns)
 
 
 def _versions(connection: sqlite3.Connection) -> None:
@@ -136,7 +136,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
 
 
 class _Connection(sqlite3.Connection):
-    """A connection that tells what is in the way of its file, once that is open."""
+    """Connection whose errors name what is in the way of its file."""
 
     path: Path | None = None
 

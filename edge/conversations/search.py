@@ -12,7 +12,7 @@ _TRIGRAM = 3  # a shorter text is not in the index, and is looked for row by row
 
 
 class SearchHit(msgspec.Struct, frozen=True, kw_only=True):
-    """One conversation that a search found, the words around the place, and its turn.
+    """Search hit: a conversation, the words around the place, and its turn.
 
     The turn is 0 where the title was found.
     """

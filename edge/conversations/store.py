@@ -82,8 +82,8 @@ class Conversations:
         if len(rows) == 1 and name:
             return str(rows[0]["id"])
         several = "several conversations have ids that begin"
-        told = several if rows else "no conversation has an id that begins"
-        raise RequestError(f"{told} with {name!r}; `nearfar conversations list` shows them")
+        fault = several if rows else "no conversation has an id that begins"
+        raise RequestError(f"{fault} with {name!r}; `nearfar conversations list` shows them")
 
     def latest(self) -> str:
         """Return the id of the conversation last changed. Raises RequestError without any."""
@@ -143,9 +143,9 @@ class Conversations:
 
     def better(self, name: str, beside: LaterAnswer) -> bool:
         """Keep a better answer beside the first; False where that is gone by now."""
-        told = msgspec.json.encode(beside).decode()
+        encoded = msgspec.json.encode(beside).decode()
         kept = self._db.execute(
-            "UPDATE turn SET better = ?, waiting = '' WHERE waiting = ?", (told, name)
+            "UPDATE turn SET better = ?, waiting = '' WHERE waiting = ?", (encoded, name)
         )
         return kept.rowcount > 0
 

@@ -75,7 +75,7 @@ BusySeconds = Callable[[], tuple[float, float]]
 
 
 class OthersLoad:
-    """Tells, at each call, the cores that other processes used on average since the last call.
+    """Load by others: at each call, the cores that other processes used since the last one.
 
     None where too little time went by to tell, since the kernel counts in hundredths of a second,
     and where this process may use other cores than before.
@@ -134,7 +134,7 @@ WIDE_SPREAD = 0.15  # of the median, from the slowest run to the quickest
 
 
 class Disturbance:
-    """Watches from its making on what other processes do."""
+    """Disturbance of a measurement by other processes, watched from its making on."""
 
     def __init__(self, others: OthersLoad | None = None, *, num_cores: int = 0) -> None:
         self._others = others or OthersLoad()

@@ -20,7 +20,7 @@ SHORT_OF_MEMORY = 10.0  # per cent of the last ten seconds in which some task wa
 
 @dataclass(frozen=True, kw_only=True)
 class DevicePressure:
-    """What weighs on the device now."""
+    """Device pressure: battery, heat and memory, as they are now."""
 
     on_battery: bool = False
     hot: bool = False
@@ -43,7 +43,7 @@ def read_pressure(root: Path = Path("/")) -> DevicePressure:
 
 
 class Ceiling:
-    """Tells the most threads to use of the cores there are, reading the trees every few seconds.
+    """Thread ceiling: the most threads to use of the cores there are, read every few seconds.
 
     The cores that the process may run on are asked for each time: a thread without a core of its
     own makes the others wait, and that answer costs nothing.

@@ -33,7 +33,7 @@ BLIND_S = 1.5  # without knowledge of others, after which only step times decide
 
 @dataclass
 class _Trial:
-    """A few steps with another number of threads."""
+    """Trial of another number of threads for a few steps."""
 
     threads: int
     seconds: list[float]
@@ -42,7 +42,7 @@ class _Trial:
 
 
 class _RetryDelay:
-    """When a change may be tried again: twice as late after each failure."""
+    """Retry delay of a change: twice as long after each failure."""
 
     def __init__(self) -> None:
         self.until = 0.0
@@ -55,7 +55,7 @@ class _RetryDelay:
 
 
 class Governor:
-    """Chooses the threads of each step, as many as there are cores at most.
+    """Governor of the threads of each step, as many as there are cores at most.
 
     `others` tells the cores that other programs use, or None where it cannot; `ceiling` the
     threads to use at most, on battery for instance. `first_others` is a guess to start with.
@@ -194,14 +194,14 @@ class Governor:
 
 
 class Threaded(Protocol):
-    """Whatever computes steps with a number of threads that can be changed between them."""
+    """Threaded runtime: its number of threads can be changed between steps."""
 
     def set_threads(self, decode: int, prefill: int, /) -> None:
         """Take the threads for the steps of an answer, and for those of a prompt."""
 
 
 class ThreadTuner:
-    """Times decode steps and sets the threads of the next; `fixed_threads` 0 is governed.
+    """Thread tuner: times decode steps, sets threads of the next; `fixed_threads` 0 is governed.
 
     All of `computing` have the same threads. `others` has best been watching since before the
     model was loaded, so that the first prompt is read by the cores that were free meanwhile.
@@ -211,19 +211,19 @@ class ThreadTuner:
         self, *computing: Threaded, fixed_threads: int = 0, others: OthersLoad | None = None
     ) -> None:
         self._computing = computing
-        self._governor: Governor | None = None
+        self.governor: Governor | None = None
         self._set = (fixed_threads, fixed_threads)
         if fixed_threads == 0:
             cores, others = UsableCores(), others or OthersLoad()
-            self._governor = Governor(
+            self.governor = Governor(
                 cores, others=others, ceiling=Ceiling(cores), first_others=others() or 0.0
             )
 
     def before_prompt(self) -> None:
         """Look at what else runs and set the threads for a prompt, or its next piece."""
-        if self._governor is not None:
-            self._governor.look()
-            self._apply(self._governor)
+        if self.governor is not None:
+            self.governor.look()
+            self._apply(self.governor)
 
     @contextmanager
     def step(self, *, plain: bool = True, num_answers: int = 1) -> Iterator[None]:
@@ -231,16 +231,16 @@ class ThreadTuner:
 
         The seconds of a step of several tokens of one answer are no measure, so it is not `plain`.
         """
-        if self._governor is None:
+        if self.governor is None:
             yield
             return
         started = time.perf_counter()
         yield
         if plain:
-            self._governor.step(time.perf_counter() - started, num_answers)
+            self.governor.step(time.perf_counter() - started, num_answers)
         else:
-            self._governor.look()
-        self._apply(self._governor)
+            self.governor.look()
+        self._apply(self.governor)
 
     def _apply(self, governor: Governor) -> None:
         wanted = (governor.threads, governor.prefill_threads)

@@ -79,12 +79,12 @@ def has_nvidia(root: Path = Path("/")) -> bool:
 
 def build_advice(cpu: Set[str], built: Set[str], *, nvidia: bool, offload: bool) -> list[str]:
     """Return what a better build of llama.cpp would bring, each with the command that makes it."""
-    told = []
+    advice = []
     if nvidia and not offload:
         rebuild = _REBUILD.format("-DGGML_CUDA=on")
-        told.append(f"there is an NVIDIA GPU and this llama.cpp cannot use it; {rebuild}")
+        advice.append(f"there is an NVIDIA GPU and this llama.cpp cannot use it; {rebuild}")
     unused = sorted(FEATURES[name] for name in cpu if built and FEATURES[name] not in built)
     if unused:
         rebuild = _REBUILD.format("-DGGML_NATIVE=on")
-        told.append(f"this CPU has {', '.join(unused)} and this llama.cpp does not; {rebuild}")
-    return told
+        advice.append(f"this CPU has {', '.join(unused)} and this llama.cpp does not; {rebuild}")
+    return advice

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class ChosenSetting(msgspec.Struct, frozen=True, kw_only=True):
-    """One setting of the near model: its name in the settings file, its value, and why."""
+    """Chosen setting of the near model: its name in the settings file, its value, and why."""
 
     name: str
     value: str
@@ -97,7 +97,7 @@ def _batch(num_tokens: int, why: _SettingOrigin) -> ChosenSetting:
 
 
 class _SettingOrigin:
-    """Tells whether a person or a tuning set a field of the section edge."""
+    """Origin of a setting of the section edge: a person, or a tuning."""
 
     def __init__(self, config_file: Path) -> None:
         self._remarks = read_remarks(config_file, "edge")
@@ -135,5 +135,5 @@ def when_it_pays(step: float) -> str:
 def _kv_reason(kinds: str, loss: KvLoss | None) -> str:
     if kinds == "f16":
         return "nothing is lost, and it fits"
-    told = str(loss) if loss else "nearfar bench edge --kv measures what this loses"
-    return f"f16 does not fit the free memory; {told}"
+    note = str(loss) if loss else "nearfar bench edge --kv measures what this loses"
+    return f"f16 does not fit the free memory; {note}"

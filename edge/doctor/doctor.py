@@ -33,7 +33,7 @@ LEAST_FREE_BYTES = 100_000_000  # below which conversations and the ledger may s
 
 
 class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
-    """What the doctor found, in whole sentences with their remedies.
+    """Doctor report: what was found, in whole sentences with their remedies.
 
     `stops` is why nothing can be answered here now; `problems` are those and the lesser ones;
     `advice` is what would make a well device quicker.

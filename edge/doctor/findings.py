@@ -16,8 +16,8 @@ def show(report: DoctorReport, *, as_json: bool) -> int:
     if as_json:
         echo_json(msgspec.json.encode(report).decode())
     else:
-        for name, told in [*_device(report), *_models(report), *_verdict(report)]:
-            echo(f"{name:9} {told}" if name else told)
+        for name, text in [*_device(report), *_models(report), *_verdict(report)]:
+            echo(f"{name:9} {text}" if name else text)
     return 1 if report.stops else 0
 
 
@@ -85,9 +85,11 @@ def tuned(*, as_json: bool) -> None:
         return
     echo(f"{'settings':44} {'prompt':>8} {'reads':>9} {'writes':>9}  tokens/s")
     for each in found.trials:
-        told = ", ".join(f"{name} {value}" for name, value in each.settings.items()) or "defaults"
+        changed = (
+            ", ".join(f"{name} {value}" for name, value in each.settings.items()) or "defaults"
+        )
         read, write = each.prefill_tokens_per_s, each.decode_tokens_per_s
-        echo(f"{told:44} {each.prompt_tokens:8} {read:9.1f} {write:9.1f}")
+        echo(f"{changed:44} {each.prompt_tokens:8} {read:9.1f} {write:9.1f}")
     if not found.is_whole:
         echo("the minute was over before every setting had been tried")
     if found.left_alone:

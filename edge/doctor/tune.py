@@ -42,7 +42,7 @@ Value = int | str
 
 
 class TuningTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """One measurement: the settings that differed from the defaults, and how quick it was."""
+    """Tuning trial: the settings that differed from the defaults, and their speed."""
 
     settings: dict[str, Value]
     prompt_tokens: int
@@ -52,7 +52,7 @@ class TuningTrial(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TuningResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured and what was kept, with the reason that stands beside it in the file.
+    """Tuning result: what was measured, what was kept, and the reason beside it in the file.
 
     `is_whole` is false where the time ran out before every setting had been tried; `left_alone`
     are settings that a person chose.
@@ -120,7 +120,7 @@ def candidates() -> dict[str, list[Value]]:
 
 
 class TuningSearch:
-    """Tries settings one after another, within its time."""
+    """Tuning search: tries settings one after another, within its time."""
 
     def __init__(
         self,

@@ -26,7 +26,7 @@ MAX_SCALE = 100.0
 
 @dataclass(frozen=True)
 class Adapter:
-    """One adapter, and how strongly it counts."""
+    """LoRA adapter of a model, and its scale."""
 
     path: Path
     scale: float = 1.0
@@ -63,7 +63,7 @@ def content_with(content: str, adapters: Sequence[Adapter]) -> str:
 
 
 class Adapters:
-    """Adapters that are loaded for a model; llama.cpp frees them with it.
+    """Loaded adapters of a model; llama.cpp frees them with it.
 
     Raises CheckpointError for a file that is no adapter, or one of another model.
     """

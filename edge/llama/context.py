@@ -24,7 +24,7 @@ _ABORTED = 2  # what llama_decode returns then
 
 @dataclass(frozen=True, kw_only=True)
 class ContextParams:
-    """How a context is made; `num_outputs` rows of logits can be had from one decode.
+    """Context parameters; `num_outputs` rows of logits can be had from one decode.
 
     Each of `num_seqs` sequences may hold `num_tokens`.
     """
@@ -59,7 +59,7 @@ class ContextParams:
 
 @dataclass(kw_only=True)
 class BatchPart:
-    """Tokens of one sequence in a batch; `first_row` is set to where their logits begin.
+    """Batch part: tokens of one sequence; `first_row` is set to where their logits begin.
 
     `hidden` asks for hidden states too, of every row of logits. `stop_at` is the address of a byte
     (offload/cancellation.py): a step of this part alone is aborted when it is no longer 0.
@@ -85,7 +85,7 @@ class BatchPart:
 
 
 class StepAborted(NearfarError):
-    """The step was ended because its reader had gone; nothing of it is in the KV cache."""
+    """Aborted step: its reader had gone; nothing of it is in the KV cache."""
 
 
 def _abort_if_set() -> int:
@@ -99,7 +99,7 @@ def _abort_if_set() -> int:
 
 
 class Context(NativeHandle):
-    """The KV cache of a model and one batch, for one thread at a time."""
+    """Context of llama.cpp: the KV cache of a model and one batch, for one thread at a time."""
 
     def __init__(self, model: Model, params: ContextParams) -> None:
         super().__init__()
@@ -249,14 +249,14 @@ class Context(NativeHandle):
         self._lib.llama_memory_seq_rm(self._memory, seq, -1, -1)
 
     def state(self, seq: int = 0) -> bytes:
-        """Return the keys and values of a sequence, to be put back by set_state()."""
+        """Return the KV cache of a sequence as bytes, to be restored by set_state()."""
         size = self._lib.llama_state_seq_get_size(self.handle, seq)
         buffer = (ctypes.c_uint8 * size)()
         written = self._lib.llama_state_seq_get_data(self.handle, buffer, size, seq)
         return bytes(memoryview(buffer)[:written])
 
     def set_state(self, state: bytes, seq: int = 0) -> bool:
-        """Put keys and values back; False, and an empty sequence, where they do not suit."""
+        """Restore a KV cache; False, and an empty sequence, where it does not suit."""
         self.clear(seq)
         # llama.cpp only reads it, so the bytes need not be copied.
         buffer = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))

@@ -32,7 +32,7 @@ _log = logging.getLogger("nearfar.draft")
 
 @dataclass(frozen=True, kw_only=True)
 class DraftPlan:
-    """How a draft model is run, and the bytes of memory that it takes."""
+    """Draft plan: how a draft model is run, and the bytes that it takes."""
 
     path: Path
     options: LlamaOptions
@@ -80,7 +80,7 @@ def _planned(draft: Model, options: LlamaOptions, free_bytes: int) -> ContextPar
 
 
 def _kinds(draft: Model, name: str) -> str:
-    """Return the type of keys and values: the larger model's where this one's heads allow it."""
+    """Return the KV cache type: the larger model's where this one's heads allow it."""
     if name == "auto":
         return name
     shape, kind = CacheShape.of(draft), KvTypes.parse(name)
@@ -108,7 +108,7 @@ def require_same_words(model: Model, draft: Model) -> None:
 
 
 class DraftModel:
-    """The weights and the context of a draft model; it drafts for one answer at a time."""
+    """Draft model: its weights and its context; it drafts for one answer at a time."""
 
     def __init__(self, chosen: DraftPlan, *, num_gpu_layers: int = 0) -> None:
         options = chosen.options
@@ -123,22 +123,22 @@ class DraftModel:
         window = Window(capacity, num_sinks=sinks, block=options.window_block)
         can_slide = self.context.can_forget()
         cache = KvCache(self.context, window, sliding=can_slide, reuse=True)
-        self._reader = DraftCache(cache, model.vocabulary)
+        self.reader = DraftCache(cache, model.vocabulary)
         self._max_draft = options.max_draft_tokens or DRAFT_TOKENS
 
     def time_steps(self, model: Context) -> None:
         """Time a few steps of the model that verifies and of this one, and warn where guesses
         cannot pay: nothing is then read for them, and nothing guessed, until that changes.
         """
-        gate = self._reader.gate
+        gate = self.reader.gate
         for size in (1,) * (KNOWN_STEPS + 1) + (TIMED_DRAFT + 1,):
-            gate.times.add(size, _timed(model, size))
-        self._reader.guessed(1, min(_timed(self.context, 1) for _ in range(KNOWN_STEPS)))
-        if not self._reader.can_pay():
+            gate.times.add(size, timed_step(model, size))
+        self.reader.guessed(1, min(timed_step(self.context, 1) for _ in range(KNOWN_STEPS)))
+        if not self.reader.can_pay():
             _log.warning(
                 "the draft model cannot make this model quicker here: a guess takes %.2f of a step "
                 "and its check %.2f; leave draft_model out, or choose one a tenth as large",
-                self._reader.step,
+                self.reader.step,
                 gate.times.ratio(2) - 1,
             )
 
@@ -150,7 +150,7 @@ class DraftModel:
         What was read for another `owner` is never compared with this prompt.
         """
         return ModelDrafter(
-            self._reader,
+            self.reader,
             prompt,
             pins,
             max_draft=self._max_draft,
@@ -160,14 +160,14 @@ class DraftModel:
 
     def forget(self) -> None:
         """Forget all that was read."""
-        self._reader.forget()
+        self.reader.forget()
 
     def close(self) -> None:
         """Free the model; a second call does nothing."""
         self._owned.close()
 
 
-def _timed(context: Context, num_tokens: int) -> float:
+def timed_step(context: Context, num_tokens: int) -> float:
     """Return the seconds of a step in an empty context, which is empty again behind it."""
     started = time.perf_counter()
     context.decode([0] * num_tokens, 0, all_logits=True)
@@ -178,7 +178,7 @@ def _timed(context: Context, num_tokens: int) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryRoom:
-    """The draft model, and what is left beside it for the larger one."""
+    """Memory room: the draft model, and what is left beside it for the larger one."""
 
     memory_bytes: int
     gpus: Sequence[Gpu]

@@ -25,7 +25,7 @@ _FIRST, _LAST = "2", "3"  # llama.cpp's numbers of these poolings
 
 
 class Embedder:
-    """A second context of a model, made at the first text; it answers one text at a time."""
+    """Embedder: a second context of a model, made at the first text; one text at a time."""
 
     def __init__(self, model: Model, params: ContextParams) -> None:
         self._model = model
@@ -60,8 +60,8 @@ class Embedder:
                 raise EngineStopped("this engine is closed; load the model again")
             if self._context is None:
                 self._context = Context(self._model, self._params)
-            asked = itertools.takewhile(lambda _: not gone.is_set(), rows)
-            return [self._one(self._context, row).tolist() for row in asked]
+            wanted = itertools.takewhile(lambda _: not gone.is_set(), rows)
+            return [self._one(self._context, row).tolist() for row in wanted]
 
     def _one(self, context: Context, tokens: Sequence[int]) -> npt.NDArray[np.float32]:
         context.clear()

@@ -23,12 +23,12 @@ LEAST_LEN = 256
 
 
 class DoesNotFit(NearfarError):
-    """The free memory does not hold a model; the message says what it would hold."""
+    """Refusal of a model that the free memory does not hold; it says what would fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryNeed:
-    """Bytes of memory of a running model."""
+    """Memory need of a running model, in bytes."""
 
     weights_bytes: int
     cache_bytes: int
@@ -42,7 +42,7 @@ class MemoryNeed:
 
 @dataclass(frozen=True, kw_only=True)
 class ContextFit:
-    """The context to run a model with."""
+    """Context fit: the context to run a model with."""
 
     num_tokens: int
     kv_types: KvTypes

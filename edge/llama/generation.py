@@ -34,7 +34,7 @@ from offload.thinking import opened, tail_of
 
 
 class StateObservers:
-    """Observers of hidden states, by the id of the request that they watch."""
+    """Hidden state observers, by the id of the request that they watch."""
 
     def __init__(self) -> None:
         self._observers: dict[str, StateObserver] = {}
@@ -54,7 +54,7 @@ class StateObservers:
 
 
 class ChosenToken(NamedTuple):
-    """A token; `row` of the cache's logits is what it was chosen from, until the next is asked."""
+    """Chosen token; it was chosen from `row` of the cache's logits, until the next is asked."""
 
     token: int
     confidence: Confidence
@@ -95,7 +95,7 @@ def steps(
         finally:
             cache.rollback(len(draft) - accepted)
         if drafter is not None and not forced:
-            drafter.judge(len(draft), accepted, seconds)
+            drafter.observe(len(draft), accepted, seconds)
 
 
 def _draft(cache: KvCache, drafter: Drafter | None) -> list[int]:
@@ -109,7 +109,7 @@ _DONE = object()
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationTask:
-    """What is to be written, and for whom; `observer` is shown each token's hidden state.
+    """Generation task of one answer; `observer` is shown each token's hidden state.
 
     `spell` are bytes of the answer's beginning that its first tokens must spell once more;
     `constraint` holds it to a JSON schema.
@@ -126,7 +126,7 @@ class GenerationTask:
 
 
 class Generation:
-    """Writes answers of one model; it keeps nothing between them."""
+    """Generation of answers by one model; it keeps nothing between them."""
 
     def __init__(
         self,

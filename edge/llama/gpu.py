@@ -22,7 +22,7 @@ _GPU, _INTEGRATED = 1, 2  # enum ggml_backend_dev_type of ggml-backend.h
 
 @dataclass(frozen=True, kw_only=True)
 class Gpu:
-    """One device; `shares_memory` where its memory is the machine's own, as on a Jetson."""
+    """GPU of llama.cpp; `shares_memory` where its memory is the machine's own, as on a Jetson."""
 
     name: str
     free_bytes: int
@@ -32,11 +32,11 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerSizes:
-    """What the layers of a model take; the output matrix counts as one layer more."""
+    """Layer sizes of a model in bytes; the output matrix counts as one layer more."""
 
     num_layers: int
     layer_bytes: int  # weights of one
-    cache_bytes: int  # keys and values of one
+    cache_bytes: int  # of its KV cache
 
 
 def find_gpus() -> list[Gpu]:
@@ -49,14 +49,14 @@ def find_gpus() -> list[Gpu]:
     lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
     lib.ggml_backend_dev_description.restype = ctypes.c_char_p
     devices = [ctypes.c_void_p(lib.ggml_backend_dev_get(i)) for i in range(_count(lib))]
-    return [gpu for device in devices if (gpu := _read(lib, device)) is not None]
+    return [gpu for device in devices if (gpu := read_gpu(lib, device)) is not None]
 
 
 def _count(lib: ctypes.CDLL) -> int:
     return int(lib.ggml_backend_dev_count())
 
 
-def _read(lib: ctypes.CDLL, device: ctypes.c_void_p) -> Gpu | None:
+def read_gpu(lib: ctypes.CDLL, device: ctypes.c_void_p) -> Gpu | None:
     kind = lib.ggml_backend_dev_type(device)
     if kind not in (_GPU, _INTEGRATED):
         return None
@@ -106,13 +106,13 @@ def place(path: Path, options: LlamaOptions, memory_bytes: int, gpus: Sequence[G
         held = num_layers_that_fit(layers, gpus, compute)
     if options.num_gpu_layers < 0:
         return held
-    if (asked := min(options.num_gpu_layers, layers.num_layers + 1)) > held:
+    if (requested := min(options.num_gpu_layers, layers.num_layers + 1)) > held:
         free = sum(gpu.free_bytes for gpu in gpus)
         raise DoesNotFit(
-            f"num_gpu_layers is {asked} and the GPU's free {free // MB} MB hold {held}; "
+            f"num_gpu_layers is {requested} and the GPU's free {free // MB} MB hold {held}; "
             "set it to -1 for as many as fit"
         )
-    return asked
+    return requested
 
 
 def layers_of(model: Model, params: ContextParams) -> LayerSizes:

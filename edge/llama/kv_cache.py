@@ -16,7 +16,7 @@ from engine.window import Pins, Window
 
 
 class KvCache:
-    """Keeps a context and the books of its window in step.
+    """KV cache: keeps a context and the books of its window in step.
 
     With `sliding` off, nothing is ever forgotten in mid-answer and append() says when the
     context is full. With `reuse` off, each prompt is read from its start.

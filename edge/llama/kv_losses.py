@@ -30,7 +30,7 @@ KINDS = ("f16", "q8_0/f16", "f16/q8_0", "q8_0", "q5_1", "k8v4", "q4_0", "iq4_nl"
 
 
 class KvRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One type beside f16; `divergence` is the mean Kullback-Leibler divergence in nats."""
+    """KV cache type beside f16; `divergence` is the mean Kullback-Leibler divergence in nats."""
 
     name: str
     bytes_per_token: float
@@ -150,7 +150,7 @@ MAX_MODELS = 64  # the oldest make room
 
 
 class KvLoss(msgspec.Struct, frozen=True, kw_only=True):
-    """What a type lost beside f16: perplexity, relative, and mean divergence in nats."""
+    """Loss of a KV cache type beside f16: relative perplexity, and mean divergence in nats."""
 
     measured_on: str
     num_tokens: int

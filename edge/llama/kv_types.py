@@ -28,7 +28,7 @@ NAMES = (*BYTES_PER_NUMBER, "k8v4")
 
 @dataclass(frozen=True)
 class KvTypes:
-    """The stored types of keys and of values, by ggml's names."""
+    """KV cache types: those of keys and of values, by ggml's names."""
 
     k: str
     v: str
@@ -78,7 +78,7 @@ ROTATION = 64  # llama.cpp rotates blocked keys in groups of so many numbers, an
 
 @dataclass(frozen=True, kw_only=True)
 class CacheShape:
-    """Keys and values of one token: heads are summed over the layers."""
+    """Shape of one token's KV cache: heads are summed over the layers."""
 
     num_kv_heads: int  # of all layers together
     k_head: int  # numbers in one key

@@ -27,7 +27,7 @@ PIECE = 64  # prompt tokens in one step while others write
 
 
 class _Ticket:
-    """A part on its way through a step; `rows` are its logits, [rows, vocabulary].
+    """Ticket of a part in a step; `rows` are its logits, [rows, vocabulary].
 
     `hidden` are its hidden states, [rows, hidden_size], where the part asks for them.
     """
@@ -41,7 +41,7 @@ class _Ticket:
 
 
 class SharedContext:
-    """Runs the steps of all lanes; every use of the context goes through here."""
+    """Shared context: runs the steps of all lanes; every use of the context goes through here."""
 
     def __init__(self, context: Context, tuner: ThreadTuner) -> None:
         self.context = context
@@ -153,7 +153,7 @@ def _go_together(parts: Sequence[BatchPart]) -> bool:
 
 
 class Lane:
-    """One sequence of a shared context, with the methods of a context of its own."""
+    """Lane: one sequence of a shared context, with the methods of a context of its own."""
 
     def __init__(self, shared: SharedContext, seq: int) -> None:
         self._shared = shared
@@ -225,11 +225,11 @@ class Lane:
             context.clear(self._seq)
 
     def state(self) -> bytes:
-        """Return the keys and values of this lane."""
+        """Return the KV cache of this lane as bytes."""
         with self._shared.idle() as context:
             return context.state(self._seq)
 
     def set_state(self, state: bytes) -> bool:
-        """Put keys and values back; False, and empty, where they do not suit."""
+        """Restore a KV cache; False, and empty, where it does not suit."""
         with self._shared.idle() as context:
             return context.set_state(state, self._seq)

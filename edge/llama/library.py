@@ -20,7 +20,7 @@ _MAX_REASON = 200  # characters
 
 
 class Log:
-    """The newest warnings and errors of llama.cpp, for the message a person reads."""
+    """Log of llama.cpp's newest warnings and errors, for the message a person reads."""
 
     def __init__(self, max_lines: int = 64) -> None:
         self._lines: deque[tuple[int, str]] = deque(maxlen=max_lines)

@@ -23,7 +23,7 @@ _log = logging.getLogger("nearfar.draft")
 
 
 class DraftCache:
-    """The small model's cache, and which answer it was last used for; one thread at a time."""
+    """Draft cache: the draft model's KV cache, and the answer it was last used for."""
 
     def __init__(self, cache: KvCache, vocabulary: LlamaVocabulary) -> None:
         self.cache = cache
@@ -58,7 +58,7 @@ class DraftCache:
 
 
 class ModelDrafter:
-    """Guesses the likeliest tokens as long as the small model is sure of them.
+    """Model drafter: proposes the likeliest tokens as long as the draft model is sure of them.
 
     It reads a prompt a batch at each step, and guesses once it has caught up. `num_tokens` is how
     many there are in the vocabulary of the model that verifies; `owner` is who asks.
@@ -108,7 +108,7 @@ class ModelDrafter:
             # Reading along counts as well, whether or not a guess came of it.
             self._seconds = time.perf_counter() - started
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         """Learn whether the draft was worth its time."""
         gate = self._reader.gate
         if num_proposed:

@@ -25,7 +25,7 @@ T = TypeVar("T", bound="NativeHandle")
 
 
 class NativeHandle(ABC):
-    """Something that llama.cpp allocated and that is freed once, by close() or by `with`."""
+    """Native handle of llama.cpp, freed once, by close() or by `with`."""
 
     def __init__(self) -> None:
         self._lib = llama()
@@ -64,7 +64,7 @@ class NativeHandle(ABC):
 
 
 class Model(NativeHandle):
-    """The weights and the vocabulary of a GGUF file, mapped into memory or read into it.
+    """Model: the weights and vocabulary of a GGUF file, mapped into memory or read into it.
 
     Where a mapped file is cut short while it is used, the system ends the process. Without
     `weights` it takes no memory for them, and can only tell of itself. Every context of it computes
@@ -158,10 +158,10 @@ class Model(NativeHandle):
     def _end_tokens(self) -> frozenset[int]:
         """Return all that ends an answer, of which llama.cpp reads but three tokens of a file."""
         try:
-            told = parse_json(self.metadata("nearfar.eos_token_ids") or "[]")
+            listed = parse_json(self.metadata("nearfar.eos_token_ids") or "[]")
         except (ValueError, RecursionError):
             return frozenset()
-        numbers = told if isinstance(told, list) else []
+        numbers = listed if isinstance(listed, list) else []
         return frozenset(number for number in numbers if isinstance(number, int))
 
     @property

@@ -14,17 +14,17 @@ MOST_DRAFTED = 15  # tokens: with the one before them, the rows of logits that o
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaOptions:
-    """How a GGUF model is run; checked here, an error names the field.
+    """Options of the llama.cpp runtime, checked here; an error names the field.
 
     max_model_len: tokens of context, 0 for the model's own as far as memory goes. num_threads: 0
     lets the governor choose at each step, from the cores that are free. max_num_batched_tokens:
     prompt tokens evaluated at once. num_gpu_layers: layers on the GPU, where this build of
     llama.cpp can use one; -1 for as many as its free memory holds, 0 for none. kv_cache_dtype: how
-    keys and values are stored, see kv_types.py; "auto" is f16, or fewer bits where memory is short.
-    flash_attention: None is on, but for plain values in a long context on a CPU, where it is the
-    slower one; blocked values need it. enable_prefix_caching: keep the part of the last prompt that
-    the next one shares. check_memory: refuse what does not fit the free memory, and choose what
-    does.
+    the KV cache is stored, see kv_types.py; "auto" is f16, or fewer bits where memory is short.
+    flash_attention: None is on, but for an unquantized cache in a long context on a CPU, where it
+    is the slower one; quantized values need it. enable_prefix_caching: keep the part of the last
+    prompt that the next one shares. check_memory: refuse what does not fit the free memory, and
+    choose what does.
 
     max_num_seqs: answers written at once, each in as many tokens of context; they share steps.
 

@@ -43,8 +43,8 @@ def plan(model: Model, options: LlamaOptions, free_bytes: int) -> ContextParams:
         if spare > 0:
             return _params(_attending(model, options, fit, spare), fit)
     # Near the limit a bound is too coarse; asking llama.cpp takes as long as loading the words.
-    asked = functools.cache(lambda n: _measured_compute_bytes(model, options, n))
-    return _params(options, _fit(model, options, length, free_bytes, asked))
+    compute_bytes = functools.cache(lambda n: _measured_compute_bytes(model, options, n))
+    return _params(options, _fit(model, options, length, free_bytes, compute_bytes))
 
 
 def plan_for(model: Model, options: LlamaOptions, free_bytes: int, needed: int) -> ContextParams:
@@ -94,15 +94,15 @@ def asked_len(model: Model, options: LlamaOptions) -> int:
 
     Raises SettingsError for more than the model was trained for.
     """
-    trained, asked = model.trained_len, options.max_model_len
-    if asked > trained:
+    trained, requested = model.trained_len, options.max_model_len
+    if requested > trained:
         raise SettingsError(
-            f"max_model_len is {asked} and {model.path.name} was trained for {trained}; "
+            f"max_model_len is {requested} and {model.path.name} was trained for {trained}; "
             f"set it to {trained} or less"
         )
     if options.window:
-        return min(asked or trained, options.num_sinks + options.window)
-    return asked
+        return min(requested or trained, options.num_sinks + options.window)
+    return requested
 
 
 def _fit(

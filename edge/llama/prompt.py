@@ -31,7 +31,7 @@ _log = logging.getLogger("nearfar.prompt")
 
 
 class PromptWriter:
-    """Renders requests with the chat template of a model and reads them into tokens."""
+    """Prompt writer: renders requests by the model's chat template and tokenizes them."""
 
     def __init__(self, model: Model) -> None:
         self._vocabulary = model.vocabulary
@@ -63,8 +63,8 @@ class PromptWriter:
         tokens counts. Errors as tokens().
         """
         start, prefix = self._prompt(request), self.prefix(request)
-        asked = request.sampling
-        as_it_stands = asked.json_schema is not None or asked.prompt_logprobs
+        sampling = request.sampling
+        as_it_stands = sampling.json_schema is not None or sampling.prompt_logprobs
         count = 0 if as_it_stands else self.healer.taken_back(prefix)
         kept = prefix[: len(prefix) - count]
         return start + kept, self._vocabulary.detokenize(prefix[len(kept) :])
@@ -176,7 +176,7 @@ class PromptWriter:
 
 
 class _Written(NamedTuple):
-    """A conversation as text, the turns that it was to say, and those that it was made of."""
+    """Rendered conversation: its text, the turns that it was to say, and those it was made of."""
 
     seal: _ControlTokenSeal
     text: str
@@ -198,7 +198,7 @@ def _ends(text: str, contents: list[str]) -> list[int]:
 
 
 class _ControlTokenSeal:
-    """Marks control tokens in a person's text, so that they are read as the letters they are.
+    """Seal of control tokens in a person's text, which are read as the letters they are.
 
     Text without any is left alone, and so tokenizes exactly as the model was trained.
     """

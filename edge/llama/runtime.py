@@ -50,7 +50,10 @@ SLACK = 64  # tokens beside what a request is known to need
 
 
 class LlamaEngine:
-    """Answers requests from a GGUF model, near: one after another, or several at once.
+    """llama.cpp engine: answers from a GGUF model, one after another or several at once.
+
+    `model`, `context`, `slots`, `prompts` and `draft_model` are open to tests and measurements,
+    which read them while nothing is answered.
 
     `only` is the one request that it is made for, where that is known: its context is then no
     longer than that needs, and takes no time and memory that nobody uses. Raises CheckpointError
@@ -61,74 +64,74 @@ class LlamaEngine:
     def __init__(
         self, path: Path, *, options: LlamaOptions | None = None, only: Request | None = None
     ) -> None:
-        self._options = options or LlamaOptions()
+        self.options = options or LlamaOptions()
         self._require_survival(path)
         others = OthersLoad()  # watches while the model is loaded
         with contextlib.ExitStack() as stack:
-            room = open_draft(path, self._options, stack)
-            self._draft = room.draft
+            room = open_draft(path, self.options, stack)
+            self.draft_model = room.draft
             with room.refusals():
-                layers = place(path, self._options, room.memory_bytes, room.gpus)
-                self._model = stack.enter_context(
+                layers = place(path, self.options, room.memory_bytes, room.gpus)
+                self.model = stack.enter_context(
                     Model(
                         path,
                         num_gpu_layers=layers,
-                        use_mmap=self._options.use_mmap,
-                        adapters=self._options.adapters,
+                        use_mmap=self.options.use_mmap,
+                        adapters=self.options.adapters,
                     )
                 )
-                self._prompts = PromptWriter(self._model)
-                named = self._model.metadata("general.name") or ""
-                self._own = sampling_of_gguf(self._model.metadata, named, path.stem)
+                self.prompts = PromptWriter(self.model)
+                named = self.model.metadata("general.name") or ""
+                self._own = sampling_of_gguf(self.model.metadata, named, path.stem)
                 needed = 0 if only is None else self._tokens_for(only)
-                self._context = stack.enter_context(self._make_context(room.free_bytes, needed))
-            if self._draft is not None:
-                self._draft.time_steps(self._context)
-            contexts = [self._context] + ([self._draft.context] if self._draft else [])
-            tuner = ThreadTuner(*contexts, fixed_threads=self._options.num_threads, others=others)
-            self._slots = slots_of(self._model, self._context, self.params, self._options, tuner)
-            vocabulary = self._model.vocabulary
+                self.context = stack.enter_context(self._make_context(room.free_bytes, needed))
+            if self.draft_model is not None:
+                self.draft_model.time_steps(self.context)
+            contexts = [self.context] + ([self.draft_model.context] if self.draft_model else [])
+            tuner = ThreadTuner(*contexts, fixed_threads=self.options.num_threads, others=others)
+            self.slots = slots_of(self.model, self.context, self.params, self.options, tuner)
+            vocabulary = self.model.vocabulary
             self._schemas = Schemas(partial(schema_vocabulary, vocabulary), vocabulary.num_tokens)
-            self._writer = Generation(
+            self.generation = Generation(
                 vocabulary,
-                self._prompts,
+                self.prompts,
                 max_model_len=self.max_model_len,
-                max_draft_tokens=self._options.max_draft_tokens,
-                draft=self._draft,
+                max_draft_tokens=self.options.max_draft_tokens,
+                draft=self.draft_model,
             )
-            self._embedder = Embedder(self._model, self.params)
-            stack.callback(self._embedder.close)
+            self.embedder = Embedder(self.model, self.params)
+            stack.callback(self.embedder.close)
             self._owned = stack.pop_all()  # from here on, close() frees them
         self._worker: Worker[Delta | Finish] = Worker(
-            "nearfar-edge", num_threads=self._options.max_num_seqs
+            "nearfar-edge", num_threads=self.options.max_num_seqs
         )
         self._watchers = StateObservers()
         self._closed = False
 
     def _require_survival(self, path: Path) -> None:
-        if self._options.known_models is None:
+        if self.options.known_models is None:
             return
-        for each in filter(None, (path, self._options.draft_model)):
-            require_survival(each, self._options.known_models)
+        for each in filter(None, (path, self.options.draft_model)):
+            require_survival(each, self.options.known_models)
 
     def _tokens_for(self, request: Request) -> int:
         """Return how many tokens a request needs, with what another's beginning of it may add."""
         try:
-            prompt, _ = self._prompts.begun(request)
+            prompt, _ = self.prompts.begun(request)
         except NearfarError:  # it is refused when it is asked
             return 0
         return len(prompt) + 2 * request.sampling.max_tokens + SLACK
 
     def _make_context(self, free_bytes: int, needed: int) -> Context:
-        self.params = plan_for(self._model, self._options, free_bytes, needed)
-        if self._options.kv_cache_dtype == "auto" and self.params.kv_types != F16:
-            _log.warning("nearfar: %s", compression_notice(self._model, self.params.kv_types))
-        return Context(self._model, self.params)
+        self.params = plan_for(self.model, self.options, free_bytes, needed)
+        if self.options.kv_cache_dtype == "auto" and self.params.kv_types != F16:
+            _log.warning("nearfar: %s", compression_notice(self.model, self.params.kv_types))
+        return Context(self.model, self.params)
 
     @property
     def draft_stats(self) -> DraftStats:
         """Return how the drafts of all answers so far fared."""
-        return self._writer.draft_stats
+        return self.generation.draft_stats
 
     @property
     def max_model_len(self) -> int:
@@ -137,7 +140,7 @@ class LlamaEngine:
 
     def card(self) -> ModelCard:
         """Return what this engine runs and can do."""
-        model = self._model
+        model = self.model
         return ModelCard(
             name=readable(model.metadata("general.name") or model.path.stem),
             architecture=model.architecture,
@@ -146,32 +149,32 @@ class LlamaEngine:
             quantization=model.quantization,
             size_bytes=model.size_bytes,
             max_model_len=self.max_model_len,
-            chat=bool(self._prompts.template),
+            chat=bool(self.prompts.template),
             vocab_size=model.vocabulary.num_tokens,
         )
 
     @property
     def path(self) -> Path:
         """Return the model's file."""
-        return self._model.path
+        return self.model.path
 
     def prompt_tokens(self, request: Request) -> list[int]:
         """Return the tokens that the model would read; errors as PromptWriter.tokens()."""
-        return self._prompts.tokens(request)
+        return self.prompts.tokens(request)
 
     def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
         """Return the tokens of a raw prompt; see Tokenizing (offload/engine.py)."""
         if add_special:
-            return self._prompts.raw(text)
-        return self._model.vocabulary.tokenize(text, parse_special=True)
+            return self.prompts.raw(text)
+        return self.model.vocabulary.tokenize(text, parse_special=True)
 
     def written(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens, control tokens as they are written."""
-        return self._model.vocabulary.written(tokens)
+        return self.model.vocabulary.written(tokens)
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes of tokens; control tokens have none."""
-        return self._model.vocabulary.detokenize(tokens)
+        return self.model.vocabulary.detokenize(tokens)
 
     def watch(self, request_id: str, observer: StateObserver) -> AbstractContextManager[None]:
         """Show an answer's hidden states to `observer` while the block lasts (offload/engine.py).
@@ -187,21 +190,21 @@ class LlamaEngine:
             require_short_text(text, self.max_model_len)
         gone = threading.Event()
         try:
-            return await asyncio.to_thread(self._embedder.embed, texts, gone)
+            return await asyncio.to_thread(self.embedder.embed, texts, gone)
         finally:
             gone.set()
 
     async def forget(self, session: str) -> None:
-        """Forget a conversation's keys and values, in memory and on disk."""
+        """Forget a conversation's KV cache, in memory and on disk."""
         self._require_open()
-        await asyncio.to_thread(self._slots.forget, _name(session, asker()) or session)
-        if self._draft is not None:
-            await asyncio.to_thread(self._draft.forget)
+        await asyncio.to_thread(self.slots.forget, _name(session, asker()) or session)
+        if self.draft_model is not None:
+            await asyncio.to_thread(self.draft_model.forget)
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish."""
         self._require_open()
-        require_short(request, self.max_model_len, forgets=self._slots.all[0].cache.sliding)
+        require_short(request, self.max_model_len, forgets=self.slots.all[0].cache.sliding)
         received, who, progress = time.monotonic(), asker(), listener()
         with contextlib.suppress(asyncio.TimeoutError):  # which answer() will tell of
             schema = request.sampling.json_schema
@@ -231,7 +234,7 @@ class LlamaEngine:
         self._require_open()
         request = self._own.settled(request)
         received = time.monotonic() if received is None else received
-        prompt, spell = self._prompts.begun(request)
+        prompt, spell = self.prompts.begun(request)
         if not prompt:
             raise RequestError("the prompt has no tokens; write a question")
         deadline = Deadline(request, cancelled, received)
@@ -245,7 +248,7 @@ class LlamaEngine:
             yield answer.finish(deadline.ended() or "cancelled")
             return
         session, owner = _name(request.session, who), (who, request.cache_salt)
-        with self._slots.take(session, prompt, owner) as slot, slot.writing():
+        with self.slots.take(session, prompt, owner) as slot, slot.writing():
             slot.conversation.enter(session, prompt)
             queue_s = time.monotonic() - received
             task = GenerationTask(
@@ -257,13 +260,13 @@ class LlamaEngine:
                     request,
                     num_prompt=len(prompt),
                     queue_s=queue_s,
-                    stops=self._prompts.stops(request),
+                    stops=self.prompts.stops(request),
                 ),
                 deadline=deadline,
                 observer=self._watchers.of(request.id),
                 progress=progress,
             )
-            yield from self._writer.write(slot, task)
+            yield from self.generation.write(slot, task)
 
     def _constraint(self, request: Request, deadline: Deadline) -> SchemaConstraint | None:
         schema = request.sampling.json_schema
@@ -283,11 +286,11 @@ class LlamaEngine:
 
     def close(self) -> None:
         """Keep the conversation and free the model, for callers without an event loop."""
-        if not self._model.is_open:
+        if not self.model.is_open:
             return
         self._closed = True
         self._worker.close()
-        for slot in self._slots.all:
+        for slot in self.slots.all:
             slot.conversation.leave()
         self._owned.close()
 

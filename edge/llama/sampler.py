@@ -67,7 +67,7 @@ def _log_total(logits: npt.NDArray[np.float32]) -> float:
 
 
 class ConfidenceGauge:
-    """Reads logprob, entropy and margin out of one row of logits, in nats.
+    """Confidence gauge: logprob, entropy and margin of one row of logits, in nats.
 
     All three are of the model's own distribution at temperature 1, before any sampler. One row
     of scratch memory is kept, so that a step allocates nothing.
@@ -108,7 +108,7 @@ def require_number(logits: npt.NDArray[np.float32], best: int) -> float:
 
 
 class Sampler:
-    """Chooses the tokens of one answer, freely or as a JSON schema asks, and judges each.
+    """Sampler of one answer's tokens, free or under a JSON schema, with their confidence.
 
     Each answer needs its own sampler: it remembers the newest tokens. Raises RequestError for a
     bias on a token that the model does not have.
@@ -124,7 +124,7 @@ class Sampler:
         self._gauge = gauge
         self._chooser = SamplingChain(sampling, vocabulary.num_tokens)
         self._constraint = constraint
-        self._asked = sampling
+        self._sampling = sampling
         self._num_chosen = 0
         self._binding: Binding | None = None
         self._vocabulary = vocabulary
@@ -167,10 +167,10 @@ class Sampler:
 
     def _withheld(self) -> list[int]:
         """Return the tokens that may not come, or not yet."""
-        asked = self._asked
-        if self._num_chosen < asked.min_tokens:
-            return [*self._vocabulary.ends, *asked.stop_token_ids]
-        return self._vocabulary.ends if asked.ignore_eos else []
+        sampling = self._sampling
+        if self._num_chosen < sampling.min_tokens:
+            return [*self._vocabulary.ends, *sampling.stop_token_ids]
+        return self._vocabulary.ends if sampling.ignore_eos else []
 
     def _bound(self, binding: Binding, logits: npt.NDArray[np.float32]) -> int:
         """Choose among the tokens that spell what must be spelled."""

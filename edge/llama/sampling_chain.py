@@ -27,7 +27,7 @@ Ids = npt.NDArray[np.int64]
 
 
 class SamplingChain:
-    """Chooses one answer's tokens, each from a row of logits, which stays as it was.
+    """Sampling chain of one answer: chooses each token from a row of logits, left unchanged.
 
     Temperature 0 is greedy, the lowest token first where logits are equal. Raises RequestError
     for a bias on, or an end by, a token that the model does not have.
@@ -107,21 +107,21 @@ class SamplingChain:
 
     def near(self, row: Row, peak: float) -> Ids | None:
         """Return the tokens that top-k, top-p and min-p leave, likeliest first; None for all."""
-        asked = self._sampling
-        floor = peak + math.log(asked.min_p) if asked.min_p > 0 else -math.inf
-        if 0 < asked.top_k < len(row):
-            near = largest(row, asked.top_k)
-        elif asked.min_p > 0:
+        sampling = self._sampling
+        floor = peak + math.log(sampling.min_p) if sampling.min_p > 0 else -math.inf
+        if 0 < sampling.top_k < len(row):
+            near = largest(row, sampling.top_k)
+        elif sampling.min_p > 0:
             near = _descending(row, np.flatnonzero(row >= floor))
-        elif asked.top_p < 1:
+        elif sampling.top_p < 1:
             return self._top_p(row, peak)
         else:
             return None
-        if asked.top_p < 1:
+        if sampling.top_p < 1:
             weights = np.exp(row[near].astype(np.float64) - peak)
-            limited = 0 < asked.top_k < len(row)
+            limited = 0 < sampling.top_k < len(row)
             total = weights.sum() if limited else self._exponents(row, peak).sum()
-            near = near[: _num_holding(weights, asked.top_p * float(total))]
+            near = near[: _num_holding(weights, sampling.top_p * float(total))]
         return near[row[near] >= floor]
 
     def _top_p(self, row: Row, peak: float) -> Ids:

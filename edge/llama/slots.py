@@ -24,7 +24,7 @@ WORTH_TOKENS = 32  # a shorter conversation is read again as quickly as it is lo
 
 
 class SlotConversation:
-    """Saves the conversation being left and restores the one being entered.
+    """Slot conversation: saves the one being left and restores the one being entered.
 
     Without a store, or for requests without a session, nothing goes to disk.
     """
@@ -69,7 +69,7 @@ Owner = tuple[str, str]  # who asks (offload/asker.py), and the request's cache 
 
 @dataclass(kw_only=True)
 class Slot:
-    """A slot for one answer: its cache, its conversation, and the threads of its steps.
+    """Slot for one answer: its cache, its conversation, and the threads of its steps.
 
     `writing()` counts an answer among those that a step waits for, where steps are shared. `owner`
     is for whom the text in its cache was read: nobody else's prompt is compared with it.
@@ -90,7 +90,7 @@ class Slot:
 
 
 class Slots:
-    """Gives each answer the free slot that holds most of its text; waits while all are taken."""
+    """Slots: each answer gets the free one that holds most of its text, or waits."""
 
     def __init__(self, slots: Sequence[Slot]) -> None:
         self.all = tuple(slots)

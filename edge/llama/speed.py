@@ -43,7 +43,7 @@ def predicted_tokens_per_s(size_bytes: int, bandwidth: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Speed:
-    """How quickly a model read and wrote: tokens per second, after a prompt of so many tokens."""
+    """Speed of a model: tokens per second read and written, after a prompt of so many tokens."""
 
     prefill_tokens_per_s: float
     decode_tokens_per_s: float

@@ -17,7 +17,7 @@ _MOST_BYTES = 256  # of nearly every token
 
 
 class LlamaVocabulary:
-    """The tokenizer of a loaded model; it lives no longer than the model."""
+    """Vocabulary and tokenizer of a loaded model; they live no longer than it."""
 
     def __init__(self, handle: Any) -> None:
         self._lib = llama()
@@ -73,8 +73,8 @@ class LlamaVocabulary:
     def piece(self, token: int) -> bytes:
         """Return the bytes of one token; control tokens have none but those of TOLD_MARKS."""
         if token not in self._pieces:
-            told = self.is_control(token) and self.text(token) in ANSWER_MARKS
-            self._pieces[token] = self._read_piece(token, special=told)
+            is_shown = self.is_control(token) and self.text(token) in ANSWER_MARKS
+            self._pieces[token] = self._read_piece(token, special=is_shown)
         return self._pieces[token]
 
     def pieces(self) -> list[bytes]:

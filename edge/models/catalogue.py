@@ -25,7 +25,7 @@ BLOCK = 256  # weights in a block of Q4_K and Q6_K; rows of another width get Q5
 
 @dataclass(frozen=True, kw_only=True)
 class ModelShape:
-    """The numbers of a decoder with gated feed-forward layers that decide its size."""
+    """Model shape: the dimensions of a decoder that decide its size."""
 
     num_layers: int
     hidden: int
@@ -67,7 +67,7 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueModel:
-    """A model of the list, its repository and licence."""
+    """Catalogue model: its repository, licence and size."""
 
     name: str
     repo: str
@@ -181,7 +181,7 @@ def listed(name: str) -> tuple[CatalogueModel, str] | None:
         found = known(f"{family}:{size}" if size else family)
         return (found, "") if found else None
     size, _, rest = tag.partition("-")
-    found, told = known(f"{family}:{size}"), _QUANTIZATION.fullmatch(rest)
-    if found is None or told is None:
+    found, suffix = known(f"{family}:{size}"), _QUANTIZATION.fullmatch(rest)
+    if found is None or suffix is None:
         return None
-    return found, (told[1] or "").upper().replace("FP16", "F16")
+    return found, (suffix[1] or "").upper().replace("FP16", "F16")

@@ -44,8 +44,8 @@ def list_models(
         echo(f"{short:32} alias  of {target}")
     for row in listed:
         fits = "does not fit now" if row["misfit"] else "fits"
-        told = f"{row['name']:14} about {row['size_gb']:4.2f} GB  {row['licence']:20} {fits:17}"
-        echo(f"{told}{row['about']}")
+        line = f"{row['name']:14} about {row['size_gb']:4.2f} GB  {row['licence']:20} {fits:17}"
+        echo(f"{line}{row['about']}")
     if not everything:
         echo("`nearfar models list --all` shows models worth fetching")
 
@@ -138,8 +138,8 @@ def show(
         if not key.startswith("tokenizer.") and not isinstance(value, list):
             echo(f"  {key} = {value}")
     shown = contents.chat_template
-    told = f"{len(shown)} characters, --template prints it" if shown else "none"
-    echo(shown if template else f"chat template {told}")
+    line = f"{len(shown)} characters, --template prints it" if shown else "none"
+    echo(shown if template else f"chat template {line}")
 
 
 @models_app.command()
@@ -163,8 +163,8 @@ def alias(
     elif name not in read_aliases(folder):
         raise RequestError(f"there is no alias {name!r}; give the model that it shall mean, too")
     set_alias(name, target, folder)
-    told = f"{name} = {target}" if target is not None else f"{name} is no alias any more"
-    echo(json.dumps({"alias": name, "model": target}) if as_json else told)
+    line = f"{name} = {target}" if target is not None else f"{name} is no alias any more"
+    echo(json.dumps({"alias": name, "model": target}) if as_json else line)
 
 
 @models_app.command()

@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 class DownloadError(NearfarError):
-    """A download that cannot be made, or that was not what was promised."""
+    """Download error: it cannot be made, or was not what was promised."""
 
 
 class Unreachable(DownloadError):
@@ -44,7 +44,7 @@ class Unreachable(DownloadError):
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadTarget:
-    """A file to fetch; `sha256`, or git's `sha1` of a small file, is what it must be.
+    """Download target: one file; `sha256`, or git's `sha1` of a small file, is what it must be.
 
     `page` is where a person reads of it.
     """
@@ -60,7 +60,7 @@ class DownloadTarget:
 
 
 class _RedirectHandler(urllib.request.HTTPRedirectHandler):
-    """Follows redirects over the web alone, and takes no token to another host."""
+    """Redirect handler: follows over the web alone, and takes no token to another host."""
 
     def redirect_request(
         self,
@@ -137,12 +137,12 @@ def _pause_s(error: urllib.error.HTTPError, url: str, page: str) -> float:
     return seconds
 
 
-def _retry_after_s(told: str) -> float:
+def _retry_after_s(header: str) -> float:
     """Return the seconds that a Retry-After header names, as a number or as a date."""
-    if told.strip().isdecimal():
-        return float(told.strip()[:9])
+    if header.strip().isdecimal():
+        return float(header.strip()[:9])
     with contextlib.suppress(ValueError, TypeError):
-        when = parsedate_to_datetime(told)
+        when = parsedate_to_datetime(header)
         # A date without a zone, or of zone -0000, is in UTC; Python would take it for local time.
         when = when if when.tzinfo else when.replace(tzinfo=timezone.utc)
         return max(0.0, when.timestamp() - time.time())

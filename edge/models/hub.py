@@ -30,7 +30,7 @@ _FOLDER = (".safetensors", ".json", ".jinja", ".txt", ".model")  # what a Huggin
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """What a person asked for: a repository, and perhaps a file or a quantization in it."""
+    """Source of a download: a repository, and perhaps a file or a quantization in it."""
 
     repo: str
     revision: str = "main"
@@ -117,9 +117,9 @@ def files(source: Source) -> list[File]:
     """Return every file of the repository. Raises DownloadError."""
     where = f"{endpoint()}/api/models/{source.repo}/revision/{quote(source.revision, safe='')}"
     page = f"{endpoint()}/{source.repo}"
-    told = read_small(f"{where}?blobs=true", headers(), MAX_LIST_BYTES, page=page)
+    body = read_small(f"{where}?blobs=true", headers(), MAX_LIST_BYTES, page=page)
     try:
-        return msgspec.json.decode(told, type=_Repo).siblings
+        return msgspec.json.decode(body, type=_Repo).siblings
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise DownloadError(
             f"{endpoint()} answers with no list of files; check HF_ENDPOINT"

@@ -23,7 +23,7 @@ _DEPTH = 4  # OWNER/REPO/a folder inside/a file
 
 
 class ModelEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One model on this device; `runs` says which side can run it."""
+    """Model entry of this device; `runs` says which side can run it."""
 
     name: str
     runs: str  # "edge" or "cloud"

@@ -44,8 +44,8 @@ def _card(path: Path, _written_ns: int, _size: int) -> ModelCard:
 def _quantization(contents: ModelContents) -> str:
     kind = contents.settings.get("general.file_type", -1)
     # What is not named by its file's type is named by the type of most of its weights.
-    most = contents.parameters.most_common(1)
-    return _FILE_TYPES.get(kind) or (most[0][0].lower() if most else "unknown")
+    commonest = contents.parameters.most_common(1)
+    return _FILE_TYPES.get(kind) or (commonest[0][0].lower() if commonest else "unknown")
 
 
 def _trained_len(contents: ModelContents) -> int:

@@ -70,7 +70,7 @@ _TYPES = dict(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelContents:
-    """The settings by their keys, and how many tensors and parameters each type holds."""
+    """Model contents: settings by key, and how many tensors and parameters each type holds."""
 
     settings: dict[str, Any]
     tensors: Counter[str] = field(default_factory=Counter)
@@ -153,8 +153,8 @@ def _skip(file: BinaryIO, kind: int) -> None:
         _value(file, kind)
 
 
-def _bounded(number: int, most: int = _MOST) -> int:
-    if number > most:
+def _bounded(number: int, maximum: int = _MOST) -> int:
+    if number > maximum:
         raise ValueError(f"a length of {number}")
     return number
 
@@ -188,8 +188,8 @@ def _tensors(path: Path) -> list[tuple[str, list[int]]]:
             if length > _MAX_HEAD_BYTES:
                 raise ValueError(f"a head of {length} bytes")
             head = parse_json(file.read(length))
-        told = (each for name, each in head.items() if name != "__metadata__")
-        return [(str(each["dtype"]), [int(n) for n in each["shape"]]) for each in told]
+        tensors = (each for name, each in head.items() if name != "__metadata__")
+        return [(str(each["dtype"]), [int(n) for n in each["shape"]]) for each in tensors]
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch it again") from None
 

@@ -27,7 +27,7 @@ def placed(name: str, repo: str, folder: Path) -> Path:
     Raises DownloadError for a name that leads elsewhere, or that some system cannot keep.
     """
     pieces = [*repo.split("/"), *name.split("/")]
-    wrong = next((told for piece in pieces if (told := _fault(piece))), None)
+    wrong = next((fault for piece in pieces if (fault := _fault(piece))), None)
     home = folder.joinpath(*repo.split("/"))
     whole = folder.joinpath(*pieces)
     if wrong is None and not _stays(whole, home, folder):

@@ -30,7 +30,7 @@ Tell = Callable[[str, int, int], None]  # a name, bytes that are here, bytes of 
 
 
 class Pulled(msgspec.Struct, frozen=True, kw_only=True):
-    """What was fetched; `sha256` is that of the first file."""
+    """Pulled model; `sha256` is that of the first file."""
 
     name: str
     path: str
@@ -104,13 +104,13 @@ def _places(
 def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
     free = free_memory_bytes()
     named = listed(name)
-    told = named[0].misfit(free) if named else None
-    if told is None and not is_folder and num_bytes > free * MARGIN:
-        told = (
+    misfit = named[0].misfit(free) if named else None
+    if misfit is None and not is_folder and num_bytes > free * MARGIN:
+        misfit = (
             f"{name} has {readable_bytes(num_bytes)} and {readable_bytes(free)} of memory are free"
         )
-    if told:
-        raise DownloadError(f"{told}; --anyway fetches it all the same")
+    if misfit:
+        raise DownloadError(f"{misfit}; --anyway fetches it all the same")
 
 
 def fetch_missing(name: str, folder: Path, *, agreed: Callable[[str], bool]) -> None:
@@ -155,7 +155,7 @@ class _Told:
 
 
 class _Bar:
-    """A progress bar on stderr, where somebody watches it."""
+    """Progress bar on stderr, where somebody watches it."""
 
     def __init__(self, name: str, total: int) -> None:
         from rich.console import Console

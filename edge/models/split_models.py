@@ -43,9 +43,9 @@ def first_part(path: Path) -> Path:
         return path
     missing = [number for number in range(1, split[2] + 1) if not _numbered(path, number).is_file()]
     if missing:
-        told = ", ".join(map(str, missing[:5])) + (" ..." if len(missing) > 5 else "")
+        listed = ", ".join(map(str, missing[:5])) + (" ..." if len(missing) > 5 else "")
         raise CheckpointError(
-            f"{path} is one of {split[2]} parts and lacks part {told} beside it; "
+            f"{path} is one of {split[2]} parts and lacks part {listed} beside it; "
             "fetch the whole set into one folder"
         )
     return _numbered(path, 1)

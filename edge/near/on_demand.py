@@ -132,7 +132,7 @@ class OnDemandEngine:
         return engine
 
     async def forget(self, session: str) -> None:
-        """Forget what is kept of a conversation in memory. See Remembering."""
+        """Forget what is kept of a conversation in memory. See SessionKeeping."""
         engine = self._pool.peek(self._key)
         if isinstance(engine, SessionKeeping):
             await engine.forget(session)

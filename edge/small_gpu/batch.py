@@ -25,7 +25,7 @@ Share = tuple[Answering, StepPart]
 
 
 class Batch:
-    """Moves all answers forward by one step at a time; lives in one thread."""
+    """Batch of all answers: moves them forward a step at a time; lives in one thread."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Block store of the ring cache: preallocated blocks of old keys and values, quantized or plain.
+"""Block store of the ring cache: preallocated blocks of the KV cache, quantized or plain.
 
 Keys are rounded per channel over the tokens of a block, values per token over channels (KIVI, Liu
 et al., arXiv 2402.02750). Keys are kept before their rotation, which rounds them better (KVQuant,
@@ -7,7 +7,6 @@ Hooper et al., arXiv 2401.18079) and lets every token move to another position a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class QuantizedGroups:
-    """Codes uint8 [..., size * bits / 8], and per group the least value and the step [...]."""
+    """Quantized groups: codes uint8 [..., size * bits / 8]; per group minimum and step [...]."""
 
     codes: Tensor
     least: Tensor  # float16
@@ -134,10 +133,3 @@ class BlockStore:
         if self.per_channel:
             return values.permute(1, 2, 0)  # [kv_heads, head_dim, block]
         return values.reshape(*values.shape[:-1], -1, self.group)
-
-
-def to_device(values: Sequence[int], device: torch.device) -> Tensor:
-    """Return int64 numbers on a device, without waiting for what it still computes."""
-    on_gpu = device.type == "cuda"
-    host = torch.tensor(values, dtype=torch.int64, pin_memory=on_gpu)
-    return host.to(device, non_blocking=True)

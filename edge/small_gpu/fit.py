@@ -16,7 +16,7 @@ from quantize.model_files import ModelFiles
 
 @dataclass(frozen=True, kw_only=True)
 class RingPlan:
-    """How an engine's rings are made, and how many there may be."""
+    """Ring plan: how an engine's rings are made, and how many there may be."""
 
     limit: int
     bits: tuple[int, int]
@@ -81,8 +81,8 @@ def fitting_plan(
     """
     weights = files.weight_bytes(dtype)
     room = int(MARGIN * free_bytes) - weights
-    asked = ring_plan(limit, options)
-    for plan, share in _candidates(asked, options):
+    requested = ring_plan(limit, options)
+    for plan, share in _candidates(requested, options):
         rings = plan.num_slots * _ring_bytes(config, plan, dtype)
         compute = _compute_bytes(config, plan, dtype)
         if rings <= share * free_bytes and rings + compute <= room:
@@ -95,17 +95,17 @@ def fitting_plan(
     )
 
 
-def _candidates(asked: RingPlan, options: TorchOptions) -> Iterator[tuple[RingPlan, float]]:
+def _candidates(requested: RingPlan, options: TorchOptions) -> Iterator[tuple[RingPlan, float]]:
     """Yield plans and which share of the free memory their rings may take, best first."""
-    narrow = [(8, 8), (4, 4)] if options.kv_cache_dtype == "auto" else [asked.bits]
+    narrow = [(8, 8), (4, 4)] if options.kv_cache_dtype == "auto" else [requested.bits]
     if options.max_model_len or options.window:
-        lengths = [asked.limit]
+        lengths = [requested.limit]
     else:
-        lengths = list(_halved(asked.limit))
+        lengths = list(_halved(requested.limit))
         for length in lengths:
-            if length >= min(COMFORTABLE_LEN, asked.limit):
+            if length >= min(COMFORTABLE_LEN, requested.limit):
                 yield ring_plan(length, options), CACHE_SHARE
-    for num_slots in dict.fromkeys((asked.num_slots, 1)):
+    for num_slots in dict.fromkeys((requested.num_slots, 1)):
         for length in lengths:
             if length <= COMFORTABLE_LEN or len(lengths) == 1:
                 for bits in narrow:

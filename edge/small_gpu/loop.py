@@ -18,23 +18,23 @@ BROKEN = "the near engine broke down; start it again"
 
 
 class RingLoop:
-    """Runs a Batch until stopped; its methods may be called from any thread."""
+    """Ring loop: runs a Batch until stopped; its methods may be called from any thread."""
 
     def __init__(self, batch: Batch, slots: RingSlots) -> None:
         self._batch = batch
-        self._slots = slots
-        self._orders = CommandQueue()
+        self.slots = slots
+        self.commands = CommandQueue()
         self._closing = False
         self._broken = False
         self._lock, self._ended = threading.Lock(), False  # after the end, no order is taken
-        self._thread = threading.Thread(target=self._run, name="nearfar-edge", daemon=True)
-        self._thread.start()
+        self.thread = threading.Thread(target=self._run, name="nearfar-edge", daemon=True)
+        self.thread.start()
 
     def add(self, sequence: RingSequence) -> None:
         """Let an answer take part from the next step on; it fails where there is none."""
         with self._lock:
             if not self._ended:
-                self._orders.give(lambda: self._batch.add(sequence))
+                self.commands.give(lambda: self._batch.add(sequence))
                 return
         sequence.fail(EngineStopped(CLOSED))
 
@@ -44,23 +44,23 @@ class RingLoop:
         with self._lock:
             if self._ended:
                 return
-            self._orders.give(lambda: self._forget(session, done))
+            self.commands.give(lambda: self._forget(session, done))
         done.wait()
 
     def stop(self) -> None:
         """End the thread after the answers under way; those that still wait fail."""
-        self._orders.give(self._close)
+        self.commands.give(self._close)
 
     def join(self) -> None:
         """Wait for the thread's end."""
-        self._thread.join()
+        self.thread.join()
 
     def _close(self) -> None:
         self._closing = True
 
     def _forget(self, session: str, done: threading.Event) -> None:
         try:
-            self._slots.forget(session)
+            self.slots.forget(session)
         finally:
             done.set()
 
@@ -74,10 +74,10 @@ class RingLoop:
                 self._broken = True
                 self._batch.abandon(EngineStopped(BROKEN))
         if not self._broken:
-            self._slots.leave_all()
+            self.slots.leave_all()
         with self._lock:
             self._ended = True
-        self._orders.follow_waiting()
+        self.commands.follow_waiting()
         self._batch.abandon(EngineStopped(CLOSED))
 
     def _turn(self) -> None:
@@ -91,8 +91,8 @@ class RingLoop:
 
     def _await_orders(self) -> None:
         """Follow all orders; with nothing else to do, check the books and wait for one."""
-        if not self._batch.num_unfinished and not self._orders.num_waiting and not self._closing:
+        if not self._batch.num_unfinished and not self.commands.num_waiting and not self._closing:
             if not self._broken:
-                self._slots.check_integrity()
-            self._orders.follow_next()
-        self._orders.follow_waiting()
+                self.slots.check_integrity()
+            self.commands.follow_next()
+        self.commands.follow_waiting()

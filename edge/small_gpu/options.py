@@ -25,7 +25,7 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True, kw_only=True)
 class TorchOptions:
-    """How a folder is run; checked here, an error names the field.
+    """Options of the torch runtime, checked here; an error names the field.
 
     device: "auto" is CUDA where there is one, else the CPU. dtype: "auto" is float32 on a CPU and
     bfloat16 on a GPU. num_threads: of torch, for the whole process; 0 lets the governor choose at
@@ -37,7 +37,7 @@ class TorchOptions:
     window: how many of the newest tokens are kept beside the first `num_sinks`; None for all that
     max_model_len holds, 0 to refuse what does not fit. fast_linear: off only to compare.
 
-    max_num_seqs: answers written at once, each with keys and values of its own; others wait.
+    max_num_seqs: answers written at once, each with a KV cache of its own; others wait.
     max_draft_tokens: guessed from earlier text and verified in one step, while one answer is
     written alone; 0 is off. enable_prefix_caching: off to read every prompt from its start.
     session_folder: where conversations are kept; None is nowhere.

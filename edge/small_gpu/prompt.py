@@ -46,8 +46,8 @@ def begun(
     engine/token_healing.py. Under a schema or with a judged prompt it is read as it stands:
     there each token counts.
     """
-    asked = request.sampling
-    if not request.answer_prefix or asked.json_schema is not None or asked.prompt_logprobs:
+    sampling = request.sampling
+    if not request.answer_prefix or sampling.json_schema is not None or sampling.prompt_logprobs:
         return list(tokens), b""
     bare = msgspec.structs.replace(request, answer_prefix="")
     start = _text_tokens(tokenizer, bare)
@@ -119,7 +119,7 @@ def _otherwise(tokenizer: Tokenizer, request: Request, index: int) -> list[int]:
 
 
 class PromptChunks:
-    """Where the reading of one prompt stands.
+    """Prompt chunks: how far the prefill of one prompt has come.
 
     Old tokens are compressed, and make room, only between chunks. So what a token sees hangs on its
     place alone, however small the pieces are that other answers leave room for.
@@ -133,7 +133,7 @@ class PromptChunks:
 
     @property
     def done(self) -> bool:
-        """Whether all has been read."""
+        """Whether the whole prompt has been read."""
         return not self._spans
 
     def piece(self, limit: int) -> range:

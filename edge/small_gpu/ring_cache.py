@@ -17,8 +17,9 @@ from torch import Tensor
 
 from backbone.attention import dot_product
 from backbone.config import NetworkConfig
+from backbone.fast_tensor_ops import to_device
 from backbone.rotary import cos_sin, inverse_frequencies, rotate
-from edge.small_gpu.block_store import BlockStore, to_device
+from edge.small_gpu.block_store import BlockStore
 from engine.window import Pins
 
 Rotations = list[tuple[Tensor, Tensor]]  # of each rotary base: cos and sin of every position
@@ -26,7 +27,7 @@ Rotations = list[tuple[Tensor, Tensor]]  # of each rotary base: cos and sin of e
 
 @dataclass(frozen=True)
 class StoredBlock:
-    """A full block: its place in the stores, and where in the stream its tokens stood."""
+    """Stored block: its place in the stores, and where in the stream its tokens stood."""
 
     place: int
     at: tuple[int, ...]
@@ -37,7 +38,7 @@ class StoredBlock:
 
 
 class Ring:
-    """Sinks, blocks and a residual; `attend` is what a Network is handed.
+    """Ring cache of sinks, blocks and a residual; `attend` is what a Network is handed.
 
     The network must be run at position 0 throughout: it then hands over keys and queries before
     their rotation, and the ring rotates them.
@@ -95,7 +96,7 @@ class Ring:
         self.blocks: list[StoredBlock] = []  # oldest first
         self.plain_at: list[int] = []  # where in the stream the plain tokens stood
         self._free = list(range(self.num_blocks))
-        self._places: slice | Tensor = slice(0, 0)
+        self.places: slice | Tensor = slice(0, 0)
 
     @property
     def used(self) -> int:
@@ -109,7 +110,7 @@ class Ring:
 
     @property
     def num_bytes(self) -> int:
-        """Return what is allocated for keys and values."""
+        """Return the bytes that the KV cache takes."""
         return self.keys.num_bytes + self.values.num_bytes + self.plain.nbytes
 
     @property
@@ -204,7 +205,7 @@ class Ring:
     def _gathered(self, store: BlockStore, plain: Tensor, layer: int) -> Tensor:
         if not self.blocks:
             return plain
-        blocks = store.take(layer, self._places)
+        blocks = store.take(layer, self.places)
         return torch.cat((plain[: self.num_sinks], blocks, plain[self.num_sinks :]))
 
     def _mask(self, num_new: int, num_all: int, window: int | None) -> Tensor | None:
@@ -240,9 +241,9 @@ class Ring:
         places = [block.place for block in self.blocks]
         first = places[0] if places else 0
         if places == list(range(first, first + len(places))):
-            self._places = slice(first, first + len(places))
+            self.places = slice(first, first + len(places))
         else:
-            self._places = to_device(places, self.device)
+            self.places = to_device(torch.tensor(places, dtype=torch.int64), self.device)
 
 
 def rotations_of(config: NetworkConfig, limit: int, device: torch.device) -> Rotations:

@@ -66,41 +66,41 @@ class TorchEdgeEngine(Tokenized):
     """
 
     def __init__(self, folder: Path, *, options: TorchOptions | None = None) -> None:
-        self._options = options = options or TorchOptions()
+        self.options = options = options or TorchOptions()
         if options.num_threads:
             torch.set_num_threads(options.num_threads)
         self.path = folder
         self._files = model_files(folder)
         config = self._files.network_config()
-        self._tokenizer = tokenizer_of(self._files, None, config)
+        self.tokenizer = tokenizer_of(self._files, None, config)
         self._own = sampling_of_folder(folder)
         self._told_plain = False  # that there is no chat template
         self._device = device_of(options)
         self._dtype = dtype_of(options, self._device)
         self._plan = self._fitting(config)
         self._gate = DraftGate()  # of drafts, over all answers
-        self._speller = TextConstraints(self._tokenizer, config.vocab_size)
-        vocabulary = partial(of_tokenizer, self._tokenizer, config.vocab_size)
+        self.text_constraints = TextConstraints(self.tokenizer, config.vocab_size)
+        vocabulary = partial(of_tokenizer, self.tokenizer, config.vocab_size)
         self._schemas = Schemas(vocabulary, config.vocab_size)
         try:
-            self._network = read_network(
+            self.network = read_network(
                 self._files,
                 device=self._device,
                 dtype=self._dtype,
                 made=quickest if options.fast_linear else as_coded,
             )
-            self._network.config = replace(self._network.config, rope_len=self._plan.limit)
-            self._loop = RingLoop(*self._make_batch())
+            self.network.config = replace(self.network.config, rope_len=self._plan.limit)
+            self.loop = RingLoop(*self.make_batch())
         except Exception as error:
             if is_out_of_memory(error):
                 raise DoesNotFit(NO_MEMORY) from None
             raise
         # An engine that is dropped without being closed does not leave its thread behind.
-        weakref.finalize(self, self._loop.stop)
+        weakref.finalize(self, self.loop.stop)
         self._closed = False
 
     def _fitting(self, config: NetworkConfig) -> RingPlan:
-        options, limit = self._options, context_len(config, self._options)
+        options, limit = self.options, context_len(config, self.options)
         if options.window:
             limit = min(limit, options.window + options.num_sinks)
         free_bytes = free_bytes_of(self._device) if options.check_memory else 1 << 62
@@ -108,9 +108,9 @@ class TorchEdgeEngine(Tokenized):
             self._files, config, options, limit=limit, dtype=self._dtype, free_bytes=free_bytes
         )
 
-    def _make_batch(self) -> tuple[Batch, RingSlots]:
+    def make_batch(self) -> tuple[Batch, RingSlots]:
         # Nothing here may hold the engine, or the loop's thread would keep it alive.
-        network, plan, options = self._network, self._plan, self._options
+        network, plan, options = self.network, self._plan, self.options
         device, dtype = self._device, self._dtype
         rotations = rotations_of(network.config, plan.limit, device)
 
@@ -128,7 +128,7 @@ class TorchEdgeEngine(Tokenized):
         return batch, slots
 
     def _store(self, plan: RingPlan) -> SessionStore | None:
-        options = self._options
+        options = self.options
         if options.session_folder is None:
             return None
         # Everything that decides how a state is laid out, and what it means, is part of its name.
@@ -146,19 +146,19 @@ class TorchEdgeEngine(Tokenized):
         """Return what this engine runs and can do."""
         return ModelCard(
             name=readable(self.path.resolve().name),
-            architecture=self._network.config.model_type,
+            architecture=self.network.config.model_type,
             runtime="torch",
-            num_parameters=_num_parameters(self._network.config),
+            num_parameters=_num_parameters(self.network.config),
             quantization=self._files.quantization_name(),
             size_bytes=self._files.stored_bytes,
             max_model_len=self.max_model_len,
-            chat=self._tokenizer.chat_template is not None,
-            vocab_size=self._tokenizer.max_token_id + 1,
+            chat=self.tokenizer.chat_template is not None,
+            vocab_size=self.tokenizer.max_token_id + 1,
         )
 
     def prompt_tokens(self, request: Request) -> list[int]:
         """Return the tokens of a whole request. Raises RequestError."""
-        return prompt_tokens(self._tokenizer, request)
+        return prompt_tokens(self.tokenizer, request)
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream the answer, a Delta per token; the last item, and only it, is a Finish.
@@ -166,7 +166,7 @@ class TorchEdgeEngine(Tokenized):
         Raises RequestError for what this model cannot take, ContextLengthError among them.
         """
         received, gone = time.monotonic(), threading.Event()
-        require_short(request, self.max_model_len, forgets=self._options.window != 0)
+        require_short(request, self.max_model_len, forgets=self.options.window != 0)
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Item] = asyncio.Queue()
 
@@ -178,8 +178,8 @@ class TorchEdgeEngine(Tokenized):
         await self._schemas.tried(request.sampling.json_schema)
         # Tokenizing a long prompt, or compiling a schema, would hold up everybody else's.
         # Which runs in this task's context, and so finds who hears of the reading.
-        task = await asyncio.to_thread(self._task, request, gone, received)
-        self._loop.add(RingSequence(task, self._tokenizer, post))
+        task = await asyncio.to_thread(self.make_task, request, gone, received)
+        self.loop.add(RingSequence(task, self.tokenizer, post))
         try:
             while not isinstance(item := await queue.get(), Finish):
                 yield _delta(item)
@@ -200,8 +200,8 @@ class TorchEdgeEngine(Tokenized):
         """
         received, gone = received or time.monotonic(), cancelled or threading.Event()
         queue: SimpleQueue[Item] = SimpleQueue()
-        task = self._task(request, gone, received)
-        self._loop.add(RingSequence(task, self._tokenizer, queue.put))
+        task = self.make_task(request, gone, received)
+        self.loop.add(RingSequence(task, self.tokenizer, queue.put))
         try:
             while not isinstance(item := queue.get(), Finish):
                 yield _delta(item)
@@ -209,30 +209,30 @@ class TorchEdgeEngine(Tokenized):
         finally:
             gone.set()
 
-    def _task(self, request: Request, gone: threading.Event, received: float) -> RingTask:
+    def make_task(self, request: Request, gone: threading.Event, received: float) -> RingTask:
         """Return a request made ready. Raises RequestError."""
         self._require_open()
         request = self._own.settled(request)
-        vocab_size = self._network.config.vocab_size
-        whole = prompt_tokens(self._tokenizer, request)
+        vocab_size = self.network.config.vocab_size
+        whole = prompt_tokens(self.tokenizer, request)
         pins = self._pins(request, whole)
-        prompt, text = begun(self._tokenizer, self._speller.healer, request, whole)
+        prompt, text = begun(self.tokenizer, self.text_constraints.healer, request, whole)
         sampler = sampler_for(
             request.sampling,
             prompt,
             begun=request.answer_prefix,
             vocab_size=vocab_size,
             schemas=self._schemas,
-            ends=self._tokenizer.eos_token_ids,
+            ends=self.tokenizer.eos_token_ids,
         )
-        copied = lookup_for(sampler, prompt, self._options.max_draft_tokens)
+        copied = lookup_for(sampler, prompt, self.options.max_draft_tokens)
         return RingTask(
             request=request,
             prompt=prompt,
             pins=pins.within(len(prompt)),
             sampler=sampler,
             drafter=None if copied is None else GatedDrafter(copied, self._gate),
-            spelling=self._speller.bind(text, sampler),
+            spelling=self.text_constraints.bind(text, sampler),
             deadline=Deadline(request, gone, received),
             received=received,
             stops=self._stops(request),
@@ -240,11 +240,11 @@ class TorchEdgeEngine(Tokenized):
             progress=listener(),
             session=_kept_as(request),
             # A prompt whose tokens are all to be judged is read from its start.
-            reuse=self._options.enable_prefix_caching and not request.sampling.prompt_logprobs,
+            reuse=self.options.enable_prefix_caching and not request.sampling.prompt_logprobs,
         )
 
     def _stops(self, request: Request) -> tuple[str, ...]:
-        found = stops(self._tokenizer, request)
+        found = stops(self.tokenizer, request)
         if found and not self._told_plain:
             self._told_plain = True
             _log.warning(PLAIN_TOLD, self.path.resolve().name)
@@ -254,18 +254,18 @@ class TorchEdgeEngine(Tokenized):
         """Return what of a prompt must stay; raises ContextLengthError where that cannot fit."""
         limit, pins = self._plan.limit, Pins.whole(len(prompt))
         too_long = len(prompt) + request.sampling.max_tokens > limit
-        sliding = self._options.window != 0
+        sliding = self.options.window != 0
         # A prompt whose tokens are all to be judged is read whole or not at all.
         if sliding and too_long and not request.sampling.prompt_logprobs:
-            pins = pinned(self._tokenizer, request, prompt)
+            pins = pinned(self.tokenizer, request, prompt)
         if pins.num_tokens >= limit:
             raise ContextLengthError(pins.num_tokens, limit)
         return pins
 
     async def forget(self, session: str) -> None:
-        """Forget a conversation's keys and values, in memory and on disk."""
+        """Forget a conversation's KV cache, in memory and on disk."""
         self._require_open()
-        await asyncio.to_thread(self._loop.forget, _name(session, asker()))
+        await asyncio.to_thread(self.loop.forget, _name(session, asker()))
 
     def _require_open(self) -> None:
         if self._closed:
@@ -280,8 +280,8 @@ class TorchEdgeEngine(Tokenized):
     def close(self) -> None:
         """Keep the conversations and end the thread, for callers without an event loop."""
         self._closed = True
-        self._loop.stop()
-        self._loop.join()
+        self.loop.stop()
+        self.loop.join()
 
 
 def _delta(item: Item) -> Delta:

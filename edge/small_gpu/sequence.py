@@ -32,7 +32,7 @@ NOT_A_NUMBER = (
 
 @dataclass(frozen=True, kw_only=True)
 class RingTask:
-    """A request made ready: its tokens, what of them must stay, and how its answer is chosen."""
+    """Ring task: a request's tokens, what of them must stay, and how its answer is chosen."""
 
     request: Request
     prompt: list[int]
@@ -50,7 +50,7 @@ class RingTask:
 
 
 class RingSequence:
-    """Reads a task's prompt into a slot, then writes its answer there, step by step.
+    """Ring sequence: reads a task's prompt into a slot, then writes its answer there.
 
     `post` takes every Delta and the one Finish, in the thread that runs the steps.
     """
@@ -136,7 +136,7 @@ class RingSequence:
             return self._took_piece(self._reading, found)
         right = _num_right(self._draft, found)
         if self.task.drafter is not None:
-            self.task.drafter.judge(len(self._draft), right, time.perf_counter() - self._began)
+            self.task.drafter.observe(len(self._draft), right, time.perf_counter() - self._began)
         self.slot.hold(part.tokens[: right + 1])
         return self._write(found[: right + 1])
 
@@ -240,9 +240,9 @@ class RingSequence:
     @property
     def _draft_room(self) -> int:
         """How many tokens can be computed beside the newest one."""
-        ring, asked = self.slot.ring, self.task.request.sampling.max_tokens
+        ring, max_tokens = self.slot.ring, self.task.request.sampling.max_tokens
         room = min(ring.limit - ring.used, ring.until_settled, ring.chunk) - 1
-        return max(0, min(room, asked - self._answer.num_tokens - 1))
+        return max(0, min(room, max_tokens - self._answer.num_tokens - 1))
 
     def _alternatives(self, one: SampledToken) -> tuple[Alternative, ...]:
         name = self._tokenizer.token_name

@@ -22,7 +22,7 @@ SAVED_TOKENS = 32  # a shorter conversation is read again as quickly as it is lo
 
 
 class RingSlot:
-    """Keeps a ring and the books of its text in step; what a next prompt shares is kept.
+    """Ring slot: keeps a ring and the books of its text in step; a shared prefix is kept.
 
     `owner` is for whom the text was read: nobody else's prompt may profit from it.
     """
@@ -174,7 +174,7 @@ def _spans(held: list[int]) -> list[tuple[int, int]]:
 
 
 class RingSlots:
-    """One slot, and up to `count` where more are needed; lives in the engine's thread.
+    """Ring slots: one, and up to `count` where more are needed; they live in the engine's thread.
 
     Without a store, or for requests without a session, nothing goes to disk.
     """
@@ -184,8 +184,8 @@ class RingSlots:
     ) -> None:
         self._make = make
         self._count = count
-        self._store = store
-        self._free = [make()]  # the one used last is the last
+        self.store = store
+        self.free = [make()]  # the one used last is the last
         self._taken: list[RingSlot] = []
         self._forgotten: set[str] = set()  # conversations to be forgotten when their answer ends
 
@@ -200,12 +200,12 @@ class RingSlots:
             # Among slots with nothing to share, an empty one costs nobody their text.
             return own, shared, not slot.stream
 
-        if not any(any(match(slot)) for slot in self._free):
+        if not any(any(match(slot)) for slot in self.free):
             self._add()
-        if not self._free:
+        if not self.free:
             return None
-        slot = max(self._free, key=match)
-        self._free.remove(slot)
+        slot = max(self.free, key=match)
+        self.free.remove(slot)
         self._taken.append(slot)
         self._enter(slot, session, prompt, owner)
         return slot
@@ -214,15 +214,15 @@ class RingSlots:
         """Let others have a slot; what was read stays there."""
         slot.ring.settle()  # it may have been left in the middle of a chunk
         self._taken.remove(slot)
-        self._free.append(slot)
+        self.free.append(slot)
         if slot.session in self._forgotten and slot.session is not None:
             self._forget_in(slot)
 
     def forget(self, session: str) -> None:
         """Forget a conversation, on disk too; one that is being answered, when that ends."""
-        if self._store is not None:
-            self._store.forget(session)
-        for slot in self._free:
+        if self.store is not None:
+            self.store.forget(session)
+        for slot in self.free:
             if slot.session == session:
                 self._forget_in(slot)
         if any(slot.session == session for slot in self._taken):
@@ -230,23 +230,23 @@ class RingSlots:
 
     def leave_all(self) -> None:
         """Keep every conversation that has a name."""
-        for slot in self._free:
+        for slot in self.free:
             self._leave(slot)
 
     def check_integrity(self) -> None:
         """Assert that with nothing to do every slot is free and its books are in order."""
         assert not self._taken, "a slot was not given back"
-        for slot in self._free:
+        for slot in self.free:
             assert slot.ring.num_read == len(slot.stream), "ring and stream disagree"
             assert slot.ring.used <= slot.ring.limit, "a ring holds more than it may"
 
     def _add(self) -> None:
         """Make another slot, as long as there may be more and the memory holds it."""
-        num_slots = len(self._free) + len(self._taken)
+        num_slots = len(self.free) + len(self._taken)
         if num_slots >= self._count:
             return
         try:
-            self._free.insert(0, self._make())
+            self.free.insert(0, self._make())
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -263,19 +263,19 @@ class RingSlots:
         if slot.owner != owner:
             slot.clear()
             slot.owner = owner
-        if session is None or self._store is None:
+        if session is None or self.store is None:
             return
         here = slot.shared(prompt)
         if here >= len(prompt) - 1:
             return
-        found = self._store.load(session)
+        found = self.store.load(session)
         if found is not None and common_prefix(found.header.stream, prompt) > here:
             restore(slot, found)
 
     def _leave(self, slot: RingSlot) -> None:
         session, slot.session = slot.session, None
-        if session is not None and self._store is not None and slot.ring.used >= SAVED_TOKENS:
-            self._store.save(session, saved(slot, self._store.model))
+        if session is not None and self.store is not None and slot.ring.used >= SAVED_TOKENS:
+            self.store.save(session, saved(slot, self.store.model))
 
     def _forget_in(self, slot: RingSlot) -> None:
         self._forgotten.discard(str(slot.session))

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from backbone.attention import Attend
+from backbone.fast_tensor_ops import to_device
 from backbone.network import Network
 from backbone.sampling import Ranked, Sampler, choose, confidence, likeliest
 from edge.device.governor import ThreadTuner
-from edge.small_gpu.block_store import to_device
 from edge.small_gpu.ring_cache import Ring
 from engine.prompt_lookup import PromptLookup
 from offload.messages import Confidence
@@ -21,7 +21,7 @@ from offload.messages import Confidence
 
 @dataclass(frozen=True, kw_only=True)
 class LogitsRow:
-    """What is wanted of one row of logits: a token of a sampler, or how likely a given one was."""
+    """Logits row: a token of a sampler is wanted, or how likely a given one was."""
 
     sampler: Sampler | None = None
     given: int = 0
@@ -30,7 +30,7 @@ class LogitsRow:
 
 @dataclass(frozen=True)
 class SampledToken:
-    """The token of a row, how sure the model was of it, and the likeliest ones with their nats."""
+    """Sampled token of a row, its confidence, and the likeliest ones with their nats."""
 
     token: int
     confidence: Confidence
@@ -44,21 +44,22 @@ class SampledToken:
 
 def find(logits: Tensor, rows: Sequence[LogitsRow]) -> list[SampledToken]:
     """Return what was wanted of each row of float32 logits [rows, vocab]."""
-    tokens = to_device([row.given for row in rows], logits.device)
+    given = torch.tensor([row.given for row in rows], dtype=torch.int64)
+    tokens = to_device(given, logits.device)
     choosing = [i for i, row in enumerate(rows) if row.sampler is not None]
     samplers = [row.sampler for row in rows if row.sampler is not None]
     if len(choosing) == len(rows):
         tokens = choose(logits, samplers)
     elif choosing:
-        at = to_device(choosing, logits.device)
+        at = to_device(torch.tensor(choosing), logits.device)
         tokens[at] = choose(logits[at], samplers)
     # One copy to the host for both; float32 would not hold every token id.
     sure = confidence(logits, tokens).double()
-    told = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()
+    found = torch.cat((tokens.unsqueeze(-1).double(), sure), -1).tolist()
     ranked = likeliest(logits, [row.num_alternatives for row in rows])
     return [
         SampledToken(int(token), Confidence(*values), others)
-        for (token, *values), others in zip(told, ranked, strict=True)
+        for (token, *values), others in zip(found, ranked, strict=True)
     ]
 
 
@@ -69,7 +70,7 @@ def lookup_for(sampler: Sampler, prompt: Sequence[int], max_draft: int) -> Promp
 
 @dataclass(frozen=True, kw_only=True)
 class StepPart:
-    """One answer's share of a step: tokens for its ring, and what to find behind the last."""
+    """Step part of one answer: tokens for its ring, and what to find behind the last."""
 
     ring: Ring
     tokens: Sequence[int]
@@ -77,7 +78,7 @@ class StepPart:
 
 
 class Step:
-    """Evaluates parts side by side. The rings hold none of it until they are told to advance."""
+    """Step of the network over parts side by side; rings hold it once they are told to advance."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -87,13 +88,13 @@ class Step:
     def __call__(self, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         """Return what was found in the rows of each part."""
         tokens = [token for part in parts for token in part.tokens]
-        ids = to_device(tokens, self._device)
+        ids = to_device(torch.tensor(tokens), self._device)
         # Position 0 for all: the rings rotate, see there.
         hidden = self._network(ids, torch.zeros_like(ids), _attend_apart(parts))
         rows = [row for part in parts for row in part.rows]
         if not rows:
             return [[] for _ in parts]
-        places = to_device(_row_places(parts), self._device)
+        places = to_device(torch.tensor(_row_places(parts)), self._device)
         found = iter(find(self._network.logits(hidden[places]), rows))
         return [[next(found) for _ in part.rows] for part in parts]
 
@@ -123,7 +124,7 @@ Stepping = Callable[[Sequence[StepPart]], list[list[SampledToken]]]
 
 
 class TorchThreads:
-    """The threads of torch in the thread that computes; at first those that torch has."""
+    """Torch's threads in the thread that computes; at first those that torch has."""
 
     def __init__(self) -> None:
         self._decode = self._prefill = torch.get_num_threads()
@@ -140,7 +141,7 @@ class TorchThreads:
 
 
 class GovernedStep:
-    """Steps computed with the threads that a tuner sets; it lives in the engine's thread."""
+    """Governed step: computed with the threads that a tuner sets, in the engine's thread."""
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class GovernedStep:
         threads: TorchThreads | None = None,
         tuner_of: Callable[[TorchThreads], ThreadTuner] = ThreadTuner,
     ) -> None:
-        self._step = step
+        self.step = step
         self._threads = threads or TorchThreads()
         self._tuner = tuner_of(self._threads)
 
@@ -160,7 +161,7 @@ class GovernedStep:
             self._tuner.before_prompt()
         self._threads.use(plain=plain)
         with self._tuner.step(plain=plain, num_answers=len(parts)):
-            return self._step(parts)
+            return self.step(parts)
 
 
 def governed(step: Stepping, device: torch.device, num_threads: int) -> Stepping:

@@ -14,7 +14,7 @@ from offload.errors import RequestError
 
 
 class TokenizerPieces:
-    """A folder's tokenizer as healing asks for it."""
+    """Tokenizer pieces: a folder's tokenizer as token healing asks for it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
@@ -30,7 +30,7 @@ class TokenizerPieces:
 
 
 class TextConstraints:
-    """Binds the answers of one model to texts; `vocab_size` is how many logits it gives."""
+    """Text constraints of one model's answers; `vocab_size` is how many logits it gives."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int) -> None:
         self._pieces = TokenizerPieces(tokenizer)
@@ -48,7 +48,7 @@ class TextConstraints:
 
 
 class TextConstraint:
-    """A sampler's constraint until `text` has been spelled; none of its tokens ends an answer."""
+    """Text constraint of a sampler until `text` is spelled; none of its tokens ends an answer."""
 
     def __init__(
         self, binding: Binding, pieces: TokenizerPieces, text: bytes, vocab_size: int

@@ -106,5 +106,5 @@ def unset(name: Name, as_json: Json = False) -> None:
 
     file = places().config_file
     gone = drop(file, name)
-    told = f"{name} is taken out of {file}" if gone else f"{name} does not stand in {file}"
-    echo(json.dumps({"name": name, "removed": gone}) if as_json else told)
+    line = f"{name} is taken out of {file}" if gone else f"{name} does not stand in {file}"
+    echo(json.dumps({"name": name, "removed": gone}) if as_json else line)

@@ -19,14 +19,14 @@ from offload.messages import Request
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that left, the newest first, and the sums over all of it."""
+    """Listing of everything that left, the newest first, and the sums over all of it."""
 
     totals: Totals
     left: list[LedgerEntry]
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """One decision, what left for it, and both in sentences."""
+    """Explanation of one decision, what left for it, and both in sentences."""
 
     decision: DecisionEntry
     left: list[LedgerEntry]

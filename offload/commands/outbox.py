@@ -27,7 +27,7 @@ def list_waiting(*, as_json: bool) -> None:
     for each in pending:
         moment = time.strftime("%Y-%m-%d %H:%M", time.localtime(each.queued_at))
         echo(f"{each.id}  {moment}  {_first_line(each.request)}")
-    echo(f"{_questions(len(pending))} waiting for the cloud")
+    echo(f"{_questions(len(pending))} waiting for the far model")
 
 
 def forget(name: str, *, as_json: bool) -> None:
@@ -48,7 +48,7 @@ async def _ask_again(*, as_json: bool) -> None:
     settings, outbox = load(here.config_file), Outbox(here.outbox)
     cloud = open_cloud(settings, here)
     if cloud is None:
-        raise SettingsError("no cloud is set up; set cloud.url, or use `nearfar link join`")
+        raise SettingsError("no far model is set up; set cloud.url, or use `nearfar link join`")
     ledger = open_ledger(settings, here)
     consent = ConsentForAll("what waits")
     door = open_door(cloud, settings, here, ledger=ledger, consent=consent)
@@ -61,7 +61,7 @@ async def _ask_again(*, as_json: bool) -> None:
     if as_json:
         return
     left = len(outbox.pending())
-    why = f": {outbox.why_waiting or 'the cloud is out of reach'}" if left else ""
+    why = f": {outbox.why_waiting or 'the far model is out of reach'}" if left else ""
     echo(f"{_questions(left)} still waiting{why}")
 
 

@@ -18,7 +18,7 @@ from offload.messages import ModelCard
 
 
 class PingResult(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found at one address: a model and a measure, or an error."""
+    """Ping result of one address: a model and a measure, or an error."""
 
     url: str
     card: ModelCard | None = None
@@ -83,13 +83,13 @@ def _figures(measured: LinkMeasure) -> list[str]:
             ("p99", measured.rtt_p99_s),
         )
     )
-    told = [f"  round trip  {trips}; {measured.loss:.0%} not answered in time"]
+    lines = [f"  round trip  {trips}; {measured.loss:.0%} not answered in time"]
     if measured.bytes_per_s is not None:
-        told.append(f"  throughput  {measured.bytes_per_s / 1e6:.2f} MB/s, both ways together")
+        lines.append(f"  throughput  {measured.bytes_per_s / 1e6:.2f} MB/s, both ways together")
     if measured.clock_offset_s is not None:
         ahead = "ahead of" if measured.clock_offset_s > 0 else "behind"
-        told.append(f"  clock       {abs(measured.clock_offset_s) * 1e3:.1f} ms {ahead} ours")
-    return told
+        lines.append(f"  clock       {abs(measured.clock_offset_s) * 1e3:.1f} ms {ahead} ours")
+    return lines
 
 
 def _queue(found: PingResult) -> str:

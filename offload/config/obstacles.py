@@ -47,8 +47,8 @@ def _is_full(there: Path, error: BaseException) -> bool:
     if getattr(error, "errno", None) in _FULL:
         return True
     # SQLite says so in its own words, or cannot even open what lies beside the file.
-    told = isinstance(error, sqlite3.Error) and "full" in str(error)
-    return told or shutil.disk_usage(there).free == 0
+    is_full = isinstance(error, sqlite3.Error) and "full" in str(error)
+    return is_full or shutil.disk_usage(there).free == 0
 
 
 def _is_read_only(there: Path, error: BaseException) -> bool:

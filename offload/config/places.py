@@ -11,7 +11,7 @@ from backbone.files import expanded
 
 @dataclass(frozen=True, kw_only=True)
 class Places:
-    """The folders and files of one person's nearfar; deleting `cache` loses nothing."""
+    """Places of one person's folders and files; deleting `cache` loses nothing."""
 
     config: Path
     data: Path

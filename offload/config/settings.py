@@ -22,7 +22,7 @@ PRIVATE_TURNS = ("leave_out", "keep_near")
 LEARN = ("ask", "on", "off")
 MIN_WINDOW = 16
 MAX_TOKENS = 16_777_216  # of a context, or of what of it is kept: more than any model has
-# Of keys and values: what llama.cpp stores, which may be named for each apart, and what torch does.
+# KV cache types: llama.cpp's, which may be named for keys and values apart, and torch's.
 KV_STORED = ("f32", "f16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 KV_NAMES = ("auto", *KV_STORED, "k8v4", "int8", "int4", "int2")
 # What either runtime takes; one that takes less says so when the model is loaded.
@@ -50,7 +50,7 @@ _SERVE_LEAST = {
 
 @dataclass(frozen=True, kw_only=True)
 class EdgeSettings:
-    """The near model; "embedded" is the one that ships with nearfar, else a GGUF file's path."""
+    """Settings of the near model: "embedded", which ships with nearfar, or a GGUF file's path."""
 
     model: str = "embedded"
     max_model_len: int = 0  # 0: what the model was trained for
@@ -68,7 +68,7 @@ class EdgeSettings:
     use_mmap: bool = True  # a GGUF file is mapped; false: read into memory, so it may be replaced
     keep_alive: str = "5m"  # in memory after an answer, where loaded on demand; -1: for ever
     use_service: bool = True  # `ask` and `chat` use the model of `nearfar up` where that runs
-    keep_sessions: bool = True  # keys and values of conversations, on disk until the next start
+    keep_sessions: bool = True  # the KV cache of conversations, on disk until the next start
     session_budget_mb: int = 1024
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class EdgeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CloudSettings:
-    """The far side: one address of our own link, several with commas between them, or nothing.
+    """Settings of the far side: one address of our link, several with commas, or none.
 
     Or the base URL of an OpenAI-compatible server, http(s)://.../v1; `model` and `api_key` are
     for that.
@@ -155,7 +155,7 @@ class CloudSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PolicySettings:
-    """Policy: when text may leave the device, and how unsure the near model must be."""
+    """Settings of the policy: when text may leave, and how unsure the near model must be."""
 
     offline: bool = False
     privacy: Privacy = Privacy.CLOUD_OK
@@ -231,7 +231,7 @@ class PolicySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PrivacySettings:
-    """Rules for what is found in a text on its way out: block, redact, allow or ask."""
+    """Settings of redaction: what is done with findings: block, redact, allow or ask."""
 
     secret: str = "redact"
     card: str = "redact"

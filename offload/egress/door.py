@@ -1,4 +1,4 @@
-"""The door by which text leaves the device: what may not leave is stopped or replaced here.
+"""Egress door: by it all text leaves the device; what may not leave is stopped or replaced.
 
 The gate has decided before; this is the second lock. A text passes its class, then the rules for
 what is found in it, then the ledger, and only then the engine that sends it.
@@ -63,7 +63,7 @@ class Door:
 
 
 class EgressEngine:
-    """An Engine around the cloud's, through which everything passes that reaches the cloud."""
+    """Egress engine around the cloud's: everything that reaches the cloud passes through it."""
 
     def __init__(self, cloud: Engine, *, door: Door, ledger: Ledger | None = None) -> None:
         self.cloud = cloud
@@ -193,11 +193,11 @@ class EgressEngine:
             clear(request, rules) if at_once else await asyncio.to_thread(clear, request, rules)
         )
         blocked = _of_action(cleared, rules, "block")
-        asked = _of_action(cleared, rules, "ask")
+        doubtful = _of_action(cleared, rules, "ask")
         if blocked:
             self._withhold(blocked, "your rules block it")
-        if asked and not context.agreed and not await self._asks(request, context):
-            self._withhold(asked, "you did not allow it")
+        if doubtful and not context.agreed and not await self._asks(request, context):
+            self._withhold(doubtful, "you did not allow it")
         return cleared
 
     def _withhold(self, kinds: Sequence[Kind], why: str) -> None:
@@ -244,7 +244,7 @@ class EgressEngine:
 
 
 class _Within:
-    """The same door, for texts that all leave in one context."""
+    """Egress engine for texts that all leave in one context."""
 
     def __init__(self, engine: EgressEngine, context: EgressContext) -> None:
         self._engine, self._context = engine, context
@@ -260,7 +260,7 @@ class _Within:
 
 
 class _DepartureLog:
-    """What became of one departure, told to the ledger once."""
+    """Departure log: the outcome of one departure, written to the ledger once."""
 
     def __init__(self, ledger: Ledger | None, key: str, prices: Prices) -> None:
         self._ledger = ledger

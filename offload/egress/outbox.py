@@ -1,4 +1,4 @@
-"""Outbox: questions answered near while the cloud was out of reach, asked again when it is back.
+"""Outbox: questions answered near while the far model was away, asked again when it is back.
 
 The texts wait in a file that only its owner may read, and are gone from it once they are asked
 again or forgotten. Only texts of class cloud_ok ever get in. One process at a time asks.
@@ -42,7 +42,7 @@ OUT_OF_REACH = frozenset({"offline", "unreachable", "cloud_failed", "cut_off"})
 
 
 class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A question that waits for the cloud, with the near answer that was given meanwhile."""
+    """Outbox entry: a question that waits for the cloud, and the near answer given meanwhile."""
 
     id: str
     request: Request
@@ -53,7 +53,7 @@ class OutboxEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class UpgradedAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The cloud's answer, to be offered beside the first one."""
+    """Upgraded answer: the cloud's, to be offered beside the first one."""
 
     waiting: OutboxEntry
     answer: str
@@ -61,7 +61,7 @@ class UpgradedAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outbox:
-    """Questions that wait for the cloud: at most `max_entries`, and `max_bytes` on disk.
+    """Outbox of questions that wait for the cloud: at most `max_entries`, and `max_bytes` on disk.
 
     Without a path they wait in memory.
     """

@@ -46,7 +46,7 @@ Permission = Callable[[], Allowed]
 
 
 def anything() -> Allowed:
-    """Allow what a request's own class allows."""
+    """Allow whatever a request's own class allows."""
     return Allowed()
 
 
@@ -106,7 +106,7 @@ class ConsentForAll:
             return self._agreed
 
     def _ask(self) -> bool:
-        reply = input(f"May {self._what} leave the device for the cloud? [y/N] ")
+        reply = input(f"May {self._what} leave the device for the far model? [y/N] ")
         return reply.strip().lower() in ("y", "yes")
 
 

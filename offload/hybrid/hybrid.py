@@ -255,13 +255,13 @@ class Hybrid:
 
     def _conditions(self, aim: Aim) -> Conditions:
         options = self._options
-        asked: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
+        sides: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
         return replace(
             self._read_conditions(),
             offline=options.offline or self._allowed().offline,
             keeps_whole=self._allowed().keeps_whole,
             has_cloud=self.cloud is not None,
-            forced=options.forced or asked.get(aim.kind),
+            forced=options.forced or sides.get(aim.kind),
         )
 
     def _limited(

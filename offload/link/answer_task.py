@@ -25,14 +25,14 @@ class Owner(NamedTuple):
 
 
 class Key(NamedTuple):
-    """One request of one owner."""
+    """Key of an answer: one request of one owner."""
 
     owner: Owner
     request_id: str
 
 
 class AnswerTask:
-    """Runs the engine for one request until the end, a stop, or the deadline, counted from now."""
+    """Answer task: runs the engine for one request until its end, a stop, or the deadline."""
 
     def __init__(
         self,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 
 class Backoff:
-    """Waits in seconds that double up to a limit, each drawn anew from its upper half.
+    """Backoff: waits in seconds that double up to a limit, each drawn from its upper half.
 
     Without the draw, all devices of a cloud that restarts would come back in the same moment.
     """

@@ -41,9 +41,9 @@ class CloudLink:
         times: HeartbeatTimes | None = None,
     ) -> None:
         self.endpoint = endpoint
-        self._connect_timeout_s = connect_timeout_s
+        self.connect_timeout_s = connect_timeout_s
         self._readings: dict[str, ReceiveStream] = {}
-        self._line = Reconnecting(
+        self.line = Reconnecting(
             Address(endpoint=endpoint, server_key=server_key, device_keys=device_keys),
             device=device or platform.node(),
             patience_s=patience_s,
@@ -59,16 +59,16 @@ class CloudLink:
 
         Raises CloudUnreachable, KeyRefused or CloudFailed.
         """
-        await self._line.connect(self._connect_timeout_s if timeout_s is None else timeout_s)
+        await self.line.connect(self.connect_timeout_s if timeout_s is None else timeout_s)
         return self.card()
 
     def card(self) -> ModelCard:
         """Return the card of the cloud's model. Raises CloudUnreachable before the first READY."""
-        if self._line.ready is None:
+        if self.line.ready is None:
             raise CloudUnreachable(
                 f"{self.endpoint} is not yet connected, so that its model is unknown; connect first"
             )
-        return self._line.ready.cards[0]
+        return self.line.ready.cards[0]
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream the cloud's answer; its Finish counts the bytes that crossed the link.
@@ -80,7 +80,7 @@ class CloudLink:
             raise RequestError("a local_only request may not leave the device; answer it near")
         message = wire.encode(request, request.id)
         _check_size(message, request)
-        await self._line.connect(_shorter(self._connect_timeout_s, request.deadline_s))
+        await self.line.connect(_shorter(self.connect_timeout_s, request.deadline_s))
         reading = self._begin(request, message)
         try:
             while True:
@@ -101,16 +101,16 @@ class CloudLink:
 
         Raises LinkError, and asyncio.TimeoutError where no answer came in time.
         """
-        connection = await self._line.connect(self._connect_timeout_s)
+        connection = await self.line.connect(self.connect_timeout_s)
         return await connection.ping(padding=padding, timeout_s=timeout_s)
 
     def snapshot(self) -> CloudSnapshot:
         """Return what a policy may know of this cloud before it asks."""
-        trips = self._line.trips
+        trips = self.line.trips
         if trips is None:
-            return CloudSnapshot(healthy=not self._line.has_failed)
+            return CloudSnapshot(healthy=not self.line.has_failed)
         return CloudSnapshot(
-            healthy=not self._line.has_failed,
+            healthy=not self.line.has_failed,
             rtt_s=trips.rtt_s,
             queue_s=trips.load.queue_s,
             first_piece_s=trips.load.first_piece_s,
@@ -119,19 +119,19 @@ class CloudLink:
 
     def report(self) -> EngineLoad | None:
         """Return what the engine said of its load at the last ping; see offload.engine."""
-        return self._line.trips.load.engine if self._line.trips else None
+        return self.line.trips.load.engine if self.line.trips else None
 
     def health(self) -> LinkHealth:
         """Return what is known of the link now."""
-        trips, alive = self._line.trips, self._line.is_open
+        trips, alive = self.line.trips, self.line.is_open
         return LinkHealth(
             alive=alive,
             rtt_s=trips.rtt_s if trips else None,
             in_flight=len(self._readings),
             cloud_in_flight=trips.load.in_flight if trips and alive else 0,
             clock_offset_s=trips.clock_offset_s if trips else None,
-            bytes_sent=self._line.bytes_sent,
-            bytes_received=self._line.bytes_received,
+            bytes_sent=self.line.bytes_sent,
+            bytes_received=self.line.bytes_received,
         )
 
     async def aclose(self) -> None:
@@ -139,13 +139,13 @@ class CloudLink:
         self._fail_all(CloudUnreachable("this link was closed; make a new one"))
         for reading in self._readings.values():
             self._cancel(reading)
-        self._line.close()
+        self.line.close()
 
     def _begin(self, request: Request, message: bytes) -> ReceiveStream:
-        assert self._line.ready is not None, "an open line has a cloud that is ready"
+        assert self.line.ready is not None, "an open line has a cloud that is ready"
         if request.id in self._readings:
             raise RequestError(f"request {request.id} is being answered already; use a new id")
-        reading = ReceiveStream(request, window=self._line.ready.window, grace_s=_DEADLINE_GRACE_S)
+        reading = ReceiveStream(request, window=self.line.ready.window, grace_s=_DEADLINE_GRACE_S)
         self._readings[request.id] = reading
         self._say(reading, message)
         return reading
@@ -157,10 +157,10 @@ class CloudLink:
 
     def _cancel(self, reading: ReceiveStream) -> None:
         if not reading.answered:  # where it cannot be sent the cloud notices our silence instead
-            self._line.send(wire.encode(Cancel(), reading.id))
+            self.line.send(wire.encode(Cancel(), reading.id))
 
     def _say(self, reading: ReceiveStream, message: bytes) -> None:
-        reading.bytes_sent += self._line.send(message)
+        reading.bytes_sent += self.line.send(message)
 
     def _allow(self, reading: ReceiveStream) -> None:
         until = reading.new_credit()

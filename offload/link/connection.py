@@ -27,7 +27,7 @@ _HELP = "start it with `nearfar cloud serve`, or correct cloud.url"
 
 
 class Connection:
-    """A socket that has said HELLO and heard READY, and pings while nothing else is said."""
+    """Connection: a socket behind its handshake, which pings while nothing else is said."""
 
     def __init__(
         self,
@@ -54,10 +54,10 @@ class Connection:
         self._connected_s = 0.0
         self._num_broken_handshakes = 0
         self._beat: asyncio.Task[None] | None = None
-        self._pinged: dict[float, asyncio.Future[float]] = {}
+        self.pinged: dict[float, asyncio.Future[float]] = {}
         self._socket, self._monitor = dial(address)
-        self._monitor_pump = Pump(self._monitor, self._on_event)
-        self._pump = Pump(self._socket, self._on_frames)
+        self._monitor_pump = Pump(self._monitor, self.receive_event)
+        self._pump = Pump(self._socket, self.receive)
 
     async def open(self, timeout_s: float) -> Ready:
         """Shake hands. Raises CloudUnreachable, KeyRefused or CloudFailed, and closes itself."""
@@ -87,12 +87,12 @@ class Connection:
     async def ping(self, *, padding: bytes = b"", timeout_s: float = 1.0) -> float:
         """Return one round trip in seconds. Raises asyncio.TimeoutError, CloudUnreachable."""
         sent_s = time.monotonic()
-        self._pinged[sent_s] = asyncio.get_running_loop().create_future()
+        self.pinged[sent_s] = asyncio.get_running_loop().create_future()
         try:
             self.send(Ping(sent_s, padding))
-            return await asyncio.wait_for(self._pinged[sent_s], timeout_s)
+            return await asyncio.wait_for(self.pinged[sent_s], timeout_s)
         finally:
-            self._pinged.pop(sent_s, None)
+            self.pinged.pop(sent_s, None)
 
     @property
     def is_open(self) -> bool:
@@ -136,7 +136,7 @@ class Connection:
                 self._heartbeat.sent()
             await asyncio.sleep(self._times.look_every_s)
 
-    def _on_frames(self, frames: list[zmq.Frame]) -> None:
+    def receive(self, frames: list[zmq.Frame]) -> None:
         self.bytes_received += sum(len(frame) for frame in frames)
         self._heartbeat.heard()
         try:
@@ -166,7 +166,7 @@ class Connection:
         elif isinstance(body, Pong):
             if not body.padding:  # the way of a large one would be no measure for a small one
                 self._note_trip(body.sent_s, body.clock_s)
-            waiting = self._pinged.get(body.sent_s)
+            waiting = self.pinged.get(body.sent_s)
             if waiting is not None and not waiting.done():
                 waiting.set_result(time.monotonic() - body.sent_s)
             self.trips.load = body.load
@@ -175,7 +175,7 @@ class Connection:
         rtt_s = time.monotonic() - sent_s
         self.trips.note(rtt_s=rtt_s, cloud_clock_s=cloud_clock_s, our_clock_s=time.time())
 
-    def _on_event(self, frames: list[zmq.Frame]) -> None:
+    def receive_event(self, frames: list[zmq.Frame]) -> None:
         event = parse_monitor_message([frame.bytes for frame in frames])
         kind, value = event["event"], int(event["value"])
         if kind == zmq.Event.CONNECTED:

@@ -58,12 +58,12 @@ class InviteList:
 
     def __init__(self, path: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
         self._kept = JsonStore(Pending, path)
-        self._clock = clock
+        self.clock = clock
 
     def find(self, public_key: str) -> Pending | None:
         """Return the invite of this key, if it is still good."""
         for pending in self._kept.items():
-            if pending.public_key == public_key and pending.expires_s > self._clock():
+            if pending.public_key == public_key and pending.expires_s > self.clock():
                 return pending
         return None
 
@@ -84,7 +84,7 @@ class InviteList:
         return taken[0] if taken else None
 
     def _is_good(self, pending: Pending) -> bool:
-        return pending.expires_s > self._clock()
+        return pending.expires_s > self.clock()
 
 
 def make_invite(

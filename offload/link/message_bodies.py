@@ -10,7 +10,7 @@ from offload.messages import Alternative, EngineLoad, Finish, ModelCard, PromptT
 
 
 class Kind(enum.IntEnum):
-    """What a message is; the numbers never change their meaning."""
+    """Kind of a message; the numbers never change their meaning."""
 
     HELLO = 1
     READY = 2
@@ -33,7 +33,7 @@ class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """The device's first message; unknown fields are let pass, since a newer device may send it."""
+    """HELLO, the device's first message; unknown fields pass, since a newer device may send it."""
 
     oldest_version: int
     newest_version: int
@@ -42,7 +42,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
-    """The cloud's answer to HELLO."""
+    """READY, the cloud's answer to HELLO."""
 
     version: int
     cards: tuple[ModelCard, ...]
@@ -74,7 +74,7 @@ class PackedDelta(Body, frozen=True):
 
 
 class Deltas(Body, frozen=True):
-    """One or more pieces of an answer; `first` counts the pieces sent before, from 0."""
+    """DELTAS, one or more pieces of an answer; `first` counts the pieces sent before, from 0."""
 
     first: int
     items: tuple[PackedDelta, ...]
@@ -88,36 +88,36 @@ class End(Body, frozen=True):
 
 
 class Cancel(Body, frozen=True):
-    """Stop a request; its answer is no longer wanted."""
+    """CANCEL of a request whose answer is no longer wanted."""
 
 
 class Credit(Body, frozen=True):
-    """The reader allows the Deltas before position `until`."""
+    """CREDIT: the reader allows the Deltas before position `until`."""
 
     until: int
 
 
 class Resume(Body, frozen=True):
-    """After a new handshake: go on with an answer of which `received` Deltas have arrived."""
+    """RESUME after a new handshake: go on with an answer of which `received` Deltas arrived."""
 
     received: int
     until: int
 
 
 class Join(Body, frozen=True):
-    """Said over the connection of an invite: the key that the device will come with from now on."""
+    """JOIN over the connection of an invite: the key that the device will use from now on."""
 
     public_key: str
 
 
 class Joined(Body, frozen=True):
-    """The cloud knows the device's key now, under this name."""
+    """JOINED: the cloud knows the device's key now, under this name."""
 
     name: str
 
 
 class Load(Body, frozen=True):
-    """How much the cloud has to do, for all its devices together.
+    """Load of the cloud, of all its devices together.
 
     `queue_s` and `first_piece_s` are medians of the last answers, None before the first: how long
     they waited for the engine, and how long until it said something (the queue included).
@@ -133,14 +133,14 @@ class Load(Body, frozen=True):
 
 
 class Ping(Body, frozen=True):
-    """A sign of life; `sent_s`, the sender's own clock, and `padding` come back unchanged."""
+    """PING, a sign of life; `sent_s`, the sender's own clock, and `padding` come back unchanged."""
 
     sent_s: float
     padding: bytes = b""
 
 
 class Pong(Body, frozen=True):
-    """The answer to PING; `sent_s` and `padding` are those of the PING."""
+    """PONG, the answer to PING; `sent_s` and `padding` are those of the PING."""
 
     sent_s: float
     clock_s: float  # the cloud's wall clock, seconds since 1970

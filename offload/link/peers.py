@@ -16,7 +16,7 @@ from offload.messages import ModelCard
 
 @dataclass(eq=False)
 class Peer:
-    """One connection of one device; a device that reconnects is a new peer."""
+    """Peer: one connection of one device; a device that reconnects is a new one."""
 
     identity: bytes
     owner: Owner
@@ -25,11 +25,11 @@ class Peer:
 
 
 class Peers:
-    """The connections by identity; an answer has one listener, the last that asked for it."""
+    """Peers by identity; an answer has one listener, the last that asked for it."""
 
     def __init__(self) -> None:
         self._by_identity: dict[bytes, Peer] = {}
-        self._listening: dict[Key, Peer] = {}
+        self.listeners: dict[Key, Peer] = {}
 
     def __len__(self) -> int:
         return len(self._by_identity)
@@ -49,12 +49,12 @@ class Peers:
     def listen(self, peer: Peer, key: Key) -> None:
         """From now on, this peer hears the answer and no other does."""
         self.ignore(key)
-        self._listening[key] = peer
+        self.listeners[key] = peer
         peer.asking.add(key.request_id)
 
     def ignore(self, key: Key) -> None:
         """Nobody listens to this answer any more."""
-        peer = self._listening.pop(key, None)
+        peer = self.listeners.pop(key, None)
         if peer is not None:
             peer.asking.discard(key.request_id)
 

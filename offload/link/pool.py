@@ -44,7 +44,7 @@ class CloudPool:
         draw: Callable[[], float] = random.random,
     ) -> None:
         if not links:
-            raise SettingsError("no cloud is set up; set cloud.url")
+            raise SettingsError("no far model is set up; set cloud.url")
         self._members = [_Member(link, breaker()) for link in links]
         self._draw = draw
 
@@ -186,7 +186,7 @@ def open_links(settings: CloudSettings, keys: Path) -> list[CloudLink]:
     """
     if not settings.url:
         raise SettingsError(
-            "no cloud is set up; start one with `nearfar cloud serve` and set cloud.url, "
+            "no far model is set up; start one with `nearfar cloud serve` and set cloud.url, "
             "or NEARFAR_CLOUD_URL=tcp://127.0.0.1:7070"
         )
     if settings.is_upstream:

@@ -44,7 +44,7 @@ class Quota:
 
 
 class QuotaWait(NamedTuple):
-    """Refusal for now: why a device may not ask, and in how many seconds it may."""
+    """Quota wait: why a device may not ask now, and in how many seconds it may."""
 
     why: str
     seconds: float
@@ -102,16 +102,16 @@ class QuotaMeter:
 
     def why_not(self, device_key: str) -> QuotaWait | None:
         """Say why a device may not ask now and when it may, or None where it may."""
-        quota, now_s, used = self._quota, self._clock(), self._today(device_key)
-        for asked, allowed, what in (
-            (used.requests, quota.requests_per_day, "requests"),
-            (used.tokens, quota.tokens_per_day, "tokens"),
+        quota, now_s, today = self._quota, self._clock(), self._today(device_key)
+        for used, allowed, what in (
+            (today.requests, quota.requests_per_day, "requests"),
+            (today.tokens, quota.tokens_per_day, "tokens"),
         ):
-            if allowed is not None and asked >= allowed:
+            if allowed is not None and used >= allowed:
                 why = f"{self._who} has used its {allowed} {what} of the day; ask tomorrow (UTC)"
                 return QuotaWait(why, self._days.left_s())
         held = self._held[device_key]
-        if quota.tokens_per_day is not None and used.tokens + held >= quota.tokens_per_day:
+        if quota.tokens_per_day is not None and today.tokens + held >= quota.tokens_per_day:
             why = f"{self._who} has answers under way that may use what is left of the day's tokens"
             return QuotaWait(f"{why}; ask again when one of them has ended", _LOOK_AGAIN_S)
         for bucket in self._buckets(device_key, now_s):

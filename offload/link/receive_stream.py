@@ -16,7 +16,7 @@ from offload.messages import Delta, Finish, Request
 
 
 class ReceiveStream:
-    """The device's end: takes what arrives for one request and hands it out in order."""
+    """Receive stream of one request: takes what arrives and hands it out in order."""
 
     def __init__(self, request: Request, *, window: int, grace_s: float) -> None:
         self._request = request

@@ -19,7 +19,7 @@ _FIRST_ATTEMPT_S = 0.5
 
 
 class Reconnecting:
-    """Link that connects when asked to, and by itself after a loss while `is_needed` says so.
+    """Reconnecting link: connects when asked to, and after a loss while `is_needed` says so.
 
     `on_open` is told each time, and whether the cloud is another run that knows nothing of what
     was asked; `on_lost` when no new connection came within `patience_s`.
@@ -45,8 +45,8 @@ class Reconnecting:
         self._patience_s = patience_s
         self._is_needed, self._on_message = is_needed, on_message
         self._on_open, self._on_lost = on_open, on_lost
-        self._connection: Connection | None = None
-        self._opening: Connection | None = None
+        self.connection: Connection | None = None
+        self.opening: Connection | None = None
         self._attempt: asyncio.Task[None] | None = None
         self._recovery: asyncio.Task[None] | None = None
         self._gone_bytes_sent = self._gone_bytes_received = 0  # of connections gone by
@@ -54,15 +54,15 @@ class Reconnecting:
 
     @property
     def is_open(self) -> bool:
-        return self._connection is not None and self._connection.is_open
+        return self.connection is not None and self.connection.is_open
 
     @property
     def bytes_sent(self) -> int:
-        return self._gone_bytes_sent + (self._connection.bytes_sent if self._connection else 0)
+        return self._gone_bytes_sent + (self.connection.bytes_sent if self.connection else 0)
 
     @property
     def bytes_received(self) -> int:
-        now = self._connection.bytes_received if self._connection else 0
+        now = self.connection.bytes_received if self.connection else 0
         return self._gone_bytes_received + now
 
     async def connect(self, timeout_s: float) -> Connection:
@@ -85,17 +85,17 @@ class Reconnecting:
             except CloudUnreachable as error:
                 if is_ours or loop.time() >= end_s:
                     raise CloudUnreachable(str(error)) from None
-        assert self._connection is not None, "an open line has a connection"
-        return self._connection
+        assert self.connection is not None, "an open line has a connection"
+        return self.connection
 
     def send(self, message: bytes) -> int:
         """Send now and return the bytes; where it cannot leave, the connection is no good."""
-        if self._connection is None or not self._connection.is_open:
+        if self.connection is None or not self.connection.is_open:
             return 0
         try:
-            return self._connection.send_message(message)
+            return self.connection.send_message(message)
         except CloudUnreachable as error:
-            self._connection.lose(error)
+            self.connection.lose(error)
             return 0
 
     def close(self) -> None:
@@ -103,10 +103,10 @@ class Reconnecting:
         self._closed = True
         if self._recovery is not None:
             self._recovery.cancel()
-        if self._opening is not None:  # not cancelled: those who share the attempt were not
-            self._opening.lose(CloudUnreachable("this link is closed; make a new one"))
-        if self._connection is not None:
-            self._connection.close()
+        if self.opening is not None:  # not cancelled: those who share the attempt were not
+            self.opening.lose(CloudUnreachable("this link is closed; make a new one"))
+        if self.connection is not None:
+            self.connection.close()
 
     async def _share(self, attempt: asyncio.Task[None], timeout_s: float | None) -> None:
         try:
@@ -118,7 +118,7 @@ class Reconnecting:
 
     async def _open(self, timeout_s: float) -> None:
         self._retire()
-        self._opening = connection = Connection(
+        self.opening = connection = Connection(
             self.address,
             device=self._device,
             session=self._session,
@@ -129,13 +129,13 @@ class Reconnecting:
         self.has_failed = True  # until it succeeds
         ready = await connection.open(timeout_s)
         is_restarted = self.ready is not None and self.ready.instance != ready.instance
-        self._connection, self.ready, self.has_failed = connection, ready, False
+        self.connection, self.ready, self.has_failed = connection, ready, False
         self.trips = connection.trips
         self._on_open(is_restarted)
 
     def _retire(self) -> None:
         self._gone_bytes_sent, self._gone_bytes_received = self.bytes_sent, self.bytes_received
-        self._connection = None
+        self.connection = None
 
     def _lost(self, error: LinkError) -> None:
         self.has_failed = True

@@ -71,10 +71,10 @@ class AnswerBook:
         self._workload = Workload(meter)
         self._on_gone = on_gone
         self._trusts_asker = trusts_asker
-        self._answers: dict[Key, AnswerTask] = {}
+        self.answers: dict[Key, AnswerTask] = {}
         self._running: set[Key] = set()
         self._ended: OrderedDict[Key, float] = OrderedDict()  # when to look at each again
-        self._past: OrderedDict[Key, None] = OrderedDict()
+        self.past: OrderedDict[Key, None] = OrderedDict()
         self._stopping: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
 
@@ -92,14 +92,14 @@ class AnswerBook:
         return (
             all(
                 answer.out.is_heard or answer.out.alone_since_s is not None
-                for answer in self._answers.values()
+                for answer in self.answers.values()
             )
             and not self.num_running
         )
 
     def knows(self, key: Key) -> bool:
         """Whether the request was taken before, so that it must not run again."""
-        return key in self._answers or key in self._past
+        return key in self.answers or key in self.past
 
     def why_not(self, device_key: str) -> Failure | None:
         """Say why a new request of this device cannot be taken now."""
@@ -116,7 +116,7 @@ class AnswerBook:
 
         def ended() -> None:
             self._running.discard(key)
-            if key in self._answers:
+            if key in self.answers:
                 self._ended[key] = self._loop.time() + self._limits.resume_s
 
         self._running.add(key)
@@ -125,12 +125,12 @@ class AnswerBook:
         if self._trusts_asker and isinstance(request, ForwardedRequest):
             who = request.asker
         with asked_by(who):
-            self._answers[key] = AnswerTask(self._engine, request, out, answer_meter, on_end=ended)
+            self.answers[key] = AnswerTask(self._engine, request, out, answer_meter, on_end=ended)
         out.attach(send, 0)
 
     def resume(self, key: Key, send: Send, received: int, until: int = 0) -> Failure | None:
         """Go on with an answer over a new connection, or say that it is gone."""
-        answer = self._answers.get(key)
+        answer = self.answers.get(key)
         if answer is None or not answer.out.attach(send, received):
             return Failure(GONE, "the cloud no longer holds this answer; ask again")
         answer.out.allow(until)
@@ -138,13 +138,13 @@ class AnswerBook:
 
     def allow(self, key: Key, until: int) -> None:
         """Take a device's credit for one of its answers."""
-        if key in self._answers:
-            self._answers[key].out.allow(until)
+        if key in self.answers:
+            self.answers[key].out.allow(until)
 
     def cancel(self, key: Key) -> None:
         """Stop an answer and forget what it said."""
         self._ended.pop(key, None)
-        answer = self._answers.pop(key, None)
+        answer = self.answers.pop(key, None)
         if answer is None:
             return
         self._remember(key)
@@ -156,20 +156,20 @@ class AnswerBook:
 
     def leave(self, key: Key) -> None:
         """The device of an answer is lost; keep the answer for a while."""
-        answer = self._answers.get(key)
+        answer = self.answers.get(key)
         if answer is not None:
             answer.out.detach()
 
     def end_unheard(self) -> None:
         """Stop the answers whose device is gone, rather than keep them for its return."""
-        for key in list(self._running & self._answers.keys()):
-            if self._answers[key].out.alone_since_s is not None:
+        for key in list(self._running & self.answers.keys()):
+            if self.answers[key].out.alone_since_s is not None:
                 self.cancel(key)
 
     def sweep(self) -> None:
         """Stop and forget what no device has come back for."""
         now_s = self._loop.time()
-        for key in list(self._running & self._answers.keys()):
+        for key in list(self._running & self.answers.keys()):
             self._look_at_running(key, now_s)
         # Only those that are due are touched: there may be thousands that just ended.
         while self._ended:
@@ -180,7 +180,7 @@ class AnswerBook:
             self._look_at_ended(key, now_s, forget=too_many)
 
     def _look_at_running(self, key: Key, now_s: float) -> None:
-        answer = self._answers[key]
+        answer = self.answers[key]
         alone_since_s, blocked_since_s = answer.out.alone_since_s, answer.out.blocked_since_s
         if alone_since_s is not None and now_s - alone_since_s >= self._limits.resume_s:
             self.cancel(key)
@@ -188,7 +188,7 @@ class AnswerBook:
             answer.give_up(Failure(GONE, "the answer was not read for too long; ask again"))
 
     def _look_at_ended(self, key: Key, now_s: float, *, forget: bool) -> None:
-        alone_since_s = self._answers[key].out.alone_since_s
+        alone_since_s = self.answers[key].out.alone_since_s
         kept_s = 0.0 if alone_since_s is None else now_s - alone_since_s
         if forget or (alone_since_s is not None and kept_s >= self._limits.resume_s):
             self.cancel(key)
@@ -198,12 +198,12 @@ class AnswerBook:
 
     async def aclose(self) -> None:
         """Stop everything and wait until the engine has let go."""
-        for key in list(self._answers):
+        for key in list(self.answers):
             self.cancel(key)
         if self._stopping:
             await asyncio.wait(set(self._stopping))
 
     def _remember(self, key: Key) -> None:
-        self._past[key] = None
-        while len(self._past) > self._limits.max_remembered_ids:
-            self._past.popitem(last=False)
+        self.past[key] = None
+        while len(self.past) > self._limits.max_remembered_ids:
+            self.past.popitem(last=False)

@@ -25,7 +25,7 @@ _BATCH_BYTES = 32 * 1024
 
 
 class SendBuffer:
-    """The cloud's end: keeps pieces until they are taken, and sends several in one message.
+    """Send buffer of one answer: keeps pieces until they are taken, several in one message.
 
     `send` returns False while the connection has no room. A piece leaves at once if none left in
     the last `batch_s`, else together with others after that time; 0 turns batching off.

@@ -49,9 +49,9 @@ class LinkServer:
         self._asked_endpoint = endpoint
         self._endpoint: str | None = None
         self._keys = keys
-        self._door = Access(devices=devices, invites=invites, meter=meter)
+        self._access = Access(devices=devices, invites=invites, meter=meter)
         self._limits = limits or AnswerLimits()
-        self._times = HeartbeatTimes(dead_after_s=peer_silence_s)
+        self.times = HeartbeatTimes(dead_after_s=peer_silence_s)
         self._trusts_asker = trusts_asker
         self._closed = asyncio.Event()
 
@@ -62,14 +62,19 @@ class LinkServer:
         return self._endpoint
 
     @property
+    def public_key(self) -> str:
+        """The CURVE key that devices must know, empty where there is none."""
+        return self._keys.public if self._keys is not None else ""
+
+    @property
     def num_in_flight(self) -> int:
         """How many requests are being answered now."""
-        return self._exchange.answers.num_running
+        return self.handler.answers.num_running
 
     @property
     def num_bad_messages(self) -> int:
         """How many messages were none of this protocol."""
-        return self._exchange.num_bad_messages
+        return self.handler.num_bad_messages
 
     @property
     def num_silent_connections(self) -> int:
@@ -80,25 +85,25 @@ class LinkServer:
         """Bind and begin to serve. Raises SettingsError where the endpoint cannot be bound."""
         # A context of its own, since there can be only one ZAP handler in each.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._gatekeeper: ZapHandler | None = None
+        self._zap_handler: ZapHandler | None = None
         if self._keys is not None:
-            self._gatekeeper = ZapHandler(self._context, self._door.lets_in)
+            self._zap_handler = ZapHandler(self._context, self._access.lets_in)
         try:
             socket = listen(self._context, self._asked_endpoint, self._keys)
         except SettingsError:
-            if self._gatekeeper is not None:
-                self._gatekeeper.close()
+            if self._zap_handler is not None:
+                self._zap_handler.close()
             self._context.term()
             raise
         self._silent = SilentConnections(socket, self._limits.max_silent_connections)
-        self._pump = Pump(socket, self._on_frames)
+        self.pump = Pump(socket, self.receive)
         self._endpoint = socket.getsockopt_string(zmq.LAST_ENDPOINT).rstrip("\0")
-        self._exchange = MessageHandler(
+        self.handler = MessageHandler(
             self._engine,
-            self._door,
+            self._access,
             self._limits,
-            self._times,
-            self._pump.send,
+            self.times,
+            self.pump.send,
             trusts_asker=self._trusts_asker,
         )
         self._sweeper = asyncio.create_task(self._sweep())
@@ -115,10 +120,10 @@ class LinkServer:
     async def drain(self, timeout_s: float = 30.0) -> None:
         """Take nothing new, let what somebody reads come to its end and be heard, and close."""
         if self._endpoint is not None:
-            self._exchange.takes_requests = False
+            self.handler.takes_requests = False
             loop = asyncio.get_running_loop()
             end_s = loop.time() + timeout_s
-            answers = self._exchange.answers
+            answers = self.handler.answers
             answers.end_unheard()
             while not answers.all_heard and loop.time() < end_s:
                 await asyncio.sleep(_DRAIN_LOOK_S)
@@ -131,32 +136,32 @@ class LinkServer:
             return
         self._closed.set()
         self._sweeper.cancel()
-        await self._exchange.answers.aclose()
-        self._door.meter.close()
+        await self.handler.answers.aclose()
+        self._access.meter.close()
         self._silent.close()
         # What was said last may still be on its way out when a drain ends.
-        self._pump.close(linger_s=0.0 if self._exchange.takes_requests else _LINGER_S)
-        if self._gatekeeper is not None:
-            self._gatekeeper.close()
+        self.pump.close(linger_s=0.0 if self.handler.takes_requests else _LINGER_S)
+        if self._zap_handler is not None:
+            self._zap_handler.close()
         await asyncio.to_thread(self._context.term)
 
-    def _on_frames(self, frames: list[zmq.Frame]) -> None:
+    def receive(self, frames: list[zmq.Frame]) -> None:
         if len(frames) != 2:  # the first is the connection's identity
-            self._exchange.note_bad()
+            self.handler.note_bad()
             return
         self._silent.heard(frames[-1])
         identity, message = (frame.bytes for frame in frames)
         device_key = _device_key(frames[-1])
-        assert device_key or self._keys is None, "the gatekeeper names whom it lets in"
-        self._exchange.take(identity, device_key, message)
+        assert device_key or self._keys is None, "the ZAP handler names whom it lets in"
+        self.handler.take(identity, device_key, message)
 
     async def _sweep(self) -> None:
         while True:
-            await asyncio.sleep(self._times.look_every_s)
+            await asyncio.sleep(self.times.look_every_s)
             try:
-                if self._exchange.has_silent_peers():
-                    self._pump.drain()  # perhaps it was we who did not listen
-                self._exchange.sweep()
+                if self.handler.has_silent_peers():
+                    self.pump.drain()  # perhaps it was we who did not listen
+                self.handler.sweep()
             except Exception:
                 _log.exception("sweeping failed; it will be tried again")
 

@@ -14,7 +14,7 @@ _EVENTS = zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED
 
 
 class SilentConnections:
-    """Watches a bound socket; where too many connections are silent, the oldest is closed.
+    """Silent connections of a bound socket; where there are too many, the oldest is closed.
 
     libzmq closes one that does not finish its handshake only after seconds, and each holds a file
     of this process. One that has spoken counts no more, see `heard`.

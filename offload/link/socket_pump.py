@@ -17,13 +17,13 @@ _POLLIN = int(zmq.POLLIN)
 
 
 class Pump:
-    """Reads a socket while the loop runs; belongs to the loop that is running when it is made."""
+    """Socket pump: reads a socket in the loop that is running when it is made."""
 
     def __init__(
         self, socket: zmq.Socket[bytes], on_message: Callable[[list[zmq.Frame]], None]
     ) -> None:
         self._socket = socket
-        self._on_message = on_message
+        self.on_message = on_message
         self._loop = asyncio.get_running_loop()
         self._fd = int(socket.getsockopt(zmq.FD))
         self._again: asyncio.Handle | None = None
@@ -59,7 +59,7 @@ class Pump:
             while frames[-1].more:
                 frames.append(self._socket.recv(_NOW, copy=False))
             try:
-                self._on_message(frames)
+                self.on_message(frames)
             except BaseException:
                 self._wake()  # the loop reports it, and what waits behind is still read
                 raise

@@ -33,7 +33,7 @@ DO UPDATE SET requests = requests + excluded.requests, tokens = tokens + exclude
 
 
 class DayUse(NamedTuple):
-    """Use of one device on one day."""
+    """Day's use of one device."""
 
     requests: int = 0
     tokens: int = 0
@@ -72,8 +72,8 @@ class UsageStore:
             file.executemany(_ADD, [(name, day, *use) for name, use in uses.items()])
             totals = {}
             for name in uses:
-                asked = "SELECT requests, tokens FROM used WHERE name = ? AND day = ?"
-                totals[name] = DayUse(*file.execute(asked, (name, day)).fetchone())
+                query = "SELECT requests, tokens FROM used WHERE name = ? AND day = ?"
+                totals[name] = DayUse(*file.execute(query, (name, day)).fetchone())
         return totals
 
     def close(self) -> None:

@@ -60,7 +60,7 @@ class _Usage(msgspec.Struct):
 
 
 class Chunk(msgspec.Struct):
-    """One event of a stream; `error` is how some servers say that it broke."""
+    """Chunk: one event of a stream; `error` is how some servers say that it broke."""
 
     choices: list[_Choice] | None = None
     usage: _Usage | None = None
@@ -158,7 +158,7 @@ class AnswerAssembler:
     thinking: bool = False
 
     def take(self, chunk: Chunk) -> Delta | None:
-        """Take the next event; return what it adds to the answer. Raises CloudFailed."""
+        """Take the next event and return what it adds to the answer. Raises CloudFailed."""
         if chunk.error is not None:
             raise CloudFailed("the upstream server broke off its answer; see its log")
         if chunk.usage is not None:

@@ -39,7 +39,7 @@ _ASSUMED_LEN = 1_000_000  # where a server does not say its context; it refuses 
 
 
 class Upstream:
-    """An Engine over HTTP. Connects at the first use; safe to ask again while nothing was said."""
+    """Upstream engine over HTTP; it connects at the first use."""
 
     def __init__(
         self,
@@ -200,9 +200,9 @@ class Upstream:
                 method, self._url + path, content=content, timeout=timeout
             ) as response:
                 if response.status_code != 200:
-                    told, _ = await body_within(response, MAX_ERROR_BYTES)
+                    content_start, _ = await body_within(response, MAX_ERROR_BYTES)
                     again = response.headers.get("retry-after", "")
-                    raise refusal(response.status_code, told, again, self._url)
+                    raise refusal(response.status_code, content_start, again, self._url)
                 yield response
         except LinkError as error:
             error.bytes_sent = None if content else 0
@@ -250,8 +250,8 @@ def _client(
     )
 
 
-def _broken(told: str, content: bytes | None) -> CloudFailed:
-    error = CloudFailed(told)
+def _broken(message: str, content: bytes | None) -> CloudFailed:
+    error = CloudFailed(message)
     error.bytes_sent = None if content else 0  # how much of it had left, nobody counts here
     return error
 

@@ -31,7 +31,7 @@ _SALT = {"cache_salt": "cache_salt"}
 
 @dataclass(frozen=True, kw_only=True)
 class Dialect:
-    """One kind of server; `words` are its names for what OpenAI has no name for.
+    """Dialect of one kind of server; `words` are its names for what OpenAI has no name for.
 
     `ignores` are OpenAI's own words that it reads over in silence, so that they must not be asked.
     `chat_words` are those of `words` that it takes with messages and not with a raw prompt.
@@ -108,8 +108,8 @@ def check(request: Request, dialect: Dialect) -> None:
 
 def extra_words(request: Request, dialect: Dialect) -> dict[str, Extra]:
     """Return the fields that are this server's own, as far as the request asks for them."""
-    asked = {name: value for name, value in _extras(request).items() if value is not None}
-    said = {dialect.words[name]: value for name, value in asked.items()}
+    wanted = {name: value for name, value in _extras(request).items() if value is not None}
+    said = {dialect.words[name]: value for name, value in wanted.items()}
     sampling = request.sampling
     if dialect.always_samples and sampling.temperature == 0.0 and not sampling.draws_own:
         said |= {"temperature": 1.0, dialect.words["top_k"]: 1}  # the likeliest alone to draw from

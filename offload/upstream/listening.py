@@ -91,21 +91,21 @@ class _Body(msgspec.Struct):
 
 def refusal(status: int, body: bytes, retry_after: str, url: str) -> NearfarError:
     """Return the error to raise for a reply that is no answer."""
-    told = _told(body)
+    message = _told(body)
     if status in (400, 413, 422):
         if any(sign in body.decode(errors="replace") for sign in _TOO_LONG):
             # Not through __init__, which would write the message from numbers we do not have.
-            return ContextLengthError.__new__(ContextLengthError, told)
-        return RequestError(f"{url} refused the request: {told}")
+            return ContextLengthError.__new__(ContextLengthError, message)
+        return RequestError(f"{url} refused the request: {message}")
     if status in (401, 403):
         return KeyRefused(f"{url} refused the API key (HTTP {status}); set NEARFAR_CLOUD_API_KEY")
     if status == 404:
-        return CloudFailed(f"{url} has no such model or path: {told}; see its GET /v1/models")
+        return CloudFailed(f"{url} has no such model or path: {message}; see its GET /v1/models")
     if status == 429:
         return CloudBusy(f"{url} has too much to do; ask again later", _seconds(retry_after))
     if status in (502, 503, 504):
         return CloudUnreachable(f"{url} is not ready (HTTP {status}); ask again later")
-    return CloudFailed(f"{url} answered with HTTP {status}: {told}")
+    return CloudFailed(f"{url} answered with HTTP {status}: {message}")
 
 
 def _told(body: bytes) -> str:

@@ -147,7 +147,7 @@ class Copier:
     def propose(self, limit: int) -> list[int]:
         return [1, 2, 3][:limit]
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         self.verdicts.append((num_proposed, num_accepted))
 
 
@@ -159,7 +159,7 @@ def test_copies_are_verified_only_where_that_pays() -> None:
     for _ in range(400):
         draft = paying.propose(8)
         drafts += bool(draft)
-        paying.judge(len(draft), 0, 2.5 if draft else 1.0)
+        paying.observe(len(draft), 0, 2.5 if draft else 1.0)
     assert TRIAL_STEPS <= drafts <= TRIAL_STEPS + 5
     assert len(copier.verdicts) == 400
 
@@ -169,5 +169,5 @@ def test_steps_that_others_share_are_no_measure() -> None:
     paying = GatedDrafter(Copier(), gate)
     for _ in range(50):
         assert paying.propose(0) == []
-        paying.judge(0, 0, 9.0)
+        paying.observe(0, 0, 9.0)
     assert not gate.wanted(), "not one step of its own has been timed"

@@ -122,13 +122,13 @@ def _both(path: Path, prompt: str, **sampling: object) -> tuple[int, int]:
     found, calls = [], []
     for drafts in (0, 8):
         engine = LlamaEngine(path, options=LlamaOptions(num_threads=1, max_draft_tokens=drafts))
-        count, decode = [0], engine._context.decode
+        count, decode = [0], engine.context.decode
 
         def counting(tokens, position, count=count, decode=decode, **options):
             count[0] += 1
             decode(tokens, position, **options)
 
-        engine._context.decode = counting  # type: ignore[method-assign]
+        engine.context.decode = counting  # type: ignore[method-assign]
         for _ in range(2):
             deltas, finish = _ask(engine, prompt, **sampling)
             found.append(([d.token_ids for d in deltas], "".join(d.text for d in deltas)))
@@ -166,7 +166,7 @@ class Guesser(PromptLookup):
         right = self._answer[said : said + self._random.randint(0, 9)]
         return [*right, *(self._random.randint(0, 255) for _ in range(3))][: max(0, limit)]
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float = 0.0) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float = 0.0) -> None:
         self.verdicts.append((num_proposed, num_accepted))
 
 
@@ -182,11 +182,11 @@ def test_drafts_half_right_change_nothing(
     plain.close()
     engine = LlamaEngine(tiny_gguf, options=LlamaOptions(**known))  # type: ignore[arg-type]
     guesser = Guesser(expected, seed)
-    monkeypatch.setattr(engine._writer, "make_drafter", lambda prompt, pins, owner: guesser)
+    monkeypatch.setattr(engine.generation, "make_drafter", lambda prompt, pins, owner: guesser)
     deltas, _ = _ask(engine, "hello", max_tokens=50)
     assert [d.token_ids[0] for d in deltas if d.token_ids] == expected
     assert 0 < sum(right for _, right in guesser.verdicts) < sum(n for n, _ in guesser.verdicts)
-    stream = engine._slots.all[0].cache.window.stream
+    stream = engine.slots.all[0].cache.window.stream
     assert stream[5:] == expected[: len(stream) - 5], "nothing that was not said is held"
     engine.close()
 
@@ -205,7 +205,7 @@ def test_drafts_do_not_outrun_the_window(tiny_gguf: Path) -> None:
     engine = LlamaEngine(tiny_gguf, options=options)
     deltas, finish = _ask(engine, "abcabcabc", max_tokens=200)
     assert finish.usage.completion_tokens == len([d for d in deltas if d.token_ids]) > 60
-    assert engine._slots.all[0].cache.window.used <= 64
+    assert engine.slots.all[0].cache.window.used <= 64
     engine.close()
 
 

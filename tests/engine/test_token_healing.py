@@ -132,21 +132,21 @@ def test_the_longer_token_comes_where_it_is_likelier(
 
 def test_a_whole_token_is_left_alone(engine: LlamaEngine) -> None:
     request = Request(prompt="hello ", answer_prefix="a th", sampling=Sampling(max_tokens=4))
-    prompt, spell = engine._prompts.begun(request)
+    prompt, spell = engine.prompts.begun(request)
     assert (prompt, spell) == (engine.prompt_tokens(request), b"")
 
 
 def test_under_a_schema_and_with_a_judged_prompt_each_token_counts(engine: LlamaEngine) -> None:
     for asked in (Sampling(json_schema={"type": "string"}), Sampling(prompt_logprobs=True)):
         request = Request(prompt="hello ", answer_prefix='"t', sampling=asked)
-        assert engine._prompts.begun(request) == (engine.prompt_tokens(request), b"")
+        assert engine.prompts.begun(request) == (engine.prompt_tokens(request), b"")
         list(engine.answer(request))
 
 
 def test_a_model_that_never_writes_what_must_come_is_told(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    logits = engine._context.logits
+    logits = engine.context.logits
     silent = [TH, *engine.prompt_tokens(Request(prompt="t"))]
 
     def without(row: int = -1) -> np.ndarray:
@@ -154,7 +154,7 @@ def test_a_model_that_never_writes_what_must_come_is_told(
         found[silent] = -np.inf
         return found
 
-    monkeypatch.setattr(engine._context, "logits", without)
+    monkeypatch.setattr(engine.context, "logits", without)
     with pytest.raises(RequestError, match="end it earlier"):
         _ask(engine, "at")
 

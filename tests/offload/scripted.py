@@ -50,8 +50,8 @@ class ScriptedEngine:
         finish: Finish | None = Finish(reason="stop", usage=Usage(completion_tokens=3)),  # noqa: B008
     ) -> None:
         self._script = script or (lambda request: deltas)
-        self._hold, self._hold_before = hold, hold_before
-        self._error, self._error_before = error, error_before
+        self.hold, self._hold_before = hold, hold_before
+        self.error, self.error_before = error, error_before
         self._pause_s = pause_s
         self._finish = finish
         self._reads = reads
@@ -76,17 +76,17 @@ class ScriptedEngine:
                 await asyncio.sleep(0)
             index = -1
             for index, said in enumerate(self._script(request)):
-                if self._error is not None and index == self._error_before:
-                    raise self._error
-                if self._hold is not None and index == self._hold_before:
-                    await self._hold.wait()
+                if self.error is not None and index == self.error_before:
+                    raise self.error
+                if self.hold is not None and index == self._hold_before:
+                    await self.hold.wait()
                 if self._pause_s is not None:
                     await asyncio.sleep(self._pause_s)
                 self.num_said[request.id] += 1
                 await self._tell()
                 yield said if isinstance(said, Delta) else delta(said, index)
-            if self._error is not None and index < self._error_before:
-                raise self._error
+            if self.error is not None and index < self.error_before:
+                raise self.error
             ended = True
             if self._finish is not None:
                 yield self._finish

@@ -10,6 +10,7 @@ import pytest
 from offload.engine_pool import EnginePool
 from offload.errors import Overloaded
 from tests.offload.scripted import ScriptedEngine
+from tests.waiting import until
 
 
 class Library:
@@ -75,8 +76,7 @@ async def test_where_all_answer_the_next_waits_or_is_refused() -> None:
             pass
 
     first = asyncio.create_task(hold())
-    while not pool.loaded:
-        await asyncio.sleep(0)
+    await until(lambda: bool(pool.loaded))
     second = asyncio.create_task(other())
     await asyncio.sleep(0.01)
     assert library.log == ["+a"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from offload.reading import LEAST_TOKENS, PromptReading, heard_by, listener, told
+from offload.reading import LEAST_TOKENS, PromptReading, heard_by, listener, reading_line
 
 
 async def test_a_long_prompt_is_told_from_its_beginning_to_its_end() -> None:
@@ -20,7 +20,7 @@ async def test_a_long_prompt_is_told_from_its_beginning_to_its_end() -> None:
     await asyncio.to_thread(read)
     await asyncio.sleep(0)
     assert heard == [(100, 1000), (612, 1000), (1000, 1000)]
-    assert told(612, 1000) == "reading 612 of 1,000 tokens"
+    assert reading_line(612, 1000) == "reading 612 of 1,000 tokens"
 
 
 def test_of_a_prompt_that_is_held_already_nothing_is_told() -> None:

@@ -250,6 +250,7 @@ def test_settings_travel(make_checkpoint: Make, tmp_path: Path) -> None:
 
 
 def test_every_token_that_ends_an_answer_travels(make_checkpoint: Make, tmp_path: Path) -> None:
+    from edge.llama.library import llama
     from edge.llama.native_handles import Model
 
     folder = make_checkpoint("qwen3", head_dim=32)
@@ -257,7 +258,7 @@ def test_every_token_that_ends_an_answer_travels(make_checkpoint: Make, tmp_path
     done = convert(folder, tmp_path / "m.gguf", kind="q8_0")
     with Model(done.path) as model:
         ends = {n for n in range(model.vocabulary.num_tokens) if model.vocabulary.is_end(n)}
-        of_llama = {n for n in ends if model._lib.llama_vocab_is_eog(model.vocabulary.handle, n)}
+        of_llama = {n for n in ends if llama().llama_vocab_is_eog(model.vocabulary.handle, n)}
     assert ends == {0, 301, 302, 303}
     assert of_llama == {0, 301, 302}  # which has names for three
 

@@ -112,7 +112,7 @@ def test_finished_rows_are_not_judged_again(
             raise NearfarError("interrupted")
         return fake_verdict(0.5)
 
-    monkeypatch.setattr(report_module, "judge", fake)
+    monkeypatch.setattr(report_module, "evaluate", fake)
     cache = tmp_path / "rows.json"
     first = make_report(models, source, default_text(), options=FEW, cache=cache)
     assert first.failed == ("interrupted",), "the rows that are there are not thrown away"
@@ -134,7 +134,7 @@ def test_a_model_whose_packages_are_missing_is_said_before_any_is_judged(
     quantized = config | {"quantization_config": {"quant_method": "bitsandbytes"}}
     (folder / "config.json").write_text(json.dumps(quantized))
     monkeypatch.setattr("quantize.bnb.find_spec", lambda name: None)
-    monkeypatch.setattr(report_module, "judge", lambda task: pytest.fail("nothing is judged"))
+    monkeypatch.setattr(report_module, "evaluate", lambda task: pytest.fail("nothing is judged"))
     with pytest.raises(MissingExtra, match="bitsandbytes"):
         make_report([source, folder], source, default_text(), options=FEW)
 

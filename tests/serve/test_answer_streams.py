@@ -79,7 +79,7 @@ async def test_a_reader_who_leaves_as_an_item_comes_has_left() -> None:
         waiting = asyncio.ensure_future(reading.next())
         await engine.until(lambda: bool(engine.running))
         await asyncio.sleep(0)
-        reading._queue.put_nowait((0, item))
+        reading.queue.put_nowait((0, item))
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

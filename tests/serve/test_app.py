@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -27,6 +27,7 @@ from serve.app import build_app
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, near
+from tests.waiting import until_read
 
 FAR = Finish(
     reason="length",
@@ -260,9 +261,9 @@ async def test_an_engine_whose_every_chat_fails_is_not_ready() -> None:
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=transport, base_url=base) as client,
     ):
-        async with asyncio.timeout(60):
-            while "template is broken" not in (ready := await client.get("/ready")).text:
-                await asyncio.sleep(0)
+        ready = await until_read(
+            partial(client.get, "/ready"), lambda reply: "template is broken" in reply.text
+        )
     assert ready.status_code == 503
     assert engine.requests[0].messages and engine.requests[0].prompt is None
 

@@ -193,7 +193,7 @@ def test_no_text_takes_long(text: str) -> None:
 
     def steps(of: str) -> int:
         count, reader = 0, CallReader(TOOLS)
-        source = reader._source
+        source = reader.source
         take = source.take
 
         def counted(number: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import httpx
 import pytest
@@ -12,6 +12,7 @@ from offload.errors import EngineStopped
 from offload.messages import ModelCard
 from tests.offload.scripted import CARD, ScriptedEngine
 from tests.serve.faces import listening
+from tests.waiting import until_read
 
 WHY = "no replica is up; ask again in a moment"
 
@@ -35,8 +36,7 @@ class Broken(ScriptedEngine):
 async def test_ready_goes_and_comes_with_the_engine() -> None:
     engine = Wavering()
     async with listening(engine) as server, httpx.AsyncClient(base_url=server.url) as client:
-        while (await client.get("/ready")).status_code != 200:
-            await asyncio.sleep(0.01)
+        await until_read(partial(client.get, "/ready"), lambda reply: reply.status_code == 200)
         engine.up = False
         gone = await client.get("/ready")
         assert (gone.status_code, gone.json()["why"]) == (503, WHY)

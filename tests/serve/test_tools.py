@@ -114,7 +114,7 @@ def test_any_arguments_arrive_whole_however_they_are_cut(given_: Any, sizes: lis
     assert again == text and [call.arguments for call in same] == [c.arguments for c in calls]
 
 
-FORCED = Toolbox(descriptions=(), names=frozenset({"look"}), forced=True, most=1)
+FORCED = Toolbox(descriptions=(), names=frozenset({"look"}), forced=True, max_calls=1)
 
 
 def test_the_arguments_of_a_forced_call_are_told_while_they_are_written() -> None:

@@ -29,7 +29,7 @@ class Backend:
     extra: str = "cloud"  # brings its package
     soft_capping: bool = False
     sinks: bool = False
-    coded_cache: bool = False  # int8 or fp8 keys and values
+    coded_cache: bool = False  # a KV cache in int8 or fp8
     needs_half_on_gpu: bool = False
     in_triton: bool = False
     block_multiple: int = 1  # of tokens in a block

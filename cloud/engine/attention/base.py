@@ -30,7 +30,7 @@ class AttentionBackend(Protocol):
 
 
 class SplitAttention:
-    """One backend for rows of one token, which come first, another for pieces of prompts."""
+    """Split backend: one for rows of one token, which come first, another for prompt chunks."""
 
     def __init__(self, decode: AttentionBackend, prefill: AttentionBackend) -> None:
         self._decode = decode

@@ -20,7 +20,7 @@ from cloud.engine.kv.kv_cache import KVCache
 
 
 class FlashAttention:
-    """Both masks are aligned to the bottom right: a piece of a prompt sees all before it."""
+    """Attention by flash-attn; its masks are aligned to the bottom right, for chunks."""
 
     def __init__(self, config: NetworkConfig, cache: KVCache) -> None:
         """Raises ModuleNotFoundError where flash-attn is not installed."""

@@ -24,7 +24,7 @@ from cloud.engine.kv.kv_cache import KVCache
 
 
 class FlexAttention:
-    """Windows, sinks and soft-capping, all in one kernel made for them."""
+    """Attention by flex_attention: windows, sinks and soft-capping in one compiled kernel."""
 
     def __init__(self, config: NetworkConfig, cache: KVCache) -> None:
         self._cache = cache

@@ -20,7 +20,7 @@ from cloud.engine.kv.kv_cache import KVCache
 
 @dataclass(frozen=True)
 class _Plan:
-    """How one row reads the cache: a run of neighbouring tokens, or slots to be gathered."""
+    """Read plan of one row: a run of neighbouring tokens, or slots to be gathered."""
 
     queries: slice
     run: slice | None
@@ -36,7 +36,7 @@ _FEW = 64
 
 
 class SdpaAttention:
-    """Gathers each sequence's keys and values, unless they lie together already."""
+    """Attention by torch's SDPA; gathers each sequence's keys and values where need be."""
 
     def __init__(self, config: NetworkConfig, cache: KVCache) -> None:
         self._cache = cache

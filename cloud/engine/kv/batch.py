@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class BatchRow:
-    """One sequence's part of a step."""
+    """Batch row: one sequence's part of a step."""
 
     first: int  # where its new tokens start in the step
     num_new: int
@@ -23,7 +23,7 @@ class BatchRow:
 
 @dataclass(frozen=True)
 class StepBatch:
-    """What a step computes; tensors are int64 on the device."""
+    """Batch of one step; tensors are int64 on the device."""
 
     tokens: Tensor  # [tokens]
     positions: Tensor  # [tokens]

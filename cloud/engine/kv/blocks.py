@@ -28,7 +28,7 @@ def salted(root: bytes, salt: str) -> bytes:
 
 @dataclass(frozen=True, kw_only=True)
 class Span:
-    """The tokens that a sequence keeps in the cache: all, or a window and the sinks before it."""
+    """Span of the tokens that a sequence keeps in the cache: all, or a window and the sinks."""
 
     block_size: int
     window: int | None = None  # of the layer that sees farthest; None where one sees everything
@@ -63,7 +63,7 @@ class Span:
 
 
 class BlockPool:
-    """Hands out blocks 0 .. num_blocks - 1 and counts their holders."""
+    """Pool of blocks 0 .. num_blocks - 1, with a reference count each."""
 
     def __init__(self, num_blocks: int, *, enable_prefix_caching: bool = True) -> None:
         self.num_blocks = num_blocks

@@ -20,7 +20,7 @@ _CPU_SHARE = 0.25
 
 
 class KVCache:
-    """One tensor of keys and one of values per layer: [blocks, block_size, kv_heads, dim].
+    """KV cache: a tensor of keys and one of values per layer, [blocks, block_size, kv_heads, dim].
 
     In eight bits (`CODED`), each head of each token has a scale of its own, in float32.
     """

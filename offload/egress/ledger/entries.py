@@ -14,7 +14,7 @@ State = Literal["leaving", "answered", "failed", "abandoned"]
 
 
 class Departure(msgspec.Struct, frozen=True, kw_only=True):
-    """A text on its way out, written down before its first byte leaves.
+    """Departure: a text on its way out, written down before its first byte leaves.
 
     `digest` is the SHA-256 of the bytes that leave, after redaction; `content` is the text itself,
     only where the person keeps it. `found` counts what was detected in it, by class and by what was
@@ -46,7 +46,7 @@ class DepartureOutcome(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A departure with its return, as the ledger lists it."""
+    """Ledger entry: a departure with its outcome."""
 
     departure: Departure
     back: DepartureOutcome
@@ -59,7 +59,7 @@ class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DecisionEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A decision as the ledger keeps it; `finish` holds its outcome and its cost."""
+    """Decision entry of the ledger; `finish` holds its outcome and its cost."""
 
     number: int
     request_id: str

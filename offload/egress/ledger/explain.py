@@ -98,11 +98,11 @@ def _departed(left: LedgerEntry) -> str:
 
 def _counts(found: dict[str, int]) -> str:
     done = {"redact": "replaced", "ask": "let pass by you"}
-    told = []
+    parts = []
     for name, count in found.items():
         kind, _, action = name.partition(" ")
-        told.append(f"{count} {kind.replace('_', ' ')} {done.get(action, action)}")
-    return ", ".join(told)
+        parts.append(f"{count} {kind.replace('_', ' ')} {done.get(action, action)}")
+    return ", ".join(parts)
 
 
 def _moment(seconds: float) -> str:

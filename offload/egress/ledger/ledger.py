@@ -71,12 +71,12 @@ class Ledger:
 
     def leaving(self, departure: Departure) -> None:
         """Write down a text before it leaves."""
-        told = msgspec.json.encode(departure.found).decode()
+        found = msgspec.json.encode(departure.found).decode()
         content = departure.content if self.keep_content else None
         values = (departure.key, departure.request_id, departure.left_at, departure.endpoint)
         values += (departure.why, departure.privacy, departure.num_bytes, departure.digest)  # type: ignore[assignment]
         self._write(
-            (_LEAVING, (*values, told, content)), DaySpending(num_bytes=departure.num_bytes)
+            (_LEAVING, (*values, found, content)), DaySpending(num_bytes=departure.num_bytes)
         )
 
     def returned(self, key: str, back: DepartureOutcome) -> None:
@@ -124,8 +124,8 @@ class Ledger:
             self._flush()
             if self._waiting and not (self._told and len(self._waiting) == 1):
                 count = len(self._waiting)
-                told = "1 line was" if count == 1 else f"{count} lines were"
-                _log.warning("the ledger could not be written to the end: %s not kept", told)
+                lines = "1 line was" if count == 1 else f"{count} lines were"
+                _log.warning("the ledger could not be written to the end: %s not kept", lines)
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None

@@ -37,7 +37,7 @@ _SPENT = (
 
 
 class LedgerReader:
-    """The ledger's file, open for reading."""
+    """Ledger reader: its file, open for reading."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -105,10 +105,10 @@ def open_book(path: Path) -> Iterator[LedgerReader]:
             yield LedgerReader(connection)
     except (OSError, sqlite3.Error) as error:
         if isinstance(error, sqlite3.Error) and is_damage(error):
-            told = f"{cause(error)}; move the file away to begin anew"
+            message = f"{cause(error)}; move the file away to begin anew"
         else:
-            told = obstacle(path, error)
-        raise SettingsError(f"the ledger {path} cannot be read: {told}") from None
+            message = obstacle(path, error)
+        raise SettingsError(f"the ledger {path} cannot be read: {message}") from None
 
 
 def spent_since(connection: sqlite3.Connection, start: float, end: float) -> DaySpending:

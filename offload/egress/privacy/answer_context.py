@@ -14,7 +14,7 @@ _MAX_KEPT = 256  # characters of a word and of a line's beginning; links show in
 
 
 class LinkWatch:
-    """Says whether the text so far ends within an address, a link's target or a tag."""
+    """Link watch: whether the text so far ends within an address, a link's target or a tag."""
 
     def __init__(self) -> None:
         self._word = self._line = ""
@@ -53,7 +53,7 @@ class LinkWatch:
 
 
 class StringWatch:
-    """Says whether the text so far ends within a string of a call's arguments, and its quote."""
+    """String watch: whether the text so far ends within a string of a call's arguments."""
 
     def __init__(self) -> None:
         self._depth = 0

@@ -21,7 +21,7 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 
 @dataclass(frozen=True)
 class Finding:
-    """A stretch of a text, [start, end), and what it is."""
+    """Finding: a stretch of a text, [start, end), and its kind."""
 
     kind: Kind
     start: int

@@ -22,7 +22,7 @@ _TOO_BLANK = re.compile(_LONG_BLANKS)
 
 
 class Pattern:
-    """A shape in RE2's syntax, compiled when it is first looked for.
+    """Pattern in RE2's syntax, compiled when it is first searched for.
 
     `before` and `behind` are what must stand around it; empty is anything. `unless` are beginnings
     that it must not have, in capitals where `any_case` is set.
@@ -80,8 +80,8 @@ class Pattern:
     def _is_refused(self, begins: bytes) -> bool:
         if not self._unless:
             return False
-        told = begins.decode(errors="replace")
-        return (told.upper() if self._any_case else told).startswith(self._unless)
+        start = begins.decode(errors="replace")
+        return (start.upper() if self._any_case else start).startswith(self._unless)
 
 
 def as_ascii(text: str) -> bytes:

@@ -27,7 +27,7 @@ _BLANK = {"Cc", "Zl", "Zp", "Zs"}
 
 @dataclass(frozen=True)
 class Normalised:
-    """`text` as read; `starts` and `ends` say where each of its characters came from."""
+    """Normalised text; `starts` and `ends` say where each of its characters came from."""
 
     text: str
     starts: list[int] | range

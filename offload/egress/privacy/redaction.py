@@ -40,7 +40,7 @@ _MAX_KEY = 40  # characters, the last of a key
 
 @dataclass(frozen=True)
 class Cleared:
-    """A request as it may leave; `originals` maps placeholders back, `kinds` tells all findings."""
+    """Cleared request; `originals` maps placeholders back, `kinds` tells all findings."""
 
     request: Request
     originals: dict[str, str] = field(default_factory=dict)

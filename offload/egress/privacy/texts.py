@@ -21,7 +21,7 @@ _BRACKET = re.compile(r"[\[{\]}]")
 
 
 class KeyedText(str):
-    """A text with the key that it stands under, which tells what a bare number is."""
+    """Keyed text: a text and the key that it stands under, which tells what a number is."""
 
     key: str
 

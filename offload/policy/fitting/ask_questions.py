@@ -50,9 +50,9 @@ class QuestionOptions:
 
     def describe(self) -> str:
         """Return how the answers are drawn, as the table's rows say it."""
-        asked = self.sampling
-        drawn = "greedy" if asked.temperature == 0.0 else f"temperature {asked.temperature:g}"
-        return f"{drawn}, {asked.max_tokens} tokens"
+        sampling = self.sampling
+        drawn = "greedy" if sampling.temperature == 0.0 else f"temperature {sampling.temperature:g}"
+        return f"{drawn}, {sampling.max_tokens} tokens"
 
 
 async def ask_all(

@@ -83,7 +83,7 @@ def _prompt(line: str) -> str:
     return (read.question or read.prompt).strip()
 
 
-def agrees(near: str, far: str, asked: QuestionForm) -> bool | None:
+def agrees(near: str, far: str, form: QuestionForm) -> bool | None:
     """Return whether two answers say the same; None where only a reader could tell."""
     near, far = split(near).answer, split(far).answer  # what was thought before is no answer
     wanted = final_answer(far)
@@ -92,9 +92,9 @@ def agrees(near: str, far: str, asked: QuestionForm) -> bool | None:
         return bool(document == _json(final_answer(near)))
     truth = Question(question="", answer=wanted)
     try:
-        if asked.options:
+        if form.options:
             return choice(near, truth)
-        if asked.asks_number:
+        if form.asks_number:
             return numeric(near, truth)
     except RequestError:  # the far answer names no option, or has no number
         return None
@@ -182,7 +182,7 @@ async def _judge(
     """Return the far model's verdict by question, and its share of yes for swapped answers."""
     if not pairs:
         return {}, None
-    asked = {q.id: _verdict_on(q, near.text, far.text) for q, near, far in pairs}
+    verdicts = {q.id: _verdict_on(q, near.text, far.text) for q, near, far in pairs}
     others = [pairs[(place + 1) % len(pairs)][1] for place in range(len(pairs))]
     swapped = [
         _verdict_on(q, other.text, far.text)
@@ -190,8 +190,8 @@ async def _judge(
         if other.text != near.text
     ][:NUM_SWAPPED]
     one_word = replace(how, grader=word, sampling=Sampling(max_tokens=4))
-    await ask_all([*asked.values(), *swapped], cloud, judged, one_word)
-    rows = {name: judged.found.get(key_of(each)) for name, each in asked.items()}
+    await ask_all([*verdicts.values(), *swapped], cloud, judged, one_word)
+    rows = {name: judged.found.get(key_of(each)) for name, each in verdicts.items()}
     yes = [row.right for each in swapped if (row := judged.found.get(key_of(each)))]
     false_yes = sum(yes) / len(yes) if yes else 1.0
     return {name: row.right for name, row in rows.items() if row}, false_yes

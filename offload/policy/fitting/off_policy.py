@@ -66,16 +66,18 @@ def value_of(rows: Sequence[DrawnDecision]) -> PolicyValue:
             f"{len(rows)} decisions that were drawn at random have a reward; {MIN_DRAWN} are the "
             "least to learn from: set policy.exploration, and give rewards of more requests"
         )
-    asked, wants, rewards = (_column(rows, name) for name in ("asked_far", "wants_far", "reward"))
+    went_far, wants, rewards = (
+        _column(rows, name) for name in ("asked_far", "wants_far", "reward")
+    )
     near, far = _column(rows, "p_near"), _column(rows, "p_far")
-    weights = np.where(asked == wants, 1.0 / _column(rows, "propensity"), 0.0)
-    guessed, given = np.where(wants > 0, far, near), np.where(asked > 0, far, near)
+    weights = np.where(went_far == wants, 1.0 / _column(rows, "propensity"), 0.0)
+    guessed, given = np.where(wants > 0, far, near), np.where(went_far > 0, far, near)
     robust, total = guessed + weights * (rewards - given), float(weights.sum())
     return PolicyValue(
         num_rows=len(rows),
-        num_shared=int((asked == wants).sum()),
+        num_shared=int((went_far == wants).sum()),
         effective_rows=total**2 / max(1e-12, float(weights @ weights)),
-        far_then=float(asked.mean()),
+        far_then=float(went_far.mean()),
         far_now=float(wants.mean()),
         logged=float(rewards.mean()),
         ips=float((weights * rewards).mean()),
@@ -123,17 +125,17 @@ def drawn_decisions(
     """Return the decisions with a reward whose side was left to chance, under another limit."""
     rows = []
     for each in decisions:
-        estimate, asked = estimate_of(each), each.inputs.get("asked_far")
+        estimate, went_far = estimate_of(each), each.inputs.get("asked_far")
         reward = rewards.get(each.request_id)
         if reward is None or estimate is None or estimate.right is None:
             continue
-        if not isinstance(asked, bool):
+        if not isinstance(went_far, bool):
             continue
         if not 0.0 < each.propensity < 1.0:
             continue
         rows.append(
             DrawnDecision(
-                asked_far=asked,
+                asked_far=went_far,
                 propensity=each.propensity,
                 reward=reward,
                 p_near=estimate.right,

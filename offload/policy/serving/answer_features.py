@@ -60,15 +60,15 @@ PROMPT_SIGNS = {
 PROMPT_NAMES = tuple(PROMPT_SIGNS)
 
 
-def answer_features(asked: QuestionForm, text: str, tokens: Sequence[Confidence]) -> list[float]:
+def answer_features(form: QuestionForm, text: str, tokens: Sequence[Confidence]) -> list[float]:
     """Return one number for each of NAMES."""
-    checks = dict(zip(CHECKS, consistency(asked, text), strict=True))
+    checks = dict(zip(CHECKS, consistency(form, text), strict=True))
     is_number = checks["has_number"]
-    is_option = float(bool(asked.options or asked.listed))
+    is_option = float(bool(form.options or form.listed))
     is_open = 1.0 - max(is_number, is_option)
     doubt, margin, before = _final_doubt(text, tokens)
     # Without working shown, two or three numbers of the question should make it.
-    direct = is_number * (checks["sums"] == 0.0) * (len(asked.numbers) >= 2)
+    direct = is_number * (checks["sums"] == 0.0) * (len(form.numbers) >= 2)
     sums_shown = float(checks["sums"] > 0.0)
     return [
         doubt * is_number,
@@ -105,9 +105,9 @@ def answer_features(asked: QuestionForm, text: str, tokens: Sequence[Confidence]
 
 def measured(question: str, text: str, tokens: Sequence[Confidence]) -> dict[str, float]:
     """Return the features of a question and its answer by name, as a table keeps them."""
-    asked = QuestionForm.read(question)
-    answer = zip(NAMES, answer_features(asked, text, tokens), strict=True)
-    prompt = zip(PROMPT_NAMES, prompt_features(asked), strict=True)
+    form = QuestionForm.read(question)
+    answer = zip(NAMES, answer_features(form, text, tokens), strict=True)
+    prompt = zip(PROMPT_NAMES, prompt_features(form), strict=True)
     return {name: round(value, 4) for name, value in (*answer, *prompt)}
 
 
@@ -147,13 +147,13 @@ def _mean(values: Sequence[float]) -> float:
     return sum(map(_held, values)) / len(values) if values else 0.0
 
 
-def prompt_features(asked: QuestionForm) -> list[float]:
+def prompt_features(form: QuestionForm) -> list[float]:
     """Return one number for each of PROMPT_NAMES."""
-    bare = not (asked.numbers or asked.options or asked.listed or asked.asks_form)
+    bare = not (form.numbers or form.options or form.listed or form.asks_form)
     return [
-        math.log1p(len(asked.numbers)),
-        math.log1p(asked.num_words),
-        math.log1p(len(asked.options)),
-        float(bool(asked.listed)),
+        math.log1p(len(form.numbers)),
+        math.log1p(form.num_words),
+        math.log1p(len(form.options)),
+        float(bool(form.listed)),
         float(bare),
     ]

@@ -66,11 +66,11 @@ class CalibratedRule:
         return self.policy.far_at_once_gain
 
     def expect(self, prompt: str) -> PromptEstimate:
-        asked = QuestionForm.read(prompt) if self.policy.answer_scorer is not None else None
+        form = QuestionForm.read(prompt) if self.policy.answer_scorer is not None else None
         if self.prior is None:
-            return PromptEstimate(far=self.policy.far(0.0), asked=asked)
+            return PromptEstimate(far=self.policy.far(0.0), form=form)
         near, far = self.prior.probabilities(prompt)
-        return PromptEstimate(near=near, far=self.policy.far(log_odds(far)), asked=asked)
+        return PromptEstimate(near=near, far=self.policy.far(log_odds(far)), form=form)
 
     def judge(
         self,
@@ -81,8 +81,8 @@ class CalibratedRule:
         states: Sequence[Any] = (),
     ) -> Estimate:
         if self.policy.answer_scorer is not None:
-            asked = expected.asked or QuestionForm.read("")
-            found = answer_features(asked, signals.text, signals.tokens)
+            form = expected.form or QuestionForm.read("")
+            found = answer_features(form, signals.text, signals.tokens)
             return self._judged(self.policy.answer_scorer(found), expected, flags)
         features = self._features(signals, expected)
         score = self.policy.early_scorer(features)

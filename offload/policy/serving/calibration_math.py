@@ -33,9 +33,9 @@ class Isotonic(BaseStruct, frozen=True, kw_only=True):
             return self.probabilities[-1]
         low, high = self.scores[place - 1], self.scores[place]
         part = (score - low) / (high - low)
-        least, most = self.probabilities[place - 1], self.probabilities[place]
+        low, high = self.probabilities[place - 1], self.probabilities[place]
         # In this form rounding never turns the line down, and the bound keeps it below its end.
-        return min(most, least + (most - least) * part)
+        return min(high, low + (high - low) * part)
 
 
 def fit_isotonic(scores: Sequence[float], happened: Sequence[bool]) -> Isotonic:

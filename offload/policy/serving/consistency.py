@@ -81,30 +81,30 @@ NAMES = (
 )
 
 
-def consistency(asked: QuestionForm, text: str) -> list[float]:
+def consistency(form: QuestionForm, text: str) -> list[float]:
     """Return one number for each of NAMES; shares and truths are 0 to 1."""
     final = final_answer(text)
-    form_missed = asked.asks_form and "Answer:" not in text
+    form_missed = form.asks_form and "Answer:" not in text
     words = len(text.split())
     return [
         float(form_missed),
         float(circles(text)),
-        *_number_checks(asked, text, final),
-        *_option_checks(asked, final),
-        float(bool(asked.listed) and not _begins_with(final, asked.listed)),
+        *_number_checks(form, text, final),
+        *_option_checks(form, final),
+        float(bool(form.listed) and not _begins_with(final, form.listed)),
         math.log1p(words),
-        math.log1p(len(asked.numbers)),
-        math.log1p(asked.num_words),
-        math.log1p(asked.num_sentences),
-        math.log1p(len(asked.options)),
+        math.log1p(len(form.numbers)),
+        math.log1p(form.num_words),
+        math.log1p(form.num_sentences),
+        math.log1p(len(form.options)),
     ]
 
 
-def _number_checks(asked: QuestionForm, text: str, final: str) -> list[float]:
+def _number_checks(form: QuestionForm, text: str, final: str) -> list[float]:
     found = _numbers(final)
-    if not found or not asked.asks_number or asked.options or asked.listed:
+    if not found or not form.asks_number or form.options or form.listed:
         return [0.0] * 10
-    given, known = found[-1], asked.numbers
+    given, known = found[-1], form.numbers
     checked = [(left, right) for left, right in sums(text) if left is not None]
     wrong = sum(abs(left - right) > 0.005 * max(1.0, abs(left)) for left, right in checked)
     working = _numbers(text[: max(0, len(text) - len(final))])
@@ -159,22 +159,22 @@ def _used(known: Sequence[float], text: str) -> float:
     return used / len(known) if known else 0.0
 
 
-def _option_checks(asked: QuestionForm, final: str) -> list[float]:
+def _option_checks(form: QuestionForm, final: str) -> list[float]:
     """Whether there are options, and the answer names none of them, or no known one, or misquotes.
 
     The last says whether it is the first one: small models like it best.
     """
-    if not asked.options:
+    if not form.options:
         return [0.0] * 5
     found = _LETTER.search(final)
     if found is None:
         return [1.0, 0.0, 1.0, 0.0, 0.0]
     letter = found[1] or found[2]
-    if letter not in asked.options:
+    if letter not in form.options:
         return [1.0, 1.0, 0.0, 0.0, 0.0]
     behind = _plain(final[found.end() :])
-    misquoted = bool(behind) and not _agree(behind, asked.options[letter])
-    first = letter == min(asked.options)
+    misquoted = bool(behind) and not _agree(behind, form.options[letter])
+    first = letter == min(form.options)
     return [1.0, 0.0, 0.0, float(misquoted), float(first)]
 
 

@@ -80,8 +80,8 @@ class FirstDayRule:
         return None
 
     def expect(self, prompt: str) -> PromptEstimate:
-        asked = QuestionForm.read(prompt)
-        return self._expected(prompt_features(asked), asked)
+        form = QuestionForm.read(prompt)
+        return self._expected(prompt_features(form), form)
 
     def judge(
         self,
@@ -91,8 +91,8 @@ class FirstDayRule:
         flags: Sequence[str] = (),
         states: Sequence[Any] = (),
     ) -> Estimate:
-        asked = expected.asked or QuestionForm.read("")
-        features = answer_features(asked, signals.text, signals.tokens)
+        form = expected.form or QuestionForm.read("")
+        features = answer_features(form, signals.text, signals.tokens)
         return self._judged(features, expected, flags)
 
     def judge_measures(self, measures: Mapping[str, float], flags: Sequence[str]) -> Estimate:
@@ -100,12 +100,12 @@ class FirstDayRule:
         expected = self._expected([measures[name] for name in PROMPT_NAMES], None)
         return self._judged([measures[name] for name in NAMES], expected, flags)
 
-    def _expected(self, features: Sequence[float], asked: QuestionForm | None) -> PromptEstimate:
+    def _expected(self, features: Sequence[float], form: QuestionForm | None) -> PromptEstimate:
         near, far = (
             chance(scorer(features))
             for scorer in (self.file.near_by_prompt, self.file.far_by_prompt)
         )
-        return PromptEstimate(near=near, far=far, asked=asked)
+        return PromptEstimate(near=near, far=far, form=form)
 
     def _judged(
         self, features: Sequence[float], expected: PromptEstimate, flags: Sequence[str]

@@ -108,8 +108,8 @@ def kept_near(request: Request, conditions: Conditions) -> str | None:
         return "token_ids"  # another model reads other words in them, and no rule can search them
     if request.suffix:
         return "fill_in"  # between two texts, as an editor asks at every key
-    asked = request.sampling
-    if (asked.stop_token_ids or asked.logit_bias) and conditions.forced != "cloud":
+    sampling = request.sampling
+    if (sampling.stop_token_ids or sampling.logit_bias) and conditions.forced != "cloud":
         return "token_ids"
     if conditions.offline:
         return "offline"

@@ -22,7 +22,7 @@ class PromptEstimate:
 
     near: float | None = None
     far: float | None = None
-    asked: QuestionForm | None = None
+    form: QuestionForm | None = None
 
     @property
     def gain(self) -> float | None:

@@ -82,7 +82,7 @@ async def test_an_answer_that_breaks_off_is_lost() -> None:
     engine = ScriptedEngine(finish=DONE)
     async with listening(engine) as server:
         await engine.until(lambda: bool(engine.num_said) and not engine.running)
-        engine._error, engine._error_before = CloudFailed("gone; again"), 1
+        engine.error, engine.error_before = CloudFailed("gone; again"), 1
         options = LoadOptions(base_url=f"{server.url}/v1", num_prompts=3, num_warmups=0)
         report = summarize(await run(options), options)
     assert report["lost"] == 3

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -30,6 +31,7 @@ from tests.cloud.golden import ask
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import listening
 from tests.tiny_checkpoints import write_checkpoint
+from tests.waiting import until_read
 
 ROOT = Path(__file__).parents[3]
 KILLED = "process 1 of the shared model was killed by signal 9; start the engine again"
@@ -55,13 +57,12 @@ async def test_a_process_killed_while_nothing_is_asked_is_told_by_every_door(
     shared: CloudEngine,
 ) -> None:
     async with listening(shared, ServeOptions(port=0)) as server, httpx.AsyncClient() as client:
-        while (await client.get(f"{server.url}/ready")).status_code != 200:
-            await asyncio.sleep(0.05)
+        ready = partial(client.get, f"{server.url}/ready")
+        await until_read(ready, lambda reply: reply.status_code == 200)
         assert "nearfar:engine_up 1.0" in (await client.get(f"{server.url}/metrics")).text
 
         other_process(shared).kill()
-        while (told := await client.get(f"{server.url}/ready")).status_code == 200:
-            await asyncio.sleep(0.01)
+        told = await until_read(ready, lambda reply: reply.status_code != 200)
         assert told.status_code == 503 and told.json() == {"status": "not ready", "why": KILLED}
         assert "nearfar:engine_up 0.0" in (await client.get(f"{server.url}/metrics")).text
         body = {"model": "auto", "prompt": "the cat"}

@@ -106,7 +106,7 @@ async def test_consent_is_asked_of_the_page_and_private_closes_the_link() -> Non
         assert [event async for event in follow][-1]["why"].startswith("far")
 
         status = (await http.patch("/api/settings", json={"private": True})).json()
-        assert status["private"] and status["link"] == "no cloud"
+        assert status["private"] and status["link"] == "no far model"
         _, told = await ask(http, "secret", side="cloud")
         assert told[-1]["finish"]["route"]["reason"] == "local_only"
         assert len(opened.far.requests) == 1

@@ -18,7 +18,7 @@ import offload
 from backbone.errors import NearfarError
 from edge.assistant.app import build_app
 from edge.assistant.language import chinese, speaks_chinese, table, told_of
-from edge.assistant.running_answers import told
+from edge.assistant.running_answers import finish_event
 from edge.chat.status_line import link
 from edge.conversations.store import Conversations
 from offload.errors import CloudUnreachable, RequestError
@@ -66,7 +66,7 @@ def test_all_that_is_told_of_an_answer_is_told_in_chinese(
         )
         usage = Usage(completion_tokens=12, prefill_s=0.1, decode_s=0.4, bytes_sent=num_bytes)
         finish = Finish(reason=ending, route=route, usage=usage, dropped_tokens=3)  # type: ignore[arg-type]
-        said = told(finish)
+        said = finish_event(finish)
         for sentence in (said["why"], said["reason"], *said["remarks"]):
             assert is_chinese(chinese(sentence)), sentence
 
@@ -108,7 +108,7 @@ def test_every_state_of_the_link_has_its_words() -> None:
     ]
     words = {link(Hybrid(near, cloud)) for cloud in clouds}
     assert len(words) == 5 and all(is_chinese(chinese(each)) for each in words)
-    assert chinese("cloud 12 ms") == "\u4e91\u7aef 12 \u6beb\u79d2"
+    assert chinese("far 12 ms") == "\u4e91\u7aef 12 \u6beb\u79d2"
 
 
 @pytest.mark.parametrize("path", ROOM, ids=lambda path: path.name)
@@ -125,9 +125,9 @@ def sentences(path: Path) -> list[str]:
             calls.append(node.exc.args[:1])
         elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "refuse":
             calls.append(node.args[1:2])
-    told = [_template(args[0]) for args in calls if args]
+    found = [_template(args[0]) for args in calls if args]
     # Where a variable tells how a sentence begins, a test of its own looks at each way.
-    return [each for each in told if each and not each.startswith("7 with 7")]
+    return [each for each in found if each and not each.startswith("7 with 7")]
 
 
 def _template(node: ast.expr) -> str | None:
@@ -174,17 +174,17 @@ def test_the_two_ways_not_to_find_a_conversation_are_in_the_table() -> None:
     for _ in range(17):  # of 16 first letters one comes twice
         store.begin()
     first = [heading.id[0] for heading in store.headings()]
-    told = set()
+    found = set()
     for name in ("zz", next(each for each in first if first.count(each) > 1)):
         with pytest.raises(RequestError) as error:
             store.find(name)
-        told.add(chinese(str(error.value)))
-    assert len(told) == 2 and all(is_chinese(each) for each in told)
+        found.add(chinese(str(error.value)))
+    assert len(found) == 2 and all(is_chinese(each) for each in found)
 
 
 def test_a_sentence_may_carry_another() -> None:
     inner = RequestError("the title is empty; write one")
-    whole = chinese(f"the cloud could not answer: {inner}") or ""
+    whole = chinese(f"the far model could not answer: {inner}") or ""
     assert "title" not in whole and is_chinese(whole)
 
 

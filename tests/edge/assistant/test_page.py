@@ -186,7 +186,7 @@ async def test_it_speaks_chinese_and_leaves_no_english() -> None:
         assert await english(tab, but=("near answer", "nobody knows why; see its log")) == []
         await tab.select_option("#language", "en")
         await tab.click("#settings button[value=close]")
-        await tab.locator(".remark", has_text="the cloud could not answer").wait_for()
+        await tab.locator(".remark", has_text="the far model could not answer").wait_for()
         assert await tab.locator("#settings-title").inner_text() == "Settings"
 
 

@@ -54,7 +54,7 @@ class Away(ScriptedEngine):
     """A cloud that is out of reach until it comes back."""
 
     def come_back(self) -> None:
-        self._error = None
+        self.error = None
 
 
 async def test_a_better_answer_comes_to_the_open_page(monkeypatch: pytest.MonkeyPatch) -> None:

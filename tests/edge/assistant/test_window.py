@@ -14,7 +14,7 @@ import pytest
 
 from backbone.errors import MissingExtra
 from edge.assistant.server import NoWindow, run, show
-from edge.chat.ask import AskOptions
+from edge.chat.ask_options import AskOptions
 from offload.errors import SettingsError
 
 

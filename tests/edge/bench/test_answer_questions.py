@@ -63,7 +63,7 @@ def test_text_and_states_are_kept_where_they_are_asked_for(questions: Path) -> N
 
 
 def test_what_cannot_be_asked_is_said(questions: Path) -> None:
-    with pytest.raises(SettingsError, match="no cloud is set up"):
+    with pytest.raises(SettingsError, match="no far model is set up"):
         _answers(questions, "--far")
     with pytest.raises(WrongUsage, match="--at-once"):
         _answers(questions, "--at-once", "0")

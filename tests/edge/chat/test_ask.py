@@ -7,7 +7,8 @@ import io
 import pytest
 
 from edge.chat import ask
-from edge.chat.ask import AskOptions, ask_once
+from edge.chat.ask import ask_once
+from edge.chat.ask_options import AskOptions
 from edge.chat.terminal import StreamReader
 from offload.config.settings import Settings
 from offload.messages import Delta, Finish, FinishReason, Request, Route, Sampling

@@ -268,7 +268,7 @@ async def test_it_asks_before_a_message_leaves_and_remembers(
 async def test_the_status_line_tells_without_asking() -> None:
     chat, _ = await talk("question")
     line = status(chat.engine, chat.last)
-    assert line.startswith("scripted · far scripted") and "cloud not asked yet" in line
+    assert line.startswith("scripted · far scripted") and "far model not asked yet" in line
     assert "context 3/4096" in line
 
 
@@ -417,7 +417,7 @@ async def test_a_conversation_that_goes_on_shows_its_title_and_last_turns() -> N
 async def test_a_question_that_fails_again_leaves_the_answer_that_was_there() -> None:
     near = ScriptedEngine(("fine",))
     chat, screen = await talk("question", engine=Hybrid(near, None))
-    near._error = RequestError("it broke; ask again")
+    near.error = RequestError("it broke; ask again")
     assert chat.conversation is not None
     await chat._take("/retry")
     assert [turn.content for turn in chat.store.read(chat.conversation).turns] == [

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from edge.chat import ask
-from edge.chat.ask import AskOptions, ask_once
+from edge.chat.ask import ask_once
+from edge.chat.ask_options import AskOptions
 from edge.chat.chat_setup import ConversationChoice, chat_on
 from edge.chat.terminal import StreamReader
 from edge.chat.upgrade_answers import is_in_reach, waiting_line

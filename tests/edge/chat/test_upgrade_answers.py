@@ -30,7 +30,7 @@ class Away(ScriptedEngine):
     """A cloud that is out of reach until it comes back."""
 
     def come_back(self) -> None:
-        self._error = None
+        self.error = None
 
 
 def away(*words: str) -> Away:

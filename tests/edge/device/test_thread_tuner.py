@@ -86,7 +86,7 @@ def test_others_are_looked_at_before_each_piece_of_a_prompt(
 
 def test_fixed_threads_are_left_alone(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = LlamaEngine(tiny_gguf, options=LlamaOptions(num_threads=1))
-    monkeypatch.setattr(engine._context, "set_threads", lambda *_: pytest.fail("changed"))
+    monkeypatch.setattr(engine.context, "set_threads", lambda *_: pytest.fail("changed"))
     assert list(engine.answer(Request(prompt="hello", sampling=Sampling(max_tokens=5))))
     engine.close()
 

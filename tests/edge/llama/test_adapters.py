@@ -70,7 +70,7 @@ def test_an_adapter_counts_as_its_scale_says(tiny_gguf: Path, adapter: Path) -> 
 def test_embeddings_are_those_of_the_model_with_its_adapter(tiny_gguf: Path, adapter: Path) -> None:
     def vector(*adapters: Adapter) -> list[float]:
         engine = LlamaEngine(tiny_gguf, options=LlamaOptions(num_threads=1, adapters=adapters))
-        found = engine._embedder.embed(["near"])[0]
+        found = engine.embedder.embed(["near"])[0]
         engine.close()
         return found
 

@@ -118,7 +118,7 @@ def test_every_way_of_running_gives_the_same_answer(
         # Sliding windows part the two, since drafts are cut off where the window is full.
         if which == "itself" and not options:
             assert draft_stats.accepted == draft_stats.proposed
-        window = drafted._slots.all[0].cache.window
+        window = drafted.slots.all[0].cache.window
         assert window.used <= window.capacity
 
 
@@ -131,8 +131,8 @@ def test_the_draft_models_own_window_slides(
         prompt = "a prompt that is longer than what the draft model can hold at once"
         expected = [d.token_ids for d in _ask(plain, prompt, max_tokens=100)]
         assert [d.token_ids for d in _ask(drafted, prompt, max_tokens=100)] == expected
-        assert drafted._draft is not None
-        window = drafted._draft._reader.cache.window
+        assert drafted.draft_model is not None
+        window = drafted.draft_model.reader.cache.window
         assert window.capacity == 48 and window.dropped > 60 and window.used <= 48
         assert drafted.draft_stats.accepted > 0
 
@@ -160,8 +160,8 @@ def test_what_it_holds_is_what_was_said(tiny_gguf: Path, nearly: Path) -> None:
     engine = engine_of(tiny_gguf, nearly)
     for prompt in ("one", "one and two", "three"):
         said = [t for d in _ask(engine, prompt, max_tokens=40) for t in d.token_ids]
-        assert engine._draft is not None
-        held = engine._draft._reader.cache.window.stream
+        assert engine.draft_model is not None
+        held = engine.draft_model.reader.cache.window.stream
         whole = [*engine.prompt_tokens(Request(prompt=prompt)), *said]
         sure = len(held) - 8  # the newest guesses are taken back when the next are asked for
         assert held[:sure] == whole[:sure] and sure > len(whole) - 30
@@ -189,8 +189,8 @@ async def test_it_keeps_nothing_for_another_asker_or_of_what_is_forgotten(
     tiny_gguf: Path, nearly: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = engine_of(tiny_gguf, nearly)
-    assert engine._draft is not None
-    context, read = engine._draft.context, list[int]()
+    assert engine.draft_model is not None
+    context, read = engine.draft_model.context, list[int]()
     decode = context.decode
     monkeypatch.setattr(
         context, "decode", lambda t, p, **options: (read.append(len(t)), decode(t, p, **options))[1]
@@ -206,7 +206,7 @@ async def test_it_keeps_nothing_for_another_asker_or_of_what_is_forgotten(
     assert most_read("one") > 100 > 20 > most_read("one")
     assert most_read("two") > 100, "another's text is never looked at"
     await engine.forget("anything")
-    assert engine._draft._reader.cache.window.used == 0
+    assert engine.draft_model.reader.cache.window.used == 0
     assert most_read("two") > 100
     engine.close()
 
@@ -216,8 +216,8 @@ def test_a_failing_draft_model_is_told_and_costs_no_answer(
     tiny_gguf: Path, nearly: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with _both(tiny_gguf, nearly) as (plain, drafted), caplog.at_level(logging.WARNING):
-        assert drafted._draft is not None
-        context, calls = drafted._draft.context, [0]
+        assert drafted.draft_model is not None
+        context, calls = drafted.draft_model.context, [0]
         decode = context.decode
 
         def failing(tokens: list[int], position: int, **options: bool) -> None:
@@ -254,7 +254,7 @@ def test_models_that_cannot_take_back_are_not_drafted_for_and_do_not_draft(
     expected = [d.token_ids for d in _ask(engine)]
     assert engine.draft_stats.steps > 0
     before = engine.draft_stats.steps
-    engine._context.can_take_back = False
+    engine.context.can_take_back = False
     assert [d.token_ids for d in _ask(engine)] == expected
     assert engine.draft_stats.steps == before
     engine.close()
@@ -275,7 +275,7 @@ class Scripted:
     def propose(self, limit: int) -> list[int]:
         return self.draft[: max(0, limit)]
 
-    def judge(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
+    def observe(self, num_proposed: int, num_accepted: int, seconds: float) -> None:
         self.verdicts.append((num_proposed, num_accepted))
 
 
@@ -285,11 +285,11 @@ def test_the_first_guess_is_taken_and_only_its_giver_is_judged() -> None:
     both = FirstOf([silent, first, second], draft_stats)
     both.add(7)
     assert both.propose(5) == [1, 2]
-    both.judge(2, 1, 0.1)
+    both.observe(2, 1, 0.1)
     assert (silent.verdicts, first.verdicts, second.verdicts) == ([], [(2, 1)], [])
     assert [each.told for each in (silent, first, second)] == [[7]] * 3
     assert both.propose(0) == []
-    both.judge(0, 0, 0.1)
+    both.observe(0, 0, 0.1)
     assert silent.verdicts == second.verdicts == [(0, 0)]
     assert (draft_stats.steps, draft_stats.proposed, draft_stats.accepted) == (1, 2, 1)
 
@@ -302,7 +302,7 @@ def test_a_draft_model_that_cannot_pay_is_told_at_the_start_and_does_nothing(
 ) -> None:
     """Two models of one size: a guess takes as long as what it saves."""
     monkeypatch.setattr(
-        "edge.llama.draft_model._timed", lambda context, num_tokens: 1e-3 * (4 + num_tokens)
+        "edge.llama.draft_model.timed_step", lambda context, num_tokens: 1e-3 * (4 + num_tokens)
     )
     with _both(tiny_gguf, nearly) as (plain, drafted):
         told = [record.getMessage() for record in caplog.records]

@@ -174,7 +174,7 @@ def test_logits_that_are_no_numbers_end_the_answer(
 ) -> None:
     """From the fourth token on: what came before is the reader's, and then the reason."""
     engine = LlamaEngine(tiny_gguf, options=LlamaOptions(num_threads=1))
-    logits, calls = engine._context.logits, [0]
+    logits, calls = engine.context.logits, [0]
 
     def spoiled(row: int = -1) -> np.ndarray:
         calls[0] += 1
@@ -184,7 +184,7 @@ def test_logits_that_are_no_numbers_end_the_answer(
     endless = {"logit_bias": {257: -100.0}, "max_tokens": 9}  # 257 would end the answer
     request = Request(prompt="hi", sampling=Sampling(**endless, **sampled))  # type: ignore
     with monkeypatch.context() as patch:
-        patch.setattr(engine._context, "logits", spoiled)
+        patch.setattr(engine.context, "logits", spoiled)
         *deltas, finish = engine.answer(request)
     assert isinstance(finish, Finish) and finish.reason == "error"
     assert "not a number" in (finish.error or "")

@@ -136,7 +136,7 @@ def test_devices_are_read_from_llama_cpp(monkeypatch: pytest.MonkeyPatch) -> Non
     lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
     lib.ggml_backend_dev_description.restype = ctypes.c_char_p
     device = ctypes.c_void_p(lib.ggml_backend_dev_get(0))
-    assert module._read(lib, device) is None
+    assert module.read_gpu(lib, device) is None
     monkeypatch.setattr(module, "_GPU", lib.ggml_backend_dev_type(device))
-    found = module._read(lib, device)
+    found = module.read_gpu(lib, device)
     assert found is not None and found.name and 0 < found.free_bytes <= found.total_bytes

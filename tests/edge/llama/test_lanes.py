@@ -41,13 +41,13 @@ async def _ask(engine: LlamaEngine, prompt: str, **sampling: object) -> tuple[li
 def _record(engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch) -> list[list[BatchPart]]:
     """Return a list that fills with the parts of each step."""
     recorded: list[list[BatchPart]] = []
-    decode = engine._context.decode_parts
+    decode = engine.context.decode_parts
 
     def recording(parts: list[BatchPart]) -> None:
         recorded.append(list(parts))
         decode(parts)
 
-    monkeypatch.setattr(engine._context, "decode_parts", recording)
+    monkeypatch.setattr(engine.context, "decode_parts", recording)
     return recorded
 
 
@@ -167,7 +167,7 @@ async def test_failed_step_ends_its_answers_and_the_next_are_sound(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = [(await _ask(engine, prompt))[0] for prompt in PROMPTS]
-    decode, count = engine._context.decode_parts, [0]
+    decode, count = engine.context.decode_parts, [0]
 
     def failing(parts: list[BatchPart]) -> None:
         count[0] += 1
@@ -176,7 +176,7 @@ async def test_failed_step_ends_its_answers_and_the_next_are_sound(
         decode(parts)
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine._context, "decode_parts", failing)
+        patch.setattr(engine.context, "decode_parts", failing)
         found = await asyncio.gather(*(_ask(engine, p) for p in PROMPTS), return_exceptions=True)
     failed = [f for f in found if isinstance(f, NearfarError) or f[1].reason == "error"]  # type: ignore
     assert failed
@@ -234,10 +234,10 @@ def test_no_sequences_are_refused() -> None:
 
 
 def test_logits_of_lanes_are_copies(engine: LlamaEngine) -> None:
-    cache = engine._slots.all[0].cache
-    list(cache.read([1, 2, 3], engine._writer.pins(cache, Request(prompt="x"), [1, 2, 3])))
+    cache = engine.slots.all[0].cache
+    list(cache.read([1, 2, 3], engine.generation.pins(cache, Request(prompt="x"), [1, 2, 3])))
     kept = cache.logits(0)
     before = kept.copy()
-    other = engine._slots.all[1].cache
-    list(other.read([4, 5], engine._writer.pins(other, Request(prompt="x"), [4, 5])))
+    other = engine.slots.all[1].cache
+    list(other.read([4, 5], engine.generation.pins(other, Request(prompt="x"), [4, 5])))
     np.testing.assert_array_equal(kept, before)

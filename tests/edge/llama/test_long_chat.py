@@ -27,7 +27,7 @@ def _turn(engine: LlamaEngine, messages: list[Message], max_tokens: int = 20) ->
 
 
 def _held(engine: LlamaEngine) -> str:
-    window = engine._slots.all[0].cache.window
+    window = engine.slots.all[0].cache.window
     kept = [t for start, end in window.kept for t in window.stream[start:end]]
     return engine.detokenize(kept).decode("utf-8", "replace")
 
@@ -40,7 +40,7 @@ def test_chat_never_ends_and_says_what_left_the_window(tiny_gguf: Path) -> None:
         messages.append(_say("user", f"question number {turn}"))
         finish = _turn(engine, messages)
         assert finish.reason in ("stop", "length")
-        assert engine._slots.all[0].cache.window.used <= 154
+        assert engine.slots.all[0].cache.window.used <= 154
         held = _held(engine)
         assert held.startswith("You are terse.") and f"question number {turn}" in held
         dropped.append(finish.dropped_tokens)

@@ -25,7 +25,7 @@ def test_without_a_template_nothing_of_a_conversation_is_dropped(
     engine = LlamaEngine(make_tiny_gguf(tmp_path / "m.gguf", chat_template=None))
     for _ in range(2):
         tokens = engine.prompt_tokens(Request(messages=TALK))
-    controls = [t for t in tokens if engine._model.vocabulary.is_control(t)]
+    controls = [t for t in tokens if engine.model.vocabulary.is_control(t)]
     assert engine.detokenize(tokens) == WRITTEN_OUT and not controls
     assert [r.getMessage().count("no chat template") for r in caplog.records] == [1]
     engine.close()
@@ -36,7 +36,7 @@ def test_without_a_template_the_answer_ends_where_the_person_would_speak(
 ) -> None:
     engine = LlamaEngine(make_tiny_gguf(tmp_path / "m.gguf", chat_template=None))
     said = list(b"so.\nUser: Three?")
-    letters = {byte: engine._model.vocabulary.tokenize(chr(byte))[0] for byte in set(said)}
+    letters = {byte: engine.model.vocabulary.tokenize(chr(byte))[0] for byte in set(said)}
     answers = iter([letters[byte] for byte in said])
 
     def next_token(self: object, logits: np.ndarray) -> tuple[int, Confidence]:
@@ -87,7 +87,7 @@ def test_a_system_prompt_inside_the_first_turn_stays_in_the_window(
     engine = LlamaEngine(make_tiny_gguf(tmp_path / "m.gguf", chat_template=refusing + says))
     request = Request(messages=TALK)
     tokens = engine.prompt_tokens(request)
-    pins = engine._prompts.pins(request, tokens)
+    pins = engine.prompts.pins(request, tokens)
     told = engine.detokenize(tokens[: pins.num_first]), engine.detokenize(tokens[pins.last_start :])
     assert told == (b"Be brief.<|end|>", b" Two?")
     engine.close()

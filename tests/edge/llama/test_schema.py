@@ -244,7 +244,7 @@ def test_any_json_is_json_or_says_that_it_was_cut(engine: LlamaEngine) -> None:
 
 def test_a_model_of_blanks_cannot_fill_an_answer_with_them(engine: LlamaEngine) -> None:
     blanks = {ord(blank) for blank in " \n\t\r"}
-    vocabulary = engine._model.vocabulary
+    vocabulary = engine.model.vocabulary
     wanted = [t for t in range(vocabulary.num_tokens) if set(vocabulary.piece(t)) & blanks]
     liked = dict.fromkeys(wanted, 100.0)
     deltas, finish = ask(engine, json_schema=SCHEMA, logit_bias=liked)
@@ -260,13 +260,13 @@ def test_what_is_forced_takes_fewer_steps_and_changes_nothing(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[int] = []
-    decode = engine._context.decode_parts
+    decode = engine.context.decode_parts
 
     def counted(parts: Any) -> None:
         steps.append(sum(len(part.tokens) for part in parts))
         decode(parts)
 
-    monkeypatch.setattr(engine._context, "decode_parts", counted)
+    monkeypatch.setattr(engine.context, "decode_parts", counted)
     only: Schema = {"const": {"name": "Ann", "friends": [{"name": "Bob"}, {"name": "Cy"}]}}
     together, _ = ask(engine, json_schema=only)
     num_together = len(steps)
@@ -290,7 +290,7 @@ def test_an_answer_that_is_whole_takes_no_further_step(engine: LlamaEngine) -> N
 def test_a_client_that_leaves_while_its_schema_is_compiled_holds_no_seat(
     engine: LlamaEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine._slots, "take", pytest.fail)
+    monkeypatch.setattr(engine.slots, "take", pytest.fail)
     gone = threading.Event()
     gone.set()
     minutes: Schema = {
@@ -310,7 +310,7 @@ def test_messages_keep_a_schema_too(engine: LlamaEngine) -> None:
 
 def test_forced_texts_are_cut_as_the_model_cuts_them(stories_gguf: Path) -> None:
     engine = LlamaEngine(stories_gguf, options=LlamaOptions(num_threads=1))
-    found = schema_vocabulary(engine._model.vocabulary)
+    found = schema_vocabulary(engine.model.vocabulary)
     for text in ('{"name": "Lily"}', " once", "once", "\n é", "🦜"):
         assert found.decode_bytes(found.tokenize_str(text)) == text.encode()
     deltas, finish = ask(engine, json_schema={"enum": ["Once upon a time", "Once more"]})

@@ -21,10 +21,10 @@ def _ask(engine: LlamaEngine, prompt: str, session: str | None = "s") -> tuple[s
     """Return the answer and how many tokens were evaluated for it."""
     request = Request(prompt=prompt, session=session, sampling=Sampling(max_tokens=6))
     counted: list[int] = []
-    decode = engine._context.decode
-    engine._context.decode = lambda t, p, **k: (counted.append(len(t)), decode(t, p, **k))[1]  # type: ignore
+    decode = engine.context.decode
+    engine.context.decode = lambda t, p, **k: (counted.append(len(t)), decode(t, p, **k))[1]  # type: ignore
     *deltas, finish = engine.answer(request)
-    engine._context.decode = decode  # type: ignore[method-assign]
+    engine.context.decode = decode  # type: ignore[method-assign]
     assert isinstance(finish, Finish)
     return "".join(d.text for d in deltas if isinstance(d, Delta)), sum(counted)
 
@@ -81,16 +81,16 @@ def test_windows_survive_the_restart(tiny_gguf: Path, tmp_path: Path) -> None:
         engine = _engine(tiny_gguf, folder, window=60)
         request = Request(prompt="endless", session="s", sampling=Sampling(max_tokens=150))
         _text = "".join(d.text for d in list(engine.answer(request))[:-1])  # type: ignore
-        stream = list(engine._slots.all[0].cache.window.stream)
+        stream = list(engine.slots.all[0].cache.window.stream)
         if restart:
             engine.close()
             engine = _engine(tiny_gguf, folder, window=60)
-            engine._slots.all[0].conversation.enter("s", stream)
-        assert engine._slots.all[0].cache.window.dropped > 50
-        engine._slots.all[0].cache.append(
-            [65], engine._writer.pins(engine._slots.all[0].cache, request, [1])
+            engine.slots.all[0].conversation.enter("s", stream)
+        assert engine.slots.all[0].cache.window.dropped > 50
+        engine.slots.all[0].cache.append(
+            [65], engine.generation.pins(engine.slots.all[0].cache, request, [1])
         )
-        found.append(engine._context.logits().tolist())
+        found.append(engine.context.logits().tolist())
         engine.close()
     assert found[0] == pytest.approx(found[1], abs=2e-2)
 
@@ -105,7 +105,7 @@ async def test_a_forgotten_conversation_is_read_anew_and_not_saved_again(
     list(engine.answer(request))
     await engine.forget("s")
     await engine.forget("nobody")
-    assert all(slot.cache.window.used == 0 for slot in engine._slots.all)
+    assert all(slot.cache.window.used == 0 for slot in engine.slots.all)
     await engine.aclose()
     assert not list(tmp_path.glob("*.kv"))
 
@@ -116,7 +116,7 @@ def test_the_settings_reach_the_runtime(home: Path) -> None:
     settings = Settings(edge=EdgeSettings(num_sinks=7, max_draft_tokens=3, session_budget_mb=5))
     for serving, num_seqs in ((False, 1), (True, NUM_SERVED)):
         engine = open_edge(settings, places(), serving=serving)
-        options = engine._options  # type: ignore[attr-defined]
+        options = engine.options  # type: ignore[attr-defined]
         engine.close()  # type: ignore[attr-defined]
         assert (options.num_sinks, options.max_draft_tokens) == (7, 3)
         assert options.max_num_seqs == num_seqs
@@ -124,7 +124,7 @@ def test_the_settings_reach_the_runtime(home: Path) -> None:
         assert options.session_budget_bytes == 5 << 20
     forgetful = Settings(edge=EdgeSettings(keep_sessions=False, max_num_seqs=2))
     engine = open_edge(forgetful, places(), serving=True)
-    options = engine._options  # type: ignore[attr-defined]
+    options = engine.options  # type: ignore[attr-defined]
     engine.close()  # type: ignore[attr-defined]
     assert options.session_folder is None and options.max_num_seqs == 2
 
@@ -139,7 +139,7 @@ async def test_a_chat_goes_on_in_the_next_process(home: Path) -> None:
         hybrid = open_hybrid(Settings(), places(), RunFlags())
         request = Request(messages=tuple(turns), session="c1", sampling=Sampling(max_tokens=8))
         read: list[int] = []
-        context = hybrid.edge._context  # type: ignore[attr-defined]
+        context = hybrid.edge.context  # type: ignore[attr-defined]
         decode = context.decode
         context.decode = lambda t, p, d=decode, r=read, **k: (r.append(len(t)), d(t, p, **k))[1]
         text = "".join([i.text async for i in hybrid.generate(request) if isinstance(i, Delta)])

@@ -51,7 +51,7 @@ def test_tools_and_their_calls_reach_the_template(caller: LlamaEngine) -> None:
 
 
 def test_control_tokens_in_tools_stay_text(caller: LlamaEngine) -> None:
-    is_control = caller._model.vocabulary.is_control
+    is_control = caller.model.vocabulary.is_control
     with_tools = caller.prompt_tokens(chat(HI, tools=(TOOL,)))
     assert sum(map(is_control, with_tools)) == 4, "system, its end, user, assistant"
     assert "adds <|end|> up" in caller.detokenize(with_tools).decode()
@@ -60,7 +60,7 @@ def test_control_tokens_in_tools_stay_text(caller: LlamaEngine) -> None:
 def test_tools_are_pinned_with_the_system_prompt(caller: LlamaEngine) -> None:
     request = chat(HI, Message(role="assistant", content="a"), HI, tools=(TOOL,))
     tokens = caller.prompt_tokens(request)
-    pins = caller._prompts.pins(request, tokens)
+    pins = caller.prompts.pins(request, tokens)
     assert b"adds" in caller.detokenize(tokens[: pins.num_first])
 
 

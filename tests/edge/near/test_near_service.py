@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -24,6 +23,7 @@ from offload.engine import Engine, Tokenizing
 from offload.errors import Unsupported
 from offload.messages import Delta, Message, ModelCard, Request, Sampling
 from offload.pair import EDGE_MODEL
+from tests.waiting import until
 
 ASK = Request(
     messages=(Message(role="user", content="What is 17 + 25?"),), sampling=Sampling(max_tokens=8)
@@ -92,8 +92,7 @@ async def test_page_and_api_share_one_copy_and_an_idle_one_is_unloaded(here: Pla
     await said(api)
     await said(other)
     assert len(service.pool.loaded) <= 2
-    while service.pool.loaded:
-        await asyncio.sleep(0.01)
+    await until(lambda: not service.pool.loaded)
     assert await said(page) == "42", "it is loaded again when it is asked again"
     await service.aclose()
     assert service.pool.loaded == ()

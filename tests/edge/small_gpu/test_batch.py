@@ -44,7 +44,7 @@ class ByHand:
         self.engine = TorchEdgeEngine(folder, options=TorchOptions(**SMALL | options))
         self.batch: Batch
         self.slots: RingSlots
-        self.batch, self.slots = self.engine._make_batch()
+        self.batch, self.slots = self.engine.make_batch()
 
     def ask(self, prompt: str, gone: threading.Event | None = None, **sampling: Any) -> list[Item]:
         values = {"logit_bias": NEVER_ENDS} | sampling
@@ -52,8 +52,8 @@ class ByHand:
 
     def add(self, request: Request, gone: threading.Event | None = None) -> list[Item]:
         posts: list[Item] = []
-        task = self.engine._task(request, gone or threading.Event(), time.monotonic())
-        self.batch.add(Answering(task, self.engine._tokenizer, posts.append))
+        task = self.engine.make_task(request, gone or threading.Event(), time.monotonic())
+        self.batch.add(Answering(task, self.engine.tokenizer, posts.append))
         return posts
 
     def finish(self) -> None:
@@ -178,7 +178,7 @@ def test_a_request_whose_numbers_overflow_fails_alone(folder: Path) -> None:
     by_hand = ByHand(folder, max_num_seqs=2)
     bias = NEVER_ENDS | dict.fromkeys((bad_token(folder),), -100.0)
     with torch.inference_mode():
-        by_hand.engine._network.embed_tokens.weight[bad_token(folder)] = float("nan")
+        by_hand.engine.network.embed_tokens.weight[bad_token(folder)] = float("nan")
     good = by_hand.ask("and", max_tokens=12, logit_bias=bias)
     poisoned = by_hand.ask("?", max_tokens=12)
     by_hand.finish()
@@ -186,7 +186,7 @@ def test_a_request_whose_numbers_overflow_fails_alone(folder: Path) -> None:
     assert tokens(good) == tokens(expected)
     # What came of it is not kept for those who begin alike.
     assert all(
-        not slot.stream or bad_token(folder) not in slot.stream for slot in by_hand.slots._free
+        not slot.stream or bad_token(folder) not in slot.stream for slot in by_hand.slots.free
     )
 
 

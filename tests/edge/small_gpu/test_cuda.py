@@ -78,7 +78,7 @@ def test_no_step_mixes_devices(kind: str, bits: tuple[int, int]) -> None:
         hidden = network(ids, torch.zeros_like(ids), ring.attend)
         ring.advance(6)
         ring.settle()
-    assert ring.dropped > 0 and isinstance(ring._places, torch.Tensor), "it went round"
+    assert ring.dropped > 0 and isinstance(ring.places, torch.Tensor), "it went round"
     assert network.logits(hidden).device == ELSEWHERE and hidden.dtype == torch.float16
 
 
@@ -142,11 +142,11 @@ class TestOnCuda:
 
     def test_a_written_token_waits_for_the_gpu_once(self) -> None:
         engine = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cuda"))
-        batch, _ = engine._make_batch()
+        batch, _ = engine.make_batch()
         posts: list[Item] = []
         request = asked("Hello!", max_tokens=20, logit_bias={0: -100.0})
-        task = engine._task(request, threading.Event(), time.monotonic())
-        batch.add(RingSequence(task, engine._tokenizer, posts.append))
+        task = engine.make_task(request, threading.Event(), time.monotonic())
+        batch.add(RingSequence(task, engine.tokenizer, posts.append))
         while len(posts) < 5:
             batch.step()
         with warnings.catch_warnings(record=True) as caught:

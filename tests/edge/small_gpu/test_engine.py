@@ -19,6 +19,7 @@ from offload.messages import Delta, Finish, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL
 from tests.edge.small_gpu.tiny_folders import NEVER_ENDS, SMALL, finish_of
 from tests.tiny_checkpoints import write_checkpoint
+from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -89,11 +90,9 @@ async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(
     await anext(stream)
     assert await asyncio.to_thread(held.wait, 120), "the next token was not begun"
     waiting = asyncio.create_task(read(engine, asked("Hello!", max_tokens=5)))
-    while engine._loop._orders.num_waiting < 1:
-        await asyncio.sleep(0.01)
+    await until(lambda: engine.loop.commands.num_waiting >= 1)
     closing = asyncio.create_task(engine.aclose())
-    while engine._loop._orders.num_waiting < 2:
-        await asyncio.sleep(0.01)
+    await until(lambda: engine.loop.commands.num_waiting >= 2)
     go.set()
     rest = [item async for item in stream]
     assert finish_of(rest).usage.completion_tokens == 30
@@ -109,7 +108,7 @@ def _hold(held: threading.Event, go: threading.Event) -> None:
 
 def test_an_engine_that_is_dropped_leaves_no_thread_behind(folder: Path) -> None:
     engine = TorchEdgeEngine(folder, options=TorchOptions(**SMALL))
-    thread = engine._loop._thread
+    thread = engine.loop.thread
     del engine
     thread.join(timeout=60)
     assert not thread.is_alive()

@@ -258,7 +258,7 @@ def test_the_settings_reach_this_runtime(tmp_path: Path) -> None:
     edge = EdgeSettings(model=str(CLOUD_MODEL), max_draft_tokens=5, keep_sessions=False)
     engine = open_edge(Settings(edge=edge), places(tmp_path), serving=True)
     assert isinstance(engine, TorchEdgeEngine)
-    options = engine._options
+    options = engine.options
     assert (options.max_num_seqs, options.max_draft_tokens) == (4, 5)
     assert options.session_folder is None
     engine.close()

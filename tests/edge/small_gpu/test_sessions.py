@@ -90,13 +90,13 @@ def test_a_window_that_slid_comes_back_as_it_was(start: Start) -> None:
     engine = start(**options)
     *_, finish = engine.answer(Request(messages=(ask,), sampling=long, session="s"))
     assert isinstance(finish, Finish) and finish.dropped_tokens > 0
-    (slot,) = engine._loop._slots._free
+    (slot,) = engine.loop.slots.free
     held = (slot.ring.plain_at, [block.at for block in slot.ring.blocks], slot.stream)
     plain = slot.ring.plain[:, :, : len(slot.ring.plain_at)].clone()
     engine.close()
     again = start(**options)
-    (slot,) = again._loop._slots._free
-    found = again._loop._slots._store.load("s")
+    (slot,) = again.loop.slots.free
+    found = again.loop.slots.store.load("s")
     from edge.small_gpu.slots import restore
 
     assert found is not None and restore(slot, found)
@@ -145,7 +145,7 @@ def test_a_state_whose_books_make_no_sense_is_refused(start: Start) -> None:
 
     engine = start()
     turn(engine, FIRST)
-    (slot,) = engine._loop._slots._free
+    (slot,) = engine.loop.slots.free
     good = saved(slot, "m")
     for name, change in (
         ("plain_at", lambda t: t + 1000),

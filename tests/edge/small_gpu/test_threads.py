@@ -82,10 +82,10 @@ def test_a_step_that_fails_is_no_measure_and_the_next_one_counts() -> None:
     def broken(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
         raise RuntimeError("broken")
 
-    working, step._step = step._step, broken
+    working, step.step = step.step, broken
     with pytest.raises(RuntimeError):
         step([part(1)])
-    step._step = working
+    step.step = working
     step([part(1)])
     assert tuner.asked == ["plain 1"]
 
@@ -98,7 +98,7 @@ class Neighbours:
 
     def tuner_of(self, threads: TorchThreads) -> ThreadTuner:
         tuner = ThreadTuner(threads, fixed_threads=1)
-        tuner._governor = Governor(lambda: 4, others=lambda: self.busy, clock=lambda: self.now)
+        tuner.governor = Governor(lambda: 4, others=lambda: self.busy, clock=lambda: self.now)
         return tuner
 
 

@@ -40,9 +40,9 @@ def told(engine: TorchEdgeEngine, prefix: str, **sampling: Any) -> tuple[str, li
 
 
 def parts(engine: TorchEdgeEngine, request: Request) -> tuple[list[int], list[int], bytes]:
-    tokenizer = engine._tokenizer
+    tokenizer = engine.tokenizer
     whole = prompt_tokens(tokenizer, request)
-    return whole, *begun(tokenizer, engine._speller.healer, request, whole)
+    return whole, *begun(tokenizer, engine.text_constraints.healer, request, whole)
 
 
 def test_an_answer_cut_anywhere_goes_on_as_it_was(engine: TorchEdgeEngine) -> None:
@@ -59,7 +59,7 @@ def test_what_is_taken_back_and_what_is_read_are_the_whole_prompt(engine: TorchE
     whole, kept, text = parts(engine, request)
     assert text and word[:4].encode().endswith(text)
     assert kept == whole[: len(kept)]
-    assert engine._tokenizer.decode(kept) + text.decode() == engine._tokenizer.decode(whole)
+    assert engine.tokenizer.decode(kept) + text.decode() == engine.tokenizer.decode(whole)
 
 
 @pytest.mark.parametrize("way", [{"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.3}])
@@ -71,7 +71,7 @@ def test_the_first_tokens_spell_what_was_taken_back(
     _, _, text = parts(engine, request)
     assert text
     rest, tokens = told(engine, prefix, **way)
-    pieces = b"".join(map(engine._tokenizer.token_bytes, tokens))
+    pieces = b"".join(map(engine.tokenizer.token_bytes, tokens))
     assert pieces.startswith(text) or rest.encode() == pieces
 
 
@@ -97,7 +97,7 @@ def test_what_lies_before_the_answers_beginning_is_not_taken_back(
 ) -> None:
     _, kept, text = parts(engine, Request(prompt=prompt, answer_prefix=prefix))
     assert kept and text == spelled
-    assert engine._tokenizer.decode(kept) + text.decode() == prompt + prefix
+    assert engine.tokenizer.decode(kept) + text.decode() == prompt + prefix
 
 
 @pytest.mark.usefixtures("always_drafted")
@@ -115,12 +115,15 @@ def test_a_model_that_cannot_spell_it_is_told_and_the_next_answer_is_whole(
 ) -> None:
     expected, prefix = told(engine, ""), "An hour has 3600 secon"
     _, _, text = parts(engine, Request(messages=ASKED, answer_prefix=prefix))
-    logits, binding = engine._network.logits, engine._speller.bind(text, Sampler(SamplingValues()))
+    logits, binding = (
+        engine.network.logits,
+        engine.text_constraints.bind(text, Sampler(SamplingValues())),
+    )
     assert binding is not None
     spelling = torch.from_numpy(binding.allowed())
     with monkeypatch.context() as patch:
         silent = lambda hidden: logits(hidden).masked_fill(spelling, float("-inf"))  # noqa: E731
-        patch.setattr(engine._network, "logits", silent)
+        patch.setattr(engine.network, "logits", silent)
         with pytest.raises(RequestError, match="end it earlier"):
             told(engine, prefix)
     assert told(engine, "") == expected

@@ -78,8 +78,8 @@ def test_a_long_conversation_is_read_without_its_middle(engine: TorchEdgeEngine)
     *deltas, finish = engine.answer(request)
     assert isinstance(finish, Finish) and finish.usage.completion_tokens == 50 == len(deltas)
     num_read = finish.usage.prompt_tokens + 49
-    (slot,) = engine._loop._slots._free
-    pins = pinned(engine._tokenizer, request, prompt_tokens(engine._tokenizer, request))
+    (slot,) = engine.loop.slots.free
+    pins = pinned(engine.tokenizer, request, prompt_tokens(engine.tokenizer, request))
     assert slot.ring.holds(0, pins.num_first) and slot.ring.holds(pins.last_start, pins.last_end)
     assert not slot.ring.holds(pins.num_first, pins.last_start)
     assert finish.dropped_tokens == num_read - slot.ring.used > 0
@@ -111,8 +111,8 @@ def test_pins_that_do_not_fit_are_refused(engine: TorchEdgeEngine) -> None:
 
 def test_a_prompt_is_read_chunk_by_chunk_and_piece_by_piece(engine: TorchEdgeEngine) -> None:
     request = conversation(12)
-    task = engine._task(request, threading.Event(), time.monotonic())
-    _, slots = engine._make_batch()
+    task = engine.make_task(request, threading.Event(), time.monotonic())
+    _, slots = engine.make_batch()
     slot = slots.take(task.session, task.prompt, task.owner)
     assert slot is not None
     reading, pieces = PromptChunks(slot, task.prompt, task.pins, reuse=True), []

@@ -139,7 +139,7 @@ async def test_on_a_lost_link_the_edge_ends_the_answer(rescue: Any) -> None:
         script=lambda r: [said("rest", SURE)] if r.answer_prefix else [said("anew", SURE)]
     )
     cloud = near(("It is ", SURE), ("for", SURE), ("x", SURE), error=CloudUnreachable("gone"))
-    cloud._error_before = 2
+    cloud.error_before = 2
     hybrid = Hybrid(edge, cloud, options=HybridOptions(rescue=rescue, forced="cloud"))
     text, finish = await read(hybrid, ask())
     assert text == ("It is rest" if rescue == "continue" else "anew")

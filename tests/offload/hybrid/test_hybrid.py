@@ -124,7 +124,7 @@ async def test_the_edge_begins_anew_where_nothing_is_to_be_gone_on_from() -> Non
 
 async def test_no_model_goes_on_from_anothers_unfinished_thoughts() -> None:
     cloud = near(("<think>let me ", SURE), ("see ", SURE), error=CloudUnreachable("gone"))
-    cloud._error_before = 2
+    cloud.error_before = 2
     text, finish = await read(make(near(SURE), cloud, forced="cloud"), ask())
     assert text == "near0 " and finish.route.reason == "cloud_failed"
 

@@ -51,8 +51,8 @@ async def test_a_revoked_device_is_cut_off_in_mid_answer_and_another_is_not() ->
         await engine.until(lambda: engine.cancelled == [requests["bad"].id])
         with pytest.raises(KeyRefused):
             await answer(links["bad"], ask())
-        assert engine._hold is not None
-        engine._hold.set()
+        assert engine.hold is not None
+        engine.hold.set()
         assert text_of(await tasks["good"]) == "one two three"
         for link in links.values():
             await link.aclose()
@@ -140,7 +140,7 @@ async def test_a_drain_does_not_wait_for_ever() -> None:
 async def test_a_device_that_slept_shakes_hands_again() -> None:
     async with linked(ScriptedEngine()) as (server, link):
         await link.connect()
-        server._exchange.forget(server._exchange.peers.all()[0])
+        server.handler.forget(server.handler.peers.all()[0])
         assert text_of(await answer(link, ask())) == "one two three"
 
 

@@ -54,13 +54,13 @@ def mutations(num: int, seed: int) -> Iterator[list[bytes]]:
 
 
 def feed(server: LinkServer, identity: bytes, frames: list[bytes]) -> None:
-    server._on_frames([zmq.Frame(frame) for frame in (identity, *frames)])
+    server.receive([zmq.Frame(frame) for frame in (identity, *frames)])
 
 
 async def test_a_hundred_thousand_mutations_harm_nobody() -> None:
     hold = asyncio.Event()
     engine = ScriptedEngine(script=lambda r: ["a"] if r.id != "victim" else ["one", " two"])
-    engine._hold = hold
+    engine.hold = hold
     limits = AnswerLimits(resume_s=0.1, max_remembered_ids=50, max_kept_answers=50)
     async with serving(engine, limits=limits) as server:
         link = CloudLink(server.endpoint)
@@ -70,7 +70,7 @@ async def test_a_hundred_thousand_mutations_harm_nobody() -> None:
             feed(server, b"\x00fuzz%d" % (number % 7), frames)
             if number % 500 == 0:
                 await asyncio.sleep(0)
-        assert len(server._exchange.peers) <= 8
+        assert len(server.handler.peers) <= 8
         assert server.num_bad_messages > 10_000
         hold.set()
         assert text_of(await asyncio.wait_for(task, DEADLINE_S)) == "one two"
@@ -96,7 +96,7 @@ async def test_what_a_cloud_says_amiss_fails_the_answer_and_not_the_device() -> 
         link = CloudLink(server.endpoint, patience_s=0)
         for frames in mutations(2_000, seed=2):
             await link.connect()
-            assert link._line._connection is not None
-            link._line._connection._on_frames([zmq.Frame(frame) for frame in frames])
+            assert link.line.connection is not None
+            link.line.connection.receive([zmq.Frame(frame) for frame in frames])
         assert text_of(await answer(link, ask())) == "one two three"
         await link.aclose()

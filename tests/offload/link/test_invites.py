@@ -55,7 +55,7 @@ async def test_an_invite_works_once(house: Household) -> None:
 async def test_an_invite_that_has_expired_is_refused(house: Household) -> None:
     async with serving(ScriptedEngine(), **house.options) as server:
         line = house.invite(server.endpoint, lifetime_s=1)
-        house.invites._clock = lambda: time.time() + 2
+        house.invites.clock = lambda: time.time() + 2
         with pytest.raises(KeyRefused, match="expired"):
             await accept_invite(line, KeyPair.new())
     assert house.devices.all() == []

@@ -135,7 +135,7 @@ async def test_an_engines_error_reaches_the_device_and_the_next_request_is_serve
             await answer(link, ask())
         assert type(caught.value) is kind
         assert "secret" not in str(caught.value)
-        engine._error = None
+        engine.error = None
         assert text_of(await answer(link, ask())) == "ab"
 
 
@@ -176,13 +176,13 @@ async def test_closing_the_link_frees_the_engine_and_fails_what_is_read() -> Non
 
 async def test_an_idle_link_stays_alive_and_measures_the_round_trip() -> None:
     async with linked(ScriptedEngine()) as (server, link):
-        link._line.times = HeartbeatTimes(ping_after_s=0.02, dead_after_s=DEADLINE_S)
+        link.line.times = HeartbeatTimes(ping_after_s=0.02, dead_after_s=DEADLINE_S)
         await link.connect()
         await until(lambda: link.health().rtt_s is not None)
         health = link.health()
         assert health.alive and (health.rtt_s or 0) > 0
         assert abs(health.clock_offset_s or 0) < (health.rtt_s or 0) + 0.1
-        assert len(server._exchange.peers) == 1
+        assert len(server.handler.peers) == 1
 
 
 async def test_the_standing_tells_who_waits_and_for_how_long() -> None:
@@ -190,7 +190,7 @@ async def test_the_standing_tells_who_waits_and_for_how_long() -> None:
     finish = Finish(reason="stop", usage=Usage(queue_s=0.25))
     engine = ScriptedEngine(hold=hold, hold_before=0, finish=finish)
     async with linked(engine) as (_, link):
-        link._line.times = HeartbeatTimes(ping_after_s=0.02, dead_after_s=DEADLINE_S)
+        link.line.times = HeartbeatTimes(ping_after_s=0.02, dead_after_s=DEADLINE_S)
         assert link.snapshot() == CloudSnapshot(healthy=True), "nothing speaks against it yet"
         tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
         await until(lambda: link.snapshot().num_waiting == 2)
@@ -241,5 +241,5 @@ async def test_a_long_lived_connection_remembers_only_what_the_cloud_keeps() -> 
     async with linked(ScriptedEngine(), limits=limits) as (server, link):
         for _ in range(20):
             await answer(link, ask())
-        (peer,) = server._exchange.peers.all()
-        await until(lambda: not peer.asking and not server._exchange.peers._listening)
+        (peer,) = server.handler.peers.all()
+        await until(lambda: not peer.asking and not server.handler.peers.listeners)

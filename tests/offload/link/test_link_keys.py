@@ -43,9 +43,8 @@ async def test_the_wrong_server_key_is_refused() -> None:
 
 async def test_an_unknown_device_is_refused_and_a_known_one_is_served_meanwhile() -> None:
     async with linked(ScriptedEngine()) as (server, link):
-        assert server._keys is not None
         stranger = CloudLink(
-            server.endpoint, server_key=server._keys.public, device_keys=KeyPair.new()
+            server.endpoint, server_key=server.public_key, device_keys=KeyPair.new()
         )
         with pytest.raises(KeyRefused, match="does not know this device's key"):
             await stranger.connect()
@@ -85,7 +84,7 @@ async def test_a_greeting_that_wants_keys_is_a_refusal_at_once() -> None:
             on_message=lambda envelope: None,
             on_lost=lambda error: None,
         )
-        opening._on_event([zmq.Frame(event), zmq.Frame(endpoint.encode())])
+        opening.receive_event([zmq.Frame(event), zmq.Frame(endpoint.encode())])
         with pytest.raises(KeyRefused, match="wants keys"):
             await opening.open(DEADLINE_S)
 

@@ -65,7 +65,7 @@ async def test_closing_tells_those_who_wait_for_a_connection() -> None:
     with nowhere() as endpoint:
         link = CloudLink(endpoint, connect_timeout_s=10 * DEADLINE_S)
         tasks = [asyncio.create_task(answer(link, ask())) for _ in range(2)]
-        await until(lambda: link._line._opening is not None)
+        await until(lambda: link.line.opening is not None)
         await link.aclose()
         for task in tasks:
             with pytest.raises(CloudUnreachable, match="closed"):
@@ -100,7 +100,7 @@ async def test_a_silent_cloud_is_known_to_be_dead() -> None:
         task = asyncio.create_task(answer(link, ask()))
         await engine.until(lambda: len(engine.running) == 1)
         assert link.health().alive
-        server._pump._on_message = lambda frames: None  # the host hangs, its kernel does not
+        server.pump.on_message = lambda frames: None  # the host hangs, its kernel does not
         with pytest.raises(CloudUnreachable, match="silent"):
             await asyncio.wait_for(task, DEADLINE_S)
         assert not link.health().alive

@@ -60,4 +60,4 @@ async def test_a_ping_of_a_closed_link_leaves_nothing_behind() -> None:
         await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait({task})
-        assert link._line._connection is not None and not link._line._connection._pinged
+        assert link.line.connection is not None and not link.line.connection.pinged

@@ -74,7 +74,7 @@ async def test_an_open_breaker_answers_at_once_and_closes_when_the_cloud_is_back
     with pytest.raises(CloudUnreachable, match="next attempt is in 10 s"):
         await answer(pool, ask())
     async with serving(ScriptedEngine(), endpoint=endpoint):
-        now[0], link._connect_timeout_s = 11, DEADLINE_S
+        now[0], link.connect_timeout_s = 11, DEADLINE_S
         assert text_of(await answer(pool, ask())) == "one two three"
         assert text_of(await answer(pool, ask())) == "one two three"
         await pool.aclose()

@@ -143,7 +143,7 @@ async def test_an_answer_nobody_comes_back_for_is_stopped() -> None:
         request = ask()
         task = asyncio.create_task(answer(link, request))
         await engine.until(lambda: len(engine.running) == 1)
-        server._times = HeartbeatTimes(ping_after_s=0.1, dead_after_s=0.3)
+        server.times = HeartbeatTimes(ping_after_s=0.1, dead_after_s=0.3)
         chaos.refuse = True
         chaos.cut()
         with pytest.raises(CloudUnreachable):
@@ -256,10 +256,10 @@ async def test_several_tokens_of_a_fast_engine_share_a_message() -> None:
 async def test_a_server_that_sends_more_than_allowed_is_not_believed() -> None:
     async with linked(ScriptedEngine([f"{i}" for i in range(50)])) as (server, link):
         await link.connect()
-        assert link._line.ready is not None
+        assert link.line.ready is not None
         import msgspec
 
-        link._line.ready = msgspec.structs.replace(link._line.ready, window=4)
+        link.line.ready = msgspec.structs.replace(link.line.ready, window=4)
         with pytest.raises(CloudFailed, match="damaged"):
             await answer(link, ask())
         await until(lambda: server.num_in_flight == 0)

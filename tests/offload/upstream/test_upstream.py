@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import subprocess
@@ -39,6 +40,7 @@ from serve.tools import Toolbox
 from tests.offload.scripted import ScriptedEngine
 from tests.offload.upstreams import CHAT, piece, read, says, sse, upstream
 from tests.serve.faces import TOOL, listening
+from tests.waiting import until_read
 
 ROOT = Path(__file__).parents[3]
 
@@ -292,14 +294,14 @@ async def test_llama_cpps_own_server_is_an_engine() -> None:
 
 
 async def wait_for(engine: Upstream, server: subprocess.Popen[bytes]) -> None:
-    for _ in range(1200):
+    async def is_up() -> bool:
         assert server.poll() is None, "the server ended while it started"
-        try:
+        with contextlib.suppress(CloudUnreachable):
             await engine.connect()
-            return
-        except CloudUnreachable:
-            await asyncio.sleep(0.1)
-    raise AssertionError("the server did not start in two minutes")
+            return True
+        return False
+
+    await until_read(is_up, bool, patience_s=120)
 
 
 async def test_a_server_draws_in_its_own_way_where_nothing_is_asked() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
@@ -112,6 +113,26 @@ class ByModel(Protocol):
     def engine_for(self, name: str) -> Engine | None:
         """Return the engine of the model with this name, None where there is no such model."""
         ...
+
+
+class ForwardsTokenizing(ABC):
+    """Tokenizing of an engine that stands before others: one of them tells the tokens."""
+
+    @abstractmethod
+    def _tokenizing(self) -> Tokenizing:
+        """Return the engine that tells them. Raises Unsupported where none can."""
+
+    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+        """Return the tokens of a raw prompt. See Tokenizing, here and below."""
+        return self._tokenizing().tokenize(text, add_special=add_special)
+
+    def prompt_tokens(self, request: Request) -> list[int]:
+        """Return the tokens of a whole request."""
+        return self._tokenizing().prompt_tokens(request)
+
+    def written(self, tokens: Sequence[int]) -> str:
+        """Return the text of tokens, control tokens as they are written."""
+        return self._tokenizing().written(tokens)
 
 
 @runtime_checkable

@@ -25,6 +25,7 @@ from offload.engine import (
     AnswerStream,
     Embedding,
     Engine,
+    ForwardsTokenizing,
     Named,
     Routing,
     Tokenizing,
@@ -182,7 +183,7 @@ def _edge(settings: EdgeSettings, change: SettingsChange) -> EdgeSettings:
     return replace(settings, **said)
 
 
-class CurrentEngine:
+class CurrentEngine(ForwardsTokenizing):
     """Engine that stands for the current one: another after a change of settings.
 
     What its owner must not interrupt is counted in `num_running`.
@@ -226,18 +227,6 @@ class CurrentEngine:
         if not isinstance(engine, Embedding):
             raise Unsupported("the near model makes no embeddings; choose a GGUF file for it")
         return await engine.embed(texts)
-
-    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Return the tokens of a text. See Tokenizing, here and below."""
-        return self._tokenizing().tokenize(text, add_special=add_special)
-
-    def prompt_tokens(self, request: Request) -> list[int]:
-        """Return the tokens of a request."""
-        return self._tokenizing().prompt_tokens(request)
-
-    def written(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens."""
-        return self._tokenizing().written(tokens)
 
     def _tokenizing(self) -> Tokenizing:
         engine = self._engine()

@@ -19,6 +19,7 @@ from offload.engine import (
     AnswerStream,
     Embedding,
     Engine,
+    ForwardsTokenizing,
     HiddenStateSource,
     LoadReporting,
     SessionKeeping,
@@ -48,7 +49,7 @@ def open_pool(
     return EnginePool(open_one, has_room=has_room, keep_alive_s=keep_alive_s)
 
 
-class OnDemandEngine:
+class OnDemandEngine(ForwardsTokenizing):
     """Engine of one near model in a pool; closing it leaves the model to the pool."""
 
     def __init__(
@@ -103,7 +104,7 @@ class OnDemandEngine:
             del self._observers[request_id]
 
     def watch(self, request_id: str, observer: StateObserver) -> AbstractContextManager[None]:
-        """Show an answer's hidden states, where the model's engine can. See Revealing."""
+        """Show an answer's hidden states, where the model's engine can. See HiddenStateSource."""
         return self._watching(request_id, observer)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
@@ -112,18 +113,6 @@ class OnDemandEngine:
             if not isinstance(engine, Embedding):
                 raise Unsupported("this model makes no embeddings; choose a GGUF file for it")
             return await engine.embed(texts)
-
-    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Return the tokens of a raw prompt, within `in_use`. See Tokenizing, here and below."""
-        return self._tokenizing().tokenize(text, add_special=add_special)
-
-    def prompt_tokens(self, request: Request) -> list[int]:
-        """Return the tokens of a whole request, within `in_use`."""
-        return self._tokenizing().prompt_tokens(request)
-
-    def written(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, within `in_use`."""
-        return self._tokenizing().written(tokens)
 
     def _tokenizing(self) -> Tokenizing:
         engine = self._pool.peek(self._key)

@@ -27,6 +27,7 @@ from offload.engine import (
     AnswerStream,
     Embedding,
     Engine,
+    ForwardsTokenizing,
     SessionKeeping,
     Tokenizing,
     held_in_memory,
@@ -81,7 +82,7 @@ class HybridOptions:
     forced: Side | None = None
 
 
-class Hybrid:
+class Hybrid(ForwardsTokenizing):
     """Hybrid engine: answers near, and far when the near model is unsure and the text may leave.
 
     `consent` is asked before a request of class `ask` leaves; without one, it never does. A cloud
@@ -146,18 +147,6 @@ class Hybrid:
         if not isinstance(self.edge, Embedding):
             raise Unsupported("the near model makes no embeddings; choose a GGUF file for it")
         return await self.edge.embed(texts)
-
-    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
-        """Return the near model's tokens of a text. See Tokenizing, here and below."""
-        return self._tokenizing().tokenize(text, add_special=add_special)
-
-    def prompt_tokens(self, request: Request) -> list[int]:
-        """Return the near model's tokens of a request."""
-        return self._tokenizing().prompt_tokens(request)
-
-    def written(self, tokens: Sequence[int]) -> str:
-        """Return the text of the near model's tokens."""
-        return self._tokenizing().written(tokens)
 
     async def forget(self, session: str) -> None:
         """Forget what the near model keeps of a conversation. See SessionKeeping."""

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.files import SHARED, atomic_write
+from benchmarks.kv_picture import draw, table
 from edge.llama.context import Context, ContextParams
 from edge.llama.kv_cache import KvCache
 from edge.llama.kv_types import F16, CacheShape, KvTypes
@@ -33,6 +34,7 @@ from engine.window import Pins, Window
 from offload.messages import Delta, Message, Request, Sampling
 
 RESULTS = Path(__file__).with_suffix(".json")
+PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "kv-cache.svg"
 KINDS = ("q8_0/f16", "q8_0", "k8v4", "q4_0")
 WINDOWS = (512, 1024, 2048)
 NUM_WINDOWS = 10  # a text is so many windows long
@@ -214,6 +216,7 @@ def main() -> None:
     parser.add_argument("--chats", action="store_true", help="judge by chats, too; slow to write")
     parser.add_argument("--quick", action="store_true", help="short texts, for a look")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--draw", action="store_true", help="draw the picture and print the table")
     asked = parser.parse_args()
     files = sorted(asked.models.glob("*.gguf"), key=lambda path: path.stat().st_size)
     results = Results(asked.out)
@@ -228,6 +231,9 @@ def main() -> None:
                 with Model(path) as model:
                     measured = part(model, name, texts, quick=asked.quick)
                 results.keep(path.stem, name, value=measured)
+    if asked.draw:
+        draw(results.found, PICTURE)
+        print(table(results.found))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ class Room(NamedTuple):
 # In the order of `nearfar --help`.
 ROOMS = (
     Room(_of("edge.cli"), ("ask", "chat", "assistant", "doctor")),
-    Room(_of("edge.short_commands"), ("pull", "list", "rm", "run")),
+    Room(_of("edge.short_commands"), ("pull", "list", "rm", "run", "ps", "stop")),
     Room(_of("edge.conversations.cli", "conversations_app"), ("conversations",), ASKING),
     Room(_of("edge.models.cli", "models_app"), ("models",), DEVICE),
     Room(_of("offload.commands.config", "config_app"), ("config",), DEVICE),

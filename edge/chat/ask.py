@@ -58,7 +58,8 @@ def _begin_to_load(
         return None
     from edge.near.edge_factory import edge_loader
 
-    return loader.submit(edge_loader(settings, places(), only=request))
+    # The process ends behind the answer: freeing 150,000 tokens' names would only delay that.
+    return loader.submit(edge_loader(settings, places(), only=request, frees_memory=False))
 
 
 def _of_the_outbox(request: Request, answer: str, finish: Finish) -> str:

@@ -56,13 +56,19 @@ class LlamaEngine:
     which read them while nothing is answered.
 
     `only` is the one request that it is made for, where that is known: its context is then no
-    longer than that needs, and takes no time and memory that nobody uses. Raises CheckpointError
-    for a file that cannot be run and SettingsError for a context longer than the model was trained
-    for.
+    longer than that needs, and takes no time and memory that nobody uses. Without `frees_memory`,
+    for a process that ends behind its answer, closing leaves a model in main memory to the system.
+    Raises CheckpointError for a file that cannot be run and SettingsError for a context longer than
+    the model was trained for.
     """
 
     def __init__(
-        self, path: Path, *, options: LlamaOptions | None = None, only: Request | None = None
+        self,
+        path: Path,
+        *,
+        options: LlamaOptions | None = None,
+        only: Request | None = None,
+        frees_memory: bool = True,
     ) -> None:
         self.options = options or LlamaOptions()
         self._require_survival(path)
@@ -72,6 +78,8 @@ class LlamaEngine:
             self.draft_model = room.draft
             with room.refusals():
                 layers = place(path, self.options, room.memory_bytes, room.gpus)
+                # Some GPU's drivers end a process badly that still holds buffers of theirs.
+                self._frees_memory = frees_memory or layers != 0
                 self.model = stack.enter_context(
                     Model(
                         path,
@@ -292,7 +300,8 @@ class LlamaEngine:
         self._worker.close()
         for slot in self.slots.all:
             slot.conversation.leave()
-        self._owned.close()
+        if self._frees_memory:
+            self._owned.close()
 
 
 def _name(session: str | None, who: str) -> str | None:

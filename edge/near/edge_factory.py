@@ -39,12 +39,17 @@ def open_edge(
 
 
 def edge_loader(
-    settings: Settings, here: Places, *, serving: bool = False, only: Request | None = None
+    settings: Settings,
+    here: Places,
+    *,
+    serving: bool = False,
+    only: Request | None = None,
+    frees_memory: bool = True,
 ) -> Callable[[], Engine]:
     """Return the call that is left of open_edge() when all that it needs is found and imported.
 
-    llama.cpp reads a model without Python's lock, so that another thread can work meanwhile. Errors
-    as open_edge(), partly when it is called.
+    llama.cpp reads a model without Python's lock, so that another thread can work meanwhile;
+    `frees_memory` as LlamaEngine has it. Errors as open_edge(), partly when it is called.
     """
     path = find_model(settings.edge.model, here.models)
     if path.is_dir():
@@ -53,7 +58,7 @@ def edge_loader(
     from edge.llama.runtime import LlamaEngine
 
     options = llama_options(path, settings, here, serving=serving)
-    return partial(LlamaEngine, path, options=options, only=only)
+    return partial(LlamaEngine, path, options=options, only=only, frees_memory=frees_memory)
 
 
 def llama_options(

@@ -10,7 +10,7 @@ import pytest
 from edge.llama.fit import DoesNotFit
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
-from offload.errors import ContextLengthError
+from offload.errors import ContextLengthError, EngineStopped
 from offload.messages import Delta, Finish, Request, Sampling
 from tests.edge.conftest import write_tiny_gguf
 
@@ -41,6 +41,18 @@ def test_the_context_is_as_long_as_the_request_needs(
     assert _ask(engine, request)[0] == _ask(usual, request)[0]
     engine.close()
     usual.close()
+
+
+def test_memory_that_the_end_of_the_process_frees_is_left_to_it(long_gguf: Path) -> None:
+    request = _request(5)
+    engine = LlamaEngine(long_gguf, only=request, frees_memory=False)
+    _ask(engine, request)
+    engine.close()
+    engine.close()
+    assert engine.model.is_open
+    with pytest.raises(EngineStopped):
+        _ask(engine, request)
+    engine._owned.close()
 
 
 def test_a_shorter_context_that_was_asked_for_stands(long_gguf: Path) -> None:

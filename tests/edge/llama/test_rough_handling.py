@@ -9,13 +9,16 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edge.llama.context import BatchPart
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
+from edge.llama.slots import Slot
 from offload.messages import Delta, Finish, Request, Sampling
 from tests.waiting import wait_until
 
@@ -27,7 +30,7 @@ ENDED = (1, 4, 6)  # those whose readers leave
 def _answer(
     engine: LlamaEngine, prompt: str, gone: threading.Event | None = None
 ) -> tuple[list[int], Finish]:
-    request = Request(prompt=prompt, sampling=Sampling(max_tokens=40, ignore_eos=True))
+    request = Request(prompt=prompt, sampling=Sampling(max_tokens=200, ignore_eos=True))
     *deltas, finish = engine.answer(request, gone)
     assert isinstance(finish, Finish)
     return [t for delta in deltas if isinstance(delta, Delta) for t in delta.token_ids], finish
@@ -41,18 +44,22 @@ def test_three_of_eight_that_end_in_mid_step_leave_the_others_their_text(
     )
     engine = LlamaEngine(tiny_gguf, options=options)
     alone = [_answer(engine, prompt)[0] for prompt in PROMPTS]
-    gone, begun = [threading.Event() for _ in PROMPTS], threading.Event()
-    decode, shared = engine._context.decode_parts, engine._slots.all[0].cache._context._shared
+    gone = [threading.Event() for _ in PROMPTS]
+    decode, take, taken = engine.context.decode_parts, engine.slots.take, []
+
+    def taking(*asked: Any) -> AbstractContextManager[Slot]:
+        taken.append(asked)
+        return take(*asked)
 
     def leaving(parts: list[BatchPart]) -> None:
-        wait_until(lambda: begun.is_set() or shared.num_active == 8)
-        begun.set()
+        wait_until(lambda: len(taken) == 8)
         if len(parts) == 8 and all(len(part.tokens) == 1 for part in parts):
             for number in ENDED:
                 gone[number].set()
         decode(parts)
 
-    monkeypatch.setattr(engine._context, "decode_parts", leaving)
+    monkeypatch.setattr(engine.slots, "take", taking)
+    monkeypatch.setattr(engine.context, "decode_parts", leaving)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda each: _answer(engine, *each), zip(PROMPTS, gone, strict=True)))
     for number, (tokens, finish) in enumerate(found):
@@ -60,6 +67,7 @@ def test_three_of_eight_that_end_in_mid_step_leave_the_others_their_text(
             assert finish.reason == "cancelled" and tokens == alone[number][: len(tokens)]
         else:
             assert tokens == alone[number], number
+    monkeypatch.undo()
     again = [_answer(engine, prompt)[0] for prompt in PROMPTS]
     assert again == alone, "their lanes are sound behind them"
     engine.close()
@@ -79,7 +87,7 @@ for count, item in enumerate(engine.answer(request), 1):
         print(*item.token_ids, flush=True)
         if count == 5:
             sys.stdin.readline()
-governor = engine._slots.all[0].tuner._governor
+governor = engine.slots.all[0].tuner.governor
 governor.look()
 print(item.reason, governor.prefill_threads, flush=True)
 engine.close()

@@ -25,6 +25,12 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.policy_real_fits import Table, scores_left_out, ship  # noqa: E402
+from benchmarks.policy_real_ideas import (  # noqa: E402
+    given_up_early,
+    sampled,
+    second_look,
+    wording,
+)
 from benchmarks.policy_real_parts import (  # noqa: E402
     ceilings,
     each_feature,
@@ -56,6 +62,10 @@ def main() -> None:
         "each_feature_alone": each_feature(tables),
         "ceilings_five_folds": ceilings(tables),
         "everyday": everyday(tables, said),
+        "sampled": sampled(tables, said, TABLES / "sampled"),
+        "second_look": second_look(tables, said, TABLES / "sampled"),
+        "given_up_early": given_up_early(tables, said),
+        "wording": wording(tables, said),
         "machine": {"python": platform.python_version(), "numpy": np.__version__},
     }
     Path(__file__).with_suffix(".json").write_text(

@@ -91,24 +91,33 @@ def _numbers(row: AnswerRow) -> Floats:
     return np.array([(e.logprob, e.entropy, e.margin) for e in row.tokens] or [(0.0, 0.0, 0.0)])
 
 
-def fitted(tables: Sequence[Table]) -> Scorer:
-    """Fit to some tables; the ridge is the one that is best on models and sets left out of them."""
-    losses = [_inner_loss(tables, penalty) for penalty in PENALTIES]
-    return _fit(tables, PENALTIES[int(np.argmin(losses))])
+def fitted(tables: Sequence[Table], doubts: tuple[str, ...] = ()) -> Scorer:
+    """Fit to some tables; the ridge is the one that is best on models and sets left out of them.
+
+    doubts: names of columns behind the usual features; the higher, the likelier wrong.
+    """
+    losses = [_inner_loss(tables, penalty, doubts) for penalty in PENALTIES]
+    return _fit(tables, PENALTIES[int(np.argmin(losses))], doubts)
 
 
-def _fit(tables: Sequence[Table], penalty: float) -> Scorer:
+def _fit(tables: Sequence[Table], penalty: float, doubts: tuple[str, ...]) -> Scorer:
     rows = np.vstack([each.features for each in tables])
     labels = np.concatenate([each.right for each in tables])
     # Each model counts alike, however many answers it gave.
     weights = np.concatenate([np.full(len(e.right), 1.0 / len(e.right)) for e in tables])
     weights *= len(labels) / weights.sum()
     return fit_signed(
-        NAMES, rows, labels, FEATURE_SIGNS, penalty=penalty, weights=weights, prior=_PRIOR
+        (*NAMES, *doubts),
+        rows,
+        labels,
+        np.append(FEATURE_SIGNS, -np.ones(len(doubts))),
+        penalty=penalty,
+        weights=weights,
+        prior=np.append(_PRIOR, np.zeros(len(doubts))),
     )
 
 
-def _inner_loss(tables: Sequence[Table], penalty: float) -> float:
+def _inner_loss(tables: Sequence[Table], penalty: float, doubts: tuple[str, ...]) -> float:
     """Return the mean log loss on each group of sets, left out in turn."""
     names = sorted({str(name) for table in tables for name in table.sets})
     losses = []
@@ -118,15 +127,18 @@ def _inner_loss(tables: Sequence[Table], penalty: float) -> float:
         tested = [table.kept(np.isin(table.sets, out)) for table in tables]
         if any(len(each.right) == 0 for each in (*inside, *tested)):
             continue
-        scorer = _fit(inside, penalty)
+        scorer = _fit(inside, penalty, doubts)
         for each in tested:
             score = scorer.many(each.features)
             losses.append(float(np.mean(np.logaddexp(0.0, score) - each.right * score)))
     return float(np.mean(losses))
 
 
-def scores_left_out(tables: Mapping[str, Table], name: str) -> Floats:
-    """Return the score of each answer of a model by what other models' other sets taught."""
+def scores_left_out(tables: Mapping[str, Table], name: str, doubts: tuple[str, ...] = ()) -> Floats:
+    """Return the score of each answer of a model by what other models' other sets taught.
+
+    doubts: see fitted().
+    """
     table = tables[name]
     scores = np.zeros(len(table.right))
     for out in np.unique(table.sets):
@@ -134,7 +146,7 @@ def scores_left_out(tables: Mapping[str, Table], name: str) -> Floats:
             each.kept(~_same_source(each.sets, out)) for n, each in tables.items() if n != name
         ]
         here = table.sets == out
-        scores[here] = fitted(others).many(table.features[here])
+        scores[here] = fitted(others, doubts).many(table.features[here])
     return scores
 
 

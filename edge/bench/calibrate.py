@@ -113,12 +113,16 @@ def share_far(rule: CalibratedRule) -> float:
     return sum(gain > rule.policy.min_gain for gain in gains) / max(1, len(gains))
 
 
+_NO_BETTER = ": the far model is no better than the near one, so answers are kept near"
+
+
 def _report(rule: CalibratedRule, path: Path) -> str:
     found = rule.policy.found
     return "\n".join(
         (
             f"{found.num_fitted} questions fitted on, {found.num_held} held back",
-            f"right: near {found.edge_accuracy:.1%}, far {found.cloud_accuracy:.1%}",
+            f"right: near {found.edge_accuracy:.1%}, far {found.cloud_accuracy:.1%}"
+            + ("" if found.cloud_accuracy > found.edge_accuracy else _NO_BETTER),
             f"on the held ones: AUROC {found.auroc:.3f}, calibration error {found.ece:.3f}, "
             f"{share_far(rule):.0%} would go far",
             f"probe of the hidden states {found.probe}",

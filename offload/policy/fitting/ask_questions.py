@@ -52,6 +52,8 @@ class QuestionOptions:
         """Return how the answers are drawn, as the table's rows say it."""
         sampling = self.sampling
         drawn = "greedy" if sampling.temperature == 0.0 else f"temperature {sampling.temperature:g}"
+        if sampling.temperature and sampling.top_p < 1.0:
+            drawn += f", top_p {sampling.top_p:g}"
         return f"{drawn}, {sampling.max_tokens} tokens"
 
 

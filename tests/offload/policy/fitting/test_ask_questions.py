@@ -27,13 +27,14 @@ async def test_a_row_says_how_sure_each_token_was_and_of_what_kind(tmp_path: Pat
     engine = ScriptedEngine([said], finish=Finish(reason="length"))
     table = AnswerTable(tmp_path / "a.jsonl")
     question = Question(id="q", set="sums", kind="number", question="6 * 7?", answer="42")
-    how = QuestionOptions(grader=by_kind, sampling=Sampling(temperature=0.7, logprobs=2))
+    drawn = Sampling(temperature=0.7, top_p=0.9, logprobs=2)
+    how = QuestionOptions(grader=by_kind, sampling=drawn)
     assert await ask_all([question], engine, table, how) == 0
     (row,), notes = read_answers(tmp_path / "a.jsonl")
     assert (row.id, row.set, row.right, row.ended) == ("q", "sums", True, "length")
     assert row.tokens == (Confidence(-0.123, 0.5, 1.0),) and not notes
     assert (row.kinds, row.likely_kinds, row.likely) == ("n", ("nw",), ((-0.12, -2.5),))
-    assert (row.model, row.sampling) == ("scripted", "temperature 0.7, 256 tokens")
+    assert (row.model, row.sampling) == ("scripted", "temperature 0.7, top_p 0.9, 256 tokens")
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -178,3 +178,16 @@ def test_what_two_answers_say_of_the_truth_is_bayes() -> None:
     assert near[1] == pytest.approx(1.0) and far[1] == pytest.approx(0.0)  # surely right, differs
     # P(near right) 0.1, P(far right) 0.9: 0.1 * 0.1 against 0.9 * 0.9, of 1 - 0.09
     assert near[2] == pytest.approx(0.01 / 0.91) and far[2] == pytest.approx(0.81 / 0.91)
+
+
+def test_beside_a_far_model_that_is_worse_answers_are_kept_near() -> None:
+    questions, rows = made(400, seed=4)
+    worse = [replace(row, far_right=place % 3 == 0) for place, row in enumerate(rows)]
+    rule = calibrate(questions, worse, PAIRING, PLAIN)
+    assert rule.policy.found.cloud_accuracy < rule.policy.found.edge_accuracy
+    limit = rule.limit(parse_aim("auto"))
+    went = [
+        limit.passed_by(judged(rule, q.question, row))
+        for q, row in zip(questions, worse, strict=True)
+    ]
+    assert sum(went) <= 0.02 * len(went)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
 
-from offload.errors import RequestError
+from offload.engine import AnswerStream
+from offload.errors import CloudUnreachable, RequestError
 from offload.messages import Request
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, key_of
 from offload.policy.fitting.ask_questions import QuestionOptions
@@ -110,6 +112,35 @@ async def test_verdicts_are_kept_and_not_asked_for_again(tmp_path: Path) -> None
     verdicts, how = AnswerTable(tmp_path / "judged"), QuestionOptions(grader=exact, keep_text=True)
     await label_by_far(QUESTIONS, near, far, judge, verdicts, how)
     assert len(judge.requests) == asked == 16
+
+
+class Silent(ScriptedEngine):
+    """A judge that never answers of one animal, as a far side that times out."""
+
+    async def generate(self, request: Request) -> AnswerStream:
+        async with aclosing(super().generate(request)) as answer:
+            async for item in answer:
+                if "Tell of animal 3" in request.last_text():
+                    raise CloudUnreachable("it does not answer")
+                yield item
+
+
+async def test_a_judgement_that_never_comes_is_asked_again_and_skipped_at_last(
+    tmp_path: Path,
+) -> None:
+    waited: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        waited.append(seconds)
+
+    near, far = table(tmp_path / "near", "Here is"), table(tmp_path / "far", "This is about")
+    how = QuestionOptions(grader=exact, keep_text=True, at_once=1, pause=pause)
+    judge, verdicts = Silent(script=says_the_same), AnswerTable(tmp_path / "judged")
+    labels = await label_by_far(QUESTIONS, near, far, judge, verdicts, how)
+    assert (labels.num_judged, labels.num_left_out, labels.believed) == (7, 1, True)
+    assert [row.near.id for row in labels.rows] == [q.id for q in QUESTIONS if q.id != "3"]
+    # of it, and of the swapped answer: three waits each, longer and longer
+    assert len(waited) == 6 and waited[0] < waited[1] < waited[2]
 
 
 async def test_an_answer_that_broke_off_far_is_no_truth(tmp_path: Path) -> None:

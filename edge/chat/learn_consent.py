@@ -14,8 +14,8 @@ from offload.messages import Finish, Privacy
 Choose = Callable[[str, Mapping[str, str]], Awaitable[str]]
 
 QUESTION = (
-    "May nearfar learn from far answers when to ask? It keeps numbers on this device, no texts, "
-    "and `nearfar policy forget` deletes them."
+    "May nearfar learn from far answers when to ask? It keeps numbers on this device, no texts "
+    "(`nearfar policy forget` deletes them), and asks one sure answer in ten far, too."
 )
 _CHOICES = {"y": "yes", "n": "no"}
 

@@ -42,6 +42,21 @@ def _cloud() -> typer.Typer:
     return build(open_http=_http_face)
 
 
+def _config() -> typer.Typer:
+    from offload.commands import config
+
+    config.CHECKS |= {"edge.model": _found, "edge.draft_model": _found}
+    return config.config_app
+
+
+def _found(model: str) -> str:
+    """Return a model's name as a setting keeps it. Raises CheckpointError where none is meant."""
+    from edge.models.local_models import as_setting
+    from offload.config.places import places
+
+    return as_setting(model, places().models) if model else ""
+
+
 class Room(NamedTuple):
     """Commands that one module declares: a group under its one name, or each under its own."""
 
@@ -56,7 +71,7 @@ ROOMS = (
     Room(_of("edge.short_commands"), ("pull", "list", "rm", "run", "ps", "stop")),
     Room(_of("edge.conversations.cli", "conversations_app"), ("conversations",), ASKING),
     Room(_of("edge.models.cli", "models_app"), ("models",), DEVICE),
-    Room(_of("offload.commands.config", "config_app"), ("config",), DEVICE),
+    Room(_config, ("config",), DEVICE),
     Room(_of("offload.commands.policy", "policy_app"), ("policy",), FAR),
     Room(_of("offload.commands.link", "link_app"), ("link",), FAR),
     Room(_cloud, ("cloud",), FAR),

@@ -6,10 +6,11 @@ outside. An escape sequence in them could move the cursor, set the title or fill
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import sys
-from typing import TextIO
+from typing import IO, TextIO
 
 
 def readable_bytes(num_bytes: float) -> str:
@@ -64,6 +65,12 @@ def overwrite(text: str, stream: TextIO) -> None:
     erase = "\r\x1b[K" if _has_styles() else "\r"
     body = printable(text)
     stream.write(f"{erase}\x1b[2m{body}\x1b[0m" if body and _has_styles() else f"{erase}{body}")
+    stream.flush()
+
+
+def to_clipboard(text: str, stream: IO[str]) -> None:
+    """Ask the terminal to put a text on the clipboard (OSC 52); some must be told to allow it."""
+    stream.write(f"\x1b]52;c;{base64.b64encode(text.encode()).decode()}\a")
     stream.flush()
 
 

@@ -11,8 +11,8 @@ import typer
 
 from backbone.declared_options import from_options
 from backbone.errors import WrongUsage, as_typed
-from quantize.report_cli import Json, Source, Threads, plan, report
-from quantize.terminal import megabytes, progress_bar, require_torch, show
+from quantize.report_cli import Force, Json, Source, Threads, plan, report
+from quantize.terminal import megabytes, progress_bar, require_free, require_torch, show
 from quantize.text_samples import Sample
 
 if TYPE_CHECKING:
@@ -42,9 +42,11 @@ def to_gguf(
         bool, typer.Option("--allow-requantize", help="Take a source that is quantized already.")
     ] = False,
     threads: Threads = 0,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Convert a model to GGUF, in full precision or quantized."""
+    require_free(target, force=force)
     from quantize.gguf import convert
     from quantize.importance import load_importance
 
@@ -80,9 +82,11 @@ def _pattern_and_type(rule: str) -> tuple[str, str]:
 def smooth(
     source: Annotated[Path, typer.Argument(help="A GGUF file of a model with key biases (Qwen2).")],
     target: Annotated[Path, typer.Argument(help="The GGUF file to write.")],
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Even out key channels, so that a compressed KV cache loses less; exact in f16."""
+    require_free(target, force=force)
     from quantize.smooth_keys import smooth_keys
 
     done = smooth_keys(source, target)
@@ -103,9 +107,11 @@ def importance(
     *,
     sample: Sample,
     device: Device = "cpu",
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Measure what each matrix is fed, for llama.cpp's quantizer."""
+    require_free(target, force=force)
     require_torch()
     from quantize.measure_importance import measure_importance
 

@@ -13,7 +13,7 @@ import typer
 
 from backbone.declared_options import from_options
 from backbone.errors import NearfarError, WrongUsage, as_typed
-from quantize.terminal import megabytes, progress_bar, require_torch, show
+from quantize.terminal import megabytes, progress_bar, require_free, require_torch, show
 from quantize.text_samples import ParseSpecial, Sample, WindowLen, Windows, read_text
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Source = Annotated[Path, typer.Argument(help="A Hugging Face folder in full precision.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Force = Annotated[bool, typer.Option("--force", help="Write over a file that is there already.")]
 Threads = Annotated[int, typer.Option("--threads", help="Processor threads; 0 takes all.")]
 
 
@@ -55,10 +56,12 @@ def plan(
         Path | None, typer.Option("--state", help="Keep measurements here, to go on or to reuse.")
     ] = None,
     threads: Threads = 0,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Choose a type for every matrix, so that the file fits and the answers change least."""
     require_torch()
+    require_free(target, force=force)
     if sum((target_bytes is not None, target_bpw is not None, fit)) != 1:
         raise WrongUsage("give exactly one budget: --target-bytes, --target-bpw or --fit")
     if target_bpw is not None and target_bpw <= 0:

@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from backbone.errors import MissingExtra
+from backbone.errors import MissingExtra, NearfarError
 from backbone.terminal_text import echo, echo_json
 
 
@@ -35,6 +36,14 @@ def show(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> No
         return
     for line in lines:
         echo(line)
+
+
+def require_free(target: Path | None, *, force: bool) -> None:
+    """Raise NearfarError where a file to write is there already, unless that was said."""
+    if target is not None and target.is_file() and not force:
+        raise NearfarError(
+            f"{target} is there already; name another file, or write over it with --force"
+        )
 
 
 def megabytes(size: int) -> str:

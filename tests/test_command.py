@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import typer.main
+from typer.testing import CliRunner
 
 import nearfar_command
+from backbone.errors import CheckpointError
 from edge.chat.terminal import why
 from offload.messages import Finish, Route, Usage
 from tests.in_process import Run
@@ -224,3 +226,18 @@ def test_help_is_ready_before_anything_heavy_is_imported() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     heavy = {"numpy", "llama_cpp", "zmq", "torch", "starlette", "uvicorn", "httpx", "sqlite3"}
     assert not heavy & set(done.stdout.split()), done.stderr
+
+
+def test_a_model_that_is_not_there_is_refused_as_a_setting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("NEARFAR_HOME", str(tmp_path))
+    done = CliRunner().invoke(
+        nearfar_command.whole_app(), ["config", "set", "edge.model", "nowhere.gguf"]
+    )
+    assert isinstance(done.exception, CheckpointError) and "nowhere" in str(done.exception)
+    assert not (tmp_path / "config.toml").exists()
+    done = CliRunner().invoke(
+        nearfar_command.whole_app(), ["config", "set", "edge.draft_model", ""]
+    )
+    assert done.exit_code == 0

@@ -14,7 +14,7 @@ from edge.chat.consent import ConsentPrompt, Question
 from edge.chat.status_line import LinkState, link, link_state, memory_bytes
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
-from edge.models.local_models import find_model, list_models
+from edge.models.local_models import choices, find_model, spelt
 from edge.near.factory import RunFlags, open_hybrid
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
@@ -87,6 +87,7 @@ class AssistantEngine:
         self.open_engine = open_engine
         self._refused = refused
         self.outbox = Outbox(here.outbox)
+        self._used = [settings.edge.model]
         self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
         self._allowed = LivePermission(here.config_file)
         self.engine = self._make()
@@ -108,8 +109,8 @@ class AssistantEngine:
         edge = self.settings.edge
         return EngineStatus(
             model=self.engine.card(),
-            models=[each.name for each in list_models(self._here.models) if each.runs == "edge"],
-            chosen=edge.model,
+            models=self._models(),
+            chosen=spelt(edge.model),
             window=edge.window,
             kv_cache_dtype=edge.kv_cache_dtype,
             private=self.privacy is Privacy.LOCAL_ONLY,
@@ -121,6 +122,11 @@ class AssistantEngine:
             link=link(self.engine),
             memory_bytes=memory_bytes(),
         )
+
+    def _models(self) -> list[str]:
+        """Return what can be chosen, aliases and what was used by its path among it."""
+        self._used = [*dict.fromkeys([*self._used, self.settings.edge.model])]
+        return choices(self._here.models, self._used)
 
     async def change(self, change: SettingsChange) -> None:
         """Apply a change and keep it in the settings file. Where either fails nothing has changed.

@@ -43,7 +43,9 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     reader = StreamReader(quiet=as_json)
     finish = asyncio.run(_ask(settings, wish, request, reader))
     status = _report(reader, finish, wish, explain=why, as_document=as_json)
-    if settings.cloud.url and (notice := _of_the_outbox(request, reader.text, finish)):
+    # Who wants no network has no question wait for it.
+    asked_cloud = settings.cloud.url and not wish.offline
+    if asked_cloud and (notice := _of_the_outbox(request, reader.text, finish)):
         echo(f"nearfar: {notice}", err=True)
     return status
 

@@ -177,7 +177,7 @@ class Chat:
         stream = answer(self.engine, self.store, self.conversation, options, resume=resume)
         job = asyncio.ensure_future(reply.read(stream))
         try:
-            with on_signals(job.cancel, signal.SIGINT):
+            with on_signals(job.cancel, signal.SIGINT), self.screen.answering():
                 await job
         except asyncio.CancelledError:
             self._stopped(reply)

@@ -77,6 +77,9 @@ async def _model(chat: Chat, rest: str) -> None:
     if rest and chat.changing is not None:
         await chat.changing.change(chat, rest)
     card = chat.engine.card()
+    if not rest and chat.changing is not None:
+        for name in chat.changing.names():
+            chat.screen.remark(f"{'*' if name == chat.changing.current else ' '} {name}")
     chat.screen.remark(
         f"{card.name}: {card.num_parameters / 1e6:,.0f}M parameters, {card.quantization}, "
         f"a context of {card.max_model_len} tokens"
@@ -154,7 +157,7 @@ COMMANDS = {
     "/system": Command(
         help="show or set the system prompt; none drops it", act=_system, takes="[TEXT]"
     ),
-    "/model": Command(help="show or change the near model", act=_model, takes="[NAME]"),
+    "/model": Command(help="list the near models, or change to one", act=_model, takes="[NAME]"),
     "/params": Command(help="show or set the sampling", act=_params, takes="[NAME=VALUE]"),
     "/think": Command(help="let the model think before it answers", act=_think, takes="[TEXT]"),
     "/no_think": Command(
@@ -164,6 +167,9 @@ COMMANDS = {
     "/file": Command(help="attach a text file to the next question", act=_file, takes="PATH"),
     "/save": Command(
         help="write the conversation as .md or .json", act=history.save, takes="[FILE]"
+    ),
+    "/copy": Command(
+        help="the last answer to the clipboard, or its code", act=history.copy, takes="[code]"
     ),
     "/continue": Command(help="go on with an answer that was stopped", act=history.go_on),
     "/edit": Command(help="ask the last question in other words", act=history.edit, takes="TEXT"),

@@ -157,8 +157,8 @@ class _ChatRun:
         return lambda finish: settle_learning(finish, self._here.config_file, screen.choose)
 
     def _outbox(self, past: ConversationChoice) -> Outbox | None:
-        if not self._settings.cloud.url:
-            return None
+        if not self._settings.cloud.url or self._wish.offline:
+            return None  # who wants no network has no question wait for it
         # What is not kept is not written down to wait either.
         return Outbox(self._here.outbox if past.keep else None)
 

@@ -90,6 +90,26 @@ async def go_on(chat: Chat, _: str) -> None:
     await chat.answer(before=before, resume=True)
 
 
+async def copy(chat: Chat, rest: str) -> None:
+    """Copy the last answer, or with `code` what stands in its code blocks."""
+    turns = chat.store.read(_current(chat)).turns
+    answers = [split(turn.content).answer.strip() for turn in turns if turn.role == "assistant"]
+    if not answers:
+        raise RequestError("there is no answer to copy; ask something first")
+    blocks = [block["code"] for block in _CODE.finditer(answers[-1])]
+    if rest == "code" and not blocks:
+        raise RequestError("the last answer has no code; /copy copies all of it")
+    text = "\n".join(blocks) if rest == "code" else answers[-1]
+    if not chat.screen.copy(text):
+        raise RequestError("only a terminal has a clipboard; /save writes to a file")
+    chat.screen.remark(f"copied {len(text):,} characters, if your terminal allows it (OSC 52)")
+
+
+_CODE = re.compile(
+    r"^(?P<fence>`{3,})[^\n]*\n(?P<code>.*?)\n?^(?P=fence)", re.DOTALL | re.MULTILINE
+)
+
+
 async def save(chat: Chat, rest: str) -> None:
     whole = chat.store.read(_current(chat))
     named = re.sub(r"[^\w-]+", "-", whole.heading.title).strip("-").lower() or "conversation"

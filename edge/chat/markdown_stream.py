@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 import time
+from typing import ClassVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.live import Live
-from rich.markdown import Markdown
+from rich.markdown import CodeBlock, Markdown, MarkdownElement
+from rich.syntax import Syntax
 from rich.text import Text
 
 REDRAWS_PER_S = 15
@@ -57,6 +59,7 @@ class MarkdownStream:
         end = settled(self._tail)
         if end:
             self._print(self._tail[:end])
+            self._console.print()  # between two blocks
             self._tail = self._tail[end:]
         now = time.monotonic()
         if now - self._drawn_at >= 1 / REDRAWS_PER_S:
@@ -107,5 +110,23 @@ class MarkdownStream:
         return _markdown(self._tail)
 
 
+class _PlainCode(CodeBlock):
+    """A code block without a margin or a background, so that it is copied as it is."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        code = str(self.text).rstrip()
+        yield Syntax(
+            code, self.lexer_name, theme=self.theme, word_wrap=True, background_color="default"
+        )
+
+
+class _Markdown(Markdown):
+    elements: ClassVar[dict[str, type[MarkdownElement]]] = {
+        **Markdown.elements,
+        "fence": _PlainCode,
+        "code_block": _PlainCode,
+    }
+
+
 def _markdown(text: str) -> Markdown:
-    return Markdown(text, code_theme="ansi_dark", hyperlinks=False)
+    return _Markdown(text, code_theme="ansi_dark", hyperlinks=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +17,12 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 from rich.console import Console
 
-from backbone.terminal_text import printable
+from backbone.terminal_text import printable, to_clipboard
 from edge.chat.chat_commands import COMMANDS
 from edge.chat.screen import SEAMS
 from edge.chat.status_line import answered
 from edge.chat.terminal import WHO, is_cut, is_seam
+from edge.chat.typed_ahead import TypedAhead
 from offload.messages import Delta, Finish, Side
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class RichScreen:
         self._answer: MarkdownStream | None = None
         self._source: Side | None = None
         self._interrupted = self._turned = False
+        self._ahead = TypedAhead()
         self._session: PromptSession[str] = PromptSession(
             history=QuestionHistory(questions),
             completer=Slash(models),
@@ -63,7 +66,8 @@ class RichScreen:
         self._turned = False
         while True:
             try:
-                text = await self._session.prompt_async([("class:prompt", "> ")])
+                ahead = self._ahead.take()
+                text = await self._session.prompt_async([("class:prompt", "> ")], default=ahead)
                 self._interrupted = False
                 return text
             except KeyboardInterrupt:
@@ -71,6 +75,10 @@ class RichScreen:
                     raise EOFError from None
                 self._interrupted = True
                 self.remark("Ctrl-C once more, or Ctrl-D, leaves")
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Keep what is typed while an answer runs for the next question."""
+        return self._ahead.listening()
 
     def _drawing(self) -> MarkdownStream:
         if self._answer is None:
@@ -119,6 +127,11 @@ class RichScreen:
             self._answer.pause()
         self._console.print(printable(text), style="red", markup=False)
 
+    def copy(self, text: str) -> bool:
+        """Put a text on the clipboard, as far as the terminal lets us."""
+        to_clipboard(text, self._console.file)
+        return True
+
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         """Ask by letters; Ctrl-C, or anything else, is the last choice."""
         if self._answer is not None:
@@ -127,7 +140,7 @@ class RichScreen:
         for key, words in choices.items():
             self._console.print(f"  {key}  {words}", markup=False)
         reply = ""
-        with contextlib.suppress(EOFError, KeyboardInterrupt):
+        with contextlib.suppress(EOFError, KeyboardInterrupt), self._ahead.paused():
             # In raw mode Ctrl-C is a key; the signal stays with the answer that waits.
             session: PromptSession[str] = PromptSession()
             reply = await session.prompt_async("? ", handle_sigint=False)
@@ -202,6 +215,6 @@ def _keys() -> KeyBindings:
 
 def model_names(folder: Path) -> list[str]:
     """Return the names that /model takes."""
-    from edge.models.local_models import list_models
+    from edge.models.local_models import names_here
 
-    return [entry.name for entry in list_models(folder) if entry.runs == "edge"]
+    return names_here(folder)

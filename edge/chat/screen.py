@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +41,14 @@ class Screen(Protocol):
 
     async def read(self) -> str:
         """Return what the person writes next; EOFError when they leave."""
+        ...
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Keep what is typed while the block runs for the next question."""
+        ...
+
+    def copy(self, text: str) -> bool:
+        """Put a text on the clipboard; False where there is no terminal that could."""
         ...
 
     def reading(self, told: str) -> None:
@@ -90,6 +99,14 @@ class PlainScreen:
         if not line:
             raise EOFError
         return line.rstrip("\n")
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Leave the lines to the pipe or the terminal, which keep them."""
+        return contextlib.nullcontext()
+
+    def copy(self, text: str) -> bool:
+        """Know of no clipboard."""
+        return False
 
     def reading(self, told: str) -> None:
         """Say it once: these lines cannot be written over."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -150,6 +150,27 @@ def names_here(folder: Path) -> list[str]:
     from edge.models.external_models import found
 
     return [EDGE_MODEL.stem, *own_models(folder), *found(), *read_aliases(folder)]
+
+
+def spelt(name: str) -> str:
+    """Return a model's name as the lists have it; the embedded one has two."""
+    return EDGE_MODEL.stem if name == "embedded" else name
+
+
+def choices(folder: Path, used: Iterable[str]) -> list[str]:
+    """Return names_here(), behind what is used by another name, such as a path."""
+    known = names_here(folder)
+    return [*(each for each in dict.fromkeys(map(spelt, used)) if each not in known), *known]
+
+
+def as_setting(name: str, folder: Path) -> str:
+    """Return a model's name as a setting keeps it: a path holds wherever a command is run.
+
+    Raises CheckpointError where it means no model.
+    """
+    find_model(name, folder)
+    path = expanded(name)
+    return str(path.absolute()) if path.exists() and name not in names_here(folder) else name
 
 
 def find_model(name: str, folder: Path) -> Path:

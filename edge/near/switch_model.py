@@ -9,7 +9,7 @@ from typing import Protocol
 
 from backbone.errors import NearfarError
 from backbone.process_limits import free_memory_bytes
-from edge.models.local_models import find_model, memory_needed
+from edge.models.local_models import choices, find_model, memory_needed, spelt
 from offload.engine import Engine
 
 
@@ -30,8 +30,13 @@ class ModelSwitch:
         current: str,
         free_bytes: Callable[[], int] = free_memory_bytes,
     ) -> None:
-        self._open, self._models, self._current = open_engine, models, current
+        self._open, self._models, self.current = open_engine, models, spelt(current)
+        self._used = [current]  # in this run, which a list has whatever they are
         self._free_bytes = free_bytes
+
+    def names(self) -> list[str]:
+        """Return the names that change() takes, what was used in this run among them."""
+        return choices(self._models, self._used)
 
     async def change(self, holder: EngineHolder, name: str) -> None:
         """Give the holder another model. Raises NearfarError, and then it keeps the old one."""
@@ -40,7 +45,8 @@ class ModelSwitch:
             await self._beside(holder, name)
         else:
             await self._instead(holder, name)
-        self._current = name
+        self.current = name
+        self._used = list(dict.fromkeys([*self._used, name]))
 
     async def _beside(self, holder: EngineHolder, name: str) -> None:
         engine = await asyncio.to_thread(self._open, name)
@@ -52,5 +58,5 @@ class ModelSwitch:
         try:
             holder.engine = await asyncio.to_thread(self._open, name)
         except NearfarError:
-            holder.engine = await asyncio.to_thread(self._open, self._current)
+            holder.engine = await asyncio.to_thread(self._open, self.current)
             raise

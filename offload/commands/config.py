@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
 
 from backbone.terminal_text import echo, echo_json
+
+# What another room knows of a setting's value: a function that returns it as it is kept.
+CHECKS: dict[str, Callable[[str], str]] = {}
 
 config_app = typer.Typer(
     help="The settings of this device, and where each comes from.", no_args_is_help=True
@@ -82,7 +86,8 @@ def set_value(
     from offload.config.settings_sources import SECRETS, SettingValue, put
 
     file = places().config_file
-    kept = put(file, name, sys.stdin.read().strip() if value == "-" else value)
+    value = sys.stdin.read().strip() if value == "-" else value
+    kept = put(file, name, CHECKS.get(name, str)(value))
     said = SettingValue(
         name=name, value="(set)" if name in SECRETS and kept else kept, source="file"
     )

@@ -134,3 +134,21 @@ def test_converting_needs_no_torch(make_checkpoint: Make, tmp_path: Path) -> Non
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_file_that_is_there_is_written_over_only_by_force(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    source, out = make_checkpoint("llama", **SHAPE), tmp_path / "m.gguf"
+    out.write_text("a day's work")
+    for words in (
+        ("gguf", source, out),
+        ("smooth-keys", out, out),
+        ("importance", source, out, *FEW),
+        ("plan", source, out, "--target-bpw", 5.0),
+    ):
+        with pytest.raises(NearfarError, match="--force"):
+            run(*words)
+        assert out.read_text() == "a day's work"
+    run("gguf", source, out, "--force")
+    assert out.read_bytes()[:4] == b"GGUF"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -39,11 +40,19 @@ class ScriptedScreen:
         self.remarks: list[str] = []
         self.asked: list[str] = []
         self.readings: list[str] = []
+        self.copied: list[str] = []
 
     async def read(self) -> str:
         if not self._lines:
             raise EOFError
         return self._lines.pop(0)
+
+    def answering(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def copy(self, text: str) -> bool:
+        self.copied.append(text)
+        return True
 
     def reading(self, told: str) -> None:
         self.readings.append(told)
@@ -425,3 +434,12 @@ async def test_a_question_that_fails_again_leaves_the_answer_that_was_there() ->
         "fine",
     ]
     assert "it broke" in screen.remarks[-1]
+
+
+async def test_an_answer_or_its_code_is_copied() -> None:
+    said = "Like this:\n\n```python\nx = 1\ny = 2\n```\n\nand so on"
+    near = ScriptedEngine((said,))
+    _, screen = await talk("how?", "/copy", "/copy code", engine=Hybrid(near, None))
+    assert screen.copied == [said, "x = 1\ny = 2"]
+    _, screen = await talk("how?", "/copy code")
+    assert "no code" in screen.remarks[-1] and screen.copied == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,15 @@ import pytest
 from backbone.errors import CheckpointError, NearfarError
 from edge.models import cli, hub
 from edge.models.catalogue import CATALOGUE, Q4_K, Q6_K, ModelShape, known
-from edge.models.local_models import find_any, find_gguf, list_models, read_aliases, set_alias
+from edge.models.local_models import (
+    as_setting,
+    choices,
+    find_any,
+    find_gguf,
+    list_models,
+    read_aliases,
+    set_alias,
+)
 from edge.models.model_contents import read_contents, read_folder
 from edge.models.model_files import removable
 from edge.models.pull import pull
@@ -196,3 +205,28 @@ def test_a_size_of_the_list_is_about_that_of_the_published_file(name: str, num_b
     listed = known(name)
     assert listed is not None
     assert listed.shape.q4_k_m_bytes == pytest.approx(num_bytes, rel=0.02)
+
+
+def test_a_setting_names_a_model_that_is_there_from_wherever_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(EDGE_MODEL, tmp_path / "mine.gguf")
+    models = tmp_path / "models"
+    assert as_setting("mine.gguf", models) == str(tmp_path / "mine.gguf")
+    assert as_setting("embedded", models) == "embedded"
+    with pytest.raises(CheckpointError):
+        as_setting("nowhere.gguf", models)
+
+
+def test_a_model_in_use_is_always_in_the_list_and_aliases_are_too(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    shutil.copy(EDGE_MODEL, models / "mine.gguf")
+    set_alias("short", "mine", models)
+    assert choices(models, ["/elsewhere/other.gguf", "embedded", "mine"]) == [
+        "/elsewhere/other.gguf",
+        "nearfar-edge",
+        "mine",
+        "short",
+    ]

@@ -1,0 +1,117 @@
+"""Typed ahead: what a person types or pastes while an answer runs waits as one message.
+
+The terminal is taken out of its line mode meanwhile: in that mode it would cut a paste at 4,096
+characters, make a question of each of its lines, and write `^C` into the answer. Ctrl-C stays a
+signal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+_PASTE = re.compile(r"\x1b\[200~(.*?)(?:\x1b\[201~|$)", re.DOTALL)
+# Keys that are no text, such as arrows: CSI and SS3 sequences, and Alt with a character.
+_KEYS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~]|.)?", re.DOTALL)
+_MAX_BYTES = 1_000_000  # as much as a question may hold
+
+
+def text_of(typed: str) -> str:
+    """Return the text that keys and pastes have made: backspaces are applied, other keys left out.
+
+    What was pasted is taken as it is.
+    """
+    made, at = "", 0
+    for paste in _PASTE.finditer(typed):
+        made = _applied(made, typed[at : paste.start()]) + _lines(paste[1])
+        at = paste.end()
+    return _applied(made, typed[at:]).rstrip("\n")
+
+
+def _applied(text: str, keys: str) -> str:
+    for key in _lines(_KEYS.sub("", keys)):
+        if key in "\x7f\x08":
+            text = text[:-1]
+        elif key == "\x15":  # Ctrl-U takes the line back
+            text = text[: text.rfind("\n") + 1]
+        elif key in "\n\t" or key >= " ":
+            text += key
+    return text
+
+
+def _lines(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+class TypedAhead:
+    """Reads the terminal while a block runs; `take` gives what was typed."""
+
+    def __init__(self, terminal: TextIO = sys.stdin, out: TextIO = sys.stdout) -> None:
+        self._terminal, self._out = terminal, out
+        self._typed = b""
+        self._before: list[Any] | None = None  # the terminal's own mode, while it is another
+
+    def take(self) -> str:
+        """Return what was typed, once."""
+        typed, self._typed = self._typed, b""
+        return text_of(typed.decode("utf-8", "replace"))
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        """Read the terminal while the block runs."""
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the terminal to another prompt while the block runs."""
+        was_on = self._before is not None
+        self.stop()
+        try:
+            yield
+        finally:
+            if was_on:
+                self.start()
+
+    def start(self) -> None:
+        """Begin to read."""
+        try:
+            import termios
+        except ModuleNotFoundError:  # Windows has no such mode
+            return
+        number = self._terminal.fileno()
+        self._before = termios.tcgetattr(number)
+        mode = termios.tcgetattr(number)
+        mode[3] &= ~(termios.ICANON | termios.ECHO)
+        termios.tcsetattr(number, termios.TCSANOW, mode)
+        self._say("\x1b[?2004h")  # pastes come between marks
+        asyncio.get_running_loop().add_reader(number, self._read)
+
+    def stop(self) -> None:
+        """Give the terminal back."""
+        if self._before is None:
+            return
+        import termios
+
+        number = self._terminal.fileno()
+        asyncio.get_running_loop().remove_reader(number)
+        self._say("\x1b[?2004l")
+        termios.tcsetattr(number, termios.TCSANOW, self._before)
+        self._before = None
+
+    def _read(self) -> None:
+        room = _MAX_BYTES - len(self._typed)
+        with contextlib.suppress(OSError):
+            self._typed += os.read(self._terminal.fileno(), 65_536)[: max(0, room)]
+
+    def _say(self, sequence: str) -> None:
+        self._out.write(sequence)
+        self._out.flush()

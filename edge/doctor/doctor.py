@@ -72,10 +72,11 @@ def examine() -> DoctorReport:
     memory, free = psutil.virtual_memory(), free_memory_bytes()
     settings = _settings(here, stops)
     unread = bool(stops)
-    version, gpu = _llama_cpp(stops)
+    # With a llama-server as the near engine, none is needed here.
+    version, gpu = _llama_cpp([] if settings.edge.server else stops)
     models = list_models(here.models)
     # Settings that cannot be read choose nothing, and are said once.
-    chosen = [] if unread else chosen_settings(settings, here, stops)
+    chosen = [] if unread or settings.edge.server else chosen_settings(settings, here, stops)
     problems += [*_lacking(models), *_locked(here)]
     profile, features, bandwidth = read_profile(), cpu_features(), memory_bandwidth()
     advice = build_advice(features, built_with(_system_info()), nvidia=has_nvidia(), offload=gpu)

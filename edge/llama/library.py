@@ -13,10 +13,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from backbone.errors import NearfarError
 from edge.device.llama_build import require_cpu
 
 _WARN, _ERROR, _CONTINUE = 3, 4, 5  # ggml_log_level
 _MAX_REASON = 200  # characters
+
+
+class NoLlamaCpp(NearfarError):
+    """The near runtime for GGUF files is not installed."""
 
 
 class Log:
@@ -94,6 +99,12 @@ def _low_level() -> Any:
     all of it.
     """
     found = importlib.util.find_spec("llama_cpp")
+    if found is None and "llama_cpp" not in sys.modules:
+        raise NoLlamaCpp(
+            "llama.cpp is not installed here: install a C++ compiler and then `pip install "
+            "llama-cpp-python`, or set edge.server to a llama-server that runs (`nearfar config "
+            "set edge.server http://127.0.0.1:8081`), or ask a cloud with --far"
+        )
     if "llama_cpp" in sys.modules or found is None or not found.submodule_search_locations:
         return importlib.import_module("llama_cpp.llama_cpp")
     package = types.ModuleType("llama_cpp")

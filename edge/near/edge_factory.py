@@ -51,6 +51,10 @@ def edge_loader(
     llama.cpp reads a model without Python's lock, so that another thread can work meanwhile;
     `frees_memory` as LlamaEngine has it. Errors as open_edge(), partly when it is called.
     """
+    if settings.edge.server:
+        from edge.near.llama_server import LlamaServerEngine
+
+        return partial(LlamaServerEngine, settings.edge.server)
     path = find_model(settings.edge.model, here.models)
     if path.is_dir():
         return partial(_open_folder, path, settings, here, serving=serving)

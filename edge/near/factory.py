@@ -48,7 +48,7 @@ def settings_with(model: str | None) -> Settings:
 
 def shared_engine(settings: Settings, here: Places) -> Engine | None:
     """Return the settings' near model in the service that runs; None where none does."""
-    if not settings.edge.use_service:
+    if not settings.edge.use_service or settings.edge.server:
         return None
     from edge.near.shared_engine import SharedEngine
     from offload.config.running_service import find
@@ -60,7 +60,7 @@ def shared_engine(settings: Settings, here: Places) -> Engine | None:
 def options_for(settings: Settings, here: Places, choice: RunFlags) -> HybridOptions:
     """Return how the hybrid decides for this model, these settings and these flags."""
     policy = settings.policy
-    model = find_model(settings.edge.model, here.models)
+    model = None if settings.edge.server else find_model(settings.edge.model, here.models)
     rule = rule_for(model, settings, here)
     # The embedded pair's models answer in different forms: neither goes on from the other's text.
     goes_on = policy.rescue == "continue" and model != EDGE_MODEL
@@ -97,7 +97,7 @@ def open_hybrid(
         )
     reader = conditions_reader(cloud, settings, ledger, read_pressure, allowed)
     rest: dict[str, Any] = {} if choice.consent is None else {"consent": choice.consent}
-    if cloud is not None:
+    if cloud is not None and not settings.edge.server:
         path = find_model(settings.edge.model, here.models)
         rest["learner"] = learner_for(path, settings, here)
     return Hybrid(

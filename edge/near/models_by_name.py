@@ -50,18 +50,22 @@ class ModelsByName:
     def engine_for(self, name: str) -> Engine | None:
         """Return the engine of the model that a name means. See ByModel."""
         edge, first = self._chosen(), self._path_of_first()
-        if name in (edge.model, str(first), first.name, first.stem, self._first.card().name):
+        if name == self._first.card().name or (first and name in _names(edge, first)):
             return self._first
         path = find_listed(name, self._here.models)
-        if path == first:
+        if path is not None and path == first:
             return self._first
         if path is None or self._only_first:
             return None
         if path not in self._others:
-            self._others[path] = self._open(replace(edge, model=str(path), draft_model="", lora=""))
+            own = replace(edge, model=str(path), server="", draft_model="", lora="")
+            self._others[path] = self._open(own)
         return self._others[path]
 
-    def _path_of_first(self) -> Path:
+    def _path_of_first(self) -> Path | None:
+        """Return the first model's file; that of a server's model is not known."""
+        if self._chosen().server:
+            return None
         return find_model(self._chosen().model, self._here.models)
 
     def _open(self, edge: EdgeSettings) -> Engine:
@@ -73,3 +77,7 @@ class ModelsByName:
         """Close the engines that were opened here."""
         for engine in self._others.values():
             await engine.aclose()
+
+
+def _names(edge: EdgeSettings, path: Path) -> tuple[str, ...]:
+    return (edge.model, str(path), path.name, path.stem)

@@ -31,6 +31,8 @@ class NearService:
 
     def open_engine(self, settings: Settings, here: Places, flags: RunFlags) -> Hybrid:
         """Return the hybrid of the settings' model, which is loaded when it is first asked."""
+        if settings.edge.server:  # which has its model in memory itself
+            return open_hybrid(settings, here, flags)
         near = OnDemandEngine(self.pool, settings.edge, here, keep_alive_s=self._keep_alive_s)
         return open_hybrid(settings, here, flags, edge=near)
 

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("nearfar.policy")
 
 
-def rule_for(model: Path, settings: Settings, here: Places) -> Rule | None:
+def rule_for(model: Path | None, settings: Settings, here: Places) -> Rule | None:
     """Return the rule for a model file; None, with a warning, where its policy is of no use.
 
+    A model of None is one whose file is not known, as a server's.
     Without a rule nothing may be sent: an answer near costs less than a wrong guess.
     """
     if settings.policy.min_logprob is not None:
         return ThresholdRule(min_logprob=settings.policy.min_logprob)
+    if model is None:
+        return first_day()
     path = policy_of(model, settings, here)
     if path is None:
         return _learnt(model, settings, here) or first_day()

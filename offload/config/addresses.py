@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import urlsplit
 
 
@@ -16,6 +17,19 @@ def is_link_address(text: str) -> bool:
 def is_web_address(text: str) -> bool:
     """Return whether a text is http(s)://HOST, with or without a port and a path."""
     return text.startswith(("http://", "https://")) and _has_host(text, needs_port=False)
+
+
+def is_loopback_web_address(text: str) -> bool:
+    """Return whether a text is http(s)://HOST of this machine alone."""
+    if not is_web_address(text):
+        return False
+    host = urlsplit(text).hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, which may mean any machine
+        return False
 
 
 def _has_host(text: str, *, needs_port: bool) -> bool:

@@ -10,7 +10,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from offload.aims import LISTED, parse_aim
-from offload.config.addresses import is_link_address, is_web_address
+from offload.config.addresses import (
+    is_link_address,
+    is_loopback_web_address,
+    is_web_address,
+)
 from offload.durations import seconds_of
 from offload.egress.privacy.findings import KINDS, Rules
 from offload.errors import RequestError, SettingsError
@@ -53,6 +57,7 @@ class EdgeSettings:
     """Settings of the near model: "embedded", which ships with nearfar, or a GGUF file's path."""
 
     model: str = "embedded"
+    server: str = ""  # a llama-server on this machine as the near engine, http://127.0.0.1:8081
     max_model_len: int = 0  # 0: what the model was trained for
     num_threads: int = 0  # 0: chosen from the cores that are free
     max_num_batched_tokens: int = 512  # of a prompt, evaluated at once
@@ -86,6 +91,11 @@ class EdgeSettings:
                 )
         self._check_kv()
         seconds_of(self.keep_alive, "edge.keep_alive")
+        if self.server and not is_loopback_web_address(self.server):
+            raise SettingsError(
+                f"edge.server is {self.server!r}; it must be an address of this machine, as in "
+                "http://127.0.0.1:8081, since its text must not leave; others are a cloud.url"
+            )
 
     def _check_kv(self) -> None:
         apart = self.kv_cache_dtype.split("/")

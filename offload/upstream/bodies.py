@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import msgspec
 
 from offload.errors import CloudFailed
-from offload.messages import Delta, Finish, FinishReason, Message, Request, Route, Sampling, Usage
+from offload.messages import (
+    Confidence,
+    Delta,
+    Finish,
+    FinishReason,
+    Message,
+    Request,
+    Route,
+    Sampling,
+    Usage,
+)
 from offload.upstream.dialect import Dialect, extra_words
 
 
@@ -43,8 +54,22 @@ class _Said(msgspec.Struct):
     tool_calls: list[_Call] | None = None
 
 
+class _Likely(msgspec.Struct):
+    logprob: float
+
+
+class _Token(msgspec.Struct):
+    logprob: float
+    top_logprobs: list[_Likely] | None = None
+
+
+class _Logprobs(msgspec.Struct):
+    content: list[_Token] | None = None
+
+
 class _Choice(msgspec.Struct):
     delta: _Said | None = None  # of a chat
+    logprobs: _Logprobs | None = None
     text: str | None = None  # of a raw completion
     finish_reason: str | None = None
 
@@ -168,15 +193,16 @@ class AnswerAssembler:
                 cached_tokens=_counted((details.cached_tokens or 0) if details else 0),
                 completion_tokens=_counted(chunk.usage.completion_tokens),
             )
-        text = ""
+        text, sure = "", tuple[Confidence, ...]()
         for choice in (chunk.choices or ())[:1]:
+            sure = confidences(choice.logprobs)
             self.reason = choice.finish_reason or self.reason
             text = choice.text or self._with_thoughts(choice.delta)
             if self.calls:
                 self.late, text = self.late + text, ""
             for call in (choice.delta.tool_calls if choice.delta else None) or ():
                 text += self._add(call)
-        return self._delta(text) if text else None
+        return self._delta(text, sure) if text or sure else None
 
     def rest(self) -> Delta | None:
         """Return what was kept back until the end: other calls than the first, and late text."""
@@ -248,10 +274,28 @@ class AnswerAssembler:
             return True  # one that has not been seen
         return bool(said.name) and _is_json(self.calls[at].arguments or "")
 
-    def _delta(self, text: str) -> Delta:
+    def _delta(self, text: str, sure: tuple[Confidence, ...] = ()) -> Delta:
         # Without token ids a piece counts as one; only the order matters.
         self.num_said += 1
-        return Delta(text=text, index=self.num_said - 1, source="cloud")
+        return Delta(text=text, index=self.num_said - 1, source="cloud", confidence=sure)
+
+
+def confidences(told: _Logprobs | None) -> tuple[Confidence, ...]:
+    """Return how sure the model was of each token, in nats, from its likeliest tokens alone.
+
+    What lies behind those is taken as one token more, so an entropy is a lower bound.
+    """
+    return tuple(_confidence(token) for token in (told.content if told else None) or ())
+
+
+def _confidence(token: _Token) -> Confidence:
+    best = sorted((each.logprob for each in token.top_logprobs or ()), reverse=True)
+    best = best or [token.logprob]
+    rest = max(0.0, 1.0 - math.fsum(math.exp(min(0.0, each)) for each in best))
+    shares = [*(math.exp(min(0.0, each)) for each in best), rest]
+    entropy = -math.fsum(share * math.log(share) for share in shares if share > 0.0)
+    margin = best[0] - best[1] if len(best) > 1 else 0.0
+    return Confidence(logprob=token.logprob, entropy=entropy, margin=margin)
 
 
 def _counted(number: int | None) -> int:

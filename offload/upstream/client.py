@@ -32,6 +32,7 @@ from offload.upstream.listening import (
 if TYPE_CHECKING:
     import httpx
 
+_TOP = 20  # likeliest tokens of a near server that are asked for: OpenAI's most
 _ATTEMPTS = 3
 _FIRST_PAUSE_S = 0.25
 _MAX_NAME_LEN = 200  # of a model's name, as it is shown and kept
@@ -50,19 +51,22 @@ class Upstream:
         connect_timeout_s: float = 5.0,
         silence_timeout_s: float = 120.0,
         for_tenants: bool = False,
+        is_near: bool = False,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Take a base URL such as http://gpu:8000/v1. Raises SettingsError, MissingExtra.
 
         `silence_timeout_s` is the longest wait for the next piece of an answer. `for_tenants` lets
         a server that has a word for it keep the caches of those who ask (offload/asker.py) apart.
+        `is_near` is a server on this device: text does not leave by it, and each token's
+        log-probability is asked for, from which its Confidence follows.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
             raise SettingsError(f"{url!r} is no server's address; write http(s)://HOST:PORT/v1")
         self._url, self._host, self._wanted = url.rstrip("/"), parts.hostname, model
         self._client = _client(self._url, key_for(self._host, api_key), transport)
-        self._for_tenants = for_tenants
+        self._for_tenants, self._is_near = for_tenants, is_near
         self._limits = (connect_timeout_s, silence_timeout_s)
         self._card: ModelCard | None = None
         self.reached: bool | None = None  # how the last attempt went
@@ -102,7 +106,7 @@ class Upstream:
 
         Raises Unsupported for what such a server cannot do, and LinkError.
         """
-        if request.privacy is Privacy.LOCAL_ONLY:
+        if request.privacy is Privacy.LOCAL_ONLY and not self._is_near:
             raise RequestError("a local_only request may not leave the device; answer it near")
         card = await self.connect()
         assert self._dialect is not None, "known since connect"
@@ -110,6 +114,8 @@ class Upstream:
             request = self._salted(request)
         check(request, self._dialect)
         body = body_of(request, card.name, self._dialect)
+        if self._is_near and request.messages:  # raw prompts' are told in several other forms
+            body |= {"logprobs": True, "top_logprobs": _TOP}
         began_s, first_s, assembler = time.monotonic(), None, AnswerAssembler()
         with self._noted():
             async with self._posted(path_of(request), body, request.deadline_s) as response:

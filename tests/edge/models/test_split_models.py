@@ -8,9 +8,15 @@ from pathlib import Path
 import pytest
 
 from backbone.errors import CheckpointError
-from edge.models.local_models import find_any, find_gguf, list_models, read_aliases, set_alias
+from edge.models.local_models import (
+    find_any,
+    find_gguf,
+    list_models,
+    read_aliases,
+    set_alias,
+    size_of,
+)
 from edge.models.model_files import delete, removable
-from edge.near.switch_model import size_of
 
 SPLIT = ("big-00001-of-00002", "big-00002-of-00002")
 

@@ -25,7 +25,7 @@ class KvCache:
     def __init__(
         self, context: Context | Lane, window: Window, *, sliding: bool, reuse: bool
     ) -> None:
-        self._context = context
+        self.context = context
         self.window = window
         self.sliding = sliding
         self._reuse = reuse
@@ -67,7 +67,7 @@ class KvCache:
         assert len(prompt) < self.window.capacity, "a prompt to be scored must fit"
         self.clear()
         self.num_reused = 0
-        size = self._context.max_rows
+        size = self.context.max_rows
         for start in range(0, len(prompt), size):
             places = range(start, min(start + size, len(prompt)))
             self._decode(prompt[start : places.stop], all_logits=True)
@@ -88,25 +88,25 @@ class KvCache:
     @property
     def max_draft(self) -> int:
         """Return how many drafted tokens one step can verify; none where none can be taken back."""
-        if not self._context.can_take_back:
+        if not self.context.can_take_back:
             return 0
-        return min(self._context.num_outputs, self._context.batch_size) - 1
+        return min(self.context.num_outputs, self.context.batch_size) - 1
 
     @property
     def max_forced(self) -> int:
         """Return how many tokens that are certain one step can take behind another."""
-        return self._context.max_rows - 1
+        return self.context.max_rows - 1
 
     def logits(self, row: int) -> npt.NDArray[np.float32]:
         """Return the logits after the token at `row` of the last append, [vocabulary].
 
         After read(), row 0 is the end of the prompt.
         """
-        return self._context.logits(row if self._appended else -1)
+        return self.context.logits(row if self._appended else -1)
 
     def hidden(self, row: int) -> npt.NDArray[np.float32]:
         """Return the hidden state behind logits(row), [hidden_size], where they are kept."""
-        return self._context.hidden(row if self._appended else -1)
+        return self.context.hidden(row if self._appended else -1)
 
     def rollback(self, count: int) -> None:
         """Forget the newest tokens."""
@@ -136,13 +136,13 @@ class KvCache:
         """Shorten the stream to its first tokens, in the books and in the context."""
         used = self.window.used
         kept = self.window.truncate(length)
-        if kept == 0 or (kept < used and not self._context.keep_prefix(kept)):
+        if kept == 0 or (kept < used and not self.context.keep_prefix(kept)):
             self.clear()
 
     def _feed(self, tokens: Sequence[int], pins: Pins) -> Iterator[None]:
         position = 0
         while position < len(tokens):
-            size = min(self._context.batch_size, len(tokens) - position)
+            size = min(self.context.batch_size, len(tokens) - position)
             # Room for all at once: every step costs, and what it drops would go anyway.
             while self.window.free < size and self._evict(pins):
                 pass
@@ -155,7 +155,7 @@ class KvCache:
     def _decode(self, tokens: Sequence[int], *, all_logits: bool = False) -> None:
         self._appended = all_logits
         try:
-            self._context.decode(
+            self.context.decode(
                 tokens,
                 self.window.used,
                 all_logits=all_logits,
@@ -164,7 +164,7 @@ class KvCache:
             )
         except StepAborted:
             # What was read before it is still good for the next prompt.
-            if not self._context.keep_prefix(self.window.used):
+            if not self.context.keep_prefix(self.window.used):
                 self.clear()
             raise
         except NearfarError:
@@ -176,24 +176,24 @@ class KvCache:
         found = self.window.evict(pins) if self.sliding else None
         if found is None:
             return False
-        self._context.forget(*found)
+        self.context.forget(*found)
         return True
 
     def clear(self) -> None:
         """Forget every token."""
         self.window.clear()
-        self._context.clear()
+        self.context.clear()
 
     def saved(self, model: str) -> Saved:
         """Return what is held, for a file."""
         header = Header(model=model, stream=list(self.window.stream), kept=list(self.window.kept))
-        return Saved(header=header, state=self._context.state())
+        return Saved(header=header, state=self.context.state())
 
     def restore(self, saved: Saved) -> bool:
         """Hold what was saved instead; False, and empty, where it does not suit this context."""
         header = saved.header
         self.clear()
-        if not _is_sound(header, self.window.capacity) or not self._context.set_state(saved.state):
+        if not _is_sound(header, self.window.capacity) or not self.context.set_state(saved.state):
             return False
         self.window.stream, self.window.kept = list(header.stream), list(header.kept)
         return True

@@ -156,7 +156,7 @@ class Lane:
     """Lane: one sequence of a shared context, with the methods of a context of its own."""
 
     def __init__(self, shared: SharedContext, seq: int) -> None:
-        self._shared = shared
+        self.shared = shared
         self._seq = seq
         self._ticket: _Ticket | None = None
         self.can_take_back = shared.context.can_take_back
@@ -164,18 +164,18 @@ class Lane:
     @property
     def num_outputs(self) -> int:
         """Return how many tokens of an answer to evaluate at once: drafts are for who is alone."""
-        return 1 if self._shared.num_active > 1 else self._shared.context.num_outputs
+        return 1 if self.shared.num_active > 1 else self.shared.context.num_outputs
 
     @property
     def batch_size(self) -> int:
         """Return how many tokens of a prompt to evaluate at once."""
-        room = self._shared.context.batch_size - self._shared.context.num_seqs
-        return min(PIECE, room) if self._shared.num_active > 1 else room
+        room = self.shared.context.batch_size - self.shared.context.num_seqs
+        return min(PIECE, room) if self.shared.num_active > 1 else room
 
     @property
     def max_rows(self) -> int:
         """Return how many rows of logits one decode can give."""
-        return self._shared.context.max_rows
+        return self.shared.context.max_rows
 
     def decode(
         self,
@@ -195,7 +195,7 @@ class Lane:
             hidden=hidden,
             stop_at=stop_at,
         )
-        self._ticket = self._shared.decode(part)
+        self._ticket = self.shared.decode(part)
 
     def logits(self, row: int = -1) -> npt.NDArray[np.float32]:
         """Return the logits of a token of the last decode, [vocabulary]."""
@@ -211,25 +211,25 @@ class Lane:
 
     def keep_prefix(self, num_tokens: int) -> bool:
         """Forget all but the first tokens; False where this kind of memory cannot."""
-        with self._shared.idle() as context:
+        with self.shared.idle() as context:
             return context.keep_prefix(num_tokens, self._seq)
 
     def forget(self, position: int, count: int) -> None:
         """Forget tokens from `position` on and move those after them up to it."""
-        with self._shared.idle() as context:
+        with self.shared.idle() as context:
             context.forget(position, count, self._seq)
 
     def clear(self) -> None:
         """Forget every token of this lane."""
-        with self._shared.idle() as context:
+        with self.shared.idle() as context:
             context.clear(self._seq)
 
     def state(self) -> bytes:
         """Return the KV cache of this lane as bytes."""
-        with self._shared.idle() as context:
+        with self.shared.idle() as context:
             return context.state(self._seq)
 
     def set_state(self, state: bytes) -> bool:
         """Restore a KV cache; False, and empty, where it does not suit."""
-        with self._shared.idle() as context:
+        with self.shared.idle() as context:
             return context.set_state(state, self._seq)

@@ -1,9 +1,9 @@
-"""The network on a CPU in float32: fewer operators, and weights packed for few rows.
+"""The network on a CPU: fewer operators, and weights packed for few rows, in float32 or bfloat16.
 
 Weights are laid out anew for few rows, the residual is added by the product before it, a norm is
 five operators instead of eight, and a rotation is one: the two channels that turn together lie
 together, as one complex number. Queries and keys agree on that order, so their products are the
-same.
+same. All but the products and the attention is in float32, whatever the weights are.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from backbone.config import NetworkConfig
 from backbone.network import DecoderLayer, FeedForward, Network, embedded
 from backbone.rotary import attention_factor, cos_sin
 from cloud.engine.fused_network import Dense, FusedLayer, FusedNetwork, free
-from cloud.engine.packed_linear import PackedLinear, pack_linear
+from cloud.engine.packed_linear import PackedLinear, pack_linear, packs_bfloat16
 
 # Rows for which MKL is slow with a weight as it lies, and quick with the two changed over.
 _TRANSPOSED_ROWS = range(5, 16)
@@ -54,6 +54,8 @@ class CpuNetwork(FusedNetwork):
         super().__init__(network, max_model_len, all_reduce=all_reduce)
         self.angles = _rotations(network, max_model_len)
         self._least = torch.tensor(self._eps)
+        self._kept_dtype = self._embedding.dtype  # of queries, keys and values
+        self._norm = self._norm.float()
         tied = network.lm_head.weight is network.embed_tokens.weight
         self._own_head = None if tied else pack_linear(self._head)
         self.packed_layers: list[_PackedLayer] = []
@@ -67,7 +69,7 @@ class CpuNetwork(FusedNetwork):
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """See FusedNetwork."""
-        x = embedded(functional.embedding(tokens, self._embedding), self.config)
+        x = embedded(functional.embedding(tokens, self._embedding), self.config).float()
         # By base, complex [tokens, 1, dim / 2].
         rotations = [table.index_select(0, positions) for table in self.angles]
         for i, layer in enumerate(self.packed_layers):
@@ -79,6 +81,8 @@ class CpuNetwork(FusedNetwork):
         """See FusedNetwork."""
         if self._own_head is not None:
             found = self._own_head(hidden)
+        elif self._head.dtype != hidden.dtype:
+            found = functional.linear(hidden.to(self._head.dtype), self._head).float()
         elif len(hidden) in _TRANSPOSED_ROWS:
             found = torch.mm(self._head, hidden.t()).t().contiguous()
         else:
@@ -99,7 +103,10 @@ class CpuNetwork(FusedNetwork):
         q = qk[:, :num_q]
         if self.config.query_scale != 1.0:
             q = q * self.config.query_scale
-        out = attend(i, q, qk[:, num_q:], qkv[:, num_q + num_kv :])
+        k, v, kept = qk[:, num_q:], qkv[:, num_q + num_kv :], self._kept_dtype
+        if kept != torch.float32:
+            q, k, v = q.to(kept), k.to(kept), v.to(kept)
+        out = attend(i, q, k, v).float()
         return self._added(x, out.flatten(1), layer.output, layer.after_attention)
 
     def _fed(self, layer: _PackedLayer, x: Tensor) -> Tensor:
@@ -121,8 +128,9 @@ class CpuNetwork(FusedNetwork):
 
 
 def fits_cpu_network(config: NetworkConfig, device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether CpuNetwork can run a network: plain feed-forwards in float32 on a CPU."""
-    return device.type == "cpu" and dtype == torch.float32 and not config.num_experts
+    """Whether CpuNetwork can run a network: plain feed-forwards on a CPU, in a type it packs."""
+    packs = dtype == torch.float32 or (dtype == torch.bfloat16 and packs_bfloat16())
+    return device.type == "cpu" and packs and not config.num_experts
 
 
 def _rotations(network: Network, max_model_len: int) -> list[Tensor]:
@@ -142,19 +150,25 @@ def _packed(layer: FusedLayer, config: NetworkConfig) -> _PackedLayer:
     values = config.num_key_value_heads * dim
     qk_norm = layer.qk_norm
     return _PackedLayer(
-        input_norm=layer.input_norm,
+        input_norm=layer.input_norm.float(),
         qkv=pack_linear(
             _paired(layer.qkv, dim, values),
             None if layer.qkv_bias is None else _paired(layer.qkv_bias, dim, values),
         ),
-        qk_norm=None if qk_norm is None else _paired(qk_norm.flatten(), dim, 0).view_as(qk_norm),
+        qk_norm=None
+        if qk_norm is None
+        else _paired(qk_norm.float().flatten(), dim, 0).view_as(qk_norm),
         output=pack_linear(layer.output, layer.output_bias),
-        after_attention=layer.after_attention,
-        before_feed=layer.before_feed,
+        after_attention=_float(layer.after_attention),
+        before_feed=layer.before_feed.float(),
         gate_up=pack_linear(layer.feed.gate_up),
         down=pack_linear(layer.feed.down),
-        after_feed=layer.after_feed,
+        after_feed=_float(layer.after_feed),
     )
+
+
+def _float(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.float()
 
 
 def _paired(rows: Tensor, dim: int, num_kept: int) -> Tensor:

@@ -124,10 +124,11 @@ def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptio
     num_weights = sum(weight.numel() for weight in network.parameters())
     num_bases = 1 if config.local_rope_theta is None else 2
     # Of each angle cosine and sine, in most networks for both of the channels that it turns.
-    per_angle = 1 if fits_cpu_network(config, options.torch_device(), options.torch_dtype()) else 2
+    dtype = options.torch_dtype()
+    on_cpu = fits_cpu_network(config, options.torch_device(), dtype)
+    per_angle = torch.float32.itemsize if on_cpu else 2 * dtype.itemsize
     table = per_angle * num_bases * max_model_len * config.head_dim
-    table *= options.fuse_operators
-    return (num_weights + table) * options.torch_dtype().itemsize
+    return num_weights * dtype.itemsize + table * options.fuse_operators
 
 
 def measured_activation_bytes(folder: Path, options: EngineOptions) -> int:

@@ -12,7 +12,7 @@ from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.network import Network
 from cloud.engine.cpu_network import CpuNetwork, fits_cpu_network
-from cloud.engine.packed_linear import BlockedLinear
+from cloud.engine.packed_linear import BlockedLinear, packs_bfloat16
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 
 TOKENS = torch.tensor([5, 9, 200, 31, 44, 17, 8, 3])
@@ -49,6 +49,28 @@ def test_packed_weights_compute_the_same(
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3-tied", "qwen2", "gemma3-some-windows"])
+@pytest.mark.parametrize("large", [1, 1 << 30], ids=["blocks", "turned"])
+def test_in_bfloat16_it_is_nearer_to_float32_than_the_plain_network(
+    family: str, large: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not packs_bfloat16():
+        pytest.skip("this CPU or torch multiplies no bfloat16")
+    half, folder = torch.bfloat16, write_checkpoint(tmp_path, family)
+    exact = load_network(folder, dtype=half).float()
+    plain = load_network(folder, dtype=half)
+    monkeypatch.setattr("cloud.engine.packed_linear._LARGE", large)
+    packed = CpuNetwork(load_network(folder, dtype=half), 64)
+    assert fits_cpu_network(plain.config, torch.device("cpu"), half)
+    for num_tokens in (1, 3, len(TOKENS)):
+        expected = logits_of(exact, num_tokens)
+        off, plain_off = (
+            float((logits_of(network, num_tokens) - expected).norm() / expected.norm())
+            for network in (packed, plain)
+        )
+        assert off < min(0.05, 1.2 * plain_off)
+
+
 def test_partial_results_are_joined_before_they_are_added(tmp_path: Path) -> None:
     whole = CpuNetwork(load_network(write_checkpoint(tmp_path, "qwen3")), 64)
     # Two processes with the same half: the halves are brought about by the weights.
@@ -72,6 +94,6 @@ def test_experts_and_half_precision_are_left_to_others(tmp_path: Path) -> None:
     sparse = NetworkConfig.load(write_checkpoint(tmp_path / "b", "qwen3-moe"))
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert fits_cpu_network(dense, cpu, torch.float32)
-    assert not fits_cpu_network(dense, cpu, torch.bfloat16)
+    assert not fits_cpu_network(dense, cpu, torch.float16)
     assert not fits_cpu_network(dense, gpu, torch.float32)
     assert not fits_cpu_network(sparse, cpu, torch.float32)

@@ -15,6 +15,7 @@ from backbone.errors import MissingExtra, as_typed
 from backbone.terminal_text import echo
 from cloud.bench.load_options import LoadOptions
 from cloud.endpoint_options import EndpointOptions
+from offload.config.places import places
 from offload.pair import CLOUD_MODEL
 
 if TYPE_CHECKING:
@@ -78,8 +79,10 @@ def memory(
 ) -> None:
     """Predict what a model takes: weights, cache, activations, and how many answers fit."""
     try:
+        from cloud.engine.auto_choice import CHOICES_FILE, settled
         from cloud.engine.memory import plan_memory
         from cloud.engine.options import EngineOptions
+        from quantize.model_files import model_files
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None
     with as_typed():
@@ -91,8 +94,13 @@ def memory(
             gpu_memory_utilization=gpu_memory_utilization,
             kv_cache_dtype=kv_cache_dtype,  # type: ignore[arg-type]  # checked by the options
         )
-    plan = plan_memory(model or CLOUD_MODEL, options)
-    echo(json.dumps(plan.as_json()) if as_json else _in_words(plan))
+    path = model or CLOUD_MODEL
+    options, choice = settled(model_files(path), options, places().cache / CHOICES_FILE)
+    plan = plan_memory(path, options)
+    if as_json:
+        echo(json.dumps(plan.as_json() | {"auto": str(choice)}))
+    else:
+        echo(f"{_in_words(plan)}\nauto         {choice}")
 
 
 def _in_words(plan: MemoryPlan) -> str:

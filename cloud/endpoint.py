@@ -159,7 +159,7 @@ def _memory_of(engine: Engine) -> str:
         return ""
     weights, kv = readable_bytes(engine.card().size_bytes), readable_bytes(engine.kv_bytes)
     return (
-        f"memory: {weights} of weights, KV cache up to {kv} as it fills; "
+        f"auto: {engine.chosen()}\nmemory: {weights} of weights, KV cache up to {kv} as it fills; "
         "--max-model-len and --engine max_num_seqs=N bound them"
     )
 

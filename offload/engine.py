@@ -202,3 +202,12 @@ def held_in_memory(
 ) -> AbstractAsyncContextManager[object]:
     """Return a block in which the engine's model stays in memory; see OnDemand."""
     return engine.in_use(keep_alive_s) if isinstance(engine, OnDemand) else nullcontext()
+
+
+@runtime_checkable
+class Choosing(Protocol):
+    """An engine that settled by itself how it computes."""
+
+    def chosen(self) -> str:
+        """Return what it chose, and what it was measured against, in one line without content."""
+        ...

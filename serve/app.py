@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from backbone.errors import NearfarError
-from offload.engine import ByModel, Engine
+from offload.engine import ByModel, Choosing, Engine
 from offload.link.quota import QuotaMeter
 from serve.admission import Admission
 from serve.auth import Authentication
@@ -159,7 +159,8 @@ class _InfoRoutes:
         return ModelReply(name, self._created, engine.card().max_model_len)
 
     async def health(self, _: Request) -> Response:
-        return _json({"status": "ok"})
+        chosen = self._engine.chosen() if isinstance(self._engine, Choosing) else None
+        return _json({"status": "ok"} | ({"engine": chosen} if chosen else {}))
 
     async def ready(self, _: Request) -> Response:
         if (why := self._readiness.why_not()) is not None:

@@ -14,6 +14,7 @@ from backbone.sampling import Sampler
 from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
+from cloud.engine.auto_choice import CHOICES_FILE, settled
 from cloud.engine.continuous_batching import NO_MEMORY, Batching
 from cloud.engine.engine_loop import BROKEN, EngineLoop, EventMailbox, Item
 from cloud.engine.loading import LoadedModel, load_model
@@ -23,11 +24,13 @@ from cloud.engine.request_state import RequestState, encode_request
 from cloud.engine.response_cache import ResponseCache
 from cloud.engine.tp_launcher import launch_workers
 from offload.asker import asker
+from offload.config.places import places
 from offload.engine import AnswerStream
 from offload.errors import EngineStopped, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 from offload.own_sampling import sampling_of_folder
 from offload.prompt_length import require_short
+from quantize.model_files import model_files
 
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
 
@@ -38,6 +41,8 @@ class CloudEngine(Tokenized):
     def __init__(self, folder: Path, *, options: EngineOptions | None = None) -> None:
         """Load a model folder. Raises CheckpointError or SettingsError."""
         options = options or EngineOptions()
+        kept_in = places().cache / CHOICES_FILE
+        options, self.choice = settled(model_files(folder), options, kept_in)
         self.launcher, rendezvous = launch_workers(folder, options)
         with self.launcher.ended_on_failure():
             model: LoadedModel = load_model(
@@ -71,6 +76,10 @@ class CloudEngine(Tokenized):
     def kv_bytes(self) -> int:
         """Bytes of the KV cache once it is full; on a CPU it grows to that."""
         return self._kv_bytes
+
+    def chosen(self) -> str:
+        """Return what "auto" means here, in one line; see offload.engine.Choosing."""
+        return str(self.choice)
 
     def report(self) -> EngineLoad:
         """Return how busy it is now."""

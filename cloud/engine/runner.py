@@ -92,6 +92,12 @@ class Runner:
         ]
         return [StepResult(*both) for both in zip(chosen, scored, strict=True)]
 
+    def last_logits(self, slices: Sequence[Slice]) -> Tensor:
+        """Return the float32 logits behind the last token of each slice, [slices, vocab]."""
+        with torch.inference_mode(), on_device(self._device):
+            batch = build_batch(slices, self._block_size, self._device)
+            return self.network.logits(_ends(self._hidden(batch), slices, batch.rows))
+
     def compute(self, batch: StepBatch) -> Tensor:
         self.attention.prepare(batch)
         return self.network(batch.tokens, batch.positions, self.attention.attend)

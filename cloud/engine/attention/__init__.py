@@ -72,7 +72,7 @@ BACKENDS = {
         block_multiple=256,
     ),
 }
-# What "auto" tries, in order: the reference alone, until the others are measured on a GPU.
+# What "auto" means where nothing was measured (cloud/engine/auto_choice.py): the reference.
 _AUTO = ("torch",)
 
 

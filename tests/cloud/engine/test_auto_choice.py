@@ -1,0 +1,146 @@
+"""What "auto" means is measured on this machine once, kept, and told; what fails is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cloud.engine import auto_choice, step_timing
+from cloud.engine.auto_choice import Choice, settled
+from cloud.engine.engine import CloudEngine
+from cloud.engine.options import EngineOptions
+from cloud.engine.packed_linear import packs_bfloat16
+from cloud.engine.step_timing import KINDS, StepKind, TimedWay
+from offload.engine import Choosing
+from quantize.model_files import FolderFiles
+from tests.tiny_checkpoints import write_checkpoint
+
+CPU = EngineOptions(device="cpu")
+needs_bfloat16 = pytest.mark.skipif(not packs_bfloat16(), reason="no bfloat16 products here")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("auto") / "model"
+    config = write_checkpoint(path, "qwen2") / "config.json"
+    config.write_text(config.read_text().replace('"float32"', '"bfloat16"'))
+    return path
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], list[str]]:
+    """Let steps of each type take so many seconds; the list tells what was timed."""
+    monkeypatch.setattr(auto_choice, "_WORTH_BYTES", 0)
+    monkeypatch.setattr(step_timing, "_SAMPLE_BYTES", 1)
+
+    def set_times(seconds: dict[str, float]) -> list[str]:
+        asked: list[str] = []
+
+        def of(self: TimedWay, kind: StepKind) -> float:
+            dtype = str(self._runner.network._embedding.dtype).removeprefix("torch.")
+            asked.append(dtype)
+            return seconds[dtype] * kind.batch
+
+        monkeypatch.setattr(TimedWay, "seconds", of)
+        return asked
+
+    return set_times
+
+
+@needs_bfloat16
+@pytest.mark.parametrize("quicker", ["float32", "bfloat16"])
+def test_the_quicker_type_is_taken_and_measured_once(
+    folder: Path, tmp_path: Path, timed: Callable[..., list[str]], quicker: str
+) -> None:
+    asked = timed({"float32": 2.0, "bfloat16": 2.0} | {quicker: 1.0})
+    options, choice = settled(FolderFiles(folder), CPU, tmp_path / "kept.json")
+    assert (options.dtype, choice.dtype, choice.measured) == (quicker, quicker, True)
+    assert set(asked) == {"float32", "bfloat16"}
+    assert "measured here" in str(choice) and "2.00x the time" in str(choice)
+    asked.clear()
+    assert settled(FolderFiles(folder), CPU, tmp_path / "kept.json") == (options, choice)
+    assert not asked
+    other = EngineOptions(device="cpu", kv_cache_dtype="int8")
+    settled(FolderFiles(folder), other, tmp_path / "kept.json")
+    assert asked, "another option is another choice"
+
+
+@needs_bfloat16
+def test_what_raises_or_differs_is_left_out_and_named(
+    folder: Path,
+    tmp_path: Path,
+    timed: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed({"float32": 2.0, "bfloat16": 1.0})
+    right = TimedWay.logits
+
+    def wrong(self: TimedWay) -> torch.Tensor:
+        is_half = self._runner.network._embedding.dtype == torch.bfloat16
+        return right(self) * (1.5 if is_half else 1)
+
+    monkeypatch.setattr(TimedWay, "logits", wrong)
+    _, choice = settled(FolderFiles(folder), CPU, tmp_path / "a.json")
+    assert choice.dtype == "float32"
+    assert "bfloat16/torch left out: its logits are off by 0.5" in str(choice)
+
+    def broken(self: TimedWay) -> torch.Tensor:
+        raise RuntimeError("no such kernel")
+
+    monkeypatch.setattr(TimedWay, "logits", broken)
+    options, choice = settled(FolderFiles(folder), CPU, tmp_path / "b.json")
+    assert options.dtype == "float32" and not choice.measured
+    assert choice.dropped == {
+        f"{dtype}/torch": "it raised RuntimeError" for dtype in ("float32", "bfloat16")
+    }
+    assert not (tmp_path / "b.json").exists(), "what is not sure is not kept"
+
+
+@needs_bfloat16
+def test_without_time_the_default_serves_and_is_measured_again(
+    folder: Path,
+    tmp_path: Path,
+    timed: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timed({"float32": 2.0, "bfloat16": 1.0})
+    monkeypatch.setattr(auto_choice, "BUDGET_S", 0.0)
+    options, choice = settled(FolderFiles(folder), CPU, tmp_path / "kept.json")
+    assert (options.dtype, choice.measured) == ("float32", False)
+    assert not (tmp_path / "kept.json").exists()
+
+
+def test_what_was_asked_for_decides_and_small_models_are_not_measured(
+    folder: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.json"
+    _, choice = settled(FolderFiles(folder), CPU, kept)
+    assert choice == Choice(dtype="float32", attention_backend="torch", measured=False)
+    asked = EngineOptions(device="cpu", dtype="float16")
+    assert settled(FolderFiles(folder), asked, kept)[0].dtype == "float16"
+    kept.write_text("damaged")
+    assert settled(FolderFiles(folder), CPU, kept)[1] == choice
+
+
+def test_real_steps_of_every_kind_are_timed_and_the_piece_computes_as_the_plain_network(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_timing, "_SAMPLE_BYTES", 1)
+    config = step_timing.sample_config(FolderFiles(folder).network_config())
+    options = EngineOptions(device="cpu", dtype="float32", attention_backend="torch")
+    weights = step_timing.SampleWeights(config, torch.device("cpu"))
+    way = TimedWay(weights, config, options)
+    expected = step_timing.reference_logits(weights, config)
+    torch.testing.assert_close(way.logits(), expected, atol=1e-3, rtol=1e-3)
+    for kind in KINDS:
+        assert way.seconds(kind) > 0
+
+
+async def test_the_engine_tells_what_it_chose(folder: Path) -> None:
+    engine = CloudEngine(folder, options=CPU)
+    assert isinstance(engine, Choosing)
+    assert engine.chosen() == "float32, attention torch, not measured"
+    await engine.aclose()

@@ -169,13 +169,13 @@ def _cache(
         block_size=options.block_size,
         max_model_len=max_model_len,
         max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
+        max_num_batched_tokens=options.step_tokens(),
         gpu_memory_utilization=options.gpu_memory_utilization,
     )
     if group is not None:
         num_blocks = group.minimum(num_blocks)
     span = span_of(config, options.block_size)
-    least = span.most_at_once(max_model_len, options.max_num_batched_tokens)
+    least = span.most_at_once(max_model_len, options.step_tokens())
     if num_blocks < least:
         raise SettingsError(
             f"num_gpu_blocks_override is {num_blocks} blocks of {options.block_size} tokens, less "
@@ -205,7 +205,7 @@ def _scheduler(config: NetworkConfig, cache: KVCache, options: EngineOptions) ->
         BlockPool(cache.num_blocks, enable_prefix_caching=options.enable_prefix_caching),
         span=span_of(config, cache.block_size),
         max_num_seqs=options.max_num_seqs,
-        max_num_batched_tokens=options.max_num_batched_tokens,
+        max_num_batched_tokens=options.step_tokens(),
         short_first_s=options.short_first_s,
         target_step_s=options.target_step_s,
     )

@@ -74,7 +74,7 @@ def plan_memory(folder: Path, options: EngineOptions) -> MemoryPlan:
     usable = usable_bytes(options.torch_device(), options.gpu_memory_utilization)
     per_block = block_bytes(config, options.block_size, options.cache_dtype())
     span = span_of(config, options.block_size)
-    per_sequence = span.most_at_once(max_model_len, options.max_num_batched_tokens)
+    per_sequence = span.most_at_once(max_model_len, options.step_tokens())
     room = max(0, usable - weights - activations) // per_block - 1
     wanted = options.num_gpu_blocks_override or per_sequence * options.max_num_seqs
     num_blocks = options.num_gpu_blocks_override or max(0, min(room, wanted))
@@ -178,7 +178,7 @@ def run_largest_step(
     attend: Callable[[int, Tensor, Tensor, Tensor], Tensor],
 ) -> None:
     """Run a dummy step of the largest size, so that its peak shows in the device's books."""
-    device, num_tokens = network.inverse.device, options.max_num_batched_tokens
+    device, num_tokens = network.inverse.device, options.step_tokens()
     tokens = torch.zeros(num_tokens, dtype=torch.int64, device=device)
     positions = torch.arange(num_tokens, device=device) % max_model_len
     hidden = network(tokens, positions, attend)

@@ -68,7 +68,7 @@ def _run(runner: Runner, options: EngineOptions, max_model_len: int) -> None:
 
 def _largest_steps(options: EngineOptions, max_model_len: int) -> Iterator[Sequence[Slice]]:
     """Yield the last pieces of prompts as long as the context, and a token of every answer."""
-    budget, seqs = options.max_num_batched_tokens, options.max_num_seqs
+    budget, seqs = options.step_tokens(), options.max_num_seqs
     longest = max(1, max_model_len - 1)
     for num_rows in _PROMPTS_AT_ONCE:
         # The first token is known, so that no prompt is read by the kernel for whole prompts.

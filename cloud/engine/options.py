@@ -20,6 +20,7 @@ from offload.errors import SettingsError
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 _DRAFT_ON_CPU = 4
+_STEP_ON_GPU, _STEP_ON_CPU = 2048, 256  # tokens
 _CACHE_DTYPES = {name: dtype for dtype, name in CODED.items()}
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -35,7 +36,8 @@ class EngineOptions:
 
     max_model_len: AtLeast0 = 0  # tokens of prompt and answer; 0 is the model's own context
     max_num_seqs: AtLeast1 = 128  # answers that run at the same time
-    max_num_batched_tokens: AtLeast1 = 2048  # of one step
+    # Of one step; 0 is 2048 on a GPU and 256 on a CPU, where a newcomer would wait for the rest.
+    max_num_batched_tokens: AtLeast0 = 0
     block_size: AtLeast1 = 16  # tokens of one block of the KV cache
     gpu_memory_utilization: Share = 0.9  # of the whole GPU, weights included
     num_gpu_blocks_override: AtLeast0 = 0  # 0 sizes the cache by the free memory
@@ -70,6 +72,11 @@ class EngineOptions:
         self._check_device()
         if not self.enforce_eager and self.torch_device().type != "cuda":
             raise SettingsError("enforce_eager is False and CUDA graphs need a GPU; leave it True")
+
+    def step_tokens(self) -> int:
+        """Return how many tokens a step may have."""
+        by_default = _STEP_ON_CPU if self.torch_device().type == "cpu" else _STEP_ON_GPU
+        return self.max_num_batched_tokens or by_default
 
     def torch_device(self) -> torch.device:
         """Return the device to run on."""

@@ -12,6 +12,7 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.options import EngineOptions
 from offload.asker import asked_by
 from offload.messages import Request, Sampling
+from offload.pair import CLOUD_MODEL
 from tests.cloud.golden import answer, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
 
@@ -70,3 +71,11 @@ async def test_a_crowd_is_served_fairly_in_little_memory(overlapped: bool, tmp_p
     engine.batching.check_integrity()
     pool = engine.scheduler.pool
     assert pool.num_free == pool.num_blocks
+
+
+def test_a_step_on_a_cpu_is_short_unless_another_number_is_asked_for() -> None:
+    by_default = EngineOptions(device="cpu").step_tokens()
+    assert by_default < EngineOptions(device="cpu", max_num_batched_tokens=2048).step_tokens()
+    engine = CloudEngine(CLOUD_MODEL, options=EngineOptions(device="cpu"))
+    assert engine.batching.scheduler.budget == by_default, "nobody waits for more than that"
+    asyncio.run(engine.aclose())

@@ -75,6 +75,10 @@ MODEL_ROWS: dict[str, tuple[Callable[[Path, bool], Row], str]] = {
     "choosing": (edge_at_once.choosing, "at most 5 per cent of a step, and 8 with all samplers"),
     "served": (edge_models.served, "at least 2.2 times llama_cpp.server, 4 clients at once"),
     "first_token": (edge_models.first_token, "at least 0.95 of plain llama.cpp"),
+    "compressed": (
+        edge_reading.compressed,
+        "at least 0.9 of f16, reading and writing, with the cache offered where memory is short",
+    ),
     "ask": (edge_models.ask, "at most 1.15 times as long, with 1.1 times the memory"),
     "one_answer": (edge_models.one_answer, "at least 1.5 times llama_cpp.Llama's defaults, idle"),
     "loads": (edge_models.loads, "at least 0.95 of the best fixed threads, each load"),

@@ -46,7 +46,7 @@ from offload.messages import Finish, ModelCard, Request, Side
 from offload.policy.serving.controller import AimLimits
 from offload.policy.serving.dispatch import LatencyModel, Prices, num_chars
 from offload.policy.serving.failsafe import Failsafe
-from offload.policy.serving.first_day import first_day
+from offload.policy.serving.first_day import FirstDayRule, first_day
 from offload.policy.serving.gate import Conditions, GateVerdict, gate
 from offload.policy.serving.rule import Limit, Rule, ThresholdRule
 from offload.policy.serving.small_talk import is_small_talk
@@ -339,9 +339,13 @@ class Hybrid(ForwardsTokenizing):
         self._limits = AimLimits(rule, self._options.min_gain)
 
     def _renew_rule(self) -> None:
+        """Go by what was learnt since, or by nothing learnt where that is no longer wished."""
         newer = self._learner.newer_rule() if self._learner is not None else None
-        if newer is not None and self._allowed().learns:
+        rule, learns = self._options.rule, self._allowed().learns
+        if newer is not None and learns:
             self._go_by(newer)
+        elif not learns and isinstance(rule, FirstDayRule) and rule.far_model is not None:
+            self._go_by(first_day())
 
     def _learn(self, escalation: Escalation, finish: Finish) -> None:
         """Hand both answers to the learner, where both were finished and the person lets it."""

@@ -76,6 +76,7 @@ class LearningInUse:
         self._folder, self._near, self._clock = folder, near, clock
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="nearfar-learning")
         self._newer: Rule | None = None
+        self._weights = near.newest(folder)  # of the rule that decides, if it was learnt
         self._waiting: dict[str, list[LearnedPair]] = {}
         self._told: set[str] = set()
 
@@ -84,6 +85,8 @@ class LearningInUse:
 
     def newer_rule(self) -> Rule | None:
         newer, self._newer = self._newer, None
+        if newer is None and self._weights is not None and not self._weights.exists():
+            newer, self._weights = first_day(), None  # a person had it forgotten
         return newer
 
     def rule_for(self, far_model: str) -> Rule | None:
@@ -145,6 +148,7 @@ class LearningInUse:
         if found is None:
             return
         write_learnt(found, path.with_suffix(".json"))
+        self._weights = path.with_suffix(".json")
         if found.far_is_worse and not (before is not None and before.far_is_worse):
             self._tell_of_the_far(found)
         self._newer = rule_of(found)

@@ -134,12 +134,20 @@ async def test_a_newer_rule_decides_from_the_next_request_on_and_closing_closes(
     assert learner.is_closed
 
 
+async def test_where_learning_is_switched_off_the_shipped_rule_decides_at_once() -> None:
+    rule = FirstDayRule(first_day().file, far_model="scripted")
+    for learns, expected in ((True, "scripted"), (False, None)):
+        hybrid, _ = taught(near(("41", SURE)), near(("42", SURE)), learns=learns, rule=rule)
+        await read(hybrid, ask())
+        assert hybrid._options.rule.cloud_model == expected
+
+
 async def test_another_far_model_brings_what_was_learnt_beside_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     mine = FirstDayRule(first_day().file, far_model="scripted")
     for of_far, told in ({"scripted": mine}, "learnt beside that one"), ({}, "first day"):
-        other = FirstDayRule(first_day().file, far_model="another")
+        other = FirstDayRule(first_day().file, far_model="another")  # learnt beside that one
         hybrid, learner = taught(near(("41", SURE)), near(("42", SURE)), rule=other)
         learner.of_far = of_far
         await read(hybrid, ask(model="auto-cloud"))

@@ -243,3 +243,12 @@ async def test_a_damaged_policy_is_said_and_made_anew(
     next(tmp_path.glob("*.json")).write_text("{")
     assert await Learning(tmp_path).teach([pair("42")]) is not None
     assert "cannot be read" in caplog.text and open_learnt(tmp_path, NEAR) is not None
+
+
+async def test_what_is_forgotten_decides_no_more_in_a_program_that_runs(tmp_path: Path) -> None:
+    await Learning(tmp_path).teach(mixed(MIN_PAIRS))
+    learner = LearningInUse(tmp_path, NEAR)
+    assert learner.newer_rule() is None
+    next(tmp_path.glob("*.json")).unlink()
+    assert learner.newer_rule() is first_day() and learner.newer_rule() is None
+    await learner.aclose()

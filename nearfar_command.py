@@ -57,6 +57,13 @@ def _found(model: str) -> str:
     return as_setting(model, places().models) if model else ""
 
 
+def _policy() -> typer.Typer:
+    import edge.bench.cli  # noqa: F401 - adds the commands that ask a near model questions
+    from offload.commands.policy import policy_app
+
+    return policy_app
+
+
 class Room(NamedTuple):
     """Commands that one module declares: a group under its one name, or each under its own."""
 
@@ -72,7 +79,7 @@ ROOMS = (
     Room(_of("edge.conversations.cli", "conversations_app"), ("conversations",), ASKING),
     Room(_of("edge.models.cli", "models_app"), ("models",), DEVICE),
     Room(_config, ("config",), DEVICE),
-    Room(_of("offload.commands.policy", "policy_app"), ("policy",), FAR),
+    Room(_policy, ("policy",), FAR),
     Room(_of("offload.commands.link", "link_app"), ("link",), FAR),
     Room(_cloud, ("cloud",), FAR),
     Room(_of("nearfar_serving"), ("serve", "up")),  # last of those in its group that answer

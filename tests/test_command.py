@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,6 +202,25 @@ def test_a_command_line_mounts_its_own_room_alone_and_help_all_of_them() -> None
             assert tuple(found.commands) == room.names  # type: ignore[attr-defined]
     for words in ([], ["--help"], ["unheard-of"], ["--version"]):
         assert nearfar_command.app_for(words) is nearfar_command.whole_app()
+
+
+FRESH = r"""
+import sys, typer, nearfar_command
+group = typer.main.get_command(nearfar_command.app_for(sys.argv[1:]))
+found = group.commands[sys.argv[1]]
+print(*sorted(found.commands) if hasattr(found, "commands") else ())
+"""
+
+
+@pytest.mark.parametrize("room", [each for each in nearfar_command.ROOMS if each.panel is not None])
+def test_a_group_has_all_of_its_commands_in_a_fresh_process(room: nearfar_command.Room) -> None:
+    (name,) = room.names
+    page = Path(__file__).parents[1].joinpath("docs/commands.md").read_text(encoding="utf-8")
+    written = sorted(set(re.findall(rf"^## `nearfar {name} ([\w-]+)", page, re.MULTILINE)))
+    done = subprocess.run(
+        [sys.executable, "-c", FRESH, name], capture_output=True, text=True, check=True
+    )
+    assert written and done.stdout.split() == written
 
 
 def test_every_command_and_option_is_one_plain_sentence_and_every_command_takes_json() -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import venv
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -78,6 +79,35 @@ def _kept(room: Path) -> list[Path]:
 def test_the_wheel_holds_no_test_and_no_script(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert not tops & {"tests", "scripts", "benchmarks", "examples", "docs", "build"}
+
+
+def test_an_empty_environment_has_the_command_once_the_wheel_is_installed(
+    wheel: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "env"
+    venv.create(place, with_pip=False)
+    python = place / "bin" / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    subprocess.run([*pip, "--no-deps", "--no-index", str(wheel)], check=True)
+    # What it needs is taken from here: to install that takes minutes of a compiler.
+    found = subprocess.run(
+        [str(python), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    needed = [each for each in sys.path if Path(each).name in ("site-packages", "dist-packages")]
+    Path(found.stdout.strip(), "needed.pth").write_text("\n".join(needed))
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*words: str) -> str:
+        command = [str(place / "bin" / "nearfar"), *words]
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert run("ask", "What is the capital of France?", "--offline") == "Paris\n"
+    assert json.loads(run("list", "--json"))[0]["path"].startswith(str(place))
 
 
 def test_what_is_installed_answers_outside_the_clone(wheel: Path, tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ class AnswerAssembler:
     reason: str | None = None
     usage: Usage = field(default_factory=Usage)
     num_said: int = 0
+    num_sure: int = 0  # tokens whose log-probability was told
     calls: list[_Function] = field(default_factory=list)
     _places: dict[int | None, int] = field(default_factory=dict)  # of the last call of an index
     _ids: list[str] = field(default_factory=list)
@@ -196,6 +197,7 @@ class AnswerAssembler:
         text, sure = "", tuple[Confidence, ...]()
         for choice in (chunk.choices or ())[:1]:
             sure = confidences(choice.logprobs)
+            self.num_sure += len(sure)
             self.reason = choice.finish_reason or self.reason
             text = choice.text or self._with_thoughts(choice.delta)
             if self.calls:
@@ -226,7 +228,10 @@ class AnswerAssembler:
                 f"the upstream server withheld its answer ({self.reason[:40]}); ask otherwise"
             )
         usage = msgspec.structs.replace(
-            self.usage, prefill_s=prefill_s, decode_s=seconds - prefill_s
+            self.usage,
+            completion_tokens=self.usage.completion_tokens or self.num_sure,
+            prefill_s=prefill_s,
+            decode_s=seconds - prefill_s,
         )
         route = Route(served_by="cloud", reason="cloud_only")
         return Finish(reason=_REASONS[self.reason], usage=usage, route=route)

@@ -146,7 +146,10 @@ async def test_llama_cpps_own_server_answers_near(tmp_path: Path) -> None:
             items = [item async for item in engine.generate(ASK)]
         deltas = [item for item in items if isinstance(item, Delta)]
         assert "Paris" in "".join(each.text for each in deltas)
-        assert any(each.confidence for each in deltas)
+        finish = items[-1]
+        assert isinstance(finish, Finish)
+        num_told = sum(len(each.confidence) for each in deltas)
+        assert num_told == finish.usage.completion_tokens > 0, "it tells no usage itself"
     finally:
         server.terminate()
         server.wait(60)

@@ -22,7 +22,7 @@ from offload.engine import ByModel, Choosing, Engine
 from offload.link.quota import QuotaMeter
 from serve.admission import Admission
 from serve.auth import Authentication
-from serve.completion_endpoint import chat_endpoint, text_endpoint
+from serve.completion_endpoint import chat_endpoint, responses_endpoint, text_endpoint
 from serve.http_bodies import error_response
 from serve.http_errors import body_of, of_status
 from serve.json_endpoints import JsonEndpoint, detokenize, embed, tokenize
@@ -69,6 +69,7 @@ def build_app(
         metrics=metrics,
     )
     chat = chat_endpoint(engine, options, metrics, admission, models)
+    responses = responses_endpoint(engine, options, metrics, admission, models)
     text = text_endpoint(engine, options, metrics, admission, models)
 
     def posted(
@@ -89,6 +90,7 @@ def build_app(
     info = _InfoRoutes(engine, models, metrics, readiness)
     routes = [
         Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/responses", responses, methods=["POST"]),
         Route("/v1/completions", text, methods=["POST"]),
         Route("/v1/embeddings", posted(EmbeddingBody, embed), methods=["POST"]),
         Route("/tokenize", posted(TokenizeBody, tokenize), methods=["POST"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Generic
+from typing import Generic, TypeVar
 
 import msgspec
 from starlette.requests import ClientDisconnect
@@ -25,10 +25,13 @@ from serve.metrics import Metrics
 from serve.model_names import engine_of
 from serve.options import ServeOptions
 from serve.request_parsing import ParsedRequest, read_chat, read_completion
-from serve.request_schema import C, ChatBody, CompletionBody, decode
+from serve.request_schema import ChatBody, Common, CompletionBody, decode
 from serve.response_writer import Gathered, ResponseWriter
+from serve.responses_body import ResponsesBody, read_responses
+from serve.responses_writer import ResponsesWriter
 from serve.text_writer import TextWriter
 
+C = TypeVar("C", bound=Common | ResponsesBody)
 _SEND_GRACE_S = 10.0  # after the answer's own time, for a reader who takes it slowly
 
 
@@ -136,6 +139,26 @@ def chat_endpoint(
         kind=ChatBody,
         read=read_chat,
         writer=ChatWriter,
+    )
+
+
+def responses_endpoint(
+    engine: Engine,
+    options: ServeOptions,
+    metrics: Metrics,
+    admission: Admission,
+    models: ByModel | None = None,
+) -> CompletionEndpoint[ResponsesBody]:
+    """Return the app of POST /v1/responses."""
+    return CompletionEndpoint(
+        engine=engine,
+        models=models,
+        options=options,
+        metrics=metrics,
+        admission=admission,
+        kind=ResponsesBody,
+        read=read_responses,
+        writer=ResponsesWriter,
     )
 
 

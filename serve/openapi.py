@@ -24,9 +24,11 @@ from serve.response_bodies import (
     TextReply,
     TokenizeReply,
 )
+from serve.responses_body import ResponsesBody
 
-_POSTS = {
+_POSTS: dict[str, tuple[str, type, type | None]] = {
     "/v1/chat/completions": ("Answer a conversation.", ChatBody, ChatReply),
+    "/v1/responses": ("Answer a conversation, in the newer form.", ResponsesBody, None),
     "/v1/completions": ("Continue a text.", CompletionBody, TextReply),
     "/v1/embeddings": ("Place texts in a vector space.", EmbeddingBody, EmbeddingList),
     "/tokenize": ("Tell the tokens of a prompt.", TokenizeBody, TokenizeReply),
@@ -45,7 +47,7 @@ _REF = "#/components/schemas/{name}"
 
 def document(version: str) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of this release."""
-    bodies = [kind for _, *both in _POSTS.values() for kind in both]
+    bodies = [kind for _, *both in _POSTS.values() for kind in both if kind is not None]
     kinds = [*bodies, ModelList, ModelReply, ErrorBody]
     _, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     paths: dict[str, Any] = {path: {"post": _post(*row)} for path, row in _POSTS.items()}
@@ -62,10 +64,12 @@ def document(version: str) -> dict[str, Any]:
     }
 
 
-def _post(summary: str, body: type, reply: type) -> dict[str, Any]:
+def _post(summary: str, body: type, reply: type | None) -> dict[str, Any]:
     answers = _answers(reply)
-    if issubclass(body, Common):
-        answers["200"]["content"]["text/event-stream"] = {"schema": {"type": "string"}}
+    if issubclass(body, Common | ResponsesBody):
+        answers["200"].setdefault("content", {})["text/event-stream"] = {
+            "schema": {"type": "string"}
+        }
     return {
         "summary": summary,
         "requestBody": {"required": True, "content": _json(body)},

@@ -230,7 +230,6 @@ class DetokenizeBody(RequestBody, kw_only=True, frozen=True):
 
 Naming = Common | EmbeddingBody | TokenizeBody | DetokenizeBody  # bodies that name a model
 B = TypeVar("B", bound=RequestBody)
-C = TypeVar("C", bound=Common)
 N = TypeVar("N", bound=Naming)
 
 _PATH = re.compile(r" - at `(?:key in )?\$\.?(?P<path>[^`]*)`$")

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Struct, UnsetType
 
 from offload.messages import Delta, Finish, PromptToken
 from serve.http_errors import EngineBroke
 from serve.logprobs import TokenLogprob, grown, logprobs_of
 from serve.request_parsing import ParsedRequest
-from serve.response_bodies import Reply, UsageReply, usage_of
+from serve.response_bodies import UsageReply, usage_of
 
 
 @dataclass
@@ -46,6 +47,9 @@ class Gathered:
         return "".join(self.texts)
 
 
+Told = Struct | dict[str, Any]  # a reply, or an event of one
+
+
 class _Head(TypedDict):
     id: str
     created: int
@@ -68,23 +72,23 @@ class ResponseWriter(ABC):
         self._no_usage: UnsetType | None = None if parsed.include_usage else UNSET
 
     @abstractmethod
-    def whole(self, choices: list[Gathered]) -> Reply:
+    def whole(self, choices: list[Gathered]) -> Told:
         """Return the reply of a request that does not stream."""
 
     @abstractmethod
-    def opening(self, index: int, first: Delta | Finish) -> list[Reply]:
+    def opening(self, index: int, first: Delta | Finish) -> Sequence[Told]:
         """Return what a choice begins with, before its text; `first` is its first item."""
 
     @abstractmethod
-    def pieces(self, index: int, delta: Delta) -> list[Reply]:
+    def pieces(self, index: int, delta: Delta) -> Sequence[Told]:
         """Return the chunks that a Delta is worth."""
 
     @abstractmethod
-    def ending(self, index: int, finish: Finish) -> list[Reply]:
+    def ending(self, index: int, finish: Finish) -> Sequence[Told]:
         """Return the chunks that end a choice."""
 
     @abstractmethod
-    def tally(self, finishes: list[Finish]) -> Reply:
+    def tally(self, finishes: list[Finish]) -> Told:
         """Return the chunk after all choices, which says what they took."""
 
     def _is_worth_saying(self, delta: Delta) -> bool:

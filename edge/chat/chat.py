@@ -97,8 +97,6 @@ class Chat:
             if self.upgrader is not None:
                 watching = self.upgrader.watching(lambda: self.engine)
                 await stack.enter_async_context(watching)
-            if self.conversation is not None:
-                self.show_past()
             self._show_better()
             if first:
                 await self._take(first)
@@ -252,6 +250,8 @@ def remarks(finish: Finish, *, longer: str = "/continue goes on with it") -> Seq
         sentences.append(finish.error)
     if finish.route is not None and finish.route.failure:
         sentences.append(f"the far model could not answer: {finish.route.failure}")
+    if finish.route is not None and finish.route.cut:
+        sentences.append("it ran in circles and was cut where that began")
     if finish.usage.placeholders_in_links:
         sentences.append(
             f"{finish.usage.placeholders_in_links} placeholders stand in links of the far model: "

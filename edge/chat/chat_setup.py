@@ -14,6 +14,7 @@ from backbone.files import expanded
 from edge.chat.ask_options import AskOptions
 from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
 from edge.chat.learn_consent import settle_learning
+from edge.chat.past_turns import past_turns
 from edge.chat.question_text import attachment
 from edge.chat.screen import HELP, PlainScreen, Screen
 from edge.chat.status_line import status
@@ -97,6 +98,9 @@ class _ChatRun:
         screen = self._screen(as_json=as_json)
         self._opening = Opening(lambda: self._open(self._settings, screen))
         line: str | None = first
+        if conversation is not None and not as_json:
+            for each in past_turns(self._store.read(conversation)):
+                screen.remark(each)
         if not first and sys.stdin.isatty() and not as_json:
             screen.remark(HELP)
             if self._settings.edge.model in ("embedded", EDGE_MODEL.stem):

@@ -70,6 +70,7 @@ class Versions:
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
+        self._undone: dict[str, int] = {}  # the tip that the first of several undo() left
 
     def tip(self, conversation: str) -> int:
         """Return the last turn that is shown, 0 before the first. Raises RequestError."""
@@ -116,13 +117,20 @@ class Versions:
         row = self._last_question(conversation)
         if row is None:
             return None
+        tip, tree = self.tip(conversation), self._tree(conversation)
+        if tip not in tree.path(self._undone.get(conversation, 0)):
+            self._undone[conversation] = tip
         self.show(conversation, row["parent"])
         return str(row["content"])
 
     def redo(self, conversation: str) -> bool:
-        """Show what undo() took back last; False where nothing stands behind what is shown."""
-        tip = self.tip(conversation)
-        end = self._tree(conversation).newest_end(tip)
+        """Show what undo() took back, or the newest that stands behind what is shown; False where
+        nothing does.
+        """
+        tip, tree = self.tip(conversation), self._tree(conversation)
+        undone = self._undone.pop(conversation, 0)
+        is_behind = tip == 0 or tip in tree.path(undone)
+        end = undone if undone and is_behind else tree.newest_end(tip)
         if end != tip:
             self.show(conversation, end)
         return end != tip

@@ -182,6 +182,13 @@ async def test_it_speaks_chinese_and_leaves_no_english() -> None:
         assert re.search("[\u4e00-\u9fff]", told) and "nobody knows why" in told
         await tab.locator(".route summary").click()
         assert await english(tab, but=("near answer", "nobody knows why; see its log")) == []
+        await tab.locator(".retry").first.click()
+        await tab.locator(".versions").wait_for()
+        await tab.locator(".edit").click(force=True)
+        assert await english(tab, but=("near answer", "nobody knows why; see its log")) == []
+        await tab.keyboard.press("Escape")
+        await tab.locator(".versions button:not(:disabled)").click()
+        await tab.locator(".remark").wait_for()
         await tab.click("#open-settings")
         assert await english(tab, but=("near answer", "nobody knows why; see its log")) == []
         await tab.select_option("#language", "en")
@@ -225,6 +232,14 @@ async def test_axe_finds_nothing_serious(scheme: str, width: int) -> None:
         await tab.locator(".route .badge").wait_for()
         await tab.locator(".route .badge").click()
         assert await serious(tab) == []
+        await tab.locator(".retry").first.click()
+        await tab.locator(".versions").wait_for()
+        await tab.locator(".question").hover()
+        await tab.locator(".edit").click()
+        assert await serious(tab) == []
+        await tab.keyboard.press("Escape")
+        status = tab.locator("#status")
+        assert await status.evaluate("(line) => line.scrollWidth <= line.clientWidth")
         if width < 768:
             await tab.click("#open-sidebar")
         await tab.click("#open-settings")

@@ -418,7 +418,7 @@ async def test_a_conversation_that_goes_on_shows_its_title_and_last_turns() -> N
         commands=COMMANDS,
         conversation=store.latest(),
     )
-    await chat.run()
+    chat.show_past()
     assert screen.remarks[0].startswith("— about zebras · 2 turns · ")
     assert screen.remarks[1:] == ["> about zebras", "far"]
 

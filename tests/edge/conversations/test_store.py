@@ -309,3 +309,21 @@ def test_a_question_behind_a_file_gives_the_title(store: Conversations) -> None:
     talk = store.begin()
     store.ask(talk, "notes.md:\n```\nlong text\n```\n\nWhat does it say?")
     assert store.read(talk).heading.title == "What does it say?"
+
+
+def test_redo_brings_back_what_was_undone_and_not_another_version(store: Conversations) -> None:
+    talk = said(store, "question", "first answer")
+    first = store.versions.tip(talk)
+    store.versions.unanswer(talk)
+    store.answer(talk).end("whole")
+    store.versions.choose(talk, first)
+    store.ask(talk, "and then?")
+    for _ in range(2):
+        store.versions.undo(talk)
+    assert store.read(talk).turns == ()
+    assert store.versions.redo(talk)
+    assert [turn.content for turn in store.read(talk).turns] == [
+        "question",
+        "first answer",
+        "and then?",
+    ]

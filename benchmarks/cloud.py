@@ -1,14 +1,11 @@
 """The speed of the cloud engine, beside transformers and beside itself with a switch turned off.
 
     python -m benchmarks.cloud [--only ROW ...] [--quick] [--json OUT] [--threads N]
-    python -m benchmarks.cloud --gpu [--json OUT]
-    python -m benchmarks.cloud --miniature
 
 Both sides of a row run in one process, in turn, greedy and in the same dtype, and must write the
 same tokens. Rows on a CPU use the embedded cloud model and a random one of 100M parameters in
-float32; rows on a GPU use random weights of known shapes in bfloat16. A row that this machine
-cannot run says "not yet measured". With --json, a row replaces its like in a file that is there.
---miniature runs the code of the GPU rows on a CPU with a tiny model, and keeps no figure of it.
+float32; what wants a GPU is measured by scripts/gpu, and says "not yet measured" here until then.
+With --json, a row replaces its like in a file that is there.
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ from typing import Any
 import torch
 
 from benchmarks.cloud_cpu import CPU_ROWS
-from benchmarks.cloud_gpu import GPU_ROWS, MINIATURE, Setup
+from benchmarks.cloud_gpu import GPU_ROWS
 from benchmarks.cloud_long import long_context
 from benchmarks.cloud_models import BenchModel, embedded_model, random_model
 
@@ -39,11 +36,8 @@ _MEMORY_ONLY = "random-moe-windows"  # what the prediction of memory was not mad
 def main() -> None:
     """Measure what is asked for, print it, and keep it if told where."""
     args = _arguments()
-    if args.miniature:
-        asyncio.run(_miniature())
-        return
     torch.set_num_threads(args.threads)
-    rows = asyncio.run(_gpu_rows(args) if args.gpu else _cpu_rows(args))
+    rows = asyncio.run(_cpu_rows(args))
     report = _merged(args.json, rows) if args.json else {"rows": rows}
     text = json.dumps({**_machine(args), **report}, indent=1)
     if args.json:
@@ -53,11 +47,9 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.cloud")
-    parser.add_argument("--only", nargs="*", choices=[*CPU_ROWS, _LONG, *GPU_ROWS], default=[])
+    parser.add_argument("--only", nargs="*", choices=[*CPU_ROWS, _LONG], default=[])
     parser.add_argument("--model", choices=_MODELS)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, for a look")
-    parser.add_argument("--gpu", action="store_true", help="the rows of a GPU, and only those")
-    parser.add_argument("--miniature", action="store_true", help="the GPU rows' code, on a CPU")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, metavar="OUT")
     return parser.parse_args()
@@ -87,25 +79,6 @@ def _models(place: Path, only: str | None) -> list[BenchModel]:
     ]
 
 
-async def _gpu_rows(args: argparse.Namespace) -> dict[str, Any]:
-    wanted = {name: row for name, row in GPU_ROWS.items() if not args.only or name in args.only}
-    if not torch.cuda.is_available():
-        return dict.fromkeys(wanted, _NOT_MEASURED)
-    rows: dict[str, Any] = {}
-    for name, measure in wanted.items():
-        place = Setup().quicker() if args.quick else Setup()
-        rows[name] = {**await measure(place), "quick": args.quick}
-        print(name, json.dumps(rows[name]), flush=True)
-    return rows
-
-
-async def _miniature() -> None:
-    for name, measure in GPU_ROWS.items():
-        told = await measure(MINIATURE)
-        # Only that it runs: a tiny model on a CPU says nothing of a GPU.
-        print(name, "runs; told would be:", ", ".join(told), flush=True)
-
-
 def _merged(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
     known = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else {}
     absent = dict.fromkeys(GPU_ROWS, _NOT_MEASURED)
@@ -113,12 +86,10 @@ def _merged(path: Path, rows: dict[str, Any]) -> dict[str, Any]:
 
 
 def _machine(args: argparse.Namespace) -> dict[str, Any]:
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "seed": 0,
         "processor": _processor(),
         "threads": args.threads,
-        "gpu": gpu,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "transformers": version("transformers"),

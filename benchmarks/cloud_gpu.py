@@ -1,8 +1,4 @@
-"""The rows of benchmarks/cloud.py that need a CUDA device; they are run all at once there.
-
-`--miniature` runs every line of them on a CPU with tiny models: nothing is measured by that, but
-the first hour on a GPU is not lost to a typing error.
-"""
+"""The rows that need a CUDA device, which scripts/gpu runs."""
 
 from __future__ import annotations
 
@@ -12,7 +8,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,10 +51,6 @@ class Setup:
         }
     )
 
-    def quicker(self) -> Setup:
-        """Return the same with less to do, for a look."""
-        return replace(self, shapes=self.shapes[:1], num_requests=32, prefill_tokens=8192)
-
 
 MINIATURE = Setup(
     device="cpu",
@@ -87,8 +79,8 @@ async def decode(setup: Setup) -> Row:
         speeds, counted = {}, {}
         for name, options in (("on", setup.on), ("off", setup.off)):
             sizes = {"max_model_len": min(2048, setup.max_model_len), "max_num_seqs": 8}
-            async with _engine(setup, shape, **sizes, **options) as engine:
-                speeds[name] = await _decode_speed(engine, setup.num_decoded)
+            async with engine_of(setup, shape, **sizes, **options) as engine:
+                speeds[name] = await decode_speed(engine, setup.num_decoded)
                 weight_bytes = engine.card().size_bytes
                 counted[name] = counts(engine)
         told[shape] = {
@@ -113,7 +105,7 @@ async def throughput(setup: Setup) -> Row:
     ]
     shape = setup.shapes[0]
     sizes = {"max_model_len": setup.max_model_len, "max_num_seqs": setup.num_requests}
-    async with _engine(setup, shape, **sizes, **setup.on) as engine:
+    async with engine_of(setup, shape, **sizes, **setup.on) as engine:
         ours_s, made = await _timed(setup, ours_together(engine, jobs))
         counted = counts(engine)
     with tempfile.TemporaryDirectory() as where:
@@ -225,7 +217,7 @@ def _wait(setup: Setup) -> None:
         torch.cuda.synchronize()
 
 
-async def _decode_speed(engine: CloudEngine, num_tokens: int) -> float:
+async def decode_speed(engine: CloudEngine, num_tokens: int) -> float:
     """Return tokens a second after the first, of one answer alone."""
     await ours(engine, Job("warm up", min(32, num_tokens)))
     told = await ours(engine, Job(words(32, random.Random(1)), num_tokens))
@@ -240,7 +232,8 @@ async def _timed(setup: Setup, work: Awaitable[Any]) -> tuple[float, Any]:
 
 
 @asynccontextmanager
-async def _engine(setup: Setup, shape: str, **options: Any) -> AsyncIterator[CloudEngine]:
+async def engine_of(setup: Setup, shape: str, **options: Any) -> AsyncIterator[CloudEngine]:
+    """Open an engine of a random model of a shape, and leave no trace of it behind."""
     with tempfile.TemporaryDirectory() as where:
         model = random_model(Path(where), shape, setup.dtype)
         async with our_engine(model.folder, device=setup.device, **options) as engine:

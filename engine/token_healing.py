@@ -23,12 +23,8 @@ CANNOT_SPELL = "this model cannot write the end of answer_prefix; end it earlier
 class Pieces(Protocol):
     """Tokenizer as token healing needs it, whichever library reads it."""
 
-    @property
-    def num_tokens(self) -> int:
-        """Return how many tokens there are."""
-
-    def piece(self, token: int) -> bytes:
-        """Return the bytes of one token; control tokens have none."""
+    def pieces(self) -> Sequence[bytes]:
+        """Return the bytes of every token; control tokens have none."""
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes of several tokens, one after another."""
@@ -38,10 +34,10 @@ class Spellings:
     """Vocabulary in the order of its tokens' bytes; made once, at the first healing."""
 
     def __init__(self, vocabulary: Pieces) -> None:
-        pieces = ((vocabulary.piece(token), token) for token in range(vocabulary.num_tokens))
-        rows = sorted((piece, token) for piece, token in pieces if piece)
-        self._pieces = [piece for piece, _ in rows]
-        self._tokens = [token for _, token in rows]
+        pieces = vocabulary.pieces()
+        told = (token for token, piece in enumerate(pieces) if piece)
+        self._tokens = sorted(told, key=pieces.__getitem__)
+        self._pieces = [pieces[token] for token in self._tokens]
 
     def beginning_with(self, text: bytes) -> list[int]:
         """Return the tokens whose bytes begin so."""

@@ -24,6 +24,10 @@ class TokenizerPieces:
         """Return the bytes of one token; control tokens have none."""
         return self._tokenizer.token_bytes(token)
 
+    def pieces(self) -> list[bytes]:
+        """Return the bytes of every token."""
+        return [self.piece(token) for token in range(self.num_tokens)]
+
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """Return the bytes of several tokens, one after another."""
         return b"".join(map(self.piece, tokens))

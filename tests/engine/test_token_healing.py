@@ -24,14 +24,13 @@ class Words:
     """A vocabulary of these pieces; token 0 is a control token, without bytes."""
 
     def __init__(self, *pieces: bytes) -> None:
-        self.pieces = (b"", *pieces)
-        self.num_tokens = len(self.pieces)
+        self.all = (b"", *pieces)
 
-    def piece(self, token: int) -> bytes:
-        return self.pieces[token]
+    def pieces(self) -> Sequence[bytes]:
+        return self.all
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
-        return b"".join(self.pieces[token] for token in tokens)
+        return b"".join(self.all[token] for token in tokens)
 
 
 HEL = Words(b"h", b"e", b"l", b"o", b"hello", b"help", b"el", b" ", b" he", b"\xff\xff", b"\xff")
@@ -39,7 +38,7 @@ HEL = Words(b"h", b"e", b"l", b"o", b"hello", b"help", b"el", b" ", b" he", b"\x
 
 def test_as_much_is_taken_back_as_one_longer_token_reaches() -> None:
     healer = Healer(HEL)
-    tokens = {piece: token for token, piece in enumerate(HEL.pieces)}
+    tokens = {piece: token for token, piece in enumerate(HEL.all)}
 
     def taken(*pieces: bytes) -> int:
         return healer.taken_back([tokens[piece] for piece in pieces])
@@ -56,8 +55,8 @@ def test_what_may_come_is_what_spells_the_text(pieces: list[bytes], text: bytes)
     """Beside every byte alone, so that all can be spelled."""
     words = Words(*pieces, *(bytes([byte]) for byte in range(256)))
     allowed = set(Binding(Spellings(words), text).allowed())
-    for token in range(1, words.num_tokens):
-        piece = words.piece(token)
+    for token in range(1, len(words.all)):
+        piece = words.all[token]
         assert (token in allowed) == (piece.startswith(text) or text.startswith(piece))
     assert 0 not in allowed
 
@@ -65,7 +64,7 @@ def test_what_may_come_is_what_spells_the_text(pieces: list[bytes], text: bytes)
 def test_no_token_leads_where_the_rest_cannot_be_spelled() -> None:
     words = Words(b"ab", b"a", b"abc", b"c", b"bc")
     allowed = Binding(Spellings(words), b"abc").allowed()
-    assert {words.piece(token) for token in allowed} == {b"ab", b"a", b"abc"}
+    assert {words.all[token] for token in allowed} == {b"ab", b"a", b"abc"}
     allowed = Binding(Spellings(Words(b"ab", b"a", b"abc")), b"abc").allowed()
     assert list(allowed) == [3], "neither b nor bc nor c is a token"
 

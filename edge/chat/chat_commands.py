@@ -110,16 +110,24 @@ async def _params(chat: Chat, rest: str) -> None:
     if rest:
         chat.options = replace(chat.options, sampling=changed(chat.options.sampling, rest))
     known = {name: getattr(chat.options.sampling, name) for name in PARAMS}
+    if chat.options.sampling.own:
+        known["temperature"] = "own"
     chat.screen.remark("  ".join(f"{name}={value}" for name, value in known.items()))
 
 
 def changed(sampling: Sampling, text: str) -> Sampling:
-    """Return the sampling with NAME=VALUE pairs set. Raises RequestError."""
+    """Return the sampling with NAME=VALUE pairs set; temperature=own is the model's.
+
+    Raises RequestError.
+    """
     values: dict[str, Any] = {}
     for pair in text.replace(",", " ").split():
         name, _, value = pair.partition("=")
         if name not in PARAMS or not value:
             raise RequestError(f"{pair!r} is not NAME=VALUE; known are {', '.join(PARAMS)}")
+        if name == "temperature":
+            values["own"] = value == "own"
+            value = "0" if value == "own" else value
         kind = get_type_hints(Sampling)[name]
         try:
             values[name] = msgspec.convert(value, kind, strict=False)

@@ -11,7 +11,7 @@ import pytest
 
 from backbone.terminal_text import printable
 from edge.chat.chat import Chat
-from edge.chat.chat_commands import COMMANDS
+from edge.chat.chat_commands import COMMANDS, changed
 from edge.chat.consent import ConsentPrompt, Reply
 from edge.chat.dialogue import AnswerOptions
 from edge.chat.markdown_stream import settled
@@ -25,7 +25,7 @@ from offload.egress.permission import LivePermission
 from offload.errors import CloudUnreachable, RequestError
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.link.client import CloudLink
-from offload.messages import Delta, Finish, Privacy, Request, Route
+from offload.messages import Delta, Finish, Privacy, Request, Route, Sampling
 from offload.policy.serving.rule import ThresholdRule
 from tests.offload.scripted import ScriptedEngine
 
@@ -443,3 +443,11 @@ async def test_an_answer_or_its_code_is_copied() -> None:
     assert screen.copied == [said, "x = 1\ny = 2"]
     _, screen = await talk("how?", "/copy code")
     assert "no code" in screen.remarks[-1] and screen.copied == []
+
+
+async def test_the_temperature_is_the_models_own_until_it_is_set_and_again_when_asked() -> None:
+    own = Sampling(own=True)
+    warm = changed(own, "temperature=0.5 top_p=0.8")
+    assert warm == Sampling(temperature=0.5, top_p=0.8)
+    assert changed(warm, "temperature=own") == Sampling(own=True, top_p=0.8)
+    assert changed(own, "top_k=3") == Sampling(own=True, top_k=3)

@@ -149,9 +149,9 @@ async def test_the_first_message_that_would_leave_is_asked_about(start: Start) -
             NEARFAR_POLICY_MIN_LOGPROB="0",
         )
         await asyncio.to_thread(terminal.see, "/help")
-        await asyncio.to_thread(terminal.see, "cloud")
+        await asyncio.to_thread(terminal.see, "far model")
         terminal.write("What is the capital of France?\r")
-        await asyncio.to_thread(terminal.see, "go to the cloud")
+        await asyncio.to_thread(terminal.see, "go to the far model")
         await asyncio.to_thread(terminal.see, "do not ask again")
         await asyncio.to_thread(terminal.see, "answer near")  # the last of the choices
         assert cloud.requests == []

@@ -40,6 +40,13 @@ def open_private(path: str | os.PathLike[str], flags: int, mode: int = PRIVATE) 
     return os.open(path, flags | _BINARY, mode)
 
 
+def read_regular(path: Path) -> str:
+    """Return the text of a file. Raises OSError where it is none: a pipe is waited for for ever."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError("it is no regular file")
+    return path.read_text(encoding="utf-8")
+
+
 def make_private(folder: Path) -> None:
     """Make a folder that only its owner may enter, or make it so."""
     folder.mkdir(parents=True, exist_ok=True)

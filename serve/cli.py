@@ -43,6 +43,8 @@ def options_from(settings: Settings, host: str | None, port: int | None) -> Serv
     """Return the settings' options with a command's flags over them. Raises SettingsError."""
     chosen = settings.serve
     keys = tuple(key.strip() for key in chosen.api_keys.split(",") if key.strip())
+    if chosen.api_keys.strip() and not keys:  # who wrote it meant to let in none without a key
+        raise SettingsError("serve.api_keys names no key; write KEY or name:KEY, or leave it empty")
     return ServeOptions(
         host=host if host is not None else chosen.host,
         port=port if port is not None else chosen.port,

@@ -190,6 +190,8 @@ def _reason(path: Path | None, error: Exception) -> str:
 
 def _migrate(connection: sqlite3.Connection, path: Path | None) -> None:
     version = _version(connection)
+    if version < 0:
+        raise SettingsError(f"{path} is damaged (version {version}); move it away to begin anew")
     if version > len(MIGRATIONS):
         raise SettingsError(f"{path} was written by a newer nearfar; update nearfar to read it")
     while _version(connection) < len(MIGRATIONS):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from backbone.errors import cause
+from backbone.files import read_regular
 from offload.config.settings import Settings
 from offload.errors import SettingsError
 from offload.messages import Privacy
@@ -53,8 +54,8 @@ def read_file(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return tomllib.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbone.errors import WrongUsage, as_typed, cause
-from backbone.files import atomic_write
+from backbone.files import atomic_write, read_regular
 from offload.config.file_lock import turn
 from offload.config.obstacles import obstacle
 from offload.config.settings import Settings
@@ -156,7 +156,7 @@ def change_settings(
         path.parent.mkdir(parents=True, exist_ok=True)
         with turn(path.with_name(f".{path.name}.turn")):  # a change is of what stands there now
             _write(path, _changed(path, section, values, remark))
-    except (TOMLKitError, TypeError, UnicodeDecodeError) as error:
+    except (TOMLKitError, TypeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(
             f"{path} cannot be changed ({cause(error)}); mend or delete it"
         ) from None
@@ -167,7 +167,7 @@ def change_settings(
 def _changed(path: Path, section: str, values: Mapping[str, Value | None], remark: str) -> str:
     import tomlkit
 
-    document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else None
+    document = tomlkit.parse(read_regular(path)) if path.exists() else None
     document = document if document is not None else tomlkit.document()
     table = document.setdefault(section, tomlkit.table())
     for name, value in values.items():
@@ -188,8 +188,8 @@ def read_remarks(path: Path, section: str) -> dict[str, str]:
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except (OSError, TOMLKitError, UnicodeDecodeError) as error:
+        document = tomlkit.parse(read_regular(path)) if path.exists() else {}
+    except (OSError, TOMLKitError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
     table = document.get(section, {})
     items = {name: table.item(name) for name in table} if hasattr(table, "item") else {}

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from offload.asker import asker
+from offload.config.settings import ServeSettings, Settings
 from offload.errors import SettingsError
 from offload.messages import Request
 from serve.auth import ANYONE, Hosts, Keys
+from serve.cli import options_from
 from serve.options import ServeOptions
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, error_of, near
@@ -149,3 +151,9 @@ async def test_an_engine_knows_which_key_asks() -> None:
         for key in (KEY, OTHER):
             await client.post(CHAT, json=ASK, headers={"authorization": f"Bearer {key}"})
     assert askers == ["http:alice", "http:bob"]
+
+
+def test_keys_that_are_none_do_not_open_the_door_to_everybody() -> None:
+    settings = Settings(serve=ServeSettings(api_keys=" , ,"))
+    with pytest.raises(SettingsError, match="names no key"):
+        options_from(settings, None, None)

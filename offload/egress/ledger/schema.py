@@ -102,6 +102,8 @@ def is_damage(error: Exception) -> bool:
 
 def _migrate(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < 0:
+        raise sqlite3.OperationalError(f"a malformed version, {version}")
     if version > len(MIGRATIONS):
         raise sqlite3.OperationalError(f"it is of version {version}, from a newer nearfar")
     if version == len(MIGRATIONS):

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,14 @@ def test_a_deleted_conversation_takes_no_more_turns(store: Conversations) -> Non
 def test_the_file_is_private(store: Conversations, path: Path) -> None:
     said(store, "a", "b")
     assert path.stat().st_mode & 0o077 == 0
+
+
+def test_a_file_of_no_version_that_there_was_is_damaged(path: Path) -> None:
+    Conversations(path).close()
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("PRAGMA user_version=-5")
+    with pytest.raises(SettingsError, match="damaged"):
+        Conversations(path)
 
 
 def test_an_old_file_is_brought_up_to_date_and_a_newer_refused(path: Path) -> None:

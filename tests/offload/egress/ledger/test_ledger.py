@@ -208,6 +208,20 @@ def test_a_damaged_file_is_moved_aside_and_a_new_one_begun(
     assert str(aside[0]) in caplog.text
 
 
+def test_a_file_of_no_version_that_there_was_is_moved_away(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path)
+    connection.execute("PRAGMA user_version=-5")
+    connection.close()
+    ledger = Ledger(path)
+    leave(ledger)
+    ledger.close()
+    assert len(lines(path)) == 1
+    assert any("damaged" in file.name for file in path.parent.iterdir())
+
+
 def test_a_file_of_a_newer_version_is_left_alone(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

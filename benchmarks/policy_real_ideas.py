@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.policy_real_fits import FAR_RIGHT, MIN_GAIN, Picks, Table, scores_left_out
-from benchmarks.policy_real_parts import pairs_within_sets
+from benchmarks.policy_real_parts import everyday, pairs_within_sets
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.answer_table import CODE, LETTER, NAME, NUMBER, AnswerRow
 from offload.policy.serving.features import Floats
@@ -39,8 +39,10 @@ def sampled(
         greedy = tables[name]
         here = np.isin([row.id for row in greedy.rows], [row.id for row in table.rows])
         both = scores_left_out({**tables, **others, name: table}, name)
+        scores = scores_left_out({**tables, name: table}, name)
         found[name] = {
-            "drawn": _told(scores_left_out({**tables, name: table}, name), table),
+            "drawn": _told(scores, table),
+            "everyday, drawn": everyday({name: table}, {name: scores}).get(name),
             "drawn, rule fitted to both kinds": _told(both, table),
             "greedy, same questions": _told(said[name][here], greedy.kept(here)),
         }

@@ -86,7 +86,10 @@ def _text(path: Path) -> str:
             raise RequestError(
                 f"{path} has {size:,} bytes and at most {MAX_BYTES:,} can be attached; shorten it"
             )
-        data = path.read_bytes()
+        with path.open("rb") as file:  # what is no file has no size, and may have no end
+            data = file.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise RequestError(f"{path} has no end and at most {MAX_BYTES:,} bytes can be attached")
         if b"\0" in data:
             raise UnicodeDecodeError("utf-8", data, 0, 1, "a zero byte")
         return data.decode("utf-8-sig")

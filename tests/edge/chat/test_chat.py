@@ -231,6 +231,12 @@ async def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, wo
     assert words in screen.remarks[0]
 
 
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="this system has no endless file")
+async def test_a_file_without_an_end_is_refused() -> None:
+    _, screen = await talk("/file /dev/zero")
+    assert "has no end" in screen.remarks[0]
+
+
 async def test_save_writes_what_was_said_and_overwrites_nothing(tmp_path: Path) -> None:
     path = tmp_path / "talk.md"
     _, screen = await talk("question", f"/save {path}", f"/save {path}")

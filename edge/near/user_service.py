@@ -26,7 +26,6 @@ class ServiceDefinition:
     text: str
     start: str
     stop: str
-    tried: bool  # on such a system
 
 
 def install_service(*, as_json: bool) -> None:
@@ -36,13 +35,12 @@ def install_service(*, as_json: bool) -> None:
     atomic_write(made.path, made.text.encode(), mode=_READABLE)
     if as_json:
         document = {"path": str(made.path), "start": made.start, "stop": made.stop}
-        echo_json(json.dumps({**document, "tried": made.tried}))
+        echo_json(json.dumps(document))
         return
     echo(f"wrote {made.path}")
     echo(f"start it now and at each log-in: {made.start}")
     echo(f"take it away: {made.stop}")
-    if not made.tried:
-        echo("this was not tried on this system yet", err=True)
+    echo("checked as a file, and not yet tried on such a system", err=True)
 
 
 def definition(platform: str, command: list[str], home: Path) -> ServiceDefinition:
@@ -75,7 +73,6 @@ WantedBy=default.target
         text=text,
         start=f"systemctl --user daemon-reload && systemctl --user enable --now {NAME}",
         stop=f"systemctl --user disable --now {NAME} && rm {shlex.quote(str(path))}",
-        tried=True,
     )
 
 
@@ -104,7 +101,6 @@ def _launchd(command: list[str], home: Path) -> ServiceDefinition:
         text=text,
         start=f"launchctl bootstrap gui/$(id -u) {quoted}",
         stop=f"launchctl bootout gui/$(id -u)/{LABEL} && rm {quoted}",
-        tried=False,
     )
 
 
@@ -130,5 +126,4 @@ def _task(command: list[str], home: Path) -> ServiceDefinition:
         text=text,
         start=f'schtasks /Create /TN {NAME} /XML "{path}" && schtasks /Run /TN {NAME}',
         stop=f"schtasks /Delete /TN {NAME} /F",
-        tried=False,
     )

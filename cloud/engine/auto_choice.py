@@ -22,10 +22,10 @@ from torch import Tensor
 from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
 from backbone.files import atomic_write
+from backbone.packed_linear import packs_bfloat16
 from cloud.engine.attention import BACKENDS, refusal
 from cloud.engine.kv.kv_cache import KVCache
 from cloud.engine.options import DtypeName, EngineOptions
-from cloud.engine.packed_linear import packs_bfloat16
 from cloud.engine.step_timing import (
     KINDS,
     SampleWeights,

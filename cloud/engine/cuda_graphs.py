@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from backbone.fast_tensor_ops import to_device
+from backbone.fused_network import FusedNetwork
 from backbone.network import Network
 from cloud.engine.attention.triton_decode import TritonDecode
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.batch import StepBatch, block_tables
 from cloud.engine.kv.kv_cache import KVCache
 

@@ -13,7 +13,9 @@ import torch
 
 from backbone.attention import causal_attention
 from backbone.config import NetworkConfig
+from backbone.cpu_network import CpuNetwork, fits_cpu_network
 from backbone.errors import MissingExtra
+from backbone.fused_network import FusedNetwork
 from backbone.network import Network
 from backbone.process_limits import cpu_quota
 from backbone.rotary import inverse_frequencies
@@ -21,8 +23,6 @@ from backbone.tensor_shard import TensorShard
 from backbone.terminal_text import readable
 from backbone.tokenizer import Tokenizer
 from cloud.engine.attention import attention_backend
-from cloud.engine.cpu_network import CpuNetwork, fits_cpu_network
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.blocks import BlockPool
 from cloud.engine.kv.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
 from cloud.engine.memory import require_memory, run_largest_step

@@ -22,13 +22,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from backbone.config import NetworkConfig
+from backbone.cpu_network import fits_cpu_network
 from backbone.errors import CheckpointError
+from backbone.fused_network import FusedNetwork
 from backbone.network import Network
 from backbone.process_limits import free_memory_bytes
 from backbone.sampling import confidence
 from backbone.terminal_text import readable_bytes
-from cloud.engine.cpu_network import fits_cpu_network
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.kv_cache import block_bytes, span_of, usable_bytes
 from cloud.engine.options import EngineOptions
 from cloud.engine.process_memory import is_measurable

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from backbone.fast_tensor_ops import to_device
+from backbone.fused_network import FusedNetwork
 from backbone.network import Network
 from cloud.engine.attention.base import AttentionBackend
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.batch import BatchRow, StepBatch
 from cloud.engine.kv.kv_cache import KVCache
 from cloud.engine.sampling_step import choices, choose_tokens, pieces, score_tokens

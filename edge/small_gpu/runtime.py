@@ -34,7 +34,7 @@ from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
 from edge.small_gpu.ring_cache import rotations_of
 from edge.small_gpu.sequence import Item, RingSequence, RingTask
 from edge.small_gpu.slots import RingSlot, RingSlots
-from edge.small_gpu.step import Step, governed, lookup_for
+from edge.small_gpu.step import Step, governed, laid_out, lookup_for
 from edge.small_gpu.token_healing import TextConstraints
 from engine.answer_state import Deadline
 from engine.draft_gate import DraftGate
@@ -83,13 +83,14 @@ class TorchEdgeEngine(Tokenized):
         vocabulary = partial(of_tokenizer, self.tokenizer, config.vocab_size)
         self._schemas = Schemas(vocabulary, config.vocab_size)
         try:
-            self.network = read_network(
+            network = read_network(
                 self._files,
                 device=self._device,
                 dtype=self._dtype,
                 made=quickest if options.fast_linear else as_coded,
             )
-            self.network.config = replace(self.network.config, rope_len=self._plan.limit)
+            network.config = replace(network.config, rope_len=self._plan.limit)
+            self.network = laid_out(network)
             self.loop = RingLoop(*self.make_batch())
         except Exception as error:
             if is_out_of_memory(error):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from backbone.attention import Attend
+from backbone.cpu_network import CpuNetwork, fits_cpu_network
 from backbone.fast_tensor_ops import to_device
 from backbone.network import Network
 from backbone.sampling import Ranked, Sampler, choose, confidence, likeliest
@@ -17,6 +18,7 @@ from edge.device.governor import ThreadTuner
 from edge.small_gpu.ring_cache import Ring
 from engine.prompt_lookup import PromptLookup
 from offload.messages import Confidence
+from quantize.loading import has_coded_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,9 @@ class StepPart:
 class Step:
     """Step of the network over parts side by side; rings hold it once they are told to advance."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network | CpuNetwork) -> None:
         self._network = network
-        self._device = network.embed_tokens.weight.device
+        self._device = network.inverse.device
 
     @torch.inference_mode()
     def __call__(self, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
@@ -97,6 +99,18 @@ class Step:
         places = to_device(torch.tensor(_row_places(parts)), self._device)
         found = iter(find(self._network.logits(hidden[places]), rows))
         return [[next(found) for _ in part.rows] for part in parts]
+
+
+def laid_out(network: Network) -> Network | CpuNetwork:
+    """Return the network as its steps are computed: on a CPU, plain weights are packed.
+
+    It may be taken apart for that. Either hands over keys before their rotation, see Ring.
+    """
+    weight = network.embed_tokens.weight
+    plain = not has_coded_layers(network)
+    if plain and fits_cpu_network(network.config, weight.device, weight.dtype):
+        return CpuNetwork(network, 0)
+    return network
 
 
 def _attend_apart(parts: Sequence[StepPart]) -> Attend:

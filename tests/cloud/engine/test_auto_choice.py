@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbone.packed_linear import packs_bfloat16
 from cloud.engine import auto_choice, step_timing
 from cloud.engine.auto_choice import Choice, settled
 from cloud.engine.engine import CloudEngine
 from cloud.engine.options import EngineOptions
-from cloud.engine.packed_linear import packs_bfloat16
 from cloud.engine.step_timing import KINDS, StepKind, TimedWay
 from offload.engine import Choosing
 from quantize.model_files import FolderFiles
@@ -40,7 +40,7 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], list[
         asked: list[str] = []
 
         def of(self: TimedWay, kind: StepKind) -> float:
-            dtype = str(self._runner.network._embedding.dtype).removeprefix("torch.")
+            dtype = str(self._runner.network.embedding.dtype).removeprefix("torch.")
             asked.append(dtype)
             return seconds[dtype] * kind.batch
 
@@ -79,7 +79,7 @@ def test_what_raises_or_differs_is_left_out_and_named(
     right = TimedWay.logits
 
     def wrong(self: TimedWay) -> torch.Tensor:
-        is_half = self._runner.network._embedding.dtype == torch.bfloat16
+        is_half = self._runner.network.embedding.dtype == torch.bfloat16
         return right(self) * (1.5 if is_half else 1)
 
     monkeypatch.setattr(TimedWay, "logits", wrong)

@@ -10,9 +10,9 @@ import torch
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
+from backbone.cpu_network import CpuNetwork, fits_cpu_network
 from backbone.network import Network
-from cloud.engine.cpu_network import CpuNetwork, fits_cpu_network
-from cloud.engine.packed_linear import BlockedLinear, packs_bfloat16
+from backbone.packed_linear import BlockedLinear, packs_bfloat16
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 
 TOKENS = torch.tensor([5, 9, 200, 31, 44, 17, 8, 3])
@@ -40,7 +40,7 @@ def test_packed_weights_compute_the_same(
     family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load_network(write_checkpoint(tmp_path, family))
-    monkeypatch.setattr("cloud.engine.packed_linear._LARGE", 1)
+    monkeypatch.setattr("backbone.packed_linear._LARGE", 1)
     packed = CpuNetwork(load_network(tmp_path), 64)
     if not isinstance(packed.packed_layers[0].qkv, BlockedLinear):
         pytest.skip("this torch was built without oneDNN")
@@ -59,7 +59,7 @@ def test_in_bfloat16_it_is_nearer_to_float32_than_the_plain_network(
     half, folder = torch.bfloat16, write_checkpoint(tmp_path, family)
     exact = load_network(folder, dtype=half).float()
     plain = load_network(folder, dtype=half)
-    monkeypatch.setattr("cloud.engine.packed_linear._LARGE", large)
+    monkeypatch.setattr("backbone.packed_linear._LARGE", large)
     packed = CpuNetwork(load_network(folder, dtype=half), 64)
     assert fits_cpu_network(plain.config, torch.device("cpu"), half)
     for num_tokens in (1, 3, len(TOKENS)):

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.errors import CheckpointError, NearfarError
+from backbone.fused_network import FusedNetwork
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
 from offload.engine import Engine

@@ -9,8 +9,8 @@ import torch
 
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
+from backbone.fused_network import FusedNetwork
 from backbone.network import Network
-from cloud.engine.fused_network import FusedNetwork
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 
 TOKENS = torch.tensor([5, 9, 200, 31, 44, 17, 8, 3])

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTenso
 
 from backbone.checkpoint import load_network
 from backbone.experts import mix, mix_unasked, route
+from backbone.fused_network import FusedNetwork
 from backbone.sampling import Sampler, SamplingValues, choose, confidence
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.kv_cache import CODED, KVCache
 from tests.tiny_checkpoints import write_checkpoint
 

@@ -9,11 +9,11 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from backbone.config import NetworkConfig
+from backbone.fused_network import FusedNetwork
 from backbone.network import Network
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.attention.sdpa import SdpaAttention
 from cloud.engine.engine import CloudEngine
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.kv.kv_cache import KVCache
 from cloud.engine.memory import activation_bytes

@@ -17,9 +17,9 @@ from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
+from backbone.fused_network import FusedNetwork
 from cloud.cli import build
 from cloud.engine.engine import CloudEngine
-from cloud.engine.fused_network import FusedNetwork
 from cloud.engine.memory import (
     activation_bytes,
     measured_activation_bytes,

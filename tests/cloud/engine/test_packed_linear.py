@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cloud.engine.packed_linear import BlockedLinear, PackedLinear, TransposedLinear, pack_linear
+from backbone.packed_linear import BlockedLinear, PackedLinear, TransposedLinear, pack_linear
 
 SMALL, LARGE = (96, 64), (1024, 640)
 
@@ -44,5 +44,5 @@ def test_only_large_weights_are_packed() -> None:
 
 
 def test_without_onednn_large_weights_are_turned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cloud.engine.packed_linear._ONEDNN", object())
+    monkeypatch.setattr("backbone.packed_linear._ONEDNN", object())
     assert isinstance(pack_linear(weight_of(LARGE)), TransposedLinear)

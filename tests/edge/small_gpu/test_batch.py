@@ -178,7 +178,7 @@ def test_a_request_whose_numbers_overflow_fails_alone(folder: Path) -> None:
     by_hand = ByHand(folder, max_num_seqs=2)
     bias = NEVER_ENDS | dict.fromkeys((bad_token(folder),), -100.0)
     with torch.inference_mode():
-        by_hand.engine.network.embed_tokens.weight[bad_token(folder)] = float("nan")
+        by_hand.engine.network.embedding[bad_token(folder)] = float("nan")
     good = by_hand.ask("and", max_tokens=12, logit_bias=bias)
     poisoned = by_hand.ask("?", max_tokens=12)
     by_hand.finish()

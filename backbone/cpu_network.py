@@ -18,10 +18,10 @@ from torch.nn import functional
 
 from backbone.attention import Attend, soft_capped
 from backbone.config import NetworkConfig
+from backbone.fused_network import Dense, FusedLayer, FusedNetwork, free
 from backbone.network import DecoderLayer, FeedForward, Network, embedded
+from backbone.packed_linear import PackedLinear, pack_linear, packs_bfloat16
 from backbone.rotary import attention_factor, cos_sin
-from cloud.engine.fused_network import Dense, FusedLayer, FusedNetwork, free
-from cloud.engine.packed_linear import PackedLinear, pack_linear, packs_bfloat16
 
 # Rows for which MKL is slow with a weight as it lies, and quick with the two changed over.
 _TRANSPOSED_ROWS = range(5, 16)
@@ -51,17 +51,24 @@ class CpuNetwork(FusedNetwork):
         *,
         all_reduce: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        """With a `max_model_len` of 0, attention is handed queries and keys before their rotation,
+        in the order of Hugging Face's halves.
+        """
         super().__init__(network, max_model_len, all_reduce=all_reduce)
+        self._turns = max_model_len > 0
         self.angles = _rotations(network, max_model_len)
+        # What the tables hold otherwise, of queries and keys together.
+        self._sharpness = 1.0 if self._turns else attention_factor(network.config) ** 2
         self._least = torch.tensor(self._eps)
-        self._kept_dtype = self._embedding.dtype  # of queries, keys and values
+        self._kept_dtype = self.embedding.dtype  # of queries, keys and values
         self._norm = self._norm.float()
         tied = network.lm_head.weight is network.embed_tokens.weight
         self._own_head = None if tied else pack_linear(self._head)
         self.packed_layers: list[_PackedLayer] = []
         for block in network.layers:
             # One layer at a time, so that memory never holds the weights twice.
-            self.packed_layers.append(_packed(self._layers.pop(0), self.config))
+            layer = self._layers.pop(0)
+            self.packed_layers.append(_packed(layer, self.config, paired=self._turns))
             _free_rest(cast(DecoderLayer, block))
         if not tied:
             self._head = torch.empty(0)
@@ -69,11 +76,11 @@ class CpuNetwork(FusedNetwork):
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """See FusedNetwork."""
-        x = embedded(functional.embedding(tokens, self._embedding), self.config).float()
+        x = embedded(functional.embedding(tokens, self.embedding), self.config).float()
         # By base, complex [tokens, 1, dim / 2].
-        rotations = [table.index_select(0, positions) for table in self.angles]
+        turns = [table.index_select(0, positions) for table in self.angles if self._turns]
         for i, layer in enumerate(self.packed_layers):
-            x = self._attended(i, layer, x, rotations[self._bases[i]], attend)
+            x = self._attended(i, layer, x, turns[self._bases[i]] if turns else None, attend)
             x = self._fed(layer, x)
         return self._normed(x, self._norm)
 
@@ -90,7 +97,7 @@ class CpuNetwork(FusedNetwork):
         return soft_capped(found, self.config.final_logit_softcapping)
 
     def _attended(
-        self, i: int, layer: _PackedLayer, x: Tensor, rotation: Tensor, attend: Attend
+        self, i: int, layer: _PackedLayer, x: Tensor, rotation: Tensor | None, attend: Attend
     ) -> Tensor:
         num_q, num_kv = self._heads
         qkv = layer.qkv(self._normed(x, layer.input_norm))
@@ -99,10 +106,11 @@ class CpuNetwork(FusedNetwork):
         qk = qkv[:, : num_q + num_kv]
         if layer.qk_norm is not None:
             qk = self._normed(qk, layer.qk_norm)
-        qk = (qk.view(torch.complex64) * rotation).view(torch.float32)
-        q = qk[:, :num_q]
-        if self.config.query_scale != 1.0:
-            q = q * self.config.query_scale
+        if rotation is not None:
+            qk = (qk.view(torch.complex64) * rotation).view(torch.float32)
+        q, scale = qk[:, :num_q], self.config.query_scale * self._sharpness
+        if scale != 1.0:
+            q = q * scale
         k, v, kept = qk[:, num_q:], qkv[:, num_q + num_kv :], self._kept_dtype
         if kept != torch.float32:
             q, k, v = q.to(kept), k.to(kept), v.to(kept)
@@ -144,20 +152,21 @@ def _rotations(network: Network, max_model_len: int) -> list[Tensor]:
     return tables
 
 
-def _packed(layer: FusedLayer, config: NetworkConfig) -> _PackedLayer:
+def _packed(layer: FusedLayer, config: NetworkConfig, *, paired: bool) -> _PackedLayer:
     assert isinstance(layer.feed, Dense), "a mixture of experts stays fused"
     dim = config.head_dim
-    values = config.num_key_value_heads * dim
-    qk_norm = layer.qk_norm
+    values, qk_norm = config.num_key_value_heads * dim, layer.qk_norm
+
+    def ordered(rows: Tensor, num_kept: int) -> Tensor:
+        return _paired(rows, dim, num_kept) if paired else rows
+
     return _PackedLayer(
         input_norm=layer.input_norm.float(),
         qkv=pack_linear(
-            _paired(layer.qkv, dim, values),
-            None if layer.qkv_bias is None else _paired(layer.qkv_bias, dim, values),
+            ordered(layer.qkv, values),
+            None if layer.qkv_bias is None else ordered(layer.qkv_bias, values),
         ),
-        qk_norm=None
-        if qk_norm is None
-        else _paired(qk_norm.float().flatten(), dim, 0).view_as(qk_norm),
+        qk_norm=None if qk_norm is None else ordered(qk_norm.float().flatten(), 0).view_as(qk_norm),
         output=pack_linear(layer.output, layer.output_bias),
         after_attention=_float(layer.after_attention),
         before_feed=layer.before_feed.float(),

@@ -81,7 +81,7 @@ class FusedNetwork:
         self._eps = config.rms_norm_eps
         self._heads = (config.num_attention_heads, config.num_key_value_heads)
         self._layers = [_fuse(cast(DecoderLayer, block)) for block in network.layers]
-        self._embedding = network.embed_tokens.weight
+        self.embedding = network.embed_tokens.weight
         self._norm = _weight(network.norm)
         self._head = network.lm_head.weight
         self._activation = activation_of(config)
@@ -90,7 +90,7 @@ class FusedNetwork:
 
     def __call__(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
         """Return hidden states [tokens, hidden] for int tokens and positions [tokens]."""
-        x = embedded(functional.embedding(tokens, self._embedding), self.config)
+        x = embedded(functional.embedding(tokens, self.embedding), self.config)
         # By base, cos and sin [tokens, 1, dim].
         rotations = [table.index_select(0, positions).unbind(1) for table in self.angles]
         for i, layer in enumerate(self._layers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,10 @@ class Person:
             return "/why"
         raise EOFError
 
+    def answering(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def reading(self, told: str) -> None: ...
     def show(self, delta: Delta) -> None: ...
     def end(self, text: str, finish: Finish | None) -> None: ...
 

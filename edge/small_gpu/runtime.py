@@ -90,7 +90,7 @@ class TorchEdgeEngine(Tokenized):
                 made=quickest if options.fast_linear else as_coded,
             )
             network.config = replace(network.config, rope_len=self._plan.limit)
-            self.network = laid_out(network)
+            self.network = laid_out(network, self._plan.num_slots)
             self.loop = RingLoop(*self.make_batch())
         except Exception as error:
             if is_out_of_memory(error):

@@ -13,7 +13,7 @@ from tests.attack.http_bodies import silence
 from tests.attack.page_text import growths, node, page_texts, runaways
 from tests.attack.started import MOST_WAIT_S, Report
 
-_PATHS = ("standing", "conversations", "conversations/x", "conversations/x/stream", "nothing")
+_PATHS = ("status", "conversations", "conversations/x", "conversations/x/stream", "nothing")
 _HOSTS = (
     "", "evil.example", "127.0.0.1.evil.example", "evil.example#127.0.0.1",
     "localhost.evil.example",
@@ -66,15 +66,15 @@ def _api(url: str, token: str) -> httpx.Client:
 
 
 def _is_well(client: httpx.Client) -> str:
-    answered = client.get("standing", timeout=MOST_WAIT_S).status_code
-    return "" if answered == 200 else f"then /api/standing says {answered}"
+    answered = client.get("status", timeout=MOST_WAIT_S).status_code
+    return "" if answered == 200 else f"then /api/status says {answered}"
 
 
 def _without_token(url: str, token: str) -> str:
     wrong = ("", "Bearer", "Bearer ", f"Bearer {token[:-1]}", f"Bearer {token}x", f"Basic {token}",
              f"bearer {token}", f"Bearer {token.swapcase()}", f"Bearer {token}\u00e9",
              "Bearer \0")  # fmt: skip
-    for path in (*_PATHS, *(f"standing?token={token}",)):
+    for path in (*_PATHS, *(f"status?token={token}",)):
         for method in ("GET", "POST", "DELETE", "PATCH", "OPTIONS", "HEAD"):
             for given in (*wrong, None):
                 head = "" if given is None else f"Authorization: {given}\r\n"
@@ -86,7 +86,7 @@ def _without_token(url: str, token: str) -> str:
 
 def _by_other_names(url: str, token: str) -> str:
     for host in _HOSTS:
-        for path in ("/", "/api/standing", "/page/app.js"):
+        for path in ("/", "/api/status", "/page/app.js"):
             head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
             if (got := _raw(url, head)) not in (400, 403):
                 return f"{path} as {host!r}: {got}"
@@ -123,14 +123,14 @@ def _smuggled(url: str, token: str) -> str:
 
 def _bad_settings(url: str, token: str) -> str:
     with _api(url, token) as client:
-        before = client.get("standing").json()
+        before = client.get("status").json()
         for change in _SETTINGS:
             got = client.patch("settings", json=change).status_code
             if got != 400:
                 return f"{str(change)[:60]}: {got}"
             if told := _is_well(client):
                 return f"{str(change)[:60]}: {told}"
-        after = client.get("standing").json()
+        after = client.get("status").json()
     kept = ("chosen", "window", "kv_cache_dtype", "private")
     return "" if all(before[name] == after[name] for name in kept) else f"{before} became {after}"
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backbone.config import NetworkConfig
+from backbone.config import NetworkConfig, config_file
 from backbone.errors import CheckpointError, MissingExtra, cause
 from backbone.files import parse_json as parse_json
 from backbone.stored_parts import Parts, StoredPiece, separated
@@ -117,12 +117,7 @@ def _extra_named() -> Iterator[None]:
 
 def weight_files(folder: Path) -> list[Path]:
     """Return the safetensors files of a checkpoint, every one of them present."""
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no folder {folder}; name a Hugging Face model folder")
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} is no checkpoint: it has no config.json; name a Hugging Face folder"
-        )
+    config_file(folder)
     if (folder / INDEX_NAME).is_file():
         return _indexed_shards(folder)
     if (folder / SINGLE_NAME).is_file():

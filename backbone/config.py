@@ -139,11 +139,7 @@ class NetworkConfig:
     @classmethod
     def load(cls, folder: Path) -> NetworkConfig:
         """Read `folder/config.json`."""
-        path = folder / "config.json"
-        if not path.is_file():
-            raise CheckpointError(
-                f"{folder} is no checkpoint: it has no config.json; name a Hugging Face folder"
-            )
+        path = config_file(folder)
         try:
             raw = parse_json(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -153,3 +149,15 @@ class NetworkConfig:
         if not isinstance(raw, dict):
             raise CheckpointError(f"{path} is not a JSON object; fetch the model again")
         return cls.from_hf(raw)
+
+
+def config_file(folder: Path) -> Path:
+    """Return a checkpoint's config.json. Raises CheckpointError where it, or the folder, is not."""
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no folder {folder}; name a Hugging Face model folder")
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{folder} is no checkpoint: it has no config.json; name a Hugging Face folder"
+        )
+    return path

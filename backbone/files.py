@@ -41,8 +41,12 @@ def open_private(path: str | os.PathLike[str], flags: int, mode: int = PRIVATE) 
 
 
 def read_regular(path: Path) -> str:
-    """Return the text of a file. Raises OSError where it is none: a pipe is waited for for ever."""
-    if path.exists() and not (path.is_file() or path.is_dir()):
+    """Return the text of a file, which may be the null device.
+
+    Raises OSError where it is another device or a pipe, which may never end.
+    """
+    is_other = path.exists() and not (path.is_file() or path.is_dir())
+    if is_other and path != Path(os.devnull):
         raise OSError("it is no regular file")
     return path.read_text(encoding="utf-8")
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from backbone.config import config_file
 from backbone.errors import CheckpointError
 from backbone.files import parse_json as parse_json
 
@@ -59,11 +60,7 @@ def _widened(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the parsed `config.json` of a Hugging Face folder."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise CheckpointError(
-            f"{folder} is no checkpoint: it has no config.json; name a Hugging Face folder"
-        )
+    path = config_file(folder)
     config = _parse(path.read_bytes(), path)
     if not isinstance(config.get("quantization_config") or {}, dict):
         raise CheckpointError(f"{path}: quantization_config is no object; fetch the model again")

@@ -46,6 +46,6 @@ def test_ctrl_c_before_the_page_is_up_ends_the_assistant(
     async def interrupted(_: str) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    server = PageServer(AskOptions(), places(), port=0, beside=None)
+    server = PageServer(AskOptions(), places(), port=0, backing=None)
     asyncio.run(server.serve(interrupted))
     assert "Traceback" not in capsys.readouterr().err + caplog.text

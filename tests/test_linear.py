@@ -7,6 +7,7 @@ CPU time, and of that only the ratio between two lengths.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import math
 import re
@@ -143,13 +144,23 @@ def _as_arguments(text: str) -> object:
     return texts_of(Request(messages=(Message(role="assistant", content="a", tool_calls=(call,)),)))
 
 
+def _duration(text: str) -> object:
+    from offload.durations import seconds_of
+    from offload.errors import SettingsError
+
+    with contextlib.suppress(SettingsError):
+        return seconds_of(text, "keep_alive")
+    return None
+
+
 READERS: dict[str, Reader] = {
     "backbone.checkpoint": _pattern("backbone.checkpoint", ("_PREFIX", "sub"), ("_SIGHT", "match")),
     "backbone.schema_trial": _pattern("backbone.schema_trial", ("_RISKY", "search")),
     "backbone.terminal_text": _called("backbone.terminal_text", "readable"),
     "backbone.tokenizer": _pattern("backbone.tokenizer", ("_BYTE_PIECE", "fullmatch")),
     "cloud.fleet.model_pool": lambda text: re.split(r"(\d+)", text),
-    "edge.chat.chat_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
+    "edge.chat.history_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
+    "edge.chat.typed_ahead": _called("edge.chat.typed_ahead", "text_of"),
     "edge.models.catalogue": _pattern("edge.models.catalogue", ("_QUANTIZATION", "fullmatch")),
     "edge.models.hub": _hub,
     "edge.chat.markdown_stream": _called("edge.chat.markdown_stream", "settled"),
@@ -161,6 +172,8 @@ READERS: dict[str, Reader] = {
     ),
     "edge.models.split_models": _pattern("edge.models.split_models", ("_PART", "fullmatch")),
     "edge.assistant.language": _chinese,
+    "offload.durations": _duration,
+    "offload.own_sampling": _pattern("offload.own_sampling", ("_SPACES", "split")),
     "offload.hybrid.handover": _called("offload.hybrid.handover", "accepted"),
     "offload.aims": _pattern("offload.aims", ("_NAME", "fullmatch")),
     "offload.policy.serving.answer_checks": _called("offload.policy.serving.answer_checks", "sums"),

@@ -96,7 +96,7 @@ async def copy(chat: Chat, rest: str) -> None:
     answers = [split(turn.content).answer.strip() for turn in turns if turn.role == "assistant"]
     if not answers:
         raise RequestError("there is no answer to copy; ask something first")
-    blocks = [block["code"] for block in _CODE.finditer(answers[-1])]
+    blocks = _code_blocks(answers[-1])
     if rest == "code" and not blocks:
         raise RequestError("the last answer has no code; /copy copies all of it")
     text = "\n".join(blocks) if rest == "code" else answers[-1]
@@ -105,9 +105,19 @@ async def copy(chat: Chat, rest: str) -> None:
     chat.screen.remark(f"copied {len(text):,} characters, if your terminal allows it (OSC 52)")
 
 
-_CODE = re.compile(
-    r"^(?P<fence>`{3,})[^\n]*\n(?P<code>.*?)\n?^(?P=fence)", re.DOTALL | re.MULTILINE
-)
+def _code_blocks(markdown: str) -> list[str]:
+    """Return the text of each fenced block that is closed."""
+    blocks: list[str] = []
+    fence, code = "", list[str]()
+    for line in markdown.split("\n"):
+        if fence and line.startswith(fence):
+            blocks.append("\n".join(code))
+            fence = ""
+        elif fence:
+            code.append(line)
+        elif line.startswith("```"):
+            fence, code = line[: len(line) - len(line.lstrip("`"))], []
+    return blocks
 
 
 async def save(chat: Chat, rest: str) -> None:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from backbone.terminal_text import echo
 from offload.config.settings_reading import load
 from offload.config.settings_sources import change_settings
 from offload.messages import Finish, Privacy
@@ -36,8 +37,8 @@ async def settle_learning(finish: Finish, config: Path, choose: Choose) -> None:
 
 async def choose_at_terminal(question: str, choices: Mapping[str, str]) -> str:
     """Ask at the terminal; the last choice is meant where the reply is none of them."""
-    told = ", ".join(f"{key} = {words}" for key, words in choices.items())
-    sys.stderr.write(f"{question} [{told}] ")
+    offered = ", ".join(f"{key} = {words}" for key, words in choices.items())
+    echo(f"{question} [{offered}] ", err=True, end="")
     sys.stderr.flush()
     line = await asyncio.to_thread(sys.stdin.readline)
     reply = line.strip().lower()

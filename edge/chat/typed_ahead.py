@@ -26,22 +26,25 @@ def text_of(typed: str) -> str:
 
     What was pasted is taken as it is.
     """
-    made, at = "", 0
+    made: list[str] = []  # characters
+    at = 0
     for paste in _PASTE.finditer(typed):
-        made = _applied(made, typed[at : paste.start()]) + _lines(paste[1])
+        _apply(typed[at : paste.start()], made)
+        made += _lines(paste[1])
         at = paste.end()
-    return _applied(made, typed[at:]).rstrip("\n")
+    _apply(typed[at:], made)
+    return "".join(made).rstrip("\n")
 
 
-def _applied(text: str, keys: str) -> str:
+def _apply(keys: str, made: list[str]) -> None:
     for key in _lines(_KEYS.sub("", keys)):
         if key in "\x7f\x08":
-            text = text[:-1]
+            del made[-1:]
         elif key == "\x15":  # Ctrl-U takes the line back
-            text = text[: text.rfind("\n") + 1]
+            while made and made[-1] != "\n":
+                made.pop()
         elif key in "\n\t" or key >= " ":
-            text += key
-    return text
+            made.append(key)
 
 
 def _lines(text: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 from backbone.terminal_text import readable
+
+_MAX_NAME = 255  # characters of a file's name, and of a fence
+_FENCE = "```"
 
 
 class AttachedQuestion(NamedTuple):
@@ -22,21 +24,38 @@ class AttachedQuestion(NamedTuple):
 
 def apart(text: str) -> AttachedQuestion:
     """Return a question apart from what with_files() has put before it."""
-    files = []
-    while (found := _ATTACHED.match(text)) is not None:
-        files.append((found["name"], found["text"]))
-        text = text[found.end() :]
-    return AttachedQuestion(tuple(files), text)
+    files, at = [], 0
+    while (found := _first_attached(text, at)) is not None:
+        name, content, at = found
+        files.append((name, content))
+    return AttachedQuestion(tuple(files), text[at:])
 
 
-_ATTACHED = re.compile(
-    r"(?P<name>[^\n]{1,255}):\n(?P<fence>`{3,})\n(?P<text>.*?)\n(?P=fence)\n\n(?=\S)", re.DOTALL
-)
+def _first_attached(text: str, start: int) -> tuple[str, str, int] | None:
+    """Return the name and text of the file that stands at `start`, and where it ends."""
+    name, _, _ = text[start : start + _MAX_NAME + 2].partition("\n")
+    begins = start + len(name) + 1
+    fence, _, _ = text[begins : begins + _MAX_NAME].partition("\n")
+    if not name.endswith(":") or len(name) == 1 or not _is_fence(fence):
+        return None
+    body = begins + len(fence) + 1
+    closing = f"\n{fence}\n\n"
+    end = text.find(closing, body)
+    while end >= 0:
+        after = end + len(closing)
+        if text[after : after + 1].strip():
+            return name[:-1], text[body:end], after
+        end = text.find(closing, end + 1)
+    return None
+
+
+def _is_fence(line: str) -> bool:
+    return len(line) >= len(_FENCE) and not line.strip("`")
 
 
 def fenced(name: str, text: str) -> str:
     """Return a text under its name, in a fence that nothing inside can close."""
-    fence = "```"
+    fence = _FENCE
     while fence in text:
         fence += "`"
     return f"{readable(name)}:\n{fence}\n{text.rstrip()}\n{fence}"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -64,25 +65,19 @@ def test_a_ring_in_full_precision_attends_as_plain_attention(
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "window" in name])
-def test_a_models_own_sliding_window_is_kept(family: str, networks: dict[str, Network]) -> None:
+def test_a_models_own_sliding_window_is_kept(
+    family: str, networks: dict[str, Network], tmp_path: Path
+) -> None:
     from transformers import AutoModelForCausalLM
 
     network, tokens = networks[family], some_tokens(60)
     # transformers slides itself, so it is the measure here.
-    theirs = AutoModelForCausalLM.from_config(FAMILIES[family]())
-    theirs.load_state_dict(_hf_state(network))
+    theirs = AutoModelForCausalLM.from_pretrained(write_checkpoint(tmp_path, family))
     with torch.no_grad():
         expected = theirs.eval()(torch.tensor([tokens])).logits[0]
     for chunk in (1, 16):
         found = feed(network, ring_for(network), tokens, chunk)
         torch.testing.assert_close(found, expected, atol=2e-3, rtol=1e-3)
-
-
-def _hf_state(network: Network) -> dict[str, Tensor]:
-    return {
-        name if name.startswith("lm_head") else f"model.{name}": tensor
-        for name, tensor in network.state_dict().items()
-    }
 
 
 def test_after_dropping_it_attends_to_sinks_and_newest_at_their_new_positions(

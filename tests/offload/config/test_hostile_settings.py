@@ -30,3 +30,8 @@ def test_a_pipe_in_the_place_of_the_settings_is_not_waited_for(tmp_path: Path) -
 def test_settings_that_are_nested_without_end_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("a=" + "[" * 20_000)
     _every_way(tmp_path / "config.toml")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the null device has another name there")
+def test_the_null_device_is_a_file_without_settings() -> None:
+    assert read_file(Path(os.devnull)) == {}

@@ -66,7 +66,7 @@ def memory(
     device: Annotated[str, typer.Option(help="cuda, cpu, or auto.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto.")] = "auto",
     max_model_len: Annotated[
-        int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
+        int, typer.Option(help="The context length in tokens; 0 is the model's own.")
     ] = 0,
     max_num_seqs: Annotated[int, typer.Option(help="Answers that run at the same time.")] = 128,
     kv_cache_dtype: Annotated[

@@ -87,7 +87,7 @@ class EndpointOptions:
     ] = ""
     device: Annotated[str, typer.Option(help="cuda, cpu, or auto.")] = "auto"
     max_model_len: Annotated[
-        int, typer.Option(help="The longest context in tokens; 0 is the model's own.")
+        int, typer.Option(help="The context length in tokens; 0 is the model's own.")
     ] = 0
     engine: Annotated[
         list[str],

@@ -81,8 +81,8 @@ def stop(
     from edge.near.service_calls import unload
 
     unload(model)
-    told = f"{printable(model)} is out of memory"
-    echo(json.dumps({"stopped": model}) if as_json else told)
+    line = f"{printable(model)} is out of memory"
+    echo(json.dumps({"stopped": model}) if as_json else line)
 
 
 def _agreed(name: str) -> bool:

@@ -35,8 +35,8 @@ class Spellings:
 
     def __init__(self, vocabulary: Pieces) -> None:
         pieces = vocabulary.pieces()
-        told = (token for token, piece in enumerate(pieces) if piece)
-        self._tokens = sorted(told, key=pieces.__getitem__)
+        with_bytes = (token for token, piece in enumerate(pieces) if piece)
+        self._tokens = sorted(with_bytes, key=pieces.__getitem__)
         self._pieces = [pieces[token] for token in self._tokens]
 
     def beginning_with(self, text: bytes) -> list[int]:

@@ -22,8 +22,10 @@ def main(question: str) -> None:
         model=model, messages=[{"role": "user", "content": question}], temperature=0
     )
     print(answer.parse().choices[0].message.content)
-    told = {name: value for name, value in answer.headers.items() if name.startswith("x-nearfar")}
-    print(told)
+    nearfar_headers = {
+        name: value for name, value in answer.headers.items() if name.startswith("x-nearfar")
+    }
+    print(nearfar_headers)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def unpack(parts: Mapping[str, Tensor], quantization: Mapping[str, Any]) -> Quan
     missing = [name for name in PARTS if name not in parts]
     if missing == ["g_idx"]:
         raise CheckpointError(
-            "a GPTQ matrix has no g_idx, which tells the group of each input: the folder is for "
+            "a GPTQ matrix has no g_idx, which names the group of each input: the folder is for "
             "a loader that needs none; quantize the original with `nearfar quantize gptq`"
         )
     if missing:

@@ -39,9 +39,7 @@ def plan(
     target_bpw: Annotated[
         float | None, typer.Option("--target-bpw", help="Bits per weight, like 4.5.")
     ] = None,
-    fit: Annotated[
-        bool, typer.Option("--fit", help="What this device's free memory holds.")
-    ] = False,
+    fit: Annotated[bool, typer.Option("--fit", help="Plan for this device's free memory.")] = False,
     context: Annotated[
         int, typer.Option("--context", help="With --fit: tokens of context, or of its window.")
     ] = 4096,

@@ -158,7 +158,7 @@ def announce_service(url: str, page: str, options: ServeOptions, *, as_json: boo
         echo_json(json.dumps({"url": f"{url}/v1", "ollama": url, "page": page}))
         return
     key = "one of your API keys" if options.api_keys else "any word"
-    echo(f"the page: {page} (whoever has this link can read what you wrote)")
+    echo(f"the page: {page} (anyone who has this link can read what you wrote)")
     echo(f"OpenAI clients: OPENAI_BASE_URL={url}/v1, and {key} as OPENAI_API_KEY")
     echo(f"Ollama clients: OLLAMA_HOST={url}")
     echo("`nearfar ask` and `chat` use the model that is loaded here; stop with Ctrl-C")

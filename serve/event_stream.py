@@ -16,7 +16,7 @@ from starlette.types import Send
 from offload.messages import Delta, Finish
 from serve.answer_streams import AnswerStreams, Item
 from serve.http_errors import body_of, describe
-from serve.response_writer import ResponseWriter, Told
+from serve.response_writer import ReplyPart, ResponseWriter
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -96,7 +96,7 @@ class EventStream:
         else:
             await self._replies(self._writer.pieces(index, item))
 
-    async def _replies(self, replies: Iterable[Told]) -> None:
+    async def _replies(self, replies: Iterable[ReplyPart]) -> None:
         for reply in replies:
             await self._event(msgspec.json.encode(reply))
 

@@ -122,7 +122,7 @@ async def detokenize(body: DetokenizeBody, engine: Engine) -> DetokenizeReply:
 
 def _tokenizing(engine: Engine) -> Tokenizing:
     if not isinstance(engine, Tokenizing):
-        raise BadRequest("this engine tells no tokens; ask the server that has the model")
+        raise BadRequest("this engine cannot tokenize text; ask the server that has the model")
     return engine
 
 

@@ -47,7 +47,7 @@ class Gathered:
         return "".join(self.texts)
 
 
-Told = Struct | dict[str, Any]  # a reply, or an event of one
+ReplyPart = Struct | dict[str, Any]  # a reply, or an event of one
 
 
 class _Head(TypedDict):
@@ -72,23 +72,23 @@ class ResponseWriter(ABC):
         self._no_usage: UnsetType | None = None if parsed.include_usage else UNSET
 
     @abstractmethod
-    def whole(self, choices: list[Gathered]) -> Told:
+    def whole(self, choices: list[Gathered]) -> ReplyPart:
         """Return the reply of a request that does not stream."""
 
     @abstractmethod
-    def opening(self, index: int, first: Delta | Finish) -> Sequence[Told]:
+    def opening(self, index: int, first: Delta | Finish) -> Sequence[ReplyPart]:
         """Return what a choice begins with, before its text; `first` is its first item."""
 
     @abstractmethod
-    def pieces(self, index: int, delta: Delta) -> Sequence[Told]:
+    def pieces(self, index: int, delta: Delta) -> Sequence[ReplyPart]:
         """Return the chunks that a Delta is worth."""
 
     @abstractmethod
-    def ending(self, index: int, finish: Finish) -> Sequence[Told]:
+    def ending(self, index: int, finish: Finish) -> Sequence[ReplyPart]:
         """Return the chunks that end a choice."""
 
     @abstractmethod
-    def tally(self, finishes: list[Finish]) -> Told:
+    def tally(self, finishes: list[Finish]) -> ReplyPart:
         """Return the chunk after all choices, which says what they took."""
 
     def _is_worth_saying(self, delta: Delta) -> bool:
@@ -100,7 +100,7 @@ class ResponseWriter(ABC):
     def _tokens(self, delta: Delta) -> list[TokenLogprob]:
         """Return what is known of a Delta's tokens. Raises EngineBroke where less is than asked."""
         if self.parsed.num_alternatives and delta.token_ids and not delta.alternatives:
-            raise EngineBroke("the engine told no alternatives; ask without top_logprobs")
+            raise EngineBroke("the engine gave no alternatives; ask without top_logprobs")
         return logprobs_of(delta)
 
 

@@ -104,8 +104,8 @@ def read_responses(body: ResponsesBody, engine: Engine, options: ServeOptions) -
     for name in ("background", "prompt"):
         refuse_unless(not getattr(body, name), name, "leave it out")
     if body.max_output_tokens == 0:
-        told = "max_output_tokens is 0; ask for 1 or more, or -1 for no limit"
-        raise BadRequest(told, param="max_output_tokens")
+        problem = "max_output_tokens is 0; ask for 1 or more, or -1 for no limit"
+        raise BadRequest(problem, param="max_output_tokens")
     asked: dict[str, Any] = {
         "model": body.model,
         "messages": list(_turns(body)),

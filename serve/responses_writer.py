@@ -10,7 +10,7 @@ from offload.messages import Delta, Finish
 from serve.chat_writer import ChatWriter
 from serve.request_parsing import ParsedRequest
 from serve.response_bodies import ChatChunk
-from serve.response_writer import Gathered, ResponseWriter, Told
+from serve.response_writer import Gathered, ReplyPart, ResponseWriter
 
 
 class ResponsesWriter(ResponseWriter):
@@ -25,7 +25,7 @@ class ResponsesWriter(ResponseWriter):
         self._items: list[dict[str, Any]] = []  # of the answer, the last one perhaps open
         self._is_open = False
 
-    def whole(self, choices: list[Gathered]) -> Told:
+    def whole(self, choices: list[Gathered]) -> ReplyPart:
         answer = choices[0]
         assert answer.finish is not None, "a reply is written when every choice has ended"
         self.pieces(0, Delta(text=answer.text))
@@ -34,57 +34,57 @@ class ResponsesWriter(ResponseWriter):
         response: dict[str, Any] = end["response"]
         return response
 
-    def opening(self, index: int, first: Delta | Finish) -> list[Told]:
+    def opening(self, index: int, first: Delta | Finish) -> list[ReplyPart]:
         return [self._event("response.created", response=self._response("in_progress", None))]
 
-    def pieces(self, index: int, delta: Delta) -> list[Told]:
+    def pieces(self, index: int, delta: Delta) -> list[ReplyPart]:
         return self._events(self._parts.pieces(0, delta))
 
-    def ending(self, index: int, finish: Finish) -> list[Told]:
-        told = [*self._events(self._parts.ending(0, finish)), *self._closed()]
+    def ending(self, index: int, finish: Finish) -> list[ReplyPart]:
+        events = [*self._events(self._parts.ending(0, finish)), *self._closed()]
         status = "incomplete" if finish.reason == "length" else "completed"
-        return [*told, self._event(f"response.{status}", response=self._response(status, finish))]
+        return [*events, self._event(f"response.{status}", response=self._response(status, finish))]
 
-    def tally(self, finishes: list[Finish]) -> Told:
-        raise AssertionError("its last event tells the usage")
+    def tally(self, finishes: list[Finish]) -> ReplyPart:
+        raise AssertionError("its last event holds the usage")
 
-    def _events(self, chunks: list[Any]) -> list[Told]:
-        told: list[Told] = []
+    def _events(self, chunks: list[Any]) -> list[ReplyPart]:
+        events: list[ReplyPart] = []
         for chunk in chunks:
             assert isinstance(chunk, ChatChunk), "a chat is written in chunks"
             for choice in chunk.choices:
                 said = msgspec.to_builtins(choice.delta)
-                told += self._added("reasoning", said.get("reasoning_content", ""))
-                told += self._added("message", said.get("content", ""))
+                events += self._added("reasoning", said.get("reasoning_content", ""))
+                events += self._added("message", said.get("content", ""))
                 for part in said.get("tool_calls", ()):
-                    told += self._called(part)
-        return told
+                    events += self._called(part)
+        return events
 
-    def _added(self, kind: str, text: str) -> list[Told]:
+    def _added(self, kind: str, text: str) -> list[ReplyPart]:
         """Return the events of a piece of text or of thoughts."""
         if not text:
             return []
-        told = self._opened(kind) if not self._is(kind) else []
+        events = self._opened(kind) if not self._is(kind) else []
         self._items[-1]["content"][0]["text"] += text
         name = "output_text" if kind == "message" else "reasoning_text"
         more: dict[str, Any] = {"logprobs": []} if kind == "message" else {}
-        return [*told, self._of_part(f"response.{name}.delta", delta=text, **more)]
+        return [*events, self._of_part(f"response.{name}.delta", delta=text, **more)]
 
-    def _called(self, part: dict[str, Any]) -> list[Told]:
-        function, told = part["function"], list[Told]()
+    def _called(self, part: dict[str, Any]) -> list[ReplyPart]:
+        function, events = part["function"], list[ReplyPart]()
         if "name" in function:
-            told = [*self._closed(), self._begun(_call(part["id"], function["name"]))]
+            events = [*self._closed(), self._begun(_call(part["id"], function["name"]))]
         self._items[-1]["arguments"] += function["arguments"]
         if function["arguments"]:
             name = "response.function_call_arguments.delta"
-            told.append(self._of_item(name, delta=function["arguments"]))
-        return told
+            events.append(self._of_item(name, delta=function["arguments"]))
+        return events
 
     def _is(self, kind: str) -> bool:
         return self._is_open and self._items[-1]["type"] == kind
 
-    def _opened(self, kind: str) -> list[Told]:
-        told, number = self._closed(), len(self._items)
+    def _opened(self, kind: str) -> list[ReplyPart]:
+        events, number = self._closed(), len(self._items)
         part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": []}
         item: dict[str, Any] = {
             "type": kind,
@@ -96,42 +96,42 @@ class ResponsesWriter(ResponseWriter):
             item = {"type": kind, "id": f"rs_{number}_{self._key}", "summary": []}
         begun = self._begun({**item, "status": "in_progress", "content": []})
         self._items[-1]["content"] = [part]
-        return [*told, begun, self._of_part("response.content_part.added", part=dict(part))]
+        return [*events, begun, self._of_part("response.content_part.added", part=dict(part))]
 
-    def _begun(self, item: dict[str, Any]) -> Told:
+    def _begun(self, item: dict[str, Any]) -> ReplyPart:
         self._items.append(item)
         self._is_open = True
         return self._of_item("response.output_item.added", item=dict(item), keyed=False)
 
-    def _closed(self) -> list[Told]:
+    def _closed(self) -> list[ReplyPart]:
         """Return the events that end the open item, if there is one."""
         if not self._is_open:
             return []
-        item, told = self._items[-1], list[Told]()
+        item, events = self._items[-1], list[ReplyPart]()
         item["status"] = "completed"
         if item["type"] == "function_call":
             name = "response.function_call_arguments.done"
-            told.append(self._of_item(name, arguments=item["arguments"], name=item["name"]))
+            events.append(self._of_item(name, arguments=item["arguments"], name=item["name"]))
         else:
             part = item["content"][0]
             kind = "output_text" if item["type"] == "message" else "reasoning_text"
             more: dict[str, Any] = {"logprobs": []} if kind == "output_text" else {}
-            told.append(self._of_part(f"response.{kind}.done", text=part["text"], **more))
-            told.append(self._of_part("response.content_part.done", part=part))
-        told.append(self._of_item("response.output_item.done", item=item, keyed=False))
+            events.append(self._of_part(f"response.{kind}.done", text=part["text"], **more))
+            events.append(self._of_part("response.content_part.done", part=part))
+        events.append(self._of_item("response.output_item.done", item=item, keyed=False))
         self._is_open = False
-        return told
+        return events
 
-    def _of_part(self, kind: str, **more: Any) -> Told:
+    def _of_part(self, kind: str, **more: Any) -> ReplyPart:
         return self._of_item(kind, content_index=0, **more)
 
-    def _of_item(self, kind: str, *, keyed: bool = True, **more: Any) -> Told:
+    def _of_item(self, kind: str, *, keyed: bool = True, **more: Any) -> ReplyPart:
         at: dict[str, Any] = {"output_index": len(self._items) - 1}
         if keyed:
             at["item_id"] = self._items[-1]["id"]
         return self._event(kind, **at, **more)
 
-    def _event(self, kind: str, **more: Any) -> Told:
+    def _event(self, kind: str, **more: Any) -> ReplyPart:
         self._number += 1
         return {"type": kind, "sequence_number": self._number - 1, **more}
 

@@ -68,7 +68,7 @@ class TextWriter(ResponseWriter):
             return "", ()
         if self.parsed.requests[0].sampling.prompt_logprobs and not read:
             raise EngineBroke(
-                "the engine told nothing of the prompt; ask for echo without logprobs"
+                "the engine gave no tokens of the prompt; ask for echo without logprobs"
             )
         return echoed(self.parsed.requests[index].prompt, read)
 

@@ -237,7 +237,7 @@ class CurrentEngine(ForwardsTokenizing):
     def _tokenizing(self) -> Tokenizing:
         engine = self._engine()
         if not isinstance(engine, Tokenizing):
-            raise Unsupported("the near model's engine tells no tokens; choose another model")
+            raise Unsupported("the near model's engine cannot tokenize text; choose another model")
         return engine
 
     async def aclose(self) -> None:

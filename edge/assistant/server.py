@@ -174,7 +174,7 @@ def announce(url: str, *, has_api: bool = False, as_json: bool) -> None:
     if as_json:
         echo_json(json.dumps({"url": url, **({"api": api} if api else {})}))
         return
-    echo(f"the assistant is at {url}\nwhoever has this link can read what you wrote")
+    echo(f"the assistant is at {url}\nanyone who has this link can read what you wrote")
     if api:
         echo(f"for OpenAI clients: OPENAI_BASE_URL={api}")
     echo("stop with Ctrl-C")

@@ -31,7 +31,7 @@ def bench_edge(
     ] = None,
     text: Annotated[
         Path | None,
-        typer.Option(help="A text to judge them by; else one that the model writes itself."),
+        typer.Option(help="A text to judge them by; by default the model writes one."),
     ] = None,
     prompt_tokens: Annotated[
         int, typer.Option(min=8, help="Tokens of a prompt, or of the text to judge by.")

@@ -34,7 +34,7 @@ class AnswersFlags:
     """Flags of `policy answers`. Raises WrongUsage."""
 
     questions: Questions
-    out: Annotated[Path, typer.Option(help="The table: JSON lines; what it lacks is asked.")]
+    out: Annotated[Path, typer.Option(help="The table of JSON lines; missing rows are asked.")]
     split: Split = None
     model: Model = None
     far: Far = False

@@ -171,7 +171,7 @@ COMMANDS = {
     "/no_think": Command(
         help="let the model answer without thinking", act=_no_think, takes="[TEXT]"
     ),
-    "/thoughts": Command(help="what was thought before the last answer", act=_thoughts),
+    "/thoughts": Command(help="the model's thoughts before the last answer", act=_thoughts),
     "/file": Command(help="attach a text file to the next question", act=_file, takes="PATH"),
     "/save": Command(
         help="write the conversation as .md or .json", act=history.save, takes="[FILE]"
@@ -182,7 +182,9 @@ COMMANDS = {
     "/continue": Command(help="go on with an answer that was stopped", act=history.go_on),
     "/edit": Command(help="ask the last question in other words", act=history.edit, takes="TEXT"),
     "/versions": Command(
-        help="what was asked or answered otherwise; N shows one", act=history.versions, takes="[N]"
+        help="other versions of a question or answer; N shows one",
+        act=history.versions,
+        takes="[N]",
     ),
     "/undo": Command(help="take back the last question and answer", act=history.undo),
     "/redo": Command(help="bring back what /undo took back", act=history.redo),

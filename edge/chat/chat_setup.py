@@ -30,9 +30,7 @@ from offload.pair import EDGE_MODEL
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
 
-_DEMONSTRATION = (
-    "a small demonstration model answers; `nearfar models list --all` tells of real ones"
-)
+_DEMONSTRATION = "a small demonstration model answers; `nearfar models list --all` lists real ones"
 
 _REPLIES: dict[str, tuple[Reply, str]] = {
     "y": ("once", "this message may"),

@@ -46,10 +46,10 @@ class MarkdownStream:
         self._waits = "…"
         self.text = ""
 
-    def wait(self, told: str) -> None:
+    def wait(self, progress: str) -> None:
         """Say what is waited for, until the first piece comes."""
         if not self.text:
-            self._waits = told
+            self._waits = progress
             self._draw()
 
     def write(self, text: str) -> None:

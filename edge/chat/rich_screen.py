@@ -87,9 +87,9 @@ class RichScreen:
             self._answer = MarkdownStream(self._console)
         return self._answer
 
-    def reading(self, told: str) -> None:
+    def reading(self, progress: str) -> None:
         """Draw how far the prompt has been read, where the answer will be."""
-        self._drawing().wait(told)
+        self._drawing().wait(progress)
 
     def show(self, delta: Delta) -> None:
         """Draw the next piece."""

@@ -51,7 +51,7 @@ class Screen(Protocol):
         """Put a text on the clipboard; False where there is no terminal that could."""
         ...
 
-    def reading(self, told: str) -> None:
+    def reading(self, progress: str) -> None:
         """Say how far a long prompt has been read, until its answer comes."""
         ...
 
@@ -108,11 +108,11 @@ class PlainScreen:
         """Know of no clipboard."""
         return False
 
-    def reading(self, told: str) -> None:
+    def reading(self, progress: str) -> None:
         """Say it once: these lines cannot be written over."""
         if self._live and not self._reads:
             self._reads = True
-            self.remark(told)
+            self.remark(progress)
 
     def show(self, delta: Delta) -> None:
         """Write a piece where somebody watches."""

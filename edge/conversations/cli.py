@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edge.conversations.store import Conversations
 
 conversations_app = typer.Typer(
-    help="What was said in the chat and in the assistant.", no_args_is_help=True
+    help="Kept conversations of the chat and the assistant.", no_args_is_help=True
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
@@ -37,7 +37,8 @@ def show_list(
 
 @conversations_app.command()
 def search(
-    text: Annotated[str, typer.Argument(help="Any part of what was said.")], as_json: Json = False
+    text: Annotated[str, typer.Argument(help="Any part of a conversation's text.")],
+    as_json: Json = False,
 ) -> None:
     """Find conversations by any part of what was said in them."""
     with _store() as store:

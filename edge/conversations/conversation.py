@@ -185,11 +185,11 @@ def _section(turn: Turn) -> list[str]:
 
 def _who(turn: Turn) -> str:
     route = turn.finish.route if turn.finish else None
-    told = []
+    details = []
     if route is not None:
         side = "near" if route.served_by == "edge" else "far"
         who = f"{side}, {route.model}" if route.model else side
-        told.append(f"{who}: {sentence(route.reason, route.confidence)}")
+        details.append(f"{who}: {sentence(route.reason, route.confidence)}")
     if turn.versions:
-        told.append(f"version {turn.versions.index(turn.id) + 1} of {len(turn.versions)}")
-    return f"{_WHO[turn.role]} ({'; '.join(told)})" if told else _WHO[turn.role]
+        details.append(f"version {turn.versions.index(turn.id) + 1} of {len(turn.versions)}")
+    return f"{_WHO[turn.role]} ({'; '.join(details)})" if details else _WHO[turn.role]

@@ -30,7 +30,7 @@ def _device(report: DoctorReport) -> list[tuple[str, str]]:
         ("device", f"{report.device or report.kind}, {report.system}, Python {report.python}"),
         *power,
         ("cores", f"{report.cores}, {report.busy_cores:g} busy in the last minute"),
-        ("features", ", ".join(report.cpu_features) or "not told"),
+        ("features", ", ".join(report.cpu_features) or "unknown"),
         ("memory", f"{free}, {speed}"),
         ("disk", f"{report.disk_free_bytes / 1e9:.1f} GB free"),
         ("llama.cpp", f"{report.llama_cpp}, {offload} GPU offload"),

@@ -184,7 +184,7 @@ class Context(NativeHandle):
         self._lib.llama_set_abort_callback(self.handle, check, stop_at)
         status = self._lib.llama_decode(self.handle, self._batch)
         if status == _ABORTED:
-            raise StepAborted("whoever asked has gone; ask again")
+            raise StepAborted("the client has gone; ask again")
         if status != 0:
             raise NearfarError(
                 f"llama.cpp could not evaluate {count} tokens (status {status}: {log.reason()}); "

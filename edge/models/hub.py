@@ -177,7 +177,7 @@ def wanted(source: Source, file: File) -> DownloadTarget:
     where = f"{endpoint()}/{source.repo}/resolve/{quote(source.revision, safe='')}"
     if file.lfs is None and not file.blobId:
         raise DownloadError(
-            f"{endpoint()} tells no checksum of {file.rfilename}, so that nobody could say whether "
+            f"{endpoint()} gives no checksum of {file.rfilename}, so nearfar cannot check whether "
             "it came whole; try another mirror"
         )
     return DownloadTarget(

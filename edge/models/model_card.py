@@ -19,10 +19,10 @@ _FILE_TYPES |= {16: "q5_k_s", 17: "q5_k_m", 18: "q6_k", 32: "bf16"}
 def card_of(path: Path) -> ModelCard:
     """Return the card of a GGUF file or a Hugging Face folder. Raises CheckpointError.
 
-    Its context is what the model was trained for; the size of its vocabulary is not told.
+    Its context is what the model was trained for; the size of its vocabulary is left out.
     """
-    told = path.stat() if path.exists() else None
-    return _card(path, *((told.st_mtime_ns, told.st_size) if told else (0, 0)))
+    status = path.stat() if path.exists() else None
+    return _card(path, *((status.st_mtime_ns, status.st_size) if status else (0, 0)))
 
 
 @functools.lru_cache(maxsize=256)  # a head holds the whole vocabulary, and takes a while to read

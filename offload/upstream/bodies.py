@@ -285,12 +285,12 @@ class AnswerAssembler:
         return Delta(text=text, index=self.num_said - 1, source="cloud", confidence=sure)
 
 
-def confidences(told: _Logprobs | None) -> tuple[Confidence, ...]:
+def confidences(logprobs: _Logprobs | None) -> tuple[Confidence, ...]:
     """Return how sure the model was of each token, in nats, from its likeliest tokens alone.
 
     What lies behind those is taken as one token more, so an entropy is a lower bound.
     """
-    return tuple(_confidence(token) for token in (told.content if told else None) or ())
+    return tuple(_confidence(token) for token in (logprobs.content if logprobs else None) or ())
 
 
 def _confidence(token: _Token) -> Confidence:

@@ -99,11 +99,11 @@ def check(request: Request, dialect: Dialect) -> None:
     begun |= bool(request.answer_prefix and request.prompt_token_ids)
     _refuse("answer_prefix", begun, "no way to go on with an answer", dialect)
     for name, is_asked in _plain(request).items():
-        _refuse(name, is_asked and name in dialect.ignores, "no ear for it", dialect)
-    _refuse("suffix", bool(request.suffix), "no way to fill in that is known", dialect)
+        _refuse(name, is_asked and name in dialect.ignores, "no support for it", dialect)
+    _refuse("suffix", bool(request.suffix), "no known way to fill in the middle", dialect)
     for name, value in _extras(request).items():
         is_unknown = value is not None and not dialect.has_word(name, request)
-        _refuse(name, is_unknown, "no word for it", dialect)
+        _refuse(name, is_unknown, "no field for it", dialect)
 
 
 def extra_words(request: Request, dialect: Dialect) -> dict[str, Extra]:

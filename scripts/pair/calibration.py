@@ -75,7 +75,7 @@ def label_pair(
     questions: list[Question],
     folder: Path,
     *,
-    told: Callable[[int], None] = lambda _: None,
+    on_progress: Callable[[int], None] = lambda _: None,
 ) -> LabelTables:
     """Ask both models all questions; what is already in `folder` is not asked again.
 
@@ -83,18 +83,21 @@ def label_pair(
     """
     near = folder / f"{fingerprint(edge_model)[:16]}.near.jsonl"
     labels = LabelTables(AnswerTable(near), AnswerTable(folder / f"{CLOUD_MODEL.name}.far.jsonl"))
-    asyncio.run(_label(edge_model, questions, labels, told))
+    asyncio.run(_label(edge_model, questions, labels, on_progress))
     return labels
 
 
 async def _label(
-    edge_model: Path, questions: list[Question], labels: LabelTables, told: Callable[[int], None]
+    edge_model: Path,
+    questions: list[Question],
+    labels: LabelTables,
+    on_progress: Callable[[int], None],
 ) -> None:
     far = CloudEngine(CLOUD_MODEL)
     near = LlamaEngine(edge_model, options=LlamaOptions(num_threads=1, kv_cache_dtype=KV_TYPE))
     async with aclosing(near), aclosing(far):
         how = QuestionOptions(grader=exact, sampling=Sampling(max_tokens=MAX_TOKENS))
-        await label_questions(questions, near, far, labels, how, on_progress=told)
+        await label_questions(questions, near, far, labels, how, on_progress=on_progress)
 
 
 def pairing_of(edge_model: Path, quantization: str) -> Pairing:
@@ -108,10 +111,12 @@ def pairing_of(edge_model: Path, quantization: str) -> Pairing:
     )
 
 
-def calibrate_pair(folder: Path, told: Callable[[int], None] = lambda _: None) -> CalibratedRule:
+def calibrate_pair(
+    folder: Path, on_progress: Callable[[int], None] = lambda _: None
+) -> CalibratedRule:
     """Calibrate the shipped edge model and write its policy into offload/pair."""
     questions = calibration_questions()
-    labels = label_pair(EDGE_MODEL, questions, folder, told=told)
+    labels = label_pair(EDGE_MODEL, questions, folder, on_progress=on_progress)
     options = CalibrationOptions(max_prior_labels=500)
     rule = calibrate(*labels.of(questions), pairing_of(EDGE_MODEL, "q4_k_m"), options)
     save_policy(rule, EDGE_POLICY)

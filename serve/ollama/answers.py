@@ -101,8 +101,8 @@ class OllamaAnswers:
         keep_alive_s = body.keep_alive_s()
         if keep_alive_s == 0:
             if not await self.store.unload(body.model):
-                told = f"{body.model} is answering; ask again when it is done"
-                raise BadRequest(told, status=409)
+                problem = f"{body.model} is answering; ask again when it is done"
+                raise BadRequest(problem, status=409)
         else:
             async with held_in_memory(engine, keep_alive_s):
                 pass
@@ -215,10 +215,10 @@ class OllamaEmbeddings:
             load_s = time.monotonic() - began_s
             vectors = await engine.embed(texts) if texts else []
         if self.is_older:
-            told: dict[str, Any] = {"embedding": vectors[0] if vectors else []}
+            reply: dict[str, Any] = {"embedding": vectors[0] if vectors else []}
         else:
             took_ns = round((time.monotonic() - began_s) * 1e9)
-            told = {"model": body.model, "embeddings": vectors, "total_duration": took_ns}
+            reply = {"model": body.model, "embeddings": vectors, "total_duration": took_ns}
             # How many tokens the texts had no engine counts.
-            told |= {"load_duration": round(load_s * 1e9), "prompt_eval_count": 0}
-        await json_response(msgspec.json.encode(told))(scope, receive, send)
+            reply |= {"load_duration": round(load_s * 1e9), "prompt_eval_count": 0}
+        await json_response(msgspec.json.encode(reply))(scope, receive, send)

@@ -80,8 +80,8 @@ class _Asking(msgspec.Struct, kw_only=True, frozen=True):
         options = self.options or {}
         for name, harmless in _REFUSED.items():
             if options.get(name) not in (None, *harmless):
-                told = f"options.{name} is not supported here; leave it out"
-                raise BadRequest(told, param=f"options.{name}")
+                problem = f"options.{name} is not supported here; leave it out"
+                raise BadRequest(problem, param=f"options.{name}")
         for ours, theirs in _OPTIONS.items():
             if options.get(ours) is not None:
                 yield theirs, options[ours]
@@ -137,8 +137,8 @@ class OllamaGenerate(_Asking, kw_only=True, frozen=True):
         """Return the same as OpenAI's body. Raises BadRequest."""
         _refuse_images(self.images, "images")
         if self.template:
-            told = "template is not supported here; leave it out, or write a raw prompt"
-            raise BadRequest(told, param="template")
+            problem = "template is not supported here; leave it out, or write a raw prompt"
+            raise BadRequest(problem, param="template")
         body = {**dict(self._fields()), "model": model}
         if self.raw or self.suffix:
             for name in ("chat_template_kwargs", "response_format"):

@@ -63,9 +63,9 @@ class LineWriter:
         for reply in replies:
             assert isinstance(reply, ChatChunk), "a chat is written in chunks"
             for choice in reply.choices:
-                told = msgspec.to_builtins(choice.delta)
-                self._collect(told.get("tool_calls", ()))
-                content, thinking = told.get("content", ""), told.get("reasoning_content", "")
+                delta = msgspec.to_builtins(choice.delta)
+                self._collect(delta.get("tool_calls", ()))
+                content, thinking = delta.get("content", ""), delta.get("reasoning_content", "")
                 if content or thinking:
                     made.append(self._said(content=content, thinking=thinking))
         return made

@@ -170,8 +170,8 @@ def _shown(found: ModelDescription) -> dict[str, Any]:
 
 
 def _unknown(name: str) -> BadRequest:
-    told = f"model {name[:200]!r} not found; GET /api/tags lists those that are here"
-    return BadRequest(told, param="model", status=404)
+    problem = f"model {name[:200]!r} not found; GET /api/tags lists those that are here"
+    return BadRequest(problem, param="model", status=404)
 
 
 def _json(body: object) -> Response:

@@ -64,11 +64,11 @@ async def test_a_wrong_field_is_named(hybrid: Hybrid, path: str, wish: Any, para
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
-async def test_an_engine_that_tells_no_tokens_says_so(wrapped: bool) -> None:
+async def test_an_engine_that_cannot_tokenize_says_so(wrapped: bool) -> None:
     engine = Hybrid(ScriptedEngine(), None) if wrapped else ScriptedEngine()
     async with near(engine) as client:
         response = await client.post("/tokenize", json={"prompt": "a"})
-    assert response.status_code == 400 and "no tokens" in error_of(response)["message"]
+    assert response.status_code == 400 and "cannot tokenize" in error_of(response)["message"]
 
 
 def test_the_beginning_of_text_can_be_left_out() -> None:

@@ -66,7 +66,7 @@ class LedgerReader:
             raise RequestError("no decision is kept yet; ask something first, with `nearfar ask`")
         if not rows or not name:
             raise RequestError(
-                f"no decision {name!r} is kept; `nearfar policy explain last` tells the newest"
+                f"no decision {name!r} is kept; `nearfar policy explain last` shows the newest"
             )
         if len({row.request_id for row in rows}) > 1 and rows[0].request_id != name:
             raise RequestError(f"{name!r} begins the ids of several requests; give more of it")

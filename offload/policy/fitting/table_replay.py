@@ -230,7 +230,7 @@ def _notes(pairs: PairedTables) -> list[str]:
     if len(set(near)) == 1:
         notes.append(
             f"the near model is {'always' if near[0] else 'never'} right here: "
-            "nothing can be told apart, and auroc is left empty"
+            "auroc needs right and wrong answers, and is left empty"
         )
     if sum(far) <= sum(near):
         notes.append(

@@ -226,13 +226,13 @@ def learned(pair: AnswerPair, *, now: float) -> LearnedPair | None:
     near = answer_features(asked, pair.near, pair.near_tokens)
     far = answer_features(asked, pair.far, pair.far_tokens)
     judge = first_day().file.near
-    told = bool(pair.near_tokens) and bool(pair.far_tokens)
+    has_tokens = bool(pair.near_tokens) and bool(pair.far_tokens)
     return LearnedPair(
         at=now,
         same=same,
         features=tuple(round(each, 4) for each in near),
         prompt=tuple(round(each, 4) for each in prompt_features(asked)),
         propensity=pair.propensity,
-        near=round(chance(judge(near)), 4) if told else None,
-        far=round(chance(judge(far)), 4) if told else None,
+        near=round(chance(judge(near)), 4) if has_tokens else None,
+        far=round(chance(judge(far)), 4) if has_tokens else None,
     )

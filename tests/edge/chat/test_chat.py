@@ -54,8 +54,8 @@ class ScriptedScreen:
         self.copied.append(text)
         return True
 
-    def reading(self, told: str) -> None:
-        self.readings.append(told)
+    def reading(self, progress: str) -> None:
+        self.readings.append(progress)
 
     def show(self, delta: Delta) -> None:
         pass

@@ -67,7 +67,7 @@ async def test_a_plaintext_device_is_refused_where_keys_are_wanted() -> None:
     async with linked(ScriptedEngine()) as (server, _):
         plain = CloudLink(server.endpoint)
         # The second where it hangs up each time before its greeting is read.
-        with pytest.raises((KeyRefused, CloudUnreachable), match="wants keys"):
+        with pytest.raises((KeyRefused, CloudUnreachable), match="needs keys"):
             await plain.connect()
         await plain.aclose()
 
@@ -85,7 +85,7 @@ async def test_a_greeting_that_wants_keys_is_a_refusal_at_once() -> None:
             on_lost=lambda error: None,
         )
         opening.receive_event([zmq.Frame(event), zmq.Frame(endpoint.encode())])
-        with pytest.raises(KeyRefused, match="wants keys"):
+        with pytest.raises(KeyRefused, match="needs keys"):
             await opening.open(DEADLINE_S)
 
 

@@ -149,9 +149,7 @@ class EgressEngine:
         """
         if class_of(request) is Privacy.LOCAL_ONLY:
             self.num_refused += 1
-            raise EgressBlocked(
-                "a local_only text came to the door and was stopped; it is answered near"
-            )
+            raise EgressBlocked("a local_only text was stopped before it left; it is answered near")
         if request.prompt_token_ids:
             self.num_withheld += 1
             raise EgressBlocked(

@@ -211,7 +211,7 @@ class Connection:
             self.lose(
                 KeyRefused(
                     f"{self.address.endpoint} hangs up while keys are exchanged: it is not the "
-                    "cloud whose key we hold, or it takes no keys; ask for a new invite"
+                    "cloud whose key this device has, or it uses no keys; ask for a new invite"
                 )
             )
 
@@ -225,8 +225,8 @@ class Connection:
         if value == _MECHANISM_MISMATCH and self.address.server_key is None:
             return f"{endpoint} needs keys; ask for an invite and run `nearfar link join`"
         if value == _MECHANISM_MISMATCH:
-            return f"{endpoint} takes no keys, though we hold one for it; check cloud.url"
-        return f"{endpoint} is not the cloud whose key we hold; ask for a new invite"
+            return f"{endpoint} uses no keys, though this device has one for it; check cloud.url"
+        return f"{endpoint} is not the cloud whose key this device has; ask for a new invite"
 
     def _no_answer(self, timeout_s: float) -> LinkError:
         endpoint = self.address.endpoint

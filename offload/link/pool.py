@@ -191,7 +191,7 @@ def open_links(settings: CloudSettings, keys: Path) -> list[CloudLink]:
         )
     if settings.is_upstream:
         raise SettingsError(
-            f"{settings.url} is an HTTP server and not a link of ours; "
+            f"{settings.url} is an HTTP server and not a nearfar link; "
             "put `nearfar cloud serve --upstream URL` in front of it for one"
         )
     return [

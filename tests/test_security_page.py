@@ -55,7 +55,7 @@ def claims() -> list[str]:
         f"{SERVE_ENDS_WITHIN_S:g} s for `serve` and the assistant",
         f"{CLOUD_ENDS_WITHIN_S:g} s for `cloud serve`",
         f"mode {PRIVATE:04o} in folders of 0700",
-        f"beyond {link.max_silent_connections}, so",
+        f"Beyond {link.max_silent_connections} connections",
         f"within {MOST_WAIT_S:g} s meanwhile",
     ]
 

@@ -40,7 +40,7 @@ def at_once(folder: Path, quick: bool) -> Row:
     ):
         our_rate, their_rate = sides.by_turns(
             rounds,
-            lambda n=num, at=lanes, s=sampling: _written_at_once(ours, n, num_tokens, at, s),  # type: ignore[misc]
+            lambda n=num, at=lanes, s=sampling: written_at_once(ours, n, num_tokens, at, s),  # type: ignore[misc]
             lambda n=num: theirs.rate(n, num_tokens),  # type: ignore[misc]
         )
         table[name] = {"ratio": our_rate / their_rate, "ours": our_rate, "theirs": their_rate}
@@ -50,7 +50,7 @@ def at_once(folder: Path, quick: bool) -> Row:
     return {**worst, "unit": "tokens/s of all answers", "answers": table}
 
 
-def _written_at_once(
+def written_at_once(
     engine: LlamaEngine,
     num_answers: int,
     num_tokens: int,

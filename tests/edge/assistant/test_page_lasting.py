@@ -82,6 +82,7 @@ async def test_killed_while_it_writes_it_keeps_what_it_wrote(
     # Wide enough to be still writing when it is killed.
     model = make_tiny_gguf(tmp_path / "slow.gguf", hidden=768, num_layers=8, context_len=4096)
     monkeypatch.setenv("NEARFAR_EDGE_MODEL", str(model))
+    monkeypatch.setenv("NEARFAR_EDGE_TEMPERATURE", "0")  # a drawn token may end the answer
     async with page() as tab:
         server, link = await asyncio.to_thread(_start)
         try:

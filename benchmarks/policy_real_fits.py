@@ -13,10 +13,11 @@ import numpy.typing as npt
 from offload.policy.fitting.answer_scorer import fit_signed
 from offload.policy.fitting.answer_table import AnswerRow, mark_of, read_answers
 from offload.policy.fitting.table_replay import decide_rows
+from offload.policy.learning.refit import raised
 from offload.policy.serving.answer_features import NAMES, PROMPT_NAMES, PROMPT_SIGNS, SIGNS
 from offload.policy.serving.features import Floats
 from offload.policy.serving.first_day import SHIPPED, VERSION, FirstDayFile, FirstDayRule, FittedOn
-from offload.policy.serving.logistic import Scorer, sigmoid
+from offload.policy.serving.logistic import Scorer
 
 PENALTIES = (10.0, 30.0, 100.0, 300.0)
 MIN_GAIN = 0.4  # asking far must be worth this much to plain auto; see docs/policy.md
@@ -165,7 +166,7 @@ def ship(tables: Mapping[str, Table], *, far: Table) -> None:
     right = np.concatenate([each.right for each in every])
     near_by_prompt = fit_signed(PROMPT_NAMES, prompts, right, _PROMPT_SIGNS, penalty=30.0)
     known = fit_signed(PROMPT_NAMES, far.prompts, far.right, _PROMPT_SIGNS, penalty=30.0)
-    far_by_prompt = _raised(known, far.prompts, FAR_RIGHT)
+    far_by_prompt = raised(known, far.prompts, FAR_RIGHT)
     questions = sorted({mark for table in every for row in table.rows if (mark := mark_of(row))})
     file = FirstDayFile(
         version=VERSION,
@@ -184,18 +185,6 @@ def ship(tables: Mapping[str, Table], *, far: Table) -> None:
     spread = np.quantile(needs, np.linspace(0.0, 1.0, 101))
     file = msgspec.structs.replace(file, needs=tuple(round(float(each), 4) for each in spread))
     SHIPPED.write_bytes(msgspec.json.format(msgspec.json.encode(file), indent=1) + b"\n")
-
-
-def _raised(scorer: Scorer, prompts: Floats, mean: float) -> Scorer:
-    """Move a scorer's bias so that its probabilities have this mean."""
-    low, high = -10.0, 10.0
-    for _ in range(60):
-        middle = (low + high) / 2.0
-        if float(sigmoid(scorer.many(prompts) + middle).mean()) < mean:
-            low = middle
-        else:
-            high = middle
-    return msgspec.structs.replace(scorer, bias=scorer.bias + low)
 
 
 def _rounded(scorer: Scorer) -> Scorer:

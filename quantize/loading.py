@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from quantize.model_files import ModelFiles
 
 Tensors = Mapping[str, Tensor]
+_NUM_CODES = 16  # of four bits
 
 
 def read_network(
@@ -154,7 +155,11 @@ def coded_linear(module: str, parts: Tensors, config: Mapping[str, Any]) -> Code
         if "SCB" in parts:
             return Int8Linear(parts["weight"], parts["SCB"], bias=bias)
         return _table_linear(parts, bias)
-    except (KeyError, StopIteration, ValueError, TypeError, RuntimeError) as error:
+    # The file is a stranger's: its sizes, places and settings may be anything.
+    except (
+        *(LookupError, StopIteration, ValueError, TypeError, RuntimeError),
+        *(ArithmeticError, AttributeError),
+    ) as error:
         raise CheckpointError(
             f"the {config['quant_method']} weight of {module} cannot be read ({cause(error)}); "
             "quantize it again"
@@ -199,8 +204,10 @@ def _table_linear(parts: Tensors, bias: Tensor | None) -> TableLinear:
         values = parts["weight.nested_quant_map"].float()[scales.int()]
         blocks = torch.arange(len(scales)) // int(state["nested_blocksize"])
         scales = values * parts["weight.nested_absmax"][blocks] + float(state["nested_offset"])
-    rows, columns = state["shape"]
+    rows, columns = map(int, state["shape"])
     table = parts["weight.quant_map"]
+    if table.numel() != _NUM_CODES:
+        raise ValueError(f"its table has {table.numel()} values")
     # Whatever type they are stored as (bnb_4bit_quant_storage), they are two codes a byte.
     packed = parts["weight"].contiguous().view(torch.uint8)
     if 2 * packed.numel() != rows * columns or rows * columns % len(scales):

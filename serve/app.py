@@ -22,7 +22,7 @@ from offload.engine import ByModel, Choosing, Engine
 from offload.link.quota import QuotaMeter
 from serve.admission import Admission
 from serve.auth import Authentication
-from serve.completion_endpoint import chat_endpoint, responses_endpoint, text_endpoint
+from serve.completion_endpoint import CHAT, COMPLETIONS, RESPONSES, ApiForm, C, CompletionEndpoint
 from serve.http_bodies import error_response
 from serve.http_errors import body_of, of_status
 from serve.json_endpoints import JsonEndpoint, detokenize, embed, tokenize
@@ -68,9 +68,16 @@ def build_app(
         meter=meter,
         metrics=metrics,
     )
-    chat = chat_endpoint(engine, options, metrics, admission, models)
-    responses = responses_endpoint(engine, options, metrics, admission, models)
-    text = text_endpoint(engine, options, metrics, admission, models)
+
+    def answered(form: ApiForm[C]) -> CompletionEndpoint[C]:
+        return CompletionEndpoint(
+            engine=engine,
+            models=models,
+            options=options,
+            metrics=metrics,
+            admission=admission,
+            form=form,
+        )
 
     def posted(
         kind: type[N], answer: Callable[[N, Engine], Awaitable[msgspec.Struct]]
@@ -89,9 +96,9 @@ def build_app(
     )
     info = _InfoRoutes(engine, models, metrics, readiness)
     routes = [
-        Route("/v1/chat/completions", chat, methods=["POST"]),
-        Route("/v1/responses", responses, methods=["POST"]),
-        Route("/v1/completions", text, methods=["POST"]),
+        Route("/v1/chat/completions", answered(CHAT), methods=["POST"]),
+        Route("/v1/responses", answered(RESPONSES), methods=["POST"]),
+        Route("/v1/completions", answered(COMPLETIONS), methods=["POST"]),
         Route("/v1/embeddings", posted(EmbeddingBody, embed), methods=["POST"]),
         Route("/tokenize", posted(TokenizeBody, tokenize), methods=["POST"]),
         Route("/detokenize", posted(DetokenizeBody, detokenize), methods=["POST"]),

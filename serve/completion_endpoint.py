@@ -36,6 +36,15 @@ _SEND_GRACE_S = 10.0  # after the answer's own time, for a reader who takes it s
 
 
 @dataclass(frozen=True, kw_only=True)
+class ApiForm(Generic[C]):
+    """API form: what a path's body is, how it becomes requests, and what writes their answers."""
+
+    kind: type[C]
+    read: Callable[[C, Engine, ServeOptions], ParsedRequest]
+    writer: Callable[[ParsedRequest], ResponseWriter]
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompletionEndpoint(Generic[C]):
     """Completion endpoint, an ASGI app for one path; early errors become error bodies."""
 
@@ -44,18 +53,16 @@ class CompletionEndpoint(Generic[C]):
     options: ServeOptions
     metrics: Metrics
     admission: Admission
-    kind: type[C]
-    read: Callable[[C, Engine, ServeOptions], ParsedRequest]
-    writer: Callable[[ParsedRequest], ResponseWriter]
+    form: ApiForm[C]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             tenant = tenant_of(scope)
             self.admission.check(tenant)
             raw = await read_body(HttpRequest(scope, receive), self.options)
-            body = decode(raw, self.kind)
+            body = decode(raw, self.form.kind)
             engine, name = engine_of(body.model, self.engine, self.models)
-            parsed = self.read(msgspec.structs.replace(body, model=name), engine, self.options)
+            parsed = self.form.read(msgspec.structs.replace(body, model=name), engine, self.options)
             parsed = replace(parsed, model=body.model)
             limit_s = self.options.request_timeout_s + _SEND_GRACE_S
             work = self._admitted(parsed, engine, tenant, scope, receive, send)
@@ -96,7 +103,7 @@ class CompletionEndpoint(Generic[C]):
             stopping=scope.get(STOPPING),
         ) as answers:
             if parsed.stream:
-                await EventStream(self.writer(parsed), send).send_all(answers)
+                await EventStream(self.form.writer(parsed), send).send_all(answers)
                 return
             response = await self._whole(parsed, answers)
         await response(scope, receive, send)
@@ -106,7 +113,7 @@ class CompletionEndpoint(Generic[C]):
         while (entry := await answers.next()) is not None:
             index, item = entry
             choices[index].take(item)
-        body = msgspec.json.encode(self.writer(parsed).whole(choices))
+        body = msgspec.json.encode(self.form.writer(parsed).whole(choices))
         response = json_response(body)
         response.raw_headers += headers_of([c.finish for c in choices if c.finish is not None])
         return response
@@ -122,61 +129,6 @@ def _settled(engine: Engine, request: Request) -> AnswerStream:
     return settled(engine.generate(request), may_replace=may_replace)
 
 
-def chat_endpoint(
-    engine: Engine,
-    options: ServeOptions,
-    metrics: Metrics,
-    admission: Admission,
-    models: ByModel | None = None,
-) -> CompletionEndpoint[ChatBody]:
-    """Return the app of POST /v1/chat/completions."""
-    return CompletionEndpoint(
-        engine=engine,
-        models=models,
-        options=options,
-        metrics=metrics,
-        admission=admission,
-        kind=ChatBody,
-        read=read_chat,
-        writer=ChatWriter,
-    )
-
-
-def responses_endpoint(
-    engine: Engine,
-    options: ServeOptions,
-    metrics: Metrics,
-    admission: Admission,
-    models: ByModel | None = None,
-) -> CompletionEndpoint[ResponsesBody]:
-    """Return the app of POST /v1/responses."""
-    return CompletionEndpoint(
-        engine=engine,
-        models=models,
-        options=options,
-        metrics=metrics,
-        admission=admission,
-        kind=ResponsesBody,
-        read=read_responses,
-        writer=ResponsesWriter,
-    )
-
-
-def text_endpoint(
-    engine: Engine,
-    options: ServeOptions,
-    metrics: Metrics,
-    admission: Admission,
-    models: ByModel | None = None,
-) -> CompletionEndpoint[CompletionBody]:
-    """Return the app of POST /v1/completions."""
-    return CompletionEndpoint(
-        engine=engine,
-        models=models,
-        options=options,
-        metrics=metrics,
-        admission=admission,
-        kind=CompletionBody,
-        read=read_completion,
-        writer=TextWriter,
-    )
+CHAT = ApiForm(kind=ChatBody, read=read_chat, writer=ChatWriter)
+RESPONSES = ApiForm(kind=ResponsesBody, read=read_responses, writer=ResponsesWriter)
+COMPLETIONS = ApiForm(kind=CompletionBody, read=read_completion, writer=TextWriter)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from subprocess import PIPE
 
 import httpx
+import msgspec
 import pytest
 
 from backbone.errors import CheckpointError, NearfarError, RequestError
@@ -184,3 +188,23 @@ async def test_commands_find_the_service_by_its_private_file_and_start_alone_wit
     assert running_service.find(places()) is None, "nothing listens there any more"
     running_service.forget(path)
     assert not path.exists()
+
+
+@pytest.mark.parametrize("pid", [os.getpid(), 1 << 22])
+def test_who_has_the_port_of_a_service_that_was_killed_is_asked_nothing(pid: int) -> None:
+    script = (
+        "import socket, sys\n"
+        "with socket.create_server(('127.0.0.1', 0)) as held:\n"
+        "    print(held.getsockname()[1], flush=True); sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, text=True) as other:
+        assert other.stdout is not None
+        url = f"http://127.0.0.1:{int(other.stdout.readline())}"
+        path = running_service.note(places(), url, TOKEN)
+        noted = Service(pid=pid, url=url, token=TOKEN)
+        path.write_bytes(msgspec.json.encode(noted))
+        assert running_service.find(places()) is None
+        path.write_bytes(msgspec.json.encode(msgspec.structs.replace(noted, pid=other.pid)))
+        assert running_service.find(places()) is not None, "its own process is found"
+        other.communicate()

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -34,7 +33,6 @@ from offload.errors import (
 from offload.messages import Delta, Finish, ModelCard, Request
 
 GENERATE_PATH, FORGET_PATH = "/nearfar/generate", "/nearfar/forget"
-_CONNECT_S = 1.0
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,17 +100,31 @@ def forget(path: Path) -> None:
 
 
 def find(here: Places) -> Service | None:
-    """Return the service that runs, None where none does or its file is not private."""
+    """Return the service that runs, None where none does or its file is not private.
+
+    One that was killed leaves its file: whoever has its port since is told neither token nor text.
+    """
     path = file_of(here)
     try:
         status = path.stat()
         if os.name == "posix" and (status.st_mode & 0o077 or status.st_uid != os.getuid()):
             return None
         service = msgspec.json.decode(path.read_bytes(), type=Service)
-        with socket.create_connection(service.address, _CONNECT_S):
-            return service
+        return service if _listens(service) else None
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, AssertionError, ValueError):
         return None
+
+
+def _listens(service: Service) -> bool:
+    """Whether the process that noted itself is the one that has the port."""
+    import psutil
+
+    _, port = service.address
+    try:
+        held = psutil.Process(service.pid).net_connections("tcp")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr[1] == port for each in held)
 
 
 def new_token() -> str:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
@@ -122,6 +123,76 @@ def test_a_bitsandbytes_weight_without_its_parts_is_told() -> None:
     parts = {"weight": torch.zeros(8, 1, dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match=r"layers.0.x cannot be read"):
         coded_linear("layers.0.x", parts, {"quant_method": "bitsandbytes"})
+
+
+def table_parts(state: object = None, **changes: Tensor) -> dict[str, Tensor]:
+    described = json.dumps({"shape": [8, 8]} if state is None else state).encode()
+    return {
+        "weight": torch.zeros(32, dtype=torch.uint8),
+        "weight.absmax": torch.ones(1),
+        "weight.quant_map": torch.arange(16.0),
+        "weight.quant_state.bitsandbytes__nf4": torch.tensor(list(described), dtype=torch.uint8),
+        **{name.replace("__", "."): tensor for name, tensor in changes.items()},
+    }
+
+
+NESTED = {"shape": [8, 8], "nested_blocksize": 1, "nested_offset": 0.0}
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        table_parts(weight__absmax=torch.ones(0)),
+        table_parts(weight__quant_map=torch.ones(4)),
+        table_parts([]),
+        table_parts({"shape": 8}),
+        table_parts({"shape": [8, math.inf]}),
+        table_parts({"shape": [8, 8, 8]}),
+        table_parts(
+            NESTED,
+            weight__absmax=torch.full((1,), 200, dtype=torch.uint8),
+            weight__nested_absmax=torch.ones(1),
+            weight__nested_quant_map=torch.ones(2),
+        ),
+        table_parts(
+            {**NESTED, "nested_blocksize": 0},
+            weight__absmax=torch.zeros(1, dtype=torch.uint8),
+            weight__nested_absmax=torch.ones(1),
+            weight__nested_quant_map=torch.ones(2),
+        ),
+    ],
+)
+def test_a_bitsandbytes_weight_that_makes_no_sense_is_one_line(parts: dict[str, Tensor]) -> None:
+    whole = coded_linear("x", table_parts(), {"quant_method": "bitsandbytes"})
+    assert whole.weight_float().shape == (8, 8)
+    with pytest.raises(CheckpointError, match=r"x cannot be read .*quantize it again"):
+        coded_linear("x", parts, {"quant_method": "bitsandbytes"})
+
+
+@pytest.mark.parametrize(
+    ("parts", "settings"),
+    [
+        ({"qweight": torch.tensor(1, dtype=torch.int32)}, {}),
+        ({"g_idx": torch.full((128,), 99, dtype=torch.int32)}, {}),
+        ({"g_idx": torch.full((128,), -1, dtype=torch.int32)}, {}),
+        ({"g_idx": torch.zeros(0, dtype=torch.int32)}, {}),
+        ({"scales": torch.ones(0, 48)}, {}),
+        ({}, {"bits": math.inf}),
+        ({}, {"bits": "many"}),
+        ({}, {"dynamic": ["+:.*"]}),
+        ({}, {"dynamic": {".*": 3}}),
+    ],
+)
+def test_a_gptq_weight_that_makes_no_sense_is_one_line(
+    parts: dict[str, Tensor], settings: dict[str, Any]
+) -> None:
+    matrix, bits = matrix_of()
+    config = {"quant_method": "gptq", "bits": bits, "sym": True}
+    good = pack(matrix, bits)
+    assert coded_linear("x", good, config).shape == (48, 128)
+    with pytest.raises(CheckpointError) as caught:
+        coded_linear("x", {**good, **parts}, {**config, **settings})
+    assert "\n" not in str(caught.value) and ";" in str(caught.value)
 
 
 @pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -18,9 +18,10 @@ from offload.thinking import split
 State = Literal["whole", "writing", "stopped", "failed", "interrupted"]
 
 # A conversation's turns are those that are shown, of all its versions.
+# UNION, not UNION ALL: it ends where a damaged file leads round in a circle.
 HEADINGS = (
     "SELECT c.*, (WITH RECURSIVE shown (id, parent) AS ("
-    "SELECT id, parent FROM turn WHERE id = c.tip UNION ALL "
+    "SELECT id, parent FROM turn WHERE id = c.tip UNION "
     "SELECT t.id, t.parent FROM turn t JOIN shown ON t.id = shown.parent) "
     "SELECT count(*) FROM shown) AS num_turns "
     "FROM (SELECT * FROM conversation WHERE deleted_at = 0) c"

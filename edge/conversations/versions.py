@@ -31,8 +31,10 @@ class Tree:
         self._parents: dict[int, int] = {}
         self._children: dict[int, list[int]] = defaultdict(list)  # the oldest first
         for node in sorted(nodes, key=lambda each: each.id):
-            self._parents[node.id] = node.parent
-            self._children[node.parent].append(node.id)
+            # A parent is always older; a damaged file could lead round in a circle for ever.
+            parent = node.parent if node.parent < node.id else 0
+            self._parents[node.id] = parent
+            self._children[parent].append(node.id)
 
     def path(self, tip: int) -> list[int]:
         """Return the turns from the first to `tip`."""

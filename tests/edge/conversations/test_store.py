@@ -190,6 +190,15 @@ def test_the_file_is_private(store: Conversations, path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
+def test_turns_that_lead_round_in_a_circle_are_read_once(store: Conversations, path: Path) -> None:
+    talk = said(store, "what", "that")
+    with closing(sqlite3.connect(path)) as damaged, damaged:
+        damaged.execute("UPDATE turn SET parent = (SELECT max(id) FROM turn)")
+    assert [heading.num_turns for heading in store.headings()] == [1]
+    assert [turn.content for turn in store.read(talk).turns] == ["that"]
+    assert store.versions.ends(talk) == [1, 2]
+
+
 def test_a_file_of_no_version_that_there_was_is_damaged(path: Path) -> None:
     Conversations(path).close()
     with closing(sqlite3.connect(path)) as raw:

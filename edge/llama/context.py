@@ -43,9 +43,10 @@ class ContextParams:
         params = lib.llama_context_default_params()
         params.n_ctx = self.num_tokens * self.num_seqs
         params.n_seq_max = self.num_seqs
-        # Apart, llama.cpp joins in one step only sequences whose ids follow one another, and only
-        # as many tokens of each as the shortest has: with gaps, a step of four is four steps.
-        params.kv_unified = self.num_seqs > 1
+        # In one cache for all, each sequence's attention goes over everybody's tokens: a step of
+        # four with 700 tokens each took 1.9 times as long (benchmarks/edge_at_once.py). Apart,
+        # only sequences whose numbers follow one another share a step: see lanes.SharedContext.
+        params.kv_unified = False
         params.n_batch = params.n_ubatch = self.batch_size
         params.n_threads = params.n_threads_batch = self.num_threads
         # Without this, room is kept for the logits of a whole batch: 300 MB for 150k tokens.
@@ -174,7 +175,7 @@ class Context(NativeHandle):
         """Evaluate tokens of several sequences in one step; errors as decode()."""
         self._keep_hidden(parts)
         count = 0
-        for part in parts:
+        for part in sorted(parts, key=lambda part: part.seq):
             count = self._put(part, count)
         self._batch.n_tokens = count
         log.clear()
@@ -250,7 +251,7 @@ class Context(NativeHandle):
 
     def state(self, seq: int = 0) -> bytes:
         """Return the KV cache of a sequence as bytes, to be restored by set_state()."""
-        size = self._lib.llama_state_seq_get_size(self.handle, seq)
+        size = self.state_bytes(seq)
         buffer = (ctypes.c_uint8 * size)()
         written = self._lib.llama_state_seq_get_data(self.handle, buffer, size, seq)
         return bytes(memoryview(buffer)[:written])
@@ -264,6 +265,17 @@ class Context(NativeHandle):
             return True
         self.clear(seq)
         return False
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange what two sequences hold. Raises NearfarError where llama.cpp cannot."""
+        states = [(other, self.state(one)), (one, self.state(other))]
+        for seq, state in states:
+            if not self.set_state(state, seq):
+                raise NearfarError("llama.cpp could not move an answer; ask again")
+
+    def state_bytes(self, seq: int = 0) -> int:
+        """Return how many bytes state() would be."""
+        return int(self._lib.llama_state_seq_get_size(self.handle, seq))
 
     def set_threads(self, num_decode: int, num_prefill: int) -> None:
         """Choose the threads of the next steps; costs nothing."""

@@ -3,11 +3,13 @@
 A step of four sequences takes little longer than a step of one, since the weights are read
 once. Each answer runs in its own thread, as if it were alone; decode() waits for those that were
 in the step before, and one of the threads evaluates everybody's tokens. Long prompts come in small
-pieces, so that they do not hold up those who write.
+pieces, so that they do not hold up those who write. Sequences whose numbers follow one another
+share a step, others take one each run of them: those that go on writing are moved side by side.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +26,9 @@ from edge.llama.context import BatchPart, Context
 # step more, and whose reader pauses is waited for once.
 STRAGGLER_S, STRAGGLER_SHARE = 0.01, 0.5  # of the last step's time, where that is longer
 PIECE = 64  # prompt tokens in one step while others write
+# A gap is closed when it has cost as many steps: what is moved takes about as long as one of them.
+PATIENCE = 4
+MOST_MOVED = 256 << 20  # bytes; of more, the copies themselves would be felt
 
 
 class _Ticket:
@@ -32,7 +37,8 @@ class _Ticket:
     `hidden` are its hidden states, [rows, hidden_size], where the part asks for them.
     """
 
-    def __init__(self, part: BatchPart) -> None:
+    def __init__(self, lane: Lane, part: BatchPart) -> None:
+        self.lane = lane
         self.part = part
         self.rows: npt.NDArray[np.float32] | None = None
         self.hidden: npt.NDArray[np.float32] | None = None
@@ -49,21 +55,32 @@ class SharedContext:
         self._cond = threading.Condition()
         self._pending: list[_Ticket] = []
         self._running = False
-        self._due: set[int] = set()  # sequences of the last step that may come with another token
+        self._due: set[Lane] = set()  # of the last step, which may come with another token
         self._until = 0.0  # when they are waited for no longer
-        self.num_active = 0
+        self._writing: set[Lane] = set()
+        self._lanes: dict[int, Lane] = {}  # by the number of its sequence
+        self._split = 0  # steps in a row that a gap has cost
+
+    def add(self, lane: Lane) -> None:
+        """Take in a lane, before any of them is used."""
+        self._lanes[lane.seq] = lane
+
+    @property
+    def num_active(self) -> int:
+        """Return how many answers are being written."""
+        return len(self._writing)
 
     @contextmanager
-    def writing(self, seq: int) -> Iterator[None]:
+    def writing(self, lane: Lane) -> Iterator[None]:
         """Count an answer among those that a step waits for, until it ends."""
         with self._cond:
-            self.num_active += 1
+            self._writing.add(lane)
         try:
             yield
         finally:
             with self._cond:
-                self.num_active -= 1
-                self._due.discard(seq)
+                self._writing.discard(lane)
+                self._due.discard(lane)
                 self._cond.notify_all()
 
     @contextmanager
@@ -73,15 +90,15 @@ class SharedContext:
             self._cond.wait_for(lambda: not self._running)
             yield self.context
 
-    def decode(self, part: BatchPart) -> _Ticket:
+    def decode(self, lane: Lane, part: BatchPart) -> _Ticket:
         """Evaluate a part together with those of others; return the ticket with its logits.
 
         Raises NearfarError where llama.cpp fails; all parts of that step fail then.
         """
-        ticket = _Ticket(part)
+        ticket = _Ticket(lane, part)
         with self._cond:
             self._pending.append(ticket)
-            self._due.discard(part.seq)
+            self._due.discard(lane)
             if not self._due:
                 self._cond.notify_all()
             while not ticket.done:
@@ -127,15 +144,19 @@ class SharedContext:
             self._running = False
             now = time.monotonic()
             self._until = now + max(STRAGGLER_S, STRAGGLER_SHARE * (now - started))
-            self._due = {ticket.part.seq for ticket in tickets}
+            self._due = {ticket.lane for ticket in tickets}
             for ticket in tickets:
                 ticket.done = True
             self._cond.notify_all()
 
     def _evaluate(self, tickets: list[_Ticket]) -> None:
         plain = all(len(ticket.part.tokens) == 1 for ticket in tickets)
-        if not plain:
+        if plain:
+            self._close_gaps([ticket.lane for ticket in tickets])
+        else:
             self._tuner.before_prompt()
+        for ticket in tickets:
+            ticket.part.seq = ticket.lane.seq  # which another step may have changed
         with self._tuner.step(plain=plain, num_answers=len(tickets)):
             self.context.decode_parts([ticket.part for ticket in tickets])
         for ticket in tickets:
@@ -145,6 +166,31 @@ class SharedContext:
             ticket.rows = np.stack([self.context.logits(row) for row in rows])
             if ticket.part.hidden:
                 ticket.hidden = np.stack([self.context.hidden(row) for row in rows])
+
+    def _close_gaps(self, lanes: Sequence[Lane]) -> None:
+        """Move those that write side by side, once a gap between them has cost PATIENCE steps."""
+        seqs = sorted(lane.seq for lane in lanes)
+        self._split = self._split + 1 if seqs[-1] - seqs[0] >= len(seqs) else 0
+        if self._split < PATIENCE:
+            return
+        self._split = 0
+        moves = moves_to_one_run(seqs, self.context.num_seqs)
+        if sum(self.context.state_bytes(seq) for seq in itertools.chain(*moves)) > MOST_MOVED:
+            return
+        for one, other in moves:
+            self.context.swap(one, other)
+            here, there = self._lanes[one], self._lanes[other]
+            here.seq, there.seq = other, one
+            self._lanes[one], self._lanes[other] = there, here
+
+
+def moves_to_one_run(seqs: Sequence[int], num_seqs: int) -> list[tuple[int, int]]:
+    """Return which of these sequences to move where, so that they follow one another."""
+    size, taken = len(seqs), set(seqs)
+    runs = [range(first, first + size) for first in range(num_seqs - size + 1)]
+    run = max(runs, key=lambda run: len(taken.intersection(run)))
+    outside, free = taken.difference(run), set(run).difference(taken)
+    return list(zip(sorted(outside), sorted(free), strict=True))
 
 
 def _go_together(parts: Sequence[BatchPart]) -> bool:
@@ -157,9 +203,10 @@ class Lane:
 
     def __init__(self, shared: SharedContext, seq: int) -> None:
         self.shared = shared
-        self._seq = seq
+        self.seq = seq  # read while no step runs: a step may move it
         self._ticket: _Ticket | None = None
         self.can_take_back = shared.context.can_take_back
+        shared.add(self)
 
     @property
     def num_outputs(self) -> int:
@@ -190,12 +237,11 @@ class Lane:
         part = BatchPart(
             tokens=tokens,
             position=position,
-            seq=self._seq,
             all_logits=all_logits,
             hidden=hidden,
             stop_at=stop_at,
         )
-        self._ticket = self.shared.decode(part)
+        self._ticket = self.shared.decode(self, part)
 
     def logits(self, row: int = -1) -> npt.NDArray[np.float32]:
         """Return the logits of a token of the last decode, [vocabulary]."""
@@ -212,24 +258,24 @@ class Lane:
     def keep_prefix(self, num_tokens: int) -> bool:
         """Forget all but the first tokens; False where this kind of memory cannot."""
         with self.shared.idle() as context:
-            return context.keep_prefix(num_tokens, self._seq)
+            return context.keep_prefix(num_tokens, self.seq)
 
     def forget(self, position: int, count: int) -> None:
         """Forget tokens from `position` on and move those after them up to it."""
         with self.shared.idle() as context:
-            context.forget(position, count, self._seq)
+            context.forget(position, count, self.seq)
 
     def clear(self) -> None:
         """Forget every token of this lane."""
         with self.shared.idle() as context:
-            context.clear(self._seq)
+            context.clear(self.seq)
 
     def state(self) -> bytes:
         """Return the KV cache of this lane as bytes."""
         with self.shared.idle() as context:
-            return context.state(self._seq)
+            return context.state(self.seq)
 
     def set_state(self, state: bytes) -> bool:
         """Restore a KV cache; False, and empty, where it does not suit."""
         with self.shared.idle() as context:
-            return context.set_state(state, self._seq)
+            return context.set_state(state, self.seq)

@@ -153,12 +153,13 @@ def slots_of(
     shared = SharedContext(context, tuner)
     slots = []
     for seq in range(params.num_seqs):
-        cache = _cache(Lane(shared, seq), context, params, options)
+        lane = Lane(shared, seq)
+        cache = _cache(lane, context, params, options)
         slot = Slot(
             cache=cache,
             conversation=SlotConversation(cache, store),
             tuner=ThreadTuner(context, fixed_threads=params.num_threads),
-            writing=partial(shared.writing, seq),
+            writing=partial(shared.writing, lane),
         )
         slots.append(slot)
     return Slots(slots)

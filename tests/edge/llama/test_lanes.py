@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from backbone.errors import NearfarError
-from edge.llama.context import BatchPart, ContextParams
+from edge.llama.context import BatchPart
+from edge.llama.lanes import PATIENCE, moves_to_one_run
 from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.errors import ContextLengthError, SettingsError
@@ -99,10 +100,54 @@ async def test_lanes_with_gaps_between_them_write_as_if_alone(
         assert tokens == (expected[number] if whole else expected[number][: 5 + number])
 
 
-def test_sequences_share_one_cache_so_that_a_step_is_never_split() -> None:
-    """Caches apart are evaluated one behind another where their numbers have gaps."""
-    params = ContextParams(num_tokens=64, num_seqs=3)
-    assert params.to_llama().kv_unified and params.to_llama().n_ctx == 192
+@pytest.mark.parametrize(
+    ("seqs", "moves"),
+    [
+        ([1, 2, 3], []),
+        ([0, 4], [(4, 1)]),
+        ([0, 2, 4, 6], [(4, 1), (6, 3)]),
+        ([0, 6, 7], [(0, 5)]),
+        ([7], []),
+    ],
+)
+def test_those_that_write_are_moved_side_by_side(
+    seqs: list[int], moves: list[tuple[int, int]]
+) -> None:
+    assert moves_to_one_run(seqs, 8) == moves
+
+
+async def test_a_gap_is_closed_in_mid_answer_and_nobody_s_text_changes(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else llama.cpp would go on evaluating them one behind another."""
+    monkeypatch.setattr("edge.llama.lanes.STRAGGLER_S", 30.0)
+    engine = _engine(tiny_gguf, num_seqs=8)
+    recorded = _record(engine, monkeypatch)
+    limits = [60 if number in (0, 5) else 4 for number in range(8)]
+    expected = [(await _ask(engine, f"{n} alone", max_tokens=m))[0] for n, m in enumerate(limits)]
+    del recorded[:]
+    found = await asyncio.gather(
+        *(_ask(engine, f"{n} alone", max_tokens=m) for n, m in enumerate(limits))
+    )
+    again = [(await _ask(engine, f"{n} alone", max_tokens=m))[0] for n, m in enumerate(limits)]
+    engine.close()
+    assert [tokens for tokens, _ in found] == expected == again
+    pairs = [sorted(part.seq for part in step) for step in recorded if len(step) == 2]
+    assert len(pairs) > 30 and pairs[-1][1] - pairs[-1][0] == 1
+    assert sum(pair[1] - pair[0] > 1 for pair in pairs) <= PATIENCE
+
+
+async def test_more_than_can_be_moved_quickly_stays_where_it_is(
+    tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge.llama.lanes.MOST_MOVED", 0)
+    engine = _engine(tiny_gguf, num_seqs=8)
+    moved: list[tuple[int, int]] = []
+    monkeypatch.setattr(engine.context, "swap", lambda *pair: moved.append(pair))
+    limits = [40 if number in (0, 5) else 4 for number in range(8)]
+    await asyncio.gather(*(_ask(engine, str(n), max_tokens=m) for n, m in enumerate(limits)))
+    engine.close()
+    assert not moved
 
 
 async def test_long_prompt_comes_in_pieces_while_others_write(

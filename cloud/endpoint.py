@@ -12,7 +12,13 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    aclosing,
+    nullcontext,
+    suppress,
+)
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +61,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
         stack.enter_context(on_signals(stop.set, *signals, within_s=END_WITHIN_S))
         await stack.enter_async_context(aclosing(engine))
         await _start(engine)
+        await stack.enter_async_context(_scaled(engine, options))
         _warn_of_shared_cache(engine)
         server = await stack.enter_async_context(aclosing(_link(engine, options)))
         await server.start()
@@ -62,7 +69,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
         if options.http is not None:
             assert open_http is not None, "the command brings the HTTP face"
             url = await stack.enter_async_context(open_http(engine, options.http))
-        _announce(engine, server.endpoint, url, as_json=options.as_json)
+        _announce(engine, server.endpoint, url, options)
         broken = await until_stopped(stop, engine)
         if broken is not None:
             _exit_in_the_end(broken)
@@ -105,6 +112,22 @@ async def _start(engine: Engine) -> None:
         await engine.start()
 
 
+def _scaled(
+    engine: Engine, options: EndpointOptions
+) -> AbstractAsyncContextManager[None]:
+    """Return a block in which the number of replicas follows the load, where it is to."""
+    from cloud.fleet.autoscaler import Autoscaler
+    from cloud.fleet.replicas import Replicas
+
+    scaling = options.scaling()
+    if scaling is None or not isinstance(engine, Replicas):
+        return nullcontext()
+    scaler = Autoscaler(
+        engine, scaling, scale_by=options.scale_by, tell=lambda line: echo(line, err=True)
+    )
+    return scaler.running()
+
+
 def _warn_of_shared_cache(engine: Engine) -> None:
     """Warn on stderr where the upstream's prompt cache is shared: answer times can leak prompts."""
     from offload.upstream.client import Upstream
@@ -130,10 +153,10 @@ def _link(engine: Engine, options: EndpointOptions) -> LinkServer:
     )
 
 
-def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) -> None:
+def _announce(engine: Engine, endpoint: str, url: str | None, options: EndpointOptions) -> None:
     card = engine.card()
     public_key = server_keys(places().keys).public
-    if as_json:
+    if options.as_json:
         announced = {"endpoint": endpoint, "server_key": public_key, "model": card.name}
         echo_json(json.dumps(announced | ({"url": f"{url}/v1"} if url else {})))
         return
@@ -141,6 +164,9 @@ def _announce(engine: Engine, endpoint: str, url: str | None, *, as_json: bool) 
     echo(f"{card.name} ({size}{card.quantization})")
     if memory := _memory_of(engine):
         echo(memory)
+    if (scaling := options.scaling()) is not None:
+        bounds = f"{scaling.min_replicas} to {scaling.max_replicas}"
+        echo(f"replicas: {bounds}, by {options.scale_by}")
     echo(f"listening on {endpoint}, server key {public_key}")
     echo(f"on this machine:  NEARFAR_CLOUD_URL={for_this_machine(endpoint)} nearfar ask ...")
     echo(f"for another:      {for_another_machine(endpoint)}")
@@ -193,7 +219,7 @@ def open_engine(options: EndpointOptions) -> Engine:
         return ModelPool(
             root, lambda folder: _load(folder, options, settings), max_loaded=options.max_loaded
         )
-    if options.num_replicas > 1:
+    if options.has_replicas:
         return _replicas(_model(options.model), options, settings)
     return _load(_model(options.model), options, settings)
 
@@ -207,7 +233,7 @@ def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any
     with as_typed():
         policy = policy_named(options.balance)
         placements = placements_for(
-            options.num_replicas,
+            options.most_replicas,
             weights=options.replica_weights,
             gpus=options.gpus,
             cores=options.cores,
@@ -226,7 +252,8 @@ def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any
             weight=placement.weight,
         )
 
-    return Replicas(replica, num_replicas=options.num_replicas, policy=policy)
+    first = options.min_replicas if options.max_replicas else options.num_replicas
+    return Replicas(replica, num_replicas=first, policy=policy)
 
 
 def _model(model: str | None) -> Path:

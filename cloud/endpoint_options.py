@@ -12,6 +12,7 @@ import typer
 
 from backbone.declared_options import require_bounds
 from backbone.terminal_text import echo
+from cloud.fleet.autoscale import ScalingOptions, scaling_policy
 from offload.errors import SettingsError
 
 _FLAGS = (
@@ -20,6 +21,12 @@ _FLAGS = (
     "tensor_parallel_size",
     "tokenizer",
 )  # these have flags of their own
+_TARGETS = {
+    "queue": "target_ongoing_requests",
+    "predictive": "target_ongoing_requests",
+    "utilization": "target_utilization",
+    "latency": "target_latency_s",
+}
 _SWITCHES = {"on": "true", "off": "false", "yes": "true", "no": "false"}
 
 
@@ -66,6 +73,36 @@ class EndpointOptions:
         msgspec.Meta(ge=1, le=256),
         typer.Option("--replicas", help="Engine processes; with --device cuda each has a GPU."),
     ] = 1
+    min_replicas: Annotated[
+        int, msgspec.Meta(ge=1, le=256), typer.Option(help="Engine processes at least.")
+    ] = 1
+    max_replicas: Annotated[
+        int,
+        msgspec.Meta(ge=0, le=256),
+        typer.Option(help="Engine processes at most: their number follows the load. 0: --replicas."),
+    ] = 0
+    scale_by: Annotated[
+        str,
+        typer.Option(help="What the number follows: queue, utilization, latency or predictive."),
+    ] = "queue"
+    scale_target: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        typer.Option(
+            help="What each should bear: answers at once (queue, predictive: 2), the share of its "
+            "cores (utilization: 0.7), seconds an answer (latency: 2). 0: as said here."
+        ),
+    ] = 0.0
+    upscale_delay_s: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        typer.Option("--upscale-delay", help="Seconds that a need lasts before one is started."),
+    ] = 30.0
+    downscale_delay_s: Annotated[
+        float,
+        msgspec.Meta(ge=0),
+        typer.Option("--downscale-delay", help="Seconds without need before one is drained."),
+    ] = 600.0
     tensor_parallel_size: Annotated[
         int, typer.Option(help="Processes that share one model; with --device cuda one a GPU.")
     ] = 1
@@ -102,23 +139,60 @@ class EndpointOptions:
         if self.shelf:
             echo("nearfar: --shelf is called --model-pool now", err=True)
             object.__setattr__(self, "model_pool", self.model_pool or self.shelf)
-        if self.upstream and (self.model or self.tokenizer or self.num_replicas > 1):
+        self._check_scaling()
+        if self.upstream and (self.model or self.tokenizer or self.has_replicas):
             raise SettingsError(
                 "--upstream is one server; leave out --model, --tokenizer and --replicas"
             )
-        alone = self.model or self.tokenizer or self.num_replicas > 1
+        alone = self.model or self.tokenizer or self.has_replicas
         if self.model_pool and (self.upstream or alone):
             raise SettingsError(
                 "--model-pool names its own models; leave out the other flags for them"
             )
-        if self.tensor_parallel_size > 1 and (self.upstream or self.num_replicas > 1):
+        if self.tensor_parallel_size > 1 and (self.upstream or self.has_replicas):
             raise SettingsError(
                 "--tensor-parallel-size shares one model; leave out --upstream and --replicas"
             )
         if self.upstream and self.engine:
             raise SettingsError("--upstream has an engine of its own; leave out --engine")
-        if self.num_replicas == 1 and (self.replica_weights or self.gpus or self.cores):
-            raise SettingsError("--replica-weights, --gpus and --cores need --replicas above 1")
+        if not self.has_replicas and (self.replica_weights or self.gpus or self.cores):
+            raise SettingsError(
+                "--replica-weights, --gpus and --cores need --replicas or --max-replicas above 1"
+            )
+
+    def _check_scaling(self) -> None:
+        if self.max_replicas and self.num_replicas > 1:
+            raise SettingsError(
+                "--replicas is a fixed number and --max-replicas one that follows the load; "
+                "leave one of them out"
+            )
+        if not self.max_replicas and self.min_replicas > 1:
+            raise SettingsError("--min-replicas needs --max-replicas; or write --replicas")
+        scaling_policy(self.scale_by)
+        self.scaling()  # which checks the bounds
+
+    @property
+    def most_replicas(self) -> int:
+        """How many engine processes there may be at once."""
+        return self.max_replicas or self.num_replicas
+
+    @property
+    def has_replicas(self) -> bool:
+        """Whether engines run in processes of their own, balanced."""
+        return self.most_replicas > 1
+
+    def scaling(self) -> ScalingOptions | None:
+        """Return how the number of replicas follows the load, None where it is fixed."""
+        if not self.max_replicas:
+            return None
+        told = {_TARGETS[self.scale_by]: self.scale_target} if self.scale_target else {}
+        return ScalingOptions(
+            min_replicas=self.min_replicas,
+            max_replicas=self.max_replicas,
+            upscale_delay_s=self.upscale_delay_s,
+            downscale_delay_s=self.downscale_delay_s,
+            **told,  # type: ignore[arg-type]  # these are floats
+        )
 
 
 def read_settings(typed: Sequence[str]) -> dict[str, object]:

@@ -11,13 +11,17 @@ from __future__ import annotations
 import asyncio
 import importlib
 import math
+import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from backbone.errors import MissingExtra
-from cloud.fleet.autoscale import SCALING_POLICIES, LoadSample, ScalingOptions
+from cloud.fleet.autoscale import SCALING_POLICIES, LoadSample, ScalingOptions, scaling_policy
+from cloud.fleet.load_watch import CpuUse, num_cores
+from cloud.fleet.recent_latency import RecentLatency
+from cloud.fleet.replica import ReplicaOptions
 from offload.engine import Breakable
 from offload.errors import EngineStopped, SettingsError
 
@@ -34,7 +38,7 @@ _DEFAULTS: dict[str, Any] = {
     "target_ongoing_requests": 2.0,
     "upscale_delay_s": 30.0,
     "downscale_delay_s": 600.0,
-    "policy": "",  # Ray's own, or one of cloud/fleet/autoscale.py
+    "policy": "",  # Ray's own, or one of SCALING_POLICIES
     "max_num_seqs": 128,
     "num_cpus": 1.0,
     "num_gpus": 0.0,
@@ -84,6 +88,12 @@ class EngineReplica:
             arguments.setdefault("max_num_seqs", app_args["max_num_seqs"])
         self.engine = _import_named(app_args["engine"])(**arguments)
         self._app = _import_named(app_args["face"])(self.engine)
+        self._cpu, self._latency = CpuUse(), RecentLatency()
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Return what `utilization` and `latency` scale by; Ray asks every metrics_interval_s."""
+        share = self._cpu.share(os.getpid(), num_cores(ReplicaOptions()))
+        return {"utilization": share, "latency_s": self._latency.mean_s()}
 
     async def __call__(self, request: Any) -> Any:
         """Answer one HTTP request, streamed as the face streams it."""
@@ -114,7 +124,7 @@ class EngineReplica:
         started: asyncio.Future[dict[str, Any]],
         pieces: asyncio.Queue[bytes | Exception | None],
     ) -> None:
-        sent = False
+        sent, began_s = False, self._latency.clock()
 
         async def receive() -> dict[str, Any]:
             nonlocal sent
@@ -137,6 +147,8 @@ class EngineReplica:
             else:
                 started.set_exception(error)
         else:
+            if scope["method"] == "POST":  # whoever looks at /metrics waits for no model
+                self._latency.note_end(began_s)
             await pieces.put(None)
 
 
@@ -157,6 +169,16 @@ def queue_policy(context: Any) -> tuple[int, dict[str, Any]]:
     return _decide("queue", context)
 
 
+def utilization_policy(context: Any) -> tuple[int, dict[str, Any]]:
+    """Return as many replicas as `utilization` asks for, by what the replicas say of themselves."""
+    return _decide("utilization", context)
+
+
+def latency_policy(context: Any) -> tuple[int, dict[str, Any]]:
+    """Return as many replicas as `latency` asks for, by what the replicas say of themselves."""
+    return _decide("latency", context)
+
+
 def predictive_policy(context: Any) -> tuple[int, dict[str, Any]]:
     """Return as many replicas as `predictive` asks for, by the load that Ray has seen."""
     return _decide("predictive", context)
@@ -165,11 +187,7 @@ def predictive_policy(context: Any) -> tuple[int, dict[str, Any]]:
 def _decide(name: str, context: Any) -> tuple[int, dict[str, Any]]:
     """Apply a scaling policy; Ray itself keeps the bounds and the delays."""
     config = context.config
-    now = LoadSample(
-        at_s=float(context.current_time or 0.0),
-        num_replicas=context.current_num_replicas,
-        ongoing=float(context.total_num_requests),  # with those that wait before a replica
-    )
+    now = _sample(context)
     samples = _of_one_day((context.policy_state or {}).get("seen", []), now)
     options = ScalingOptions(
         min_replicas=config.min_replicas,
@@ -181,6 +199,21 @@ def _decide(name: str, context: Any) -> tuple[int, dict[str, Any]]:
     if not samples or now.at_s - samples[-1].at_s >= _EVERY_S:
         samples.append(now)
     return bounded, {"seen": [asdict(each) for each in samples]}
+
+
+def _sample(context: Any) -> LoadSample:
+    """Return the load that Ray tells; a replica that has said nothing yet is starting."""
+    told = context.aggregated_metrics or {}
+    shares, latencies = told.get("utilization", {}), told.get("latency_s", {})
+    lasted = [latency_s for latency_s in latencies.values() if latency_s]
+    return LoadSample(
+        at_s=float(context.current_time or 0.0),
+        num_replicas=context.current_num_replicas,
+        num_starting=max(0, context.current_num_replicas - len(shares)),
+        ongoing=float(context.total_num_requests),  # with those that wait before a replica
+        utilization=sum(shares.values()) / max(1, context.current_num_replicas),
+        latency_s=sum(lasted) / len(lasted) if lasted else 0.0,
+    )
 
 
 def _of_one_day(seen: list[dict[str, Any]], now: LoadSample) -> list[LoadSample]:
@@ -205,6 +238,8 @@ def checked_args(args: dict[str, Any]) -> dict[str, Any]:
         raise SettingsError(
             f"model is {app_args['model']!r}, which is no folder; name a Hugging Face folder"
         )
+    if app_args["policy"]:
+        scaling_policy(app_args["policy"])  # Ray itself would look for a function of any name
     ScalingOptions(min_replicas=app_args["min_replicas"], max_replicas=app_args["max_replicas"])
     return app_args
 

@@ -145,6 +145,15 @@ class LoadReporting(Protocol):
 
 
 @runtime_checkable
+class Replicated(Protocol):
+    """Replicated engine: several alike behind one, whose number may change."""
+
+    def replica_counts(self) -> dict[str, int]:
+        """Return how many replicas there are in each state: ready, starting, draining."""
+        ...
+
+
+@runtime_checkable
 class Connectable(Protocol):
     """An engine elsewhere, whose card is known once it was reached."""
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from offload.engine import Engine, LoadReporting, fault_of
+from offload.engine import Engine, LoadReporting, Replicated, fault_of
 from offload.messages import Delta, EngineLoad, Finish
 
 
@@ -60,6 +60,8 @@ class EngineMetrics(Collector):
         if self._engine is not None:
             up = fault_of(self._engine) is None
             yield self._gauge("engine_up", "1 while it can answer, 0 once it is broken.", up)
+        if isinstance(self._engine, Replicated):
+            yield self._replicas(self._engine.replica_counts())
         if load is not None:
             yield from self._of_engine(load)
 
@@ -75,6 +77,14 @@ class EngineMetrics(Collector):
             ("num_preemptions", "Answers that had to give way.", load.num_preemptions),
         ):
             yield CounterMetricFamily(f"{self._prefix}:{name}", text, value=value)
+
+    def _replicas(self, counts: dict[str, int]) -> Metric:
+        gauge = GaugeMetricFamily(
+            f"{self._prefix}:replicas", "Engine processes by their state.", labels=["state"]
+        )
+        for state, count in counts.items():
+            gauge.add_metric([state], count)
+        return gauge
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         return GaugeMetricFamily(f"{self._prefix}:{name}", text, value=value)

@@ -6,11 +6,10 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 
 from backbone.errors import NearfarError
-from offload.engine import Engine, Routing, fault_of
-from offload.messages import Message, Privacy, Request, Sampling
+from offload.engine import Engine, fault_of
+from offload.warm_up import warm_up
 
 _log = logging.getLogger(__name__)
 _RETRY_S = 2.0
@@ -47,7 +46,7 @@ class Readiness:
     async def _until_ready(self) -> None:
         while not self.is_ready:
             try:
-                await self._ask()
+                await warm_up(self._engine)
                 self.is_ready, self.failure = True, None
             except NearfarError as error:
                 self.failure = str(error)
@@ -56,18 +55,3 @@ class Readiness:
             if self.failure is not None:
                 _log.warning("not ready: %s", self.failure)
                 await asyncio.sleep(_RETRY_S)
-
-    async def _ask(self) -> None:
-        # An engine that chooses must not ask, and pay, the cloud for this.
-        near = isinstance(self._engine, Routing)
-        # Of a chat where there is a template: a raw prompt would not show that it is broken.
-        chats = self._engine.card().chat
-        request = Request(
-            messages=(Message(role="user", content="Hello"),) if chats else (),
-            prompt=None if chats else "Hello",
-            sampling=Sampling(max_tokens=1),
-            privacy=Privacy.LOCAL_ONLY if near else Privacy.CLOUD_OK,
-        )
-        async with aclosing(self._engine.generate(request)) as items:
-            async for _ in items:
-                pass

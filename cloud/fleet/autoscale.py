@@ -18,7 +18,9 @@ from backbone.declared_options import require_bounds
 from offload.errors import SettingsError
 
 _DAY_S = 86_400.0
-_RECENT = 120  # measures that a trend is read from
+_RECENT = 120  # samples that a trend is read from
+_KEPT_EVERY_S = 60.0  # of those before them, for what the same time yesterday brought
+_KEPT_S = _DAY_S + 3600.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,13 +51,14 @@ class ScalingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadSample:
-    """The load at one moment, over all replicas."""
+    """The load at one moment, over all replicas, those that are starting included."""
 
     at_s: float
     num_replicas: int
+    num_starting: int = 0
     ongoing: float = 0.0  # answers in flight and waiting
-    utilization: float = 0.0  # mean share of CPU or GPU, 0 to 1
-    latency_s: float = 0.0  # mean of the answers that ended
+    utilization: float = 0.0  # mean share of CPU or GPU, 0 to 1; 0 of one that is starting
+    latency_s: float = 0.0  # mean of the answers that ended lately
 
 
 ScalingPolicy = Callable[[Sequence[LoadSample], ScalingOptions], float]
@@ -73,15 +76,18 @@ def by_utilization(samples: Sequence[LoadSample], options: ScalingOptions) -> fl
 
 
 def by_latency(samples: Sequence[LoadSample], options: ScalingOptions) -> float:
-    """Return as many as bring the mean latency to its target, at most twice what there is.
+    """Return as many as bring the mean latency to its target, at most twice those that are up.
 
-    A latency below its target does not tell how much below its limit the load is; so no more are
-    stopped than the use allows.
+    Those that are starting have not yet shown what they do for it. A latency below its target does
+    not tell how much below its limit the load is; so no more are stopped than the use allows.
     """
     now = samples[-1]
     if not now.latency_s:
         return float(now.num_replicas if now.ongoing else 0)
-    wanted = now.num_replicas * min(2.0, now.latency_s / options.target_latency_s)
+    num_up = max(1, now.num_replicas - now.num_starting)
+    wanted = num_up * min(2.0, now.latency_s / options.target_latency_s)
+    if now.latency_s > options.target_latency_s:
+        return max(wanted, float(now.num_replicas))
     return max(wanted, min(by_utilization(samples, options), now.num_replicas))
 
 
@@ -106,6 +112,25 @@ SCALING_POLICIES: dict[str, ScalingPolicy] = {
     "latency": by_latency,
     "predictive": predictive,
 }
+
+
+def scaling_policy(name: str) -> ScalingPolicy:
+    """Return the policy of a name. Raises SettingsError for one there is not."""
+    if name not in SCALING_POLICIES:
+        raise SettingsError(
+            f"there is no scaling policy {name!r}; known are {', '.join(SCALING_POLICIES)}"
+        )
+    return SCALING_POLICIES[name]
+
+
+def remember(samples: list[LoadSample], now: LoadSample) -> None:
+    """Add a sample in place: the newest are all kept, and one a minute of a day before them."""
+    samples.append(now)
+    leaving = len(samples) - _RECENT - 1  # the sample that ceases to be one of the newest
+    if leaving > 0 and samples[leaving].at_s - samples[leaving - 1].at_s < _KEPT_EVERY_S:
+        del samples[leaving]
+    if now.at_s - samples[0].at_s > _KEPT_S:
+        del samples[0]
 
 
 class Scaler:

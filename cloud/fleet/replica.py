@@ -41,18 +41,23 @@ class ReplicaOptions:
 class Replica:
     """Replica: supervises one process from `start` to `aclose`."""
 
-    def __init__(self, name: str, folder: Path, options: ReplicaOptions) -> None:
-        """`folder` is where its socket lies; only this user may enter it."""
+    def __init__(
+        self, name: str, folder: Path, options: ReplicaOptions, *, changed: asyncio.Event
+    ) -> None:
+        """`folder` is where its socket lies; only this user may enter it.
+
+        `changed` is set whenever it comes up, goes down or has ended an answer.
+        """
         self.name = name
         self._endpoint = f"ipc://{folder / name}"
-        self._options = options
+        self.options = options
         self._link: CloudLink | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self.changed = asyncio.Event()  # set whenever it comes up or goes down
+        self._changed = changed
         self.num_running = self.num_starts = 0
         self.mean_s = 0.0
-        self.retiring = False
+        self.retiring = self._is_stopped = False
 
     @property
     def is_ready(self) -> bool:
@@ -77,7 +82,7 @@ class Replica:
         return ReplicaStatus(
             name=self.name,
             num_running=self.num_running,
-            weight=self._options.weight,
+            weight=self.options.weight,
             mean_s=self.mean_s,
             cache_use=load.kv_cache_usage if (load := self.report()) else 0.0,
         )
@@ -103,15 +108,24 @@ class Replica:
             self.mean_s = took_s if not self.mean_s else (
                 self.mean_s + _NEW_SHARE * (took_s - self.mean_s)
             )  # fmt: skip
-            self.changed.set()
+            self._changed.set()
 
     async def retire(self) -> None:
-        """Take nothing new, let what runs end, and stop."""
-        self.retiring = True
-        while self.num_running:
-            self.changed.clear()
-            await self.changed.wait()
-        await self.aclose()
+        """Let what runs end and stop, where it is `retiring`; see `stay`."""
+        while self.retiring and self.num_running:
+            self._changed.clear()
+            await self._changed.wait()
+        if self.retiring:
+            self._is_stopped = True
+            await self.aclose()
+
+    def stay(self) -> bool:
+        """Take new requests again; False where it has been stopped already."""
+        if self._is_stopped:
+            return False
+        self.retiring = False
+        self._changed.set()
+        return True
 
     async def aclose(self) -> None:
         """Stop the process."""
@@ -131,7 +145,7 @@ class Replica:
 
     async def _run_process(self) -> None:
         """Run one process to its end."""
-        options = self._options
+        options = self.options
         self.num_starts += 1
         arguments = [
             self._endpoint,
@@ -151,25 +165,28 @@ class Replica:
             await self._disconnect(self._process)
 
     async def _connect(self, process: asyncio.subprocess.Process) -> None:
-        link, until_s = CloudLink(self._endpoint), time.monotonic() + self._options.start_timeout_s
-        while process.returncode is None and time.monotonic() < until_s:
-            try:
-                await link.connect(1.0)
-            except LinkError:
-                await asyncio.sleep(_POLL_S)
-                continue
-            self._link = link
-            self._pinger = asyncio.create_task(_keep_pinging(link))
-            self.changed.set()
-            return
-        await link.aclose()
+        link, until_s = CloudLink(self._endpoint), time.monotonic() + self.options.start_timeout_s
+        try:
+            while process.returncode is None and time.monotonic() < until_s:
+                try:
+                    await link.connect(1.0)
+                except LinkError:
+                    await asyncio.sleep(_POLL_S)
+                    continue
+                self._link = link
+                self._pinger = asyncio.create_task(_keep_pinging(link))
+                self._changed.set()
+                return
+        finally:
+            if self._link is not link:
+                await link.aclose()
         raise CloudFailed(
             f"its process ended or was not ready (status {process.returncode}); see its log"
         )
 
     async def _disconnect(self, process: asyncio.subprocess.Process) -> None:
         link, self._link = self._link, None
-        self.changed.set()
+        self._changed.set()
         if link is not None:
             self._pinger.cancel()
             await link.aclose()  # which ends the answers that somebody waits for

@@ -17,9 +17,11 @@ import sys
 from contextlib import aclosing
 from pathlib import Path
 
+from backbone.errors import NearfarError
 from offload.engine import Breakable, Engine
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
+from offload.warm_up import warm_up
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.2  # between two looks whether the engine is broken
@@ -40,12 +42,21 @@ async def serve(engine: Engine, endpoint: str) -> None:
     limits = AnswerLimits(max_streams=_MAX_STREAMS, max_streams_per_device=_MAX_STREAMS)
     link = LinkServer(engine, endpoint, limits=limits, trusts_asker=True)
     async with aclosing(engine), aclosing(link) as server:
+        await _warm(engine)
         await server.start()
         left = asyncio.ensure_future(asyncio.to_thread(sys.stdin.buffer.read))
         while not left.done():
             if isinstance(engine, Breakable) and (why := engine.broken()) is not None:
                 await _exit_broken(server, why)
             await asyncio.wait((left,), timeout=_POLL_S)
+
+
+async def _warm(engine: Engine) -> None:
+    """Answer once before anybody can ask; what fails here is told, and each asker learns it."""
+    try:
+        await warm_up(engine)
+    except NearfarError as error:
+        _log.warning("the engine could not be warmed up: %s", error)
 
 
 async def _exit_broken(server: LinkServer, why: str) -> None:

@@ -52,7 +52,7 @@ def placements_for(
     _as_many("GPUs", named, count)
     shares = [_weight(each) for each in weights.split(",")] if weights else [1.0] * count
     _as_many("weights", shares, count)
-    groups = _groups(cores, count, _allowed() if allowed is None else allowed)
+    groups = _groups(cores, count, allowed_cores() if allowed is None else allowed)
     return [
         ReplicaPlacement(weight=weight, gpu=gpu.strip(), cores=group)
         for weight, gpu, group in zip(shares, named, groups, strict=True)
@@ -105,7 +105,8 @@ def _as_many(what: str, given: Sequence[object], count: int) -> None:
         raise SettingsError(f"there are {count} replicas and {len(given)} {what}; give one each")
 
 
-def _allowed() -> list[int]:
+def allowed_cores() -> list[int]:
+    """Return the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))

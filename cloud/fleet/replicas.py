@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,11 +12,12 @@ from pathlib import Path
 import msgspec
 
 from cloud.fleet.balance import Policy, prefix_of, total_load
+from cloud.fleet.recent_latency import RecentLatency
 from cloud.fleet.replica import Replica, ReplicaOptions
 from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
-from offload.messages import EngineLoad, ForwardedRequest, ModelCard, Request
+from offload.messages import EngineLoad, Finish, ForwardedRequest, ModelCard, Request
 
 _MAX_WAIT_S = 60.0
 _MOST_LOST = 2  # replicas by one request: what ends each that reads it must not end them all
@@ -26,7 +28,8 @@ class Replicas:
 
     An answer that had begun raises CloudFailed: another replica may not write the same text; so
     does a request that two replicas died of.
-    `options_of` says what the replica of a number runs, and on which device.
+    `options_of` says what the replica of a number runs, and on which device; the number of one that
+    has left is given to the next.
     """
 
     def __init__(
@@ -38,18 +41,33 @@ class Replicas:
     ) -> None:
         self._options_of, self.policy = options_of, policy
         self._folder = tempfile.TemporaryDirectory(prefix="nearfar-fleet-")  # of mode 0700
+        self._changed = asyncio.Event()  # set whenever one of them comes up or goes down
         self._replicas: list[Replica] = []
-        self._leaving: set[asyncio.Task[None]] = set()
-        self._wanted, self._numbers = num_replicas, 0
+        self._leaving: dict[Replica, asyncio.Task[None]] = {}
+        self._first, self._numbers = num_replicas, itertools.count()
+        self._slots: dict[Replica, int] = {}  # whose options each has, those that leave included
+        self._num_waiting = 0  # requests, for a replica to come up
+        self.latency = RecentLatency()
 
     @property
     def replicas(self) -> Sequence[Replica]:
         """The replicas that are supervised now."""
         return tuple(self._replicas)
 
+    @property
+    def num_ongoing(self) -> int:
+        """Answers in flight and waiting, without those of replicas that leave."""
+        return sum(replica.num_running for replica in self._replicas) + self._num_waiting
+
+    def replica_counts(self) -> dict[str, int]:
+        """Return how many there are in each state; see offload.engine.Replicated."""
+        num_ready = sum(replica.is_ready for replica in self._replicas)
+        num_starting = len(self._replicas) - num_ready
+        return {"ready": num_ready, "starting": num_starting, "draining": len(self._leaving)}
+
     async def start(self) -> ModelCard:
         """Start all, wait for the first, and return its card. Raises EngineStopped."""
-        self.scale(self._wanted)
+        self.scale(self._first)
         return (await self._choose(Request(prompt="-"), [])).link.card()
 
     def card(self) -> ModelCard:
@@ -60,20 +78,45 @@ class Replicas:
         raise EngineStopped("no replica is up; ask again in a moment")
 
     def scale(self, num_replicas: int) -> None:
-        """Start or retire replicas until there are so many; a retired one finishes its answers."""
+        """Start or retire replicas until there are so many; a retired one finishes its answers.
+
+        One that is leaving is taken back before another is started, and who has least to do leaves.
+        """
         while len(self._replicas) < num_replicas:
-            number, self._numbers = self._numbers, self._numbers + 1
-            replica = Replica(f"r{number}", Path(self._folder.name), self._options_of(number))
-            replica.start()
-            self._replicas.append(replica)
-        for replica in self._replicas[num_replicas:]:
-            leaving = asyncio.create_task(replica.retire())
-            self._leaving.add(leaving)
-            leaving.add_done_callback(self._leaving.discard)
-        del self._replicas[num_replicas:]
+            self._replicas.append(self._taken_back() or self._started())
+        while len(self._replicas) > num_replicas:
+            # Of equals the one started last, whose cache has seen least.
+            self._retire(min(reversed(self._replicas), key=lambda r: (r.is_ready, r.num_running)))
+
+    def _started(self) -> Replica:
+        taken = set(self._slots.values())
+        slot = next(each for each in itertools.count() if each not in taken)
+        name, folder = f"r{next(self._numbers)}", Path(self._folder.name)
+        replica = Replica(name, folder, self._options_of(slot), changed=self._changed)
+        self._slots[replica] = slot
+        replica.start()
+        return replica
+
+    def _taken_back(self) -> Replica | None:
+        for replica in reversed(self._leaving):
+            if replica.stay():
+                self._leaving.pop(replica).cancel()
+                return replica
+        return None
+
+    def _retire(self, replica: Replica) -> None:
+        self._replicas.remove(replica)
+        replica.retiring = True
+        leaving = self._leaving[replica] = asyncio.create_task(replica.retire())
+        leaving.add_done_callback(lambda task: self._has_left(replica, task))
+
+    def _has_left(self, replica: Replica, task: asyncio.Task[None]) -> None:
+        if self._leaving.get(replica) is task:  # and was not taken back
+            del self._leaving[replica], self._slots[replica]
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream one replica's answer. Raises RequestError, EngineStopped, CloudFailed."""
+        began_s = self.latency.clock()
         tried: list[Replica] = []
         num_lost = 0
         while True:
@@ -86,6 +129,8 @@ class Replicas:
                     try:
                         async for item in items:
                             said = True
+                            if isinstance(item, Finish):
+                                self.latency.note_end(began_s)
                             yield item
                         return
                     except LinkError as error:
@@ -93,7 +138,7 @@ class Replicas:
                             raise CloudFailed(
                                 "the replica that was answering died; ask again"
                             ) from error
-                        if isinstance(error, Overloaded) and len(tried) + 1 >= self._wanted:
+                        if isinstance(error, Overloaded) and len(tried) + 1 >= len(self._replicas):
                             raise
                         num_lost += not isinstance(error, Overloaded)
                         if num_lost >= _MOST_LOST:
@@ -109,10 +154,11 @@ class Replicas:
 
     async def aclose(self) -> None:
         """Stop every process."""
-        for leaving in list(self._leaving):
+        everyone = [*self._replicas, *self._leaving]
+        for leaving in list(self._leaving.values()):
             leaving.cancel()
-        await asyncio.gather(*(replica.aclose() for replica in self._replicas), *self._leaving,
-                             return_exceptions=True)  # fmt: skip
+        closing = (replica.aclose() for replica in everyone)
+        await asyncio.gather(*closing, *self._leaving.values(), return_exceptions=True)
         self._folder.cleanup()
 
     async def _choose(self, request: Request, tried: Sequence[Replica]) -> Replica:
@@ -125,16 +171,18 @@ class Replicas:
             if fresh:
                 statuses = [replica.status() for replica in fresh]
                 return fresh[self.policy.choose(statuses, prefix_of(request))]
-            if not await self._anyone_changes(until_s - loop.time()):
+            self._num_waiting += 1
+            try:
+                has_changed = await self._anyone_changes(until_s - loop.time())
+            finally:
+                self._num_waiting -= 1
+            if not has_changed:
                 raise EngineStopped("no replica came up in time; see the log")
 
     async def _anyone_changes(self, timeout_s: float) -> bool:
-        for replica in self._replicas:
-            replica.changed.clear()
-        waits = [asyncio.ensure_future(replica.changed.wait()) for replica in self._replicas]
-        done, pending = await asyncio.wait(
-            waits, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED
-        )
-        for wait in pending:
-            wait.cancel()
-        return bool(done)
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), max(0.0, timeout_s))
+        except asyncio.TimeoutError:
+            return False
+        return True

@@ -54,6 +54,7 @@ def simulate(
             LoadSample(
                 at_s=at_s,
                 num_replicas=ready + len(starting),
+                num_starting=len(starting),
                 ongoing=queue + served / step_s * each_s,
                 utilization=utilization,
                 latency_s=wait_s + each_s,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from cloud.endpoint_options import EndpointOptions, read_settings
@@ -57,3 +59,33 @@ def test_another_server_has_no_options_of_our_engine() -> None:
 def test_the_older_name_of_the_model_pool_keeps_working(capsys: pytest.CaptureFixture[str]) -> None:
     assert EndpointOptions(shelf="models", max_loaded=2).model_pool == "models"
     assert capsys.readouterr().err == "nearfar: --shelf is called --model-pool now\n"
+
+
+def test_a_number_that_follows_the_load_has_bounds_delays_and_a_target() -> None:
+    chosen = EndpointOptions(
+        min_replicas=2, max_replicas=4, scale_by="latency", scale_target=5, upscale_delay_s=3
+    )
+    scaling = chosen.scaling()
+    assert scaling is not None and chosen.most_replicas == 4
+    assert (scaling.min_replicas, scaling.max_replicas) == (2, 4)
+    assert (scaling.target_latency_s, scaling.target_ongoing_requests) == (5, 2)
+    assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (3, 600)
+    assert EndpointOptions(num_replicas=3).scaling() is None
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"num_replicas": 2, "max_replicas": 4}, "leave one of them out"),
+        ({"min_replicas": 2}, "--min-replicas needs --max-replicas"),
+        ({"min_replicas": 3, "max_replicas": 2}, "the first not above the second"),
+        ({"max_replicas": 2, "scale_by": "load"}, "no scaling policy 'load'; known are queue"),
+        ({"max_replicas": 2, "upscale_delay_s": -1}, "--upscale-delay is -1; it must be 0 or more"),
+        ({"max_replicas": 2, "upstream": "http://127.0.0.1:1/v1"}, "leave out .*--replicas"),
+    ],
+)
+def test_a_number_of_replicas_that_cannot_be_is_one_line(
+    given: dict[str, Any], told: str
+) -> None:
+    with pytest.raises(SettingsError, match=told):
+        EndpointOptions(**given)

@@ -82,6 +82,22 @@ async def test_a_path_that_is_not_ours_is_not_kept() -> None:
     assert "my-secret-path" not in page and 'path="other"' in page
 
 
+class Fleet(ScriptedEngine):
+    """An engine of several processes."""
+
+    def replica_counts(self) -> dict[str, int]:
+        return {"ready": 2, "starting": 1, "draining": 0}
+
+
+async def test_replicas_are_counted_by_their_state() -> None:
+    async with near(Fleet()) as client:
+        found = numbers((await client.get("/metrics")).text)
+    states = [found[f'replicas{{state="{state}"}}'] for state in ("ready", "starting", "draining")]
+    assert states == [2, 1, 0]
+    async with near(ScriptedEngine()) as client:
+        assert "nearfar:replicas" not in (await client.get("/metrics")).text
+
+
 def test_two_endpoints_of_one_process_count_apart() -> None:
     build_app(ScriptedEngine())
     build_app(ScriptedEngine())

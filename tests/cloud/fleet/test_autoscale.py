@@ -15,6 +15,8 @@ from cloud.fleet.autoscale import (
     by_queue,
     by_utilization,
     predictive,
+    remember,
+    scaling_policy,
 )
 from cloud.fleet.simulate_scaling import SimulatedStep, simulate
 from offload.errors import SettingsError
@@ -35,6 +37,28 @@ def test_each_wish_is_what_a_hand_reckons() -> None:
     assert by_utilization([measure(utilization=0.35)], OPTIONS) == pytest.approx(1.0)
     assert by_latency([measure(latency_s=3.0)], OPTIONS) == 3.0
     assert by_latency([measure(latency_s=60.0)], OPTIONS) == 4.0, "at most twice as many"
+
+
+def test_latency_waits_for_those_that_start_before_it_asks_for_more() -> None:
+    slow = measure(num_replicas=4, num_starting=2, latency_s=60.0)
+    assert by_latency([slow], OPTIONS) == 4.0
+    assert by_latency([measure(num_replicas=4, num_starting=3, latency_s=60.0)], OPTIONS) == 4.0
+
+
+def test_a_policy_that_there_is_not_is_refused() -> None:
+    with pytest.raises(SettingsError, match="known are queue, utilization, latency, predictive"):
+        scaling_policy("queues")
+
+
+def test_the_newest_samples_are_all_kept_and_one_a_minute_of_a_day() -> None:
+    seen: list[LoadSample] = []
+    for second in range(200_000):
+        remember(seen, measure(at_s=float(second)))
+    times = [each.at_s for each in seen]
+    assert times[-120:] == [float(second) for second in range(199_880, 200_000)]
+    gaps = [after - before for before, after in zip(times[:-121], times[1:-120], strict=True)]
+    assert set(gaps) == {60.0}
+    assert 86_400 <= times[-1] - times[0] <= 86_400 + 3700
 
 
 def test_a_trend_is_followed_before_it_arrives() -> None:

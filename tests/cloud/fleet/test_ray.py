@@ -13,12 +13,16 @@ from types import SimpleNamespace
 import httpx
 import pytest
 
+import cloud.ray_app
+from cloud.fleet.autoscale import SCALING_POLICIES
 from cloud.ray_app import (
     autoscaling_config,
     build_app,
     checked_args,
+    latency_policy,
     predictive_policy,
     queue_policy,
+    utilization_policy,
 )
 from offload.errors import SettingsError
 from tests.waiting import wait_until
@@ -41,25 +45,63 @@ def test_an_unknown_argument_is_refused() -> None:
         checked_args({"min_replica": 1})
 
 
-def test_the_policy_is_ours_within_rays_bounds() -> None:
+@pytest.mark.parametrize("name", SCALING_POLICIES)
+def test_ray_is_told_a_function_that_there_is(name: str) -> None:
+    config = autoscaling_config(checked_args({"policy": name}))
+    module, _, function = config["policy"]["policy_function"].partition(":")
+    assert module == cloud.ray_app.__name__ and callable(getattr(cloud.ray_app, function))
+
+
+@pytest.mark.parametrize("word", ["queues", "checked_args", "_decide"])
+def test_another_word_for_a_policy_is_refused(word: str) -> None:
+    with pytest.raises(SettingsError, match="known are queue, utilization, latency, predictive"):
+        checked_args({"policy": word})
+
+
+def context_of(**told: object) -> SimpleNamespace:
+    """Return what Ray hands to a policy, as far as ours reads it."""
     config = SimpleNamespace(min_replicas=1, max_replicas=3, target_ongoing_requests=2.0)
-    context = SimpleNamespace(
-        config=config,
-        policy_state=None,
-        current_time=1.0,
-        current_num_replicas=1,
-        total_num_requests=5.0,
+    return SimpleNamespace(
+        **{
+            "config": config,
+            "policy_state": None,
+            "current_time": 1.0,
+            "current_num_replicas": 1,
+            "total_num_requests": 5.0,
+            "aggregated_metrics": {},
+        }
+        | told
     )
+
+
+def test_use_and_latency_are_those_that_the_replicas_tell() -> None:
+    told = {"utilization": {"a": 0.9, "b": 0.9}, "latency_s": {"a": 5.0, "b": 0.0}}
+    busy = context_of(current_num_replicas=2, aggregated_metrics=told)
+    assert utilization_policy(busy)[0] == 3
+    assert latency_policy(busy)[0] == 3
+    told = {"utilization": {"a": 0.1, "b": 0.1}, "latency_s": {"a": 0.1, "b": 0.1}}
+    idle = context_of(current_num_replicas=2, aggregated_metrics=told)
+    assert utilization_policy(idle)[0] == 1
+    assert latency_policy(idle)[0] == 1
+
+
+def test_replicas_that_start_are_waited_for_before_more_are() -> None:
+    told = {"utilization": {"a": 1.0}, "latency_s": {"a": 5.0}}
+    starting = context_of(current_num_replicas=2, aggregated_metrics=told)
+    assert utilization_policy(starting)[0] == 2
+    assert latency_policy(starting)[0] == 2
+
+
+def test_the_policy_is_ours_within_rays_bounds() -> None:
+    context = context_of()
     assert queue_policy(context)[0] == 3
     context.total_num_requests = 0.0
     assert queue_policy(context)[0] == 1
 
 
 def test_a_policy_remembers_a_day_in_measures_a_minute_apart() -> None:
-    config = SimpleNamespace(min_replicas=1, max_replicas=9, target_ongoing_requests=2.0)
-    context = SimpleNamespace(
-        config=config, policy_state={}, current_num_replicas=1, total_num_requests=0.0
-    )
+    context = context_of(policy_state={})
+    context.config.max_replicas = 9
 
     def at(second: float, ongoing: float = 0.0) -> int:
         context.current_time, context.total_num_requests = second, ongoing

@@ -56,6 +56,14 @@ async def test_an_answer_comes_whole(stream: bool) -> None:
     assert b" three" in answer and answer.endswith(b"data: [DONE]\n\n") is stream
 
 
+async def test_a_replica_tells_how_busy_it_is_and_how_long_its_answers_take() -> None:
+    replica = replica_of(pause_s=0.01)
+    assert replica.record_autoscaling_stats() == {"utilization": 0.0, "latency_s": 0.0}
+    await read(replica, question())
+    told = replica.record_autoscaling_stats()
+    assert 0 < told["utilization"] <= 1 and told["latency_s"] >= 0.03
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_client_that_leaves_ends_its_answer(stream: bool) -> None:
     replica = replica_of(hold=asyncio.Event())

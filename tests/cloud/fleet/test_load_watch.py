@@ -1,0 +1,64 @@
+"""What the scaling policies read: how much of its cores a process uses, and how long answers take."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from cloud.fleet.load_watch import CpuUse, num_cores
+from cloud.fleet.recent_latency import RecentLatency
+from cloud.fleet.replica import ReplicaOptions
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def busy_until(seconds: float) -> None:
+    """Compute until this process has used so many seconds of a processor more."""
+    end_s = sum(os.times()[:2]) + seconds
+    while sum(os.times()[:2]) < end_s:
+        sum(range(1000))
+
+
+def test_use_is_a_share_of_the_cores_that_there_are() -> None:
+    clock = Clock()
+    use = CpuUse(clock)
+    assert use.share(os.getpid(), 2) == 0.0, "nothing is known before"
+    busy_until(0.1)
+    clock.now_s += 0.5
+    assert 0.09 <= use.share(os.getpid(), 2) <= 0.5
+    clock.now_s += 1000.0
+    assert use.share(os.getpid(), 2) < 0.01
+
+
+def test_a_process_that_has_ended_uses_nothing() -> None:
+    assert CpuUse().share(2**22 + 1, 1) == 0.0
+
+
+def test_a_replica_computes_on_the_cores_it_has_and_the_threads_it_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert num_cores(ReplicaOptions(cores=(0, 1, 2))) == 3
+    assert num_cores(ReplicaOptions(cores=(0, 1), environment={"OMP_NUM_THREADS": "1"})) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert num_cores(ReplicaOptions(cores=(0, 1, 2))) == 2
+
+
+def test_latency_is_that_of_the_answers_that_ended_lately() -> None:
+    clock = Clock()
+    latency = RecentLatency(window_s=30.0, clock=clock)
+    assert latency.mean_s() == 0.0
+    latency.note_end(clock() - 4.0)
+    clock.now_s += 20.0
+    latency.note_end(clock() - 2.0)
+    assert latency.mean_s() == 3.0
+    clock.now_s += 15.0
+    assert latency.mean_s() == 2.0
+    clock.now_s += 30.0
+    assert latency.mean_s() == 0.0

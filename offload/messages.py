@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Meta
 
 from offload.errors import RequestError
+from offload.priority import Priority
 
 Role = Literal["system", "user", "assistant", "tool"]
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
@@ -227,13 +228,14 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class ForwardedRequest(Request, frozen=True, kw_only=True, omit_defaults=True):
-    """Request that a server passes on to one of its own: `asker` names for whom.
+    """Request that a server passes on to one of its own: for whom, and how urgent it is.
 
     Nobody else is believed. It is a type of its own since a sixteenth field would cost every
     request two bytes more on the wire.
     """
 
     asker: Annotated[str, Meta(max_length=MAX_SALT_LEN)] = ""
+    priority: Priority = "interactive"
 
 
 class Confidence(msgspec.Struct, frozen=True, array_like=True):

@@ -208,6 +208,7 @@ def _scheduler(config: NetworkConfig, cache: KVCache, options: EngineOptions) ->
         max_num_batched_tokens=options.step_tokens(),
         short_first_s=options.short_first_s,
         target_step_s=options.target_step_s,
+        batch_tokens_beside_readers=options.batch_tokens_beside_readers,
     )
 
 

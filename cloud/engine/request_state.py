@@ -9,6 +9,7 @@ from backbone.errors import TemplateRefusal
 from backbone.sampling import Ranked, Sampler
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
+from cloud.engine.sequence import Lane
 from cloud.engine.sequence import Sequence as Tokens
 from cloud.engine.step import NextToken, Scored
 from offload.chat_turns import require_known, require_place, turns
@@ -86,7 +87,7 @@ class RequestState:
         max_model_len: int,
         received_s: float,
         post: Post,
-        device: str = "",
+        lane: Lane = Lane(),  # noqa: B008
         max_draft: int = 0,
     ) -> None:
         self._tokenizer = tokenizer
@@ -108,8 +109,8 @@ class RequestState:
             deadline_s=received_s + (request.deadline_s or float("inf")),
             num_alternatives=request.sampling.logprobs,
             scores_prompt=request.sampling.prompt_logprobs,
-            device=device,
-            salt=f"{device}\n{request.cache_salt}" if device or request.cache_salt else "",
+            lane=lane,
+            salt=f"{lane.device}\n{request.cache_salt}" if lane.device or request.cache_salt else "",
             max_draft=max_draft,
         )
         if request.sampling.prompt_logprobs:

@@ -3,7 +3,7 @@
 There is no prefill phase and no decode phase (vLLM's V1 scheduler): every step hands out a budget
 of tokens, to running answers first, then to prompts in pieces, those of the device that was served
 least before all others. A device that has nothing running is let in at once: whoever runs most
-makes way for it.
+makes way for it. Batch work is computed in the steps that no reader needs, and makes way first.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.sequence import FREED, Sequence
+from cloud.engine.sequence import FREED, Lane, Sequence
 from cloud.engine.step import Slice, TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 from offload.messages import EngineLoad
@@ -32,8 +32,12 @@ class Scheduler:
         max_num_batched_tokens: int,
         short_first_s: float = 0.0,
         target_step_s: float = 0.0,
+        batch_tokens_beside_readers: int = 0,
     ) -> None:
-        """Blocks that `span` does not keep are given back as a sequence grows."""
+        """Blocks that `span` does not keep are given back as a sequence grows.
+
+        `batch_tokens_beside_readers` is what a step may compute of batch work while anybody reads.
+        """
         self._span = span
         self.pool = pool
         self.waiting = WaitingQueue(short_first_s=short_first_s)
@@ -42,6 +46,7 @@ class Scheduler:
         self._block_size = span.block_size
         self._max_num_seqs = max_num_seqs
         self.budget = max_num_batched_tokens  # tokens of one step
+        self._batch_beside = batch_tokens_beside_readers
         self.num_preemptions = 0
         self.num_prefix_queries = self.num_prefix_hits = 0  # tokens of prompts, in the prefix cache
 
@@ -66,18 +71,27 @@ class Scheduler:
         slices: list[Slice] = []
         self._admit_newcomers()
         roomy = self.num_preemptions == preempted_before
+        batch_budget = self._batch_beside if self._has_readers() else budget
         for sequence in self._by_priority():
-            count = 0 if sequence.is_all_chosen else min(sequence.num_pending, budget)
+            limit = min(budget, batch_budget) if sequence.lane.is_batch else budget
+            count = 0 if sequence.is_all_chosen else min(sequence.num_pending, limit)
             if sequence in self.running and count and self._make_room(sequence, count, slices):
                 slices.append(self._slice_of(sequence, count))
                 budget -= count
+                batch_budget -= count * sequence.lane.is_batch
         # Where room had to be made, newcomers would only throw each other out.
         roomy = roomy and self.num_preemptions == preempted_before
-        while roomy and budget > 0 and (admitted := self._admit()) is not None:
-            count = min(admitted.num_pending, budget)
+        while roomy and budget > 0 and (admitted := self.waiting.next()) is not None:
+            if admitted.lane.is_batch and self._has_readers():
+                batch_budget = min(batch_budget, self._batch_beside)
+            limit = min(budget, batch_budget) if admitted.lane.is_batch else budget
+            if limit <= 0 or self._admit(admitted) is None:
+                break
+            count = min(admitted.num_pending, limit)
             self._grow(admitted, count)
             slices.append(self._slice_of(admitted, count))
             budget -= count
+            batch_budget -= count * admitted.lane.is_batch
         few = len(slices) <= _MAX_DRAFTING
         slices = [
             self._with_draft(slice_, budget // len(slices))
@@ -159,44 +173,68 @@ class Scheduler:
     def _by_priority(self) -> list[Sequence]:
         """Return answers before prompts, so that a long prompt never holds up a reader.
 
-        Among prompts that of the device for which least was done is first.
+        Among prompts that of the lane for which least was done is first. Batch work comes last.
         """
 
-        def turn(sequence: Sequence) -> tuple[bool, tuple[int, int], int]:
+        def turn(sequence: Sequence) -> tuple[bool, bool, tuple[int, int], int]:
             reads = sequence.num_pending > 1
             priority = self.waiting.priority(sequence) if reads else (0, 0)
-            return reads, priority, sequence.number
+            return sequence.lane.is_batch, reads, priority, sequence.number
 
         return sorted(self.running, key=turn)
 
     def _admit_newcomers(self) -> None:
-        """Start one sequence of every device that has none running; who runs most makes way."""
-        while (newcomer := self.waiting.newcomer(self._running_of())) is not None:
+        """Start one sequence of every device that has none running; who runs most makes way.
+
+        For a device that has some running only batch work makes way.
+        """
+        while (newcomer := self._newcomer()) is not None:
             while self._admit(newcomer) is None:
-                victim = self._most_served()
+                is_first = not self._running_of()[newcomer.lane]
+                victim = self._victim(of_readers=is_first)
                 if victim is None:
                     return
                 self._stop(victim)
-                self.waiting.put_first_of_device(victim)
+                self.waiting.put_first_of_lane(victim)
 
-    def _running_of(self) -> Counter[str]:
-        return Counter(sequence.device for sequence in self.running)
+    def _newcomer(self) -> Sequence | None:
+        """Return which waiting sequence somebody makes way for."""
+        running = self._running_of()
+        if (newcomer := self.waiting.newcomer(running)) is not None:
+            return newcomer
+        reader = self.waiting.next() if any(lane.is_batch for lane in running) else None
+        return None if reader is None or reader.lane.is_batch else reader
 
-    def _most_served(self) -> Sequence | None:
-        """Return the youngest sequence of the device that runs most; None where each has one."""
+    def _has_readers(self) -> bool:
+        return any(not sequence.lane.is_batch for sequence in self.running)
+
+    def _running_of(self) -> Counter[Lane]:
+        return Counter(sequence.lane for sequence in self.running)
+
+    def _victim(self, *, of_readers: bool) -> Sequence | None:
+        """Return who makes way: the youngest of batch work, or of the lane that runs most.
+
+        None where every lane of readers has one, or they are not asked.
+        """
         counts = self._running_of()
         free = [
-            each for each in self.running if not each.num_placeholders and counts[each.device] > 1
+            each
+            for each in self.running
+            if not each.num_placeholders
+            and (each.lane.is_batch or (of_readers and counts[each.lane] > 1))
         ]
-        return max(free, key=lambda s: (counts[s.device], s.number), default=None)
+        return max(free, key=lambda s: self._gives_way(s, counts), default=None)
+
+    def _gives_way(self, sequence: Sequence, counts: Counter[Lane]) -> tuple[bool, int, int]:
+        return sequence.lane.is_batch, counts[sequence.lane], sequence.number
 
     def _needs_preemption(self) -> bool:
-        """Whether a device that has nothing running can be let in only if another makes way."""
+        """Whether a waiting reader can be let in only if another makes way."""
         counts = self._running_of()
-        if self.waiting.newcomer(counts) is None or not counts:
+        if not counts or self._newcomer() is None:
             return False
         crowded = len(self.running) >= self._max_num_seqs or not self.pool.num_free
-        return crowded and max(counts.values()) > 1
+        return crowded and (max(counts.values()) > 1 or any(lane.is_batch for lane in counts))
 
     def _admit(self, sequence: Sequence | None = None) -> Sequence | None:
         """Start a waiting sequence if what its known tokens hold at once finds room now.
@@ -246,22 +284,22 @@ class Scheduler:
         return Slice(sequence, 1 + len(draft), draft)
 
     def _slice_of(self, sequence: Sequence, count: int) -> Slice:
-        """Return the next `count` tokens as a slice, and count them as work for its device."""
+        """Return the next `count` tokens as a slice, and count them as work for its lane."""
         left = max(0, sequence.num_prompt_tokens - sequence.num_computed)
         num_read = min(left, count)
         self.waiting.charge(sequence, num_read, count - num_read)
         return Slice(sequence, count)
 
     def _make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
-        """Grow a sequence; those of whoever runs most give way, the youngest first. False: no room.
+        """Grow a sequence; batch work gives way, then whoever runs most, the youngest first.
 
-        None that is in this step already does.
+        None that is in this step already does. False: no room.
         """
         while not self._grow(sequence, count):
             planned = {id(slice_.sequence) for slice_ in slices}
             others = [s for s in self.running if id(s) not in planned]
             counts = self._running_of()
-            youngest = max(others, key=lambda s: (counts[s.device], s.number))
+            youngest = max(others, key=lambda s: self._gives_way(s, counts))
             self.preempt(youngest)
             if youngest is sequence:
                 return False

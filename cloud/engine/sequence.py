@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import NamedTuple
 
 from backbone.sampling import Sampler
 from cloud.engine.kv.blocks import ROOT, chain_hash, salted
@@ -14,6 +15,13 @@ FREED = -1  # stands in a table for a block behind the window
 _TOKEN_COST = 0.1  # of a step, for each drafted token: the weights are read anyway
 _numbers = itertools.count()
 _UNKNOWN = -1  # no token: what is computed from it by mistake fails
+
+
+class Lane(NamedTuple):
+    """Lane: for whom a sequence runs, and whether it is batch work, which nobody reads yet."""
+
+    device: str = ""
+    is_batch: bool = False
 
 
 class Sequence:
@@ -32,13 +40,13 @@ class Sequence:
         deadline_s: float = float("inf"),
         num_alternatives: int = 0,
         scores_prompt: bool = False,
-        device: str = "",
+        lane: Lane = Lane(),  # noqa: B008
         salt: str = "",
         max_draft: int = 0,
     ) -> None:
         self.number = next(_numbers)  # order of arrival
         self.arrived_s = time.monotonic()
-        self.device = device  # for whom it runs
+        self.lane = lane
         self._max_draft = max_draft if sampler.takes_drafts else 0
         self._lookup: PromptLookup | None = None  # made at the first draft
         self.tokens = list(prompt)

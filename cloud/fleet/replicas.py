@@ -17,6 +17,7 @@ from cloud.fleet.replica import Replica, ReplicaOptions
 from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
+from offload.priority import priority
 from offload.messages import EngineLoad, Finish, ForwardedRequest, ModelCard, Request
 
 _MAX_WAIT_S = 60.0
@@ -122,7 +123,8 @@ class Replicas:
         while True:
             replica = await self._choose(request, tried)
             link, said = replica.link, False
-            forwarded = ForwardedRequest(**msgspec.structs.asdict(request) | {"asker": asker()})
+            beside = {"asker": asker(), "priority": priority()}
+            forwarded = ForwardedRequest(**msgspec.structs.asdict(request) | beside)
             async with replica.busy():
                 items = link.generate(forwarded)
                 async with contextlib.aclosing(items):

@@ -18,8 +18,10 @@ from offload.link.quota import QuotaMeter
 from offload.link.send_buffer import Send, SendBuffer
 from offload.link.workload import Workload
 from offload.messages import ForwardedRequest, Request
+from offload.priority import Priority, prioritized
 
 _LOOK_AGAIN_S = 0.1
+_INTERACTIVE: Priority = "interactive"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,10 +123,10 @@ class AnswerBook:
 
         self._running.add(key)
         answer_meter = self._workload.begin(key.owner.device_key, request)
-        who = key.owner.device_key
+        who, urgency = key.owner.device_key, _INTERACTIVE
         if self._trusts_asker and isinstance(request, ForwardedRequest):
-            who = request.asker
-        with asked_by(who):
+            who, urgency = request.asker, request.priority
+        with asked_by(who), prioritized(urgency):
             self.answers[key] = AnswerTask(self._engine, request, out, answer_meter, on_end=ended)
         out.attach(send, 0)
 

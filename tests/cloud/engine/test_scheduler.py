@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import Sequence
+from cloud.engine.sequence import Lane, Sequence
 from cloud.engine.step import Slice
 
 BLOCK = 4
@@ -24,10 +24,12 @@ def scheduler(num_blocks: int = 64, *, seqs: int = 8, tokens: int = 32) -> Sched
     )
 
 
-def sequence(num_tokens: int, *, first: int = 0, deadline_s: float = float("inf")) -> Sequence:
+def sequence(
+    num_tokens: int, *, first: int = 0, deadline_s: float = float("inf"), lane: Lane = Lane()
+) -> Sequence:
     tokens = list(range(first, first + num_tokens))
     sampler = Sampler(SamplingValues(), seed=0)
-    return Sequence(tokens, max_tokens=100, sampler=sampler, deadline_s=deadline_s)
+    return Sequence(tokens, max_tokens=100, sampler=sampler, deadline_s=deadline_s, lane=lane)
 
 
 def compute(planner: Scheduler, slices: list[Slice], token: int = 7) -> None:
@@ -181,7 +183,8 @@ def test_everyone_is_served_under_pressure(
     planner = scheduler(num_blocks, seqs=5, tokens=tokens)
     wanted = {}
     for i, length in enumerate(lengths):
-        one = sequence(length, first=chance.choice((0, 100 * i)))
+        lane = Lane(chance.choice("ab"), chance.random() < 0.4)
+        one = sequence(length, first=chance.choice((0, 100 * i)), lane=lane)
         wanted[one] = chance.randint(1, 12)
         planner.add(one)
     for _ in range(4000):
@@ -190,6 +193,8 @@ def test_everyone_is_served_under_pressure(
         for s in slices:
             assert len(s.sequence.blocks) * BLOCK >= s.sequence.num_computed + s.num_tokens
         assert slices or not wanted, "the queue is stuck"
+        reads = any(not each.lane.is_batch for each in planner.running)
+        assert not (reads and any(s.sequence.lane.is_batch for s in slices)), "a reader waits"
         compute(planner, slices, token=chance.randint(0, 5))
         for ended in [s for s in wanted if s.num_generated >= wanted[s]]:
             planner.remove(ended)

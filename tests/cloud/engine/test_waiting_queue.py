@@ -5,14 +5,14 @@ from __future__ import annotations
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import Sequence
+from cloud.engine.sequence import Lane, Sequence
 from cloud.engine.step import TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 
 
 def sequence(num_tokens: int = 4, device: str = "") -> Sequence:
     sampler = Sampler(SamplingValues(), seed=0)
-    return Sequence([1] * num_tokens, max_tokens=9, sampler=sampler, device=device)
+    return Sequence([1] * num_tokens, max_tokens=9, sampler=sampler, lane=Lane(device))
 
 
 def order(waiting: WaitingQueue, work: int = 10) -> list[Sequence]:
@@ -50,7 +50,7 @@ def test_a_device_that_was_away_has_saved_up_no_claim() -> None:
     newcomers = [sequence(device="b") for _ in range(3)]
     for each in newcomers:
         waiting.add(each)
-    devices = [each.device for each in order(waiting)]
+    devices = [each.lane.device for each in order(waiting)]
     assert devices[:4] in (["a", "b", "a", "b"], ["b", "a", "b", "a"])
 
 
@@ -59,7 +59,7 @@ def test_the_books_of_a_device_are_closed_with_its_last_request() -> None:
     waiting.add(only)
     waiting.charge(only, 5, 5)
     waiting.forget(only)
-    assert not waiting and not waiting.num_devices
+    assert not waiting and not waiting.num_lanes
 
 
 def test_who_had_to_give_way_comes_first() -> None:
@@ -86,7 +86,7 @@ def test_a_scheduler_is_fair_between_devices() -> None:
     modest = sequence(device="b")
     for each in (*greedy, modest):
         planner.add(each)
-    assert {slice_.sequence.device for slice_ in planner.schedule()} == {"a", "b"}
+    assert {slice_.sequence.lane.device for slice_ in planner.schedule()} == {"a", "b"}
     planner.check_integrity()
 
 
@@ -143,7 +143,7 @@ def test_a_newcomer_is_in_the_very_next_step_though_another_holds_all_places() -
     newcomer = sequence(device="b")
     scheduler.add(newcomer)
     assert newcomer in step(scheduler)
-    held = [each.device for each in scheduler.running]
+    held = [each.lane.device for each in scheduler.running]
     assert sorted(held) == ["a", "a", "a", "b"]
     scheduler.check_integrity()
     # Who made way goes on before what its own device asked later.

@@ -1,7 +1,7 @@
-"""Autoscaling, live: one client, then many, then one again; how soon replicas come, and what is lost.
+"""Autoscaling, live: one client, then many, then one again; when replicas come, and what is lost.
 
-    python -m benchmarks.scaling --model MODEL.gguf       writes benchmarks/scaling.json and the picture
-    scripts/demo_scaling                                  the same to look at, with a small real model
+    python -m benchmarks.scaling --model MODEL.gguf    writes benchmarks/scaling.json, and a picture
+    scripts/demo_scaling                               the same to look at, with a small real model
 
 Starts `nearfar cloud serve` with `--min-replicas 1 --max-replicas N` and asks it through its HTTP
 face; each client asks again as soon as it is answered. Replicas have one thread each.
@@ -228,7 +228,9 @@ def summarize(
     }
 
 
-def _speed(trials: Sequence[RequestTrial], watch: Watch, begin: float, end: float) -> dict[str, Any]:
+def _speed(
+    trials: Sequence[RequestTrial], watch: Watch, begin: float, end: float
+) -> dict[str, Any]:
     firsts = [trial.ttft_s for trial in trials if trial.ttft_s is not None]
     rates = [look.tokens_per_s for look in watch.looks if begin + _LOOK_S < look.at_s <= end]
     return {

@@ -112,9 +112,7 @@ async def _start(engine: Engine) -> None:
         await engine.start()
 
 
-def _scaled(
-    engine: Engine, options: EndpointOptions
-) -> AbstractAsyncContextManager[None]:
+def _scaled(engine: Engine, options: EndpointOptions) -> AbstractAsyncContextManager[None]:
     """Return a block in which the number of replicas follows the load, where it is to."""
     from cloud.fleet.autoscaler import Autoscaler
     from cloud.fleet.replicas import Replicas

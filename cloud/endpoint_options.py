@@ -79,7 +79,7 @@ class EndpointOptions:
     max_replicas: Annotated[
         int,
         msgspec.Meta(ge=0, le=256),
-        typer.Option(help="Engine processes at most: their number follows the load. 0: --replicas."),
+        typer.Option(help="Engine processes at most: their number follows the load."),
     ] = 0
     scale_by: Annotated[
         str,

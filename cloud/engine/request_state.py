@@ -102,6 +102,7 @@ class RequestState:
         self._shows_alternatives = request.sampling.logprobs > 0
         self._prompt_tokens: list[PromptToken] = []
         self.ended = False
+        salts = (lane.device, request.cache_salt)
         self.sequence = Tokens(
             prompt,
             max_tokens=min(request.sampling.max_tokens, max_model_len - len(prompt)),
@@ -110,7 +111,7 @@ class RequestState:
             num_alternatives=request.sampling.logprobs,
             scores_prompt=request.sampling.prompt_logprobs,
             lane=lane,
-            salt=f"{lane.device}\n{request.cache_salt}" if lane.device or request.cache_salt else "",
+            salt="\n".join(salts) if any(salts) else "",
             max_draft=max_draft,
         )
         if request.sampling.prompt_logprobs:

@@ -42,9 +42,10 @@ class Autoscaler:
         if wanted == now.num_replicas:
             return
         self._replicas.scale(wanted)
+        load = f"{now.ongoing:g} answers in flight, {now.utilization:.0%} of the cores used"
         self._tell(
-            f"replicas: {now.num_replicas} -> {wanted} by {self._scale_by} ({now.ongoing:g} answers "
-            f"in flight, {now.utilization:.0%} of the cores used, {now.latency_s:.1f} s an answer)"
+            f"replicas: {now.num_replicas} -> {wanted} by {self._scale_by} "
+            f"({load}, {now.latency_s:.1f} s each)"
         )
 
     @contextlib.asynccontextmanager

@@ -17,8 +17,8 @@ from cloud.fleet.replica import Replica, ReplicaOptions
 from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
-from offload.priority import priority
 from offload.messages import EngineLoad, Finish, ForwardedRequest, ModelCard, Request
+from offload.priority import priority
 
 _MAX_WAIT_S = 60.0
 _MOST_LOST = 2  # replicas by one request: what ends each that reads it must not end them all

@@ -84,6 +84,9 @@ class _RawSampling(Sampling, frozen=True, kw_only=True):
 
     json_schema: Raw = _NIL  # type: ignore[assignment]
 
+    def __post_init__(self) -> None:
+        """Check nothing yet: whether there is a schema is known when the Sampling is built."""
+
 
 class _RawRequest(ForwardedRequest, frozen=True, kw_only=True):
     """A Request whose free-form parts are still bytes, to be measured before they are built."""
@@ -187,9 +190,9 @@ def _built(raw: _RawRequest) -> Request:
         _check_free_form(tool, MAX_DEPTH, "the description of a tool")
     sampling = Sampling(**_fields(raw.sampling, json_schema=schema))
     fields = _fields(raw, sampling=sampling, tools=tools, template_options=options)
-    if raw.asker:
+    if raw.asker or raw.priority != "interactive":
         return ForwardedRequest(**fields)
-    del fields["asker"]
+    del fields["asker"], fields["priority"]
     return Request(**fields)
 
 

@@ -84,8 +84,6 @@ def test_a_number_that_follows_the_load_has_bounds_delays_and_a_target() -> None
         ({"max_replicas": 2, "upstream": "http://127.0.0.1:1/v1"}, "leave out .*--replicas"),
     ],
 )
-def test_a_number_of_replicas_that_cannot_be_is_one_line(
-    given: dict[str, Any], told: str
-) -> None:
+def test_a_number_of_replicas_that_cannot_be_is_one_line(given: dict[str, Any], told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         EndpointOptions(**given)

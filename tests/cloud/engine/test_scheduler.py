@@ -15,6 +15,7 @@ from cloud.engine.sequence import Lane, Sequence
 from cloud.engine.step import Slice
 
 BLOCK = 4
+READER = Lane()
 
 
 def scheduler(num_blocks: int = 64, *, seqs: int = 8, tokens: int = 32) -> Scheduler:
@@ -25,7 +26,7 @@ def scheduler(num_blocks: int = 64, *, seqs: int = 8, tokens: int = 32) -> Sched
 
 
 def sequence(
-    num_tokens: int, *, first: int = 0, deadline_s: float = float("inf"), lane: Lane = Lane()
+    num_tokens: int, *, first: int = 0, deadline_s: float = float("inf"), lane: Lane = READER
 ) -> Sequence:
     tokens = list(range(first, first + num_tokens))
     sampler = Sampler(SamplingValues(), seed=0)

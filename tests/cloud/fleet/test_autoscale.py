@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -56,7 +57,7 @@ def test_the_newest_samples_are_all_kept_and_one_a_minute_of_a_day() -> None:
         remember(seen, measure(at_s=float(second)))
     times = [each.at_s for each in seen]
     assert times[-120:] == [float(second) for second in range(199_880, 200_000)]
-    gaps = [after - before for before, after in zip(times[:-121], times[1:-120], strict=True)]
+    gaps = [after - before for before, after in pairwise(times[:-120])]
     assert set(gaps) == {60.0}
     assert 86_400 <= times[-1] - times[0] <= 86_400 + 3700
 

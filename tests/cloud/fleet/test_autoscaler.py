@@ -41,11 +41,10 @@ async def test_replicas_come_with_the_load_and_go_without_it(one: Replicas) -> N
     asked = [asyncio.create_task(count(one.generate(Request(prompt="long")))) for _ in range(6)]
     await until(lambda: one.num_ongoing == 6)
     scaler.look()
-    assert len(one.replicas) == 3 and told == [
-        "replicas: 1 -> 3 by queue (6 answers in flight, 0% of the cores used, 0.0 s an answer)"
-    ]
+    assert len(one.replicas) == 3 and len(told) == 1
+    assert told[0].startswith("replicas: 1 -> 3 by queue (6 answers in flight, ")
     await until(lambda: num_ready(one) == 3)
-    assert await asyncio.gather(*asked) == [1001] * 6, "nothing was lost"
+    assert await asyncio.gather(*asked) == [1002] * 6, "nothing was lost"
     scaler.look()
     await until(lambda: one.replica_counts() == {"ready": 1, "starting": 0, "draining": 0})
     assert told[1].startswith("replicas: 3 -> 1 by queue (0 answers in flight")
@@ -80,7 +79,7 @@ async def test_one_that_drains_is_taken_back_before_another_is_started(one: Repl
     one.scale(2)
     assert one.replica_counts() == {"ready": 2, "starting": 0, "draining": 0}
     assert {replica.pid for replica in one.replicas} == pids
-    assert await asyncio.gather(*asked) == [1001, 1001]
+    assert await asyncio.gather(*asked) == [1002, 1002]
     assert {await pid_of(one) for _ in range(4)} == pids, "both still answer"
 
 
@@ -133,7 +132,6 @@ async def test_a_replica_has_answered_once_before_it_gets_work(one: Replicas) ->
     assert await pid_of(one, "asked before") == 1
 
 
-def test_a_policy_that_there_is_not_is_refused() -> None:
-    fleet = Replicas(lambda number: OPTIONS, num_replicas=1, policy=LeastConnections())
+async def test_a_policy_that_there_is_not_is_refused(one: Replicas) -> None:
     with pytest.raises(SettingsError, match="no scaling policy 'cpu'"):
-        Autoscaler(fleet, AT_ONCE, scale_by="cpu")
+        Autoscaler(one, AT_ONCE, scale_by="cpu")

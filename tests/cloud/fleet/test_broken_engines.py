@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from cloud.ray_app import EngineReplica, checked_args
 from offload.errors import EngineStopped
 from offload.messages import Delta, Request
 from tests.cloud.fleet.fragile_replica import Fragile
+from tests.waiting import until
 
 FRAGILE = ReplicaOptions(engine="tests.cloud.fleet.fragile_replica:open_fragile")
 
@@ -30,9 +30,7 @@ async def test_a_replica_whose_engine_broke_is_started_again() -> None:
         await fleet.start()
         (replica,) = fleet.replicas
         before = await said(fleet, "break")
-        while replica.num_starts < 2:
-            replica.changed.clear()
-            await asyncio.wait_for(replica.changed.wait(), 60)
+        await until(lambda: replica.num_starts == 2)
         assert await said(fleet, "who") != before
     finally:
         await fleet.aclose()

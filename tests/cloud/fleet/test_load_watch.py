@@ -1,4 +1,4 @@
-"""What the scaling policies read: how much of its cores a process uses, and how long answers take."""
+"""What scaling policies read: how much of its cores a process uses, how long answers take."""
 
 from __future__ import annotations
 

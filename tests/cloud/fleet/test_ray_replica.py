@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from cloud.ray_app import EngineReplica, checked_args
+from tests.cloud.fleet.test_load_watch import busy_until
 from tests.offload.scripted import ScriptedEngine
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -60,6 +61,7 @@ async def test_a_replica_tells_how_busy_it_is_and_how_long_its_answers_take() ->
     replica = replica_of(pause_s=0.01)
     assert replica.record_autoscaling_stats() == {"utilization": 0.0, "latency_s": 0.0}
     await read(replica, question())
+    busy_until(0.05)
     told = replica.record_autoscaling_stats()
     assert 0 < told["utilization"] <= 1 and told["latency_s"] >= 0.03
 

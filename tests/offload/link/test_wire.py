@@ -23,6 +23,7 @@ from offload.messages import (
     Delta,
     EngineLoad,
     Finish,
+    ForwardedRequest,
     Message,
     Privacy,
     PromptToken,
@@ -253,6 +254,23 @@ def test_values_out_of_range_are_named_and_not_taken_for_damage() -> None:
     request = {"prompt": "x", "sampling": {"temperature": -1.0}}
     with pytest.raises(RequestError, match="temperature"):
         read(b"\x03\x03\x00\x00" + msgspec.msgpack.encode(request))
+
+
+@pytest.mark.parametrize("wanted", [{"ignore_eos": True}, {"min_tokens": 5}])
+def test_an_answer_may_go_on_behind_its_end_over_the_link_too(wanted: dict[str, Any]) -> None:
+    request = Request(prompt="x", sampling=Sampling(**wanted))
+    assert read(wire.encode(request)) == request
+    held = {"prompt": "x", "sampling": {"json_schema": {"type": "object"}, **wanted}}
+    with pytest.raises(RequestError, match="leave them out, or the schema"):
+        read(b"\x03\x03\x00\x00" + msgspec.msgpack.encode(held))
+
+
+def test_how_urgent_a_request_is_crosses_the_wire() -> None:
+    request = ForwardedRequest(prompt="x", priority="batch")
+    assert read(wire.encode(request)) == request
+    urgent = {"prompt": "x", "priority": "at once"}
+    with pytest.raises(WireError, match="priority"):
+        read(b"\x03\x03\x00\x00" + msgspec.msgpack.encode(urgent))
 
 
 def nested(depth: int) -> dict[str, Any]:

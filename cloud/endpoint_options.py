@@ -191,7 +191,7 @@ class EndpointOptions:
             max_replicas=self.max_replicas,
             upscale_delay_s=self.upscale_delay_s,
             downscale_delay_s=self.downscale_delay_s,
-            **told,  # type: ignore[arg-type]  # these are floats
+            **told,
         )
 
 

@@ -22,7 +22,7 @@ from cloud.engine.options import EngineOptions
 from cloud.engine.overlapped_batching import OverlappedBatching
 from cloud.engine.request_state import RequestState, encode_request
 from cloud.engine.response_cache import ResponseCache
-from cloud.engine.sequence import Lane
+from cloud.engine.sequence import QueueLane
 from cloud.engine.tp_launcher import launch_workers
 from offload.asker import asker
 from offload.config.places import places
@@ -118,7 +118,7 @@ class CloudEngine(Tokenized):
             max_model_len=self._card.max_model_len,
             received_s=received_s,
             post=partial(self._mail.post, (asyncio.get_running_loop(), inbox)),
-            lane=Lane(asker(), priority() == "batch"),
+            lane=QueueLane(asker(), priority() == "batch"),
             max_draft=self._num_speculative_tokens,
         )
         self._loop.add(state)

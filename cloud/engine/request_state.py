@@ -9,7 +9,7 @@ from backbone.errors import TemplateRefusal
 from backbone.sampling import Ranked, Sampler
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
-from cloud.engine.sequence import Lane
+from cloud.engine.sequence import QueueLane
 from cloud.engine.sequence import Sequence as Tokens
 from cloud.engine.step import NextToken, Scored
 from offload.chat_turns import require_known, require_place, turns
@@ -87,7 +87,7 @@ class RequestState:
         max_model_len: int,
         received_s: float,
         post: Post,
-        lane: Lane = Lane(),  # noqa: B008
+        lane: QueueLane = QueueLane(),  # noqa: B008
         max_draft: int = 0,
     ) -> None:
         self._tokenizer = tokenizer

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter
 
 from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.sequence import FREED, Lane, Sequence
+from cloud.engine.sequence import FREED, QueueLane, Sequence
 from cloud.engine.step import Slice, TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 from offload.messages import EngineLoad
@@ -208,7 +208,7 @@ class Scheduler:
     def _has_readers(self) -> bool:
         return any(not sequence.lane.is_batch for sequence in self.running)
 
-    def _running_of(self) -> Counter[Lane]:
+    def _running_of(self) -> Counter[QueueLane]:
         return Counter(sequence.lane for sequence in self.running)
 
     def _victim(self, *, of_readers: bool) -> Sequence | None:
@@ -225,7 +225,7 @@ class Scheduler:
         ]
         return max(free, key=lambda s: self._gives_way(s, counts), default=None)
 
-    def _gives_way(self, sequence: Sequence, counts: Counter[Lane]) -> tuple[bool, int, int]:
+    def _gives_way(self, sequence: Sequence, counts: Counter[QueueLane]) -> tuple[bool, int, int]:
         return sequence.lane.is_batch, counts[sequence.lane], sequence.number
 
     def _needs_preemption(self) -> bool:

@@ -17,8 +17,8 @@ _numbers = itertools.count()
 _UNKNOWN = -1  # no token: what is computed from it by mistake fails
 
 
-class Lane(NamedTuple):
-    """Lane: for whom a sequence runs, and whether it is batch work, which nobody reads yet."""
+class QueueLane(NamedTuple):
+    """Queue lane: for whom a sequence runs, and whether it is batch work, which nobody reads yet."""
 
     device: str = ""
     is_batch: bool = False
@@ -40,7 +40,7 @@ class Sequence:
         deadline_s: float = float("inf"),
         num_alternatives: int = 0,
         scores_prompt: bool = False,
-        lane: Lane = Lane(),  # noqa: B008
+        lane: QueueLane = QueueLane(),  # noqa: B008
         salt: str = "",
         max_draft: int = 0,
     ) -> None:

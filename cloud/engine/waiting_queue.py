@@ -12,7 +12,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator
 
-from cloud.engine.sequence import Lane, Sequence
+from cloud.engine.sequence import QueueLane, Sequence
 
 ANSWER_WEIGHT = 2  # a token written costs more of a GPU's time than one read
 
@@ -24,9 +24,9 @@ class WaitingQueue:
         """`short_first_s` is how long a prompt may be overtaken by shorter ones; 0 is never."""
         self._short_first_s = short_first_s
         self._returned: deque[Sequence] = deque()
-        self._queues: dict[Lane, deque[Sequence]] = {}
-        self._work: Counter[Lane] = Counter()  # tokens done for each
-        self._num_known: Counter[Lane] = Counter()  # sequences of each, running ones too
+        self._queues: dict[QueueLane, deque[Sequence]] = {}
+        self._work: Counter[QueueLane] = Counter()  # tokens done for each
+        self._num_known: Counter[QueueLane] = Counter()  # sequences of each, running ones too
 
     def __len__(self) -> int:
         return len(self._returned) + sum(map(len, self._queues.values()))
@@ -63,7 +63,7 @@ class WaitingQueue:
         """Put a sequence that made way for another lane at the head of its own."""
         self._queues.setdefault(sequence.lane, deque()).appendleft(sequence)
 
-    def newcomer(self, running: Counter[Lane]) -> Sequence | None:
+    def newcomer(self, running: Counter[QueueLane]) -> Sequence | None:
         """Return whose turn it is among the readers' lanes that have none running, or None."""
         back = {sequence.lane for sequence in self._returned}  # whose turn comes anyway
         away = [

@@ -11,7 +11,7 @@ from cloud.engine.engine import CloudEngine
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.options import EngineOptions
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import Lane, Sequence
+from cloud.engine.sequence import QueueLane, Sequence
 from cloud.engine.step import Slice
 from cloud.engine.waiting_queue import WaitingQueue
 from offload.messages import Delta
@@ -20,7 +20,7 @@ from tests.cloud.engine.test_scheduler import BLOCK, compute, scheduler, sequenc
 from tests.cloud.golden import answer, ask, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
 
-BATCH, READER = Lane("a", True), Lane("a", False)
+BATCH, READER = QueueLane("a", True), QueueLane("a", False)
 
 
 def step(planner: Scheduler) -> list[Sequence]:
@@ -48,7 +48,7 @@ def test_the_batch_work_of_a_device_is_not_held_against_what_it_reads() -> None:
     waiting, batch = WaitingQueue(), sequence(3, lane=BATCH)
     waiting.add(batch)
     waiting.charge(batch, 10_000, 0)
-    other, own = sequence(3, lane=Lane("b")), sequence(3, lane=READER)
+    other, own = sequence(3, lane=QueueLane("b")), sequence(3, lane=READER)
     waiting.add(other)
     waiting.charge(other, 10, 0)
     waiting.add(own)
@@ -135,7 +135,7 @@ async def test_answers_are_the_same_and_no_step_of_a_reader_has_batch_work(
         response_cache_size=0,
     )
     engine = CloudEngine(folder, options=options)
-    planned: list[list[Lane]] = []
+    planned: list[list[QueueLane]] = []
     schedule = engine.scheduler.schedule
 
     def noted() -> list[Slice]:

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import Lane, Sequence
+from cloud.engine.sequence import QueueLane, Sequence
 from cloud.engine.step import Slice
 
 BLOCK = 4
-READER = Lane()
+READER = QueueLane()
 
 
 def scheduler(num_blocks: int = 64, *, seqs: int = 8, tokens: int = 32) -> Scheduler:
@@ -26,7 +26,7 @@ def scheduler(num_blocks: int = 64, *, seqs: int = 8, tokens: int = 32) -> Sched
 
 
 def sequence(
-    num_tokens: int, *, first: int = 0, deadline_s: float = float("inf"), lane: Lane = READER
+    num_tokens: int, *, first: int = 0, deadline_s: float = float("inf"), lane: QueueLane = READER
 ) -> Sequence:
     tokens = list(range(first, first + num_tokens))
     sampler = Sampler(SamplingValues(), seed=0)
@@ -184,7 +184,7 @@ def test_everyone_is_served_under_pressure(
     planner = scheduler(num_blocks, seqs=5, tokens=tokens)
     wanted = {}
     for i, length in enumerate(lengths):
-        lane = Lane(chance.choice("ab"), chance.random() < 0.4)
+        lane = QueueLane(chance.choice("ab"), chance.random() < 0.4)
         one = sequence(length, first=chance.choice((0, 100 * i)), lane=lane)
         wanted[one] = chance.randint(1, 12)
         planner.add(one)

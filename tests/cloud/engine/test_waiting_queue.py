@@ -5,14 +5,14 @@ from __future__ import annotations
 from backbone.sampling import Sampler, SamplingValues
 from cloud.engine.kv.blocks import BlockPool, Span
 from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import Lane, Sequence
+from cloud.engine.sequence import QueueLane, Sequence
 from cloud.engine.step import TokenBudget
 from cloud.engine.waiting_queue import WaitingQueue
 
 
 def sequence(num_tokens: int = 4, device: str = "") -> Sequence:
     sampler = Sampler(SamplingValues(), seed=0)
-    return Sequence([1] * num_tokens, max_tokens=9, sampler=sampler, lane=Lane(device))
+    return Sequence([1] * num_tokens, max_tokens=9, sampler=sampler, lane=QueueLane(device))
 
 
 def order(waiting: WaitingQueue, work: int = 10) -> list[Sequence]:

@@ -18,7 +18,7 @@ _UNKNOWN = -1  # no token: what is computed from it by mistake fails
 
 
 class QueueLane(NamedTuple):
-    """Queue lane: for whom a sequence runs, and whether it is batch work, which nobody reads yet."""
+    """Queue lane: for whom a sequence runs, and whether it is batch work, which nobody reads."""
 
     device: str = ""
     is_batch: bool = False

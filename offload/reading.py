@@ -1,7 +1,7 @@
 """Reading: who hears how much of a long prompt has been read, before an answer's first word.
 
 A reader says so around an answer, as a door says for whom it is (offload/asker.py); an engine that
-knows tells after each step. No word of it crosses the link.
+knows tells after each step. Over the link it goes by READING (offload/link/message_bodies.py).
 """
 
 from __future__ import annotations
@@ -10,8 +10,18 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import Protocol
 
-Progress = Callable[[int, int], None]  # tokens read, and of how many
+from offload.messages import Side
+
+
+class Progress(Protocol):
+    """What is told of a reading: tokens read, of how many, and on which side."""
+
+    def __call__(self, num_read: int, num_tokens: int, side: Side = "edge", /) -> None: ...
+
+
+Hearer = Callable[[int, int, Side], None]
 
 LEAST_TOKENS = 256  # still to be read; of less nobody is told, since the answer is there as soon
 
@@ -24,13 +34,13 @@ def listener() -> Progress | None:
 
 
 @contextlib.contextmanager
-def heard_by(progress: Progress) -> Iterator[None]:
-    """Call `progress` in this event loop while a long prompt is read for what is done inside."""
+def heard_by(hearer: Hearer) -> Iterator[None]:
+    """Call `hearer` in this event loop while a long prompt is read for what is done inside."""
     loop = asyncio.get_running_loop()
 
-    def hear(num_read: int, num_tokens: int) -> None:
+    def hear(num_read: int, num_tokens: int, side: Side = "edge", /) -> None:
         with contextlib.suppress(RuntimeError):  # the loop may be gone by now
-            loop.call_soon_threadsafe(progress, num_read, num_tokens)
+            loop.call_soon_threadsafe(hearer, num_read, num_tokens, side)
 
     token = _HEARS.set(hear)
     try:
@@ -39,9 +49,10 @@ def heard_by(progress: Progress) -> Iterator[None]:
         _HEARS.reset(token)
 
 
-def reading_line(num_read: int, num_tokens: int) -> str:
+def reading_line(num_read: int, num_tokens: int, side: Side = "edge") -> str:
     """Return the line that a person reads."""
-    return f"reading {num_read:,} of {num_tokens:,} tokens"
+    done = f"reading {num_read:,} of {num_tokens:,} tokens"
+    return f"the far model is {done}" if side == "cloud" else done
 
 
 class PromptReading:

@@ -25,7 +25,7 @@ from offload.config.running_service import (
 )
 from offload.config.settings import EdgeSettings
 from offload.engine import Engine, SessionKeeping
-from offload.messages import Delta, Finish, ModelCard, Request
+from offload.messages import Delta, Finish, ModelCard, Request, Side
 from offload.reading import heard_by
 from serve.app import AppParts
 from serve.http_bodies import error_response, json_response, read_body
@@ -103,7 +103,7 @@ async def _answer(engine: Engine, asked: NearQuestion) -> AsyncGenerator[bytes, 
 
 
 async def _write(engine: Engine, request: Request, lines: asyncio.Queue[NearLine | None]) -> None:
-    def read(num_read: int, num_tokens: int) -> None:
+    def read(num_read: int, num_tokens: int, _: Side) -> None:
         lines.put_nowait(NearLine(read=(num_read, num_tokens)))
 
     try:

@@ -85,7 +85,7 @@ async def test_how_much_of_a_long_prompt_was_read_is_told_here() -> None:
 
     told: list[tuple[int, int]] = []
     async with running(Reading()) as (service, _):
-        with heard_by(lambda num_read, num_tokens: told.append((num_read, num_tokens))):
+        with heard_by(lambda num_read, num_tokens, _: told.append((num_read, num_tokens))):
             shared = SharedEngine(service, EdgeSettings(), places())
             assert len([item async for item in shared.generate(ASK)]) == 4
     assert told == [(256, 900)]

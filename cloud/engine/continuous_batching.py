@@ -127,6 +127,7 @@ class Batching:
         except SchemaRefusal as refusal:
             reason, error = "error", str(refusal)
         self.scheduler.mark_computed(slice_, num_rejected)
+        answer.read()
         if reason is not None:
             self._end(slice_.sequence, reason, error)
 

@@ -32,6 +32,7 @@ from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 from offload.own_sampling import sampling_of_folder
 from offload.priority import priority
 from offload.prompt_length import require_short
+from offload.reading import listener
 from quantize.model_files import model_files
 
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
@@ -120,6 +121,7 @@ class CloudEngine(Tokenized):
             post=partial(self._mail.post, (asyncio.get_running_loop(), inbox)),
             lane=QueueLane(asker(), priority() == "batch"),
             max_draft=self._num_speculative_tokens,
+            progress=listener(),
         )
         self._loop.add(state)
         try:

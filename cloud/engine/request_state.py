@@ -25,6 +25,7 @@ from offload.messages import (
     Usage,
 )
 from offload.own_sampling import sampled
+from offload.reading import Progress, PromptReading
 from offload.thinking import opened, tail_of
 
 Post = Callable[["Delta | Finish"], None]
@@ -89,7 +90,11 @@ class RequestState:
         post: Post,
         lane: QueueLane = QueueLane(),  # noqa: B008
         max_draft: int = 0,
+        progress: Progress | None = None,
     ) -> None:
+        """`progress` is told how much of the prompt has been read."""
+        self._progress = progress
+        self._reading: PromptReading | None = None  # since the first step
         self._tokenizer = tokenizer
         self._sampled = sampled(request.sampling)
         self._text = TextStream(request.sampling.stop)
@@ -122,6 +127,13 @@ class RequestState:
         """Note the first step that works on this answer."""
         if self._started_s is None:
             self._started_s = now_s
+            held, whole = self.sequence.num_prompt_cached, self.sequence.num_prompt_tokens
+            self._reading = PromptReading(self._progress, held, whole)
+
+    def read(self) -> None:
+        """Tell how far the prompt has been read, until the first token is there."""
+        if self._reading is not None and self._first_token_s is None:
+            self._reading.tell(self.sequence.num_computed)
 
     def score(self, scored: Sequence[Scored]) -> None:
         """Keep what was found of the prompt's next tokens, until the first Delta."""

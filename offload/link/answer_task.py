@@ -10,11 +10,12 @@ from typing import NamedTuple
 from offload.engine import Engine
 from offload.errors import CloudFailed
 from offload.link.failures import to_failure
-from offload.link.message_bodies import Failure
+from offload.link.message_bodies import Failure, Reading
 from offload.link.send_buffer import SendBuffer
 from offload.link.wire import pack_delta
 from offload.link.workload import AnswerMeter
-from offload.messages import Finish, Request, Usage
+from offload.messages import Finish, Request, Side, Usage
+from offload.reading import heard_by
 
 
 class Owner(NamedTuple):
@@ -81,9 +82,13 @@ class AnswerTask:
         self.out.finish(Finish(reason="deadline", usage=usage), drop_unsent=True)
         self.task.cancel()
 
+    def _hear(self, num_read: int, num_tokens: int, _: Side) -> None:
+        self.out.tell(Reading(num_read, num_tokens))
+
     async def _relay(self) -> None:
         try:
-            await self._pull()
+            with heard_by(self._hear):
+                await self._pull()
             self.out.finish(
                 to_failure(CloudFailed("the cloud's engine stopped in mid-answer; ask again"))
             )

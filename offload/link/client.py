@@ -18,6 +18,7 @@ from offload.link.reconnecting import Reconnecting
 from offload.link.sockets import Address
 from offload.link.wire import Envelope
 from offload.messages import EngineLoad, Finish, ModelCard, Privacy, Request
+from offload.reading import listener
 
 _DEADLINE_GRACE_S = 1.0  # for the cloud's own FINISH to arrive
 
@@ -145,7 +146,12 @@ class CloudLink:
         assert self.line.ready is not None, "an open line has a cloud that is ready"
         if request.id in self._readings:
             raise RequestError(f"request {request.id} is being answered already; use a new id")
-        reading = ReceiveStream(request, window=self.line.ready.window, grace_s=_DEADLINE_GRACE_S)
+        reading = ReceiveStream(
+            request,
+            window=self.line.ready.window,
+            grace_s=_DEADLINE_GRACE_S,
+            progress=listener(),
+        )
         self._readings[request.id] = reading
         self._say(reading, message)
         return reading

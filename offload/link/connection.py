@@ -200,6 +200,7 @@ class Connection:
             newest_version=wire.VERSION,
             device=self._device,
             session=self._session,
+            hears_reading=True,
         )
         message, self._hello_s = wire.encode(hello), time.monotonic()
         if not self._pump.send([message]):  # the event may overtake the pipe that it announces

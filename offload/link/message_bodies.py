@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from offload.messages import Alternative, EngineLoad, Finish, ModelCard, PromptToken, Request, Side
 
@@ -26,6 +28,7 @@ class Kind(enum.IntEnum):
     RESUME = 12
     JOIN = 13
     JOINED = 14
+    READING = 15
 
 
 class Body(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -39,6 +42,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     newest_version: int
     device: str = ""
     session: str = ""  # one run of a program on the device: only it hears its answers
+    hears_reading: bool = False  # an older device takes a kind that it does not know for damage
 
 
 class Ready(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,6 +82,16 @@ class Deltas(Body, frozen=True):
 
     first: int
     items: tuple[PackedDelta, ...]
+
+
+class Reading(Body, frozen=True):
+    """READING, before an answer's first piece: how many tokens of its prompt have been read.
+
+    It is said once, to those who hear it (Hello.hears_reading), and not again after a loss.
+    """
+
+    num_read: Annotated[int, Meta(ge=0)]
+    num_tokens: Annotated[int, Meta(ge=0)]
 
 
 class End(Body, frozen=True):
@@ -174,4 +188,5 @@ AnyBody = (
     | Pong
     | Failure
     | HelloRefused
+    | Reading
 )

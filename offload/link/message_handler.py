@@ -95,7 +95,9 @@ class MessageHandler:
             return message_bodies.HelloRefused(code="engine", message=str(error))
         reply = answer_hello(hello, instance=self._instance, cards=cards, limits=self._limits)
         if isinstance(reply, message_bodies.Ready):
-            self.peers.greet(identity, Owner(device_key, hello.session), Heartbeat(self.times))
+            owner = Owner(device_key, hello.session)
+            peer = Peer(identity, owner, Heartbeat(self.times), hears_reading=hello.hears_reading)
+            self.peers.greet(peer)
         return reply
 
     def _hear(self, peer: Peer, request_id: str, body: message_bodies.AnyBody) -> None:
@@ -160,6 +162,8 @@ class MessageHandler:
         self.peers.listen(peer, Key(peer.owner, request_id))
 
         def say(body: message_bodies.AnyBody) -> bool:
+            if isinstance(body, message_bodies.Reading) and not peer.hears_reading:
+                return True
             try:
                 return self._send_frames([peer.identity, wire.encode(body, request_id)])
             except zmq.ZMQError:

@@ -21,6 +21,7 @@ class Peer:
     identity: bytes
     owner: Owner
     heartbeat: Heartbeat
+    hears_reading: bool = False
     asking: set[str] = field(default_factory=set)
 
 
@@ -42,9 +43,9 @@ class Peers:
         """Return everyone who is connected."""
         return list(self._by_identity.values())
 
-    def greet(self, identity: bytes, owner: Owner, heartbeat: Heartbeat) -> None:
+    def greet(self, peer: Peer) -> None:
         """Take a newcomer; one who is known already stays as they are."""
-        self._by_identity.setdefault(identity, Peer(identity, owner, heartbeat))
+        self._by_identity.setdefault(peer.identity, peer)
 
     def listen(self, peer: Peer, key: Key) -> None:
         """From now on, this peer hears the answer and no other does."""

@@ -10,16 +10,28 @@ from backbone.errors import NearfarError
 from offload.errors import CloudFailed
 from offload.link import wire
 from offload.link.failures import to_error
-from offload.link.message_bodies import AnyBody, Deltas, End, Failure, Resume
+from offload.link.message_bodies import AnyBody, Deltas, End, Failure, Reading, Resume
 from offload.link.wire import Envelope, WireError, unpack_delta
 from offload.messages import Delta, Finish, Request
+from offload.reading import Progress
 
 
 class ReceiveStream:
-    """Receive stream of one request: takes what arrives and hands it out in order."""
+    """Receive stream of one request: takes what arrives and hands it out in order.
 
-    def __init__(self, request: Request, *, window: int, grace_s: float) -> None:
+    `progress` is told how far the cloud has read the prompt.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        *,
+        window: int,
+        grace_s: float,
+        progress: Progress | None = None,
+    ) -> None:
         self._request = request
+        self._progress = progress
         self.id = request.id
         self.bytes_sent = self.bytes_received = 0
         self.answered = False  # the cloud is done with the request
@@ -96,6 +108,8 @@ class ReceiveStream:
                 raise WireError("more was sent than was allowed")
             for packed in body.items:
                 self._put(unpack_delta(packed))
+        elif isinstance(body, Reading):
+            self._hear(body)
         elif isinstance(body, End):
             if body.num_pieces != self.num_received:
                 raise WireError(f"{body.num_pieces} pieces were said, {self.num_received} arrived")
@@ -104,6 +118,10 @@ class ReceiveStream:
         elif isinstance(body, Failure):
             self.answered = True
             self._end(to_error(body))
+
+    def _hear(self, news: Reading) -> None:
+        if self._progress is not None and not self.num_received and not self._ended:
+            self._progress(min(news.num_read, news.num_tokens), news.num_tokens, "cloud")
 
     def _put(self, delta: Delta) -> None:
         if not self._ended:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from offload.errors import CloudFailed, RequestError
 from offload.link.failures import to_failure
-from offload.link.message_bodies import AnyBody, Deltas, End, Failure, PackedDelta
+from offload.link.message_bodies import AnyBody, Deltas, End, Failure, PackedDelta, Reading
 from offload.link.wire import estimated_bytes
 from offload.messages import Finish
 
@@ -65,6 +65,11 @@ class SendBuffer:
             self._flush()
         else:
             self._flush_in(wait_s)
+
+    def tell(self, news: Reading) -> None:
+        """Say how far the prompt has been read, if anybody listens and nothing was written yet."""
+        if self._send is not None and self._final is None and not self._produced:
+            self._send(news)  # where there is no room for it, the next one will do
 
     def finish(self, final: Finish | Failure, *, drop_unsent: bool = False) -> None:
         """Take the end of the answer; only the first counts."""

@@ -33,6 +33,7 @@ from offload.link.message_bodies import (
     PackedDelta,
     Ping,
     Pong,
+    Reading,
     Ready,
     Resume,
 )
@@ -75,6 +76,7 @@ _TYPES: dict[Kind, type[Any]] = {
     Kind.RESUME: Resume,
     Kind.JOIN: Join,
     Kind.JOINED: Joined,
+    Kind.READING: Reading,
 }
 _NIL = Raw(b"\xc0")
 

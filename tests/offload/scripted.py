@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from offload.engine import AnswerStream
-from offload.messages import Confidence, Delta, Finish, ModelCard, Request, Usage
+from offload.messages import Confidence, Delta, Finish, ModelCard, Request, Side, Usage
 from offload.reading import listener
 
 CARD = ModelCard(
@@ -46,7 +46,7 @@ class ScriptedEngine:
         error: Exception | None = None,
         error_before: int = 0,
         pause_s: float | None = None,
-        reads: Sequence[tuple[int, int]] = (),
+        reads: Sequence[tuple[int, int] | tuple[int, int, Side]] = (),
         finish: Finish | None = Finish(reason="stop", usage=Usage(completion_tokens=3)),  # noqa: B008
     ) -> None:
         self._script = script or (lambda request: deltas)

@@ -9,7 +9,7 @@ from offload.reading import LEAST_TOKENS, PromptReading, heard_by, listener, rea
 
 async def test_a_long_prompt_is_told_from_its_beginning_to_its_end() -> None:
     heard: list[tuple[int, int]] = []
-    with heard_by(lambda num_read, num_tokens: heard.append((num_read, num_tokens))):
+    with heard_by(lambda num_read, num_tokens, _: heard.append((num_read, num_tokens))):
         progress = listener()
 
     def read() -> None:  # in an engine's thread

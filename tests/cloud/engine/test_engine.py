@@ -20,6 +20,7 @@ from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
 from cloud.engine.memory import run_largest_step
 from cloud.engine.options import EngineOptions
+from offload import reading
 from offload.engine import Engine
 from offload.errors import ContextLengthError, EngineStopped, SettingsError
 from offload.messages import Message, Request
@@ -243,3 +244,21 @@ def test_the_largest_step_runs_whatever_the_context(folder: Path, fuse: bool) ->
     runnable = FusedNetwork(network, max_model_len=16) if fuse else network
     options = EngineOptions(device="cpu", max_num_batched_tokens=50, max_num_seqs=60)
     run_largest_step(runnable, options, 16, causal_attention(runnable.config))
+
+
+@pytest.mark.parametrize("overlapped", [False, True])
+async def test_how_much_of_a_long_prompt_has_been_read_is_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, overlapped: bool
+) -> None:
+    monkeypatch.setattr(reading, "LEAST_TOKENS", 32)
+    options = EngineOptions(device="cpu", max_num_batched_tokens=32, async_scheduling=overlapped)
+    engine = CloudEngine(folder, options=options)
+    heard: list[tuple[int, int]] = []
+    with reading.heard_by(lambda num_read, num_tokens, _: heard.append((num_read, num_tokens))):
+        _, finish = await answer(engine, ask("the cat sat on the mat " * 8, max_tokens=1))
+        total, first = finish.usage.prompt_tokens, list(heard)
+        await answer(engine, ask("the cat sat on the mat " * 8, max_tokens=1))
+    await engine.aclose()
+    assert first[0] == (0, total) and len(first) >= total // 32
+    assert first == sorted(first) and all(of == total for _, of in first)
+    assert len(heard) == len(first)  # the second time nearly all of it was in the cache

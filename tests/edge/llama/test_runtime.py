@@ -353,7 +353,7 @@ async def test_how_much_of_a_long_prompt_has_been_read_is_told(
     heard: list[tuple[int, int]] = []
     request = _plain("hello " * 30, max_tokens=1)
     try:
-        with heard_by(lambda num_read, num_tokens: heard.append((num_read, num_tokens))):
+        with heard_by(lambda num_read, num_tokens, _: heard.append((num_read, num_tokens))):
             finish = [item async for item in engine.generate(request)][-1]
     finally:
         await engine.aclose()

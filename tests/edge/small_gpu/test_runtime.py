@@ -289,7 +289,7 @@ async def test_how_much_of_a_long_prompt_has_been_read_is_told(
     engine = TorchEdgeEngine(CLOUD_MODEL, options=options)
     heard: list[tuple[int, int]] = []
     try:
-        with heard_by(lambda num_read, num_tokens: heard.append((num_read, num_tokens))):
+        with heard_by(lambda num_read, num_tokens, _: heard.append((num_read, num_tokens))):
             async for item in engine.generate(asked("What is 17 + 25? " * 8, max_tokens=1)):
                 last = item
     finally:

@@ -109,7 +109,9 @@ any_body = st.one_of(
         newest_version=counts,
         device=texts,
         session=texts,
+        hears_reading=st.booleans(),
     ),
+    st.builds(message_bodies.Reading, counts, counts),
     st.builds(
         message_bodies.Ready,
         version=counts,

@@ -9,7 +9,8 @@ from types import TracebackType
 from offload.engine import AnswerStream
 from offload.messages import Delta, Finish
 
-_LAST_WHOLE = re.compile(r".*[\s.,;:!?)]", re.DOTALL)
+# Chinese and Japanese write no blanks: there each character ends a word.
+_LAST_WHOLE = re.compile(r".*[\s.,;:!?)\u3001-\u30ff\u3400-\u9fff\uff01-\uff60]", re.DOTALL)
 
 
 def accepted(text: str) -> str:

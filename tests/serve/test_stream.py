@@ -24,7 +24,8 @@ SURE = Delta(text="sure", token_ids=(1,), confidence=(Confidence(-0.01, 0.1, 5.0
 
 
 def said(told: list[Any]) -> str:
-    return "".join(c["delta"].get("content", "") for e in told[:-1] for c in e["choices"])
+    chunks = [event for event in told if "choices" in event]
+    return "".join(c["delta"].get("content", "") for e in chunks for c in e["choices"])
 
 
 async def test_a_stream_is_role_then_text_then_reason_then_done() -> None:
@@ -117,13 +118,40 @@ async def test_a_near_answer_comes_whole_when_nothing_replaces_it() -> None:
     assert response.headers["x-nearfar-served-by"] == "edge"
 
 
-async def test_a_far_answer_that_breaks_off_is_an_error_and_no_mixture() -> None:
-    for pieces in (["the", " truth"], ["the ", "truth"]):  # the second could be gone on from
-        far = ScriptedEngine(pieces, error=CloudFailed("gone; again"), error_before=1)
-        hybrid = Hybrid(ScriptedEngine([SURE]), far, options=HybridOptions(forced="cloud"))
-        async with near(hybrid) as client:
-            told = events((await client.post(CHAT, json=STREAM)).text)
-        assert "sure" not in said(told) and told[-1]["error"]["code"] == "cloud_failed"
+@pytest.mark.parametrize(
+    ("pieces", "shown"),
+    [
+        (["the"], "sure"),  # no whole word of it was passed on
+        (["the "], "the sure"),
+        (["the", " tr"], "the sure"),
+        (["the", " tru", "th", " is "], "the truth is sure"),
+        (["真", "相是"], "真相是sure"),
+    ],
+)
+async def test_a_far_answer_that_breaks_off_goes_on_near_behind_a_whole_word(
+    pieces: list[str], shown: str
+) -> None:
+    far = ScriptedEngine(pieces, error=CloudFailed("gone; again"), error_before=len(pieces))
+    hybrid = Hybrid(ScriptedEngine([SURE]), far, options=HybridOptions(forced="cloud"))
+    wish = STREAM | {"stream_options": {"include_usage": True}}
+    async with near(hybrid) as client:
+        told = events((await client.post(CHAT, json=wish)).text)
+    assert said(told) == shown and told[-1] == "[DONE]"
+    route = told[-2]["usage"]["route"]
+    assert route["served_by"] == "edge" and "gone" in route["failure"]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "rescue"), [(["the "], "replace"), (["the ", "long" * 40], "continue")]
+)
+async def test_a_far_answer_that_cannot_go_on_is_an_error_and_no_mixture(
+    pieces: list[str], rescue: Any
+) -> None:
+    far = ScriptedEngine(pieces, error=CloudFailed("gone; again"), error_before=len(pieces))
+    options = HybridOptions(forced="cloud", rescue=rescue)
+    async with near(Hybrid(ScriptedEngine([SURE]), far, options=options)) as client:
+        told = events((await client.post(CHAT, json=STREAM)).text)
+    assert "sure" not in said(told) and told[-1]["error"]["code"] == "cloud_failed"
 
 
 async def test_text_that_cannot_be_withdrawn_is_streamed_at_once() -> None:

@@ -209,6 +209,7 @@ async def test_a_near_answer_in_circles_never_stands(cloud: ScriptedEngine | Non
     assert text == "Once upon a time there was a king and"
     assert finish.reason == "stop" and finish.route.served_by == "edge" and finish.route.cut
     assert edge.num_said[edge.requests[-1].id] < 40, "no more is written once it is seen"
+    assert finish.usage.completion_tokens > 1 and finish.usage.decode_s > 0.0, "how quick it was"
 
 
 async def test_what_is_said_again_on_purpose_stands() -> None:
@@ -237,6 +238,7 @@ def test_half_words_are_not_accepted() -> None:
     assert accepted("The answer is forty-tw") == "The answer is "
     assert accepted("12") == "" and accepted("") == ""
     assert accepted("one,") == "one,"
+    assert accepted("今天天气很好") == "今天天气很好" and accepted("我用 Pyth") == "我用 "
 
 
 def test_a_threshold_trips_on_its_least_token() -> None:

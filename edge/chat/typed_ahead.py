@@ -1,4 +1,6 @@
-"""Typed ahead: what a person types or pastes while an answer runs waits as one message.
+"""Typed ahead: what a person types or pastes while an answer runs waits for the next prompts.
+
+It waits as one message; a slash command among its lines is a message of its own.
 
 The terminal is taken out of its line mode meanwhile: in that mode it would cut a paste at 4,096
 characters, make a question of each of its lines, and write `^C` into the answer. Ctrl-C stays a
@@ -13,18 +15,23 @@ import os
 import re
 import sys
 from collections.abc import Iterator
+from itertools import groupby
 from typing import Any, TextIO
+
+from edge.chat.screen import is_command
 
 _PASTE = re.compile(r"\x1b\[200~(.*?)(?:\x1b\[201~|$)", re.DOTALL)
 # Keys that are no text, such as arrows: CSI and SS3 sequences, and Alt with a character.
-_KEYS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~]|.)?", re.DOTALL)
+_KEYS = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|O[@-~]|[^\r\n])?", re.DOTALL)
+_ALT_ENTER = re.compile(r"\x1b[\r\n]")
+_SENT = "\r"  # where Enter was pressed; other line ends have become \n
 _MAX_BYTES = 1_000_000  # as much as a question may hold
 
 
-def text_of(typed: str) -> str:
-    """Return the text that keys and pastes have made: backspaces are applied, other keys left out.
+def messages_of(typed: str) -> list[str]:
+    """Return what keys and pastes have made: one text, or several with commands between them.
 
-    What was pasted is taken as it is.
+    Backspaces are applied, other keys left out. What was pasted is taken as it is.
     """
     made: list[str] = []  # characters
     at = 0
@@ -33,18 +40,25 @@ def text_of(typed: str) -> str:
         made += _lines(paste[1])
         at = paste.end()
     _apply(typed[at:], made)
-    return "".join(made).rstrip("\n")
+    runs = groupby("".join(made).split(_SENT), key=is_command)
+    sent = [list(lines) if command else ["\n".join(lines)] for command, lines in runs]
+    texts = [text.rstrip("\n") for each in sent for text in each]
+    return [text for text in texts if text.strip()]
 
 
 def _apply(keys: str, made: list[str]) -> None:
-    for key in _lines(_KEYS.sub("", keys)):
-        if key in "\x7f\x08":
-            del made[-1:]
-        elif key == "\x15":  # Ctrl-U takes the line back
-            while made and made[-1] != "\n":
-                made.pop()
-        elif key in "\n\t" or key >= " ":
-            made.append(key)
+    for number, part in enumerate(_ALT_ENTER.split(keys)):
+        made += ["\n"] if number else []
+        for key in _lines(_KEYS.sub("", part)):
+            if key in "\x7f\x08":
+                del made[-1:]
+            elif key == "\x15":  # Ctrl-U takes the line back
+                while made and made[-1] not in ("\n", _SENT):
+                    made.pop()
+            elif key == "\n":
+                made.append(_SENT)
+            elif key == "\t" or key >= " ":
+                made.append(key)
 
 
 def _lines(text: str) -> str:
@@ -52,17 +66,23 @@ def _lines(text: str) -> str:
 
 
 class TypedAhead:
-    """Reads the terminal while a block runs; `take` gives what was typed."""
+    """Reads the terminal while a block runs; `take` gives what was typed, message by message."""
 
     def __init__(self, terminal: TextIO = sys.stdin, out: TextIO = sys.stdout) -> None:
         self._terminal, self._out = terminal, out
         self._typed = b""
+        self._waiting: list[str] = []
         self._before: list[Any] | None = None  # the terminal's own mode, while it is another
 
     def take(self) -> str:
-        """Return what was typed, once."""
+        """Return the next message that was typed, once; empty where none waits."""
         typed, self._typed = self._typed, b""
-        return text_of(typed.decode("utf-8", "replace"))
+        self._waiting += messages_of(typed.decode("utf-8", "replace"))
+        return self._waiting.pop(0) if self._waiting else ""
+
+    def offer(self, text: str) -> None:
+        """Let a text wait before all that was typed."""
+        self._waiting.insert(0, text)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:

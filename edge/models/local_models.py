@@ -160,7 +160,10 @@ def spelt(name: str) -> str:
 def choices(folder: Path, used: Iterable[str]) -> list[str]:
     """Return names_here(), behind what is used by another name, such as a path."""
     known = names_here(folder)
-    return [*(each for each in dict.fromkeys(map(spelt, used)) if each not in known), *known]
+    # One file may be written in several ways; the first of them is shown.
+    ways = [each for each in map(spelt, used) if each not in known]
+    others = {expanded(each).absolute(): each for each in reversed(ways)}
+    return [*reversed(others.values()), *known]
 
 
 def as_setting(name: str, folder: Path) -> str:

@@ -65,7 +65,7 @@ class LocalStore:
         for name in names_here(self._folder):
             path = find_listed(name, self._folder)
             if path is not None:
-                names.setdefault(path.absolute(), name)
+                names[path.absolute()] = name  # an alias comes last: it is what a person calls it
         return [self._in_memory(each, names) for each in self._service.in_memory()]
 
     def _in_memory(

@@ -10,6 +10,7 @@ from typing import Protocol
 from backbone.errors import NearfarError
 from backbone.process_limits import free_memory_bytes
 from edge.models.local_models import choices, find_model, memory_needed, spelt
+from edge.models.used_models import note_use, used_by_path
 from offload.engine import Engine
 
 
@@ -31,11 +32,12 @@ class ModelSwitch:
         free_bytes: Callable[[], int] = free_memory_bytes,
     ) -> None:
         self._open, self._models, self.current = open_engine, models, spelt(current)
-        self._used = [current]  # in this run, which a list has whatever they are
+        note_use(current, models)
+        self._used = [current, *used_by_path(models)]  # which a list has whatever they are
         self._free_bytes = free_bytes
 
     def names(self) -> list[str]:
-        """Return the names that change() takes, what was used in this run among them."""
+        """Return the names that change() takes, what was used by its path among them."""
         return choices(self._models, self._used)
 
     async def change(self, holder: EngineHolder, name: str) -> None:
@@ -46,6 +48,7 @@ class ModelSwitch:
         else:
             await self._instead(holder, name)
         self.current = name
+        note_use(name, self._models)
         self._used = list(dict.fromkeys([*self._used, name]))
 
     async def _beside(self, holder: EngineHolder, name: str) -> None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backbone.errors import MissingExtra
+from offload.aims import LISTED
 from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestError, SettingsError
@@ -69,6 +70,7 @@ class Upstream:
         self._for_tenants, self._is_near = for_tenants, is_near
         self._limits = (connect_timeout_s, silence_timeout_s)
         self._card: ModelCard | None = None
+        self._asked = model  # the name that goes into a request
         self.reached: bool | None = None  # how the last attempt went
         self._dialect: Dialect | None = None
         self._connecting = asyncio.Lock()
@@ -108,12 +110,12 @@ class Upstream:
         """
         if request.privacy is Privacy.LOCAL_ONLY and not self._is_near:
             raise RequestError("a local_only request may not leave the device; answer it near")
-        card = await self.connect()
+        await self.connect()
         assert self._dialect is not None, "known since connect"
         if self._for_tenants:
             request = self._salted(request)
         check(request, self._dialect)
-        body = body_of(request, card.name, self._dialect)
+        body = body_of(request, self._asked, self._dialect)
         if self._is_near and request.messages:  # raw prompts' are told in several other forms
             body |= {"logprobs": True, "top_logprobs": _TOP}
         began_s, first_s, assembler = time.monotonic(), None, AnswerAssembler()
@@ -167,9 +169,13 @@ class Upstream:
         if not names or (self._wanted and self._wanted not in names):
             has = ", ".join(names[:20]) or "none"
             raise CloudFailed(f"{self._url} has no model {self._wanted!r}; it has {has}")
-        model = models[names.index(self._wanted or names[0])]
+        self._asked = self._wanted or names[0]
+        model = models[names.index(self._asked)]
         self._dialect = dialect_of(model.owned_by or "", self._host)
-        self._card = _card(model.id[:_MAX_NAME_LEN], self._dialect, model.max_model_len)
+        # The first name of another nearfar is "auto", by which it chooses; its model has another.
+        shown = next((each for each in names if each not in LISTED), self._asked)
+        name = shown if self._asked in LISTED else self._asked
+        self._card = _card(name, self._dialect, model.max_model_len)
 
     @asynccontextmanager
     async def _posted(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
-from offload.messages import Confidence, Delta
+from offload.messages import Confidence, Delta, Usage
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.flags import circle_start, flags, seen_while_written
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
@@ -34,6 +35,8 @@ class Monitor:
         self._question, self._wants_json = question, wants_json
         self._signals, self._look_at = Signals(), _LOOK_EVERY
         self._sure_chars = 0
+        self._began_s = time.monotonic()
+        self._seen_s: tuple[float, float] | None = None  # when the first and the last piece came
         self._states: list[Any] = []
         self.flags: tuple[str, ...] = ()
         self.tripped = False
@@ -48,6 +51,15 @@ class Monitor:
     def text(self) -> str:
         """Return the answer as far as it has come."""
         return self._signals.text
+
+    def usage(self) -> Usage:
+        """Return what the answer has taken so far, as it was seen here."""
+        first_s, last_s = self._seen_s or (self._began_s, self._began_s)
+        return Usage(
+            completion_tokens=self.num_tokens,
+            prefill_s=first_s - self._began_s,
+            decode_s=last_s - first_s,
+        )
 
     @property
     def tokens(self) -> tuple[Confidence, ...]:
@@ -79,6 +91,8 @@ class Monitor:
 
     def see(self, delta: Delta) -> None:
         """Take the newest piece of the answer."""
+        now_s = time.monotonic()
+        self._seen_s = (self._seen_s[0] if self._seen_s else now_s, now_s)
         self._failsafe(lambda: self._see(delta), None)
 
     def _see(self, delta: Delta) -> None:

@@ -46,7 +46,9 @@ async def test_what_is_in_memory_is_told_by_name_and_can_be_unloaded(
     async with service.engine_at(EdgeSettings()).in_use(), elsewhere.in_use():
         assert {each.model.name for each in store.in_memory()} == {"nearfar-edge", str(tiny_gguf)}
         assert not await store.unload("embedded"), "it is in use"
-    assert await store.unload("embedded") and await store.unload(str(tiny_gguf))
+        set_alias("smol", "embedded", places().models)
+        assert {each.model.name for each in store.in_memory()} == {"smol", str(tiny_gguf)}
+    assert await store.unload("smol") and await store.unload(str(tiny_gguf))
     assert store.in_memory() == [] and await store.unload("never there")
 
 

@@ -67,10 +67,20 @@ def serve(
     settings = wish.settings()
     options = options_from(settings, host, port)
     options = replace(options, temperature=settings.edge.temperature)
+    _say_rule(wish, settings)
     if page:
         _serve_page(wish, settings, options, as_json=as_json)
     else:
         asyncio.run(_serve(wish, settings, options, as_json=as_json))
+
+
+def _say_rule(wish: AskOptions, settings: Settings) -> None:
+    """Say what holds for the texts of clients: nobody can be asked about them."""
+    from edge.chat.consent import say_rule
+    from offload.config.places import places
+    from offload.egress.permission import LivePermission
+
+    say_rule(settings, LivePermission(places().config_file)(), offline=wish.offline)
 
 
 async def _serve(
@@ -80,7 +90,7 @@ async def _serve(
     from offload.config.places import places
     from serve.cli import serve_engine
 
-    flags = replace(wish.choice(), serving=True)
+    flags = replace(wish.choice(), consent=None, serving=True)
     async with aclosing(NearService(settings, places(), keeps_first=True)) as near:
         engine = near.open_engine(settings, places(), flags)
         # Whom others' keys let in may not fill the memory with models that nobody chose for them.
@@ -159,6 +169,7 @@ def up(
     wish = AskOptions(model=model, offline=offline)
     settings = wish.settings()
     options = replace(options_from(settings, None, _free(port)), host="127.0.0.1", warm_up=False)
+    _say_rule(wish, settings)
     _serve_all(wish, settings, options, as_json=as_json)
 
 

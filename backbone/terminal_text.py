@@ -37,6 +37,9 @@ def readable(text: str) -> str:
     return _LONE.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+_FAINT, _STRONG = "2", "1;35"  # dim; bold magenta
+
+
 def echo(text: object = "", *, err: bool = False, faint: bool = False, end: str = "\n") -> None:
     """Write a line on stdout, or on stderr; `faint` where that is a terminal with styles."""
     stream = sys.stderr if err else sys.stdout
@@ -50,12 +53,12 @@ def echo_json(document: str, *, end: str = "\n") -> None:
     echo(document, end=end)
 
 
-def write(text: str, stream: TextIO, *, faint: bool = False) -> None:
+def write(text: str, stream: TextIO, *, faint: bool = False, strong: bool = False) -> None:
     """Write a piece of text on a stream, without what commands a terminal."""
     text = printable(text)
-    if faint and text.strip() and stream.isatty() and _has_styles():
+    if (faint or strong) and text.strip() and stream.isatty() and _has_styles():
         body = text.rstrip("\n")
-        text = f"\x1b[2m{body}\x1b[0m{text[len(body) :]}"
+        text = f"\x1b[{_STRONG if strong else _FAINT}m{body}\x1b[0m{text[len(body) :]}"
     stream.write(text)
     stream.flush()
 

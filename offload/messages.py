@@ -302,6 +302,7 @@ class Usage(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     bytes_received: int = 0
     cost: float = 0.0
     placeholders_in_links: int = 0  # left there, since a click would carry the originals away
+    num_replaced: int = 0  # values for which a placeholder left in their stead
 
 
 class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from backbone.errors import NearfarError, cause
 from edge.assistant.access import PageAccess
 from edge.assistant.engine_settings import AssistantEngine, SettingsChange
 from edge.assistant.language import speaks_chinese, spoken, told_of
+from edge.assistant.ledger_rows import listed
 from edge.assistant.running_answers import Event, RunningAnswers, finish_event
 from edge.chat.consent import Reply
 from edge.chat.dialogue import AnswerOptions
@@ -35,6 +37,7 @@ from offload.messages import Privacy, Side, sampling_at
 
 PAGE = Path(__file__).parent / "page"
 MAX_TOKENS = 1024
+_MOST_LISTED = 100_000  # conversations
 
 T = TypeVar("T")
 
@@ -87,7 +90,7 @@ def build_app(
     """
     api = _Api(assistant, store, answers)
     upgrader = AnswerUpgrader(assistant.outbox, store)
-    answers.after = upgrader.nudge
+    answers.after, answers.preview = upgrader.nudge, assistant.preview
     one = "/api/conversations/{id}"
 
     @contextlib.asynccontextmanager
@@ -110,6 +113,7 @@ def build_app(
             Mount("/page", StaticFiles(directory=PAGE)),
             Route("/api/status", api.status),
             Route("/api/settings", api.settings, methods=["PATCH"]),
+            Route("/api/ledger", api.ledger),
             Route("/api/conversations", api.conversations),
             Route("/api/conversations", api.begin, methods=["POST"]),
             Route(one, api.read),
@@ -154,6 +158,13 @@ class _Api:
         if wanted:
             return _json(self._store.search(wanted))
         return _json([{"heading": each, "excerpt": ""} for each in self._store.headings()])
+
+    async def ledger(self, request: Request) -> Response:
+        """Tell what left this device, the newest first, as far as it is searched for."""
+        words, kind = (request.query_params.get(name, "") for name in ("q", "kind"))
+        titles = {each.id: each.title for each in self._store.headings(_MOST_LISTED)}
+        path = self._assistant.ledger
+        return _said(request, await asyncio.to_thread(listed, path, titles, words, kind))
 
     async def begin(self, _: Request) -> Response:
         return _json({"id": self._store.begin(privacy=self._assistant.privacy)})
@@ -214,7 +225,7 @@ class _Api:
             raise RequestError("there is nothing to answer again; ask something first")
         sampling = sampling_at(self._assistant.settings.edge.temperature, max_tokens=MAX_TOKENS)
         options = AnswerOptions(privacy=self._assistant.privacy, sampling=sampling)
-        outbox = self._assistant.outbox if self._assistant.settings.cloud.url else None
+        outbox = self._assistant.outbox if self._assistant.has_cloud else None
         options = replace(options, forced=question.side, outbox=outbox)
         self._answers.start(self._assistant.engine, conversation, options, resume=question.resume)
 

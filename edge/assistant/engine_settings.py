@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,12 +16,15 @@ from edge.chat.status_line import LinkState, link, link_state, memory_bytes
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
 from edge.models.local_models import choices, find_model, spelt
+from edge.models.used_models import note_use, used_by_path
 from edge.near.factory import RunFlags, open_hybrid
+from edge.near.previewing import previewer
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
+from offload.egress.preview import Preview
 from offload.engine import (
     AnswerStream,
     Embedding,
@@ -87,7 +91,8 @@ class AssistantEngine:
         self.open_engine = open_engine
         self._refused = refused
         self.outbox = Outbox(here.outbox)
-        self._used = [settings.edge.model]
+        note_use(settings.edge.model, here.models)
+        self._used = [settings.edge.model, *used_by_path(here.models)]
         self.lock = asyncio.Lock()  # to be held by whoever needs the engine to stay as it is
         self._allowed = LivePermission(here.config_file)
         self.engine = self._make()
@@ -102,7 +107,21 @@ class AssistantEngine:
     @property
     def privacy(self) -> Privacy:
         """The class of what is written here, as the settings say now."""
-        return self._allowed().chosen()
+        return self._allowed().class_of_text(attended=True)
+
+    def preview(self, request: Request) -> Preview:
+        """Return what would leave, by the rules that hold now."""
+        return previewer(self._here, lambda: self.engine)(request)
+
+    @property
+    def ledger(self) -> Path:
+        """The file of what left."""
+        return self._here.ledger
+
+    @property
+    def has_cloud(self) -> bool:
+        """Whether a cloud is set up that may be asked in this run."""
+        return bool(self.settings.cloud.url) and not self._offline
 
     def status(self) -> EngineStatus:
         """Return what the page shows."""
@@ -114,7 +133,7 @@ class AssistantEngine:
             window=edge.window,
             kv_cache_dtype=edge.kv_cache_dtype,
             private=self.privacy is Privacy.LOCAL_ONLY,
-            has_cloud=bool(self.settings.cloud.url) and not self._offline,
+            has_cloud=self.has_cloud,
             is_offline=self._offline,
             asks=self.privacy is Privacy.ASK,
             is_demonstration=edge.model in ("embedded", EDGE_MODEL.stem),
@@ -143,6 +162,7 @@ class AssistantEngine:
         try:
             await self._renew()
             self._keep(change)
+            note_use(wanted.edge.model, self._here.models)
         except BaseException:  # whatever it was: without its engine the page could do nothing more
             self.settings = before
             if change.private is not None:

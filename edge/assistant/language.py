@@ -104,4 +104,4 @@ def _value(name: str, value: Any) -> Any:
         return chinese(value) or value
     if name == "remarks":
         return [chinese(each) or each for each in value]
-    return spoken(value, in_chinese=True) if name in ("turns", "better") else value
+    return spoken(value, in_chinese=True) if name in ("turns", "better", "left") else value

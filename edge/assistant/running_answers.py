@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any, cast
 
 import msgspec
 
 from backbone.errors import NearfarError
 from edge.chat.chat import remarks
-from edge.chat.consent import Reply, size_of
+from edge.chat.consent import Reply
 from edge.chat.dialogue import AnswerOptions, answer, unfinished
 from edge.chat.terminal import why
 from edge.conversations.store import Conversations
+from offload.egress.preview import Preview, Previewer, preview, previewed
+from offload.egress.privacy.findings import Rules
 from offload.engine import AnswerStream, Engine
 from offload.errors import RequestError
-from offload.messages import Delta, Finish, Request
+from offload.messages import Delta, Finish, Request, Side
 from offload.reading import heard_by
 from offload.reasons import sentence
 
@@ -30,6 +33,7 @@ class RunningAnswers:
     def __init__(self, store: Conversations) -> None:
         self._store = store
         self._last: dict[str, _Answer] = {}
+        self.preview: Previewer = partial(preview, rules=Rules())  # of what would leave
         self.after: Callable[[], None] = lambda: None  # called whenever an answer has ended
 
     @property
@@ -80,7 +84,9 @@ class RunningAnswers:
     async def consent(self, request: Request) -> Reply:
         """Ask whoever watches a conversation; where nobody does, it does not leave."""
         going = self._running(request.session or "")
-        return await going.ask(size_of(request)) if going else "nobody"
+        if going is None:
+            return "nobody"
+        return await going.ask(await previewed(self.preview, request))
 
     def refused(self, request: Request) -> None:
         """Keep what a person did not let go on this device, for good."""
@@ -130,9 +136,9 @@ class _Answer:
                 watcher.put_nowait(self._end)
                 watcher.put_nowait(None)
 
-    def _hear(self, num_read: int, num_tokens: int) -> None:
+    def _hear(self, num_read: int, num_tokens: int, side: Side) -> None:
         if not self._text and not self._ended:
-            self._reading = {"type": "reading", "read": num_read, "of": num_tokens}
+            self._reading = {"type": "reading", "side": side, "read": num_read, "of": num_tokens}
             self._tell(self._reading)
 
     def _take(self, item: Delta | Finish) -> None:
@@ -151,8 +157,9 @@ class _Answer:
             }
         )
 
-    async def ask(self, num_bytes: int) -> Reply:
-        self._question = {"type": "consent", "bytes": num_bytes}
+    async def ask(self, shown: Preview) -> Reply:
+        built = cast(Event, msgspec.to_builtins(shown))
+        self._question = {"type": "consent", **built, "blocked": shown.blocked}
         self._reply = asyncio.get_running_loop().create_future()
         self._tell(self._question)
         try:

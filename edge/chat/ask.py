@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backbone.terminal_text import echo, echo_json
-from edge.chat.ask_options import AskOptions
+from edge.chat.ask_options import AskOptions, is_attended
 from edge.chat.question_text import with_files
 from offload.config.places import places
 from offload.config.settings import Settings
@@ -38,8 +38,9 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     request = Request(
         messages=(*system, Message(role="user", content=with_files(text, wish.files or ()))),
         sampling=wish.sampling(0.0 if as_json else settings.edge.temperature),
-        privacy=wish.privacy(settings),
+        privacy=wish.privacy(),
     )
+    _say_rule(settings, wish)
     reader = StreamReader(quiet=as_json)
     finish = asyncio.run(_ask(settings, wish, request, reader))
     status = _report(reader, finish, wish, explain=why, as_document=as_json)
@@ -48,6 +49,18 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     if asked_cloud and (notice := _of_the_outbox(request, reader.text, finish)):
         echo(f"nearfar: {notice}", err=True)
     return status
+
+
+def _say_rule(settings: Settings, wish: AskOptions) -> None:
+    """Tell a script what it never chose: that its texts may leave, or may not."""
+    if not settings.cloud.url or wish.local_only or is_attended():
+        return
+    from edge.chat.consent import say_rule
+    from offload.egress.permission import LivePermission
+
+    allowed = LivePermission(places().config_file)()
+    if not allowed.is_said:
+        say_rule(settings, allowed, offline=wish.offline)
 
 
 def _begin_to_load(

@@ -68,11 +68,15 @@ class AskOptions:
         given = by_default if self.temperature is None else self.temperature
         return sampling_at(given, max_tokens=self.max_tokens, seed=self.seed)
 
-    def privacy(self, settings: Settings) -> Privacy:
-        """Return the privacy class of what is asked."""
+    def privacy(self) -> Privacy:
+        """Return the privacy class of what is asked: by the one rule of Allowed.class_of_text."""
+        from offload.config.places import places
+        from offload.egress.permission import LivePermission
         from offload.messages import Privacy
 
-        return Privacy.LOCAL_ONLY if self.local_only else settings.policy.privacy
+        if self.local_only:
+            return Privacy.LOCAL_ONLY
+        return LivePermission(places().config_file)().class_of_text(attended=is_attended())
 
     def settings(self) -> Settings:
         """Return the settings with the flags over them. Raises SettingsError, WrongUsage."""
@@ -95,10 +99,18 @@ class AskOptions:
         """Return the flags of this run; at a terminal a person is asked for consent."""
         from edge.chat.consent import ConsentPrompt, consent_at_terminal
         from edge.near.factory import RunFlags
+        from edge.near.previewing import previewer
+        from offload.config.places import places
 
+        ask = consent_at_terminal(previewer(places()))
         return RunFlags(
             offline=self.offline,
             forced="cloud" if self.far else None,
             shared=True,
-            consent=ConsentPrompt(consent_at_terminal, None) if sys.stdin.isatty() else None,
+            consent=ConsentPrompt(ask, places()) if is_attended() else None,
         )
+
+
+def is_attended() -> bool:
+    """Whether a person sits here who can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()

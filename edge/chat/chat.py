@@ -15,9 +15,10 @@ from backbone.stop_signals import on_signals
 from edge.chat.dialogue import AnswerOptions, answer
 from edge.chat.past_turns import past_turns
 from edge.chat.question_text import with_files
-from edge.chat.screen import HELP, Command, LeaveChat, Screen
+from edge.chat.screen import HELP, Command, LeaveChat, Screen, is_command
 from edge.chat.terminal import ThoughtFolding, why
 from edge.chat.upgrade_answers import AnswerUpgrader
+from edge.conversations.attachments import apart
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
 from edge.conversations.trash import emptied
@@ -72,6 +73,9 @@ class Chat:
         self.last: Finish | None = None
         self.thoughts = ""  # what was thought before the last answer
         self.explanation = ""  # how the last answer of this run came about
+        self._job: asyncio.Future[None] | None = None  # the answer that is being written
+        self._asked_with: list[str] = []  # files of the last question
+        self._edits = False  # whether it was stopped to change its question
         self.failed = False  # whether anything that was asked came to nothing
 
     @property
@@ -139,7 +143,7 @@ class Chat:
             name, _, rest = line.strip().partition(" ")
             if name in self._commands:
                 await self._commands[name].act(self, rest.strip())
-            elif name.startswith("/") and "/" not in name[1:]:
+            elif is_command(line):
                 self._fail(f"there is no {name}{self._closest(name)}; {HELP}")
             elif line.strip():
                 await self.ask(line.strip())
@@ -159,7 +163,7 @@ class Chat:
             self.conversation = self.store.begin(system=self.system, privacy=self.privacy)
         before = self.store.versions.tip(self.conversation) if before is None else before
         self.store.ask(self.conversation, whole, self.privacy)
-        self.files = []
+        self._asked_with, self.files = self.files, []
         await self.answer(forced, before=before)
 
     async def answer(
@@ -173,7 +177,7 @@ class Chat:
         options = replace(self.options, forced=forced) if forced else self.options
         reply = _Reply(self.screen)
         stream = answer(self.engine, self.store, self.conversation, options, resume=resume)
-        job = asyncio.ensure_future(reply.read(stream))
+        self._job = job = asyncio.ensure_future(reply.read(stream))
         try:
             with on_signals(job.cancel, signal.SIGINT), self.screen.answering():
                 await job
@@ -187,8 +191,22 @@ class Chat:
             if self._settle is not None and reply.finish is not None:
                 await self._settle(reply.finish)
 
+    def edit_instead(self) -> None:
+        """Stop the answer, and offer its question to be changed."""
+        self._edits = True
+        if self._job is not None:
+            self._job.cancel()
+
     def _stopped(self, reply: _Reply) -> None:
         self.screen.end(reply.text, None)
+        if self._edits:
+            assert self.conversation is not None, "something was asked"
+            turns = self.store.read(self.conversation).turns
+            asked = next(turn.content for turn in turns[::-1] if turn.role == "user")
+            self._edits, self.files = False, self._asked_with
+            self.screen.offer(f"/edit {apart(asked).question}")
+            self.screen.remark("change your question; what you send is asked in its place")
+            return
         kept = "; what there is of the answer is kept" if reply.text else " before its first word"
         self.screen.remark(f"stopped{kept}")
         self.explanation = "you stopped the answer"
@@ -226,9 +244,9 @@ class _Reply:
         if rest := self.folding.rest():
             self._show(Delta(text=rest))
 
-    def _reading(self, num_read: int, num_tokens: int) -> None:
+    def _reading(self, num_read: int, num_tokens: int, side: Side) -> None:
         if not self.text and self.finish is None:
-            self._screen.reading(reading_line(num_read, num_tokens))
+            self._screen.reading(reading_line(num_read, num_tokens, side))
 
     def _show(self, delta: Delta) -> None:
         had = self.folding.has_thought and not delta.replaces

@@ -14,6 +14,7 @@ from edge.chat.status_line import link_state
 from edge.chat.terminal import why
 from offload.errors import RequestError
 from offload.messages import Sampling
+from offload.thinking import split
 
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
@@ -103,7 +104,14 @@ async def _thinking(chat: Chat, rest: str, on: bool) -> None:
 
 
 async def _thoughts(chat: Chat, _: str) -> None:
-    chat.screen.remark(chat.thoughts or "nothing was thought before the last answer")
+    thoughts = chat.thoughts or _kept_thoughts(chat)
+    chat.screen.remark(thoughts or "nothing was thought before the last answer")
+
+
+def _kept_thoughts(chat: Chat) -> str:
+    """Return what is kept of the thoughts before the newest answer, of an earlier run, too."""
+    turns = chat.store.read(chat.conversation).turns if chat.conversation else ()
+    return next((split(each.content).thought for each in turns[::-1] if each.finish), "")
 
 
 async def _params(chat: Chat, rest: str) -> None:

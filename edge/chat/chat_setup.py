@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from backbone.errors import WrongUsage
 from backbone.files import expanded
 from edge.chat.ask_options import AskOptions
-from edge.chat.consent import ConsentPrompt, Question, Reply, size_of
+from edge.chat.consent import ConsentPrompt, Question, Reply, say_rule
 from edge.chat.learn_consent import settle_learning
+from edge.chat.leaving_text import leaving_lines
 from edge.chat.past_turns import past_turns
 from edge.chat.question_text import attachment
 from edge.chat.screen import HELP, PlainScreen, Screen
@@ -23,6 +24,7 @@ from offload.config.places import Places, places
 from offload.config.settings import Settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
+from offload.egress.preview import Preview, previewed
 from offload.engine import Engine
 from offload.messages import Finish, Privacy, Request
 from offload.pair import EDGE_MODEL
@@ -30,6 +32,7 @@ from offload.pair import EDGE_MODEL
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
 
+_SHORT = 400  # characters that are shown whole at once
 _DEMONSTRATION = "a small demonstration model answers; `nearfar models list --all` lists real ones"
 
 _REPLIES: dict[str, tuple[Reply, str]] = {
@@ -37,8 +40,10 @@ _REPLIES: dict[str, tuple[Reply, str]] = {
     "c": ("conversation", "all of this conversation may"),
     "a": ("always", "always, and do not ask again"),
     "v": ("never", "never, and do not ask again"),
+    "e": ("edit", "let me change my question first"),
     "n": ("no", "not this one; answer near"),
 }
+_SHOW_ALL = {"s": "show all of it first"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +98,8 @@ class _ChatRun:
     async def run(self, past: ConversationChoice, first: str, *, as_json: bool) -> bool:
         """Carry the conversation on; return whether anything that was asked came to nothing."""
         conversation = past.choose(self._store)
+        if not sys.stdin.isatty() and not self._allowed().is_said:
+            say_rule(self._settings, self._allowed(), offline=self._wish.offline)
         screen = self._screen(as_json=as_json)
         self._opening = Opening(lambda: self._open(self._settings, screen))
         line: str | None = first
@@ -177,8 +184,12 @@ class _ChatRun:
 
     def _open(self, settings: Settings, screen: Screen) -> Engine:
         from edge.near.factory import RunFlags, open_hybrid
+        from edge.near.previewing import previewer
 
-        consent = ConsentPrompt(_asker(screen), self._here, refused=self._refused)
+        show = previewer(self._here, lambda: self._chat.engine if self._chat else None)
+        consent = ConsentPrompt(
+            _asker(screen, show), self._here, refused=self._refused, edits=self._edits
+        )
         choice = RunFlags(offline=self._wish.offline, consent=consent, shared=True)
         return open_hybrid(settings, self._here, choice)
 
@@ -189,12 +200,14 @@ class _ChatRun:
         if request.session:
             self._store.keep_here(request.session)
 
+    def _edits(self, _: Request) -> None:
+        assert self._chat is not None, "who is asked has asked something"
+        self._chat.edit_instead()
+
     def _privacy(self) -> Privacy:
         if self._wish.local_only:
             return Privacy.LOCAL_ONLY
-        # Nobody can be asked through a pipe: what the settings say holds there.
-        allowed = self._allowed()
-        return allowed.chosen() if sys.stdin.isatty() else allowed.privacy
+        return self._allowed().class_of_text(attended=sys.stdin.isatty())
 
     def _status(self) -> str:
         if self._chat is not None:
@@ -209,12 +222,15 @@ def can_draw(environment: Mapping[str, str]) -> bool:
     return both and environment.get("TERM", "dumb") not in ("dumb", "unknown", "")
 
 
-def _asker(screen: Screen) -> Question:
+def _asker(screen: Screen, preview: Callable[[Request], Preview]) -> Question:
     async def ask(request: Request) -> Reply:
-        question = f"May this conversation ({size_of(request):,} bytes) go to the far model?"
-        reply = await screen.choose(
-            question, {key: meaning for key, (_, meaning) in _REPLIES.items()}
-        )
+        shown = await previewed(preview, request)
+        whole = len(shown.turns) == 1 and len(shown.turns[0].text) < _SHORT
+        choices = {key: meaning for key, (_, meaning) in _REPLIES.items()}
+        screen.leaving(list(leaving_lines(shown, whole=whole)))
+        more = {} if whole else _SHOW_ALL
+        while (reply := await screen.choose("May this leave the device?", more | choices)) == "s":
+            screen.leaving(list(leaving_lines(shown, whole=True)))
         return _REPLIES[reply][0]
 
     return ask

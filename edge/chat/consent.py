@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
+from backbone.terminal_text import echo, write
 from offload.config.places import Places
+from offload.config.settings import Settings
 from offload.config.settings_sources import change_settings
-from offload.egress.permission import LivePermission
-from offload.egress.privacy.shareable_part import part_that_leaves
+from offload.egress.permission import Allowed, LivePermission
+from offload.egress.preview import Preview, previewed
 from offload.messages import Privacy, Request
 
-Reply = Literal["once", "conversation", "always", "no", "never", "nobody"]
+Reply = Literal["once", "conversation", "always", "no", "never", "edit", "nobody"]
 Question = Callable[[Request], Awaitable[Reply]]
 
 
@@ -21,7 +24,7 @@ class ConsentPrompt:
 
     What is kept in the settings holds from there (offload/egress/permission.py), so that it can be
     changed anywhere. `here` None remembers it for this run only. `refused` is told what a person
-    did not let go, before anything else is done.
+    did not let go, before anything else is done; `edits` that they want to change it first.
     """
 
     def __init__(
@@ -30,10 +33,12 @@ class ConsentPrompt:
         here: Places | None,
         *,
         refused: Callable[[Request], None] = lambda _: None,
+        edits: Callable[[Request], None] = lambda _: None,
     ) -> None:
         self._ask = ask
         self._here = here
         self._refused = refused
+        self._edits = edits
         self._conversations: set[str] = set()
         self._always: bool | None = None
 
@@ -48,6 +53,8 @@ class ConsentPrompt:
     def _take(self, reply: Reply, request: Request) -> bool:
         if reply in ("no", "never"):
             self._refused(request)
+        if reply == "edit":
+            self._edits(request)
         if reply == "conversation" and request.session:
             self._conversations.add(request.session)
         if reply == "never":
@@ -65,16 +72,30 @@ class ConsentPrompt:
         self._always = privacy is Privacy.CLOUD_OK
 
 
-def size_of(request: Request) -> int:
-    """Return how many bytes of text a request would carry away: the whole conversation."""
-    leaves, _ = part_that_leaves(request)
-    texts = [leaves.prompt or "", *(message.content for message in leaves.messages)]
-    return sum(len(text.encode()) for text in texts)
+def say_rule(settings: Settings, allowed: Allowed, *, offline: bool) -> None:
+    """Say on stderr which rule holds for texts of programs, where a far model is set up."""
+    if settings.cloud.url and not offline:
+        echo(f"nearfar: {allowed.rule()}", err=True)
 
 
-async def consent_at_terminal(request: Request) -> Reply:
-    """Ask the person whether this text may leave the device."""
-    size = size_of(request)
-    question = f"May this text ({size} bytes) leave the device for the far model? [y/N] "
-    reply = await asyncio.to_thread(input, question)
-    return "once" if reply.strip().lower() in ("y", "yes") else "no"
+def consent_at_terminal(preview: Callable[[Request], Preview]) -> Question:
+    """Return what shows a person at the terminal the text that would leave, and asks them."""
+
+    async def ask(request: Request) -> Reply:
+        from edge.chat.leaving_text import leaving_lines
+
+        shown = await previewed(preview, request)
+        for line in leaving_lines(shown, whole=True):
+            for text, style in line:
+                write(text, sys.stderr, faint=style == "dim", strong=style == "kept")
+            echo(err=True)
+        reply = await asyncio.to_thread(_typed, "may it leave? [y = yes, a = always, N = no] ")
+        return {"y": "once", "yes": "once", "a": "always", "always": "always"}.get(reply, "no")  # type: ignore[return-value]
+
+    return ask
+
+
+def _typed(question: str) -> str:
+    """Read a line; the question goes to stderr, since stdout is the answer's."""
+    echo(question, err=True, end="")
+    return sys.stdin.readline().strip().lower()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +16,11 @@ from prompt_toolkit.history import History
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.styles import Style
 from rich.console import Console
+from rich.text import Text
 
 from backbone.terminal_text import printable, to_clipboard
 from edge.chat.chat_commands import COMMANDS
+from edge.chat.leaving_text import Line
 from edge.chat.screen import SEAMS
 from edge.chat.status_line import answered
 from edge.chat.terminal import WHO, is_cut, is_seam
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
         MarkdownStream,  # and Markdown itself, with the first answer
     )
 
+_LEAVING = {"": "", "dim": "dim", "kept": "bold magenta"}
 _STYLE = Style.from_dict({"bottom-toolbar": "noreverse #888888", "prompt": "ansicyan bold"})
 
 
@@ -126,6 +129,18 @@ class RichScreen:
         if self._answer is not None:
             self._answer.pause()
         self._console.print(printable(text), style="red", markup=False)
+
+    def leaving(self, lines: Sequence[Line]) -> None:
+        """Draw the lines; what was replaced stands out."""
+        if self._answer is not None:
+            self._answer.pause()
+        for line in lines:
+            drawn = ((printable(text), _LEAVING[style]) for text, style in line)
+            self._console.print(Text.assemble(*drawn), soft_wrap=True)
+
+    def offer(self, text: str) -> None:
+        """Put it before what was typed ahead."""
+        self._ahead.offer(text)
 
     def copy(self, text: str) -> bool:
         """Put a text on the clipboard, as far as the terminal lets us."""

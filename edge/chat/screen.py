@@ -6,12 +6,13 @@ import asyncio
 import contextlib
 import json
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from backbone.terminal_text import echo, echo_json, write
+from edge.chat.leaving_text import Line
 from edge.chat.terminal import WHO, document, is_cut, is_seam, taken_back
 from offload.messages import Delta, Finish, Side
 
@@ -21,6 +22,12 @@ SEAMS: dict[Side, str] = {
 }
 
 HELP = "/help shows the commands, Ctrl-C stops an answer, /quit leaves"
+
+
+def is_command(line: str) -> bool:
+    """Whether a line is meant as a slash command, known or not; a path as /etc/hosts is not."""
+    name = line.strip().partition(" ")[0]
+    return name.startswith("/") and "/" not in name[1:]
 
 
 class LeaveChat(Exception):
@@ -71,6 +78,14 @@ class Screen(Protocol):
         """Say what went wrong with what was asked."""
         ...
 
+    def leaving(self, lines: Sequence[Line]) -> None:
+        """Show a text that would leave the device, with what was replaced in it marked."""
+        ...
+
+    def offer(self, text: str) -> None:
+        """Put a text into the next prompt, to be changed and sent."""
+        ...
+
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         """Ask; return a key of `choices`, the last where the person will not say."""
         ...
@@ -88,13 +103,14 @@ class PlainScreen:
         self._asks = sys.stdin.isatty()
         self._live = sys.stdout.isatty() and not as_json
         self._begun = self._reads = False
-        self._text = ""
+        self._text = self._offered = ""
         self._source: Side | None = None
 
     async def read(self) -> str:
         """Return the next line without its end; EOFError after the last."""
         if self._asks:
-            return await _typed("> ")
+            offered, self._offered = self._offered, ""
+            return await _typed("> ", offered)
         line: str = await asyncio.to_thread(sys.stdin.readline)
         if not line:
             raise EOFError
@@ -151,6 +167,17 @@ class PlainScreen:
             echo_json(json.dumps({"error": text}, ensure_ascii=False))
         self.remark(text)
 
+    def leaving(self, lines: Sequence[Line]) -> None:
+        """Write the lines to stderr."""
+        for line in lines:
+            for text, style in line:
+                write(text, sys.stderr, faint=style == "dim", strong=style == "kept")
+            echo(err=True)
+
+    def offer(self, text: str) -> None:
+        """Keep it for the next prompt."""
+        self._offered = text
+
     async def choose(self, question: str, choices: Mapping[str, str]) -> str:
         """Ask by letters; nobody at the keyboard is the last choice."""
         refusal = list(choices)[-1]
@@ -166,12 +193,12 @@ class PlainScreen:
         write(text, sys.stdout)
 
 
-async def _typed(prompt: str) -> str:
+async def _typed(prompt: str, default: str = "") -> str:
     """Read a line of a terminal that may be dumb, without blocking the loop; Ctrl-C ends it."""
     from prompt_toolkit import PromptSession
 
     session: PromptSession[Any] = PromptSession()
     try:
-        return str(await session.prompt_async(prompt))
+        return str(await session.prompt_async(prompt, default=default))
     except KeyboardInterrupt:
         raise EOFError from None

@@ -60,7 +60,13 @@ def answered(finish: Finish | None) -> list[str]:
     who = f"{side}, {finish.route.model}" if finish.route.model else side
     parts = [f"{who}: {sentence(finish.route.reason, finish.route.confidence)}"]
     parts += [f"begun by {finish.route.begun_by}"] if finish.route.begun_by else []
+    parts += [replaced(finish.usage.num_replaced)] if finish.usage.num_replaced else []
     return [*parts, f"{speed:.0f} tokens/s"] if speed else parts
+
+
+def replaced(count: int) -> str:
+    """Return how many values were kept here."""
+    return "1 value replaced" if count == 1 else f"{count} values replaced"
 
 
 def tokens_per_s(usage: Usage) -> float | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, TextIO
 
@@ -98,9 +100,9 @@ class _Notice:
         self._shown = shown and sys.stderr.isatty()
         self._is_written = self._over = False
 
-    def reading(self, num_read: int, num_tokens: int) -> None:
+    def reading(self, num_read: int, num_tokens: int, side: Side) -> None:
         if self._shown and not self._over:
-            overwrite(reading_line(num_read, num_tokens), sys.stderr)
+            overwrite(reading_line(num_read, num_tokens, side), sys.stderr)
             self._is_written = True
 
     def clear(self) -> None:
@@ -160,6 +162,8 @@ def why(finish: Finish) -> str:
     if seconds > 0:
         parts.append(f"{usage.completion_tokens} tokens in {seconds:.2f} s")
     parts.append(_sent(route, usage.bytes_sent))
+    if usage.num_replaced:
+        parts.append(f"values replaced before they left: {usage.num_replaced}")
     return " · ".join(parts)
 
 
@@ -195,11 +199,13 @@ def document(text: str, finish: Finish, thoughts: str = "") -> dict[str, Any]:
 
 
 class ThoughtFolding:
-    """Thought folding: takes the thoughts out of an answer's pieces, and keeps them."""
+    """Thought folding: takes the thoughts out of an answer's pieces, keeps and times them."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._reader = ThoughtReader()
         self._thoughts: list[str] = []
+        self._began_s = self._seconds = 0.0
 
     @property
     def thoughts(self) -> str:
@@ -227,9 +233,11 @@ class ThoughtFolding:
 
     def summary(self) -> str:
         """Return one line about the thoughts."""
-        count = len(self.thoughts.split())
-        return f"thought for {count} word{'s' if count != 1 else ''} first"
+        return f"thought for {max(1, round(self._seconds))} s"
 
     def _keep(self, thought: str) -> None:
         if thought:
+            now_s = self._clock()
+            self._began_s = self._began_s if self._thoughts else now_s
+            self._seconds = now_s - self._began_s
             self._thoughts.append(thought)

@@ -12,6 +12,9 @@ from backbone.terminal_text import echo, echo_json
 # What another room knows of a setting's value: a function that returns it as it is kept.
 CHECKS: dict[str, Callable[[str], str]] = {}
 
+# What a default means where nobody has chosen.
+_WITHOUT = {"policy.privacy": "  # not chosen: a person is asked, programs' texts may leave"}
+
 config_app = typer.Typer(
     help="The settings of this device, and where each comes from.", no_args_is_help=True
 )
@@ -63,7 +66,11 @@ def show(
         echo_json(json.dumps([asdict(each) | {"variable": each.variable} for each in found]))
         return
     for each in found:
-        by = {"default": "", "file": f"  # {file}", "environment": f"  # {each.variable}"}
+        by = {
+            "default": _WITHOUT.get(each.name, ""),
+            "file": f"  # {file}",
+            "environment": f"  # {each.variable}",
+        }
         value = "none" if each.value is None else json.dumps(each.value, ensure_ascii=False)
         echo(f"{each.name:27} = {value}{by[each.source]}")
     if not found:

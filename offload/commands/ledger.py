@@ -10,7 +10,7 @@ from backbone.terminal_text import echo, echo_json
 from offload.aims import parse_aim
 from offload.config.places import places
 from offload.egress.ledger.entries import DecisionEntry, LedgerEntry, Totals
-from offload.egress.ledger.explain import explained, left_line, totals_line
+from offload.egress.ledger.explain import explained, is_about, left_line, totals_line
 from offload.egress.ledger.reading import open_book
 from offload.egress.privacy.findings import Rules, counted
 from offload.egress.privacy.redaction import clear
@@ -33,10 +33,11 @@ class Explanation(msgspec.Struct, frozen=True, kw_only=True):
     report_lines: list[str]
 
 
-def list_left(limit: int, *, as_json: bool) -> None:
-    """Print what left; a limit of 0 lists all."""
+def list_left(limit: int, *, find: str = "", as_json: bool) -> None:
+    """Print what left, of all or of what the words `find` are told; a limit of 0 lists all."""
     with open_book(places().ledger) as book:
-        listing = Listing(totals=book.totals(), left=book.departures(limit=limit or -1))
+        left = [each for each in book.departures() if is_about(each, find)]
+        listing = Listing(totals=book.totals(), left=left[: limit or None])
     if as_json:
         _print(listing)
         return

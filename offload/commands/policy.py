@@ -159,12 +159,15 @@ def forget(as_json: Json = False) -> None:
 @policy_app.command()
 def ledger(
     limit: Annotated[int, typer.Option(help="How many of the newest; 0 for all.")] = 0,
+    find: Annotated[
+        str, typer.Option(help="Only those that all these words are told of, as in `failed name`.")
+    ] = "",
     as_json: Json = False,
 ) -> None:
-    """List every question that left this device: when, how many bytes, where to, and why."""
+    """Tell of every question that left: when, how many bytes, where to, why, what was replaced."""
     from offload.commands.ledger import list_left
 
-    list_left(limit, as_json=as_json)
+    list_left(limit, find=find, as_json=as_json)
 
 
 @policy_app.command()

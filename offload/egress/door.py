@@ -24,6 +24,7 @@ from offload.egress.permission import (
     anything,
     nobody,
 )
+from offload.egress.preview import AT_ONCE
 from offload.egress.privacy.findings import Kind, Rules, counted
 from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import Cleared, clear
@@ -43,7 +44,6 @@ from offload.policy.serving.gate import Conditions, DayLimits, kept_near
 from offload.prompt_length import require_short
 from offload.reasons import sentence
 
-_AT_ONCE = 4000  # characters: a few milliseconds
 _UNKNOWN = CloudSnapshot(healthy=True)
 
 
@@ -132,7 +132,7 @@ class EgressEngine:
 
     async def _require_short(self, request: Request) -> None:
         """Raise CloudFailed for what the cloud could not read: to search it would take its time."""
-        if num_chars(request) <= _AT_ONCE:
+        if num_chars(request) <= AT_ONCE:
             return
         card = await self.cloud.connect() if isinstance(self.cloud, Connectable) else self.card()
         try:
@@ -186,7 +186,7 @@ class EgressEngine:
     async def _cleared(self, request: Request, rules: Rules, context: EgressContext) -> Cleared:
         """Return the request as it may leave. Raises EgressBlocked."""
         # A long text takes longer than the event loop may wait.
-        at_once = num_chars(request) <= _AT_ONCE
+        at_once = num_chars(request) <= AT_ONCE
         cleared = (
             clear(request, rules) if at_once else await asyncio.to_thread(clear, request, rules)
         )
@@ -217,6 +217,7 @@ class EgressEngine:
             num_bytes=len(content),
             digest=digest(content),
             found=counted(cleared.kinds, rules),
+            conversation=request.session or "",
             content=content.decode(),
         )
 
@@ -232,7 +233,7 @@ class EgressEngine:
                     rest = restorer.end()
                     if rest:
                         yield Delta(text=rest, index=index)
-                    yield _told_of_links(item, restorer.num_left)
+                    yield _told(item, restorer.num_left, len(cleared.originals))
                     return
                 if item.replaces:
                     restorer.forget()
@@ -325,8 +326,11 @@ def _of_action(cleared: Cleared, rules: Rules, action: str) -> list[Kind]:
     return [kind for kind in kinds if rules.action(kind) == action]
 
 
-def _told_of_links(finish: Finish, num_left: int) -> Finish:
-    if not num_left:
+def _told(finish: Finish, num_left: int, num_replaced: int) -> Finish:
+    """Return the end with how many values were replaced, and how many links kept a placeholder."""
+    if not num_replaced:
         return finish
-    usage = msgspec.structs.replace(finish.usage, placeholders_in_links=num_left)
+    usage = msgspec.structs.replace(
+        finish.usage, placeholders_in_links=num_left, num_replaced=num_replaced
+    )
     return msgspec.structs.replace(finish, usage=usage)

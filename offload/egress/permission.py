@@ -37,9 +37,23 @@ class Allowed:
     learns: bool = False
     trouble: str = ""
 
-    def chosen(self) -> Privacy:
-        """Return the class of what a person writes; without a word from them, it is to ask."""
-        return self.privacy if self.is_said else Privacy.ASK
+    def class_of_text(self, *, attended: bool) -> Privacy:
+        """Return the class of a text: the one rule for `ask`, chat, page and serve.
+
+        Where a person sits at a terminal or at the page they are asked, unless they have chosen;
+        where nobody can be asked, the setting holds as it is.
+        """
+        return Privacy.ASK if attended and not self.is_said else self.privacy
+
+    def rule(self) -> str:
+        """Return in one line what holds for texts of programs, which nobody can be asked about."""
+        whence = "as you set it" if self.is_said else "the default"
+        setting = f"policy.privacy = {self.privacy.value}, {whence}"
+        if self.offline or self.privacy is Privacy.LOCAL_ONLY:
+            return f"no text leaves this device ({'offline' if self.offline else setting})"
+        if self.privacy is Privacy.ASK:
+            return f"no text leaves this device unless its person is asked ({setting})"
+        return f"texts may go to the far model, redacted, and nobody is asked ({setting})"
 
 
 Permission = Callable[[], Allowed]

@@ -11,7 +11,7 @@ from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.engine import Engine
 from offload.errors import LinkError
 from offload.hybrid.answer_pair import AnswerPair
-from offload.messages import Confidence, Delta, Finish, Request, Route, Side, Usage
+from offload.messages import Confidence, Delta, Finish, Request, Route, Side
 from offload.policy.serving.dispatch import (
     DispatchInputs,
     LatencyModel,
@@ -187,8 +187,7 @@ class DecisionState:
 
     def broken_off(self) -> Finish:
         """Return the end of a near answer that was stopped in its circles."""
-        usage = Usage(completion_tokens=self.monitor.num_tokens)
-        return Finish(reason="stop", usage=usage)
+        return Finish(reason="stop", usage=self.monitor.usage())
 
     def routed(
         self,

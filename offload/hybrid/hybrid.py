@@ -307,6 +307,10 @@ class Hybrid(ForwardsTokenizing):
         )
         return msgspec.structs.replace(finish, route=route)
 
+    def far_name(self) -> str:
+        """Return the far model's name; empty while it was not reached."""
+        return self._name_of("cloud")
+
     def _name_of(self, side: Side | None) -> str:
         engine = self.edge if side == "edge" else self.cloud
         with contextlib.suppress(CloudUnreachable):  # one that was never reached has no name yet

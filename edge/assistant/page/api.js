@@ -48,6 +48,7 @@ const at = (id) => `conversations/${encodeURIComponent(id)}`;
 export const status = () => json("status");
 export const change = (settings) => json("settings", { method: "PATCH", body: settings });
 export const conversations = (wanted = "") => json(`conversations?q=${encodeURIComponent(wanted)}`);
+export const ledger = (words, kind) => json(`ledger?q=${encodeURIComponent(words)}&kind=${encodeURIComponent(kind)}`);
 export const begin = () => json("conversations", { method: "POST", body: {} });
 export const read = (id) => json(at(id));
 export const rename = (id, title) => json(at(id), { method: "PATCH", body: { title } });

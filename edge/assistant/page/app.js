@@ -5,6 +5,7 @@ import { Composer } from "./composer.js";
 import { askConsent, choose, line, withdrawConsent } from "./dialogs.js";
 import { listen as listenToList, show as showList } from "./list.js";
 import { listen } from "./keys.js";
+import { Ledger } from "./ledger.js";
 import * as place from "./place.js";
 import { Settings } from "./settings.js";
 import { draw as drawStatus } from "./status.js";
@@ -28,6 +29,7 @@ let last = null; // the last answer's usage
 const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text), edit, version, resume });
 const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), fail: notice });
 const settings = new Settings(stand, speak);
+const ledger = new Ledger((id) => open(id));
 
 /** Do something that needs the server; say what went wrong, and return undefined then. */
 async function act(doing) {
@@ -205,6 +207,15 @@ function edit(turn) {
   if (!composer.busy) composer.edit(turn);
 }
 
+/** Stop an answer, and put its question into the box: it is to be changed before anything leaves. */
+async function changeInstead(id) {
+  if (!(await act(() => api.stop(id)))) return;
+  const whole = await act(() => api.read(id));
+  const asked = whole?.turns.findLast((turn) => turn.role === "user");
+  composer.setBusy(false);
+  if (asked && id === current) edit(asked);
+}
+
 /** Show another version of a turn, and what followed it. */
 async function version(turn) {
   if (composer.busy || !(await act(() => api.version(current, turn)))) return;
@@ -242,7 +253,8 @@ async function follow(id) {
 
 async function take(id, event) {
   if (event.type === "consent") {
-    askConsent(event.bytes).then((reply) => reply && api.consent(id, reply).catch(() => null));
+    const reply = askConsent(event);
+    reply.then((said) => (said === "edit" ? changeInstead(id) : said && api.consent(id, said).catch(() => null)));
     return;
   }
   if (event.type === "consented") withdrawConsent(); // answered in another tab
@@ -255,6 +267,7 @@ $("open-sidebar").addEventListener("click", () => side(true));
 $("close-sidebar").addEventListener("click", () => side(false));
 $("shade").addEventListener("click", () => side(false));
 $("open-settings").addEventListener("click", () => status && settings.open(status));
+$("open-ledger").addEventListener("click", () => act(() => ledger.open()));
 $("search").addEventListener("input", () => act(refresh));
 $("latest").addEventListener("click", () => thread.toEnd(true));
 

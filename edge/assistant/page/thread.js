@@ -42,9 +42,10 @@ export function apart(text) {
   return { thought, answer: end < 0 ? "" : start.slice(end + TAGS[tag].length).trimStart(), open: end < 0 };
 }
 
-/** The thoughts before an answer, closed until they are asked for. */
-function folded({ thought, open }) {
-  return make("details", "thoughts", make("summary", "", t(open ? "writing" : "thought")), make("p", "", thought));
+/** The thoughts before an answer, closed until they are asked for; `seconds` where somebody watched. */
+function folded({ thought, open }, seconds = 0) {
+  const said = seconds ? t("thought_for", { n: seconds }) : t("thought");
+  return make("details", "thoughts", make("summary", "", open ? t("writing") : said), make("p", "", thought));
 }
 
 /** One answer as it is written: whole blocks are drawn once, only the last is drawn again. */
@@ -59,13 +60,17 @@ class Writing {
     this.done = 0;
     this.tail = [];
     this.thoughts = null;
+    this.since = 0; // when the first thought was seen to come
+    this.seconds = 0;
     this.body.replaceChildren();
   }
 
   /** Show what was thought so far, folded as the reader left it. */
   think(parts) {
     if (!parts.thought) return;
-    const made = folded(parts);
+    if (parts.open) this.since ||= performance.now();
+    else if (this.since) this.seconds ||= Math.max(1, Math.round((performance.now() - this.since) / 1000));
+    const made = folded(parts, this.seconds);
     made.open = this.thoughts?.open ?? false;
     if (this.thoughts) this.thoughts.replaceWith(made);
     else this.body.prepend(made);
@@ -227,12 +232,19 @@ export class Thread {
   take(event) {
     if (!this.writing) return;
     if (event.type === "so_far") this.writing.clear();
-    if (event.type === "reading") this.writing.badge.textContent = t("reading", { n: event.read.toLocaleString(), of: event.of.toLocaleString() });
+    if (event.type === "reading") this.reads(event);
     if (event.replaces) this.replace(event.text);
     if (event.source) this.from(event.source);
     if (event.text) this.writing.write(event.text);
     requestAnimationFrame(() => this.toEnd());
     if (["finish", "error", "stopped"].includes(event.type)) this.end(event);
+  }
+
+  /** Say how far a long prompt has been read, and by whom. */
+  reads({ side, read, of }) {
+    const far = side === "cloud";
+    this.writing.badge.className = `badge ${far ? "far" : "near"}`;
+    this.writing.badge.textContent = t(far ? "reading_far" : "reading", { n: read.toLocaleString(), of: of.toLocaleString() });
   }
 
   /** Say who is writing, as soon as that is known. */
@@ -318,6 +330,8 @@ function badge(route, turn) {
   const summary = make("summary", "", make("span", far ? "badge far" : "badge near", far ? t("far") : t("near")));
   const sent = leftBy(route, turn.finish.usage?.bytes_sent ?? 0);
   if (sent) summary.append(make("span", "sent", sent));
+  const replaced = turn.finish.usage?.num_replaced;
+  if (replaced) summary.append(make("span", "sent", t("replaced", { n: replaced })));
   if (route.model) summary.append(make("span", "model", route.model));
   summary.append(make("span", "reason", turn.reason ?? ""));
   summary.title = t("why");

@@ -30,6 +30,7 @@ class Departure(msgspec.Struct, frozen=True, kw_only=True):
     num_bytes: int  # of the request as it is encoded
     digest: str
     found: dict[str, int] = {}
+    conversation: str = ""  # its id where it was asked in one
     content: str | None = None
 
 

@@ -6,24 +6,39 @@ import time
 from collections.abc import Iterable
 
 from offload.egress.ledger.entries import DecisionEntry, LedgerEntry, Totals
+from offload.kind_words import found_in_words
 from offload.reasons import sentence, sureness
 
 _SIDES = {"edge": "near", "cloud": "far"}
 
 
 def left_line(left: LedgerEntry) -> str:
-    """Return one line of the list: when, how much, where to, why, and what was replaced."""
+    """Return one line of the list: when, how much, where to, why, what was found, how it ended."""
     departure, back = left.departure, left.back
-    bytes_known = "" if back.bytes_sent is not None else " at most"
-    parts = [
-        f"{_moment(departure.left_at)}  {left.num_bytes:>8} bytes{bytes_known}",
-        departure.endpoint,
-        departure.why,
-        back.state,
-    ]
-    if departure.found:
-        parts.append(_counts(departure.found))
-    return "  ".join((*parts, departure.digest[:12], departure.request_id[:12]))
+    most = "" if back.bytes_sent is not None else "at most "
+    line = (
+        f"{_moment(departure.left_at)}  {most}{left.num_bytes:,} bytes to {departure.endpoint}: "
+        f"{sentence(departure.why)}"
+    )
+    found = f"; {found_in_words(departure.found)}" if departure.found else ""
+    said = f" in conversation {departure.conversation[:8]}" if departure.conversation else ""
+    return (
+        f"{line}{found}; {_STATES.get(back.state, back.state)}{said} ({departure.request_id[:12]})"
+    )
+
+
+_STATES = {
+    "leaving": "under way, or cut off",
+    "answered": "answered",
+    "failed": "failed",
+    "abandoned": "left before its end",
+}
+
+
+def is_about(left: LedgerEntry, words: str) -> bool:
+    """Whether all words stand in what is told of an entry, in any case."""
+    told = f"{left_line(left)} {left.departure.request_id} {left.departure.conversation}".lower()
+    return all(word in told for word in words.lower().split())
 
 
 def totals_line(totals: Totals, num_shown: int) -> str:
@@ -89,20 +104,11 @@ def _outcome(decision: DecisionEntry) -> list[str]:
 def _departed(left: LedgerEntry) -> str:
     departure = left.departure
     most = "" if left.back.bytes_sent is not None else "at most "
-    found = f"; in the text: {_counts(departure.found)}" if departure.found else ""
+    found = f"; in the text: {found_in_words(departure.found)}" if departure.found else ""
     return (
         f"To {departure.endpoint} went {most}{left.num_bytes} bytes ({left.back.state}), "
         f"SHA-256 {departure.digest[:16]}{found}."
     )
-
-
-def _counts(found: dict[str, int]) -> str:
-    done = {"redact": "replaced", "ask": "let pass by you"}
-    parts = []
-    for name, count in found.items():
-        kind, _, action = name.partition(" ")
-        parts.append(f"{count} {kind.replace('_', ' ')} {done.get(action, action)}")
-    return ", ".join(parts)
 
 
 def _moment(seconds: float) -> str:

@@ -31,8 +31,8 @@ _RETRY_S = 1.0
 _MAX_WAITING = 10_000  # lines kept in memory while the file takes none
 
 _LEAVING = """INSERT INTO departures
-    (key, request_id, left_at, endpoint, why, privacy, num_bytes, digest, found, content)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+    (key, request_id, left_at, endpoint, why, privacy, num_bytes, digest, found, content,
+    conversation) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _RETURNED = """UPDATE departures SET state = ?, bytes_sent = ?, bytes_received = ?, num_tokens = ?,
     cost = ?, seconds = ?, failure = ? WHERE key = ?"""
 _DECIDED = """INSERT INTO decisions
@@ -76,7 +76,8 @@ class Ledger:
         values = (departure.key, departure.request_id, departure.left_at, departure.endpoint)
         values += (departure.why, departure.privacy, departure.num_bytes, departure.digest)  # type: ignore[assignment]
         self._write(
-            (_LEAVING, (*values, found, content)), DaySpending(num_bytes=departure.num_bytes)
+            (_LEAVING, (*values, found, content, departure.conversation)),
+            DaySpending(num_bytes=departure.num_bytes),
         )
 
     def returned(self, key: str, back: DepartureOutcome) -> None:

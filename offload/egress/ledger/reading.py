@@ -26,8 +26,8 @@ from offload.errors import RequestError, SettingsError
 from offload.messages import Finish
 
 _DEPARTURE = (
-    "key, request_id, left_at, endpoint, why, privacy, num_bytes, digest, found, content, "
-    "state, bytes_sent, bytes_received, num_tokens, cost, seconds, failure"
+    "key, request_id, left_at, endpoint, why, privacy, num_bytes, digest, found, conversation, "
+    "content, state, bytes_sent, bytes_received, num_tokens, cost, seconds, failure"
 )
 _DECISION = "number, request_id, began_at, privacy, inputs, propensity, finish, content"
 _SPENT = (

@@ -51,6 +51,7 @@ MIGRATIONS = (
     CREATE TABLE gone (departures INTEGER, num_bytes INTEGER, tokens INTEGER, cost REAL);
     INSERT INTO gone VALUES (0, 0, 0, 0);
     """,
+    "ALTER TABLE departures ADD COLUMN conversation TEXT NOT NULL DEFAULT ''",
 )
 
 

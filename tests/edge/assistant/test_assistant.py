@@ -99,7 +99,9 @@ async def test_consent_is_asked_of_the_page_and_private_closes_the_link() -> Non
         await http.post(f"/api/conversations/{talk}/ask", json={"text": "hello"})
         follow = opened.answers.follow(talk)
         asked = [await anext(follow), await anext(follow)][-1]
-        assert asked == {"type": "consent", "bytes": 5} and opened.far.requests == []
+        assert asked["type"] == "consent" and asked["num_bytes"] == 5 and not asked["blocked"]
+        assert [list(turn["pieces"]) for turn in asked["turns"]] == [[{"text": "hello"}]]
+        assert opened.far.requests == []
         await http.post(f"/api/conversations/{talk}/consent", json={"reply": "conversation"})
         assert (await anext(follow)) == {"type": "consented"}  # for a page in another tab
         assert (await anext(follow))["text"] == "far "

@@ -81,6 +81,47 @@ async def test_thoughts_are_folded_and_open_where_the_reader_wants_them() -> Non
             await tab.locator(".route .badge.near").wait_for()
 
 
+async def test_how_long_was_thought_is_told_to_who_watched() -> None:
+    hold = asyncio.Event()
+    said = ("<think>\nLet me", " see.\n</think>\n\nIt is 4.")
+    async with serving(office(ScriptedEngine(said, hold=hold))) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "2 + 2?")
+        await tab.locator(".thoughts summary", has_text="thinking").wait_for()
+        hold.set()
+        await tab.locator(
+            ".thoughts summary", has_text=re.compile(r"^Thought for \d+ s$")
+        ).wait_for()
+        await tab.locator(".route .badge.near").wait_for()
+        await tab.reload()
+        await tab.locator(".thoughts summary", has_text="What was thought first").wait_for()
+
+
+async def test_an_answer_that_ran_in_circles_is_cut_and_said_to_be() -> None:
+    circles = ScriptedEngine(("Once upon a time ", *["there was a king and "] * 200))
+    async with serving(office(circles)) as opened, page() as tab:
+        await ready(opened, tab)
+        await ask(tab, "a story")
+        await tab.locator(".remark", has_text="it ran in circles and was cut").wait_for()
+        assert await tab.locator(".body").inner_text() == "Once upon a time there was a king and"
+        assert await tab.locator(".withdrawn").count() == 0
+        assert await tab.locator("#status", has_text="tokens/s").count() == 1
+        await tab.reload()
+        await tab.locator(".remark", has_text="it ran in circles").wait_for()
+
+
+async def test_how_far_the_far_model_has_read_is_told() -> None:
+    hold = asyncio.Event()
+    far = ScriptedEngine(("far ", "answer"), hold=hold, hold_before=0, reads=[(512, 3000, "cloud")])
+    async with serving(office(far=far, forced="cloud")) as opened, page() as tab:
+        change_settings(places().config_file, "policy", {"privacy": "cloud_ok"})
+        await ready(opened, tab)
+        await ask(tab, "a long question")
+        await tab.locator(".badge.far", has_text="reading 512 of 3,000 tokens").wait_for()
+        hold.set()
+        await tab.locator(".route .badge.far").wait_for()
+
+
 async def test_consent_retry_and_the_private_switch() -> None:
     async with serving(office(forced="cloud")) as opened, page() as tab:
         await ready(opened, tab)

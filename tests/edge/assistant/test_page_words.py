@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 
 import edge
+from offload.egress.privacy.findings import KINDS
 
 PAGE = Path(edge.__file__ or "").parent / "assistant" / "page"
 # Named by what a turn, an example or the cloud is, and not by their own letters.
 BY_NAME = {"stopped", "interrupted", "failed", "example_1", "example_2", "example_3"}
+BY_NAME |= {f"kind_{kind}" for kind in KINDS}
+BY_NAME |= {f"ledger_{state}" for state in ("leaving", "failed", "abandoned")}
 BY_NAME |= {f"welcome_{how}" for how in ("alone", "private", "asks", "far", "away")}
 
 

@@ -14,6 +14,7 @@ from edge.chat.chat import Chat
 from edge.chat.chat_commands import COMMANDS, changed
 from edge.chat.consent import ConsentPrompt, Reply
 from edge.chat.dialogue import AnswerOptions
+from edge.chat.leaving_text import Line
 from edge.chat.markdown_stream import settled
 from edge.chat.question_text import MAX_BYTES
 from edge.chat.screen import PlainScreen
@@ -41,6 +42,7 @@ class ScriptedScreen:
         self.asked: list[str] = []
         self.readings: list[str] = []
         self.copied: list[str] = []
+        self.shown: list[str] = []
 
     async def read(self) -> str:
         if not self._lines:
@@ -56,6 +58,12 @@ class ScriptedScreen:
 
     def reading(self, progress: str) -> None:
         self.readings.append(progress)
+
+    def leaving(self, lines: Sequence[Line]) -> None:
+        self.shown += ["".join(text for text, _ in line) for line in lines]
+
+    def offer(self, text: str) -> None:
+        self._lines.insert(0, text.replace("bob@example.com", "somebody"))
 
     def show(self, delta: Delta) -> None:
         pass
@@ -273,11 +281,39 @@ async def test_it_asks_before_a_message_leaves_and_remembers(
     here = places()
     engine = hybrid(ConsentPrompt(ask, here))
     allowed = LivePermission(here.config_file)
-    await talk("one", "two", "/new", "three", engine=engine, live=lambda: allowed().chosen())
+    await talk(
+        "one",
+        "two",
+        "/new",
+        "three",
+        engine=engine,
+        live=lambda: allowed().class_of_text(attended=True),
+    )
     assert (len(questions), len(far(engine).requests)) == (asked, left)
-    remembered = allowed().chosen()
+    remembered = allowed().class_of_text(attended=True)
     wanted = {"always": Privacy.CLOUD_OK, "never": Privacy.LOCAL_ONLY}
     assert remembered is wanted.get(reply, Privacy.ASK)
+
+
+async def test_a_question_can_be_changed_before_it_leaves() -> None:
+    replies: list[Reply] = ["edit", "once"]
+
+    async def ask(request: Request) -> Reply:
+        return replies.pop(0)
+
+    chats: list[Chat] = []
+    consent = ConsentPrompt(ask, None, edits=lambda _: chats[0].edit_instead())
+    engine = hybrid(consent)
+    screen = ScriptedScreen("who is bob@example.com?")
+    chat = Chat(engine, screen, Conversations(), options=AnswerOptions(), commands=COMMANDS)
+    chats.append(chat)
+    await chat.run()
+    (left,) = far(engine).requests
+    assert left.last_text() == "who is somebody?"
+    assert "change your question; what you send is asked in its place" in screen.remarks
+    assert chat.conversation is not None
+    turns = chat.store.read(chat.conversation).turns
+    assert turns[0].content == "who is somebody?"
 
 
 async def test_the_status_line_tells_without_asking() -> None:
@@ -337,11 +373,21 @@ async def test_thoughts_are_folded_kept_and_handed_back() -> None:
     )
     assert screen.answers == ["It is 4.", "It is 4."]
     assert screen.remarks[0] == "thinking ..."
-    assert "thought for 3 words first; /thoughts shows it" in screen.remarks
+    assert "thought for 1 s; /thoughts shows it" in screen.remarks
     assert "Let me see." in screen.remarks
     assert chat.conversation is not None
     kept = chat.store.read(chat.conversation).turns[1].content
     assert kept == "".join(THOUGHT), "nothing is lost"
+    again = ScriptedScreen("/thoughts")
+    await Chat(
+        engine,
+        again,
+        chat.store,
+        options=AnswerOptions(),
+        commands=COMMANDS,
+        conversation=chat.conversation,
+    ).run()
+    assert again.remarks == ["Let me see."], "of an earlier run, too"
     assert isinstance(engine.edge, ScriptedEngine)
     told = engine.edge.requests[1].messages[1]
     assert (told.content, told.reasoning) == ("It is 4.", "Let me see.")

@@ -100,3 +100,36 @@ def test_a_chat_tells_at_its_start_what_waits_and_leaves_it_waiting(
     captured = capsys.readouterr()
     assert "Paris" in captured.out and "1 earlier question waits" in captured.err
     assert len(outbox.pending()) == 1
+
+
+def test_what_is_asked_offline_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
+    monkeypatch.setenv("NEARFAR_POLICY_PRIVACY", "cloud_ok")
+    end = Finish(reason="stop", route=Route(served_by="edge", reason="offline", confidence=0.1))
+    engine = ScriptedEngine([Delta(text="perhaps")], finish=end)
+
+    async def answered(
+        settings: Settings, wish: AskOptions, request: Request, reader: StreamReader
+    ) -> Finish:
+        return await reader.read(engine.generate(request))
+
+    monkeypatch.setattr(ask, "_ask", answered)
+    for offline, num_waiting in ((True, 0), (False, 1)):
+        ask_once("What is it?", AskOptions(offline=offline), why=False, as_json=False)
+        assert len(Outbox(places().outbox).pending()) == num_waiting
+
+
+def test_what_is_said_in_an_offline_chat_does_not_wait(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEARFAR_CLOUD_URL", "tcp://127.0.0.1:9")
+    monkeypatch.setenv("NEARFAR_CLOUD_CONNECT_TIMEOUT_S", "0.2")
+    monkeypatch.setenv("NEARFAR_POLICY_PRIVACY", "cloud_ok")
+    monkeypatch.setattr(Outbox, "_is_worth_it", lambda *_: True)  # however sure the model is
+    for offline, num_waiting in ((True, 0), (False, 1)):
+        typed = io.BytesIO(b"What is the capital of France?\n")
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(typed))
+        chat_on(AskOptions(offline=offline), ConversationChoice(), "", as_json=False)
+        assert len(Outbox(places().outbox).pending()) == num_waiting

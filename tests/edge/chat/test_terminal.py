@@ -152,7 +152,7 @@ async def test_the_first_message_that_would_leave_is_asked_about(start: Start) -
         await asyncio.to_thread(terminal.see, "/help")
         await asyncio.to_thread(terminal.see, "far model")
         terminal.write("What is the capital of France?\r")
-        await asyncio.to_thread(terminal.see, "go to the far model")
+        await asyncio.to_thread(terminal.see, "30 bytes in all")
         await asyncio.to_thread(terminal.see, "do not ask again")
         await asyncio.to_thread(terminal.see, "answer near")  # the last of the choices
         assert cloud.requests == []

@@ -18,7 +18,7 @@ from offload.egress.ledger.entries import (
     LedgerEntry,
     Totals,
 )
-from offload.egress.ledger.explain import explained, left_line, totals_line
+from offload.egress.ledger.explain import explained, is_about, left_line, totals_line
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.ledger.reading import open_book
 from offload.egress.ledger.schema import start_of_day, tidy
@@ -136,7 +136,7 @@ def test_a_decision_is_told_in_sentences(ledger: Ledger) -> None:
 def test_the_list_says_at_most_where_nobody_counted(ledger: Ledger) -> None:
     leave(ledger)
     line = left_line(lines(ledger.path)[0])
-    assert "at most" in line and "unsure" in line
+    assert "at most" in line and "not sure" in line
     assert totals_line(totals(ledger.path), 1) == "100 bytes left in 1 attempts"
     assert totals_line(Totals(), 0) == "nothing has left this device"
 
@@ -237,6 +237,46 @@ def test_a_file_of_a_newer_version_is_left_alone(
     assert "newer nearfar" in caplog.text
     with pytest.raises(SettingsError, match="newer nearfar"), open_book(path):
         pass
+
+
+def test_a_file_from_before_conversations_were_noted_opens_as_before(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    with sqlite3.connect(path) as connection:
+        connection.executescript(schema.MIGRATIONS[0])
+        connection.execute(
+            "INSERT INTO departures (key, request_id, left_at, endpoint, why, privacy, num_bytes, "
+            "digest, found) VALUES ('k', 'r', 1, 'tcp://cloud:1', 'unsure', 'ask', 9, 'd', '{}')"
+        )
+        connection.execute("PRAGMA user_version=1")
+    connection.close()
+    ledger = Ledger(path)
+    leave(ledger, name="new")
+    ledger.close()
+    with open_book(path) as book:
+        new, old = book.departures()
+    assert (new.departure.request_id, old.departure.request_id) == ("new", "r")
+    assert old.departure.conversation == "" and old.num_bytes == 9
+
+
+def test_a_line_is_told_in_words_and_found_by_them() -> None:
+    departure = Departure(
+        request_id="abcdef",
+        left_at=NOON,
+        endpoint="tcp://cloud:1",
+        why="unsure",
+        privacy="cloud_ok",
+        num_bytes=1234,
+        digest="ab" * 32,
+        found={"email redact": 2, "ip ask": 1},
+        conversation="0123456789",
+    )
+    left = LedgerEntry(departure=departure, back=DepartureOutcome(state="failed"))
+    line = left_line(left)
+    assert "at most 1,234 bytes to tcp://cloud:1: the near model was not sure" in line
+    assert "2 e-mail addresses replaced, 1 IP address not replaced; failed" in line
+    assert line.endswith("in conversation 01234567 (abcdef)")
+    assert is_about(left, "E-Mail failed") and is_about(left, "") and is_about(left, "012345678")
+    assert not is_about(left, "e-mail answered")
 
 
 def test_a_migration_that_fails_leaves_the_file_as_it_was(

@@ -10,7 +10,7 @@ import torch
 from backbone.config import NetworkConfig
 from edge.llama.fit import CACHE_SHARE, COMFORTABLE_LEN, LEAST_LEN, MARGIN, MB, DoesNotFit
 from edge.small_gpu.options import TorchOptions
-from edge.small_gpu.ring_cache import Ring, Rotations
+from edge.small_gpu.ring_cache import Ring, RingTables
 from quantize.model_files import ModelFiles
 
 
@@ -32,7 +32,7 @@ class RingPlan:
         *,
         device: torch.device | str,
         dtype: torch.dtype,
-        rotations: Rotations | None = None,
+        tables: RingTables | None = None,
     ) -> Ring:
         """Make a ring."""
         return Ring(
@@ -45,7 +45,7 @@ class RingPlan:
             chunk=self.chunk,
             device=device,
             dtype=dtype,
-            rotations=rotations,
+            tables=tables,
         )
 
 

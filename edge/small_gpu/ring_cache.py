@@ -11,18 +11,41 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from backbone.attention import dot_product
+from backbone.attention import dot_product, soft_capped, visible
 from backbone.config import NetworkConfig
 from backbone.fast_tensor_ops import to_device
 from backbone.rotary import cos_sin, inverse_frequencies, rotate
 from edge.small_gpu.block_store import BlockStore
 from engine.window import Pins
 
-Rotations = list[tuple[Tensor, Tensor]]  # of each rotary base: cos and sin of every position
+_FEW = 8  # tokens, whose scores are made at once
+
+
+class Rotation(NamedTuple):
+    """Rotation of every position by one rotary base, [positions, 1, dim].
+
+    Both halves of a head's channels turn alike. Of stored keys the tokens lie last: those tables
+    are [dim / 2, positions].
+    """
+
+    cos: Tensor
+    sin: Tensor
+    stored_cos: Tensor
+    stored_sin: Tensor
+
+
+class RingTables:
+    """Tables and scratch memory of all rings of a network, which are read one at a time."""
+
+    def __init__(self, config: NetworkConfig, limit: int, device: torch.device) -> None:
+        self.rotations = _rotations(config, limit, device)
+        size = limit * config.num_key_value_heads * config.head_dim  # of a layer's keys
+        self.decoded, self.turned = (torch.empty(size, device=device) for _ in range(2))
 
 
 @dataclass(frozen=True)
@@ -56,11 +79,11 @@ class Ring:
         chunk: int = 64,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        rotations: Rotations | None = None,
+        tables: RingTables | None = None,
     ) -> None:
         """Make room for `limit` tokens, of which `chunk` may come at once.
 
-        `rotations` are those of another ring of the same network and limit, to be shared.
+        `tables` are those of another ring of the same network and limit, to be shared.
         """
         least = num_sinks + residual + block + chunk
         assert limit >= least, f"a ring of {limit} tokens is too small: these parts need {least}"
@@ -72,7 +95,7 @@ class Ring:
         self._windows = config.windows()
         self._bases = [config.rope_base(layer) for layer in range(self._layers)]
         self._soft_cap = config.attn_logit_softcapping
-        heads = (config.num_key_value_heads, config.head_dim)
+        self._heads = heads = (config.num_key_value_heads, config.head_dim)
         self.keys, self.values = (
             BlockStore(
                 (block, *heads),
@@ -87,7 +110,7 @@ class Ring:
         )
         # Sinks first, then the residual, then the chunk that is being read: [2, ...] keys, values.
         self.plain = torch.zeros(2, self._layers, least, *heads, device=self.device, dtype=dtype)
-        self.rotations = rotations or rotations_of(config, limit, self.device)
+        self.tables = tables or RingTables(config, limit, self.device)
         self.clear()
 
     def clear(self) -> None:
@@ -128,6 +151,7 @@ class Ring:
         """Return whether a range of the stream is held without holes."""
         return sum(start <= at < end for at in self._held()) == max(0, end - start)
 
+    @torch.no_grad()
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from new tokens to all that is held and to each other, causally.
 
@@ -137,17 +161,52 @@ class Ring:
         start, stop = len(self.plain_at), len(self.plain_at) + q.shape[0]
         self.plain[0, layer, start:stop] = k
         self.plain[1, layer, start:stop] = v
-        keys = self._gathered(self.keys, self.plain[0, layer, :stop], layer)
-        values = self._gathered(self.values, self.plain[1, layer, :stop], layer)
-        first, last = keys.shape[0] - q.shape[0], keys.shape[0]
-        cos, sin = self.rotations[self._bases[layer]]
-        q = rotate(q, cos[first:last], sin[first:last])
-        keys = rotate(keys, cos[:last], sin[:last])
+        turn, last = self.tables.rotations[self._bases[layer]], self.used + q.shape[0]
+        own = slice(last - q.shape[0], last)
+        q = rotate(q, turn.cos[own], turn.sin[own])
+        if q.shape[0] <= _FEW:
+            return self._attend_few(layer, q, stop)
+        return self._attend_many(layer, q, stop)
+
+    def _attend_few(self, layer: int, q: Tensor, stop: int) -> Tensor:
+        """Attend from few tokens: stored blocks are read where they lie, and none is copied.
+
+        Stored keys come first in every row of scores, then the plain ones.
+        """
+        num_new, num_stored = q.shape[0], len(self.blocks) * self.block
+        # The heads of a group share keys: they are further rows, [kv_heads, group * new, dim].
+        rows = q.view(num_new, self._heads[0], -1, q.shape[-1]).permute(1, 2, 0, 3)
+        rows = rows.flatten(1, 2).float() * q.shape[-1] ** -0.5
+        plain_k = self._turned_plain(layer, stop).float()
+        scores = rows @ plain_k.permute(1, 2, 0)
+        if num_stored:
+            scores = torch.cat((rows @ self._turned_stored(layer), scores), -1)
+        scores = soft_capped(scores, self._soft_cap)
+        if (seen := self._seen(num_new, num_stored, stop, self._windows[layer])) is not None:
+            by_token = scores.view(len(scores), -1, num_new, scores.shape[-1])
+            scores = by_token.masked_fill_(~seen, float("-inf")).flatten(1, 2)
+        weights = torch.softmax(scores, -1)
+        out = weights[..., num_stored:] @ self.plain[1, layer, :stop].transpose(0, 1).float()
+        if num_stored:
+            out += self.values.weighted(
+                layer, self.places, weights[..., :num_stored], self.tables.decoded
+            )
+        out = out.view(len(out), -1, num_new, out.shape[-1]).permute(2, 0, 1, 3)
+        return out.flatten(1, 2).to(q.dtype)
+
+    def _attend_many(self, layer: int, q: Tensor, stop: int) -> Tensor:
+        """Attend from a chunk: its keys and values are decoded once for all of its tokens."""
+        keys, values = self._turned_plain(layer, stop), self.plain[1, layer, :stop]
+        keys, values = keys.transpose(0, 1), values.transpose(0, 1)  # [kv_heads, tokens, dim]
+        if self.blocks:
+            stored = self._turned_stored(layer).transpose(1, 2).to(q.dtype)
+            keys = self._in_order(keys, stored)
+            values = self._in_order(values, self._stored_values(layer).to(q.dtype))
         out = dot_product(
             q.transpose(0, 1).unsqueeze(0),  # [1, heads, tokens, head_dim]
-            keys.transpose(0, 1).unsqueeze(0),
-            values.transpose(0, 1).unsqueeze(0),
-            mask=self._mask(q.shape[0], last, self._windows[layer]),
+            keys.unsqueeze(0),
+            values.unsqueeze(0),
+            mask=self._mask(q.shape[0], keys.shape[1], self._windows[layer]),
             soft_cap=self._soft_cap,
         )
         return out[0].transpose(0, 1)
@@ -202,20 +261,56 @@ class Ring:
     def _held(self) -> Iterator[int]:
         return chain(self.plain_at, *(block.at for block in self.blocks))
 
-    def _gathered(self, store: BlockStore, plain: Tensor, layer: int) -> Tensor:
-        if not self.blocks:
-            return plain
-        blocks = store.take(layer, self.places)
-        return torch.cat((plain[: self.num_sinks], blocks, plain[self.num_sinks :]))
+    def _stored_values(self, layer: int) -> Tensor:
+        """Return the values of all blocks: float32 [kv_heads, tokens, dim]."""
+        return self.values.values(layer, self.places, self.tables.decoded)
+
+    def _in_order(self, plain: Tensor, stored: Tensor) -> Tensor:
+        """Return [kv_heads, tokens, dim] with what is stored behind the sinks."""
+        return torch.cat((plain[:, : self.num_sinks], stored, plain[:, self.num_sinks :]), 1)
+
+    def _turned_plain(self, layer: int, stop: int) -> Tensor:
+        """Return the plain keys, rotated: [tokens, kv_heads, dim]."""
+        turn = self.tables.rotations[self._bases[layer]]
+        cos, sin = self._of_plain(turn.cos, stop), self._of_plain(turn.sin, stop)
+        return rotate(self.plain[0, layer, :stop], cos, sin)
+
+    def _of_plain(self, angles: Tensor, stop: int) -> Tensor:
+        """Return the rows of a table at the positions of the plain tokens."""
+        sinks, num_stored = self.num_sinks, len(self.blocks) * self.block
+        if not num_stored:
+            return angles[:stop]
+        return torch.cat((angles[:sinks], angles[sinks + num_stored : stop + num_stored]))
+
+    def _turned_stored(self, layer: int) -> Tensor:
+        """Return the keys of all blocks, rotated: float32 [kv_heads, dim, tokens]."""
+        keys = self.keys.keys(layer, self.places, self.tables.decoded)
+        first, second = keys.chunk(2, 1)
+        turn = self.tables.rotations[self._bases[layer]]
+        at = slice(self.num_sinks, self.num_sinks + keys.shape[-1])
+        cos, sin = turn.stored_cos[:, at], turn.stored_sin[:, at]
+        turned = self.tables.turned[: keys.numel()].view(keys.shape)
+        low, high = turned.chunk(2, 1)
+        torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
+        torch.mul(second, cos, out=high).addcmul_(first, sin)
+        return turned
+
+    def _seen(self, num_new: int, num_stored: int, stop: int, window: int | None) -> Tensor | None:
+        """Return which keys each new token sees, [new, all], stored ones first; None: all."""
+        num_all = num_stored + stop
+        if num_new == 1 and (window is None or num_all <= window):
+            return None
+        at, sinks = torch.arange(num_all, device=self.device), self.num_sinks
+        if num_stored:
+            at = torch.cat((at[sinks : sinks + num_stored], at[:sinks], at[sinks + num_stored :]))
+        return visible(_own(num_new, num_all, self.device), at, window)
 
     def _mask(self, num_new: int, num_all: int, window: int | None) -> Tensor | None:
         """Return which keys each new token sees, [new, all]; None where it sees all."""
         if num_new == 1 and (window is None or num_all <= window):
             return None
-        own = torch.arange(num_all - num_new, num_all, device=self.device).unsqueeze(1)
         other = torch.arange(num_all, device=self.device)
-        seen = other <= own
-        return seen if window is None else seen & (other > own - window)
+        return visible(_own(num_new, num_all, self.device), other, window)
 
     def _retire(self) -> None:
         """Make a block of the oldest plain tokens behind the sinks."""
@@ -246,6 +341,15 @@ class Ring:
             self.places = to_device(torch.tensor(places, dtype=torch.int64), self.device)
 
 
-def rotations_of(config: NetworkConfig, limit: int, device: torch.device) -> Rotations:
-    """Return cos and sin of every position of a ring, for each rotary base."""
-    return cos_sin(inverse_frequencies(config).to(device), torch.arange(limit, device=device))
+def _rotations(config: NetworkConfig, limit: int, device: torch.device) -> list[Rotation]:
+    half = config.head_dim // 2
+    tables = cos_sin(inverse_frequencies(config).to(device), torch.arange(limit, device=device))
+    return [
+        Rotation(cos, sin, *(each[:, 0, :half].t().contiguous() for each in (cos, sin)))
+        for cos, sin in tables
+    ]
+
+
+def _own(num_new: int, num_all: int, device: torch.device) -> Tensor:
+    """Return the positions of the new tokens, [new, 1]."""
+    return torch.arange(num_all - num_new, num_all, device=device).unsqueeze(1)

@@ -26,12 +26,13 @@ from backbone.terminal_text import readable
 from backbone.tokenized import Tokenized
 from edge.llama.fit import DoesNotFit
 from edge.small_gpu.batch import NO_MEMORY, Batch
+from edge.small_gpu.block_store import LAYOUT
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
 from edge.small_gpu.fit import RingPlan, fitting_plan
 from edge.small_gpu.loop import RingLoop
 from edge.small_gpu.options import TorchOptions
 from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
-from edge.small_gpu.ring_cache import rotations_of
+from edge.small_gpu.ring_cache import RingTables
 from edge.small_gpu.sequence import Item, RingSequence, RingTask
 from edge.small_gpu.slots import RingSlot, RingSlots
 from edge.small_gpu.step import Step, governed, laid_out, lookup_for
@@ -113,10 +114,10 @@ class TorchEdgeEngine(Tokenized):
         # Nothing here may hold the engine, or the loop's thread would keep it alive.
         network, plan, options = self.network, self._plan, self.options
         device, dtype = self._device, self._dtype
-        rotations = rotations_of(network.config, plan.limit, device)
+        tables = RingTables(network.config, plan.limit, device)
 
         def make_slot() -> RingSlot:
-            ring = plan.ring(network.config, device=device, dtype=dtype, rotations=rotations)
+            ring = plan.ring(network.config, device=device, dtype=dtype, tables=tables)
             return RingSlot(ring, sliding=options.window != 0)
 
         slots = RingSlots(make_slot, plan.num_slots, self._store(plan))
@@ -133,7 +134,7 @@ class TorchEdgeEngine(Tokenized):
         if options.session_folder is None:
             return None
         # Everything that decides how a state is laid out, and what it means, is part of its name.
-        model = f"{self._files.fingerprint()} {plan} {self._dtype}"
+        model = f"{self._files.fingerprint()} {plan} {self._dtype} {LAYOUT}"
         return SessionStore(
             options.session_folder, model=model, budget_bytes=options.session_budget_bytes
         )

@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from backbone.process_limits import is_out_of_memory
+from edge.small_gpu.block_store import BlockStore
 from edge.small_gpu.ring_cache import Ring
 from engine.sessions import Header, Saved, SessionStore
 from engine.window import Pins, common_prefix
@@ -113,8 +114,7 @@ def saved(slot: RingSlot, model: str) -> Saved:
         "plain_at": torch.tensor(ring.plain_at, dtype=torch.int64),
         "blocks_at": torch.tensor([block.at for block in ring.blocks], dtype=torch.int64),
     }
-    for name, part in _stored(ring).items():
-        tensors[name] = part[:, places]
+    tensors |= _stored(ring, places)
     state = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
     kept = _spans(sorted([*ring.plain_at, *(at for block in ring.blocks for at in block.at)]))
     return Saved(header=Header(model=model, stream=list(slot.stream), kept=kept), state=state)
@@ -137,8 +137,8 @@ def restore(slot: RingSlot, found: Saved) -> bool:
 def _copy(ring: Ring, tensors: dict[str, Tensor], num_read: int) -> None:
     plain, blocks_at = tensors["plain"], tensors["blocks_at"].tolist()
     ring.plain[:, :, : plain.shape[2]] = plain.to(ring.device)
-    for name, part in _stored(ring).items():
-        part[:, : len(blocks_at)] = tensors[name].to(ring.device)
+    for side, store in _stores(ring).items():
+        store.restore({name: tensors[f"{side}.{name}"] for name in store.parts})
     ring.restore(num_read, tensors["plain_at"].tolist(), [tuple(at) for at in blocks_at])
 
 
@@ -148,7 +148,7 @@ def _suits(ring: Ring, tensors: dict[str, Tensor], num_read: int) -> bool:
     plain_at = tensors["plain_at"].tolist()
     settled = len(plain_at) < ring.num_sinks + ring.residual + ring.block
     like = [(plain, ring.plain[:, :, : len(plain_at)])]
-    like += [(tensors[name], part[:, : len(blocks_at)]) for name, part in _stored(ring).items()]
+    like += [(tensors[name], part) for name, part in _stored(ring, slice(len(blocks_at))).items()]
     if not settled or any(a.shape != b.shape or a.dtype != b.dtype for a, b in like):
         return False
     held = [*plain_at[: ring.num_sinks], *(at for block in blocks_at for at in block)]
@@ -158,9 +158,16 @@ def _suits(ring: Ring, tensors: dict[str, Tensor], num_read: int) -> bool:
     return in_order and whole and held[-1] < num_read and len(held) <= ring.limit
 
 
-def _stored(ring: Ring) -> dict[str, Tensor]:
-    keys = {f"keys.{name}": part for name, part in ring.keys.parts.items()}
-    return keys | {f"values.{name}": part for name, part in ring.values.parts.items()}
+def _stores(ring: Ring) -> dict[str, BlockStore]:
+    return {"keys": ring.keys, "values": ring.values}
+
+
+def _stored(ring: Ring, places: list[int] | slice) -> dict[str, Tensor]:
+    return {
+        f"{side}.{name}": part
+        for side, store in _stores(ring).items()
+        for name, part in store.kept(places).items()
+    }
 
 
 def _spans(held: list[int]) -> list[tuple[int, int]]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from backbone.errors import NearfarError
     from cloud.engine.engine import CloudEngine
-    from cloud.engine.options import EngineOptions
     from edge.llama.options import LlamaOptions
     from edge.llama.runtime import LlamaEngine
+    from engine.torch.options import EngineOptions
     from offload.collect import Answer, collect
     from offload.config.settings import Settings
     from offload.engine import Engine
@@ -46,7 +46,7 @@ __all__ = [
 _HOMES = {
     "backbone.errors": ("NearfarError",),
     "cloud.engine.engine": ("CloudEngine",),
-    "cloud.engine.options": ("EngineOptions",),
+    "engine.torch.options": ("EngineOptions",),
     "edge.llama.options": ("LlamaOptions",),
     "edge.llama.runtime": ("LlamaEngine",),
     "offload.collect": ("Answer", "collect"),

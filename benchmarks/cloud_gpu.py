@@ -169,7 +169,7 @@ def counts(engine: CloudEngine) -> Row:
 def _triton_variants() -> int:
     """Return how often the decode kernel was compiled; more than a few is one for every step."""
     try:
-        from cloud.engine.attention.kernels import partial_kernel
+        from engine.torch.attention.kernels import partial_kernel
     except ModuleNotFoundError:
         return 0
     caches = getattr(partial_kernel, "device_caches", {})

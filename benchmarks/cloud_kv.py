@@ -24,10 +24,10 @@ from backbone.network import Network
 from backbone.sampling import Sampler, SamplingValues
 from benchmarks.own_text import own_text
 from benchmarks.pair_text import pair_text
-from cloud.engine.attention.sdpa import SdpaAttention
-from cloud.engine.kv.kv_cache import CODED, KVCache, block_bytes
-from cloud.engine.sequence import Sequence as Tokens
-from cloud.engine.step import Slice, build_batch
+from engine.torch.attention.sdpa import SdpaAttention
+from engine.torch.kv.kv_cache import CODED, KVCache, block_bytes
+from engine.torch.sequence import Sequence as Tokens
+from engine.torch.step import Slice, build_batch
 from offload.pair import CLOUD_MODEL
 from quantize.calibration import encode
 from quantize.divergence import DivergenceSum

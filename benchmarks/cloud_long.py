@@ -20,9 +20,9 @@ import torch
 
 from benchmarks.cloud_models import random_model
 from cloud.engine.engine import CloudEngine
-from cloud.engine.memory import plan_memory
-from cloud.engine.options import EngineOptions
-from cloud.engine.process_memory import resident_bytes, watch_memory
+from engine.torch.memory import plan_memory
+from engine.torch.options import EngineOptions
+from engine.torch.process_memory import resident_bytes, watch_memory
 from offload.messages import Request, Sampling
 
 _LENGTHS = (8192, 16384, 32768)

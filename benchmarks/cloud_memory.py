@@ -17,9 +17,9 @@ import torch
 
 from benchmarks.cloud_models import BenchModel
 from cloud.engine.engine import CloudEngine
-from cloud.engine.memory import plan_memory
-from cloud.engine.options import EngineOptions
-from cloud.engine.process_memory import resident_bytes, watch_memory
+from engine.torch.memory import plan_memory
+from engine.torch.options import EngineOptions
+from engine.torch.process_memory import resident_bytes, watch_memory
 from offload.messages import Request, Sampling
 
 _PROMPTS, _PROMPT_LEN, _CONTEXT = 8, 500, 512

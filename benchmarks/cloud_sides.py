@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, Generat
 
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.messages import Delta, Request, Sampling
 
 

@@ -16,11 +16,11 @@ from backbone.attention import causal_attention
 from benchmarks.cloud_gpu import Row, Setup
 from benchmarks.cloud_models import random_model
 from benchmarks.cloud_sides import Job, our_engine, ours
-from cloud.engine.attention import BACKENDS, refusal
-from cloud.engine.kv.kv_cache import KVCache
-from cloud.engine.options import EngineOptions
-from cloud.engine.step_timing import SampleWeights, TimedWay, reference_logits, sample_config
-from cloud.engine.tensor_parallel import Group, Rendezvous
+from engine.torch.attention import BACKENDS, refusal
+from engine.torch.kv.kv_cache import KVCache
+from engine.torch.options import EngineOptions
+from engine.torch.step_timing import SampleWeights, TimedWay, reference_logits, sample_config
+from engine.torch.tensor_parallel import Group, Rendezvous
 from quantize.gptq import GptqOptions, quantize_matrix
 from quantize.loading import read_network
 from quantize.model_files import FolderFiles

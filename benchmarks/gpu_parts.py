@@ -29,9 +29,9 @@ from benchmarks.cloud_gpu import MINIATURE, Row, Setup, decode, engine_of, long_
 from benchmarks.cloud_gpu import decode_speed as speed_of
 from benchmarks.cloud_models import random_model
 from benchmarks.gpu_checks import CHECKS
-from cloud.engine.attention import BACKENDS
-from cloud.engine.auto_choice import settled
-from cloud.engine.options import EngineOptions
+from engine.torch.attention import BACKENDS
+from engine.torch.auto_choice import settled
+from engine.torch.options import EngineOptions
 from quantize.model_files import FolderFiles
 
 PART_S = 300.0

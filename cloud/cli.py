@@ -20,7 +20,7 @@ from offload.pair import CLOUD_MODEL
 
 if TYPE_CHECKING:
     from cloud.endpoint import OpenHttp
-    from cloud.engine.memory import MemoryPlan
+    from engine.torch.memory import MemoryPlan
 
 
 def build(open_http: OpenHttp | None = None) -> typer.Typer:
@@ -79,9 +79,9 @@ def memory(
 ) -> None:
     """Predict what a model takes: weights, cache, activations, and how many answers fit."""
     try:
-        from cloud.engine.auto_choice import CHOICES_FILE, settled
-        from cloud.engine.memory import plan_memory
-        from cloud.engine.options import EngineOptions
+        from engine.torch.auto_choice import CHOICES_FILE, settled
+        from engine.torch.memory import plan_memory
+        from engine.torch.options import EngineOptions
         from quantize.model_files import model_files
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "torch", "cloud") from None

@@ -37,7 +37,7 @@ from offload.link.server import LinkServer
 from offload.pair import CLOUD_MODEL
 
 if TYPE_CHECKING:
-    from cloud.engine.options import EngineOptions
+    from engine.torch.options import EngineOptions
 
 # Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
 OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
@@ -291,7 +291,7 @@ def _settings(options: EndpointOptions) -> Mapping[str, Any]:
 
 
 def _engine_options(options: EndpointOptions, settings: Mapping[str, Any]) -> EngineOptions:
-    from cloud.engine.options import EngineOptions
+    from engine.torch.options import EngineOptions
 
     return EngineOptions(
         device=options.device,

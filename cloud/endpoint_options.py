@@ -201,7 +201,7 @@ def read_settings(typed: Sequence[str]) -> dict[str, object]:
     Raises SettingsError for an unknown name, a name given twice, or a value of another type;
     what values are allowed is checked by EngineOptions itself.
     """
-    from cloud.engine.options import EngineOptions
+    from engine.torch.options import EngineOptions
 
     kinds = get_type_hints(EngineOptions)
     read: dict[str, object] = {}

@@ -10,8 +10,8 @@ from backbone.files import PRIVATE
 from backbone.http_connections import MOST_CONNECTIONS
 from backbone.process_limits import WANTED_FILES
 from cloud.endpoint import END_WITHIN_S as CLOUD_ENDS_WITHIN_S
-from cloud.engine.options import EngineOptions
 from edge.assistant import server as assistant
+from engine.torch.options import EngineOptions
 from offload.link import wire
 from offload.link.running_requests import AnswerLimits
 from offload.messages import MAX_MESSAGES, MAX_PROMPT_TOKENS, MAX_TOOLS

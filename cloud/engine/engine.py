@@ -14,16 +14,16 @@ from backbone.sampling import Sampler
 from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
-from cloud.engine.auto_choice import CHOICES_FILE, settled
-from cloud.engine.continuous_batching import NO_MEMORY, Batching
-from cloud.engine.engine_loop import BROKEN, EngineLoop, EventMailbox, Item
-from cloud.engine.loading import LoadedModel, load_model
-from cloud.engine.options import EngineOptions
-from cloud.engine.overlapped_batching import OverlappedBatching
-from cloud.engine.request_state import RequestState, encode_request
 from cloud.engine.response_cache import ResponseCache
-from cloud.engine.sequence import QueueLane
-from cloud.engine.tp_launcher import launch_workers
+from engine.torch.auto_choice import CHOICES_FILE, settled
+from engine.torch.continuous_batching import NO_MEMORY, Batching
+from engine.torch.engine_loop import BROKEN, EngineLoop, EventMailbox, Item
+from engine.torch.loading import LoadedModel, load_model
+from engine.torch.options import EngineOptions
+from engine.torch.overlapped_batching import OverlappedBatching
+from engine.torch.request_state import RequestState, encode_request
+from engine.torch.sequence import QueueLane
+from engine.torch.tp_launcher import launch_workers
 from offload.asker import asker
 from offload.config.places import places
 from offload.engine import AnswerStream

@@ -32,7 +32,7 @@ _MAX_STREAMS = 100_000  # answers at once: the fleet's own admission is what bou
 def open_model(folder: str, **options: object) -> Engine:
     """Return the cloud engine of a model folder; the options are EngineOptions' fields."""
     from cloud.engine.engine import CloudEngine
-    from cloud.engine.options import EngineOptions
+    from engine.torch.options import EngineOptions
 
     return CloudEngine(Path(folder), options=EngineOptions(**options))  # type: ignore[arg-type]
 

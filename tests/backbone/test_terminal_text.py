@@ -15,8 +15,8 @@ ROOMS = ("backbone", "offload", "engine", "edge", "quantize", "cloud", "serve")
 # What a process of our own reads from another one, and the place itself.
 OTHERS = {
     "backbone/terminal_text.py",
-    "cloud/engine/tp_worker.py",
-    "cloud/engine/memory_probe.py",
+    "engine/torch/tp_worker.py",
+    "engine/torch/memory_probe.py",
     "quantize/isolated_evaluation.py",
 }
 WRITERS = ("print", "typer.echo", "typer.secho", "click.echo")

@@ -15,7 +15,7 @@ from triton.compiler import (  # type: ignore[import-not-found,import-untyped,un
     compile,
 )
 
-from cloud.engine.attention.kernels import partial_kernel, reduce_kernel
+from engine.torch.attention.kernels import partial_kernel, reduce_kernel
 
 _CODES = {"i8": 1, "u8": 2}
 _FULL = {"WINDOW": 0, "SINKS": 0, "CAP": 0.0}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cloud.endpoint_options import EndpointOptions, read_settings
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.errors import SettingsError
 
 

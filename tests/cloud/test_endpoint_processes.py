@@ -88,7 +88,7 @@ def shared_cloud(home: Path) -> Iterator[tuple[dict[str, str], list[psutil.Proce
     try:
         told = json.loads(process.stdout.readline())
         children = psutil.Process(process.pid).children(recursive=True)
-        yield told, [child for child in children if "cloud.engine.tp_worker" in child.cmdline()]
+        yield told, [child for child in children if "engine.torch.tp_worker" in child.cmdline()]
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=60) == 0, "a stopped cloud ends well"

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from backbone.packed_linear import packs_bfloat16
-from cloud.engine import auto_choice, step_timing
-from cloud.engine.auto_choice import Choice, settled
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
-from cloud.engine.step_timing import KINDS, StepKind, TimedWay
+from engine.torch import auto_choice, step_timing
+from engine.torch.auto_choice import Choice, settled
+from engine.torch.options import EngineOptions
+from engine.torch.step_timing import KINDS, StepKind, TimedWay
 from offload.engine import Choosing
 from quantize.model_files import FolderFiles
 from tests.tiny_checkpoints import write_checkpoint

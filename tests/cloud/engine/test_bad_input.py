@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
-from cloud.engine.step import Slice
+from engine.torch.options import EngineOptions
+from engine.torch.step import Slice
 from offload.errors import ContextLengthError, NearfarError, Overloaded, RequestError
 from offload.messages import Request, Sampling
 from tests.cloud.golden import answer, ask, reference_tokens, tokens_of

@@ -6,17 +6,17 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from tests.engine.torch.test_scheduler import BLOCK, compute, scheduler, sequence
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.options import EngineOptions
-from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import QueueLane, Sequence
-from cloud.engine.step import Slice
-from cloud.engine.waiting_queue import WaitingQueue
+from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.options import EngineOptions
+from engine.torch.scheduler import Scheduler
+from engine.torch.sequence import QueueLane, Sequence
+from engine.torch.step import Slice
+from engine.torch.waiting_queue import WaitingQueue
 from offload.messages import Delta
 from offload.priority import prioritized
-from tests.cloud.engine.test_scheduler import BLOCK, compute, scheduler, sequence
 from tests.cloud.golden import answer, ask, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
 

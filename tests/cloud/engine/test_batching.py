@@ -14,10 +14,10 @@ import torch
 
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.engine_loop import BROKEN, CLOSED
-from cloud.engine.options import EngineOptions
-from cloud.engine.step import Slice, StepResult
-from cloud.engine.tensor_parallel import GroupLost
+from engine.torch.engine_loop import BROKEN, CLOSED
+from engine.torch.options import EngineOptions
+from engine.torch.step import Slice, StepResult
+from engine.torch.tensor_parallel import GroupLost
 from offload.errors import EngineStopped
 from offload.messages import Delta, Finish, Request
 from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of

@@ -18,9 +18,9 @@ import pytest
 
 from cloud.endpoint import until_stopped
 from cloud.engine.engine import CloudEngine
-from cloud.engine.engine_loop import BROKEN
-from cloud.engine.options import EngineOptions
-from cloud.engine.tp_launcher import TpLauncher
+from engine.torch.engine_loop import BROKEN
+from engine.torch.options import EngineOptions
+from engine.torch.tp_launcher import TpLauncher
 from offload.engine import Breakable
 from offload.errors import EngineStopped
 from offload.link.client import CloudLink
@@ -144,7 +144,7 @@ def shared_cloud(home: Path) -> Iterator[tuple[subprocess.Popen[str], dict[str, 
 
 def followers(process: subprocess.Popen[str]) -> list[psutil.Process]:
     children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "cloud.engine.tp_worker" in child.cmdline()]
+    return [child for child in children if "engine.torch.tp_worker" in child.cmdline()]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.asker import asked_by
 from offload.messages import Request, Sampling
 from offload.pair import CLOUD_MODEL

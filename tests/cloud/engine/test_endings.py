@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.pair import CLOUD_MODEL
 from tests.endings import keep_what_is_asked_of_ends
 from tests.thinking_engines import say_the_tag_that_the_template_wrote, write_thinker

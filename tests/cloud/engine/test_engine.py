@@ -18,8 +18,8 @@ from backbone.errors import CheckpointError, NearfarError
 from backbone.fused_network import FusedNetwork
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.memory import run_largest_step
-from cloud.engine.options import EngineOptions
+from engine.torch.memory import run_largest_step
+from engine.torch.options import EngineOptions
 from offload import reading
 from offload.engine import Engine
 from offload.errors import ContextLengthError, EngineStopped, SettingsError

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from tests.cloud.golden import answer, ask, reference_tokens, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
 

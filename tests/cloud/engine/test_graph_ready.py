@@ -16,7 +16,7 @@ from backbone.checkpoint import load_network
 from backbone.experts import mix, mix_unasked, route
 from backbone.fused_network import FusedNetwork
 from backbone.sampling import Sampler, SamplingValues, choose, confidence
-from cloud.engine.kv.kv_cache import CODED, KVCache
+from engine.torch.kv.kv_cache import CODED, KVCache
 from tests.tiny_checkpoints import write_checkpoint
 
 ROWS = 3

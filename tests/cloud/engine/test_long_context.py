@@ -12,15 +12,15 @@ from backbone.config import NetworkConfig
 from backbone.fused_network import FusedNetwork
 from backbone.network import Network
 from backbone.sampling import Sampler, SamplingValues
-from cloud.engine.attention.sdpa import SdpaAttention
 from cloud.engine.engine import CloudEngine
-from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.kv.kv_cache import KVCache
-from cloud.engine.memory import activation_bytes
-from cloud.engine.options import EngineOptions
-from cloud.engine.runner import Runner
-from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import Sequence
+from engine.torch.attention.sdpa import SdpaAttention
+from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.kv.kv_cache import KVCache
+from engine.torch.memory import activation_bytes
+from engine.torch.options import EngineOptions
+from engine.torch.runner import Runner
+from engine.torch.scheduler import Scheduler
+from engine.torch.sequence import Sequence
 from offload.pair import CLOUD_MODEL
 from tests.cloud.golden import answer, ask, reference_tokens, tokens_of
 from tests.tiny_checkpoints import write_checkpoint

@@ -20,14 +20,14 @@ from backbone.errors import CheckpointError
 from backbone.fused_network import FusedNetwork
 from cloud.cli import build
 from cloud.engine.engine import CloudEngine
-from cloud.engine.memory import (
+from engine.torch.memory import (
     activation_bytes,
     measured_activation_bytes,
     plan_memory,
     run_largest_step,
 )
-from cloud.engine.memory_probe import one_of_each
-from cloud.engine.options import EngineOptions
+from engine.torch.memory_probe import one_of_each
+from engine.torch.options import EngineOptions
 from offload.pair import CLOUD_MODEL
 from tests.tiny_checkpoints import write_checkpoint, write_tokenizer
 
@@ -40,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def unrehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Count a plan's tensors, as for a GPU, instead of trying a step, which takes seconds."""
-    monkeypatch.setattr("cloud.engine.memory.is_measurable", lambda: False)
+    monkeypatch.setattr("engine.torch.memory.is_measurable", lambda: False)
 
 
 def allocated_peak(folder: Path, options: EngineOptions, max_model_len: int) -> int:
@@ -110,7 +110,7 @@ def test_the_cache_that_fits_is_the_cache_that_is_made(folder: Path) -> None:
 
 def test_nothing_is_held_while_predicting(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Where no step can be tried, as on a GPU, it is run without storage.
-    monkeypatch.setattr("cloud.engine.memory.is_measurable", lambda: False)
+    monkeypatch.setattr("engine.torch.memory.is_measurable", lambda: False)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         plan_memory(folder, EngineOptions(device="cpu"))
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -193,8 +193,8 @@ def test_a_dtype_halves_the_weights(folder: Path) -> None:
 _RESIDENT = """
 import sys
 from pathlib import Path
-from cloud.engine.loading import load_model
-from cloud.engine.options import EngineOptions
+from engine.torch.loading import load_model
+from engine.torch.options import EngineOptions
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

@@ -11,10 +11,10 @@ from backbone.attention import causal_attention
 from backbone.errors import CheckpointError
 from cloud.endpoint import open_engine
 from cloud.endpoint_options import EndpointOptions
-from cloud.engine import memory
 from cloud.engine.engine import CloudEngine
-from cloud.engine.memory import plan_memory
-from cloud.engine.options import EngineOptions
+from engine.torch import memory
+from engine.torch.memory import plan_memory
+from engine.torch.options import EngineOptions
 from quantize.calibration import CalibrationOptions
 from quantize.gguf import convert
 from quantize.gptq import GptqOptions

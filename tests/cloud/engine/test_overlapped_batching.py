@@ -14,12 +14,12 @@ import torch
 from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.engine_loop import BROKEN
-from cloud.engine.options import EngineOptions
-from cloud.engine.overlapped_batching import OverlappedBatching
-from cloud.engine.sequence import Sequence as Tokens
-from cloud.engine.step import Slice, StepInFlight
-from cloud.engine.tensor_parallel import GroupLost
+from engine.torch.engine_loop import BROKEN
+from engine.torch.options import EngineOptions
+from engine.torch.overlapped_batching import OverlappedBatching
+from engine.torch.sequence import Sequence as Tokens
+from engine.torch.step import Slice, StepInFlight
+from engine.torch.tensor_parallel import GroupLost
 from offload.messages import Delta, Finish, Request
 from tests.cloud.golden import answer, ask, reference_tokens, text_of, tokens_of
 from tests.tiny_checkpoints import write_checkpoint

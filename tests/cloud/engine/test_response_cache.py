@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.asker import asked_by, asker
 from tests.cloud.golden import answer, ask, text_of, tokens_of
 from tests.tiny_checkpoints import write_checkpoint

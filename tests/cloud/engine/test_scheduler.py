@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backbone.sampling import Sampler, SamplingValues
-from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import QueueLane, Sequence
-from cloud.engine.step import Slice
+from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.scheduler import Scheduler
+from engine.torch.sequence import QueueLane, Sequence
+from engine.torch.step import Slice
 
 BLOCK = 4
 READER = QueueLane()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from tests.cloud.golden import answer, ask, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
 

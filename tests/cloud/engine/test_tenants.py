@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.asker import asked_by
 from serve.options import ServeOptions
 from tests.cloud.golden import answer, ask

@@ -20,10 +20,10 @@ from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
 from backbone.tensor_shard import ShardError, TensorShard
 from cloud.engine.engine import CloudEngine
-from cloud.engine.kv.batch import BatchRow, StepBatch
-from cloud.engine.options import EngineOptions
-from cloud.engine.tensor_parallel import Group, Rendezvous, pack_step, unpack_step
-from cloud.engine.tp_launcher import TpLauncher, launch_workers
+from engine.torch.kv.batch import BatchRow, StepBatch
+from engine.torch.options import EngineOptions
+from engine.torch.tensor_parallel import Group, Rendezvous, pack_step, unpack_step
+from engine.torch.tp_launcher import TpLauncher, launch_workers
 from offload.errors import SettingsError
 from tests.cloud.golden import reference_tokens
 from tests.tiny_checkpoints import write_checkpoint
@@ -34,8 +34,8 @@ import asyncio, json, os, sys
 from pathlib import Path
 import torch
 from cloud.engine.engine import CloudEngine
-from cloud.engine.loading import run_torchrun_worker
-from cloud.engine.options import EngineOptions
+from engine.torch.loading import run_torchrun_worker
+from engine.torch.options import EngineOptions
 from tests.cloud.golden import answer, ask, tokens_of
 
 torch.set_num_threads(1)

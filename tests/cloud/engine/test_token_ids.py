@@ -9,9 +9,9 @@ import pytest
 
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
 from edge.llama.runtime import LlamaEngine, LlamaOptions
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
+from engine.torch.options import EngineOptions
 from offload.engine import Engine
 from offload.errors import RequestError, Unsupported
 from offload.messages import Request, Sampling

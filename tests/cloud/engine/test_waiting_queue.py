@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from backbone.sampling import Sampler, SamplingValues
-from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import QueueLane, Sequence
-from cloud.engine.step import TokenBudget
-from cloud.engine.waiting_queue import WaitingQueue
+from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.scheduler import Scheduler
+from engine.torch.sequence import QueueLane, Sequence
+from engine.torch.step import TokenBudget
+from engine.torch.waiting_queue import WaitingQueue
 
 
 def sequence(num_tokens: int = 4, device: str = "") -> Sequence:

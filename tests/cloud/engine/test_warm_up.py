@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.kv.batch import StepBatch
-from cloud.engine.options import EngineOptions
+from engine.torch.kv.batch import StepBatch
+from engine.torch.options import EngineOptions
 from tests.cloud.golden import answer, ask, reference_tokens, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
 

@@ -15,10 +15,10 @@ from backbone.config import NetworkConfig
 from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.kv.blocks import BlockPool, Span
-from cloud.engine.options import EngineOptions
-from cloud.engine.scheduler import Scheduler
-from cloud.engine.sequence import FREED, Sequence
+from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.options import EngineOptions
+from engine.torch.scheduler import Scheduler
+from engine.torch.sequence import FREED, Sequence
 from offload.errors import SettingsError
 from tests.cloud.golden import answer, ask, tokens_of
 from tests.tiny_checkpoints import write_checkpoint

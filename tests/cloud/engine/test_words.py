@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.errors import RequestError, Unsupported
 from offload.messages import Message, PromptToken, Request, Sampling, ToolCall
 from offload.pair import CLOUD_MODEL

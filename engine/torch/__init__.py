@@ -1,0 +1,1 @@
+"""The torch engine of both sides: one network, many requests, in continuous batches."""

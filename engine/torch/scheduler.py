@@ -1,0 +1,330 @@
+"""The scheduler: which sequences compute how many tokens in the next step.
+
+There is no prefill phase and no decode phase (vLLM's V1 scheduler): every step hands out a budget
+of tokens, to running answers first, then to prompts in pieces, those of the device that was served
+least before all others. A device that has nothing running is let in at once: whoever runs most
+makes way for it. Batch work is computed in the steps that no reader needs, and makes way first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.sequence import FREED, QueueLane, Sequence
+from engine.torch.step import Slice, TokenBudget
+from engine.torch.waiting_queue import WaitingQueue
+from offload.messages import EngineLoad
+
+# Where more run than this, a step is bound by arithmetic, and drafts cost what they gain.
+_MAX_DRAFTING = 4
+
+
+class Scheduler:
+    """Scheduler: moves sequences between waiting and running, and plans each step."""
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        span: Span,
+        max_num_seqs: int,
+        max_num_batched_tokens: int,
+        short_first_s: float = 0.0,
+        target_step_s: float = 0.0,
+        batch_tokens_beside_readers: int = 0,
+    ) -> None:
+        """Blocks that `span` does not keep are given back as a sequence grows.
+
+        `batch_tokens_beside_readers` is what a step may compute of batch work while anybody reads.
+        """
+        self._span = span
+        self.pool = pool
+        self.waiting = WaitingQueue(short_first_s=short_first_s)
+        self.token_budget = TokenBudget(target_step_s)
+        self.running: list[Sequence] = []
+        self._block_size = span.block_size
+        self._max_num_seqs = max_num_seqs
+        self.budget = max_num_batched_tokens  # tokens of one step
+        self._batch_beside = batch_tokens_beside_readers
+        self.num_preemptions = 0
+        self.num_prefix_queries = self.num_prefix_hits = 0  # tokens of prompts, in the prefix cache
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a new sequence at the end of the queue."""
+        self.waiting.add(sequence)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Forget a sequence that has ended, wherever it is, and free its blocks."""
+        if sequence in self.running:
+            self.running.remove(sequence)
+        self.waiting.forget(sequence)
+        self._free(sequence)
+
+    def schedule(self) -> list[Slice]:
+        """Return the next step's slices, with blocks in place for all of their tokens.
+
+        Slices of one token come first, as attention backends like them.
+        """
+        budget = self.token_budget.limit(self.budget)
+        preempted_before = self.num_preemptions
+        slices: list[Slice] = []
+        self._admit_newcomers()
+        roomy = self.num_preemptions == preempted_before
+        batch_budget = self._batch_beside if self._has_readers() else budget
+        for sequence in self._by_priority():
+            limit = min(budget, batch_budget) if sequence.lane.is_batch else budget
+            count = 0 if sequence.is_all_chosen else min(sequence.num_pending, limit)
+            if sequence in self.running and count and self._make_room(sequence, count, slices):
+                slices.append(self._slice_of(sequence, count))
+                budget -= count
+                batch_budget -= count * sequence.lane.is_batch
+        # Where room had to be made, newcomers would only throw each other out.
+        roomy = roomy and self.num_preemptions == preempted_before
+        while roomy and budget > 0 and (admitted := self.waiting.next()) is not None:
+            if admitted.lane.is_batch and self._has_readers():
+                batch_budget = min(batch_budget, self._batch_beside)
+            limit = min(budget, batch_budget) if admitted.lane.is_batch else budget
+            if limit <= 0 or self._admit(admitted) is None:
+                break
+            count = min(admitted.num_pending, limit)
+            self._grow(admitted, count)
+            slices.append(self._slice_of(admitted, count))
+            budget -= count
+            batch_budget -= count * admitted.lane.is_batch
+        few = len(slices) <= _MAX_DRAFTING
+        slices = [
+            self._with_draft(slice_, budget // len(slices))
+            if few or slice_.sequence.sampler.forced
+            else slice_
+            for slice_ in slices
+        ]
+        slices.sort(key=lambda slice_: slice_.num_tokens > 1)
+        return slices
+
+    def mark_computed(self, slice_: Slice, num_rejected: int = 0) -> None:
+        """Count a slice as computed, and let its full blocks be found by others.
+
+        The last `num_rejected` tokens of its draft proved wrong.
+        """
+        sequence = slice_.sequence
+        reached = min(slice_.start + slice_.num_tokens - num_rejected, len(sequence.tokens))
+        sequence.num_computed = max(sequence.num_computed, reached)
+        full = reached // self._block_size
+        names = sequence.block_names(full, self._block_size)
+        for at in range(slice_.start // self._block_size, full):
+            self.pool.name(sequence.blocks[at], names[at])
+        self._free_behind_window(sequence, reached)
+
+    def mark_launched(self, slice_: Slice) -> None:
+        """Plan on from behind a slice whose outcome is not known yet."""
+        slice_.sequence.num_computed = slice_.start + slice_.num_tokens
+        if slice_.completes:
+            slice_.sequence.append_placeholder()
+
+    def has_room(self) -> bool:
+        """Whether the next step needs nobody to give way, whatever it plans."""
+        missing = 0
+        for sequence in self.running:
+            reached = sequence.num_computed + min(sequence.num_pending, self.budget)
+            missing += max(0, self._span.num_blocks(reached) - len(sequence.blocks))
+        return missing <= self.pool.num_free and not self._needs_preemption()
+
+    def shrink(self, num_tokens: int) -> bool:
+        """Plan for half the tokens of a step that ran out of memory; False below one token."""
+        self.budget = max(1, num_tokens // 2)
+        return num_tokens > 1
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Send a running sequence back to the head of the queue; it will be computed again."""
+        self._stop(sequence)
+        self.waiting.put_first(sequence)
+
+    def _stop(self, sequence: Sequence) -> None:
+        assert not sequence.num_placeholders, "who gives way has no token under way"
+        self.running.remove(sequence)
+        self._free(sequence)
+        sequence.num_computed = 0
+        sequence.num_preemptions += 1
+        self.num_preemptions += 1
+
+    def expired(self, now_s: float) -> list[Sequence]:
+        """Return the sequences whose deadline has passed."""
+        return [s for s in (*self.running, *self.waiting) if now_s >= s.deadline_s]
+
+    def report(self) -> EngineLoad:
+        """Return how busy it is; may be called from any thread."""
+        return EngineLoad(
+            num_running=len(self.running),
+            num_waiting=len(self.waiting),
+            kv_cache_usage=self.pool.usage,
+            prefix_cache_queries=self.num_prefix_queries,
+            prefix_cache_hits=self.num_prefix_hits,
+            num_preemptions=self.num_preemptions,
+        )
+
+    def check_integrity(self) -> None:
+        """Assert that pool and tables agree; cheap enough to call whenever nothing runs."""
+        everyone = [*self.running, *self.waiting]
+        assert len(set(map(id, everyone))) == len(everyone), "a sequence is queued twice"
+        assert not any(sequence.blocks for sequence in self.waiting), "a waiting one holds blocks"
+        self.pool.check_integrity(sequence.held_blocks for sequence in self.running)
+
+    def _by_priority(self) -> list[Sequence]:
+        """Return answers before prompts, so that a long prompt never holds up a reader.
+
+        Among prompts that of the lane for which least was done is first. Batch work comes last.
+        """
+
+        def turn(sequence: Sequence) -> tuple[bool, bool, tuple[int, int], int]:
+            reads = sequence.num_pending > 1
+            priority = self.waiting.priority(sequence) if reads else (0, 0)
+            return sequence.lane.is_batch, reads, priority, sequence.number
+
+        return sorted(self.running, key=turn)
+
+    def _admit_newcomers(self) -> None:
+        """Start one sequence of every device that has none running; who runs most makes way.
+
+        For a device that has some running only batch work makes way.
+        """
+        while (newcomer := self._newcomer()) is not None:
+            while self._admit(newcomer) is None:
+                is_first = not self._running_of()[newcomer.lane]
+                victim = self._victim(of_readers=is_first)
+                if victim is None:
+                    return
+                self._stop(victim)
+                self.waiting.put_first_of_lane(victim)
+
+    def _newcomer(self) -> Sequence | None:
+        """Return which waiting sequence somebody makes way for."""
+        running = self._running_of()
+        if (newcomer := self.waiting.newcomer(running)) is not None:
+            return newcomer
+        reader = self.waiting.next() if any(lane.is_batch for lane in running) else None
+        return None if reader is None or reader.lane.is_batch else reader
+
+    def _has_readers(self) -> bool:
+        return any(not sequence.lane.is_batch for sequence in self.running)
+
+    def _running_of(self) -> Counter[QueueLane]:
+        return Counter(sequence.lane for sequence in self.running)
+
+    def _victim(self, *, of_readers: bool) -> Sequence | None:
+        """Return who makes way: the youngest of batch work, or of the lane that runs most.
+
+        None where every lane of readers has one, or they are not asked.
+        """
+        counts = self._running_of()
+        free = [
+            each
+            for each in self.running
+            if not each.num_placeholders
+            and (each.lane.is_batch or (of_readers and counts[each.lane] > 1))
+        ]
+        return max(free, key=lambda s: self._gives_way(s, counts), default=None)
+
+    def _gives_way(self, sequence: Sequence, counts: Counter[QueueLane]) -> tuple[bool, int, int]:
+        return sequence.lane.is_batch, counts[sequence.lane], sequence.number
+
+    def _needs_preemption(self) -> bool:
+        """Whether a waiting reader can be let in only if another makes way."""
+        counts = self._running_of()
+        if not counts or self._newcomer() is None:
+            return False
+        crowded = len(self.running) >= self._max_num_seqs or not self.pool.num_free
+        return crowded and (max(counts.values()) > 1 or any(lane.is_batch for lane in counts))
+
+    def _admit(self, sequence: Sequence | None = None) -> Sequence | None:
+        """Start a waiting sequence if what its known tokens hold at once finds room now.
+
+        It is the one whose turn it is, unless one is given.
+        """
+        sequence = sequence or self.waiting.next()
+        if sequence is None or len(self.running) >= self._max_num_seqs:
+            return None
+        found = self._cached_blocks(sequence)
+        held = [block for block in found if block != FREED]
+        fresh = self._span.most_at_once(len(sequence.tokens), self.budget) - len(held)
+        if self.pool.num_free < fresh + self.pool.num_idle(held):
+            return None
+        self.waiting.take(sequence)
+        self.pool.hold(held)
+        sequence.blocks = found
+        sequence.num_computed = sequence.num_cached_tokens = len(found) * self._block_size
+        if not sequence.num_preemptions:
+            self.num_prefix_queries += sequence.num_prompt_tokens
+            self.num_prefix_hits += sequence.num_cached_tokens
+            sequence.num_prompt_cached = sequence.num_cached_tokens
+        self.running.append(sequence)
+        return sequence
+
+    def _cached_blocks(self, sequence: Sequence) -> list[int]:
+        """Return the table of a sequence's beginning, as far as the cache knows it."""
+        if sequence.wants_scores:
+            return []
+        # The last token is always computed: its logits are what is asked for.
+        count = (len(sequence.tokens) - 1) // self._block_size
+        found = self.pool.find(sequence.block_names(count, self._block_size))
+        for at in self._behind_window(len(found) * self._block_size):
+            found[at] = FREED
+        return found
+
+    def _with_draft(self, slice_: Slice, limit: int) -> Slice:
+        """Add what comes next to a slice that ends with a choice, where there is room anyway."""
+        sequence = slice_.sequence
+        if slice_.num_tokens > 1 or not slice_.completes:
+            return slice_
+        # The last token of an answer needs none behind it.
+        limit = min(limit, sequence.max_tokens - sequence.num_generated - 1)
+        draft = sequence.draft(max(0, limit))
+        if not draft or not self._grow(sequence, 1 + len(draft)):
+            return slice_
+        return Slice(sequence, 1 + len(draft), draft)
+
+    def _slice_of(self, sequence: Sequence, count: int) -> Slice:
+        """Return the next `count` tokens as a slice, and count them as work for its lane."""
+        left = max(0, sequence.num_prompt_tokens - sequence.num_computed)
+        num_read = min(left, count)
+        self.waiting.charge(sequence, num_read, count - num_read)
+        return Slice(sequence, count)
+
+    def _make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
+        """Grow a sequence; batch work gives way, then whoever runs most, the youngest first.
+
+        None that is in this step already does. False: no room.
+        """
+        while not self._grow(sequence, count):
+            planned = {id(slice_.sequence) for slice_ in slices}
+            others = [s for s in self.running if id(s) not in planned]
+            counts = self._running_of()
+            youngest = max(others, key=lambda s: self._gives_way(s, counts))
+            self.preempt(youngest)
+            if youngest is sequence:
+                return False
+        return True
+
+    def _grow(self, sequence: Sequence, count: int) -> bool:
+        """Give a sequence the blocks for `count` more tokens, if the pool has them."""
+        missing = self._span.num_blocks(sequence.num_computed + count) - len(sequence.blocks)
+        if missing > self.pool.num_free:
+            return False
+        last = sequence.blocks[-1] if sequence.blocks else -2
+        sequence.blocks += self.pool.allocate(max(missing, 0), after=last)
+        return True
+
+    def _free(self, sequence: Sequence) -> None:
+        self.pool.release(sequence.held_blocks)
+        sequence.blocks = []
+
+    def _free_behind_window(self, sequence: Sequence, reached: int) -> None:
+        """Release the blocks that no token from `reached` on will see."""
+        for at in reversed(self._behind_window(reached)):
+            if sequence.blocks[at] == FREED:
+                break  # and so were those before it
+            self.pool.release((sequence.blocks[at],))
+            sequence.blocks[at] = FREED
+
+    def _behind_window(self, reached: int) -> range:
+        return range(self._span.num_sink_blocks, self._span.num_behind(reached))

@@ -1,0 +1,149 @@
+"""A sequence in the engine: its known tokens, how many are computed, and its blocks."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from typing import NamedTuple
+
+from backbone.sampling import Sampler
+from engine.draft_gate import StepTimes
+from engine.prompt_lookup import PromptLookup
+from engine.torch.kv.blocks import ROOT, chain_hash, salted
+
+FREED = -1  # stands in a table for a block behind the window
+_TOKEN_COST = 0.1  # of a step, for each drafted token: the weights are read anyway
+_numbers = itertools.count()
+_UNKNOWN = -1  # no token: what is computed from it by mistake fails
+
+
+class QueueLane(NamedTuple):
+    """Queue lane: for whom a sequence runs, and whether it is batch work, which nobody reads."""
+
+    device: str = ""
+    is_batch: bool = False
+
+
+class Sequence:
+    """Sequence of prompt and answer; its first `num_computed` tokens are in the KV cache.
+
+    There is no phase: a prompt in pieces, a decode step and a recomputation after preemption
+    are all "tokens not computed yet".
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        *,
+        max_tokens: int,
+        sampler: Sampler,
+        deadline_s: float = float("inf"),
+        num_alternatives: int = 0,
+        scores_prompt: bool = False,
+        lane: QueueLane = QueueLane(),  # noqa: B008
+        salt: str = "",
+        max_draft: int = 0,
+    ) -> None:
+        self.number = next(_numbers)  # order of arrival
+        self.arrived_s = time.monotonic()
+        self.lane = lane
+        self._max_draft = max_draft if sampler.takes_drafts else 0
+        self._lookup: PromptLookup | None = None  # made at the first draft
+        self.tokens = list(prompt)
+        self.num_prompt_tokens = len(prompt)
+        self.max_tokens = max_tokens
+        self.sampler = sampler
+        self.deadline_s = deadline_s  # on time.monotonic's clock
+        self.num_alternatives = num_alternatives  # likeliest tokens to report at every place
+        # Tokens of the prompt whose likelihood is known; the first has none. None: not asked for.
+        self.num_scored = 1 if scores_prompt else None
+        self.num_placeholders = 0  # tokens at the end that only the device knows yet
+        self.num_computed = 0
+        self.num_preemptions = 0
+        self.num_cached_tokens = 0  # found in the prefix cache on the last admission
+        self.num_prompt_cached = 0  # of the prompt, found there on the first
+        self.blocks: list[int] = []
+        self._names: list[bytes] = []
+        self._root = salted(ROOT, salt)
+
+    @property
+    def num_pending(self) -> int:
+        """Tokens that are still to be computed."""
+        return len(self.tokens) - self.num_computed
+
+    @property
+    def held_blocks(self) -> list[int]:
+        """Blocks of the table that were not given back."""
+        return [block for block in self.blocks if block != FREED]
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of the answer, those not counted that are not known yet."""
+        return len(self.tokens) - self.num_prompt_tokens - self.num_placeholders
+
+    @property
+    def is_all_chosen(self) -> bool:
+        """Whether the answer will be whole when what is under way arrives."""
+        return (
+            self.num_placeholders > 0
+            and self.num_generated + self.num_placeholders >= self.max_tokens
+        )
+
+    @property
+    def can_overlap(self) -> bool:
+        """Whether a step can be planned before the token of the one before it is known.
+
+        Not where the choice hangs on earlier ones, nor where more is asked for than tokens.
+        """
+        hangs_on_choices = self.sampler.hangs_on_choices
+        asks_more = self.num_alternatives > 0 or self.wants_scores
+        return not self._max_draft and not hangs_on_choices and not asks_more
+
+    @property
+    def wants_scores(self) -> bool:
+        """Whether tokens of the prompt are still to be scored, which a cached prefix could not."""
+        return self.num_scored is not None and self.num_scored < self.num_prompt_tokens
+
+    def draft(self, limit: int) -> tuple[int, ...]:
+        """Return at most `limit` tokens that come next: those that are certain, or a draft."""
+        if forced := self.sampler.forced:
+            # Behind the last of them there is a choice, which must see it taken.
+            return tuple(forced[: min(limit, len(forced) - 1)])
+        if limit < 1 or not self._max_draft:
+            return ()
+        if self._lookup is None:
+            times = StepTimes(token_cost=_TOKEN_COST)
+            self._lookup = PromptLookup(self.tokens, max_draft=self._max_draft, times=times)
+        return tuple(self._lookup.propose(limit))
+
+    def append(self, token: int) -> None:
+        """Add a chosen token, or fill the first placeholder."""
+        if self.num_placeholders:
+            self.tokens[len(self.tokens) - self.num_placeholders] = token
+            self.num_placeholders -= 1
+        else:
+            self.tokens.append(token)
+        self.sampler.took(token)
+        if self._lookup is not None:
+            self._lookup.add(token)
+
+    def append_placeholder(self) -> None:
+        """Append a placeholder for a token that only the device knows yet."""
+        self.tokens.append(_UNKNOWN)
+        self.num_placeholders += 1
+
+    def roll_back(self, num_computed: int) -> None:
+        """Forget the step in flight: it has failed, and is computed again from there."""
+        del self.tokens[len(self.tokens) - self.num_placeholders :]
+        self.num_placeholders = 0
+        self.num_computed = num_computed
+
+    def block_names(self, count: int, block_size: int) -> list[bytes]:
+        """Return the content names of the first `count` blocks, all of them full."""
+        while len(self._names) < count:
+            at = len(self._names)
+            parent = self._names[-1] if self._names else self._root
+            tokens = self.tokens[at * block_size : (at + 1) * block_size]
+            assert len(tokens) == block_size, "only full blocks have a name"
+            self._names.append(chain_hash(parent, tokens))
+        return self._names[:count]

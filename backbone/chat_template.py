@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from backbone.errors import CheckpointError, TemplateRefusal, cause
+from backbone.file_reading import MAX_CONFIG_BYTES, read_text
 from backbone.template_process import process_of
 
 DEFAULT, TOOL_USE = "default", "tool_use"
@@ -48,7 +49,7 @@ def _of_settings(given: object) -> dict[str, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, MAX_CONFIG_BYTES, pipes=False)
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path} cannot be read ({cause(error)}); fetch it again") from None
 

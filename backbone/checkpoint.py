@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from backbone.config import NetworkConfig, config_file
 from backbone.errors import CheckpointError, MissingExtra, cause
+from backbone.file_reading import MAX_CONFIG_BYTES, read_bytes, read_text
 from backbone.files import parse_json as parse_json
 from backbone.stored_parts import Parts, StoredPiece, separated
 from backbone.tensor_shard import TensorShard
@@ -137,7 +138,7 @@ def fingerprint(folder: Path) -> str:
     """
     digest = hashlib.sha256()
     shards = weight_files(folder)
-    digest.update((folder / "config.json").read_bytes())
+    digest.update(read_bytes(folder / "config.json", MAX_CONFIG_BYTES))
     for path in shards:
         size = path.stat().st_size
         digest.update(f"\0{path.name}\0{size}\0".encode())
@@ -151,9 +152,11 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        raw = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); fetch it again") from None
+        raw = parse_json(read_text(path, MAX_CONFIG_BYTES, pipes=False))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not valid JSON ({cause(error)}); fetch it again"
+        ) from None
     if not isinstance(raw, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch it again")
     return raw

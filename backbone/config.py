@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, cause
 from backbone.families import network_fields, text_config
+from backbone.file_reading import MAX_CONFIG_BYTES, read_text
 from backbone.files import parse_json as parse_json
 from backbone.rope_scaling import RopeScaling
 
@@ -141,10 +142,10 @@ class NetworkConfig:
         """Read `folder/config.json`."""
         path = config_file(folder)
         try:
-            raw = parse_json(path.read_text(encoding="utf-8"))
-        except ValueError as error:
+            raw = parse_json(read_text(path, MAX_CONFIG_BYTES, pipes=False))
+        except (OSError, ValueError) as error:
             raise CheckpointError(
-                f"{path} is not valid JSON ({error}); fetch the model again"
+                f"{path} is not valid JSON ({cause(error)}); fetch the model again"
             ) from None
         if not isinstance(raw, dict):
             raise CheckpointError(f"{path} is not a JSON object; fetch the model again")

@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
-from backbone.errors import NearfarError
+from backbone.errors import NearfarError, cause
 
 # Opened without it, a file on Windows has every line feed written as two characters.
 _BINARY = cast(int, getattr(os, "O_BINARY", 0))
@@ -38,17 +39,6 @@ class SecretDamaged(NearfarError):
 def open_private(path: str | os.PathLike[str], flags: int, mode: int = PRIVATE) -> int:
     """Open a file as `os.open` does, for bytes and, if it is made here, for its owner alone."""
     return os.open(path, flags | _BINARY, mode)
-
-
-def read_regular(path: Path) -> str:
-    """Return the text of a file, which may be the null device.
-
-    Raises OSError where it is another device or a pipe, which may never end.
-    """
-    is_other = path.exists() and not (path.is_file() or path.is_dir())
-    if is_other and path != Path(os.devnull):
-        raise OSError("it is no regular file")
-    return path.read_text(encoding="utf-8")
 
 
 def make_private(folder: Path) -> None:
@@ -68,14 +58,37 @@ def replacement(path: Path, *, mode: int = PRIVATE, durable: bool = True) -> Ite
     """Yield an empty file beside `path`, to be written; it takes the place of `path` at the end.
 
     If the block raises, `path` stays as it was, and nothing is left beside it. `durable` waits for
-    the disk first; a cache that can tell a torn file may go without.
+    the disk first; a cache that can tell a torn file may go without. Raises OSError where a device,
+    a pipe or a folder stands there, which a file must not replace.
     """
+    require_file(path)
     with scratch_file(path, "part") as beside:
         os.close(open_private(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         yield beside
         if durable:
             _sync(beside)
         beside.replace(path)
+
+
+def require_file(path: Path) -> None:
+    """Raise OSError where a path means something other than a file, or nothing that can be."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise OSError("a folder is there" if stat.S_ISDIR(mode) else "a device or a pipe is there")
+
+
+def require_outputs(*paths: Path | None) -> None:
+    """Raise NearfarError where a file that is to be written could not be, before the long work."""
+    for path in filter(None, paths):
+        try:
+            require_file(path)
+        except OSError as error:
+            raise NearfarError(
+                f"{path} cannot be written ({cause(error)}); name another file"
+            ) from None
 
 
 def write_new(path: Path, content: bytes) -> bool:

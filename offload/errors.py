@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 from backbone.errors import NearfarError
 from backbone.errors import RequestError as RequestError  # which the network's own code raises, too
+
+_MAX_WAIT_S = 86_400.0  # until the budgets of a new day
 
 
 class ContextLengthError(RequestError):
@@ -27,7 +31,9 @@ class Overloaded(NearfarError):
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
-        self.retry_after_s = retry_after_s
+        # Another machine may have said it, and a client is told it in whole seconds.
+        known_s = retry_after_s if math.isfinite(retry_after_s) else 1.0
+        self.retry_after_s = min(max(known_s, 0.0), _MAX_WAIT_S)
 
 
 class EngineStopped(NearfarError):

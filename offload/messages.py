@@ -29,6 +29,10 @@ MAX_PROMPT_TOKENS = 1_048_576
 MAX_STOPS = 16
 MAX_TOKEN_ID = 2**31 - 1
 MAX_SALT_LEN = 512
+MAX_NAME_LEN = 200  # of a model of another machine, as it is shown and kept
+
+# A number of things, as another machine tells it: none is below zero, and sums stay in 64 bits.
+Count = Annotated[int, Meta(ge=0, le=2**53)]
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -362,12 +366,12 @@ class EngineLoad(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     them that were found.
     """
 
-    num_running: int = 0
-    num_waiting: int = 0
-    kv_cache_usage: float = 0.0
-    prefix_cache_queries: int = 0
-    prefix_cache_hits: int = 0
-    num_preemptions: int = 0
+    num_running: Count = 0
+    num_waiting: Count = 0
+    kv_cache_usage: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
+    prefix_cache_queries: Count = 0
+    prefix_cache_hits: Count = 0
+    num_preemptions: Count = 0
 
 
 class ModelCard(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
@@ -376,9 +380,18 @@ class ModelCard(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     architecture: str
     runtime: str  # "llama.cpp", "torch", ...
-    num_parameters: int
+    num_parameters: Count
     quantization: str  # "q4_k_m", "bf16", ...
-    size_bytes: int
-    max_model_len: int
+    size_bytes: Count
+    max_model_len: Count
     chat: bool = False  # has a chat template
-    vocab_size: int = 0  # token ids are below it; 0 where that is not known
+    vocab_size: Count = 0  # token ids are below it; 0 where that is not known
+
+    def shortened(self) -> ModelCard:
+        """Return the card with no text longer than a line, as another machine may send."""
+        texts = {
+            name: value[:MAX_NAME_LEN]
+            for name in self.__struct_fields__
+            if isinstance(value := getattr(self, name), str)
+        }
+        return msgspec.structs.replace(self, **texts)

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from backbone.file_reading import read_bytes
 from offload.messages import Request, Sampled, Sampling
 
 _log = logging.getLogger("nearfar.sampling")
@@ -65,6 +66,7 @@ _BY_NAME = {
     "gemma-3": OwnSampling(temperature=1.0, top_p=0.95, top_k=64),
     "smollm3": OwnSampling(temperature=0.6, top_p=0.95),
 }
+_MAX_BYTES = 1 << 20  # of a generation_config.json
 _SPACES = re.compile(r"[\s_]+")
 _GGUF = {
     "temperature": "general.sampling.temp",
@@ -88,8 +90,8 @@ def sampling_of_folder(folder: Path) -> OwnSampling:
     """
     name = folder.resolve().name
     try:
-        config = msgspec.json.decode((folder / "generation_config.json").read_bytes())
-    except (OSError, msgspec.DecodeError):
+        config = msgspec.json.decode(read_bytes(folder / "generation_config.json", _MAX_BYTES))
+    except (OSError, msgspec.DecodeError, RecursionError):
         config = None
     if not isinstance(config, dict):
         return _by_name((name,))

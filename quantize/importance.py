@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.errors import CheckpointError, cause
+from backbone.file_reading import MAX_TEXT_BYTES, read_bytes
 from backbone.files import SHARED, replacement
 from quantize.gguf_reader import require_gguf
 
@@ -78,8 +79,8 @@ def load_importance(path: Path) -> Importance:
     with path.open("rb") as file:
         is_gguf = file.read(4) == b"GGUF"
     try:
-        return _read_gguf(path) if is_gguf else _read_legacy(path.read_bytes())
-    except (ValueError, KeyError, IndexError, struct.error, UnicodeDecodeError) as error:
+        return _read_gguf(path) if is_gguf else _read_legacy(read_bytes(path, MAX_TEXT_BYTES))
+    except (OSError, ValueError, KeyError, IndexError, struct.error) as error:
         raise CheckpointError(
             f"{path} is no importance matrix ({cause(error)}); write it again"
         ) from None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from backbone.files import SHARED, atomic_write
 from quantize.report import QuantizationReport, ReportRow
 
 _WIDTH, _HEIGHT = 720, 460
@@ -27,7 +28,7 @@ def pareto_front(rows: Sequence[ReportRow]) -> list[ReportRow]:
 
 def write_picture(report: QuantizationReport, path: Path) -> None:
     """Write an SVG: megabytes across, mean KL divergence upwards on a logarithmic scale."""
-    path.write_text(picture(report), encoding="utf-8")
+    atomic_write(path, picture(report).encode(), mode=SHARED)
 
 
 def picture(report: QuantizationReport) -> str:

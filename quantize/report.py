@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import NearfarError
+from backbone.errors import NearfarError, cause
+from backbone.file_reading import MAX_TEXT_BYTES, read_text
 from backbone.files import SHARED, atomic_write, scratch_folder
 from backbone.files import parse_json as parse_json
 from backbone.terminal_text import readable_bytes
@@ -206,9 +207,9 @@ class _Rows:
         self.failed: dict[str, str] = {}
         if path is not None and path.is_file():
             try:
-                self._found = dict(parse_json(path.read_text(encoding="utf-8")))
-            except ValueError as error:
-                raise NearfarError(f"{path} is damaged ({error}); delete it") from None
+                self._found = dict(parse_json(read_text(path, MAX_TEXT_BYTES)))
+            except (OSError, ValueError, TypeError) as error:
+                raise NearfarError(f"{path} is damaged ({cause(error)}); delete it") from None
 
     def _key(self, model: Path) -> str:
         return hashlib.sha256(f"{self._on}{_stamp(model)}".encode()).hexdigest()

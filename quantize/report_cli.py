@@ -13,6 +13,7 @@ import typer
 
 from backbone.declared_options import from_options
 from backbone.errors import NearfarError, WrongUsage, as_typed
+from backbone.files import require_outputs
 from quantize.terminal import megabytes, progress_bar, require_free, require_torch, show
 from quantize.text_samples import ParseSpecial, Sample, WindowLen, Windows, read_text
 
@@ -60,6 +61,7 @@ def plan(
     """Choose a type for every matrix, so that the file fits and the answers change least."""
     require_torch()
     require_free(target, force=force)
+    require_outputs(state)
     if sum((target_bytes is not None, target_bpw is not None, fit)) != 1:
         raise WrongUsage("give exactly one budget: --target-bytes, --target-bpw or --fit")
     if target_bpw is not None and target_bpw <= 0:
@@ -160,6 +162,7 @@ def report(
             num_threads=threads or os.cpu_count() or 1,
             parse_special=parse_special,
         )
+    require_outputs(picture, state)
     with progress_bar("models") as progress:
         done = make_report(
             models,

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from backbone.checkpoint import fingerprint
 from backbone.errors import NearfarError, cause
+from backbone.file_reading import MAX_TEXT_BYTES, read_text
 from backbone.files import SHARED, atomic_write, scratch_folder
 from backbone.files import parse_json as parse_json
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
@@ -53,7 +54,7 @@ class Sensitivity:
     def load(cls, path: Path) -> Sensitivity:
         """Read what `save` wrote. Raises NearfarError for anything else."""
         try:
-            return cls(**parse_json(path.read_text(encoding="utf-8")))
+            return cls(**parse_json(read_text(path, MAX_TEXT_BYTES)))
         except (OSError, ValueError, TypeError) as error:
             raise NearfarError(
                 f"{path} is no saved sensitivity ({cause(error)}); measure it again"
@@ -164,6 +165,16 @@ class _Collected:
         )
 
 
+def _kept(path: Path, task: str) -> dict[str, Any]:
+    try:
+        raw = parse_json(read_text(path, MAX_TEXT_BYTES))
+        return dict(raw["found"]) if raw.get("task") == task else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise NearfarError(
+            f"{path} holds no measurements ({cause(error)}); delete it, or name another --state"
+        ) from None
+
+
 class _Cache:
     """Finished measurements in a JSON file, if there is one."""
 
@@ -171,8 +182,7 @@ class _Cache:
         self._path, self._task = path, task
         self._found: dict[str, Any] = {}
         if path is not None and path.is_file():
-            raw = parse_json(path.read_text(encoding="utf-8"))
-            self._found = raw["found"] if raw.get("task") == task else {}
+            self._found = _kept(path, task)
 
     def get(self, key: str, measure: Callable[[], float]) -> float:
         if key not in self._found:

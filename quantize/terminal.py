@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from backbone.errors import MissingExtra, NearfarError
+from backbone.files import require_outputs
 from backbone.terminal_text import echo, echo_json
 
 
@@ -40,6 +41,7 @@ def show(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> No
 
 def require_free(target: Path | None, *, force: bool) -> None:
     """Raise NearfarError where a file to write is there already, unless that was said."""
+    require_outputs(target)
     if target is not None and target.is_file() and not force:
         raise NearfarError(
             f"{target} is there already; name another file, or write over it with --force"

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from backbone.errors import NearfarError, as_typed, cause
+from backbone.file_reading import MAX_TEXT_BYTES
+from backbone.file_reading import read_text as read_text_file
 
 if TYPE_CHECKING:
     from quantize.calibration import CalibrationOptions
@@ -65,6 +67,6 @@ _OTHER_SEED = 17  # any number that is not the default of --seed
 def read_text(path: Path) -> str:
     """Return a text file's content. Raises NearfarError."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text_file(path, MAX_TEXT_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise NearfarError(f"cannot read {path} ({cause(error)}); name a UTF-8 text file") from None

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from backbone.chat_template import read_templates
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, cause
+from backbone.file_reading import MAX_CONFIG_BYTES, read_text
 from backbone.files import parse_json as parse_json
 from backbone.tokenizer import eos_ids
 from quantize.pre_tokenizers import pre_tokenizer_name, space_prefix
@@ -134,9 +135,11 @@ def _optional_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        raw = parse_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged ({error}); fetch the model again") from None
+        raw = parse_json(read_text(path, MAX_CONFIG_BYTES, pipes=False))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({cause(error)}); fetch the model again"
+        ) from None
     return raw if isinstance(raw, dict) else {}
 
 

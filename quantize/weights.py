@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.config import config_file
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, cause
+from backbone.file_reading import MAX_CONFIG_BYTES, read_bytes
 from backbone.files import parse_json as parse_json
 
 # Safetensors dtype -> how its bytes are viewed; bfloat16 has no numpy type of its own.
@@ -61,7 +64,7 @@ def _widened(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the parsed `config.json` of a Hugging Face folder."""
     path = config_file(folder)
-    config = _parse(path.read_bytes(), path)
+    config = _parse(_read(path), path)
     if not isinstance(config.get("quantization_config") or {}, dict):
         raise CheckpointError(f"{path}: quantization_config is no object; fetch the model again")
     # Vision-language checkpoints keep the language model's settings one level down.
@@ -76,7 +79,7 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every tensor of a folder by name, from one safetensors file or its shards."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        weight_map = _parse(index.read_bytes(), index).get("weight_map")
+        weight_map = _parse(_read(index), index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(f"{index} has no weight_map; fetch the model again")
         files = sorted({_beside(index, str(name)) for name in weight_map.values()})
@@ -113,19 +116,32 @@ def _file_tensors(path: Path) -> dict[str, StoredTensor]:
     return {name: _stored(path, size, 8 + length, name, raw) for name, raw in header.items()}
 
 
-def _stored(path: Path, size: int, base: int, name: str, raw: dict[str, Any]) -> StoredTensor:
-    dtype = raw["dtype"]
+def _stored(path: Path, size: int, base: int, name: str, raw: Any) -> StoredTensor:
+    try:
+        dtype = str(raw["dtype"])
+        first, last = map(operator.index, raw["data_offsets"])
+        shape = tuple(map(operator.index, raw["shape"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged at tensor {name} ({cause(error)}); fetch it again"
+        ) from None
     if dtype not in _VIEWS:
         raise CheckpointError(
             f"tensor {name} in {path} is {dtype}; only {', '.join(_VIEWS)} can be converted, "
             "so start from the full-precision model"
         )
-    start, stop = (base + offset for offset in raw["data_offsets"])
-    shape = tuple(int(extent) for extent in raw["shape"])
-    expected = int(np.prod(shape, dtype=np.int64)) * _VIEWS[dtype].itemsize
-    if stop > size or stop - start != expected:
+    expected = math.prod(shape) * _VIEWS[dtype].itemsize
+    is_within = 0 <= first <= last <= size - base
+    if not is_within or min(shape, default=0) < 0 or last - first != expected:
         raise CheckpointError(f"{path} is truncated at tensor {name}; fetch it again")
-    return StoredTensor(path=path, dtype=dtype, shape=shape, start=start, stop=stop)
+    return StoredTensor(path=path, dtype=dtype, shape=shape, start=base + first, stop=base + last)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return read_bytes(path, MAX_CONFIG_BYTES, pipes=False)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({cause(error)}); fetch it again") from None
 
 
 def _parse(raw: bytes, path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from backbone.files import SHARED, atomic_write, require_outputs
 from backbone.terminal_text import echo
 from cloud.bench.load import run
 from cloud.bench.load_options import LoadOptions
@@ -24,11 +25,12 @@ _REFUSED = (429, 503)
 
 def bench(options: LoadOptions, *, result: Path | None, as_json: bool) -> None:
     """Run the load test and print its report. Raises NearfarError."""
+    require_outputs(result)
     trials = asyncio.run(run(options))
     document = {**_options(options), **_machine(), **summarize(trials, options)}
     text = json.dumps(document, indent=None if as_json else 2)
     if result is not None:
-        result.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        atomic_write(result, f"{json.dumps(document, indent=2)}\n".encode(), mode=SHARED)
     if as_json:
         echo(text)
         return

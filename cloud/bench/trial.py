@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from offload.errors import CloudFailed
-from offload.upstream.listening import lines_within
+from offload.upstream.listening import Patience, lines_within
 
 if TYPE_CHECKING:
     import httpx
@@ -45,8 +45,10 @@ async def ask(
     try:
         async with client.stream("POST", url, json=body, timeout=timeout_s) as response:
             clock.status = response.status_code
-            async for line in lines_within(response, url):
-                clock.read(line.decode("utf-8", "replace"))
+            patience = Patience(url, timeout_s)
+            async for line in lines_within(response, url, patience):
+                if clock.read(line.decode("utf-8", "replace")):
+                    patience.news()
     except (httpx.HTTPError, CloudFailed, msgspec.DecodeError) as error:
         clock.is_whole, clock.fault = False, type(error).__name__
     return clock.trial()
@@ -78,19 +80,23 @@ class _Clock:
         self._pieces = 0
         self._tokens: int | None = None  # as the server counts them
 
-    def read(self, line: str) -> None:
-        """Take one line of the stream. Raises msgspec.DecodeError for an event that is none."""
+    def read(self, line: str) -> bool:
+        """Take one line, and return whether it was an event.
+
+        Raises msgspec.DecodeError for an event that is none.
+        """
         if not line.startswith("data: "):
-            return
+            return False
         if line == "data: [DONE]":
             self.is_whole = True
-            return
+            return True
         event = msgspec.json.decode(line[6:], type=_Event)
         if any(one.text or (one.delta and one.delta.content) for one in event.choices or ()):
             self._pieces += 1
             self._first_s = self._first_s or time.monotonic()
         if event.usage:
             self._tokens = event.usage.completion_tokens
+        return True
 
     def trial(self) -> RequestTrial:
         return RequestTrial(

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from backbone.errors import CheckpointError, cause
+from backbone.file_reading import read_bytes
 from cloud.fleet.balance import total_load
 from offload.engine import AnswerStream, Engine, LoadReporting
 from offload.engine_pool import EnginePool
@@ -24,6 +25,7 @@ from offload.errors import Overloaded, RequestError, SettingsError
 from offload.messages import EngineLoad, ModelCard, Request
 
 SERVE_FILE = "serve.json"
+_MAX_BYTES = 1 << 20  # of that file
 
 
 class ServedVersions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +61,7 @@ def served_versions(model: Path) -> ServedVersions:
     if not versions:
         raise SettingsError(f"{model} holds no version any more; put one back")
     try:
-        listed = path.read_bytes() if path.exists() else b"{}"
+        listed = read_bytes(path, _MAX_BYTES) if path.exists() else b"{}"
         chosen = msgspec.json.decode(listed, type=ServedVersions)
     except (OSError, msgspec.DecodeError) as error:
         raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None

@@ -36,6 +36,9 @@ class ReplicaOptions:
     cores: tuple[int, ...] = ()  # it may run on; none given is all
     weight: float = 1.0
     start_timeout_s: float = 300.0
+    # After which one is started anew: it answers no ping, or says nothing to anybody who waits.
+    deaf_after_s: float = 60.0
+    stuck_after_s: float = 600.0
 
 
 class Replica:
@@ -56,6 +59,7 @@ class Replica:
         self._supervisor: asyncio.Task[None] | None = None
         self._changed = changed
         self.num_running = self.num_starts = 0
+        self._heard_s = self._said_s = 0.0  # by ping, and by a piece of any answer
         self.mean_s = 0.0
         self.retiring = self._is_stopped = False
 
@@ -63,6 +67,11 @@ class Replica:
     def is_ready(self) -> bool:
         """Whether it can be asked now."""
         return self._link is not None and not self.retiring
+
+    @property
+    def is_well(self) -> bool:
+        """Whether it was heard at the last attempt: one that is not is asked last."""
+        return self._link is not None and self._link.snapshot().healthy
 
     @property
     def pid(self) -> int:
@@ -99,6 +108,8 @@ class Replica:
     async def busy(self) -> AsyncIterator[None]:
         """Count one answer while the block lasts."""
         began_s = time.monotonic()
+        if not self.num_running:
+            self._said_s = began_s
         self.num_running += 1
         try:
             yield
@@ -109,6 +120,10 @@ class Replica:
                 self.mean_s + _NEW_SHARE * (took_s - self.mean_s)
             )  # fmt: skip
             self._changed.set()
+
+    def said(self) -> None:
+        """Note a piece of an answer."""
+        self._said_s = time.monotonic()
 
     async def retire(self) -> None:
         """Let what runs end and stop, where it is `retiring`; see `stay`."""
@@ -160,7 +175,7 @@ class Replica:
         )
         try:
             await self._connect(self._process)
-            await self._process.wait()
+            await self._until_useless(self._process)
         finally:
             await self._disconnect(self._process)
 
@@ -174,7 +189,8 @@ class Replica:
                     await asyncio.sleep(_POLL_S)
                     continue
                 self._link = link
-                self._pinger = asyncio.create_task(_keep_pinging(link))
+                self._heard_s = time.monotonic()
+                self._pinger = asyncio.create_task(self._keep_pinging(link))
                 self._changed.set()
                 return
         finally:
@@ -183,6 +199,33 @@ class Replica:
         raise CloudFailed(
             f"its process ended or was not ready (status {process.returncode}); see its log"
         )
+
+    async def _until_useless(self, process: asyncio.subprocess.Process) -> None:
+        """Wait until a process has ended, or neither hears nor says anything any more."""
+        ended = asyncio.ensure_future(process.wait())
+        try:
+            while not ended.done() and not (why := self._why_useless(time.monotonic())):
+                await asyncio.wait((ended,), timeout=_PING_S)
+            if not ended.done():
+                _log.error("replica %s %s; it is started anew", self.name, why)
+        finally:
+            ended.cancel()
+
+    def _why_useless(self, now_s: float) -> str:
+        options = self.options
+        if now_s - self._heard_s > options.deaf_after_s:
+            return f"has not been heard for {options.deaf_after_s:.0f} s"
+        if self.num_running and now_s - self._said_s > options.stuck_after_s:
+            return f"has said nothing for {options.stuck_after_s:.0f} s to {self.num_running} asked"
+        return ""
+
+    async def _keep_pinging(self, link: CloudLink) -> None:
+        """Ping, so that the reported load stays fresh; a busy link does not ping by itself."""
+        while True:
+            with contextlib.suppress(LinkError, asyncio.TimeoutError):
+                await link.ping()
+                self._heard_s = time.monotonic()
+            await asyncio.sleep(_PING_S)
 
     async def _disconnect(self, process: asyncio.subprocess.Process) -> None:
         link, self._link = self._link, None
@@ -197,11 +240,3 @@ class Replica:
         except asyncio.TimeoutError:
             process.kill()
             await process.wait()
-
-
-async def _keep_pinging(link: CloudLink) -> None:
-    """Ping, so that the reported load stays fresh; a link that answers does not ping by itself."""
-    while True:
-        with contextlib.suppress(LinkError, asyncio.TimeoutError):
-            await link.ping()
-        await asyncio.sleep(_PING_S)

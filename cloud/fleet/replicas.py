@@ -131,6 +131,7 @@ class Replicas:
                     try:
                         async for item in items:
                             said = True
+                            replica.said()
                             if isinstance(item, Finish):
                                 self.latency.note_end(began_s)
                             yield item
@@ -169,6 +170,7 @@ class Replicas:
         until_s = loop.time() + min(request.deadline_s or _MAX_WAIT_S, _MAX_WAIT_S)
         while True:
             up = [replica for replica in self._replicas if replica.is_ready]
+            up = [replica for replica in up if replica.is_well] or up
             fresh = [replica for replica in up if replica not in tried] or up
             if fresh:
                 statuses = [replica.status() for replica in fresh]

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from backbone.errors import NearfarError, cause
+from backbone.file_reading import MAX_TEXT_BYTES, read_text
 from backbone.terminal_text import echo, echo_json
 from edge.bench.timing import DraftReport, measure_speed
 from edge.device.cpu_load import Disturbance
@@ -94,6 +95,6 @@ def _read(path: Path | None) -> str | None:
     if path is None:
         return None
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path, MAX_TEXT_BYTES)
     except (OSError, UnicodeDecodeError) as error:
         raise NearfarError(f"{path} cannot be read ({cause(error)}); give a text file") from None

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from backbone.files import SHARED, atomic_write
+from backbone.files import SHARED, atomic_write, require_outputs
 from backbone.terminal_text import echo_json, printable
 from edge.chat.terminal import StreamReader
 from edge.near.factory import RunFlags, open_hybrid, settings_with
@@ -60,6 +60,7 @@ def run_trial(
     path: str, *, split: str, model: str | None, report: str | None, as_json: bool
 ) -> None:
     """Run the trial and print its table. Raises SettingsError without a cloud."""
+    require_outputs(Path(report) if report else None)
     questions = read_questions(Path(path), split=split)
     if not questions:
         raise RequestError(f"{path} has no questions of split {split!r}; name another split")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING
 
+from backbone.file_names import name_of
 from backbone.files import expanded
 from edge.conversations.attachments import apart
 from edge.conversations.conversation import Turn, export
@@ -122,8 +122,8 @@ def _code_blocks(markdown: str) -> list[str]:
 
 async def save(chat: Chat, rest: str) -> None:
     whole = chat.store.read(_current(chat))
-    named = re.sub(r"[^\w-]+", "-", whole.heading.title).strip("-").lower() or "conversation"
-    path = expanded(rest or f"{named}.md")
+    named = name_of(whole.heading.title, ".md", otherwise="conversation")
+    path = expanded(rest or named)
     if path.exists():
         raise RequestError(f"{path} is there already; name another file: /save FILE")
     form = export(whole, "json" if path.suffix == ".json" else "markdown")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from backbone.errors import cause
+from backbone.file_reading import read_bytes
 from backbone.files import expanded
 from backbone.terminal_text import echo, readable
 from edge.conversations.attachments import fenced
@@ -81,15 +82,7 @@ def attachment(path: Path) -> str:
 
 def _text(path: Path) -> str:
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise RequestError(
-                f"{path} has {size:,} bytes and at most {MAX_BYTES:,} can be attached; shorten it"
-            )
-        with path.open("rb") as file:  # what is no file has no size, and may have no end
-            data = file.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise RequestError(f"{path} has no end and at most {MAX_BYTES:,} bytes can be attached")
+        data = read_bytes(path, MAX_BYTES)
         if b"\0" in data:
             raise UnicodeDecodeError("utf-8", data, 0, 1, "a zero byte")
         return data.decode("utf-8-sig")
@@ -98,4 +91,6 @@ def _text(path: Path) -> str:
             f"{path} is not text; save it as plain UTF-8 text and attach that"
         ) from None
     except (OSError, ValueError) as error:
-        raise RequestError(f"{path} cannot be read ({cause(error)}); check its name") from None
+        raise RequestError(
+            f"{path} cannot be attached ({cause(error)}); name a text file, or a part of it"
+        ) from None

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from backbone.errors import NearfarError, cause
 from offload.errors import RequestError
+
+_log = logging.getLogger(__name__)
 
 KEPT_S = 600.0  # after which what was deleted is erased, by whichever nearfar runs then
 _LOOK_EVERY_S = 30.0
@@ -56,8 +60,11 @@ async def emptied(trash: Trash, erase: Callable[[str], Awaitable[None]]) -> Asyn
 
     async def empty() -> None:
         while True:
-            for conversation in trash.expired():
-                await erase(conversation)
+            try:
+                for conversation in trash.expired():
+                    await erase(conversation)
+            except (NearfarError, OSError, sqlite3.Error) as error:  # as of a full disk
+                _log.warning("what was deleted is not erased yet: %s", cause(error))
             await asyncio.sleep(_LOOK_EVERY_S)
 
     job = asyncio.ensure_future(empty())

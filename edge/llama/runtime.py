@@ -47,6 +47,7 @@ __all__ = ["LlamaEngine", "LlamaOptions"]
 _log = logging.getLogger("nearfar.edge")
 
 SLACK = 64  # tokens beside what a request is known to need
+_EMBEDDED_AT_ONCE = 16  # texts of one asker, before another has its turn
 
 
 class LlamaEngine:
@@ -113,6 +114,7 @@ class LlamaEngine:
         self._worker: Worker[Delta | Finish] = Worker(
             "nearfar-edge", num_threads=self.options.max_num_seqs
         )
+        self._embedding = asyncio.Lock()
         self._watchers = StateObservers()
         self._closed = False
 
@@ -192,15 +194,22 @@ class LlamaEngine:
         return self._watchers.watch(request_id, observer)
 
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
-        """Return one vector of unit length per text. Raises RequestError."""
+        """Return one vector of unit length per text. Raises RequestError.
+
+        Who asks for many takes turns with the others, and all of them hold one thread.
+        """
         self._require_open()
         for text in texts:
             require_short_text(text, self.max_model_len)
-        gone = threading.Event()
+        gone, vectors = threading.Event(), list[list[float]]()
         try:
-            return await asyncio.to_thread(self.embedder.embed, texts, gone)
+            for start in range(0, len(texts), _EMBEDDED_AT_ONCE):
+                some = texts[start : start + _EMBEDDED_AT_ONCE]
+                async with self._embedding:
+                    vectors += await asyncio.to_thread(self.embedder.embed, some, gone)
         finally:
             gone.set()
+        return vectors
 
     async def forget(self, session: str) -> None:
         """Forget a conversation's KV cache, in memory and on disk."""

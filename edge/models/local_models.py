@@ -13,6 +13,7 @@ from backbone.files import atomic_write, expanded
 from backbone.terminal_text import readable
 from edge.models.model_contents import read_contents
 from edge.models.split_models import first_part, is_later_part, parts_of
+from offload.config.file_lock import turn
 from offload.errors import RequestError
 from offload.pair import CLOUD_MODEL, EDGE_MODEL
 
@@ -309,9 +310,10 @@ def set_alias(alias: str, target: str | None, folder: Path) -> None:
     """Give a model another name; None takes the name away. Raises RequestError for an empty one."""
     if not alias.strip():
         raise RequestError("the alias is empty; write a name")
-    aliases = read_aliases(folder)
-    aliases.pop(alias, None)
-    if target is not None:
-        aliases[alias] = target
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write(folder / ALIASES, msgspec.json.format(msgspec.json.encode(aliases)))
+    with turn(folder / f".{ALIASES}.turn"):  # a change is of what stands there now
+        aliases = read_aliases(folder)
+        aliases.pop(alias, None)
+        if target is not None:
+            aliases[alias] = target
+        atomic_write(folder / ALIASES, msgspec.json.format(msgspec.json.encode(aliases)))

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from backbone.chat_template import choose_template, read_templates
 from backbone.errors import CheckpointError, cause
+from backbone.file_reading import MAX_CONFIG_BYTES, read_text
 from backbone.files import parse_json as parse_json
 from edge.llama.gguf_file import check_header
 
@@ -201,7 +202,7 @@ def _templates(folder: Path) -> dict[str, str]:
 
 def _object(path: Path) -> dict[str, Any]:
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        found = parse_json(read_text(path, MAX_CONFIG_BYTES, pipes=False))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({cause(error)}); fetch it again") from None
     if not isinstance(found, dict):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backbone.errors import CheckpointError
+from backbone.file_names import name_fault
 from edge.models.download import DownloadError
 from edge.models.local_models import find_any, is_embedded, read_aliases, set_alias
 from edge.models.split_models import parts_of
@@ -16,9 +17,6 @@ from edge.models.split_models import parts_of
 # A name of the Hub; it begins with neither a dot nor a dash.
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
 REPO = re.compile(rf"{_NAME}/{_NAME}")
-_MAX_NAME_LEN = 200
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f\\:*?"<>|]')  # commands, and what Windows reserves
-_RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 def placed(name: str, repo: str, folder: Path) -> Path:
@@ -27,7 +25,7 @@ def placed(name: str, repo: str, folder: Path) -> Path:
     Raises DownloadError for a name that leads elsewhere, or that some system cannot keep.
     """
     pieces = [*repo.split("/"), *name.split("/")]
-    wrong = next((fault for piece in pieces if (fault := _fault(piece))), None)
+    wrong = next((fault for piece in pieces if (fault := name_fault(piece))), None)
     home = folder.joinpath(*repo.split("/"))
     whole = folder.joinpath(*pieces)
     if wrong is None and not _stays(whole, home, folder):
@@ -38,16 +36,6 @@ def placed(name: str, repo: str, folder: Path) -> Path:
             "choose another repository"
         )
     return whole
-
-
-def _fault(piece: str) -> str | None:
-    if piece in ("", ".", ".."):
-        return "it leads outside its folder"
-    if _FORBIDDEN.search(piece) or piece != piece.strip(" ") or piece.endswith("."):
-        return "it has characters that file names cannot have"
-    if _RESERVED.fullmatch(piece):
-        return "the name is reserved"
-    return "the name is too long" if len(piece.encode("utf-8", "replace")) > _MAX_NAME_LEN else None
 
 
 def _stays(whole: Path, home: Path, folder: Path) -> bool:

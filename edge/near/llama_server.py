@@ -8,18 +8,35 @@ embeddings stay with it.
 from __future__ import annotations
 
 import contextlib
-import json
-import urllib.error
-import urllib.request
+import time
 
-from backbone.errors import cause
+import msgspec
+
+from backbone.errors import MissingExtra, cause
 from offload.engine import AnswerStream
 from offload.errors import EngineStopped, LinkError
-from offload.messages import ModelCard, Request
+from offload.messages import Count, ModelCard, Request
 from offload.upstream.client import Upstream
+from offload.upstream.listening import MAX_BODY_BYTES, PLAIN
 
 _TIMEOUT_S = 5.0
 _UNKNOWN_LEN = 1_000_000  # the server refuses what is too long
+
+
+class _Meta(msgspec.Struct):
+    n_ctx: Count | None = None
+    n_ctx_train: Count | None = None
+    n_params: Count | None = None
+    size: Count | None = None
+
+
+class _Model(msgspec.Struct):
+    id: str
+    meta: _Meta | None = None
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
 
 
 class LlamaServerEngine:
@@ -54,26 +71,47 @@ class LlamaServerEngine:
 
 
 def _card_at(url: str) -> ModelCard:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # it is this machine
     try:
-        with contextlib.closing(opener.open(f"{url}/models", timeout=_TIMEOUT_S)) as answer:
-            model = json.load(answer)["data"][0]
-            name, meta = str(model["id"]), model.get("meta") or {}
-            length = int(meta.get("n_ctx") or meta.get("n_ctx_train") or _UNKNOWN_LEN)
-            num_parameters = int(meta.get("n_params") or 0)
-            size_bytes = int(meta.get("size") or 0)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        import httpx
+    except ModuleNotFoundError:
+        raise MissingExtra("httpx", "upstream") from None
+    try:
+        model = msgspec.json.decode(_read(f"{url}/models"), type=_Models).data[0]
+    except (httpx.HTTPError, OSError, ValueError, IndexError, RecursionError) as error:
         raise EngineStopped(
             f"edge.server {url} does not answer as a llama-server does ({cause(error)}); start "
             "it, or take the setting out with `nearfar config unset edge.server`"
         ) from None
-    return ModelCard(
-        name=name.rpartition("/")[2].removesuffix(".gguf")[:200],
+    meta = model.meta or _Meta()
+    card = ModelCard(
+        name=model.id.rpartition("/")[2].removesuffix(".gguf"),
         architecture="unknown",
         runtime="llama-server",
-        num_parameters=num_parameters,
+        num_parameters=meta.n_params or 0,
         quantization="unknown",
-        size_bytes=size_bytes,
-        max_model_len=length,
+        size_bytes=meta.size or 0,
+        max_model_len=meta.n_ctx or meta.n_ctx_train or _UNKNOWN_LEN,
         chat=True,
     )
+    return card.shortened()
+
+
+def _read(url: str) -> bytes:
+    """Return what the server says, within bounds of size and time. Raises httpx.HTTPError, OSError.
+
+    No proxy of the environment stands between, and nothing leads elsewhere: it is this machine.
+    """
+    import httpx
+
+    until_s, read = time.monotonic() + _TIMEOUT_S, bytearray()
+    with (
+        httpx.Client(trust_env=False, timeout=_TIMEOUT_S, headers=PLAIN) as client,
+        client.stream("GET", url) as answer,
+    ):
+        if answer.status_code != 200:
+            raise OSError(f"HTTP {answer.status_code}")
+        for piece in answer.iter_raw():
+            read += piece
+            if len(read) > MAX_BODY_BYTES or time.monotonic() > until_s:
+                raise OSError("its list of models has no end")
+    return bytes(read)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import urllib.error
 import urllib.request
@@ -54,7 +55,7 @@ def _called(service: Service, path: str, body: dict[str, Any] | None) -> Any:
     except urllib.error.HTTPError as error:
         with contextlib.closing(error):
             raise NoService(_told(error)) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise NoService(f"`nearfar up` does not answer ({cause(error)}); start it again") from None
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from backbone.errors import cause
-from backbone.files import read_regular
+from backbone.file_reading import read_text
 from offload.config.settings import Settings
 from offload.errors import SettingsError
 from offload.messages import Privacy
@@ -25,6 +25,7 @@ from offload.messages import Privacy
 _log = logging.getLogger(__name__)
 
 PREFIX = "NEARFAR_"
+MAX_FILE_BYTES = 1 << 20  # of a file that a person writes
 # Where things are kept, whole traces of faults, and one of the project's own scripts.
 OTHER_VARIABLES = ("NEARFAR_HOME", "NEARFAR_TRACE", "NEARFAR_CLIENTS_VENV")
 # Kubernetes sets these in every pod beside a Service whose name begins with nearfar.
@@ -54,7 +55,7 @@ def read_file(path: Path) -> dict[str, Any]:
     else:
         import tomli as tomllib
     try:
-        return tomllib.loads(read_regular(path))
+        return tomllib.loads(read_text(path, MAX_FILE_BYTES, pipes=False))
     except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
 

@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any, Literal
 
 from backbone.errors import WrongUsage, as_typed, cause
-from backbone.files import atomic_write, read_regular
+from backbone.file_reading import read_text
+from backbone.files import atomic_write
 from offload.config.file_lock import turn
 from offload.config.obstacles import obstacle
 from offload.config.settings import Settings
-from offload.config.settings_reading import PREFIX, applied, load, read_file, read_variables
+from offload.config.settings_reading import (
+    MAX_FILE_BYTES,
+    PREFIX,
+    applied,
+    load,
+    read_file,
+    read_variables,
+)
 from offload.errors import SettingsError
 from offload.messages import Privacy
 
@@ -167,7 +175,9 @@ def change_settings(
 def _changed(path: Path, section: str, values: Mapping[str, Value | None], remark: str) -> str:
     import tomlkit
 
-    document = tomlkit.parse(read_regular(path)) if path.exists() else None
+    document = (
+        tomlkit.parse(read_text(path, MAX_FILE_BYTES, pipes=False)) if path.exists() else None
+    )
     document = document if document is not None else tomlkit.document()
     table = document.setdefault(section, tomlkit.table())
     for name, value in values.items():
@@ -188,7 +198,9 @@ def read_remarks(path: Path, section: str) -> dict[str, str]:
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        document = tomlkit.parse(read_regular(path)) if path.exists() else {}
+        document = (
+            tomlkit.parse(read_text(path, MAX_FILE_BYTES, pipes=False)) if path.exists() else {}
+        )
     except (OSError, TOMLKitError, UnicodeDecodeError, RecursionError) as error:
         raise SettingsError(f"{path} cannot be read ({cause(error)}); mend or delete it") from None
     table = document.get(section, {})

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import msgspec
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
@@ -160,7 +161,8 @@ class Connection:
             raise WireError(f"it chose version {body.version}, which was not offered")
         if isinstance(body, Ready) and not self._opened.done():
             self._note_trip(self._hello_s, body.clock_s)
-            self._opened.set_result(body)
+            cards = tuple(card.shortened() for card in body.cards)
+            self._opened.set_result(msgspec.structs.replace(body, cards=cards))
         elif isinstance(body, HelloRefused):
             self.lose(_refusal(self.address.endpoint, body))
         elif isinstance(body, Pong):

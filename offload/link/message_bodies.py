@@ -8,7 +8,20 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from offload.messages import Alternative, EngineLoad, Finish, ModelCard, PromptToken, Request, Side
+from offload.messages import (
+    MAX_TOKEN_ID,
+    Alternative,
+    Count,
+    EngineLoad,
+    Finish,
+    ModelCard,
+    PromptToken,
+    Request,
+    Side,
+)
+
+MAX_WINDOW = 1 << 16
+Seconds = Annotated[float, Meta(ge=0.0, le=1e12)]
 
 
 class Kind(enum.IntEnum):
@@ -49,12 +62,12 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     """READY, the cloud's answer to HELLO."""
 
     version: int
-    cards: tuple[ModelCard, ...]
+    cards: Annotated[tuple[ModelCard, ...], Meta(min_length=1, max_length=64)]
     instance: str  # one run of the cloud: another one knows nothing of our requests
-    window: int  # how many Deltas may be ahead of the reader
-    max_message_bytes: int
-    max_streams: int
-    clock_s: float  # the cloud's wall clock, seconds since 1970
+    window: Annotated[int, Meta(ge=1, le=MAX_WINDOW)]  # Deltas that may be ahead of the reader
+    max_message_bytes: Count
+    max_streams: Count
+    clock_s: Seconds  # the cloud's wall clock, since 1970
 
 
 class HelloRefused(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,8 +81,8 @@ class PackedDelta(Body, frozen=True):
     """A Delta in few bytes: confidences as three 32-bit floats for each token."""
 
     text: str
-    index: int
-    token_ids: tuple[int, ...]
+    index: Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)]
+    token_ids: tuple[Annotated[int, Meta(ge=0, le=MAX_TOKEN_ID)], ...]
     confidence: bytes
     source: Side | None
     replaces: bool
@@ -139,10 +152,10 @@ class Load(Body, frozen=True):
     cache a device could learn of others.
     """
 
-    in_flight: int = 0
-    num_waiting: int = 0  # of those in flight, how many have not yet said anything
-    queue_s: float | None = None
-    first_piece_s: float | None = None
+    in_flight: Count = 0
+    num_waiting: Count = 0  # of those in flight, how many have not yet said anything
+    queue_s: Seconds | None = None
+    first_piece_s: Seconds | None = None
     engine: EngineLoad | None = None
 
 
@@ -157,7 +170,7 @@ class Pong(Body, frozen=True):
     """PONG, the answer to PING; `sent_s` and `padding` are those of the PING."""
 
     sent_s: float
-    clock_s: float  # the cloud's wall clock, seconds since 1970
+    clock_s: Seconds  # the cloud's wall clock, since 1970
     load: Load
     padding: bytes = b""
 

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 
 from backbone.errors import NearfarError
+from offload.answer_bounds import AnswerBounds
 from offload.errors import CloudFailed
 from offload.link import wire
 from offload.link.failures import to_error
@@ -40,6 +41,7 @@ class ReceiveStream:
         self._window = window
         self._num_taken = 0
         self._ended = False
+        self._bounds = AnswerBounds(request)
         self._items: asyncio.Queue[Delta | Finish | NearfarError] = asyncio.Queue()
         self._timer: asyncio.TimerHandle | None = None
         self._began_s = asyncio.get_running_loop().time()
@@ -47,12 +49,14 @@ class ReceiveStream:
             self._expire_after(request.deadline_s + grace_s)
 
     def take(self, envelope: Envelope) -> None:
-        """Take one message; a damaged one, or a gap before it, fails the request."""
+        """Take one message; a damaged one, a gap before it, or too much fails the request."""
         self.bytes_received += envelope.size_bytes
         try:
             self._take(wire.open_body(envelope))
         except WireError as error:
             self.fail(CloudFailed(f"the cloud's answer is damaged ({error}); ask again"))
+        except CloudFailed as error:
+            self.fail(error)
 
     def fail(self, error: NearfarError) -> None:
         """End the answer with an error, unless it has ended."""
@@ -107,14 +111,14 @@ class ReceiveStream:
             if self.num_received > self.until:
                 raise WireError("more was sent than was allowed")
             for packed in body.items:
-                self._put(unpack_delta(packed))
+                self._put(self._bounds.take(unpack_delta(packed)))
         elif isinstance(body, Reading):
             self._hear(body)
         elif isinstance(body, End):
             if body.num_pieces != self.num_received:
                 raise WireError(f"{body.num_pieces} pieces were said, {self.num_received} arrived")
             self.answered = True
-            self._end(body.finish)
+            self._end(self._bounds.end(body.finish))
         elif isinstance(body, Failure):
             self.answered = True
             self._end(to_error(body))

@@ -11,6 +11,7 @@ import msgspec
 
 from offload.errors import CloudFailed
 from offload.messages import (
+    MAX_TOOL_CALLS,
     Confidence,
     Delta,
     Finish,
@@ -162,7 +163,20 @@ def _turn(message: Message, tells_reasoning: bool) -> dict[str, Any]:
 
 
 _MOST_TOKENS = 1_000_000_000  # that one answer is believed to have taken
+_MOST_NAMED = 4 * MAX_TOOL_CALLS  # pieces that tell a name; at each a call's JSON is looked at
 _REASONS: dict[str, FinishReason] = {"stop": "stop", "length": "length", "tool_calls": "stop"}
+
+
+@dataclass
+class _CallSoFar:
+    """A call of a tool, of which pieces have come."""
+
+    id: str
+    name: str = ""
+    arguments: list[str] = field(default_factory=list)
+
+    def opening(self) -> str:
+        return f'<tool_call>{{"name": {json.dumps(self.name)}, "arguments": '
 
 
 @dataclass
@@ -177,10 +191,10 @@ class AnswerAssembler:
     usage: Usage = field(default_factory=Usage)
     num_said: int = 0
     num_sure: int = 0  # tokens whose log-probability was told
-    calls: list[_Function] = field(default_factory=list)
+    calls: list[_CallSoFar] = field(default_factory=list)
     _places: dict[int | None, int] = field(default_factory=dict)  # of the last call of an index
-    _ids: list[str] = field(default_factory=list)
-    late: str = ""
+    _num_named: int = 0  # pieces of calls that told a name
+    late: list[str] = field(default_factory=list)
     thinking: bool = False
 
     def take(self, chunk: Chunk) -> Delta | None:
@@ -200,8 +214,9 @@ class AnswerAssembler:
             self.num_sure += len(sure)
             self.reason = choice.finish_reason or self.reason
             text = choice.text or self._with_thoughts(choice.delta)
-            if self.calls:
-                self.late, text = self.late + text, ""
+            if self.calls and text:
+                self.late.append(text)
+                text = ""
             for call in (choice.delta.tool_calls if choice.delta else None) or ():
                 text += self._add(call)
         return self._delta(text, sure) if text or sure else None
@@ -211,9 +226,9 @@ class AnswerAssembler:
         said = ["\n</think>\n\n"] if self.thinking else []
         for number, call in enumerate(self.calls):
             if number or not call.arguments:  # else all but its end has been said
-                said.append(_opening(call) + (call.arguments or "{}"))
+                said += [call.opening(), *(call.arguments or ["{}"])]
             said.append("}</tool_call>")
-        said.append(self.late)
+        said += self.late
         return self._delta("".join(said)) if any(said) else None
 
     def finish(self, *, prefill_s: float, seconds: float) -> Finish:
@@ -252,32 +267,35 @@ class AnswerAssembler:
         said = call.function or _Function()
         known, piece = self._known(call, said), said.arguments or ""
         begins = bool(piece) and not known.arguments
-        known.name = (known.name or "") + (said.name or "")
-        known.arguments = (known.arguments or "") + piece
+        known.name += said.name or ""
+        if piece:
+            known.arguments.append(piece)
         if known is not self.calls[0]:
             return ""
-        return _opening(known) + piece if begins else piece
+        return known.opening() + piece if begins else piece
 
-    def _known(self, call: _Call, said: _Function) -> _Function:
+    def _known(self, call: _Call, said: _Function) -> _CallSoFar:
         """Return the call that a piece belongs to, a new one where none has begun.
 
         Some servers give all parallel calls the index 0, some give none: then a new id begins a
         call, and so does a name behind whole arguments.
         """
-        if call.id and call.id in self._ids:
-            return self.calls[self._ids.index(call.id)]
+        self._num_named += bool(said.name)
+        if len(self.calls) >= MAX_TOOL_CALLS or self._num_named > _MOST_NAMED:
+            raise CloudFailed("the upstream server calls tools without an end; ask otherwise")
+        if call.id and (same := next((c for c in self.calls if c.id == call.id), None)):
+            return same
         at = self._places.get(call.index) if call.index is not None else len(self.calls) - 1
         if at is not None and at >= 0 and not self._is_another(at, call, said):
             return self.calls[at]
         self._places[call.index] = len(self.calls)
-        self.calls.append(_Function("", ""))
-        self._ids.append(call.id or "")
+        self.calls.append(_CallSoFar(call.id or ""))
         return self.calls[-1]
 
     def _is_another(self, at: int, call: _Call, said: _Function) -> bool:
-        if call.id and self._ids[at]:
+        if call.id and self.calls[at].id:
             return True  # one that has not been seen
-        return bool(said.name) and _is_json(self.calls[at].arguments or "")
+        return bool(said.name) and _is_json("".join(self.calls[at].arguments))
 
     def _delta(self, text: str, sure: tuple[Confidence, ...] = ()) -> Delta:
         # Without token ids a piece counts as one; only the order matters.
@@ -314,10 +332,6 @@ def _is_json(text: str) -> bool:
     except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
         return False
     return True
-
-
-def _opening(call: _Function) -> str:
-    return f'<tool_call>{{"name": {json.dumps(call.name)}, "arguments": '
 
 
 Path = Literal["/chat/completions", "/completions"]

@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -15,16 +15,19 @@ import msgspec
 
 from backbone.errors import MissingExtra
 from offload.aims import LISTED
+from offload.answer_bounds import AnswerBounds
 from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestError, SettingsError
-from offload.messages import Finish, ModelCard, Privacy, Request
+from offload.messages import MAX_NAME_LEN, Finish, ModelCard, Privacy, Request
 from offload.upstream.bodies import AnswerAssembler, Chunk, ModelList, body_of, path_of
 from offload.upstream.dialect import OPENAI_HOST, Dialect, check, dialect_of
 from offload.upstream.listening import (
     MAX_BODY_BYTES,
     MAX_ERROR_BYTES,
     PLAIN,
+    DeadlinePassed,
+    Patience,
     body_within,
     lines_within,
     refusal,
@@ -36,7 +39,6 @@ if TYPE_CHECKING:
 _TOP = 20  # likeliest tokens of a near server that are asked for: OpenAI's most
 _ATTEMPTS = 3
 _FIRST_PAUSE_S = 0.25
-_MAX_NAME_LEN = 200  # of a model's name, as it is shown and kept
 _ASSUMED_LEN = 1_000_000  # where a server does not say its context; it refuses what is too long
 
 
@@ -118,22 +120,29 @@ class Upstream:
         body = body_of(request, self._asked, self._dialect)
         if self._is_near and request.messages:  # raw prompts' are told in several other forms
             body |= {"logprobs": True, "top_logprobs": _TOP}
-        began_s, first_s, assembler = time.monotonic(), None, AnswerAssembler()
+        bounds, assembler = AnswerBounds(request), AnswerAssembler()
+        began_s, first_s = time.monotonic(), None
+        until_s = None if request.deadline_s is None else began_s + request.deadline_s
         with self._noted():
-            async with self._posted(path_of(request), body, request.deadline_s) as response:
-                async for chunk in _chunks(response, self._url):
-                    delta = assembler.take(chunk)
-                    if delta is not None:
-                        first_s = _age_s(began_s) if first_s is None else first_s
-                        yield delta
-                    if request.deadline_s is not None and _age_s(began_s) > request.deadline_s:
-                        yield Finish(reason="deadline", usage=assembler.usage)
-                        return
+            async with self._posted(path_of(request), body, until_s) as response:
+                try:
+                    patience = Patience(self._url, self._limits[1], until_s)
+                    async for chunk in _chunks(response, self._url, patience):
+                        delta = assembler.take(chunk)
+                        if delta is not None:
+                            first_s = _age_s(began_s) if first_s is None else first_s
+                            yield bounds.take(delta)
+                            patience.news()  # not before: the reader took its own time
+                        patience.check()
+                except DeadlinePassed:
+                    yield bounds.end(Finish(reason="deadline", usage=assembler.usage))
+                    return
                 rest = assembler.rest()
                 if rest is not None:
-                    yield rest
+                    yield bounds.take(rest)
                 whole_s = _age_s(began_s)
-                yield assembler.finish(prefill_s=first_s or whole_s, seconds=whole_s)
+                finish = assembler.finish(prefill_s=first_s or whole_s, seconds=whole_s)
+                yield bounds.end(finish)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -158,14 +167,15 @@ class Upstream:
 
     async def _learn(self) -> None:
         async with self._reply("GET", "/models", None, None) as response:
-            raw, _ = await body_within(response, MAX_BODY_BYTES)
+            patience = Patience(self._url, self._limits[1])
+            raw, _ = await body_within(response, MAX_BODY_BYTES, patience)
         try:
             models = msgspec.json.decode(raw, type=ModelList).data
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise CloudFailed(
                 f"{self._url}/models is no list of models; give the base URL that ends in /v1"
             ) from None
-        names = [model.id[:_MAX_NAME_LEN] for model in models]
+        names = [model.id[:MAX_NAME_LEN] for model in models]
         if not names or (self._wanted and self._wanted not in names):
             has = ", ".join(names[:20]) or "none"
             raise CloudFailed(f"{self._url} has no model {self._wanted!r}; it has {has}")
@@ -176,13 +186,13 @@ class Upstream:
         shown = next((each for each in names if each not in LISTED), self._asked)
         name = shown if self._asked in LISTED else self._asked
         self._card = _card(name, self._dialect, model.max_model_len)
+        self._card = _card(model.id[:MAX_NAME_LEN], self._dialect, model.max_model_len)
 
     @asynccontextmanager
     async def _posted(
-        self, path: str, body: dict[str, Any], deadline_s: float | None
+        self, path: str, body: dict[str, Any], until_s: float | None
     ) -> AsyncIterator[httpx.Response]:
         """Post a body, again where the server was not there; yields only a good reply."""
-        until_s = time.monotonic() + (deadline_s or 3600.0)
         pause_s, was_there = _FIRST_PAUSE_S, False
         for left in reversed(range(_ATTEMPTS)):
             try:
@@ -194,7 +204,7 @@ class Upstream:
                 was_there = was_there or error.bytes_sent is None
                 if was_there:
                     error.bytes_sent = None
-                if not left or time.monotonic() + pause_s > until_s:
+                if not left or (until_s is not None and time.monotonic() + pause_s > until_s):
                     raise
             await asyncio.sleep(pause_s)
             pause_s *= 2
@@ -206,15 +216,24 @@ class Upstream:
         import httpx
 
         content = None if body is None else msgspec.json.encode(body)
-        timeout = self._timeout(until_s)
+        connect_s, silence_s = self._times(until_s)
+        asked = self._client.build_request(
+            method,
+            self._url + path,
+            content=content,
+            timeout=httpx.Timeout(silence_s, connect=connect_s),
+        )
         try:
-            async with self._client.stream(
-                method, self._url + path, content=content, timeout=timeout
-            ) as response:
+            # In all: interim answers (100, 103) may come for ever before the head.
+            response = await asyncio.wait_for(
+                self._client.send(asked, stream=True), connect_s + silence_s
+            )
+            async with aclosing(response):
                 if response.status_code != 200:
-                    content_start, _ = await body_within(response, MAX_ERROR_BYTES)
+                    patience = Patience(self._url, silence_s)
+                    start, _ = await body_within(response, MAX_ERROR_BYTES, patience)
                     again = response.headers.get("retry-after", "")
-                    raise refusal(response.status_code, content_start, again, self._url)
+                    raise refusal(response.status_code, start, again, self._url)
                 yield response
         except LinkError as error:
             error.bytes_sent = None if content else 0
@@ -223,20 +242,19 @@ class Upstream:
             raise CloudUnreachable(
                 f"nothing answers at {self._url}; start the server, or mend the address"
             ) from None
-        except httpx.TimeoutException:
+        except (httpx.TimeoutException, asyncio.TimeoutError):
             raise _broken(f"{self._url} fell silent in the middle; ask again", content) from None
         except httpx.HTTPError as error:
             kind = type(error).__name__
             why = f"the connection to {self._url} broke ({kind}); ask again"
             raise _broken(why, content) from None
 
-    def _timeout(self, until_s: float | None) -> httpx.Timeout:
-        import httpx
-
+    def _times(self, until_s: float | None) -> tuple[float, float]:
+        """Return how long to wait for a connection, and for something to be said over it."""
         connect_s, silence_s = self._limits
         if until_s is not None:
             silence_s = max(0.1, min(silence_s, until_s - time.monotonic()))
-        return httpx.Timeout(silence_s, connect=min(connect_s, silence_s))
+        return min(connect_s, silence_s), silence_s
 
 
 def key_for(host: str, given: str) -> str:
@@ -272,9 +290,9 @@ def _age_s(began_s: float) -> float:
     return time.monotonic() - began_s
 
 
-async def _chunks(response: httpx.Response, url: str) -> AsyncIterator[Chunk]:
+async def _chunks(response: httpx.Response, url: str, patience: Patience) -> AsyncIterator[Chunk]:
     """Yield the events of a stream until `[DONE]`. Raises LinkError for what is none."""
-    async for line in lines_within(response, url):
+    async for line in lines_within(response, url, patience):
         name, _, data = line.partition(b":")
         if name != b"data" or not data.strip():
             continue

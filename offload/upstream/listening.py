@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import math
+import time
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
@@ -29,24 +30,59 @@ MAX_STREAM_BYTES = 256 << 20  # one answer, with all that stands around its word
 PLAIN = {"accept-encoding": "identity"}  # a few compressed bytes could fill the memory
 
 
-async def body_within(response: httpx.Response, max_bytes: int) -> tuple[bytes, bool]:
+class DeadlinePassed(Exception):
+    """The request's own time is up."""
+
+
+class Patience:
+    """Patience with a server that goes on sending: how long nothing of use may come.
+
+    A server that sends a byte now and then, or comments for ever, never falls silent; `news` is
+    told what is worth waiting for.
+    """
+
+    def __init__(self, url: str, silence_s: float, until_s: float | None = None) -> None:
+        """`until_s`, on the monotonic clock, is when the request's own time is up."""
+        self._url, self._silence_s, self._until_s = url, silence_s, until_s
+        self.news()
+
+    def news(self) -> None:
+        """Wait anew."""
+        self._since_s = time.monotonic()
+
+    def check(self) -> None:
+        """Raise CloudFailed after too long a wait, DeadlinePassed where the time is up."""
+        now_s = time.monotonic()
+        if self._until_s is not None and now_s > self._until_s:
+            raise DeadlinePassed
+        if now_s - self._since_s > self._silence_s:
+            raise CloudFailed(
+                f"{self._url} sends nothing of an answer for {self._silence_s:.0f} s; ask again"
+            )
+
+
+async def body_within(
+    response: httpx.Response, max_bytes: int, patience: Patience
+) -> tuple[bytes, bool]:
     """Return the body's first bytes, and whether that is all of it. Raises CloudFailed."""
     read = bytearray()
-    async for piece in _bytes(response):
+    async for piece in _bytes(response, patience):
         read += piece
         if len(read) > max_bytes:
             return bytes(read[:max_bytes]), False
     return bytes(read), True
 
 
-async def lines_within(response: httpx.Response, url: str) -> AsyncIterator[bytes]:
-    """Yield the lines of an event stream without their ends. Raises CloudFailed.
+async def lines_within(
+    response: httpx.Response, url: str, patience: Patience
+) -> AsyncIterator[bytes]:
+    """Yield the lines of an event stream without their ends. Raises CloudFailed, DeadlinePassed.
 
     Lines end in CR, LF or both (WHATWG HTML, server-sent events), and nowhere else: Unicode's own
     line ends may stand inside an event, unescaped. A byte-order mark may come before the first.
     """
     line, total, ended_in_cr = bytearray(), 0, False
-    async for piece in _bytes(response):
+    async for piece in _bytes(response, patience):
         total += len(piece)
         if ended_in_cr:
             piece = piece.removeprefix(b"\n")
@@ -66,12 +102,13 @@ def _split(piece: bytes) -> list[bytes]:
     return piece.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
 
 
-async def _bytes(response: httpx.Response) -> AsyncIterator[bytes]:
+async def _bytes(response: httpx.Response, patience: Patience) -> AsyncIterator[bytes]:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise CloudFailed(
             f"{response.url} compresses its answers unasked; switch that off at the server"
         )
     async for piece in response.aiter_bytes():
+        patience.check()
         yield piece
 
 
@@ -111,7 +148,7 @@ def refusal(status: int, body: bytes, retry_after: str, url: str) -> NearfarErro
 def _told(body: bytes) -> str:
     try:
         parsed = msgspec.json.decode(body, type=_Body)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "no reason that can be read"
     error = parsed.error
     text = error if isinstance(error, str) else (error.message if error else parsed.message)

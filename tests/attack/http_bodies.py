@@ -6,8 +6,9 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -19,6 +20,15 @@ NUM_SILENT = 600
 _NUM_GROWN = 2  # texts of each expression of the detectors
 _GROWN_CHARS = 250  # as many as the small embedded model reads; more is refused by its length
 _JSON = {"content-type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request of an attack; MODEL in its body stands for the model's name."""
+
+    path: str
+    body: bytes
+    method: str = "POST"
 
 
 def chat(text: str, **more: Any) -> bytes:
@@ -91,15 +101,21 @@ def grown_texts() -> dict[str, bytes]:
 
 
 async def send_bodies(url: str, model: str, bodies: dict[str, bytes], report: Report) -> None:
-    """Send each body; it must be answered or refused, and `/health` answer quickly meanwhile."""
+    """Send each body as a chat's."""
+    asked = {name: Asked("/v1/chat/completions", body) for name, body in bodies.items()}
+    await send_each(url, model, asked, report)
+
+
+async def send_each(url: str, model: str, asked: Mapping[str, Asked], report: Report) -> None:
+    """Send each request; it must be answered or refused, and `/health` answer quickly meanwhile."""
     async with httpx.AsyncClient(base_url=url, timeout=MOST_ANSWER_S) as client:
         while (await client.get("/ready")).status_code != 200:
             await asyncio.sleep(0.1)
-        for name, body in bodies.items():
+        for name, each in asked.items():
             if not report.wants(name):
                 continue
             try:
-                status, worst_s = await _hurt(client, body.replace(b"MODEL", model.encode()))
+                status, worst_s = await _hurt(client, each, model.encode())
             except httpx.HTTPError as error:
                 report.note(name, False, type(error).__name__)
                 continue
@@ -107,9 +123,12 @@ async def send_bodies(url: str, model: str, bodies: dict[str, bytes], report: Re
             report.note(name, status < 500 and worst_s <= MOST_WAIT_S, told)
 
 
-async def _hurt(client: httpx.AsyncClient, body: bytes) -> tuple[int, float]:
-    """Send a body; return its status and the longest wait for /health meanwhile."""
-    asking = asyncio.ensure_future(client.post("/v1/chat/completions", content=body, headers=_JSON))
+async def _hurt(client: httpx.AsyncClient, asked: Asked, model: bytes) -> tuple[int, float]:
+    """Send a request; return its status and the longest wait for /health meanwhile."""
+    body = asked.body.replace(b"MODEL", model)
+    asking = asyncio.ensure_future(
+        client.request(asked.method, asked.path, content=body, headers=_JSON)
+    )
     worst_s = 0.0
     while True:
         began_s = time.monotonic()

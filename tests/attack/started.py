@@ -25,7 +25,7 @@ def started(
 ) -> Iterator[dict[str, Any]]:
     """Start a command that says in JSON where it listens; it must end on SIGTERM in its own bound.
 
-    Yields what it said. Raises subprocess.TimeoutExpired for one that does not end.
+    Yields what it said, and its `pid`. Raises subprocess.TimeoutExpired for one that does not end.
     """
     process = subprocess.Popen(
         [sys.executable, "-m", "nearfar", *arguments, "--json"],
@@ -35,7 +35,7 @@ def started(
     )
     assert process.stdout is not None, "its output is a pipe"
     try:
-        yield json.loads(process.stdout.readline())
+        yield {**json.loads(process.stdout.readline()), "pid": process.pid}
         process.send_signal(signal.SIGTERM)
         began_s = time.monotonic()
         process.wait(end_within_s + _TO_LEAVE_S)

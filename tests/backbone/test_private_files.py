@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from backbone import files
-from backbone.files import SecretDamaged, atomic_write, kept_secret, write_new
+from backbone.errors import NearfarError
+from backbone.files import (
+    SecretDamaged,
+    atomic_write,
+    kept_secret,
+    require_outputs,
+    write_new,
+)
 
 NUM_AT_ONCE = 16
 
@@ -106,3 +113,22 @@ def test_a_secret_that_others_may_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").chmod(0o640)
     with pytest.raises(SecretDamaged, match="chmod 600"):
         _kept(tmp_path / "secret")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes of POSIX")
+@pytest.mark.parametrize("kind", ["a pipe", "a folder", "a loop of links"])
+def test_only_a_file_is_replaced_by_a_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "it"
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a folder":
+        path.mkdir()
+    else:
+        path.symlink_to(path)
+    before = path.lstat().st_mode
+    with pytest.raises(OSError):
+        atomic_write(path, b"new")
+    with pytest.raises(NearfarError, match="cannot be written"):
+        require_outputs(None, tmp_path / "free", path)
+    assert path.lstat().st_mode == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -7,7 +7,6 @@ known are let pass. Without `--text` no text of a question or an answer is kept.
 from __future__ import annotations
 
 import base64
-import gzip
 import hashlib
 import json
 import math
@@ -21,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from backbone.errors import cause
+from backbone.file_reading import MAX_TABLE_BYTES, read_unzipped
+from backbone.files import require_file
 from offload.errors import RequestError, SettingsError
 from offload.messages import Confidence
 from offload.policy.fitting.questions import Question
@@ -105,7 +106,12 @@ class AnswerTable:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.found: dict[str, AnswerRow] = {}
-        content = _content(path) if path.exists() else b""
+        try:
+            content = _content(path) if path.exists() else b""
+        except OSError as error:
+            raise RequestError(
+                f"{path} cannot be read ({cause(error)}); name another file, which is made"
+            ) from None
         self._torn = bool(content) and not content.endswith(b"\n")
         for line in content.splitlines():
             try:
@@ -130,11 +136,12 @@ class AnswerTable:
         text, self._torn = (b"\n" + text if self._torn else text), False
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            require_file(self.path)
             with open(self.path, "ab", opener=_private) as file:
                 file.write(text)
         except OSError as error:
             raise SettingsError(
-                f"{self.path} cannot be written ({error.strerror}); make room and run it again: "
+                f"{self.path} cannot be written ({cause(error)}); make room and run it again: "
                 "what was answered before is kept"
             ) from None
         self.found |= {row.key or row.id: row for row in rows}
@@ -153,7 +160,7 @@ def read_answers(path: Path) -> tuple[list[AnswerRow], list[str]]:
     """
     try:
         lines = _content(path).splitlines()
-    except (OSError, EOFError) as error:
+    except OSError as error:
         raise RequestError(
             f"{path} cannot be read ({cause(error)}); name a table of answers (JSON lines)"
         ) from None
@@ -201,7 +208,7 @@ class PairedTables:
 
 
 def _content(path: Path) -> bytes:
-    return gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return read_unzipped(path, MAX_TABLE_BYTES)
 
 
 def _decoded(line: bytes) -> AnswerRow:

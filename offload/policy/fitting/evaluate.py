@@ -15,6 +15,8 @@ import msgspec
 import numpy as np
 
 from backbone.errors import WrongUsage, cause
+from backbone.file_reading import MAX_TABLE_BYTES, read_bytes
+from backbone.files import require_outputs
 from offload.errors import RequestError
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.deferral_curve import Outcomes, draw
@@ -37,10 +39,10 @@ class OutcomeRow(msgspec.Struct, frozen=True, kw_only=True):
 def read_outcomes(path: Path) -> list[OutcomeRow]:
     """Read a table of outcomes; empty lines are passed over. Raises RequestError."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path, MAX_TABLE_BYTES).splitlines()
     except OSError as error:
         raise RequestError(
-            f"{path} cannot be read ({error.strerror}); name a file of outcomes (JSON lines)"
+            f"{path} cannot be read ({cause(error)}); name a file of outcomes (JSON lines)"
         ) from None
     rows = [_row(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
@@ -117,6 +119,7 @@ def evaluate(
     """
     _check(labels, features)
     tables = split_tables(read_outcomes(outcomes), read_outcomes(fit), labels=labels, seed=seed)
+    require_outputs(plot)
     found = score(tables, features=features, seed=seed, resamples=resamples, plot=plot)
     if not unseen_tasks:
         return found

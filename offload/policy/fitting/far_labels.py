@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from backbone.errors import cause
+from backbone.file_reading import MAX_TEXT_BYTES, read_text
 from offload.engine import Engine
 from offload.errors import RequestError
 from offload.messages import Sampling
@@ -59,7 +60,7 @@ def read_prompts(path: Path, *, budget: int | None = None) -> list[Question]:
     The first `budget` of them, each once. Raises RequestError where there is none.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path, MAX_TEXT_BYTES).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(
             f"{path} cannot be read ({cause(error)}); name a text file with a prompt a line"

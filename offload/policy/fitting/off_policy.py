@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from backbone.errors import cause
+from backbone.file_reading import MAX_TABLE_BYTES, read_bytes
 from offload.egress.ledger.entries import DecisionEntry
 from offload.errors import RequestError
 from offload.policy.fitting.ledger_replay import estimate_of
@@ -111,7 +112,7 @@ def read_rewards(path: Path) -> dict[str, float]:
     Raises RequestError that names the line.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_bytes(path, MAX_TABLE_BYTES).splitlines()
     except OSError as error:
         raise RequestError(
             f"{path} cannot be read ({cause(error)}); name a file of rewards (JSON lines)"

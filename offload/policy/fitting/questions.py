@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from backbone.errors import cause
+from backbone.file_reading import MAX_TABLE_BYTES, read_bytes
 from offload.errors import RequestError
 from offload.policy.serving.answer_checks import final_answer
 
@@ -41,10 +42,13 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_questions(path: Path, *, split: str | None = None) -> list[Question]:
     """Read a file of questions (JSON lines), all of it or one split. Raises RequestError."""
-    if not path.is_file():
-        raise RequestError(f"{path} does not exist; name a file of questions (JSON lines)")
+    try:
+        lines = read_bytes(path, MAX_TABLE_BYTES).splitlines()
+    except OSError as error:
+        why = "does not exist" if not os.path.lexists(path) else f"cannot be read ({cause(error)})"
+        raise RequestError(f"{path} {why}; name a file of questions (JSON lines)") from None
     questions: list[Question] = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             question = msgspec.json.decode(line, type=Question)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from backbone.errors import cause
+from backbone.file_reading import MAX_TEXT_BYTES, read_bytes
 from backbone.files import atomic_write
 from offload.errors import SettingsError
 from offload.messages import BaseStruct
@@ -209,8 +210,8 @@ def rule_of(learnt: LearntPolicy) -> FirstDayRule:
 def read_learnt(path: Path) -> LearntPolicy:
     """Read a learnt policy. Raises SettingsError where it is damaged or of another version."""
     try:
-        found = msgspec.json.decode(path.read_bytes(), type=LearntPolicy)
-    except (OSError, msgspec.MsgspecError) as error:
+        found = msgspec.json.decode(read_bytes(path, MAX_TEXT_BYTES), type=LearntPolicy)
+    except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"the learnt policy {path} cannot be read ({cause(error)}); the next pairs make it "
             "anew, or run `nearfar policy forget`"

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from backbone.errors import cause
+from backbone.file_reading import MAX_TEXT_BYTES, read_bytes
 from backbone.files import SHARED, atomic_write
 from offload.errors import SettingsError
 from offload.messages import BaseStruct
@@ -103,8 +104,8 @@ def policy_name(pairing: Pairing) -> str:
 def read_policy(path: Path) -> PolicyFile:
     """Read a policy file. Raises SettingsError where it is missing, damaged or of another age."""
     try:
-        policy = msgspec.json.decode(path.read_bytes(), type=PolicyFile)
-    except (OSError, msgspec.MsgspecError) as error:
+        policy = msgspec.json.decode(read_bytes(path, MAX_TEXT_BYTES), type=PolicyFile)
+    except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise SettingsError(
             f"the policy file {path} cannot be read ({cause(error)}); calibrate again, "
             "or set policy.min_logprob"

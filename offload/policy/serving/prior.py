@@ -6,8 +6,6 @@ gain beats predicting the near model's errors, since many questions fail on both
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +36,7 @@ from offload.policy.serving.logistic import (
     sigmoid,
 )
 from offload.policy.serving.prompt_measures import form_measures, quantity_measures
+from offload.policy.serving.stored_arrays import read_arrays
 
 MIN_LABELS = 50
 MAX_LABELS = 4000  # the time to fit grows with the cube
@@ -217,11 +216,8 @@ def save_prior(prior: Prior, path: Path) -> None:
 def load_prior(path: Path) -> Prior:
     """Read a prior that `save_prior` wrote. Raises SettingsError where it is not one."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return _built({name: archive[name] for name in archive.files})
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        raise _unreadable(path, error) from None
-    except (zipfile.BadZipFile, zlib.error) as error:
+        return _built(read_arrays(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreadable(path, error) from None
 
 

@@ -7,8 +7,6 @@ layer: a few tens of thousands of weights. Plain numpy; calibration trains it
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,6 +18,7 @@ from backbone.errors import cause
 from backbone.files import SHARED, replacement
 from offload.errors import SettingsError
 from offload.policy.serving.features import Floats
+from offload.policy.serving.stored_arrays import read_arrays
 
 VERSION = 1
 MAX_TOKENS = 32  # of an answer, the newest
@@ -83,16 +82,12 @@ def save_probe(probe: Probe, path: Path) -> None:
 def load_probe(path: Path) -> Probe:
     """Read a probe that `save_probe` wrote. Raises SettingsError where it is not one."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            if int(archive["version"]) != VERSION:
-                raise ValueError(f"version {int(archive['version'])}, this nearfar reads {VERSION}")
-            found = {name: archive[name].astype(np.float64) for name in _ARRAYS}
-            bias = float(archive["bias"])
-    except (OSError, ValueError, KeyError, EOFError, TypeError) as error:
-        raise SettingsError(
-            f"the probe {path} cannot be read ({cause(error)}); calibrate again"
-        ) from None
-    except (zipfile.BadZipFile, zlib.error) as error:
+        stored = read_arrays(path)
+        if (version := int(stored["version"].item())) != VERSION:
+            raise ValueError(f"version {version}, this nearfar reads {VERSION}")
+        found = {name: stored[name].astype(np.float64) for name in _ARRAYS}
+        bias = float(stored["bias"].item())
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise SettingsError(
             f"the probe {path} cannot be read ({cause(error)}); calibrate again"
         ) from None

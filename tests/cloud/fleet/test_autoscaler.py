@@ -12,8 +12,7 @@ from cloud.fleet.autoscaler import Autoscaler
 from cloud.fleet.balance import LeastConnections
 from cloud.fleet.replicas import Replicas
 from offload.errors import SettingsError
-from offload.messages import Request
-from tests.cloud.fleet.test_replicas import OPTIONS, count, pid_of
+from tests.cloud.fleet.test_replicas import OPTIONS, count, long, pid_of
 from tests.waiting import until
 
 AT_ONCE = ScalingOptions(min_replicas=1, max_replicas=3, upscale_delay_s=0, downscale_delay_s=0)
@@ -38,7 +37,7 @@ async def test_replicas_come_with_the_load_and_go_without_it(one: Replicas) -> N
     scaler = Autoscaler(one, AT_ONCE, tell=told.append)
     scaler.look()
     assert one.replica_counts() == {"ready": 1, "starting": 0, "draining": 0} and not told
-    asked = [asyncio.create_task(count(one.generate(Request(prompt="long")))) for _ in range(6)]
+    asked = [asyncio.create_task(count(one.generate(long()))) for _ in range(6)]
     await until(lambda: one.num_ongoing == 6)
     scaler.look()
     assert len(one.replicas) == 3 and len(told) == 1
@@ -71,7 +70,7 @@ async def test_a_look_that_fails_is_not_the_last_one(
 async def test_one_that_drains_is_taken_back_before_another_is_started(one: Replicas) -> None:
     one.scale(2)
     await until(lambda: num_ready(one) == 2)
-    asked = [asyncio.create_task(count(one.generate(Request(prompt="long")))) for _ in range(2)]
+    asked = [asyncio.create_task(count(one.generate(long()))) for _ in range(2)]
     await until(lambda: one.num_ongoing == 2)
     pids = {replica.pid for replica in one.replicas}
     one.scale(1)
@@ -95,7 +94,7 @@ async def test_who_has_least_to_do_leaves_and_its_place_is_given_again() -> None
         await fleet.start()
         await until(lambda: num_ready(fleet) == 2)
         first, second = fleet.replicas
-        busy = fleet.generate(Request(prompt="long"))
+        busy = fleet.generate(long())
         await anext(busy)
         (idle,) = (each for each in (first, second) if not each.num_running)
         fleet.scale(1)

@@ -16,7 +16,7 @@ from cloud.fleet.replicas import Replicas
 from offload.asker import asked_by
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed
-from offload.messages import Delta, Finish, ForwardedRequest, Request
+from offload.messages import Delta, Finish, ForwardedRequest, Request, Sampling
 from tests.waiting import until
 
 OPTIONS = ReplicaOptions(
@@ -24,6 +24,10 @@ OPTIONS = ReplicaOptions(
     arguments={"pause_s": 0.005},
     start_timeout_s=60.0,
 )
+
+
+def long() -> Request:
+    return Request(prompt="long", sampling=Sampling(max_tokens=1001))
 
 
 @pytest.fixture
@@ -59,7 +63,7 @@ async def test_requests_go_round_and_a_dead_replica_comes_back(fleet: Replicas) 
     assert fleet.card().name == "scripted"
 
     victim = fleet.replicas[0]
-    begun = fleet.generate(Request(prompt="long"))
+    begun = fleet.generate(long())
     chosen = await anext(begun)
     assert isinstance(chosen, Delta)
     os.kill(int(chosen.text), signal.SIGKILL)
@@ -101,7 +105,7 @@ async def test_a_request_that_ends_whoever_reads_it_does_not_end_them_all(
 
 
 async def test_fewer_replicas_finish_what_they_have(fleet: Replicas) -> None:
-    begun = [fleet.generate(Request(prompt="long")) for _ in range(2)]
+    begun = [fleet.generate(long()) for _ in range(2)]
     first = [await anext(each) for each in begun]
     assert len({item.text for item in first if isinstance(item, Delta)}) == 2
     fleet.scale(1)
@@ -125,7 +129,7 @@ async def test_a_replica_knows_for_whom_it_works_whatever_a_salt_pretends(fleet:
 
 
 async def test_the_load_of_all_replicas_is_known(fleet: Replicas) -> None:
-    begun = [fleet.generate(Request(prompt="long")) for _ in range(4)]
+    begun = [fleet.generate(long()) for _ in range(4)]
     for each in begun:
         await anext(each)
 

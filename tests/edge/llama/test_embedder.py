@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -58,3 +59,20 @@ async def test_a_closed_engine_embeds_nothing(tiny_gguf: Path) -> None:
     await engine.aclose()
     with pytest.raises(EngineStopped):
         await engine.embed(["one"])
+
+
+async def test_who_embeds_much_lets_others_in_between_and_holds_one_thread(
+    engine: LlamaEngine,
+) -> None:
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+    ended: list[str] = []
+
+    async def embed(who: str, texts: list[str]) -> None:
+        await engine.embed(texts)
+        ended.append(who)
+
+    much = [asyncio.ensure_future(embed("much", ["some words"] * 400)) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.gather(embed("little", ["one"]), asyncio.to_thread(ended.append, "another"))
+    assert "much" not in ended
+    await asyncio.gather(*much)

@@ -17,6 +17,7 @@ from offload.link.peers import answer_hello
 from offload.link.running_requests import AnswerLimits
 from offload.link.wire import Envelope, WireError, pack_delta, unpack_delta
 from offload.messages import (
+    MAX_TOKEN_ID,
     Alternative,
     Budget,
     Confidence,
@@ -37,6 +38,8 @@ from tests.offload.scripted import CARD, delta
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 f32 = st.floats(width=32, allow_nan=False)
 floats = st.floats(allow_nan=False)
+seconds = st.floats(0.0, 1e12)
+token_ids = st.integers(0, MAX_TOKEN_ID)
 counts = st.integers(0, 2**40)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**60), 2**60) | floats | texts,
@@ -82,8 +85,8 @@ prompt_tokens = st.builds(PromptToken, counts, texts, st.none() | floats, altern
 deltas = st.builds(
     Delta,
     text=texts,
-    index=counts,
-    token_ids=st.lists(st.integers(0, 2**31), max_size=4).map(tuple),
+    index=token_ids,
+    token_ids=st.lists(token_ids, max_size=4).map(tuple),
     confidence=st.lists(st.builds(Confidence, f32, f32, f32), max_size=4).map(tuple),
     alternatives=st.lists(alternatives, max_size=3).map(tuple),
     prompt_tokens=st.lists(prompt_tokens, max_size=3).map(tuple),
@@ -99,7 +102,7 @@ finishes = st.builds(
     route=st.none() | st.builds(Route, served_by=st.sampled_from(["edge", "cloud"]), reason=texts),
     error=st.none() | texts,
 )
-loads = st.none() | st.builds(EngineLoad, num_running=counts, kv_cache_usage=floats)
+loads = st.none() | st.builds(EngineLoad, num_running=counts, kv_cache_usage=st.floats(0.0, 1.0))
 any_body = st.one_of(
     requests,
     st.builds(message_bodies.End, counts, finishes),
@@ -117,10 +120,10 @@ any_body = st.one_of(
         version=counts,
         cards=st.just((CARD,)),
         instance=texts,
-        window=counts,
+        window=st.integers(1, message_bodies.MAX_WINDOW),
         max_message_bytes=counts,
         max_streams=counts,
-        clock_s=floats,
+        clock_s=seconds,
     ),
     st.builds(message_bodies.HelloRefused, code=texts, message=texts),
     st.builds(
@@ -135,7 +138,7 @@ any_body = st.one_of(
     st.builds(
         message_bodies.Pong,
         floats,
-        floats,
+        seconds,
         st.builds(message_bodies.Load, counts, counts, st.none(), st.none(), loads),
         st.binary(),
     ),

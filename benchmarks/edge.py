@@ -37,6 +37,7 @@ from benchmarks import (
     edge_stream,
 )
 from benchmarks.edge_picture import draw
+from benchmarks.figures import mark
 from edge.device.cpu_load import Disturbance
 
 Row = dict[str, Any]
@@ -118,7 +119,8 @@ def main() -> None:
 
 def _keep(rows: Row, known: Sequence[str], result: Path) -> None:
     kept = json.loads(result.read_text()) if result.exists() else {"rows": {}}
-    merged = {**kept["rows"], **rows}
+    marked = {name: {**row, "measured": mark()} for name, row in rows.items()}
+    merged = {**kept["rows"], **marked}
     ordered = {name: merged[name] for name in known if name in merged}
     document = {"seed": 1, "hardware": hardware(), "rows": ordered}
     result.write_text(json.dumps(document, indent=1) + "\n")

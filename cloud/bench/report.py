@@ -28,11 +28,11 @@ def bench(options: LoadOptions, *, result: Path | None, as_json: bool) -> None:
     require_outputs(result)
     trials = asyncio.run(run(options))
     document = {**_options(options), **_machine(), **summarize(trials, options)}
-    text = json.dumps(document, indent=None if as_json else 2)
+    told = {**document, "samples": _metrics([trial for trial in trials if trial.is_whole])}
     if result is not None:
-        atomic_write(result, f"{json.dumps(document, indent=2)}\n".encode(), mode=SHARED)
+        atomic_write(result, f"{json.dumps(told, indent=2)}\n".encode(), mode=SHARED)
     if as_json:
-        echo(text)
+        echo(json.dumps(told))
         return
     for name, value in document.items():
         echo(f"{name:24} {value:.2f}" if isinstance(value, float) else f"{name:24} {value}")

@@ -73,6 +73,18 @@ def bench_hybrid(
     run_trial(questions, split=split, model=model, report=report, as_json=as_json)
 
 
+@bench_app.command("compare")
+def bench_compare(
+    first: Annotated[Path, typer.Argument(help="A report: of edge or hybrid, or of cloud bench.")],
+    second: Annotated[Path, typer.Argument(help="A later one of the same benchmark.")],
+    as_json: Json = False,
+) -> None:
+    """Compare two reports of a benchmark, with a 95% interval for each ratio."""
+    from edge.bench.compare import run_comparison
+
+    run_comparison(first, second, as_json=as_json)
+
+
 @policy_app.command("answers")
 @from_options(AnswersFlags)
 def answers(flags: AnswersFlags, *, as_json: Json = False) -> None:

@@ -40,6 +40,7 @@ class TrialOutcome(msgspec.Struct, frozen=True, kw_only=True):
     escalated_share: float
     bytes_sent: int
     seconds: float  # of the hybrid pass
+    samples: dict[str, list[float]]  # of each question, 1 where right, for `nearfar bench compare`
 
     @property
     def recovered(self) -> float:
@@ -156,6 +157,12 @@ def _outcome(
         escalated_share=share([_served_by(given) == "cloud" for given in mixed]),
         bytes_sent=sum(given.finish.usage.bytes_sent for given in mixed),
         seconds=round(seconds, 2),
+        samples={
+            "near_right": [float(given.right) for given in near],
+            "far_right": [float(given.right) for given in far],
+            "hybrid_right": [float(given.right) for given in mixed],
+            "asked_far": [float(_served_by(given) == "cloud") for given in mixed],
+        },
     )
 
 

@@ -65,6 +65,7 @@ class SpeedReport(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     others_busy_cores: float  # of other programs, on average while it ran
     warning: str | None  # why the seconds are not to be trusted
+    samples: dict[str, list[float]]  # of each answer, for `nearfar bench compare`
     drafts: DraftReport | None = None
 
 
@@ -208,6 +209,11 @@ def _report(
         memory_bytes=psutil.Process().memory_info().rss,
         others_busy_cores=round(busy, 2),
         warning=watch.warning(busy, [apart]),
+        samples={
+            "decode_tokens_per_s": side.rates(),
+            "prefill_tokens_per_s": [_rate(u.prompt_tokens, u.prefill_s) for u in usages],
+            "first_token_s": side.firsts,
+        },
         drafts=drafts,
     )
 

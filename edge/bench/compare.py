@@ -7,11 +7,13 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from backbone.errors import NearfarError, cause
 from backbone.terminal_text import echo, echo_json, printable
 
 DRAWS, SEED = 5_000, 1
+Values = npt.NDArray[np.float64]
 Samples = Mapping[str, Sequence[float]]
 
 
@@ -76,12 +78,12 @@ def read_samples(path: Path) -> dict[str, list[float]]:
     return report.samples
 
 
-def _compared(name: str, first: np.ndarray, second: np.ndarray) -> Comparison:
+def _compared(name: str, first: Values, second: Values) -> Comparison:
     random = np.random.default_rng(SEED)
     is_share = bool(np.isin(np.concatenate([first, second]), (0, 1)).all())
     before, after = (_drawn_means(side, random) for side in (first, second))
 
-    def change(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+    def change(old: Values, new: Values) -> Values:
         return new - old if is_share else new / np.where(old == 0, np.nan, old)
 
     low, high = np.nanpercentile(change(before, after), (2.5, 97.5))
@@ -90,12 +92,12 @@ def _compared(name: str, first: np.ndarray, second: np.ndarray) -> Comparison:
         first=float(first.mean()),
         second=float(second.mean()),
         is_share=is_share,
-        change=float(change(first.mean(), second.mean())),
+        change=float(change(first.mean(keepdims=True), second.mean(keepdims=True))[0]),
         interval95=(float(low), float(high)),
     )
 
 
-def _drawn_means(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+def _drawn_means(values: Values, random: np.random.Generator) -> Values:
     # One resample at a time: a report may hold a million samples.
     means = [values[random.integers(0, len(values), len(values))].mean() for _ in range(DRAWS)]
     return np.array(means)

@@ -51,6 +51,32 @@ class Routing(Protocol):
         """Whether text of this request's answer may be withdrawn later, by Delta.replaces."""
         ...
 
+    def settling(self, request: Request) -> AnswerStream:
+        """Stream the answer for a reader who cannot take text back; else as generate().
+
+        Delta.accepted says up to where it stands whatever comes: what replaces it begins with it.
+        """
+        ...
+
+
+@runtime_checkable
+class Continuing(Protocol):
+    """An engine that may be unable to go on from Request.answer_prefix, and knows it before."""
+
+    def continues(self, request: Request) -> bool:
+        """Whether it could go on from the beginning of an answer to this request."""
+        ...
+
+
+def settling(engine: Engine, request: Request) -> AnswerStream:
+    """Return an answer for a reader who cannot take text back; see Routing.settling."""
+    return engine.settling(request) if isinstance(engine, Routing) else engine.generate(request)
+
+
+def can_continue(engine: Engine, request: Request) -> bool:
+    """Return whether an engine can go on from an answer's beginning, as far as it knows."""
+    return not isinstance(engine, Continuing) or engine.continues(request)
+
 
 @runtime_checkable
 class Named(Protocol):

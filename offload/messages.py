@@ -276,7 +276,8 @@ class Delta(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     `source` says which side wrote it. `replaces` withdraws all text before it: the other side
     starts the answer anew. `alternatives` has one entry for each of `token_ids` where
     Sampling.logprobs asked for them, the likeliest first. `prompt_tokens` comes once, in the first
-    Delta, where Sampling.prompt_logprobs asked for it.
+    Delta, where Sampling.prompt_logprobs asked for it. `accepted` is how many characters of the
+    answer, from its start, stand whatever comes; None where that is not told (Routing.settling).
     """
 
     text: str = ""
@@ -287,6 +288,7 @@ class Delta(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     prompt_tokens: tuple[PromptToken, ...] = ()
     source: Side | None = None
     replaces: bool = False
+    accepted: int | None = None
 
     def apply(self, text: str) -> str:
         """Return the answer's text with this piece: behind what stood there, or in its place."""

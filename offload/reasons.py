@@ -29,6 +29,7 @@ REASONS = {
     "deadline": "the near model would not have finished in time, so the far one was asked",
     "no_time": "the far model would not have answered in time, so it was answered near",
     "hedged": "there was no time to try one model after the other, so both were asked",
+    "passed_on": "the near model's answer was passed on before it was doubted, so it stands",
     "neither": "the near model was not sure, and the far one would hardly know better",
     "over_price": "asking far would pass what this may cost, so it was answered near",
     "over_budget": "sending this would pass its byte budget, so it was answered near",

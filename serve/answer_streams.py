@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from types import TracebackType
@@ -31,8 +32,8 @@ _GRACE_S = 2.0  # an engine that keeps the deadline itself ends its answer bette
 async def settled(stream: AnswerStream, *, may_replace: bool) -> AnswerStream:
     """Yield only what a reader may keep; text that may be withdrawn waits until it may not.
 
-    With `may_replace` that is the near side's text until its Finish, and the far side's last word:
-    where the far side dies, the near one goes on behind a whole one. A near answer that cuts off
+    With `may_replace` that is the near side's text that is not accepted yet (Delta.accepted), until
+    its Finish, and the far side's last word: where the far side dies, the near one goes on behind a whole one. A near answer that cuts off
     its own end stands as it was passed on: a stream has no word for that. Raises CloudFailed where
     other text that was passed on is withdrawn after all.
     """
@@ -64,10 +65,11 @@ class _PassedText:
 
     def _num_free(self, last: Delta) -> int:
         """Return how many of the pieces that wait are no longer in doubt."""
-        if not self._holds or (last.source != "cloud" and self._has_passed):
+        is_near = last.source != "cloud"
+        if not self._holds or (is_near and self._has_passed and self._writer == "cloud"):
             return len(self._held)  # behind a far text, the near one has the last word
-        if last.source != "cloud":
-            return 0
+        if is_near:
+            return self._num_accepted((last.accepted or 0) - len(self._passed))
         whole = len(accepted("".join(each.text for each in self._held)))
         waiting = sum(len(each.text) for each in self._held)
         for number, each in reversed(list(enumerate(self._held, 1))):
@@ -75,6 +77,10 @@ class _PassedText:
                 return number
             waiting -= len(each.text)
         return 0
+
+    def _num_accepted(self, num_chars: int) -> int:
+        ends = itertools.accumulate(len(each.text) for each in self._held)
+        return sum(1 for _ in itertools.takewhile(lambda end: end <= num_chars, ends))
 
     def _pass(self, count: int) -> list[Delta]:
         free, self._held = self._held[:count], self._held[count:]
@@ -87,6 +93,7 @@ class _PassedText:
     def _replace(self, item: Delta) -> list[Item]:
         cuts_own_end = item.source == "edge" and self._writer != "cloud"
         if self._has_passed and cuts_own_end and self._passed.startswith(item.text):
+            self._held = []
             return []
         if self._has_passed and not item.text.startswith(self._passed):
             raise CloudFailed(_BROKEN_OFF)

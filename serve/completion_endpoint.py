@@ -13,7 +13,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from offload.engine import AnswerStream, ByModel, Engine, Routing
+from offload.engine import AnswerStream, ByModel, Engine, Routing, settling
 from offload.messages import Request
 from serve.admission import Account, Admission
 from serve.answer_streams import STOPPING, AnswerStreams, Start, settled
@@ -126,7 +126,7 @@ def settled_start(engine: Engine) -> Start:
 
 def _settled(engine: Engine, request: Request) -> AnswerStream:
     may_replace = isinstance(engine, Routing) and engine.may_replace(request)
-    return settled(engine.generate(request), may_replace=may_replace)
+    return settled(settling(engine, request), may_replace=may_replace)
 
 
 CHAT = ApiForm(kind=ChatBody, read=read_chat, writer=ChatWriter)

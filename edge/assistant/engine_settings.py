@@ -34,6 +34,7 @@ from offload.engine import (
     Routing,
     Tokenizing,
     held_in_memory,
+    settling,
 )
 from offload.errors import RequestError, SettingsError, Unsupported
 from offload.messages import ModelCard, Privacy, Request
@@ -233,11 +234,18 @@ class CurrentEngine(ForwardsTokenizing):
         engine = self._engine()
         return isinstance(engine, Routing) and engine.may_replace(request)
 
-    async def generate(self, request: Request) -> AnswerStream:
+    def generate(self, request: Request) -> AnswerStream:
         """Stream the answer; see Engine."""
+        return self._counted(lambda engine: engine.generate(request))
+
+    def settling(self, request: Request) -> AnswerStream:
+        """Stream the answer for a reader who cannot take text back; see Routing."""
+        return self._counted(lambda engine: settling(engine, request))
+
+    async def _counted(self, start: Callable[[Engine], AnswerStream]) -> AnswerStream:
         self.num_running += 1
         try:
-            async with aclosing(self._engine().generate(request)) as items:
+            async with aclosing(start(self._engine())) as items:
                 async for item in items:
                     yield item
         finally:

@@ -29,7 +29,7 @@ from offload.egress.privacy.findings import Kind, Rules, counted
 from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import Cleared, clear
 from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
-from offload.engine import AnswerStream, Connectable, Engine
+from offload.engine import AnswerStream, Connectable, Engine, can_continue
 from offload.errors import (
     CloudFailed,
     ContextLengthError,
@@ -80,6 +80,10 @@ class EgressEngine:
     def snapshot(self) -> CloudStatus:
         """Return what is known of the cloud; nothing is sent for it."""
         return self.cloud.snapshot() if isinstance(self.cloud, MeasuredCloud) else _UNKNOWN
+
+    def continues(self, request: Request) -> bool:
+        """Whether the cloud could go on from an answer's beginning. See Continuing."""
+        return can_continue(self.cloud, request)
 
     def within(self, context: EgressContext) -> Engine:
         """Return this door as an Engine whose texts all leave in one context."""

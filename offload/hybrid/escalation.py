@@ -20,6 +20,7 @@ from offload.errors import (
     LinkError,
     Unsupported,
 )
+from offload.hybrid.acceptance import Acceptance
 from offload.hybrid.answer_pair import AnswerPair
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
 from offload.hybrid.handover import BackgroundStream, accepted
@@ -41,10 +42,13 @@ class Escalation:
         verdict: GateVerdict,
         deciding: DecisionInputs,
         consent: Callable[[Request], Awaitable[bool]],
+        *,
+        acceptance: Acceptance | None = None,
     ) -> None:
+        """Take who may answer and by what; `acceptance` where text cannot be taken back."""
         self._edge, self._cloud = edge, cloud
         self._request, self.verdict, self._by = request, verdict, deciding
-        self._consent = consent
+        self._consent, self._acceptance = consent, acceptance
         self._agreed: bool | None = None  # None where nobody was asked
         self.state = DecisionState(deciding, request, cloud)
         self._text = ""  # what the reader has before them
@@ -162,8 +166,12 @@ class Escalation:
                         head = None
                     yield item
                 return
-            except Unsupported:
-                pass  # a cloud that cannot go on from another's text begins its own
+            except Unsupported as error:
+                if self._num_accepted:
+                    raise CloudFailed(
+                        f"the far model cannot go on with an answer ({error})"
+                    ) from None
+                # a cloud that cannot go on from another's text begins its own
         async for item in self._cloud_items(self._request, reason):
             yield item
 
@@ -194,7 +202,7 @@ class Escalation:
                             ended = item
                             break
                         self.state.see(item)
-                        yield msgspec.structs.replace(item, source="edge")
+                        yield self._as_accepted(item)
                         why = self.state.wants_far
                         if why is not None and reason == self.verdict.reason:
                             reason = await self._ask(far, why)
@@ -209,7 +217,7 @@ class Escalation:
                 self.state.monitor.conclude(ended.reason)
                 why = self.state.wants_far
                 if why is not None and reason == self.verdict.reason:
-                    reason = await self._ask(far, why)
+                    reason = "passed_on" if self._is_passed_on else await self._ask(far, why)
             if reason in ("unsure", "explored", "near_failed") or (
                 reason == "hedged" and self.state.monitor.tripped
             ):
@@ -227,8 +235,29 @@ class Escalation:
         far.start(self.cloud_stream(reason, self._prefix(reason)))
         return reason
 
+    def _as_accepted(self, delta: Delta) -> Delta:
+        """Return a piece of the near answer with how much of that stands by now."""
+        delta = msgspec.structs.replace(delta, source="edge")
+        if self._acceptance is None:
+            return delta
+        self._acceptance.see(self.state.monitor)
+        return msgspec.structs.replace(delta, accepted=self._acceptance.length)
+
+    @property
+    def _num_accepted(self) -> int:
+        return self._acceptance.length if self._acceptance is not None else 0
+
+    @property
+    def _is_passed_on(self) -> bool:
+        """Whether a finished answer has been read but for its last word: nothing is left to do."""
+        return self._acceptance is not None and self._acceptance.is_open
+
     def _prefix(self, reason: str) -> str:
         """Return from where the cloud goes on; what was written from turns that stay, stays too."""
+        if self._acceptance is not None:
+            self._acceptance.freeze()
+        if self._num_accepted:
+            return self.state.monitor.text[: self._num_accepted]
         died = reason == "near_failed"
         way = self._by.rescue if died else self._by.handover
         if way != "continue" or holds_private(self._request):

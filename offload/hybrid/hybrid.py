@@ -22,7 +22,7 @@ import msgspec
 from offload.aims import LISTED, Aim, parse_aim
 from offload.egress.door import Door, EgressEngine
 from offload.egress.permission import AskConsent, Permission, anything, nobody
-from offload.egress.privacy.shareable_part import class_of, strictest
+from offload.egress.privacy.shareable_part import class_of, holds_private, strictest
 from offload.engine import (
     AnswerStream,
     Embedding,
@@ -39,6 +39,7 @@ from offload.errors import (
     RequestError,
     Unsupported,
 )
+from offload.hybrid.acceptance import Acceptance
 from offload.hybrid.answer_pair import Learner
 from offload.hybrid.decision_state import DecisionInputs, ExplorationDraw, with_left_out
 from offload.hybrid.escalation import Escalation
@@ -177,18 +178,26 @@ class Hybrid(ForwardsTokenizing):
         if self._recorder is not None:
             self._recorder.close()
 
-    async def generate(self, request: Request) -> AnswerStream:
+    def generate(self, request: Request) -> AnswerStream:
         """Stream the answer of the side that the policy chooses.
 
         Raises RequestError for a model's name it does not know, or an aim it cannot keep.
         """
+        return self._stream(request, settles=False)
+
+    def settling(self, request: Request) -> AnswerStream:
+        """Stream the answer for a reader who cannot take text back; see Routing."""
+        return self._stream(request, settles=True)
+
+    async def _stream(self, request: Request, *, settles: bool) -> AnswerStream:
         aim, began_at = self._aim(request), time.time()
         request = self._as_allowed(request)
         await self._heed()
         Failsafe()(self._renew_rule, None)
         verdict = self._verdict(request, aim)
         # The engines below have names of their own.
-        escalation = self._escalation(msgspec.structs.replace(request, model=""), verdict, aim)
+        plain = msgspec.structs.replace(request, model="")
+        escalation = self._escalation(plain, verdict, aim, settles=settles)
         async with aclosing(self._answer(escalation)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
@@ -268,7 +277,9 @@ class Hybrid(ForwardsTokenizing):
             verdict, limit = replace(verdict, reason="small_talk"), limit.eased()
         return verdict, limit
 
-    def _escalation(self, request: Request, verdict: GateVerdict, aim: Aim) -> Escalation:
+    def _escalation(
+        self, request: Request, verdict: GateVerdict, aim: Aim, *, settles: bool
+    ) -> Escalation:
         options, safely = self._options, Failsafe(RequestError)  # an aim that cannot be kept
         otherwise = verdict if verdict.choice == "edge" else _UNDECIDED
         verdict, limit = safely(partial(self._limited, request, verdict, aim), (otherwise, Limit()))
@@ -282,7 +293,23 @@ class Hybrid(ForwardsTokenizing):
             far_latency=self._far_latency,
             draw=self._draw() if verdict.choice == "open" and explores else None,
         )
-        return Escalation(self.edge, self.cloud, request, verdict, deciding, self._ask)
+        settles = settles and verdict.choice == "open" and self._may_accept(request, aim)
+        draws_opposite = deciding.draw is not None and deciding.draw.opposite
+        acceptance = Acceptance(limit) if settles and not draws_opposite else None
+        return Escalation(
+            self.edge, self.cloud, request, verdict, deciding, self._ask, acceptance=acceptance
+        )
+
+    def _may_accept(self, request: Request, aim: Aim) -> bool:
+        """Return whether a far model could go on from a part of the near answer, without a seam.
+
+        What an aim promises holds for finished answers alone.
+        """
+        sampling, cloud = request.sampling, self.cloud
+        in_form = bool(request.tools or sampling.json_schema is not None or sampling.logprobs)
+        ours = self._options.rescue == "continue" and not holds_private(request)
+        whole = in_form or aim.kind != "auto" or cloud is None or not ours
+        return not whole and cloud is not None and cloud.continues(request)
 
     def _draw(self) -> ExplorationDraw | None:
         share, only_far = self._options.exploration, False

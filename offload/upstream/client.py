@@ -99,6 +99,11 @@ class Upstream:
             )
         return self._card
 
+    def continues(self, request: Request) -> bool:
+        """Whether the server could go on from an answer's beginning. See Continuing."""
+        dialect = self._dialect
+        return request.prompt is not None or (dialect is not None and dialect.continues)
+
     @property
     def shares_caches(self) -> bool:
         """Whether the server keeps one prefix cache for all who ask it. Known since `connect`."""

@@ -149,11 +149,10 @@ def _mean(values: Sequence[float]) -> float:
 
 def prompt_features(form: QuestionForm) -> list[float]:
     """Return one number for each of PROMPT_NAMES."""
-    bare = not (form.numbers or form.options or form.listed or form.asks_form)
     return [
         math.log1p(len(form.numbers)),
         math.log1p(form.num_words),
         math.log1p(len(form.options)),
         float(bool(form.listed)),
-        float(bare),
+        float(form.is_plain),
     ]

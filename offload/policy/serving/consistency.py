@@ -40,6 +40,11 @@ class QuestionForm:
     num_words: int
     num_sentences: int
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the question has no numbers or options, and asks for no form of answer."""
+        return not (self.numbers or self.options or self.listed or self.asks_form)
+
     @classmethod
     def read(cls, question: str) -> QuestionForm:
         """Read a question."""

@@ -172,6 +172,8 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     of a prompt only between requests of the same asker and the same `cache_salt`. With a `suffix`
     the answer is what stands between the raw prompt and it (fill-in-the-middle).
     `template_options` are further variables of the chat template, such as enable_thinking.
+    Of a prompt that is to be judged (Sampling.prompt_logprobs) `scored_turn` is the message whose
+    tokens matter: what stands before it may come from a prefix cache, and is not told then.
     """
 
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
@@ -189,6 +191,7 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     cache_salt: str = ""
     suffix: str = ""
     template_options: dict[str, Any] | None = None
+    scored_turn: int | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.id) <= 64:
@@ -220,6 +223,10 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
             raise RequestError("the prompt is empty; write a question")
         if self.deadline_s is not None:
             _within("deadline_s", self.deadline_s, 0.001, 86_400.0)
+        if self.scored_turn is not None:
+            _within("scored_turn", self.scored_turn, 1, len(self.messages) - 1)
+            if not self.sampling.prompt_logprobs:
+                raise RequestError("scored_turn needs prompt_logprobs; ask for both or for neither")
 
     def last_text(self) -> str:
         """Return the raw prompt, or the content of the last message.
@@ -261,13 +268,16 @@ class Alternative(msgspec.Struct, frozen=True, array_like=True):
 class PromptToken(msgspec.Struct, frozen=True, array_like=True):
     """A token of the prompt, how likely the model found it, and what it found likeliest there.
 
-    The first token has nothing before it, so its logprob is None.
+    The first token has nothing before it, so its logprob is None. `rank` counts the tokens that
+    were likelier, `entropy` is that of the choice, in nats; None where an engine does not tell.
     """
 
     token_id: int
     text: str
     logprob: float | None
     alternatives: tuple[Alternative, ...] = ()
+    rank: int | None = None
+    entropy: float | None = None
 
 
 class Delta(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):

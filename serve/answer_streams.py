@@ -32,10 +32,10 @@ _GRACE_S = 2.0  # an engine that keeps the deadline itself ends its answer bette
 async def settled(stream: AnswerStream, *, may_replace: bool) -> AnswerStream:
     """Yield only what a reader may keep; text that may be withdrawn waits until it may not.
 
-    With `may_replace` that is the near side's text that is not accepted yet (Delta.accepted), until
-    its Finish, and the far side's last word: where the far side dies, the near one goes on behind a whole one. A near answer that cuts off
-    its own end stands as it was passed on: a stream has no word for that. Raises CloudFailed where
-    other text that was passed on is withdrawn after all.
+    With `may_replace` that is the near side's text until it is accepted (Delta.accepted) or ends,
+    and the far side's last word: where the far side dies, the near one goes on behind a whole one.
+    A near answer that cuts off its own end stands as it was passed on: a stream has no word for
+    that. Raises CloudFailed where other text that was passed on is withdrawn after all.
     """
     text = _PassedText(holds=may_replace)
     async with aclosing(stream) as items:

@@ -25,7 +25,14 @@ class ResponseCache:
         if not self._size or request.sampling.temperature != 0.0:
             return None
         said = msgspec.json.encode(
-            (device, request.cache_salt, prompt, request.sampling, request.answer_prefix)
+            (
+                device,
+                request.cache_salt,
+                prompt,
+                request.sampling,
+                request.answer_prefix,
+                request.scored_turn,
+            )
         )
         return hashlib.sha256(said).digest()
 

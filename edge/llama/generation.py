@@ -30,6 +30,7 @@ from offload.engine import StateObserver
 from offload.errors import ContextLengthError
 from offload.messages import Confidence, Delta, Finish, FinishReason, PromptToken, Request
 from offload.reading import Progress, PromptReading
+from offload.scored_turn import scored_places
 from offload.thinking import opened, tail_of
 
 
@@ -231,11 +232,13 @@ class Generation:
     ) -> Iterator[None]:
         prompt, count, vocabulary = task.prompt, task.request.sampling.logprobs, self._vocabulary
         texts = token_texts((vocabulary.piece(each), vocabulary.text(each)) for each in prompt)
-        scores.append(prompt_token(prompt[0], texts[0], None, count, vocabulary))
-        for places in cache.score(prompt):
+        asked = scored_places(task.request, prompt, self._prompts.tokens)
+        if asked.start == 1:
+            scores.append(prompt_token(prompt[0], texts[0], None, count, vocabulary))
+        for places in cache.score(prompt, asked.start):
             # The logits of a place are of the token behind it.
-            for row, at in enumerate(range(places.start + 1, min(places.stop + 1, len(prompt)))):
-                logits = cache.logits(row)
+            for at in range(max(places.start + 1, asked.start), min(places.stop + 1, asked.stop)):
+                logits = cache.logits(at - places.start - 1)
                 scores.append(prompt_token(prompt[at], texts[at], logits, count, vocabulary))
             yield
 

@@ -59,16 +59,19 @@ class KvCache:
         """Return how many of a prompt's tokens need not be read again."""
         return self.window.shared(prompt[:-1]) if self._reuse else 0
 
-    def score(self, prompt: Sequence[int]) -> Iterator[range]:
-        """Read a whole prompt anew; yield places in it whose logits row 0 and on now hold.
+    def score(self, prompt: Sequence[int], first: int = 1) -> Iterator[range]:
+        """Read a prompt whose tokens from place `first` on are to be judged.
 
-        The prompt must fit into the window. Errors as read().
+        Yield places in it whose logits row 0 and on now hold. What is held of the prompt before
+        these tokens is not read again. The prompt must fit into the window. Errors as read().
         """
         assert len(prompt) < self.window.capacity, "a prompt to be scored must fit"
-        self.clear()
-        self.num_reused = 0
+        if self.window.dropped:
+            self.clear()
+        self._truncate(min(self.held(prompt), first - 1))
+        self.num_reused = len(self.window.stream)
         size = self.context.max_rows
-        for start in range(0, len(prompt), size):
+        for start in range(self.num_reused, len(prompt), size):
             places = range(start, min(start + size, len(prompt)))
             self._decode(prompt[start : places.stop], all_logits=True)
             yield places

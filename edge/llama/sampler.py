@@ -52,7 +52,14 @@ def prompt_token(
         text=text,
         logprob=float(logits[token]) - _log_total(logits),
         alternatives=top_logprobs(logits, count, vocabulary) if count else (),
+        rank=int((logits > logits[token]).sum()),
+        entropy=_entropy(logits),
     )
+
+
+def _entropy(logits: npt.NDArray[np.float32]) -> float:
+    logprobs = logits - np.float32(_log_total(logits))
+    return -float(np.exp(logprobs) @ np.maximum(logprobs, -1e4))  # one of no chance adds nothing
 
 
 def token_text(token: int, vocabulary: LlamaVocabulary) -> str:

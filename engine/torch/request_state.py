@@ -26,6 +26,7 @@ from offload.messages import (
 )
 from offload.own_sampling import sampled
 from offload.reading import Progress, PromptReading
+from offload.scored_turn import scored_places
 from offload.thinking import opened, tail_of
 
 Post = Callable[["Delta | Finish"], None]
@@ -75,6 +76,16 @@ def _require_template(request: Request, template: str | None) -> None:
     require_place(request, template)
 
 
+def _scores(
+    request: Request, prompt: list[int], tokenizer: Tokenizer, max_model_len: int
+) -> range | None:
+    if not request.sampling.prompt_logprobs:
+        return None
+    return scored_places(
+        request, prompt, lambda other: encode_request(other, tokenizer, max_model_len)
+    )
+
+
 class RequestState:
     """The answer to one request: turns step results into Deltas, and decides when it ends."""
 
@@ -105,6 +116,7 @@ class RequestState:
         self._started_s: float | None = None
         self._first_token_s: float | None = None
         self._shows_alternatives = request.sampling.logprobs > 0
+        scores = _scores(request, prompt, tokenizer, max_model_len)
         self._prompt_tokens: list[PromptToken] = []
         self.ended = False
         salts = (lane.device, request.cache_salt)
@@ -114,14 +126,15 @@ class RequestState:
             sampler=sampler,
             deadline_s=received_s + (request.deadline_s or float("inf")),
             num_alternatives=request.sampling.logprobs,
-            scores_prompt=request.sampling.prompt_logprobs,
+            scores=scores,
             lane=lane,
             salt="\n".join(salts) if any(salts) else "",
             max_draft=max_draft,
         )
-        if request.sampling.prompt_logprobs:
+        if scores is not None:
             self._prompt_texts = tokenizer.token_texts(prompt)
-            self._prompt_tokens.append(PromptToken(prompt[0], self._prompt_texts[0], None))
+            if scores.start == 1:
+                self._prompt_tokens.append(PromptToken(prompt[0], self._prompt_texts[0], None))
 
     def start(self, now_s: float) -> None:
         """Note the first step that works on this answer."""
@@ -202,7 +215,7 @@ class RequestState:
     def _prompt_token(self, at: int, scored: Scored) -> PromptToken:
         others = self._alternatives(scored.alternatives)
         token, text = self.sequence.tokens[at], self._prompt_texts[at]
-        return PromptToken(token, text, scored.logprob, others)
+        return PromptToken(token, text, scored.logprob, others, scored.rank, scored.entropy)
 
     def _alternatives(self, ranked: Ranked) -> tuple[Alternative, ...]:
         name = self._tokenizer.token_name

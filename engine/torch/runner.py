@@ -153,7 +153,7 @@ class Runner:
         start = sequence.num_computed
         # The hidden state of each token says how likely the next one is.
         first = max(sequence.num_scored - 1, start)
-        last = min(start + slice_.num_tokens, sequence.num_prompt_tokens - 1)
+        last = min(start + slice_.num_tokens, sequence.scores_until - 1)
         if first >= last:
             return ()
         states = hidden[row.first + first - start : row.first + last - start]

@@ -31,12 +31,11 @@ def choices(logits: Tensor, sequences: Sequence[Tokens]) -> Tensor:
 
 def score_tokens(logits: Tensor, tokens: Tensor, num_alternatives: int) -> list[Scored]:
     """Return how likely each of `tokens` [rows] was under float32 logits [rows, vocab]."""
-    of_token = logits.gather(-1, tokens.unsqueeze(-1)) - logits.logsumexp(-1, keepdim=True)
+    of_token, entropy, _ = confidence(logits, tokens).unbind(-1)
+    ranks = (logits > logits.gather(-1, tokens.unsqueeze(-1))).sum(-1)
     ranked = likeliest(logits, [num_alternatives] * len(tokens))
-    return [
-        Scored(logprob, others)
-        for logprob, others in zip(of_token.squeeze(-1).tolist(), ranked, strict=True)
-    ]
+    rows = zip(of_token.tolist(), ranked, ranks.tolist(), entropy.tolist(), strict=True)
+    return [Scored(*row) for row in rows]
 
 
 def pieces(num_rows: int) -> list[slice]:

@@ -262,10 +262,12 @@ class Scheduler:
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """Return the table of a sequence's beginning, as far as the cache knows it."""
-        if sequence.wants_scores:
-            return []
-        # The last token is always computed: its logits are what is asked for.
-        count = (len(sequence.tokens) - 1) // self._block_size
+        # The last token is always computed: its logits are what is asked for. So are those before
+        # the first token that is to be scored.
+        known = len(sequence.tokens)
+        if sequence.wants_scores and sequence.num_scored is not None:
+            known = sequence.num_scored
+        count = (known - 1) // self._block_size
         found = self.pool.find(sequence.block_names(count, self._block_size))
         for at in self._behind_window(len(found) * self._block_size):
             found[at] = FREED

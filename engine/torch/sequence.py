@@ -39,7 +39,7 @@ class Sequence:
         sampler: Sampler,
         deadline_s: float = float("inf"),
         num_alternatives: int = 0,
-        scores_prompt: bool = False,
+        scores: range | None = None,
         lane: QueueLane = QueueLane(),  # noqa: B008
         salt: str = "",
         max_draft: int = 0,
@@ -55,8 +55,9 @@ class Sequence:
         self.sampler = sampler
         self.deadline_s = deadline_s  # on time.monotonic's clock
         self.num_alternatives = num_alternatives  # likeliest tokens to report at every place
-        # Tokens of the prompt whose likelihood is known; the first has none. None: not asked for.
-        self.num_scored = 1 if scores_prompt else None
+        # The next place of the prompt whose likelihood is asked for; None: of none.
+        self.num_scored = None if scores is None else scores.start
+        self.scores_until = 0 if scores is None else scores.stop
         self.num_placeholders = 0  # tokens at the end that only the device knows yet
         self.num_computed = 0
         self.num_preemptions = 0
@@ -102,7 +103,7 @@ class Sequence:
     @property
     def wants_scores(self) -> bool:
         """Whether tokens of the prompt are still to be scored, which a cached prefix could not."""
-        return self.num_scored is not None and self.num_scored < self.num_prompt_tokens
+        return self.num_scored is not None and self.num_scored < self.scores_until
 
     def draft(self, limit: int) -> tuple[int, ...]:
         """Return at most `limit` tokens that come next: those that are certain, or a draft."""

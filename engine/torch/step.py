@@ -75,10 +75,15 @@ class NextToken:
 
 @dataclass(frozen=True)
 class Scored:
-    """Scored prompt token: its log-probability, and the alternatives ranked there."""
+    """Scored prompt token: its log-probability, and the alternatives ranked there.
+
+    `rank` counts the tokens that were likelier; `entropy` is that of the choice, in nats.
+    """
 
     logprob: float
     alternatives: Ranked = ()
+    rank: int = 0
+    entropy: float = 0.0
 
 
 @dataclass(frozen=True)

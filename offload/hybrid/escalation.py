@@ -169,7 +169,8 @@ class Escalation:
             except Unsupported as error:
                 if self._num_accepted:
                     raise CloudFailed(
-                        f"the far model cannot go on with an answer ({error})"
+                        f"the far model cannot go on with an answer ({error}); "
+                        'set policy.rescue to "replace"'
                     ) from None
                 # a cloud that cannot go on from another's text begins its own
         async for item in self._cloud_items(self._request, reason):

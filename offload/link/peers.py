@@ -75,11 +75,15 @@ SHUT_OUT = HelloRefused(code="key", message="this device may no longer use this 
 def answer_hello(
     hello: Hello, *, instance: str, cards: Sequence[ModelCard], limits: AnswerLimits
 ) -> Ready | HelloRefused:
-    """Return the terms, or why a device of another age cannot be served."""
-    if not hello.oldest_version <= wire.VERSION <= hello.newest_version:
+    """Return the terms, or why a device of another age cannot be served.
+
+    The version is the highest that both speak.
+    """
+    version = min(wire.VERSION, hello.newest_version)
+    if version < max(wire.OLDEST_VERSION, hello.oldest_version):
         return _version_refusal(hello)
     return Ready(
-        version=wire.VERSION,
+        version=version,
         cards=tuple(cards),
         instance=instance,
         window=limits.window,
@@ -92,7 +96,7 @@ def answer_hello(
 def _version_refusal(hello: Hello) -> HelloRefused:
     theirs = f"{hello.oldest_version} to {hello.newest_version}"
     ours = f"{wire.OLDEST_VERSION} to {wire.VERSION}"
-    older = "device" if hello.newest_version < wire.VERSION else "cloud"
+    older = "device" if hello.newest_version < wire.OLDEST_VERSION else "cloud"
     return HelloRefused(
         code="version",
         message=f"the device speaks protocol {theirs}, the cloud {ours}; update the {older}",

@@ -1,9 +1,10 @@
 """Wire format: messages of one frame, a head and a msgpack body, decoded strictly.
 
 The head is one byte of version, one of kind, two of the request id's length, and the id. The
-version byte, HELLO and REFUSED keep their form in every version, so that peers of different ages
-can tell each other why they part. One frame, since ZeroMQ encrypts each on its own: who sits on
-the line could take some out and join the head of one message to the body of another.
+version byte is that of the oldest peer that understands the message, so that most cross between
+peers of different ages as they are. It, HELLO and REFUSED keep their form in every version, so
+that peers can tell each other why they part. One frame, since ZeroMQ encrypts each on its own: who
+sits on the line could take some out and join the head of one message to the body of another.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ from offload.messages import (
     Sampling,
 )
 
-VERSION = 3  # 3: the model's own sampling; 2: token ids, cache salts, cached tokens, load
+# 4: a turn that is scored; 3: the model's own sampling; 2: token ids, cache salts, load
+VERSION = 4
 OLDEST_VERSION = 3
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ID_BYTES = 256  # 64 characters of four bytes
@@ -126,6 +128,21 @@ class Envelope(NamedTuple):
         return _HEAD.size + len(self.id.encode()) + len(self.body)
 
 
+def needed_version(body: AnyBody) -> int:
+    """Return the oldest version whose readers understand a message; its head says so."""
+    return VERSION if isinstance(body, Request) and body.scored_turn is not None else 3
+
+
+def for_version(request: Request, version: int) -> Request:
+    """Return a request as a peer of this version may read it.
+
+    Without its `scored_turn` all of a prompt is read and told, which takes longer.
+    """
+    if version >= needed_version(request):
+        return request
+    return msgspec.structs.replace(request, scored_turn=None)
+
+
 def encode(body: AnyBody, request_id: str = "") -> bytes:
     """Return a message.
 
@@ -134,7 +151,8 @@ def encode(body: AnyBody, request_id: str = "") -> bytes:
     try:
         packed = _encode(body)
         written_id = request_id.encode()
-        head = _HEAD.pack(VERSION, _KINDS[type(body)], len(written_id)) + written_id
+        version = needed_version(body)
+        head = _HEAD.pack(version, _KINDS[type(body)], len(written_id)) + written_id
     except (UnicodeEncodeError, OverflowError, TypeError, struct.error) as error:
         raise RequestError(
             f"the message holds what cannot be sent ({error}); leave it out"
@@ -167,8 +185,11 @@ def open_body(envelope: Envelope) -> AnyBody:
     with a value out of range.
     """
     kind, body = envelope.kind, envelope.body
-    if envelope.version != VERSION and kind not in (Kind.HELLO, Kind.REFUSED):
-        raise WireError(f"the message is of version {envelope.version}, not {VERSION}")
+    in_range = OLDEST_VERSION <= envelope.version <= VERSION
+    if not in_range and kind not in (Kind.HELLO, Kind.REFUSED):
+        raise WireError(
+            f"the message is of version {envelope.version}, not {OLDEST_VERSION} to {VERSION}"
+        )
     if len(body) > (MAX_MESSAGE_BYTES if kind in _LARGE else _SMALL_BODY_BYTES):
         raise WireError(f"the body of a {kind.name} has {len(body)} bytes, which is too many")
     try:

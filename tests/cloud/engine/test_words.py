@@ -106,6 +106,35 @@ async def test_the_prompts_likelihoods_are_the_networks(
         assert not any(delta.prompt_tokens for delta in deltas[1:])
 
 
+async def test_only_the_turn_that_is_asked_for_is_scored_behind_a_cached_question() -> None:
+    options = EngineOptions(device="cpu", block_size=4, response_cache_size=0)
+    engine = CloudEngine(CLOUD_MODEL, options=options)
+    turns = (
+        Message(role="user", content="What is seventeen plus twenty-five, and why?"),
+        Message(role="assistant", content="It is 42, I think."),
+        Message(role="user", content="Is that right?"),
+    )
+    sampling = Sampling(max_tokens=1, prompt_logprobs=True, logprobs=2)
+    whole, _ = await answer(engine, Request(messages=turns, sampling=sampling))
+    for _ in range(2):
+        told, finish = await answer(
+            engine, Request(messages=turns, sampling=sampling, scored_turn=1)
+        )
+        scored = told[0].prompt_tokens
+        assert "".join(one.text for one in scored).strip() == "It is 42, I think."
+        at = whole[0].prompt_tokens.index(
+            next(one for one in whole[0].prompt_tokens if one.text == scored[0].text)
+        )
+        same = whole[0].prompt_tokens[at : at + len(scored)]
+        assert [one.token_id for one in scored] == [one.token_id for one in same]
+        for one, other in zip(scored, same, strict=True):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-3)
+            assert one.entropy is not None and one.entropy >= 0.0
+            assert (one.rank == 0) == (one.alternatives[0].token_id == one.token_id)
+    assert finish.usage.cached_tokens > 8
+    await engine.aclose()
+
+
 async def test_a_scored_prompt_survives_preemption(folder: Path) -> None:
     engine = CloudEngine(
         folder, options=EngineOptions(device="cpu", block_size=4, num_gpu_blocks_override=32)

@@ -151,6 +151,31 @@ def test_prompt_tokens_come_though_the_answer_is_empty(
     assert len(delta.prompt_tokens) == 5 and delta.token_ids == ()
 
 
+def test_only_the_turn_that_is_asked_for_is_scored_behind_a_cached_question() -> None:
+    engine = engine_of(EDGE_MODEL)
+    turns = (
+        Message(role="user", content="How do I list my models?"),
+        Message(role="assistant", content="Run nearfar models list."),
+        Message(role="user", content="Is that right?"),
+    )
+    sampling = Sampling(max_tokens=1, prompt_logprobs=True, logprobs=1)
+    (whole, *_) = engine.answer(Request(messages=turns, sampling=sampling))
+    for _ in range(2):
+        *deltas, finish = engine.answer(Request(messages=turns, sampling=sampling, scored_turn=1))
+        assert isinstance(deltas[0], Delta) and isinstance(whole, Delta)
+        scored = deltas[0].prompt_tokens
+        assert "".join(one.text for one in scored).strip() == "Run nearfar models list."
+        ids = [one.token_id for one in whole.prompt_tokens]
+        wanted = [one.token_id for one in scored]
+        at = next(n for n in range(len(ids)) if ids[n : n + len(wanted)] == wanted)
+        for one, other in zip(scored, whole.prompt_tokens[at:], strict=False):
+            assert one.logprob == pytest.approx(other.logprob, abs=1e-2)
+            assert one.entropy is not None and one.entropy >= 0.0
+            assert (one.rank == 0) == (one.alternatives[0].token_id == one.token_id)
+    assert isinstance(finish, Finish) and finish.usage.cached_tokens >= 8
+    engine.close()
+
+
 def test_a_prompt_to_be_judged_is_read_whole_or_refused(tiny_gguf: Path) -> None:
     engine = engine_of(tiny_gguf, window=60)
     request = Request(

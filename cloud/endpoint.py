@@ -298,5 +298,6 @@ def _engine_options(options: EndpointOptions, settings: Mapping[str, Any]) -> En
         max_model_len=options.max_model_len,
         tensor_parallel_size=options.tensor_parallel_size,
         tokenizer=options.tokenizer,
+        profile=options.profile,
         **settings,
     )

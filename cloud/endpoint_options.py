@@ -20,6 +20,7 @@ _FLAGS = (
     "max_model_len",
     "tensor_parallel_size",
     "tokenizer",
+    "profile",
 )  # these have flags of their own
 _TARGETS = {
     "queue": "target_ongoing_requests",
@@ -130,6 +131,9 @@ class EndpointOptions:
         list[str],
         typer.Option(help="An option of the engine, as kv_cache_dtype=int8; may be repeated."),
     ] = field(default_factory=list)
+    profile: Annotated[
+        str, typer.Option(help="Write a trace of some of the engine's steps to this file.")
+    ] = ""
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the address and keys as one JSON line.")
     ] = False
@@ -152,6 +156,10 @@ class EndpointOptions:
         if self.tensor_parallel_size > 1 and (self.upstream or self.has_replicas):
             raise SettingsError(
                 "--tensor-parallel-size shares one model; leave out --upstream and --replicas"
+            )
+        if self.profile and (self.upstream or self.model_pool or self.has_replicas):
+            raise SettingsError(
+                "--profile is of one engine; leave out --upstream, --model-pool and --replicas"
             )
         if self.upstream and self.engine:
             raise SettingsError("--upstream has an engine of its own; leave out --engine")

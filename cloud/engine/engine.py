@@ -8,6 +8,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+from backbone.files import expanded
 from backbone.process_limits import is_out_of_memory
 from backbone.sampler_factory import sampler_for
 from backbone.sampling import Sampler
@@ -24,6 +25,7 @@ from engine.torch.overlapped_batching import OverlappedBatching
 from engine.torch.request_state import RequestState, encode_request
 from engine.torch.sequence import QueueLane
 from engine.torch.tp_launcher import launch_workers
+from engine.torch.step_profile import StepProfile
 from offload.asker import asker
 from offload.config.places import places
 from offload.engine import AnswerStream
@@ -47,6 +49,7 @@ class CloudEngine(Tokenized):
         kept_in = places().cache / CHOICES_FILE
         options, self.choice = settled(model_files(folder), options, kept_in)
         self.launcher, rendezvous = launch_workers(folder, options)
+        step_profile = _step_profile(options)
         with self.launcher.ended_on_failure():
             model: LoadedModel = load_model(
                 folder, options, rendezvous, on_loaded=self.launcher.wait_until_loaded
@@ -64,7 +67,7 @@ class CloudEngine(Tokenized):
         # For tests and benchmarks, which watch steps and change what they compute.
         self.runner, self.cache, self.scheduler = model.runner, model.cache, model.scheduler
         self.batching = _batching(model, options)
-        self._loop = EngineLoop(self.batching, self._mail.deliver)
+        self._loop = EngineLoop(self.batching, self._mail.deliver, step_profile)
         self._closed = False
 
     def card(self) -> ModelCard:
@@ -167,6 +170,12 @@ class CloudEngine(Tokenized):
             raise EngineStopped("this engine is closed; start a new one")
         if (why := self.broken()) is not None:
             raise EngineStopped(why)
+
+
+def _step_profile(options: EngineOptions) -> StepProfile | None:
+    if not options.profile:
+        return None
+    return StepProfile(expanded(options.profile), options.torch_device())
 
 
 def _batching(model: LoadedModel, options: EngineOptions) -> Batching:

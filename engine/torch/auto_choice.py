@@ -248,6 +248,6 @@ def _name(config: NetworkConfig, options: EngineOptions, ways: Sequence[_Way]) -
         machine = [torch.cuda.get_device_name(device), str(torch.version.cuda)]
     shape = {**asdict(config), "full_layers": sorted(config.full_layers)}
     shape |= {"dense_layers": sorted(config.dense_layers), "eos_token_ids": ()}
-    fixed = {**asdict(options), "tokenizer": ""}
+    fixed = {**asdict(options), "tokenizer": "", "profile": ""}
     said = repr([machine, torch.__version__, torch.backends.cpu.get_cpu_capability(), shape])
     return hashlib.sha256((said + repr([fixed, list(map(str, ways))])).encode()).hexdigest()[:32]

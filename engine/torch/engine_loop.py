@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from engine.torch.continuous_batching import Batching
 from engine.torch.request_state import RequestState
+from engine.torch.step_profile import StepProfile
 from offload.command_queue import CommandQueue
 from offload.messages import Delta, Finish
 
@@ -26,9 +27,15 @@ BROKEN = "the cloud engine broke down; restart it"
 class EngineLoop:
     """Engine loop: runs a Batching until closed; its methods may be called from any thread."""
 
-    def __init__(self, batching: Batching, deliver: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        batching: Batching,
+        deliver: Callable[[], None],
+        step_profile: StepProfile | None = None,
+    ) -> None:
         """Start the thread; it calls `deliver` after every step, for all posts of the step."""
         self._batching = batching
+        self._profile = step_profile
         self._deliver = deliver
         self._orders = CommandQueue()
         self._closing = False
@@ -69,6 +76,8 @@ class EngineLoop:
                 self.broken = True
                 self._batching.abort(BROKEN)
             self._deliver()
+        if self._profile is not None:
+            self._profile.close()
 
     def _turn(self) -> None:
         if self.broken:
@@ -77,7 +86,10 @@ class EngineLoop:
             return
         self._await_orders()
         if self._batching.num_unfinished and not self._closing:
-            self._batching.step()
+            if self._profile is None:
+                self._batching.step()
+            else:
+                self._profile.step(self._batching.step)
 
     def _await_orders(self) -> None:
         """Follow all orders; with nothing else to do, check the books and wait for one."""

@@ -57,6 +57,7 @@ class EngineOptions:
     kv_cache_dtype: Literal["auto", "int8", "fp8"] = "auto"  # auto is dtype
     attention_window: AtLeast0 = 0  # tokens that a layer sees at most; 0 is the model's own
     attention_sinks: AtLeast0 = 0  # first tokens that are seen behind every window
+    profile: str = ""  # a file for a trace of some steps
     tokenizer: str = ""  # a folder whose tokenizer is taken instead of the model's own
     dtype: DtypeName = "auto"  # auto is bfloat16 on CUDA, and on a CPU the quicker one, as measured
 

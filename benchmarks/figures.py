@@ -57,7 +57,7 @@ class Row:
 # takes the place of {models} and its like; `by hand` is what needs more: its script says what.
 BENCHMARKS = (
     Benchmark(
-        "demo.json", ("demo",), ("offload", "edge/llama", "cloud/engine"), needs=("by hand",)
+        "demo.json", ("demo",), ("offload", "edge/llama", "engine/torch"), needs=("by hand",)
     ),
     Benchmark(
         "edge_models.json",
@@ -96,10 +96,10 @@ BENCHMARKS = (
     Benchmark(
         "cloud.json",
         ("cloud", "--json", "{result}"),
-        ("cloud/engine", "backbone"),
+        ("engine/torch", "cloud/engine", "backbone"),
         quick=("--quick",),
     ),
-    Benchmark("fair.json", ("fair",), ("cloud/engine", "offload/link")),
+    Benchmark("fair.json", ("fair",), ("engine/torch", "offload/link")),
     Benchmark("load.json", ("load", "--json", "{result}"), ("cloud", "serve")),
     Benchmark("aborts.json", ("aborts",), ("serve",)),
     Benchmark("link.json", ("link", "--write"), ("offload/link",)),

@@ -24,8 +24,8 @@ from engine.torch.options import EngineOptions
 from engine.torch.overlapped_batching import OverlappedBatching
 from engine.torch.request_state import RequestState, encode_request
 from engine.torch.sequence import QueueLane
-from engine.torch.tp_launcher import launch_workers
 from engine.torch.step_profile import StepProfile
+from engine.torch.tp_launcher import launch_workers
 from offload.asker import asker
 from offload.config.places import places
 from offload.engine import AnswerStream

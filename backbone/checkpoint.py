@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backbone.config import NetworkConfig, config_file
-from backbone.errors import CheckpointError, MissingExtra, cause
+from backbone.errors import CheckpointError, MissingExtra, cause, require_few_tensors
 from backbone.file_reading import MAX_CONFIG_BYTES, read_bytes, read_text
 from backbone.files import parse_json as parse_json
 from backbone.stored_parts import Parts, StoredPiece, separated
@@ -190,9 +190,13 @@ def sampled(path: Path, size: int) -> Iterator[bytes]:
 def stored_modules(shards: Iterable[Path], stack: ExitStack) -> Iterator[tuple[str, Parts]]:
     """Yield each module's name in a Network with its tensors; the files stay open in `stack`."""
     modules: dict[str, dict[str, StoredPiece]] = {}
+    num_tensors = 0
     for path in shards:
         file = stack.enter_context(open_safetensors(path))
-        for hf_name in file.keys():  # noqa: SIM118 - the handle is no dict
+        names = file.keys()
+        num_tensors += len(names)
+        require_few_tensors(path.parent, num_tensors)
+        for hf_name in names:
             if not _SIGHT.match(hf_name):
                 module, leaf = _split(_PREFIX.sub("", hf_name))
                 piece = StoredPiece(hf_name, path.name, file.get_slice(hf_name))

@@ -61,6 +61,19 @@ class MissingExtra(NearfarError):
         super().__init__(f"{package} is not installed; pip install 'nearfar[{extra}]' brings it")
 
 
+# Of one model. The largest mixtures of experts have about 150,000, scales among them.
+MAX_TENSORS = 200_000
+
+
+def require_few_tensors(path: object, number: int) -> None:
+    """Raise CheckpointError for more tensors than any model has: each takes time to look at."""
+    if number > MAX_TENSORS:
+        raise CheckpointError(
+            f"{path} has {number:,} tensors and a model has at most {MAX_TENSORS:,}; "
+            "fetch it again, or choose another"
+        )
+
+
 def cause(error: BaseException) -> str:
     """Return the reason of an error without the file or address that its message names already.
 

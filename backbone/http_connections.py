@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import traceback
 from collections.abc import Iterable
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -21,6 +23,20 @@ MOST_CONNECTIONS = 8192
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a line of asyncio's log is to be written: not one for each hung-up client's piece."""
     return record.msg != "socket.send() raised exception."
+
+
+def _without_content(record: logging.LogRecord) -> bool:
+    """Let an error that nobody foresaw be told by its kind and place: its words may quote a prompt.
+
+    With NEARFAR_TRACE set it is told whole.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and not os.environ.get("NEARFAR_TRACE"):
+        frames = traceback.extract_tb(error.__traceback__)
+        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "an unknown place"
+        record.msg, record.args = "%s at %s", (type(error).__name__, where)
+        record.exc_info = record.exc_text = None
+    return True
 
 
 class Connections:
@@ -96,6 +112,7 @@ def protocol_for(
     """
     held = connections or Connections()
     logging.getLogger("asyncio").addFilter(_is_news)
+    logging.getLogger("uvicorn.error").addFilter(_without_content)
 
     class Patient(HeldConnection):
         _patience: asyncio.TimerHandle | None = None

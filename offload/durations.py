@@ -7,6 +7,7 @@ import re
 
 from offload.errors import SettingsError
 
+_MOST_S = 10 * 365 * 86_400.0  # a moment that far away still has a date
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"\d{1,12}(?:\.\d{1,6})?(?:ms|s|m|h)"
 _WHOLE = re.compile(rf"(?P<sign>-?)(?P<parts>(?:{_PART}){{1,4}})")
@@ -20,7 +21,7 @@ def seconds_of(written: str | float, name: str) -> float:
     """
     text = str(written).strip().lower()
     if _NUMBER.fullmatch(text):
-        return float(text)
+        return min(float(text), _MOST_S)
     found = _WHOLE.fullmatch(text)
     if found is None:
         raise SettingsError(
@@ -28,5 +29,5 @@ def seconds_of(written: str | float, name: str) -> float:
             "and -1 for ever"
         )
     parts = re.findall(r"([\d.]+)(ms|s|m|h)", found["parts"])
-    total = math.fsum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    total = min(_MOST_S, math.fsum(float(number) * _UNITS_S[unit] for number, unit in parts))
     return -total if found["sign"] else total

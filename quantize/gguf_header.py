@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, require_few_tensors
 
 _FORMATS = {
     0: "B",
@@ -97,6 +97,7 @@ class _Cursor:
         if (version := self._number("I")) not in _VERSIONS:
             raise ValueError(f"its version is {version}, and {_VERSIONS[-1]} is the newest")
         num_tensors, num_settings = self._count(), self._count()
+        require_few_tensors(path, num_tensors)
         metadata = {}
         for _ in range(num_settings):
             key = self._text()

@@ -17,7 +17,7 @@ from backbone.checkpoint import (
     weight_files,
 )
 from backbone.config import NetworkConfig
-from backbone.errors import CheckpointError
+from backbone.errors import CheckpointError, require_few_tensors
 from backbone.stored_parts import Parts
 from backbone.tokenizer import Tokenizer
 from quantize.gguf_config import gguf_config
@@ -116,11 +116,13 @@ class FolderFiles:
 
     def weight_bytes(self, dtype: torch.dtype) -> int:
         """See ModelFiles."""
-        total = 0
+        total = num_tensors = 0
         for path in weight_files(self.path):
             with open_safetensors(path) as file:
-                pieces = [file.get_slice(name) for name in file.keys()]  # noqa: SIM118
-                total += sum(_slice_bytes(piece, dtype) for piece in pieces)
+                names = file.keys()
+                num_tensors += len(names)
+                require_few_tensors(self.path, num_tensors)
+                total += sum(_slice_bytes(file.get_slice(name), dtype) for name in names)
         return total
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backbone.config import config_file
-from backbone.errors import CheckpointError, cause
+from backbone.errors import CheckpointError, cause, require_few_tensors
 from backbone.file_reading import MAX_CONFIG_BYTES, read_bytes
 from backbone.files import parse_json as parse_json
 
@@ -113,6 +113,7 @@ def _file_tensors(path: Path) -> dict[str, StoredTensor]:
             raise CheckpointError(f"{path} is truncated or no safetensors file; fetch it again")
         header = _parse(file.read(length), path)
     header.pop("__metadata__", None)
+    require_few_tensors(path, len(header))
     return {name: _stored(path, size, 8 + length, name, raw) for name, raw in header.items()}
 
 

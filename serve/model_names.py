@@ -40,7 +40,7 @@ def check_name(name: str, engine: Engine, models: ByModel | None = None) -> None
     if not _is_own(name, engine):
         names = model_names(engine, models)
         raise BadRequest(
-            f"there is no model {name!r} here; there are {', '.join(names)}",
+            f"there is no model {name[:200]!r} here; there are {', '.join(names)}",
             param="model",
             code="model_not_found",
             status=404,

@@ -20,6 +20,7 @@ from serve.http_errors import BadRequest
 Ignored = Any
 # Lists and objects: each takes 64 bytes and more when it is built, and two in the body.
 MAX_CONTAINERS = 400_000
+MAX_EMBEDDED = 2048  # texts of one request, as OpenAI has it
 
 MaxTokens = Annotated[int, Meta(ge=-1, le=1_000_000)]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
@@ -203,7 +204,7 @@ class EmbeddingBody(RequestBody, kw_only=True, frozen=True):
     """The body of POST /v1/embeddings; token ids are refused by their type."""
 
     model: Annotated[str, Meta(min_length=1, max_length=200)]
-    input: str | Annotated[list[str], Meta(min_length=1, max_length=2048)]
+    input: str | Annotated[list[str], Meta(min_length=1, max_length=MAX_EMBEDDED)]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Any = None
     user: Ignored = None
@@ -238,8 +239,7 @@ _FIELD = re.compile(r"field `(?P<field>[^`]*)`")
 
 def decode(raw: bytes, kind: type[B]) -> B:
     """Return the body. Raises BadRequest, naming the field where one is at fault."""
-    if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS:
-        raise BadRequest(f"the body has more than {MAX_CONTAINERS} brackets; send a smaller one")
+    require_few_containers(raw)
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.ValidationError as error:
@@ -248,6 +248,12 @@ def decode(raw: bytes, kind: type[B]) -> B:
         raise BadRequest(f"the body is not JSON ({cause(error)}); send one JSON object") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply; send a flatter one") from None
+
+
+def require_few_containers(raw: bytes) -> None:
+    """Raise BadRequest for a body of so many lists that building them would fill the memory."""
+    if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS:
+        raise BadRequest(f"the body has more than {MAX_CONTAINERS} brackets; send a smaller one")
 
 
 def explained(fault: str) -> BadRequest:

@@ -33,7 +33,7 @@ from edge.conversations.store import Conversations
 from edge.conversations.trash import emptied
 from edge.near import cloud_watch
 from offload.errors import RequestError
-from offload.messages import Privacy, Side, sampling_at
+from offload.messages import Count, Privacy, Side, sampling_at
 
 PAGE = Path(__file__).parent / "page"
 MAX_TOKENS = 1024
@@ -52,14 +52,14 @@ class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     text: str = ""
     side: Side | None = None
     private: bool = False
-    edits: int = 0
+    edits: Count = 0
     resume: bool = False
 
 
 class ChosenVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The turn whose version is to be shown."""
 
-    turn: int
+    turn: Count
 
 
 class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from backbone.chat_template import choose_template, read_templates
-from backbone.errors import CheckpointError, cause
+from backbone.errors import CheckpointError, cause, require_few_tensors
 from backbone.file_reading import MAX_CONFIG_BYTES, read_text
 from backbone.files import parse_json as parse_json
 from edge.llama.gguf_file import check_header
@@ -93,14 +93,15 @@ def read_contents(path: Path) -> ModelContents:
     check_header(path)
     try:
         with path.open("rb") as file:
-            return _contents(file)
+            return _contents(file, path)
     except (OSError, struct.error, ValueError, OverflowError, MemoryError) as error:
         raise CheckpointError(f"{path} is damaged ({cause(error)}); fetch it again") from None
 
 
-def _contents(file: BinaryIO) -> ModelContents:
+def _contents(file: BinaryIO, path: Path) -> ModelContents:
     file.seek(8)
     num_tensors, num_settings = _read(file, "QQ")
+    require_few_tensors(path, num_tensors)
     _bounded(num_tensors + num_settings)
     settings = {_text(file): _value(file, *_read(file, "I")) for _ in range(num_settings)}
     tensors, parameters = Counter[str](), Counter[str]()
@@ -189,6 +190,7 @@ def _tensors(path: Path) -> list[tuple[str, list[int]]]:
             if length > _MAX_HEAD_BYTES:
                 raise ValueError(f"a head of {length} bytes")
             head = parse_json(file.read(length))
+        require_few_tensors(path, len(head))
         tensors = (each for name, each in head.items() if name != "__metadata__")
         return [(str(each["dtype"]), [int(n) for n in each["shape"]]) for each in tensors]
     except (OSError, struct.error, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -29,7 +29,7 @@ from serve.model_names import engine_of
 from serve.ollama.bodies import OllamaChat, OllamaEmbed, OllamaGenerate
 from serve.ollama.lines import LineWriter, loaded
 from serve.request_parsing import ParsedRequest, read_chat, read_completion
-from serve.request_schema import ChatBody
+from serve.request_schema import ChatBody, require_few_containers
 from serve.response_writer import Gathered
 
 T = TypeVar("T")
@@ -38,6 +38,7 @@ _SEND_GRACE_S = 10.0
 
 def read_as(raw: bytes, kind: type[T]) -> T:
     """Return a body of ollama's. Raises BadRequest."""
+    require_few_containers(raw)
     try:
         return msgspec.json.decode(raw or b"{}", type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

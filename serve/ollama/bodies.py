@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from offload.durations import seconds_of
 from offload.errors import SettingsError
 from serve.http_errors import BadRequest
-from serve.request_schema import ChatBody, CompletionBody, explained
+from serve.request_schema import MAX_EMBEDDED, ChatBody, CompletionBody, explained
 
 # ollama's names of what OpenAI's bodies call otherwise, or the same.
 _OPTIONS = {
@@ -156,7 +157,7 @@ class OllamaEmbed(msgspec.Struct, kw_only=True, frozen=True):
     """The body of POST /api/embed, and of the older /api/embeddings, which has a prompt."""
 
     model: str
-    input: str | list[str] | None = None
+    input: str | Annotated[list[str], Meta(max_length=MAX_EMBEDDED)] | None = None
     prompt: str | None = None
     keep_alive: str | float | None = None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -34,6 +34,8 @@ class OllamaModels:
     store: ModelStore
     options: ServeOptions
     may_change: bool
+    # Each that comes waits in a thread, of which all that answer have few.
+    one_by_one: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def tags(self, _: HttpRequest) -> Response:
         """List the models on this device."""
@@ -70,9 +72,11 @@ class OllamaModels:
         try:
             body = await self._allowed(request)
             if not body.stream:
-                await asyncio.to_thread(lambda: [None for _ in self.store.pull(body.said)])
+                async with self.one_by_one:
+                    await asyncio.to_thread(lambda: [None for _ in self.store.pull(body.said)])
                 return _json({"status": "success"})
-            return LineStream(_pulling(self.store.pull(body.said)), timeout_s=_DAY_S)
+            lines = _pulling(self.store.pull(body.said), self.one_by_one)
+            return LineStream(lines, timeout_s=_DAY_S)
         except NearfarError as error:
             return failed(error)
 
@@ -102,18 +106,21 @@ class OllamaModels:
         return read_as(await read_body(request, self.options), OllamaModel)
 
 
-async def _pulling(steps: Iterator[PullProgress]) -> AsyncGenerator[bytes, None]:
+async def _pulling(
+    steps: Iterator[PullProgress], one_by_one: asyncio.Lock
+) -> AsyncGenerator[bytes, None]:
     yield _line({"status": "pulling manifest"})
     try:
-        while (step := await asyncio.to_thread(next, steps, None)) is not None:
-            yield _line(
-                {
-                    "status": f"pulling {step.file}",
-                    "digest": step.file,
-                    "total": step.total_bytes,
-                    "completed": step.done_bytes,
-                }
-            )
+        async with one_by_one:
+            while (step := await asyncio.to_thread(next, steps, None)) is not None:
+                yield _line(
+                    {
+                        "status": f"pulling {step.file}",
+                        "digest": step.file,
+                        "total": step.total_bytes,
+                        "completed": step.done_bytes,
+                    }
+                )
         yield _line({"status": "success"})
     except Exception as error:
         yield _line({"error": describe(error)[1].message})

@@ -13,6 +13,7 @@ from offload.errors import SettingsError
     [
         *[("5m", 300), ("1h30m", 5400), ("90s", 90), (0, 0), ("0", 0), (-1, -1), ("-1m", -60)],
         *[(2.5, 2.5), ("250ms", 0.25), (" 24H ", 86_400)],
+        *[("999999999999h", 315_360_000), (999_999_999_999, 315_360_000)],
     ],
 )
 def test_durations_are_read_as_seconds(written: str | float, seconds: float) -> None:

@@ -119,3 +119,21 @@ def test_a_client_that_hangs_up_fills_no_log(caplog: pytest.LogCaptureFixture) -
     asyncios.warning("socket.send() raised exception.")  # what it says of each piece
     asyncios.warning("something else")
     assert [record.message for record in caplog.records] == ["something else"]
+
+
+def test_an_error_that_nobody_foresaw_is_logged_without_its_words(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    protocol_for(1.0)
+
+    def logged() -> str:
+        caplog.clear()
+        try:
+            raise ValueError("what a person wrote")
+        except ValueError as error:
+            logging.getLogger("uvicorn.error").error("Exception in app", exc_info=error)
+        return caplog.text
+
+    assert "ValueError at " in (told := logged()) and "person" not in told
+    monkeypatch.setenv("NEARFAR_TRACE", "1")
+    assert "what a person wrote" in logged()

@@ -189,6 +189,16 @@ async def test_a_stale_retry_far_changes_nothing_while_nothing_may_leave() -> No
         assert kept[1]["versions"] == []
 
 
+@pytest.mark.parametrize("turn", [-1, 2**63, 2**64])
+async def test_a_turn_that_cannot_be_is_refused(turn: int) -> None:
+    async with client(office()) as http:
+        talk, _ = await ask(http, "hello?")
+        body = {"text": "hi", "edits": turn}
+        for path, sent in (("ask", body), ("version", {"turn": turn})):
+            refused = await http.post(f"/api/conversations/{talk}/{path}", json=sent)
+            assert refused.status_code == 400, refused.text
+
+
 async def test_a_question_that_is_changed_begins_a_version_of_its_own() -> None:
     async with client(office()) as http:
         talk, _ = await ask(http, "wrogn")

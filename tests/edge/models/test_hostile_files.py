@@ -11,16 +11,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from backbone import errors
 from backbone.config import NetworkConfig
 from backbone.errors import CheckpointError
 from edge.llama.gguf_file import check_header
 from edge.models.model_contents import read_contents, read_folder
 from edge.near.rule_choice import content_of
 from offload.config.settings import Settings
-from offload.pair import CLOUD_MODEL
+from offload.pair import CLOUD_MODEL, EDGE_MODEL
 from quantize.gguf import convert
 from quantize.gguf_reader import inspect
+from quantize.loading import read_network
+from quantize.model_files import model_files
 from quantize.weights import read_config, stored_tensors
 
 DEEP = "[" * 200_000
@@ -113,3 +117,22 @@ def test_the_policy_of_a_folder_waits_for_no_pipe(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     os.mkfifo(folder / "model.safetensors")
     assert content_of(folder, Settings()) == "0" * 32
+
+
+def test_a_folder_of_more_tensors_than_any_model_is_refused_by_all_that_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(CLOUD_MODEL / name, tmp_path / name)
+    monkeypatch.setattr(errors, "MAX_TENSORS", 7)
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: read_folder(tmp_path),
+        lambda: stored_tensors(tmp_path),
+        lambda: model_files(tmp_path).weight_bytes(torch.float32),
+        lambda: read_network(model_files(tmp_path)),
+        lambda: read_contents(EDGE_MODEL),
+        lambda: model_files(EDGE_MODEL).network_config(),
+    )
+    for read in readers:
+        with pytest.raises(CheckpointError, match="at most 7"):
+            read()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -13,7 +15,9 @@ import pytest
 from offload.engine import Engine
 from offload.errors import ContextLengthError
 from offload.messages import Delta, Finish, Usage
+from offload.model_store import PullProgress
 from serve.app import build_app
+from serve.ollama.lines import stamp
 from serve.ollama.routes import PATHS, ollama_routes
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import asked_chats
@@ -271,3 +275,44 @@ async def test_a_piece_without_text_is_no_line() -> None:
     async with reached(Holding([Delta(text=""), Delta(text="x")])) as client:
         told = await lines(client, "/api/generate", prompt="x", raw=True)
     assert [each["response"] for each in told] == ["x", ""]
+
+
+async def test_what_is_kept_for_ages_is_listed_with_a_date() -> None:
+    engine = Holding()
+    async with reached(engine) as client:
+        await lines(client, "/api/chat", messages=HI, keep_alive="999999999999h")
+    assert engine.held[0] is not None
+    assert stamp(time.time() + engine.held[0]).startswith("20")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/api/embed", json.dumps({"model": "scripted", "input": ["hi"] * 2049}).encode()),
+        ("/api/chat", b'{"model": "scripted", "options": {"a": [' + b"[]," * 400_000 + b"1]}}"),
+        ("/api/show", b'{"model": "scripted", "a": [' + b"{}," * 400_000 + b"1]}"),
+    ],
+)
+async def test_a_body_of_too_much_is_refused(path: str, body: bytes) -> None:
+    async with reached(Holding()) as client:
+        head = {"content-type": "application/json"}
+        response = await client.post(path, content=body, headers=head)
+    assert response.status_code == 400, response.text[:200]
+
+
+async def test_models_are_fetched_one_by_one() -> None:
+    class Slow(Store):
+        most = now = 0
+
+        def pull(self, name: str) -> Iterator[PullProgress]:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            time.sleep(0.01)
+            self.now -= 1
+            yield from super().pull(name)
+
+    store = Slow()
+    async with reached(Holding(), store, may_change=True) as client:
+        sent = {"model": "new", "stream": False}
+        await asyncio.gather(*(client.post("/api/pull", json=sent) for _ in range(5)))
+    assert store.most == 1 and len(store.done) == 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from offload.engine import ByModel, Embedding, Engine, Tokenizing, held_in_memory
 from offload.messages import Request
+from offload.prompt_length import require_short, require_short_text
 from serve.admission import Admission
 from serve.auth import tenant_of
 from serve.chat_turns import read_turn, refuse_unless
@@ -93,20 +94,25 @@ async def tokenize(body: TokenizeBody, engine: Engine) -> TokenizeReply:
             param="prompt",
         )
     refuse_unless(body.add_generation_prompt is not False, "add_generation_prompt", "leave it out")
+    max_model_len = engine.card().max_model_len
     if body.prompt is not None:
+        require_short_text(body.prompt, max_model_len)
         tokens = await asyncio.to_thread(
             known.tokenize, body.prompt, add_special=body.add_special_tokens is not False
         )
     else:
         refuse_unless(body.add_special_tokens is None, "add_special_tokens", "leave it out")
-        tokens = await asyncio.to_thread(known.prompt_tokens, _request(body))
-    texts = [known.written([token]) for token in tokens] if body.return_token_strs else None
+        request = _request(body)
+        require_short(request, max_model_len)
+        tokens = await asyncio.to_thread(known.prompt_tokens, request)
+    texts = await asyncio.to_thread(_each, known, tokens) if body.return_token_strs else None
     return TokenizeReply(
-        count=len(tokens),
-        max_model_len=engine.card().max_model_len,
-        tokens=tokens,
-        token_strs=texts,
+        count=len(tokens), max_model_len=max_model_len, tokens=tokens, token_strs=texts
     )
+
+
+def _each(known: Tokenizing, tokens: Sequence[int]) -> list[str]:
+    return [known.written([token]) for token in tokens]
 
 
 async def detokenize(body: DetokenizeBody, engine: Engine) -> DetokenizeReply:

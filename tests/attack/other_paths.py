@@ -266,10 +266,13 @@ async def _growths(server: Server, paths: list[str]) -> str:
     async with httpx.AsyncClient(base_url=server.url, timeout=MOST_ANSWER_S) as client:
         for path in paths:
             for part in _PARTS:
-                long_s = await _cpu_s(server, client, path, part, _LONG)
-                if long_s < _SMALL_S:
-                    continue
-                short_s = await _cpu_s(server, client, path, part, _SHORT)
+                try:
+                    long_s = await _cpu_s(server, client, path, part, _LONG)
+                    if long_s < _SMALL_S:
+                        continue
+                    short_s = await _cpu_s(server, client, path, part, _SHORT)
+                except httpx.HTTPError as error:
+                    return f"{path} with {part!r}: {type(error).__name__}"
                 if long_s > short_s * (_LONG / _SHORT) ** _MOST_GROWTH:
                     return f"{path} with {part!r}: {short_s:.2f} s, then {long_s:.2f} s of CPU"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
@@ -44,6 +45,36 @@ async def test_a_conversation_has_the_tokens_that_the_model_reads(hybrid: Hybrid
         text = (await client.post("/detokenize", json={"tokens": told["tokens"]})).json()
     assert told["tokens"] == expected
     assert "Hello" in text["prompt"] and len(text["prompt"]) > len("Hello"), "its template shows"
+
+
+@pytest.mark.parametrize("wish", [{"prompt": "a" * 9000}, {"messages": TURNS * 2000}])
+async def test_what_no_context_holds_is_refused_before_it_is_tokenized(
+    hybrid: Hybrid, wish: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    for name in ("tokenize", "prompt_tokens"):
+        monkeypatch.setattr(hybrid.edge, name, lambda *given, **named: asked.append(given) or [1])
+    async with near(hybrid) as client:
+        refused = await client.post("/tokenize", json=wish)
+    assert refused.status_code == 400 and error_of(refused)["code"] == "context_length_exceeded"
+    assert not asked
+
+
+async def test_the_texts_of_many_tokens_are_made_beside_the_loop(
+    hybrid: Hybrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: set[int] = set()
+    written = hybrid.edge.written
+
+    def noted(tokens: list[int]) -> str:
+        threads.add(threading.get_ident())
+        return written(tokens)
+
+    monkeypatch.setattr(hybrid.edge, "written", noted)
+    async with near(hybrid) as client:
+        wish = {"prompt": "one two three", "return_token_strs": True}
+        told = (await client.post("/tokenize", json=wish)).json()
+    assert told["token_strs"] and threading.get_ident() not in threads
 
 
 @pytest.mark.parametrize(

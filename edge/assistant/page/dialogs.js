@@ -64,7 +64,7 @@ function piece({ text, original }) {
   if (!original) return text;
   const mark = made("mark", "", text);
   mark.title = original;
-  return made("span", "kept", mark, made("small", "", ` ${original} `));
+  return made("span", "kept", mark, made("small", "", original));
 }
 
 /** What was found, what stays, and whether a rule keeps it all here. */

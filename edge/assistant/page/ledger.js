@@ -32,7 +32,7 @@ export class Ledger {
     const moment = new Date(when * 1000).toLocaleString(words.current());
     const size = t(most ? "ledger_at_most" : "sent", { n: bytes.toLocaleString() });
     const row = item(`${moment} · ${size}`);
-    row.append(line(endpoint), line([reason, ...counted(found)].join(" · ")));
+    row.append(line(endpoint), line(reason), ...(Object.keys(found).length ? [line(counted(found).join(" "))] : []));
     if (state !== "answered") row.append(line(t(`ledger_${state}`)));
     if (conversation) row.append(this.link(conversation, title));
     return row;

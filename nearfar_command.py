@@ -45,7 +45,7 @@ def _cloud() -> typer.Typer:
 def _config() -> typer.Typer:
     from offload.commands import config
 
-    config.CHECKS |= {"edge.model": _found, "edge.draft_model": _found}
+    config.CHECKS |= {"edge.model": _found, "edge.draft_model": _found, "edge.preset": _kept_preset}
     return config.config_app
 
 
@@ -55,6 +55,16 @@ def _found(model: str) -> str:
     from offload.config.places import places
 
     return as_setting(model, places().models) if model else ""
+
+
+def _kept_preset(name: str) -> str:
+    """Return a preset's name. Raises WrongUsage where there is none of it."""
+    from edge.chat.presets import preset_of
+    from offload.config.places import places
+
+    if name:
+        preset_of(name, places().presets)
+    return name
 
 
 def _policy() -> typer.Typer:
@@ -77,6 +87,7 @@ ROOMS = (
     Room(_of("edge.cli"), ("ask", "chat", "assistant", "doctor")),
     Room(_of("edge.short_commands"), ("pull", "list", "rm", "run", "ps", "stop")),
     Room(_of("edge.conversations.cli", "conversations_app"), ("conversations",), ASKING),
+    Room(_of("edge.chat.presets_cli", "presets_app"), ("presets",), ASKING),
     Room(_of("edge.models.cli", "models_app"), ("models",), DEVICE),
     Room(_config, ("config",), DEVICE),
     Room(_policy, ("policy",), FAR),

@@ -63,7 +63,7 @@ def serve(
         raise WrongUsage(
             "--host lets others in, and the page is for this machine alone; leave --assistant out"
         )
-    wish = AskOptions(model=model, draft=draft, lora=lora, offline=offline)
+    wish = AskOptions(preset="", model=model, draft=draft, lora=lora, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
     options = replace(options, temperature=settings.edge.temperature)
@@ -166,7 +166,7 @@ def up(
     running = find(places())
     if running is not None:
         raise SettingsError(f"`nearfar up` runs already, at {running.url}; stop that one first")
-    wish = AskOptions(model=model, offline=offline)
+    wish = AskOptions(preset="", model=model, offline=offline)
     settings = wish.settings()
     options = replace(options_from(settings, None, _free(port)), host="127.0.0.1", warm_up=False)
     _say_rule(wish, settings)

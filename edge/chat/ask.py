@@ -34,7 +34,8 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     from edge.chat.terminal import StreamReader
 
     settings = wish.settings()
-    system = (Message(role="system", content=wish.system),) if wish.system else ()
+    persona = wish.persona()
+    system = (Message(role="system", content=persona),) if persona else ()
     request = Request(
         messages=(*system, Message(role="user", content=with_files(text, wish.files or ()))),
         sampling=wish.sampling(0.0 if as_json else settings.edge.temperature),

@@ -6,6 +6,8 @@ import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from backbone.errors import WrongUsage, as_typed
 from backbone.terminal_text import readable
 from edge.near.flags import (
@@ -19,6 +21,7 @@ from edge.near.flags import (
     Model,
     Offline,
     OldFar,
+    Preset,
     Seed,
     System,
     Temperature,
@@ -26,6 +29,7 @@ from edge.near.flags import (
 )
 
 if TYPE_CHECKING:
+    from edge.chat import presets
     from edge.near.factory import RunFlags
     from offload.config.settings import Settings
     from offload.messages import Privacy, Sampling
@@ -33,10 +37,14 @@ if TYPE_CHECKING:
 # Nothing heavier than this at the top: `nearfar --help` must answer at once.
 
 
+DEFAULT_MAX_TOKENS = 1024
+
+
 @dataclass(frozen=True, kw_only=True)
 class AskOptions:
     """Options of `ask` and `chat`. Raises WrongUsage for those that make no sense."""
 
+    preset: Preset = None
     model: Model = None
     system: System = None
     offline: Offline = False
@@ -44,7 +52,7 @@ class AskOptions:
     far: Far = False
     cloud: OldFar = False
     files: Files = None
-    max_tokens: MaxTokens = 1024
+    max_tokens: MaxTokens = DEFAULT_MAX_TOKENS
     temperature: Temperature = None  # None: as the settings say, or the model's own files
     seed: Seed = None
     window: Window = None
@@ -59,33 +67,67 @@ class AskOptions:
             other = "--offline" if self.offline else "--local-only"
             raise WrongUsage(f"--far and {other} contradict each other; leave one out")
         with as_typed():
-            self.sampling(None)
+            self._over(None)
 
     def sampling(self, by_default: float | None) -> Sampling:
-        """Return how tokens are chosen; `by_default` is the settings' temperature."""
-        from offload.messages import sampling_at
+        """Return how tokens are chosen: by the flags, else the preset, else `by_default`, the
+        settings' temperature.
+        """
+        return self._over(self.chosen_preset()).sampling(by_default, max_tokens=self.max_tokens)
 
-        given = by_default if self.temperature is None else self.temperature
-        return sampling_at(given, max_tokens=self.max_tokens, seed=self.seed)
+    def _over(self, preset: presets.Preset | None) -> presets.Preset:
+        """Return a preset with the flags over it, all that is drawn checked."""
+        from edge.chat.presets import Preset
+
+        is_given = self.max_tokens != DEFAULT_MAX_TOKENS
+        flags = {
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "max_tokens": self.max_tokens if is_given else None,
+        }
+        said = {name: value for name, value in flags.items() if value is not None}
+        return msgspec.structs.replace(preset or Preset(), **said)
+
+    def chosen_preset(self) -> presets.Preset | None:
+        """Return the preset that is named, else the settings' own. Raises WrongUsage."""
+        from edge.chat.presets import preset_of
+        from offload.config.places import places
+        from offload.config.settings_reading import load
+
+        here = places()
+        name = load(here.config_file).edge.preset if self.preset is None else self.preset
+        return preset_of(name, here.presets) if name else None
+
+    def persona(self) -> str:
+        """Return the system prompt; empty for none."""
+        preset = self.chosen_preset() if self.system is None else None
+        return self.system or (preset.system if preset else "")
 
     def privacy(self) -> Privacy:
         """Return the privacy class of what is asked: by the one rule of Allowed.class_of_text."""
         from offload.config.places import places
         from offload.egress.permission import LivePermission
+
+        allowed = LivePermission(places().config_file)()
+        return self.at_least(allowed.class_of_text(attended=is_attended()))
+
+    def at_least(self, privacy: Privacy) -> Privacy:
+        """Return a class, or a stricter one that the flags or the preset ask for."""
+        from offload.egress.privacy.shareable_part import strictest
         from offload.messages import Privacy
 
-        if self.local_only:
-            return Privacy.LOCAL_ONLY
-        return LivePermission(places().config_file)().class_of_text(attended=is_attended())
+        preset = self.chosen_preset()
+        asked = preset.privacy if preset and preset.privacy else privacy
+        return strictest(privacy, asked, Privacy.LOCAL_ONLY if self.local_only else asked)
 
     def settings(self) -> Settings:
         """Return the settings with the flags over them. Raises SettingsError, WrongUsage."""
         from offload.config.places import places
         from offload.config.settings_reading import load
 
-        loaded = load(places().config_file)
+        loaded, preset = load(places().config_file), self.chosen_preset()
         flags = {
-            "model": self.model,
+            "model": self.model or (preset.model if preset else "") or None,
             "window": self.window,
             "kv_cache_dtype": self.kv,
             "draft_model": self.draft,

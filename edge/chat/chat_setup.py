@@ -142,7 +142,7 @@ class _ChatRun:
                 sampling=self._wish.sampling(self._settings.edge.temperature), outbox=outbox
             ),
             commands=COMMANDS,
-            system=self._wish.system or "",
+            system=self._wish.persona(),
             conversation=conversation,
             privacy=self._privacy,
             settle=self._settling(engine, screen),
@@ -205,9 +205,7 @@ class _ChatRun:
         self._chat.edit_instead()
 
     def _privacy(self) -> Privacy:
-        if self._wish.local_only:
-            return Privacy.LOCAL_ONLY
-        return self._allowed().class_of_text(attended=sys.stdin.isatty())
+        return self._wish.at_least(self._allowed().class_of_text(attended=sys.stdin.isatty()))
 
     def _status(self) -> str:
         if self._chat is not None:

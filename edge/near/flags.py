@@ -18,6 +18,12 @@ LocalOnly = Annotated[
     bool, typer.Option("--local-only", help="Let nothing of this text leave the device.")
 ]
 System = Annotated[str | None, typer.Option("--system", "-s", help="A system prompt.")]
+Preset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", "-p", help="A preset of `nearfar presets`: its flags are the default."
+    ),
+]
 MaxTokens = Annotated[int, typer.Option("--max-tokens", help="The token limit of an answer.")]
 Temperature = Annotated[
     float | None,

@@ -22,6 +22,10 @@ class Places:
         return self.config / "config.toml"
 
     @property
+    def presets(self) -> Path:
+        return self.config / "presets.json"
+
+    @property
     def keys(self) -> Path:
         return self.data / "keys"
 

@@ -69,6 +69,7 @@ class EdgeSettings:
     max_draft_tokens: int = -1  # guessed from earlier text at once; 0: off, -1: what pays, of GGUF
     draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none
     lora: str = ""  # adapters of a GGUF model, FILE or FILE:SCALE, with commas between them
+    preset: str = ""  # of `nearfar presets`, for ask, chat and page where none is named
     temperature: float | None = None  # of chat, page, ask and serve; None: as the model's files say
     use_mmap: bool = True  # a GGUF file is mapped; false: read into memory, so it may be replaced
     keep_alive: str = "5m"  # in memory after an answer, where loaded on demand; -1: for ever

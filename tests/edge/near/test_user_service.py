@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import configparser
 import json
+import os
 import plistlib
 import shlex
+import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -28,6 +32,21 @@ def test_systemd_gets_a_unit_that_starts_at_log_in() -> None:
     assert made.path == HOME / ".config/systemd/user/nearfar.service"
     odd = definition("linux", ["/o%h/$x/py"], HOME).text
     assert 'ExecStart="/o%%h/$$x/py"' in odd, "systemd would put other words in their place"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd itself checks the unit")
+@pytest.mark.parametrize("word", ["up", "a b", "$x", "100%h", 'say "so"', "back\\slash"])
+def test_systemd_itself_finds_nothing_wrong_with_the_unit(tmp_path: Path, word: str) -> None:
+    made = definition("linux", [sys.executable, "-m", "nearfar", word], tmp_path)
+    unit = tmp_path / "nearfar.service"
+    unit.write_text(made.text)
+    told = subprocess.run(
+        ["systemd-analyze", "verify", "--user", str(unit)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path)},
+    )
+    assert (told.returncode, told.stderr) == (0, "")
 
 
 def test_launchd_gets_a_property_list() -> None:

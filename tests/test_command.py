@@ -76,7 +76,8 @@ def test_a_gone_cloud_is_answered_near_and_said(run: Run, monkeypatch: pytest.Mo
     monkeypatch.setenv("NEARFAR_POLICY_MIN_LOGPROB", "0")
     status, out, err = run("ask", "What is 17 + 25?")
     assert (status, out) == (0, "42\n")
-    gone, waits = err.splitlines()
+    rule, gone, waits = err.splitlines()
+    assert "policy.privacy = cloud_ok, the default" in rule
     assert "tcp://127.0.0.1:9" in gone and "it was not sure" in waits
     status, out, _ = run("ask", "What is 17 + 25?", "--far")
     assert (status, out) == (1, "42\n")

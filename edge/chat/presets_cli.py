@@ -57,12 +57,18 @@ def set_preset(
     name: Name,
     system: Annotated[str | None, typer.Option("--system", "-s", help="The persona.")] = None,
     model: Annotated[str | None, typer.Option("--model", "-m", help="The near model.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", "-t")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k")] = None,
-    min_p: Annotated[float | None, typer.Option("--min-p")] = None,
-    repetition_penalty: Annotated[float | None, typer.Option("--repetition-penalty")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", "-t", help="0 takes the likeliest token.")
+    ] = None,
+    top_p: Annotated[float | None, typer.Option(help="The share of likelihood drawn from.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="How many tokens are drawn from.")] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="The least likelihood, as a share of the likeliest's.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1 makes tokens less likely that stand there.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="The seed of what is drawn.")] = None,
     stop: Annotated[
         list[str] | None, typer.Option(help="A text that ends an answer; may be repeated.")
     ] = None,

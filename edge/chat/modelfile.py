@@ -90,7 +90,7 @@ def _instructions(text: str) -> Iterator[tuple[str, str]]:
         found = _LINE.fullmatch(line)
         if found is None:
             if line.strip() and not line.lstrip().startswith("#"):
-                raise RequestError(f"{line.strip()[:60]!r} is no instruction of a Modelfile")
+                raise RequestError(f"{line.strip()[:60]!r} is no instruction; name a Modelfile")
             continue
         word, said = found[1].upper(), found[2].strip()
         if said.startswith('"""'):
@@ -103,7 +103,7 @@ def _quoted(first: str, lines: Iterator[str], word: str) -> str:
     while '"""' not in said[-1]:
         line = next(lines, None)
         if line is None:
-            raise RequestError(f'the """ behind {word} is never closed')
+            raise RequestError(f'the """ behind {word} is never closed; close it')
         said.append(line)
     return "\n".join(said).partition('"""')[0].strip()
 

@@ -16,9 +16,9 @@ from offload.errors import CloudFailed
 from offload.messages import MAX_PROMPT_TOKENS, Confidence, Delta, Finish, Request
 from offload.reasons import REASONS
 
-_MAX_TOKEN_CHARS = 512  # of one token: vocabularies have runs of 256 equal signs
-_SPARE_CHARS = 4096  # of marks around thoughts and calls
-_MAX_WITHDRAWN = 8  # times that an answer is begun anew
+MAX_TOKEN_CHARS = 512  # of one token: vocabularies have runs of 256 equal signs
+SPARE_CHARS = 4096  # of marks around thoughts and calls
+MAX_WITHDRAWN = 8  # times that an answer is begun anew
 _MAX_ALTERNATIVES = 21  # at one place: OpenAI's most, and the token itself
 _LEAST_NATS = -1e4
 _MAX_SECONDS, _MAX_BYTES, _MAX_COST = 86_400.0, 1 << 53, 1e9
@@ -42,7 +42,7 @@ class AnswerBounds:
     def __init__(self, request: Request) -> None:
         # A hybrid's answer may hold the tokens of both its models.
         self._max_tokens = 2 * request.sampling.max_tokens
-        self._max_chars = _MAX_TOKEN_CHARS * request.sampling.max_tokens + _SPARE_CHARS
+        self._max_chars = MAX_TOKEN_CHARS * request.sampling.max_tokens + SPARE_CHARS
         self._wants_prompt = request.sampling.prompt_logprobs
         self._num_tokens = self._num_chars = self._num_withdrawn = self._num_gone = 0
 
@@ -64,7 +64,7 @@ class AnswerBounds:
         return (
             self._num_tokens > self._max_tokens
             or self._num_chars > self._max_chars
-            or self._num_withdrawn > _MAX_WITHDRAWN
+            or self._num_withdrawn > MAX_WITHDRAWN
             or any(len(each) > _MAX_ALTERNATIVES for each in delta.alternatives)
             or (bool(delta.prompt_tokens) and not self._wants_prompt)
         )
@@ -75,7 +75,7 @@ class AnswerBounds:
         A reason that is none of offload/reasons.py is left out, with its route.
         """
         usage, seen = finish.usage, self._num_gone + self._num_tokens
-        least = max(seen, -(-self._num_chars // _MAX_TOKEN_CHARS))
+        least = max(seen, -(-self._num_chars // MAX_TOKEN_CHARS))
         most = max(least, self._max_tokens * (1 + self._num_withdrawn))
         figures: dict[str, Any] = {
             name: _within(getattr(usage, name), 0, bound) for name, bound in _MOST.items()

@@ -331,6 +331,7 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     `cut` says that the near answer ran in circles and was cut where that began.
     `left_out` counts the turns that stayed on the device when the cloud answered. `model` names who
     wrote the answer, and `begun_by` the other side's model, where that wrote its beginning.
+    `checked` says that the far model read the near answer before it was decided.
     """
 
     served_by: Side
@@ -343,6 +344,7 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     left_out: int = 0
     model: str = ""
     begun_by: str = ""
+    checked: bool = False
 
 
 class Sampled(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):

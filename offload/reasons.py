@@ -29,6 +29,8 @@ REASONS = {
     "deadline": "the near model would not have finished in time, so the far one was asked",
     "no_time": "the far model would not have answered in time, so it was answered near",
     "hedged": "there was no time to try one model after the other, so both were asked",
+    "check": "the far model was asked to read the near one's answer",  # in the ledger
+    "checked": "the far model read the near one's answer and let it stand",
     "passed_on": "the near model's answer was passed on before it was doubted, so it stands",
     "neither": "the near model was not sure, and the far one would hardly know better",
     "over_price": "asking far would pass what this may cost, so it was answered near",

@@ -11,7 +11,8 @@ from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.engine import Engine
 from offload.errors import LinkError
 from offload.hybrid.answer_pair import AnswerPair
-from offload.messages import Confidence, Delta, Finish, Request, Route, Side
+from offload.messages import Confidence, Delta, Finish, Request, Route, Side, Usage
+from offload.policy.serving.check import FarReading, judged
 from offload.policy.serving.dispatch import (
     DispatchInputs,
     LatencyModel,
@@ -76,6 +77,8 @@ class DecisionState:
         self._by_prompt = False  # whether the prompt alone had decided
         self.draw = by.draw
         self.asked_far = False
+        self._checked: Estimate | None = None  # by a far model that read the near answer
+        self._check_usage = Usage()
         self.monitor = self._fresh()
 
     def start(self) -> tuple[Start, str]:
@@ -144,6 +147,22 @@ class DecisionState:
             failsafe=self._failsafe,
         )
 
+    def take_check(self, reading: FarReading, usage: Usage) -> bool:
+        """Judge the near answer again by what a far model told of it; return whether it stands."""
+        self._check_usage = usage
+        estimate = self.monitor.estimate()
+        if estimate is None or estimate.right is None:
+            return False
+        self._checked = judged(estimate, reading)
+        return not self._by.limit.passed_by(self._checked)
+
+    def _judged(self) -> Estimate | None:
+        """Return what the near answer is worth by all that is known of it by now."""
+        if self._checked is not None:
+            return self._checked
+        seen = self.monitor.num_tokens > 0 or self.monitor.concluded
+        return self.monitor.estimate() if seen else None
+
     def kept(self, reason: str, settled: str) -> str:
         """Return why a finished near answer stands; `settled` is the gate's own reason."""
         estimate = self.monitor.estimate()
@@ -203,8 +222,7 @@ class DecisionState:
         `failure` is what the cloud was asked in vain with, and what had left by then counts as
         sent; `given_up` says that it was asked and not waited for.
         """
-        judged = self.monitor.num_tokens > 0 or self.monitor.concluded
-        estimate = self._estimate = self.monitor.estimate() if judged else None
+        estimate = self._estimate = self._judged()
         route = Route(
             served_by=side,
             reason=reason,
@@ -213,9 +231,16 @@ class DecisionState:
             failure=None if failure is None else str(failure),
             sent_is_known=_sent_is_known(failure, given_up),
             cut=side == "edge" and self._was_cut,
+            checked=self._checked is not None,
         )
         lost = (failure.bytes_sent or 0) if failure is not None else 0
-        usage = msgspec.structs.replace(finish.usage, bytes_sent=finish.usage.bytes_sent + lost)
+        check = self._check_usage
+        usage = msgspec.structs.replace(
+            finish.usage,
+            bytes_sent=finish.usage.bytes_sent + lost + check.bytes_sent,
+            bytes_received=finish.usage.bytes_received + check.bytes_received,
+            cost=finish.usage.cost + check.cost,
+        )
         return msgspec.structs.replace(finish, route=route, usage=usage)
 
     @property
@@ -233,6 +258,7 @@ class DecisionState:
         return {
             "p_near": estimate.right if estimate else self.expected.near,
             "p_far": estimate.far if estimate else self.expected.far,
+            "checked": self._checked is not None,
             "score": estimate.score if estimate else None,
             "least_logprob": monitor.least_logprob if monitor.num_tokens else None,
             "near_tokens": float(monitor.num_tokens),

@@ -22,9 +22,11 @@ from offload.errors import (
 )
 from offload.hybrid.acceptance import Acceptance
 from offload.hybrid.answer_pair import AnswerPair
+from offload.hybrid.checking import read_far
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
 from offload.hybrid.handover import BackgroundStream, accepted
 from offload.messages import Confidence, Delta, Finish, Request, Side
+from offload.policy.serving.check import CheckWatch
 from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import GateVerdict
@@ -44,11 +46,15 @@ class Escalation:
         consent: Callable[[Request], Awaitable[bool]],
         *,
         acceptance: Acceptance | None = None,
+        watch: CheckWatch | None = None,
     ) -> None:
-        """Take who may answer and by what; `acceptance` where text cannot be taken back."""
+        """Take who may answer and by what.
+
+        `acceptance` where text cannot be taken back, `watch` where near answers may be checked.
+        """
         self._edge, self._cloud = edge, cloud
         self._request, self.verdict, self._by = request, verdict, deciding
-        self._consent, self._acceptance = consent, acceptance
+        self._consent, self._acceptance, self._watch = consent, acceptance, watch
         self._agreed: bool | None = None  # None where nobody was asked
         self.state = DecisionState(deciding, request, cloud)
         self._text = ""  # what the reader has before them
@@ -218,7 +224,7 @@ class Escalation:
                 self.state.monitor.conclude(ended.reason)
                 why = self.state.wants_far
                 if why is not None and reason == self.verdict.reason:
-                    reason = "passed_on" if self._is_passed_on else await self._ask(far, why)
+                    reason = await self._decide(far, why)
             if reason in ("unsure", "explored", "near_failed") or (
                 reason == "hedged" and self.state.monitor.tripped
             ):
@@ -235,6 +241,37 @@ class Escalation:
             return "not_allowed"
         far.start(self.cloud_stream(reason, self._prefix(reason)))
         return reason
+
+    async def _decide(self, far: BackgroundStream, why: str) -> str:
+        """Settle a finished near answer that is doubted; return the reason code."""
+        if self._is_passed_on:
+            return "passed_on"
+        if why == "unsure" and await self._is_kept_by_check():
+            return "checked"
+        return await self._ask(far, why)
+
+    async def _is_kept_by_check(self) -> bool:
+        """Whether the far model, which reads the near answer, lets it stand.
+
+        Where it cannot be asked, or is cut off, the answer is decided as without a check.
+        """
+        answer = split(self.state.monitor.text).answer
+        watch, cloud = self._watch, self._cloud
+        if watch is None or cloud is None or not watch.is_useful or not answer.strip():
+            return False
+        if holds_private(self._request) or not await self.may_leave():
+            return False
+        agreed = self._agreed is True
+        try:
+            reading, usage = await read_far(cloud, self._request, answer, agreed=agreed)
+        except Unsupported:
+            watch.is_unsupported()
+            return False
+        except LinkError:
+            return False
+        accepts = self.state.take_check(reading, usage)
+        watch.note(accepted=accepts)
+        return accepts
 
     def _as_accepted(self, delta: Delta) -> Delta:
         """Return a piece of the near answer with how much of that stands by now."""

@@ -44,6 +44,7 @@ from offload.hybrid.answer_pair import Learner
 from offload.hybrid.decision_state import DecisionInputs, ExplorationDraw, with_left_out
 from offload.hybrid.escalation import Escalation
 from offload.messages import Finish, ModelCard, Request, Side
+from offload.policy.serving.check import CheckWatch
 from offload.policy.serving.controller import AimLimits
 from offload.policy.serving.dispatch import LatencyModel, Prices, num_chars
 from offload.policy.serving.failsafe import Failsafe
@@ -69,7 +70,8 @@ class HybridOptions:
     is named. min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None:
     as calibrated. exploration: how often plain `auto` does the opposite, to learn from it.
     handover: whether the cloud starts a doubted answer anew or goes on from what stands there.
-    rescue: the same where the side that wrote has died.
+    rescue: the same where the side that wrote has died. checks: whether the far model may first
+    read a doubted answer, which then stands or not.
     """
 
     rule: Rule = field(default_factory=ThresholdRule)
@@ -79,6 +81,7 @@ class HybridOptions:
     exploration: float = 0.0
     handover: Literal["replace", "continue"] = "replace"
     rescue: Literal["replace", "continue"] = "continue"
+    checks: bool = False
     offline: bool = False
     forced: Side | None = None
 
@@ -121,6 +124,7 @@ class Hybrid(ForwardsTokenizing):
         self._near_latency, self._far_latency = LatencyModel(), LatencyModel()
         self._limits = AimLimits(self._options.rule, self._options.min_gain)
         self._met_cloud = False
+        self._check_watch = CheckWatch()
 
     def card(self) -> ModelCard:
         """Return the edge model's card: it is the one that is always there."""
@@ -296,8 +300,16 @@ class Hybrid(ForwardsTokenizing):
         settles = settles and verdict.choice == "open" and self._may_accept(request, aim)
         draws_opposite = deciding.draw is not None and deciding.draw.opposite
         acceptance = Acceptance(limit) if settles and not draws_opposite else None
+        may_check = options.checks and bool(request.messages) and not request.tools
         return Escalation(
-            self.edge, self.cloud, request, verdict, deciding, self._ask, acceptance=acceptance
+            self.edge,
+            self.cloud,
+            request,
+            verdict,
+            deciding,
+            self._ask,
+            acceptance=acceptance,
+            watch=self._check_watch if may_check else None,
         )
 
     def _may_accept(self, request: Request, aim: Aim) -> bool:

@@ -25,6 +25,7 @@ from edge.assistant.ledger_rows import listed
 from edge.assistant.running_answers import Event, RunningAnswers, finish_event
 from edge.chat.consent import Reply
 from edge.chat.dialogue import AnswerOptions
+from edge.chat.presets import Preset, keep_preset, read_presets
 from edge.chat.status_line import link_state
 from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.conversation import Turn, export
@@ -33,7 +34,7 @@ from edge.conversations.store import Conversations
 from edge.conversations.trash import emptied
 from edge.near import cloud_watch
 from offload.errors import RequestError
-from offload.messages import Count, Privacy, Side, sampling_at
+from offload.messages import Count, Privacy, Side
 
 PAGE = Path(__file__).parent / "page"
 MAX_TOKENS = 1024
@@ -62,10 +63,11 @@ class ChosenVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     turn: Count
 
 
-class Rename(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """New title of a conversation."""
+class HeadingChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Change of a conversation's heading; what is None stays."""
 
-    title: str
+    title: str | None = None
+    pinned: bool | None = None
 
 
 class ConsentReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -114,10 +116,13 @@ def build_app(
             Route("/api/status", api.status),
             Route("/api/settings", api.settings, methods=["PATCH"]),
             Route("/api/ledger", api.ledger),
+            Route("/api/presets", api.presets),
+            Route("/api/presets/{name}", api.keep_preset, methods=["PUT"]),
+            Route("/api/presets/{name}", api.remove_preset, methods=["DELETE"]),
             Route("/api/conversations", api.conversations),
             Route("/api/conversations", api.begin, methods=["POST"]),
             Route(one, api.read),
-            Route(one, api.rename, methods=["PATCH"]),
+            Route(one, api.change, methods=["PATCH"]),
             Route(one, api.delete, methods=["DELETE"]),
             Route(f"{one}/export", api.export),
             Route(f"{one}/ask", api.ask, methods=["POST"]),
@@ -167,15 +172,32 @@ class _Api:
         return _said(request, await asyncio.to_thread(listed, path, titles, words, kind))
 
     async def begin(self, _: Request) -> Response:
-        return _json({"id": self._store.begin(privacy=self._assistant.privacy)})
+        system = self._assistant.preset().system
+        return _json({"id": self._store.begin(system=system, privacy=self._assistant.privacy)})
 
     async def read(self, request: Request) -> Response:
         whole = self._store.read(_id(request))
         turns = [_shown(turn) for turn in whole.turns]
         return _said(request, {"heading": whole.heading, "system": whole.system, "turns": turns})
 
-    async def rename(self, request: Request) -> Response:
-        self._store.rename(_id(request), (await _body(request, Rename)).title)
+    async def change(self, request: Request) -> Response:
+        wanted = await _body(request, HeadingChange)
+        if wanted.title is not None:
+            self._store.rename(_id(request), wanted.title)
+        if wanted.pinned is not None:
+            self._store.pin(_id(request), wanted.pinned)
+        return _json({})
+
+    async def presets(self, _: Request) -> Response:
+        return _json(read_presets(self._assistant.presets_file))
+
+    async def keep_preset(self, request: Request) -> Response:
+        preset = await _body(request, Preset)
+        keep_preset(str(request.path_params["name"]), preset, self._assistant.presets_file)
+        return _json({})
+
+    async def remove_preset(self, request: Request) -> Response:
+        keep_preset(str(request.path_params["name"]), None, self._assistant.presets_file)
         return _json({})
 
     async def delete(self, request: Request) -> Response:
@@ -223,7 +245,8 @@ class _Api:
             pass  # what cannot go on is said below
         elif self._store.versions.unanswer(conversation) is None:
             raise RequestError("there is nothing to answer again; ask something first")
-        sampling = sampling_at(self._assistant.settings.edge.temperature, max_tokens=MAX_TOKENS)
+        temperature = self._assistant.settings.edge.temperature
+        sampling = self._assistant.preset().sampling(temperature, max_tokens=MAX_TOKENS)
         options = AnswerOptions(privacy=self._assistant.privacy, sampling=sampling)
         outbox = self._assistant.outbox if self._assistant.has_cloud else None
         options = replace(options, forced=question.side, outbox=outbox)

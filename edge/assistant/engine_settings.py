@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from edge.chat.consent import ConsentPrompt, Question
+from edge.chat.presets import Preset, preset_of, read_presets
 from edge.chat.status_line import LinkState, link, link_state, memory_bytes
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
@@ -25,6 +26,7 @@ from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
 from offload.egress.preview import Preview
+from offload.egress.privacy.shareable_part import strictest
 from offload.engine import (
     AnswerStream,
     Embedding,
@@ -50,6 +52,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     window: int | None = None
     kv_cache_dtype: str | None = None
     private: bool | None = None
+    preset: str | None = None
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +71,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     cloud: LinkState
     link: str
     memory_bytes: int
+    preset: str  # that new conversations begin with; empty for none
+    presets: list[str]
 
 
 class AssistantEngine:
@@ -107,8 +112,20 @@ class AssistantEngine:
 
     @property
     def privacy(self) -> Privacy:
-        """The class of what is written here, as the settings say now."""
+        """The class of what is written here, as the settings and the preset say now."""
+        return strictest(self._said(), self.preset().privacy or self._said())
+
+    def _said(self) -> Privacy:
         return self._allowed().class_of_text(attended=True)
+
+    def preset(self) -> Preset:
+        """Return the preset in use, one that says nothing where there is none."""
+        return read_presets(self.presets_file).get(self.settings.edge.preset, Preset())
+
+    @property
+    def presets_file(self) -> Path:
+        """The file of the presets."""
+        return self._here.presets
 
     def preview(self, request: Request) -> Preview:
         """Return what would leave, by the rules that hold now."""
@@ -141,6 +158,8 @@ class AssistantEngine:
             cloud=link_state(self.engine),
             link=link(self.engine),
             memory_bytes=memory_bytes(),
+            preset=edge.preset,
+            presets=list(read_presets(self.presets_file)),
         )
 
     def _models(self) -> list[str]:
@@ -153,23 +172,34 @@ class AssistantEngine:
 
         The caller holds the lock. Raises NearfarError.
         """
+        change = self._with_model(change)
         wanted = replace(self.settings, edge=_edge(self.settings.edge, change))
         find_model(wanted.edge.model, self._here.models)  # before the old engine is let go
-        before, before_private = self.settings, self.privacy
+        before, before_private, said_private = self.settings, self.privacy, self._said()
+        if change.private is False and self.preset().privacy is Privacy.LOCAL_ONLY:
+            raise RequestError("the preset keeps everything here; choose another preset first")
         if change.private is not None:
             # First of all: where it is on, nothing leaves while the rest is done.
             self._keep_privacy(Privacy.LOCAL_ONLY if change.private else Privacy.ASK)
         self.settings = wanted
         try:
-            await self._renew()
+            if self.privacy is not before_private or _runs(wanted) != _runs(before):
+                await self._renew()
             self._keep(change)
             note_use(wanted.edge.model, self._here.models)
         except BaseException:  # whatever it was: without its engine the page could do nothing more
             self.settings = before
             if change.private is not None:
-                self._keep_privacy(before_private)
+                self._keep_privacy(said_private)
             await self._renew()
             raise
+
+    def _with_model(self, change: SettingsChange) -> SettingsChange:
+        """Return a change of the preset with the model that it asks for. Raises WrongUsage."""
+        if not change.preset or change.model is not None:
+            return change
+        model = preset_of(change.preset, self.presets_file).model
+        return msgspec.structs.replace(change, model=model or None)
 
     async def _renew(self) -> None:
         await self.engine.aclose()
@@ -183,9 +213,9 @@ class AssistantEngine:
 
     def _keep_privacy(self, privacy: Privacy) -> None:
         change_settings(self._here.config_file, "policy", {"privacy": privacy.value})
-        if self.privacy is not privacy:
+        if self._said() is not privacy:
             raise SettingsError(
-                f"NEARFAR_POLICY_PRIVACY says {self.privacy.value}, and goes before what is chosen "
+                f"NEARFAR_POLICY_PRIVACY says {self._said().value}, and goes before what is chosen "
                 "here; start the assistant without it"
             )
 
@@ -196,6 +226,11 @@ class AssistantEngine:
     async def aclose(self) -> None:
         """Close the engine."""
         await self.engine.aclose()
+
+
+def _runs(settings: Settings) -> Settings:
+    """Return the settings without what needs no other engine."""
+    return replace(settings, edge=replace(settings.edge, preset=""))
 
 
 def _edge_values(change: SettingsChange) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Heading(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     changed_at: float
     num_turns: int = 0
+    pinned: bool = False
 
 
 class LaterAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +139,7 @@ def conversation_of(row: sqlite3.Row, turns: Iterable[sqlite3.Row]) -> Conversat
 def heading_of(row: sqlite3.Row) -> Heading:
     """Return the heading in a row of HEADINGS."""
     names = ("id", "title", "created_at", "changed_at", "num_turns")
-    return Heading(**{name: row[name] for name in names})
+    return Heading(**{name: row[name] for name in names}, pinned=bool(row["pinned"]))
 
 
 def turn_of(row: sqlite3.Row) -> Turn:

@@ -125,6 +125,12 @@ def _versions(connection: sqlite3.Connection) -> None:
     )
 
 
+def _pinned(connection: sqlite3.Connection) -> None:
+    """A conversation may be pinned: it stands before all others."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("ALTER TABLE conversation ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0")
+
+
 _MAY_NOT = ("local_only", "not_allowed", "withheld")
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
@@ -132,6 +138,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _better,
     _privacy,
     _versions,
+    _pinned,
 )
 
 

@@ -68,8 +68,10 @@ class Conversations:
         return made
 
     def headings(self, limit: int = 200) -> list[Heading]:
-        """Return the conversations, the last changed first."""
-        rows = self._db.execute(f"{HEADINGS} ORDER BY c.changed_at DESC LIMIT ?", (limit,))
+        """Return the conversations, those that are pinned and then the last changed first."""
+        rows = self._db.execute(
+            f"{HEADINGS} ORDER BY c.pinned DESC, c.changed_at DESC LIMIT ?", (limit,)
+        )
         return [heading_of(row) for row in rows]
 
     def find(self, name: str) -> str:
@@ -87,10 +89,10 @@ class Conversations:
 
     def latest(self) -> str:
         """Return the id of the conversation last changed. Raises RequestError without any."""
-        headings = self.headings(limit=1)
-        if not headings:
+        row = self._db.execute(f"{HEADINGS} ORDER BY c.changed_at DESC LIMIT 1").fetchone()
+        if row is None:
             raise RequestError("there is no conversation yet; `nearfar chat` begins one")
-        return headings[0].id
+        return str(row["id"])
 
     def read(self, conversation: str) -> Conversation:
         """Return a whole conversation. Raises RequestError for an unknown id."""
@@ -155,6 +157,12 @@ class Conversations:
             raise RequestError("the title is empty; write one")
         self._db.execute(
             "UPDATE conversation SET title = ? WHERE id = ?", (title.strip(), conversation)
+        )
+
+    def pin(self, conversation: str, pinned: bool) -> None:
+        """Let a conversation stand before all others, or no longer."""
+        self._db.execute(
+            "UPDATE conversation SET pinned = ? WHERE id = ?", (int(pinned), conversation)
         )
 
     def instruct(self, conversation: str, system: str, privacy: Privacy = Privacy.ASK) -> None:

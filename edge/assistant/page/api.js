@@ -52,6 +52,10 @@ export const ledger = (words, kind) => json(`ledger?q=${encodeURIComponent(words
 export const begin = () => json("conversations", { method: "POST", body: {} });
 export const read = (id) => json(at(id));
 export const rename = (id, title) => json(at(id), { method: "PATCH", body: { title } });
+export const pin = (id, pinned) => json(at(id), { method: "PATCH", body: { pinned } });
+export const presets = () => json("presets");
+export const keepPreset = (name, preset) => json(`presets/${encodeURIComponent(name)}`, { method: "PUT", body: preset });
+export const removePreset = (name) => json(`presets/${encodeURIComponent(name)}`, { method: "DELETE" });
 export const remove = (id) => json(at(id), { method: "DELETE" });
 const post = (path, body = {}) => json(path, { method: "POST", body });
 export const ask = (id, text, side = null, stays = false, edits = 0) => post(`${at(id)}/ask`, { text, side, private: stays, edits });

@@ -10,6 +10,7 @@ import * as place from "./place.js";
 import { Settings } from "./settings.js";
 import { draw as drawStatus } from "./status.js";
 import { Thread } from "./thread.js";
+import * as theme from "./theme.js";
 import * as words from "./words.js";
 
 const { t } = words;
@@ -101,6 +102,7 @@ async function refresh() {
   showList($("list"), hits, { selected: current, searching: Boolean(wanted.trim()), open: found });
   const heading = hits.find((hit) => hit.heading.id === current)?.heading;
   if (heading) title(heading.title);
+  $("pin").setAttribute("aria-pressed", String(Boolean(heading?.pinned)));
 }
 
 /** Open what a search found: the version that holds it. */
@@ -286,6 +288,12 @@ $("rename").addEventListener("click", async () => {
   place.tell(null);
 });
 
+$("pin").addEventListener("click", async () => {
+  const pinned = $("pin").getAttribute("aria-pressed") !== "true";
+  await act(() => api.pin(current, pinned).then(refresh));
+  place.tell(null);
+});
+
 $("delete").addEventListener("click", async () => {
   const [gone, name] = [current, $("title").textContent];
   const sure = await choose(t("delete_sure", { name }), [["delete", t("delete"), "danger"], ["", t("cancel"), ""]]);
@@ -355,6 +363,7 @@ async function keepShell() {
 }
 
 words.apply();
+theme.apply();
 api.keepToken();
 clear();
 await start();

@@ -13,7 +13,7 @@ export function show(list, hits, { selected, searching, open }) {
   let last = "";
   for (const hit of hits) {
     const { heading, excerpt } = hit;
-    const when = day(heading.changed_at);
+    const when = heading.pinned ? "pinned" : day(heading.changed_at);
     if (!searching && when !== last) rows.push(label(t((last = when))));
     rows.push(row(heading, searching ? excerpt : "", heading.id === selected, () => open(hit)));
   }

@@ -2,6 +2,8 @@
 
 import * as api from "./api.js";
 import { size } from "./welcome.js";
+import { Presets } from "./presets.js";
+import * as theme from "./theme.js";
 import * as words from "./words.js";
 
 const { t } = words;
@@ -16,6 +18,11 @@ export class Settings {
     $("model").addEventListener("change", (event) => this.set({ model: event.target.value }));
     $("window").addEventListener("change", (event) => this.set({ window: Number(event.target.value) }));
     $("kv").addEventListener("change", (event) => this.set({ kv_cache_dtype: event.target.value }));
+    this.presets = new Presets((preset) => this.use(preset));
+    $("preset-choice").addEventListener("change", (event) => this.set({ preset: event.target.value }));
+    $("preset-edit").addEventListener("click", () => this.presets.open(this.status.preset, this.status.models));
+    $("preset-new").addEventListener("click", () => this.presets.open("", this.status.models));
+    $("theme").addEventListener("change", (event) => theme.choose(event.target.value));
     $("language").addEventListener("change", (event) => {
       words.choose(event.target.value);
       speak();
@@ -27,6 +34,13 @@ export class Settings {
     this.fill(status);
     $("settings-error").textContent = "";
     $("settings").showModal();
+  }
+
+  /** Use a preset that was kept just now, or with "" none. */
+  async use(preset) {
+    const status = await api.change({ preset });
+    this.changed(status);
+    this.fill(status);
   }
 
   async set(change) {
@@ -48,6 +62,9 @@ export class Settings {
     options($("model"), models, status.chosen);
     options($("window"), with_(WINDOWS, status.window).map((n) => [n, windowName(n)]), status.window);
     options($("kv"), with_(KINDS, status.kv_cache_dtype).map((kind) => [kind, kind === "auto" ? t("kv_auto") : kind]), status.kv_cache_dtype);
+    options($("preset-choice"), [["", t("preset_none")], ...status.presets.map((name) => [name, name])], status.preset);
+    $("preset-edit").hidden = !status.preset;
+    $("theme").value = theme.current();
     $("language").value = words.current();
     const { model, memory_bytes: memory, link } = status;
     facts([

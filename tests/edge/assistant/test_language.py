@@ -64,7 +64,13 @@ def test_all_that_is_told_of_an_answer_is_told_in_chinese(
             failure=failure,
             sent_is_known=sent_is_known,
         )
-        usage = Usage(completion_tokens=12, prefill_s=0.1, decode_s=0.4, bytes_sent=num_bytes)
+        usage = Usage(
+            completion_tokens=12,
+            prefill_s=0.1,
+            decode_s=0.4,
+            bytes_sent=num_bytes,
+            num_replaced=2,
+        )
         finish = Finish(reason=ending, route=route, usage=usage, dropped_tokens=3)  # type: ignore[arg-type]
         said = finish_event(finish)
         for sentence in (said["why"], said["reason"], *said["remarks"]):

@@ -59,6 +59,8 @@ NEVER = {
         "edge/chat/ask.py",
         "edge/chat/question_text.py",
         "edge/bench/bench.py",
+        "edge/bench/compare.py",
+        "edge/chat/modelfile.py",
         "edge/bench/calibrate.py",
         "edge/chat/chat",
         "edge/chat/ask_options.py",

@@ -345,3 +345,17 @@ def test_redo_brings_back_what_was_undone_and_not_another_version(store: Convers
         "first answer",
         "and then?",
     ]
+
+
+def test_a_pinned_conversation_is_listed_first_and_is_not_the_latest_for_that() -> None:
+    store = Conversations()
+    first, second = store.begin(title="first"), store.begin(title="second")
+    store.ask(second, "hello")
+    store.pin(first, True)
+    assert [(each.title, each.pinned) for each in store.headings()] == [
+        ("first", True),
+        ("second", False),
+    ]
+    assert store.latest() == second
+    store.pin(first, False)
+    assert [each.title for each in store.headings()] == ["second", "first"]

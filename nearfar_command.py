@@ -102,9 +102,10 @@ ROOMS = (
 def _http_face(engine: Engine, address: str) -> AbstractAsyncContextManager[str]:
     from offload.config.places import places
     from offload.config.settings_reading import load
-    from serve.cli import face_at
+    from serve.batch.face import face_with_batches
 
-    return face_at(engine, load(places().config_file), address)
+    here = places()
+    return face_with_batches(engine, load(here.config_file), address, here.batches)
 
 
 def app_of(*rooms: Room) -> typer.Typer:

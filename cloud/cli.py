@@ -1,4 +1,4 @@
-"""The commands of the far side: serve, memory, bench."""
+"""The commands of the far side: serve, memory, batch, bench."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import typer
 
 from backbone.declared_options import from_options
 from backbone.errors import MissingExtra, as_typed
-from backbone.terminal_text import echo
+from backbone.terminal_text import echo, echo_json
+from cloud.batch_job import BatchOptions
 from cloud.bench.load_options import LoadOptions
 from cloud.endpoint_options import EndpointOptions
 from offload.config.places import places
@@ -37,8 +38,34 @@ def build(open_http: OpenHttp | None = None) -> typer.Typer:
 
         run(options, open_http=open_http)
 
+    app.command()(batch)
     app.command()(bench)
     return app
+
+
+@from_options(BatchOptions)
+def batch(
+    file: Annotated[Path, typer.Argument(help="Requests, one a line, in OpenAI's form.")],
+    options: BatchOptions,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Have a file of requests answered in the time that readers leave.
+
+    The endpoint keeps the job: started again with the same file, this waits for it and fetches the
+    answers. The key, if one is needed, is taken from NEARFAR_CLOUD_API_KEY.
+    """
+    from cloud.batch_job import run_batch
+
+    api_key = os.environ.get("NEARFAR_CLOUD_API_KEY", "")
+    done = run_batch(
+        file, replace(options, api_key=api_key), tell=lambda line: echo(line, err=True)
+    )
+    if as_json:
+        told = {"output": str(done.output), "answered": done.answered, "failed": done.failed}
+        echo_json(json.dumps(told))
+        return
+    echo(f"{done.output}: {done.answered} answered, {done.failed} failed")
 
 
 @from_options(LoadOptions)

@@ -376,12 +376,14 @@ class EngineLoad(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Load of an engine now, and how often its prefix cache has been of use since its start.
 
     `kv_cache_usage` is the share of its cache that running answers hold, 0 to 1.
+    Running and waiting are those that somebody reads, `num_batch` the requests of batch work.
     `prefix_cache_queries` are tokens of prompts that were looked up, `prefix_cache_hits` those of
     them that were found.
     """
 
     num_running: Count = 0
     num_waiting: Count = 0
+    num_batch: Count = 0
     kv_cache_usage: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     prefix_cache_queries: Count = 0
     prefix_cache_hits: Count = 0

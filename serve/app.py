@@ -44,6 +44,7 @@ class AppParts:
     models: ByModel | None
     options: ServeOptions
     admission: Admission
+    meter: QuotaMeter
     metrics: Metrics
 
 
@@ -92,7 +93,12 @@ def build_app(
         )
 
     parts = AppParts(
-        engine=engine, models=models, options=options, admission=admission, metrics=metrics
+        engine=engine,
+        models=models,
+        options=options,
+        admission=admission,
+        meter=meter,
+        metrics=metrics,
     )
     info = _InfoRoutes(engine, models, metrics, readiness)
     routes = [

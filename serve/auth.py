@@ -68,6 +68,19 @@ def tenant_of(scope: Scope) -> str:
     return str(scope.get(_TENANT, ""))
 
 
+def scope_of(tenant: str, path: str) -> Scope:
+    """Return the scope of a request that the server makes itself, for a tenant."""
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        _TENANT: tenant,
+    }
+
+
 class Keys:
     """API keys that are accepted; without any everybody is.
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,24 +90,22 @@ def app_of(
 
 @asynccontextmanager
 async def face_of(
-    engine: Engine, options: ServeOptions, models: ByModel | None = None
+    engine: Engine,
+    options: ServeOptions,
+    models: ByModel | None = None,
+    further: Callable[[AppParts], Sequence[Route]] = lambda _: (),
 ) -> AsyncIterator[str]:
     """Serve an engine over HTTP while the block lasts, and yield the server's URL.
 
     Raises SettingsError, and MissingExtra without the packages of the extra `serve`.
     """
-    app = app_of(engine, options, models)
+    app = app_of(engine, options, models, further)
     from serve.server import HttpServer
 
     server = HttpServer(app, options=options)
     await server.start()
     async with aclosing(server):
         yield server.url
-
-
-def face_at(engine: Engine, settings: Settings, address: str) -> AbstractAsyncContextManager[str]:
-    """Return the HTTP face at HOST:PORT, keys and limits as in the settings; see face_of."""
-    return face_of(engine, options_from(settings, *address_of(address)))
 
 
 async def serve_engine(

@@ -66,6 +66,7 @@ class EngineMetrics(Collector):
             yield from self._of_engine(load)
 
     def _of_engine(self, load: EngineLoad) -> Iterator[Metric]:
+        yield self._gauge("num_batch_requests", "Requests of batch work.", load.num_batch)
         yield self._gauge(
             "kv_cache_usage_perc",
             "Share of the cache that is held; 1 is full.",

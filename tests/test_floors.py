@@ -44,6 +44,7 @@ MAY_IMPORT = {
         *{"config", "egress", "egress/ledger", "egress/privacy", "hybrid", "link", "pair"},
         *{"policy/fitting", "policy/learning", "policy/serving"},
     },
+    "serve/batch": set(),
     "serve/ollama": set(),
     "engine/torch/kv": set(),
     "engine/torch/attention": {"torch/kv"},

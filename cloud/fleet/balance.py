@@ -176,6 +176,7 @@ def total_load(loads: Sequence[EngineLoad | None]) -> EngineLoad | None:
     return EngineLoad(
         num_running=sum(load.num_running for load in known),
         num_waiting=sum(load.num_waiting for load in known),
+        num_batch=sum(load.num_batch for load in known),
         kv_cache_usage=sum(load.kv_cache_usage for load in known) / len(known),
         prefix_cache_queries=sum(load.prefix_cache_queries for load in known),
         prefix_cache_hits=sum(load.prefix_cache_hits for load in known),

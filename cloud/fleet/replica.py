@@ -18,6 +18,7 @@ from offload.errors import CloudFailed, EngineStopped, LinkError
 from offload.link.backoff import Backoff
 from offload.link.client import CloudLink
 from offload.messages import EngineLoad
+from offload.priority import priority
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.05
@@ -58,7 +59,7 @@ class Replica:
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
         self._changed = changed
-        self.num_running = self.num_starts = 0
+        self.num_running = self.num_batch = self.num_starts = 0
         self._heard_s = self._said_s = 0.0  # by ping, and by a piece of any answer
         self.mean_s = 0.0
         self.retiring = self._is_stopped = False
@@ -107,14 +108,16 @@ class Replica:
     @contextlib.asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
         """Count one answer while the block lasts."""
-        began_s = time.monotonic()
+        began_s, is_batch = time.monotonic(), priority() == "batch"
         if not self.num_running:
             self._said_s = began_s
         self.num_running += 1
+        self.num_batch += is_batch
         try:
             yield
         finally:
             self.num_running -= 1
+            self.num_batch -= is_batch
             took_s = time.monotonic() - began_s
             self.mean_s = took_s if not self.mean_s else (
                 self.mean_s + _NEW_SHARE * (took_s - self.mean_s)

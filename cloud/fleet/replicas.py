@@ -17,6 +17,7 @@ from cloud.fleet.replica import Replica, ReplicaOptions
 from offload.asker import asker
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
+from offload.event_waiting import set_within
 from offload.messages import EngineLoad, Finish, ForwardedRequest, ModelCard, Request
 from offload.priority import priority
 
@@ -57,8 +58,9 @@ class Replicas:
 
     @property
     def num_ongoing(self) -> int:
-        """Answers in flight and waiting, without those of replicas that leave."""
-        return sum(replica.num_running for replica in self._replicas) + self._num_waiting
+        """Answers that readers wait for or read, without those of replicas that leave."""
+        read = sum(replica.num_running - replica.num_batch for replica in self._replicas)
+        return read + self._num_waiting
 
     def replica_counts(self) -> dict[str, int]:
         """Return how many there are in each state; see offload.engine.Replicated."""
@@ -185,8 +187,4 @@ class Replicas:
 
     async def _anyone_changes(self, timeout_s: float) -> bool:
         self._changed.clear()
-        try:
-            await asyncio.wait_for(self._changed.wait(), max(0.0, timeout_s))
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return await set_within(self._changed, timeout_s)

@@ -154,9 +154,11 @@ class Scheduler:
 
     def report(self) -> EngineLoad:
         """Return how busy it is; may be called from any thread."""
+        num_batch = sum(sequence.lane.is_batch for sequence in tuple(self.running))
         return EngineLoad(
-            num_running=len(self.running),
-            num_waiting=len(self.waiting),
+            num_running=len(self.running) - num_batch,
+            num_waiting=len(self.waiting) - self.waiting.num_batch,
+            num_batch=num_batch + self.waiting.num_batch,
             kv_cache_usage=self.pool.usage,
             prefix_cache_queries=self.num_prefix_queries,
             prefix_cache_hits=self.num_prefix_hits,

@@ -24,6 +24,7 @@ class WaitingQueue:
         """`short_first_s` is how long a prompt may be overtaken by shorter ones; 0 is never."""
         self._short_first_s = short_first_s
         self._returned: deque[Sequence] = deque()
+        self.num_batch = 0  # of those that wait
         self._queues: dict[QueueLane, deque[Sequence]] = {}
         self._work: Counter[QueueLane] = Counter()  # tokens done for each
         self._num_known: Counter[QueueLane] = Counter()  # sequences of each, running ones too
@@ -54,14 +55,17 @@ class WaitingQueue:
             self._work[lane] = max(self._work[lane], min(others)) if others else 0
         self._num_known[lane] += 1
         self._queues.setdefault(lane, deque()).append(sequence)
+        self.num_batch += lane.is_batch
 
     def put_first(self, sequence: Sequence) -> None:
         """Put a preempted sequence at the head."""
         self._returned.appendleft(sequence)
+        self.num_batch += sequence.lane.is_batch
 
     def put_first_of_lane(self, sequence: Sequence) -> None:
         """Put a sequence that made way for another lane at the head of its own."""
         self._queues.setdefault(sequence.lane, deque()).appendleft(sequence)
+        self.num_batch += sequence.lane.is_batch
 
     def newcomer(self, running: Counter[QueueLane]) -> Sequence | None:
         """Return whose turn it is among the readers' lanes that have none running, or None."""
@@ -92,11 +96,13 @@ class WaitingQueue:
         """Take a sequence out to run; False if it does not wait."""
         if sequence in self._returned:
             self._returned.remove(sequence)
+            self.num_batch -= sequence.lane.is_batch
             return True
         queue = self._queues.get(sequence.lane)
         if queue is None or sequence not in queue:
             return False
         queue.remove(sequence)
+        self.num_batch -= sequence.lane.is_batch
         if not queue:
             del self._queues[sequence.lane]
         return True

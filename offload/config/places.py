@@ -54,6 +54,10 @@ class Places:
         return self.data / "ledger.sqlite"
 
     @property
+    def batches(self) -> Path:
+        return self.data / "batches"
+
+    @property
     def outbox(self) -> Path:
         return self.data / "outbox" / "waiting.json"
 

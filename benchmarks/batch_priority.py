@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cloud.engine.engine import CloudEngine
-from cloud.engine.options import EngineOptions
+from engine.torch.options import EngineOptions
 from offload.asker import asked_by
 from offload.messages import Delta, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL

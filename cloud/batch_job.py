@@ -123,7 +123,9 @@ def _content(file: Path) -> bytes:
         content = file.read_bytes()
         msgspec.json.decode(content.split(b"\n", 1)[0], type=_Line)
     except OSError as error:
-        raise SettingsError(f"{file} cannot be read ({cause(error)})") from None
+        raise SettingsError(
+            f"{file} cannot be read ({cause(error)}); name a file of requests"
+        ) from None
     except msgspec.MsgspecError:
         raise SettingsError(
             f"{file} is no batch file; write one request on each line, as "
@@ -221,6 +223,6 @@ def _fetched(
         first = batch.errors.data[0] if batch.errors and batch.errors.data else None
         line = f"line {first.line}: " if first and first.line else ""
         why = f" ({line}{first.message})" if first else ""
-        raise CloudFailed(f"{batch.id} is {batch.status}{why}")
+        raise CloudFailed(f"{batch.id} is {batch.status}{why}; mend the file, or send it again")
     counts = batch.request_counts
     return BatchOutcome(output=output, answered=counts.completed, failed=counts.failed)

@@ -31,7 +31,7 @@ async def read_upload(request: HttpRequest, path: Path, options: ServeOptions) -
 
 async def _read(request: HttpRequest, path: Path) -> str:
     if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-        raise BadRequest("a file is sent as multipart/form-data, with file and purpose", status=415)
+        raise BadRequest("a file is sent as multipart/form-data; add file and purpose", status=415)
     async with request.form(max_files=1, max_fields=8, max_part_size=_FORM_BYTES) as form:
         file, purpose = form.get("file"), form.get("purpose")
         if not isinstance(file, UploadFile):
@@ -64,7 +64,9 @@ def _bounded(receive: Receive) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > MAX_FILE_BYTES + _FORM_BYTES:
-            raise BadRequest(f"the file has more than {MAX_FILE_BYTES} bytes", status=413)
+            raise BadRequest(
+                f"the file has more than {MAX_FILE_BYTES} bytes; make two of it", status=413
+            )
         return message
 
     return received

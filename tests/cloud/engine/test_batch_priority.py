@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.engine.torch.test_scheduler import BLOCK, compute, scheduler, sequence
 
 from cloud.engine.engine import CloudEngine
 from engine.torch.kv.blocks import BlockPool, Span
@@ -17,6 +16,7 @@ from engine.torch.step import Slice
 from engine.torch.waiting_queue import WaitingQueue
 from offload.messages import Delta
 from offload.priority import prioritized
+from tests.cloud.engine.test_scheduler import BLOCK, compute, scheduler, sequence
 from tests.cloud.golden import answer, ask, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
 

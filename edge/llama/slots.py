@@ -191,6 +191,8 @@ def _store(model: Model, params: ContextParams, options: LlamaOptions) -> Sessio
     # Everything that decides how a state is laid out is part of its name.
     content = content_with(fingerprint(model.path), options.adapters)
     name = f"{content} {params.kv_types} {params.flash_attention}"
+    if params.num_seqs > 1:  # llama.cpp refuses a state of another number of caches apart
+        name += f" {params.num_seqs}"
     return SessionStore(
         options.session_folder, model=name, budget_bytes=options.session_budget_bytes
     )

@@ -44,6 +44,23 @@ def test_conversation_goes_on_after_a_restart(tiny_gguf: Path, tmp_path: Path, k
     assert text == expected and evaluated < 20
 
 
+def test_a_state_of_another_number_of_lanes_is_kept_apart(tiny_gguf: Path, tmp_path: Path) -> None:
+    """Such a state cannot be restored; and it must not take the place of one that can."""
+
+    def reused(lanes: int, prompt: str) -> int:
+        engine = _engine(tiny_gguf, tmp_path, max_num_seqs=lanes)
+        request = Request(prompt=prompt, session="s", sampling=Sampling(max_tokens=6))
+        *_, finish = engine.answer(request)
+        engine.close()
+        assert isinstance(finish, Finish)
+        return finish.usage.cached_tokens
+
+    for lanes in (1, 4):
+        assert reused(lanes, LONG) == 0
+    for lanes in (4, 1):
+        assert reused(lanes, LONG + "and more") > 80
+
+
 def test_conversations_change_places(tiny_gguf: Path, tmp_path: Path) -> None:
     engine = _engine(tiny_gguf, tmp_path)
     other = LONG.upper()

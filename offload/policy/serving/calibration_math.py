@@ -12,7 +12,9 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import pairwise
 
+from offload.errors import RequestError
 from offload.messages import BaseStruct
 
 NUM_STARTS = 6
@@ -23,6 +25,12 @@ class Isotonic(BaseStruct, frozen=True, kw_only=True):
 
     scores: tuple[float, ...]
     probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        rises = all(low < high for low, high in pairwise(self.scores))
+        are_chances = all(0.0 <= each <= 1.0 for each in self.probabilities)
+        if not (len(self.scores) == len(self.probabilities) > 0 and rises and are_chances):
+            raise RequestError("a curve of probabilities does not fit together; calibrate again")
 
     def __call__(self, score: float) -> float:
         """Return the probability that belongs to a score."""

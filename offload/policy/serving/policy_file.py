@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from backbone.errors import cause
 from backbone.file_reading import MAX_TEXT_BYTES, read_bytes
 from backbone.files import SHARED, atomic_write
-from offload.errors import SettingsError
-from offload.messages import BaseStruct
+from offload.errors import RequestError, SettingsError
+from offload.messages import BaseStruct, Count
 from offload.policy.serving.calibration_math import Isotonic
 from offload.policy.serving.logistic import Scorer
 
@@ -38,6 +40,11 @@ class EarlyBounds(BaseStruct, frozen=True, kw_only=True):
     checkpoints: tuple[int, ...]
     bounds: tuple[tuple[float, ...], ...]
 
+    def __post_init__(self) -> None:
+        wide = {len(row) for row in self.bounds} <= {len(self.checkpoints)}
+        if len(self.bounds) != len(self.levels) or not wide:
+            raise RequestError("the bounds of a policy do not fit together; calibrate again")
+
 
 class HeldOutQuestions(BaseStruct, frozen=True, kw_only=True):
     """Held-out questions, on which nothing was fitted: thresholds are read off them."""
@@ -46,6 +53,11 @@ class HeldOutQuestions(BaseStruct, frozen=True, kw_only=True):
     gains: tuple[float, ...]
     near_right: tuple[bool, ...]
     far_right: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        rows = (self.scores, self.gains, self.near_right, self.far_right)
+        if len(set(map(len, rows))) != 1 or not self.gains:
+            raise RequestError("the held-out questions do not fit together; calibrate again")
 
 
 class HeldOutFigures(BaseStruct, frozen=True, kw_only=True):
@@ -72,12 +84,12 @@ class PolicyFile(BaseStruct, frozen=True, kw_only=True):
     far: Isotonic  # from the prior's log odds to P(far right)
     early: EarlyBounds
     held: HeldOutQuestions
-    flags: dict[str, tuple[int, int]]  # how many answers had it, and how many of them were right
+    flags: dict[str, tuple[Count, Count]]  # how many answers had it, how many of them were right
     min_gain: float  # how much likelier right the cloud must be for plain auto to ask it
     # a prior's gain from which nearly all went far in the end
     far_at_once_gain: float | None = msgspec.field(name="straight")
-    alpha: float
-    delta: float
+    alpha: Annotated[float, Meta(ge=0.0, le=1.0)]
+    delta: Annotated[float, Meta(gt=0.0, lt=1.0)]
     has_prior: bool = False
     has_probe: bool = False
     answer_scorer: Scorer | None = None  # of answer_features.NAMES, in place of the final one
@@ -105,7 +117,10 @@ def read_policy(path: Path) -> PolicyFile:
     """Read a policy file. Raises SettingsError where it is missing, damaged or of another age."""
     try:
         policy = msgspec.json.decode(read_bytes(path, MAX_TEXT_BYTES), type=PolicyFile)
-    except (OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+    except (
+        *(OSError, msgspec.MsgspecError, RecursionError, UnicodeDecodeError),
+        RequestError,
+    ) as error:
         raise SettingsError(
             f"the policy file {path} cannot be read ({cause(error)}); calibrate again, "
             "or set policy.min_logprob"

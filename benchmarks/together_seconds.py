@@ -50,7 +50,7 @@ def first_word_seconds(model: Path, num_prompts: int) -> dict[str, Any]:
 
 
 async def _measured(model: Path, num_prompts: int) -> dict[str, Any]:
-    near = LlamaEngine(model, options=LlamaOptions(max_model_len=2048, num_threads=2))
+    near = LlamaEngine(model, options=LlamaOptions(max_model_len=2048))
     hybrid = Hybrid(near, FarWord(), options=HybridOptions(rule=first_day()))
     lines = PROMPTS.read_text(encoding="utf-8").splitlines()
     prompts = [json.loads(line)["question"] for line in lines][:: max(1, 100 // num_prompts)]
@@ -62,7 +62,7 @@ async def _measured(model: Path, num_prompts: int) -> dict[str, Any]:
         for name, engine in ways if number % 2 else ways[::-1]:
             request = Request(
                 messages=(Message(role="user", content=prompt),),
-                sampling=Sampling(max_tokens=96),
+                sampling=Sampling(max_tokens=48),
                 model=name,
                 cache_salt=f"{number} {name}",  # neither finds the other's prompt read
             )

@@ -241,8 +241,7 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
 class ForwardedRequest(Request, frozen=True, kw_only=True, omit_defaults=True):
     """Request that a server passes on to one of its own: for whom, and how urgent it is.
 
-    Nobody else is believed. It is a type of its own since a sixteenth field would cost every
-    request two bytes more on the wire.
+    Nobody else is believed: it is a type of its own, so that no device's request can hold these.
     """
 
     asker: Annotated[str, Meta(max_length=MAX_SALT_LEN)] = ""

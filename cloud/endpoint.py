@@ -69,7 +69,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
         if options.http is not None:
             assert open_http is not None, "the command brings the HTTP face"
             url = await stack.enter_async_context(open_http(engine, options.http))
-        _announce(engine, server.endpoint, url, options)
+        _announce(engine, server, url, options)
         broken = await until_stopped(stop, engine)
         if broken is not None:
             _exit_in_the_end(broken)
@@ -140,20 +140,21 @@ def _warn_of_shared_cache(engine: Engine) -> None:
 
 def _link(engine: Engine, options: EndpointOptions) -> LinkServer:
     here = places()
-    keys = here.keys
+    keys, settings = here.keys, load(here.config_file)
     return LinkServer(
         engine,
         options.bind,
-        keys=server_keys(keys),
+        keys=server_keys(keys, settings.serve.link_keys),
         devices=admitted(keys),
         invites=open_invites(keys),
-        meter=open_meter(load(here.config_file).quota, keys),
+        meter=open_meter(settings.quota, keys),
     )
 
 
-def _announce(engine: Engine, endpoint: str, url: str | None, options: EndpointOptions) -> None:
-    card = engine.card()
-    public_key = server_keys(places().keys).public
+def _announce(
+    engine: Engine, server: LinkServer, url: str | None, options: EndpointOptions
+) -> None:
+    card, endpoint, public_key = engine.card(), server.endpoint, server.public_key
     if options.as_json:
         announced = {"endpoint": endpoint, "server_key": public_key, "model": card.name}
         echo_json(json.dumps(announced | ({"url": f"{url}/v1"} if url else {})))

@@ -18,10 +18,10 @@ from offload.link.local_keys import device_keys, open_invites, server_keys
 
 def invite(name: str, endpoint: str, *, hours: float, as_json: bool) -> None:
     """Print the line that lets one device in, and its QR code on a terminal."""
-    keys = places().keys
+    keys, config = places().keys, places().config_file
     line = make_invite(
         endpoint,
-        server_keys(keys).public,
+        server_keys(keys, load(config).serve.link_keys).public,
         open_invites(keys),
         name=name,
         lifetime_s=hours * 3600,

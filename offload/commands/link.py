@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -97,11 +98,22 @@ def revoke(
 
 
 @link_app.command()
-def key(as_json: Json = False) -> None:
+def key(
+    new_server: Annotated[
+        Path | None,
+        typer.Option(help="Write a new key pair for servers there, for serve.link_keys."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """Print this device's public key, for `nearfar link allow` on the cloud's machine."""
     from offload.config.places import places
+    from offload.link.keys import write_new_pair
     from offload.link.local_keys import device_keys
 
+    if new_server is not None:
+        public = write_new_pair(new_server).public
+        _say({"server_key": public, "path": str(new_server)}, public, as_json)
+        return
     public = device_keys(places().keys).public
     _say({"public_key": public}, public, as_json)
 

@@ -294,6 +294,7 @@ class ServeSettings:
     tokens_per_s: float = 0.0
     requests_per_day: int = 0
     tokens_per_day: int = 0
+    link_keys: str = ""  # a file with the link's key pair, such as a mounted secret
     log: str = ""  # a line on stderr for each request, as "json" or "text"
     clients_change_models: bool = False  # ollama's /api/pull and /api/delete of `nearfar up`
 

@@ -11,7 +11,8 @@ import msgspec
 import zmq
 from zmq.utils import z85
 
-from backbone.files import SecretDamaged, kept_secret
+from backbone.errors import cause
+from backbone.files import SecretDamaged, kept_secret, write_new
 from offload.errors import SettingsError
 from offload.link.json_store import JsonStore
 
@@ -110,8 +111,42 @@ def load_or_make(folder: Path, name: str) -> KeyPair:
         raise SettingsError(str(error)) from None
 
 
-def _encoded_pair() -> bytes:
+def read_pair(path: Path) -> KeyPair:
+    """Return the key pair in a file that is kept elsewhere, such as a mounted secret.
+
+    Who may read it is the business of whoever mounted it. Raises SettingsError.
+    """
+    try:
+        return _decoded(path.read_bytes())
+    except OSError as error:
+        raise SettingsError(
+            f"serve.link_keys is {path}, which cannot be read ({cause(error)}); "
+            "make one with `nearfar link key --new-server FILE`"
+        ) from None
+    except msgspec.DecodeError:
+        raise SettingsError(
+            f"serve.link_keys is {path}, which holds no key pair; "
+            "make one with `nearfar link key --new-server FILE`"
+        ) from None
+
+
+def write_new_pair(path: Path) -> KeyPair:
+    """Write a new key pair to a file that is not there yet. Raises SettingsError."""
     pair = KeyPair.new()
+    try:
+        is_new = write_new(path, _encoded(pair))
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be written ({cause(error)}); name another") from None
+    if not is_new:
+        raise SettingsError(f"{path} is there already; name another file, or delete it first")
+    return pair
+
+
+def _encoded_pair() -> bytes:
+    return _encoded(KeyPair.new())
+
+
+def _encoded(pair: KeyPair) -> bytes:
     return msgspec.json.encode(_StoredPair(public=pair.public, secret=pair.secret))
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backbone.files import expanded
 from offload.config.settings import QuotaSettings
 from offload.errors import SettingsError
 from offload.link.invites import InviteList
-from offload.link.keys import DeviceList, KeyPair, is_loopback, load_or_make
+from offload.link.keys import DeviceList, KeyPair, is_loopback, load_or_make, read_pair
 from offload.link.quota import Quota, QuotaMeter
 
 THIS_DEVICE = "this machine"
@@ -22,9 +23,12 @@ def device_keys(folder: Path) -> KeyPair:
     return load_or_make(folder, "device")
 
 
-def server_keys(folder: Path) -> KeyPair:
-    """Return this machine's own keys as a cloud, made at the first call."""
-    return load_or_make(folder, "server")
+def server_keys(folder: Path, kept_in: str = "") -> KeyPair:
+    """Return this machine's own keys as a cloud, made at the first call.
+
+    `kept_in` is a file that has them, which several servers may share: the setting serve.link_keys.
+    """
+    return read_pair(expanded(kept_in)) if kept_in else load_or_make(folder, "server")
 
 
 def admitted(folder: Path) -> DeviceList:

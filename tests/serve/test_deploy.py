@@ -48,6 +48,9 @@ class LoadReporting(ScriptedEngine):
     def report(self) -> EngineLoad:
         return EngineLoad()
 
+    def replica_counts(self) -> dict[str, int]:
+        return {"ready": 1}
+
 
 def metric_names() -> set[str]:
     metrics = Metrics(LoadReporting())
@@ -96,8 +99,8 @@ def test_the_compose_file_names_files_and_settings_that_there_are() -> None:
 
 
 def test_the_kubernetes_objects_fit_together() -> None:
-    deployment, service = documents("kubernetes/deployment.yaml")
-    (scaled,) = documents("kubernetes/keda.yaml")
+    deployment, volume, service = documents("kubernetes/base/deployment.yaml")
+    (scaled,) = documents("kubernetes/overlays/keda/keda.yaml")
     pod = deployment["spec"]["template"]
     (container,) = pod["spec"]["containers"]
     assert accepts(container["args"])
@@ -107,6 +110,15 @@ def test_the_kubernetes_objects_fit_together() -> None:
     labels = deployment["spec"]["selector"]["matchLabels"]
     assert labels == pod["metadata"]["labels"] == service["spec"]["selector"]
     assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod["spec"]["volumes"]}
+    assert volumes.keys() == mounts.keys() and mounts["data"] == "/data"
+    claim = volumes["data"]["persistentVolumeClaim"]["claimName"]
+    assert claim == volume["metadata"]["name"], "what a pod keeps outlives it"
+    settings = {each["name"]: each.get("value", "") for each in container["env"]}
+    assert all(hasattr(ServeSettings(), n.split("_", 2)[2].lower()) for n in settings)
+    (item,) = volumes["keys"]["secret"]["items"]
+    assert settings["NEARFAR_SERVE_LINK_KEYS"] == f"{mounts['keys']}/{item['path']}"
     query = scaled["spec"]["triggers"][0]["metadata"]["query"]
     assert set(METRIC.findall(query)) <= metric_names()
 
@@ -119,7 +131,28 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
 
 
+@pytest.mark.parametrize("folder", ["base", "overlays/keda"])
+def test_a_kustomization_names_resources_that_there_are(folder: str) -> None:
+    (custom,) = documents(f"kubernetes/{folder}/kustomization.yaml")
+    found = [FOLDER / "kubernetes" / folder / each for each in custom["resources"]]
+    assert found and all(each.exists() for each in found)
+    # kustomize refuses a file above the folder, and takes a folder there.
+    above = [path for path in found if FOLDER / "kubernetes" / folder not in path.parents]
+    assert all(path.is_dir() for path in above if ".." in path.parts)
+
+
+def test_the_alerts_ask_for_metrics_that_there_are() -> None:
+    (rules,) = documents("rules.yaml")
+    alerts = [rule for group in rules["groups"] for rule in group["rules"]]
+    asked = {name for rule in alerts for name in METRIC.findall(rule["expr"])}
+    assert len(alerts) >= 5 and asked <= metric_names()
+    assert all(rule["annotations"]["summary"] and rule["for"] for rule in alerts)
+
+
 def test_prometheus_scrapes_with_a_key() -> None:
     (config,) = documents("prometheus.yaml")
+    (compose,) = documents("compose.yaml")
+    mounts = [each.split(":") for each in compose["services"]["prometheus"]["volumes"]]
+    assert config["rule_files"] == [where for what, where, *_ in mounts if what == "./rules.yaml"]
     (job,) = config["scrape_configs"]
     assert job["authorization"]["type"] == "Bearer"

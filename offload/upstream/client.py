@@ -191,7 +191,6 @@ class Upstream:
         shown = next((each for each in names if each not in LISTED), self._asked)
         name = shown if self._asked in LISTED else self._asked
         self._card = _card(name, self._dialect, model.max_model_len)
-        self._card = _card(model.id[:MAX_NAME_LEN], self._dialect, model.max_model_len)
 
     @asynccontextmanager
     async def _posted(

@@ -23,6 +23,7 @@ from offload.errors import (
     RequestError,
     Unsupported,
 )
+from offload.hybrid.hybrid import Hybrid
 from offload.messages import (
     Delta,
     Finish,
@@ -51,6 +52,30 @@ async def chained() -> AsyncIterator[tuple[ScriptedEngine, Upstream]]:
     engine = ScriptedEngine(finish=Finish(reason="length", usage=Usage(prompt_tokens=4)))
     async with listening(engine) as server, aclosing(Upstream(f"{server.url}/v1")) as reached:
         yield engine, reached
+
+
+async def test_another_nearfar_is_named_by_its_model_and_asked_to_choose() -> None:
+    hybrid = Hybrid(ScriptedEngine(), None)
+    async with listening(hybrid) as server, aclosing(Upstream(f"{server.url}/v1")) as reached:
+        assert (await reached.connect()).name == "scripted"
+        assert (await read(reached))[0] == "one two three"
+    asked: list[str] = []
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/models"):
+            names = ("auto", "auto-local", "Big", "small")
+            data = [{"id": name, "owned_by": "nearfar"} for name in names]
+            return httpx.Response(200, json={"data": data})
+        asked.append(json.loads(request.content)["model"])
+        return httpx.Response(200, content=sse(piece("1", "stop"), "[DONE]"))
+
+    for wished, named, sent in (("", "Big", "auto"), ("auto-local", "Big", "auto-local")):
+        engine = Upstream("http://x/v1", model=wished, transport=httpx.MockTransport(reply))
+        assert (await engine.connect()).name == named
+        await read(engine)
+        assert asked.pop() == sent
+    other = Upstream("http://x/v1", model="small", transport=httpx.MockTransport(reply))
+    assert (await other.connect()).name == "small"
 
 
 async def test_our_own_endpoint_is_an_engine(chained: tuple[ScriptedEngine, Upstream]) -> None:

@@ -31,7 +31,7 @@ from offload.policy.serving.logistic import sigmoid  # noqa: E402
 HERE = ROOT / "benchmarks"
 TABLES, ANSWERS = HERE / "together", HERE / "policy_real"
 NEAR, FAR = ("Qwen2.5-Coder-0.5B", "SmolLM2-135M"), "Qwen2.5-Coder-1.5B"
-LOOKS = (4, 8, 16, 32, 64, 128)  # as offload/hybrid/acceptance.py looks
+LOOKS = (2, 4, 8, 16, 32, 64, 128)  # as offload/hybrid/acceptance.py looks
 SHOWN = ("rule of the first day", "near mean_logprob", "far mean_logprob", "far verdict")
 SHARES = (0.1, 0.2, 0.3, 0.5)
 RESAMPLES = 400

@@ -1,7 +1,7 @@
 """Acceptance of a near answer while it is written, for a reader who cannot take text back.
 
 What is accepted stands whatever comes, and a far model that is asked goes on from there. The rule
-judges the unfinished answer as it would a finished one, at its 4th, 8th, 16th ... token
+judges the unfinished answer as it would a finished one, at its 2nd, 4th, 8th ... token
 (benchmarks/together.py has what that costs). An answer whose worth lies in its end, as that to a
 question with numbers or options does, is judged when it is finished and not before.
 """
@@ -12,7 +12,7 @@ from offload.hybrid.handover import accepted
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.rule import Limit
 
-_FIRST_LOOK = 4  # tokens
+_FIRST_LOOK = 2  # tokens
 
 
 class Acceptance:

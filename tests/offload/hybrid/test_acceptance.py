@@ -98,7 +98,7 @@ def test_what_is_accepted_only_grows_and_ends_with_a_word() -> None:
         monitor.see(piece)
         acceptance.see(monitor)
         lengths.append(acceptance.length)
-    assert lengths == [0, 0, 0, 9, 9, 17, 23, 23]  # at the eighth token it is judged again
+    assert lengths == [0, 3, 6, 9, 9, 17, 23, 23]  # at the eighth token it is judged again
     assert "It is so because doubt no yes"[:9] == "It is so "
 
 

@@ -107,6 +107,7 @@ class AnswerTable:
         self.path = path
         self.found: dict[str, AnswerRow] = {}
         try:
+            require_file(path)
             content = _content(path) if path.exists() else b""
         except OSError as error:
             raise RequestError(

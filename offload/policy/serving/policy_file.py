@@ -56,7 +56,7 @@ class HeldOutQuestions(BaseStruct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         rows = (self.scores, self.gains, self.near_right, self.far_right)
-        if len(set(map(len, rows))) != 1 or not self.gains:
+        if len(set(map(len, rows))) != 1:
             raise RequestError("the held-out questions do not fit together; calibrate again")
 
 
@@ -125,6 +125,8 @@ def read_policy(path: Path) -> PolicyFile:
             f"the policy file {path} cannot be read ({cause(error)}); calibrate again, "
             "or set policy.min_logprob"
         ) from None
+    if not policy.held.gains:  # of one that is still being made
+        raise SettingsError(f"the policy file {path} has no held-out questions; calibrate again")
     if policy.version != VERSION:
         raise SettingsError(
             f"the policy file {path} is of version {policy.version}, this nearfar reads {VERSION}; "

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from backbone.nvml import GpuReading, read_gpus
 from offload.engine import Engine, LoadReporting, Replicated, fault_of
 from offload.messages import Delta, EngineLoad, Finish
 
@@ -39,6 +40,15 @@ class FaceGauges:
     queued: Gauge
 
 
+_GPU_GAUGES = (
+    ("gpu_utilization", "Share of the last moments in which a kernel ran.", "utilization"),
+    ("gpu_memory_used_bytes", "Memory of the GPU that is taken.", "memory_used_bytes"),
+    ("gpu_power_watts", "Power that the GPU draws.", "power_w"),
+    ("gpu_temperature_celsius", "Temperature of the GPU.", "temperature_c"),
+    ("gpu_energy_joules", "Energy since the driver was loaded.", "energy_j"),
+)
+
+
 class EngineMetrics(Collector):
     """Engine metrics: the engine's own figures, and the face's where the engine tells none.
 
@@ -60,6 +70,7 @@ class EngineMetrics(Collector):
         if self._engine is not None:
             up = fault_of(self._engine) is None
             yield self._gauge("engine_up", "1 while it can answer, 0 once it is broken.", up)
+        yield from self._of_gpus(read_gpus())
         if isinstance(self._engine, Replicated):
             yield self._replicas(self._engine.replica_counts())
         if load is not None:
@@ -78,6 +89,14 @@ class EngineMetrics(Collector):
             ("num_preemptions", "Answers that had to give way.", load.num_preemptions),
         ):
             yield CounterMetricFamily(f"{self._prefix}:{name}", text, value=value)
+
+    def _of_gpus(self, gpus: list[GpuReading]) -> Iterator[Metric]:
+        for name, text, field in _GPU_GAUGES if gpus else ():
+            gauge = GaugeMetricFamily(f"{self._prefix}:{name}", text, labels=["gpu", "name"])
+            for gpu in gpus:
+                if (value := getattr(gpu, field)) is not None:
+                    gauge.add_metric([str(gpu.index), gpu.name], value)
+            yield gauge
 
     def _replicas(self, counts: dict[str, int]) -> Metric:
         gauge = GaugeMetricFamily(

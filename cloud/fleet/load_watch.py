@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import psutil
 
+from backbone.nvml import GpuReading, read_gpus
 from cloud.fleet.autoscale import LoadSample
 from cloud.fleet.replica import Replica, ReplicaOptions
 from cloud.fleet.replica_placement import allowed_cores
@@ -49,14 +50,21 @@ def num_cores(options: ReplicaOptions) -> int:
 class LoadWatch:
     """Load watch of replicas; `sample` is meant to be called every second or so."""
 
-    def __init__(self, replicas: Replicas, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._replicas, self._clock = replicas, clock
+    def __init__(
+        self,
+        replicas: Replicas,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        gpus: Callable[[], list[GpuReading]] = read_gpus,
+    ) -> None:
+        self._replicas, self._clock, self._read_gpus = replicas, clock, gpus
         self._cpu = CpuUse(clock)
 
     def sample(self) -> LoadSample:
         """Return the load now. One that leaves is no longer counted, nor is what it still does."""
         replicas = self._replicas.replicas
-        shares = [self._use(replica) for replica in replicas if replica.is_ready]
+        gpus = self._read_gpus() if any(map(_gpu_of, replicas)) else []
+        shares = [self._use(replica, gpus) for replica in replicas if replica.is_ready]
         self._cpu.forget_all_but({replica.pid for replica in replicas if replica.is_ready})
         return LoadSample(
             at_s=self._clock(),
@@ -67,5 +75,13 @@ class LoadWatch:
             latency_s=self._replicas.latency.mean_s(),
         )
 
-    def _use(self, replica: Replica) -> float:
+    def _use(self, replica: Replica, gpus: list[GpuReading]) -> float:
+        """Return the use of a replica's own GPU, or of its cores where no GPU of it is read."""
+        for gpu in gpus:
+            if gpu.utilization is not None and gpu.is_named(_gpu_of(replica)):
+                return gpu.utilization
         return self._cpu.share(replica.pid, num_cores(replica.options))
+
+
+def _gpu_of(replica: Replica) -> str:
+    return replica.options.environment.get("CUDA_VISIBLE_DEVICES", "")

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from cloud.fleet.load_watch import CpuUse, num_cores
+from cloud.fleet.load_watch import CpuUse, LoadWatch, num_cores
 from cloud.fleet.recent_latency import RecentLatency
 from cloud.fleet.replica import ReplicaOptions
+from cloud.fleet.replicas import Replicas
+from tests.backbone.fake_nvml import fake_nvml
 
 
 class Clock:
@@ -48,6 +53,26 @@ def test_a_replica_computes_on_the_cores_it_has_and_the_threads_it_starts(
     assert num_cores(ReplicaOptions(cores=(0, 1), environment={"OMP_NUM_THREADS": "1"})) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert num_cores(ReplicaOptions(cores=(0, 1, 2))) == 2
+
+
+class Alone:
+    """A fleet of one replica on a GPU of its own."""
+
+    def __init__(self, gpu: str) -> None:
+        options = ReplicaOptions(environment={"CUDA_VISIBLE_DEVICES": gpu})
+        self.replicas = (SimpleNamespace(options=options, is_ready=True, pid=os.getpid()),)
+        self.num_ongoing, self.latency = 3, RecentLatency()
+
+
+def test_the_use_of_a_replica_with_a_gpu_is_that_of_its_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml([25, 100]))
+    shares = [
+        LoadWatch(cast(Replicas, Alone(gpu))).sample().utilization
+        for gpu in ("0", "1", "GPU-1a5f2d10", "7")
+    ]
+    assert shares == [0.25, 1.0, 1.0, 0.0], "of a GPU that is not read, that of the cores"
 
 
 def test_latency_is_that_of_the_answers_that_ended_lately() -> None:

@@ -285,6 +285,27 @@ async def test_axe_finds_nothing_serious(scheme: str, width: int) -> None:
             await tab.click("#open-sidebar")
         await tab.click("#open-settings")
         assert await serious(tab) == []
+        await tab.click("#preset-new")
+        assert await serious(tab) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_axe_finds_nothing_serious_where_a_text_leaves(scheme: str) -> None:
+    far = ScriptedEngine(("dear [EMAIL_1]",))
+    opened = office(far=far, forced="cloud")
+    async with serving(opened), page(bypass_csp=True, color_scheme=scheme) as tab:
+        await ready(opened, tab)
+        for question in ("mail bob@example.com", "and amy@example.com"):
+            await ask(tab, question)
+            await tab.locator("#consent[open]").wait_for()
+            assert await serious(tab) == []
+            await tab.click("#consent button[value=once]")
+            await tab.locator("#consent").wait_for(state="hidden")
+            await tab.locator(".route .badge.far").last.wait_for()
+        assert await serious(tab) == []
+        await tab.click("#open-ledger")
+        await tab.locator("#ledger[open]").wait_for()
+        assert await serious(tab) == []
 
 
 async def serious(tab: Any) -> list[str]:

@@ -161,7 +161,7 @@ def counts(engine: CloudEngine) -> Row:
         "steps": runner.num_steps,
         "compiled_graphs": torch._dynamo.utils.counters["stats"].get("unique_graphs", 0),
         "triton_variants": _triton_variants(),
-        "kv_blocks": engine.scheduler.pool.num_blocks,
+        "kv_blocks": engine.cache.num_blocks,
         "preemptions": engine.report().num_preemptions,
     }
 

@@ -37,7 +37,7 @@ from edge.llama.context import Context, ContextParams
 from edge.llama.kv_types import CacheShape, KvTypes
 from edge.llama.native_handles import Model
 from edge.small_gpu.options import KV_BITS
-from edge.small_gpu.ring_cache import Ring
+from engine.torch.kv.ring_cache import Ring
 from offload.pair import CLOUD_MODEL
 from quantize.calibration import encode
 from quantize.gguf import convert

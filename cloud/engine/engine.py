@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
+from collections.abc import Sequence as Items
 from functools import partial
 from pathlib import Path
 
+from backbone.errors import NearfarError
 from backbone.files import expanded
 from backbone.process_limits import is_out_of_memory
 from backbone.sampler_factory import sampler_for
@@ -16,20 +17,23 @@ from backbone.schema import Schemas, of_tokenizer
 from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
 from cloud.engine.response_cache import ResponseCache
+from engine.draft_gate import StepTimes
+from engine.prompt_lookup import PromptLookup
 from engine.torch.auto_choice import CHOICES_FILE, settled
-from engine.torch.continuous_batching import NO_MEMORY, Batching
-from engine.torch.engine_loop import BROKEN, EngineLoop, EventMailbox, Item
+from engine.torch.continuous_batching import FAR_FAILURES, Batching
+from engine.torch.engine_loop import FAR_LOOP, EngineLoop, EventMailbox
 from engine.torch.loading import LoadedModel, load_model
 from engine.torch.options import EngineOptions
 from engine.torch.overlapped_batching import OverlappedBatching
-from engine.torch.request_state import RequestState, encode_request
-from engine.torch.sequence import QueueLane
+from engine.torch.prompt import prompt_tokens, scored
+from engine.torch.request_state import Item, RequestState
+from engine.torch.sequence import QueueLane, Sequence
 from engine.torch.step_profile import StepProfile
 from engine.torch.tp_launcher import launch_workers
 from offload.asker import asker
 from offload.config.places import places
 from offload.engine import AnswerStream
-from offload.errors import EngineStopped, Overloaded
+from offload.errors import ContextLengthError, EngineStopped, Overloaded
 from offload.messages import Delta, EngineLoad, Finish, ModelCard, Request
 from offload.own_sampling import sampling_of_folder
 from offload.priority import priority
@@ -37,6 +41,7 @@ from offload.prompt_length import require_short
 from offload.reading import listener
 from quantize.model_files import model_files
 
+_TOKEN_COST = 0.1  # of a step, for each drafted token: the weights are read anyway
 _STUCK_S = 5.0  # for a step that may wait for a dead process, and cannot be interrupted
 
 
@@ -67,7 +72,7 @@ class CloudEngine(Tokenized):
         # For tests and benchmarks, which watch steps and change what they compute.
         self.runner, self.cache, self.scheduler = model.runner, model.cache, model.scheduler
         self.batching = _batching(model, options)
-        self._loop = EngineLoop(self.batching, self._mail.deliver, step_profile)
+        self._loop = EngineLoop(self.batching, self._mail.deliver, step_profile=step_profile)
         self._closed = False
 
     def card(self) -> ModelCard:
@@ -76,7 +81,7 @@ class CloudEngine(Tokenized):
 
     def prompt_tokens(self, request: Request) -> list[int]:
         """Return the tokens of a whole request, however long. Raises RequestError."""
-        return encode_request(request, self.tokenizer, sys.maxsize)
+        return prompt_tokens(self.tokenizer, request, writes_plain=False)
 
     @property
     def kv_bytes(self) -> int:
@@ -96,7 +101,7 @@ class CloudEngine(Tokenized):
         if self._closed:
             return None
         # Of a process that died while nothing was computed, no step has told the loop.
-        return self.launcher.lost() or (BROKEN if self._loop.broken else None)
+        return self.launcher.lost() or (FAR_LOOP.broken if self._loop.broken else None)
 
     async def generate(self, request: Request) -> AnswerStream:
         """Stream an answer; see offload.engine.Engine."""
@@ -116,22 +121,20 @@ class CloudEngine(Tokenized):
         inbox: asyncio.Queue[Item] = asyncio.Queue()
         state = RequestState(
             request,
-            prompt,
-            sampler,
+            self._sequence(request, prompt, sampler, received_s),
             self.tokenizer,
-            max_model_len=self._card.max_model_len,
             received_s=received_s,
             post=partial(self._mail.post, (asyncio.get_running_loop(), inbox)),
-            lane=QueueLane(asker(), priority() == "batch"),
-            max_draft=self._num_speculative_tokens,
             progress=listener(),
         )
         self._loop.add(state)
         try:
             answer: list[Delta | Finish] = []
             while not answer or not isinstance(answer[-1], Finish):
-                answer.append(await inbox.get())
-                yield answer[-1]
+                posted = await inbox.get()
+                assert not isinstance(posted, NearfarError), "on the far side a Finish tells of it"
+                answer.append(posted)
+                yield posted
             self._response_cache.put(key, answer)
         finally:
             self._loop.cancel(state)
@@ -151,10 +154,12 @@ class CloudEngine(Tokenized):
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            raise Overloaded(NO_MEMORY) from None
+            raise Overloaded(FAR_FAILURES.memory) from None
 
     def _prepare(self, request: Request) -> tuple[list[int], Sampler]:
-        prompt = encode_request(request, self.tokenizer, self._card.max_model_len)
+        prompt = self.prompt_tokens(request)
+        if len(prompt) >= self._card.max_model_len:
+            raise ContextLengthError(len(prompt), self._card.max_model_len)
         sampler = sampler_for(
             request.sampling,
             prompt,
@@ -164,6 +169,24 @@ class CloudEngine(Tokenized):
             ends=self.tokenizer.eos_token_ids,
         )
         return prompt, sampler
+
+    def _sequence(
+        self, request: Request, prompt: list[int], sampler: Sampler, received_s: float
+    ) -> Sequence:
+        device, asked = asker(), request.sampling
+        salts = (device, request.cache_salt)
+        drafts = self._num_speculative_tokens if sampler.takes_drafts else 0
+        return Sequence(
+            prompt,
+            max_tokens=min(asked.max_tokens, self._card.max_model_len - len(prompt)),
+            sampler=sampler,
+            deadline_s=received_s + (request.deadline_s or float("inf")),
+            num_alternatives=asked.logprobs,
+            scores=scored(self.tokenizer, request, prompt),
+            lane=QueueLane(device, priority() == "batch"),
+            salt="\n".join(salts) if any(salts) else "",
+            drafter=partial(_lookup, drafts) if drafts else None,
+        )
 
     def _require_running(self) -> None:
         if self._closed:
@@ -176,6 +199,10 @@ def _step_profile(options: EngineOptions) -> StepProfile | None:
     if not options.profile:
         return None
     return StepProfile(expanded(options.profile), options.torch_device())
+
+
+def _lookup(max_draft: int, tokens: Items[int]) -> PromptLookup:
+    return PromptLookup(tokens, max_draft=max_draft, times=StepTimes(token_cost=_TOKEN_COST))
 
 
 def _batching(model: LoadedModel, options: EngineOptions) -> Batching:

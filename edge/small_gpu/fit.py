@@ -10,7 +10,7 @@ import torch
 from backbone.config import NetworkConfig
 from edge.llama.fit import CACHE_SHARE, COMFORTABLE_LEN, LEAST_LEN, MARGIN, MB, DoesNotFit
 from edge.small_gpu.options import TorchOptions
-from edge.small_gpu.ring_cache import Ring, RingTables
+from engine.torch.kv.ring_cache import Ring, RingTables
 from quantize.model_files import ModelFiles
 
 

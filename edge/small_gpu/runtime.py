@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Items
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from queue import SimpleQueue
 import torch
 
 from backbone.config import NetworkConfig
+from backbone.cpu_network import CpuNetwork, fits_cpu_network
 from backbone.errors import NearfarError
 from backbone.network import Network
 from backbone.process_limits import is_out_of_memory
@@ -25,22 +26,26 @@ from backbone.schema import Schemas, of_tokenizer
 from backbone.terminal_text import readable
 from backbone.tokenized import Tokenized
 from edge.llama.fit import DoesNotFit
-from edge.small_gpu.batch import NO_MEMORY, Batch
-from edge.small_gpu.block_store import LAYOUT
 from edge.small_gpu.device import context_len, device_of, dtype_of, free_bytes_of
 from edge.small_gpu.fit import RingPlan, fitting_plan
-from edge.small_gpu.loop import RingLoop
+from edge.small_gpu.governed_step import governed
 from edge.small_gpu.options import TorchOptions
-from edge.small_gpu.prompt import begun, pinned, prompt_tokens, stops
-from edge.small_gpu.ring_cache import RingTables
-from edge.small_gpu.sequence import Item, RingSequence, RingTask
-from edge.small_gpu.slots import RingSlot, RingSlots
-from edge.small_gpu.step import Step, governed, laid_out, lookup_for
-from edge.small_gpu.token_healing import TextConstraints
-from engine.answer_state import Deadline
 from engine.draft_gate import DraftGate
 from engine.drafts import GatedDrafter
+from engine.prompt_lookup import PromptLookup
 from engine.sessions import SessionStore
+from engine.torch.continuous_batching import Batching, FailureTexts
+from engine.torch.engine_loop import EngineLoop, EventMailbox, LoopOptions
+from engine.torch.kv.block_store import LAYOUT
+from engine.torch.kv.ring_cache import RingTables
+from engine.torch.kv.ring_slots import RingSlot, RingSlots
+from engine.torch.prompt import begun, pinned, prompt_tokens, scored, stops
+from engine.torch.request_state import Item, RequestState
+from engine.torch.ring_store import RingAttention, RingStore
+from engine.torch.runner import Runner
+from engine.torch.scheduler import Scheduler
+from engine.torch.sequence import HeldConversation, QueueLane, Sequence
+from engine.torch.token_healing import TextConstraints
 from engine.window import Pins
 from offload.asker import asker
 from offload.chat_turns import PLAIN_TOLD
@@ -50,11 +55,26 @@ from offload.messages import Delta, Finish, ModelCard, Request
 from offload.own_sampling import sampling_of_folder
 from offload.prompt_length import require_short
 from offload.reading import listener
-from quantize.loading import as_coded, read_network
+from quantize.loading import as_coded, has_coded_layers, read_network
 from quantize.model_files import model_files, tokenizer_of
 from quantize.packed_products import quickest
 
 _log = logging.getLogger("nearfar.prompt")
+
+PIECE = 64  # tokens of a prompt in one step while others write
+FAILURES = FailureTexts(
+    not_a_number="the model's output is no number; its weights are damaged, or overflow in this "
+    "precision: set dtype to float32 or bfloat16",
+    step="the model could not be computed ({}); ask again, and if it stays so, fetch it again",
+    memory="the memory is full; set edge.max_model_len or edge.max_num_seqs lower, or close "
+    "programs",
+)
+LOOP = LoopOptions(
+    name="nearfar-edge",
+    closed="this engine is closed; load the model again",
+    broken="the near engine broke down; start it again",
+    finishes=True,
+)
 
 __all__ = ["TorchEdgeEngine", "TorchOptions"]
 
@@ -91,11 +111,13 @@ class TorchEdgeEngine(Tokenized):
                 made=quickest if options.fast_linear else as_coded,
             )
             network.config = replace(network.config, rope_len=self._plan.limit)
-            self.network = laid_out(network, self._plan.num_slots)
-            self.loop = RingLoop(*self.make_batch())
+            self.network = _laid_out(network, self._plan.num_slots)
+            batching, self.slots = self.make_batching()
+            self._mail = EventMailbox()
+            self.loop = EngineLoop(batching, self._mail.deliver, LOOP, at_end=self.slots.leave_all)
         except Exception as error:
             if is_out_of_memory(error):
-                raise DoesNotFit(NO_MEMORY) from None
+                raise DoesNotFit(FAILURES.memory) from None
             raise
         # An engine that is dropped without being closed does not leave its thread behind.
         weakref.finalize(self, self.loop.stop)
@@ -110,7 +132,7 @@ class TorchEdgeEngine(Tokenized):
             self._files, config, options, limit=limit, dtype=self._dtype, free_bytes=free_bytes
         )
 
-    def make_batch(self) -> tuple[Batch, RingSlots]:
+    def make_batching(self) -> tuple[Batching, RingSlots]:
         # Nothing here may hold the engine, or the loop's thread would keep it alive.
         network, plan, options = self.network, self._plan, self.options
         device, dtype = self._device, self._dtype
@@ -121,13 +143,19 @@ class TorchEdgeEngine(Tokenized):
             return RingSlot(ring, sliding=options.window != 0)
 
         slots = RingSlots(make_slot, plan.num_slots, self._store(plan))
-        batch = Batch(
-            slots,
-            governed(Step(network), device, options.num_threads),
-            max_num_batched_tokens=options.max_num_batched_tokens,
-            max_draft_tokens=options.max_draft_tokens,
+        store = RingStore(slots)
+        attention = RingAttention(store, device)
+        runner = Runner(network, attention, attention.batch)
+        scheduler = Scheduler(
+            store,
+            max_num_seqs=plan.num_slots,
+            # However many write, a prompt gets on.
+            max_num_batched_tokens=max(options.max_num_batched_tokens, plan.num_slots),
+            mixed_prefill_tokens=PIECE,
+            max_drafting=1,
         )
-        return batch, slots
+        step = governed(runner.step, device, options.num_threads)
+        return Batching(scheduler, step, FAILURES), slots
 
     def _store(self, plan: RingPlan) -> SessionStore | None:
         options = self.options
@@ -167,27 +195,21 @@ class TorchEdgeEngine(Tokenized):
 
         Raises RequestError for what this model cannot take, ContextLengthError among them.
         """
-        received, gone = time.monotonic(), threading.Event()
+        received = time.monotonic()
         require_short(request, self.max_model_len, forgets=self.options.window != 0)
-        loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Item] = asyncio.Queue()
-
-        def post(item: Item) -> None:
-            # The loop may be gone when the program is stopped in mid-answer.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(queue.put_nowait, item)
-
+        post = partial(self._mail.post, (asyncio.get_running_loop(), queue))
         await self._schemas.tried(request.sampling.json_schema)
         # Tokenizing a long prompt, or compiling a schema, would hold up everybody else's.
         # Which runs in this task's context, and so finds who hears of the reading.
-        task = await asyncio.to_thread(self.make_task, request, gone, received)
-        self.loop.add(RingSequence(task, self.tokenizer, post))
+        state = await asyncio.to_thread(self.make_state, request, post, received)
+        self.loop.add(state)
         try:
             while not isinstance(item := await queue.get(), Finish):
                 yield _delta(item)
             yield item
         finally:
-            gone.set()
+            self.loop.cancel(state)
 
     def answer(
         self,
@@ -200,49 +222,67 @@ class TorchEdgeEngine(Tokenized):
 
         `received`, of time.monotonic(), is when the request's deadline began to count.
         """
-        received, gone = received or time.monotonic(), cancelled or threading.Event()
         queue: SimpleQueue[Item] = SimpleQueue()
-        task = self.make_task(request, gone, received)
-        self.loop.add(RingSequence(task, self.tokenizer, queue.put))
+        state = self.make_state(request, queue.put, received or time.monotonic(), cancelled)
+        self.loop.add(state)
         try:
             while not isinstance(item := queue.get(), Finish):
                 yield _delta(item)
             yield item
         finally:
-            gone.set()
+            self.loop.cancel(state)
 
-    def make_task(self, request: Request, gone: threading.Event, received: float) -> RingTask:
+    def make_state(
+        self,
+        request: Request,
+        post: Callable[[Item], None],
+        received: float,
+        gone: threading.Event | None = None,
+    ) -> RequestState:
         """Return a request made ready. Raises RequestError."""
         self._require_open()
         request = self._own.settled(request)
-        vocab_size = self.network.config.vocab_size
         whole = prompt_tokens(self.tokenizer, request)
         pins = self._pins(request, whole)
         prompt, text = begun(self.tokenizer, self.text_constraints.healer, request, whole)
+        asked = request.sampling
         sampler = sampler_for(
-            request.sampling,
+            asked,
             prompt,
             begun=request.answer_prefix,
-            vocab_size=vocab_size,
+            vocab_size=self.network.config.vocab_size,
             schemas=self._schemas,
             ends=self.tokenizer.eos_token_ids,
         )
-        copied = lookup_for(sampler, prompt, self.options.max_draft_tokens)
-        return RingTask(
-            request=request,
-            prompt=prompt,
-            pins=pins.within(len(prompt)),
+        drafts = self.options.max_draft_tokens > 0 and sampler.takes_drafts
+        sequence = Sequence(
+            prompt,
+            max_tokens=asked.max_tokens,
             sampler=sampler,
-            drafter=None if copied is None else GatedDrafter(copied, self._gate),
-            spelling=self.text_constraints.bind(text, sampler),
-            deadline=Deadline(request, gone, received),
-            received=received,
+            deadline_s=received + (request.deadline_s or float("inf")),
+            num_alternatives=asked.logprobs,
+            scores=scored(self.tokenizer, request, prompt),
+            lane=QueueLane(asker()),
+            drafter=partial(_gated, self._gate, self.options.max_draft_tokens) if drafts else None,
+            conversation=HeldConversation(
+                pins=pins.within(len(prompt)),
+                owner=(asker(), request.cache_salt),
+                session=_kept_as(request),
+                # A prompt whose tokens are all to be judged is read from its start.
+                reuse=self.options.enable_prefix_caching and not asked.prompt_logprobs,
+            ),
+        )
+        return RequestState(
+            request,
+            sequence,
+            self.tokenizer,
+            received_s=received,
+            post=post,
+            side="edge",
             stops=self._stops(request),
-            owner=(asker(), request.cache_salt),
+            spelling=self.text_constraints.bind(text, sampler),
             progress=listener(),
-            session=_kept_as(request),
-            # A prompt whose tokens are all to be judged is read from its start.
-            reuse=self.options.enable_prefix_caching and not request.sampling.prompt_logprobs,
+            gone=gone,
         )
 
     def _stops(self, request: Request) -> tuple[str, ...]:
@@ -267,7 +307,8 @@ class TorchEdgeEngine(Tokenized):
     async def forget(self, session: str) -> None:
         """Forget a conversation's KV cache, in memory and on disk."""
         self._require_open()
-        await asyncio.to_thread(self.loop.forget, _name(session, asker()))
+        forget = partial(self.slots.forget, _name(session, asker()))
+        await asyncio.to_thread(self.loop.call, forget)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -282,8 +323,11 @@ class TorchEdgeEngine(Tokenized):
     def close(self) -> None:
         """Keep the conversations and end the thread, for callers without an event loop."""
         self._closed = True
-        self.loop.stop()
-        self.loop.join()
+        self.loop.close()
+
+
+def _gated(gate: DraftGate, max_draft: int, tokens: Items[int]) -> GatedDrafter:
+    return GatedDrafter(PromptLookup(tokens, max_draft=max_draft), gate)
 
 
 def _delta(item: Item) -> Delta:
@@ -307,3 +351,21 @@ def _name(session: str, owner: str) -> str:
 def _num_parameters(config: NetworkConfig) -> int:
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in Network(config).parameters())
+
+
+def _laid_out(network: Network, num_answers: int) -> Network | CpuNetwork:
+    """Return the network as its steps are computed: on a CPU, plain weights are packed.
+
+    Not where one answer at a time is written in float32: eight rows take half the time of weights
+    as they lie, but one row takes up to half more. The network may be taken apart for it. Either
+    hands over keys before their rotation, see Ring.
+    """
+    weight = network.embed_tokens.weight
+    pays = num_answers > 1 or weight.dtype != torch.float32
+    if (
+        pays
+        and not has_coded_layers(network)
+        and fits_cpu_network(network.config, weight.device, weight.dtype)
+    ):
+        return CpuNetwork(network, 0)
+    return network

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from backbone.errors import SchemaRefusal
+from backbone.errors import CheckpointError, NearfarError
 from backbone.process_limits import is_out_of_memory
 from engine.torch.request_state import RequestState
 from engine.torch.runner import Step
@@ -20,17 +21,32 @@ from offload.messages import FinishReason
 
 _log = logging.getLogger(__name__)
 
-NOT_A_NUMBER = "the model's arithmetic overflowed on this request; ask again or shorten it"
-STEP_FAILED = "the cloud could not compute this request ({}); ask again"
-NO_MEMORY = "the cloud has no memory left for this request; ask again later"
+
+@dataclass(frozen=True, kw_only=True)
+class FailureTexts:
+    """Failure texts: what is told where a request cannot be computed; `step` names the kind."""
+
+    not_a_number: str
+    step: str
+    memory: str
+
+
+FAR_FAILURES = FailureTexts(
+    not_a_number="the model's arithmetic overflowed on this request; ask again or shorten it",
+    step="the cloud could not compute this request ({}); ask again",
+    memory="the cloud has no memory left for this request; ask again later",
+)
 
 
 class Batching:
     """Batching of all answers: moves them forward a step at a time; lives in one thread."""
 
-    def __init__(self, scheduler: Scheduler, step: Step) -> None:
+    def __init__(
+        self, scheduler: Scheduler, step: Step, failures: FailureTexts = FAR_FAILURES
+    ) -> None:
         self.scheduler = scheduler
         self.run_step = step
+        self._failures = failures
         self._answers: dict[Tokens, RequestState] = {}
 
     @property
@@ -47,7 +63,12 @@ class Batching:
         if not answer.ended:
             self._end(answer.sequence, "cancelled")
 
-    def abort(self, error: str) -> None:
+    def refuse_waiting(self, error: NearfarError) -> None:
+        """End the answers that have no place yet."""
+        for sequence in list(self.scheduler.waiting):
+            self._end(sequence, "error", error)
+
+    def abort(self, error: NearfarError) -> None:
         """End every answer with an error, for good: what the scheduler holds is not freed."""
         for answer in self._answers.values():
             answer.end("error", error)
@@ -67,15 +88,27 @@ class Batching:
         self.scheduler.check_integrity()
 
     def _end_overdue(self) -> None:
+        for answer in [each for each in self._answers.values() if each.is_gone]:
+            self._end(answer.sequence, "cancelled")
         for sequence in self.scheduler.expired(time.monotonic()):
             self._end(sequence, "deadline")
 
     def _plan(self) -> list[Slice]:
         slices = self.scheduler.schedule()
+        while self._end_refused() and not slices:
+            slices = self.scheduler.schedule()
         now_s = time.monotonic()
         for slice_ in slices:
             self._answers[slice_.sequence].start(now_s)
         return slices
+
+    def _end_refused(self) -> bool:
+        """End the answers for which there is no room any more; whether there were any."""
+        refused = self.scheduler.take_refused()
+        for sequence, error in refused:
+            is_full = sequence.num_generated > 0
+            self._end(sequence, "length" if is_full else "error", None if is_full else error)
+        return bool(refused)
 
     def _compute(self, slices: list[Slice]) -> None:
         if not slices:
@@ -88,8 +121,11 @@ class Batching:
         except Exception as error:
             self._recover(slices, error)
             return
-        num_tokens = sum(slice_.num_tokens for slice_ in slices)
-        self.scheduler.token_budget.observe(num_tokens, time.monotonic() - began_s)
+        num_tokens, step_s = sum(each.num_tokens for each in slices), time.monotonic() - began_s
+        self.scheduler.token_budget.observe(num_tokens, step_s)
+        if len(slices) <= self.scheduler.max_drafting:
+            for slice_, result in zip(slices, results, strict=True):
+                slice_.sequence.observe(len(slice_.draft), len(result.chosen) - 1, step_s)
         self._apply(slices, results)
 
     def _recover(self, slices: list[Slice], error: Exception) -> None:
@@ -102,9 +138,10 @@ class Batching:
                 _log.warning("out of memory: at most %d tokens a step", self.scheduler.budget)
                 _empty_cache()
             else:
-                self._end(slices[0].sequence, "error", NO_MEMORY)
+                self._end(slices[-1].sequence, "error", NearfarError(self._failures.memory))
         elif len(slices) == 1:
-            self._end(slices[0].sequence, "error", STEP_FAILED.format(type(error).__name__))
+            told = CheckpointError(self._failures.step.format(type(error).__name__))
+            self._end(slices[0].sequence, "error", told)
         else:
             for slice_ in slices:
                 self._compute([slice_])
@@ -113,26 +150,31 @@ class Batching:
         for slice_, result in zip(slices, results, strict=True):
             if result.is_broken:
                 # Not counted as computed: blocks with NaN in them must not be found by others.
-                self._end(slice_.sequence, "error", NOT_A_NUMBER)
+                told = CheckpointError(self._failures.not_a_number)
+                self._end(slice_.sequence, "error", told)
             else:
                 self._take(slice_, result)
 
     def _take(self, slice_: Slice, result: StepResult) -> None:
-        answer, reason, error = self._answers[slice_.sequence], None, None
+        answer = self._answers[slice_.sequence]
+        reason: FinishReason | None = None
+        error: NearfarError | None = None
         answer.score(result.scored)
         num_rejected = len(slice_.draft) + 1 - len(result.chosen) if result.chosen else 0
         try:
             if result.chosen:
                 reason = answer.accept(result.chosen)
-        except SchemaRefusal as refusal:
-            reason, error = "error", str(refusal)
+        except NearfarError as refusal:
+            reason, error = "error", refusal
         self.scheduler.mark_computed(slice_, num_rejected)
         answer.read()
         if reason is not None:
             self._end(slice_.sequence, reason, error)
 
-    def _end(self, sequence: Tokens, reason: FinishReason, error: str | None = None) -> None:
-        self.scheduler.remove(sequence)
+    def _end(
+        self, sequence: Tokens, reason: FinishReason, error: NearfarError | None = None
+    ) -> None:
+        self.scheduler.remove(sequence, spoilt=error is not None)
         self._answers.pop(sequence).end(reason, error)
 
 

@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,11 +26,13 @@ from backbone.tokenizer import Tokenizer
 from engine.torch.attention import attention_backend
 from engine.torch.kv.blocks import BlockPool
 from engine.torch.kv.kv_cache import KVCache, block_bytes, num_blocks_for, span_of
+from engine.torch.kv_store import PagedStore
 from engine.torch.memory import require_memory, run_largest_step
 from engine.torch.options import EngineOptions
 from engine.torch.process_memory import return_large_pieces, trim_heap
 from engine.torch.runner import Runner, on_device
 from engine.torch.scheduler import Scheduler
+from engine.torch.step import build_batch
 from engine.torch.tensor_parallel import Group, Rendezvous, with_sums
 from offload.errors import SettingsError
 from offload.messages import ModelCard
@@ -105,7 +108,8 @@ def _load(
     cache = _cache(config, options, max_model_len, group)
     attention = attention_backend(options.attention_backend, config, cache, options.torch_dtype())
     graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
-    runner = Runner(runnable, attention, options.block_size, graphs, group)
+    lay_out = partial(build_batch, block_size=options.block_size, device=device)
+    runner = Runner(runnable, attention, lay_out, graphs, group)
     if device.type == "cuda":
         runner.warm_up(cache)
     return LoadedModel(
@@ -202,8 +206,10 @@ def _graphs(
 
 def _scheduler(config: NetworkConfig, cache: KVCache, options: EngineOptions) -> Scheduler:
     return Scheduler(
-        BlockPool(cache.num_blocks, enable_prefix_caching=options.enable_prefix_caching),
-        span=span_of(config, cache.block_size),
+        PagedStore(
+            BlockPool(cache.num_blocks, enable_prefix_caching=options.enable_prefix_caching),
+            span_of(config, cache.block_size),
+        ),
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.step_tokens(),
         short_first_s=options.short_first_s,

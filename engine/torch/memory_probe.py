@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -27,7 +28,7 @@ from engine.torch.options import EngineOptions
 from engine.torch.process_memory import resident_bytes, return_large_pieces, trim_heap, watch_memory
 from engine.torch.runner import Runner
 from engine.torch.sequence import Sequence as Tokens
-from engine.torch.step import Slice
+from engine.torch.step import Slice, build_batch
 from quantize.model_files import model_files
 
 _PROMPTS_AT_ONCE = (1, 3, 8)  # pieces of other sizes are laid out otherwise on the heap
@@ -52,7 +53,8 @@ def measure(config: NetworkConfig, options: EngineOptions) -> int:
         dtype=options.cache_dtype(),
     )
     attention = attention_backend(options.attention_backend, config, cache, options.torch_dtype())
-    runner = Runner(network, attention, options.block_size)
+    lay_out = partial(build_batch, block_size=options.block_size, device=torch.device("cpu"))
+    runner = Runner(network, attention, lay_out)
     trim_heap()
     before = resident_bytes()
     # As the engine does, in a thread that the C library gives a heap of its own.

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from engine.torch.continuous_batching import Batching
+from engine.torch.continuous_batching import FAR_FAILURES, Batching, FailureTexts
 from engine.torch.request_state import RequestState
 from engine.torch.runner import Step
 from engine.torch.scheduler import Scheduler
@@ -26,8 +26,14 @@ Launch = Callable[[Sequence[Slice], "StepInFlight | None"], StepInFlight]
 class OverlappedBatching(Batching):
     """Overlapped batching: one step at most is under way; its results are applied a turn later."""
 
-    def __init__(self, scheduler: Scheduler, step: Step, launch: Launch) -> None:
-        super().__init__(scheduler, step)
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        step: Step,
+        launch: Launch,
+        failures: FailureTexts = FAR_FAILURES,
+    ) -> None:
+        super().__init__(scheduler, step, failures)
         self.launch = launch
         self._in_flight: StepInFlight | None = None
         self._finished_s = 0.0

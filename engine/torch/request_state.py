@@ -1,19 +1,20 @@
-"""A request in the engine: the tokens of its prompt, and the state of its answer."""
+"""A request in the engine: its sequence, and the state of its answer."""
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from backbone.errors import TemplateRefusal
-from backbone.sampling import Ranked, Sampler
+from backbone.errors import NearfarError
+from backbone.sampling import Ranked
 from backbone.text_stream import TextStream
 from backbone.tokenizer import Tokenizer
-from engine.torch.sequence import QueueLane
+from engine.token_healing import KnownEnd
 from engine.torch.sequence import Sequence as Tokens
 from engine.torch.step import NextToken, Scored
-from offload.chat_turns import require_known, require_place, turns
-from offload.errors import ContextLengthError, RequestError, Unsupported
+from engine.torch.token_healing import TextConstraint
 from offload.messages import (
     Alternative,
     Delta,
@@ -26,115 +27,66 @@ from offload.messages import (
 )
 from offload.own_sampling import sampled
 from offload.reading import Progress, PromptReading
-from offload.scored_turn import scored_places
 from offload.thinking import opened, tail_of
 
-Post = Callable[["Delta | Finish"], None]
-
-
-def encode_request(request: Request, tokenizer: Tokenizer, max_model_len: int) -> list[int]:
-    """Return the prompt's tokens, and behind them those of the answer that has begun.
-
-    Raises RequestError where the model cannot take it.
-    """
-    if request.prompt_token_ids:
-        require_known(request, tokenizer.max_token_id + 1)
-        tokens = list(request.prompt_token_ids)
-    elif request.prompt is not None:
-        if request.tools:
-            raise Unsupported("tools need messages and a chat template; a raw prompt has neither")
-        if request.suffix:
-            tokens = tokenizer.encode_around(request.prompt, request.suffix)
-        else:
-            tokens = tokenizer.encode(request.prompt, answer_prefix=request.answer_prefix)
-    else:
-        tokens = _encode_messages(request, tokenizer)
-    if not tokens:
-        raise RequestError("the prompt has no tokens; write a question")
-    if len(tokens) >= max_model_len:
-        raise ContextLengthError(len(tokens), max_model_len)
-    return tokens
-
-
-def _encode_messages(request: Request, tokenizer: Tokenizer) -> list[int]:
-    _require_template(request, tokenizer.template_for(request.tools))
-    try:
-        return tokenizer.encode_chat(
-            turns(request),
-            tools=request.tools,
-            answer_prefix=request.answer_prefix,
-            options=request.template_options,
-        )
-    except TemplateRefusal as error:
-        raise RequestError(str(error)) from None
-
-
-def _require_template(request: Request, template: str | None) -> None:
-    """Refuse what a template would leave out in silence."""
-    if template is None:
-        raise Unsupported("this model has no chat template; ask it with a plain prompt")
-    require_place(request, template)
-
-
-def _scores(
-    request: Request, prompt: list[int], tokenizer: Tokenizer, max_model_len: int
-) -> range | None:
-    if not request.sampling.prompt_logprobs:
-        return None
-    return scored_places(
-        request, prompt, lambda other: encode_request(other, tokenizer, max_model_len)
-    )
+Item = Delta | Finish | NearfarError
+Side = Literal["edge", "cloud"]
 
 
 class RequestState:
-    """The answer to one request: turns step results into Deltas, and decides when it ends."""
+    """The answer to one request: turns step results into Deltas, and decides when it ends.
+
+    `post` takes every Delta and the one Finish, in the thread that runs the steps. On the edge an
+    error that comes before the first token is posted instead, to be raised.
+    """
 
     def __init__(
         self,
         request: Request,
-        prompt: list[int],
-        sampler: Sampler,
+        sequence: Tokens,
         tokenizer: Tokenizer,
         *,
-        max_model_len: int,
         received_s: float,
-        post: Post,
-        lane: QueueLane = QueueLane(),  # noqa: B008
-        max_draft: int = 0,
+        post: Callable[[Item], None],
+        side: Side = "cloud",
+        stops: Sequence[str] = (),
+        spelling: TextConstraint | None = None,
         progress: Progress | None = None,
+        gone: threading.Event | None = None,
     ) -> None:
-        """`progress` is told how much of the prompt has been read."""
-        self._progress = progress
-        self._reading: PromptReading | None = None  # since the first step
+        """`stops` end the answer beside the request's own, `gone` is set when nobody reads it.
+
+        `spelling` is what its first tokens must spell once more, and the reader has already.
+        """
+        self.sequence = sequence
         self._tokenizer = tokenizer
+        self._side: Side = side
         self._sampled = sampled(request.sampling)
-        self._text = TextStream(request.sampling.stop)
+        self._text = TextStream((*request.sampling.stop, *stops))
         self._ends = {*tokenizer.eos_token_ids, *request.sampling.stop_token_ids}
+        prompt = sequence.tokens
         self._opened = opened(request, tokenizer.written(tail_of(prompt)))
+        self._spelling = spelling
+        self._known = KnownEnd(spelling.text if spelling else b"")
+        self._progress = progress
+        self._reading: PromptReading | None = None
+        self._gone = gone
         self._post = post
         self._received_s = received_s
         self._started_s: float | None = None
         self._first_token_s: float | None = None
         self._shows_alternatives = request.sampling.logprobs > 0
-        scores = _scores(request, prompt, tokenizer, max_model_len)
         self._prompt_tokens: list[PromptToken] = []
         self.ended = False
-        salts = (lane.device, request.cache_salt)
-        self.sequence = Tokens(
-            prompt,
-            max_tokens=min(request.sampling.max_tokens, max_model_len - len(prompt)),
-            sampler=sampler,
-            deadline_s=received_s + (request.deadline_s or float("inf")),
-            num_alternatives=request.sampling.logprobs,
-            scores=scores,
-            lane=lane,
-            salt="\n".join(salts) if any(salts) else "",
-            max_draft=max_draft,
-        )
-        if scores is not None:
+        if sequence.num_scored is not None:
             self._prompt_texts = tokenizer.token_texts(prompt)
-            if scores.start == 1:
+            if sequence.num_scored == 1:
                 self._prompt_tokens.append(PromptToken(prompt[0], self._prompt_texts[0], None))
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody reads it any more."""
+        return self._gone is not None and self._gone.is_set()
 
     def start(self, now_s: float) -> None:
         """Note the first step that works on this answer."""
@@ -144,7 +96,7 @@ class RequestState:
             self._reading = PromptReading(self._progress, held, whole)
 
     def read(self) -> None:
-        """Tell how far the prompt has been read, until the first token is there."""
+        """Tell who hears of it how much of the prompt is computed."""
         if self._reading is not None and self._first_token_s is None:
             self._reading.tell(self.sequence.num_computed)
 
@@ -162,33 +114,56 @@ class RequestState:
 
         Tokens behind the end are dropped. Each token is said by itself, also of those that one step
         brought: its confidence belongs to its own text. Raises SchemaRefusal where no token
-        can follow.
+        can follow, and RequestError where none spells the end of the answer's beginning.
         """
         if self._first_token_s is None:
             self._first_token_s = time.monotonic()
+            if self._reading is not None:
+                self._reading.tell(self.sequence.num_prompt_tokens)
             if self._opened:
-                self._post(Delta(text=self._opened, source="cloud"))
+                self._post(Delta(text=self._opened, source=self._side))
         reason: FinishReason | None = None
         for one in chosen:
+            if self._spelling is not None:
+                self._spelling.require(one.token)
             if one.token in self._ends:
                 return "stop"
             index = self.sequence.num_generated
             self.sequence.append(one.token)
-            self._say(self._text.push(self._tokenizer.token_bytes(one.token)), index, one)
+            news = self._known.news(self._tokenizer.token_bytes(one.token))
+            if news is None:
+                self.sequence.num_prompt_tokens += 1  # the reader has all of it
+            else:
+                self._say(self._text.push(news), index, one)
+            self._end_spelling()
             if (reason := self._reason_to_end()) is not None:
                 break
         return reason
 
-    def end(self, reason: FinishReason, error: str | None = None) -> None:
-        """Post the held text and the Finish."""
+    def _end_spelling(self) -> None:
+        """Let the sampler choose freely once the end of the beginning has been spelled."""
+        if self._spelling is not None and self._spelling.done:
+            self._spelling = None
+            self.sequence.sampler.constrain(None)
+
+    def end(self, reason: FinishReason, error: NearfarError | None = None) -> None:
+        """Post the held text and the Finish, or the error alone."""
         self.ended = True
+        if error is not None and self._side == "edge" and not self.sequence.num_generated:
+            self._post(error)
+            return
         rest = self._text.flush()
         if rest or (self._prompt_tokens and not error):
             self._say(rest, self.sequence.num_generated)
-        route = Route(served_by="cloud", reason="cloud_only")
-        usage = self._usage()
         self._post(
-            Finish(reason=reason, usage=usage, route=route, error=error, sampled=self._sampled)
+            Finish(
+                reason=reason,
+                usage=self._usage(),
+                route=Route(served_by=self._side, reason=f"{self._side}_only"),
+                error=None if error is None else str(error),
+                dropped_tokens=self.sequence.num_dropped,
+                sampled=self._sampled,
+            )
         )
 
     def _reason_to_end(self) -> FinishReason | None:
@@ -208,7 +183,7 @@ class RequestState:
                 confidence=tuple(one.confidence for one in tokens),
                 alternatives=tuple(self._alternatives(one.alternatives) for one in shown),
                 prompt_tokens=prompt,
-                source="cloud",
+                source=self._side,
             )
         )
 

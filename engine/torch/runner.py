@@ -22,7 +22,6 @@ from engine.torch.step import (
     Slice,
     StepInFlight,
     StepResult,
-    build_batch,
     fill_placeholders,
 )
 from engine.torch.tensor_parallel import Group, run_group_worker
@@ -39,15 +38,16 @@ class Runner:
         self,
         network: Network | FusedNetwork,
         attention: AttentionBackend,
-        block_size: int,
+        lay_out: Callable[[Sequence[Slice]], StepBatch],
         graphs: DecodeGraphs | None = None,
         group: Group | None = None,
     ) -> None:
+        """`lay_out` makes the batch of a step, as the attention reads it."""
         self._group = group
         self.network = network
         self.attention = attention
         self.graphs = graphs
-        self._block_size = block_size
+        self._lay_out = lay_out
         self._device = network.inverse.device
         self.num_steps = 0
 
@@ -67,7 +67,7 @@ class Runner:
         """
         self.num_steps += 1
         with torch.inference_mode(), on_device(self._device):
-            known = build_batch(slices, self._block_size, self._device)
+            known = self._lay_out(slices)
             batch = fill_placeholders(known, slices, after)
             if self.graphs is not None and self._recorded(slices, batch):
                 logits = self.graphs.logits(batch)
@@ -78,7 +78,7 @@ class Runner:
             return StepInFlight(slices, choices(logits, choosing) if choosing else logits)
 
     def _step(self, slices: Sequence[Slice]) -> list[StepResult]:
-        batch = build_batch(slices, self._block_size, self._device)
+        batch = self._lay_out(slices)
         if self.graphs is not None and self._recorded(slices, batch):
             logits = self.graphs.logits(batch)
             return [
@@ -95,7 +95,7 @@ class Runner:
     def last_logits(self, slices: Sequence[Slice]) -> Tensor:
         """Return the float32 logits behind the last token of each slice, [slices, vocab]."""
         with torch.inference_mode(), on_device(self._device):
-            batch = build_batch(slices, self._block_size, self._device)
+            batch = self._lay_out(slices)
             return self.network.logits(_ends(self._hidden(batch), slices, batch.rows))
 
     def compute(self, batch: StepBatch) -> Tensor:

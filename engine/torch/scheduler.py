@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections import Counter
 
-from engine.torch.kv.blocks import BlockPool, Span
-from engine.torch.sequence import FREED, QueueLane, Sequence
+from engine.torch.kv_store import KVStore
+from engine.torch.sequence import QueueLane, Sequence
 from engine.torch.step import Slice, TokenBudget
 from engine.torch.waiting_queue import WaitingQueue
+from offload.errors import ContextLengthError
 from offload.messages import EngineLoad
 
 # Where more run than this, a step is bound by arithmetic, and drafts cost what they gain.
-_MAX_DRAFTING = 4
+MAX_DRAFTING = 4
 
 
 class Scheduler:
@@ -25,26 +26,29 @@ class Scheduler:
 
     def __init__(
         self,
-        pool: BlockPool,
+        store: KVStore,
         *,
-        span: Span,
         max_num_seqs: int,
         max_num_batched_tokens: int,
         short_first_s: float = 0.0,
         target_step_s: float = 0.0,
         batch_tokens_beside_readers: int = 0,
+        mixed_prefill_tokens: int = 0,
+        max_drafting: int = MAX_DRAFTING,
     ) -> None:
-        """Blocks that `span` does not keep are given back as a sequence grows.
+        """Drafts are made while at most `max_drafting` answers are in a step.
 
+        `mixed_prefill_tokens` are read of prompts in a step in which others write, 0 is no bound.
         `batch_tokens_beside_readers` is what a step may compute of batch work while anybody reads.
         """
-        self._span = span
-        self.pool = pool
+        self.store = store
         self.waiting = WaitingQueue(short_first_s=short_first_s)
         self.token_budget = TokenBudget(target_step_s)
         self.running: list[Sequence] = []
-        self._block_size = span.block_size
         self._max_num_seqs = max_num_seqs
+        self._mixed_prefill = mixed_prefill_tokens
+        self.max_drafting = max_drafting
+        self._refused: list[tuple[Sequence, ContextLengthError]] = []
         self.budget = max_num_batched_tokens  # tokens of one step
         self._batch_beside = batch_tokens_beside_readers
         self.num_preemptions = 0
@@ -54,15 +58,20 @@ class Scheduler:
         """Put a new sequence at the end of the queue."""
         self.waiting.add(sequence)
 
-    def remove(self, sequence: Sequence) -> None:
-        """Forget a sequence that has ended, wherever it is, and free its blocks."""
+    def remove(self, sequence: Sequence, *, spoilt: bool = False) -> None:
+        """Forget a sequence that has ended, wherever it is; what it held may be `spoilt`."""
         if sequence in self.running:
             self.running.remove(sequence)
+            self.store.release(sequence, spoilt=spoilt)
         self.waiting.forget(sequence)
-        self._free(sequence)
+
+    def take_refused(self) -> list[tuple[Sequence, ContextLengthError]]:
+        """Return the sequences that the last plan found no room for, now or ever, and why."""
+        refused, self._refused = self._refused, []
+        return refused
 
     def schedule(self) -> list[Slice]:
-        """Return the next step's slices, with blocks in place for all of their tokens.
+        """Return the next step's slices, with room in the cache for all of their tokens.
 
         Slices of one token come first, as attention backends like them.
         """
@@ -73,26 +82,31 @@ class Scheduler:
         roomy = self.num_preemptions == preempted_before
         batch_budget = self._batch_beside if self._has_readers() else budget
         for sequence in self._by_priority():
+            if sequence.num_pending > 1:
+                budget = self._beside(slices, budget)
             limit = min(budget, batch_budget) if sequence.lane.is_batch else budget
             count = 0 if sequence.is_all_chosen else min(sequence.num_pending, limit)
-            if sequence in self.running and count and self._make_room(sequence, count, slices):
-                slices.append(self._slice_of(sequence, count))
+            if sequence in self.running and count:
+                count = self._make_room(sequence, count, slices)
+                if count:
+                    slices.append(self._slice_of(sequence, count))
                 budget -= count
                 batch_budget -= count * sequence.lane.is_batch
         # Where room had to be made, newcomers would only throw each other out.
         roomy = roomy and self.num_preemptions == preempted_before
+        budget = self._beside(slices, budget)
         while roomy and budget > 0 and (admitted := self.waiting.next()) is not None:
             if admitted.lane.is_batch and self._has_readers():
                 batch_budget = min(batch_budget, self._batch_beside)
             limit = min(budget, batch_budget) if admitted.lane.is_batch else budget
             if limit <= 0 or self._admit(admitted) is None:
                 break
-            count = min(admitted.num_pending, limit)
-            self._grow(admitted, count)
-            slices.append(self._slice_of(admitted, count))
+            count = self._grow(admitted, min(admitted.num_pending, limit))
+            if count:
+                slices.append(self._slice_of(admitted, count))
             budget -= count
             batch_budget -= count * admitted.lane.is_batch
-        few = len(slices) <= _MAX_DRAFTING
+        few = len(slices) <= self.max_drafting
         slices = [
             self._with_draft(slice_, budget // len(slices))
             if few or slice_.sequence.sampler.forced
@@ -110,11 +124,7 @@ class Scheduler:
         sequence = slice_.sequence
         reached = min(slice_.start + slice_.num_tokens - num_rejected, len(sequence.tokens))
         sequence.num_computed = max(sequence.num_computed, reached)
-        full = reached // self._block_size
-        names = sequence.block_names(full, self._block_size)
-        for at in range(slice_.start // self._block_size, full):
-            self.pool.name(sequence.blocks[at], names[at])
-        self._free_behind_window(sequence, reached)
+        self.store.keep(sequence, slice_.start, reached)
 
     def mark_launched(self, slice_: Slice) -> None:
         """Plan on from behind a slice whose outcome is not known yet."""
@@ -124,11 +134,8 @@ class Scheduler:
 
     def has_room(self) -> bool:
         """Whether the next step needs nobody to give way, whatever it plans."""
-        missing = 0
-        for sequence in self.running:
-            reached = sequence.num_computed + min(sequence.num_pending, self.budget)
-            missing += max(0, self._span.num_blocks(reached) - len(sequence.blocks))
-        return missing <= self.pool.num_free and not self._needs_preemption()
+        wanted = ((each, min(each.num_pending, self.budget)) for each in self.running)
+        return self.store.fits(wanted) and not self._needs_preemption()
 
     def shrink(self, num_tokens: int) -> bool:
         """Plan for half the tokens of a step that ran out of memory; False below one token."""
@@ -143,7 +150,7 @@ class Scheduler:
     def _stop(self, sequence: Sequence) -> None:
         assert not sequence.num_placeholders, "who gives way has no token under way"
         self.running.remove(sequence)
-        self._free(sequence)
+        self.store.release(sequence)
         sequence.num_computed = 0
         sequence.num_preemptions += 1
         self.num_preemptions += 1
@@ -159,18 +166,18 @@ class Scheduler:
             num_running=len(self.running) - num_batch,
             num_waiting=len(self.waiting) - self.waiting.num_batch,
             num_batch=num_batch + self.waiting.num_batch,
-            kv_cache_usage=self.pool.usage,
+            kv_cache_usage=self.store.usage,
             prefix_cache_queries=self.num_prefix_queries,
             prefix_cache_hits=self.num_prefix_hits,
             num_preemptions=self.num_preemptions,
         )
 
     def check_integrity(self) -> None:
-        """Assert that pool and tables agree; cheap enough to call whenever nothing runs."""
+        """Assert that queues and store agree; cheap enough to call whenever nothing runs."""
         everyone = [*self.running, *self.waiting]
         assert len(set(map(id, everyone))) == len(everyone), "a sequence is queued twice"
         assert not any(sequence.blocks for sequence in self.waiting), "a waiting one holds blocks"
-        self.pool.check_integrity(sequence.held_blocks for sequence in self.running)
+        self.store.check_integrity(self.running)
 
     def _by_priority(self) -> list[Sequence]:
         """Return answers before prompts, so that a long prompt never holds up a reader.
@@ -218,6 +225,8 @@ class Scheduler:
 
         None where every lane of readers has one, or they are not asked.
         """
+        if not self.store.takes_back:
+            return None
         counts = self._running_of()
         free = [
             each
@@ -235,7 +244,7 @@ class Scheduler:
         counts = self._running_of()
         if not counts or self._newcomer() is None:
             return False
-        crowded = len(self.running) >= self._max_num_seqs or not self.pool.num_free
+        crowded = len(self.running) >= self._max_num_seqs or self.store.usage >= 1
         return crowded and (max(counts.values()) > 1 or any(lane.is_batch for lane in counts))
 
     def _admit(self, sequence: Sequence | None = None) -> Sequence | None:
@@ -246,34 +255,15 @@ class Scheduler:
         sequence = sequence or self.waiting.next()
         if sequence is None or len(self.running) >= self._max_num_seqs:
             return None
-        found = self._cached_blocks(sequence)
-        held = [block for block in found if block != FREED]
-        fresh = self._span.most_at_once(len(sequence.tokens), self.budget) - len(held)
-        if self.pool.num_free < fresh + self.pool.num_idle(held):
+        if not self.store.admit(sequence, self.budget):
             return None
         self.waiting.take(sequence)
-        self.pool.hold(held)
-        sequence.blocks = found
-        sequence.num_computed = sequence.num_cached_tokens = len(found) * self._block_size
         if not sequence.num_preemptions:
             self.num_prefix_queries += sequence.num_prompt_tokens
             self.num_prefix_hits += sequence.num_cached_tokens
             sequence.num_prompt_cached = sequence.num_cached_tokens
         self.running.append(sequence)
         return sequence
-
-    def _cached_blocks(self, sequence: Sequence) -> list[int]:
-        """Return the table of a sequence's beginning, as far as the cache knows it."""
-        # The last token is always computed: its logits are what is asked for. So are those before
-        # the first token that is to be scored.
-        known = len(sequence.tokens)
-        if sequence.wants_scores and sequence.num_scored is not None:
-            known = sequence.num_scored
-        count = (known - 1) // self._block_size
-        found = self.pool.find(sequence.block_names(count, self._block_size))
-        for at in self._behind_window(len(found) * self._block_size):
-            found[at] = FREED
-        return found
 
     def _with_draft(self, slice_: Slice, limit: int) -> Slice:
         """Add what comes next to a slice that ends with a choice, where there is room anyway."""
@@ -283,9 +273,13 @@ class Scheduler:
         # The last token of an answer needs none behind it.
         limit = min(limit, sequence.max_tokens - sequence.num_generated - 1)
         draft = sequence.draft(max(0, limit))
-        if not draft or not self._grow(sequence, 1 + len(draft)):
-            return slice_
-        return Slice(sequence, 1 + len(draft), draft)
+        count = self._grow(sequence, 1 + len(draft)) if draft else 0
+        return Slice(sequence, count, draft[: count - 1]) if count else slice_
+
+    def _beside(self, slices: list[Slice], budget: int) -> int:
+        """Return how many tokens of prompts may be read beside those that are planned already."""
+        writes = any(slice_.completes and slice_.num_tokens == 1 for slice_ in slices)
+        return min(budget, self._mixed_prefill) if self._mixed_prefill and writes else budget
 
     def _slice_of(self, sequence: Sequence, count: int) -> Slice:
         """Return the next `count` tokens as a slice, and count them as work for its lane."""
@@ -294,41 +288,27 @@ class Scheduler:
         self.waiting.charge(sequence, num_read, count - num_read)
         return Slice(sequence, count)
 
-    def _make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> bool:
+    def _make_room(self, sequence: Sequence, count: int, slices: list[Slice]) -> int:
         """Grow a sequence; batch work gives way, then whoever runs most, the youngest first.
 
-        None that is in this step already does. False: no room.
+        None that is in this step already does. Return for how many tokens there is room.
         """
-        while not self._grow(sequence, count):
+        while not (grown := self._grow(sequence, count)) and sequence in self.running:
             planned = {id(slice_.sequence) for slice_ in slices}
             others = [s for s in self.running if id(s) not in planned]
             counts = self._running_of()
             youngest = max(others, key=lambda s: self._gives_way(s, counts))
             self.preempt(youngest)
             if youngest is sequence:
-                return False
-        return True
+                break
+        return grown
 
-    def _grow(self, sequence: Sequence, count: int) -> bool:
-        """Give a sequence the blocks for `count` more tokens, if the pool has them."""
-        missing = self._span.num_blocks(sequence.num_computed + count) - len(sequence.blocks)
-        if missing > self.pool.num_free:
-            return False
-        last = sequence.blocks[-1] if sequence.blocks else -2
-        sequence.blocks += self.pool.allocate(max(missing, 0), after=last)
-        return True
-
-    def _free(self, sequence: Sequence) -> None:
-        self.pool.release(sequence.held_blocks)
-        sequence.blocks = []
-
-    def _free_behind_window(self, sequence: Sequence, reached: int) -> None:
-        """Release the blocks that no token from `reached` on will see."""
-        for at in reversed(self._behind_window(reached)):
-            if sequence.blocks[at] == FREED:
-                break  # and so were those before it
-            self.pool.release((sequence.blocks[at],))
-            sequence.blocks[at] = FREED
-
-    def _behind_window(self, reached: int) -> range:
-        return range(self._span.num_sink_blocks, self._span.num_behind(reached))
+    def _grow(self, sequence: Sequence, count: int) -> int:
+        """Make room for `count` more tokens, or fewer; one that never will have any is refused."""
+        try:
+            return self.store.grow(sequence, count)
+        except ContextLengthError as error:
+            self.running.remove(sequence)
+            self.store.release(sequence)
+            self._refused.append((sequence, error))
+            return 0

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from backbone.sampling import Sampler
-from engine.draft_gate import StepTimes
-from engine.prompt_lookup import PromptLookup
+from engine.drafts import Drafter
 from engine.torch.kv.blocks import ROOT, chain_hash, salted
+from engine.window import Pins
 
 FREED = -1  # stands in a table for a block behind the window
-_TOKEN_COST = 0.1  # of a step, for each drafted token: the weights are read anyway
 _numbers = itertools.count()
 _UNKNOWN = -1  # no token: what is computed from it by mistake fails
 
@@ -22,6 +24,16 @@ class QueueLane(NamedTuple):
 
     device: str = ""
     is_batch: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldConversation:
+    """Held conversation: what a sequence goes on with, for a store that keeps it whole (a ring)."""
+
+    pins: Pins  # what of the prompt must stay
+    owner: object = None  # with whom its text may be shared
+    session: str | None = None  # under which name it is kept
+    reuse: bool = True  # of what was read before
 
 
 class Sequence:
@@ -42,13 +54,17 @@ class Sequence:
         scores: range | None = None,
         lane: QueueLane = QueueLane(),  # noqa: B008
         salt: str = "",
-        max_draft: int = 0,
+        drafter: Callable[[Items[int]], Drafter] | None = None,
+        conversation: HeldConversation | None = None,
     ) -> None:
+        """`drafter` is made of the known tokens at the first draft."""
         self.number = next(_numbers)  # order of arrival
         self.arrived_s = time.monotonic()
         self.lane = lane
-        self._max_draft = max_draft if sampler.takes_drafts else 0
-        self._lookup: PromptLookup | None = None  # made at the first draft
+        self._make_drafter = drafter
+        self._drafter: Drafter | None = None
+        self._asked_drafter = False  # in this step
+        self.conversation = conversation or HeldConversation(pins=Pins.whole(len(prompt)))
         self.tokens = list(prompt)
         self.num_prompt_tokens = len(prompt)
         self.max_tokens = max_tokens
@@ -63,6 +79,7 @@ class Sequence:
         self.num_preemptions = 0
         self.num_cached_tokens = 0  # found in the prefix cache on the last admission
         self.num_prompt_cached = 0  # of the prompt, found there on the first
+        self.num_dropped = 0  # tokens that a ring holds no more
         self.blocks: list[int] = []
         self._names: list[bytes] = []
         self._root = salted(ROOT, salt)
@@ -98,7 +115,7 @@ class Sequence:
         """
         hangs_on_choices = self.sampler.hangs_on_choices
         asks_more = self.num_alternatives > 0 or self.wants_scores
-        return not self._max_draft and not hangs_on_choices and not asks_more
+        return self._make_drafter is None and not hangs_on_choices and not asks_more
 
     @property
     def wants_scores(self) -> bool:
@@ -110,12 +127,18 @@ class Sequence:
         if forced := self.sampler.forced:
             # Behind the last of them there is a choice, which must see it taken.
             return tuple(forced[: min(limit, len(forced) - 1)])
-        if limit < 1 or not self._max_draft:
+        if self._make_drafter is None or not self.sampler.takes_drafts:
             return ()
-        if self._lookup is None:
-            times = StepTimes(token_cost=_TOKEN_COST)
-            self._lookup = PromptLookup(self.tokens, max_draft=self._max_draft, times=times)
-        return tuple(self._lookup.propose(limit))
+        if self._drafter is None:
+            self._drafter = self._make_drafter(self.tokens)
+        self._asked_drafter = True
+        return tuple(self._drafter.propose(limit))
+
+    def observe(self, num_drafted: int, num_right: int, seconds: float) -> None:
+        """Learn how the draft of a step fared that was not shared with many."""
+        if self._drafter is not None and self._asked_drafter:
+            self._drafter.observe(num_drafted, num_right, seconds)
+        self._asked_drafter = False
 
     def append(self, token: int) -> None:
         """Add a chosen token, or fill the first placeholder."""
@@ -125,8 +148,8 @@ class Sequence:
         else:
             self.tokens.append(token)
         self.sampler.took(token)
-        if self._lookup is not None:
-            self._lookup.add(token)
+        if self._drafter is not None:
+            self._drafter.add(token)
 
     def append_placeholder(self) -> None:
         """Append a placeholder for a token that only the device knows yet."""

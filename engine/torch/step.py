@@ -36,6 +36,12 @@ class Slice:
         known = self.num_tokens - len(self.draft)
         object.__setattr__(self, "completes", known == self.sequence.num_pending)
 
+    @property
+    def tokens(self) -> list[int]:
+        """Its tokens, the draft last."""
+        known = self.start + self.num_tokens - len(self.draft)
+        return [*self.sequence.tokens[self.start : known], *self.draft]
+
 
 def build_batch(slices: Items[Slice], block_size: int, device: torch.device) -> StepBatch:
     """Lay the slices' uncomputed tokens behind one another."""
@@ -48,8 +54,7 @@ def build_batch(slices: Items[Slice], block_size: int, device: torch.device) -> 
         start = sequence.num_computed
         end = start + slice_.num_tokens
         rows.append(BatchRow(len(tokens), slice_.num_tokens, end, sequence.blocks))
-        tokens += sequence.tokens[start : end - len(slice_.draft)]
-        tokens += slice_.draft
+        tokens += slice_.tokens
         positions += range(start, end)
         blocks = sequence.blocks
         slots += [blocks[p // block_size] * block_size + p % block_size for p in range(start, end)]

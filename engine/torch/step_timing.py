@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from engine.torch.loading import as_runnable
 from engine.torch.options import EngineOptions
 from engine.torch.runner import Runner
 from engine.torch.sequence import Sequence as Tokens
-from engine.torch.step import Slice
+from engine.torch.step import Slice, build_batch
 
 BATCHES, CONTEXTS = (1, 8, 64), (64, 512)
 _SAMPLE_BYTES = 128 << 20  # of layers in float32; more than a core's caches hold
@@ -117,7 +118,8 @@ class TimedWay:
         attention = attention_backend(
             options.attention_backend, config, cache, options.torch_dtype()
         )
-        self._runner = Runner(network, attention, options.block_size)
+        lay_out = partial(build_batch, block_size=options.block_size, device=options.torch_device())
+        self._runner = Runner(network, attention, lay_out)
         self._seconds = _clock(options.torch_device())
 
     def logits(self) -> Tensor:

@@ -160,15 +160,16 @@ def nobody_elses_models(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 @pytest.fixture
 def stumble(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[list[int]], None]], None]:
     """Let a function of a step's tokens fail the step, by what it raises."""
-    from edge.small_gpu.step import Step, StepPart
+    from engine.torch.runner import Runner
+    from engine.torch.step import Slice
 
-    whole = Step.__call__
+    whole = Runner.step
 
     def install(check: Callable[[list[int]], None]) -> None:
-        def call(self: Step, parts: list[StepPart]) -> Any:
-            check([token for part in parts for token in part.tokens])
-            return whole(self, parts)
+        def call(self: Runner, slices: list[Slice]) -> Any:
+            check([token for slice_ in slices for token in slice_.tokens])
+            return whole(self, slices)
 
-        monkeypatch.setattr(Step, "__call__", call)
+        monkeypatch.setattr(Runner, "step", call)
 
     return install

@@ -149,6 +149,11 @@ class BlockPool:
             return wanted
         return next(iter(self._free))
 
+    def forget(self, blocks: Iterable[int]) -> None:
+        """Let the content of blocks be found no more."""
+        for block in blocks:
+            self._forget(block)
+
     def _forget(self, block: int) -> None:
         name = self._name_of.pop(block, None)
         if name is not None:

@@ -14,7 +14,7 @@ import torch
 
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from engine.torch.engine_loop import BROKEN, CLOSED
+from engine.torch.engine_loop import FAR_LOOP
 from engine.torch.options import EngineOptions
 from engine.torch.step import Slice, StepResult
 from engine.torch.tensor_parallel import GroupLost
@@ -268,7 +268,9 @@ async def test_closing_ends_the_answers_under_way(folder: Path) -> None:
     await engine.aclose()
     items = [item async for item in stream]
     assert isinstance(items[-1], Finish)
-    assert (items[-1].reason, items[-1].error) == ("error", CLOSED) or items[-1].reason == "length"
+    assert (items[-1].reason, items[-1].error) == ("error", FAR_LOOP.closed) or items[
+        -1
+    ].reason == "length"
 
 
 async def test_a_broken_invariant_ends_answers_and_refuses_new_ones(folder: Path) -> None:
@@ -280,7 +282,7 @@ async def test_a_broken_invariant_ends_answers_and_refuses_new_ones(folder: Path
 
     scheduler.schedule = broken  # type: ignore[method-assign]
     _, finish = await answer(engine, ask())
-    assert (finish.reason, finish.error) == ("error", BROKEN)
+    assert (finish.reason, finish.error) == ("error", FAR_LOOP.broken)
     with pytest.raises(EngineStopped, match="restart it"):
         await answer(engine, ask())
     await engine.aclose()
@@ -294,7 +296,7 @@ async def test_a_step_that_lost_the_other_processes_ends_the_model(folder: Path)
 
     engine.batching.run_step = lost
     _, finish = await answer(engine, ask())
-    assert (finish.reason, finish.error) == ("error", BROKEN)
+    assert (finish.reason, finish.error) == ("error", FAR_LOOP.broken)
     with pytest.raises(EngineStopped, match="restart it"):
         await answer(engine, ask())
     await engine.aclose()

@@ -18,7 +18,7 @@ import pytest
 
 from cloud.endpoint import until_stopped
 from cloud.engine.engine import CloudEngine
-from engine.torch.engine_loop import BROKEN
+from engine.torch.engine_loop import FAR_LOOP
 from engine.torch.options import EngineOptions
 from engine.torch.tp_launcher import TpLauncher
 from offload.engine import Breakable
@@ -174,5 +174,5 @@ async def test_a_cloud_that_lost_a_process_says_so_in_one_line_and_ends_with_1(
         _, err = await asyncio.to_thread(process.communicate, None, 120)
         ours = [line for line in err.splitlines() if line.startswith("nearfar: ")]
         assert process.returncode == 1
-        assert ours in ([f"nearfar: {KILLED}"], [f"nearfar: {BROKEN}"])
+        assert ours in ([f"nearfar: {KILLED}"], [f"nearfar: {FAR_LOOP.broken}"])
         assert "Traceback" not in err

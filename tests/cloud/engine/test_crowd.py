@@ -69,8 +69,7 @@ async def test_a_crowd_is_served_fairly_in_little_memory(overlapped: bool, tmp_p
     last_quiet = max(i for i, device in enumerate(ended) if device != "greedy")
     assert "greedy" in ended[last_quiet:] and len(ended) == NUM_GREEDY + NUM_QUIET
     engine.batching.check_integrity()
-    pool = engine.scheduler.pool
-    assert pool.num_free == pool.num_blocks
+    assert engine.scheduler.store.usage == 0
 
 
 def test_a_step_on_a_cpu_is_short_unless_another_number_is_asked_for() -> None:

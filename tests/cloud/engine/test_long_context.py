@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,11 +17,13 @@ from cloud.engine.engine import CloudEngine
 from engine.torch.attention.sdpa import SdpaAttention
 from engine.torch.kv.blocks import BlockPool, Span
 from engine.torch.kv.kv_cache import KVCache
+from engine.torch.kv_store import PagedStore
 from engine.torch.memory import activation_bytes
 from engine.torch.options import EngineOptions
 from engine.torch.runner import Runner
 from engine.torch.scheduler import Scheduler
 from engine.torch.sequence import Sequence
+from engine.torch.step import build_batch
 from offload.pair import CLOUD_MODEL
 from tests.cloud.golden import answer, ask, reference_tokens, tokens_of
 from tests.tiny_checkpoints import write_checkpoint
@@ -31,9 +34,8 @@ BLOCK = 16
 def blocks_of(num_tokens: int) -> tuple[int, int]:
     """Read a prompt in steps of 2048; return the blocks it holds, and the largest step."""
     pool = BlockPool(4096)
-    planner = Scheduler(
-        pool, span=Span(block_size=BLOCK), max_num_seqs=4, max_num_batched_tokens=2048
-    )
+    store = PagedStore(pool, Span(block_size=BLOCK))
+    planner = Scheduler(store, max_num_seqs=4, max_num_batched_tokens=2048)
     sampler = Sampler(SamplingValues(), seed=0)
     sequence = Sequence(list(range(num_tokens)), max_tokens=1, sampler=sampler)
     planner.add(sequence)
@@ -108,11 +110,11 @@ def peak_of(num_tokens: int, *, at_once: int) -> int:
     network = FusedNetwork(Network(CONFIG).requires_grad_(False), num_tokens)
     cpu = torch.device("cpu")
     cache = KVCache(CONFIG, num_tokens // BLOCK, BLOCK, device=cpu, dtype=torch.float32)
-    runner = Runner(network, SdpaAttention(CONFIG, cache), BLOCK)
+    lay_out = partial(build_batch, block_size=BLOCK, device=torch.device("cpu"))
+    runner = Runner(network, SdpaAttention(CONFIG, cache), lay_out)
     pool = BlockPool(num_tokens // BLOCK)
-    planner = Scheduler(
-        pool, span=Span(block_size=BLOCK), max_num_seqs=1, max_num_batched_tokens=at_once
-    )
+    store = PagedStore(pool, Span(block_size=BLOCK))
+    planner = Scheduler(store, max_num_seqs=1, max_num_batched_tokens=at_once)
     prompt = [token % 32 for token in range(num_tokens)]
     planner.add(Sequence(prompt, max_tokens=1, sampler=Sampler(SamplingValues(), seed=0)))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:

@@ -14,7 +14,7 @@ import torch
 from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
-from engine.torch.engine_loop import BROKEN
+from engine.torch.engine_loop import FAR_LOOP
 from engine.torch.options import EngineOptions
 from engine.torch.overlapped_batching import OverlappedBatching
 from engine.torch.sequence import Sequence as Tokens
@@ -324,5 +324,5 @@ async def test_a_step_that_lost_another_process_is_not_done_again(
 
     monkeypatch.setattr(batching_of(engine), "launch", lost)
     _, finish = await answer(engine, ask("the cat"))
-    assert (finish.reason, finish.error) == ("error", BROKEN)
+    assert (finish.reason, finish.error) == ("error", FAR_LOOP.broken)
     await engine.aclose()

@@ -16,11 +16,13 @@ from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
 from cloud.engine.engine import CloudEngine
 from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.kv_store import PagedStore
 from engine.torch.options import EngineOptions
 from engine.torch.scheduler import Scheduler
 from engine.torch.sequence import FREED, Sequence
 from offload.errors import SettingsError
 from tests.cloud.golden import answer, ask, tokens_of
+from tests.engine.torch.test_scheduler import pool_of
 from tests.tiny_checkpoints import write_checkpoint
 
 BLOCK = 4
@@ -30,8 +32,9 @@ def planner_with(
     window: int | None, num_sinks: int = 0, *, tokens: int = 8, num_blocks: int = 64
 ) -> Scheduler:
     return Scheduler(
-        BlockPool(num_blocks),
-        span=Span(block_size=BLOCK, window=window, num_sinks=num_sinks),
+        PagedStore(
+            BlockPool(num_blocks), Span(block_size=BLOCK, window=window, num_sinks=num_sinks)
+        ),
         max_num_seqs=8,
         max_num_batched_tokens=tokens,
     )
@@ -76,7 +79,7 @@ def test_what_the_next_token_sees_is_held_and_nothing_else(
     for each in running:
         planner.remove(each)
     planner.check_integrity()
-    assert planner.pool.num_free == 64
+    assert pool_of(planner).num_free == 64
 
 
 def test_one_layer_that_sees_all_keeps_all() -> None:
@@ -169,7 +172,7 @@ def test_long_and_short_prompts_are_all_served_whatever_slides(
         planner.check_integrity()
         if not left:
             break
-    assert not left and planner.pool.num_free == num_blocks
+    assert not left and pool_of(planner).num_free == num_blocks
 
 
 def greedy(folder: Path, config: NetworkConfig, prompt: list[int], count: int) -> list[int]:

@@ -22,7 +22,7 @@ NEVER = {
         "edge/llama/embedder.py",
         "edge/llama/kv_losses.py",
         "edge/llama/sampler.py",
-        "edge/small_gpu/prompt.py",
+        "engine/torch/prompt.py",
         "offload/link/wire.py",
         "offload/messages.py",
         "offload/egress/door.py",

@@ -15,11 +15,10 @@ from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.errors import CheckpointError
 from backbone.tokenizer import Tokenizer
-from edge.small_gpu.batch import Batch
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.sequence import Item
-from edge.small_gpu.sequence import RingSequence as Answering
-from edge.small_gpu.slots import RingSlots
+from engine.torch.continuous_batching import Batching
+from engine.torch.kv.ring_slots import RingSlots
+from engine.torch.request_state import Item
 from offload.messages import Delta, Finish, Request, Sampling
 from tests.edge.small_gpu.tiny_folders import NEVER_ENDS, SMALL, finish_of
 from tests.tiny_checkpoints import write_checkpoint
@@ -42,9 +41,9 @@ class ByHand:
 
     def __init__(self, folder: Path, **options: Any) -> None:
         self.engine = TorchEdgeEngine(folder, options=TorchOptions(**SMALL | options))
-        self.batch: Batch
+        self.batch: Batching
         self.slots: RingSlots
-        self.batch, self.slots = self.engine.make_batch()
+        self.batch, self.slots = self.engine.make_batching()
 
     def ask(self, prompt: str, gone: threading.Event | None = None, **sampling: Any) -> list[Item]:
         values = {"logit_bias": NEVER_ENDS} | sampling
@@ -52,15 +51,14 @@ class ByHand:
 
     def add(self, request: Request, gone: threading.Event | None = None) -> list[Item]:
         posts: list[Item] = []
-        task = self.engine.make_task(request, gone or threading.Event(), time.monotonic())
-        self.batch.add(Answering(task, self.engine.tokenizer, posts.append))
+        self.batch.add(self.engine.make_state(request, posts.append, time.monotonic(), gone))
         return posts
 
     def finish(self) -> None:
         """Step until nobody waits, and check the books."""
         while self.batch.num_unfinished:
             self.batch.step()
-        self.slots.check_integrity()
+        self.batch.check_integrity()
 
 
 def tokens(posts: Sequence[Item]) -> list[int]:

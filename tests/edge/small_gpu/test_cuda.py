@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import warnings
 from pathlib import Path
@@ -18,9 +17,9 @@ from backbone.network import Network
 from edge.llama.fit import DoesNotFit
 from edge.small_gpu.device import device_of, dtype_of, free_bytes_of
 from edge.small_gpu.options import TorchOptions
-from edge.small_gpu.ring_cache import Ring
 from edge.small_gpu.runtime import TorchEdgeEngine
-from edge.small_gpu.sequence import Item, RingSequence
+from engine.torch.kv.ring_cache import Ring
+from engine.torch.request_state import Item
 from engine.window import Pins
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL
@@ -142,11 +141,10 @@ class TestOnCuda:
 
     def test_a_written_token_waits_for_the_gpu_once(self) -> None:
         engine = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cuda"))
-        batch, _ = engine.make_batch()
+        batch, _ = engine.make_batching()
         posts: list[Item] = []
         request = asked("Hello!", max_tokens=20, logit_bias={0: -100.0})
-        task = engine.make_task(request, threading.Event(), time.monotonic())
-        batch.add(RingSequence(task, engine.tokenizer, posts.append))
+        batch.add(engine.make_state(request, posts.append, time.monotonic()))
         while len(posts) < 5:
             batch.step()
         with warnings.catch_warnings(record=True) as caught:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from backbone.errors import NearfarError
-from edge.small_gpu.batch import Batch
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
+from engine.torch.continuous_batching import Batching
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL
@@ -90,9 +90,9 @@ async def test_closing_lets_an_answer_end_and_refuses_those_who_wait(
     await anext(stream)
     assert await asyncio.to_thread(held.wait, 120), "the next token was not begun"
     waiting = asyncio.create_task(read(engine, asked("Hello!", max_tokens=5)))
-    await until(lambda: engine.loop.commands.num_waiting >= 1)
+    await until(lambda: engine.loop.orders.num_waiting >= 1)
     closing = asyncio.create_task(engine.aclose())
-    await until(lambda: engine.loop.commands.num_waiting >= 2)
+    await until(lambda: engine.loop.orders.num_waiting >= 2)
     go.set()
     rest = [item async for item in stream]
     assert finish_of(rest).usage.completion_tokens == 30
@@ -117,11 +117,11 @@ def test_an_engine_that_is_dropped_leaves_no_thread_behind(folder: Path) -> None
 def test_a_broken_invariant_reaches_every_reader(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(self: Batch) -> None:
+    def broken(self: Batching) -> None:
         raise AssertionError("the books are wrong")
 
     engine = TorchEdgeEngine(folder, options=TorchOptions(**SMALL))
-    monkeypatch.setattr(Batch, "step", broken)
+    monkeypatch.setattr(Batching, "step", broken)
     for _ in range(2):  # the second is asked of an engine that is broken already
         with pytest.raises(NearfarError, match="broke down"):
             list(engine.answer(Request(prompt="and")))

@@ -7,7 +7,7 @@ from typing import Any, cast
 import pytest
 
 from backbone.tokenizer import Tokenizer
-from edge.small_gpu.prompt import prompt_tokens
+from engine.torch.prompt import prompt_tokens
 from offload.errors import Unsupported
 from offload.messages import Message, Request, ToolCall
 

@@ -13,7 +13,7 @@ from backbone.errors import CheckpointError, MissingExtra, NearfarError
 from backbone.tokenizer import Tokenizer
 from edge.near.edge_factory import open_edge
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.step import SampledToken, Step, StepPart
+from engine.torch.step import Slice, StepResult
 from offload import reading
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
@@ -162,13 +162,13 @@ def test_a_conversation_is_not_read_twice(
         Message(role="user", content="What is 2 + 2?"),
     )
     read: list[int] = []
-    step = Step.__call__
+    step = engine.loop.batching.run_step
 
-    def counting(self: Step, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
-        read.append(sum(len(part.tokens) for part in parts))
-        return step(self, parts)
+    def counting(slices: Sequence[Slice]) -> list[StepResult]:
+        read.append(sum(slice_.num_tokens for slice_ in slices))
+        return step(slices)
 
-    monkeypatch.setattr(Step, "__call__", counting)
+    monkeypatch.setattr(engine.loop.batching, "run_step", counting)
     later, _, finish = said(engine, Request(messages=turns))
     assert read[0] < finish.usage.prompt_tokens // 2
     fresh = TorchEdgeEngine(CLOUD_MODEL, options=TorchOptions(device="cpu"))

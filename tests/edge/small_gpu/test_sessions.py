@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.step import SampledToken, Step, StepPart
+from engine.torch.runner import Runner
+from engine.torch.step import Slice, StepResult
 from offload.asker import asked_by
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from tests.tiny_checkpoints import write_checkpoint
@@ -38,13 +39,13 @@ def start(folder: Path, tmp_path: Path) -> Callable[..., TorchEdgeEngine]:
 @pytest.fixture
 def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many tokens each step evaluated."""
-    whole, seen = Step.__call__, []
+    whole, seen = Runner.step, []
 
-    def call(self: Step, parts: Sequence[StepPart]) -> list[list[SampledToken]]:
-        seen.append(sum(len(part.tokens) for part in parts))
-        return whole(self, parts)
+    def call(self: Runner, slices: Sequence[Slice]) -> list[StepResult]:
+        seen.append(sum(slice_.num_tokens for slice_ in slices))
+        return whole(self, slices)
 
-    monkeypatch.setattr(Step, "__call__", call)
+    monkeypatch.setattr(Runner, "step", call)
     return seen
 
 
@@ -90,14 +91,14 @@ def test_a_window_that_slid_comes_back_as_it_was(start: Start) -> None:
     engine = start(**options)
     *_, finish = engine.answer(Request(messages=(ask,), sampling=long, session="s"))
     assert isinstance(finish, Finish) and finish.dropped_tokens > 0
-    (slot,) = engine.loop.slots.free
+    (slot,) = engine.slots.free
     held = (slot.ring.plain_at, [block.at for block in slot.ring.blocks], slot.stream)
     plain = slot.ring.plain[:, :, : len(slot.ring.plain_at)].clone()
     engine.close()
     again = start(**options)
-    (slot,) = again.loop.slots.free
-    found = again.loop.slots.store.load("s")
-    from edge.small_gpu.slots import restore
+    (slot,) = again.slots.free
+    found = again.slots.store.load("s")
+    from engine.torch.kv.ring_slots import restore
 
     assert found is not None and restore(slot, found)
     assert (slot.ring.plain_at, [block.at for block in slot.ring.blocks], slot.stream) == held
@@ -140,12 +141,12 @@ def test_a_cache_of_another_kind_is_never_found(start: Start) -> None:
 def test_a_state_whose_books_make_no_sense_is_refused(start: Start) -> None:
     from safetensors.torch import load, save
 
-    from edge.small_gpu.slots import restore, saved
     from engine.sessions import Saved
+    from engine.torch.kv.ring_slots import restore, saved
 
     engine = start()
     turn(engine, FIRST)
-    (slot,) = engine.loop.slots.free
+    (slot,) = engine.slots.free
     good = saved(slot, "m")
     for name, change in (
         ("plain_at", lambda t: t + 1000),

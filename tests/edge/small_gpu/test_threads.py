@@ -8,9 +8,12 @@ from typing import Any, cast
 import pytest
 import torch
 
+from backbone.sampling import Sampler, SamplingValues
 from edge.device.governor import Governor, ThreadTuner
+from edge.small_gpu.governed_step import GovernedStep, TorchThreads, governed
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.step import GovernedStep, SampledToken, StepPart, TorchThreads, governed
+from engine.torch.sequence import Sequence as Tokens
+from engine.torch.step import Slice, StepResult
 from offload.messages import Request, Sampling
 from offload.pair import CLOUD_MODEL
 
@@ -47,17 +50,18 @@ class Told:
         return timed()
 
 
-def part(num_tokens: int) -> StepPart:
-    return StepPart(ring=cast("Any", None), tokens=[1] * num_tokens)
+def part(num_tokens: int) -> Slice:
+    sampler = Sampler(SamplingValues())
+    return Slice(Tokens([1] * num_tokens, max_tokens=1, sampler=sampler), num_tokens)
 
 
 def recorded(plan: list[tuple[int, int]]) -> tuple[GovernedStep, Told, list[int]]:
     seen: list[int] = []
     tuners: list[Told] = []
 
-    def step(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+    def step(slices: Sequence[Slice]) -> list[StepResult]:
         seen.append(torch.get_num_threads())
-        return [[] for _ in parts]
+        return [StepResult() for _ in slices]
 
     def tuner_of(threads: TorchThreads) -> ThreadTuner:
         tuners.append(Told(threads, plan))
@@ -79,7 +83,7 @@ def test_prompts_and_answers_have_the_threads_that_were_set_for_them() -> None:
 def test_a_step_that_fails_is_no_measure_and_the_next_one_counts() -> None:
     step, tuner, _ = recorded([(2, 2)])
 
-    def broken(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+    def broken(slices: Sequence[Slice]) -> list[StepResult]:
         raise RuntimeError("broken")
 
     working, step.step = step.step, broken
@@ -107,12 +111,12 @@ def test_it_gives_way_to_others_and_takes_the_cores_back(monkeypatch: pytest.Mon
     machine, seen = Neighbours(), []
     monkeypatch.setattr("edge.device.governor.time.perf_counter", lambda: machine.now)
 
-    def step(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
+    def step(slices: Sequence[Slice]) -> list[StepResult]:
         threads = torch.get_num_threads()
         seen.append(threads)
         free = 4 - machine.busy
         machine.now += 0.1 / threads if threads <= free else 0.4
-        return [[] for _ in parts]
+        return [StepResult() for _ in slices]
 
     paced = GovernedStep(step, tuner_of=machine.tuner_of)
 
@@ -129,8 +133,8 @@ def test_it_gives_way_to_others_and_takes_the_cores_back(monkeypatch: pytest.Mon
     assert run(200) == 4
 
 
-def same(parts: Sequence[StepPart]) -> list[list[SampledToken]]:
-    raise AssertionError(parts)
+def same(slices: Sequence[Slice]) -> list[StepResult]:
+    raise AssertionError(slices)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import torch
 
 from backbone.sampling import Sampler, SamplingValues
 from backbone.tokenizer import Tokenizer
-from edge.small_gpu.prompt import begun, prompt_tokens
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
-from edge.small_gpu.token_healing import TextConstraints
+from engine.torch.prompt import begun, prompt_tokens
+from engine.torch.token_healing import TextConstraints
 from offload.errors import RequestError
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from offload.pair import CLOUD_MODEL

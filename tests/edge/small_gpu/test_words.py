@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import Any
 import pytest
 
 from backbone.tokenizer import Tokenizer
-from edge.small_gpu.prompt import PromptChunks, pinned, prompt_tokens
 from edge.small_gpu.runtime import TorchEdgeEngine, TorchOptions
+from engine.torch.kv.ring_slots import PromptChunks
+from engine.torch.prompt import pinned, prompt_tokens
 from offload.errors import ContextLengthError
 from offload.messages import Delta, Finish, Message, Request, Sampling
 from tests.tiny_checkpoints import write_checkpoint
@@ -78,7 +78,7 @@ def test_a_long_conversation_is_read_without_its_middle(engine: TorchEdgeEngine)
     *deltas, finish = engine.answer(request)
     assert isinstance(finish, Finish) and finish.usage.completion_tokens == 50 == len(deltas)
     num_read = finish.usage.prompt_tokens + 49
-    (slot,) = engine.loop.slots.free
+    (slot,) = engine.slots.free
     pins = pinned(engine.tokenizer, request, prompt_tokens(engine.tokenizer, request))
     assert slot.ring.holds(0, pins.num_first) and slot.ring.holds(pins.last_start, pins.last_end)
     assert not slot.ring.holds(pins.num_first, pins.last_start)
@@ -111,16 +111,17 @@ def test_pins_that_do_not_fit_are_refused(engine: TorchEdgeEngine) -> None:
 
 def test_a_prompt_is_read_chunk_by_chunk_and_piece_by_piece(engine: TorchEdgeEngine) -> None:
     request = conversation(12)
-    task = engine.make_task(request, threading.Event(), time.monotonic())
-    _, slots = engine.make_batch()
-    slot = slots.take(task.session, task.prompt, task.owner)
+    sequence = engine.make_state(request, lambda item: None, time.monotonic()).sequence
+    _, slots = engine.make_batching()
+    prompt, about = sequence.tokens, sequence.conversation
+    slot = slots.take(about.session, prompt, about.owner)
     assert slot is not None
-    reading, pieces = PromptChunks(slot, task.prompt, task.pins, reuse=True), []
+    reading, pieces = PromptChunks(slot, prompt, about.pins, reuse=True), []
     while not reading.done:
         pieces.append(piece := reading.piece(7))
         reading.took(piece)
     assert max(map(len, pieces)) == 7
-    assert slot.stream == task.prompt, "what is skipped counts as part of the stream"
-    assert slot.ring.num_read == len(task.prompt)
+    assert slot.stream == prompt, "what is skipped counts as part of the stream"
+    assert slot.ring.num_read == len(prompt)
     read = [at for piece in pieces for at in piece]
-    assert read == sorted(read) and len(read) < len(task.prompt)
+    assert read == sorted(read) and len(read) < len(prompt)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from edge.small_gpu.sequence import Item
+from engine.torch.request_state import Item
 from offload.messages import Finish
 
 NEVER_ENDS = {0: -100.0}  # a bias on the end token

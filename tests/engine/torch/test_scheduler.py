@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from backbone.sampling import Sampler, SamplingValues
 from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.kv_store import PagedStore
 from engine.torch.scheduler import Scheduler
 from engine.torch.sequence import QueueLane, Sequence
 from engine.torch.step import Slice
@@ -19,10 +20,13 @@ READER = QueueLane()
 
 
 def scheduler(num_blocks: int = 64, *, seqs: int = 8, tokens: int = 32) -> Scheduler:
-    pool = BlockPool(num_blocks)
-    return Scheduler(
-        pool, span=Span(block_size=BLOCK), max_num_seqs=seqs, max_num_batched_tokens=tokens
-    )
+    store = PagedStore(BlockPool(num_blocks), Span(block_size=BLOCK))
+    return Scheduler(store, max_num_seqs=seqs, max_num_batched_tokens=tokens)
+
+
+def pool_of(planner: Scheduler) -> BlockPool:
+    assert isinstance(planner.store, PagedStore)
+    return planner.store.pool
 
 
 def sequence(
@@ -137,7 +141,7 @@ def test_a_preempted_sequence_computes_its_answer_again() -> None:
         compute(planner, planner.schedule())
     running = planner.running[0]
     planner.preempt(running)
-    planner.pool = BlockPool(8)  # nothing of it is cached
+    planner.store = PagedStore(BlockPool(8), Span(block_size=BLOCK))  # nothing of it is cached
     assert planner.schedule()[0].num_tokens == len(running.tokens) == 9
 
 
@@ -149,7 +153,7 @@ def test_removing_frees_the_blocks(place: str) -> None:
     if place == "running":
         planner.schedule()
     planner.remove(ended)
-    assert planner.pool.num_free == 64
+    assert pool_of(planner).num_free == 64
     assert planner.schedule() == []
     planner.check_integrity()
 
@@ -204,4 +208,4 @@ def test_everyone_is_served_under_pressure(
         if not wanted:
             break
     assert not wanted
-    assert planner.pool.num_free == num_blocks
+    assert pool_of(planner).num_free == num_blocks

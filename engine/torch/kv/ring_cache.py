@@ -20,7 +20,7 @@ from backbone.attention import dot_product, soft_capped, visible
 from backbone.config import NetworkConfig
 from backbone.fast_tensor_ops import to_device
 from backbone.rotary import cos_sin, inverse_frequencies, rotate
-from edge.small_gpu.block_store import BlockStore
+from engine.torch.kv.block_store import BlockStore
 from engine.window import Pins
 
 _FEW = 8  # tokens, whose scores are made at once

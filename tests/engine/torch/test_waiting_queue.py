@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from backbone.sampling import Sampler, SamplingValues
 from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.kv_store import PagedStore
 from engine.torch.scheduler import Scheduler
 from engine.torch.sequence import QueueLane, Sequence
 from engine.torch.step import TokenBudget
@@ -81,7 +82,9 @@ def test_the_shortest_goes_first_but_nobody_waits_longer_than_the_bound() -> Non
 
 def test_a_scheduler_is_fair_between_devices() -> None:
     pool = BlockPool(64)
-    planner = Scheduler(pool, span=Span(block_size=4), max_num_seqs=2, max_num_batched_tokens=32)
+    planner = Scheduler(
+        PagedStore(pool, Span(block_size=4)), max_num_seqs=2, max_num_batched_tokens=32
+    )
     greedy = [sequence(device="a") for _ in range(6)]
     modest = sequence(device="b")
     for each in (*greedy, modest):
@@ -121,8 +124,7 @@ def crowd(num_seqs: int, *, num_blocks: int = 64) -> tuple[Scheduler, list[Seque
 
 def fair_scheduler(num_seqs: int, *, num_blocks: int = 64, budget: int = 64) -> Scheduler:
     return Scheduler(
-        BlockPool(num_blocks),
-        span=Span(block_size=4),
+        PagedStore(BlockPool(num_blocks), Span(block_size=4)),
         max_num_seqs=num_seqs,
         max_num_batched_tokens=budget,
     )

@@ -10,8 +10,8 @@ from torch import Tensor
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.network import Network
-from edge.small_gpu.block_store import decode, encode
-from edge.small_gpu.ring_cache import Ring
+from engine.torch.kv.block_store import decode, encode
+from engine.torch.kv.ring_cache import Ring
 from engine.window import Pins
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
 

@@ -1,4 +1,4 @@
-"""Prompts of the torch runtime: tokens of a request, those that must stay, and chunks."""
+"""Prompts: the tokens of a request, where an answer begins inside one, and those that must stay."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ import msgspec
 
 from backbone.errors import TemplateRefusal
 from backbone.tokenizer import Tokenizer
-from edge.small_gpu.slots import RingSlot
 from engine.token_healing import Healer
 from engine.window import Pins, common_prefix
 from offload.chat_turns import plain_form, plain_stops, require_known, require_place, turns
-from offload.errors import ContextLengthError, RequestError, Unsupported
+from offload.errors import RequestError, Unsupported
 from offload.messages import Request
+from offload.scored_turn import scored_places
 
 
-def prompt_tokens(tokenizer: Tokenizer, request: Request) -> list[int]:
+def prompt_tokens(
+    tokenizer: Tokenizer, request: Request, *, writes_plain: bool = True
+) -> list[int]:
     """Return the prompt's tokens, with what the answer begins with behind them.
 
-    Without a chat template, messages are written out as plain text. Raises Unsupported for
-    tools where nothing can tell the model of them, RequestError where the template refuses.
+    Without a chat template, messages are written out as plain text, or refused where `writes_plain`
+    is off. Raises Unsupported for tools where nothing can tell the model of them, RequestError
+    where the template refuses.
     """
     if request.prompt_token_ids:
         require_known(request, tokenizer.max_token_id + 1)
         return list(request.prompt_token_ids)
     template = tokenizer.template_for(request.tools)
-    if request.tools and (request.prompt is not None or template is None):
-        raise Unsupported(
-            "tools need messages and a chat template with a place for them; leave them out"
-        )
+    if request.tools and request.prompt is not None:
+        raise Unsupported("tools need messages and a chat template; a raw prompt has neither")
+    if request.tools and template is None:
+        raise Unsupported("tools need a chat template with a place for them; leave them out")
+    if template is None and request.prompt is None and not writes_plain:
+        raise Unsupported("this model has no chat template; ask it with a plain prompt")
     require_place(request, template or "")
     tokens = _text_tokens(tokenizer, request)
     if not tokens:
@@ -55,6 +60,13 @@ def begun(
     first = max(1, common_prefix(tokens, start))
     kept = len(tokens) - healer.taken_back(tokens[first:])
     return list(tokens[:kept]), b"".join(map(tokenizer.token_bytes, tokens[kept:]))
+
+
+def scored(tokenizer: Tokenizer, request: Request, prompt: list[int]) -> range | None:
+    """Return the places of a prompt whose likelihood is asked for."""
+    if not request.sampling.prompt_logprobs:
+        return None
+    return scored_places(request, prompt, lambda other: prompt_tokens(tokenizer, other))
 
 
 def stops(tokenizer: Tokenizer, request: Request) -> tuple[str, ...]:
@@ -116,49 +128,3 @@ def _otherwise(tokenizer: Tokenizer, request: Request, index: int) -> list[int]:
     messages = list(request.messages)
     messages[index] = msgspec.structs.replace(messages[index], content=other)
     return _text_tokens(tokenizer, msgspec.structs.replace(request, messages=tuple(messages)))
-
-
-class PromptChunks:
-    """Prompt chunks: how far the prefill of one prompt has come.
-
-    Old tokens are compressed, and make room, only between chunks. So what a token sees hangs on its
-    place alone, however small the pieces are that other answers leave room for.
-    """
-
-    def __init__(self, slot: RingSlot, prompt: Sequence[int], pins: Pins, *, reuse: bool) -> None:
-        self._slot, self._prompt, self._pins = slot, prompt, pins
-        self._spans = slot.begin(prompt, pins, reuse=reuse)
-        self.num_shared = self._at = self._chunk_end = len(slot.stream)
-        self._skip_to(self._spans[0].start)
-
-    @property
-    def done(self) -> bool:
-        """Whether the whole prompt has been read."""
-        return not self._spans
-
-    def piece(self, limit: int) -> range:
-        """Return which tokens of the prompt to read next, at most `limit` of them.
-
-        Raises ContextLengthError where they do not fit beside what must stay.
-        """
-        if self._at == self._chunk_end:
-            size = min(self._slot.ring.chunk, self._spans[0].stop - self._at)
-            if not self._slot.make_room(size, self._pins):
-                raise ContextLengthError(self._pins.num_tokens, self._slot.ring.limit)
-            self._chunk_end = self._at + size
-        return range(self._at, min(self._at + limit, self._chunk_end))
-
-    def took(self, piece: range) -> None:
-        """Go on behind a piece that was read."""
-        self._at = piece.stop
-        tokens = self._prompt[piece.start : piece.stop]
-        self._slot.hold(tokens, settle=self._at == self._chunk_end)
-        if self._at == self._spans[0].stop:
-            del self._spans[0]
-            if self._spans:
-                self._skip_to(self._spans[0].start)
-
-    def _skip_to(self, at: int) -> None:
-        if at > self._at:
-            self._slot.skip(self._prompt[self._at : at])
-        self._at = self._chunk_end = at

@@ -9,6 +9,7 @@ import pytest
 
 from cloud.engine.engine import CloudEngine
 from engine.torch.kv.blocks import BlockPool, Span
+from engine.torch.kv_store import PagedStore
 from engine.torch.options import EngineOptions
 from engine.torch.scheduler import Scheduler
 from engine.torch.sequence import QueueLane, Sequence
@@ -16,8 +17,8 @@ from engine.torch.step import Slice
 from engine.torch.waiting_queue import WaitingQueue
 from offload.messages import Delta
 from offload.priority import prioritized
-from tests.cloud.engine.test_scheduler import BLOCK, compute, scheduler, sequence
 from tests.cloud.golden import answer, ask, tokens_of
+from tests.engine.torch.test_scheduler import BLOCK, compute, scheduler, sequence
 from tests.tiny_checkpoints import write_checkpoint
 
 BATCH, READER = QueueLane("a", True), QueueLane("a", False)
@@ -73,8 +74,7 @@ def test_batch_work_rests_while_a_reader_reads_and_goes_on_behind_it() -> None:
 
 def test_as_much_batch_work_runs_beside_readers_as_is_allowed() -> None:
     planner = Scheduler(
-        BlockPool(64),
-        span=Span(block_size=BLOCK),
+        PagedStore(BlockPool(64), Span(block_size=BLOCK)),
         max_num_seqs=8,
         max_num_batched_tokens=32,
         batch_tokens_beside_readers=4,

@@ -12,10 +12,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from backbone.process_limits import is_out_of_memory
-from edge.small_gpu.block_store import BlockStore
-from edge.small_gpu.ring_cache import Ring
 from engine.sessions import Header, Saved, SessionStore
+from engine.torch.kv.block_store import BlockStore
+from engine.torch.kv.ring_cache import Ring
 from engine.window import Pins, common_prefix
+from offload.errors import ContextLengthError
 
 _log = logging.getLogger("nearfar.small_gpu")
 
@@ -103,6 +104,52 @@ class RingSlot:
             return False
         filled = ring.used + len(prompt) - length
         return len(prompt) > ring.limit and filled > ring.limit // 2
+
+
+class PromptChunks:
+    """Prompt chunks: how far the prefill of one prompt has come.
+
+    Old tokens are compressed, and make room, only between chunks. So what a token sees hangs on its
+    place alone, however small the pieces are that other answers leave room for.
+    """
+
+    def __init__(self, slot: RingSlot, prompt: Sequence[int], pins: Pins, *, reuse: bool) -> None:
+        self._slot, self._prompt, self._pins = slot, prompt, pins
+        self._spans = slot.begin(prompt, pins, reuse=reuse)
+        self.num_shared = self.at = self._chunk_end = len(slot.stream)  # `at`: the next token
+        self._skip_to(self._spans[0].start)
+
+    @property
+    def done(self) -> bool:
+        """Whether the whole prompt has been read."""
+        return not self._spans
+
+    def piece(self, limit: int) -> range:
+        """Return which tokens of the prompt to read next, at most `limit` of them.
+
+        Raises ContextLengthError where they do not fit beside what must stay.
+        """
+        if self.at == self._chunk_end:
+            size = min(self._slot.ring.chunk, self._spans[0].stop - self.at)
+            if not self._slot.make_room(size, self._pins):
+                raise ContextLengthError(self._pins.num_tokens, self._slot.ring.limit)
+            self._chunk_end = self.at + size
+        return range(self.at, min(self.at + limit, self._chunk_end))
+
+    def took(self, piece: range) -> None:
+        """Go on behind a piece that was read."""
+        self.at = piece.stop
+        tokens = self._prompt[piece.start : piece.stop]
+        self._slot.hold(tokens, settle=self.at == self._chunk_end)
+        if self.at == self._spans[0].stop:
+            del self._spans[0]
+            if self._spans:
+                self._skip_to(self._spans[0].start)
+
+    def _skip_to(self, at: int) -> None:
+        if at > self.at:
+            self._slot.skip(self._prompt[self.at : at])
+        self.at = self._chunk_end = at
 
 
 def saved(slot: RingSlot, model: str) -> Saved:
@@ -240,9 +287,14 @@ class RingSlots:
         for slot in self.free:
             self._leave(slot)
 
-    def check_integrity(self) -> None:
-        """Assert that with nothing to do every slot is free and its books are in order."""
-        assert not self._taken, "a slot was not given back"
+    @property
+    def usage(self) -> float:
+        """The share of the slots that there may be which are taken, 0 to 1."""
+        return len(self._taken) / self._count
+
+    def check_integrity(self, num_taken: int = 0) -> None:
+        """Assert that every other slot is free, and that the books of those are in order."""
+        assert len(self._taken) == num_taken, "a slot was not given back"
         for slot in self.free:
             assert slot.ring.num_read == len(slot.stream), "ring and stream disagree"
             assert slot.ring.used <= slot.ring.limit, "a ring holds more than it may"

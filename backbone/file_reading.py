@@ -33,7 +33,7 @@ def read_bytes(path: Path, max_bytes: int, *, pipes: bool = True) -> bytes:
         is_null = stat.S_ISCHR(status.st_mode) and os.path.samestat(status, os.stat(os.devnull))
         is_file = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)  # which says its own
         if not (is_file or is_null or (is_pipe and pipes)):
-            raise OSError("it is no regular file")
+            raise OSError("it is no regular file and has no end")
         return _read_within(descriptor, max_bytes, size=status.st_size, is_pipe=is_pipe)
     finally:
         os.close(descriptor)

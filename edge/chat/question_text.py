@@ -92,5 +92,5 @@ def _text(path: Path) -> str:
         ) from None
     except (OSError, ValueError) as error:
         raise RequestError(
-            f"{path} cannot be attached ({cause(error)}); name a text file, or a part of it"
+            f"{path} cannot be read ({cause(error)}); check its name, or attach a part of it"
         ) from None

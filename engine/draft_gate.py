@@ -89,6 +89,7 @@ class StepTimes:
 TRIAL_STEPS = 3  # with drafts, before anything is held against them
 SHARE = 0.02  # of the time spent writing that drafts may cost in all
 SAVED = 32.0  # steps that drafts which won may lose again, to read a new prompt for instance
+FIRST = 3.0  # steps of these that an answer may lose before it has paid for any itself
 WORST = 6.0  # steps that one draft is expected to cost at most, whatever the last ones did
 SLEPT = 32.0  # steps above which one was no step: the machine slept in it
 REFRESH = 32  # steps with drafts, after which one without shows what that costs by now
@@ -105,13 +106,17 @@ class DraftGate:
         self.times = times or StepTimes()
         self._loss = Rate()
         self._trials = 0
-        self._written_s = 0.0  # what all would have taken without drafts
+        self._written_s = 0.0  # what this answer would have taken without drafts
         self._lost_s = 0.0
+        self._credit_s = 0.0  # what all answers together may lose
         self._since_plain = 0
         self._resting = False
 
     def begin(self) -> None:
-        """Begin another answer, which may lose a share of its own time and of no other's."""
+        """Begin another answer, which may lose a share of its own time and little of others'.
+
+        Without that little, a first draft that fails would end all drafts of a short answer.
+        """
         self._written_s = self._lost_s = 0.0
 
     def wanted(self) -> bool:
@@ -121,14 +126,15 @@ class DraftGate:
         if self._trials < TRIAL_STEPS:
             return True
         expected = min(max(0.0, self._loss.value()), WORST * self.times.plain.value())
-        pays = self._lost_s + expected <= SHARE * self._written_s
+        first = min(FIRST * self.times.plain.value(), self._credit_s)
+        pays = self._lost_s + expected <= max(SHARE * self._written_s, first)
         self._tell(resting=not pays)
         return pays
 
     def plain(self, seconds: float) -> None:
         """Take a step without a draft."""
         self.times.add(1, seconds)
-        self._written_s += min(seconds, SLEPT * self.times.plain.value())
+        self._write(min(seconds, SLEPT * self.times.plain.value()))
         self._since_plain = 0
 
     def drafted(self, seconds: float, num_tokens: int) -> None:
@@ -136,7 +142,7 @@ class DraftGate:
         usual = num_tokens * self.times.plain.value()
         self._trials += 1
         self._since_plain += 1
-        self._written_s += usual
+        self._write(usual)
         # A machine that slept meanwhile is no fault of drafts.
         self._lose(min(seconds - usual, SLEPT * self.times.plain.value()))
 
@@ -144,9 +150,17 @@ class DraftGate:
         """Take what was spent on a draft that came to nothing, or on reading for the next."""
         self._lose(seconds)
 
+    def _write(self, seconds: float) -> None:
+        self._written_s += seconds
+        self._earn(SHARE * seconds)
+
     def _lose(self, seconds: float) -> None:
         self._loss.add(seconds)
         self._lost_s = max(self._lost_s + seconds, -SAVED * self.times.plain.value())
+        self._earn(-seconds)
+
+    def _earn(self, seconds: float) -> None:
+        self._credit_s = min(self._credit_s + seconds, SAVED * self.times.plain.value())
 
     def _tell(self, *, resting: bool) -> None:
         if resting and not self._resting:

@@ -64,6 +64,29 @@ def test_no_answer_pays_for_drafts_with_the_time_that_others_saved_or_took() -> 
         assert ratio(gate, lambda _: (2.0, 1), num_tokens=200) >= 0.975
 
 
+def test_a_first_draft_that_fails_does_not_end_the_drafts_of_a_short_answer() -> None:
+    """A summary: at each begin two copies are wrong, and then nearly all are right."""
+    gate = DraftGate()
+    ratio(gate, lambda _: (1.5, 4), num_tokens=600)
+    for _ in range(6):
+        gate.begin()
+        drafts = iter([(2.5, 1), (2.5, 1)] + [(1.8, 5)] * 60)
+        assert ratio(gate, lambda _, drafts=drafts: next(drafts), num_tokens=60) >= 1.5  # type: ignore[misc]
+
+
+def test_answers_that_never_repeat_lose_no_more_together_than_each_of_them() -> None:
+    gate = DraftGate()
+    for _ in range(4):  # which drafts win on, so that there is credit
+        gate.begin()
+        ratio(gate, lambda _: (1.5, 4), num_tokens=200)
+    ratios = []
+    for _ in range(60):
+        gate.begin()
+        ratios.append(ratio(gate, lambda _: (2.5, 1), num_tokens=100))
+    assert min(ratios) >= 0.95, "at most two steps more than its own share"
+    assert sum(ratios[30:]) / 30 >= 0.98, "when what drafts had won is used up"
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_mixed_text_on_an_unsteady_machine_is_never_slowed(seed: int) -> None:
     rng = random.Random(seed)

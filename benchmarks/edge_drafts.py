@@ -11,10 +11,10 @@ from edge.llama.runtime import LlamaEngine
 from offload.messages import Message, Request, Sampling
 
 Row = dict[str, Any]
-SOURCE = (Path(__file__).parents[1] / "edge" / "llama" / "slots.py").read_text().splitlines()
-FILE = "\n".join(SOURCE[15:85])
-PROSE = (Path(__file__).parents[1] / "docs" / "settings.md").read_text()[1000:3500]
-BROKEN = FILE.replace("self._free.append(slot)", "self._free.append(slots)")
+# Texts of this project as they once were, kept, so that a row means the same next year.
+TEXTS = Path(__file__).with_name("edge_drafts_texts")
+FILE, PROSE = ((TEXTS / name).read_text(encoding="utf-8") for name in ("file.txt", "prose.txt"))
+BROKEN = FILE.replace("self._free.append(seat)", "self._free.append(seats)")
 TASKS = {
     "a file written again with one name changed": (
         "Rewrite this file with the name Seat changed to Chair everywhere. Answer with the whole "

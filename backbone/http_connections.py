@@ -18,6 +18,9 @@ from backbone.process_limits import raise_open_files
 
 _SPARE_FILES = 128  # for models, databases, sockets of our own
 MOST_CONNECTIONS = 8192
+# Longer than clients keep an idle connection (5 s in httpx and OpenAI's client): were it closed
+# here in the same moment as they use it again, their request would break.
+KEEP_ALIVE_S = 75
 
 
 def _is_news(record: logging.LogRecord) -> bool:

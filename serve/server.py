@@ -12,7 +12,7 @@ import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from backbone.errors import cause
-from backbone.http_connections import protocol_for
+from backbone.http_connections import KEEP_ALIVE_S, protocol_for
 from offload.engine import Engine
 from offload.errors import SettingsError
 from serve.answer_streams import STOPPING
@@ -21,9 +21,6 @@ from serve.auth import MAX_HEADER_BYTES
 from serve.options import ServeOptions
 
 _BACKLOG = 1024
-# Longer than clients keep an idle connection (5 s in httpx and OpenAI's client): were it closed
-# here in the same moment as they use it again, their request would break.
-_KEEP_ALIVE_S = 75
 _GOODBYE_S = 5  # how long answers under way may still take when the server is stopped
 _LAST_WORD_S = 3  # and how long they then have to say that they end here
 
@@ -112,7 +109,7 @@ def _config(app: ASGIApp, options: ServeOptions) -> uvicorn.Config:
         ssl_keyfile=options.tls_key,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=_GOODBYE_S + _LAST_WORD_S,
-        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_keep_alive=KEEP_ALIVE_S,
     )
     try:
         config.load()

@@ -121,7 +121,7 @@ class PageServer:
     async def _serve(self, begun: Begun) -> None:
         import uvicorn
 
-        from backbone.http_connections import protocol_for
+        from backbone.http_connections import KEEP_ALIVE_S, protocol_for
         from edge.assistant.access import kept_token
         from edge.assistant.app import build_app
 
@@ -158,6 +158,7 @@ class PageServer:
                 server_header=False,
                 proxy_headers=False,
                 timeout_graceful_shutdown=2,
+                timeout_keep_alive=KEEP_ALIVE_S,
             )
         )
         self._server.should_exit = self._stopped

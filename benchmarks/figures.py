@@ -81,6 +81,22 @@ BENCHMARKS = (
         quick=("--quick",),
     ),
     Benchmark("policy_real.json", ("policy_real",), ("offload/policy",)),
+    Benchmark("together.json", ("together",), ("offload/hybrid", "offload/policy")),
+    Benchmark(
+        "policy_learn_pair.json",
+        ("policy_learn_pair",),
+        ("offload/policy/learning",),
+        needs=("by hand",),
+    ),
+    Benchmark("autoscale.json", ("autoscale",), ("cloud/fleet/autoscale.py",)),
+    Benchmark("scaling.json", ("scaling", "{near}"), ("cloud/fleet",), needs=("by hand",)),
+    Benchmark("batch_priority.json", ("batch_priority",), ("engine/torch",), needs=("by hand",)),
+    Benchmark("mlperf.json", ("mlperf",), ("cloud",), needs=("by hand",)),
+    Benchmark("cloud_kv.json", ("cloud_kv",), ("engine/torch/kv",), needs=("by hand",)),
+    Benchmark("quantize_cloud.json", ("quantize",), ("quantize",), needs=("by hand",)),
+    Benchmark("quantize_scale_memory.json", (), ("quantize",), needs=("by hand",)),
+    Benchmark("quantize_scale_time.json", (), ("quantize",), needs=("by hand",)),
+    Benchmark("small_gpu_threads.json", (), ("edge/small_gpu",), needs=("by hand",)),
     Benchmark(
         "policy_learn.json",
         ("policy_learn", "--questions", "{questions}"),
@@ -172,6 +188,16 @@ def _best_single(result: Json) -> str:
     names = ("Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B", "SmolLM2-135M")
     means = ", ".join(f"{found[name]['singles_over_all']['mean_logprob']:.2f}" for name in names)
     return f"their mean log-probability {means}; a coin 0.50"
+
+
+def _signal(result: Json, name: str) -> str:
+    signals = result["check"]["Qwen2.5-Coder-0.5B"]["auroc_of_pairs_within_sets"]
+    return f"{signals[name]['value']:.2f}"
+
+
+def _hybrid(result: Json, name: str) -> str:
+    shares = result["check"]["Qwen2.5-Coder-0.5B"]["hybrid"][name]
+    return f"{shares['20%']:.1%}, {shares['30%']:.1%}"
 
 
 _SMOL, _QWEN = "smollm2-135m-instruct-q4_1", "qwen2.5-coder-0.5b-instruct-q4_k_m"
@@ -284,6 +310,42 @@ REAL = (
         "policy_real.json",
         _left_out,
         _best_single,
+    ),
+    Row(
+        "the same of 242 answers of the 0.5B, pairs within sets: the 1.5B reads them (check)",
+        "together.json",
+        lambda r: f"{_signal(r, 'check (rule and far mean, five folds)')}",
+        lambda r: (
+            f"the rule of the first day {_signal(r, 'rule of the first day')}, their mean "
+            f"log-probability {_signal(r, 'near mean_logprob')}"
+        ),
+    ),
+    Row(
+        "right where the far model writes 20% and 30% of the answers: chosen by check",
+        "together.json",
+        lambda r: _hybrid(r, "check (rule and far mean, five folds)"),
+        lambda r: f"by the rule of the first day {_hybrid(r, 'rule of the first day')}",
+    ),
+    Row(
+        "first word of a stream by `auto` that stays near, at load 12",
+        "together.json",
+        lambda r: f"{r['seconds']['median_ratio']:.2f}x as late",
+        lambda r: f"`auto-local`; held to its end {r['seconds']['median_ratio_if_held']:.1f}x",
+    ),
+    Row(
+        "a reader's whole answer beside 32 batch requests, 135M",
+        "batch_priority.json",
+        lambda r: f"{r['ratios_to_alone']['batch']['whole_s']:.2f}x as long as alone",
+        lambda r: f"beside 32 of other readers {r['ratios_to_alone']['equals']['whole_s']:.1f}x",
+    ),
+    Row(
+        "from 1 to 40 clients, 135M: seconds until a second replica is asked for, and ready",
+        "scaling.json",
+        lambda r: (
+            f"{r['seconds_to_decide']:.1f}, {r['seconds_to_replicas_ready']['2']:.0f}; "
+            f"{r['requests']['whole']} of {r['requests']['asked']} whole"
+        ),
+        "-",
     ),
     Row(
         "0.5B near, 1.5B far, 311 questions, model and sets unseen: the way from random to perfect "

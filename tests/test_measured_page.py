@@ -35,6 +35,12 @@ def test_every_benchmark_measures_code_that_exists() -> None:
         assert not [path for path in benchmark.code if not (ROOT / path).exists()]
 
 
+def test_every_result_is_known_and_marked() -> None:
+    kept = {path.name for path in (ROOT / "benchmarks").glob("*.json")} - {"measured.json"}
+    assert kept == {benchmark.result for benchmark in figures.BENCHMARKS}
+    assert kept <= set(json.loads(figures.MARKS.read_text()))
+
+
 def test_the_readme_tells_what_the_demo_measured() -> None:
     demo = json.loads((ROOT / "benchmarks" / "demo.json").read_text())
     readme = (ROOT / "README.md").read_text()

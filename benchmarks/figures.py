@@ -106,6 +106,7 @@ BENCHMARKS = (
     Benchmark("policy.json", ("policy",), ("offload/policy",), needs=("by hand",)),
     Benchmark("routing.json", ("routing",), ("offload/policy",), needs=("by hand",)),
     Benchmark("edge.json", ("edge", "--apart"), ("edge/llama", "engine"), quick=("--quick",)),
+    Benchmark("ring_attention.json", ("ring_attention",), ("engine/torch/kv",)),
     Benchmark("chat_start.json", ("chat_start",), ("edge/chat",)),
     Benchmark("schemas.json", ("schemas", "{near}"), ("engine",), needs=("near",)),
     Benchmark("templates.json", ("templates",), ("backbone",), needs=()),
@@ -492,6 +493,13 @@ SMALL = (
             for kind in ("float32", "gptq int4")
         ),
         "one after another",
+    ),
+    Row(
+        "attention of a token over a ring cache in 8 bits, 200, 800, 2,000 tokens stored: blocks "
+        "read where they lie",
+        "ring_attention.json",
+        lambda r: ", ".join(f"{r['rows'][f'int8, {n}']['ratio']:.2f}x" for n in (200, 800, 2000)),
+        "a copy of all in order, taken below 512",
     ),
     Row(
         "int4 product on a CPU, one row of 4864 x 896 (896 x 896)",

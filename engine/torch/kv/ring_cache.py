@@ -23,7 +23,8 @@ from backbone.rotary import cos_sin, inverse_frequencies, rotate
 from engine.torch.kv.block_store import BlockStore
 from engine.window import Pins
 
-_FEW = 8  # tokens, whose scores are made at once
+FEW = 8  # tokens that read stored blocks where they lie, once there are so many that a copy of
+COPY_BELOW = 512  # them would take longer than more operators (benchmarks/ring_attention.json)
 
 
 class Rotation(NamedTuple):
@@ -80,16 +81,18 @@ class Ring:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         tables: RingTables | None = None,
+        copy_below: int = COPY_BELOW,
     ) -> None:
         """Make room for `limit` tokens, of which `chunk` may come at once.
 
-        `tables` are those of another ring of the same network and limit, to be shared.
+        With fewer stored tokens than `copy_below` all that is held is copied in order. `tables` are
+        those of another ring of the same network and limit, to be shared.
         """
         least = num_sinks + residual + block + chunk
         assert limit >= least, f"a ring of {limit} tokens is too small: these parts need {least}"
         self.device = torch.device(device)
         self.block, self.residual, self.num_sinks = block, residual, num_sinks
-        self.limit, self.chunk = limit, chunk
+        self.limit, self.chunk, self.copy_below = limit, chunk, copy_below
         self.num_blocks = -(-(limit - num_sinks - residual) // block)
         self._layers = config.num_hidden_layers
         self._windows = config.windows()
@@ -164,7 +167,8 @@ class Ring:
         turn, last = self.tables.rotations[self._bases[layer]], self.used + q.shape[0]
         own = slice(last - q.shape[0], last)
         q = rotate(q, turn.cos[own], turn.sin[own])
-        if q.shape[0] <= _FEW:
+        num_stored = len(self.blocks) * self.block
+        if num_stored and num_stored >= self.copy_below and q.shape[0] <= FEW:
             return self._attend_few(layer, q, stop)
         return self._attend_many(layer, q, stop)
 

@@ -26,7 +26,8 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Network]:
 
 
 def ring_for(network: Network, kind: str = "f16", **changes: int) -> Ring:
-    sizes = {"limit": 96, "block": 8, "residual": 8, "num_sinks": 4, "chunk": 16} | changes
+    sizes = {"limit": 96, "block": 8, "residual": 8, "num_sinks": 4, "chunk": 16, "copy_below": 0}
+    sizes |= changes
     return Ring(network.config, bits=BITS[kind], **sizes)
 
 
@@ -52,6 +53,25 @@ def plain(network: Network, tokens: Sequence[int]) -> Tensor:
 def some_tokens(count: int, seed: int = 0) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(4, 300, (count,), generator=generator).tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_stored_blocks_are_read_where_they_lie_as_their_copy_would_be(
+    family: str, kind: str, networks: dict[str, Network]
+) -> None:
+    network = networks[family]
+    ring = ring_for(network, kind)
+    feed(network, ring, some_tokens(80))
+    config, generator = network.config, torch.Generator().manual_seed(1)
+    heads = (config.num_attention_heads, *[config.num_key_value_heads] * 2)
+    for layer in range(config.num_hidden_layers):
+        q, k, v = (torch.randn(3, n, config.head_dim, generator=generator) for n in heads)
+        lying = ring.attend(layer, q, k, v)
+        ring.copy_below = 1 << 30
+        copied = ring.attend(layer, q, k, v)
+        ring.copy_below = 0
+        torch.testing.assert_close(lying, copied, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "window" not in name])

@@ -17,7 +17,6 @@ from contextlib import (
     AsyncExitStack,
     aclosing,
     nullcontext,
-    suppress,
 )
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +31,7 @@ from offload.config.places import places
 from offload.config.settings_reading import load
 from offload.engine import Breakable, Engine
 from offload.errors import EngineStopped
+from offload.event_waiting import set_within
 from offload.link.local_keys import admitted, open_invites, open_meter, server_keys
 from offload.link.server import LinkServer
 from offload.pair import CLOUD_MODEL
@@ -83,8 +83,7 @@ async def until_stopped(stop: asyncio.Event, engine: Engine) -> str | None:
     while not stop.is_set():
         if isinstance(engine, Breakable) and (why := engine.broken()) is not None:
             return why
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(stop.wait(), _POLL_S)
+        await set_within(stop, _POLL_S)
     return None
 
 

@@ -18,6 +18,7 @@ from offload.egress.outbox import OUT_OF_REACH, Outbox, OutboxEntry
 from offload.egress.permission import EgressContext
 from offload.engine import Engine
 from offload.errors import SettingsError
+from offload.event_waiting import set_within
 from offload.hybrid.hybrid import Hybrid
 from offload.messages import Finish
 
@@ -82,18 +83,15 @@ class AnswerUpgrader:
         try:
             yield
         finally:
-            # A wait_for whose event is set at that moment swallows a cancellation (Python 3.11).
-            while not job.done():
-                job.cancel()
-                await asyncio.wait([job], timeout=0.05)
+            job.cancel()
+            await asyncio.wait([job])
 
     async def _watch(self, engine: Callable[[], Engine]) -> None:
         pause_s = self._first_s
         while True:
             found = await self.look(engine())
             pause_s = self._first_s if found else min(2 * pause_s, self._longest_s)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._nudged.wait(), pause_s)
+            if await set_within(self._nudged, pause_s):
                 pause_s = self._first_s
             self._nudged.clear()
 

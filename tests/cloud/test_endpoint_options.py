@@ -29,7 +29,7 @@ def test_values_take_the_type_of_their_option() -> None:
 
 
 def test_every_option_without_a_flag_can_be_typed_as_it_prints() -> None:
-    flags = {"device", "max_model_len", "tensor_parallel_size", "tokenizer"}
+    flags = {"device", "max_model_len", "tensor_parallel_size", "tokenizer", "profile"}
     plain = EngineOptions(device="cpu")
     for name in set(EngineOptions.__dataclass_fields__) - flags:
         assert read_settings([f"{name}={getattr(plain, name)}"]) == {name: getattr(plain, name)}

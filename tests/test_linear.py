@@ -103,6 +103,16 @@ def _hub(text: str) -> object:
         return None
 
 
+def _modelfile(text: str) -> object:
+    from edge.chat.modelfile import parse_modelfile
+    from offload.errors import RequestError
+
+    try:
+        return parse_modelfile(f"FROM here\nSYSTEM {text}", Path("/nonexistent"))
+    except RequestError:
+        return None
+
+
 def _calls(text: str) -> object:
     from serve.pythonic import parse_calls
     from serve.tool_calls import read_whole
@@ -155,21 +165,23 @@ def _duration(text: str) -> object:
 
 READERS: dict[str, Reader] = {
     "backbone.checkpoint": _pattern("backbone.checkpoint", ("_PREFIX", "sub"), ("_SIGHT", "match")),
+    "backbone.file_names": _pattern(
+        "backbone.file_names",
+        ("_FORBIDDEN", "search"),
+        ("_RESERVED", "fullmatch"),
+        ("_NO_WORD", "sub"),
+    ),
     "backbone.schema_trial": _pattern("backbone.schema_trial", ("_RISKY", "search")),
     "backbone.terminal_text": _called("backbone.terminal_text", "readable"),
     "backbone.tokenizer": _pattern("backbone.tokenizer", ("_BYTE_PIECE", "fullmatch")),
     "cloud.fleet.model_pool": lambda text: re.split(r"(\d+)", text),
     "edge.chat.history_commands": lambda text: re.sub(r"[^\w-]+", "-", text),
-    "edge.chat.typed_ahead": _called("edge.chat.typed_ahead", "text_of"),
+    "edge.chat.typed_ahead": _called("edge.chat.typed_ahead", "messages_of"),
+    "edge.chat.modelfile": _modelfile,
     "edge.models.catalogue": _pattern("edge.models.catalogue", ("_QUANTIZATION", "fullmatch")),
     "edge.models.hub": _hub,
     "edge.chat.markdown_stream": _called("edge.chat.markdown_stream", "settled"),
-    "edge.models.model_files": _pattern(
-        "edge.models.model_files",
-        ("REPO", "fullmatch"),
-        ("_FORBIDDEN", "search"),
-        ("_RESERVED", "fullmatch"),
-    ),
+    "edge.models.model_files": _pattern("edge.models.model_files", ("REPO", "fullmatch")),
     "edge.models.split_models": _pattern("edge.models.split_models", ("_PART", "fullmatch")),
     "edge.assistant.language": _chinese,
     "offload.durations": _duration,
@@ -222,6 +234,7 @@ OWN_TEXT = {
     "edge.device.profile": "what the kernel says of this machine",
     "edge.device.device_pressure": "what the kernel says of this machine",
     "edge.llama.prompt": "alternatives of fixed words, those that the text was found to hold",
+    "offload.egress.preview": "alternatives of fixed words, the placeholders of the text itself",
     "offload.config.settings_reading": "the names of this process's variables",
     "quantize.plan": "a flag that its person typed",
     "serve.options": "a setting that its person wrote",

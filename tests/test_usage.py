@@ -32,7 +32,7 @@ CONTRADICTIONS = [
     (("cloud", "serve", "--upstream", "http://a/v1", "--replicas", "2"), "--upstream is one"),
     (("cloud", "serve", "--model-pool", "s", "--model", "m"), "leave out the other flags"),
     (("cloud", "serve", "--tensor-parallel-size", "2", "--replicas", "2"), "shares one model"),
-    (("cloud", "serve", "--gpus", "0,1"), "need --replicas above 1"),
+    (("cloud", "serve", "--gpus", "0,1"), "need --replicas or --max-replicas above 1"),
     (("quantize", "plan", "f", "--fit", "--target-bpw", "4"), "exactly one budget"),
 ]
 VALUES = [

@@ -50,7 +50,9 @@ class Preset(
         given = by_default if self.temperature is None else self.temperature
         said = {name: getattr(self, name) for name in _DRAWN}
         said = {name: value for name, value in said.items() if value not in (None, ())}
-        return sampling_at(given, max_tokens=self.max_tokens or max_tokens, **said)
+        if self.max_tokens is not None:
+            max_tokens = self.max_tokens
+        return sampling_at(given, max_tokens=max_tokens, **said)
 
 
 Presets = dict[Annotated[str, Meta(min_length=1, max_length=_MAX_NAME_LEN)], Preset]

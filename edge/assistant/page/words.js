@@ -63,7 +63,7 @@ const WORDS = {
     kind_count: "{kind}：{of} 处中替换了 {n} 处。", kind_secret: "密钥", kind_card: "银行卡号", kind_iban: "银行账户", kind_national_id: "身份证号",
     kind_email: "电子邮件地址", kind_phone: "电话号码", kind_name: "姓名", kind_address: "邮寄地址", kind_ip: "IP 地址", kind_path: "路径",
     replaced: "已替换 {n} 处", preset: "预设", preset_edit: "修改", preset_new: "新建", preset_none: "无", preset_any: "不变", preset_name: "名称", preset_system: "系统提示词",
-    preset_temperature: "温度", preset_top_p: "Top-p", preset_length: "回答的最大长度（词元）", preset_private: "内容不离开本设备", preset_save: "保存并使用",
+    preset_temperature: "温度", preset_top_p: "核采样概率", preset_length: "回答的最大长度（词元）", preset_private: "内容不离开本设备", preset_save: "保存并使用",
     preset_hint: "留空的项沿用设置和模型的值。预设从下一个对话起生效。", theme: "主题", theme_auto: "跟随系统", theme_light: "浅色", theme_dark: "深色",
     pin: "置顶", pinned: "已置顶", ledger: "离开的内容", ledger_find: "查找：地址、原因、对话", ledger_kind: "范围", ledger_all: "全部", ledger_replaced: "有替换的",
     ledger_failed: "失败的", ledger_leaving: "进行中或已中断", ledger_abandoned: "未读完", ledger_at_most: "最多 {n} 字节", ledger_none: "没有任何内容离开过本设备。",

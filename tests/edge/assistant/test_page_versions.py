@@ -86,6 +86,7 @@ async def test_a_stopped_answer_goes_on() -> None:
         await ask(tab, "count")
         await tab.locator(".answer .body", has_text="one").wait_for()
         await tab.keyboard.press("Escape")
+        await tab.get_by_role("button", name="Go on").wait_for()
         hold.set()
         await tab.get_by_role("button", name="Go on").click()
         await tab.locator(".answer .body", has_text="one one two").wait_for()

@@ -88,6 +88,12 @@ BENCHMARKS = (
         ("offload/policy/learning",),
         needs=("by hand",),
     ),
+    Benchmark(
+        "lm_eval_sides.json",
+        ("lm_eval_sides",),
+        ("serve", "engine/torch", "edge/llama"),
+        needs=("by hand",),
+    ),
     Benchmark("autoscale.json", ("autoscale",), ("cloud/fleet/autoscale.py",)),
     Benchmark("scaling.json", ("scaling", "{near}"), ("cloud/fleet",), needs=("by hand",)),
     Benchmark("batch_priority.json", ("batch_priority",), ("engine/torch",), needs=("by hand",)),
@@ -199,6 +205,20 @@ def _signal(result: Json, name: str) -> str:
 def _hybrid(result: Json, name: str) -> str:
     shares = result["check"]["Qwen2.5-Coder-0.5B"]["hybrid"][name]
     return f"{shares['20%']:.1%}, {shares['30%']:.1%}"
+
+
+def _seen(result: Json, side: str) -> str:
+    found = result["sides"][side]
+    return f"{found['passages']['ours']:.3f}, {found['same_texts']}, {found['choice']['ours']:.2f}"
+
+
+def _seen_by_hf(result: Json) -> str:
+    found = result["sides"]["near"]
+    error = found["choice"]["standard_error"]
+    return (
+        f"its own `hf` on the decoded weights: {found['passages']['hf']:.3f}, -, "
+        f"{found['choice']['hf']:.2f} +- {error:.2f}"
+    )
 
 
 _SMOL, _QWEN = "smollm2-135m-instruct-q4_1", "qwen2.5-coder-0.5b-instruct-q4_k_m"
@@ -332,6 +352,19 @@ REAL = (
         "together.json",
         lambda r: f"{r['seconds']['median_ratio']:.2f}x as late",
         lambda r: f"`auto-local`; held to its end {r['seconds']['median_ratio_if_held']:.1f}x",
+    ),
+    Row(
+        "SmolLM2-135M in float32 by `nearfar cloud serve`, as lm-evaluation-harness sees it: word "
+        "perplexity of 8 passages, 16 greedy texts the same, accuracy of 16 choices",
+        "lm_eval_sides.json",
+        lambda r: _seen(r, "far, float32"),
+        _seen_by_hf,
+    ),
+    Row(
+        "the same model's GGUF by `nearfar serve`",
+        "lm_eval_sides.json",
+        lambda r: _seen(r, "near"),
+        _seen_by_hf,
     ),
     Row(
         "a reader's whole answer beside 32 batch requests, 135M",

@@ -66,8 +66,10 @@ def _api(url: str, token: str) -> httpx.Client:
 
 
 def _is_well(client: httpx.Client) -> str:
-    answered = client.get("status", timeout=MOST_WAIT_S).status_code
-    return "" if answered == 200 else f"then /api/status says {answered}"
+    answered = client.get("status", timeout=MOST_WAIT_S)
+    if answered.status_code == 200:
+        return ""
+    return f"then /api/status says {answered.status_code}: {answered.text[:200]}"
 
 
 def _without_token(url: str, token: str) -> str:

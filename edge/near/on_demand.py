@@ -60,18 +60,18 @@ class OnDemandEngine(ForwardsTokenizing):
         *,
         keep_alive_s: float | None = None,
     ) -> None:
-        """Look at the model's file. Raises CheckpointError where there is none to run."""
+        """Read the head of the model's file. Raises CheckpointError where there is none to run."""
         self.path = find_model(edge.model, here.models)
+        self._card = card_of(self.path)
         self._pool, self._keep_alive_s = pool, keep_alive_s
         self._key = replace(edge, model=str(self.path.absolute()))
-        self._card: ModelCard | None = None  # of the engine, once it was loaded
         self._observers: dict[str, StateObserver] = {}
 
     def card(self) -> ModelCard:
         """Return what the model is; its context is as long as it may be until it was loaded."""
         if (engine := self._pool.peek(self._key)) is not None:
             self._card = engine.card()
-        return self._card or card_of(self.path)
+        return self._card
 
     def in_use(self, keep_alive_s: float | None = None) -> AbstractAsyncContextManager[Engine]:
         """Hold the model in memory while the block lasts. See OnDemand."""

@@ -38,8 +38,9 @@ _BODIES: tuple[tuple[str, bytes], ...] = (
 )
 _SETTINGS: tuple[dict[str, Any], ...] = (
     {"window": 2**70}, {"window": -2}, {"window": 1}, {"model": "m" * 100_000}, {"model": ""},
-    {"model": "../../etc/passwd"}, {"model": "\0"}, {"kv_cache_dtype": "x" * 1000},
-    {"private": "no"}, {"kv_cache_dtype": ""}, {"model": "nowhere.gguf"},
+    {"model": "../../etc/passwd"}, {"model": "/etc/passwd"}, {"model": "\0"},
+    {"kv_cache_dtype": "x" * 1000}, {"private": "no"}, {"kv_cache_dtype": ""},
+    {"model": "nowhere.gguf"},
 )  # fmt: skip
 _IDS = ("..%2f..%2fetc", "%00", "x" * 5000, "' OR 1=1 --", "%ff", "-1", "*")
 

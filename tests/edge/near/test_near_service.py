@@ -6,11 +6,13 @@ import shutil
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from backbone.errors import CheckpointError
+from edge.assistant.engine_settings import AssistantEngine, SettingsChange
 from edge.models.local_models import set_alias
 from edge.models.model_card import card_of
 from edge.near.edge_factory import open_edge
@@ -19,6 +21,7 @@ from edge.near.near_service import NearService
 from edge.near.on_demand import OnDemandEngine, open_pool
 from offload.config.places import Places, places
 from offload.config.settings import EdgeSettings, Settings
+from offload.config.settings_reading import load
 from offload.engine import Engine, Tokenizing
 from offload.errors import Unsupported
 from offload.messages import Delta, Message, ModelCard, Request, Sampling
@@ -126,6 +129,26 @@ async def test_a_card_is_known_before_loading_and_is_the_engines_behind_it(here:
     assert near.card().vocab_size > 0, "what was learnt stays known"
     with pytest.raises(CheckpointError):
         OnDemandEngine(pool, EdgeSettings(model="nothing"), here)
+
+
+async def test_a_file_that_is_no_model_is_refused_before_it_takes_the_place_of_one(
+    service: NearService, here: Places, tmp_path: Path
+) -> None:
+    """Kept, it would leave a page that cannot tell its own status, nor be set right."""
+    (text := tmp_path / "notes.txt").write_text("no model")
+    page = AssistantEngine(Settings(), here, ask=_never, open_engine=service.open_engine)
+    before = page.status()
+    async with page.lock:
+        with pytest.raises(CheckpointError, match="is not a GGUF file"):
+            await page.change(SettingsChange(model=str(text)))
+    after = page.status()
+    assert (after.chosen, after.model) == (before.chosen, before.model)
+    assert load(here.config_file).edge.model == Settings().edge.model
+    await page.aclose()
+
+
+async def _never(*_: object) -> Any:
+    raise AssertionError("nothing leaves here")
 
 
 def _file_aside(card: ModelCard) -> ModelCard:

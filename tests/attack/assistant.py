@@ -55,10 +55,14 @@ def attack_assistant(link: str, report: Report) -> None:
         "assistant: two heads in one": lambda: _smuggled(url, token),
         "assistant: settings that cannot be": lambda: _bad_settings(url, token),
         "assistant: bodies and names of conversations": lambda: _bad_bodies(url, token),
-        "assistant: Markdown that its page reads": _markdown,
     }
     report.each(trials)
     silence(url, "/", report)
+
+
+def attack_markdown(report: Report) -> None:
+    """Attack what reads Markdown on the page, which needs no server."""
+    report.each({"assistant: Markdown that its page reads": _markdown})
 
 
 def _api(url: str, token: str) -> httpx.Client:

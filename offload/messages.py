@@ -319,6 +319,11 @@ class Usage(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     placeholders_in_links: int = 0  # left there, since a click would carry the originals away
     num_replaced: int = 0  # values for which a placeholder left in their stead
 
+    def plus(self, other: Usage) -> Usage:
+        """Return what both took together."""
+        names = self.__struct_fields__
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
 
 class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Route of an answer: who gave it and why; `reason` is one of the codes of offload/reasons.py.
@@ -330,7 +335,9 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     `cut` says that the near answer ran in circles and was cut where that began.
     `left_out` counts the turns that stayed on the device when the cloud answered. `model` names who
     wrote the answer, and `begun_by` the other side's model, where that wrote its beginning.
-    `checked` says that the far model read the near answer before it was decided.
+    `checked` says that the far model read the near answer before it was decided. `visits` counts
+    those in which it wrote a few words of the near model's answer. `far_read` and `far_written`
+    are the tokens of the far model in all that it did for this answer, as far as it told them.
     """
 
     served_by: Side
@@ -344,6 +351,9 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     model: str = ""
     begun_by: str = ""
     checked: bool = False
+    visits: Count = 0
+    far_read: Count = 0
+    far_written: Count = 0
 
 
 class Sampled(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):

@@ -31,6 +31,9 @@ REASONS = {
     "hedged": "there was no time to try one model after the other, so both were asked",
     "check": "the far model was asked to read the near one's answer",  # in the ledger
     "checked": "the far model read the near one's answer and let it stand",
+    "lend": "the far model was asked for the next words of the near one's answer",  # in the ledger
+    "lent": "the near model wrote it, and the far one the words that it was not sure of",
+    "divide": "the document was read near, and the far model worked with what was found there",
     "passed_on": "the near model's answer was passed on before it was doubted, so it stands",
     "neither": "the near model was not sure, and the far one would hardly know better",
     "over_price": "asking far would pass what this may cost, so it was answered near",

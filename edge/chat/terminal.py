@@ -154,6 +154,8 @@ def why(finish: Finish) -> str:
         parts.append(f"written by {route.model}")
     if route.begun_by:
         parts.append(f"begun by {route.begun_by}")
+    if route.visits:
+        parts.append(f"visits of the far model: {route.visits}")
     if route.confidence is not None:
         parts.append(f"the near answer counted as {sureness(route.confidence)}")
     if route.cut:

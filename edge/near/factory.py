@@ -70,7 +70,7 @@ def options_for(settings: Settings, here: Places, choice: RunFlags) -> HybridOpt
         min_gain=policy.min_gain,
         prices=Prices(price_in=policy.price_in, price_out=policy.price_out, worth=policy.worth),
         exploration=policy.exploration,
-        checks=policy.checks,
+        actions=policy.chosen_actions,
         handover="continue" if policy.handover == "continue" else "replace",
         rescue="continue" if goes_on else "replace",
         offline=choice.offline,

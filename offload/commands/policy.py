@@ -40,6 +40,14 @@ def evaluate(
     far: Annotated[
         Path | None, typer.Option(help="With --answers: the far model's table of the same.")
     ] = None,
+    checked: Annotated[
+        Path | None,
+        typer.Option(help="With --answers: what the far model told of the near ones (check)."),
+    ] = None,
+    lent: Annotated[
+        Path | None,
+        typer.Option(help="With --answers: near answers with words of the far model (lend)."),
+    ] = None,
     policy: Annotated[
         Path | None,
         typer.Option(
@@ -71,7 +79,7 @@ def evaluate(
         value(aim, policy, rewards, as_json=as_json)
         return
     if answers is not None or far is not None:
-        _evaluate_answers(answers, far, policy, as_json=as_json)
+        _evaluate_answers(answers, far, policy, checked=checked, lent=lent, as_json=as_json)
         return
     if outcomes is None or fit is None:
         raise typer.BadParameter("give --outcomes and --fit, --answers and --far, or --rewards")
@@ -93,7 +101,13 @@ def evaluate(
 
 
 def _evaluate_answers(
-    answers: Path | None, far: Path | None, policy: Path | None, *, as_json: bool
+    answers: Path | None,
+    far: Path | None,
+    policy: Path | None,
+    *,
+    checked: Path | None,
+    lent: Path | None,
+    as_json: bool,
 ) -> None:
     import msgspec
 
@@ -108,6 +122,15 @@ def _evaluate_answers(
         from offload.policy.serving.calibrated import load_calibrated
 
         rule = load_calibrated(policy)
+    if checked is not None or lent is not None:
+        from offload.policy.fitting.action_replay import action_lines, replay_actions
+
+        actions = replay_actions(answers, far, rule, checked=checked, lent=lent)
+        if as_json:
+            echo_json(msgspec.json.encode(actions).decode())
+        else:
+            echo("\n".join(action_lines(actions)))
+        return
     named = "the rule of the first day" if policy is None else policy.name
     found = evaluate_answers(answers, far, rule, named=named)
     if as_json:

@@ -24,7 +24,7 @@ UPSTREAM_SCHEMES = ("http", "https")
 HANDOVERS = ("replace", "continue")
 PRIVATE_TURNS = ("leave_out", "keep_near")
 LEARN = ("ask", "on", "off")
-ACTIONS = ("near", "check", "ask")
+ACTIONS = ("near", "check", "lend", "ask")
 MIN_WINDOW = 16
 MAX_TOKENS = 16_777_216  # of a context, or of what of it is kept: more than any model has
 # KV cache types: llama.cpp's, which may be named for keys and values apart, and torch's.
@@ -176,7 +176,7 @@ class PolicySettings:
     aim: str = "auto"  # what is asked for where no model is named: auto, auto-q95, auto-b20, ...
     min_gain: float | None = None  # how much likelier right the cloud must be; None: calibrated
     exploration: float = 0.0  # how often the other side is tried, to learn from it; at most 0.5
-    actions: str = "near, ask"  # what may be chosen; "near, check, ask": far reads before it writes
+    actions: str = "near, ask"  # what may be chosen: also check and lend (docs/policy.md)
     learn: str = "ask"  # from far answers, in use: on, off, or ask once at a terminal
     handover: str = "replace"  # of a doubted near answer; "continue": from its unfinished text
     rescue: str = "continue"  # where a side dies, go on from its text; "replace": begin anew
@@ -199,10 +199,12 @@ class PolicySettings:
                 f"policy.ledger_max_mb is {self.ledger_max_mb}; it must be from 1 to 1000000"
             )
         self._check_aim()
-        chosen = _listed(self.actions)
-        if not {"near", "ask"} <= set(chosen) <= set(ACTIONS):
+        chosen = set(_listed(self.actions))
+        # A check only decides whether the far model is asked.
+        if not {"near"} < chosen <= set(ACTIONS) or ("check" in chosen and "ask" not in chosen):
             raise SettingsError(
-                f'policy.actions is {self.actions!r}; it must be "near, ask" or "near, check, ask"'
+                f'policy.actions is {self.actions!r}; it must be "near, ask", with check or lend '
+                'between them, or "near, lend"'
             )
         for name in ("handover", "rescue"):
             if (way := getattr(self, name)) not in HANDOVERS:
@@ -238,9 +240,9 @@ class PolicySettings:
         return self.learn == "on" and self.privacy is not Privacy.LOCAL_ONLY
 
     @property
-    def checks(self) -> bool:
-        """Whether the far model may be asked to read near answers (policy.actions)."""
-        return "check" in _listed(self.actions)
+    def chosen_actions(self) -> frozenset[str]:
+        """Return what the policy may choose (policy.actions)."""
+        return frozenset(_listed(self.actions))
 
     def _check_aim(self) -> None:
         try:

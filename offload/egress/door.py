@@ -85,6 +85,15 @@ class EgressEngine:
         """Whether the cloud could go on from an answer's beginning. See Continuing."""
         return can_continue(self.cloud, request)
 
+    async def private_values(self, request: Request) -> tuple[str, ...]:
+        """Return what would be replaced in a request if it left now, and the names listed for it.
+
+        Raises EgressBlocked for a request that cannot be read so.
+        """
+        rules = self.door.allowed().rules
+        cleared = await _clear(request, rules)
+        return (*cleared.originals.values(), *rules.names)
+
     def within(self, context: EgressContext) -> Engine:
         """Return this door as an Engine whose texts all leave in one context."""
         return _Within(self, context)
@@ -189,11 +198,7 @@ class EgressEngine:
 
     async def _cleared(self, request: Request, rules: Rules, context: EgressContext) -> Cleared:
         """Return the request as it may leave. Raises EgressBlocked."""
-        # A long text takes longer than the event loop may wait.
-        at_once = num_chars(request) <= AT_ONCE
-        cleared = (
-            clear(request, rules) if at_once else await asyncio.to_thread(clear, request, rules)
-        )
+        cleared = await _clear(request, rules)
         blocked = _of_action(cleared, rules, "block")
         doubtful = _of_action(cleared, rules, "ask")
         if blocked:
@@ -317,6 +322,13 @@ class _DepartureLog:
             back = msgspec.structs.replace(back, num_tokens=self._num_tokens, cost=cost)
         seconds = time.monotonic() - self._began_s
         self._ledger.returned(self._key, msgspec.structs.replace(back, seconds=seconds))
+
+
+async def _clear(request: Request, rules: Rules) -> Cleared:
+    if num_chars(request) <= AT_ONCE:
+        return clear(request, rules)
+    # A long text takes longer than the event loop may wait.
+    return await asyncio.to_thread(clear, request, rules)
 
 
 def _too_long(error: ContextLengthError, *, bytes_sent: int | None) -> CloudFailed:

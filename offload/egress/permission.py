@@ -101,6 +101,23 @@ class EgressContext:
     attended: bool = True
 
 
+class ConsentOnce:
+    """Consent to one request, asked for once, and only where it is needed.
+
+    `agreed` is what was said; None where nobody was asked.
+    """
+
+    def __init__(self, request: Request, ask: AskConsent, *, is_needed: bool) -> None:
+        self._request, self._ask, self._is_needed = request, ask, is_needed
+        self.agreed: bool | None = None
+
+    async def __call__(self) -> bool:
+        """Return whether the request may leave."""
+        if self._is_needed and self.agreed is None:
+            self.agreed = await self._ask(self._request)
+        return self.agreed is not False
+
+
 class ConsentForAll:
     """Consent asked for at the terminal, once: whether all that one command sends may leave.
 

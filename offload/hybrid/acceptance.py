@@ -8,11 +8,27 @@ question with numbers or options does, is judged when it is finished and not bef
 
 from __future__ import annotations
 
+from offload.egress.door import EgressEngine
+from offload.egress.privacy.closed_text import closed_part
+from offload.egress.privacy.shareable_part import holds_private
 from offload.hybrid.handover import accepted
+from offload.messages import Request
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.rule import Limit
 
 _FIRST_LOOK = 2  # tokens
+
+
+def may_accept(request: Request, cloud: EgressEngine | None) -> bool:
+    """Return whether a far model could go on from a part of the near answer, without a seam.
+
+    What an aim promises holds for finished answers alone.
+    """
+    sampling = request.sampling
+    in_form = bool(request.tools or sampling.json_schema is not None or sampling.logprobs)
+    if in_form or cloud is None or holds_private(request):
+        return False
+    return cloud.continues(request)
 
 
 class Acceptance:
@@ -37,7 +53,8 @@ class Acceptance:
         if monitor.tripped:
             self.is_open = False
         if self.is_open:
-            self.length = len(accepted(monitor.text))
+            # It leaves when the far model goes on: no value may have begun at its end.
+            self.length = max(self.length, len(closed_part(accepted(monitor.text))))
 
     def freeze(self) -> None:
         """Accept no more: the far model has been asked to go on from here."""

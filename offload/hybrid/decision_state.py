@@ -16,11 +16,13 @@ from offload.policy.serving.check import FarReading, judged
 from offload.policy.serving.dispatch import (
     DispatchInputs,
     LatencyModel,
+    MeasuredCloud,
     PredictedTimes,
     Start,
     dispatch,
 )
 from offload.policy.serving.failsafe import Failsafe
+from offload.policy.serving.lend import visit_len
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
 from offload.reasons import sureness
@@ -67,10 +69,11 @@ class DecisionState:
 
     def __init__(self, by: DecisionInputs, request: Request, cloud: Engine | None) -> None:
         self._by, self._request = by, request
+        self.visit_len = visit_len(_round_trip_s(cloud), by.far_latency.token_s)
         self._failsafe = safely = Failsafe()
         self.expected = safely(lambda: by.rule.expect(request.last_text()), PromptEstimate())
         self._near_times = safely(lambda: by.near_latency.near(request), PredictedTimes())
-        self._far_times = safely(lambda: by.far_latency.far(request, cloud), PredictedTimes())
+        self.far_times = safely(lambda: by.far_latency.far(request, cloud), PredictedTimes())
         self._estimate: Estimate | None = None
         self._when_tripped: Estimate | None = None
         self._was_cut = False
@@ -78,7 +81,8 @@ class DecisionState:
         self.draw = by.draw
         self.asked_far = False
         self._checked: Estimate | None = None  # by a far model that read the near answer
-        self._check_usage = Usage()
+        self._helped = Usage()  # what readings and visits of the far model took
+        self._num_visits = 0
         self.monitor = self._fresh()
 
     def start(self) -> tuple[Start, str]:
@@ -86,7 +90,7 @@ class DecisionState:
         outlook = DispatchInputs(
             expected=self.expected,
             near=self._near_times,
-            far=self._far_times,
+            far=self.far_times,
             deadline_s=self._request.deadline_s,
         )
         nobody: tuple[Start, str] = ("near_only", "undecided")
@@ -104,7 +108,8 @@ class DecisionState:
 
     def see(self, delta: Delta) -> None:
         """Take the newest piece of the near answer."""
-        self.monitor.see(delta)
+        lent = delta.source == "cloud"  # of which the near model's own figures say nothing
+        self.monitor.see(msgspec.structs.replace(delta, confidence=()) if lent else delta)
         if self._is_opposite and self.monitor.tripped and self._when_tripped is None:
             # What the policy would have acted on; the answer is written to its end all the same.
             self._when_tripped = self.monitor.estimate()
@@ -149,12 +154,17 @@ class DecisionState:
 
     def take_check(self, reading: FarReading, usage: Usage) -> bool:
         """Judge the near answer again by what a far model told of it; return whether it stands."""
-        self._check_usage = usage
+        self._helped = self._helped.plus(usage)
         estimate = self.monitor.estimate()
         if estimate is None or estimate.right is None:
             return False
         self._checked = judged(estimate, reading)
         return not self._by.limit.passed_by(self._checked)
+
+    def take_lent(self, num_visits: int, usage: Usage) -> None:
+        """Take note that the far model wrote words of the near answer."""
+        self._num_visits = num_visits
+        self._helped = self._helped.plus(usage)
 
     def _judged(self) -> Estimate | None:
         """Return what the near answer is worth by all that is known of it by now."""
@@ -170,6 +180,8 @@ class DecisionState:
             return "undecided"
         if self._is_opposite:
             return "explored"
+        if self._num_visits and reason == settled:
+            return "lent"
         if reason == "hedged":
             return "confident"
         right = estimate.right
@@ -223,6 +235,7 @@ class DecisionState:
         sent; `given_up` says that it was asked and not waited for.
         """
         estimate = self._estimate = self._judged()
+        helped, own = self._helped, finish.usage if side == "cloud" else Usage()
         route = Route(
             served_by=side,
             reason=reason,
@@ -232,14 +245,16 @@ class DecisionState:
             sent_is_known=_sent_is_known(failure, given_up),
             cut=side == "edge" and self._was_cut,
             checked=self._checked is not None,
+            visits=self._num_visits,
+            far_read=own.prompt_tokens + helped.prompt_tokens,
+            far_written=own.completion_tokens + helped.completion_tokens,
         )
         lost = (failure.bytes_sent or 0) if failure is not None else 0
-        check = self._check_usage
         usage = msgspec.structs.replace(
             finish.usage,
-            bytes_sent=finish.usage.bytes_sent + lost + check.bytes_sent,
-            bytes_received=finish.usage.bytes_received + check.bytes_received,
-            cost=finish.usage.cost + check.cost,
+            bytes_sent=finish.usage.bytes_sent + lost + helped.bytes_sent,
+            bytes_received=finish.usage.bytes_received + helped.bytes_received,
+            cost=finish.usage.cost + helped.cost,
         )
         return msgspec.structs.replace(finish, route=route, usage=usage)
 
@@ -259,6 +274,7 @@ class DecisionState:
             "p_near": estimate.right if estimate else self.expected.near,
             "p_far": estimate.far if estimate else self.expected.far,
             "checked": self._checked is not None,
+            "visits": float(self._num_visits),
             "score": estimate.score if estimate else None,
             "least_logprob": monitor.least_logprob if monitor.num_tokens else None,
             "near_tokens": float(monitor.num_tokens),
@@ -267,8 +283,8 @@ class DecisionState:
             "max_need": _plain(self._by.limit.max_need),
             "min_score": _plain(self._by.limit.min_score),
             "near_whole_s": self._near_times.whole_s,
-            "far_first_s": self._far_times.first_s,
-            "far_whole_s": self._far_times.whole_s,
+            "far_first_s": self.far_times.first_s,
+            "far_whole_s": self.far_times.whole_s,
             "deadline_s": self._request.deadline_s,
             "handover": self._by.handover,
             "asked_far": self.asked_far,
@@ -279,6 +295,10 @@ def _sent_is_known(failure: LinkError | None, given_up: bool) -> bool | None:
     if failure is not None:
         return failure.bytes_sent is not None
     return False if given_up else None
+
+
+def _round_trip_s(cloud: Engine | None) -> float | None:
+    return cloud.snapshot().rtt_s if isinstance(cloud, MeasuredCloud) else None
 
 
 def _plain(value: float) -> float | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
 
 import msgspec
 
 from offload.egress.door import EgressEngine
-from offload.egress.permission import EgressContext
+from offload.egress.permission import AskConsent, ConsentOnce, EgressContext
 from offload.egress.privacy.shareable_part import holds_private
 from offload.engine import AnswerStream, Engine, HiddenStateSource
 from offload.errors import (
@@ -22,11 +22,11 @@ from offload.errors import (
 )
 from offload.hybrid.acceptance import Acceptance
 from offload.hybrid.answer_pair import AnswerPair
-from offload.hybrid.checking import read_far
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
+from offload.hybrid.far_help import FarHelp
 from offload.hybrid.handover import BackgroundStream, accepted
 from offload.messages import Confidence, Delta, Finish, Request, Side
-from offload.policy.serving.check import CheckWatch
+from offload.policy.serving.actions import Actions
 from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import GateVerdict
@@ -43,20 +43,18 @@ class Escalation:
         request: Request,
         verdict: GateVerdict,
         deciding: DecisionInputs,
-        consent: Callable[[Request], Awaitable[bool]],
+        consent: AskConsent,
         *,
         acceptance: Acceptance | None = None,
-        watch: CheckWatch | None = None,
+        actions: Actions = Actions(),  # noqa: B008 - frozen
     ) -> None:
-        """Take who may answer and by what.
-
-        `acceptance` where text cannot be taken back, `watch` where near answers may be checked.
-        """
+        """Take who may answer and by what; `acceptance` where text cannot be taken back."""
         self._edge, self._cloud = edge, cloud
         self._request, self.verdict, self._by = request, verdict, deciding
-        self._consent, self._acceptance, self._watch = consent, acceptance, watch
-        self._agreed: bool | None = None  # None where nobody was asked
         self.state = DecisionState(deciding, request, cloud)
+        self._acceptance, self._actions = acceptance, actions
+        self.may_leave = ConsentOnce(request, consent, is_needed=verdict.must_ask)
+        self._help = FarHelp(cloud, request, actions, self.state, self.may_leave)
         self._text = ""  # what the reader has before them
         self._writer: Side | None = None  # who wrote the end of it
         self.begun_by: Side | None = None  # who wrote its beginning, where the other goes on
@@ -81,6 +79,8 @@ class Escalation:
         alone = not self._request.answer_prefix and self.begun_by is None
         if not self._request.messages or not alone or holds_private(self._request):
             return None
+        if self._help.has_lent:
+            return None  # the near answer is not the near model's alone
         return self.state.pair(self._text, tuple(self._far_tokens), far_model)
 
     def _started(self) -> AnswerStream:
@@ -91,15 +91,9 @@ class Escalation:
         start, reason = self.state.start()
         if start == "near_only":
             return self._near(reason)
-        if start == "far":
+        if start == "far" and self._actions.asks:
             return self._far(reason)
-        return self._watched(hedged=start == "both")
-
-    async def may_leave(self) -> bool:
-        """Ask for consent where it is needed, once."""
-        if self.verdict.must_ask and self._agreed is None:
-            self._agreed = await self._consent(self._request)
-        return self._agreed is not False
+        return self._watched(hedged=start == "both" and self._actions.asks)
 
     async def _near(
         self,
@@ -115,7 +109,7 @@ class Escalation:
             request = msgspec.structs.replace(request, answer_prefix=begun)
         ended: Finish | None = None
         with self._revealed():
-            async with aclosing(self._timed(self._edge, request, self._by.near_latency)) as edge:
+            async with aclosing(self._near_items(request)) as edge:
                 async for item in edge:
                     if isinstance(item, Finish):
                         ended = item
@@ -184,7 +178,7 @@ class Escalation:
 
     async def _cloud_items(self, request: Request, reason: str) -> AnswerStream:
         assert self._cloud is not None, "the gate lets nothing out without a cloud"
-        context = EgressContext(reason=reason, agreed=self._agreed is True)
+        context = EgressContext(reason=reason, agreed=self.may_leave.agreed is True)
         door = self._cloud.within(context)
         async with aclosing(self._timed(door, request, self._by.far_latency)) as cloud:
             async for item in cloud:
@@ -197,20 +191,19 @@ class Escalation:
 
     async def _watched(self, *, hedged: bool) -> AnswerStream:
         """Let the edge answer; when the monitor trips, ask the cloud while the edge goes on."""
-        reason, ended = self.verdict.reason, None
+        reason, ended, failure = self.verdict.reason, None, None
         async with BackgroundStream() as far:
             if hedged:
                 reason = await self._ask(far, "hedged")
             with self._revealed():
-                near = self._timed(self._edge, self._request, self._by.near_latency)
-                async with aclosing(near) as edge:
+                async with aclosing(self._help.answer(self._near_items)) as edge:
                     async for item in edge:
                         if isinstance(item, Finish):
                             ended = item
                             break
                         self.state.see(item)
                         yield self._as_accepted(item)
-                        why = self.state.wants_far
+                        why = None if self._help.lends else self._wants_far
                         if why is not None and reason == self.verdict.reason:
                             reason = await self._ask(far, why)
                         if self.state.monitor.stuck:
@@ -218,11 +211,13 @@ class Escalation:
                             break
                         if far.arrived and reason == "unsure":
                             break
-            if ended is not None and ended.reason == "error" and not far.started:
+            failed = ended is not None and ended.reason == "error"
+            if failed and not far.started and self._actions.asks:
                 reason = await self._ask(far, "near_failed")
             if ended is not None:
                 self.state.monitor.conclude(ended.reason)
-                why = self.state.wants_far
+                failure = self._help.end_lending()
+                why = self._wants_far
                 if why is not None and reason == self.verdict.reason:
                     reason = await self._decide(far, why)
             if reason in ("unsure", "explored", "near_failed") or (
@@ -232,50 +227,34 @@ class Escalation:
                     yield item
             elif ended is not None:
                 kept = self.state.kept(reason, self.verdict.reason)
-                async for item in self._stands(ended, kept, given_up=far.started):
+                async for item in self._stands(ended, kept, failure, given_up=far.started):
                     yield item
 
     async def _ask(self, far: BackgroundStream, reason: str) -> str:
         """Ask the cloud in the background if the text may leave; return the reason code."""
         if not await self.may_leave():
             return "not_allowed"
-        far.start(self.cloud_stream(reason, self._prefix(reason)))
+        prefix = self._prefix(reason)
+        if not self._num_accepted:
+            prefix = await self._help.closed(prefix)
+        far.start(self.cloud_stream(reason, prefix))
         return reason
+
+    @property
+    def _wants_far(self) -> str | None:
+        return self.state.wants_far if self._actions.asks else None
 
     async def _decide(self, far: BackgroundStream, why: str) -> str:
         """Settle a finished near answer that is doubted; return the reason code."""
         if self._is_passed_on:
             return "passed_on"
-        if why == "unsure" and await self._is_kept_by_check():
+        if why == "unsure" and await self._help.keeps():
             return "checked"
         return await self._ask(far, why)
 
-    async def _is_kept_by_check(self) -> bool:
-        """Whether the far model, which reads the near answer, lets it stand.
-
-        Where it cannot be asked, or is cut off, the answer is decided as without a check.
-        """
-        answer = split(self.state.monitor.text).answer
-        watch, cloud = self._watch, self._cloud
-        if watch is None or cloud is None or not watch.is_useful or not answer.strip():
-            return False
-        if holds_private(self._request) or not await self.may_leave():
-            return False
-        agreed = self._agreed is True
-        try:
-            reading, usage = await read_far(cloud, self._request, answer, agreed=agreed)
-        except Unsupported:
-            watch.is_unsupported()
-            return False
-        except LinkError:
-            return False
-        accepts = self.state.take_check(reading, usage)
-        watch.note(accepted=accepts)
-        return accepts
-
     def _as_accepted(self, delta: Delta) -> Delta:
         """Return a piece of the near answer with how much of that stands by now."""
-        delta = msgspec.structs.replace(delta, source="edge")
+        delta = msgspec.structs.replace(delta, source=delta.source or "edge")
         if self._acceptance is None:
             return delta
         self._acceptance.see(self.state.monitor)
@@ -347,6 +326,9 @@ class Escalation:
                     cut = False
                 self.begun_by = begun_by
                 yield item
+
+    def _near_items(self, request: Request) -> AnswerStream:
+        return self._timed(self._edge, request, self._by.near_latency)
 
     async def _timed(self, engine: Engine, request: Request, clock: LatencyModel) -> AnswerStream:
         began, first_s = time.monotonic(), None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import logging
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ import msgspec
 from offload.aims import LISTED, Aim, parse_aim
 from offload.egress.door import Door, EgressEngine
 from offload.egress.permission import AskConsent, Permission, anything, nobody
-from offload.egress.privacy.shareable_part import class_of, holds_private, strictest
+from offload.egress.privacy.shareable_part import class_of, strictest
 from offload.engine import (
     AnswerStream,
     Embedding,
@@ -39,22 +38,19 @@ from offload.errors import (
     RequestError,
     Unsupported,
 )
-from offload.hybrid.acceptance import Acceptance
+from offload.hybrid.acceptance import Acceptance, may_accept
 from offload.hybrid.answer_pair import Learner
 from offload.hybrid.decision_state import DecisionInputs, ExplorationDraw, with_left_out
 from offload.hybrid.escalation import Escalation
+from offload.hybrid.rule_in_use import RuleInUse
 from offload.messages import Finish, ModelCard, Request, Side
-from offload.policy.serving.check import CheckWatch
-from offload.policy.serving.controller import AimLimits
+from offload.policy.serving.actions import BY_DEFAULT, Watches
 from offload.policy.serving.dispatch import LatencyModel, Prices, num_chars
 from offload.policy.serving.failsafe import Failsafe
-from offload.policy.serving.first_day import FirstDayRule, first_day
 from offload.policy.serving.gate import Conditions, GateVerdict, gate
 from offload.policy.serving.rule import Limit, Rule, ThresholdRule
 from offload.policy.serving.small_talk import is_small_talk
 from offload.reasons import Decision, Recorder
-
-_log = logging.getLogger("nearfar.policy")
 
 # Of the answers that the policy keeps near: learnt from doubtful ones alone, it got no better
 # (benchmarks/policy_learn.json).
@@ -64,14 +60,14 @@ _UNDECIDED = GateVerdict(choice="edge", reason="undecided")  # what cannot be ju
 
 @dataclass(frozen=True, kw_only=True)
 class HybridOptions:
-    """Options of the hybrid; `forced` sends all to one side, within the gate's rules.
+    """Options of the hybrid; `forced` sends all to one side, within the gate's rules, `because` so.
 
     rule: calibrated, that of the first day, or a threshold. aim: what is asked for where no model
     is named. min_gain: how much likelier right the cloud must be for plain `auto` to ask it; None:
     as calibrated. exploration: how often plain `auto` does the opposite, to learn from it.
     handover: whether the cloud starts a doubted answer anew or goes on from what stands there.
-    rescue: the same where the side that wrote has died. checks: whether the far model may first
-    read a doubted answer, which then stands or not.
+    rescue: the same where the side that wrote has died. actions: what may be chosen besides the
+    near model's own answer: to ask for a whole one, to have it checked, words of it lent.
     """
 
     rule: Rule = field(default_factory=ThresholdRule)
@@ -81,9 +77,10 @@ class HybridOptions:
     exploration: float = 0.0
     handover: Literal["replace", "continue"] = "replace"
     rescue: Literal["replace", "continue"] = "continue"
-    checks: bool = False
+    actions: frozenset[str] = BY_DEFAULT
     offline: bool = False
     forced: Side | None = None
+    because: str = ""
 
 
 class Hybrid(ForwardsTokenizing):
@@ -122,9 +119,8 @@ class Hybrid(ForwardsTokenizing):
         self._allowed = allowed
         self._chance = chance
         self._near_latency, self._far_latency = LatencyModel(), LatencyModel()
-        self._limits = AimLimits(self._options.rule, self._options.min_gain)
-        self._met_cloud = False
-        self._check_watch = CheckWatch()
+        self.deciding = RuleInUse(self._options.rule, self._options.min_gain, learner)
+        self._watches = Watches()
 
     def card(self) -> ModelCard:
         """Return the edge model's card: it is the one that is always there."""
@@ -163,13 +159,14 @@ class Hybrid(ForwardsTokenizing):
             raise Unsupported("the near model's engine cannot tokenize text; choose another model")
         return self.edge
 
-    def forced(self, side: Side) -> Hybrid:
+    def forced(self, side: Side, *, because: str = "") -> Hybrid:
         """Return the same two engines with one side demanded, within the gate's rules.
 
-        For one request that a person wants answered elsewhere; close only the original.
+        For one request that a person wants answered elsewhere; close only the original. `because`
+        is the reason code of what leaves, where it is not that a person wants it.
         """
         twin = copy.copy(self)
-        twin._options = replace(self._options, forced=side)
+        twin._options = replace(self._options, forced=side, because=because)
         return twin
 
     async def aclose(self) -> None:
@@ -197,7 +194,7 @@ class Hybrid(ForwardsTokenizing):
         aim, began_at = self._aim(request), time.time()
         request = self._as_allowed(request)
         await self._heed()
-        Failsafe()(self._renew_rule, None)
+        Failsafe()(lambda: self.deciding.renew(learns=self._allowed().learns), None)
         verdict = self._verdict(request, aim)
         # The engines below have names of their own.
         plain = msgspec.structs.replace(request, model="")
@@ -221,7 +218,8 @@ class Hybrid(ForwardsTokenizing):
                     yield item
                 return
             except ContextLengthError:
-                if escalation.verdict.choice != "open" or not await escalation.may_leave():
+                may_ask = escalation.verdict.choice == "open" and "ask" in self._options.actions
+                if not may_ask or not await escalation.may_leave():
                     raise
         escalation.state.draw = None  # only one side could answer
         async with aclosing(escalation.cloud_stream("too_long")) as far:
@@ -253,7 +251,9 @@ class Hybrid(ForwardsTokenizing):
         return agreed
 
     def _verdict(self, request: Request, aim: Aim) -> GateVerdict:
-        return Failsafe()(lambda: gate(request, self._conditions(aim)), _UNDECIDED)
+        verdict = Failsafe()(lambda: gate(request, self._conditions(aim)), _UNDECIDED)
+        because = self._options.because if verdict.choice == "cloud" else ""
+        return replace(verdict, reason=because) if because else verdict
 
     def _conditions(self, aim: Aim) -> Conditions:
         options = self._options
@@ -276,7 +276,7 @@ class Hybrid(ForwardsTokenizing):
         if verdict.choice != "edge" and allowed is not None and cost > allowed:
             verdict = GateVerdict(choice="edge", reason="over_price")
         paid = options.prices.in_gain(cost)
-        limit = self._limits.limit(aim, cost=paid) if verdict.choice == "open" else Limit()
+        limit = self.deciding.limits.limit(aim, cost=paid) if verdict.choice == "open" else Limit()
         if verdict.choice == "open" and self._eases(aim) and is_small_talk(request):
             verdict, limit = replace(verdict, reason="small_talk"), limit.eased()
         return verdict, limit
@@ -289,7 +289,7 @@ class Hybrid(ForwardsTokenizing):
         verdict, limit = safely(partial(self._limited, request, verdict, aim), (otherwise, Limit()))
         explores = verdict.reason == "confident" and aim.kind == "auto" and not verdict.must_ask
         deciding = DecisionInputs(
-            rule=options.rule,
+            rule=self.deciding.rule,
             limit=limit,
             handover=options.handover,
             rescue=options.rescue,
@@ -297,10 +297,12 @@ class Hybrid(ForwardsTokenizing):
             far_latency=self._far_latency,
             draw=self._draw() if verdict.choice == "open" and explores else None,
         )
-        settles = settles and verdict.choice == "open" and self._may_accept(request, aim)
+        actions = self._watches.actions(options.actions, request, settles=settles)
+        continues = options.rescue == "continue" and aim.kind == "auto"
+        settles = settles and verdict.choice == "open" and continues
+        settles = settles and may_accept(request, self.cloud)
         draws_opposite = deciding.draw is not None and deciding.draw.opposite
         acceptance = Acceptance(limit) if settles and not draws_opposite else None
-        may_check = options.checks and bool(request.messages) and not request.tools
         return Escalation(
             self.edge,
             self.cloud,
@@ -309,19 +311,8 @@ class Hybrid(ForwardsTokenizing):
             deciding,
             self._ask,
             acceptance=acceptance,
-            watch=self._check_watch if may_check else None,
+            actions=actions,
         )
-
-    def _may_accept(self, request: Request, aim: Aim) -> bool:
-        """Return whether a far model could go on from a part of the near answer, without a seam.
-
-        What an aim promises holds for finished answers alone.
-        """
-        sampling, cloud = request.sampling, self.cloud
-        in_form = bool(request.tools or sampling.json_schema is not None or sampling.logprobs)
-        ours = self._options.rescue == "continue" and not holds_private(request)
-        whole = in_form or aim.kind != "auto" or cloud is None or not ours
-        return not whole and cloud is not None and cloud.continues(request)
 
     def _draw(self) -> ExplorationDraw | None:
         share, only_far = self._options.exploration, False
@@ -357,38 +348,13 @@ class Hybrid(ForwardsTokenizing):
         return ""
 
     def _meet(self, finish: Finish) -> None:
-        """Look at the cloud's name when it has answered first: a link knows it only then."""
-        served_far = finish.route is not None and finish.route.served_by == "cloud"
-        if self._met_cloud or self.cloud is None or not served_far:
-            return
-        self._met_cloud = True
-        wanted, found = self._options.rule.cloud_model, self.cloud.card().name
-        if wanted in (None, found):
-            return
-        # What was learnt of one far model says nothing of another.
-        learnt = self._learner.rule_for(found) if self._learner is not None else None
-        self._go_by(learnt or first_day())
-        _log.warning(
-            "nearfar: the policy was fitted beside the far model %s, not %s: now %s decides",
-            wanted,
-            found,
-            "what was learnt beside that one"
-            if learnt
-            else "the rule of the first day (`nearfar policy calibrate` makes a new policy)",
-        )
-
-    def _go_by(self, rule: Rule) -> None:
-        self._options = replace(self._options, rule=rule)
-        self._limits = AimLimits(rule, self._options.min_gain)
-
-    def _renew_rule(self) -> None:
-        """Go by what was learnt since, or by nothing learnt where that is no longer wished."""
-        newer = self._learner.newer_rule() if self._learner is not None else None
-        rule, learns = self._options.rule, self._allowed().learns
-        if newer is not None and learns:
-            self._go_by(newer)
-        elif not learns and isinstance(rule, FirstDayRule) and rule.far_model is not None:
-            self._go_by(first_day())
+        """Look at the cloud's name when it has answered: a link knows it only then."""
+        if (
+            self.cloud is not None
+            and finish.route is not None
+            and finish.route.served_by == "cloud"
+        ):
+            self.deciding.meet(self.cloud.card().name)
 
     def _learn(self, escalation: Escalation, finish: Finish) -> None:
         """Hand both answers to the learner, where both were finished and the person lets it."""
@@ -405,7 +371,7 @@ class Hybrid(ForwardsTokenizing):
     ) -> None:
         if aim.kind == "budget" and escalation.verdict.choice == "open":
             far = finish.route is not None and finish.route.served_by == "cloud"
-            self._limits.note(aim, escalation.state.need, went_far=far)
+            self.deciding.limits.note(aim, escalation.state.need, went_far=far)
         if self._recorder is None:
             return
         decision = Decision(

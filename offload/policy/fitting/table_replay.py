@@ -98,7 +98,7 @@ def evaluate_answers(near: Path, far: Path, rule: Rule, *, named: str) -> TableR
 def decide_rows(rule: Rule, rows: Sequence[AnswerRow]) -> TableDecisions:
     """Return what a rule says of finished answers, under the aim `auto`."""
     limit = rule.limit(Aim())
-    said = [_judged(rule, row) for row in rows]
+    said = [judged_row(rule, row) for row in rows]
     return TableDecisions(
         score=np.array([each.score for each in said]),
         need=np.array([each.need for each in said]),
@@ -107,7 +107,8 @@ def decide_rows(rule: Rule, rows: Sequence[AnswerRow]) -> TableDecisions:
     )
 
 
-def _judged(rule: Rule, row: AnswerRow) -> Estimate:
+def judged_row(rule: Rule, row: AnswerRow) -> Estimate:
+    """Return what a rule says of one finished answer of a table."""
     wrong = row.flags or flags(row.text, question=row.question, ended=row.ended)
     if isinstance(rule, FirstDayRule) and not row.text and row.measures.keys() >= MEASURED:
         return rule.judge_measures(row.measures, wrong)

@@ -127,6 +127,11 @@ class LatencyModel:
             self._per_token_s.append((whole_s - first_s) / (number - 1))
         self._num_tokens.append(number)
 
+    @property
+    def token_s(self) -> float | None:
+        """Return the seconds of one token, None while that is not known."""
+        return median(self._per_token_s) if self._per_token_s else None
+
     def near(self, request: Request) -> PredictedTimes:
         """Predict a device's answer: the first token takes longer the longer the prompt is."""
         if not self._first_s:

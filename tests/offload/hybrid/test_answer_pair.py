@@ -139,7 +139,7 @@ async def test_where_learning_is_switched_off_the_shipped_rule_decides_at_once()
     for learns, expected in ((True, "scripted"), (False, None)):
         hybrid, _ = taught(near(("41", SURE)), near(("42", SURE)), learns=learns, rule=rule)
         await read(hybrid, ask())
-        assert hybrid._options.rule.cloud_model == expected
+        assert hybrid.deciding.rule.cloud_model == expected
 
 
 async def test_another_far_model_brings_what_was_learnt_beside_it(

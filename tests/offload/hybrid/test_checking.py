@@ -16,6 +16,7 @@ from tests.offload.hybrid.pairs import SURE, Told, ask, near, read
 from tests.offload.scripted import ScriptedEngine, delta
 
 NEAR = ["near0 ", "near1 "]
+ACTIONS = frozenset({"near", "check", "ask"})
 ENDS = Finish(reason="stop", usage=Usage(completion_tokens=2, bytes_sent=10, cost=1.0))
 
 
@@ -41,7 +42,7 @@ def reads(nats: float) -> Any:
 def checking(cloud: ScriptedEngine, **options: Any) -> Hybrid:
     rule = Doubting(right=0.4, far=0.9)
     edge = near(("near0 ", SURE), ("near1 ", SURE))
-    return Hybrid(edge, cloud, options=HybridOptions(rule=rule, checks=True, **options))
+    return Hybrid(edge, cloud, options=HybridOptions(rule=rule, actions=ACTIONS, **options))
 
 
 async def test_an_answer_that_the_far_model_finds_likely_stands() -> None:
@@ -116,7 +117,7 @@ async def test_a_link_cut_at_any_moment_leaves_one_whole_answer(nats: float) -> 
             ),
             pause_s=0.0,
         )
-        options = HybridOptions(rule=Doubting(right=0.4, far=0.9), checks=True)
+        options = HybridOptions(rule=Doubting(right=0.4, far=0.9), actions=ACTIONS)
         text, _ = await read(Hybrid(edge, cloud, options=options), ask())
         begun = {"far0 and near", "far0 far1 and near"}  # the near model goes on with the far text
         kinds = {"near0 near1 ": "near", "far0 far1 ": "far", **dict.fromkeys(begun, "both")}

@@ -88,7 +88,7 @@ def convert(
         if source.is_dir():
             notes = _from_folder(open_checkpoint(source), part, options, progress)
         else:
-            notes = _from_gguf(source, part, options)
+            notes = _from_gguf(source, part, options, progress)
         written = inspect(part)
     return Conversion(
         path=target,
@@ -113,12 +113,19 @@ def _from_folder(
     # Both files exist at once for a moment; no quantized type takes more than nine bits.
     check_space(part, weights * _PLAIN_BYTES[native] + weights * 9 // 8)
     with scratch_file(part, native) as plain:
-        write_plain(checkpoint, plain, kind=native, progress=progress)
-        _quantize(plain, part, options)
+        write_plain(checkpoint, plain, kind=native, progress=_half(progress, 0))
+        _quantize(plain, part, options, _half(progress, 1))
     return checkpoint.notes
 
 
-def _from_gguf(source: Path, part: Path, options: QuantizeOptions) -> tuple[str, ...]:
+def _half(progress: Progress | None, which: int) -> Progress | None:
+    """Return what tells of one of two passes over all tensors."""
+    return progress and (lambda done, total: progress(which * total + done, 2 * total))
+
+
+def _from_gguf(
+    source: Path, part: Path, options: QuantizeOptions, progress: Progress | None
+) -> tuple[str, ...]:
     stored = inspect(source)
     if stored.is_quantized and not options.allow_requantize:
         raise CheckpointError(
@@ -127,11 +134,13 @@ def _from_gguf(source: Path, part: Path, options: QuantizeOptions) -> tuple[str,
         )
     weights = sum(stored.num_weights.values())
     check_space(part, weights * _PLAIN_BYTES.get(options.kind, 2))
-    _quantize(source, part, options)
+    _quantize(source, part, options, progress)
     return ()
 
 
-def _quantize(source: Path, target: Path, options: QuantizeOptions) -> None:
+def _quantize(
+    source: Path, target: Path, options: QuantizeOptions, progress: Progress | None
+) -> None:
     requantize(
         source,
         target,
@@ -140,6 +149,7 @@ def _quantize(source: Path, target: Path, options: QuantizeOptions) -> None:
         importance=options.importance,
         allow_requantize=options.allow_requantize,
         num_threads=options.num_threads,
+        progress=progress,
     )
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 
 @contextmanager
-def captured_log() -> Iterator[list[str]]:
-    """Collect what llama.cpp would print, and give the log back to whoever had it."""
+def captured_log(heard: Callable[[str], None] | None = None) -> Iterator[list[str]]:
+    """Collect what llama.cpp would print, and give the log back to whoever had it.
+
+    `heard` is called with each piece as it comes.
+    """
     import llama_cpp
 
     lines: list[str] = []
 
     def collect(level: int, text: bytes, user_data: ctypes.c_void_p) -> None:
         lines.append(text.decode("utf-8", "replace").strip())
+        if heard:
+            heard(lines[-1])
 
     callback = llama_cpp.llama_log_callback(collect)
     previous, data = llama_cpp.llama_log_callback(), ctypes.c_void_p()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ TENSOR_TYPES = (
     *("iq1_m", "iq1_s", "tq1_0", "tq2_0"),
 )
 PLAIN_KINDS = ("f32", "f16", "bf16")
+_COUNTED = re.compile(r"\[ *(\d+)/ *(\d+)\]")  # how llama.cpp begins its line on each tensor
 # Rows of one tensor held while quantizing; llama.cpp's own default of 8 GiB is more than a
 # small device has.
 _MAX_BUFFER_BYTES = 256 << 20
@@ -78,6 +79,7 @@ def requantize(
     importance: Mapping[str, NDArray[np.float32]] | None,
     allow_requantize: bool,
     num_threads: int,
+    progress: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write `target` from the GGUF `source` in another type.
 
@@ -99,7 +101,12 @@ def requantize(
     if importance:
         params.imatrix = kept_importance
     _apply_named(params, overrides)
-    with captured_log() as lines:
+
+    def heard(line: str) -> None:
+        if progress and (counted := _COUNTED.match(line)):
+            progress(int(counted[1]), int(counted[2]))
+
+    with captured_log(heard) as lines:
         status = llama_cpp.llama_model_quantize(bytes(source), bytes(target), ctypes.byref(params))
     if status:
         reason = last_error(lines)

@@ -1,9 +1,10 @@
-"""Terminal output of commands: a progress bar on stderr, and lines or one JSON document."""
+"""Terminal output of commands: progress on stderr, and lines or one JSON document."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,11 +16,22 @@ from backbone.files import require_outputs
 from backbone.terminal_text import echo, echo_json
 
 
+_LINE_S = 5.0  # between two lines of progress, where there is no terminal to draw on
+
+
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Yield a function (done, in all) that moves a bar, drawn only where a person looks."""
+    """Yield a function (done, in all) that moves a bar, or writes a line where nothing is drawn.
+
+    A log gets a line for each twentieth of the work, at most one in five seconds: short work none.
+    """
     if not sys.stderr.isatty():
-        yield lambda done, total: None
+        log = sys.stderr
+        yield ProgressLines(
+            what,
+            write=lambda line: print(line, file=log, flush=True),
+            clock=time.monotonic,
+        )
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -28,6 +40,38 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class ProgressLines:
+    """Progress as plain lines: "blocks: 3 of 24, 2 min left"."""
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        write: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._what, self._write, self._clock = what, write, clock
+        self._start = self._last = clock()
+        self._told = 0  # twentieths
+        self._found: int | None = None  # what was done already when this run began
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say how much is done, where a line is due."""
+        now, part = self._clock(), 20 * done // max(total, 1)
+        if self._found is None:
+            self._found = max(done - 1, 0)
+        if part <= self._told or now - self._last < _LINE_S:
+            return
+        self._told, self._last = part, now
+        left = (now - self._start) * (total - done) / (done - self._found)
+        ending = f", {_duration(left)} left" if done < total else ""
+        self._write(f"{self._what}: {done} of {total}{ending}")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
 
 
 def show(document: dict[str, Any], lines: Sequence[str], *, as_json: bool) -> None:

@@ -16,6 +16,7 @@ from backbone.rope_scaling import RopeScaling
 # Far above what there is: each layer costs objects before a weight is looked for.
 _MOST = {"num_hidden_layers": 4096, "num_attention_heads": 1 << 16}
 _MOST_OF_ANY = 1 << 28
+_MOST_EXPERTS = 1 << 16  # of all layers together
 _COUNTS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     "num_attention_heads",
@@ -95,6 +96,11 @@ class NetworkConfig:
             raise CheckpointError(
                 f"num_experts_per_tok={self.num_experts_per_tok} of num_experts="
                 f"{self.num_experts} cannot be; the config.json is damaged"
+            )
+        if self.num_experts * self.num_hidden_layers > _MOST_EXPERTS:
+            raise CheckpointError(
+                f"num_experts is {self.num_experts} in {self.num_hidden_layers} layers, more than "
+                "any model has; fetch it again"
             )
 
     def window(self, layer: int) -> int | None:

@@ -35,6 +35,13 @@ _SANDWICH_NORMS = {
 }
 _QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 _PLAIN = _ATTENTION | _PRE_NORM | _FEED_FORWARD
+# All experts of a layer are one tensor, [experts, out, in]: `mlp.experts.7.up_proj` is a part of it.
+_EXPERTS = {
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.experts.gate_proj": "ffn_gate_exps",
+    "mlp.experts.up_proj": "ffn_up_exps",
+    "mlp.experts.down_proj": "ffn_down_exps",
+}
 _FUSED = {
     "input_layernorm": "attn_norm",
     "self_attn.qkv_proj": "attn_qkv",
@@ -48,6 +55,7 @@ _COMPUTED = re.compile(r"\.(rotary_emb\.inv_freq|masked_bias|attn\.bias)$")
 # The name before `model.` that a language model has inside a vision-language checkpoint.
 _PREFIX = re.compile(r"^(language_model\.|model\.language_model\.)")
 
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _SIGHT = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 
 
@@ -86,6 +94,11 @@ ARCHITECTURES: dict[str, Architecture] = {
     ),
     "qwen2": Architecture(gguf="qwen2", layer=_PLAIN, rope_kinds=_STRETCHES, biases=_QKV),
     "qwen3": Architecture(gguf="qwen3", layer=_PLAIN | _QK_NORMS, rope_kinds=_STRETCHES),
+    "qwen3_moe": Architecture(
+        gguf="qwen3moe",
+        layer=_ATTENTION | _PRE_NORM | _QK_NORMS | _EXPERTS,
+        rope_kinds=_STRETCHES,
+    ),
     "gemma2": Architecture(
         gguf="gemma2",
         layer=_ATTENTION | _SANDWICH_NORMS | _FEED_FORWARD,
@@ -143,13 +156,33 @@ def gguf_name(architecture: Architecture, name: str) -> str | None:
     module = module.replace("model.lm_head", "lm_head")
     if module in _TOP:
         return f"{_TOP[module]}.{kind}"
-    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+    layer = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", _EXPERT.sub(".experts.", module))
     if layer and layer[2] in architecture.layer:
         return f"blk.{layer[1]}.{architecture.layer[layer[2]]}.{kind}"
     raise CheckpointError(
         f"tensor {name} is not part of a {architecture.gguf} model that this converter knows; "
         "use the original checkpoint, without adapters"
     )
+
+
+def expert_of(name: str) -> int | None:
+    """Return the number of the expert that a Hugging Face tensor belongs to."""
+    found = _EXPERT.search(name)
+    return int(found[1]) if found else None
+
+
+def num_experts(config: Config) -> int:
+    """Return the number of experts of one layer; 0 is one dense feed-forward."""
+    return int(config.get("num_experts") or config.get("num_local_experts") or 0)
+
+
+def require_dense(config: Config) -> None:
+    """Raise CheckpointError for a mixture of experts, which is converted but not run in blocks."""
+    if num_experts(config):
+        raise CheckpointError(
+            f"a {config['model_type']} model is a mixture of experts, which can only be converted "
+            "here: `nearfar quantize gguf FOLDER FILE` writes every type"
+        )
 
 
 def has_place(architecture: Architecture, name: str) -> bool:

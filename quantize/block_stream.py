@@ -16,7 +16,7 @@ from backbone.errors import CheckpointError, NearfarError
 from backbone.files import SHARED, replacement
 from backbone.network import DecoderLayer, RMSNorm, embedded
 from backbone.rotary import inverse_frequencies
-from quantize.architectures import architecture_of
+from quantize.architectures import architecture_of, require_dense
 from quantize.weights import StoredTensor, read_config, stored_tensors
 
 
@@ -77,7 +77,9 @@ class BlockStream:
     """Block stream: embedding, blocks and head, each read in float32 when it is asked for."""
 
     def __init__(self, folder: Path, *, device: str = "cpu") -> None:
-        architecture_of(read_config(folder))  # refuses quantized checkpoints by name
+        raw = read_config(folder)
+        architecture_of(raw)  # refuses quantized checkpoints by name
+        require_dense(raw)
         self.folder = folder
         self.device = device
         self.config = NetworkConfig.load(folder)

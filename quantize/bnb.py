@@ -11,7 +11,7 @@ from typing import Any
 
 from backbone.errors import CheckpointError, MissingExtra, NearfarError, WrongUsage
 from backbone.terminal_text import readable_bytes
-from quantize.architectures import architecture_of
+from quantize.architectures import architecture_of, require_dense
 from quantize.weights import read_config, stored_tensors
 
 KINDS = ("nf4", "fp4", "int8")
@@ -45,7 +45,9 @@ def quantize_bnb(
         raise WrongUsage(f"unknown bitsandbytes type {kind!r}; choose one of {', '.join(KINDS)}")
     if target.exists():
         raise NearfarError(f"{target} exists already; name another folder or delete it")
-    architecture_of(read_config(source))
+    config = read_config(source)
+    architecture_of(config)
+    require_dense(config)
     needed = sum(t.stop - t.start for t in stored_tensors(source).values())
     _check_space(target, needed)
     # What stays unquantized is kept in half precision, as the checkpoints of others are.

@@ -44,6 +44,8 @@ def gguf_config(header: GgufHeader) -> dict[str, Any]:
     original = header.setting("rope.scaling.original_context_length")
     if original and config["rope_scaling"].get("rope_type") == "longrope":
         config["original_max_position_embeddings"] = int(original)
+    if kind == "qwen3_moe":
+        return config | _experts(header, config)
     return config | (_gemma(header, config) if kind.startswith("gemma") else {})
 
 
@@ -68,6 +70,17 @@ def require_supported(header: GgufHeader) -> None:
             f"{header.path.name} turns {turned} of the {whole} channels of a head, and torch turns "
             "whole heads here; run it with llama.cpp (nearfar chat -m FILE)"
         )
+
+
+def _experts(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any]:
+    used = _whole(header, "expert_used_count")
+    inner = header.setting("expert_feed_forward_length")
+    return {
+        "num_experts": _rows(header, "blk.0.ffn_gate_exps.weight"),
+        "num_experts_per_tok": used,
+        "moe_intermediate_size": int(inner or config["intermediate_size"] // max(used, 1)),
+        "norm_topk_prob": True,  # as llama.cpp runs them
+    }
 
 
 def _gemma(header: GgufHeader, config: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from backbone.errors import CheckpointError
-from quantize.architectures import Architecture, Config, head_dim, num_kv_heads
+from quantize.architectures import Architecture, Config, head_dim, num_experts, num_kv_heads
 from quantize.gguf_rope import Settings, check_rope, rope_settings, sliding_window
 
 # llama.cpp recognises Gemma 27B, which scales its queries otherwise, by its number of layers.
@@ -33,7 +33,28 @@ def settings(architecture: Architecture, config: Config) -> Settings:
     found |= rope_settings(architecture, config)
     if architecture.gguf.startswith("gemma"):
         found |= _gemma(architecture, config)
+    if count := num_experts(config):
+        found |= _experts(config, count)
     return found
+
+
+def _experts(config: Config, count: int) -> Settings:
+    name = config["model_type"]
+    if config.get("mlp_only_layers") or int(config.get("decoder_sparse_step") or 1) != 1:
+        raise CheckpointError(
+            f"a {name} model with layers without experts cannot be written to GGUF: llama.cpp "
+            "gives every layer experts"
+        )
+    if not config.get("norm_topk_prob"):
+        raise CheckpointError(
+            f"a {name} model without norm_topk_prob cannot be written to GGUF: llama.cpp always "
+            "lets the chosen experts' weights add up to one"
+        )
+    return {
+        "expert_count": count,
+        "expert_used_count": int(config["num_experts_per_tok"]),
+        "expert_feed_forward_length": int(config["moe_intermediate_size"]),
+    }
 
 
 def context_length(architecture: Architecture, config: Config) -> int:

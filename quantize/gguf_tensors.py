@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -34,11 +34,32 @@ def gguf_modules(header: GgufHeader, config: Config) -> Iterator[tuple[str, Part
     for name, tensor in header.tensors.items():
         if name not in _COMPUTED:
             require_readable(header.path, name, tensor)
-            module, _, leaf = name.rpartition(".")
-            piece = _GgufPiece(header.path, tensor, name, architecture, config)
-            stored = StoredPiece(name, header.path.name, piece)
-            modules.setdefault(_module(architecture, module), {})[leaf] = stored
+            stem, _, leaf = name.rpartition(".")
+            for module, part in _parts(_module(architecture, stem), tensor, config):
+                piece = _GgufPiece(header.path, part, name, architecture, config)
+                stored = StoredPiece(name, header.path.name, piece)
+                modules.setdefault(module, {})[leaf] = stored
     yield from modules.items()
+
+
+def _parts(
+    module: str, tensor: GgufTensor, config: Config
+) -> Iterator[tuple[str, GgufTensor]]:
+    """Yield a module and its tensor; of a stack of experts each one's own."""
+    before, experts, after = module.partition(".experts.")
+    if not experts:
+        yield module, tensor
+        return
+    count = config["num_experts"]
+    if len(tensor.shape) != 3 or tensor.shape[0] != count:  # noqa: PLR2004
+        raise CheckpointError(
+            f"{module} is {list(tensor.shape)} and not a stack of {count} experts; fetch the model "
+            "again"
+        )
+    step = num_bytes(tensor) // count
+    for number in range(count):
+        part = replace(tensor, shape=tensor.shape[1:], start=tensor.start + number * step)
+        yield f"{before}.experts.{number}.{after}", part
 
 
 def require_readable(path: Path, name: str, tensor: GgufTensor) -> None:

@@ -18,17 +18,20 @@ from quantize.architectures import (
     Architecture,
     architecture_of,
     as_stored,
+    expert_of,
     gguf_name,
     has_place,
     is_tied,
+    num_experts,
     tensor_names,
 )
 from quantize.gguf_rope import rope_tensors
 from quantize.gguf_settings import context_length, settings
 from quantize.vocabulary import GgufVocabulary, read_vocabulary
-from quantize.weights import StoredTensor, read_config, stored_tensors
+from quantize.weights import StackedTensors, StoredTensor, read_config, stored_tensors
 
 Progress = Callable[[int, int], None]  # (tensors done, tensors in all)
+Source = StoredTensor | StackedTensors
 
 _ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
@@ -41,7 +44,7 @@ class Checkpoint:
     config: Mapping[str, Any]
     architecture: Architecture
     vocabulary: GgufVocabulary
-    tensors: Mapping[str, StoredTensor]  # by GGUF name
+    tensors: Mapping[str, Source]  # by GGUF name
 
     @property
     def num_parameters(self) -> int:
@@ -77,12 +80,13 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         kept.pop("output.weight", None)  # written by some savers all the same
     _check_complete(folder, config, kept)
     kept = _with_a_place(folder, architecture, kept, stored)
+    experts = _stacked(folder, num_experts(config), names, stored)
     return Checkpoint(
         folder=folder,
         config=config,
         architecture=architecture,
         vocabulary=read_vocabulary(folder, int(config["vocab_size"])),
-        tensors={gguf: stored[name] for gguf, name in kept.items()},
+        tensors={gguf: experts.get(gguf) or stored[name] for gguf, name in kept.items()},
     )
 
 
@@ -98,6 +102,31 @@ def _check_counts(
                 f"{folder}: {name} is {value!r} in config.json, and the weights have at most "
                 f"{maximum}; fetch the model again"
             )
+
+
+def _stacked(
+    folder: Path,
+    count: int,
+    names: Mapping[str, str | None],
+    stored: Mapping[str, StoredTensor],
+) -> dict[str, StackedTensors]:
+    """Return the experts' tensors by GGUF name. Raises CheckpointError where one of them lacks."""
+    found: dict[str, dict[int, StoredTensor]] = {}
+    for name, gguf in names.items():
+        number = expert_of(name)
+        if gguf and number is not None:
+            found.setdefault(gguf, {})[number] = stored[name]
+    for gguf, parts in found.items():
+        kinds = {(part.dtype, part.shape) for part in parts.values()}
+        if sorted(parts) != list(range(count)) or len(kinds) > 1:
+            raise CheckpointError(
+                f"{folder} has {len(parts)} experts of {len(kinds)} kinds for what GGUF calls "
+                f"{gguf}, and config.json asks for {count} alike; fetch the model again"
+            )
+    return {
+        gguf: StackedTensors(parts=tuple(parts[number] for number in range(count)))
+        for gguf, parts in found.items()
+    }
 
 
 def _with_a_place(
@@ -140,7 +169,7 @@ def write_plain(
         for name, values in computed.items():
             writer.add_tensor_info(name, values.shape, values.dtype, values.nbytes)
         for name, tensor in checkpoint.tensors.items():
-            _announce(writer, name, tensor, _stored_kind(tensor, kind))
+            _announce(writer, name, tensor, _stored_kind(name, tensor, kind))
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -154,11 +183,12 @@ def write_plain(
         writer.close()
 
 
-def _stored_kind(tensor: StoredTensor, kind: str) -> str:
-    return kind if len(tensor.shape) > 1 else "f32"
+def _stored_kind(name: str, tensor: Source, kind: str) -> str:
+    # A router's choice turns on small differences, and no quantized type touches it.
+    return "f32" if len(tensor.shape) == 1 or ".ffn_gate_inp." in name else kind
 
 
-def _announce(writer: Any, name: str, tensor: StoredTensor, kind: str) -> None:
+def _announce(writer: Any, name: str, tensor: Source, kind: str) -> None:
     from gguf import GGMLQuantizationType
 
     writer.add_tensor_info(
@@ -172,7 +202,7 @@ def _announce(writer: Any, name: str, tensor: StoredTensor, kind: str) -> None:
 
 def _converted(checkpoint: Checkpoint, name: str, kind: str) -> NDArray[Any]:
     tensor = checkpoint.tensors[name]
-    kind = _stored_kind(tensor, kind)
+    kind = _stored_kind(name, tensor, kind)
     if tensor.dtype == kind.upper():
         values = tensor.raw()  # bfloat16 travels as it is, in two bytes
     else:

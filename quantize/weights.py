@@ -55,6 +55,31 @@ class StoredTensor:
         return _widened(np.asarray(mapped[indices]), self.dtype)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StackedTensors:
+    """Tensors of one shape and type that are read as one, [parts, ...]."""
+
+    parts: tuple[StoredTensor, ...]
+
+    @property
+    def dtype(self) -> str:
+        """Return the type of all of them."""
+        return self.parts[0].dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the whole."""
+        return (len(self.parts), *self.parts[0].shape)
+
+    def raw(self) -> NDArray[Any]:
+        """See StoredTensor."""
+        return np.stack([part.raw() for part in self.parts])
+
+    def float32(self) -> NDArray[np.float32]:
+        """See StoredTensor."""
+        return _widened(self.raw(), self.dtype)
+
+
 def _widened(raw: NDArray[Any], dtype: str) -> NDArray[np.float32]:
     if dtype == "BF16":
         return (raw.astype(np.uint32) << 16).view(np.float32)

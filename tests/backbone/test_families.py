@@ -117,6 +117,7 @@ def test_other_mixtures_of_experts_are_refused_by_name(raw: dict[str, Any]) -> N
     [
         (QWEN3_30B, {"num_experts": None}, "lacks 'num_experts'"),
         (QWEN3_30B, {"num_experts_per_tok": 200}, "num_experts_per_tok=200 of num_experts=128"),
+        (QWEN3_30B, {"num_experts": 1 << 20}, "more than any model has"),
         (QWEN3_30B, {"decoder_sparse_step": 0}, "makes no sense"),
         (QWEN3_30B, {"num_key_value_heads": 5}, "not a multiple of num_key_value_heads=5"),
         (QWEN3_30B, {"hidden_act": "gelu"}, "activation 'gelu' is not supported"),

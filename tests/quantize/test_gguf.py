@@ -25,6 +25,13 @@ LLAMA3_ROPE = {
     "original_max_position_embeddings": 64,
     "rope_theta": 10000.0,
 }
+MOE = {
+    "head_dim": 16,
+    "num_experts": 12,  # so that their names are not in the order of their numbers
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+}
 GEMMA = {"head_dim": 32, "query_pre_attn_scalar": 32}
 YARN_ROPE = {
     "rope_type": "yarn",
@@ -51,6 +58,7 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 32, "tie_word_embeddings": True}),
     "qwen3 untied": ("qwen3", {"head_dim": 16, "rope_theta": 1e6}),
+    "qwen3 with experts": ("qwen3_moe", MOE),
     "gemma2": ("gemma2", GEMMA | {"sliding_window": 16}),
     "gemma3": ("gemma3_text", GEMMA | {"sliding_window": 16, "num_hidden_layers": 6}),
     "gemma3 stretched": (
@@ -233,6 +241,62 @@ def test_a_name_like_phi3_is_not_mistaken_for_its_tokenizer(
     assert folder.name == "phi3-hf"
     done = convert(folder, tmp_path / "m.gguf", kind="f32")
     assert GGUFReader(done.path).fields["general.name"].contents() == "phi 3-hf"
+
+
+def test_experts_are_stacked_and_quantized_with_their_router_whole(
+    make_checkpoint: Make, tmp_path: Path
+) -> None:
+    folder = make_checkpoint("qwen3_moe", **MOE)
+    done = convert(folder, tmp_path / "m.gguf", kind="q8_0")
+    assert done.tensor_types["blk.1.ffn_gate_inp.weight"] == "F32"
+    assert done.tensor_types["blk.1.ffn_down_exps.weight"] == "Q8_0"
+    assert done.num_parameters == sum(inspect(done.path).num_weights.values())
+    off = gguf_logits(done.path, TOKENS) - transformers_logits(folder, TOKENS)
+    assert np.sqrt((off**2).mean()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"norm_topk_prob": False}, "always lets the chosen experts' weights add up"),
+        ({"mlp_only_layers": [1]}, "layers without experts"),
+        ({"decoder_sparse_step": 2}, "layers without experts"),
+    ],
+)
+def test_experts_that_llama_cpp_would_run_otherwise_are_refused(
+    changes: dict[str, Any], message: str, make_checkpoint: Make, tmp_path: Path
+) -> None:
+    folder = make_checkpoint("qwen3_moe", **MOE)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(CheckpointError, match=message):
+        convert(folder, tmp_path / "m.gguf", kind="f32")
+
+
+def test_an_expert_that_lacks_is_told(make_checkpoint: Make, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = make_checkpoint("qwen3_moe", **MOE)
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.experts.10.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"11 experts .* blk\.1\.ffn_up_exps"):
+        convert(folder, tmp_path / "m.gguf", kind="f32")
+
+
+def test_experts_are_converted_and_not_calibrated(make_checkpoint: Make, tmp_path: Path) -> None:
+    from quantize.bnb import quantize_bnb
+    from quantize.gptq_folder import quantize_gptq
+    from quantize.measure_importance import measure_importance
+
+    folder = make_checkpoint("qwen3_moe", **MOE)
+    for refused in (
+        lambda: measure_importance(folder),
+        lambda: quantize_gptq(folder, tmp_path / "gptq"),
+        lambda: quantize_bnb(folder, tmp_path / "bnb"),
+    ):
+        with pytest.raises(CheckpointError, match="mixture of experts, which can only be convert"):
+            refused()
 
 
 def test_settings_travel(make_checkpoint: Make, tmp_path: Path) -> None:

@@ -115,11 +115,17 @@ class DecoderLayer(nn.Module):
             self.post_feedforward_layernorm = _norm(config, config.hidden_size)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
-        attended = self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        return self.fed(self.attended(x, cos, sin, attend))
+
+    def attended(self, x: Tensor, cos: Tensor, sin: Tensor, attend: Attend) -> Tensor:
+        """Return x with what attention adds to it."""
+        found = self.self_attn(self.input_layernorm(x), cos, sin, attend)
+        return cast(Tensor, x + (self.post_attention_layernorm(found) if self.sandwich else found))
+
+    def fed(self, x: Tensor) -> Tensor:
+        """Return x with what the feed-forward adds to it."""
         if not self.sandwich:
-            x = x + attended
             return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
-        x = x + self.post_attention_layernorm(attended)
         made = self.mlp(self.pre_feedforward_layernorm(x))
         return cast(Tensor, x + self.post_feedforward_layernorm(made))
 

@@ -35,7 +35,7 @@ _SANDWICH_NORMS = {
 }
 _QK_NORMS = {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
 _PLAIN = _ATTENTION | _PRE_NORM | _FEED_FORWARD
-# All experts of a layer are one tensor, [experts, out, in]: `mlp.experts.7.up_proj` is a part of it.
+# All experts of a layer are one tensor, [experts, out, in]; `mlp.experts.7.up_proj` is part of it.
 _EXPERTS = {
     "mlp.gate": "ffn_gate_inp",
     "mlp.experts.gate_proj": "ffn_gate_exps",

@@ -31,6 +31,7 @@ INPUT_GROUPS: dict[str, tuple[str, ...]] = {
 LINEARS = tuple(name for group in INPUT_GROUPS.values() for name in group)
 Progress = Callable[[int, int], None]  # (blocks done, blocks in all)
 _BATCH_TOKENS = 2048
+_PANEL_INPUTS = 384  # rows of a second moment that are computed at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Moments:
     def __init__(self, size: int, *, full: bool, device: str) -> None:
         shape = (size, size) if full else (size,)
         # The mean so far rather than the sum: it is used without one more matrix beside it.
-        self.mean = torch.zeros(shape, dtype=torch.float32, device=device)  # E[x xT], or E[x^2]
+        self._mean = torch.zeros(shape, dtype=torch.float32, device=device)
         self._full = full
         self.count = 0
 
@@ -62,15 +63,28 @@ class Moments:
         rows = inputs.reshape(-1, inputs.shape[-1]).float()
         total = self.count + rows.shape[0]
         if self._full:
-            self.mean.addmm_(rows.T, rows, beta=self.count / total, alpha=1 / total)
+            # It is symmetric: what lies below the diagonal need not be computed.
+            for first in range(0, rows.shape[1], _PANEL_INPUTS):
+                some, rest = rows[:, first : first + _PANEL_INPUTS], rows[:, first:]
+                panel = self._mean[first : first + _PANEL_INPUTS, first:]
+                panel.addmm_(some.T, rest, beta=self.count / total, alpha=1 / total)
         else:
-            self.mean.mul_(self.count / total).add_(rows.square().sum(0), alpha=1 / total)
+            self._mean.mul_(self.count / total).add_(rows.square().sum(0), alpha=1 / total)
         self.count = total
+
+    @property
+    def mean(self) -> Tensor:
+        """Return E[x xT], float32 [in, in], or E[x^2], [in]; its memory stays this object's."""
+        if self._full:
+            for last in range(_PANEL_INPUTS, len(self._mean), _PANEL_INPUTS):
+                panel = slice(last - _PANEL_INPUTS, last)
+                self._mean[last:, panel] = self._mean[panel, last:].T
+        return self._mean
 
     @property
     def mean_square(self) -> Tensor:
         """Return E[x^2] per column, float32 [in]."""
-        return self.mean.diagonal() if self._full else self.mean
+        return self._mean.diagonal() if self._full else self._mean
 
 
 Visit = Callable[[int, DecoderLayer], None]
@@ -116,7 +130,7 @@ class Walk:
         positions = torch.arange(windows.shape[1], device=stream.device)
         self._rotations = cos_sin(stream.inverse, positions)
         self._attend = causal_attention(stream.config)
-        self._advanced = False
+        self._advanced = self._attended = False
 
     def steps(self, visit: Visit) -> Iterator[int]:
         """Go through the remaining blocks; yield the number of blocks done after each.
@@ -125,7 +139,7 @@ class Walk:
         """
         while self.layer < self.stream.config.num_hidden_layers:
             block = self.stream.block(self.layer)
-            self._advanced = False
+            self._advanced = self._attended = False
             visit(self.layer, block)
             if not self._advanced:
                 self._run(block, advance=True)
@@ -151,6 +165,12 @@ class Walk:
             self._run(block, advance=advance)
         return found
 
+    def pass_attention(self, block: DecoderLayer) -> None:
+        """Move the states past the block's attention, which will not change any more."""
+        for part in self._batches():
+            self.hidden[part] = block.attended(self.hidden[part], *self._rotation(), self._attend)
+        self._attended = True
+
     def final_moments(self) -> Moments:
         """Return the moments of the head's input, after the last block."""
         assert self.layer == self.stream.config.num_hidden_layers, "blocks are left"
@@ -170,9 +190,12 @@ class Walk:
         self._advanced = advance
 
     def _forward(self, block: DecoderLayer, hidden: Tensor) -> Tensor:
-        rotation = self._rotations[self.stream.config.rope_base(self.layer)]
-        out: Tensor = block(hidden, *rotation, self._attend)
-        return out
+        if not self._attended:
+            hidden = block.attended(hidden, *self._rotation(), self._attend)
+        return block.fed(hidden)
+
+    def _rotation(self) -> tuple[Tensor, Tensor]:
+        return self._rotations[self.stream.config.rope_base(self.layer)]
 
     def _batches(self) -> Iterator[slice]:
         size = max(1, _BATCH_TOKENS // self.hidden.shape[1])

@@ -42,16 +42,14 @@ def gguf_modules(header: GgufHeader, config: Config) -> Iterator[tuple[str, Part
     yield from modules.items()
 
 
-def _parts(
-    module: str, tensor: GgufTensor, config: Config
-) -> Iterator[tuple[str, GgufTensor]]:
+def _parts(module: str, tensor: GgufTensor, config: Config) -> Iterator[tuple[str, GgufTensor]]:
     """Yield a module and its tensor; of a stack of experts each one's own."""
     before, experts, after = module.partition(".experts.")
     if not experts:
         yield module, tensor
         return
     count = config["num_experts"]
-    if len(tensor.shape) != 3 or tensor.shape[0] != count:  # noqa: PLR2004
+    if len(tensor.shape) != 3 or tensor.shape[0] != count:
         raise CheckpointError(
             f"{module} is {list(tensor.shape)} and not a stack of {count} experts; fetch the model "
             "again"

@@ -7,7 +7,7 @@ Transformers", arXiv 2210.17323; order by activation and groups as in its refere
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from backbone.errors import CheckpointError, NearfarError
 from quantize.gptq_range import Range, choose_scale
 
-_BLOCK_COLUMNS = 128  # columns solved together before the rest of the matrix is updated
+_BLOCK_INPUTS = 128  # rounded before the rest of the matrix is updated
+_SPAN_INPUTS = 32  # rounded before the rest of their block is
 _MAX_DAMPING = 1.0
 _LEAST_GROUP = 16  # inputs; smaller ones cost more bits than they save
 
@@ -106,7 +107,7 @@ def quantize_matrix(weight: Tensor, moment: Tensor, options: GptqOptions) -> Qua
     Raises CheckpointError where the moment is not finite, NearfarError for a group size that
     does not divide the inputs.
     """
-    num_groups = options.num_groups(weight.shape[1])
+    options.num_groups(weight.shape[1])  # refuses what does not divide
     if not torch.isfinite(moment).all():
         raise CheckpointError(
             "the inputs of a matrix overflow on the calibration text; check the model's weights"
@@ -115,13 +116,13 @@ def quantize_matrix(weight: Tensor, moment: Tensor, options: GptqOptions) -> Qua
     hessian = moment[order][:, order] if options.desc_act else moment.clone()
     upper, damping, num_dead = _inverse_factor(hessian, options.damping)
     del hessian
-    solver = _Solver(weight[:, order], moment.diagonal()[order], upper, order, options)
-    codes, scales, zeros = solver.solve(num_groups)
+    solver = _Solver(weight.T[order], moment.diagonal()[order], upper, options)
+    solver.solve()
     back = torch.argsort(order)
     found = QuantizedMatrix(
-        codes=codes[:, back],
-        scales=scales,
-        zeros=zeros,
+        codes=solver.codes[back].T.contiguous(),
+        scales=solver.scales,
+        zeros=solver.zeros.int(),
         group_of=solver.group_of[back].int(),
         error=0.0,
         damping=damping,
@@ -179,64 +180,80 @@ def _inverted(hessian: Tensor) -> Tensor | None:
 
 
 class _Solver:
-    """Solver of one matrix, its columns already in the order in which they are rounded."""
+    """Solver of one matrix, its inputs already in the order in which they are rounded.
+
+    Everything lies as [in, out] here: what is rounded at once is then one piece of memory.
+    """
 
     def __init__(
         self,
         weight: Tensor,
         mean_square: Tensor,
         upper: Tensor,
-        order: Tensor,
         options: GptqOptions,
     ) -> None:
-        self.weight = weight.clone()
+        self.weight = weight
         self.mean_square = mean_square
         self.upper = upper
         self.options = options
         self.range = Range(max_code=options.max_code, sym=options.sym, search=options.search_range)
-        size = weight.shape[1] if options.group_size == -1 else options.group_size
-        # Groups follow the order of rounding; group_of tells each column's.
-        self.group_of = torch.arange(len(order), device=weight.device) // size
-        self.group_size = size
-
-    def solve(self, num_groups: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return codes [out, in], scales and zeros [groups, out]."""
-        num_outputs, num_inputs = self.weight.shape
-        device = self.weight.device
-        self.codes = torch.empty(num_outputs, num_inputs, dtype=torch.uint8, device=device)
+        num_inputs, num_outputs = weight.shape
+        self.group_size = num_inputs if options.group_size == -1 else options.group_size
+        num_groups, device = options.num_groups(num_inputs), weight.device
+        # Groups follow the order of rounding; group_of tells each input's.
+        self.group_of = torch.arange(num_inputs, device=device) // self.group_size
+        self.codes = torch.empty(num_inputs, num_outputs, dtype=torch.uint8, device=device)
         self.scales = torch.empty(num_groups, num_outputs, device=device)
-        self.zeros = torch.empty(num_groups, num_outputs, dtype=torch.int32, device=device)
-        for start in range(0, num_inputs, _BLOCK_COLUMNS):
-            stop = min(start + _BLOCK_COLUMNS, num_inputs)
-            errors = self._round_columns(start, stop)
-            self.weight[:, stop:] -= errors @ self.upper[start:stop, stop:]
-        return self.codes, self.scales, self.zeros
+        self.zeros = torch.empty(num_groups, num_outputs, device=device)
 
-    def _round_columns(self, start: int, stop: int) -> Tensor:
-        """Round columns [start, stop) and return their scaled errors [out, stop - start]."""
-        errors = torch.zeros(self.weight.shape[0], stop - start, device=self.weight.device)
-        for column in range(start, stop):
-            if column % self.group_size == 0:
-                # Errors of this block have not reached the columns behind it yet.
-                pending = errors[:, : column - start] @ self.upper[start:column, stop:]
-                self._choose_range(column, stop, pending)
-            group = column // self.group_size
-            scale, zero = self.scales[group], self.zeros[group]
-            code = torch.clamp(
-                torch.round(self.weight[:, column] / scale) + zero, 0, self.options.max_code
-            )
-            error = self.weight[:, column] - scale * (code - zero)
-            error = error / self.upper[column, column]
-            self.codes[:, column] = code.to(torch.uint8)
-            errors[:, column - start] = error
-            self.weight[:, column:stop] -= torch.outer(error, self.upper[column, column:stop])
+    def solve(self) -> None:
+        """Fill codes [in, out], and scales and zeros [groups, out]."""
+        num_inputs = len(self.weight)
+        for start in range(0, num_inputs, _BLOCK_INPUTS):
+            stop = min(start + _BLOCK_INPUTS, num_inputs)
+            errors = self._round_block(start, stop)
+            self.weight[stop:].addmm_(self.upper[start:stop, stop:].T, errors, alpha=-1)
+
+    def _round_block(self, start: int, stop: int) -> Tensor:
+        """Round inputs [start, stop) and return their scaled errors [stop - start, out]."""
+        errors = torch.empty(stop - start, self.weight.shape[1], device=self.weight.device)
+        for first, last in self._spans(start, stop):
+            if first % self.group_size == 0:
+                self._choose_range(first, stop, self.upper[start:first, stop:], errors)
+            group = first // self.group_size
+            self._round_span(first, last, group, errors[first - start : last - start])
+            factors = self.upper[first:last, last:stop].T
+            self.weight[last:stop].addmm_(factors, errors[first - start : last - start], alpha=-1)
         return errors
 
-    def _choose_range(self, column: int, stop: int, pending: Tensor) -> None:
-        end = min(column + self.group_size, self.weight.shape[1])
-        values = self.weight[:, column:end].clone()
+    def _spans(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield short runs of inputs of one group each."""
+        while start < stop:
+            end = (start // self.group_size + 1) * self.group_size
+            last = min(start + _SPAN_INPUTS, end, stop)
+            yield start, last
+            start = last
+
+    def _round_span(self, first: int, last: int, group: int, errors: Tensor) -> None:
+        scale, zero = self.scales[group], self.zeros[group]
+        lowest, highest = -zero, self.options.max_code - zero
+        upper = self.upper[first:last, first:last]
+        pivots = upper.diagonal().tolist()
+        for i, row in enumerate(self.weight[first:last]):
+            code = (row / scale).round_().clamp_(lowest, highest)
+            torch.addcmul(row, scale, code, value=-1, out=errors[i]).div_(pivots[i])
+            self.codes[first + i] = code.add_(zero)
+            # The inputs behind it take over what it got wrong.
+            self.weight[first + i + 1 : last].addr_(upper[i, i + 1 :], errors[i], alpha=-1)
+
+    def _choose_range(self, first: int, stop: int, upper: Tensor, errors: Tensor) -> None:
+        end = min(first + self.group_size, len(self.weight))
+        values = self.weight[first:end]
         if end > stop:
-            values[:, stop - column :] -= pending[:, : end - stop]
-        scale, zero = choose_scale(values, self.mean_square[column:end], self.range)
-        group = column // self.group_size
+            # Errors of this block have not reached the inputs behind it yet.
+            values = values.clone()
+            pending = upper[:, : end - stop].T @ errors[: len(upper)]
+            values[stop - first :] -= pending
+        scale, zero = choose_scale(values, self.mean_square[first:end], self.range)
+        group = first // self.group_size
         self.scales[group], self.zeros[group] = scale, zero

@@ -156,6 +156,8 @@ class _Job:
         if not self.options.true_sequential:
             moments = walk.watch(block)
         for watched, group in INPUT_GROUPS.items():
+            if self.options.true_sequential and watched == "mlp.gate_proj":
+                walk.pass_attention(block)
             seen = moments.get(watched) or walk.watch(block, [watched])[watched]
             for name in group:
                 result = self._quantize_one(block, name, seen.mean, prefix, tensors)

@@ -21,7 +21,7 @@ class Range:
 
 
 def choose_scale(values: Tensor, importance: Tensor, kind: Range) -> tuple[Tensor, Tensor]:
-    """Return scale float32 and zero int32 [out] for one group [out, size] of weights."""
+    """Return scale and zero, float32 [out], for one group [size, out] of weights."""
     best_scale, best_zero = _scale_at(values, kind, 1.0)
     if not kind.search:
         return best_scale, best_zero
@@ -37,8 +37,8 @@ def choose_scale(values: Tensor, importance: Tensor, kind: Range) -> tuple[Tenso
 
 
 def _scale_at(values: Tensor, kind: Range, share: float) -> tuple[Tensor, Tensor]:
-    low = values.amin(1).clamp_max(0) * share
-    high = values.amax(1).clamp_min(0) * share
+    low = values.amin(0).clamp_max(0) * share
+    high = values.amax(0).clamp_min(0) * share
     if kind.sym:
         high = torch.maximum(-low, high)
         low = -high
@@ -49,13 +49,12 @@ def _scale_at(values: Tensor, kind: Range, share: float) -> tuple[Tensor, Tensor
         zero = torch.full_like(scale, (kind.max_code + 1) // 2)
     else:
         zero = torch.round(-low / scale).clamp(1, kind.max_code)  # 0 has no place in the file
-    return scale, zero.int()
+    return scale, zero
 
 
 def _rounding_error(
     values: Tensor, importance: Tensor, scale: Tensor, zero: Tensor, kind: Range
 ) -> Tensor:
-    codes = torch.round(values / scale[:, None]) + zero[:, None]
-    codes = codes.clamp(0, kind.max_code)
-    difference = values - scale[:, None] * (codes - zero[:, None])
-    return (difference.square() * importance).sum(1)
+    steps = values / scale
+    codes = steps.round().clamp_(-zero, kind.max_code - zero)
+    return importance @ steps.sub_(codes).square_() * scale.square()

@@ -15,7 +15,6 @@ from backbone.errors import MissingExtra, NearfarError
 from backbone.files import require_outputs
 from backbone.terminal_text import echo, echo_json
 
-
 _LINE_S = 5.0  # between two lines of progress, where there is no terminal to draw on
 
 

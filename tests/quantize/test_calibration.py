@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from backbone.errors import CheckpointError, NearfarError
 from quantize.block_stream import BlockStream
-from quantize.calibration import CalibrationOptions, Walk, longest_window, windows_of
+from quantize.calibration import CalibrationOptions, Moments, Walk, longest_window, windows_of
 from quantize.calibration_text import default_text
 from quantize.gguf import convert
 from quantize.importance import load_importance
@@ -87,6 +88,38 @@ def test_the_full_moment_has_the_importance_on_its_diagonal(make_checkpoint: Mak
         moment.mean_square.numpy(), importance["blk.1.ffn_down.weight"], rtol=1e-4
     )
     assert moment.count == 6 * 24
+
+
+def test_a_wide_second_moment_is_whole() -> None:
+    generator = torch.Generator().manual_seed(1)
+    inputs = torch.randn(3, 40, 1000, generator=generator)
+    moments = Moments(1000, full=True, device="cpu")
+    moments.add(inputs[0])
+    torch.testing.assert_close(
+        moments.mean, moments.mean.T
+    )  # may be looked at before the last batch
+    for batch in inputs[1:]:
+        moments.add(batch)
+    rows = inputs.reshape(-1, 1000)
+    torch.testing.assert_close(moments.mean, rows.T @ rows / 120, atol=1e-5, rtol=1e-4)
+
+
+def test_states_moved_in_two_steps_are_where_one_step_moves_them(make_checkpoint: Make) -> None:
+    folder = make_checkpoint("gemma2", **GEMMA)
+    stream = BlockStream(folder)
+    windows = windows_of(folder, default_text(), FEW, longest_window(stream))
+    walks = [Walk(stream, windows, full=True) for _ in range(2)]
+    found: list[Tensor] = []
+
+    def look(layer: int, block: Any) -> None:
+        found.append(walks[0].watch(block, ["mlp.down_proj"])["mlp.down_proj"].mean)
+        walks[0].pass_attention(block)
+        found.append(walks[0].watch(block, ["mlp.down_proj"])["mlp.down_proj"].mean)
+
+    list(walks[0].steps(look))
+    list(walks[1].steps(lambda layer, block: None))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[2], found[3])
+    assert torch.equal(walks[0].hidden, walks[1].hidden)
 
 
 @pytest.mark.parametrize("suffix", [".dat", ".gguf"])

@@ -30,7 +30,14 @@ from tests.tiny_checkpoints import (
 
 FAMILIES = [
     *("llama", "llama-tied", "llama3-rope", "llama-linear-rope", "qwen2", "qwen3", "qwen3-tied"),
-    *("qwen3-moe", "qwen3-yarn", "gemma2-some-windows", "gemma3-some-windows", "phi3-window", "phi3-longrope"),
+    *(
+        "qwen3-moe",
+        "qwen3-yarn",
+        "gemma2-some-windows",
+        "gemma3-some-windows",
+        "phi3-window",
+        "phi3-longrope",
+    ),
 ]
 # What GGUF has no words for: llama.cpp knows Gemma's scale and pattern, and gives Phi no window.
 AS_GGUF: dict[str, dict[str, Any]] = {

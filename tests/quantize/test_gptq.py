@@ -20,7 +20,8 @@ def rounded_to_nearest(weight: Tensor, moment: Tensor, options: GptqOptions) -> 
     kind = Range(max_code=options.max_code, sym=options.sym, search=options.search_range)
     for start in range(0, weight.shape[1], options.group_size):
         part = weight[:, start : start + options.group_size]
-        scale, zero = choose_scale(part, moment.diagonal()[start : start + part.shape[1]], kind)
+        importance = moment.diagonal()[start : start + part.shape[1]]
+        scale, zero = choose_scale(part.T, importance, kind)
         code = (torch.round(part / scale[:, None]) + zero[:, None]).clamp(0, options.max_code)
         columns.append(scale[:, None] * (code - zero[:, None]))
     return torch.cat(columns, 1)

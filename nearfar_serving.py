@@ -51,6 +51,12 @@ def serve(
     page: Annotated[
         bool, typer.Option("--assistant", help="Serve the assistant's page on the same port.")
     ] = False,
+    link: Annotated[
+        str,
+        typer.Option(
+            "--link", help="Let devices ask it as their far side, at tcp://HOST:PORT (CURVE)."
+        ),
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
 ) -> None:
     """Answer OpenAI clients over HTTP: near, and far when that pays."""
@@ -63,6 +69,8 @@ def serve(
         raise WrongUsage(
             "--host lets others in, and the page is for this machine alone; leave --assistant out"
         )
+    if page and link:
+        raise WrongUsage("--link lets others in, and the page is for this machine alone")
     wish = AskOptions(preset="", model=model, draft=draft, lora=lora, offline=offline)
     settings = wish.settings()
     options = options_from(settings, host, port)
@@ -71,7 +79,7 @@ def serve(
     if page:
         _serve_page(wish, settings, options, as_json=as_json)
     else:
-        asyncio.run(_serve(wish, settings, options, as_json=as_json))
+        asyncio.run(_serve(wish, settings, options, link=link, as_json=as_json))
 
 
 def _say_rule(wish: AskOptions, settings: Settings) -> None:
@@ -84,7 +92,7 @@ def _say_rule(wish: AskOptions, settings: Settings) -> None:
 
 
 async def _serve(
-    wish: AskOptions, settings: Settings, options: ServeOptions, *, as_json: bool
+    wish: AskOptions, settings: Settings, options: ServeOptions, *, link: str, as_json: bool
 ) -> None:
     from edge.near.near_service import NearService
     from offload.config.places import places
@@ -101,7 +109,7 @@ async def _serve(
         except BaseException:
             await engine.aclose()
             raise
-        await serve_engine(engine, options, models=models, as_json=as_json)
+        await serve_engine(engine, options, models=models, link=link, as_json=as_json)
 
 
 def _serve_page(

@@ -18,6 +18,7 @@ NearfarError
         ├── CloudUnreachable
         ├── KeyRefused
         ├── CloudFailed
+        │   ├── ChainRefused a request that goes round in a chain of machines
         │   └── CloudStopped also an EngineStopped
         ├── CloudBusy        also an Overloaded
         └── EgressBlocked    a text that may not leave the device

@@ -15,9 +15,9 @@ from edge.llama.options import LlamaOptions
 from edge.llama.runtime import LlamaEngine
 from offload.engine import AnswerStream, Engine, settling
 from offload.hybrid.hybrid import Hybrid, HybridOptions
+from offload.hybrid.settled import settled
 from offload.messages import Delta, Finish, Message, ModelCard, Request, Sampling
 from offload.policy.serving.first_day import first_day
-from serve.answer_streams import settled
 
 PROMPTS = Path(__file__).with_name("policy_real") / "everyday.jsonl"
 

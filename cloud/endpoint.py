@@ -11,39 +11,33 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     aclosing,
     nullcontext,
 )
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from backbone.errors import CheckpointError, MissingExtra, as_typed
-from backbone.files import expanded
 from backbone.process_limits import raise_open_files
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json, readable_bytes
-from cloud.endpoint_options import EndpointOptions, read_settings
-from offload.config.places import places
-from offload.config.settings_reading import load
-from offload.engine import Breakable, Engine
+from cloud.endpoint_engine import open_engine
+from cloud.endpoint_options import EndpointOptions
+from offload.engine import Breakable, Connectable, Engine
 from offload.errors import EngineStopped
 from offload.event_waiting import set_within
-from offload.link.local_keys import admitted, open_invites, open_meter, server_keys
+from offload.link.local_server import (
+    DRAIN_S,
+    for_another_machine,
+    for_this_machine,
+    open_server,
+)
 from offload.link.server import LinkServer
-from offload.pair import CLOUD_MODEL
-
-if TYPE_CHECKING:
-    from engine.torch.options import EngineOptions
 
 # Opens an HTTP face of an engine at an address and yields its URL; the command brings one.
 OpenHttp = Callable[[Engine, str], AbstractAsyncContextManager[str]]
 
-_LOOPBACK = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:")
-_DRAIN_S = 10.0  # for the answers in flight, after a signal
 _POLL_S = 0.2  # between two looks whether the engine is broken
 END_WITHIN_S = 25.0  # for the process to end well; systemd's unit gives it 30
 
@@ -63,7 +57,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
         await _start(engine)
         await stack.enter_async_context(_scaled(engine, options))
         _warn_of_shared_cache(engine)
-        server = await stack.enter_async_context(aclosing(_link(engine, options)))
+        server = await stack.enter_async_context(aclosing(open_server(engine, options.bind)))
         await server.start()
         url = None
         if options.http is not None:
@@ -73,7 +67,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
         broken = await until_stopped(stop, engine)
         if broken is not None:
             _exit_in_the_end(broken)
-        await server.drain(_DRAIN_S)
+        await server.drain(DRAIN_S)
     if broken is not None:
         raise EngineStopped(broken)
 
@@ -103,9 +97,8 @@ async def _start(engine: Engine) -> None:
     """Connect to an engine in another process, or fail before anything is bound."""
     from cloud.fleet.model_pool import ModelPool
     from cloud.fleet.replicas import Replicas
-    from offload.upstream.client import Upstream
 
-    if isinstance(engine, Upstream):
+    if isinstance(engine, Connectable):
         await engine.connect()
     elif isinstance(engine, Replicas | ModelPool):
         await engine.start()
@@ -135,19 +128,6 @@ def _warn_of_shared_cache(engine: Engine) -> None:
             "soon it answers may tell one asker what another has asked",
             err=True,
         )
-
-
-def _link(engine: Engine, options: EndpointOptions) -> LinkServer:
-    here = places()
-    keys, settings = here.keys, load(here.config_file)
-    return LinkServer(
-        engine,
-        options.bind,
-        keys=server_keys(keys, settings.serve.link_keys),
-        devices=admitted(keys),
-        invites=open_invites(keys),
-        meter=open_meter(settings.quota, keys),
-    )
 
 
 def _announce(
@@ -185,119 +165,4 @@ def _memory_of(engine: Engine) -> str:
     return (
         f"auto: {engine.chosen()}\nmemory: {weights} of weights, KV cache up to {kv} as it fills; "
         "--max-model-len and --engine max_num_seqs=N bound them"
-    )
-
-
-def for_this_machine(endpoint: str) -> str:
-    """Return where this machine reaches an endpoint: 0.0.0.0 stands for loopback too."""
-    return endpoint.replace("tcp://0.0.0.0:", "tcp://127.0.0.1:")
-
-
-def for_another_machine(endpoint: str) -> str:
-    """Return what lets another machine in: nothing does at an address of this one alone."""
-    if not endpoint.startswith("tcp://") or endpoint.startswith(_LOOPBACK):
-        return "only with --bind tcp://0.0.0.0:7070"
-    return f"nearfar link invite NAME tcp://THIS_HOST:{endpoint.rpartition(':')[2]}"
-
-
-def open_engine(options: EndpointOptions) -> Engine:
-    """Return the engine of the options: an upstream, a model pool, replicas or one model.
-
-    Raises NearfarError.
-    """
-    if options.upstream:
-        from offload.upstream.client import Upstream
-
-        return Upstream(options.upstream, model=options.upstream_model, for_tenants=True)
-    settings = _settings(options)
-    if options.model_pool:
-        from cloud.fleet.model_pool import ModelPool
-
-        root = expanded(options.model_pool)
-        return ModelPool(
-            root, lambda folder: _load(folder, options, settings), max_loaded=options.max_loaded
-        )
-    if options.has_replicas:
-        return _replicas(_model(options.model), options, settings)
-    return _load(_model(options.model), options, settings)
-
-
-def _replicas(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) -> Engine:
-    from cloud.fleet.balance import policy_named
-    from cloud.fleet.replica import ReplicaOptions
-    from cloud.fleet.replica_placement import placements_for
-    from cloud.fleet.replicas import Replicas
-
-    with as_typed():
-        policy = policy_named(options.balance)
-        placements = placements_for(
-            options.most_replicas,
-            weights=options.replica_weights,
-            gpus=options.gpus,
-            cores=options.cores,
-            device=options.device,
-        )
-
-    def replica(number: int) -> ReplicaOptions:
-        placement = placements[number % len(placements)]
-        # A process that sees one GPU calls it the first.
-        arguments = {"device": options.device, "max_model_len": options.max_model_len}
-        arguments |= {"tokenizer": options.tokenizer, **settings}
-        return ReplicaOptions(
-            arguments={"folder": str(folder), **arguments},
-            environment=placement.environment(),
-            cores=placement.cores,
-            weight=placement.weight,
-        )
-
-    first = options.min_replicas if options.max_replicas else options.num_replicas
-    return Replicas(replica, num_replicas=first, policy=policy)
-
-
-def _model(model: str | None) -> Path:
-    """Return the folder or GGUF file of a name or path."""
-    if model is None:
-        return CLOUD_MODEL
-    named = expanded(model)
-    for candidate in (named, places().models / model, places().models / f"{model}.gguf"):
-        if candidate.is_dir() or (candidate.is_file() and candidate.suffix == ".gguf"):
-            return candidate
-    raise CheckpointError(
-        f"{model} is no folder and no .gguf file; name a Hugging Face checkpoint folder or a GGUF"
-    )
-
-
-def _load(folder: Path, options: EndpointOptions, settings: Mapping[str, Any]) -> Engine:
-    try:
-        from cloud.engine.engine import CloudEngine
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "torch", "cloud") from None
-    with as_typed():
-        chosen = _engine_options(options, settings)
-    return CloudEngine(folder, options=chosen)
-
-
-def _settings(options: EndpointOptions) -> Mapping[str, Any]:
-    """Return what --engine says, checked before a model pool or a replica meets it later."""
-    if not options.engine:
-        return {}  # what keeps replicas needs no torch of its own
-    try:
-        with as_typed():
-            settings = read_settings(options.engine)
-            _engine_options(options, settings)
-    except ModuleNotFoundError as missing:
-        raise MissingExtra(missing.name or "torch", "cloud") from None
-    return settings
-
-
-def _engine_options(options: EndpointOptions, settings: Mapping[str, Any]) -> EngineOptions:
-    from engine.torch.options import EngineOptions
-
-    return EngineOptions(
-        device=options.device,
-        max_model_len=options.max_model_len,
-        tensor_parallel_size=options.tensor_parallel_size,
-        tokenizer=options.tokenizer,
-        profile=options.profile,
-        **settings,
     )

@@ -57,6 +57,16 @@ class EndpointOptions:
     upstream_model: Annotated[
         str, typer.Option(help="Which of its models; the first it lists unless set.")
     ] = ""
+    replica_at: Annotated[
+        list[str],
+        typer.Option(
+            help="An engine elsewhere to balance, tcp://HOST:PORT[,SERVER_KEY] or http://.../v1; "
+            "may be repeated."
+        ),
+    ] = field(default_factory=list)
+    ray_app: Annotated[
+        str, typer.Option(help="A Ray Serve application of cloud/ray_app.py to stand in front of.")
+    ] = ""
     model_pool: Annotated[
         str | None,
         typer.Option(help="A folder of model folders: each is loaded when it is asked for."),
@@ -144,6 +154,7 @@ class EndpointOptions:
             echo("nearfar: --shelf is called --model-pool now", err=True)
             object.__setattr__(self, "model_pool", self.model_pool or self.shelf)
         self._check_scaling()
+        self._check_remote()
         if self.upstream and (self.model or self.tokenizer or self.has_replicas):
             raise SettingsError(
                 "--upstream is one server; leave out --model, --tokenizer and --replicas"
@@ -168,6 +179,19 @@ class EndpointOptions:
                 "--replica-weights, --gpus and --cores need --replicas or --max-replicas above 1"
             )
 
+    def _check_remote(self) -> None:
+        of_here = (self.model, self.tokenizer, self.upstream, self.model_pool, self.engine)
+        of_here += (self.gpus, self.cores, self.num_replicas > 1, self.max_replicas, self.profile)
+        if self.replica_at and (any(of_here) or self.ray_app):
+            raise SettingsError(
+                "--replica-at names engines that run elsewhere; leave out what says how one runs "
+                "here (start `nearfar cloud serve` for that, and name its address too)"
+            )
+        if self.ray_app and any(of_here):
+            raise SettingsError(
+                "--ray-app has engines of its own; leave out what says how one runs here"
+            )
+
     def _check_scaling(self) -> None:
         if self.max_replicas and self.num_replicas > 1:
             raise SettingsError(
@@ -182,12 +206,12 @@ class EndpointOptions:
     @property
     def most_replicas(self) -> int:
         """How many engine processes there may be at once."""
-        return self.max_replicas or self.num_replicas
+        return len(self.replica_at) or self.max_replicas or self.num_replicas
 
     @property
     def has_replicas(self) -> bool:
         """Whether engines run in processes of their own, balanced."""
-        return self.most_replicas > 1
+        return bool(self.replica_at) or self.most_replicas > 1
 
     def scaling(self) -> ScalingOptions | None:
         """Return how the number of replicas follows the load, None where it is fixed."""

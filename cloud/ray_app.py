@@ -9,6 +9,7 @@ serve/, named by a string, since this room does not import that one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import math
 import os
@@ -17,13 +18,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from backbone.errors import MissingExtra
 from cloud.fleet.autoscale import SCALING_POLICIES, LoadSample, ScalingOptions, scaling_policy
 from cloud.fleet.load_watch import CpuUse, num_cores
 from cloud.fleet.recent_latency import RecentLatency
 from cloud.fleet.replica import ReplicaOptions
+from offload.asker import asked_by
 from offload.engine import Breakable
 from offload.errors import EngineStopped, SettingsError
+from offload.link import wire
+from offload.link.failures import to_failure
+from offload.link.message_bodies import Deltas, End
+from offload.messages import Finish, ForwardedRequest, Request
+from offload.priority import prioritized
 
 _EVERY_S = 60.0  # between two samples that are kept
 _HISTORY_S = 90_000.0  # `predictive` looks at the same time yesterday
@@ -110,6 +119,42 @@ class EngineReplica:
             raise
         headers = {name.decode(): value.decode() for name, value in head["headers"]}
         return StreamingResponse(_drain(pieces, task), status_code=head["status"], headers=headers)
+
+    async def describe(self) -> bytes:
+        """Return the model's card, for cloud/ray_engine.py."""
+        return msgspec.msgpack.encode(self.engine.card())
+
+    async def answer(self, message: bytes) -> AsyncIterator[bytes]:
+        """Stream the answer to a REQUEST of the link, in the link's own messages."""
+        envelope = wire.open_envelope(message)
+        pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue(64)
+        task = asyncio.create_task(self._say(envelope, pieces))
+        async with contextlib.aclosing(_drain(pieces, task)) as messages:
+            async for each in messages:
+                yield each
+
+    async def _say(
+        self, envelope: wire.Envelope, pieces: asyncio.Queue[bytes | Exception | None]
+    ) -> None:
+        count, began_s = 0, self._latency.clock()
+        try:
+            request = wire.open_body(envelope)
+            assert isinstance(request, Request), "a front sends requests"
+            who = request if isinstance(request, ForwardedRequest) else ForwardedRequest(prompt="-")
+            with asked_by(who.asker), prioritized(who.priority):
+                async with contextlib.aclosing(self.engine.generate(request)) as items:
+                    async for item in items:
+                        said = (
+                            End(count, item)
+                            if isinstance(item, Finish)
+                            else Deltas(count, (wire.pack_delta(item),))
+                        )
+                        count += 1
+                        await pieces.put(wire.encode(said, envelope.id))
+            self._latency.note_end(began_s)
+        except Exception as error:
+            await pieces.put(wire.encode(to_failure(error), envelope.id))
+        await pieces.put(None)
 
     async def check_health(self) -> None:
         """Fail where the engine is closed or broken, so that Ray starts another replica."""

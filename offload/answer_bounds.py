@@ -13,7 +13,15 @@ from typing import Any
 import msgspec
 
 from offload.errors import CloudFailed
-from offload.messages import MAX_PROMPT_TOKENS, Confidence, Delta, Finish, Request
+from offload.messages import (
+    MAX_NAME_LEN,
+    MAX_PROMPT_TOKENS,
+    Confidence,
+    Delta,
+    Finish,
+    Request,
+    Route,
+)
 from offload.reasons import REASONS
 
 MAX_TOKEN_CHARS = 512  # of one token: vocabularies have runs of 256 equal signs
@@ -81,13 +89,23 @@ class AnswerBounds:
             name: _within(getattr(usage, name), 0, bound) for name, bound in _MOST.items()
         }
         figures["completion_tokens"] = _within(usage.completion_tokens, least, most)
-        route = finish.route
         return msgspec.structs.replace(
             finish,
             usage=type(usage)(**figures),
             dropped_tokens=_within(finish.dropped_tokens, 0, MAX_PROMPT_TOKENS),
-            route=route if route is None or route.reason in REASONS else None,
+            route=_believed(finish.route),
         )
+
+
+def _believed(route: Route | None) -> Route | None:
+    if route is None or route.reason not in REASONS:
+        return None
+    onward = tuple(
+        msgspec.structs.replace(hop, model=hop.model[:MAX_NAME_LEN])
+        for hop in route.onward
+        if hop.reason in REASONS
+    )
+    return msgspec.structs.replace(route, model=route.model[:MAX_NAME_LEN], onward=onward)
 
 
 def _within(value: float, low: float, high: float) -> float:

@@ -65,6 +65,10 @@ class CloudFailed(LinkError):
     """The cloud took the request and could not finish it."""
 
 
+class ChainRefused(CloudFailed):
+    """A request that came back to where it was passed on, or was passed on too often."""
+
+
 class CloudStopped(CloudFailed, EngineStopped):
     """The cloud can be reached, and its engine is closed or broken."""
 

@@ -30,6 +30,7 @@ MAX_STOPS = 16
 MAX_TOKEN_ID = 2**31 - 1
 MAX_SALT_LEN = 512
 MAX_NAME_LEN = 200  # of a model of another machine, as it is shown and kept
+MAX_HOPS = 8  # machines that a request may be passed on by
 
 # A number of things, as another machine tells it: none is below zero, and sums stay in 64 bits.
 Count = Annotated[int, Meta(ge=0, le=2**53)]
@@ -174,6 +175,7 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     `template_options` are further variables of the chat template, such as enable_thinking.
     Of a prompt that is to be judged (Sampling.prompt_logprobs) `scored_turn` is the message whose
     tokens matter: what stands before it may come from a prefix cache, and is not told then.
+    `via` are the places that it was passed on from (offload/chain.py), the first of them first.
     """
 
     id: str = msgspec.field(default_factory=lambda: uuid.uuid4().hex)
@@ -192,6 +194,7 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     suffix: str = ""
     template_options: dict[str, Any] | None = None
     scored_turn: int | None = None
+    via: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=MAX_HOPS)] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.id) <= 64:
@@ -325,6 +328,17 @@ class Usage(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
         return Usage(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
 
+class Hop(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
+    """Hop: a place beyond the far side that was asked, which chose between two sides of its own.
+
+    `served_by` and `reason` are as in its Route; `model` names who wrote the answer for it.
+    """
+
+    served_by: Side
+    reason: str
+    model: str = ""
+
+
 class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Route of an answer: who gave it and why; `reason` is one of the codes of offload/reasons.py.
 
@@ -338,6 +352,7 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     `checked` says that the far model read the near answer before it was decided. `visits` counts
     those in which it wrote a few words of the near model's answer. `far_read` and `far_written`
     are the tokens of the far model in all that it did for this answer, as far as it told them.
+    `onward` are the places beyond the far side, nearest first, where that passed the request on.
     """
 
     served_by: Side
@@ -354,6 +369,7 @@ class Route(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     visits: Count = 0
     far_read: Count = 0
     far_written: Count = 0
+    onward: Annotated[tuple[Hop, ...], Meta(max_length=MAX_HOPS)] = ()
 
 
 class Sampled(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):

@@ -28,7 +28,7 @@ from serve.http_errors import body_of, of_status
 from serve.json_endpoints import JsonEndpoint, detokenize, embed, tokenize
 from serve.metrics import CONTENT_TYPE, Metrics
 from serve.model_names import engine_of, model_names
-from serve.openapi import document
+from serve.openapi import Described, DescribedRoute, document
 from serve.options import ServeOptions
 from serve.readiness import Readiness
 from serve.request_log import Trace
@@ -114,8 +114,9 @@ def build_app(
         Route("/ready", info.ready),
         Route("/metrics", info.metrics_page),
         Route("/openapi.json", info.openapi),
-        *further(parts),
+        *(more := further(parts)),
     ]
+    info.further = [each.described for each in more if isinstance(each, DescribedRoute)]
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -160,6 +161,7 @@ class _InfoRoutes:
         self._engine, self._models = engine, models
         self._metrics = metrics
         self._readiness = readiness
+        self.further: Sequence[Described] = ()  # paths beside those that every server has
         self._created = int(time.time())
 
     async def models(self, _: Request) -> Response:
@@ -190,7 +192,7 @@ class _InfoRoutes:
             release = version("nearfar")
         except PackageNotFoundError:  # run from its folder, not installed
             release = "0"
-        return _json(document(release))
+        return _json(document(release, self.further))
 
 
 def _json(body: object, *, status: int = 200) -> Response:

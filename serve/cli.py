@@ -8,7 +8,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from backbone.errors import MissingExtra
 from backbone.stop_signals import on_signals
@@ -113,18 +113,45 @@ async def serve_engine(
     options: ServeOptions | None = None,
     *,
     models: ByModel | None = None,
+    link: str = "",
     as_json: bool = False,
 ) -> None:
     """Serve the engine until SIGINT or SIGTERM, say where, and close it.
+
+    `link` is an address at which devices may ask it over the link, too.
 
     Raises SettingsError, and MissingExtra without the packages of the extra `serve`.
     """
     options = options or ServeOptions()
     stop = asyncio.Event()
     with on_signals(stop.set, signal.SIGINT, signal.SIGTERM, within_s=END_WITHIN_S):
-        async with aclosing(engine), face_of(engine, options, models) as url:
-            announce(engine, url, options, models=models, as_json=as_json)
+        async with (
+            aclosing(engine),
+            _linked(engine, link) as place,
+            face_of(engine, options, models) as url,
+        ):
+            announce(engine, url, options, models=models, place=place, as_json=as_json)
             await stop.wait()
+
+
+class LinkPlace(NamedTuple):
+    """Where devices reach a server over the link."""
+
+    endpoint: str
+    server_key: str
+
+
+@asynccontextmanager
+async def _linked(engine: Engine, endpoint: str) -> AsyncIterator[LinkPlace | None]:
+    """Serve an engine over the link while the block lasts, where there is an address for it."""
+    if not endpoint:
+        yield None
+        return
+    from offload.hybrid.settled import SettledEngine
+    from offload.link.local_server import serving
+
+    async with serving(SettledEngine(engine), endpoint) as server:
+        yield LinkPlace(server.endpoint, server.public_key)
 
 
 def announce(
@@ -133,6 +160,7 @@ def announce(
     options: ServeOptions,
     *,
     models: ByModel | None = None,
+    place: LinkPlace | None = None,
     as_json: bool,
 ) -> None:
     """Print where the server listens, for a person or as one JSON line."""
@@ -140,9 +168,12 @@ def announce(
 
     names = model_names(engine, models)
     if as_json:
-        echo_json(json.dumps({"url": f"{url}/v1", "models": names}))
+        said = {"url": f"{url}/v1", "models": names}
+        echo_json(json.dumps(said | (place._asdict() if place is not None else {})))
         return
     echo(f"listening on {url}/v1, models {', '.join(names)}")
+    if place is not None:
+        echo(f"for devices: {place.endpoint}, server key {place.server_key}")
     key = "one of your API keys" if options.api_keys else "any word"
     echo(f"for OpenAI clients: OPENAI_BASE_URL={url}/v1, and {key} as OPENAI_API_KEY")
     if not options.is_loopback and options.tls_cert is None:

@@ -13,11 +13,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from offload.engine import AnswerStream, ByModel, Engine, Routing, settling
-from offload.messages import Request
+from offload.engine import ByModel, Engine
+from offload.hybrid.settled import settled_answer
 from serve.admission import Account, Admission
-from serve.answer_streams import STOPPING, AnswerStreams, Start, settled
+from serve.answer_streams import STOPPING, AnswerStreams, Start
 from serve.auth import tenant_of
+from serve.carried import as_carried
 from serve.chat_writer import ChatWriter
 from serve.event_stream import EventStream, headers_of
 from serve.http_bodies import error_response, json_response, read_body, while_present
@@ -63,7 +64,8 @@ class CompletionEndpoint(Generic[C]):
             body = decode(raw, self.form.kind)
             engine, name = engine_of(body.model, self.engine, self.models)
             parsed = self.form.read(msgspec.structs.replace(body, model=name), engine, self.options)
-            parsed = replace(parsed, model=body.model)
+            requests = as_carried(parsed.requests, scope)
+            parsed = replace(parsed, model=body.model, requests=requests)
             limit_s = self.options.request_timeout_s + _SEND_GRACE_S
             work = self._admitted(parsed, engine, tenant, scope, receive, send)
             await while_present(receive, work, timeout_s=limit_s)
@@ -121,12 +123,7 @@ class CompletionEndpoint(Generic[C]):
 
 def settled_start(engine: Engine) -> Start:
     """Return what begins an answer of which only what a reader may keep is streamed."""
-    return partial(_settled, engine)
-
-
-def _settled(engine: Engine, request: Request) -> AnswerStream:
-    may_replace = isinstance(engine, Routing) and engine.may_replace(request)
-    return settled(settling(engine, request), may_replace=may_replace)
+    return partial(settled_answer, engine)
 
 
 CHAT = ApiForm(kind=ChatBody, read=read_chat, writer=ChatWriter)

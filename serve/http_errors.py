@@ -10,6 +10,7 @@ import msgspec
 
 from backbone.errors import NearfarError, TemplateRefusal
 from offload.errors import (
+    ChainRefused,
     CloudUnreachable,
     ContextLengthError,
     EngineStopped,
@@ -81,6 +82,8 @@ def describe(error: Exception) -> tuple[int, Problem]:
         return 503, Problem(text, "server_error", code="overloaded")
     if isinstance(error, EngineStopped):
         return 503, Problem(text, "server_error", code="engine_stopped")
+    if isinstance(error, ChainRefused):
+        return 508, Problem(text, "server_error", code="loop")  # Loop Detected
     if isinstance(error, LinkError):
         status = 503 if isinstance(error, CloudUnreachable) else 502
         return status, Problem(text, "server_error", code="cloud_failed")

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from backbone.energy import EnergyMeter
 from backbone.nvml import GpuReading, read_gpus
 from offload.engine import Engine, LoadReporting, Replicated, fault_of
 from offload.messages import Delta, EngineLoad, Finish
@@ -57,6 +58,7 @@ class EngineMetrics(Collector):
 
     def __init__(self, prefix: str, engine: Engine | None, seen: FaceGauges) -> None:
         self._prefix, self._engine, self._seen = prefix, engine, seen
+        self._energy = EnergyMeter()
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics as they stand now."""
@@ -71,6 +73,7 @@ class EngineMetrics(Collector):
             up = fault_of(self._engine) is None
             yield self._gauge("engine_up", "1 while it can answer, 0 once it is broken.", up)
         yield from self._of_gpus(read_gpus())
+        yield from self._of_energy(self._energy.read())
         if isinstance(self._engine, Replicated):
             yield self._replicas(self._engine.replica_counts())
         if load is not None:
@@ -97,6 +100,13 @@ class EngineMetrics(Collector):
                 if (value := getattr(gpu, field)) is not None:
                     gauge.add_metric([str(gpu.index), gpu.name], value)
             yield gauge
+
+    def _of_energy(self, joules: dict[str, float]) -> Iterator[Metric]:
+        text = "Joules of the whole machine since the start, by who counts them."
+        counter = CounterMetricFamily(f"{self._prefix}:energy_joules", text, labels=["source"])
+        for source, value in joules.items():
+            counter.add_metric([source], value)
+        yield counter
 
     def _replicas(self, counts: dict[str, int]) -> Metric:
         gauge = GaugeMetricFamily(

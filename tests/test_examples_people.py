@@ -50,6 +50,16 @@ def test_a_device_joins_a_cloud_by_invite(environment: dict[str, str]) -> None:
     assert "8798" in done.stdout and "bytes sent" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_chain_of_three_tells_the_whole_way(environment: dict[str, str]) -> None:
+    pytest.importorskip("torch", reason="the cloud's model needs torch")
+    done = run(["examples/chain_of_three.sh"], environment)
+    assert done.returncode == 0, done.stderr
+    assert "8798" in done.stdout and "Paris" in done.stdout
+    hard, easy = [line for line in done.stderr.splitlines() if "you asked for the far" in line]
+    assert "there far: the near model was not sure" in hard and "there near: " in easy
+
+
 def test_an_openai_client_asks(environment: dict[str, str]) -> None:
     pytest.importorskip("openai", reason="the example is for the openai package")
     server = subprocess.Popen(

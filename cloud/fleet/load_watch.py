@@ -12,6 +12,7 @@ from backbone.nvml import GpuReading, read_gpus
 from cloud.fleet.autoscale import LoadSample
 from cloud.fleet.replica import Replica, ReplicaOptions
 from cloud.fleet.replica_placement import allowed_cores
+from cloud.fleet.replica_process import ReplicaProcess
 from cloud.fleet.replicas import Replicas
 
 
@@ -65,7 +66,8 @@ class LoadWatch:
         replicas = self._replicas.replicas
         gpus = self._read_gpus() if any(map(_gpu_of, replicas)) else []
         shares = [self._use(replica, gpus) for replica in replicas if replica.is_ready]
-        self._cpu.forget_all_but({replica.pid for replica in replicas if replica.is_ready})
+        ready = [each for each in replicas if each.is_ready and isinstance(each, ReplicaProcess)]
+        self._cpu.forget_all_but({replica.pid for replica in ready})
         return LoadSample(
             at_s=self._clock(),
             num_replicas=len(replicas),
@@ -80,6 +82,8 @@ class LoadWatch:
         for gpu in gpus:
             if gpu.utilization is not None and gpu.is_named(_gpu_of(replica)):
                 return gpu.utilization
+        if not isinstance(replica, ReplicaProcess):
+            return 0.0  # of another machine nothing is read
         return self._cpu.share(replica.pid, num_cores(replica.options))
 
 

@@ -1,35 +1,39 @@
-"""A replica: one engine in a process of its own, supervised and restarted when it dies."""
+"""A replica: one engine of several alike, supervised: what balancing knows of it and tells it.
+
+Where its engine runs is told by its kinds: a process of this machine (replica_process.py), or a
+server of another (remote_replica.py).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
-import os
-import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+
+import msgspec
 
 from cloud.fleet.balance import ReplicaStatus
-from offload.errors import CloudFailed, EngineStopped, LinkError
+from offload.asker import asker
+from offload.engine import Engine, LoadReporting
+from offload.errors import EngineStopped, LinkError
 from offload.link.backoff import Backoff
-from offload.link.client import CloudLink
-from offload.messages import EngineLoad
+from offload.messages import EngineLoad, ForwardedRequest, Request
 from offload.priority import priority
 
 _log = logging.getLogger(__name__)
-_POLL_S = 0.05
 _NEW_SHARE = 0.2  # weight of the newest answer in the mean
-_STOP_S = 10.0
-_PING_S = 0.25  # between two looks at an engine's load
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplicaOptions:
-    """Options of a replica; `engine` and `arguments` are replica_main's."""
+    """Options of a replica; `engine` and `arguments` are replica_main's.
+
+    With `reach` it runs elsewhere, and that opens the engine through which it is asked.
+    """
 
     engine: str = "cloud.fleet.replica_main:open_model"
     arguments: Mapping[str, object] = field(default_factory=dict)
@@ -40,52 +44,47 @@ class ReplicaOptions:
     # After which one is started anew: it answers no ping, or says nothing to anybody who waits.
     deaf_after_s: float = 60.0
     stuck_after_s: float = 600.0
+    reach: Callable[[], Engine] | None = None
 
 
-class Replica:
-    """Replica: supervises one process from `start` to `aclose`."""
+class Replica(ABC):
+    """Replica: supervised from `start` to `aclose`."""
 
-    def __init__(
-        self, name: str, folder: Path, options: ReplicaOptions, *, changed: asyncio.Event
-    ) -> None:
-        """`folder` is where its socket lies; only this user may enter it.
-
-        `changed` is set whenever it comes up, goes down or has ended an answer.
-        """
-        self.name = name
-        self._endpoint = f"ipc://{folder / name}"
-        self.options = options
-        self._link: CloudLink | None = None
-        self._process: asyncio.subprocess.Process | None = None
+    def __init__(self, name: str, options: ReplicaOptions, *, changed: asyncio.Event) -> None:
+        """`changed` is set whenever it comes up, goes down or has ended an answer."""
+        self.name, self.options, self._changed = name, options, changed
+        self._engine: Engine | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._changed = changed
         self.num_running = self.num_batch = self.num_starts = 0
-        self._heard_s = self._said_s = 0.0  # by ping, and by a piece of any answer
+        self._said_s = 0.0  # a piece of any answer
         self.mean_s = 0.0
         self.retiring = self._is_stopped = False
+
+    @abstractmethod
+    async def _run(self) -> None:
+        """Be up once, with `_engine` while it can be asked, until it is of no use any more."""
+
+    @property
+    @abstractmethod
+    def is_well(self) -> bool:
+        """Whether it was heard at the last attempt: one that is not is asked last."""
 
     @property
     def is_ready(self) -> bool:
         """Whether it can be asked now."""
-        return self._link is not None and not self.retiring
+        return self._engine is not None and not self.retiring
 
     @property
-    def is_well(self) -> bool:
-        """Whether it was heard at the last attempt: one that is not is asked last."""
-        return self._link is not None and self._link.snapshot().healthy
-
-    @property
-    def pid(self) -> int:
-        """The process id of an engine that has been started."""
-        assert self._process is not None, "start() makes the process"
-        return self._process.pid
-
-    @property
-    def link(self) -> CloudLink:
-        """The link to its engine. Raises EngineStopped while there is none."""
-        if self._link is None:
+    def engine(self) -> Engine:
+        """What its engine is asked through. Raises EngineStopped while there is none."""
+        if self._engine is None:
             raise EngineStopped(f"replica {self.name} is down; ask again in a moment")
-        return self._link
+        return self._engine
+
+    def forwarded(self, request: Request) -> Request:
+        """Return a request as it is asked on behalf of whoever asks here."""
+        beside = {"asker": asker(), "priority": priority()}
+        return ForwardedRequest(**msgspec.structs.asdict(request) | beside)
 
     def status(self) -> ReplicaStatus:
         """Return the status that a balancing policy reads."""
@@ -99,10 +98,10 @@ class Replica:
 
     def report(self) -> EngineLoad | None:
         """Return the load its engine last reported; None before that, and while it is down."""
-        return self._link.report() if self._link is not None else None
+        return self._engine.report() if isinstance(self._engine, LoadReporting) else None
 
     def start(self) -> None:
-        """Begin to supervise a process."""
+        """Begin to supervise it."""
         self._supervisor = asyncio.create_task(self._supervise())
 
     @contextlib.asynccontextmanager
@@ -146,7 +145,7 @@ class Replica:
         return True
 
     async def aclose(self) -> None:
-        """Stop the process."""
+        """Stop it."""
         if self._supervisor is not None:
             self._supervisor.cancel()
             await asyncio.gather(self._supervisor, return_exceptions=True)
@@ -155,91 +154,8 @@ class Replica:
         for pause_s in Backoff():
             began_s = time.monotonic()
             try:
-                await self._run_process()
+                await self._run()
             except (LinkError, OSError) as error:
                 _log.error("replica %s did not start: %s", self.name, error)
             _log.warning("replica %s ended after %.0f s", self.name, time.monotonic() - began_s)
             await asyncio.sleep(pause_s)
-
-    async def _run_process(self) -> None:
-        """Run one process to its end."""
-        options = self.options
-        self.num_starts += 1
-        arguments = [
-            self._endpoint,
-            options.engine,
-            json.dumps(dict(options.arguments)),
-        ]
-        arguments.append(",".join(map(str, options.cores)))
-        self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "cloud.fleet.replica_main", *arguments),
-            stdin=asyncio.subprocess.PIPE,
-            env={**os.environ, **options.environment},
-        )
-        try:
-            await self._connect(self._process)
-            await self._until_useless(self._process)
-        finally:
-            await self._disconnect(self._process)
-
-    async def _connect(self, process: asyncio.subprocess.Process) -> None:
-        link, until_s = CloudLink(self._endpoint), time.monotonic() + self.options.start_timeout_s
-        try:
-            while process.returncode is None and time.monotonic() < until_s:
-                try:
-                    await link.connect(1.0)
-                except LinkError:
-                    await asyncio.sleep(_POLL_S)
-                    continue
-                self._link = link
-                self._heard_s = time.monotonic()
-                self._pinger = asyncio.create_task(self._keep_pinging(link))
-                self._changed.set()
-                return
-        finally:
-            if self._link is not link:
-                await link.aclose()
-        raise CloudFailed(
-            f"its process ended or was not ready (status {process.returncode}); see its log"
-        )
-
-    async def _until_useless(self, process: asyncio.subprocess.Process) -> None:
-        """Wait until a process has ended, or neither hears nor says anything any more."""
-        ended = asyncio.ensure_future(process.wait())
-        try:
-            while not ended.done() and not (why := self._why_useless(time.monotonic())):
-                await asyncio.wait((ended,), timeout=_PING_S)
-            if not ended.done():
-                _log.error("replica %s %s; it is started anew", self.name, why)
-        finally:
-            ended.cancel()
-
-    def _why_useless(self, now_s: float) -> str:
-        options = self.options
-        if now_s - self._heard_s > options.deaf_after_s:
-            return f"has not been heard for {options.deaf_after_s:.0f} s"
-        if self.num_running and now_s - self._said_s > options.stuck_after_s:
-            return f"has said nothing for {options.stuck_after_s:.0f} s to {self.num_running} asked"
-        return ""
-
-    async def _keep_pinging(self, link: CloudLink) -> None:
-        """Ping, so that the reported load stays fresh; a busy link does not ping by itself."""
-        while True:
-            with contextlib.suppress(LinkError, asyncio.TimeoutError):
-                await link.ping()
-                self._heard_s = time.monotonic()
-            await asyncio.sleep(_PING_S)
-
-    async def _disconnect(self, process: asyncio.subprocess.Process) -> None:
-        link, self._link = self._link, None
-        self._changed.set()
-        if link is not None:
-            self._pinger.cancel()
-            await link.aclose()  # which ends the answers that somebody waits for
-        assert process.stdin is not None, "it was made with a pipe"
-        process.stdin.close()
-        try:
-            await asyncio.wait_for(process.wait(), _STOP_S)
-        except asyncio.TimeoutError:
-            process.kill()
-            await process.wait()

@@ -9,17 +9,15 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from cloud.fleet.balance import Policy, prefix_of, total_load
 from cloud.fleet.recent_latency import RecentLatency
+from cloud.fleet.remote_replica import RemoteReplica
 from cloud.fleet.replica import Replica, ReplicaOptions
-from offload.asker import asker
+from cloud.fleet.replica_process import ReplicaProcess
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, EngineStopped, LinkError, Overloaded
 from offload.event_waiting import set_within
-from offload.messages import EngineLoad, Finish, ForwardedRequest, ModelCard, Request
-from offload.priority import priority
+from offload.messages import EngineLoad, Finish, ModelCard, Request
 
 _MAX_WAIT_S = 60.0
 _MOST_LOST = 2  # replicas by one request: what ends each that reads it must not end them all
@@ -71,13 +69,13 @@ class Replicas:
     async def start(self) -> ModelCard:
         """Start all, wait for the first, and return its card. Raises EngineStopped."""
         self.scale(self._first)
-        return (await self._choose(Request(prompt="-"), [])).link.card()
+        return (await self._choose(Request(prompt="-"), [])).engine.card()
 
     def card(self) -> ModelCard:
         """Return what they all run. Raises EngineStopped while none is up."""
         for replica in self._replicas:
             with contextlib.suppress(EngineStopped, LinkError):
-                return replica.link.card()
+                return replica.engine.card()
         raise EngineStopped("no replica is up; ask again in a moment")
 
     def scale(self, num_replicas: int) -> None:
@@ -94,11 +92,15 @@ class Replicas:
     def _started(self) -> Replica:
         taken = set(self._slots.values())
         slot = next(each for each in itertools.count() if each not in taken)
-        name, folder = f"r{next(self._numbers)}", Path(self._folder.name)
-        replica = Replica(name, folder, self._options_of(slot), changed=self._changed)
+        replica = self._made(f"r{next(self._numbers)}", self._options_of(slot))
         self._slots[replica] = slot
         replica.start()
         return replica
+
+    def _made(self, name: str, options: ReplicaOptions) -> Replica:
+        if options.reach is not None:
+            return RemoteReplica(name, options, changed=self._changed)
+        return ReplicaProcess(name, Path(self._folder.name), options, changed=self._changed)
 
     def _taken_back(self) -> Replica | None:
         for replica in reversed(self._leaving):
@@ -124,11 +126,10 @@ class Replicas:
         num_lost = 0
         while True:
             replica = await self._choose(request, tried)
-            link, said = replica.link, False
-            beside = {"asker": asker(), "priority": priority()}
-            forwarded = ForwardedRequest(**msgspec.structs.asdict(request) | beside)
+            engine, said = replica.engine, False
+            forwarded = replica.forwarded(request)
             async with replica.busy():
-                items = link.generate(forwarded)
+                items = engine.generate(forwarded)
                 async with contextlib.aclosing(items):
                     try:
                         async for item in items:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import psutil
 
+from offload.chain import onward_words
 from offload.engine import Engine
 from offload.messages import Finish, Usage
 from offload.reasons import sentence
@@ -59,6 +60,7 @@ def answered(finish: Finish | None) -> list[str]:
     speed = tokens_per_s(finish.usage)
     who = f"{side}, {finish.route.model}" if finish.route.model else side
     parts = [f"{who}: {sentence(finish.route.reason, finish.route.confidence)}"]
+    parts += onward_words(finish.route)
     parts += [f"begun by {finish.route.begun_by}"] if finish.route.begun_by else []
     parts += [replaced(finish.usage.num_replaced)] if finish.usage.num_replaced else []
     return [*parts, f"{speed:.0f} tokens/s"] if speed else parts

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 import msgspec
 
 from backbone.terminal_text import overwrite, write
+from offload.chain import onward_words
 from offload.engine import AnswerStream
 from offload.messages import Delta, Finish, Route, Side
 from offload.reading import heard_by, reading_line
@@ -152,6 +153,7 @@ def why(finish: Finish) -> str:
     ]
     if route.model:
         parts.append(f"written by {route.model}")
+    parts += onward_words(route)
     if route.begun_by:
         parts.append(f"begun by {route.begun_by}")
     if route.visits:

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import psutil
 
+from backbone.energy import EnergyMeter, energy_in_words
 from backbone.errors import NearfarError, cause
 from backbone.process_limits import free_memory_bytes
 from backbone.terminal_text import readable_bytes
@@ -58,6 +59,7 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
     gpu_offload: bool
     config_file: str
     data_folder: str
+    energy: str  # who counts it, so that `/metrics` tells joules
     models: list[ModelEntry]
     chosen: list[ChosenSetting]  # for the near model that is set up
     cloud: str
@@ -104,6 +106,7 @@ def examine() -> DoctorReport:
         gpu_offload=gpu,
         config_file=str(here.config_file),
         data_folder=str(here.data),
+        energy=energy_in_words(EnergyMeter().read()),
         models=models,
         chosen=chosen,
         cloud=_cloud(settings, here, problems),

@@ -33,6 +33,7 @@ def _device(report: DoctorReport) -> list[tuple[str, str]]:
         ("features", ", ".join(report.cpu_features) or "unknown"),
         ("memory", f"{free}, {speed}"),
         ("disk", f"{report.disk_free_bytes / 1e9:.1f} GB free"),
+        ("energy", report.energy),
         ("llama.cpp", f"{report.llama_cpp}, {offload} GPU offload"),
     ]
 

@@ -48,6 +48,8 @@ class EngineOptions:
     short_first_s: Seconds = 0.0  # how long a waiting prompt may be overtaken by shorter ones
     target_step_s: Seconds = 0.0  # seconds a step should take at most; 0 is no matter
     batch_tokens_beside_readers: AtLeast0 = 0  # of batch work, in a step while anybody reads
+    # Seconds a step of batch work alone may take, since a reader who comes waits for its end.
+    batch_step_s: Seconds = 0.1
     async_scheduling: bool = False  # plan a step while the one before it runs; not yet measured
     fuse_operators: bool = True
     enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from offload.chain import Waypoint
 from offload.egress.ledger.entries import DaySpending, Departure, DepartureOutcome, digest
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.permission import (
@@ -70,6 +71,7 @@ class EgressEngine:
         self.door = door
         self.num_refused = 0  # texts of class local_only that came this far: 0, or a bug elsewhere
         self.num_withheld = 0  # texts stopped for what was found in them
+        self.waypoint = Waypoint()
         self._ledger = ledger
         self._is_closed = False
 
@@ -230,11 +232,24 @@ class EgressEngine:
             content=content.decode(),
         )
 
+    def _passed_on(self, request: Request) -> Request:
+        """Return a request as the far side is asked it, with what its price leaves of the budget.
+
+        Raises ChainRefused.
+        """
+        allowed = request.budget.max_cost
+        if allowed is not None:
+            prices = self.door.prices
+            cost = prices.expected_cost(num_chars(request), request.sampling.max_tokens)
+            left = msgspec.structs.replace(request.budget, max_cost=max(0.0, allowed - cost))
+            request = msgspec.structs.replace(request, budget=left)
+        return self.waypoint.onward(request)
+
     async def _restored(self, cleared: Cleared) -> AnswerStream:
         as_json = cleared.request.sampling.json_schema is not None
         with_calls = bool(cleared.request.tools)
         restorer = Restorer(cleared.originals, as_json=as_json, with_calls=with_calls)
-        source = self.cloud.generate(cleared.request)
+        source = self.cloud.generate(self._passed_on(cleared.request))
         index = 0
         async with aclosing(source) as items:
             async for item in items:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from offload.chain import onward_of
 from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.engine import Engine
 from offload.errors import LinkError
@@ -248,6 +249,7 @@ class DecisionState:
             visits=self._num_visits,
             far_read=own.prompt_tokens + helped.prompt_tokens,
             far_written=own.completion_tokens + helped.completion_tokens,
+            onward=onward_of(finish.route) if side == "cloud" else (),
         )
         lost = (failure.bytes_sent or 0) if failure is not None else 0
         usage = msgspec.structs.replace(

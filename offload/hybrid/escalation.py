@@ -8,6 +8,7 @@ from contextlib import aclosing, contextmanager
 
 import msgspec
 
+from offload.chain import with_time_left
 from offload.egress.door import EgressEngine
 from offload.egress.permission import AskConsent, ConsentOnce, EgressContext
 from offload.egress.privacy.shareable_part import holds_private
@@ -51,6 +52,7 @@ class Escalation:
         """Take who may answer and by what; `acceptance` where text cannot be taken back."""
         self._edge, self._cloud = edge, cloud
         self._request, self.verdict, self._by = request, verdict, deciding
+        self._began_s = time.monotonic()
         self.state = DecisionState(deciding, request, cloud)
         self._acceptance, self._actions = acceptance, actions
         self.may_leave = ConsentOnce(request, consent, is_needed=verdict.must_ask)
@@ -332,7 +334,8 @@ class Escalation:
 
     async def _timed(self, engine: Engine, request: Request, clock: LatencyModel) -> AnswerStream:
         began, first_s = time.monotonic(), None
-        async with aclosing(engine.generate(request)) as stream:
+        asked = with_time_left(request, self._began_s)
+        async with aclosing(engine.generate(asked)) as stream:
             async for item in stream:
                 now = time.monotonic() - began
                 first_s = now if first_s is None else first_s

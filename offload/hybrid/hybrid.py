@@ -182,7 +182,8 @@ class Hybrid(ForwardsTokenizing):
     def generate(self, request: Request) -> AnswerStream:
         """Stream the answer of the side that the policy chooses.
 
-        Raises RequestError for a model's name it does not know, or an aim it cannot keep.
+        Raises RequestError for a model's name it does not know, or an aim it cannot keep, and
+        ChainRefused for a request that was here before.
         """
         return self._stream(request, settles=False)
 
@@ -193,6 +194,8 @@ class Hybrid(ForwardsTokenizing):
     async def _stream(self, request: Request, *, settles: bool) -> AnswerStream:
         aim, began_at = self._aim(request), time.time()
         request = self._as_allowed(request)
+        if self.cloud is not None:
+            self.cloud.waypoint.require_new(request)
         await self._heed()
         Failsafe()(lambda: self.deciding.renew(learns=self._allowed().learns), None)
         verdict = self._verdict(request, aim)
@@ -332,7 +335,7 @@ class Hybrid(ForwardsTokenizing):
             return finish
         route = msgspec.structs.replace(
             route,
-            model=self._name_of(route.served_by),
+            model=route.onward[-1].model if route.onward else self._name_of(route.served_by),
             begun_by=self._name_of(begun_by) if begun_by not in (None, route.served_by) else "",
         )
         return msgspec.structs.replace(finish, route=route)

@@ -96,7 +96,10 @@ class MessageHandler:
         reply = answer_hello(hello, instance=self._instance, cards=cards, limits=self._limits)
         if isinstance(reply, message_bodies.Ready):
             owner = Owner(device_key, hello.session)
-            peer = Peer(identity, owner, Heartbeat(self.times), hears_reading=hello.hears_reading)
+            beat = Heartbeat(self.times)
+            peer = Peer(
+                identity, owner, beat, hears_reading=hello.hears_reading, version=reply.version
+            )
             self.peers.greet(peer)
         return reply
 
@@ -165,7 +168,8 @@ class MessageHandler:
             if isinstance(body, message_bodies.Reading) and not peer.hears_reading:
                 return True
             try:
-                return self._send_frames([peer.identity, wire.encode(body, request_id)])
+                readable = wire.for_version(body, peer.version)
+                return self._send_frames([peer.identity, wire.encode(readable, request_id)])
             except zmq.ZMQError:
                 self.forget(peer)
                 return False

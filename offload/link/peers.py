@@ -22,6 +22,7 @@ class Peer:
     owner: Owner
     heartbeat: Heartbeat
     hears_reading: bool = False
+    version: int = wire.VERSION
     asking: set[str] = field(default_factory=set)
 
 

@@ -13,7 +13,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from msgspec import Meta, Raw
@@ -47,8 +47,9 @@ from offload.messages import (
     Sampling,
 )
 
-# 4: a turn that is scored; 3: the model's own sampling; 2: token ids, cache salts, load
-VERSION = 4
+# 5: chains of machines; 4: a turn that is scored; 3: the model's own sampling;
+# 2: token ids, cache salts, load
+VERSION = 5
 OLDEST_VERSION = 3
 MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 MAX_ID_BYTES = 256  # 64 characters of four bytes
@@ -113,6 +114,8 @@ _decode_tool = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _LARGE = (Kind.REQUEST, Kind.DELTAS, Kind.FINISH, Kind.READY)
 
+B = TypeVar("B", bound=AnyBody)
+
 
 class Envelope(NamedTuple):
     """Envelope of a message: its head is read, its body is not."""
@@ -130,17 +133,29 @@ class Envelope(NamedTuple):
 
 def needed_version(body: AnyBody) -> int:
     """Return the oldest version whose readers understand a message; its head says so."""
-    return VERSION if isinstance(body, Request) and body.scored_turn is not None else 3
+    if isinstance(body, End):
+        return 5 if body.finish.route is not None and body.finish.route.onward else 3
+    if not isinstance(body, Request):
+        return 3
+    if body.via:
+        return 5
+    return 4 if body.scored_turn is not None else 3
 
 
-def for_version(request: Request, version: int) -> Request:
-    """Return a request as a peer of this version may read it.
+def for_version(body: B, version: int) -> B:
+    """Return a message as a peer of this version may read it.
 
-    Without its `scored_turn` all of a prompt is read and told, which takes longer.
+    Without `scored_turn` all of a prompt is read and told, which takes longer. An older peer is
+    the last place of its chain, since it names itself to nobody.
     """
-    if version >= needed_version(request):
-        return request
-    return msgspec.structs.replace(request, scored_turn=None)
+    if version >= needed_version(body):
+        return body
+    if isinstance(body, Request):
+        turn = body.scored_turn if version >= 4 else None
+        return msgspec.structs.replace(body, scored_turn=turn, via=())
+    assert isinstance(body, End) and body.finish.route is not None, "others are read by all"
+    route = msgspec.structs.replace(body.finish.route, onward=())
+    return End(body.num_pieces, msgspec.structs.replace(body.finish, route=route))
 
 
 def encode(body: AnyBody, request_id: str = "") -> bytes:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from offload.errors import CloudFailed
 from offload.messages import (
+    MAX_HOPS,
     MAX_TOOL_CALLS,
     Confidence,
     Delta,
     Finish,
     FinishReason,
+    Hop,
     Message,
     Request,
     Route,
     Sampling,
+    Side,
     Usage,
 )
 from offload.upstream.dialect import Dialect, extra_words
@@ -83,6 +87,7 @@ class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
+    route: msgspec.Raw | None = None  # of another nearfar
 
 
 class Chunk(msgspec.Struct):
@@ -196,6 +201,7 @@ class AnswerAssembler:
     _num_named: int = 0  # pieces of calls that told a name
     late: list[str] = field(default_factory=list)
     thinking: bool = False
+    route: Route = Route(served_by="cloud", reason="cloud_only")  # noqa: RUF009 - frozen
 
     def take(self, chunk: Chunk) -> Delta | None:
         """Take the next event and return what it adds to the answer. Raises CloudFailed."""
@@ -203,6 +209,7 @@ class AnswerAssembler:
             raise CloudFailed("the upstream server broke off its answer; see its log")
         if chunk.usage is not None:
             details = chunk.usage.prompt_tokens_details
+            self.route = _route(chunk.usage.route) or self.route
             self.usage = Usage(
                 prompt_tokens=_counted(chunk.usage.prompt_tokens),
                 cached_tokens=_counted((details.cached_tokens or 0) if details else 0),
@@ -248,8 +255,7 @@ class AnswerAssembler:
             prefill_s=prefill_s,
             decode_s=seconds - prefill_s,
         )
-        route = Route(served_by="cloud", reason="cloud_only")
-        return Finish(reason=_REASONS[self.reason], usage=usage, route=route)
+        return Finish(reason=_REASONS[self.reason], usage=usage, route=self.route)
 
     def _with_thoughts(self, said: _Said | None) -> str:
         """Return a piece of the answer, thoughts between tags as an Engine says them."""
@@ -319,6 +325,29 @@ def _confidence(token: _Token) -> Confidence:
     entropy = -math.fsum(share * math.log(share) for share in shares if share > 0.0)
     margin = best[0] - best[1] if len(best) > 1 else 0.0
     return Confidence(logprob=token.logprob, entropy=entropy, margin=margin)
+
+
+class _Hop(msgspec.Struct):
+    """A Hop or Route as a nearfar of any age tells it."""
+
+    served_by: Side
+    reason: str
+    model: str = ""
+    onward: Annotated[list[_Hop], Meta(max_length=MAX_HOPS)] = []
+
+
+def _route(said: msgspec.Raw | None) -> Route | None:
+    """Return who answered behind another nearfar; None where that is not told in such words."""
+    try:
+        told = msgspec.json.decode(said, type=_Hop) if said is not None else None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if told is None:
+        return None
+    onward = tuple(
+        Hop(served_by=each.served_by, reason=each.reason, model=each.model) for each in told.onward
+    )
+    return Route(served_by=told.served_by, reason=told.reason, model=told.model, onward=onward)
 
 
 def _counted(number: int | None) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +15,9 @@ import msgspec
 from backbone.errors import MissingExtra
 from offload.aims import LISTED
 from offload.answer_bounds import AnswerBounds
-from offload.asker import asker
+from offload.asker import asker, asker_digest
+from offload.carried import HEADER, header_of
+from offload.chain import Waypoint
 from offload.engine import AnswerStream
 from offload.errors import CloudFailed, CloudUnreachable, LinkError, RequestError, SettingsError
 from offload.messages import MAX_NAME_LEN, Finish, ModelCard, Privacy, Request
@@ -70,6 +71,7 @@ class Upstream:
         self._url, self._host, self._wanted = url.rstrip("/"), parts.hostname, model
         self._client = _client(self._url, key_for(self._host, api_key), transport)
         self._for_tenants, self._is_near = for_tenants, is_near
+        self._waypoint = Waypoint()
         self._limits = (connect_timeout_s, silence_timeout_s)
         self._card: ModelCard | None = None
         self._asked = model  # the name that goes into a request
@@ -119,8 +121,8 @@ class Upstream:
             raise RequestError("a local_only request may not leave the device; answer it near")
         await self.connect()
         assert self._dialect is not None, "known since connect"
-        if self._for_tenants:
-            request = self._salted(request)
+        if self._for_tenants:  # elsewhere the egress door in front of it is a place of its own
+            request = self._waypoint.onward(self._salted(request))
         check(request, self._dialect)
         body = body_of(request, self._asked, self._dialect)
         if self._is_near and request.messages:  # raw prompts' are told in several other forms
@@ -128,8 +130,9 @@ class Upstream:
         bounds, assembler = AnswerBounds(request), AnswerAssembler()
         began_s, first_s = time.monotonic(), None
         until_s = None if request.deadline_s is None else began_s + request.deadline_s
+        said = {HEADER: header_of(request)} if self._dialect.carries else {}
         with self._noted():
-            async with self._posted(path_of(request), body, until_s) as response:
+            async with self._posted(path_of(request), body, until_s, said) as response:
                 try:
                     patience = Patience(self._url, self._limits[1], until_s)
                     async for chunk in _chunks(response, self._url, patience):
@@ -167,8 +170,7 @@ class Upstream:
         assert self._dialect is not None, "known since connect"
         if not asker() or not self._dialect.has_word("cache_salt", request):
             return request
-        said = f"{asker()}\n{request.cache_salt}".encode("utf-8", "surrogatepass")
-        return msgspec.structs.replace(request, cache_salt=hashlib.sha256(said).hexdigest())
+        return msgspec.structs.replace(request, cache_salt=asker_digest(request.cache_salt))
 
     async def _learn(self) -> None:
         async with self._reply("GET", "/models", None, None) as response:
@@ -194,13 +196,13 @@ class Upstream:
 
     @asynccontextmanager
     async def _posted(
-        self, path: str, body: dict[str, Any], until_s: float | None
+        self, path: str, body: dict[str, Any], until_s: float | None, headers: dict[str, str]
     ) -> AsyncIterator[httpx.Response]:
         """Post a body, again where the server was not there; yields only a good reply."""
         pause_s, was_there = _FIRST_PAUSE_S, False
         for left in reversed(range(_ATTEMPTS)):
             try:
-                async with self._reply("POST", path, body, until_s) as response:
+                async with self._reply("POST", path, body, until_s, headers) as response:
                     left = 0  # an answer has begun: never asked twice
                     yield response
                 return
@@ -215,7 +217,12 @@ class Upstream:
 
     @asynccontextmanager
     async def _reply(
-        self, method: str, path: str, body: dict[str, Any] | None, until_s: float | None
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None,
+        until_s: float | None,
+        headers: dict[str, str] | None = None,
     ) -> AsyncIterator[httpx.Response]:
         import httpx
 
@@ -225,6 +232,7 @@ class Upstream:
             method,
             self._url + path,
             content=content,
+            headers=headers,
             timeout=httpx.Timeout(silence_s, connect=connect_s),
         )
         try:

@@ -45,6 +45,7 @@ class Dialect:
     continues: bool = False  # goes on behind a begun answer, by continue_final_message
     ignores: frozenset[str] = frozenset()
     always_samples: bool = False
+    carries: bool = False  # a nearfar: it reads offload/carried.py, and tells its route
 
     def has_word(self, name: str, request: Request) -> bool:
         """Whether it has a word of its own for this, in the body that the request becomes."""
@@ -80,7 +81,7 @@ _KNOWN = {
         ),
         always_samples=True,
     ),
-    "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS | _SALT, continues=True),
+    "nearfar": Dialect(name="nearfar", words=_VLLM_WORDS | _SALT, continues=True, carries=True),
 }
 _UNKNOWN = Dialect(name="this server")
 _OPENAI = Dialect(name="OpenAI", max_tokens="max_completion_tokens")

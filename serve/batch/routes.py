@@ -27,6 +27,7 @@ from serve.batch.store import BatchStore
 from serve.batch.upload import read_upload
 from serve.http_bodies import error_response, json_response, read_body
 from serve.http_errors import BadRequest
+from serve.openapi import Described, DescribedRoute
 from serve.options import ServeOptions
 from serve.request_schema import decode
 
@@ -34,6 +35,34 @@ MAX_FILES = 1000  # of one key
 MAX_TOTAL_BYTES = 1024**3  # of one key's files
 _WINDOW_S = 24 * 3600
 _MOST_LISTED = 100
+
+_FILE, _BATCH = "/v1/files/{file}", "/v1/batches/{batch}"
+# In the order of BatchRoutes.routes.
+PATHS = (
+    Described(
+        method="POST",
+        path="/v1/files",
+        summary="Keep a file of requests.",
+        reply=FileReply,
+        form=("file", "purpose"),
+    ),
+    Described(method="GET", path="/v1/files", summary="List your files.", reply=FileList),
+    Described(method="GET", path=_FILE, summary="Show a file.", reply=FileReply),
+    Described(method="GET", path=f"{_FILE}/content", summary="Send what is in a file."),
+    Described(method="DELETE", path=_FILE, summary="Erase a file.", reply=DeletedReply),
+    Described(
+        method="POST",
+        path="/v1/batches",
+        summary="Have a file of requests answered in the time that readers leave.",
+        body=BatchBody,
+        reply=BatchReply,
+    ),
+    Described(method="GET", path="/v1/batches", summary="List your batches.", reply=BatchList),
+    Described(method="GET", path=_BATCH, summary="Show how far a batch is.", reply=BatchReply),
+    Described(
+        method="POST", path=f"{_BATCH}/cancel", summary="Call a batch off.", reply=BatchReply
+    ),
+)
 
 Answer = Callable[[HttpRequest], Awaitable[Response]]
 
@@ -46,18 +75,12 @@ class BatchRoutes:
 
     def routes(self) -> list[Route]:
         """Return the routes under /v1/files and /v1/batches."""
-        rows: list[tuple[str, str, Answer]] = [
-            ("POST", "/v1/files", self._upload),
-            ("GET", "/v1/files", self._files),
-            ("GET", "/v1/files/{file}", self._file),
-            ("GET", "/v1/files/{file}/content", self._content),
-            ("DELETE", "/v1/files/{file}", self._delete),
-            ("POST", "/v1/batches", self._create),
-            ("GET", "/v1/batches", self._batches),
-            ("GET", "/v1/batches/{batch}", self._batch),
-            ("POST", "/v1/batches/{batch}/cancel", self._cancel),
+        answers: list[Answer] = [
+            *(self._upload, self._files, self._file, self._content, self._delete),
+            *(self._create, self._batches, self._batch, self._cancel),
         ]
-        return [Route(path, _told(answer), methods=[method]) for method, path, answer in rows]
+        rows = zip(PATHS, answers, strict=True)
+        return [DescribedRoute(described, _told(answer)) for described, answer in rows]
 
     async def _upload(self, request: HttpRequest) -> Response:
         tenant = tenant_of(request.scope)

@@ -19,7 +19,6 @@ from tests.hostile import hostile
 NUM_SILENT = 600
 _NUM_GROWN = 2  # texts of each expression of the detectors
 _GROWN_CHARS = 250  # as many as the small embedded model reads; more is refused by its length
-_JSON = {"content-type": "application/json"}
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Asked:
     path: str
     body: bytes
     method: str = "POST"
+    kind: str = "application/json"
 
 
 def chat(text: str, **more: Any) -> bytes:
@@ -127,7 +127,7 @@ async def _hurt(client: httpx.AsyncClient, asked: Asked, model: bytes) -> tuple[
     """Send a request; return its status and the longest wait for /health meanwhile."""
     body = asked.body.replace(b"MODEL", model)
     asking = asyncio.ensure_future(
-        client.request(asked.method, asked.path, content=body, headers=_JSON)
+        client.request(asked.method, asked.path, content=body, headers={"content-type": asked.kind})
     )
     worst_s = 0.0
     while True:

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cloud.endpoint import for_another_machine, for_this_machine
 from offload.config.settings_reading import load
+from offload.link.local_server import for_another_machine, for_this_machine
 from offload.pair import CLOUD_MODEL
 from tests.cloud.commands import ROOT, ask, nearfar
 

@@ -12,8 +12,8 @@ import pytest
 
 from offload.errors import CloudFailed
 from offload.hybrid.hybrid import Hybrid, HybridOptions
+from offload.hybrid.settled import settled
 from offload.messages import Confidence, Delta, Finish, Request, Route, Usage
-from serve.answer_streams import settled
 from tests.offload.scripted import ScriptedEngine, delta
 from tests.serve.faces import ASK, CHAT, CONTINUE, TEXT, error_of, events, listening, near
 

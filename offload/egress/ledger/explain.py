@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
+from offload.chain import onward_words
 from offload.egress.ledger.entries import DecisionEntry, LedgerEntry, Totals
 from offload.kind_words import found_in_words
 from offload.reasons import sentence, sureness
@@ -58,6 +59,7 @@ def explained(decision: DecisionEntry, left: Iterable[LedgerEntry]) -> list[str]
     if route is not None:
         why = sentence(route.reason, route.confidence)
         lines.append(f"{why[0].upper()}{why[1:]} ({_SIDES[route.served_by]}).")
+        lines += [f"{each[0].upper()}{each[1:]}." for each in onward_words(route)]
         if route.failure is not None:
             lines.append(f"The cloud said: {route.failure}.")
     lines += [*_estimates(decision), *_outcome(decision)]

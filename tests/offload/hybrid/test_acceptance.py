@@ -16,12 +16,12 @@ from offload.engine import can_continue, settling
 from offload.errors import CloudFailed, Unsupported
 from offload.hybrid.acceptance import Acceptance
 from offload.hybrid.hybrid import Hybrid, HybridOptions
+from offload.hybrid.settled import settled
 from offload.messages import Delta, Finish, Request
 from offload.policy.serving.consistency import QuestionForm
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate
 from offload.policy.serving.signals import Signals
-from serve.answer_streams import settled
 from tests.offload.hybrid.pairs import SURE, ask, said
 from tests.offload.scripted import ScriptedEngine
 

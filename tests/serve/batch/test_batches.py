@@ -19,6 +19,7 @@ from offload.errors import Overloaded
 from offload.messages import Request
 from offload.priority import priority
 from serve.batch.face import face_with_batches
+from serve.batch.routes import PATHS
 from tests.offload.scripted import ScriptedEngine
 
 ALICE, BOB = "a" * 32, "b" * 32
@@ -233,3 +234,25 @@ async def test_a_page_may_not_send_files_unasked_and_forms_have_bounds(tmp_path:
 async def test_no_id_leads_out_of_the_folder(word: str, tmp_path: Path) -> None:
     async with bare(tmp_path) as client:
         assert (await client.get(f"/v1/files/{word}/content")).status_code == 404
+
+
+async def test_the_openapi_document_draws_files_and_batches(tmp_path: Path) -> None:
+    async with (
+        face_with_batches(ScriptedEngine(), PLAIN, "127.0.0.1:0", tmp_path) as url,
+        httpx.AsyncClient() as client,
+    ):
+        document = (await client.get(f"{url}/openapi.json")).json()
+    found = {
+        (method, path)
+        for path, methods in document["paths"].items()
+        for method in methods
+        if "/v1/files" in path or "/v1/batches" in path
+    }
+    assert found == {(each.method.lower(), each.path) for each in PATHS} and len(found) == 9
+    schemas = document["components"]["schemas"]
+    for part in json.dumps(document).split('"#/components/schemas/')[1:]:
+        assert part.split('"')[0] in schemas
+    upload = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]
+    assert set(upload) == {"multipart/form-data"}
+    (parameter,) = document["paths"]["/v1/batches/{batch}"]["get"]["parameters"]
+    assert parameter["name"] == "batch" and {"BatchBody", "BatchReply"} <= set(schemas)

@@ -87,7 +87,7 @@ class _Usage(msgspec.Struct):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     prompt_tokens_details: _Details | None = None
-    route: msgspec.Raw | None = None  # of another nearfar
+    route: msgspec.Raw = msgspec.Raw(b"null")  # of another nearfar
 
 
 class Chunk(msgspec.Struct):
@@ -336,10 +336,10 @@ class _Hop(msgspec.Struct):
     onward: Annotated[list[_Hop], Meta(max_length=MAX_HOPS)] = []
 
 
-def _route(said: msgspec.Raw | None) -> Route | None:
+def _route(said: msgspec.Raw) -> Route | None:
     """Return who answered behind another nearfar; None where that is not told in such words."""
     try:
-        told = msgspec.json.decode(said, type=_Hop) if said is not None else None
+        told = msgspec.json.decode(said, type=_Hop | None)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     if told is None:

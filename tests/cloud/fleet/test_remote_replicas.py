@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from backbone.errors import WrongUsage
 from cloud.endpoint_engine import open_engine
 from cloud.endpoint_options import EndpointOptions
 from cloud.fleet.balance import RoundRobin
@@ -88,11 +89,11 @@ async def test_one_that_is_lost_is_passed_over_and_found_again() -> None:
 def test_the_options_say_which_engines_and_nothing_of_one_here() -> None:
     with pytest.raises(SettingsError, match="leave out what says how one runs here"):
         EndpointOptions(replica_at=["tcp://127.0.0.1:7070"], model="m")
-    with pytest.raises(SettingsError, match=r"cloud\.url"):
+    with pytest.raises(WrongUsage, match=r"cloud\.url"):
         open_engine(EndpointOptions(replica_at=["gpu1"]))
-    with pytest.raises(SettingsError, match="public key"):
+    with pytest.raises(WrongUsage, match="public key"):
         open_engine(EndpointOptions(replica_at=["tcp://192.0.2.1:7070"]))
-    with pytest.raises(SettingsError, match="2 replicas and 3 weights"):
+    with pytest.raises(WrongUsage, match="2 replicas and 3 weights"):
         open_engine(
             EndpointOptions(replica_at=["http://a/v1", "http://b/v1"], replica_weights="1,1,2")
         )

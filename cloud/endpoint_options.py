@@ -180,8 +180,10 @@ class EndpointOptions:
             )
 
     def _check_remote(self) -> None:
-        of_here = (self.model, self.tokenizer, self.upstream, self.model_pool, self.engine)
-        of_here += (self.gpus, self.cores, self.num_replicas > 1, self.max_replicas, self.profile)
+        of_here = (
+            *(self.model, self.tokenizer, self.upstream, self.model_pool, self.engine),
+            *(self.gpus, self.cores, self.num_replicas > 1, self.max_replicas, self.profile),
+        )
         if self.replica_at and (any(of_here) or self.ray_app):
             raise SettingsError(
                 "--replica-at names engines that run elsewhere; leave out what says how one runs "

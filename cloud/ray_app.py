@@ -13,7 +13,7 @@ import contextlib
 import importlib
 import math
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -199,7 +199,7 @@ class EngineReplica:
 
 async def _drain(
     pieces: asyncio.Queue[bytes | Exception | None], task: asyncio.Task[None]
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes, None]:
     try:
         while (piece := await pieces.get()) is not None:
             if isinstance(piece, Exception):

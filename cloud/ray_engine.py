@@ -18,7 +18,7 @@ from offload.engine import AnswerStream
 from offload.errors import CloudFailed, CloudUnreachable
 from offload.link import wire
 from offload.link.failures import to_error
-from offload.link.message_bodies import Deltas, End, Failure
+from offload.link.message_bodies import AnyBody, Deltas, End, Failure
 from offload.messages import ForwardedRequest, ModelCard, Request
 from offload.priority import priority
 
@@ -77,7 +77,7 @@ class RayEngine:
         """Leave the application as it is: it is Ray's."""
 
 
-async def _bodies(messages: Any) -> AsyncIterator[wire.AnyBody]:
+async def _bodies(messages: Any) -> AsyncIterator[AnyBody]:
     """Yield what a replica says. Raises CloudFailed where Ray lost it."""
     try:
         async for message in messages:

@@ -84,7 +84,7 @@ class CloudLink:
         await self.line.connect(_shorter(self.connect_timeout_s, request.deadline_s))
         assert self.line.ready is not None, "an open line has a cloud that is ready"
         if (older := wire.for_version(request, self.line.ready.version)) is not request:
-            request, message = older, wire.encode(older, older.id)
+            message = wire.encode(older, request.id)
         reading = self._begin(request, message)
         try:
             while True:

@@ -13,7 +13,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta, Raw
@@ -114,8 +114,6 @@ _decode_tool = msgspec.msgpack.Decoder(dict[str, Any]).decode
 _encode = msgspec.msgpack.Encoder().encode
 _LARGE = (Kind.REQUEST, Kind.DELTAS, Kind.FINISH, Kind.READY)
 
-B = TypeVar("B", bound=AnyBody)
-
 
 class Envelope(NamedTuple):
     """Envelope of a message: its head is read, its body is not."""
@@ -142,7 +140,7 @@ def needed_version(body: AnyBody) -> int:
     return 4 if body.scored_turn is not None else 3
 
 
-def for_version(body: B, version: int) -> B:
+def for_version(body: AnyBody, version: int) -> AnyBody:
     """Return a message as a peer of this version may read it.
 
     Without `scored_turn` all of a prompt is read and told, which takes longer. An older peer is

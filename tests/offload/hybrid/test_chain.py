@@ -169,6 +169,7 @@ def test_an_older_peer_is_sent_what_it_can_read() -> None:
     assert encode(asked)[0] == 5 and encode(end)[0] == 5
     older = for_version(asked, 4), for_version(end, 3)
     assert [encode(each)[0] for each in older] == [3, 3]
+    assert isinstance(older[0], Request) and isinstance(older[1], End)
     assert older[0].via == () and older[1].finish.route == Route(served_by="cloud", reason="unsure")
     assert open_body(open_envelope(encode(end))) == end
     assert for_version(end, 5) is end

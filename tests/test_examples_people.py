@@ -57,7 +57,7 @@ def test_a_chain_of_three_tells_the_whole_way(environment: dict[str, str]) -> No
     assert done.returncode == 0, done.stderr
     assert "8798" in done.stdout and "Paris" in done.stdout
     hard, easy = [line for line in done.stderr.splitlines() if "you asked for the far" in line]
-    assert "there far: the near model was not sure" in hard and "there near: " in easy
+    assert "there far: " in hard and "there near: " in easy
 
 
 def test_an_openai_client_asks(environment: dict[str, str]) -> None:

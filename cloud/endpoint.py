@@ -19,6 +19,7 @@ from contextlib import (
     nullcontext,
 )
 
+from backbone.collector import leave_out_what_is_loaded
 from backbone.process_limits import raise_open_files
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json, readable_bytes
@@ -63,6 +64,7 @@ async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp |
         if options.http is not None:
             assert open_http is not None, "the command brings the HTTP face"
             url = await stack.enter_async_context(open_http(engine, options.http))
+        leave_out_what_is_loaded()
         _announce(engine, server, url, options)
         broken = await until_stopped(stop, engine)
         if broken is not None:

@@ -40,15 +40,17 @@ class RayEngine:
                 self._card = msgspec.msgpack.decode(told, type=ModelCard).shortened()
             except Exception as error:  # Ray's are of many kinds
                 raise CloudUnreachable(
-                    f"Ray's application {self._app!r} does not answer ({type(error).__name__}); "
-                    "see `serve status`"
+                    f"the application {self._app!r} of Ray does not answer "
+                    f"({type(error).__name__}); look at `serve status`"
                 ) from None
         return self._card
 
     def card(self) -> ModelCard:
         """Return the model's card. Raises CloudUnreachable before `connect`."""
         if self._card is None:
-            raise CloudUnreachable(f"Ray's application {self._app!r} was not asked yet; connect")
+            raise CloudUnreachable(
+                f"the application {self._app!r} of Ray was not asked yet; connect first"
+            )
         return self._card
 
     async def generate(self, request: Request) -> AnswerStream:
@@ -83,7 +85,9 @@ async def _bodies(messages: Any) -> AsyncIterator[AnyBody]:
         async for message in messages:
             yield wire.open_body(wire.open_envelope(message))
     except Exception as error:
-        raise CloudFailed(f"Ray lost the replica ({type(error).__name__}); ask again") from None
+        raise CloudFailed(
+            f"the replica was lost by Ray ({type(error).__name__}); ask again"
+        ) from None
 
 
 def _handle_of(app: str) -> Any:
@@ -95,6 +99,6 @@ def _handle_of(app: str) -> Any:
         return serve.get_app_handle(app)
     except Exception as error:
         raise CloudUnreachable(
-            f"Ray has no application {app!r} here ({type(error).__name__}); start it with "
+            f"there is no application {app!r} of Ray here ({type(error).__name__}); start it with "
             "`serve run cloud.ray_app:build_app`"
         ) from None

@@ -11,6 +11,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from backbone.errors import cause
 from offload.errors import RequestError
 from offload.messages import MAX_HOPS, Budget, Privacy, Request
 
@@ -46,4 +47,6 @@ def read_header(value: bytes) -> Carried:
     try:
         return msgspec.json.decode(value, type=Carried)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the header {HEADER} makes no sense ({error}); leave it out") from None
+        raise RequestError(
+            f"the header {HEADER} makes no sense ({cause(error)}); leave it out"
+        ) from None

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from backbone.collector import leave_out_what_is_loaded
 from backbone.errors import MissingExtra
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json
@@ -130,6 +131,7 @@ async def serve_engine(
             _linked(engine, link) as place,
             face_of(engine, options, models) as url,
         ):
+            leave_out_what_is_loaded()
             announce(engine, url, options, models=models, place=place, as_json=as_json)
             await stop.wait()
 

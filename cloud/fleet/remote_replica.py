@@ -78,7 +78,9 @@ class RemoteReplica(Replica):
             heard_s, was_well, self._is_well = time.monotonic(), self._is_well, True
             if not was_well:
                 self._changed.set()
-        raise CloudUnreachable(f"{self.name} was not there for {self.options.deaf_after_s:.0f} s")
+        raise CloudUnreachable(
+            f"{self.name} was not there for {self.options.deaf_after_s:.0f} s; look at its server"
+        )
 
 
 async def _look(engine: Engine) -> None:

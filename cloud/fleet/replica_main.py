@@ -17,6 +17,7 @@ import sys
 from contextlib import aclosing
 from pathlib import Path
 
+from backbone.collector import leave_out_what_is_loaded
 from backbone.errors import NearfarError
 from offload.engine import Breakable, Engine
 from offload.link.running_requests import AnswerLimits
@@ -43,6 +44,7 @@ async def serve(engine: Engine, endpoint: str) -> None:
     link = LinkServer(engine, endpoint, limits=limits, trusts_asker=True)
     async with aclosing(engine), aclosing(link) as server:
         await _warm(engine)
+        leave_out_what_is_loaded()
         await server.start()
         left = asyncio.ensure_future(asyncio.to_thread(sys.stdin.buffer.read))
         while not left.done():

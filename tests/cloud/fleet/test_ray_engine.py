@@ -100,7 +100,7 @@ async def test_what_goes_wrong_is_told_as_over_the_link() -> None:
         yield message
 
     replica.answer = lost
-    with pytest.raises(CloudFailed, match=r"Ray lost the replica \(OSError\)"):
+    with pytest.raises(CloudFailed, match=r"was lost by Ray \(OSError\)"):
         await collect(engine.generate(ask()))
 
     def gone() -> None:

@@ -221,7 +221,7 @@ def refused_or_read(message: bytes) -> None:
         b"",
         b"\x03\x07\x00",
         b"\x03\x07\x00\x00",
-        b"\x05\x07\x00\x00\x91\xcb" + bytes(8),
+        b"\x06\x07\x00\x00\x91\xcb" + bytes(8),
         b"\x02\x07\x00\x00\x91\xcb" + bytes(8),
         b"\x03\x00\x00\x00\x90",
         b"\x03\x06\x01\x01" + b"x" * 257 + b"\x90",

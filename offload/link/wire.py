@@ -44,6 +44,7 @@ from offload.messages import (
     Delta,
     ForwardedRequest,
     Request,
+    Route,
     Sampling,
 )
 
@@ -132,7 +133,7 @@ class Envelope(NamedTuple):
 def needed_version(body: AnyBody) -> int:
     """Return the oldest version whose readers understand a message; its head says so."""
     if isinstance(body, End):
-        return 5 if body.finish.route is not None and body.finish.route.onward else 3
+        return 3 if body.finish.route in (None, _short(body.finish.route)) else 5
     if not isinstance(body, Request):
         return 3
     if body.via:
@@ -151,9 +152,14 @@ def for_version(body: AnyBody, version: int) -> AnyBody:
     if isinstance(body, Request):
         turn = body.scored_turn if version >= 4 else None
         return msgspec.structs.replace(body, scored_turn=turn, via=())
-    assert isinstance(body, End) and body.finish.route is not None, "others are read by all"
-    route = msgspec.structs.replace(body.finish.route, onward=())
-    return End(body.num_pieces, msgspec.structs.replace(body.finish, route=route))
+    assert isinstance(body, End), "others are read by all"
+    finish = msgspec.structs.replace(body.finish, route=_short(body.finish.route))
+    return End(body.num_pieces, finish)
+
+
+def _short(route: Route | None) -> Route | None:
+    """Return of a route what every version reads: an engine that chooses nothing says no more."""
+    return None if route is None else Route(served_by=route.served_by, reason=route.reason)
 
 
 def encode(body: AnyBody, request_id: str = "") -> bytes:

@@ -88,6 +88,8 @@ ROOMS = (
     Room(_of("edge.short_commands"), ("pull", "list", "rm", "run", "ps", "stop")),
     Room(_of("edge.conversations.cli", "conversations_app"), ("conversations",), ASKING),
     Room(_of("edge.chat.presets_cli", "presets_app"), ("presets",), ASKING),
+    Room(_of("edge.documents.cli", "documents_app"), ("documents",), ASKING),
+    Room(_of("edge.documents.cli", "embed_app"), ("embed",)),
     Room(_of("edge.models.cli", "models_app"), ("models",), DEVICE),
     Room(_config, ("config",), DEVICE),
     Room(_policy, ("policy",), FAR),

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
 import sys
 import threading
 import weakref
 from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 from backbone.errors import CheckpointError, TemplateRefusal
+from backbone.worker_process import start_worker
 
 MAX_WAIT_S = 30.0  # by the clock; the process itself counts what it computes, and ends sooner
-_ROOT = Path(__file__).parent.parent
-# What Python needs to start and to find its packages; no keys or tokens.
-_KEPT = ("PATH", "PYTHON", "VIRTUAL_ENV", "HOME", "APPDATA", "SYSTEMROOT", "TZ", "LANG", "LC_")
 _INSTEAD = "use another model, or ask with a plain prompt"
 
 
@@ -103,28 +99,13 @@ class _Running:
 
 
 def _start() -> _Running:
-    kept = {name: text for name, text in os.environ.items() if name.upper().startswith(_KEPT)}
-    apart: dict[str, Any] = (
-        {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
-        if sys.platform == "win32"
-        else {"start_new_session": True}  # Ctrl-C is for the one who asks
-    )
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "backbone.template_worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=_ROOT,
-            env=kept,
-            **apart,
-        )
+        return _Running(start_worker("backbone.template_worker"))
     except OSError as error:
         raise CheckpointError(
             f"the process that renders chat templates cannot be started ({error.strerror}); "
             "ask with a plain prompt"
         ) from None
-    return _Running(process)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

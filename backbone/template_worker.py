@@ -7,12 +7,13 @@ is the template, each later one the variables of a render.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from backbone.worker_process import limit_memory, limited_time
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -33,9 +34,9 @@ class TemplateRefused(Exception):
 def main() -> None:
     """Serve renders until the input ends."""
     render = _compiled(json.loads(sys.stdin.buffer.readline()))
-    _limit_memory()
+    limit_memory(MAX_MEMORY_BYTES)
     for line in sys.stdin.buffer:
-        with _limited_time():
+        with limited_time(MAX_CPU_S):
             reply = json.dumps(_reply(render, line)).encode()
         sys.stdout.buffer.write(reply + b"\n")
         sys.stdout.buffer.flush()
@@ -45,7 +46,7 @@ def _compiled(template: str) -> Callable[..., str]:
     """Return what renders the template; a broken one raises what is wrong with it each time."""
     compiled: Template | None = None
     try:
-        with _limited_time():
+        with limited_time(MAX_CPU_S):
             compiled = environment().from_string(template)
     except Exception as error:
         broken = error
@@ -149,36 +150,6 @@ def _to_json(
         separators=separators,
         sort_keys=sort_keys,
     )
-
-
-@contextlib.contextmanager
-def _limited_time() -> Any:
-    """End the process where the block takes too long, wherever in it that is."""
-    try:
-        from signal import ITIMER_PROF, setitimer
-    except ImportError:  # Windows: there the parent's clock alone ends it
-        yield
-        return
-    setitimer(ITIMER_PROF, MAX_CPU_S)  # its signal is not handled, and so ends the process
-    try:
-        yield
-    finally:
-        setitimer(ITIMER_PROF, 0)
-
-
-def _limit_memory() -> None:
-    try:
-        import resource
-
-        with open("/proc/self/statm") as file:
-            held = int(file.read().split()[0]) * resource.getpagesize()
-    except (ImportError, OSError):  # not Linux: only the time is limited there
-        return
-    limit = held + MAX_MEMORY_BYTES
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or hard > limit:
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

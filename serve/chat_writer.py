@@ -8,6 +8,7 @@ from msgspec import UNSET, structs
 
 from offload.messages import Delta, Finish, Request
 from offload.thinking import ThoughtReader
+from offload.tool_calls.call_reader import Began, CallReader, Grew, Said, read_whole
 from serve.logprobs import ChatLogprobs, TokenLogprob
 from serve.request_parsing import ParsedRequest
 from serve.response_bodies import (
@@ -26,7 +27,6 @@ from serve.response_bodies import (
     reason_of,
 )
 from serve.response_writer import Gathered, ResponseWriter, finishes_of
-from serve.tool_calls import Began, CallReader, Grew, Said, read_whole
 
 
 class ChatWriter(ResponseWriter):

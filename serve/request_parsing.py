@@ -11,13 +11,14 @@ import msgspec
 
 from offload.engine import Engine
 from offload.messages import Request, Sampling, sampling_at
+from offload.tool_calls.toolbox import Toolbox
 from serve.chat_turns import read_options, read_schema, read_turn, refuse_unless, split_begun
 from serve.http_errors import BadRequest
 from serve.model_names import check_name, model_of, privacy_of
 from serve.options import ServeOptions
 from serve.prompts import read_prompts
 from serve.request_schema import ChatBody, Common, CompletionBody
-from serve.tools import Toolbox, read_tools
+from serve.tools import read_tools
 
 _DEFAULT_COMPLETION_TOKENS = 16  # OpenAI's
 _CHAT_REFUSED = ("functions", "function_call", "audio", "moderation", "web_search_options")

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import Any
 
 import jsonschema_rs
 import msgspec
 
+from offload.tool_calls.toolbox import Toolbox, validator_of
 from serve.chat_turns import check_depth
 from serve.http_errors import BadRequest
 from serve.request_schema import ChatBody, ChosenTool, ToolBody
-
-_MAX_BACKTRACKS = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Toolbox:
-    """Toolbox: the tools of one request.
-
-    `names` are those the model may call, `forced` says that it must call one of them, `named` that
-    the client chose which. `most` is how many calls an answer may hold; None is no limit.
-    `validators` know which arguments fit the tools that say it by a schema.
-    """
-
-    descriptions: tuple[dict[str, Any], ...]
-    names: frozenset[str]
-    forced: bool = False
-    named: bool = False
-    max_calls: int | None = None
-    schema: dict[str, Any] | None = None
-    validators: Mapping[str, jsonschema_rs.Validator] = field(default_factory=dict)
-
-    def takes(self, name: str, arguments: Any) -> bool:
-        """Whether this tool may be called, and so."""
-        if name not in self.names or not isinstance(arguments, dict):
-            return False
-        validator = self.validators.get(name)
-        return validator is None or validator.is_valid(arguments)
 
 
 def read_tools(body: ChatBody) -> Toolbox | None:
@@ -93,30 +66,10 @@ def _check(tools: Sequence[ToolBody]) -> dict[str, jsonschema_rs.Validator]:
 
 
 def _validator(schema: dict[str, Any], where: str) -> jsonschema_rs.Validator:
-    """Return what checks a value against a schema, of the newest draft or, if it is older, 7."""
     try:
-        return _compiled(jsonschema_rs.Draft202012Validator, schema)
-    except (ValueError, RecursionError) as error:
-        why = str(error).strip().split("\n", 1)[0][:200]
-    try:
-        return _compiled(jsonschema_rs.Draft7Validator, schema)
-    except (ValueError, RecursionError):
-        raise BadRequest(f"{where} is no JSON schema ({why}); correct it", param=where) from None
-
-
-def _compiled(
-    draft: type[jsonschema_rs.Validator], schema: dict[str, Any]
-) -> jsonschema_rs.Validator:
-    return draft(
-        {key: value for key, value in schema.items() if key != "$schema"},
-        retriever=_fetch_nothing,
-        # A client's pattern meets a model's text here: it may not run away.
-        pattern_options=jsonschema_rs.FancyRegexOptions(backtrack_limit=_MAX_BACKTRACKS),
-    )
-
-
-def _fetch_nothing(address: str) -> NoReturn:
-    raise ValueError("schemas of other places are not fetched")
+        return validator_of(schema)
+    except ValueError as error:
+        raise BadRequest(f"{where} is no JSON schema ({error}); correct it", param=where) from None
 
 
 def _chosen(tools: Sequence[ToolBody], name: str) -> list[ToolBody]:

@@ -27,6 +27,8 @@ STANDS_ON = {
 # From the ground up: the folders of its room that a folder may import beside the room's own files.
 MAY_IMPORT = {
     "offload/pair": set(),
+    "offload/documents": set(),
+    "offload/tool_calls": set(),
     "offload/egress/privacy": set(),
     "offload/config": {"egress/privacy"},
     "offload/egress/ledger": {"config"},
@@ -55,11 +57,15 @@ MAY_IMPORT = {
     "edge/models": {"llama"},
     "edge/near": {"device", "llama", "models", "small_gpu"},
     "edge/conversations": set(),
-    "edge/chat": {"conversations", "models", "near"},
-    "edge/assistant": {"chat", "conversations", "models", "near"},
+    "edge/documents": {"conversations", "models", "near"},
+    "edge/chat": {"conversations", "documents", "models", "near"},
+    "edge/assistant": {"chat", "conversations", "documents", "models", "near"},
     "edge/bench": {"chat", "device", "llama", "models", "near"},
     "edge/doctor": {"device", "llama", "models", "near"},
-    "edge": {"assistant", "bench", "chat", "conversations", "doctor", "models", "near"},
+    "edge": {
+        *{"assistant", "bench", "chat", "conversations", "doctor", "documents", "models"},
+        "near",
+    },
     "cloud/engine": set(),
     "cloud/bench": set(),
     "cloud/fleet": {"engine"},

@@ -80,6 +80,12 @@ def _pattern(module: str, *uses: tuple[str, str]) -> Reader:
     return read
 
 
+def _words(text: str) -> object:
+    from offload.documents.words import words_of
+
+    return list(words_of(text))
+
+
 def _features(text: str) -> object:
     from offload.policy.serving.features import ReadText
     from offload.policy.serving.prompt_measures import form_measures, quantity_measures
@@ -114,8 +120,8 @@ def _modelfile(text: str) -> object:
 
 
 def _calls(text: str) -> object:
-    from serve.pythonic import parse_calls
-    from serve.tool_calls import read_whole
+    from offload.tool_calls.call_reader import read_whole
+    from offload.tool_calls.pythonic import parse_calls
     from tests.serve.test_call_forms import TOOLS
 
     return parse_calls(text), read_whole(text, TOOLS)
@@ -212,14 +218,15 @@ READERS: dict[str, Reader] = {
     "offload.egress.privacy.answer_context": _restored,
     "offload.egress.privacy.texts": _as_arguments,
     "offload.egress.privacy.secrets": _detector("secret"),
+    "offload.documents.words": _words,
     "quantize.architectures": _pattern(
         "quantize.architectures", ("_COMPUTED", "search"), ("_PREFIX", "sub"), ("_SIGHT", "match")
     ),
     "quantize.gguf_writer": lambda text: re.sub(r"(?i)phi-?3", "phi 3", text),
     "quantize.swap_probe": _pattern("quantize.swap_probe", ("_IN_BLOCK", "fullmatch")),
-    "serve.pythonic": _calls,
-    "serve.scanner": _calls,
-    "serve.tool_calls": _calls,
+    "offload.tool_calls.pythonic": _calls,
+    "offload.tool_calls.scanner": _calls,
+    "offload.tool_calls.call_reader": _calls,
     "serve.auth": _pattern("serve.auth", ("_HOST", "fullmatch")),
     "serve.event_stream": _pattern("serve.event_stream", ("_CODE", "fullmatch")),
     "serve.request_schema": _pattern(
@@ -228,6 +235,7 @@ READERS: dict[str, Reader] = {
     "serve.request_log": _pattern("serve.request_log", ("_ID", "fullmatch")),
 }
 OWN_TEXT = {
+    "edge.documents.folder": "the name of a folder that its person typed",
     "backbone.files": "names of files in this machine's own folders",
     "edge.device.llama_build": "what llama.cpp and the kernel say of this machine",
     "edge.llama.fit": "what the kernel says of this machine",

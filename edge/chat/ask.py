@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from backbone.terminal_text import echo, echo_json
 from edge.chat.ask_options import AskOptions, is_attended
-from edge.chat.question_text import with_files
+from edge.conversations.attachments import with_note
 from offload.config.places import places
 from offload.config.settings import Settings
 from offload.messages import Finish, Message, Request
@@ -36,8 +37,9 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     settings = wish.settings()
     persona = wish.persona()
     system = (Message(role="system", content=persona),) if persona else ()
+    asked = asyncio.run(_with_documents(text, wish.files, settings)) if wish.files else text
     request = Request(
-        messages=(*system, Message(role="user", content=with_files(text, wish.files or ()))),
+        messages=with_note((*system, Message(role="user", content=asked))),
         sampling=wish.sampling(0.0 if as_json else settings.edge.temperature),
         privacy=wish.privacy(),
     )
@@ -50,6 +52,20 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     if asked_cloud and (notice := _of_the_outbox(request, reader.text, finish)):
         echo(f"nearfar: {notice}", err=True)
     return status
+
+
+async def _with_documents(text: str, files: Sequence[str], settings: Settings) -> str:
+    """Return a question behind what of the files goes with it. Raises RequestError."""
+    from edge.documents.attached import attached_documents
+
+    attached = attached_documents(settings, places())
+    async with aclosing(attached.search):
+        for file in files:
+            one = attached.attach(file)
+            if one.stays:
+                told = f"{one.name} ({one.about})" if one.about else one.name
+                echo(f"nearfar: of {told} the passages that may answer are read", err=True)
+        return await attached.question(text)
 
 
 def _say_rule(settings: Settings, wish: AskOptions) -> None:

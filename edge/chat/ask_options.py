@@ -104,12 +104,13 @@ class AskOptions:
         return self.system or (preset.system if preset else "")
 
     def privacy(self) -> Privacy:
-        """Return the privacy class of what is asked: by the one rule of Allowed.class_of_text."""
+        """Return the privacy class of what is asked: by the one rule of offload's Allowed."""
         from offload.config.places import places
         from offload.egress.permission import LivePermission
 
         allowed = LivePermission(places().config_file)()
-        return self.at_least(allowed.class_of_text(attended=is_attended()))
+        of = allowed.class_of_documents if self.files else allowed.class_of_text
+        return self.at_least(of(attended=is_attended()))
 
     def at_least(self, privacy: Privacy) -> Privacy:
         """Return a class, or a stricter one that the flags or the preset ask for."""

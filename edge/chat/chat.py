@@ -14,7 +14,6 @@ from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
 from edge.chat.dialogue import AnswerOptions, answer
 from edge.chat.past_turns import past_turns
-from edge.chat.question_text import with_files
 from edge.chat.screen import HELP, Command, LeaveChat, Screen, is_command
 from edge.chat.terminal import ThoughtFolding, why
 from edge.chat.upgrade_answers import AnswerUpgrader
@@ -22,9 +21,12 @@ from edge.conversations.attachments import apart
 from edge.conversations.forget import forget
 from edge.conversations.store import Conversations
 from edge.conversations.trash import emptied
+from edge.documents.attached import AttachedDocuments, attached_documents
 from edge.near import cloud_watch
 from edge.near.switch_model import ModelSwitch
 from offload.config.places import places
+from offload.config.settings import Settings
+from offload.documents.document import Document
 from offload.engine import AnswerStream, Engine
 from offload.messages import Delta, Finish, Privacy, Side
 from offload.reading import heard_by, reading_line
@@ -37,7 +39,8 @@ class Chat:
     `changing` loads another near model by its name, for /model; `sessions` is where the near model
     keeps what it computed; `upgrader` asks again what waits for the cloud. `privacy` tells the
     class of what is said now; without it that is the options'. `settle` is asked after each answer
-    what a person has not said yet.
+    what a person has not said yet. `attached` are documents, whose class `privacy_of_documents`
+    tells.
     """
 
     def __init__(
@@ -55,6 +58,8 @@ class Chat:
         upgrader: AnswerUpgrader | None = None,
         privacy: Callable[[], Privacy] | None = None,
         settle: Callable[[Finish], Awaitable[None]] | None = None,
+        attached: AttachedDocuments | None = None,
+        privacy_of_documents: Callable[[], Privacy] | None = None,
     ) -> None:
         self.engine = engine
         self.screen = screen
@@ -62,6 +67,7 @@ class Chat:
         self._manner = options
         self._commands = commands
         self._privacy = privacy
+        self._of_documents = privacy_of_documents or (lambda: self.privacy)
         self._settle = settle
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
@@ -69,12 +75,12 @@ class Chat:
         self.changing = changing
         self.upgrader = upgrader
         self._met: set[int] = set()  # turns whose better answer was shown
-        self.files: list[str] = []
+        self.attached = attached or attached_documents(Settings(), places())
         self.last: Finish | None = None
         self.thoughts = ""  # what was thought before the last answer
         self.explanation = ""  # how the last answer of this run came about
         self._job: asyncio.Future[None] | None = None  # the answer that is being written
-        self._asked_with: list[str] = []  # files of the last question
+        self._asked_with: list[Document] = []  # documents of the last question
         self._edits = False  # whether it was stopped to change its question
         self.failed = False  # whether anything that was asked came to nothing
 
@@ -102,6 +108,8 @@ class Chat:
                 watching = self.upgrader.watching(lambda: self.engine)
                 await stack.enter_async_context(watching)
             self._show_better()
+            if self.conversation is not None:
+                await self.attach_again()
             if first:
                 await self._take(first)
             while True:
@@ -111,6 +119,15 @@ class Chat:
                 except (EOFError, KeyboardInterrupt):
                     return
                 await self._take(line)
+
+    async def attach_again(self) -> None:
+        """Attach what stayed attached to the conversation that is opened."""
+        assert self.conversation is not None, "one was opened"
+        for path in self.store.documents(self.conversation):
+            try:
+                await asyncio.to_thread(self.attached.attach, path)
+            except NearfarError as error:
+                self.screen.remark(f"no longer attached: {error}")
 
     def show_past(self) -> None:
         """Show the title and the last turns of the conversation."""
@@ -158,12 +175,14 @@ class Chat:
         self, text: str, forced: Side | None = None, *, before: int | None = None
     ) -> None:
         """Ask, and show the answer; where that fails, what was shown `before` is shown again."""
-        whole = with_files(text, self.files)
+        whole = await self.attached.question(text)
+        privacy = self.privacy if whole == text else self._of_documents()
         if self.conversation is None:
             self.conversation = self.store.begin(system=self.system, privacy=self.privacy)
         before = self.store.versions.tip(self.conversation) if before is None else before
-        self.store.ask(self.conversation, whole, self.privacy)
-        self._asked_with, self.files = self.files, []
+        self.store.ask(self.conversation, whole, privacy)
+        self.store.keep_documents(self.conversation, self.attached.paths)
+        self._asked_with = self.attached.asked()
         await self.answer(forced, before=before)
 
     async def answer(
@@ -203,7 +222,7 @@ class Chat:
             assert self.conversation is not None, "something was asked"
             turns = self.store.read(self.conversation).turns
             asked = next(turn.content for turn in turns[::-1] if turn.role == "user")
-            self._edits, self.files = False, self._asked_with
+            self._edits, self.attached.whole = False, self._asked_with
             self.screen.offer(f"/edit {apart(asked).question}")
             self.screen.remark("change your question; what you send is asked in its place")
             return

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import msgspec
 
-from backbone.files import expanded
 from edge.chat import history_commands as history
 from edge.chat.screen import Command, LeaveChat
 from edge.chat.status_line import link_state
@@ -23,7 +23,8 @@ PARAMS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "seed"
 
 
 async def _new(chat: Chat, rest: str) -> None:
-    chat.conversation, chat.last, chat.explanation, chat.files = None, None, "", []
+    chat.conversation, chat.last, chat.explanation = None, None, ""
+    chat.attached.drop()
     chat.screen.remark("a new conversation")
     if rest:
         await chat.ask(rest)
@@ -144,14 +145,21 @@ def changed(sampling: Sampling, text: str) -> Sampling:
     return msgspec.structs.replace(sampling, **values)
 
 
-async def _file(chat: Chat, rest: str) -> None:
-    from edge.chat.question_text import attachment
-
-    if not rest:
-        raise RequestError("name a text file: /file PATH")
-    attachment(expanded(rest))  # what cannot be read is said now
-    chat.files.append(rest)
-    chat.screen.remark(f"{rest} goes with your next question")
+async def _attach(chat: Chat, rest: str) -> None:
+    """Attach a document or a folder; without one tell what is attached."""
+    if rest == "none":
+        chat.attached.drop()
+        if chat.conversation is not None:
+            chat.store.keep_documents(chat.conversation, ())
+        chat.screen.remark("nothing is attached any more")
+        return
+    if rest:
+        chat.screen.remark(str(await asyncio.to_thread(chat.attached.attach, rest)))
+        return
+    for name in chat.attached.names():
+        chat.screen.remark(name)
+    if not chat.attached.names():
+        raise RequestError("nothing is attached; name a text file, a PDF or a folder: /attach PATH")
 
 
 async def _help(chat: Chat, _: str) -> None:
@@ -180,7 +188,10 @@ COMMANDS = {
         help="let the model answer without thinking", act=_no_think, takes="[TEXT]"
     ),
     "/thoughts": Command(help="the model's thoughts before the last answer", act=_thoughts),
-    "/file": Command(help="attach a text file to the next question", act=_file, takes="PATH"),
+    "/attach": Command(
+        help="attach a text, PDF or folder; none drops all", act=_attach, takes="[PATH]"
+    ),
+    "/file": Command(help="the earlier name of /attach", act=_attach, takes="PATH"),
     "/save": Command(
         help="write the conversation as .md or .json", act=history.save, takes="[FILE]"
     ),

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from backbone.errors import WrongUsage
-from backbone.files import expanded
 from edge.chat.ask_options import AskOptions
 from edge.chat.consent import ConsentPrompt, Question, Reply, say_rule
 from edge.chat.learn_consent import settle_learning
 from edge.chat.leaving_text import leaving_lines
 from edge.chat.past_turns import past_turns
-from edge.chat.question_text import attachment
 from edge.chat.screen import HELP, PlainScreen, Screen
 from edge.chat.status_line import status
 from edge.conversations.store import Conversations
@@ -31,6 +29,7 @@ from offload.pair import EDGE_MODEL
 
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
+    from edge.documents.attached import AttachedDocuments
 
 _SHORT = 400  # characters that are shown whole at once
 _DEMONSTRATION = "a small demonstration model answers; `nearfar models list --all` lists real ones"
@@ -72,24 +71,39 @@ def chat_on(wish: AskOptions, past: ConversationChoice, first: str, *, as_json: 
 
     Through a pipe that is 1 where anything asked came to nothing; a person has seen it.
     """
-    for path in wish.files or ():
-        attachment(expanded(path))  # what cannot be read is said at once
     settings, here = wish.settings(), places()
+    attached = _attached(wish, settings, here) if wish.files else None
     store = Conversations(here.conversations if past.keep else None)
     try:
-        assistant = _ChatRun(wish, settings, here, store)
+        assistant = _ChatRun(wish, settings, here, store, attached)
         failed = asyncio.run(assistant.run(past, first, as_json=as_json))
     finally:
         store.close()
     return int(failed and not sys.stdin.isatty())
 
 
+def _attached(wish: AskOptions, settings: Settings, here: Places) -> AttachedDocuments:
+    """Attach the documents that the flags name; what cannot be read is said at once."""
+    from edge.documents.attached import attached_documents
+
+    attached = attached_documents(settings, here)
+    for path in wish.files or ():
+        attached.attach(path)
+    return attached
+
+
 class _ChatRun:
     """Chat run: the engine, the screen and the store of one start."""
 
     def __init__(
-        self, wish: AskOptions, settings: Settings, here: Places, store: Conversations
+        self,
+        wish: AskOptions,
+        settings: Settings,
+        here: Places,
+        store: Conversations,
+        attached: AttachedDocuments | None,
     ) -> None:
+        self._attached = attached
         self._wish, self._settings, self._here, self._store = wish, settings, here, store
         self._allowed = LivePermission(here.config_file)
         self._chat: Chat | None = None
@@ -129,6 +143,7 @@ class _ChatRun:
         from edge.chat.chat_commands import COMMANDS
         from edge.chat.dialogue import AnswerOptions
         from edge.chat.upgrade_answers import AnswerUpgrader, waiting_line
+        from edge.documents.attached import attached_documents
         from edge.near.switch_model import ModelSwitch
 
         outbox = self._outbox(past)
@@ -145,6 +160,8 @@ class _ChatRun:
             system=self._wish.persona(),
             conversation=conversation,
             privacy=self._privacy,
+            privacy_of_documents=self._privacy_of_documents,
+            attached=self._attached or attached_documents(self._settings, self._here),
             settle=self._settling(engine, screen),
             changing=ModelSwitch(
                 lambda name: self._open(self._with_model(name), screen),
@@ -153,7 +170,6 @@ class _ChatRun:
             ),
             upgrader=AnswerUpgrader(outbox, self._store) if outbox else None,
         )
-        chat.files = list(self._wish.files or ())
         return chat
 
     def _settling(
@@ -206,6 +222,10 @@ class _ChatRun:
 
     def _privacy(self) -> Privacy:
         return self._wish.at_least(self._allowed().class_of_text(attended=sys.stdin.isatty()))
+
+    def _privacy_of_documents(self) -> Privacy:
+        attended = sys.stdin.isatty()
+        return self._wish.at_least(self._allowed().class_of_documents(attended=attended))
 
     def _status(self) -> str:
         if self._chat is not None:

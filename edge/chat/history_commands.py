@@ -170,6 +170,8 @@ async def list_past(chat: Chat, rest: str) -> None:
 async def open_past(chat: Chat, rest: str) -> None:
     chat.conversation = chat.store.find(rest)
     chat.system, chat.last, chat.explanation = chat.store.read(chat.conversation).system, None, ""
+    chat.attached.drop()
+    await chat.attach_again()
     chat.show_past()
 
 

@@ -1,4 +1,4 @@
-"""Text of a question: the argument, what is piped in, and the text files that are attached."""
+"""Text of a question: the argument, and what is piped in."""
 
 from __future__ import annotations
 
@@ -6,13 +6,8 @@ import os
 import stat
 import sys
 import threading
-from collections.abc import Sequence
-from pathlib import Path
 from typing import BinaryIO
 
-from backbone.errors import cause
-from backbone.file_reading import read_bytes
-from backbone.files import expanded
 from backbone.terminal_text import echo, readable
 from edge.conversations.attachments import fenced
 from offload.errors import RequestError
@@ -67,30 +62,3 @@ def _say_why_it_waits() -> None:
 
 
 MAX_BYTES = 1_000_000
-
-
-def with_files(question: str, paths: Sequence[str | Path]) -> str:
-    """Return the question behind the text of each file. Raises RequestError."""
-    parts = [attachment(expanded(path)) for path in paths]
-    return "\n\n".join([*parts, question])
-
-
-def attachment(path: Path) -> str:
-    """Return a file's text in a fence that nothing inside can close. Raises RequestError."""
-    return fenced(path.name, _text(path))
-
-
-def _text(path: Path) -> str:
-    try:
-        data = read_bytes(path, MAX_BYTES)
-        if b"\0" in data:
-            raise UnicodeDecodeError("utf-8", data, 0, 1, "a zero byte")
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise RequestError(
-            f"{path} is not text; save it as plain UTF-8 text and attach that"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise RequestError(
-            f"{path} cannot be read ({cause(error)}); check its name, or attach a part of it"
-        ) from None

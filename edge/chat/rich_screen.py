@@ -197,7 +197,7 @@ class Slash(Completer):
             for model in self._models():
                 if model.startswith(rest):
                     yield Completion(model, start_position=-len(rest))
-        elif name in ("/file", "/save"):
+        elif name in ("/attach", "/file", "/save"):
             yield from self._paths.get_completions(Document(rest, len(rest)), event)
 
     async def get_completions_async(

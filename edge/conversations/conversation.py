@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from edge.conversations.attachments import with_note
 from edge.conversations.versions import Tree
 from offload.messages import Finish, Message, Privacy, Role
 from offload.reasons import sentence
@@ -95,7 +96,8 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         """
         system = [_message("system", self.system, self.privacy)] if self.system else []
         said = [_message(turn.role, turn.content, turn.privacy) for turn in self.turns]
-        return (*system, *_by_turns(message for message in said if message.content.strip()))
+        turns = _by_turns(message for message in said if message.content.strip())
+        return with_note((*system, *turns))
 
 
 def _by_turns(said: Iterable[Message]) -> list[Message]:

@@ -131,6 +131,15 @@ def _pinned(connection: sqlite3.Connection) -> None:
     connection.execute("ALTER TABLE conversation ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0")
 
 
+def _documents_and_calls(connection: sqlite3.Connection) -> None:
+    """Documents stay attached to a conversation (a list of paths); an answer may call tools, and a
+    turn of role tool says which call it answers (both lists of calls).
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    for table, column in (("conversation", "documents"), ("turn", "calls")):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT '[]'")
+
+
 _MAY_NOT = ("local_only", "not_allowed", "withheld")
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
@@ -139,6 +148,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _privacy,
     _versions,
     _pinned,
+    _documents_and_calls,
 )
 
 

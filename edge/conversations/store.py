@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,23 @@ class Conversations:
         self._remove("conversation = ?", (conversation,))
         self._db.execute("DELETE FROM conversation WHERE id = ?", (conversation,))
         self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def documents(self, conversation: str) -> list[str]:
+        """Return the paths of what stays attached to a conversation. Raises RequestError."""
+        row = self._db.execute(
+            "SELECT documents FROM conversation WHERE id = ?", (conversation,)
+        ).fetchone()
+        if row is None:
+            raise RequestError(f"there is no conversation {conversation!r}; it may be deleted")
+        paths: list[str] = json.loads(row["documents"])
+        return paths
+
+    def keep_documents(self, conversation: str, paths: Sequence[str]) -> None:
+        """Keep the paths of what stays attached to a conversation."""
+        self._db.execute(
+            "UPDATE conversation SET documents = ? WHERE id = ?",
+            (json.dumps(list(paths)), conversation),
+        )
 
     def questions(self, limit: int = 500) -> list[str]:
         """Return what was asked, the newest first: the history of the arrow keys."""

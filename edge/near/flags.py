@@ -78,5 +78,10 @@ OldFar = Annotated[
 ]
 Files = Annotated[
     list[str] | None,
-    typer.Option("--file", "-f", help="Attach a text file to the question; may be repeated."),
+    typer.Option(
+        "--file",
+        "-f",
+        help="Attach a text, a PDF or a folder of them; may be repeated. Of long ones the passages "
+        "that may answer are read.",
+    ),
 ]

@@ -26,6 +26,10 @@ class Places:
         return self.config / "presets.json"
 
     @property
+    def tool_servers(self) -> Path:
+        return self.config / "mcp.json"
+
+    @property
     def keys(self) -> Path:
         return self.data / "keys"
 
@@ -44,6 +48,14 @@ class Places:
     @property
     def conversations(self) -> Path:
         return self.data / "conversations.sqlite"
+
+    @property
+    def indexes(self) -> Path:
+        return self.data / "indexes"
+
+    @property
+    def attached(self) -> Path:
+        return self.data / "attached"
 
     @property
     def kv_losses(self) -> Path:

@@ -281,6 +281,34 @@ class PrivacySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DocumentSettings:
+    """Settings of attached documents and folders: how much of them goes into a question."""
+
+    embedding_model: str = ""  # a GGUF file that finds passages by meaning, too; "": by words alone
+    whole_tokens: int = 8000  # a document of up to so many goes in whole; 0: passages always
+    quoted_tokens: int = 2000  # of the passages of longer ones, for each question
+
+    def __post_init__(self) -> None:
+        for name, least in (("whole_tokens", 0), ("quoted_tokens", 100)):
+            if not least <= getattr(self, name) <= MAX_TOKENS:
+                raise SettingsError(
+                    f"documents.{name} is {getattr(self, name)}; it must be from {least} to "
+                    f"{MAX_TOKENS}"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToolSettings:
+    """Tools that chat and page offer the model, each call of which is asked about; none by default.
+
+    Those of MCP servers are in mcp.json beside the settings (edge/tools/server_list.py).
+    """
+
+    time: bool = False  # the date and the time, here or in another zone
+    files: str = ""  # a folder whose files the model may list and read
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeSettings:
     """The HTTP face of `nearfar serve`; checked where it is opened (serve/options.py)."""
 
@@ -336,6 +364,8 @@ class Settings:
     cloud: CloudSettings = field(default_factory=CloudSettings)
     policy: PolicySettings = field(default_factory=PolicySettings)
     privacy: PrivacySettings = field(default_factory=PrivacySettings)
+    documents: DocumentSettings = field(default_factory=DocumentSettings)
+    tools: ToolSettings = field(default_factory=ToolSettings)
     serve: ServeSettings = field(default_factory=ServeSettings)
     quota: QuotaSettings = field(default_factory=QuotaSettings)
 

@@ -45,6 +45,15 @@ class Allowed:
         """
         return Privacy.ASK if attended and not self.is_said else self.privacy
 
+    def class_of_documents(self, *, attended: bool) -> Privacy:
+        """Return the class of what came out of files and tools of this device.
+
+        It is private: where nobody can be asked and nobody has chosen, it stays.
+        """
+        if self.is_said:
+            return self.privacy
+        return Privacy.ASK if attended else Privacy.LOCAL_ONLY
+
     def rule(self) -> str:
         """Return in one line what holds for texts of programs, which nobody can be asked about."""
         whence = "as you set it" if self.is_said else "the default"

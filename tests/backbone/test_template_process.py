@@ -130,7 +130,7 @@ def test_the_worker_answers_lines_until_there_are_no_more(
 
     lines = b'"{{ x }}"\n{"x": 1}\n{"x": "\\u00e9"}\n'
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
-    monkeypatch.setattr(template_worker, "_limit_memory", lambda: None)
+    monkeypatch.setattr(template_worker, "limit_memory", lambda _: None)
     out = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stdout", out)
     template_worker.main()

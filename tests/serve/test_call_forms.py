@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve.pythonic import parse_calls
+from offload.tool_calls.call_reader import Began, CallReader, Said, read_whole
+from offload.tool_calls.pythonic import parse_calls
+from offload.tool_calls.toolbox import Toolbox
 from serve.request_schema import ChatBody, decode
-from serve.tool_calls import Began, CallReader, Said, read_whole
-from serve.tools import Toolbox, read_tools
+from serve.tools import read_tools
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, error_of, events, near
 

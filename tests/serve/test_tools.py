@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offload.messages import Delta, Finish, ToolCall
-from serve.tool_calls import Began, CallReader, Grew, Said, read_whole
-from serve.tools import Toolbox
+from offload.tool_calls.call_reader import Began, CallReader, Grew, Said, read_whole
+from offload.tool_calls.toolbox import Toolbox
 from tests.offload.scripted import ScriptedEngine
 from tests.serve.faces import ASK, CHAT, TOOL, events, listening, near, openai_client
 

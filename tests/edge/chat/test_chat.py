@@ -16,11 +16,11 @@ from edge.chat.consent import ConsentPrompt, Reply
 from edge.chat.dialogue import AnswerOptions
 from edge.chat.leaving_text import Line
 from edge.chat.markdown_stream import settled
-from edge.chat.question_text import MAX_BYTES
 from edge.chat.screen import PlainScreen
 from edge.chat.status_line import link_state, status
 from edge.conversations.store import Conversations
 from offload.config.places import places
+from offload.documents.reader import MAX_FILE_BYTES
 from offload.egress.door import Door, EgressEngine
 from offload.egress.permission import LivePermission
 from offload.errors import CloudUnreachable, RequestError
@@ -230,7 +230,11 @@ async def test_a_file_goes_with_the_next_question_only(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"\x89PNG\0\0", "not text"), (b"\xff\xfe\xfa", "not text"), (b"a" * (MAX_BYTES + 1), "most")],
+    [
+        (b"\x89PNG\0\0", "not text"),
+        (b"\xff\xfe\xfa", "not text"),
+        (b"a" * (MAX_FILE_BYTES + 1), "most"),
+    ],
 )
 async def test_a_file_that_is_no_text_is_refused(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "file"

@@ -35,9 +35,9 @@ from offload.messages import (
     Usage,
 )
 from offload.pair import EDGE_MODEL
+from offload.tool_calls.call_reader import read_whole
+from offload.tool_calls.toolbox import Toolbox
 from offload.upstream.client import Upstream
-from serve.tool_calls import read_whole
-from serve.tools import Toolbox
 from tests.offload.scripted import ScriptedEngine
 from tests.offload.upstreams import CHAT, piece, read, says, sse, upstream
 from tests.serve.faces import TOOL, listening

@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from serve.pythonic import parse_calls
-from serve.scanner import JsonEnd, Scanner, Step
-from serve.tools import Toolbox
+from offload.tool_calls.pythonic import parse_calls
+from offload.tool_calls.scanner import JsonEnd, Scanner, Step
+from offload.tool_calls.toolbox import Toolbox
 
 Calls = list[tuple[str, str]]  # of each the name, and the arguments as JSON text
 

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import msgspec
 
 from offload.messages import ToolCall
-from serve.call_forms import OPENERS, Calls, read_calls, whole_call
-from serve.scanner import JsonEnd, Scanner, Step
-from serve.tools import Toolbox
+from offload.tool_calls.call_forms import OPENERS, Calls, read_calls, whole_call
+from offload.tool_calls.scanner import JsonEnd, Scanner, Step
+from offload.tool_calls.toolbox import Toolbox
 
 _NEVER = re.compile(r"(?!)")
 _OPENER = re.compile(f"[{re.escape(OPENERS)}]")

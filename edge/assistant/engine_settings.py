@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -22,6 +22,7 @@ from edge.near.factory import RunFlags, open_hybrid
 from edge.near.previewing import previewer
 from offload.config.places import Places
 from offload.config.settings import EdgeSettings, Settings
+from offload.config.settings_reading import load
 from offload.config.settings_sources import change_settings
 from offload.egress.outbox import Outbox
 from offload.egress.permission import LivePermission
@@ -39,6 +40,7 @@ from offload.engine import (
     settling,
 )
 from offload.errors import RequestError, SettingsError, Unsupported
+from offload.hybrid.hybrid import Hybrid
 from offload.messages import ModelCard, Privacy, Request
 from offload.pair import EDGE_MODEL
 
@@ -53,6 +55,7 @@ class SettingsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     kv_cache_dtype: str | None = None
     private: bool | None = None
     preset: str | None = None
+    learn: Literal["on", "off"] | None = None  # from far answers, in use
 
 
 class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +76,8 @@ class EngineStatus(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     preset: str  # that new conversations begin with; empty for none
     presets: list[str]
+    learn: str  # from far answers, in use: on, off, or ask
+    asks_to_learn: bool  # once a far answer was seen
 
 
 class AssistantEngine:
@@ -160,6 +165,8 @@ class AssistantEngine:
             memory_bytes=memory_bytes(),
             preset=edge.preset,
             presets=list(read_presets(self.presets_file)),
+            learn=self.settings.policy.learn,
+            asks_to_learn=isinstance(self.engine, Hybrid) and self.engine.asks_to_learn,
         )
 
     def _models(self) -> list[str]:
@@ -173,7 +180,8 @@ class AssistantEngine:
         The caller holds the lock. Raises NearfarError.
         """
         change = self._with_model(change)
-        wanted = replace(self.settings, edge=_edge(self.settings.edge, change))
+        policy = replace(self.settings.policy, learn=change.learn or self.settings.policy.learn)
+        wanted = replace(self.settings, edge=_edge(self.settings.edge, change), policy=policy)
         find_model(wanted.edge.model, self._here.models)  # before the old engine is let go
         before, before_private, said_private = self.settings, self.privacy, self._said()
         if change.private is False and self.preset().privacy is Privacy.LOCAL_ONLY:
@@ -183,7 +191,10 @@ class AssistantEngine:
             self._keep_privacy(Privacy.LOCAL_ONLY if change.private else Privacy.ASK)
         self.settings = wanted
         try:
-            if self.privacy is not before_private or _runs(wanted) != _runs(before):
+            # One that was opened where learning was off has no learner.
+            learns_anew = change.learn == "on" and before.policy.learn == "off"
+            same = self.privacy is before_private and _runs(wanted) == _runs(before)
+            if learns_anew or not same:
                 await self._renew()
             self._keep(change)
             note_use(wanted.edge.model, self._here.models)
@@ -191,6 +202,8 @@ class AssistantEngine:
             self.settings = before
             if change.private is not None:
                 self._keep_privacy(said_private)
+            if change.learn is not None:
+                self._keep_learning(before.policy.learn)
             await self._renew()
             raise
 
@@ -210,6 +223,16 @@ class AssistantEngine:
         said = {name: value for name, value in _edge_values(change).items() if value is not None}
         if said:
             change_settings(self._here.config_file, "edge", said)
+        if change.learn is not None:
+            self._keep_learning(change.learn)
+            if load(self._here.config_file).policy.learn != change.learn:
+                raise SettingsError(
+                    "NEARFAR_POLICY_LEARN goes before what is chosen here; start the assistant "
+                    "without it"
+                )
+
+    def _keep_learning(self, learn: str) -> None:
+        change_settings(self._here.config_file, "policy", {"learn": learn})
 
     def _keep_privacy(self, privacy: Privacy) -> None:
         change_settings(self._here.config_file, "policy", {"privacy": privacy.value})
@@ -230,7 +253,8 @@ class AssistantEngine:
 
 def _runs(settings: Settings) -> Settings:
     """Return the settings without what needs no other engine."""
-    return replace(settings, edge=replace(settings.edge, preset=""))
+    policy = replace(settings.policy, learn="ask")
+    return replace(settings, edge=replace(settings.edge, preset=""), policy=policy)
 
 
 def _edge_values(change: SettingsChange) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Consent to learning: asked once, after the first far answer that a person saw at a terminal."""
+"""Consent to learning, asked at a terminal once: after the first far answer that a person saw."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from backbone.terminal_text import echo
 from offload.config.settings_reading import load
 from offload.config.settings_sources import change_settings
-from offload.messages import Finish, Privacy
+from offload.messages import Finish
 
 Choose = Callable[[str, Mapping[str, str]], Awaitable[str]]
 
@@ -28,8 +28,7 @@ async def settle_learning(finish: Finish, config: Path, choose: Choose) -> None:
     where the file cannot be read or written.
     """
     far = finish.route is not None and finish.route.served_by == "cloud"
-    policy = load(config).policy
-    if not far or policy.learn != "ask" or policy.privacy is Privacy.LOCAL_ONLY:
+    if not far or not load(config).policy.asks_to_learn:
         return
     reply = await choose(QUESTION, _CHOICES)
     change_settings(config, "policy", {"learn": "on" if reply == "y" else "off"})

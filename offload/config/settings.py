@@ -177,7 +177,7 @@ class PolicySettings:
     min_gain: float | None = None  # how much likelier right the cloud must be; None: calibrated
     exploration: float = 0.0  # how often the other side is tried, to learn from it; at most 0.5
     actions: str = "near, ask"  # what may be chosen: also check and lend (docs/policy.md)
-    learn: str = "ask"  # from far answers, in use: on, off, or ask once at a terminal
+    learn: str = "ask"  # from far answers, in use: on, off, or ask once at a terminal or page
     handover: str = "replace"  # of a doubted near answer; "continue": from its unfinished text
     rescue: str = "continue"  # where a side dies, go on from its text; "replace": begin anew
     price_in: float = 0.0  # of a million tokens that the cloud reads, in any currency
@@ -238,6 +238,11 @@ class PolicySettings:
     def learns(self) -> bool:
         """Whether the policy is learnt in use; never where texts are kept private."""
         return self.learn == "on" and self.privacy is not Privacy.LOCAL_ONLY
+
+    @property
+    def asks_to_learn(self) -> bool:
+        """Whether a person is still to be asked; never where texts are kept private."""
+        return self.learn == "ask" and self.privacy is not Privacy.LOCAL_ONLY
 
     @property
     def chosen_actions(self) -> frozenset[str]:

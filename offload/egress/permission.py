@@ -25,7 +25,8 @@ from offload.policy.serving.gate import DayLimits
 class Allowed:
     """Permissions at one moment; `is_said` tells whether a person has chosen the class.
 
-    `learns` says that numbers of what was answered may be kept here, to learn from.
+    `learns` says that numbers of what was answered may be kept here, to learn from, and
+    `asks_to_learn` that the person has not said so yet.
     """
 
     privacy: Privacy = Privacy.CLOUD_OK
@@ -35,6 +36,7 @@ class Allowed:
     rules: Rules = field(default_factory=Rules)
     limits: DayLimits = field(default_factory=DayLimits)
     learns: bool = False
+    asks_to_learn: bool = False
     trouble: str = ""
 
     def class_of_text(self, *, attended: bool) -> Privacy:
@@ -173,6 +175,7 @@ def _read(path: Path) -> Allowed:
         rules=settings.privacy.rules(),
         limits=limits_of(wish),
         learns=wish.learns,
+        asks_to_learn=wish.asks_to_learn,
     )
 
 

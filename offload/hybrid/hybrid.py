@@ -131,6 +131,11 @@ class Hybrid(ForwardsTokenizing):
         """Whether far answers would be learnt from, where the person lets it."""
         return self._learner is not None
 
+    @property
+    def asks_to_learn(self) -> bool:
+        """Whether they would be, and the person has yet to be asked."""
+        return self.can_learn and self._allowed().asks_to_learn
+
     def names(self) -> tuple[str, ...]:
         """Return the names a request may ask for; see offload/aims.py."""
         return (*LISTED, self.card().name)

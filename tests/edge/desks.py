@@ -20,6 +20,7 @@ from offload.config.settings import Settings
 from offload.config.settings_reading import load
 from offload.egress.permission import AskConsent, LivePermission
 from offload.engine import Engine
+from offload.hybrid.answer_pair import Learner
 from offload.hybrid.hybrid import Hybrid, HybridOptions
 from offload.messages import Delta, Request
 from tests.offload.scripted import ScriptedEngine
@@ -52,6 +53,7 @@ def office(
     far: Sequence[str | Delta] | ScriptedEngine = ("far ", "answer"),
     *,
     forced: str | None = None,
+    learner: Learner | None = None,
 ) -> Office:
     """A desk whose hybrid is scripted; it asks the far side only where `forced` says so."""
     edge = near if isinstance(near, ScriptedEngine) else ScriptedEngine(near)
@@ -65,7 +67,9 @@ def office(
         consent: AskConsent = choice.consent or _never
         far_side = None if choice.offline else cloud
         allowed = LivePermission(here.config_file)
-        return Hybrid(edge, far_side, options=options, consent=consent, allowed=allowed)
+        return Hybrid(
+            edge, far_side, options=options, consent=consent, learner=learner, allowed=allowed
+        )
 
     here = places()
     store = Conversations(here.conversations)

@@ -5,6 +5,7 @@ import { Composer } from "./composer.js";
 import { askConsent, choose, line, withdrawConsent } from "./dialogs.js";
 import { listen as listenToList, show as showList } from "./list.js";
 import { listen } from "./keys.js";
+import { LearnQuestion } from "./learn.js";
 import { Ledger } from "./ledger.js";
 import * as place from "./place.js";
 import { Settings } from "./settings.js";
@@ -31,6 +32,10 @@ const thread = new Thread($("thread"), { retry: (side) => send(null, side), exam
 const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), fail: notice });
 const settings = new Settings(stand, speak);
 const ledger = new Ledger((id) => open(id));
+const learning = new LearnQuestion(async (learn) => {
+  const now = await act(() => api.change({ learn }));
+  if (now) stand(now);
+});
 
 /** Do something that needs the server; say what went wrong, and return undefined then. */
 async function act(doing) {
@@ -84,6 +89,7 @@ function stand(now) {
   thread.stand(now);
   $("private").setAttribute("aria-checked", String(now.private));
   composer.stand(now);
+  learning.stand(now);
   composer.setBusy(composer.busy);
   drawStatus($("status"), now, last);
 }
@@ -260,7 +266,10 @@ async function take(id, event) {
     return;
   }
   if (event.type === "consented") withdrawConsent(); // answered in another tab
-  if (event.type === "finish") last = event.finish.usage;
+  if (event.type === "finish") {
+    last = event.finish.usage;
+    learning.saw(event.finish);
+  }
   thread.take(event);
 }
 

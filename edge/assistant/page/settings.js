@@ -18,6 +18,7 @@ export class Settings {
     $("model").addEventListener("change", (event) => this.set({ model: event.target.value }));
     $("window").addEventListener("change", (event) => this.set({ window: Number(event.target.value) }));
     $("kv").addEventListener("change", (event) => this.set({ kv_cache_dtype: event.target.value }));
+    $("learning").addEventListener("change", (event) => this.set({ learn: event.target.value }));
     this.presets = new Presets((preset) => this.use(preset));
     $("preset-choice").addEventListener("change", (event) => this.set({ preset: event.target.value }));
     $("preset-edit").addEventListener("click", () => this.presets.open(this.status.preset, this.status.models));
@@ -62,6 +63,9 @@ export class Settings {
     options($("model"), models, status.chosen);
     options($("window"), with_(WINDOWS, status.window).map((n) => [n, windowName(n)]), status.window);
     options($("kv"), with_(KINDS, status.kv_cache_dtype).map((kind) => [kind, kind === "auto" ? t("kv_auto") : kind]), status.kv_cache_dtype);
+    const learning = [["on", t("learning_on")], ["off", t("learning_off")]];
+    if (status.learn === "ask") learning.unshift(["ask", t("learning_ask")]);
+    options($("learning"), learning, status.learn);
     options($("preset-choice"), [["", t("preset_none")], ...status.presets.map((name) => [name, name])], status.preset);
     $("preset-edit").hidden = !status.preset;
     $("theme").value = theme.current();

@@ -1,9 +1,9 @@
 // The service worker: keeps the page itself, so that it opens while its server is stopped.
 // Conversations are never cached: what is deleted must be gone.
 
-const SHELL = "shell-5";
+const SHELL = "shell-6";
 const FILES = [
-  "api", "app", "attached", "composer", "dialogs", "highlight", "keys", "ledger", "list", "markdown", "place", "settings", "presets", "status", "theme", "thread", "welcome", "words",
+  "api", "app", "attached", "composer", "dialogs", "highlight", "keys", "learn", "ledger", "list", "markdown", "place", "settings", "presets", "status", "theme", "thread", "welcome", "words",
 ];
 const PATHS = [
   "/",

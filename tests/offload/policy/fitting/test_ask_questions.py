@@ -11,7 +11,7 @@ from offload.messages import Alternative, Confidence, Delta, Finish, Sampling
 from offload.policy.fitting.answer_table import AnswerRow, AnswerTable, read_answers
 from offload.policy.fitting.ask_questions import ATTEMPTS, QuestionOptions, ask_all
 from offload.policy.fitting.questions import Question, by_kind, exact
-from tests.offload.policy.fitting.test_labelled_questions import QUESTIONS, no_pause
+from tests.offload.policy.fitting.test_labelled_questions import QUESTIONS, flaky, no_pause
 from tests.offload.scripted import ScriptedEngine
 
 HOW = QuestionOptions(grader=exact, pause=no_pause)
@@ -77,6 +77,14 @@ async def test_an_engine_that_is_gone_ends_the_run(
     with pytest.raises(type(error)):
         await ask_all(QUESTIONS, engine, AnswerTable(tmp_path / "a.jsonl"), how)
     assert len(engine.requests) == num_asked
+
+
+async def test_a_silence_is_waited_out_and_what_stays_silent_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    assert await ask_all(QUESTIONS, flaky({3}, times=ATTEMPTS - 1), AnswerTable(path), HOW) == 0
+    table = AnswerTable(tmp_path / "b.jsonl")
+    assert await ask_all(QUESTIONS, flaky({3, 17}, times=99), table, HOW) == 2
+    assert len(table.found) == 18
 
 
 async def test_withheld_questions_are_left_out_and_never_end_a_run(tmp_path: Path) -> None:

@@ -113,6 +113,18 @@ def test_tables_of_other_questions_are_refused_and_missing_ones_left_out(tmp_pat
         _run(near, far)
 
 
+def test_tables_of_another_tokenizer_are_compared_by_their_answers(tmp_path: Path) -> None:
+    near, far = _tables(tmp_path)
+    before = _run(near, far)
+    rows = [json.loads(line) for line in far.read_text().splitlines()]
+    rows = [row | {"tokens": [[-0.1, 0.2, 3.0]] * (n % 7)} for n, row in enumerate(rows)]
+    far.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    # Kinds of tokens that were cut otherwise than those beside them.
+    rows = [json.loads(line) | {"kinds": "n"} for line in near.read_text().splitlines()]
+    near.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert _run(near, far) == before
+
+
 def test_questions_and_models_that_a_rule_was_fitted_to_are_told(tmp_path: Path) -> None:
     near, far = _tables(tmp_path, number=20)
     assert not evaluate_answers(near, far, first_day(), named="ours").notes

@@ -5,24 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from offload.messages import Confidence
 from offload.policy.serving.rule import Rule
+from offload.policy.serving.signals import Signals
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerPair:
     """Pair of finished answers to one question, with their texts: nothing here is kept.
 
-    `far_model` is the far model's name, `far_tokens` are empty where it tells none. `propensity`
+    `far_model` is the far model's name; `far` has no tokens where it tells none. `propensity`
     is how likely the far model was to be asked.
     """
 
     question: str
-    near: str
-    near_tokens: tuple[Confidence, ...]
+    near: Signals
     flags: tuple[str, ...]
-    far: str
-    far_tokens: tuple[Confidence, ...]
+    far: Signals
     far_model: str
     propensity: float
 

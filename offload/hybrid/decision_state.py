@@ -12,7 +12,7 @@ from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.engine import Engine
 from offload.errors import LinkError
 from offload.hybrid.answer_pair import AnswerPair
-from offload.messages import Confidence, Delta, Finish, Request, Route, Side, Usage
+from offload.messages import Delta, Finish, Request, Route, Side, Usage
 from offload.policy.serving.check import FarReading, judged
 from offload.policy.serving.dispatch import (
     DispatchInputs,
@@ -26,6 +26,7 @@ from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.lend import visit_len
 from offload.policy.serving.monitor import Monitor
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
+from offload.policy.serving.signals import Signals
 from offload.reasons import sureness
 
 
@@ -199,20 +200,16 @@ class DecisionState:
             return None
         return Delta(text=shown[: len(shown) - count], source="edge", replaces=True)
 
-    def pair(
-        self, far: str, far_tokens: tuple[Confidence, ...], far_model: str
-    ) -> AnswerPair | None:
+    def pair(self, far: Signals, far_model: str) -> AnswerPair | None:
         """Return both finished answers; None where the near one was not written to its end."""
         monitor = self.monitor
-        if not monitor.concluded or not monitor.num_tokens or not far:
+        if not monitor.concluded or not monitor.num_tokens or not far.text:
             return None
         return AnswerPair(
             question=self._request.last_text(),
-            near=monitor.text,
-            near_tokens=monitor.tokens,
+            near=monitor.signals,
             flags=monitor.flags,
             far=far,
-            far_tokens=far_tokens,
             far_model=far_model,
             propensity=self.propensity,
         )

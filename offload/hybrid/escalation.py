@@ -26,11 +26,12 @@ from offload.hybrid.answer_pair import AnswerPair
 from offload.hybrid.decision_state import DecisionInputs, DecisionState
 from offload.hybrid.far_help import FarHelp
 from offload.hybrid.handover import BackgroundStream, accepted
-from offload.messages import Confidence, Delta, Finish, Request, Side
+from offload.messages import Delta, Finish, Request, Side
 from offload.policy.serving.actions import Actions
 from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.gate import GateVerdict
+from offload.policy.serving.signals import Signals
 from offload.thinking import split
 
 
@@ -60,7 +61,7 @@ class Escalation:
         self._text = ""  # what the reader has before them
         self._writer: Side | None = None  # who wrote the end of it
         self.begun_by: Side | None = None  # who wrote its beginning, where the other goes on
-        self._far_tokens: list[Confidence] = []
+        self._far_answer = Signals()
 
     async def run(self) -> AnswerStream:
         """Stream the answer of the side that the policy chooses."""
@@ -70,7 +71,7 @@ class Escalation:
                     self._text = item.apply(self._text)
                     self._writer = item.source or self._writer
                     if item.source == "cloud":
-                        self._far_tokens += item.confidence
+                        self._far_answer.take(item.confidence, item.text)
                 yield item
 
     def pair(self, far_model: str) -> AnswerPair | None:
@@ -83,7 +84,7 @@ class Escalation:
             return None
         if self._help.has_lent:
             return None  # the near answer is not the near model's alone
-        return self.state.pair(self._text, tuple(self._far_tokens), far_model)
+        return self.state.pair(self._far_answer, far_model)
 
     def _started(self) -> AnswerStream:
         if self.verdict.choice == "edge":

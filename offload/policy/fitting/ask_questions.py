@@ -23,6 +23,7 @@ from offload.policy.fitting.questions import Grader, Question, given
 from offload.policy.serving.answer_features import measured
 from offload.policy.serving.flags import flags
 from offload.policy.serving.probe import MAX_TOKENS
+from offload.policy.serving.signals import Signals
 from offload.thinking import split
 
 ATTEMPTS = 4  # at one question, before it is left for another run
@@ -158,6 +159,9 @@ async def answer(engine: Engine, question: Question, how: QuestionOptions) -> An
     text = "" if ended == "error" else read.written
     alternatives = [place for delta in read.deltas for place in delta.alternatives]
     confidence = [token for delta in read.deltas for token in delta.confidence]
+    signals = Signals()
+    for delta in read.deltas:
+        signals.take(delta.confidence, delta.text if text else "")
     pieces = [piece for delta in read.deltas for piece in _pieces(delta)]
     hidden_size, kept = packed(states[-MAX_TOKENS:])
     return AnswerRow(
@@ -175,7 +179,7 @@ async def answer(engine: Engine, question: Question, how: QuestionOptions) -> An
         kinds="".join(map(token_kind, pieces)) if alternatives else "",
         likely=tuple(tuple(round(a.logprob, 2) for a in place) for place in alternatives),
         likely_kinds=tuple(_kinds(place) for place in alternatives),
-        measures=measured(question.question, text, confidence),
+        measures=measured(question.question, signals),
         flags=flags(text, question=question.question, ended=ended),
         hidden_size=hidden_size,
         states=kept,

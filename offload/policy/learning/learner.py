@@ -220,13 +220,13 @@ def open_learnt(folder: Path, near: NearModel) -> FirstDayRule | None:
 def learned(pair: AnswerPair, *, now: float) -> LearnedPair | None:
     """Return a pair as numbers; None where only a reader could tell whether both say the same."""
     asked = QuestionForm.read(pair.question)
-    same = agrees(pair.near, pair.far, asked)
+    same = agrees(pair.near.text, pair.far.text, asked)
     if same is None:
         return None
-    near = answer_features(asked, pair.near, pair.near_tokens)
-    far = answer_features(asked, pair.far, pair.far_tokens)
+    near = answer_features(asked, pair.near)
+    far = answer_features(asked, pair.far)
     judge = first_day().file.near
-    has_tokens = bool(pair.near_tokens) and bool(pair.far_tokens)
+    has_tokens = pair.near.num_tokens > 0 and pair.far.num_tokens > 0
     return LearnedPair(
         at=now,
         same=same,

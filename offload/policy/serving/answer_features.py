@@ -7,20 +7,26 @@ that a few answers of a few models are enough to weigh them.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 
 from offload.messages import Confidence
 from offload.policy.serving.answer_checks import final_answer
 from offload.policy.serving.consistency import NAMES as CHECKS
 from offload.policy.serving.consistency import QuestionForm, consistency
+from offload.policy.serving.signals import Signals
+from offload.policy.serving.word_doubt import word_doubt
 
 _TINY, _LOWEST, _WIDEST = 1e-3, -30.0, 30.0
 
 # 1: the higher, the likelier right; -1: the likelier wrong; 0: either.
 SIGNS = {
-    "doubt_number": -1,
-    "doubt_option": -1,
-    "doubt_open": -1,
+    "doubt_first_word": -1,
+    "doubt_least_word": -1,
+    "doubt_mean_word": -1,
+    "doubt_answer": -1,
+    "doubt_whole_answer": -1,
+    "doubt_tenth": -1,
     "doubt_mean": -1,
     "doubt_working": -1,
     "margin_number": 1,
@@ -60,21 +66,26 @@ PROMPT_SIGNS = {
 PROMPT_NAMES = tuple(PROMPT_SIGNS)
 
 
-def answer_features(form: QuestionForm, text: str, tokens: Sequence[Confidence]) -> list[float]:
+def answer_features(form: QuestionForm, answer: Signals) -> list[float]:
     """Return one number for each of NAMES."""
+    text = answer.text
     checks = dict(zip(CHECKS, consistency(form, text), strict=True))
     is_number = checks["has_number"]
     is_option = float(bool(form.options or form.listed))
     is_open = 1.0 - max(is_number, is_option)
-    doubt, margin, before = _final_doubt(text, tokens)
+    words = word_doubt(form, text, [_logprob(each) for each in answer.tokens], answer.ends)
+    margin, before = _margin_and_working(answer)
     # Without working shown, two or three numbers of the question should make it.
     direct = is_number * (checks["sums"] == 0.0) * (len(form.numbers) >= 2)
     sums_shown = float(checks["sums"] > 0.0)
     return [
-        doubt * is_number,
-        doubt * is_option,
-        doubt * is_open,
-        _doubt(_mean([each.logprob for each in tokens])),
+        _doubt(words.first),
+        _doubt(words.least),
+        _doubt(words.mean),
+        _doubt(words.answer),
+        _doubt(words.answer_sum),
+        _doubt(answer.tenth),
+        _doubt(_mean([each.logprob for each in answer.tokens])),
         before,
         margin * is_number,
         margin * is_option,
@@ -103,28 +114,23 @@ def answer_features(form: QuestionForm, text: str, tokens: Sequence[Confidence])
     ]
 
 
-def measured(question: str, text: str, tokens: Sequence[Confidence]) -> dict[str, float]:
+def measured(question: str, answer: Signals) -> dict[str, float]:
     """Return the features of a question and its answer by name, as a table keeps them."""
     form = QuestionForm.read(question)
-    answer = zip(NAMES, answer_features(form, text, tokens), strict=True)
+    found = zip(NAMES, answer_features(form, answer), strict=True)
     prompt = zip(PROMPT_NAMES, prompt_features(form), strict=True)
-    return {name: round(value, 4) for name, value in (*answer, *prompt)}
+    return {name: round(value, 4) for name, value in (*found, *prompt)}
 
 
-def _final_doubt(text: str, tokens: Sequence[Confidence]) -> tuple[float, float, float]:
-    """Return the doubt and the margin of the answer proper, and the doubt of what leads to it.
-
-    Which tokens spell the answer proper, behind the last "Answer:", is told by its share of the
-    text: tables need not say where each token begins.
-    """
-    if not tokens:
-        return 0.0, 0.0, 0.0
-    share = len(final_answer(text)) / max(1, len(text))
-    count = min(len(tokens), max(1, round(share * len(tokens)) + 1))
-    last, first = tokens[-count:], tokens[:-count]
-    doubt = _doubt(min(_logprob(each) for each in last))
-    margin = math.log(min(_margin(each) for each in last) + 10.0 * _TINY)
-    return doubt, margin, _doubt(_mean([_logprob(each) for each in first]))
+def _margin_and_working(answer: Signals) -> tuple[float, float]:
+    """Return the least margin of the answer proper, and the doubt of what leads to it."""
+    if not answer.tokens:
+        return 0.0, 0.0
+    begin = len(answer.text.rstrip()) - len(final_answer(answer.text))
+    first = min(bisect_right(answer.ends, begin), answer.num_tokens - 1)
+    margin = min(_margin(each) for each in answer.tokens[first:])
+    working = [_logprob(each) for each in answer.tokens[:first]]
+    return math.log(margin + 10.0 * _TINY), _doubt(_mean(working))
 
 
 def _doubt(logprob: float) -> float:

@@ -82,7 +82,7 @@ class CalibratedRule:
     ) -> Estimate:
         if self.policy.answer_scorer is not None:
             form = expected.form or QuestionForm.read("")
-            found = answer_features(form, signals.text, signals.tokens)
+            found = answer_features(form, signals)
             return self._judged(self.policy.answer_scorer(found), expected, flags)
         features = self._features(signals, expected)
         score = self.policy.early_scorer(features)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from offload.policy.serving.answer_checks import final_answer, sums
 from offload.policy.serving.flags import circles
 
+WORD = re.compile(r"[^\W_]{1,64}(?:['\u2019.][^\W_]{1,64}){0,4}")
 _NUMBER = re.compile(r"-?\d[\d,]{0,20}(?:\.\d{1,12})?")
 _OPTION = re.compile(r"^[ \t]*\(?([A-Z])[).][ \t]+(.{1,200})$", re.MULTILINE)
 _LETTER = re.compile(r"\(([A-Z])\)|\b([A-Z])\b")
@@ -37,6 +38,7 @@ class QuestionForm:
     listed: tuple[str, ...]
     asks_form: bool
     asks_number: bool
+    words: frozenset[str]
     num_words: int
     num_sentences: int
 
@@ -54,6 +56,7 @@ class QuestionForm:
             listed=tuple(_plain(each) for each in _LISTED.findall(question)),
             asks_form=bool(_ASKS_FORM.search(question)),
             asks_number=bool(_ASKS_NUMBER.search(question)),
+            words=frozenset(each.lower() for each in WORD.findall(question)),
             num_words=len(question.split()),
             num_sentences=1 + len(re.findall(r"[.?!]\s", question)),
         )

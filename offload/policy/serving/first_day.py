@@ -92,7 +92,7 @@ class FirstDayRule:
         states: Sequence[Any] = (),
     ) -> Estimate:
         form = expected.form or QuestionForm.read("")
-        features = answer_features(form, signals.text, signals.tokens)
+        features = answer_features(form, signals)
         return self._judged(features, expected, flags)
 
     def judge_measures(self, measures: Mapping[str, float], flags: Sequence[str]) -> Estimate:

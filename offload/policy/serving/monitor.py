@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from offload.messages import Confidence, Delta, Usage
+from offload.messages import Delta, Usage
 from offload.policy.serving.failsafe import Failsafe
 from offload.policy.serving.flags import circle_start, flags, seen_while_written
 from offload.policy.serving.rule import Estimate, Limit, PromptEstimate, Rule
@@ -62,9 +62,9 @@ class Monitor:
         )
 
     @property
-    def tokens(self) -> tuple[Confidence, ...]:
-        """Return how sure the model was of each token."""
-        return tuple(self._signals.tokens)
+    def signals(self) -> Signals:
+        """Return the answer as far as it has come, and how sure the model was of each token."""
+        return self._signals
 
     @property
     def least_logprob(self) -> float:
@@ -97,11 +97,14 @@ class Monitor:
 
     def _see(self, delta: Delta) -> None:
         before, least = len(self._signals.text), self._signals.least
-        self._signals.take((), delta.text)
-        for token in delta.confidence:
-            self._signals.take((token,))
+        tokens, text = delta.confidence, delta.text
+        for place, token in enumerate(tokens):
+            begin, end = (round(at * len(text) / len(tokens)) for at in (place, place + 1))
+            self._signals.take((token,), text[begin:end])
             if not self.tripped:
                 self.tripped = self._rule.gives_up(self._signals, self.expected, self._limit)
+        if not tokens:
+            self._signals.take((), text)
         if self._signals.least < least:
             self._sure_chars = before
         if self._signals.num_tokens >= self._look_at:

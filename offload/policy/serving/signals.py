@@ -36,11 +36,16 @@ _TINY = 1e-4
 
 
 class Signals:
-    """Signals of one answer so far, and its text where it is known."""
+    """Signals of one answer so far, and its text where it is known.
+
+    ends: [tokens], how long the text was behind each; of tokens that came together, as if each
+    spelled an equal part.
+    """
 
     def __init__(self) -> None:
         self.text = ""
         self.tokens: list[Confidence] = []
+        self.ends: list[int] = []
         self.least = 0.0
         self._place_of_least = 0
         self._sorted: list[float] = []
@@ -54,7 +59,11 @@ class Signals:
 
     def take(self, tokens: Sequence[Confidence], text: str = "") -> None:
         """Add the newest tokens, and what they add to the text."""
+        before = len(self.text)
         self.text += text
+        self.ends += [
+            before + round((place + 1) * len(text) / len(tokens)) for place in range(len(tokens))
+        ]
         for token in tokens:
             logprob = _clamped(token.logprob, _LOWEST, 0.0, _LOWEST)
             entropy = _clamped(token.entropy, 0.0, _WIDEST, _WIDEST)
@@ -71,6 +80,11 @@ class Signals:
             self._margin_sum += margin
             self._margin_min = min(self._margin_min, margin)
             self.tokens.append(token)
+
+    @property
+    def tenth(self) -> float:
+        """Return the log-probability below which a tenth of the tokens lie, in nats."""
+        return self._quantile(0.1)
 
     def features(self) -> list[float]:
         """Return one number for each of NAMES; of an answer without tokens, those of no doubt."""

@@ -74,9 +74,13 @@ async def test_an_unsure_answer_and_the_far_one_in_its_place_make_a_pair() -> No
     hybrid, learner = taught(near(("4", UNSURE), ("1", SURE)), near(("42", SURE)))
     text, _ = await read(hybrid, ask())
     (pair,) = learner.pairs
-    assert text == "42" and (pair.near, pair.far, pair.question) == ("41", "42", "question")
-    assert [each.logprob for each in pair.near_tokens] == [UNSURE, SURE]
-    assert [each.logprob for each in pair.far_tokens] == [SURE]
+    assert text == "42" and (pair.near.text, pair.far.text, pair.question) == (
+        "41",
+        "42",
+        "question",
+    )
+    assert [each.logprob for each in pair.near.tokens] == [UNSURE, SURE]
+    assert [each.logprob for each in pair.far.tokens] == [SURE]
     assert pair.far_model == "scripted" and pair.propensity == 1.0
 
 

@@ -15,13 +15,17 @@ from offload.policy.learning.learner import LearningInUse, NearModel, learned, o
 from offload.policy.learning.pair_store import MAX_PAIRS, PairStore, StoreHead, read_store
 from offload.policy.learning.refit import MIN_PAIRS, read_learnt, refit
 from offload.policy.serving.first_day import FirstDayRule, first_day
+from offload.policy.serving.signals import Signals
 
 NEAR = NearModel("tiny.gguf", "a" * 32, "auto")
 HEAD = StoreHead(version=1, near_model="tiny.gguf", near_hash="a" * 32, far_model="big")
 
 
-def doubt(logprob: float) -> tuple[Confidence, ...]:
-    return (Confidence(logprob, min(3.0, -logprob), max(0.0, 5.0 + logprob)),) * 4
+def written(text: str, logprob: float) -> Signals:
+    """Return an answer of four tokens, each as likely."""
+    answer = Signals()
+    answer.take((Confidence(logprob, min(3.0, -logprob), max(0.0, 5.0 + logprob)),) * 4, text)
+    return answer
 
 
 def pair(
@@ -35,11 +39,9 @@ def pair(
 ) -> AnswerPair:
     return AnswerPair(
         question="How many apples are 40 and 2? Answer with a number.",
-        near=near,
-        near_tokens=doubt(sure),
+        near=written(near, sure),
         flags=(),
-        far=far,
-        far_tokens=doubt(far_sure),
+        far=written(far, far_sure),
         far_model=far_model,
         propensity=propensity,
     )

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.policy_real_fits import Table, scores_left_out, ship  # noqa: E402
+from benchmarks.policy_real_fresh import far_by_prompt, fresh  # noqa: E402
 from benchmarks.policy_real_ideas import (  # noqa: E402
     given_up_early,
     sampled,
@@ -59,6 +60,8 @@ def main() -> None:
         "pairs": {
             name: real_pair(tables, said, near=name, far=FAR) for name in tables if name != FAR
         },
+        "fresh": fresh(tables, TABLES / "fresh"),
+        "far_by_prompt": far_by_prompt(tables[FAR]),
         "each_feature_alone": each_feature(tables),
         "ceilings_five_folds": ceilings(tables),
         "everyday": everyday(tables, said),

@@ -135,27 +135,31 @@ def _inner_loss(tables: Sequence[Table], penalty: float, doubts: tuple[str, ...]
     return float(np.mean(losses))
 
 
-def scores_left_out(tables: Mapping[str, Table], name: str, doubts: tuple[str, ...] = ()) -> Floats:
+def scores_left_out(
+    tables: Mapping[str, Table],
+    name: str,
+    doubts: tuple[str, ...] = (),
+    *,
+    judged: Table | None = None,
+) -> Floats:
     """Return the score of each answer of a model by what other models' other sets taught.
 
-    doubts: see fitted().
+    doubts: see fitted(). judged: other answers of that model, in place of those in its table.
     """
-    table = tables[name]
+    table = judged or tables[name]
     scores = np.zeros(len(table.right))
     for out in np.unique(table.sets):
-        others = [
-            each.kept(~_same_source(each.sets, out)) for n, each in tables.items() if n != name
-        ]
+        others = [each.kept(left_out_of(each, out)) for n, each in tables.items() if n != name]
         here = table.sets == out
         scores[here] = fitted(others, doubts).many(table.features[here])
     return scores
 
 
-def _same_source(sets: npt.NDArray[np.str_], out: str) -> Picks:
-    """Say which rows are of a set, or of the other half of the everyday prompts."""
+def left_out_of(table: Table, out: str) -> Picks:
+    """Return which rows are of other sets than `out`; everyday prompts count as one set."""
     if out.startswith("everyday/"):
-        return np.char.startswith(sets, "everyday/")
-    return sets == out
+        return ~np.char.startswith(table.sets, "everyday/")
+    return np.asarray(table.sets != out)
 
 
 def ship(tables: Mapping[str, Table], *, far: Table) -> None:

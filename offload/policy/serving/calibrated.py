@@ -11,7 +11,7 @@ from typing import Any
 
 from offload.aims import Aim
 from offload.errors import RequestError
-from offload.policy.serving.answer_features import answer_features
+from offload.policy.serving.answer_features import NAMES, answer_features
 from offload.policy.serving.calibration_math import certified
 from offload.policy.serving.consistency import QuestionForm
 from offload.policy.serving.flags import MIN_SEEN, UNSEEN_RIGHT
@@ -35,6 +35,10 @@ _SURE = 1.6449  # one-sided 95% of a normal distribution
 def load_calibrated(path: Path) -> CalibratedRule:
     """Read a policy file and what lies beside it. Raises SettingsError."""
     policy = read_policy(path)
+    if policy.answer_scorer is not None and policy.answer_scorer.names != NAMES:
+        raise SettingsError(
+            f"the policy file {path} reads other features than this nearfar; calibrate again"
+        )
     prior = load_prior(prior_path(path)) if policy.has_prior else None
     probe = load_probe(probe_path(path)) if policy.has_probe else None
     return CalibratedRule(policy, prior, probe)

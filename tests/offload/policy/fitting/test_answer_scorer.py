@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
+from offload.errors import SettingsError
 from offload.policy.fitting.answer_scorer import fit_to_answers
 from offload.policy.fitting.answer_table import AnswerRow
 from offload.policy.fitting.calibrator import CalibrationOptions, calibrate, judged
@@ -17,6 +18,8 @@ from offload.policy.fitting.questions import Question
 from offload.policy.serving.answer_features import NAMES, measured
 from offload.policy.serving.calibrated import load_calibrated, save_policy
 from offload.policy.serving.first_day import first_day
+from offload.policy.serving.logistic import Scorer
+from offload.policy.serving.policy_file import write_policy
 from offload.policy.serving.signals import Signals
 from tests.offload.made_labels import PAIRING, made
 
@@ -64,14 +67,15 @@ def measured_rows() -> tuple[list[Question], list[LabelledRow]]:
         for n, q in enumerate(questions)
     ]
     texts = [f"{n} + 4 = {n + 4 if row.near_right else -3.5}" for n, row in enumerate(rows)]
+    near = [
+        msgspec.structs.replace(row.near, text=text) for row, text in zip(rows, texts, strict=True)
+    ]
     return asked, [
         LabelledRow(
-            near=msgspec.structs.replace(
-                row.near, text=text, measures=measured(q.question, text, row.near.tokens)
-            ),
+            near=msgspec.structs.replace(answer, measures=measured(q.question, answer.signals())),
             far_right=row.far_right,
         )
-        for q, row, text in zip(asked, rows, texts, strict=True)
+        for q, row, answer in zip(asked, rows, near, strict=True)
     ]
 
 
@@ -90,3 +94,15 @@ def test_a_policy_serves_by_the_answers_features_as_it_was_fitted(
         served = rule.judge(signals, expected, flags=row.near.flags)
         again = judged(fitted, question.question, row).score  # tables round what they keep
         assert served.score == pytest.approx(again, abs=1e-3)
+
+
+def test_a_policy_of_other_features_is_refused(
+    measured_rows: tuple[list[Question], list[LabelledRow]], tmp_path: Path
+) -> None:
+    policy = calibrate(*measured_rows, PAIRING, PLAIN).policy
+    assert policy.answer_scorer is not None
+    older = Scorer(names=("least",), weights=(1.0,), bias=0.0)
+    older_policy = msgspec.structs.replace(policy, answer_scorer=older, has_prior=False)
+    write_policy(older_policy, tmp_path / "policy.json")
+    with pytest.raises(SettingsError, match="other features"):
+        load_calibrated(tmp_path / "policy.json")

@@ -64,7 +64,9 @@ def test_any_answer_has_a_probability(text: str, token: Confidence) -> None:
 
 def test_a_table_without_text_is_judged_as_its_answers_were() -> None:
     tokens, text = [SURE] * 4 + [UNSURE], "12 + 5 = 17\nAnswer: 17"
-    kept = first_day().judge_measures(measured(SUM, text, tokens), ())
+    answer = Signals()
+    answer.take(tokens, text)
+    kept = first_day().judge_measures(measured(SUM, answer), ())
     assert kept.score == pytest.approx(_judged(SUM, text, tokens).score, abs=1e-3)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from offload.aims import Aim
-from offload.errors import RequestError
+from offload.errors import RequestError, SettingsError
 from offload.policy.serving.answer_features import NAMES, answer_features
 from offload.policy.serving.calibration_math import certified
 from offload.policy.serving.consistency import QuestionForm

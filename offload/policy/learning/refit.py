@@ -153,9 +153,9 @@ def _far_as_the_near(
 ) -> FirstDayFile:
     """Return the rule with a P(far right) that is on average no higher than the near one."""
     prompts = np.array([pair.prompt for pair in pairs])
-    return msgspec.structs.replace(
-        rule, far_by_prompt=raised(rule.far_by_prompt, prompts, near_right)
-    )
+    now = float(sigmoid(rule.far_by_prompt.many(prompts)).mean())
+    far_by_prompt = raised(rule.far_by_prompt, prompts, min(now, near_right))
+    return msgspec.structs.replace(rule, far_by_prompt=far_by_prompt)
 
 
 def raised(scorer: Scorer, rows: Floats, mean: float) -> Scorer:

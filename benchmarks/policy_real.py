@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.policy_real_fits import Table, scores_left_out, ship  # noqa: E402
-from benchmarks.policy_real_fresh import far_by_prompt, fresh  # noqa: E402
+from benchmarks.policy_real_fresh import ceiling_of_one_model, far_by_prompt, fresh  # noqa: E402
 from benchmarks.policy_real_ideas import (  # noqa: E402
     given_up_early,
     sampled,
@@ -41,7 +41,7 @@ from benchmarks.policy_real_parts import (  # noqa: E402
 )
 
 TABLES = Path(__file__).with_name("policy_real")
-FAR = "Qwen2.5-Coder-1.5B"
+FAR, NEAR = "Qwen2.5-Coder-1.5B", "Qwen2.5-Coder-0.5B"
 
 
 def main() -> None:
@@ -62,6 +62,11 @@ def main() -> None:
         },
         "fresh": fresh(tables, TABLES / "fresh"),
         "far_by_prompt": far_by_prompt(tables[FAR]),
+        "ceiling_of_one_model": {
+            NEAR: ceiling_of_one_model(
+                tables[NEAR], Table.read(TABLES / "fresh" / f"{NEAR}.jsonl.gz"), "bbh"
+            )
+        },
         "each_feature_alone": each_feature(tables),
         "ceilings_five_folds": ceilings(tables),
         "everyday": everyday(tables, said),

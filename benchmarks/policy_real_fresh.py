@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.policy_real_fits import Table, left_out_of, scores_left_out
-from benchmarks.policy_real_parts import pairs_within_sets
+from benchmarks.policy_real_parts import pairs_within_sets, within_sets
 from offload.policy.fitting import deferral_curve
 from offload.policy.fitting.answer_scorer import fit_signed
 from offload.policy.serving.answer_features import PROMPT_NAMES, PROMPT_SIGNS
@@ -60,6 +60,40 @@ def _judged(scores: Floats, table: Table) -> dict[str, object]:
             for each in np.unique(table.sets)
             if 5 <= right[here := table.sets == each].sum() <= here.sum() - 5
         },
+    }
+
+
+def ceiling_of_one_model(table: Table, fresh: Table, kind: str) -> dict[str, object]:
+    """Return what trees tell within the sets of a kind, learning from the same model on those sets.
+
+    Five folds of questions; the sets are known to the trees. Needs scikit-learn.
+    """
+    from sklearn.ensemble import RandomForestClassifier
+
+    both = Table(
+        [*table.rows, *fresh.rows],
+        np.vstack([table.features, fresh.features]),
+        np.vstack([table.prompts, fresh.prompts]),
+        np.concatenate([table.right, fresh.right]),
+        np.concatenate([table.sets, fresh.sets]),
+    )
+    both = both.kept(np.char.startswith(both.sets, kind))
+    known = np.column_stack([both.sets == each for each in np.unique(both.sets)])
+    rows = np.column_stack([both.features, *both.signals().values(), known])
+    folds, said = np.random.default_rng(0).integers(0, 5, len(rows)), np.zeros(len(rows))
+    for fold in range(5):
+        inside = folds != fold
+        trees = RandomForestClassifier(200, min_samples_leaf=5, random_state=0)
+        trees.fit(rows[inside], both.right[inside])
+        said[~inside] = trees.predict_proba(rows[~inside])[:, 1]
+    generator = np.random.default_rng(0)
+    drawn = [generator.integers(0, len(rows), len(rows)) for _ in range(RESAMPLES)]
+    means = [value for at in drawn if (value := within_sets(said, both, at)) is not None]
+    return {
+        "answers": len(rows),
+        "trees_within_sets": within_sets(said, both),
+        "trees_interval95": [float(each) for each in np.quantile(means, (0.025, 0.975))],
+        "singles_within_sets": {k: within_sets(v, both) for k, v in both.signals().items()},
     }
 
 

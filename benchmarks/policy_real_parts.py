@@ -40,10 +40,10 @@ def left_out(tables: Mapping[str, Table], said: Mapping[str, Floats]) -> dict[st
         chances = sigmoid(scores)
         found[name] = {
             "auroc": deferral_curve.auroc(scores, table.right),
-            "auroc_within_sets": _within(scores, table),
+            "auroc_within_sets": within_sets(scores, table),
             "auroc_of_pairs_within_sets": pairs_within_sets(scores, table),
-            "interval95": _spread(table, lambda at, s=scores, t=table: _within(s, t, at)),
-            "singles_within_sets": {each: _within(v, table) for each, v in singles.items()},
+            "interval95": _spread(table, lambda at, s=scores, t=table: within_sets(s, t, at)),
+            "singles_within_sets": {each: within_sets(v, table) for each, v in singles.items()},
             "singles_of_pairs_within_sets": {
                 e: pairs_within_sets(v, table) for e, v in singles.items()
             },
@@ -65,7 +65,7 @@ def _best_single(tables: Mapping[str, Table], name: str) -> str:
     """Return the single signal that is best within sets on the other models."""
     others = [table for other, table in tables.items() if other != name]
     means = {
-        signal: np.mean([_within(table.signals()[signal], table) or 0.5 for table in others])
+        signal: np.mean([within_sets(table.signals()[signal], table) or 0.5 for table in others])
         for signal in others[0].signals()
     }
     return max(means, key=lambda each: means[each])
@@ -77,7 +77,10 @@ def _auroc_in(scores: Floats, table: Table, name: str) -> float | None:
     return None if right.min() == right.max() else deferral_curve.auroc(scores[here], right)
 
 
-def _within(scores: Floats, table: Table, at: npt.NDArray[np.int64] | None = None) -> float | None:
+def within_sets(
+    scores: Floats, table: Table, at: npt.NDArray[np.int64] | None = None
+) -> float | None:
+    """Return the mean AUROC over the sets that hold right and wrong answers; None without any."""
     picked = table if at is None else None
     sets = table.sets if picked else table.sets[at]
     right = table.right if picked else table.right[at]

@@ -25,7 +25,7 @@ _log = logging.getLogger("nearfar.policy")
 QUESTION = "Is the answer above right? Reply with one word, yes or no."
 # P(near right) from its log odds without the check and the log of the far model's mean nats per
 # token, fitted to a 1.5B's reading of a 0.5B's answers ("weights" of benchmarks/together.json).
-_BIAS, _NEAR, _NATS = -0.87, 0.71, -1.13
+_BIAS, _NEAR, _NATS = -0.76, 0.80, -1.10
 _FEWEST_NATS = 1e-3
 _WATCHED = 20  # checks
 _NUM_VERDICTS = 20  # likeliest words of a verdict

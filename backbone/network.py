@@ -124,10 +124,12 @@ class DecoderLayer(nn.Module):
 
     def fed(self, x: Tensor) -> Tensor:
         """Return x with what the feed-forward adds to it."""
-        if not self.sandwich:
-            return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
-        made = self.mlp(self.pre_feedforward_layernorm(x))
-        return cast(Tensor, x + self.post_feedforward_layernorm(made))
+        norm = self.pre_feedforward_layernorm if self.sandwich else self.post_attention_layernorm
+        return self.with_feed(x, self.mlp(norm(x)))
+
+    def with_feed(self, x: Tensor, made: Tensor) -> Tensor:
+        """Return x with what the feed-forward made of it."""
+        return x + (self.post_feedforward_layernorm(made) if self.sandwich else made)
 
 
 def _norm(config: NetworkConfig, size: int) -> RMSNorm:

@@ -20,6 +20,7 @@ from backbone.network import DecoderLayer
 from backbone.rotary import cos_sin
 from backbone.tokenizer import Tokenizer
 from quantize.block_stream import BlockStream
+from quantize.kept_inputs import KeptInputs
 
 # The matrices that share an input; the first one of each group is watched.
 INPUT_GROUPS: dict[str, tuple[str, ...]] = {
@@ -30,6 +31,7 @@ INPUT_GROUPS: dict[str, tuple[str, ...]] = {
 }
 LINEARS = tuple(name for group in INPUT_GROUPS.values() for name in group)
 Progress = Callable[[int, int], None]  # (blocks done, blocks in all)
+_LAST = "mlp.down_proj"
 _BATCH_TOKENS = 2048
 _PANEL_INPUTS = 384  # rows of a second moment that are computed at once
 
@@ -131,6 +133,7 @@ class Walk:
         self._rotations = cos_sin(stream.inverse, positions)
         self._attend = causal_attention(stream.config)
         self._advanced = self._attended = False
+        self._kept: KeptInputs | None = None  # of the block's last matrix
 
     def steps(self, visit: Visit) -> Iterator[int]:
         """Go through the remaining blocks; yield the number of blocks done after each.
@@ -141,7 +144,9 @@ class Walk:
             block = self.stream.block(self.layer)
             self._advanced = self._attended = False
             visit(self.layer, block)
-            if not self._advanced:
+            if self._kept:
+                self._advance_from_kept(block)
+            elif not self._advanced:
                 self._run(block, advance=True)
             self.layer += 1
             yield self.layer
@@ -170,6 +175,29 @@ class Walk:
         for part in self._batches():
             self.hidden[part] = block.attended(self.hidden[part], *self._rotation(), self._attend)
         self._attended = True
+
+    def watch_last(self, block: DecoderLayer) -> Moments:
+        """Return the moments of the inputs of `down_proj`, which alone may change from here on.
+
+        The inputs are kept: the states move on by one product, and not by the whole feed-forward.
+        """
+        assert self._attended, "the attention may still change"
+        self._kept = kept = KeptInputs()
+        layer = block.get_submodule(_LAST)
+        handle = layer.register_forward_pre_hook(lambda module, inputs: kept.add(inputs[0]))
+        try:
+            return self.watch(block, [_LAST])[_LAST]
+        finally:
+            handle.remove()
+
+    def _advance_from_kept(self, block: DecoderLayer) -> None:
+        assert self._kept, "nothing was kept"
+        down = block.get_submodule(_LAST)
+        for part, inputs in zip(self._batches(), self._kept.batches(), strict=True):
+            made = down(inputs.to(self.stream.device))
+            self.hidden[part] = block.with_feed(self.hidden[part], made)
+        self._kept.close()
+        self._kept = None
 
     def final_moments(self) -> Moments:
         """Return the moments of the head's input, after the last block."""

@@ -18,6 +18,7 @@ from quantize.gptq_range import Range, choose_scale
 
 _BLOCK_INPUTS = 128  # rounded before the rest of the matrix is updated
 _SPAN_INPUTS = 32  # rounded before the rest of their block is
+_LEAF_INPUTS = 256  # of a triangular matrix, inverted directly
 _MAX_DAMPING = 1.0
 _LEAST_GROUP = 16  # inputs; smaller ones cost more bits than they save
 
@@ -170,13 +171,29 @@ def _inverse_factor(hessian: Tensor, damping: float) -> tuple[Tensor, float, int
 
 def _inverted(hessian: Tensor) -> Tensor | None:
     """Return the upper Cholesky factor of the inverse, or None where the Hessian is singular."""
-    lower, failed = torch.linalg.cholesky_ex(hessian)
+    # Factored from its end, H = R RT with R above the diagonal; then inverse(H) = UT U, U being
+    # inverse(R): half the work of inverting H and factoring that.
+    lower, failed = torch.linalg.cholesky_ex(hessian.flip(0, 1))
     if failed:
         return None
-    inverse = torch.cholesky_inverse(lower)
+    upper = lower.flip(0, 1)
     del lower
-    upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
-    return None if failed or not bool(torch.isfinite(upper).all()) else upper
+    _invert_upper(upper)
+    return upper if bool(torch.isfinite(upper).all()) else None
+
+
+def _invert_upper(matrix: Tensor) -> None:
+    """Replace an upper triangular matrix by its inverse, half by half."""
+    size = len(matrix)
+    if size <= _LEAF_INPUTS:
+        unit = torch.eye(size, dtype=matrix.dtype, device=matrix.device)
+        matrix.copy_(torch.linalg.solve_triangular(matrix, unit, upper=True))
+        return
+    half = size // 2
+    first, beside, second = matrix[:half, :half], matrix[:half, half:], matrix[half:, half:]
+    _invert_upper(first)
+    _invert_upper(second)
+    beside.copy_(-(first @ (beside @ second)))
 
 
 class _Solver:

@@ -156,9 +156,7 @@ class _Job:
         if not self.options.true_sequential:
             moments = walk.watch(block)
         for watched, group in INPUT_GROUPS.items():
-            if self.options.true_sequential and watched == "mlp.gate_proj":
-                walk.pass_attention(block)
-            seen = moments.get(watched) or walk.watch(block, [watched])[watched]
+            seen = moments.get(watched) or _watched(walk, block, watched)
             for name in group:
                 result = self._quantize_one(block, name, seen.mean, prefix, tensors)
                 results.append(result)
@@ -262,6 +260,13 @@ class _Job:
         config.pop("torch_dtype", None)
         _write_json(self.part / "config.json", {**config, "quantization_config": quantization})
         _write_json(self.part / "quantize_config.json", quantization)
+
+
+def _watched(walk: Walk, block: DecoderLayer, name: str) -> Moments:
+    """Return the moments of a matrix's inputs, those before it being rounded already."""
+    if name == "mlp.gate_proj":
+        walk.pass_attention(block)
+    return walk.watch_last(block) if name == "mlp.down_proj" else walk.watch(block, [name])[name]
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -260,3 +260,26 @@ def test_nan_weights_are_named(make_checkpoint: Make) -> None:
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"layers\.1\.mlp\.up_proj"):
         measure_importance(folder, options=FEW)
+
+
+@pytest.mark.parametrize(("model_type", "more"), [("llama", {}), ("gemma2", GEMMA)])
+def test_states_that_move_on_from_kept_inputs_are_where_the_block_moves_them(
+    model_type: str, more: dict[str, Any], make_checkpoint: Make
+) -> None:
+    folder = make_checkpoint(model_type, **more)
+    stream = BlockStream(folder)
+    windows = windows_of(folder, default_text(), FEW, longest_window(stream))
+    walks = [Walk(stream, windows, full=True) for _ in range(2)]
+
+    def look(layer: int, block: Any) -> None:
+        walks[0].pass_attention(block)
+        kept = walks[0].watch_last(block).mean
+        if layer == 0:  # later states differ by what was rounded
+            torch.testing.assert_close(kept, walks[1].watch(block)["mlp.down_proj"].mean)
+        block.mlp.down_proj.weight.mul_(0.5)
+        walks[1]._run(block, advance=True)
+
+    for _ in walks[0].steps(look):
+        walks[1].layer += 1
+    difference = walks[0].hidden - walks[1].hidden
+    assert float(difference.norm() / walks[1].hidden.norm()) < 2.0**-8  # bfloat16's

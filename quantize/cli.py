@@ -145,7 +145,14 @@ def gptq(
     desc_act: Annotated[
         bool, typer.Option("--desc-act", help="Round the most active columns first.")
     ] = False,
-    sym: Annotated[bool, typer.Option("--sym/--asym", help="Ranges around zero, or not.")] = True,
+    sym: Annotated[
+        bool,
+        typer.Option("--sym/--asym", help="Ranges around zero, or not: nearer, in as many bytes."),
+    ] = True,
+    damping: Annotated[
+        float,
+        typer.Option("--damping", help="How little the calibration text is relied on, 0 to 1."),
+    ] = 0.2,
     version: Annotated[
         int, typer.Option("--format-version", help="1 for all loaders, 2 for GPTQModel's own.")
     ] = 1,
@@ -171,6 +178,7 @@ def gptq(
             group_size=group_size,
             desc_act=desc_act,
             sym=sym,
+            damping=damping,
             checkpoint_format={1: "gptq", 2: "gptq_v2"}.get(version, str(version)),
         )
     calibration = sample.options()

@@ -100,6 +100,7 @@ BENCHMARKS = (
     Benchmark("mlperf.json", ("mlperf",), ("cloud",), needs=("by hand",)),
     Benchmark("cloud_kv.json", ("cloud_kv",), ("engine/torch/kv",), needs=("by hand",)),
     Benchmark("quantize_cloud.json", ("quantize",), ("quantize",), needs=("by hand",)),
+    Benchmark("gptq_text.json", ("gptq_text",), ("quantize",), needs=("by hand",)),
     Benchmark("quantize_scale_memory.json", (), ("quantize",), needs=("by hand",)),
     Benchmark("quantize_scale_time.json", (), ("quantize",), needs=("by hand",)),
     Benchmark("small_gpu_threads.json", (), ("edge/small_gpu",), needs=("by hand",)),

@@ -30,12 +30,25 @@ def ask(
     ] = None,
     *,
     options: AskOptions,
+    divide: Annotated[
+        bool,
+        typer.Option(
+            "--divide",
+            help="Have long documents (--file) read near in pieces; the far model, if it may be "
+            "asked, plans that and answers from what was found.",
+        ),
+    ] = False,
     why: Annotated[bool, typer.Option("--why", help="Say who answered, and why.")] = False,
     as_json: Json = False,
 ) -> None:
     """Ask one question: answered near, and far when that pays."""
-    from edge.chat.ask import ask_once
     from edge.chat.question_text import question
+
+    if divide:
+        from edge.chat.divided_answer import ask_divided
+
+        raise typer.Exit(ask_divided(question(prompt), options, explain=why, as_json=as_json))
+    from edge.chat.ask import ask_once
 
     raise typer.Exit(ask_once(question(prompt), options, why=why, as_json=as_json))
 

@@ -28,6 +28,7 @@ STANDS_ON = {
 MAY_IMPORT = {
     "offload/pair": set(),
     "offload/documents": set(),
+    "offload/divide": {"documents"},
     "offload/tool_calls": set(),
     "offload/egress/privacy": set(),
     "offload/config": {"egress/privacy"},

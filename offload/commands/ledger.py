@@ -16,6 +16,7 @@ from offload.egress.privacy.findings import Rules, counted
 from offload.egress.privacy.redaction import clear
 from offload.errors import RequestError
 from offload.messages import Request
+from offload.policy.serving.actions import worth_lines
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,7 +52,7 @@ def explain(name: str, *, as_json: bool) -> None:
     with open_book(places().ledger) as book:
         decision = book.decision(name)
         left = book.departures(request_id=decision.request_id)
-    report_lines = explained(decision, left)
+    report_lines = [*explained(decision, left), *worth_lines(decision.inputs)]
     if as_json:
         _print(Explanation(decision=decision, left=left, report_lines=report_lines))
         return

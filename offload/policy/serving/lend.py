@@ -14,6 +14,7 @@ from dataclasses import dataclass
 _log = logging.getLogger("nearfar.policy")
 
 SENTENCE, FEWEST = 16, 4  # tokens of a visit: of a sentence, and of a number
+_TOKEN_S = 0.02  # of a far model that has not answered yet
 _USELESS = 5  # visits in a row that bring nothing
 
 
@@ -51,9 +52,9 @@ def visit_len(round_trip_s: float | None, token_s: float | None) -> int:
 
     A quick link lends a number, a slow one a sentence, as does one that was not measured.
     """
-    if round_trip_s is None or not token_s:
+    if round_trip_s is None:
         return SENTENCE
-    return min(SENTENCE, max(FEWEST, math.ceil(round_trip_s / token_s)))
+    return min(SENTENCE, max(FEWEST, math.ceil(round_trip_s / (token_s or _TOKEN_S))))
 
 
 class LendWatch:

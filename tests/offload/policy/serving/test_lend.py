@@ -33,10 +33,16 @@ def test_what_was_lent_is_paid_for_before_more_is() -> None:
 
 @pytest.mark.parametrize(
     ("round_trip_s", "token_s", "tokens"),
-    [(0.002, 0.01, FEWEST), (0.1, 0.01, 10), (0.15, 0.005, SENTENCE), (None, 0.01, SENTENCE)],
+    [
+        (0.002, 0.01, FEWEST),
+        (0.1, 0.01, 10),
+        (0.15, 0.005, SENTENCE),
+        (None, 0.01, SENTENCE),
+        (0.1, None, 5),
+    ],
 )
 def test_a_slow_link_lends_a_sentence_and_a_quick_one_a_number(
-    round_trip_s: float | None, token_s: float, tokens: int
+    round_trip_s: float | None, token_s: float | None, tokens: int
 ) -> None:
     assert visit_len(round_trip_s, token_s) == tokens
 

@@ -5,8 +5,8 @@
     python benchmarks/together_lend.py --rows ROWS.jsonl       the figures, into together_lend.json
 
 Both models run in this process, behind the policy and the door that ship; the link is measured
-elsewhere. Questions: JSON lines with id, set, question and a number as answer. The bounds of a way
-are chosen on the first half of the questions and its figures told of the second.
+elsewhere. Questions: JSON lines with id, set, question and a number as answer. The bounds of the
+ways were set before any answer was made.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ BY_DEFAULT = frozenset({"near", "ask"})
 # How much of what a far answer adds an action brings, and how many of its tokens are written far,
 # on real answers: of checks (benchmarks/together.json), and of numbers lent to short answers
 # (benchmarks/together_lend.json).
-_SHARES = {"ask": (1.0, 1.0), "check": (0.95, 0.85), "lend": (0.9, 0.6)}
+_SHARES = {"ask": (1.0, 1.0), "check": (0.95, 0.85), "lend": (1.0, 0.47)}
 _WORDS = {
     "ask": "To ask for a far answer",
     "check": "To have the near answer read first",

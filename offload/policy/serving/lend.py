@@ -2,7 +2,7 @@
 
 A place counts where the near model's alternatives differ in meaning: where an answer or a line
 begins, and where a number is about to be written. Source of the idea: token routing, arXiv
-2505.21600 and 2504.07878; the bounds were chosen on real answers (benchmarks/together_lend.py).
+2505.21600 and 2504.07878; benchmarks/together_lend.py has what these bounds give.
 """
 
 from __future__ import annotations
@@ -25,9 +25,8 @@ class LendRule:
     `share`: of the near model's tokens so far, so many may have been lent before the next visit.
     """
 
-    begin: float = 0.5  # of an answer or of a line
     number: float = 0.6
-    word: float = 0.0  # of any other
+    begin: float = 0.0  # of an answer or of a line: not measured yet
     share: float = 0.15
 
     def doubts(self, before: str, piece: str, logprob: float) -> bool:
@@ -35,7 +34,7 @@ class LendRule:
         if _is_digit(piece.lstrip()[:1]):
             bound = self.number
         else:
-            bound = self.begin if not before.strip() or before.endswith("\n") else self.word
+            bound = self.begin if not before.strip() or before.endswith("\n") else 0.0
         return math.exp(min(0.0, logprob)) < bound
 
     def affords(self, num_lent: int, num_near: int) -> bool:

@@ -32,5 +32,6 @@ def test_what_each_action_would_have_been_worth_is_told_from_the_figures_of_a_de
     lines = worth_lines({"p_near": 0.4, "p_far": 0.8, "far_whole_s": 2.0})
     assert len(lines) == 4 and "0.40" in lines[0]
     assert lines[1] == "To ask for a far answer would add +0.40, in about 2.0 s."
-    assert all("would add +0.3" in line for line in lines[2:])
+    assert "would add +0.38" in lines[2] and "85% of the tokens" in lines[2]
+    assert "words of it lent would add +0.40" in lines[3]
     assert worth_lines({"p_near": None, "p_far": 0.8}) == []

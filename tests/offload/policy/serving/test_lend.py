@@ -23,7 +23,7 @@ from offload.policy.serving.lend import FEWEST, SENTENCE, LendRule, LendWatch, v
 def test_places_count_whose_alternatives_differ_in_meaning(
     before: str, piece: str, probability: float, doubted: bool
 ) -> None:
-    assert LendRule().doubts(before, piece, math.log(probability)) == doubted
+    assert LendRule(begin=0.5).doubts(before, piece, math.log(probability)) == doubted
 
 
 def test_what_was_lent_is_paid_for_before_more_is() -> None:

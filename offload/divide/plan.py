@@ -80,13 +80,17 @@ def plan_request(question: str, about: str, privacy: Privacy) -> Request:
 
 
 def read_plan(text: str, question: str) -> Plan:
-    """Return a plan as it was written; one that is none is the question itself as one job."""
+    """Return a plan as it was written, behind the question itself as its first job.
+
+    A small planner may write jobs that miss the question; one that writes no plan adds none.
+    """
+    asked = plain_plan(question).jobs
     try:
         plan = msgspec.json.decode(text, type=Plan)
     except (msgspec.DecodeError, UnicodeEncodeError):
-        return plain_plan(question)
-    jobs = tuple(job for job in plan.jobs if job.task.strip())
-    return Plan(jobs=jobs) if jobs else plain_plan(question)
+        return Plan(jobs=asked)
+    planned = tuple(job for job in plan.jobs if job.task.strip())
+    return Plan(jobs=(*asked, *planned)[:MAX_JOBS])
 
 
 def plain_plan(question: str) -> Plan:

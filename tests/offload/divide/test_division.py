@@ -97,7 +97,7 @@ async def test_all_pieces_are_requests_of_their_own_that_may_not_leave() -> None
     hybrid, edge, _ = pair()
     _, found, _ = await asked(hybrid, text_of(FACT), num_lanes=4)
     jobs = [each for each in edge.requests if piece_of(each)]
-    assert len(jobs) == found.num_read > 10
+    assert len(jobs) >= found.num_read > 10
     assert {each.privacy for each in jobs} == {Privacy.LOCAL_ONLY}
     assert not any(each.tools for each in jobs) and all(each.sampling.json_schema for each in jobs)
     assert len({each.messages[0] for each in jobs}) == 1, "one prefix for all"
@@ -167,7 +167,7 @@ def test_a_plan_that_is_none_is_the_question_itself(written: str) -> None:
 
 def test_a_plan_has_few_jobs() -> None:
     plan = read_plan(json.dumps({"jobs": PLAN["jobs"] * MAX_JOBS}), QUESTION)
-    assert len(plan.jobs) == MAX_JOBS
+    assert len(plan.jobs) == MAX_JOBS and plan.jobs[0].task == QUESTION
 
 
 PIECE = Passage(name="a", page=2, first_line=1, last_line=4, text="The  Lamp\ncosts 41 marks. So.")

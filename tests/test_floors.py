@@ -59,8 +59,9 @@ MAY_IMPORT = {
     "edge/near": {"device", "llama", "models", "small_gpu"},
     "edge/conversations": set(),
     "edge/documents": {"conversations", "models", "near"},
-    "edge/chat": {"conversations", "documents", "models", "near"},
-    "edge/assistant": {"chat", "conversations", "documents", "models", "near"},
+    "edge/tools": {"documents"},
+    "edge/chat": {"conversations", "documents", "models", "near", "tools"},
+    "edge/assistant": {"chat", "conversations", "documents", "models", "near", "tools"},
     "edge/bench": {"chat", "device", "llama", "models", "near"},
     "edge/doctor": {"device", "llama", "models", "near"},
     "edge": {

@@ -22,9 +22,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from backbone.files import kept_secret
 from edge.assistant.language import chinese, speaks_chinese
+from offload.documents.reader import MAX_FILE_BYTES
 
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 MAX_BODY_BYTES = 4_000_000
+DOCUMENTS_PATH = "/api/documents"  # takes a file whole
 MIN_TOKEN_LEN = 32
 _TOKEN_CHARS = frozenset(f"{string.ascii_letters}{string.digits}-_".encode())
 
@@ -81,8 +83,10 @@ class PageAccess:
             return refuse(401, "open the link that `nearfar assistant` printed")
         if not headers.get("content-length", "0").isdecimal() or "transfer-encoding" in headers:
             return refuse(411, "say how long the body is")
-        if int(headers.get("content-length", "0")) > MAX_BODY_BYTES:
-            return refuse(413, f"at most {MAX_BODY_BYTES:,} bytes can be sent at once")
+        is_file = scope["path"] == DOCUMENTS_PATH
+        most = MAX_FILE_BYTES if is_file else MAX_BODY_BYTES
+        if int(headers.get("content-length", "0")) > most:
+            return refuse(413, f"at most {most:,} bytes can be sent at once")
         return None
 
 

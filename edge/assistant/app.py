@@ -18,10 +18,11 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from backbone.errors import NearfarError, cause
-from edge.assistant.access import PageAccess
+from edge.assistant.access import DOCUMENTS_PATH, PageAccess
 from edge.assistant.engine_settings import AssistantEngine, SettingsChange
 from edge.assistant.language import speaks_chinese, spoken, told_of
 from edge.assistant.ledger_rows import listed
+from edge.assistant.page_documents import PageDocuments
 from edge.assistant.running_answers import Event, RunningAnswers, finish_event
 from edge.chat.consent import Reply
 from edge.chat.dialogue import AnswerOptions
@@ -33,6 +34,7 @@ from edge.conversations.forget import discard
 from edge.conversations.store import Conversations
 from edge.conversations.trash import emptied
 from edge.near import cloud_watch
+from edge.tools.desk import ToolReply, open_desk
 from offload.errors import RequestError
 from offload.messages import Count, Privacy, Side
 
@@ -47,6 +49,7 @@ class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """A question; `side` None leaves it to the policy. An empty text answers the last one anew.
 
     `edits` is the turn in whose place it is asked. `resume` goes on with the last answer instead.
+    `documents` are the ids of those that are searched for it.
     `private` keeps it here whatever the settings say by now: it was written while they said so.
     """
 
@@ -55,6 +58,7 @@ class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     private: bool = False
     edits: Count = 0
     resume: bool = False
+    documents: tuple[str, ...] = ()
 
 
 class ChosenVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +72,12 @@ class HeadingChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     title: str | None = None
     pinned: bool | None = None
+
+
+class CallReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Call reply: what a person said when asked whether a tool may be called."""
+
+    reply: ToolReply
 
 
 class ConsentReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -105,6 +115,7 @@ def build_app(
                 await stack.enter_async_context(beside.router.lifespan_context(beside))
             yield
         await answers.stop_all()
+        await api.close()
         await assistant.aclose()
 
     return Starlette(
@@ -131,6 +142,8 @@ def build_app(
             Route(f"{one}/restore", api.restore, methods=["POST"]),
             Route(f"{one}/stop", api.stop, methods=["POST"]),
             Route(f"{one}/consent", api.consent, methods=["POST"]),
+            Route(f"{one}/call", api.call_reply, methods=["POST"]),
+            Route(DOCUMENTS_PATH, api.take_document, methods=["POST"]),
             *([Mount("", beside)] if beside is not None else []),
         ],
         lifespan=lifespan,
@@ -146,6 +159,22 @@ class _Api:
         self, assistant: AssistantEngine, store: Conversations, answers: RunningAnswers
     ) -> None:
         self._assistant, self._store, self._answers = assistant, store, answers
+        self._documents = PageDocuments(store, assistant.here)
+        self._desk = open_desk(assistant.settings.tools, assistant.here, answers.ask_call)
+
+    async def close(self) -> None:
+        """End the servers of tools."""
+        await self._desk.aclose()
+
+    async def take_document(self, request: Request) -> Response:
+        """Read a file that was dropped on the page."""
+        name = Path(request.query_params.get("name", "")).name or "document"
+        return _json(await self._documents.take(self._assistant.settings, name, request.stream()))
+
+    async def call_reply(self, request: Request) -> Response:
+        """Take what a person said to a call of a tool."""
+        self._answers.reply_call(_id(request), (await _body(request, CallReply)).reply)
+        return _json({})
 
     async def status(self, request: Request) -> Response:
         return _said(request, self._assistant.status())
@@ -178,7 +207,14 @@ class _Api:
     async def read(self, request: Request) -> Response:
         whole = self._store.read(_id(request))
         turns = [_shown(turn) for turn in whole.turns]
-        return _said(request, {"heading": whole.heading, "system": whole.system, "turns": turns})
+        document = {
+            "heading": whole.heading,
+            "system": whole.system,
+            "turns": turns,
+            "documents": self._documents.listed(whole.heading.id),
+            "running": self._answers.is_running(whole.heading.id),
+        }
+        return _said(request, document)
 
     async def change(self, request: Request) -> Response:
         wanted = await _body(request, HeadingChange)
@@ -228,6 +264,11 @@ class _Api:
     async def ask(self, request: Request) -> Response:
         """Begin to answer: a new question, or the last one anew."""
         conversation, question = _id(request), await _body(request, PageQuestion)
+        if question.text.strip():
+            settings, text = self._assistant.settings, question.text.strip()
+            documents = question.documents
+            text = await self._documents.question(settings, conversation, documents, text)
+            question = msgspec.structs.replace(question, text=text)
         async with self._assistant.lock:
             self._begin_answer(conversation, question)
         return _json({}, status=202)
@@ -250,7 +291,9 @@ class _Api:
         options = AnswerOptions(privacy=self._assistant.privacy, sampling=sampling)
         outbox = self._assistant.outbox if self._assistant.has_cloud else None
         options = replace(options, forced=question.side, outbox=outbox)
-        self._answers.start(self._assistant.engine, conversation, options, resume=question.resume)
+        self._answers.start(
+            self._assistant.engine, conversation, options, desk=self._desk, resume=question.resume
+        )
 
     async def stream(self, request: Request) -> Response:
         async def lines() -> AsyncIterator[bytes]:

@@ -128,6 +128,11 @@ class AssistantEngine:
         return read_presets(self.presets_file).get(self.settings.edge.preset, Preset())
 
     @property
+    def here(self) -> Places:
+        """The folders of the person whose assistant this is."""
+        return self._here
+
+    @property
     def presets_file(self) -> Path:
         """The file of the presets."""
         return self._here.presets

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from functools import partial
 from typing import Any, cast
 
@@ -13,14 +13,16 @@ import msgspec
 from backbone.errors import NearfarError
 from edge.chat.chat import remarks
 from edge.chat.consent import Reply
-from edge.chat.dialogue import AnswerOptions, answer, unfinished
+from edge.chat.dialogue import AnswerOptions, unfinished
 from edge.chat.terminal import why
+from edge.chat.tool_rounds import AnswerItem, ToolRun, ToolTrouble, answer_with_tools
 from edge.conversations.store import Conversations
+from edge.tools.desk import AskedCall, ToolDesk, ToolReply
 from offload.egress.preview import Preview, Previewer, preview, previewed
 from offload.egress.privacy.findings import Rules
-from offload.engine import AnswerStream, Engine
+from offload.engine import Engine
 from offload.errors import RequestError
-from offload.messages import Delta, Finish, Request, Side
+from offload.messages import Finish, Request, Side
 from offload.reading import heard_by
 from offload.reasons import sentence
 
@@ -47,7 +49,13 @@ class RunningAnswers:
             raise RequestError("an answer is being written; stop it first")
 
     def start(
-        self, engine: Engine, conversation: str, options: AnswerOptions, *, resume: bool = False
+        self,
+        engine: Engine,
+        conversation: str,
+        options: AnswerOptions,
+        *,
+        desk: ToolDesk | None = None,
+        resume: bool = False,
     ) -> None:
         """Begin to answer a conversation's last question, or go on with its last answer.
 
@@ -55,7 +63,15 @@ class RunningAnswers:
         """
         self.require_idle(conversation)
         begun = unfinished(self._store.read(conversation)).content if resume else ""
-        stream = answer(engine, self._store, conversation, options, resume=resume)
+        stream = answer_with_tools(
+            engine,
+            self._store,
+            conversation,
+            options,
+            desk,
+            privacy=options.privacy,
+            resume=resume,
+        )
         going = _Answer(stream, begun)
         going.task.add_done_callback(lambda _: self.after())
         self._last[conversation] = going
@@ -63,6 +79,10 @@ class RunningAnswers:
     def _running(self, conversation: str) -> _Answer | None:
         going = self._last.get(conversation)
         return going if going is not None and not going.task.done() else None
+
+    def is_running(self, conversation: str) -> bool:
+        """Whether this conversation is being answered."""
+        return self._running(conversation) is not None
 
     async def stop(self, conversation: str) -> None:
         """Stop an answer and keep what there is of it; without one, do nothing."""
@@ -88,6 +108,17 @@ class RunningAnswers:
             return "nobody"
         return await going.ask(await previewed(self.preview, request))
 
+    async def ask_call(self, conversation: str, asked: AskedCall) -> ToolReply:
+        """Ask whoever watches a conversation whether a tool may be called."""
+        going = self._running(conversation)
+        return "no" if going is None else await going.ask_call(asked)
+
+    def reply_call(self, conversation: str, reply: ToolReply) -> None:
+        """Hand on what a person said when asked about a call."""
+        going = self._running(conversation)
+        if going is not None:
+            going.reply_call(reply)
+
     def refused(self, request: Request) -> None:
         """Keep what a person did not let go on this device, for good."""
         if request.session:
@@ -110,17 +141,19 @@ class RunningAnswers:
 class _Answer:
     """Running answer, its watchers, and the question it may have for them."""
 
-    def __init__(self, stream: AnswerStream, begun: str) -> None:
+    def __init__(self, stream: AsyncGenerator[AnswerItem, None], begun: str) -> None:
         self._text, self._source = begun, ""
         self._watchers: set[asyncio.Queue[Event | None]] = set()
         self._question: Event | None = None
         self._reading: Event | None = None
         self._reply: asyncio.Future[Reply] | None = None
+        self._call_reply: asyncio.Future[ToolReply] | None = None
+        self._troubles: list[str] = []
         self._end: Event = {"type": "stopped"}
         self._ended = False
         self.task = asyncio.create_task(self._read(stream))
 
-    async def _read(self, stream: AnswerStream) -> None:
+    async def _read(self, stream: AsyncGenerator[AnswerItem, None]) -> None:
         try:
             with heard_by(self._hear):
                 async with contextlib.aclosing(stream):
@@ -141,10 +174,19 @@ class _Answer:
             self._reading = {"type": "reading", "side": side, "read": num_read, "of": num_tokens}
             self._tell(self._reading)
 
-    def _take(self, item: Delta | Finish) -> None:
+    def _take(self, item: AnswerItem) -> None:
         if isinstance(item, Finish):
             built = cast(Event, msgspec.to_builtins(item))
-            self._end = {"type": "finish", **finish_event(item), "finish": built}
+            told = finish_event(item)
+            told["remarks"] = [*self._troubles, *told["remarks"]]
+            self._end = {"type": "finish", **told, "finish": built}
+            return
+        if isinstance(item, ToolTrouble):
+            self._troubles.append(item.reason)
+            return
+        if isinstance(item, ToolRun):
+            self._text = self._source = ""  # the answer goes on in a turn of its own
+            self._tell({"type": "tool", "shown": item.asked.shown, "result": item.result.text})
             return
         self._text = item.apply(self._text)
         self._source = item.source or self._source
@@ -167,6 +209,20 @@ class _Answer:
         finally:
             self._question = self._reply = None
             self._tell({"type": "consented"})
+
+    async def ask_call(self, asked: AskedCall) -> ToolReply:
+        self._question = {"type": "call", "shown": asked.shown, "server": asked.server}
+        self._call_reply = asyncio.get_running_loop().create_future()
+        self._tell(self._question)
+        try:
+            return await self._call_reply
+        finally:
+            self._question = self._call_reply = None
+            self._tell({"type": "call_answered"})
+
+    def reply_call(self, reply: ToolReply) -> None:
+        if self._call_reply is not None and not self._call_reply.done():
+            self._call_reply.set_result(reply)
 
     def reply(self, reply: Reply) -> None:
         if self._reply is not None and not self._reply.done():

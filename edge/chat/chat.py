@@ -6,16 +6,17 @@ import asyncio
 import contextlib
 import difflib
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from backbone.errors import NearfarError
 from backbone.stop_signals import on_signals
-from edge.chat.dialogue import AnswerOptions, answer
+from edge.chat.dialogue import AnswerOptions
 from edge.chat.past_turns import past_turns
 from edge.chat.screen import HELP, Command, LeaveChat, Screen, is_command
 from edge.chat.terminal import ThoughtFolding, why
+from edge.chat.tool_rounds import AnswerItem, ToolRun, ToolTrouble, answer_with_tools
 from edge.chat.upgrade_answers import AnswerUpgrader
 from edge.conversations.attachments import apart
 from edge.conversations.forget import forget
@@ -24,13 +25,16 @@ from edge.conversations.trash import emptied
 from edge.documents.attached import AttachedDocuments, attached_documents
 from edge.near import cloud_watch
 from edge.near.switch_model import ModelSwitch
+from edge.tools.desk import ToolDesk
 from offload.config.places import places
 from offload.config.settings import Settings
 from offload.documents.document import Document
-from offload.engine import AnswerStream, Engine
+from offload.engine import Engine
 from offload.messages import Delta, Finish, Privacy, Side
 from offload.reading import heard_by, reading_line
 from offload.thinking import split
+
+_WIDTH = 200  # of what a tool answered, as it is shown
 
 
 class Chat:
@@ -60,6 +64,7 @@ class Chat:
         settle: Callable[[Finish], Awaitable[None]] | None = None,
         attached: AttachedDocuments | None = None,
         privacy_of_documents: Callable[[], Privacy] | None = None,
+        desk: ToolDesk | None = None,
     ) -> None:
         self.engine = engine
         self.screen = screen
@@ -68,6 +73,7 @@ class Chat:
         self._commands = commands
         self._privacy = privacy
         self._of_documents = privacy_of_documents or (lambda: self.privacy)
+        self.desk = desk
         self._settle = settle
         self.system = store.read(conversation).system if conversation else system
         self.conversation = conversation
@@ -195,7 +201,15 @@ class Chat:
         assert self.conversation is not None, "something was asked"
         options = replace(self.options, forced=forced) if forced else self.options
         reply = _Reply(self.screen)
-        stream = answer(self.engine, self.store, self.conversation, options, resume=resume)
+        stream = answer_with_tools(
+            self.engine,
+            self.store,
+            self.conversation,
+            options,
+            self.desk,
+            privacy=self._of_documents(),
+            resume=resume,
+        )
         self._job = job = asyncio.ensure_future(reply.read(stream))
         try:
             with on_signals(job.cancel, signal.SIGINT), self.screen.answering():
@@ -252,20 +266,31 @@ class _Reply:
         self.text = ""
         self.finish: Finish | None = None
 
-    async def read(self, stream: AnswerStream) -> None:
+    async def read(self, stream: AsyncGenerator[AnswerItem, None]) -> None:
         with heard_by(self._reading):
             async with contextlib.aclosing(stream):
                 async for item in stream:
                     if isinstance(item, Finish):
                         self.finish = item
-                        continue
-                    self._show(item)
+                    elif isinstance(item, ToolRun):
+                        self._tell(item)
+                    elif isinstance(item, ToolTrouble):
+                        self._screen.remark(item.reason)
+                    else:
+                        self._show(item)
         if rest := self.folding.rest():
             self._show(Delta(text=rest))
 
     def _reading(self, num_read: int, num_tokens: int, side: Side) -> None:
         if not self.text and self.finish is None:
             self._screen.reading(reading_line(num_read, num_tokens, side))
+
+    def _tell(self, run: ToolRun) -> None:
+        if self.text:
+            self._show(Delta(text="\n\n"))
+        lines = run.result.text.strip().splitlines() or [""]
+        more = f" … ({len(lines)} lines)" if len(lines) > 1 else ""
+        self._screen.remark(f"{run.asked.shown} -> {lines[0][:_WIDTH]}{more}")
 
     def _show(self, delta: Delta) -> None:
         had = self.folding.has_thought and not delta.replaces

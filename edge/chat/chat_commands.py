@@ -162,6 +162,24 @@ async def _attach(chat: Chat, rest: str) -> None:
         raise RequestError("nothing is attached; name a text file, a PDF or a folder: /attach PATH")
 
 
+async def _tools(chat: Chat, rest: str) -> None:
+    """List the tools, or leave them out from here on, or offer them again."""
+    if chat.desk is None or not chat.desk.sources:
+        raise RequestError(
+            "no tool is set up: `nearfar config set tools.time true`, tools.files, or mcp.json"
+        )
+    if rest in ("on", "off"):
+        chat.desk.is_on = rest == "on"
+    elif rest:
+        raise RequestError("write /tools, /tools off or /tools on")
+    await chat.desk.toolbox()
+    for trouble in chat.desk.troubles:
+        chat.screen.remark(trouble)
+    for name, source, description in chat.desk.listed():
+        chat.screen.remark(f"{name:24} {source}: {description}")
+    chat.screen.remark("you are asked before each call" if chat.desk.is_on else "tools are off")
+
+
 async def _help(chat: Chat, _: str) -> None:
     for name, command in COMMANDS.items():
         chat.screen.remark(f"{f'{name} {command.takes}':24} {command.help}")
@@ -192,6 +210,7 @@ COMMANDS = {
         help="attach a text, PDF or folder; none drops all", act=_attach, takes="[PATH]"
     ),
     "/file": Command(help="the earlier name of /attach", act=_attach, takes="PATH"),
+    "/tools": Command(help="the tools; off and on", act=_tools, takes="[on|off]"),
     "/save": Command(
         help="write the conversation as .md or .json", act=history.save, takes="[FILE]"
     ),

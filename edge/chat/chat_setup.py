@@ -30,6 +30,7 @@ from offload.pair import EDGE_MODEL
 if TYPE_CHECKING:
     from edge.chat.chat import Chat
     from edge.documents.attached import AttachedDocuments
+    from edge.tools.desk import AskCall, AskedCall, ToolReply
 
 _SHORT = 400  # characters that are shown whole at once
 _DEMONSTRATION = "a small demonstration model answers; `nearfar models list --all` lists real ones"
@@ -135,6 +136,8 @@ class _ChatRun:
         finally:
             # Which may be another by now.
             await (self._chat.engine if self._chat else engine).aclose()
+            if self._chat is not None and self._chat.desk is not None:
+                await self._chat.desk.aclose()
 
     def _begun(
         self, engine: Engine, screen: Screen, past: ConversationChoice, conversation: str | None
@@ -145,6 +148,7 @@ class _ChatRun:
         from edge.chat.upgrade_answers import AnswerUpgrader, waiting_line
         from edge.documents.attached import attached_documents
         from edge.near.switch_model import ModelSwitch
+        from edge.tools.desk import open_desk
 
         outbox = self._outbox(past)
         if outbox and not self._wish.offline and (notice := waiting_line(outbox)):
@@ -163,6 +167,7 @@ class _ChatRun:
             privacy_of_documents=self._privacy_of_documents,
             attached=self._attached or attached_documents(self._settings, self._here),
             settle=self._settling(engine, screen),
+            desk=open_desk(self._settings.tools, self._here, _call_asker(screen)),
             changing=ModelSwitch(
                 lambda name: self._open(self._with_model(name), screen),
                 self._here.models,
@@ -250,6 +255,20 @@ def _asker(screen: Screen, preview: Callable[[Request], Preview]) -> Question:
         while (reply := await screen.choose("May this leave the device?", more | choices)) == "s":
             screen.leaving(list(leaving_lines(shown, whole=True)))
         return _REPLIES[reply][0]
+
+    return ask
+
+
+def _call_asker(screen: Screen) -> AskCall:
+    async def ask(_: str, asked: AskedCall) -> ToolReply:
+        choices = {
+            "y": "this call",
+            "c": "this tool, in all of this conversation",
+            "n": "no; answer without it",
+        }
+        question = f"May the model call {asked.shown} of {asked.server!r}?"
+        replies: dict[str, ToolReply] = {"y": "once", "c": "conversation", "n": "no"}
+        return replies[await screen.choose(question, choices)]
 
     return ask
 

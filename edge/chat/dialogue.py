@@ -17,7 +17,9 @@ from offload.egress.privacy.shareable_part import class_of, holds_private
 from offload.engine import AnswerStream, Engine
 from offload.errors import RequestError
 from offload.hybrid.hybrid import Hybrid
-from offload.messages import Delta, Finish, Privacy, Request, Sampling, Side
+from offload.messages import Delta, Finish, Privacy, Request, Sampling, Side, ToolCall
+from offload.tool_calls.call_reader import CallReader
+from offload.tool_calls.toolbox import Toolbox
 
 _STATES: dict[str, State] = {"cancelled": "stopped", "deadline": "stopped", "error": "failed"}
 
@@ -28,7 +30,7 @@ class AnswerOptions:
 
     `thinking` asks the chat template for thoughts before the answer, or for none; None leaves it
     as the template has it. `outbox` takes the questions that the cloud may answer better when it is
-    back; None takes none.
+    back; None takes none. `tools` are those that the answer may call.
     """
 
     forced: Side | None = None
@@ -36,6 +38,7 @@ class AnswerOptions:
     sampling: Sampling = field(default_factory=Sampling)
     thinking: bool | None = None
     outbox: Outbox | None = None
+    tools: Toolbox | None = None
 
 
 async def answer(
@@ -57,8 +60,10 @@ async def answer(
     if begun is not None:
         whole = msgspec.structs.replace(whole, turns=whole.turns[:-1])
     prefix = begun.content if begun is not None else ""
+    tools = None if begun is not None else options.tools
     request = Request(
         messages=whole.messages(),
+        tools=tools.descriptions if tools else (),
         answer_prefix=prefix,
         sampling=options.sampling,
         privacy=options.privacy,
@@ -74,8 +79,11 @@ async def answer(
     near = Privacy.LOCAL_ONLY if holds_private(request) else privacy
     writing = store.resume(begun.id) if begun else store.answer(conversation, near)
     text = prefix
+    stream = side.generate(request)
+    if tools is not None:
+        stream = apart_from_calls(stream, tools, writing)
     try:
-        async with aclosing(side.generate(request)) as stream:
+        async with aclosing(stream):
             async for item in stream:
                 if isinstance(item, Delta) and item.replaces and prefix:
                     item = msgspec.structs.replace(item, text=prefix + item.text)
@@ -93,6 +101,30 @@ async def answer(
     except NearfarError as error:
         writing.end("failed", Finish(reason="error", error=str(error)))
         raise
+
+
+async def apart_from_calls(
+    stream: AnswerStream, tools: Toolbox, writing: AnswerWriter
+) -> AnswerStream:
+    """Stream an answer without the calls in it, which are kept with its turn."""
+    reader, text = CallReader(tools), ""
+    async with aclosing(stream):
+        async for item in stream:
+            if isinstance(item, Delta):
+                if item.replaces:
+                    reader, text = CallReader(tools), ""
+                said = "".join(each for each in reader.push(item.text) if isinstance(each, str))
+                text += said
+                yield msgspec.structs.replace(item, text=said)
+                continue
+            rest = "".join(each for each in reader.flush() if isinstance(each, str))
+            if rest:
+                yield Delta(text=rest)
+            calls = [] if reader.is_cut or item.reason not in ("stop", "length") else reader.calls
+            if calls:
+                made = [ToolCall(id=c.id, name=c.name, arguments=c.arguments) for c in calls]
+                writing.call(text + rest, made)
+            yield item
 
 
 def unfinished(conversation: Conversation) -> Turn:

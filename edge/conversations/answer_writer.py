@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Sequence
 
 import msgspec
 import psutil
 
 from edge.conversations.conversation import State
-from offload.messages import Finish, Privacy
+from offload.messages import Finish, Privacy, ToolCall
 
 
 class AnswerWriter:
@@ -30,6 +31,13 @@ class AnswerWriter:
     def classify(self, privacy: Privacy) -> None:
         """Set the privacy class of the answer, where it turns out to be another."""
         self._db.execute("UPDATE turn SET privacy = ? WHERE id = ?", (privacy.value, self.turn))
+
+    def call(self, text: str, calls: Sequence[ToolCall]) -> None:
+        """Note the tools that the answer calls, and what of its text is no call."""
+        encoded = msgspec.json.encode(calls).decode()
+        self._db.execute(
+            "UPDATE turn SET content = ?, calls = ? WHERE id = ?", (text, encoded, self.turn)
+        )
 
     def wait(self, name: str) -> None:
         """Note the outbox entry by which a better answer may come."""

@@ -12,7 +12,7 @@ import msgspec
 
 from edge.conversations.attachments import with_note
 from edge.conversations.versions import Tree
-from offload.messages import Finish, Message, Privacy, Role
+from offload.messages import Finish, Message, Privacy, Role, ToolCall
 from offload.reasons import sentence
 from offload.thinking import split
 
@@ -53,7 +53,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     `waiting` is its id in the outbox while the cloud is to be asked again. `privacy` is its class,
     local_only also where its person did not let it go: such a turn never leaves. `parent` is the
     turn before it, and `versions` are all that stand behind that one, itself among them, where
-    there are several.
+    there are several. `calls` are those that an answer makes, and of a turn of role tool the one
+    that it answers.
     """
 
     id: int
@@ -68,6 +69,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     waiting: str = ""
     better: LaterAnswer | None = None
     privacy: Privacy = Privacy.ASK
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def can_go_on(self) -> bool:
@@ -95,8 +97,10 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         Questions without an answer between them become one, since models know turns by turns.
         """
         system = [_message("system", self.system, self.privacy)] if self.system else []
-        said = [_message(turn.role, turn.content, turn.privacy) for turn in self.turns]
-        turns = _by_turns(message for message in said if message.content.strip())
+        said = map(_of_turn, self.turns, (*self.turns[1:], None))
+        turns = _by_turns(
+            each for each in said if each.content.strip() or each.tool_calls or each.tool_call_id
+        )
         return with_note((*system, *turns))
 
 
@@ -104,11 +108,16 @@ def _by_turns(said: Iterable[Message]) -> list[Message]:
     """Return messages whose roles alternate: those of one role in a row are joined, and stay on the
     device where one of them does.
     """
-    rows = (tuple(messages) for _, messages in groupby(said, key=lambda message: message.role))
+
+    def alike(message: Message) -> tuple[str, str | None]:
+        return message.role, message.tool_call_id  # each result of a tool stands for itself
+
+    rows = (tuple(messages) for _, messages in groupby(said, key=alike))
     return [
         msgspec.structs.replace(
             row[0],
             content="\n\n".join(message.content for message in row),
+            tool_calls=tuple(call for message in row for call in message.tool_calls),
             stays=any(message.stays for message in row),
         )
         for row in rows
@@ -119,6 +128,17 @@ def _message(role: Role, content: str, privacy: Privacy) -> Message:
     thought, answer = split(content) if role == "assistant" else ("", content)
     stays = privacy is Privacy.LOCAL_ONLY
     return Message(role=role, content=answer, reasoning=thought, stays=stays)
+
+
+def _of_turn(turn: Turn, behind: Turn | None) -> Message:
+    """Return a turn as a model reads it; a call that nothing answered, as it was stopped, is left
+    out: models and servers want an answer to each.
+    """
+    message = _message(turn.role, turn.content, turn.privacy)
+    if turn.role == "tool":
+        return msgspec.structs.replace(message, tool_call_id=turn.calls[0].id)
+    is_answered = behind is not None and behind.role == "tool"
+    return msgspec.structs.replace(message, tool_calls=turn.calls) if is_answered else message
 
 
 def conversation_of(row: sqlite3.Row, turns: Iterable[sqlite3.Row]) -> Conversation:
@@ -151,7 +171,8 @@ def turn_of(row: sqlite3.Row) -> Turn:
     names = ("id", "parent", "role", "content", "state", "source", "created_at", "waiting")
     privacy = Privacy(row["privacy"])
     columns = {name: row[name] for name in names}
-    return Turn(**columns, finish=finish, better=better, privacy=privacy)
+    calls = msgspec.json.decode(row["calls"], type=tuple[ToolCall, ...])
+    return Turn(**columns, finish=finish, better=better, privacy=privacy, calls=calls)
 
 
 Format = Literal["markdown", "json"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def erase(conversations: Sequence[str], store: Conversations, sessions: Path) ->
 async def forget(
     conversation: str, store: Conversations, engine: Engine | None, sessions: Path
 ) -> None:
-    """Delete a conversation, its KV cache (in memory and in `sessions`), and its outbox."""
+    """Delete a conversation, its documents, its KV cache (also in `sessions`), and its outbox."""
     from engine.sessions import forget_session
 
     if isinstance(engine, SessionKeeping):
@@ -36,4 +37,7 @@ async def forget(
     # Other models may have kept it too, before this one was chosen.
     await asyncio.to_thread(forget_session, sessions, conversation)
     Outbox(places().outbox).forget_session(conversation)
+    for path in map(Path, store.documents(conversation)):
+        if places().attached in path.parents:  # dropped on the page, and kept for this alone
+            shutil.rmtree(path.parent, ignore_errors=True)
     store.delete(conversation)

@@ -28,7 +28,7 @@ from edge.conversations.search import SearchHit, search
 from edge.conversations.trash import Trash
 from edge.conversations.versions import Versions
 from offload.errors import RequestError
-from offload.messages import Privacy, Role
+from offload.messages import Privacy, Role, ToolCall
 
 TITLE_LEN = 60
 
@@ -117,6 +117,13 @@ class Conversations:
         """Begin an answer, to be written piece by piece."""
         return AnswerWriter(self._db, self._add(conversation, "assistant", "", "writing", privacy))
 
+    def tool_result(self, conversation: str, call: ToolCall, text: str, privacy: Privacy) -> int:
+        """Add what a tool answered to a call."""
+        turn = self._add(conversation, "tool", text, "whole", privacy)
+        encoded = msgspec.json.encode([call]).decode()
+        self._db.execute("UPDATE turn SET calls = ? WHERE id = ?", (encoded, turn))
+        return turn
+
     def resume(self, turn: int) -> AnswerWriter:
         """Go on with an answer that was not finished, behind what there is of it."""
         self._db.execute(
@@ -188,6 +195,11 @@ class Conversations:
             raise RequestError(f"there is no conversation {conversation!r}; it may be deleted")
         paths: list[str] = json.loads(row["documents"])
         return paths
+
+    def all_documents(self) -> list[str]:
+        """Return the paths of what stays attached to any conversation."""
+        rows = self._db.execute("SELECT documents FROM conversation").fetchall()
+        return [path for row in rows for path in json.loads(row["documents"])]
 
     def keep_documents(self, conversation: str, paths: Sequence[str]) -> None:
         """Keep the paths of what stays attached to a conversation."""

@@ -21,7 +21,7 @@ export function keepToken() {
   history.replaceState(null, "", `${location.pathname}${said.size ? `#${said}` : ""}`);
 }
 
-async function call(path, { method = "GET", body, signal } = {}) {
+async function call(path, { method = "GET", body, blob, signal } = {}) {
   // The server's sentences come in the page's language, which need not be the browser's.
   const headers = { authorization: `Bearer ${localStorage.getItem(KEY) ?? ""}`, "accept-language": language() };
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -31,7 +31,7 @@ async function call(path, { method = "GET", body, signal } = {}) {
       method,
       headers,
       signal,
-      body: body === undefined ? undefined : JSON.stringify(body),
+      body: blob ?? (body === undefined ? undefined : JSON.stringify(body)),
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;
@@ -58,7 +58,9 @@ export const keepPreset = (name, preset) => json(`presets/${encodeURIComponent(n
 export const removePreset = (name) => json(`presets/${encodeURIComponent(name)}`, { method: "DELETE" });
 export const remove = (id) => json(at(id), { method: "DELETE" });
 const post = (path, body = {}) => json(path, { method: "POST", body });
-export const ask = (id, text, side = null, stays = false, edits = 0) => post(`${at(id)}/ask`, { text, side, private: stays, edits });
+export const ask = (id, text, side = null, stays = false, edits = 0, documents = []) => post(`${at(id)}/ask`, { text, side, private: stays, edits, documents });
+export const upload = (file) => json(`documents?name=${encodeURIComponent(file.name)}`, { method: "POST", blob: file });
+export const replyCall = (id, reply) => post(`${at(id)}/call`, { reply });
 export const resume = (id) => post(`${at(id)}/ask`, { resume: true });
 export const version = (id, turn) => post(`${at(id)}/version`, { turn });
 export const restore = (id) => post(`${at(id)}/restore`);

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { Composer } from "./composer.js";
+import { Documents } from "./documents.js";
 import { askConsent, choose, line, withdrawConsent } from "./dialogs.js";
 import { listen as listenToList, show as showList } from "./list.js";
 import { listen } from "./keys.js";
@@ -11,6 +12,7 @@ import * as place from "./place.js";
 import { Settings } from "./settings.js";
 import { draw as drawStatus } from "./status.js";
 import { Thread } from "./thread.js";
+import { askCall, withdrawCall } from "./tools.js";
 import * as theme from "./theme.js";
 import * as words from "./words.js";
 
@@ -29,7 +31,8 @@ let undoing = null; // the timer that takes the offer to undo away
 let last = null; // the last answer's usage
 
 const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text), edit, version, resume });
-const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), fail: notice });
+const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), take: (file) => documents.take(file) });
+const documents = new Documents($("documents"), (file) => act(() => api.upload(file)));
 const settings = new Settings(stand, speak);
 const ledger = new Ledger((id) => open(id));
 const learning = new LearnQuestion(async (learn) => {
@@ -142,6 +145,7 @@ function clear() {
   current = null;
   last = null;
   thread.show([]);
+  documents.show([]);
   title("");
   composer.setBusy(false);
   side(false);
@@ -158,10 +162,12 @@ async function open(id) {
   last = whole.turns.at(-1)?.finish?.usage ?? null;
   place.keep(id);
   thread.show(whole.turns);
+  documents.show(whole.documents);
   title(whole.heading.title);
   side(false);
   if (status) stand(status);
   await act(refresh);
+  if (whole.running && !thread.writing) thread.goOn(); // it waits for a word on a call
   if (thread.writing) await follow(id);
   else composer.setBusy(false);
   hope(id);
@@ -186,7 +192,7 @@ async function send(text, by = null, stays = false, edits = 0) {
   composer.setBusy(true);
   const asked = await act(async () => {
     current ??= (await api.begin()).id;
-    await api.ask(current, text ?? "", by, stays, edits);
+    await api.ask(current, text ?? "", by, stays, edits, documents.ids());
     return true;
   });
   if (!asked) {
@@ -246,10 +252,11 @@ async function follow(id) {
   await act(async () => {
     for await (const event of api.follow(id, signal)) await take(id, event);
     // The stream may have ended before it could be read: then the answer is in the store.
-    if (thread.writing) thread.show((await api.read(id)).turns);
+    if (thread.writing || thread.hasCalled) thread.show((await api.read(id)).turns);
   });
   if (signal.aborted) return;
   withdrawConsent();
+  withdrawCall();
   composer.setBusy(false);
   $("said").textContent = t("answered");
   await act(async () => {
@@ -265,6 +272,11 @@ async function take(id, event) {
     reply.then((said) => (said === "edit" ? changeInstead(id) : said && api.consent(id, said).catch(() => null)));
     return;
   }
+  if (event.type === "call") {
+    askCall(event).then((said) => api.replyCall(id, said || "no").catch(() => null));
+    return;
+  }
+  if (event.type === "call_answered") withdrawCall();
   if (event.type === "consented") withdrawConsent(); // answered in another tab
   if (event.type === "finish") {
     last = event.finish.usage;

@@ -3,13 +3,12 @@
 import { attached } from "./attached.js";
 import { t } from "./words.js";
 
-const MOST_BYTES = 1_000_000;
 const DRAFT = "nearfar-draft";
 const EDITS = "nearfar-draft-edits";
 const STAYS = "nearfar-draft-stays";
 
 export class Composer {
-  constructor({ send, stop, fail }) {
+  constructor({ send, stop, take }) {
     this.form = document.getElementById("composer");
     this.box = document.getElementById("question");
     this.button = document.getElementById("send");
@@ -19,7 +18,7 @@ export class Composer {
     this.edits = 0; // the turn in whose place the question will stand
     this.before = null; // what stood in the box before that
     this.busy = false;
-    this.actions = { send, stop, fail };
+    this.actions = { send, stop, take };
     this.box.value = sessionStorage.getItem(DRAFT) ?? "";
     this.stays = sessionStorage.getItem(STAYS) === "true";
     this.isPrivate = false;
@@ -140,10 +139,8 @@ export class Composer {
 
   async attach(files) {
     for (const file of files) {
-      const content = file.size <= MOST_BYTES ? await file.text() : "";
-      if (file.size > MOST_BYTES) this.actions.fail(t("too_big", { name: file.name }));
-      else if (/\0|\ufffd/.test(content)) this.actions.fail(t("not_text", { name: file.name }));
-      else this.files.push({ name: file.name, content });
+      const whole = await this.actions.take(file);
+      if (whole) this.files.push(whole);
     }
     this.picker.value = "";
     this.showFiles();

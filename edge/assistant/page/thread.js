@@ -2,6 +2,7 @@
 
 import { attached } from "./attached.js";
 import { render } from "./markdown.js";
+import { called, ofTurn } from "./tools.js";
 import { welcome } from "./welcome.js";
 import { t } from "./words.js";
 
@@ -138,6 +139,7 @@ export class Thread {
   /** Show a conversation; an answer under way is left open for more. */
   show(turns) {
     this.writing = null;
+    this.hasCalled = false;
     const shown = turns.map((turn, n) => this.turn(turn, n === turns.length - 1));
     this.element.replaceChildren(...(turns.length ? shown : [welcome(this.status, this.example)]));
     this.meet(turns);
@@ -180,11 +182,12 @@ export class Thread {
 
   turn(turn, last) {
     if (turn.role === "user") return this.question(turn.content);
+    if (turn.role === "tool") return ofTurn(turn);
     const article = this.article();
     const parts = apart(turn.content);
     if (turn.state !== "writing") article.querySelector(".body").append(...(parts.thought ? [folded(parts)] : []), ...render(parts.answer));
     if (turn.state === "writing") this.writing = this.begun(article, turn.content);
-    else this.foot(article, turn, last);
+    else if (!turn.calls.length) this.foot(article, turn, last);
     return article;
   }
 
@@ -231,6 +234,7 @@ export class Thread {
   /** Take one event of the answer under way. */
   take(event) {
     if (!this.writing) return;
+    if (event.type === "tool") return this.called(event);
     if (event.type === "so_far") this.writing.clear();
     if (event.type === "reading") this.reads(event);
     if (event.replaces) this.replace(event.text);
@@ -238,6 +242,26 @@ export class Thread {
     if (event.text) this.writing.write(event.text);
     requestAnimationFrame(() => this.toEnd());
     if (["finish", "error", "stopped"].includes(event.type)) this.end(event);
+  }
+
+  /** Begin the rest of an answer. */
+  goOn() {
+    const article = this.article();
+    this.element.append(article);
+    this.writing = this.begun(article, "");
+  }
+
+  /** Show a call and its result; the answer goes on below. */
+  called({ shown, result }) {
+    const { article } = this.writing;
+    this.writing.draw();
+    article.querySelector(":scope > .row").remove();
+    article.classList.remove("writing");
+    article.removeAttribute("aria-busy");
+    this.hasCalled = true;
+    this.element.append(called({ shown, text: result }));
+    this.goOn();
+    this.toEnd();
   }
 
   /** Say how far a long prompt has been read, and by whom. */

@@ -58,6 +58,7 @@ NEVER = {
         "edge/doctor/tune",
         "edge/chat/ask.py",
         "edge/chat/question_text.py",
+        "edge/documents/cli.py",
         "edge/bench/bench.py",
         "edge/bench/compare.py",
         "edge/chat/modelfile.py",

@@ -235,6 +235,8 @@ READERS: dict[str, Reader] = {
     "serve.request_log": _pattern("serve.request_log", ("_ID", "fullmatch")),
 }
 OWN_TEXT = {
+    "edge.tools.desk": "the name of a tool of a server that its person chose",
+    "edge.assistant.page_documents": "an id of 32 characters, one class of them",
     "edge.documents.folder": "the name of a folder that its person typed",
     "backbone.files": "names of files in this machine's own folders",
     "edge.device.llama_build": "what llama.cpp and the kernel say of this machine",

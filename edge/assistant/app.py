@@ -74,8 +74,8 @@ class HeadingChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     pinned: bool | None = None
 
 
-class CallReply(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Call reply: what a person said when asked whether a tool may be called."""
+class SaidToCall(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person said when asked whether a tool may be called."""
 
     reply: ToolReply
 
@@ -173,7 +173,7 @@ class _Api:
 
     async def call_reply(self, request: Request) -> Response:
         """Take what a person said to a call of a tool."""
-        self._answers.reply_call(_id(request), (await _body(request, CallReply)).reply)
+        self._answers.reply_call(_id(request), (await _body(request, SaidToCall)).reply)
         return _json({})
 
     async def status(self, request: Request) -> Response:

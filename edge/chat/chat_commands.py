@@ -171,7 +171,7 @@ async def _tools(chat: Chat, rest: str) -> None:
     if rest in ("on", "off"):
         chat.desk.is_on = rest == "on"
     elif rest:
-        raise RequestError("write /tools, /tools off or /tools on")
+        raise RequestError(f"there is no /tools {rest}; write /tools, /tools off or /tools on")
     await chat.desk.toolbox()
     for trouble in chat.desk.troubles:
         chat.screen.remark(trouble)

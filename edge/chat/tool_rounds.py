@@ -53,6 +53,7 @@ async def answer_with_tools(
     tools = await desk.toolbox() if desk is not None and not resume else None
     for trouble in desk.troubles if desk is not None and not resume else ():
         yield ToolTrouble(reason=trouble)
+    known: dict[tuple[str, str], ToolResult] = {}
     for round_number in range(MAX_ROUNDS + 1):
         offered = tools if round_number < MAX_ROUNDS else None
         before, finish = store.versions.tip(conversation), None
@@ -78,6 +79,13 @@ async def answer_with_tools(
             yield finish
             return
         for call in calls:
+            same = call.name, call.arguments
+            if same in known:  # small models ask again for what they were told
+                tools = None
+                store.tool_result(conversation, call, known[same].text, privacy)
+                continue
             asked, result = await desk.run(call, conversation)
+            known[same] = result
+            tools = None if result.refused else tools  # else a small model tries another
             store.tool_result(conversation, call, result.text, privacy)
             yield ToolRun(asked=asked, result=result)

@@ -111,7 +111,7 @@ class ToolDesk:
         if (conversation, call.name) not in self._agreed:
             reply = await self.ask(conversation, asked)
             if reply == "no":
-                return asked, ToolResult(text=_REFUSED, failed=True)
+                return asked, ToolResult(text=_REFUSED, failed=True, refused=True)
             if reply == "conversation":
                 self._agreed.add((conversation, call.name))
         try:

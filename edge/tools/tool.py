@@ -24,10 +24,11 @@ class Tool:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolResult:
-    """Result of a call, as text for the model."""
+    """Result of a call, as text for the model; `refused` where its person did not allow it."""
 
     text: str
     failed: bool = False
+    refused: bool = False
 
 
 class ToolSource(Protocol):

@@ -159,7 +159,7 @@ class DocumentIndex:
         if len(found) < limit:
             rest = self._db.execute("SELECT id FROM passage ORDER BY id LIMIT ?", (limit,))
             found += [each for (each,) in rest if each not in found]
-        return [self._passage(each) for each in found[:limit]]
+        return [self.passage(each) for each in found[:limit]]
 
     def by_words(self, question: str, limit: int) -> list[int]:
         """Return the ids of the passages by BM25, the best first."""
@@ -173,15 +173,20 @@ class DocumentIndex:
         )
         return [each for (each,) in rows]
 
-    def by_vector(self, vector: Sequence[float], model: str, limit: int) -> list[int]:
-        """Return the ids of the passages by the cosine to a vector, the nearest first."""
+    def by_vector(
+        self, vector: Sequence[float], model: str, limit: int, *, centred: bool = True
+    ) -> list[int]:
+        """Return the ids of the passages by the cosine to a vector, the nearest first.
+
+        `centred` takes the mean of all from each first.
+        """
         ids, matrix = self._matrix(model)
         if not ids or matrix.shape[1] != len(vector):
             return []
-        mean = matrix.mean(axis=0)
-        centred = matrix - mean  # [num_passages, hidden_size]
-        scores = centred @ (np.asarray(vector, np.float32) - mean)
-        scores /= np.maximum(np.linalg.norm(centred, axis=1), 1e-12)
+        mean = matrix.mean(axis=0) if centred else np.zeros(matrix.shape[1], np.float32)
+        apart = matrix - mean  # [num_passages, hidden_size]
+        scores = apart @ (np.asarray(vector, np.float32) - mean)
+        scores /= np.maximum(np.linalg.norm(apart, axis=1), 1e-12)
         return [ids[each] for each in np.argsort(-scores, kind="stable")[:limit]]
 
     def _matrix(self, model: str) -> tuple[list[int], npt.NDArray[np.float32]]:
@@ -194,7 +199,8 @@ class DocumentIndex:
             self._vectors = (model, [each for each, _ in rows], matrix)
         return self._vectors[1], self._vectors[2]
 
-    def _passage(self, number: int) -> Passage:
+    def passage(self, number: int) -> Passage:
+        """Return the passage of this id."""
         name, page, first, last, text = self._db.execute(_PASSAGE, (number,)).fetchone()
         return Passage(name=name, page=page, first_line=first, last_line=last, text=text)
 

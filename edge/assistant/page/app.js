@@ -202,7 +202,8 @@ async function send(text, by = null, stays = false, edits = 0) {
   }
   place.keep(current);
   place.tell(current);
-  if (text === null || edits) return again();
+  // With documents the question has the passages that were found, too.
+  if (text === null || edits || documents.ids().length) return again();
   thread.begin(text);
   $("said").textContent = t("answering");
   act(refresh);

@@ -1,13 +1,9 @@
 // The service worker: keeps the page itself, so that it opens while its server is stopped.
 // Conversations are never cached: what is deleted must be gone.
 
-const SHELL = "shell-6";
+const SHELL = "shell-7";
 const FILES = [
-<<<<<<< HEAD
-  "api", "app", "attached", "composer", "dialogs", "highlight", "keys", "learn", "ledger", "list", "markdown", "place", "settings", "presets", "status", "theme", "thread", "welcome", "words",
-=======
-  "api", "app", "attached", "composer", "dialogs", "documents", "highlight", "keys", "ledger", "list", "markdown", "place", "settings", "presets", "status", "theme", "thread", "tools", "welcome", "words",
->>>>>>> a9e4209 (Let the model call tools in chat and page, each call asked about, and attach documents on the page)
+  "api", "app", "attached", "composer", "dialogs", "documents", "highlight", "keys", "learn", "ledger", "list", "markdown", "place", "settings", "presets", "status", "theme", "thread", "tools", "welcome", "words",
 ];
 const PATHS = [
   "/",

@@ -71,7 +71,9 @@ async def test_a_call_is_asked_about_made_kept_and_answered_from() -> None:
 
 
 async def test_what_is_refused_is_not_called() -> None:
-    _, _, items, _ = await talk(ScriptedEngine(script=scripted), reply="no")
+    engine = ScriptedEngine(script=scripted)
+    _, _, items, _ = await talk(engine, reply="no")
+    assert [bool(request.tools) for request in engine.requests] == [True, False]
     (run,) = [each for each in items if isinstance(each, ToolRun)]
     assert run.result.failed and "UTC" not in run.result.text
 
@@ -86,9 +88,24 @@ async def test_what_a_tool_answered_does_not_leave() -> None:
 
 
 async def test_a_model_that_calls_for_ever_is_stopped() -> None:
-    store, conversation, items, asked = await talk(ScriptedEngine((CALL,)), reply="once")
+    def other_zone(request: Request) -> Sequence[str]:
+        return (CALL.replace("UTC", f"Etc/GMT+{len(request.messages) // 2}"),)
+
+    store, conversation, items, asked = await talk(ScriptedEngine(script=other_zone))
     assert len(asked) == MAX_ROUNDS and isinstance(items[-1], Finish)
     assert store.read(conversation).turns[-1].role == "assistant"
+
+
+async def test_a_call_that_is_repeated_is_not_made_or_asked_about_again() -> None:
+    engine = ScriptedEngine(script=lambda request: (CALL if request.tools else "done",))
+    store, conversation, _, asked = await talk(engine)
+    assert len(asked) == 1 and [bool(request.tools) for request in engine.requests] == [
+        True,
+        True,
+        False,
+    ]
+    turns = store.read(conversation).turns
+    assert turns[-1].content == "done" and turns[2].content == turns[4].content
 
 
 async def test_a_template_without_tools_is_told_and_answers_without() -> None:

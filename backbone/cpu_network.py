@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional
 
 from backbone.attention import Attend, soft_capped
 from backbone.config import NetworkConfig
-from backbone.fused_network import Dense, FusedLayer, FusedNetwork, free
+from backbone.fused_network import Dense, FusedLayer, FusedNetwork, free, product
 from backbone.network import DecoderLayer, FeedForward, Network, embedded
 from backbone.packed_linear import PackedLinear, pack_linear, packs_bfloat16
 from backbone.rotary import attention_factor, cos_sin
@@ -50,9 +51,10 @@ class CpuNetwork(FusedNetwork):
         max_model_len: int,
         *,
         all_reduce: Callable[[Tensor], Tensor] | None = None,
+        num_rows: int = 16,
     ) -> None:
         """With a `max_model_len` of 0, attention is handed queries and keys before their rotation,
-        in the order of Hugging Face's halves.
+        in the order of Hugging Face's halves. Weights are laid out for `num_rows` at once.
         """
         super().__init__(network, max_model_len, all_reduce=all_reduce)
         self._turns = max_model_len > 0
@@ -63,12 +65,13 @@ class CpuNetwork(FusedNetwork):
         self._kept_dtype = self.embedding.dtype  # of queries, keys and values
         self._norm = self._norm.float()
         tied = network.lm_head.weight is network.embed_tokens.weight
-        self._own_head = None if tied else pack_linear(self._head)
+        pack = partial(pack_linear, num_rows=num_rows)
+        self._own_head = None if tied else pack(self._head)
         self.packed_layers: list[_PackedLayer] = []
         for block in network.layers:
             # One layer at a time, so that memory never holds the weights twice.
             layer = self._layers.pop(0)
-            self.packed_layers.append(_packed(layer, self.config, paired=self._turns))
+            self.packed_layers.append(_packed(layer, self.config, pack, paired=self._turns))
             _free_rest(cast(DecoderLayer, block))
         if not tied:
             self._head = torch.empty(0)
@@ -89,7 +92,7 @@ class CpuNetwork(FusedNetwork):
         if self._own_head is not None:
             found = self._own_head(hidden)
         elif self._head.dtype != hidden.dtype:
-            found = functional.linear(hidden.to(self._head.dtype), self._head).float()
+            found = product(hidden.to(self._head.dtype), self._head).float()
         elif len(hidden) in _TRANSPOSED_ROWS:
             found = torch.mm(self._head, hidden.t()).t().contiguous()
         else:
@@ -152,7 +155,9 @@ def _rotations(network: Network, max_model_len: int) -> list[Tensor]:
     return tables
 
 
-def _packed(layer: FusedLayer, config: NetworkConfig, *, paired: bool) -> _PackedLayer:
+def _packed(
+    layer: FusedLayer, config: NetworkConfig, pack: Callable[..., PackedLinear], *, paired: bool
+) -> _PackedLayer:
     assert isinstance(layer.feed, Dense), "a mixture of experts stays fused"
     dim = config.head_dim
     values, qk_norm = config.num_key_value_heads * dim, layer.qk_norm
@@ -162,16 +167,16 @@ def _packed(layer: FusedLayer, config: NetworkConfig, *, paired: bool) -> _Packe
 
     return _PackedLayer(
         input_norm=layer.input_norm.float(),
-        qkv=pack_linear(
+        qkv=pack(
             ordered(layer.qkv, values),
             None if layer.qkv_bias is None else ordered(layer.qkv_bias, values),
         ),
         qk_norm=None if qk_norm is None else ordered(qk_norm.float().flatten(), 0).view_as(qk_norm),
-        output=pack_linear(layer.output, layer.output_bias),
+        output=pack(layer.output, layer.output_bias),
         after_attention=_float(layer.after_attention),
         before_feed=layer.before_feed.float(),
-        gate_up=pack_linear(layer.feed.gate_up),
-        down=pack_linear(layer.feed.down),
+        gate_up=pack(layer.feed.gate_up),
+        down=pack(layer.feed.down),
         after_feed=_float(layer.after_feed),
     )
 

@@ -6,7 +6,8 @@ import asyncio
 import random
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbone.attention import dot_product
 from benchmarks.cloud_load import words
-from benchmarks.cloud_models import random_model
+from benchmarks.cloud_models import BenchModel, random_int4_model, random_model
 from benchmarks.cloud_sides import Job, Theirs, our_engine, ours, ours_together
 from cloud.engine.engine import CloudEngine
+from quantize.packed_products import FastInt4Linear
+from quantize.quantized_linear import CodedLinear
 
 Row = dict[str, Any]
 
@@ -93,6 +96,34 @@ async def decode(setup: Setup) -> Row:
     return told
 
 
+async def int4_decode(setup: Setup) -> Row:
+    """Decode at batch 1 of the largest shape with weights in four bits, beside half precision."""
+    shape = setup.shapes[-1]
+    sizes = {"max_model_len": min(2048, setup.max_model_len), "max_num_seqs": 8}
+    speeds, layers = {}, {}
+    for name, make in (("plain", random_model), ("int4", random_int4_model)):
+        async with engine_of(setup, shape, make=make, **sizes, **setup.on) as engine:
+            speeds[name] = await decode_speed(engine, setup.num_decoded)
+            kinds = Counter(type(each).__name__ for each in linears(engine.runner.network))
+            layers[name] = dict(kinds)
+    ratio = speeds["int4"] / speeds["plain"]
+    return {
+        "shape": shape,
+        "ratio": round(ratio, 2),
+        "goal": 2.2,
+        "met": ratio >= 2.2,
+        "tokens_per_s": {name: round(speed, 1) for name, speed in speeds.items()},
+        "layers": layers["int4"],
+    }
+
+
+def linears(network: object) -> Iterator[nn.Module]:
+    """Yield the quantized layers of a network, or none of one that has been fused."""
+    for module in network.modules() if isinstance(network, nn.Module) else ():
+        if isinstance(module, CodedLinear | FastInt4Linear):
+            yield module
+
+
 async def throughput(setup: Setup) -> Row:
     """256 requests of 100 to 1024 tokens in and out, beside transformers' continuous batching."""
     chance = random.Random(0)
@@ -149,6 +180,7 @@ GPU_ROWS: dict[str, Callable[[Setup], Awaitable[Row]]] = {
     "gpu-decode": decode,
     "gpu-throughput": throughput,
     "gpu-prefill-32k": long_prefill,
+    "gpu-int4": int4_decode,
 }
 
 
@@ -232,10 +264,12 @@ async def _timed(setup: Setup, work: Awaitable[Any]) -> tuple[float, Any]:
 
 
 @asynccontextmanager
-async def engine_of(setup: Setup, shape: str, **options: Any) -> AsyncIterator[CloudEngine]:
+async def engine_of(
+    setup: Setup, shape: str, *, make: Callable[..., BenchModel] = random_model, **options: Any
+) -> AsyncIterator[CloudEngine]:
     """Open an engine of a random model of a shape, and leave no trace of it behind."""
     with tempfile.TemporaryDirectory() as where:
-        model = random_model(Path(where), shape, setup.dtype)
+        model = make(Path(where), shape, setup.dtype)
         async with our_engine(model.folder, device=setup.device, **options) as engine:
             yield engine
     if setup.device == "cuda":

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import dataclass
+from math import gcd
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
@@ -18,6 +20,8 @@ from transformers import (
 )
 
 from offload.pair import CLOUD_MODEL
+from quantize.gptq import GptqOptions
+from quantize.gptq_format import quantization_config
 
 _TINY = {
     "vocab_size": 4096,
@@ -28,6 +32,7 @@ _TINY = {
     "num_key_value_heads": 2,
     "head_dim": 16,
 }
+_INT4 = GptqOptions(group_size=128)
 _QWEN3 = {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128}
 SHAPES: dict[str, PretrainedConfig] = {
     # To run the code of the GPU rows on a CPU.
@@ -95,10 +100,21 @@ SHAPES: dict[str, PretrainedConfig] = {
 
 @dataclass(frozen=True)
 class BenchModel:
-    """A folder without an end token, so that both sides write as much as they are asked to."""
+    """A folder without an end token, so that both sides write as much as they are asked to.
+
+    Of a real one, transformers runs in the quicker of `dtypes`, ours in what "auto" chooses, and
+    the processor's time counts.
+    """
 
     name: str
     folder: Path
+    dtypes: tuple[torch.dtype, ...] = (torch.float32,)
+    text: str = ""  # whose passages are asked for
+
+    @property
+    def is_real(self) -> bool:
+        """Whether its weights were trained."""
+        return len(self.dtypes) > 1
 
 
 def embedded_model(place: Path) -> BenchModel:
@@ -107,6 +123,19 @@ def embedded_model(place: Path) -> BenchModel:
     shutil.copytree(CLOUD_MODEL, folder)
     _never_ends(folder)
     return BenchModel("nearfar-cloud", folder)
+
+
+def real_model(place: Path, source: Path, text: str) -> BenchModel:
+    """Return a copy of a folder of trained weights, which stay where they are."""
+    folder = place / source.name
+    folder.mkdir()
+    for path in source.iterdir():
+        if path.suffix == ".json":
+            shutil.copy(path, folder / path.name)
+        elif path.is_file():
+            (folder / path.name).symlink_to(path.resolve())
+    _never_ends(folder)
+    return BenchModel(source.name, folder, (torch.float32, torch.bfloat16), text)
 
 
 def random_model(place: Path, shape: str, dtype: torch.dtype = torch.float32) -> BenchModel:
@@ -123,6 +152,48 @@ def random_model(place: Path, shape: str, dtype: torch.dtype = torch.float32) ->
         shutil.copy(CLOUD_MODEL / name, folder / name)
     _never_ends(folder)
     return BenchModel(shape, folder)
+
+
+def random_int4_model(place: Path, shape: str, dtype: torch.dtype = torch.bfloat16) -> BenchModel:
+    """Write a GPTQ model of random codes in groups of 128, which nobody has quantized."""
+    torch.manual_seed(0)
+    folder = place / f"{shape}-int4"
+    folder.mkdir()
+    config = SHAPES[shape]
+    config.eos_token_id, config.dtype = None, dtype
+    with torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(config)
+    weights: dict[str, torch.Tensor] = dict(model.named_parameters())
+    tensors: dict[str, torch.Tensor] = {}
+    for name, weight in weights.items():
+        if name.endswith("_proj.weight"):
+            tensors |= _random_gptq(name.removesuffix("weight"), *weight.shape)
+        elif not (name == "lm_head.weight" and config.tie_word_embeddings):
+            scale = 1.0 if weight.dim() == 1 else 0.02
+            tensors[name] = torch.randn(weight.shape).mul_(scale).to(dtype)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    told = config.to_dict() | {"quantization_config": quantization_config(_INT4)}
+    told["architectures"] = [type(model).__name__]
+    (folder / "config.json").write_text(json.dumps(told, default=str))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(CLOUD_MODEL / name, folder / name)
+    _never_ends(folder)
+    return BenchModel(folder.name, folder)
+
+
+def _random_gptq(module: str, num_outputs: int, num_inputs: int) -> dict[str, torch.Tensor]:
+    size = gcd(_INT4.group_size, num_inputs)
+    num_groups = num_inputs // size
+    words = torch.iinfo(torch.int32)
+    parts = {
+        "qweight": torch.randint(
+            words.min, words.max, (num_inputs // 8, num_outputs), dtype=torch.int32
+        ),
+        "qzeros": torch.full((num_groups, num_outputs // 8), 0x77777777, dtype=torch.int32),
+        "scales": torch.full((num_groups, num_outputs), 0.1 * num_inputs**-0.5).half(),
+        "g_idx": (torch.arange(num_inputs) // size).int(),
+    }
+    return {module + name: part for name, part in parts.items()}
 
 
 def _never_ends(folder: Path) -> None:

@@ -100,6 +100,14 @@ class Theirs:
         made = out[:, width:].tolist()
         return [tuple(row[: job.num_tokens]) for row, job in zip(made, jobs, strict=True)]
 
+    def margin(self, job: Job, expected: Sequence[int], found: Sequence[int]) -> float:
+        """Return by how many nats it prefers its own token where other tokens first differ."""
+        same = next(i for i, (a, b) in enumerate(zip(expected, found, strict=True)) if a != b)
+        known = [*self._tokenizer.encode(job.prompt), *expected[:same]]
+        with torch.inference_mode():
+            logits = self.model(torch.tensor([known], device=self._device)).logits[0, -1].float()
+        return float(logits[expected[same]] - logits[found[same]])
+
     @contextmanager
     def continuous(self, num_tokens: int) -> Iterator[Batched]:
         """Offer transformers' continuous batching, its manager started and warm.

@@ -25,7 +25,16 @@ from typing import Any
 
 import torch
 
-from benchmarks.cloud_gpu import MINIATURE, Row, Setup, decode, engine_of, long_prefill, throughput
+from benchmarks.cloud_gpu import (
+    MINIATURE,
+    Row,
+    Setup,
+    decode,
+    engine_of,
+    int4_decode,
+    long_prefill,
+    throughput,
+)
 from benchmarks.cloud_gpu import decode_speed as speed_of
 from benchmarks.cloud_models import random_model
 from benchmarks.gpu_checks import CHECKS
@@ -62,7 +71,7 @@ async def auto(setup: Setup) -> Row:
         except Exception as error:
             speeds[backend] = f"left out: {error}"[:200]
     best = max(value for value in speeds.values() if isinstance(value, float))
-    share = speeds[choice.attention_backend] / best
+    share = speeds[choice.way.attention_backend] / best
     return {
         "of_best": round(share, 3),
         "goal": 0.97,
@@ -82,6 +91,7 @@ def parts_of(setup: Setup) -> list[dict[str, Measure]]:
     return [
         dict(CHECKS),
         large | small,
+        {"int4": int4_decode},
         {"throughput": throughput, "auto": auto},
         {"prefill": long_prefill} | {k: v for row in decodes[1:-1] for k, v in row.items()},
     ]

@@ -106,7 +106,8 @@ def memory(
 ) -> None:
     """Predict what a model takes: weights, cache, activations, and how many answers fit."""
     try:
-        from engine.torch.auto_choice import CHOICES_FILE, settled
+        from engine.engine_choice import CHOICES_FILE
+        from engine.torch.auto_choice import settled
         from engine.torch.memory import plan_memory
         from engine.torch.options import EngineOptions
         from quantize.model_files import model_files

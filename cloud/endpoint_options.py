@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
 import typer
@@ -29,6 +29,7 @@ _TARGETS = {
     "latency": "target_latency_s",
 }
 _SWITCHES = {"on": "true", "off": "false", "yes": "true", "no": "false"}
+_SWITCHES |= dict.fromkeys(("auto", "none"), "null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +260,7 @@ def _value(name: str, value: str, kinds: Mapping[str, Any]) -> object:
         raise SettingsError(
             f"the engine has no option {name!r}{meant}; docs/cloud-engine.md lists them"
         )
-    if kinds[name] is bool:
+    if bool in (kinds[name], *get_args(kinds[name])):
         value = _SWITCHES.get(value.lower(), value.lower())
     try:
         return msgspec.convert(value, kinds[name], strict=False)

@@ -48,7 +48,7 @@ def read_network(
     """
     config = files.network_config()
     quantization = files.quantization_config()
-    makes = _LayerMaker(config, quantization, share or TensorShard(), made)
+    makes = _LayerMaker(config, quantization, share or TensorShard(), made, device)
     with ExitStack() as stack:
         return fill_network(
             config,
@@ -90,7 +90,9 @@ class _LayerMaker:
         quantization: Mapping[str, Any],
         share: TensorShard,
         made: Callable[[CodedLinear], nn.Module],
+        device: torch.device | str,
     ) -> None:
+        self._device = device
         self._config, self._quantization = config, quantization
         self._share, self._made = share, made
         with torch.device("meta"):
@@ -109,7 +111,8 @@ class _LayerMaker:
     def _shared(self, module: str, layer: CodedLinear) -> nn.Module:
         layer = share_of_layer(module, layer, self._share)
         self._require_place(module, layer)
-        return self._made(layer)
+        # Where it will run: each device has products of its own.
+        return self._made(layer.to(self._device))
 
     def _require_place(self, module: str, layer: CodedLinear) -> None:
         """Raise CheckpointError where config.json has no such matrix, or one of another size."""

@@ -1,10 +1,12 @@
-"""Fast linear layers: packed integer products on a CPU, used only where they prove to be the same.
+"""Fast linear layers: packed integer products, used only where they prove to be the same.
 
 torch's kernels for them have private names and no promise, so every layer that uses one was
 compared with its plain self when it was loaded; any doubt or error leaves the plain one in place.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +17,12 @@ GROUP_SIZES = (32, 64, 128, 256)  # those that the int4 kernel has
 _TILE = 16  # rows that it takes at once
 _TOLERANCE = 0.02  # relative; bfloat16 alone gives 0.003
 _SAMPLE_ROWS = 16
+_DEVICES = ("cpu", "cuda")
 _ALIGNMENT = 64  # bytes; the int8 kernel ends the process on memory that is aligned to 8
 
 
 class FastInt4Linear(nn.Module):
-    """`_weight_int4pack_mm_for_cpu`: bfloat16 inputs, groups of inputs with scale and zero."""
+    """`_weight_int4pack_mm`, on a CPU or a GPU: bfloat16 inputs, groups with scale and zero."""
 
     order: Tensor | None
     scales: Tensor
@@ -28,19 +31,18 @@ class FastInt4Linear(nn.Module):
 
     def __init__(self, plain: GptqLinear) -> None:
         super().__init__()
-        self._product = torch.ops.aten._weight_int4pack_mm_for_cpu.default
         group_of = plain.group_of.long()
         # Groups must lie side by side: with another order of rounding, the inputs are reordered.
         order = torch.argsort(group_of, stable=True)
         self.group_size = int((group_of == group_of[0]).sum())
-        in_order = bool((order == torch.arange(len(order))).all())
+        in_order = bool((order[1:] > order[:-1]).all())
         self.register_buffer("order", None if in_order else order)
         scales, zeros = plain.scales.float(), plain.zeros.float()
         # The kernel reads a code c as (c - 8) * scale + shift.
         shifts = scales * (8 - zeros)
         self.register_buffer("scales", torch.stack((scales, shifts), -1).bfloat16().contiguous())
-        codes = plain.codes()[:, order].int().contiguous()
-        self.register_buffer("packed", torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 2))
+        self._product, packed = _packed_int4(plain.codes()[:, order])
+        self.register_buffer("packed", packed)
         self.register_buffer("bias", plain.bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +76,17 @@ class FastInt8Linear(nn.Module):
         return _shaped(out, x, held["bias"])
 
 
+def _packed_int4(codes: Tensor) -> tuple[Callable[..., Tensor], Tensor]:
+    """Return the product of a device, and codes [out, in] as it takes them."""
+    aten = torch.ops.aten
+    if codes.device.type == "cpu":
+        packed = aten._convert_weight_to_int4pack_for_cpu(codes.int().contiguous(), 2)
+        return aten._weight_int4pack_mm_for_cpu.default, packed
+    pairs = (codes[:, ::2] << 4 | codes[:, 1::2]).contiguous()
+    num_tiles = next(n for n in (8, 4, 2) if codes.shape[1] % (_TILE * n) == 0)
+    return aten._weight_int4pack_mm.default, aten._convert_weight_to_int4pack(pairs, num_tiles)
+
+
 def quickest(plain: CodedLinear) -> nn.Module:
     """Return a quick layer that computes the same as `plain` on a sample, or `plain` itself."""
     try:
@@ -81,7 +94,7 @@ def quickest(plain: CodedLinear) -> nn.Module:
         if fast is not None and _agrees(fast, plain):
             return fast
     # Kernels without a promise may fail in any way; the plain product is always right.
-    except (RuntimeError, AttributeError, NotImplementedError):
+    except (RuntimeError, AttributeError, NotImplementedError, StopIteration):
         pass
     return plain
 
@@ -104,13 +117,14 @@ def _aligned(tensor: Tensor) -> Tensor:
 
 def _fast(plain: CodedLinear) -> nn.Module | None:
     if isinstance(plain, Int8Linear):
-        return FastInt8Linear(plain) if plain.integers.device.type == "cpu" else None
+        return FastInt8Linear(plain) if plain.integers.device.type in _DEVICES else None
     if not isinstance(plain, GptqLinear) or plain.bits != 4:
         return None
     packed, group_of = plain.packed, plain.group_of
     sizes = torch.bincount(group_of.long())
     even = bool((sizes == sizes[0]).all()) and int(sizes[0]) in GROUP_SIZES
-    if packed.device.type != "cpu" or packed.shape[0] % _TILE or not even:
+    fits = packed.shape[0] % _TILE == 0 and len(group_of) % _TILE == 0
+    if packed.device.type not in _DEVICES or not fits or not even:
         return None
     return FastInt4Linear(plain)
 
@@ -118,7 +132,7 @@ def _fast(plain: CodedLinear) -> nn.Module | None:
 def _agrees(fast: nn.Module, plain: CodedLinear) -> bool:
     weight = plain.weight_float()
     generator = torch.Generator().manual_seed(0)
-    sample = torch.randn(_SAMPLE_ROWS, weight.shape[1], generator=generator)
+    sample = torch.randn(_SAMPLE_ROWS, weight.shape[1], generator=generator).to(weight.device)
     expected = plain(sample)
     difference = float((fast(sample) - expected).norm())
     return difference <= _TOLERANCE * max(float(expected.norm()), 1e-12)

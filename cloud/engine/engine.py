@@ -18,8 +18,9 @@ from backbone.tokenized import Tokenized
 from backbone.tokenizer import Tokenizer
 from cloud.engine.response_cache import ResponseCache
 from engine.draft_gate import StepTimes
+from engine.engine_choice import CHOICES_FILE
 from engine.prompt_lookup import PromptLookup
-from engine.torch.auto_choice import CHOICES_FILE, settled
+from engine.torch.auto_choice import settled
 from engine.torch.continuous_batching import FAR_FAILURES, Batching
 from engine.torch.engine_loop import FAR_LOOP, EngineLoop, EventMailbox
 from engine.torch.loading import LoadedModel, load_model
@@ -206,6 +207,6 @@ def _lookup(max_draft: int, tokens: Items[int]) -> PromptLookup:
 
 
 def _batching(model: LoadedModel, options: EngineOptions) -> Batching:
-    if options.async_scheduling:
+    if options.overlaps:
         return OverlappedBatching(model.scheduler, model.runner.step, model.runner.launch)
     return Batching(model.scheduler, model.runner.step)

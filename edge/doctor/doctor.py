@@ -22,6 +22,7 @@ from edge.device.profile import read_profile
 from edge.doctor.chosen_settings import ChosenSetting, chosen_settings
 from edge.llama.speed import memory_bandwidth, predicted_tokens_per_s
 from edge.models.local_models import ModelEntry, list_models
+from engine.engine_choice import CHOICES_FILE, read_choices
 from offload.config.obstacles import obstacle
 from offload.config.places import Places, places
 from offload.config.running_service import find
@@ -62,6 +63,7 @@ class DoctorReport(msgspec.Struct, frozen=True, kw_only=True):
     energy: str  # who counts it, so that `/metrics` tells joules
     models: list[ModelEntry]
     chosen: list[ChosenSetting]  # for the near model that is set up
+    engines: list[str]  # what "auto" was measured to mean for models that torch runs
     cloud: str
     service: str  # whether `nearfar up` runs, and so who loads the model that `ask` uses
     stops: list[str]
@@ -109,6 +111,9 @@ def examine() -> DoctorReport:
         energy=energy_in_words(EnergyMeter().read()),
         models=models,
         chosen=chosen,
+        engines=[
+            f"{each.model}: {each}" for each in read_choices(here.cache / CHOICES_FILE).values()
+        ],
         cloud=_cloud(settings, here, problems),
         service=_service(settings, here),
         stops=stops,

@@ -50,6 +50,7 @@ def _models(report: DoctorReport) -> list[tuple[str, str]]:
         *here,
         *speeds,
         *chosen,
+        *(("auto", each) for each in report.engines),
         ("fits", fits),
         ("cloud", report.cloud),
         ("service", report.service),

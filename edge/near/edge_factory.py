@@ -58,6 +58,11 @@ def edge_loader(
     path = find_model(settings.edge.model, here.models)
     if path.is_dir():
         return partial(_open_folder, path, settings, here, serving=serving)
+    if settings.edge.kv_keep:
+        raise SettingsError(
+            f"{path.name} is a GGUF file, which llama.cpp runs, and edge.kv_keep is for folders, "
+            "which torch runs; unset it"
+        )
     # llama.cpp's library takes a while to load: not before it is needed.
     from edge.llama.runtime import LlamaEngine
 

@@ -7,7 +7,12 @@ import torch
 from backbone.config import NetworkConfig
 from backbone.process_limits import free_memory_bytes
 from edge.small_gpu.options import MAX_LEN, MIN_LEN, TorchOptions
+from engine.engine_choice import CHOICES_FILE
+from engine.torch.auto_choice import settled
+from engine.torch.options import EngineOptions
+from offload.config.places import places
 from offload.errors import SettingsError
+from quantize.model_files import ModelFiles
 
 
 def device_of(options: TorchOptions) -> torch.device:
@@ -28,8 +33,8 @@ def device_of(options: TorchOptions) -> torch.device:
     return device
 
 
-def dtype_of(options: TorchOptions, device: torch.device) -> torch.dtype:
-    """Return the precision asked for; "auto" is float32 on a CPU.
+def dtype_of(options: TorchOptions, device: torch.device, files: ModelFiles) -> torch.dtype:
+    """Return the precision asked for; "auto" is float32 or bfloat16 on a CPU, as measured.
 
     On a GPU it is bfloat16, and float16 on those before Ampere, which compute no bfloat16.
     """
@@ -38,7 +43,13 @@ def dtype_of(options: TorchOptions, device: torch.device) -> torch.dtype:
         assert isinstance(dtype, torch.dtype), "options checks the names"
         return dtype
     if device.type == "cpu":
-        return torch.float32
+        asked = EngineOptions(
+            device="cpu",
+            attention_backend="torch",
+            max_num_seqs=options.max_num_seqs,
+            fuse_operators=True,
+        )
+        return settled(files, asked, places().cache / CHOICES_FILE)[0].torch_dtype()
     major, _ = torch.cuda.get_device_capability(device)
     return torch.bfloat16 if major >= 8 else torch.float16
 

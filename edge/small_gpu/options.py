@@ -32,7 +32,8 @@ class TorchOptions:
     each step, from the cores that are free, where the CPU computes. max_model_len: tokens of
     context, 0 for the model's own. kv_cache_dtype: a name of KV_BITS; "auto" is 8 bit. kv_block:
     tokens that are stored, and forgotten, together. kv_residual: how many of the newest tokens at
-    least stay in full precision.
+    least stay in full precision. kv_keep: how many of a prompt's stored tokens stay behind its end,
+    by what its last tokens attend to (SnapKV); 0 keeps all.
 
     window: how many of the newest tokens are kept beside the first `num_sinks`; None for all that
     max_model_len holds, 0 to refuse what does not fit. fast_linear: off only to compare.
@@ -52,6 +53,7 @@ class TorchOptions:
     kv_cache_dtype: str = "auto"
     kv_block: int = 64
     kv_residual: int = 64
+    kv_keep: int = 0
     window: int | None = None
     num_sinks: int = 4
     fast_linear: bool = True
@@ -67,6 +69,7 @@ class TorchOptions:
         _check("max_num_batched_tokens", self.max_num_batched_tokens, 1, 65_536)
         _check("num_threads", self.num_threads, 0, 1024)
         _check("kv_residual", self.kv_residual, 0, 65_536)
+        _check("kv_keep", self.kv_keep, 0, MAX_LEN)
         _check("num_sinks", self.num_sinks, 0, 1024)
         _check("max_num_seqs", self.max_num_seqs, 1, 256)
         _check("max_draft_tokens", self.max_draft_tokens, 0, 64)

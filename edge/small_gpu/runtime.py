@@ -97,7 +97,7 @@ class TorchEdgeEngine(Tokenized):
         self._own = sampling_of_folder(folder)
         self._told_plain = False  # that there is no chat template
         self._device = device_of(options)
-        self._dtype = dtype_of(options, self._device)
+        self._dtype = dtype_of(options, self._device, self._files)
         self._plan = self._fitting(config)
         self._gate = DraftGate()  # of drafts, over all answers
         self.text_constraints = TextConstraints(self.tokenizer, config.vocab_size)
@@ -140,7 +140,7 @@ class TorchEdgeEngine(Tokenized):
 
         def make_slot() -> RingSlot:
             ring = plan.ring(network.config, device=device, dtype=dtype, tables=tables)
-            return RingSlot(ring, sliding=options.window != 0)
+            return RingSlot(ring, sliding=options.window != 0, keep=options.kv_keep)
 
         slots = RingSlots(make_slot, plan.num_slots, self._store(plan))
         store = RingStore(slots)
@@ -356,16 +356,10 @@ def _num_parameters(config: NetworkConfig) -> int:
 def _laid_out(network: Network, num_answers: int) -> Network | CpuNetwork:
     """Return the network as its steps are computed: on a CPU, plain weights are packed.
 
-    Not where one answer at a time is written in float32: eight rows take half the time of weights
-    as they lie, but one row takes up to half more. The network may be taken apart for it. Either
-    hands over keys before their rotation, see Ring.
+    The network may be taken apart for it. Either hands over keys before their rotation, see Ring.
     """
     weight = network.embed_tokens.weight
-    pays = num_answers > 1 or weight.dtype != torch.float32
-    if (
-        pays
-        and not has_coded_layers(network)
-        and fits_cpu_network(network.config, weight.device, weight.dtype)
-    ):
-        return CpuNetwork(network, 0)
+    fits = fits_cpu_network(network.config, weight.device, weight.dtype)
+    if fits and not has_coded_layers(network):
+        return CpuNetwork(network, 0, num_rows=num_answers)
     return network

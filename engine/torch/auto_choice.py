@@ -1,7 +1,9 @@
 """Auto choice: what "auto" means on this machine for this model, measured once and kept.
 
 Each way that can serve the model runs the same steps as the plain network in float32. What raises
-or differs by more than its bound is dropped, with its reason; of the rest the quickest is taken.
+or differs by more than its bound is dropped, with its reason; of types and attentions the quickest
+is taken, then each switch that makes it quicker still. Nothing is taken that makes any kind of
+step slower than the usual way.
 """
 
 from __future__ import annotations
@@ -10,10 +12,10 @@ import hashlib
 import logging
 import math
 import platform
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -21,25 +23,25 @@ from torch import Tensor
 
 from backbone.config import NetworkConfig
 from backbone.errors import NearfarError
-from backbone.files import atomic_write
 from backbone.packed_linear import packs_bfloat16
+from engine.engine_choice import Choice, DtypeName, Way, keep_choice, mean, read_choices
 from engine.torch.attention import BACKENDS, refusal
 from engine.torch.kv.kv_cache import KVCache
-from engine.torch.options import DtypeName, EngineOptions
+from engine.torch.options import EngineOptions
 from engine.torch.step_timing import (
-    KINDS,
     SampleWeights,
     TimedWay,
+    TimingBudget,
     in_turns,
     one_thread,
     reference_logits,
     sample_config,
+    step_kinds,
 )
 from quantize.model_files import ModelFiles
 
 _log = logging.getLogger(__name__)
 
-CHOICES_FILE = "engine_choices.json"  # in the cache folder
 BUDGET_S = 20.0  # of measuring
 _WORTH_BYTES = 64 << 20  # of weights in float32; less lies in the caches, where nothing is gained
 # Of the logits, relative to the plain network in float32: bfloat16 keeps 8 bits of each product.
@@ -49,46 +51,29 @@ _NAMES: dict[torch.dtype, DtypeName] = {
     torch.bfloat16: "bfloat16",
     torch.float16: "float16",
 }
-_KEPT = 64  # choices in the file, the newest
+# Of the usual way's time: what must be gained in the mean, and what noise may add in one kind.
+_GAINED, _LOST = 0.97, 1.03
+_SWITCHED: dict[str, dict[str, Any]] = {
+    "fuse_operators": {"fuse_operators": False},
+    "enforce_eager": {"enforce_eager": False},
+    "async_scheduling": {"async_scheduling": True},
+}
 
 
-class Choice(msgspec.Struct, frozen=True, kw_only=True):
-    """What was chosen, what it was measured against, and what was left out and why."""
+@dataclass(frozen=True, kw_only=True)
+class Candidates:
+    """Candidates: types and attentions, the usual one first, and switches to try on the best of
+    them; `dropped` says what cannot be tried and why.
+    """
 
-    dtype: DtypeName
-    attention_backend: str
-    seconds: dict[str, dict[str, float]] = {}  # by way, then by kind of step
-    dropped: dict[str, str] = {}  # by way, the reason
-    measured: bool = True
-
-    def __str__(self) -> str:
-        """Return it in one line."""
-        said = f"{self.dtype}, attention {self.attention_backend}"
-        if not self.measured:
-            return f"{said}, not measured"
-        others = [
-            f"{name} {_mean(row) / _mean(self.seconds[self._way]):.2f}x the time"
-            for name, row in self.seconds.items()
-            if name != self._way
-        ]
-        left = [f"{name} left out: {why}" for name, why in self.dropped.items()]
-        return "; ".join([f"{said}, measured here", *others, *left])
+    ways: list[Way]
+    switches: list[str] = field(default_factory=list)
+    dropped: dict[str, str] = field(default_factory=dict)
 
     @property
-    def _way(self) -> str:
-        return f"{self.dtype}/{self.attention_backend}"
-
-
-@dataclass(frozen=True)
-class _Way:
-    dtype: DtypeName
-    attention_backend: str
-
-    def __str__(self) -> str:
-        return f"{self.dtype}/{self.attention_backend}"
-
-    def applied(self, options: EngineOptions) -> EngineOptions:
-        return replace(options, dtype=self.dtype, attention_backend=self.attention_backend)
+    def is_one(self) -> bool:
+        """Whether there is nothing to choose."""
+        return len(self.ways) == 1 and not self.switches
 
 
 def settled(
@@ -99,127 +84,175 @@ def settled(
     Where one thing alone can be chosen, or the model is small, nothing is measured.
     """
     config = options.as_run(files.network_config())
-    ways, dropped = _ways(files, config, options)
-    if len(ways) == 1:
-        only = ways[0]
-        choice = Choice(
-            dtype=only.dtype,
-            attention_backend=only.attention_backend,
-            dropped=dropped,
-            measured=False,
-        )
-        return only.applied(options), choice
-    name = _name(config, options, ways)
-    choice = _read(kept_in).get(name) or _measured_and_kept(
-        config, options, ways, dropped, kept_in, name
+    candidates = candidates_for(files, config, options)
+    if candidates.is_one:
+        choice = Choice(way=candidates.ways[0], dropped=candidates.dropped, measured=False)
+        return applied(choice.way, options), choice
+    name = _name(config, options, candidates)
+    choice = read_choices(kept_in).get(name) or Choice(way=candidates.ways[0], measured=False)
+    if not choice.measured:
+        found, is_sure = measure(config, options, candidates)
+        choice = msgspec.structs.replace(found, model=files.path.resolve().name)
+        _log.info("auto: %s", choice)
+        if is_sure:
+            keep_choice(kept_in, name, choice)
+    return applied(choice.way, options), choice
+
+
+def applied(way: Way, options: EngineOptions) -> EngineOptions:
+    """Return the options of an engine that runs so."""
+    return replace(
+        options,
+        dtype=way.dtype,
+        attention_backend=way.attention_backend,
+        fuse_operators=way.fuse_operators,
+        enforce_eager=way.enforce_eager,
+        async_scheduling=way.async_scheduling,
     )
-    return replace(options, dtype=choice.dtype, attention_backend=choice.attention_backend), choice
 
 
-def _ways(
-    files: ModelFiles, config: NetworkConfig, options: EngineOptions
-) -> tuple[list[_Way], dict[str, str]]:
-    """Return what can serve the model, the default first, and what cannot and why.
+def candidates_for(files: ModelFiles, config: NetworkConfig, options: EngineOptions) -> Candidates:
+    """Return what can serve a model under these options.
 
-    With several processes there is the default alone, as all must choose alike.
+    With several processes there is the usual way alone, as all must choose alike.
     """
     default = _NAMES[options.torch_dtype()]
-    dtypes: list[DtypeName] = [default]
-    if options.tensor_parallel_size > 1:
-        return [_Way(default, options.attention_backend)], {}
+    usual = Way(
+        dtype=default,
+        attention_backend=options.attention_backend,
+        fuse_operators=options.fuses,
+        enforce_eager=not options.records_graphs,
+        async_scheduling=options.overlaps,
+    )
     is_small = files.weight_bytes(torch.float32) < _WORTH_BYTES
+    if options.tensor_parallel_size > 1:
+        return Candidates(ways=[usual])
+    ways, dropped = _attentions(config, options, usual, is_small)
     if options.dtype == "auto" and not is_small and options.torch_device().type == "cpu":
         # What was stored in more bits keeps them.
         is_stored = files.quantization_name() not in ("float32", "f32", "float16", "f16")
         if is_stored and not files.quantization_config() and packs_bfloat16():
-            dtypes.append("bfloat16")
+            ways += [replace(way, dtype="bfloat16") for way in ways]
+    if is_small:
+        return Candidates(ways=ways, dropped=dropped)
+    switches, more = _switches(files, config, options)
+    return Candidates(ways=ways, switches=switches, dropped=dropped | more)
+
+
+def _attentions(
+    config: NetworkConfig, options: EngineOptions, usual: Way, is_small: bool
+) -> tuple[list[Way], dict[str, str]]:
     if options.attention_backend != "auto":
-        return [_Way(dtype, options.attention_backend) for dtype in dtypes], {}
-    if options.torch_device().type == "cpu":
+        return [usual], {}
+    usual = replace(usual, attention_backend="torch")
+    if options.torch_device().type == "cpu" or is_small:
         # The others need a GPU, or are there for tests.
-        return [_Way(dtype, "torch") for dtype in dtypes], {}
-    ways, dropped = [], {}
+        return [usual], {}
+    ways, dropped = list[Way](), dict[str, str]()
     cache = KVCache(
         config, 1, options.block_size, device=options.torch_device(), dtype=options.cache_dtype()
     )
     for name, backend in BACKENDS.items():
         if reason := refusal(backend, config, cache, options.torch_dtype()):
             dropped[name] = f"it {reason.partition(';')[0]}"
-        elif name == "torch" or not is_small:
-            ways.append(_Way(default, name))
+        else:
+            ways.append(replace(usual, attention_backend=name))
     return ways, dropped
 
 
-def _measured_and_kept(
-    config: NetworkConfig,
-    options: EngineOptions,
-    ways: Sequence[_Way],
-    dropped: Mapping[str, str],
-    kept_in: Path,
-    name: str,
-) -> Choice:
-    choice, is_sure = measure(config, options, ways, dropped)
-    _log.info("auto: %s", choice)
-    if is_sure:
-        rows = [*_read(kept_in).items()][-_KEPT + 1 :]
-        kept_in.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(kept_in, msgspec.json.encode(dict([*rows, (name, choice)])))
-    return choice
+def _switches(
+    files: ModelFiles, config: NetworkConfig, options: EngineOptions
+) -> tuple[list[str], dict[str, str]]:
+    """Return the switches that nobody has set and that may gain, and why others cannot."""
+    unset = [name for name in _SWITCHED if getattr(options, name) is None]
+    dropped: dict[str, str] = {}
+    if files.quantization_config() and "fuse_operators" in unset:
+        unset.remove("fuse_operators")  # each coded matrix is a product of its own either way
+    if options.torch_device().type == "cpu":
+        dropped = {
+            "CUDA graphs": "they need a GPU",
+            "overlapped steps": "a CPU has no queue to plan behind",
+        }
+        unset = [name for name in unset if name == "fuse_operators"]
+    elif config.num_experts and not options.fuses and "enforce_eager" in unset:
+        unset.remove("enforce_eager")
+        dropped["CUDA graphs"] = "a mixture of experts is recorded only with fuse_operators"
+    return unset, dropped
 
 
 def measure(
-    config: NetworkConfig,
-    options: EngineOptions,
-    ways: Sequence[_Way],
-    dropped: Mapping[str, str],
+    config: NetworkConfig, options: EngineOptions, candidates: Candidates
 ) -> tuple[Choice, bool]:
     """Return the quickest way, by the geometric mean over the kinds of steps, and if it is sure.
 
-    Where the time was used up before every kind was measured it is the first, and not sure.
+    Where the time was used up before every kind was measured it is the usual one, and not sure.
     """
     with one_thread():
-        return _measure(sample_config(config), options, ways, dropped)
+        trial = _Trial(sample_config(config), options, candidates)
+        way = trial.quickest(candidates.ways)
+        for switch in candidates.switches if trial.seconds else ():
+            way = trial.quickest([way, replace(way, **_SWITCHED[switch])])
+    is_sure = bool(trial.seconds)
+    choice = Choice(way=way, seconds=trial.seconds, dropped=trial.dropped, measured=is_sure)
+    return choice, is_sure
 
 
-def _measure(
-    sample: NetworkConfig,
-    options: EngineOptions,
-    ways: Sequence[_Way],
-    dropped: Mapping[str, str],
-) -> tuple[Choice, bool]:
-    until_s = time.monotonic() + BUDGET_S
-    weights = SampleWeights(sample, options.torch_device())
-    expected = reference_logits(weights, sample)
-    found: dict[str, tuple[_Way, TimedWay]] = {}
-    left = dict(dropped)
-    for way in ways:
+class _Trial:
+    """Trial of ways to run a piece of a model: the seconds of each, and why others were dropped."""
+
+    def __init__(
+        self, sample: NetworkConfig, options: EngineOptions, candidates: Candidates
+    ) -> None:
+        self._sample, self._options = sample, options
+        self._weights = SampleWeights(sample, options.torch_device())
+        self._expected = reference_logits(self._weights, sample)
+        self._kinds = step_kinds(options.max_num_seqs)
+        self._budget = TimingBudget(BUDGET_S)
+        self._opened: dict[str, TimedWay] = {}
+        self._most = math.inf if options.torch_device().type == "cuda" else _LOST
+        self.dropped = dict(candidates.dropped)
+        self.seconds: dict[str, dict[str, float]] = {}  # of those measured in every kind
+
+    def quickest(self, ways: Sequence[Way]) -> Way:
+        """Return the first of some ways, or one that proves quicker in the same turns."""
+        running = [way for way in ways if self._opens(way)]
+        if len(running) < len(ways) and len(running) <= 1 and self.seconds:
+            return ways[0]
+        rows: list[dict[str, float]] = [{} for _ in running]
+        opened = [self._opened[str(way)] for way in running]
+        for kind, found in in_turns(opened, self._kinds, self._budget):
+            for row, seconds in zip(rows, found, strict=True):
+                row[str(kind)] = seconds
+        if not running or len(rows[0]) < len(self._kinds):
+            self.dropped |= {str(way): "no time was left to measure it" for way in running[1:]}
+            return ways[0]
+        self.seconds |= {str(way): row for way, row in zip(running, rows, strict=True)}
+        both = list(zip(running, rows, strict=True))
+        if running[0] == ways[0]:
+            both = [both[0], *(each for each in both[1:] if self._gains(each[1], rows[0]))]
+        return min(both, key=lambda each: mean(each[1]))[0]
+
+    def _gains(self, row: dict[str, float], usual: dict[str, float]) -> bool:
+        loses = any(row[kind] > self._most * usual[kind] for kind in row)
+        return mean(row) <= _GAINED * mean(usual) and not loses
+
+    def _opens(self, way: Way) -> bool:
+        """Whether a way runs and computes what the reference does."""
+        if str(way) in self._opened:
+            return True
         try:
-            timed = TimedWay(weights, sample, way.applied(options))
-            reason = _difference(timed.logits(), expected, way.applied(options).torch_dtype())
+            given = applied(way, self._options)
+            opened = TimedWay(self._weights, self._sample, given)
+            reason = _difference(opened.logits(), self._expected, given.torch_dtype())
         # A backend may fail in any way of its own; it is left out and named.
         except Exception as error:
             said = str(error) if isinstance(error, NearfarError) else type(error).__name__
             reason = f"it raised {said}"
         if reason is None:
-            found[str(way)] = (way, timed)
+            self._opened[str(way)] = opened
         else:
-            left[str(way)] = reason
-    seconds: dict[str, dict[str, float]] = {name: {} for name in found}
-    for kind, row in in_turns([timed for _, timed in found.values()], until_s):
-        for name, value in zip(found, row, strict=True):
-            seconds[name][str(kind)] = value
-    is_sure = bool(seconds) and all(len(row) == len(KINDS) for row in seconds.values())
-    chosen = ways[0]
-    if is_sure:
-        chosen, _ = found[min(seconds, key=lambda name: _mean(seconds[name]))]
-    choice = Choice(
-        dtype=chosen.dtype,
-        attention_backend=chosen.attention_backend,
-        seconds=seconds if is_sure else {},
-        dropped=left,
-        measured=is_sure,
-    )
-    return choice, is_sure
+            self.dropped[str(way)] = reason
+        return reason is None
 
 
 def _difference(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str | None:
@@ -229,18 +262,7 @@ def _difference(found: Tensor, expected: Tensor, dtype: torch.dtype) -> str | No
     return None if off <= bound else f"its logits are off by {off:.2g}, above {bound:g}"
 
 
-def _mean(row: Mapping[str, float]) -> float:
-    return math.exp(sum(map(math.log, row.values())) / len(row))
-
-
-def _read(kept_in: Path) -> dict[str, Choice]:
-    try:
-        return msgspec.json.decode(kept_in.read_bytes(), type=dict[str, Choice])
-    except (OSError, msgspec.MsgspecError):
-        return {}
-
-
-def _name(config: NetworkConfig, options: EngineOptions, ways: Sequence[_Way]) -> str:
+def _name(config: NetworkConfig, options: EngineOptions, candidates: Candidates) -> str:
     """Return what a choice hangs on: machine, torch, the model's shape, options, and the ways."""
     device = options.torch_device()
     machine = [platform.processor() or platform.machine(), torch.get_num_threads()]
@@ -250,4 +272,5 @@ def _name(config: NetworkConfig, options: EngineOptions, ways: Sequence[_Way]) -
     shape |= {"dense_layers": sorted(config.dense_layers), "eos_token_ids": ()}
     fixed = {**asdict(options), "tokenizer": "", "profile": ""}
     said = repr([machine, torch.__version__, torch.backends.cpu.get_cpu_capability(), shape])
-    return hashlib.sha256((said + repr([fixed, list(map(str, ways))])).encode()).hexdigest()[:32]
+    ways = [*map(str, candidates.ways), *candidates.switches]
+    return hashlib.sha256((said + repr([fixed, ways])).encode()).hexdigest()[:32]

@@ -107,7 +107,9 @@ def _load(
         run_largest_step(runnable, decode, max_model_len, causal_attention(config))
     cache = _cache(config, options, max_model_len, group)
     attention = attention_backend(options.attention_backend, config, cache, options.torch_dtype())
-    graphs = None if options.enforce_eager else _graphs(runnable, cache, options, max_model_len)
+    graphs = None
+    if options.records_graphs:
+        graphs = decode_graphs(runnable, cache, options.max_num_seqs, max_model_len)
     lay_out = partial(build_batch, block_size=options.block_size, device=device)
     runner = Runner(runnable, attention, lay_out, graphs, group)
     if device.type == "cuda":
@@ -149,10 +151,11 @@ def as_runnable(
     if has_coded_layers(network):
         # Each is a product of its own: nothing is there to be fused.
         return with_sums(network, all_reduce) if all_reduce else network
-    if not options.fuse_operators:
+    if not options.fuses:
         return network
     if fits_cpu_network(network.config, options.torch_device(), options.torch_dtype()):
-        return CpuNetwork(network, max_model_len, all_reduce=all_reduce)
+        most = options.max_num_seqs
+        return CpuNetwork(network, max_model_len, all_reduce=all_reduce, num_rows=most)
     return FusedNetwork(
         network,
         max_model_len,
@@ -190,14 +193,15 @@ def _cache(
     return KVCache(config, num_blocks, options.block_size, device=device, dtype=dtype)
 
 
-def _graphs(
-    network: Network | FusedNetwork, cache: KVCache, options: EngineOptions, max_model_len: int
+def decode_graphs(
+    network: Network | FusedNetwork, cache: KVCache, max_num_seqs: int, max_model_len: int
 ) -> DecodeGraphs:
+    """Record the decode steps of up to so many answers on the current GPU. Raises MissingExtra."""
     try:
         from engine.torch.cuda_graphs import DecodeGraphs, cuda_capture, graph_sizes
     except ModuleNotFoundError as missing:
         raise MissingExtra(missing.name or "triton", "cloud") from None
-    sizes = graph_sizes(options.max_num_seqs)
+    sizes = graph_sizes(max_num_seqs)
     with torch.inference_mode():
         return DecodeGraphs(
             network, cache, sizes, max_model_len=max_model_len, capture=cuda_capture()

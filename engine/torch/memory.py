@@ -128,7 +128,7 @@ def weight_bytes(config: NetworkConfig, max_model_len: int, options: EngineOptio
     on_cpu = fits_cpu_network(config, options.torch_device(), dtype)
     per_angle = torch.float32.itemsize if on_cpu else 2 * dtype.itemsize
     table = per_angle * num_bases * max_model_len * config.head_dim
-    return num_weights * dtype.itemsize + table * options.fuse_operators
+    return num_weights * dtype.itemsize + table * options.fuses
 
 
 def measured_activation_bytes(folder: Path, options: EngineOptions) -> int:
@@ -158,7 +158,7 @@ def activation_bytes(config: NetworkConfig, max_model_len: int, options: EngineO
     with torch.device("meta"):
         network: Any = Network(config).to(options.torch_dtype()).requires_grad_(False)
         network.inverse = network.inverse.float()
-        if options.fuse_operators:
+        if options.fuses:
             network = FusedNetwork(network, max_model_len)
     return peak_bytes(lambda: run_largest_step(network, options, max_model_len, _attend_unseen))
 

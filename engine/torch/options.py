@@ -13,11 +13,10 @@ from msgspec import Meta
 from backbone.config import NetworkConfig
 from backbone.declared_options import require_bounds
 from backbone.files import expanded
+from engine.engine_choice import DtypeName
 from engine.torch.attention import BACKENDS
 from engine.torch.kv.kv_cache import CODED
 from offload.errors import SettingsError
-
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 _DRAFT_ON_CPU = 4
 _STEP_ON_GPU, _STEP_ON_CPU = 2048, 256  # tokens
@@ -50,9 +49,10 @@ class EngineOptions:
     batch_tokens_beside_readers: AtLeast0 = 0  # of batch work, in a step while anybody reads
     # Seconds a step of batch work alone may take, since a reader who comes waits for its end.
     batch_step_s: Seconds = 0.1
-    async_scheduling: bool = False  # plan a step while the one before it runs; not yet measured
-    fuse_operators: bool = True
-    enforce_eager: bool = True  # False records CUDA graphs, which are not yet measured
+    # None is as measured here (engine/torch/auto_choice.py); where nothing was, off, on and on.
+    async_scheduling: bool | None = None  # plan a step while the one before it runs
+    fuse_operators: bool | None = None
+    enforce_eager: bool | None = None  # False records CUDA graphs
     tensor_parallel_size: AtLeast1 = 1  # processes that share the model
     attention_backend: str = "auto"
     device: str = "auto"  # "cpu", "cuda", "cuda:1"; auto takes CUDA where there is one
@@ -65,7 +65,7 @@ class EngineOptions:
 
     def __post_init__(self) -> None:
         require_bounds(self, SettingsError)
-        if self.tensor_parallel_size > 1 and not (self.fuse_operators and self.enforce_eager):
+        if self.tensor_parallel_size > 1 and (self.records_graphs or not self.fuses):
             raise SettingsError(
                 "tensor_parallel_size is above 1, which needs fuse_operators and enforce_eager; "
                 "set both"
@@ -74,8 +74,23 @@ class EngineOptions:
         _one_of("attention_backend", self.attention_backend, ("auto", *BACKENDS))
         _one_of("kv_cache_dtype", self.kv_cache_dtype, ("auto", *_CACHE_DTYPES))
         self._check_device()
-        if not self.enforce_eager and self.torch_device().type != "cuda":
+        if self.records_graphs and self.torch_device().type != "cuda":
             raise SettingsError("enforce_eager is False and CUDA graphs need a GPU; leave it True")
+
+    @property
+    def fuses(self) -> bool:
+        """Whether operators are fused."""
+        return self.fuse_operators is not False
+
+    @property
+    def records_graphs(self) -> bool:
+        """Whether decode steps are recorded as CUDA graphs."""
+        return self.enforce_eager is False
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether a step is planned while the one before it runs."""
+        return self.async_scheduling is True
 
     def step_tokens(self) -> int:
         """Return how many tokens a step may have."""
@@ -110,7 +125,7 @@ class EngineOptions:
 
     def as_run(self, config: NetworkConfig) -> NetworkConfig:
         """Return the model's shape with the window and sinks asked for. Raises SettingsError."""
-        if config.num_experts and not self.enforce_eager and not self.fuse_operators:
+        if config.num_experts and self.records_graphs and not self.fuses:
             raise SettingsError(
                 "CUDA graphs record a mixture of experts only with fuse_operators; set it, or "
                 "leave enforce_eager True"

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from backbone.fast_tensor_ops import to_device
 from engine.torch.kv.batch import BatchRow, StepBatch
+from engine.torch.kv.prompt_selection import OBSERVERS
 from engine.torch.kv.ring_cache import Ring
 from engine.torch.kv.ring_slots import PromptChunks, RingSlot, RingSlots
 from engine.torch.sequence import Sequence as Tokens
@@ -39,6 +40,14 @@ class RingStore:
     def ring(self, sequence: Tokens) -> Ring:
         """Return the ring of a running sequence."""
         return self._slot_of[sequence].ring
+
+    def watch(self, slice_: Slice) -> None:
+        """Let the last tokens of a prompt say what they attend to, where a selection is made."""
+        selection = self._slot_of[slice_.sequence].selection
+        if selection is not None and not selection.is_done:
+            length, end = slice_.sequence.num_prompt_tokens, slice_.start + slice_.num_tokens
+            observing = end - max(slice_.start, length - OBSERVERS) if end <= length else 0
+            selection.watch(max(0, observing))
 
     def admit(self, sequence: Tokens, budget: int) -> bool:
         """See KVStore."""
@@ -70,6 +79,8 @@ class RingStore:
         else:
             chunks.took(range(start, reached))
             sequence.num_computed = chunks.at
+            if chunks.done and slot.selection is not None:
+                slot.selection.select()
         sequence.num_dropped = slot.ring.dropped
 
     def release(self, sequence: Tokens, *, spoilt: bool = False) -> None:
@@ -111,6 +122,7 @@ class RingAttention:
         rows: list[BatchRow] = []
         for slice_ in slices:
             end = slice_.start + slice_.num_tokens
+            self._store.watch(slice_)
             rows.append(BatchRow(len(tokens), slice_.num_tokens, end, []))
             tokens += slice_.tokens
         ids = to_device(torch.tensor(tokens), self._device)

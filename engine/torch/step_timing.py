@@ -22,7 +22,7 @@ from backbone.rotary import inverse_frequencies
 from backbone.sampling import Sampler, SamplingValues
 from engine.torch.attention import attention_backend
 from engine.torch.kv.kv_cache import KVCache
-from engine.torch.loading import as_runnable
+from engine.torch.loading import as_runnable, decode_graphs
 from engine.torch.options import EngineOptions
 from engine.torch.runner import Runner
 from engine.torch.sequence import Sequence as Tokens
@@ -30,8 +30,9 @@ from engine.torch.step import Slice, build_batch
 
 BATCHES, CONTEXTS = (1, 8, 64), (64, 512)
 _SAMPLE_BYTES = 128 << 20  # of layers in float32; more than a core's caches hold
-_MOST_ROWS = 4096  # of the vocabulary
+_LEAST_ROWS = 256  # of the vocabulary
 _TURNS = 5
+_STEPS = 4  # of a turn
 _PROMPT = 32  # tokens whose logits are compared
 
 
@@ -46,18 +47,24 @@ class StepKind:
         return f"{self.batch}x{self.context}"
 
 
-KINDS = tuple(StepKind(batch, context) for batch in BATCHES for context in CONTEXTS)
+def step_kinds(max_num_seqs: int) -> tuple[StepKind, ...]:
+    """Return the kinds of steps that an engine of so many answers at once may run."""
+    batches = [batch for batch in BATCHES if batch <= max_num_seqs]
+    return tuple(StepKind(batch, context) for batch in batches for context in CONTEXTS)
 
 
 def sample_config(config: NetworkConfig) -> NetworkConfig:
-    """Return the shape of the piece: the model's first layers and a part of its vocabulary."""
+    """Return the shape of the piece: the model's first layers, and as large a share of its rows
+    of the vocabulary.
+    """
     per_layer = config.hidden_size * (3 * config.intermediate_size + 4 * config.hidden_size)
     count = max(2, -(-_SAMPLE_BYTES // (4 * per_layer)))
     layers = range(min(count, config.num_hidden_layers))
+    num_rows = -(-config.vocab_size * len(layers) // config.num_hidden_layers)
     return replace(
         config,
         num_hidden_layers=len(layers),
-        vocab_size=min(config.vocab_size, _MOST_ROWS),
+        vocab_size=min(config.vocab_size, max(_LEAST_ROWS, num_rows)),
         full_layers=config.full_layers & set(layers),
         dense_layers=config.dense_layers & set(layers),
     )
@@ -119,8 +126,14 @@ class TimedWay:
             options.attention_backend, config, cache, options.torch_dtype()
         )
         lay_out = partial(build_batch, block_size=options.block_size, device=options.torch_device())
-        self._runner = Runner(network, attention, lay_out)
-        self._seconds = _clock(options.torch_device())
+        graphs = None
+        if options.records_graphs:
+            graphs = decode_graphs(network, cache, max(BATCHES), max_len)
+        self._runner = Runner(network, attention, lay_out, graphs)
+        self._overlaps = options.overlaps
+        self._clock = _clock(options.torch_device())
+        # Of a GPU several: what is planned meanwhile is hidden only behind another step.
+        self._num_steps = 1 if options.torch_device().type == "cpu" else _STEPS
 
     def logits(self) -> Tensor:
         """Return the float32 logits of the last token of a fixed prompt, [1, vocab]."""
@@ -130,9 +143,17 @@ class TimedWay:
     def seconds(self, kind: StepKind) -> float:
         """Return how long one step takes."""
         slices = [self._slice(kind.context + 1, 1) for _ in range(kind.batch)]
-        began_s = self._seconds()
-        self._runner.step(slices)
-        return self._seconds() - began_s
+        began_s, flight = self._clock(), None
+        for _ in range(self._num_steps):
+            if not self._overlaps:
+                self._runner.step(slices)
+                continue
+            before, flight = flight, self._runner.launch(slices)
+            if before is not None:
+                before.results()
+        if flight is not None:
+            flight.results()
+        return (self._clock() - began_s) / self._num_steps
 
     def _slice(self, num_tokens: int, num_new: int) -> Slice:
         tokens = [1 + at % 97 for at in range(num_tokens)]
@@ -177,21 +198,32 @@ def reference_logits(weights: SampleWeights, config: NetworkConfig) -> Tensor:
         return found
 
 
-def in_turns(ways: Sequence[TimedWay], until_s: float) -> Iterator[tuple[StepKind, list[float]]]:
+@dataclass
+class TimingBudget:
+    """Timing budget: seconds that measuring may still take; compiling does not count."""
+
+    left_s: float
+
+
+def in_turns(
+    ways: Sequence[TimedWay], kinds: Sequence[StepKind], budget: TimingBudget
+) -> Iterator[tuple[StepKind, list[float]]]:
     """Yield for each kind the least seconds of each way, measured turn by turn.
 
     A first turn is not counted: in it kernels are compiled and memory is laid out. Ends before a
-    kind for which time.monotonic() leaves no time.
+    kind for which the budget leaves no time.
     """
-    for kind in KINDS:
+    for kind in kinds:
+        if budget.left_s <= 0:
+            return
         for way in ways:
-            if time.monotonic() > until_s:
-                return
             way.seconds(kind)
         least = [float("inf")] * len(ways)
         for turn in range(_TURNS):
-            if turn and time.monotonic() > until_s:
+            if turn and budget.left_s <= 0:
                 break
+            began_s = time.monotonic()
             for at, way in enumerate(ways):
                 least[at] = min(least[at], way.seconds(kind))
+            budget.left_s -= time.monotonic() - began_s
         yield kind, least

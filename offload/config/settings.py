@@ -36,6 +36,7 @@ _EDGE_BOUNDS = {
     "max_num_batched_tokens": (1, 65_536),
     "num_gpu_layers": (-1, 10_000),
     "num_sinks": (0, 1024),
+    "kv_keep": (0, MAX_TOKENS),
     "max_num_seqs": (0, 256),
     "max_draft_tokens": (-1, 64),
     "max_model_len": (0, MAX_TOKENS),
@@ -66,6 +67,7 @@ class EdgeSettings:
     kv_cache_dtype: str = "auto"  # of KV_NAMES, or K/V apart as q8_0/q4_0
     window: int = -1  # newest tokens kept when the context is full; -1: all that fit, 0: refuse
     num_sinks: int = 4  # first tokens that are kept with them
+    kv_keep: int = 0  # of a prompt's, by what its end attends to, in folders; 0: all
     max_num_seqs: int = 0  # answers written at once; 0: four for `nearfar serve`, else one
     max_draft_tokens: int = -1  # guessed from earlier text at once; 0: off, -1: what pays, of GGUF
     draft_model: str = ""  # a smaller GGUF of the same vocabulary that guesses, too; "": none

@@ -18,6 +18,7 @@ def test_values_take_the_type_of_their_option() -> None:
         "enforce_eager = false",
         "target_step_s=0.02",
         "max_num_seqs=8",
+        "fuse_operators=auto",
     )
     assert read_settings(typed) == {
         "attention_backend": "flex",
@@ -25,6 +26,7 @@ def test_values_take_the_type_of_their_option() -> None:
         "enforce_eager": False,
         "target_step_s": 0.02,
         "max_num_seqs": 8,
+        "fuse_operators": None,
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from backbone.attention import causal_attention
 from backbone.errors import CheckpointError
@@ -228,6 +228,30 @@ def gptq(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = write_checkpoint(folder / "source", "qwen3")
     options = GptqOptions(group_size=32, desc_act=True)
     return quantize_gptq(source, folder / "coded", options=options, calibration=FEW).path
+
+
+def test_a_quantized_layer_gets_the_products_of_the_device_that_it_runs_on(
+    gptq: Path,
+) -> None:
+    seen: set[str] = set()
+
+    def made(layer: CodedLinear) -> nn.Module:
+        seen.update(part.device.type for part in layer.buffers())
+        return quickest(layer)
+
+    network = read_network(FolderFiles(gptq), device="meta", made=made)
+    assert seen == {"meta"}
+    assert not any(isinstance(each, FastInt4Linear) for each in network.modules())
+
+
+def test_the_int4_product_of_a_gpu_takes_what_is_packed_for_it() -> None:
+    # On torch's meta device every operator checks what it is given, and computes nothing.
+    codes = torch.zeros(48, 192, dtype=torch.uint8, device="meta")
+    product, packed = packed_products._packed_int4(codes)
+    x = torch.zeros(3, 192, dtype=torch.bfloat16, device="meta")
+    scales = torch.zeros(6, 48, 2, dtype=torch.bfloat16, device="meta")
+    assert product(x, packed, 32, scales).shape == (3, 48)
+    assert packed.shape == (6, 3, 32, 2)
 
 
 def copied(folder: Path, target: Path, **quantization: Any) -> tuple[Path, dict[str, Tensor]]:

@@ -8,7 +8,7 @@ every step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -20,9 +20,11 @@ from backbone.attention import dot_product, soft_capped, visible
 from backbone.config import NetworkConfig
 from backbone.fast_tensor_ops import to_device
 from backbone.rotary import cos_sin, inverse_frequencies, rotate
-from engine.torch.kv.block_store import BlockStore
+from engine.torch.kv.block_store import BlockStore, Places
 from engine.window import Pins
 
+# Is told of a layer's queries [tokens, heads, dim] and all keys in order [kv_heads, held, dim].
+Observe = Callable[[int, Tensor, Tensor], None]
 FEW = 8  # tokens that read stored blocks where they lie, once there are so many that a copy of
 COPY_BELOW = 512  # them would take longer than more operators (benchmarks/ring_attention.json)
 
@@ -44,6 +46,7 @@ class RingTables:
     """Tables and scratch memory of all rings of a network, which are read one at a time."""
 
     def __init__(self, config: NetworkConfig, limit: int, device: torch.device) -> None:
+        self.limit = limit
         self.rotations = _rotations(config, limit, device)
         size = limit * config.num_key_value_heads * config.head_dim  # of a layer's keys
         self.decoded, self.turned = (torch.empty(size, device=device) for _ in range(2))
@@ -59,6 +62,17 @@ class StoredBlock:
     def touches(self, pins: Pins) -> bool:
         """Return whether any of its tokens must stay."""
         return any(i < pins.num_first or pins.last_start <= i < pins.last_end for i in self.at)
+
+
+class _Sight(NamedTuple):
+    """Sight of a layer: the stored blocks that its window leaves, and their tokens' positions."""
+
+    places: Places
+    at: slice
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.at.stop - self.at.start)
 
 
 class Ring:
@@ -95,9 +109,9 @@ class Ring:
         self.limit, self.chunk, self.copy_below = limit, chunk, copy_below
         self.num_blocks = -(-(limit - num_sinks - residual) // block)
         self._layers = config.num_hidden_layers
-        self._windows = config.windows()
+        self.windows = config.windows()
         self._bases = [config.rope_base(layer) for layer in range(self._layers)]
-        self._soft_cap = config.attn_logit_softcapping
+        self.soft_cap = config.attn_logit_softcapping
         self._heads = heads = (config.num_key_value_heads, config.head_dim)
         self.keys, self.values = (
             BlockStore(
@@ -114,6 +128,7 @@ class Ring:
         # Sinks first, then the residual, then the chunk that is being read: [2, ...] keys, values.
         self.plain = torch.zeros(2, self._layers, least, *heads, device=self.device, dtype=dtype)
         self.tables = tables or RingTables(config, limit, self.device)
+        self.observe: Observe | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -167,51 +182,54 @@ class Ring:
         turn, last = self.tables.rotations[self._bases[layer]], self.used + q.shape[0]
         own = slice(last - q.shape[0], last)
         q = rotate(q, turn.cos[own], turn.sin[own])
-        num_stored = len(self.blocks) * self.block
-        if num_stored and num_stored >= self.copy_below and q.shape[0] <= FEW:
-            return self._attend_few(layer, q, stop)
-        return self._attend_many(layer, q, stop)
+        sight = self._sight(layer)
+        is_many = sight.num_tokens >= max(1, self.copy_below)
+        if is_many and q.shape[0] <= FEW and self.observe is None:
+            return self._attend_few(layer, q, stop, sight)
+        return self._attend_many(layer, q, stop, sight)
 
-    def _attend_few(self, layer: int, q: Tensor, stop: int) -> Tensor:
+    def _attend_few(self, layer: int, q: Tensor, stop: int, sight: _Sight) -> Tensor:
         """Attend from few tokens: stored blocks are read where they lie, and none is copied.
 
         Stored keys come first in every row of scores, then the plain ones.
         """
-        num_new, num_stored = q.shape[0], len(self.blocks) * self.block
+        num_new, num_stored = q.shape[0], sight.num_tokens
         # The heads of a group share keys: they are further rows, [kv_heads, group * new, dim].
         rows = q.view(num_new, self._heads[0], -1, q.shape[-1]).permute(1, 2, 0, 3)
         rows = rows.flatten(1, 2).float() * q.shape[-1] ** -0.5
         plain_k = self._turned_plain(layer, stop).float()
-        scores = rows @ plain_k.permute(1, 2, 0)
-        if num_stored:
-            scores = torch.cat((rows @ self._turned_stored(layer), scores), -1)
-        scores = soft_capped(scores, self._soft_cap)
-        if (seen := self._seen(num_new, num_stored, stop, self._windows[layer])) is not None:
+        scores = torch.cat(
+            (rows @ self._turned_stored(layer, sight), rows @ plain_k.permute(1, 2, 0)), -1
+        )
+        scores = soft_capped(scores, self.soft_cap)
+        if (seen := self._seen(layer, num_new, stop, sight, stored_first=True)) is not None:
             by_token = scores.view(len(scores), -1, num_new, scores.shape[-1])
             scores = by_token.masked_fill_(~seen, float("-inf")).flatten(1, 2)
         weights = torch.softmax(scores, -1)
         out = weights[..., num_stored:] @ self.plain[1, layer, :stop].transpose(0, 1).float()
-        if num_stored:
-            out += self.values.weighted(
-                layer, self.places, weights[..., :num_stored], self.tables.decoded
-            )
+        out += self.values.weighted(
+            layer, sight.places, weights[..., :num_stored], self.tables.decoded
+        )
         out = out.view(len(out), -1, num_new, out.shape[-1]).permute(2, 0, 1, 3)
         return out.flatten(1, 2).to(q.dtype)
 
-    def _attend_many(self, layer: int, q: Tensor, stop: int) -> Tensor:
+    def _attend_many(self, layer: int, q: Tensor, stop: int, sight: _Sight) -> Tensor:
         """Attend from a chunk: its keys and values are decoded once for all of its tokens."""
         keys, values = self._turned_plain(layer, stop), self.plain[1, layer, :stop]
         keys, values = keys.transpose(0, 1), values.transpose(0, 1)  # [kv_heads, tokens, dim]
-        if self.blocks:
-            stored = self._turned_stored(layer).transpose(1, 2).to(q.dtype)
+        if sight.num_tokens:
+            stored = self._turned_stored(layer, sight).transpose(1, 2).to(q.dtype)
             keys = self._in_order(keys, stored)
-            values = self._in_order(values, self._stored_values(layer).to(q.dtype))
+            stored = self.values.values(layer, sight.places, self.tables.decoded)
+            values = self._in_order(values, stored.to(q.dtype))
+        if self.observe is not None:
+            self.observe(layer, q, keys)
         out = dot_product(
             q.transpose(0, 1).unsqueeze(0),  # [1, heads, tokens, head_dim]
             keys.unsqueeze(0),
             values.unsqueeze(0),
-            mask=self._mask(q.shape[0], keys.shape[1], self._windows[layer]),
-            soft_cap=self._soft_cap,
+            mask=self._seen(layer, q.shape[0], stop, sight),
+            soft_cap=self.soft_cap,
         )
         return out[0].transpose(0, 1)
 
@@ -227,6 +245,11 @@ class Ring:
                 return False
             self._drop(loose)
         return True
+
+    def drop_oldest(self, num_blocks: int) -> None:
+        """Forget the oldest blocks, whatever is pinned."""
+        for block in self.blocks[:num_blocks]:
+            self._drop(block)
 
     def advance(self, num_tokens: int) -> None:
         """Hold the first of the tokens that were attended from, all in full precision."""
@@ -265,9 +288,19 @@ class Ring:
     def _held(self) -> Iterator[int]:
         return chain(self.plain_at, *(block.at for block in self.blocks))
 
-    def _stored_values(self, layer: int) -> Tensor:
-        """Return the values of all blocks: float32 [kv_heads, tokens, dim]."""
-        return self.values.values(layer, self.places, self.tables.decoded)
+    def _sight(self, layer: int) -> _Sight:
+        """Return what a layer's window leaves in sight of the next token."""
+        window, behind = self.windows[layer], 0
+        if window is not None:
+            first_seen = self.used + 1 - window
+            behind = min(len(self.blocks), max(0, first_seen - self.num_sinks) // self.block)
+        places = self.places
+        if isinstance(places, slice):
+            places = slice(places.start + behind, places.stop)
+        else:
+            places = places[behind:]
+        first, last = (self.num_sinks + n * self.block for n in (behind, len(self.blocks)))
+        return _Sight(places, slice(first, last))
 
     def _in_order(self, plain: Tensor, stored: Tensor) -> Tensor:
         """Return [kv_heads, tokens, dim] with what is stored behind the sinks."""
@@ -286,35 +319,31 @@ class Ring:
             return angles[:stop]
         return torch.cat((angles[:sinks], angles[sinks + num_stored : stop + num_stored]))
 
-    def _turned_stored(self, layer: int) -> Tensor:
-        """Return the keys of all blocks, rotated: float32 [kv_heads, dim, tokens]."""
-        keys = self.keys.keys(layer, self.places, self.tables.decoded)
+    def _turned_stored(self, layer: int, sight: _Sight) -> Tensor:
+        """Return the keys of the blocks in sight, rotated: float32 [kv_heads, dim, tokens]."""
+        keys = self.keys.keys(layer, sight.places, self.tables.decoded)
         first, second = keys.chunk(2, 1)
         turn = self.tables.rotations[self._bases[layer]]
-        at = slice(self.num_sinks, self.num_sinks + keys.shape[-1])
-        cos, sin = turn.stored_cos[:, at], turn.stored_sin[:, at]
+        cos, sin = turn.stored_cos[:, sight.at], turn.stored_sin[:, sight.at]
         turned = self.tables.turned[: keys.numel()].view(keys.shape)
         low, high = turned.chunk(2, 1)
         torch.mul(first, cos, out=low).addcmul_(second, sin, value=-1)
         torch.mul(second, cos, out=high).addcmul_(first, sin)
         return turned
 
-    def _seen(self, num_new: int, num_stored: int, stop: int, window: int | None) -> Tensor | None:
-        """Return which keys each new token sees, [new, all], stored ones first; None: all."""
-        num_all = num_stored + stop
-        if num_new == 1 and (window is None or num_all <= window):
-            return None
-        at, sinks = torch.arange(num_all, device=self.device), self.num_sinks
-        if num_stored:
-            at = torch.cat((at[sinks : sinks + num_stored], at[:sinks], at[sinks + num_stored :]))
-        return visible(_own(num_new, num_all, self.device), at, window)
-
-    def _mask(self, num_new: int, num_all: int, window: int | None) -> Tensor | None:
+    def _seen(
+        self, layer: int, num_new: int, stop: int, sight: _Sight, *, stored_first: bool = False
+    ) -> Tensor | None:
         """Return which keys each new token sees, [new, all]; None where it sees all."""
+        window, num_all = self.windows[layer], len(self.blocks) * self.block + stop
         if num_new == 1 and (window is None or num_all <= window):
             return None
-        other = torch.arange(num_all, device=self.device)
-        return visible(_own(num_new, num_all, self.device), other, window)
+        at, sinks = torch.arange(num_all, device=self.device), min(self.num_sinks, stop)
+        parts = [at[:sinks], at[sight.at], at[sight.at.stop if self.blocks else sinks :]]
+        if stored_first:
+            parts[:2] = parts[1::-1]
+        own = at[num_all - num_new :].unsqueeze(1)
+        return visible(own, torch.cat(parts) if self.blocks else at, window)
 
     def _retire(self) -> None:
         """Make a block of the oldest plain tokens behind the sinks."""
@@ -352,8 +381,3 @@ def _rotations(config: NetworkConfig, limit: int, device: torch.device) -> list[
         Rotation(cos, sin, *(each[:, 0, :half].t().contiguous() for each in (cos, sin)))
         for cos, sin in tables
     ]
-
-
-def _own(num_new: int, num_all: int, device: torch.device) -> Tensor:
-    """Return the positions of the new tokens, [new, 1]."""
-    return torch.arange(num_all - num_new, num_all, device=device).unsqueeze(1)

@@ -14,6 +14,7 @@ from torch import Tensor
 from backbone.process_limits import is_out_of_memory
 from engine.sessions import Header, Saved, SessionStore
 from engine.torch.kv.block_store import BlockStore
+from engine.torch.kv.prompt_selection import PromptSelection
 from engine.torch.kv.ring_cache import Ring
 from engine.window import Pins, common_prefix
 from offload.errors import ContextLengthError
@@ -29,9 +30,11 @@ class RingSlot:
     `owner` is for whom the text was read: nobody else's prompt may profit from it.
     """
 
-    def __init__(self, ring: Ring, *, sliding: bool) -> None:
+    def __init__(self, ring: Ring, *, sliding: bool, keep: int = 0) -> None:
+        """`keep` is how many stored tokens of a prompt stay behind its end; 0 is all."""
         self.ring = ring
         self.sliding = sliding
+        self.selection = PromptSelection(ring, keep) if keep else None
         self.stream: list[int] = []  # all that was read or skipped, the dropped tokens too
         self.session: str | None = None
         self.owner: object = None
@@ -46,7 +49,11 @@ class RingSlot:
         Where those would not all fit, what lies before the newest of them is left out. The last
         token is always read, since its logits are needed.
         """
-        kept = self._keep(self.shared(prompt[:-1]) if reuse else 0)
+        # What was selected for the end of one prompt does not serve another.
+        is_whole = self.selection is None or not self.selection.is_done
+        kept = self._keep(self.shared(prompt[:-1]) if reuse and is_whole else 0)
+        if self.selection is not None:
+            self.selection.clear()
         if self.ring.dropped and not self._is_good_start(prompt, pins):
             kept = self._keep(0)
         first, resume = self._gap(len(prompt), pins)
@@ -77,6 +84,21 @@ class RingSlot:
         """Forget all."""
         self.ring.clear()
         self.stream.clear()
+        if self.selection is not None:
+            self.selection.clear()
+
+    def copy(self, other: RingSlot) -> None:
+        """Hold what another slot of the same engine holds."""
+        self.clear()
+        ring, source = self.ring, other.ring
+        ring.plain[:, :, : len(source.plain_at)] = source.plain[:, :, : len(source.plain_at)]
+        places = [block.place for block in source.blocks]
+        for mine, theirs in ((ring.keys, source.keys), (ring.values, source.values)):
+            mine.restore(theirs.kept(places))
+        at = [block.at for block in source.blocks]
+        ring.restore(source.num_read, list(source.plain_at), at)
+        ring.settle()  # the other may be in the middle of a chunk
+        self.stream = list(other.stream)
 
     def _keep(self, length: int) -> int:
         kept = self.ring.truncate(length)
@@ -322,6 +344,7 @@ class RingSlots:
         if slot.owner != owner:
             slot.clear()
             slot.owner = owner
+        self._copy_beginning(slot, prompt)
         if session is None or self.store is None:
             return
         here = slot.shared(prompt)
@@ -331,9 +354,23 @@ class RingSlots:
         if found is not None and common_prefix(found.header.stream, prompt) > here:
             restore(slot, found)
 
+    def _copy_beginning(self, slot: RingSlot, prompt: Sequence[int]) -> None:
+        """Take over what an answer under way of the same owner has read of the same beginning."""
+        others = [
+            each
+            for each in self._taken
+            if each is not slot and each.owner == slot.owner and not each.ring.dropped
+        ]
+        best = max(others, key=lambda each: each.shared(prompt), default=None)
+        if best is not None and best.shared(prompt) >= slot.shared(prompt) + SAVED_TOKENS:
+            slot.copy(best)
+
     def _leave(self, slot: RingSlot) -> None:
         session, slot.session = slot.session, None
-        if session is not None and self.store is not None and slot.ring.used >= SAVED_TOKENS:
+        is_whole = slot.selection is None or not slot.selection.is_done
+        if session is None or self.store is None or not is_whole:
+            return
+        if slot.ring.used >= SAVED_TOKENS:
             self.store.save(session, saved(slot, self.store.model))
 
     def _forget_in(self, slot: RingSlot) -> None:

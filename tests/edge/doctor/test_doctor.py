@@ -14,6 +14,7 @@ from edge.doctor.chosen_settings import chosen_settings, when_it_pays
 from edge.doctor.doctor import _locked, examine
 from edge.doctor.findings import show
 from edge.llama.speed import memory_bandwidth, predicted_tokens_per_s
+from engine.engine_choice import CHOICES_FILE, Choice, Way, keep_choice
 from offload.config.places import places
 from offload.config.settings import EdgeSettings, Settings
 from offload.config.settings_reading import load
@@ -146,6 +147,18 @@ def test_settings_that_cannot_be_read_are_said_once_and_choose_nothing() -> None
     file.write_text("[edge")
     report = examine()
     assert len(report.stops) == 1 and report.chosen == []
+
+
+def test_what_auto_was_measured_to_mean_for_torch_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    way = Way(dtype="bfloat16", attention_backend="torch")
+    seconds = {"float32/torch": {"1x64": 2.0}, "bfloat16/torch": {"1x64": 1.0}}
+    choice = Choice(way=way, model="SmolLM2", seconds=seconds)
+    keep_choice(places().cache / CHOICES_FILE, "a", choice)
+    show(examine(), as_json=False)
+    told = "auto      SmolLM2: bfloat16, attention torch, measured here; float32/torch 2.00x"
+    assert told in capsys.readouterr().out
 
 
 INFO = "CPU : SSE3 = 1 | SSSE3 = 1 | AVX = 1 | AVX2 = 1 | AVX512 = 1 | AVX512_VNNI = 1 | LTO = 1"

@@ -26,6 +26,7 @@ from offload.pair import CLOUD_MODEL
 from quantize.calibration import CalibrationOptions
 from quantize.gptq import GptqOptions, QuantizedMatrix
 from quantize.gptq_folder import quantize_gptq
+from quantize.model_files import model_files
 from quantize.quantized_linear import GptqLinear, Int8Linear, TableLinear
 
 on_gpu = [
@@ -84,7 +85,8 @@ def test_no_step_mixes_devices(kind: str, bits: tuple[int, int]) -> None:
 def test_gpus_without_bfloat16_get_float16(monkeypatch: pytest.MonkeyPatch) -> None:
     for capability, expected in (((7, 5), torch.float16), ((8, 7), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
-        assert dtype_of(TorchOptions(), torch.device("cuda")) is expected
+        files = model_files(CLOUD_MODEL)
+        assert dtype_of(TorchOptions(), torch.device("cuda"), files) is expected
 
 
 def test_the_gpus_own_free_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,17 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from backbone.fused_network import FusedNetwork
 from backbone.packed_linear import packs_bfloat16
 from cloud.engine.engine import CloudEngine
+from engine.engine_choice import Choice, Way, keep_choice, read_choices
 from engine.torch import auto_choice, step_timing
-from engine.torch.auto_choice import Choice, settled
+from engine.torch.auto_choice import Candidates, measure, settled
 from engine.torch.options import EngineOptions
-from engine.torch.step_timing import KINDS, StepKind, TimedWay
+from engine.torch.step_timing import StepKind, TimedWay, step_kinds
 from offload.engine import Choosing
 from quantize.model_files import FolderFiles
 from tests.tiny_checkpoints import write_checkpoint
 
 CPU = EngineOptions(device="cpu")
+USUAL = Way(dtype="float32", attention_backend="torch")
 needs_bfloat16 = pytest.mark.skipif(not packs_bfloat16(), reason="no bfloat16 products here")
 
 
@@ -40,9 +43,14 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, float]], list[
         asked: list[str] = []
 
         def of(self: TimedWay, kind: StepKind) -> float:
-            dtype = str(self._runner.network.embedding.dtype).removeprefix("torch.")
+            network = self._runner.network
+            is_fused = isinstance(network, FusedNetwork)
+            weight = network.embedding if is_fused else network.embed_tokens.weight
+            dtype = str(weight.dtype).removeprefix("torch.")
             asked.append(dtype)
-            return seconds[dtype] * kind.batch
+            apart = 1.0 if is_fused else seconds.get("apart", 1.5)
+            alone = seconds.get(f"{dtype} alone", 1.0) if kind.batch == 1 else 1.0
+            return seconds[dtype] * kind.batch * apart * alone
 
         monkeypatch.setattr(TimedWay, "seconds", of)
         return asked
@@ -57,7 +65,8 @@ def test_the_quicker_type_is_taken_and_measured_once(
 ) -> None:
     asked = timed({"float32": 2.0, "bfloat16": 2.0} | {quicker: 1.0})
     options, choice = settled(FolderFiles(folder), CPU, tmp_path / "kept.json")
-    assert (options.dtype, choice.dtype, choice.measured) == (quicker, quicker, True)
+    assert (options.dtype, choice.way.dtype, choice.measured) == (quicker, quicker, True)
+    assert options.fuse_operators and not options.async_scheduling and options.enforce_eager
     assert set(asked) == {"float32", "bfloat16"}
     assert "measured here" in str(choice) and "2.00x the time" in str(choice)
     asked.clear()
@@ -84,7 +93,7 @@ def test_what_raises_or_differs_is_left_out_and_named(
 
     monkeypatch.setattr(TimedWay, "logits", wrong)
     _, choice = settled(FolderFiles(folder), CPU, tmp_path / "a.json")
-    assert choice.dtype == "float32"
+    assert choice.way.dtype == "float32"
     assert "bfloat16/torch left out: its logits are off by 0.5" in str(choice)
 
     def broken(self: TimedWay) -> torch.Tensor:
@@ -93,7 +102,7 @@ def test_what_raises_or_differs_is_left_out_and_named(
     monkeypatch.setattr(TimedWay, "logits", broken)
     options, choice = settled(FolderFiles(folder), CPU, tmp_path / "b.json")
     assert options.dtype == "float32" and not choice.measured
-    assert choice.dropped == {
+    assert {name: why for name, why in choice.dropped.items() if "/" in name} == {
         f"{dtype}/torch": "it raised RuntimeError" for dtype in ("float32", "bfloat16")
     }
     assert not (tmp_path / "b.json").exists(), "what is not sure is not kept"
@@ -113,12 +122,61 @@ def test_without_time_the_default_serves_and_is_measured_again(
     assert not (tmp_path / "kept.json").exists()
 
 
+@needs_bfloat16
+def test_what_is_slower_for_one_answer_is_not_taken_however_quick_for_many(
+    folder: Path, tmp_path: Path, timed: Callable[..., list[str]]
+) -> None:
+    timed({"float32": 2.0, "bfloat16": 1.0, "bfloat16 alone": 2.2})
+    _, choice = settled(FolderFiles(folder), CPU, tmp_path / "a.json")
+    assert choice.way == USUAL and choice.measured
+    timed({"float32": 2.0, "bfloat16": 1.98})
+    _, choice = settled(FolderFiles(folder), CPU, tmp_path / "b.json")
+    assert choice.way == USUAL, "a difference of one in a hundred is noise"
+
+
+def test_a_switch_is_tried_on_the_quickest_and_told(
+    folder: Path, tmp_path: Path, timed: Callable[..., list[str]]
+) -> None:
+    timed({"float32": 2.0, "bfloat16": 2.0, "apart": 0.5})
+    options, choice = settled(FolderFiles(folder), CPU, tmp_path / "kept.json")
+    assert options.fuse_operators is False
+    assert "operators apart, measured here" in str(choice)
+    assert "CUDA graphs left out: they need a GPU" in str(choice)
+    assert "overlapped steps left out: a CPU has no queue" in str(choice)
+    (kept,) = read_choices(tmp_path / "kept.json").values()
+    assert kept == choice and kept.model == "model"
+    asked = EngineOptions(device="cpu", fuse_operators=True)
+    assert settled(FolderFiles(folder), asked, tmp_path / "kept.json")[0].fuse_operators
+
+
+def test_real_steps_of_every_switch_run_or_say_why_not(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_timing, "_SAMPLE_BYTES", 1)
+    monkeypatch.setattr(step_timing, "_TURNS", 1)
+    config = FolderFiles(folder).network_config()
+    switches = ["fuse_operators", "enforce_eager", "async_scheduling"]
+    given = EngineOptions(device="cpu", max_num_seqs=8)
+    choice, is_sure = measure(config, given, Candidates(ways=[USUAL], switches=switches))
+    assert is_sure and {"float32/torch", "float32/torch/operators apart"} <= set(choice.seconds)
+    assert any(name.endswith("overlapped steps") for name in choice.seconds)
+    (graphs,) = choice.dropped.values()
+    assert "CUDA graphs need a GPU" in graphs
+
+
+def test_the_newest_choices_are_kept(tmp_path: Path) -> None:
+    kept = tmp_path / "new" / "kept.json"
+    for number in range(70):
+        keep_choice(kept, str(number), Choice(way=USUAL, model=f"m{number}"))
+    assert [*read_choices(kept)] == [str(number) for number in range(6, 70)]
+
+
 def test_what_was_asked_for_decides_and_small_models_are_not_measured(
     folder: Path, tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept.json"
     _, choice = settled(FolderFiles(folder), CPU, kept)
-    assert choice == Choice(dtype="float32", attention_backend="torch", measured=False)
+    assert choice == Choice(way=USUAL, measured=False)
     asked = EngineOptions(device="cpu", dtype="float16")
     assert settled(FolderFiles(folder), asked, kept)[0].dtype == "float16"
     kept.write_text("damaged")
@@ -135,7 +193,7 @@ def test_real_steps_of_every_kind_are_timed_and_the_piece_computes_as_the_plain_
     way = TimedWay(weights, config, options)
     expected = step_timing.reference_logits(weights, config)
     torch.testing.assert_close(way.logits(), expected, atol=1e-3, rtol=1e-3)
-    for kind in KINDS:
+    for kind in step_kinds(128):
         assert way.seconds(kind) > 0
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from backbone.attention import causal_attention
 from backbone.checkpoint import load_network
 from backbone.network import Network
-from engine.torch.kv.block_store import decode, encode
+from engine.torch.kv.block_store import BlockStore, Places, decode, encode
 from engine.torch.kv.ring_cache import Ring
 from engine.window import Pins
 from tests.tiny_checkpoints import FAMILIES, write_checkpoint
@@ -72,6 +72,30 @@ def test_stored_blocks_are_read_where_they_lie_as_their_copy_would_be(
         copied = ring.attend(layer, q, k, v)
         ring.copy_below = 0
         torch.testing.assert_close(lying, copied, rtol=1e-5, atol=1e-5)
+
+
+def test_blocks_behind_a_layers_window_are_not_read(
+    networks: dict[str, Network], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = next(name for name in FAMILIES if "window" in name)
+    network = networks[name]
+    config, ring = network.config, ring_for(network, "int8")
+    feed(network, ring, some_tokens(80))
+    read: list[int] = []
+    decoded = BlockStore.keys
+
+    def counted(self: BlockStore, layer: int, places: Places, scratch: Tensor) -> Tensor:
+        found = decoded(self, layer, places, scratch)
+        read.append(found.shape[-1])
+        return found
+
+    monkeypatch.setattr(BlockStore, "keys", counted)
+    layer = next(i for i, window in enumerate(config.windows()) if window is not None)
+    window, heads = config.window(layer), (config.num_attention_heads, config.num_key_value_heads)
+    assert window is not None and window < 40
+    q, k = (torch.randn(1, count, config.head_dim) for count in heads)
+    ring.attend(layer, q, k, k)
+    assert len(ring.blocks) * ring.block >= 64 and sum(read) <= window + ring.block
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if "window" not in name])

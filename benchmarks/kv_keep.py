@@ -62,6 +62,8 @@ class Model:
             slot.selection.watch(max(0, end - max(start, len(tokens) - OBSERVERS)))
             hidden = self.network(ids, torch.zeros_like(ids), slot.ring.attend)
             slot.hold(ids.tolist())
+        assert slot.selection is not None
+        slot.selection.watch(0)
         found: Tensor = self.network.logits(hidden[-1:])
         return found
 

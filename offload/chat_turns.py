@@ -17,8 +17,18 @@ PLAIN_TOLD = (
 
 
 def turns(request: Request) -> list[dict[str, Any]]:
-    """Return the messages of a request; the arguments of tool calls become objects again."""
+    """Return the messages of a request; the arguments of tool calls become objects again.
+
+    Raises Unsupported for pictures, which no template here has a place for.
+    """
+    require_no_pictures(request)
     return [_turn(message) for message in request.messages]
+
+
+def require_no_pictures(request: Request) -> None:
+    """Raise Unsupported for a request that a model without eyes would answer as if it saw."""
+    if any(message.pictures for message in request.messages):
+        raise Unsupported("this model sees no pictures; leave them out")
 
 
 def plain_form(turns: Sequence[Mapping[str, Any]]) -> str:

@@ -180,6 +180,15 @@ class Replicated(Protocol):
 
 
 @runtime_checkable
+class Seeing(Protocol):
+    """An engine whose model may be able to see pictures."""
+
+    async def sees(self) -> bool:
+        """Whether it can; it is reached to know that, where nobody has. Raises LinkError."""
+        ...
+
+
+@runtime_checkable
 class Connectable(Protocol):
     """An engine elsewhere, whose card is known once it was reached."""
 

@@ -15,6 +15,8 @@ _WORDS: dict[str, tuple[str, str]] = {
     "address": ("postal address", "postal addresses"),
     "ip": ("IP address", "IP addresses"),
     "path": ("path", "paths"),
+    "person": ("person", "persons"),
+    "place": ("place", "places"),
 }
 _DONE = {"redact": "replaced", "ask": "not replaced", "block": "kept here"}
 

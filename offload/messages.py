@@ -24,6 +24,7 @@ MAX_BIASED_TOKENS = 1024
 MAX_STOP_TOKENS = 64
 MAX_TOOLS = 128
 MAX_MESSAGES = 4096
+MAX_PICTURES = 8  # of one message
 MAX_TOOL_CALLS = 128  # of one message
 MAX_PROMPT_TOKENS = 1_048_576
 MAX_STOPS = 16
@@ -62,11 +63,25 @@ class ToolCall(BaseStruct, frozen=True, kw_only=True):
     arguments: str
 
 
+PictureType = Literal["image/jpeg", "image/png", "image/webp"]
+
+
+class Picture(BaseStruct, frozen=True, kw_only=True):
+    """Picture that goes with a message; see offload/pictures.py."""
+
+    media_type: PictureType
+    data: bytes
+
+    def __repr__(self) -> str:  # its bytes do not show
+        return f"Picture({self.media_type}, {len(self.data)} bytes)"
+
+
 class Message(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     """Message: one turn of a conversation; a turn of role "tool" answers the call `tool_call_id`.
 
     `reasoning` is what an assistant thought before its `content` (offload/thinking.py).
-    `stays` keeps it on the device where the rest of the conversation may leave.
+    `stays` keeps it on the device where the rest of the conversation may leave. `pictures` are
+    shown to a model that can see, before the content.
     """
 
     role: Role
@@ -75,6 +90,7 @@ class Message(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
     tool_call_id: str | None = None
     reasoning: str = ""
     stays: bool = False
+    pictures: Annotated[tuple[Picture, ...], Meta(max_length=MAX_PICTURES)] = ()
 
 
 class Sampling(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
@@ -222,7 +238,8 @@ class Request(BaseStruct, frozen=True, kw_only=True, omit_defaults=True):
         answers_call = bool(self.messages) and self.messages[-1].role == "tool"
         if self.suffix and (self.prompt is None or self.answer_prefix):
             raise RequestError("a suffix stands behind a raw prompt alone; leave the rest out")
-        if not answers_call and not (self.suffix or self.last_text()).strip():
+        shows = bool(self.messages and self.messages[-1].pictures)
+        if not (answers_call or shows) and not (self.suffix or self.last_text()).strip():
             raise RequestError("the prompt is empty; write a question")
         if self.deadline_s is not None:
             _within("deadline_s", self.deadline_s, 0.001, 86_400.0)

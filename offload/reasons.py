@@ -44,6 +44,8 @@ REASONS = {
     "day_tokens": "today's budget of tokens is spent, so it was answered near",
     "day_bytes": "sending this would pass today's budget of bytes, so it was answered near",
     "on_battery": "the device runs on battery and is to be spared, so the far one was asked",
+    "pictures": "only the far model sees pictures",
+    "pictures_near": "only the near model sees pictures",
     "hot": "the device is hot and is to be spared, so the far one was asked",
     "short_of_memory": "the device is short of memory, so the far one was asked",
     "explored": "the other side was drawn at random, to learn from it (policy.exploration)",

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from offload.messages import Message, Role, ToolCall
+from offload.errors import RequestError
+from offload.messages import MAX_PICTURES, Message, Picture, Role, ToolCall
+from offload.pictures import picture_at
 from serve.http_errors import BadRequest
 from serve.request_schema import ChatBody, ContentPart, ResponseFormat, TurnBody
 
@@ -22,12 +24,14 @@ def read_turn(turn: TurnBody, at: str) -> Message:
     role: Role = "system" if turn.role == "developer" else turn.role
     calls = _calls(turn, at)
     content = "" if calls and turn.content is None else _text(turn.content, f"{at}.content")
+    pictures = _pictures(turn.content, f"{at}.content") if role == "user" else ()
     return Message(
         role=role,
         content=content,
         tool_calls=calls,
         tool_call_id=_answered(turn, at),
         reasoning=(turn.reasoning_content or turn.reasoning or "") if role == "assistant" else "",
+        pictures=pictures,
     )
 
 
@@ -60,10 +64,29 @@ def _text(content: str | list[ContentPart] | None, at: str) -> str:
     if isinstance(content, str):
         return content
     for number, part in enumerate(content):
-        if part.type != "text" or part.text is None:
+        if part.image_url is None and (part.type != "text" or part.text is None):
             where = f"{at}[{number}]"
-            raise BadRequest(f"{where} is no text, and only text can be read", param=where)
+            raise BadRequest(
+                f"{where} is neither a text nor an image_url; leave it out", param=where
+            )
     return "".join(part.text or "" for part in content)
+
+
+def _pictures(content: str | list[ContentPart] | None, at: str) -> tuple[Picture, ...]:
+    """Return the pictures of a message. Raises BadRequest."""
+    if content is None or isinstance(content, str):
+        return ()
+    found = []
+    for number, part in enumerate(content):
+        if part.image_url is not None:
+            where = f"{at}[{number}].image_url"
+            try:
+                found.append(picture_at(part.image_url.url))
+            except RequestError as error:
+                raise BadRequest(f"{where}: {error}", param=where) from None
+    if len(found) > MAX_PICTURES:
+        raise BadRequest(f"{at} has more than {MAX_PICTURES} pictures; send fewer", param=at)
+    return tuple(found)
 
 
 def read_schema(form: ResponseFormat | None) -> dict[str, Any] | None:

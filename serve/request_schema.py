@@ -37,11 +37,18 @@ class RequestBody(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fiel
     """Base of every body."""
 
 
+class ImageUrl(msgspec.Struct, frozen=True):
+    """A picture in a data: URL."""
+
+    url: str
+
+
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a message's content; only parts of text can be read."""
+    """One part of a message's content: a text or a picture."""
 
     type: str
     text: str | None = None
+    image_url: ImageUrl | None = None
 
 
 class CalledFunction(RequestBody, kw_only=True, frozen=True):

@@ -13,6 +13,7 @@ import hmac
 import json
 import secrets
 import string
+import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -27,12 +28,13 @@ from offload.documents.reader import MAX_FILE_BYTES
 HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
 MAX_BODY_BYTES = 4_000_000
 DOCUMENTS_PATH = "/api/documents"  # takes a file whole
+IMPORT_PATH = "/api/import"  # has a bound of its own
 MIN_TOKEN_LEN = 32
 _TOKEN_CHARS = frozenset(f"{string.ascii_letters}{string.digits}-_".encode())
 
 _HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
         "connect-src 'self'; manifest-src 'self'; worker-src 'self'; base-uri 'none'; "
         "form-action 'none'; frame-ancestors 'none'; "
         "require-trusted-types-for 'script'; trusted-types nearfar"
@@ -83,8 +85,8 @@ class PageAccess:
             return refuse(401, "open the link that `nearfar assistant` printed")
         if not headers.get("content-length", "0").isdecimal() or "transfer-encoding" in headers:
             return refuse(411, "say how long the body is")
-        is_file = scope["path"] == DOCUMENTS_PATH
-        most = MAX_FILE_BYTES if is_file else MAX_BODY_BYTES
+        bounds = {DOCUMENTS_PATH: MAX_FILE_BYTES, IMPORT_PATH: sys.maxsize}
+        most = bounds.get(scope["path"], MAX_BODY_BYTES)
         if int(headers.get("content-length", "0")) > most:
             return refuse(413, f"at most {most:,} bytes can be sent at once")
         return None

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 from starlette.applications import Starlette
@@ -17,13 +17,17 @@ from starlette.responses import FileResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from backbone.errors import NearfarError, cause
+from backbone.errors import NearfarError
 from edge.assistant.access import DOCUMENTS_PATH, PageAccess
+from edge.assistant.cloud_manager import CloudManager
 from edge.assistant.engine_settings import AssistantEngine, SettingsChange
-from edge.assistant.language import speaks_chinese, spoken, told_of
+from edge.assistant.http_bodies import as_json, in_words, on_error, read_body, told, wants_chinese
+from edge.assistant.language import spoken
 from edge.assistant.ledger_rows import listed
+from edge.assistant.model_manager import ModelManager
 from edge.assistant.page_documents import PageDocuments
 from edge.assistant.running_answers import Event, RunningAnswers, finish_event
+from edge.assistant.transfers import Transfers
 from edge.chat.consent import Reply
 from edge.chat.dialogue import AnswerOptions
 from edge.chat.presets import Preset, keep_preset, read_presets
@@ -36,13 +40,12 @@ from edge.conversations.trash import emptied
 from edge.near import cloud_watch
 from edge.tools.desk import ToolReply, open_desk
 from offload.errors import RequestError
-from offload.messages import Count, Privacy, Side
+from offload.messages import MAX_PICTURES, Count, Privacy, Side
+from offload.pictures import picture_of
 
 PAGE = Path(__file__).parent / "page"
 MAX_TOKENS = 1024
 _MOST_LISTED = 100_000  # conversations
-
-T = TypeVar("T")
 
 
 class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -59,6 +62,7 @@ class PageQuestion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     edits: Count = 0
     resume: bool = False
     documents: tuple[str, ...] = ()
+    pictures: Annotated[tuple[bytes, ...], msgspec.Meta(max_length=MAX_PICTURES)] = ()
 
 
 class ChosenVersion(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -127,6 +131,9 @@ def build_app(
             Route("/api/status", api.status),
             Route("/api/settings", api.settings, methods=["PATCH"]),
             Route("/api/ledger", api.ledger),
+            *ModelManager(assistant).routes(),
+            *Transfers(assistant, store).routes(),
+            *CloudManager(assistant, answers, assistant.here).routes(),
             Route("/api/presets", api.presets),
             Route("/api/presets/{name}", api.keep_preset, methods=["PUT"]),
             Route("/api/presets/{name}", api.remove_preset, methods=["DELETE"]),
@@ -136,6 +143,7 @@ def build_app(
             Route(one, api.change, methods=["PATCH"]),
             Route(one, api.delete, methods=["DELETE"]),
             Route(f"{one}/export", api.export),
+            Route(f"{one}/pictures/{{number:int}}", api.picture),
             Route(f"{one}/ask", api.ask, methods=["POST"]),
             Route(f"{one}/stream", api.stream),
             Route(f"{one}/version", api.version, methods=["POST"]),
@@ -148,7 +156,7 @@ def build_app(
         ],
         lifespan=lifespan,
         middleware=[Middleware(PageAccess, token=token, others=beside_paths)],
-        exception_handlers={NearfarError: _on_ours},
+        exception_handlers={NearfarError: on_error},
     )
 
 
@@ -169,43 +177,43 @@ class _Api:
     async def take_document(self, request: Request) -> Response:
         """Read a file that was dropped on the page."""
         name = Path(request.query_params.get("name", "")).name or "document"
-        return _json(await self._documents.take(self._assistant.settings, name, request.stream()))
+        return as_json(await self._documents.take(self._assistant.settings, name, request.stream()))
 
     async def call_reply(self, request: Request) -> Response:
         """Take what a person said to a call of a tool."""
-        self._answers.reply_call(_id(request), (await _body(request, SaidToCall)).reply)
-        return _json({})
+        self._answers.reply_call(_id(request), (await read_body(request, SaidToCall)).reply)
+        return as_json({})
 
     async def status(self, request: Request) -> Response:
-        return _said(request, self._assistant.status())
+        return in_words(request, self._assistant.status())
 
     async def settings(self, request: Request) -> Response:
-        change = await _body(request, SettingsChange)
+        change = await read_body(request, SettingsChange)
         async with self._assistant.lock:
             if self._answers.any_running or self._assistant.current.num_running:
                 raise RequestError("an answer is being written; stop it first")
             await self._assistant.change(change)
-        return _said(request, self._assistant.status())
+        return in_words(request, self._assistant.status())
 
     async def conversations(self, request: Request) -> Response:
         wanted = request.query_params.get("q", "").strip()
         if wanted:
-            return _json(self._store.search(wanted))
-        return _json([{"heading": each, "excerpt": ""} for each in self._store.headings()])
+            return as_json(self._store.search(wanted))
+        return as_json([{"heading": each, "excerpt": ""} for each in self._store.headings()])
 
     async def ledger(self, request: Request) -> Response:
         """Tell what left this device, the newest first, as far as it is searched for."""
         words, kind = (request.query_params.get(name, "") for name in ("q", "kind"))
         titles = {each.id: each.title for each in self._store.headings(_MOST_LISTED)}
         path = self._assistant.ledger
-        return _said(request, await asyncio.to_thread(listed, path, titles, words, kind))
+        return in_words(request, await asyncio.to_thread(listed, path, titles, words, kind))
 
     async def begin(self, _: Request) -> Response:
         system = self._assistant.preset().system
-        return _json({"id": self._store.begin(system=system, privacy=self._assistant.privacy)})
+        return as_json({"id": self._store.begin(system=system, privacy=self._assistant.privacy)})
 
     async def read(self, request: Request) -> Response:
-        whole = self._store.read(_id(request))
+        whole = self._store.read(_id(request), pictures=False)
         turns = [_shown(turn) for turn in whole.turns]
         document = {
             "heading": whole.heading,
@@ -214,33 +222,33 @@ class _Api:
             "documents": self._documents.listed(whole.heading.id),
             "running": self._answers.is_running(whole.heading.id),
         }
-        return _said(request, document)
+        return in_words(request, document)
 
     async def change(self, request: Request) -> Response:
-        wanted = await _body(request, HeadingChange)
+        wanted = await read_body(request, HeadingChange)
         if wanted.title is not None:
             self._store.rename(_id(request), wanted.title)
         if wanted.pinned is not None:
             self._store.pin(_id(request), wanted.pinned)
-        return _json({})
+        return as_json({})
 
     async def presets(self, _: Request) -> Response:
-        return _json(read_presets(self._assistant.presets_file))
+        return as_json(read_presets(self._assistant.presets_file))
 
     async def keep_preset(self, request: Request) -> Response:
-        preset = await _body(request, Preset)
+        preset = await read_body(request, Preset)
         keep_preset(str(request.path_params["name"]), preset, self._assistant.presets_file)
-        return _json({})
+        return as_json({})
 
     async def remove_preset(self, request: Request) -> Response:
         keep_preset(str(request.path_params["name"]), None, self._assistant.presets_file)
-        return _json({})
+        return as_json({})
 
     async def delete(self, request: Request) -> Response:
         """Put a conversation into the trash: out of all lists, and asked nowhere any more."""
         await self._answers.forget(_id(request))
         discard(_id(request), self._store)
-        return _json({})
+        return as_json({})
 
     async def erase(self, conversation: str) -> None:
         """Delete a conversation everywhere on this device, for good."""
@@ -248,22 +256,26 @@ class _Api:
             await self._assistant.forget(conversation, self._store)
 
     async def restore(self, request: Request) -> Response:
-        return _json({"id": self._store.trash.restore(_id(request))})
+        return as_json({"id": self._store.trash.restore(_id(request))})
 
     async def version(self, request: Request) -> Response:
         """Show another version, and what followed it."""
         self._answers.require_idle(_id(request))
-        self._store.versions.choose(_id(request), (await _body(request, ChosenVersion)).turn)
-        return _json({})
+        self._store.versions.choose(_id(request), (await read_body(request, ChosenVersion)).turn)
+        return as_json({})
 
     async def export(self, request: Request) -> Response:
         wants_json = request.query_params.get("form") == "json"
         text = export(self._store.read(_id(request)), "json" if wants_json else "markdown")
         return Response(text, media_type="application/json" if wants_json else "text/markdown")
 
+    async def picture(self, request: Request) -> Response:
+        shown = self._store.picture(_id(request), int(request.path_params["number"]))
+        return Response(shown.data, media_type=shown.media_type)
+
     async def ask(self, request: Request) -> Response:
         """Begin to answer: a new question, or the last one anew."""
-        conversation, question = _id(request), await _body(request, PageQuestion)
+        conversation, question = _id(request), await read_body(request, PageQuestion)
         if question.text.strip():
             settings, text = self._assistant.settings, question.text.strip()
             documents = question.documents
@@ -271,15 +283,16 @@ class _Api:
             question = msgspec.structs.replace(question, text=text)
         async with self._assistant.lock:
             self._begin_answer(conversation, question)
-        return _json({}, status=202)
+        return as_json({}, status=202)
 
     def _begin_answer(self, conversation: str, question: PageQuestion) -> None:
         self._answers.require_idle(conversation)
-        if question.text.strip():
+        pictures = tuple(map(picture_of, question.pictures))
+        if question.text.strip() or pictures:
             privacy = Privacy.LOCAL_ONLY if question.private else self._assistant.privacy
             if question.edits:
                 self._store.versions.before(conversation, question.edits)
-            self._store.ask(conversation, question.text.strip(), privacy)
+            self._store.ask(conversation, question.text.strip(), privacy, pictures)
         elif question.side == "cloud" and link_state(self._assistant.engine) == "none":
             raise RequestError("there is no far model to ask now; look at the switch Private")
         elif question.resume:
@@ -304,11 +317,11 @@ class _Api:
 
     async def stop(self, request: Request) -> Response:
         await self._answers.stop(_id(request))
-        return _json({})
+        return as_json({})
 
     async def consent(self, request: Request) -> Response:
-        self._answers.reply(_id(request), (await _body(request, ConsentReply)).reply)
-        return _json({})
+        self._answers.reply(_id(request), (await read_body(request, ConsentReply)).reply)
+        return as_json({})
 
 
 def _id(request: Request) -> str:
@@ -324,34 +337,9 @@ def _shown(turn: Turn) -> dict[str, Any]:
     return {**whole, **(finish_event(turn.finish) if turn.finish else {})}
 
 
-async def _body(request: Request, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(await request.body(), type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise RequestError(f"the body is not what is asked for: {cause(error)}") from None
-
-
-def _json(body: object, *, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status_code=status, media_type="application/json")
-
-
 def _event(request: Request, event: Event) -> Event:
     """Return an event with its sentences in the page's language."""
     error = event.get("error")
     if isinstance(error, NearfarError):
-        return {**event, "error": told_of(error, in_chinese=_chinese(request))}
-    return cast(Event, spoken(event, in_chinese=_chinese(request)))
-
-
-def _said(request: Request, body: object) -> Response:
-    document = msgspec.to_builtins(body)
-    return _json(spoken(document, in_chinese=_chinese(request)))
-
-
-def _chinese(request: Request) -> bool:
-    return speaks_chinese(request.headers.get("accept-language", ""))
-
-
-async def _on_ours(request: Request, error: Exception) -> Response:
-    assert isinstance(error, NearfarError), "only ours come here"
-    return _json({"error": told_of(error, in_chinese=_chinese(request))}, status=400)
+        return {**event, "error": told(request, error)}
+    return cast(Event, spoken(event, in_chinese=wants_chinese(request)))

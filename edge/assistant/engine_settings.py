@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import fields, replace
@@ -11,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from backbone.errors import NearfarError
 from edge.chat.consent import ConsentPrompt, Question
 from edge.chat.presets import Preset, preset_of, read_presets
 from edge.chat.status_line import LinkState, link, link_state, memory_bytes
@@ -95,12 +97,13 @@ class AssistantEngine:
         refused: Callable[[Request], None] = lambda _: None,
     ) -> None:
         self.settings = settings
-        self._here = here
+        self.here = here
         self._ask = ask
         self._offline = offline
         self._serving = serving  # programs ask too, many at once
         self.open_engine = open_engine
         self._refused = refused
+        self._before: EngineStatus | None = None  # while the engine is exchanged
         self.outbox = Outbox(here.outbox)
         note_use(settings.edge.model, here.models)
         self._used = [settings.edge.model, *used_by_path(here.models)]
@@ -111,9 +114,9 @@ class AssistantEngine:
 
     def _make(self) -> Engine:
         offline = self._offline or self.privacy is Privacy.LOCAL_ONLY
-        consent = ConsentPrompt(self._ask, self._here, refused=self._refused)
+        consent = ConsentPrompt(self._ask, self.here, refused=self._refused)
         choice = RunFlags(offline=offline, consent=consent, serving=self._serving)
-        return self.open_engine(self.settings, self._here, choice)
+        return self.open_engine(self.settings, self.here, choice)
 
     @property
     def privacy(self) -> Privacy:
@@ -128,23 +131,23 @@ class AssistantEngine:
         return read_presets(self.presets_file).get(self.settings.edge.preset, Preset())
 
     @property
-    def here(self) -> Places:
-        """The folders of the person whose assistant this is."""
-        return self._here
-
-    @property
     def presets_file(self) -> Path:
         """The file of the presets."""
-        return self._here.presets
+        return self.here.presets
 
     def preview(self, request: Request) -> Preview:
         """Return what would leave, by the rules that hold now."""
-        return previewer(self._here, lambda: self.engine)(request)
+        return previewer(self.here, lambda: self.engine)(request)
 
     @property
     def ledger(self) -> Path:
         """The file of what left."""
-        return self._here.ledger
+        return self.here.ledger
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether nothing elsewhere is reached in this run, as --offline says."""
+        return self._offline
 
     @property
     def has_cloud(self) -> bool:
@@ -153,6 +156,8 @@ class AssistantEngine:
 
     def status(self) -> EngineStatus:
         """Return what the page shows."""
+        if self._before is not None:
+            return self._before
         edge = self.settings.edge
         return EngineStatus(
             model=self.engine.card(),
@@ -177,7 +182,7 @@ class AssistantEngine:
     def _models(self) -> list[str]:
         """Return what can be chosen, aliases and what was used by its path among it."""
         self._used = [*dict.fromkeys([*self._used, self.settings.edge.model])]
-        return choices(self._here.models, self._used)
+        return choices(self.here.models, self._used)
 
     async def change(self, change: SettingsChange) -> None:
         """Apply a change and keep it in the settings file. Where either fails nothing has changed.
@@ -187,7 +192,7 @@ class AssistantEngine:
         change = self._with_model(change)
         policy = replace(self.settings.policy, learn=change.learn or self.settings.policy.learn)
         wanted = replace(self.settings, edge=_edge(self.settings.edge, change), policy=policy)
-        find_model(wanted.edge.model, self._here.models)  # before the old engine is let go
+        find_model(wanted.edge.model, self.here.models)  # before the old engine is let go
         before, before_private, said_private = self.settings, self.privacy, self._said()
         if change.private is False and self.preset().privacy is Privacy.LOCAL_ONLY:
             raise RequestError("the preset keeps everything here; choose another preset first")
@@ -202,13 +207,24 @@ class AssistantEngine:
             if learns_anew or not same:
                 await self._renew()
             self._keep(change)
-            note_use(wanted.edge.model, self._here.models)
+            note_use(wanted.edge.model, self.here.models)
         except BaseException:  # whatever it was: without its engine the page could do nothing more
             self.settings = before
             if change.private is not None:
                 self._keep_privacy(said_private)
             if change.learn is not None:
                 self._keep_learning(before.policy.learn)
+            await self._renew()
+            raise
+
+    async def reload_clouds(self) -> None:
+        """Use the clouds that the settings file names now. The caller holds the lock."""
+        before = self.settings
+        self.settings = replace(before, cloud=load(self.here.config_file).cloud)
+        try:
+            await self._renew()
+        except BaseException:  # without its engine the page could do nothing more
+            self.settings = before
             await self._renew()
             raise
 
@@ -220,27 +236,32 @@ class AssistantEngine:
         return msgspec.structs.replace(change, model=model or None)
 
     async def _renew(self) -> None:
-        await self.engine.aclose()
-        # Loading a model takes seconds, in which other requests are not to wait.
-        self.engine = await asyncio.to_thread(self._make)
+        with contextlib.suppress(NearfarError):  # of a damaged file of presets
+            self._before = self.status()  # a page that looks meanwhile asks no closed engine
+        try:
+            await self.engine.aclose()
+            # Loading a model takes seconds, in which other requests are not to wait.
+            self.engine = await asyncio.to_thread(self._make)
+        finally:
+            self._before = None
 
     def _keep(self, change: SettingsChange) -> None:
         said = {name: value for name, value in _edge_values(change).items() if value is not None}
         if said:
-            change_settings(self._here.config_file, "edge", said)
+            change_settings(self.here.config_file, "edge", said)
         if change.learn is not None:
             self._keep_learning(change.learn)
-            if load(self._here.config_file).policy.learn != change.learn:
+            if load(self.here.config_file).policy.learn != change.learn:
                 raise SettingsError(
                     "NEARFAR_POLICY_LEARN goes before what is chosen here; start the assistant "
                     "without it"
                 )
 
     def _keep_learning(self, learn: str) -> None:
-        change_settings(self._here.config_file, "policy", {"learn": learn})
+        change_settings(self.here.config_file, "policy", {"learn": learn})
 
     def _keep_privacy(self, privacy: Privacy) -> None:
-        change_settings(self._here.config_file, "policy", {"privacy": privacy.value})
+        change_settings(self.here.config_file, "policy", {"privacy": privacy.value})
         if self._said() is not privacy:
             raise SettingsError(
                 f"NEARFAR_POLICY_PRIVACY says {self._said().value}, and goes before what is chosen "
@@ -249,7 +270,7 @@ class AssistantEngine:
 
     async def forget(self, conversation: str, store: Conversations) -> None:
         """Delete a conversation everywhere on this device."""
-        await forget(conversation, store, self.engine, self._here.cache / "sessions")
+        await forget(conversation, store, self.engine, self.here.cache / "sessions")
 
     async def aclose(self) -> None:
         """Close the engine."""

@@ -19,6 +19,8 @@ from offload.config.settings import Settings
 from offload.messages import Finish, Message, Request
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edge.chat.terminal import StreamReader
     from offload.engine import Engine
 
@@ -37,9 +39,11 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     settings = wish.settings()
     persona = wish.persona()
     system = (Message(role="system", content=persona),) if persona else ()
-    asked = asyncio.run(_with_documents(text, wish.files, settings)) if wish.files else text
+    asked = Message(role="user", content=text)
+    if wish.files:
+        asked = asyncio.run(_with_documents(text, wish.files, settings))
     request = Request(
-        messages=with_note((*system, Message(role="user", content=asked))),
+        messages=with_note((*system, asked)),
         sampling=wish.sampling(0.0 if as_json else settings.edge.temperature),
         privacy=wish.privacy(),
     )
@@ -54,8 +58,8 @@ def ask_once(text: str, wish: AskOptions, *, why: bool, as_json: bool) -> int:
     return status
 
 
-async def _with_documents(text: str, files: Sequence[str], settings: Settings) -> str:
-    """Return a question behind what of the files goes with it. Raises RequestError."""
+async def _with_documents(text: str, files: Sequence[str], settings: Settings) -> Message:
+    """Return a question with what of the files goes with it. Raises RequestError."""
     from edge.documents.attached import attached_documents
 
     attached = attached_documents(settings, places())
@@ -65,7 +69,8 @@ async def _with_documents(text: str, files: Sequence[str], settings: Settings) -
             if one.stays:
                 told = f"{one.name} ({one.about})" if one.about else one.name
                 echo(f"nearfar: of {told} the passages that may answer are read", err=True)
-        return await attached.question(text)
+        asked = await attached.question(text)
+    return Message(role="user", content=asked, pictures=tuple(attached.pictures))
 
 
 def _say_rule(settings: Settings, wish: AskOptions) -> None:

@@ -30,7 +30,7 @@ from offload.config.places import places
 from offload.config.settings import Settings
 from offload.documents.document import Document
 from offload.engine import Engine
-from offload.messages import Delta, Finish, Privacy, Side
+from offload.messages import Delta, Finish, Picture, Privacy, Side
 from offload.reading import heard_by, reading_line
 from offload.thinking import split
 
@@ -86,7 +86,8 @@ class Chat:
         self.thoughts = ""  # what was thought before the last answer
         self.explanation = ""  # how the last answer of this run came about
         self._job: asyncio.Future[None] | None = None  # the answer that is being written
-        self._asked_with: list[Document] = []  # documents of the last question
+        # Documents and pictures of the last question.
+        self._asked_with: tuple[list[Document], list[Picture]] = ([], [])
         self._edits = False  # whether it was stopped to change its question
         self.failed = False  # whether anything that was asked came to nothing
 
@@ -186,7 +187,7 @@ class Chat:
         if self.conversation is None:
             self.conversation = self.store.begin(system=self.system, privacy=self.privacy)
         before = self.store.versions.tip(self.conversation) if before is None else before
-        self.store.ask(self.conversation, whole, privacy)
+        self.store.ask(self.conversation, whole, privacy, self.attached.pictures)
         self.store.keep_documents(self.conversation, self.attached.paths)
         self._asked_with = self.attached.asked()
         await self.answer(forced, before=before)
@@ -236,7 +237,8 @@ class Chat:
             assert self.conversation is not None, "something was asked"
             turns = self.store.read(self.conversation).turns
             asked = next(turn.content for turn in turns[::-1] if turn.role == "user")
-            self._edits, self.attached.whole = False, self._asked_with
+            self._edits = False
+            self.attached.whole, self.attached.pictures = self._asked_with
             self.screen.offer(f"/edit {apart(asked).question}")
             self.screen.remark("change your question; what you send is asked in its place")
             return

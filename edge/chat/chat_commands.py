@@ -159,7 +159,9 @@ async def _attach(chat: Chat, rest: str) -> None:
     for name in chat.attached.names():
         chat.screen.remark(name)
     if not chat.attached.names():
-        raise RequestError("nothing is attached; name a text file, a PDF or a folder: /attach PATH")
+        raise RequestError(
+            "nothing is attached; name a text file, a PDF, a folder or a picture: /attach PATH"
+        )
 
 
 async def _tools(chat: Chat, rest: str) -> None:
@@ -207,7 +209,7 @@ COMMANDS = {
     ),
     "/thoughts": Command(help="the model's thoughts before the last answer", act=_thoughts),
     "/attach": Command(
-        help="attach a text, PDF or folder; none drops all", act=_attach, takes="[PATH]"
+        help="attach a text, PDF, folder or picture; none drops all", act=_attach, takes="[PATH]"
     ),
     "/file": Command(help="the earlier name of /attach", act=_attach, takes="PATH"),
     "/tools": Command(help="the tools; off and on", act=_tools, takes="[on|off]"),

@@ -52,6 +52,9 @@ def _lines(turn: LeavingTurn) -> Iterator[Line]:
 
 
 def _facts(preview: Preview) -> Iterator[Line]:
+    if shown := sum(turn.num_pictures for turn in preview.turns):
+        pictures = "a picture goes" if shown == 1 else f"{shown} pictures go"
+        yield [(f"{pictures} with it, and nothing in a picture is replaced", "dim")]
     if preview.found:
         yield [(found_in_words(preview.found), "dim")]
     for placeholder, original in preview.replaced.items():

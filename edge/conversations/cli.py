@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -48,15 +49,47 @@ def search(
 
 @conversations_app.command()
 def export(
-    conversation: Id,
+    conversation: Annotated[
+        str, typer.Argument(help="The id of a conversation, or how it begins.")
+    ] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every conversation, as one JSON document.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of Markdown.")] = False,
 ) -> None:
-    """Print a whole conversation, as Markdown or JSON."""
+    """Print a whole conversation, as Markdown or JSON, or all of them."""
     from edge.conversations.conversation import export as written
+    from edge.conversations.conversation import export_all
 
     with _store() as store:
+        if everything:
+            for piece in export_all(store.every()):
+                echo_json(piece, end="")
+            return
         whole = store.read(store.find(conversation))
         (echo_json if as_json else echo)(written(whole, "json" if as_json else "markdown"), end="")
+
+
+@conversations_app.command("import")
+def import_(
+    path: Annotated[Path, typer.Argument(help="A zip, a JSON file, or a folder.")],
+    as_json: Json = False,
+) -> None:
+    """Take over conversations: ChatGPT's export, Jan's data folder, or nearfar's own `--all`.
+
+    What is here already is not taken twice.
+    """
+    from backbone.files import expanded
+    from edge.conversations.conversation_import import keep_imported, read_export
+
+    found = read_export(expanded(path))
+    with _store() as store:
+        kept = sum(keep_imported(store, each) for each in found.conversations)
+    told = {"imported": kept, "here": len(found.conversations) - kept, "unread": found.num_unread}
+    words = f"{kept} conversations were taken over, {told['here']} were here already"
+    if found.num_unread:
+        words += f", {found.num_unread} could not be read"
+    echo_json(json.dumps(told)) if as_json else echo(words)
 
 
 @conversations_app.command()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Literal
 
@@ -12,7 +12,16 @@ import msgspec
 
 from edge.conversations.attachments import with_note
 from edge.conversations.versions import Tree
-from offload.messages import Finish, Message, Privacy, Role, ToolCall
+from offload.messages import (
+    MAX_PICTURES,
+    Finish,
+    Message,
+    Picture,
+    PictureType,
+    Privacy,
+    Role,
+    ToolCall,
+)
 from offload.reasons import sentence
 from offload.thinking import split
 
@@ -47,6 +56,18 @@ class LaterAnswer(msgspec.Struct, frozen=True, kw_only=True):
     finish: Finish
 
 
+class StoredPicture(msgspec.Struct, frozen=True, kw_only=True):
+    """Picture of a question; its bytes are read only where they are asked for."""
+
+    id: int
+    media_type: PictureType
+    data: bytes = b""
+
+    def shown(self) -> Picture:
+        """Return it as a model sees it."""
+        return Picture(media_type=self.media_type, data=self.data)
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """Turn of a conversation; `finish` is how an answer ended, with its route and usage.
 
@@ -70,6 +91,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     better: LaterAnswer | None = None
     privacy: Privacy = Privacy.ASK
     calls: tuple[ToolCall, ...] = ()
+    pictures: tuple[StoredPicture, ...] = ()
 
     @property
     def can_go_on(self) -> bool:
@@ -98,9 +120,7 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
         """
         system = [_message("system", self.system, self.privacy)] if self.system else []
         said = map(_of_turn, self.turns, (*self.turns[1:], None))
-        turns = _by_turns(
-            each for each in said if each.content.strip() or each.tool_calls or each.tool_call_id
-        )
+        turns = _by_turns(each for each in said if _says_something(each))
         return with_note((*system, *turns))
 
 
@@ -116,8 +136,9 @@ def _by_turns(said: Iterable[Message]) -> list[Message]:
     return [
         msgspec.structs.replace(
             row[0],
-            content="\n\n".join(message.content for message in row),
+            content="\n\n".join(message.content for message in row if message.content),
             tool_calls=tuple(call for message in row for call in message.tool_calls),
+            pictures=tuple(each for message in row for each in message.pictures)[-MAX_PICTURES:],
             stays=any(message.stays for message in row),
         )
         for row in rows
@@ -130,6 +151,11 @@ def _message(role: Role, content: str, privacy: Privacy) -> Message:
     return Message(role=role, content=answer, reasoning=thought, stays=stays)
 
 
+def _says_something(message: Message) -> bool:
+    calls = bool(message.tool_calls or message.tool_call_id)
+    return bool(message.content.strip() or message.pictures) or calls
+
+
 def _of_turn(turn: Turn, behind: Turn | None) -> Message:
     """Return a turn as a model reads it; a call that nothing answered, as it was stopped, is left
     out: models and servers want an answer to each.
@@ -137,13 +163,21 @@ def _of_turn(turn: Turn, behind: Turn | None) -> Message:
     message = _message(turn.role, turn.content, turn.privacy)
     if turn.role == "tool":
         return msgspec.structs.replace(message, tool_call_id=turn.calls[0].id)
+    pictures = tuple(each.shown() for each in turn.pictures if each.data)
+    message = msgspec.structs.replace(message, pictures=pictures)
     is_answered = behind is not None and behind.role == "tool"
     return msgspec.structs.replace(message, tool_calls=turn.calls) if is_answered else message
 
 
-def conversation_of(row: sqlite3.Row, turns: Iterable[sqlite3.Row]) -> Conversation:
-    """Return a conversation by its row of HEADINGS and all its turns' rows."""
+def conversation_of(
+    row: sqlite3.Row, turns: Iterable[sqlite3.Row], pictures: Iterable[sqlite3.Row] = ()
+) -> Conversation:
+    """Return a conversation by its row of HEADINGS, and all rows of its turns and pictures."""
     found = {turn.id: turn for turn in map(turn_of, turns)}
+    for one in pictures:
+        stored = StoredPicture(id=one["id"], media_type=one["media_type"], data=one["data"])
+        turn = found[one["turn"]]
+        found[turn.id] = msgspec.structs.replace(turn, pictures=(*turn.pictures, stored))
     tree = Tree(found.values())
     for each in found:
         if len(versions := tree.siblings(each)) > 1:
@@ -186,6 +220,18 @@ def export(conversation: Conversation, form: Format) -> str:
     return _markdown(conversation)
 
 
+def export_all(conversations: Iterable[Conversation]) -> Iterator[str]:
+    """Yield one JSON document with all conversations, which can be imported again, piece by piece.
+
+    They are as `export` writes them; one alone is in memory at a time.
+    """
+    before = "[\n"
+    for each in conversations:
+        yield before + export(each, "json").rstrip()
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
+
+
 def _markdown(conversation: Conversation) -> str:
     heading = conversation.heading
     began = time.strftime("%Y-%m-%d %H:%M", time.localtime(heading.created_at))
@@ -202,7 +248,8 @@ def _markdown(conversation: Conversation) -> str:
 
 
 def _section(turn: Turn) -> list[str]:
-    parts = [f"## {_who(turn)}", turn.content.strip() or f"*{turn.state}*"]
+    parts = [f"## {_who(turn)}", *(f"*{each.media_type}*" for each in turn.pictures)]
+    parts.append(turn.content.strip() or f"*{turn.state}*")
     if turn.better is not None:
         parts += ["### A better answer, from the far model, later", turn.better.content.strip()]
     return parts

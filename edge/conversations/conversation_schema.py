@@ -140,6 +140,17 @@ def _documents_and_calls(connection: sqlite3.Connection) -> None:
         connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} TEXT NOT NULL DEFAULT '[]'")
 
 
+def _pictures(connection: sqlite3.Connection) -> None:
+    """A question may come with pictures, which go with it."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(
+        "CREATE TABLE picture (id INTEGER PRIMARY KEY AUTOINCREMENT, turn INTEGER NOT NULL "
+        "REFERENCES turn (id) ON DELETE CASCADE, media_type TEXT NOT NULL, data BLOB NOT NULL"
+        ") STRICT"
+    )
+    connection.execute("CREATE INDEX picture_by_turn ON picture (turn, id)")
+
+
 _MAY_NOT = ("local_only", "not_allowed", "withheld")
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
@@ -149,6 +160,7 @@ MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
     _versions,
     _pinned,
     _documents_and_calls,
+    _pictures,
 )
 
 

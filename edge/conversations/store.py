@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from edge.conversations.search import SearchHit, search
 from edge.conversations.trash import Trash
 from edge.conversations.versions import Versions
 from offload.errors import RequestError
-from offload.messages import Privacy, Role, ToolCall
+from offload.messages import Picture, Privacy, Role, ToolCall
 
 TITLE_LEN = 60
 
@@ -75,6 +75,14 @@ class Conversations:
         )
         return [heading_of(row) for row in rows]
 
+    def every(self) -> Iterator[Conversation]:
+        """Yield every conversation, whole, the oldest first."""
+        rows = self._db.execute(
+            "SELECT id FROM conversation WHERE deleted_at = 0 ORDER BY created_at"
+        ).fetchall()
+        for row in rows:
+            yield self.read(str(row["id"]))
+
     def find(self, name: str) -> str:
         """Return the full id of an id or of its beginning. Raises RequestError."""
         escaped = name.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
@@ -95,23 +103,55 @@ class Conversations:
             raise RequestError("there is no conversation yet; `nearfar chat` begins one")
         return str(row["id"])
 
-    def read(self, conversation: str) -> Conversation:
-        """Return a whole conversation. Raises RequestError for an unknown id."""
+    def read(self, conversation: str, *, pictures: bool = True) -> Conversation:
+        """Return a whole conversation, of its pictures only the names unless they are wanted.
+
+        Raises RequestError for an unknown id.
+        """
         row = self._db.execute(f"{HEADINGS} WHERE c.id = ?", (conversation,)).fetchone()
         if row is None:
             raise RequestError(f"there is no conversation {conversation!r}; it may be deleted")
         turns = self._db.execute(
             "SELECT * FROM turn WHERE conversation = ? ORDER BY id", (conversation,)
+        ).fetchall()
+        data = "p.data" if pictures else "x''"
+        shown = self._db.execute(
+            f"SELECT p.id, p.turn, p.media_type, {data} AS data FROM picture p "
+            "JOIN turn t ON t.id = p.turn WHERE t.conversation = ? ORDER BY p.id",
+            (conversation,),
         )
-        return conversation_of(row, turns)
+        return conversation_of(row, turns, shown)
 
-    def ask(self, conversation: str, text: str, privacy: Privacy = Privacy.ASK) -> int:
+    def picture(self, conversation: str, number: int) -> Picture:
+        """Return one picture of a conversation. Raises RequestError where it has none such."""
+        row = self._db.execute(
+            "SELECT p.media_type, p.data FROM picture p JOIN turn t ON t.id = p.turn "
+            "WHERE t.conversation = ? AND p.id = ?",
+            (conversation, number),
+        ).fetchone()
+        if row is None:
+            raise RequestError("there is no such picture; it may be deleted")
+        return Picture(media_type=row["media_type"], data=row["data"])
+
+    def ask(
+        self,
+        conversation: str,
+        text: str,
+        privacy: Privacy = Privacy.ASK,
+        pictures: Sequence[Picture] = (),
+    ) -> int:
         """Add a person's turn; the first one gives an unnamed conversation its title."""
         self._db.execute(
             "UPDATE conversation SET title = ? WHERE id = ? AND title = ''",
-            (_title(text), conversation),
+            (title_of(text), conversation),
         )
-        return self._add(conversation, "user", text, "whole", privacy)
+        turn = self._add(conversation, "user", text, "whole", privacy)
+        for each in pictures:
+            self._db.execute(
+                "INSERT INTO picture (turn, media_type, data) VALUES (?, ?, ?)",
+                (turn, each.media_type, each.data),
+            )
+        return turn
 
     def answer(self, conversation: str, privacy: Privacy = Privacy.ASK) -> AnswerWriter:
         """Begin an answer, to be written piece by piece."""
@@ -247,7 +287,8 @@ class Conversations:
             self._db.execute("INSERT INTO words (words) VALUES ('optimize')")
 
 
-def _title(text: str) -> str:
+def title_of(text: str) -> str:
+    """Return the title that a first question gives a conversation."""
     asked = apart(text).question
     line = next((line.strip() for line in asked.splitlines() if line.strip()), "")
     return line if len(line) <= TITLE_LEN else f"{line[: TITLE_LEN - 1].rstrip()}…"

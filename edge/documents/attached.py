@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from backbone.files import expanded
 from edge.conversations.attachments import fenced
+from edge.documents.picture_files import is_picture, read_picture
 from edge.documents.search import DocumentSearch
 from edge.models.local_models import find_model
 from edge.models.model_card import card_of
@@ -21,6 +22,8 @@ from offload.config.settings import DocumentSettings, Settings
 from offload.documents.document import Document, Passage
 from offload.documents.index import DocumentIndex
 from offload.documents.reader import read_document
+from offload.errors import RequestError
+from offload.messages import MAX_PICTURES, Picture
 
 _USUAL_LEN = 4096  # tokens, of a server's model that does not say
 _BYTES_PER_TOKEN = 3  # of any language, so that a text is never longer than is reckoned
@@ -68,6 +71,7 @@ class AttachedDocuments:
     context_len: Callable[[], int]
     whole: list[Document] = field(default_factory=list)  # for the next question
     searched: list[Searched] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)  # for the next question
 
     def attach(self, name: str | Path) -> Attached:
         """Attach a file or a folder. Raises RequestError.
@@ -77,6 +81,11 @@ class AttachedDocuments:
         path = expanded(name)
         if path.is_dir():
             return self._attach_folder(path)
+        if is_picture(path):
+            if len(self.pictures) == MAX_PICTURES:
+                raise RequestError(f"{MAX_PICTURES} pictures go with one question; ask it first")
+            self.pictures.append(read_picture(path))
+            return Attached(path.name, "a picture", stays=False)
         return self.attach_document(read_document(path), path)
 
     def attach_document(self, document: Document, path: Path) -> Attached:
@@ -127,20 +136,21 @@ class AttachedDocuments:
         # Read in the order of their documents they are easier to follow.
         return sorted(found, key=lambda each: (each.name, each.page, each.first_line))
 
-    def asked(self) -> list[Document]:
+    def asked(self) -> tuple[list[Document], list[Picture]]:
         """Let go of what went with a question; return it, in case the question is changed."""
-        gone, self.whole = self.whole, []
+        gone, self.whole, self.pictures = (self.whole, self.pictures), [], []
         return gone
 
     def drop(self) -> None:
         """Let go of everything."""
         for each in self.searched:
             each.index.close()
-        self.whole, self.searched = [], []
+        self.whole, self.searched, self.pictures = [], [], []
 
     def names(self) -> list[str]:
         """Return what is attached, in words."""
         whole = [f"{each.name}, with the next question" for each in self.whole]
+        whole += ["a picture, with the next question"] * len(self.pictures)
         return whole + [f"{each.name}, searched for each question" for each in self.searched]
 
     @property

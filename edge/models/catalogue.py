@@ -14,6 +14,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+import msgspec
+
 from backbone.errors import NearfarError
 from edge.llama.fit import choose
 from edge.llama.kv_types import CacheShape
@@ -159,6 +161,36 @@ CATALOGUE = (
            32, 3072, 8192, 24, 8, 128, 200_064, is_fused=True),
 )
 # fmt: on
+
+
+class CatalogueRow(msgspec.Struct, frozen=True, kw_only=True):
+    """Catalogue row as the lists show it; `misfit` says why it does not fit now, if it does not."""
+
+    name: str
+    repo: str
+    licence: str
+    size_gb: float
+    parameters: int
+    max_model_len: int
+    about: str
+    misfit: str | None
+
+
+def catalogue_rows(free_bytes: int) -> list[CatalogueRow]:
+    """Return the catalogue, each model judged by the memory that is free."""
+    return [
+        CatalogueRow(
+            name=each.name,
+            repo=each.repo,
+            licence=each.licence,
+            size_gb=each.size_gb,
+            parameters=each.shape.num_parameters,
+            max_model_len=each.trained_len,
+            about=each.about,
+            misfit=each.misfit(free_bytes),
+        )
+        for each in CATALOGUE
+    ]
 
 
 _LATEST = {"llama3.2": "3b", "gemma3": "4b", "smollm2": "1.7b", "smollm3": "3b"}

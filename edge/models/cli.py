@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -24,6 +24,8 @@ def list_models(
     """List the models on this device; the embedded pair is always there."""
     import msgspec
 
+    from backbone.process_limits import free_memory_bytes
+    from edge.models.catalogue import catalogue_rows
     from edge.models.local_models import list_models as find_all
     from edge.models.local_models import read_aliases
     from offload.config.places import places
@@ -32,7 +34,7 @@ def list_models(
     if as_json and not everything:
         echo_json(msgspec.json.encode(entries).decode())
         return
-    listed = _catalogue() if everything else []
+    listed = catalogue_rows(free_memory_bytes()) if everything else []
     if as_json:
         echo_json(msgspec.json.encode({"here": entries, "catalogue": listed}).decode())
         return
@@ -43,31 +45,30 @@ def list_models(
     for short, target in read_aliases(places().models).items():
         echo(f"{short:32} alias  of {target}")
     for row in listed:
-        fits = "does not fit now" if row["misfit"] else "fits"
-        line = f"{row['name']:14} about {row['size_gb']:4.2f} GB  {row['licence']:20} {fits:17}"
-        echo(f"{line}{row['about']}")
+        fits = "does not fit now" if row.misfit else "fits"
+        line = f"{row.name:14} about {row.size_gb:4.2f} GB  {row.licence:20} {fits:17}"
+        echo(f"{line}{row.about}")
     if not everything:
         echo("`nearfar models list --all` shows models worth fetching")
 
 
-def _catalogue() -> list[dict[str, Any]]:
-    from backbone.process_limits import free_memory_bytes
-    from edge.models.catalogue import CATALOGUE
+@models_app.command()
+def search(
+    words: Annotated[str, typer.Argument(help="What to look for; it is sent to the Hub.")],
+    as_json: Json = False,
+) -> None:
+    """Find models on the Hugging Face Hub that have GGUF files, the most fetched first."""
+    import msgspec
 
-    free = free_memory_bytes()
-    return [
-        {
-            "name": each.name,
-            "repo": each.repo,
-            "licence": each.licence,
-            "size_gb": each.size_gb,
-            "parameters": each.shape.num_parameters,
-            "max_model_len": each.trained_len,
-            "about": each.about,
-            "misfit": each.misfit(free),
-        }
-        for each in CATALOGUE
-    ]
+    from edge.models.hub import search as find
+
+    found = find(words)
+    if as_json:
+        echo_json(msgspec.json.encode(found).decode())
+        return
+    for each in found:
+        echo(f"{each.id:60} {each.downloads:>12,} downloads{'  gated' if each.gated else ''}")
+    echo("`nearfar models pull OWNER/REPO` fetches one" if found else "nothing was found")
 
 
 @models_app.command()

@@ -13,7 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 import msgspec
 
@@ -25,6 +25,7 @@ from edge.models.split_models import set_of
 
 PREFERRED = ("Q4_K_M", "Q4_0", "Q5_K_M", "Q8_0")  # by what a small device runs well
 MAX_LIST_BYTES = 32 << 20  # a list of 50,000 files has about 20 MB
+_MOST_WORDS = 200  # characters of a search
 _FOLDER = (".safetensors", ".json", ".jinja", ".txt", ".model")  # what a Hugging Face folder needs
 
 
@@ -54,6 +55,14 @@ class File(msgspec.Struct, frozen=True):
 
 class _Repo(msgspec.Struct, frozen=True):
     siblings: list[File]
+
+
+class HubModel(msgspec.Struct, frozen=True):
+    """A repository that a search found; `gated` says that its owner must let a person in."""
+
+    id: str
+    downloads: Annotated[int, msgspec.Meta(ge=0)] = 0
+    gated: bool | str = False
 
 
 def parse(name: str) -> Source:
@@ -124,6 +133,23 @@ def files(source: Source) -> list[File]:
         raise DownloadError(
             f"{endpoint()} answers with no list of files; check HF_ENDPOINT"
         ) from None
+
+
+def search(words: str, *, most: int = 20) -> list[HubModel]:
+    """Return the repositories with GGUF files that the Hub finds for words, most fetched first.
+
+    The words leave for the Hub. Raises DownloadError.
+    """
+    asked = urlencode({"search": words[:_MOST_WORDS], "filter": "gguf", "sort": "downloads"})
+    where = f"{endpoint()}/api/models?{asked}&direction=-1&limit={most}"
+    body = read_small(where, headers(), MAX_LIST_BYTES, page=endpoint())
+    try:
+        found = msgspec.json.decode(body, type=list[HubModel])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise DownloadError(
+            f"{endpoint()} answers with no list of models; check HF_ENDPOINT"
+        ) from None
+    return [each for each in found if REPO.fullmatch(each.id)][:most]
 
 
 def choose(source: Source, there: Sequence[File]) -> list[File]:

@@ -102,15 +102,23 @@ def _places(
 
 
 def _require_fit(name: str, num_bytes: int, *, is_folder: bool) -> None:
-    free = free_memory_bytes()
-    named = listed(name)
-    misfit = named[0].misfit(free) if named else None
-    if misfit is None and not is_folder and num_bytes > free * MARGIN:
-        misfit = (
+    why = misfit(name, num_bytes, is_folder=is_folder)
+    if why:
+        raise DownloadError(f"{why}; --anyway fetches it all the same")
+
+
+def misfit(name: str, num_bytes: int, *, is_folder: bool = False) -> str | None:
+    """Return why a model of so many bytes does not fit the memory that is free; None where it does.
+
+    Of a model of the catalogue the room for its context is known, too.
+    """
+    free, named = free_memory_bytes(), listed(name)
+    why = named[0].misfit(free) if named else None
+    if why is None and not is_folder and num_bytes > free * MARGIN:
+        why = (
             f"{name} has {readable_bytes(num_bytes)} and {readable_bytes(free)} of memory are free"
         )
-    if misfit:
-        raise DownloadError(f"{misfit}; --anyway fetches it all the same")
+    return why
 
 
 def fetch_missing(name: str, folder: Path, *, agreed: Callable[[str], bool]) -> None:

@@ -27,6 +27,12 @@ def used_by_path(folder: Path) -> list[str]:
     return [path for path in paths if Path(path).exists()]
 
 
+def forget_use(path: str, folder: Path) -> None:
+    """Take a model that was used by its path out of the list; its file stays."""
+    kept = [each for each in used_by_path(folder) if each != path]
+    atomic_write(folder / USED, msgspec.json.encode(kept))
+
+
 def note_use(name: str, folder: Path) -> None:
     """Remember a model where `name` is its path; a folder that cannot be written keeps no list."""
     try:

@@ -65,6 +65,13 @@ class LlamaServerEngine:
         except LinkError as error:  # of a near engine: nothing here is about a cloud
             raise EngineStopped(f"edge.server: {error}") from None
 
+    async def sees(self) -> bool:
+        """Whether the server was started with a projector (--mmproj). See Seeing."""
+        try:
+            return await self._upstream.sees()
+        except LinkError as error:
+            raise EngineStopped(f"edge.server: {error}") from None
+
     async def aclose(self) -> None:
         """Close the connections; the server goes on."""
         await self._upstream.aclose()

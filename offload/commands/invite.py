@@ -10,10 +10,9 @@ import sys
 from backbone.terminal_text import echo, echo_json
 from offload.config.places import places
 from offload.config.settings_reading import load
-from offload.config.settings_sources import change_settings
-from offload.errors import SettingsError
-from offload.link.invites import accept_invite, make_invite
-from offload.link.local_keys import device_keys, open_invites, server_keys
+from offload.hybrid import clouds
+from offload.link.invites import make_invite
+from offload.link.local_keys import open_invites, server_keys
 
 
 def invite(name: str, endpoint: str, *, hours: float, as_json: bool) -> None:
@@ -44,24 +43,12 @@ def _qr(text: str) -> str:
 
 
 def join(line: str, *, add: bool, as_json: bool) -> None:
-    """Make this device known to the cloud that invited it, and set it up as this one's cloud.
-
-    With `add`, the clouds that are set up already are kept.
-    """
+    """Use an invite, and say by which name the cloud knows this device."""
     here = places()
-    accepted = asyncio.run(accept_invite(line, device_keys(here.keys)))
-    clouds = {accepted.endpoint: accepted.server_key}
-    if add:
-        clouds = dict(load(here.config_file, {}).cloud.clouds) | clouds
-    found = {"url": ",".join(clouds), "server_key": ",".join(clouds.values())}
-    try:
-        change_settings(here.config_file, "cloud", found)
-    except SettingsError as error:
-        raise SettingsError(
-            f"this device is known to the cloud now, but {error}; then set "
-            f"cloud.url = {found['url']!r} and cloud.server_key = {found['server_key']!r}"
-        ) from None
+    accepted = asyncio.run(clouds.join(line, here, add=add))
     if as_json:
+        kept = load(here.config_file, {}).cloud
+        found = {"url": kept.url, "server_key": kept.server_key}
         echo_json(json.dumps(found | {"name": accepted.name}))
         return
     echo(f"{accepted.endpoint} knows this device as {accepted.name}; try: nearfar link ping")

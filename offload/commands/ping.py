@@ -3,36 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 
 import msgspec
 
 from backbone.terminal_text import echo, echo_json
 from offload.config.places import places
 from offload.config.settings_reading import load
-from offload.errors import CloudUnreachable, LinkError
-from offload.link.client import CloudLink
-from offload.link.link_quality import LinkMeasure, measure
-from offload.link.pool import open_links
-from offload.messages import ModelCard
-
-
-class PingResult(msgspec.Struct, frozen=True, kw_only=True):
-    """Ping result of one address: a model and a measure, or an error."""
-
-    url: str
-    card: ModelCard | None = None
-    measure: LinkMeasure | None = None
-    queue_s: float | None = None  # how long the cloud's last answers waited for its engine
-    num_waiting: int = 0
-    error: str | None = None
+from offload.errors import CloudUnreachable
+from offload.hybrid.clouds import CloudTest, reach_all
+from offload.link.link_quality import LinkMeasure
 
 
 def ping(*, num_pings: int, as_json: bool) -> None:
     """Print what stands at each address. Raises LinkError where none answers, SettingsError."""
     here = places()
-    links = open_links(load(here.config_file).cloud, here.keys)
-    found = asyncio.run(_look(links, num_pings))
+    found = asyncio.run(reach_all(load(here.config_file).cloud, here, num_pings=num_pings))
     if all(each.error for each in found):
         raise CloudUnreachable("; ".join(each.error for each in found if each.error))
     if as_json:
@@ -41,31 +26,11 @@ def ping(*, num_pings: int, as_json: bool) -> None:
         echo("\n".join(map(_told, found)))
 
 
-async def _look(links: list[CloudLink], num_pings: int) -> list[PingResult]:
-    # One after the other, so that none disturbs the measure of another.
-    return [await _reach(link, num_pings) for link in links]
-
-
-async def _reach(link: CloudLink, num_pings: int) -> PingResult:
-    async with aclosing(link):
-        try:
-            card = await link.connect()
-            measured = await measure(link, num_pings=num_pings)
-        except LinkError as error:
-            return PingResult(url=link.endpoint, error=str(error))
-        snapshot = link.snapshot()
-        return PingResult(
-            url=link.endpoint,
-            card=card,
-            measure=measured,
-            queue_s=snapshot.queue_s,
-            num_waiting=snapshot.num_waiting,
-        )
-
-
-def _told(found: PingResult) -> str:
-    if found.card is None or found.measure is None:
+def _told(found: CloudTest) -> str:
+    if found.card is None:
         return f"{found.url}: {found.error}"
+    if found.measure is None:  # over HTTP
+        return f"{found.url}: {found.card.name} answers"
     size = f"{found.card.num_parameters / 1e6:.1f}M parameters, {found.card.quantization}"
     return "\n".join(
         [f"{found.url}: {found.card.name} ({size})", *_figures(found.measure), _queue(found)]
@@ -92,6 +57,6 @@ def _figures(measured: LinkMeasure) -> list[str]:
     return lines
 
 
-def _queue(found: PingResult) -> str:
+def _queue(found: CloudTest) -> str:
     waited = "" if found.queue_s is None else f", the last answers waited {found.queue_s:.2f} s"
     return f"  queue       {found.num_waiting} waiting{waited}"

@@ -16,7 +16,7 @@ from offload.config.addresses import (
     is_web_address,
 )
 from offload.durations import seconds_of
-from offload.egress.privacy.findings import KINDS, Rules
+from offload.egress.privacy.findings import RULES, Rules
 from offload.errors import RequestError, SettingsError
 from offload.messages import Privacy
 
@@ -127,6 +127,12 @@ class CloudSettings:
     connect_timeout_s: float = 2.0
     model: str = ""  # the first that the server lists unless set
     api_key: str = field(default="", repr=False)
+    sees: str = "auto"  # pictures: yes, no, or auto, as the server says of its model (few do)
+
+    @property
+    def sees_pictures(self) -> bool | None:
+        """Whether the server's model sees pictures; None where the server is to say."""
+        return {"yes": True, "no": False}.get(self.sees)
 
     @property
     def is_upstream(self) -> bool:
@@ -146,6 +152,8 @@ class CloudSettings:
                     f"cloud.server_key has {len(key)} characters; "
                     "a key has 40, as `nearfar cloud serve` prints it"
                 )
+        if self.sees not in ("auto", "yes", "no"):
+            raise SettingsError(f"cloud.sees is {self.sees!r}; it must be one of auto, yes, no")
         if not 0.05 <= self.connect_timeout_s <= 600:
             raise SettingsError(
                 f"cloud.connect_timeout_s is {self.connect_timeout_s}; it must be 0.05 to 600"
@@ -275,6 +283,7 @@ class PrivacySettings:
     address: str = "redact"
     ip: str = "allow"
     path: str = "allow"
+    entity: str = "allow"  # persons and places that are on no list: found by a small recogniser
     names: str = ""  # of people, firms, projects; with commas between them
     countries: str = ""  # whose telephone numbers need no code: US,DE; empty: thirty large ones
 
@@ -283,7 +292,7 @@ class PrivacySettings:
 
     def rules(self) -> Rules:
         """Return the rules that these settings say. Raises SettingsError."""
-        said: dict[str, Any] = {kind: getattr(self, kind) for kind in KINDS}
+        said: dict[str, Any] = {rule: getattr(self, rule) for rule in RULES}
         return Rules(names=_listed(self.names), countries=_listed(self.countries), **said)
 
 

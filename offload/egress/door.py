@@ -26,11 +26,11 @@ from offload.egress.permission import (
     nobody,
 )
 from offload.egress.preview import AT_ONCE
-from offload.egress.privacy.findings import Kind, Rules, counted
+from offload.egress.privacy.findings import RULES_OF, Kind, Rules, counted
 from offload.egress.privacy.placeholder_restoring import Restorer
 from offload.egress.privacy.redaction import Cleared, clear
 from offload.egress.privacy.shareable_part import class_of, part_that_leaves, strictest
-from offload.engine import AnswerStream, Connectable, Engine, can_continue
+from offload.engine import AnswerStream, Connectable, Engine, Seeing, can_continue
 from offload.errors import (
     CloudFailed,
     ContextLengthError,
@@ -40,6 +40,7 @@ from offload.errors import (
 )
 from offload.link.health import CloudSnapshot
 from offload.messages import Delta, Finish, ModelCard, Privacy, Request
+from offload.pictures import bare, blind
 from offload.policy.serving.dispatch import CloudStatus, MeasuredCloud, Prices, num_chars
 from offload.policy.serving.gate import Conditions, DayLimits, kept_near
 from offload.prompt_length import require_short
@@ -96,6 +97,10 @@ class EgressEngine:
         cleared = await _clear(request, rules)
         return (*cleared.originals.values(), *rules.names)
 
+    async def sees(self) -> bool:
+        """Whether the cloud's model sees pictures. See Seeing."""
+        return isinstance(self.cloud, Seeing) and await self.cloud.sees()
+
     def within(self, context: EgressContext) -> Engine:
         """Return this door as an Engine whose texts all leave in one context."""
         return _Within(self, context)
@@ -126,6 +131,8 @@ class EgressEngine:
         context = await self._permit(request, allowed, context)
         request, _ = part_that_leaves(request)
         await self._open()
+        if any(message.pictures for message in request.messages):
+            request = bare(request) if await self.sees() else blind(request)
         await self._require_short(request)
         cleared = await self._cleared(request, allowed.rules, context)
         departure = self._departure(request, cleared, allowed.rules, context.reason)
@@ -214,7 +221,7 @@ class EgressEngine:
         names = ", ".join(kind.replace("_", " ") for kind in kinds)
         raise EgressBlocked(
             f"the text holds what may not leave ({names}; {why}); "
-            f"privacy.{kinds[0]} is the rule to change"
+            f"privacy.{RULES_OF[kinds[0]]} is the rule to change"
         )
 
     def _departure(self, request: Request, cleared: Cleared, rules: Rules, why: str) -> Departure:

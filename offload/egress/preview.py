@@ -15,6 +15,7 @@ from offload.egress.privacy.findings import Rules, counted
 from offload.egress.privacy.redaction import clear
 from offload.egress.privacy.shareable_part import part_that_leaves
 from offload.messages import Request, Role
+from offload.pictures import bare
 from offload.policy.serving.dispatch import num_chars
 
 
@@ -30,6 +31,7 @@ class LeavingTurn(msgspec.Struct, frozen=True, kw_only=True):
 
     role: Role
     pieces: tuple[Piece, ...]
+    num_pictures: int = 0
 
     @property
     def text(self) -> str:
@@ -68,13 +70,14 @@ Previewer = Callable[[Request], Preview]
 
 def preview(request: Request, rules: Rules, *, endpoint: str = "", model: str = "") -> Preview:
     """Return what would leave. Raises EgressBlocked where a tool call hides what it holds."""
-    leaves, left_out = part_that_leaves(request)
+    part, left_out = part_that_leaves(request)
+    leaves = bare(part)
     cleared = clear(leaves, rules)
     turns = tuple(_turns(cleared.request, cleared.originals))
     return Preview(
         endpoint=endpoint,
         model=model,
-        num_bytes=sum(len(turn.text.encode()) for turn in turns),
+        num_bytes=sum(len(turn.text.encode()) for turn in turns) + _picture_bytes(leaves),
         turns=turns,
         found=counted(cleared.kinds, rules),
         left_out=left_out,
@@ -94,9 +97,17 @@ def _turns(request: Request, originals: Mapping[str, str]) -> Iterator[LeavingTu
     for message in request.messages:
         # Thoughts leave with an answer, too; some templates read them.
         said = "\n\n".join(text for text in (message.reasoning, message.content) if text)
-        yield LeavingTurn(role=message.role, pieces=_pieces(said, originals))
+        yield LeavingTurn(
+            role=message.role,
+            pieces=_pieces(said, originals),
+            num_pictures=len(message.pictures),
+        )
     if request.answer_prefix:
         yield LeavingTurn(role="assistant", pieces=_pieces(request.answer_prefix, originals))
+
+
+def _picture_bytes(request: Request) -> int:
+    return sum(len(each.data) for message in request.messages for each in message.pictures)
 
 
 def _pieces(text: str, originals: Mapping[str, str]) -> tuple[Piece, ...]:

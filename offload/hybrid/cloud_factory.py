@@ -28,7 +28,11 @@ def open_cloud(settings: Settings, here: Places) -> CloudPool | Upstream | None:
 
         far = settings.cloud
         return Upstream(
-            far.url, model=far.model, api_key=far.api_key, connect_timeout_s=far.connect_timeout_s
+            far.url,
+            model=far.model,
+            api_key=far.api_key,
+            connect_timeout_s=far.connect_timeout_s,
+            sees=far.sees_pictures,
         )
     from offload.link.pool import open_pool
 

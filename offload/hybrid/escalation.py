@@ -27,6 +27,7 @@ from offload.hybrid.decision_state import DecisionInputs, DecisionState
 from offload.hybrid.far_help import FarHelp
 from offload.hybrid.handover import BackgroundStream, accepted
 from offload.messages import Delta, Finish, Request, Side
+from offload.pictures import blind
 from offload.policy.serving.actions import Actions
 from offload.policy.serving.dispatch import LatencyModel
 from offload.policy.serving.failsafe import Failsafe
@@ -49,9 +50,14 @@ class Escalation:
         *,
         acceptance: Acceptance | None = None,
         actions: Actions = Actions(),  # noqa: B008 - frozen
+        near_sees: bool = False,
     ) -> None:
-        """Take who may answer and by what; `acceptance` where text cannot be taken back."""
-        self._edge, self._cloud = edge, cloud
+        """Take who may answer and by what.
+
+        `acceptance` where text cannot be taken back, `near_sees` where the near model is to be
+        given pictures.
+        """
+        self._edge, self._cloud, self._near_sees = edge, cloud, near_sees
         self._request, self.verdict, self._by = request, verdict, deciding
         self._began_s = time.monotonic()
         self.state = DecisionState(deciding, request, cloud)
@@ -331,7 +337,8 @@ class Escalation:
                 yield item
 
     def _near_items(self, request: Request) -> AnswerStream:
-        return self._timed(self._edge, request, self._by.near_latency)
+        seen = request if self._near_sees else blind(request)
+        return self._timed(self._edge, seen, self._by.near_latency)
 
     async def _timed(self, engine: Engine, request: Request, clock: LatencyModel) -> AnswerStream:
         began, first_s = time.monotonic(), None

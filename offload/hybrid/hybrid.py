@@ -27,6 +27,7 @@ from offload.engine import (
     Embedding,
     Engine,
     ForwardsTokenizing,
+    Seeing,
     SessionKeeping,
     Tokenizing,
     held_in_memory,
@@ -44,6 +45,7 @@ from offload.hybrid.decision_state import DecisionInputs, ExplorationDraw, with_
 from offload.hybrid.escalation import Escalation
 from offload.hybrid.rule_in_use import RuleInUse
 from offload.messages import Finish, ModelCard, Request, Side
+from offload.pictures import shows_picture
 from offload.policy.serving.actions import BY_DEFAULT, Watches
 from offload.policy.serving.dispatch import LatencyModel, Prices, num_chars
 from offload.policy.serving.failsafe import Failsafe
@@ -203,10 +205,13 @@ class Hybrid(ForwardsTokenizing):
             self.cloud.waypoint.require_new(request)
         await self._heed()
         Failsafe()(lambda: self.deciding.renew(learns=self._allowed().learns), None)
+        near_sees = isinstance(self.edge, Seeing) and await self.edge.sees()
         verdict = self._verdict(request, aim)
+        if shows_picture(request):
+            verdict = await self._for_eyes(verdict, near_sees=near_sees)
         # The engines below have names of their own.
         plain = msgspec.structs.replace(request, model="")
-        escalation = self._escalation(plain, verdict, aim, settles=settles)
+        escalation = self._escalation(plain, verdict, aim, settles=settles, near_sees=near_sees)
         async with aclosing(self._answer(escalation)) as answer:
             async for item in answer:
                 if isinstance(item, Finish):
@@ -263,6 +268,29 @@ class Hybrid(ForwardsTokenizing):
         because = self._options.because if verdict.choice == "cloud" else ""
         return replace(verdict, reason=because) if because else verdict
 
+    async def _for_eyes(self, verdict: GateVerdict, *, near_sees: bool) -> GateVerdict:
+        """Return the verdict for what is asked of a picture: whoever sees answers.
+
+        Raises Unsupported where nobody does that may be asked.
+        """
+        if near_sees and (verdict.choice == "edge" or self.cloud is None):
+            return verdict
+        if verdict.choice == "edge" or self.cloud is None:
+            why = verdict.reason.replace("_", " ")
+            raise Unsupported(
+                f"the near model sees no pictures, and none far may be asked ({why}); "
+                "leave the picture out"
+            )
+        if near_sees and verdict.choice == "open":
+            far_sees = await self.cloud.sees()
+            return verdict if far_sees else GateVerdict(choice="edge", reason="pictures_near")
+        if not await self.cloud.sees():
+            raise Unsupported(
+                "neither model sees pictures; set up a server whose model does (cloud.url, and "
+                "cloud.sees = yes where it does not say so), or leave the picture out"
+            )
+        return GateVerdict(choice="cloud", reason="pictures", must_ask=verdict.must_ask)
+
     def _conditions(self, aim: Aim) -> Conditions:
         options = self._options
         sides: dict[str, Side] = {"local": "edge", "cloud": "cloud"}
@@ -290,7 +318,13 @@ class Hybrid(ForwardsTokenizing):
         return verdict, limit
 
     def _escalation(
-        self, request: Request, verdict: GateVerdict, aim: Aim, *, settles: bool
+        self,
+        request: Request,
+        verdict: GateVerdict,
+        aim: Aim,
+        *,
+        settles: bool,
+        near_sees: bool,
     ) -> Escalation:
         options, safely = self._options, Failsafe(RequestError)  # an aim that cannot be kept
         otherwise = verdict if verdict.choice == "edge" else _UNDECIDED
@@ -320,6 +354,7 @@ class Hybrid(ForwardsTokenizing):
             self._ask,
             acceptance=acceptance,
             actions=actions,
+            near_sees=near_sees,
         )
 
     def _draw(self) -> ExplorationDraw | None:

@@ -7,6 +7,7 @@ import platform
 import msgspec
 
 from backbone.errors import NearfarError
+from offload.chat_turns import require_no_pictures
 from offload.engine import AnswerStream
 from offload.errors import CloudUnreachable, LinkError, RequestError
 from offload.link import wire
@@ -79,6 +80,7 @@ class CloudLink:
         """
         if request.privacy is Privacy.LOCAL_ONLY:
             raise RequestError("a local_only request may not leave the device; answer it near")
+        require_no_pictures(request)  # clouds of our own read text
         message = wire.encode(request, request.id)
         _check_size(message, request)
         await self.line.connect(_shorter(self.connect_timeout_s, request.deadline_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from offload.messages import (
     FinishReason,
     Hop,
     Message,
+    Picture,
     Request,
     Route,
     Sampling,
@@ -29,16 +31,34 @@ from offload.messages import (
 from offload.upstream.dialect import Dialect, extra_words
 
 
+class _Architecture(msgspec.Struct):
+    input_modalities: list[str] | None = None  # as OpenRouter tells them
+
+
 class _Model(msgspec.Struct):
     id: str
     owned_by: str | None = None
     max_model_len: int | None = None
+    architecture: _Architecture | None = None
+
+
+class _Capable(msgspec.Struct):
+    capabilities: list[str] | None = None
 
 
 class ModelList(msgspec.Struct):
-    """What GET /models says; a server may say more."""
+    """What GET /models says; a server may say more. `models` is llama.cpp's server's."""
 
     data: list[_Model]
+    models: list[_Capable] | None = None
+
+    def sees(self, at: int) -> bool:
+        """Whether the server says that the model at this place sees pictures."""
+        told = self.models[at].capabilities if self.models and at < len(self.models) else None
+        form = self.data[at].architecture
+        return "multimodal" in (told or ()) or "image" in (
+            (form.input_modalities if form else None) or ()
+        )
 
 
 class _Function(msgspec.Struct):
@@ -150,7 +170,7 @@ def _chat_of(request: Request, dialect: Dialect) -> dict[str, Any]:
 
 
 def _turn(message: Message, tells_reasoning: bool) -> dict[str, Any]:
-    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    turn: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.tool_calls:
         turn["tool_calls"] = [
             {
@@ -165,6 +185,20 @@ def _turn(message: Message, tells_reasoning: bool) -> dict[str, Any]:
     if message.reasoning and tells_reasoning:
         turn["reasoning_content"] = message.reasoning
     return turn
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Return what was said; with pictures, as parts of which the text is the last."""
+    if not message.pictures:
+        return message.content
+    parts: list[dict[str, Any]] = [
+        {"type": "image_url", "image_url": {"url": _data_url(each)}} for each in message.pictures
+    ]
+    return [*parts, {"type": "text", "text": message.content}] if message.content else parts
+
+
+def _data_url(picture: Picture) -> str:
+    return f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
 
 
 _MOST_TOKENS = 1_000_000_000  # that one answer is believed to have taken

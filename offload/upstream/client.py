@@ -56,6 +56,7 @@ class Upstream:
         silence_timeout_s: float = 120.0,
         for_tenants: bool = False,
         is_near: bool = False,
+        sees: bool | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Take a base URL such as http://gpu:8000/v1. Raises SettingsError, MissingExtra.
@@ -63,7 +64,8 @@ class Upstream:
         `silence_timeout_s` is the longest wait for the next piece of an answer. `for_tenants` lets
         a server that has a word for it keep the caches of those who ask (offload/asker.py) apart.
         `is_near` is a server on this device: text does not leave by it, and each token's
-        log-probability is asked for, from which its Confidence follows.
+        log-probability is asked for, from which its Confidence follows. `sees` says whether its
+        model sees pictures; None asks the server, and few say.
         """
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
@@ -72,6 +74,7 @@ class Upstream:
         self._client = _client(self._url, key_for(self._host, api_key), transport)
         self._for_tenants, self._is_near = for_tenants, is_near
         self._waypoint = Waypoint()
+        self._sees, self._says_it_sees = sees, False
         self._limits = (connect_timeout_s, silence_timeout_s)
         self._card: ModelCard | None = None
         self._asked = model  # the name that goes into a request
@@ -100,6 +103,12 @@ class Upstream:
                 f"{self._url} has not been asked yet, so that its model is unknown; connect first"
             )
         return self._card
+
+    async def sees(self) -> bool:
+        """Whether its model sees pictures. See Seeing."""
+        if self._sees is None:
+            await self.connect()
+        return self._says_it_sees if self._sees is None else self._sees
 
     def continues(self, request: Request) -> bool:
         """Whether the server could go on from an answer's beginning. See Continuing."""
@@ -177,17 +186,19 @@ class Upstream:
             patience = Patience(self._url, self._limits[1])
             raw, _ = await body_within(response, MAX_BODY_BYTES, patience)
         try:
-            models = msgspec.json.decode(raw, type=ModelList).data
+            listed = msgspec.json.decode(raw, type=ModelList)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise CloudFailed(
                 f"{self._url}/models is no list of models; give the base URL that ends in /v1"
             ) from None
+        models = listed.data
         names = [model.id[:MAX_NAME_LEN] for model in models]
         if not names or (self._wanted and self._wanted not in names):
             has = ", ".join(names[:20]) or "none"
             raise CloudFailed(f"{self._url} has no model {self._wanted!r}; it has {has}")
         self._asked = self._wanted or names[0]
-        model = models[names.index(self._asked)]
+        at = names.index(self._asked)
+        model, self._says_it_sees = models[at], listed.sees(at)
         self._dialect = dialect_of(model.owned_by or "", self._host)
         # The first name of another nearfar is "auto", by which it chooses; its model has another.
         shown = next((each for each in names if each not in LISTED), self._asked)

@@ -202,8 +202,7 @@ def _turns(messages: list[MessageBody]) -> Iterator[dict[str, Any]]:
     """Yield OpenAI's messages; calls that have no id are numbered, as are their answers."""
     open_calls: list[str] = []
     for at, each in enumerate(messages):
-        _refuse_images(each.images, f"messages[{at}].images")
-        turn: dict[str, Any] = {"role": each.role, "content": each.content}
+        turn: dict[str, Any] = {"role": each.role, "content": _content(each, f"messages[{at}]")}
         if each.thinking and each.role == "assistant":
             turn["reasoning_content"] = each.thinking
         if each.tool_calls:
@@ -222,9 +221,22 @@ def _call(call: CallBody, number: str) -> dict[str, Any]:
     return {"id": call.id or number, "type": "function", "function": function}
 
 
+def _content(message: MessageBody, at: str) -> str | list[dict[str, Any]] | None:
+    """Return the content in OpenAI's form; ollama's clients send pictures as bare base64."""
+    if not message.images:
+        return message.content
+    if message.role != "user":
+        _refuse_images(message.images, f"{at}.images")
+    urls = [f"data:image/jpeg;base64,{each}" for each in message.images]
+    parts: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [*parts, {"type": "text", "text": message.content or ""}]
+
+
 def _refuse_images(images: list[str] | None, at: str) -> None:
     if images:
-        raise BadRequest(f"{at}: no model here sees pictures; leave them out", param=at)
+        raise BadRequest(
+            f"{at}: pictures are read with messages of role user in /api/chat alone", param=at
+        )
 
 
 def _converted(body: dict[str, Any], kind: type[T]) -> T:

@@ -54,6 +54,7 @@ def office(
     *,
     forced: str | None = None,
     learner: Learner | None = None,
+    offline: bool = False,
 ) -> Office:
     """A desk whose hybrid is scripted; it asks the far side only where `forced` says so."""
     edge = near if isinstance(near, ScriptedEngine) else ScriptedEngine(near)
@@ -79,6 +80,7 @@ def office(
         here,
         ask=answers.consent,
         refused=answers.refused,
+        offline=offline,
         open_engine=opened,
     )
     return Office(store=store, answers=answers, assistant=assistant, near=edge, far=cloud)

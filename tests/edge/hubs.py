@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 DATA = bytes(range(256)) * 20_000  # 5 MB
 
@@ -20,6 +22,7 @@ class Hub:
         self.needs_token = ""
         self.lie = False
         self.owner, self.repo = "me", "tiny"
+        self.hold: threading.Event | None = None  # before the second half of a file
         self.asked: list[tuple[str, str | None, str | None]] = []
         hub_ = self
 
@@ -45,12 +48,21 @@ class Hub:
         self.asked.append((to.path, to.headers.get("range"), token))
         if self.needs_token and token != f"Bearer {self.needs_token}":
             self.refuse(to, 401)
+        elif to.path.startswith("/api/models?"):
+            self.send(to, json.dumps(self.found(parse_qs(urlsplit(to.path).query))).encode())
         elif to.path.startswith(f"/api/models/{self.owner}/{self.repo}/revision/"):
             self.send(to, json.dumps({"siblings": self.siblings(), "more": 1}).encode())
         elif to.path.startswith(f"/{self.owner}/{self.repo}/resolve/main/"):
             self.send(to, self.files[to.path.rpartition("/")[2]])
         else:
             self.refuse(to, 404)
+
+    def found(self, asked: dict[str, list[str]]) -> list[dict[str, object]]:
+        """Return what a search finds: this repository, where its name has the words."""
+        assert asked["filter"] == ["gguf"] and asked["sort"] == ["downloads"]
+        name = f"{self.owner}/{self.repo}"
+        there = {"id": name, "downloads": 1234, "likes": 5, "gated": "manual", "tags": ["gguf"]}
+        return [there, {"id": "../etc", "downloads": 1}] if asked["search"][0] in name else []
 
     def siblings(self) -> list[dict[str, object]]:
         lie = b"x" if self.lie else b""
@@ -76,4 +88,11 @@ class Hub:
         to.end_headers()
         is_file = "/resolve/" in to.path
         limit = self.break_after.pop(0) if self.break_after and is_file else len(data)
-        to.wfile.write(data[start : start + limit])
+        end = start + limit
+        if self.hold is not None and is_file:
+            to.wfile.write(data[start : end // 2])
+            to.wfile.flush()
+            self.hold.wait(10)
+            start = end // 2
+        with contextlib.suppress(OSError):  # the reader may have gone
+            to.wfile.write(data[start:end])

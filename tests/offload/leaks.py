@@ -25,7 +25,7 @@ from offload.egress.door import Door, EgressEngine
 from offload.egress.ledger.ledger import Ledger
 from offload.egress.outbox import Outbox
 from offload.egress.permission import Allowed
-from offload.egress.privacy.findings import KINDS, Rules
+from offload.egress.privacy.findings import RULES, Rules
 from offload.engine import AnswerStream
 from offload.errors import ContextLengthError, EngineStopped
 from offload.hybrid.hybrid import Hybrid, HybridOptions
@@ -36,7 +36,7 @@ from tests.offload.chaos import Chaos
 from tests.offload.links import serving
 from tests.offload.scripted import CARD, ScriptedEngine
 
-_ALLOWED = Rules(**dict.fromkeys(KINDS, "allow"))
+_ALLOWED = Rules(**dict.fromkeys(RULES, "allow"))
 FAULTS = ("cut", "delay", "stall", "blackhole", "half_open", "refuse", "reorder", "corrupt")
 
 

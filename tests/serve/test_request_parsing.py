@@ -80,7 +80,22 @@ async def test_parts_of_text_are_one_message_and_a_developer_is_the_system() -> 
         ({"messages": [{"role": "robot", "content": "a"}]}, "messages[0].role"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "messages[0].content[0].image_url.url",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
             "messages[0].content[0]",
+        ),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "image_url", "image_url": {"url": "https://a/b.png"}}],
+                    }
+                ]
+            },
+            "messages[0].content[0].image_url",
         ),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),

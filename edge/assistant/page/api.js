@@ -45,6 +45,8 @@ async function call(path, { method = "GET", body, blob, signal } = {}) {
 const json = async (...asked) => (await call(...asked)).json();
 const at = (id) => `conversations/${encodeURIComponent(id)}`;
 
+const post = (path, body = {}) => json(path, { method: "POST", body });
+
 export const status = () => json("status");
 export const change = (settings) => json("settings", { method: "PATCH", body: settings });
 export const conversations = (wanted = "") => json(`conversations?q=${encodeURIComponent(wanted)}`);
@@ -57,8 +59,9 @@ export const presets = () => json("presets");
 export const keepPreset = (name, preset) => json(`presets/${encodeURIComponent(name)}`, { method: "PUT", body: preset });
 export const removePreset = (name) => json(`presets/${encodeURIComponent(name)}`, { method: "DELETE" });
 export const remove = (id) => json(at(id), { method: "DELETE" });
-const post = (path, body = {}) => json(path, { method: "POST", body });
-export const ask = (id, text, side = null, stays = false, edits = 0, documents = []) => post(`${at(id)}/ask`, { text, side, private: stays, edits, documents });
+export const ask = (id, text, side = null, stays = false, edits = 0, documents = [], pictures = []) =>
+  post(`${at(id)}/ask`, { text, side, private: stays, edits, documents, pictures });
+export const picture = async (id, number) => (await call(`${at(id)}/pictures/${number}`)).blob();
 export const upload = (file) => json(`documents?name=${encodeURIComponent(file.name)}`, { method: "POST", blob: file });
 export const replyCall = (id, reply) => post(`${at(id)}/call`, { reply });
 export const resume = (id) => post(`${at(id)}/ask`, { resume: true });
@@ -67,6 +70,21 @@ export const restore = (id) => post(`${at(id)}/restore`);
 export const stop = (id) => json(`${at(id)}/stop`, { method: "POST", body: {} });
 export const consent = (id, reply) => json(`${at(id)}/consent`, { method: "POST", body: { reply } });
 export const exported = async (id, form) => (await call(`${at(id)}/export?form=${form}`)).blob();
+
+export const imported = (file) => json("import", { method: "POST", blob: file });
+export const exportedAll = async () => (await call("export")).blob();
+export const models = () => json("models");
+export const searchHub = (words) => json(`models/search?q=${encodeURIComponent(words)}`);
+export const hubFiles = (repo) => json(`models/files?repo=${encodeURIComponent(repo)}`);
+export const adopt = (path, name) => post("models/adopt", { path, name });
+export const removeModel = (name) => post("models/remove", { name });
+export const pulls = () => json("pulls");
+export const pull = (name, anyway) => post("pulls", { name, anyway });
+export const stopPull = (name) => post("pulls/stop", { name });
+export const clouds = () => json("clouds");
+export const addCloud = (said) => post("clouds", said);
+export const dropCloud = (url) => post("clouds/drop", { url });
+export const testClouds = () => post("clouds/test");
 
 function lost(error) {
   if (error.name === "AbortError") throw error;

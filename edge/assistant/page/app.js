@@ -1,18 +1,23 @@
 // The page: which conversation is open, what is asked, and what to do when the server is gone.
 
 import * as api from "./api.js";
+import { Clouds } from "./clouds.js";
 import { Composer } from "./composer.js";
 import { Documents } from "./documents.js";
-import { askConsent, choose, line, withdrawConsent } from "./dialogs.js";
+import { askConsent, withdrawConsent } from "./dialogs.js";
+import { listen as listenToHeading } from "./heading.js";
 import { listen as listenToList, show as showList } from "./list.js";
 import { listen } from "./keys.js";
 import { LearnQuestion } from "./learn.js";
 import { Ledger } from "./ledger.js";
+import { Models } from "./models.js";
+import { encoded, shown } from "./pictures.js";
 import * as place from "./place.js";
 import { Settings } from "./settings.js";
 import { draw as drawStatus } from "./status.js";
 import { Thread } from "./thread.js";
 import { askCall, withdrawCall } from "./tools.js";
+import { listen as listenToTransfers } from "./transfers.js";
 import * as theme from "./theme.js";
 import * as words from "./words.js";
 
@@ -20,18 +25,16 @@ const { t } = words;
 const $ = (id) => document.getElementById(id);
 const RETRY_MS = 2000;
 const BETTER_MS = 3000; // between two looks for a better answer, while one may come
-const UNDO_MS = 60_000; // the server keeps what was deleted for longer
 const STANDING_MS = 5000; // between two looks at the link, while somebody looks at the page
 
 let current = null; // the id of the open conversation; null before its first question
 let status = null;
 let following = null; // aborts the stream that is being read
 let hoping = null; // the timer of the next look for a better answer
-let undoing = null; // the timer that takes the offer to undo away
 let last = null; // the last answer's usage
 
-const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text), edit, version, resume });
-const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), take: (file) => documents.take(file) });
+const thread = new Thread($("thread"), { retry: (side) => send(null, side), example: (text) => send(text), manage, picture: (number) => api.picture(current, number), edit, version, resume });
+const composer = new Composer({ send, stop: () => current && act(() => api.stop(current)), take: (file) => documents.take(file), fail: notice });
 const documents = new Documents($("documents"), (file) => act(() => api.upload(file)));
 const settings = new Settings(stand, speak);
 const ledger = new Ledger((id) => open(id));
@@ -39,6 +42,13 @@ const learning = new LearnQuestion(async (learn) => {
   const now = await act(() => api.change({ learn }));
   if (now) stand(now);
 });
+const models = new Models(async (model) => stand(await api.change({ model })));
+const clouds = new Clouds(async () => stand(await api.status()));
+
+/** Open one of the managers: of near models, or of far ones. */
+function manage(which) {
+  act(() => (which === "near" ? models : clouds).open());
+}
 
 /** Do something that needs the server; say what went wrong, and return undefined then. */
 async function act(doing) {
@@ -70,21 +80,6 @@ async function comeBack() {
 function notice(words) {
   $("notice").textContent = words;
   $("notice").hidden = !words;
-}
-
-/** Say what was done, with a button that undoes it. */
-function undoable(words, undo) {
-  const button = document.createElement("button");
-  button.className = "small";
-  button.textContent = t("undo");
-  button.addEventListener("click", () => {
-    $("undo").hidden = true;
-    undo();
-  });
-  $("undo").replaceChildren(words, " ", button);
-  $("undo").hidden = false;
-  clearTimeout(undoing);
-  undoing = setTimeout(() => ($("undo").hidden = true), UNDO_MS);
 }
 
 function stand(now) {
@@ -187,24 +182,24 @@ async function hope(id) {
 
 /** Ask a new question, or with null the last one again; `by` chooses a side, `stays` keeps it here.
  *  With `edits` it is asked in the place of that turn, which stays as another version. */
-async function send(text, by = null, stays = false, edits = 0) {
+async function send(text, by = null, stays = false, edits = 0, pictures = []) {
   if (composer.busy) return;
   composer.setBusy(true);
   const asked = await act(async () => {
     current ??= (await api.begin()).id;
-    await api.ask(current, text ?? "", by, stays, edits, documents.ids());
+    await api.ask(current, text ?? "", by, stays, edits, documents.ids(), await Promise.all(pictures.map(encoded)));
     return true;
   });
   if (!asked) {
     composer.setBusy(false);
-    if (text) composer.restore(text, stays, edits);
+    if (text !== null) composer.restore(text, stays, edits, pictures);
     return;
   }
   place.keep(current);
   place.tell(current);
   // With documents the question has the passages that were found, too.
   if (text === null || edits || documents.ids().length) return again();
-  thread.begin(text);
+  thread.begin(text, pictures);
   $("said").textContent = t("answering");
   act(refresh);
   await follow(current);
@@ -218,8 +213,10 @@ async function again() {
 }
 
 /** Put a question into the box, to be asked in other words; until then nothing has changed. */
-function edit(turn) {
-  if (!composer.busy) composer.edit(turn);
+async function edit(turn) {
+  if (composer.busy) return;
+  const blobs = await act(() => Promise.all(turn.pictures.map(({ id }) => api.picture(current, id))));
+  if (blobs) composer.edit(turn, blobs.map(shown));
 }
 
 /** Stop an answer, and put its question into the box: it is to be changed before anything leaves. */
@@ -292,6 +289,8 @@ $("close-sidebar").addEventListener("click", () => side(false));
 $("shade").addEventListener("click", () => side(false));
 $("open-settings").addEventListener("click", () => status && settings.open(status));
 $("open-ledger").addEventListener("click", () => act(() => ledger.open()));
+$("open-models").addEventListener("click", () => act(() => models.open()));
+$("open-clouds").addEventListener("click", () => act(() => clouds.open()));
 $("search").addEventListener("input", () => act(refresh));
 $("latest").addEventListener("click", () => thread.toEnd(true));
 
@@ -303,44 +302,9 @@ $("private").addEventListener("click", async () => {
   $("said").textContent = t(now.private ? "private_on" : "private_off");
 });
 
-$("rename").addEventListener("click", async () => {
-  const name = await line(t("rename_title"), $("title").textContent);
-  if (!name) return;
-  await act(() => api.rename(current, name).then(refresh));
-  place.tell(null);
-});
-
-$("pin").addEventListener("click", async () => {
-  const pinned = $("pin").getAttribute("aria-pressed") !== "true";
-  await act(() => api.pin(current, pinned).then(refresh));
-  place.tell(null);
-});
-
-$("delete").addEventListener("click", async () => {
-  const [gone, name] = [current, $("title").textContent];
-  const sure = await choose(t("delete_sure", { name }), [["delete", t("delete"), "danger"], ["", t("cancel"), ""]]);
-  if (!sure || !(await act(() => api.remove(gone)))) return;
-  place.tell(gone);
-  blank();
-  undoable(t("deleted", { name }), async () => {
-    if (!(await act(() => api.restore(gone)))) return;
-    place.tell(null);
-    await open(gone);
-  });
-});
-
-$("export").addEventListener("click", async () => {
-  const form = await choose(t("export_title"), [["markdown", "Markdown", "strong"], ["json", "JSON", ""], ["", t("cancel"), ""]]);
-  const blob = form && (await act(() => api.exported(current, form)));
-  if (!blob) return;
-  const anchor = document.createElement("a");
-  anchor.href = URL.createObjectURL(blob);
-  anchor.download = `${$("title").textContent.replace(/[^\p{L}\p{N}]+/gu, "-")}.${form === "json" ? "json" : "md"}`;
-  anchor.click();
-  URL.revokeObjectURL(anchor.href);
-});
-
+listenToHeading({ act, current: () => current, refresh, open, blank });
 listenToList($("list"), $("search"));
+listenToTransfers(refresh);
 listen({
   isBusy: () => composer.busy,
   stop: () => act(() => api.stop(current)),

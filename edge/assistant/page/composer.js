@@ -1,6 +1,7 @@
 // The box at the foot: a question that grows, text files with it, and the button that sends or stops.
 
 import { attached } from "./attached.js";
+import { drawn, isPicture, taken } from "./pictures.js";
 import { t } from "./words.js";
 
 const DRAFT = "nearfar-draft";
@@ -15,6 +16,7 @@ export class Composer {
     this.picker = document.getElementById("file");
     this.chips = document.getElementById("files");
     this.files = [];
+    this.pictures = [];
     this.edits = 0; // the turn in whose place the question will stand
     this.before = null; // what stood in the box before that
     this.busy = false;
@@ -43,6 +45,12 @@ export class Composer {
     });
     document.getElementById("attach").addEventListener("click", () => this.picker.click());
     this.picker.addEventListener("change", () => this.attach([...this.picker.files]));
+    this.box.addEventListener("paste", (event) => {
+      const files = [...event.clipboardData.files];
+      if (!files.length) return;
+      event.preventDefault();
+      this.attach(files);
+    });
     this.form.addEventListener("dragover", (event) => event.preventDefault());
     this.form.addEventListener("drop", (event) => {
       event.preventDefault();
@@ -52,20 +60,22 @@ export class Composer {
 
   submit() {
     const text = this.box.value.trim();
-    if (!text) return;
+    if (!text && !this.pictures.length) return;
     const files = this.files.map(({ name, content }) => fenced(name, content));
-    const { stays, edits } = this;
+    const { stays, edits, pictures } = this;
     this.leaveEdit();
     this.box.value = "";
     this.files = [];
+    this.pictures = [];
     this.showFiles();
     this.grow();
-    this.actions.send([...files, text].join("\n\n"), null, stays, edits);
+    this.actions.send([...files, text].join("\n\n"), null, stays, edits, pictures);
   }
 
   /** Give a question back that could not be sent. */
-  restore(text, stays, edits) {
+  restore(text, stays, edits, pictures) {
     if (this.box.value) return;
+    this.pictures = pictures;
     const { files, question } = attached(text);
     this.edits = edits;
     this.files = files;
@@ -74,8 +84,9 @@ export class Composer {
   }
 
   /** Take a question that was asked into the box; Esc brings back what stood there. */
-  edit({ id, content, privacy }) {
-    this.before ??= { text: this.box.value, files: this.files, stays: this.stays };
+  edit({ id, content, privacy }, pictures = []) {
+    this.before ??= { text: this.box.value, files: this.files, stays: this.stays, pictures: this.pictures };
+    this.pictures = pictures;
     const { files, question } = attached(content);
     this.edits = id;
     this.files = files;
@@ -87,12 +98,13 @@ export class Composer {
   /** Give up changing a question; say whether one was being changed. */
   leaveEdit() {
     if (!this.edits) return false;
-    const { text, files, stays } = this.before ?? { text: "", files: [], stays: false };
+    const { text, files, stays, pictures } = this.before ?? { text: "", files: [], stays: false };
     this.edits = 0;
     this.before = null;
     this.form.classList.remove("editing");
     this.box.value = text;
     this.files = files;
+    this.pictures = pictures ?? [];
     this.stays = stays;
     this.showFiles();
     this.grow();
@@ -123,45 +135,50 @@ export class Composer {
 
   /** Let the button look pressable only where it would do something. */
   ready() {
-    this.button.setAttribute("aria-disabled", String(!this.busy && !this.box.value.trim()));
+    this.button.setAttribute("aria-disabled", String(!this.busy && !this.box.value.trim() && !this.pictures.length));
   }
 
   grow() {
     this.box.style.height = "auto";
     this.box.style.height = `${Math.min(this.box.scrollHeight, innerHeight * 0.4)}px`;
-    this.stays = (this.stays || this.isPrivate) && Boolean(this.box.value || this.files.length);
+    this.stays = (this.stays || this.isPrivate) && Boolean(this.box.value || this.files.length || this.pictures.length);
     sessionStorage.setItem(DRAFT, this.box.value); // a reload loses nothing that was typed
-    const before = this.before && { ...this.before, files: [] }; // files are not kept over a reload
+    const before = this.before && { ...this.before, files: [], pictures: [] }; // files are not kept over a reload
     sessionStorage.setItem(EDITS, JSON.stringify({ edits: this.edits, before }));
     sessionStorage.setItem(STAYS, String(this.stays));
     this.ready();
   }
 
   async attach(files) {
-    for (const file of files) {
+    this.pictures.push(...(await taken(files.filter(isPicture), this.pictures.length, this.actions.fail)));
+    for (const file of files.filter((each) => !isPicture(each))) {
       const whole = await this.actions.take(file);
       if (whole) this.files.push(whole);
     }
     this.picker.value = "";
     this.showFiles();
+    this.grow();
     this.box.focus();
   }
 
   showFiles() {
-    this.chips.replaceChildren(
-      ...this.files.map((file, n) => {
-        const chip = document.createElement("button");
-        chip.type = "button";
-        chip.className = "chip";
-        chip.textContent = `${file.name} ×`;
-        chip.setAttribute("aria-label", `${t("delete")} ${file.name}`);
-        chip.addEventListener("click", () => {
-          this.files.splice(n, 1);
-          this.showFiles();
-        });
-        return chip;
-      }),
-    );
+    const pictures = this.pictures.map(({ url }, n) => this.chip(this.pictures, n, t("picture"), drawn(url)));
+    this.chips.replaceChildren(...pictures, ...this.files.map(({ name }, n) => this.chip(this.files, n, name, name)));
+    this.ready();
+  }
+
+  /** A thing that goes with the question; pressing it takes it away. */
+  chip(among, n, name, shown) {
+    const chip = document.createElement("button");
+    chip.type = "button";
+    chip.className = "chip";
+    chip.append(shown, " ×");
+    chip.setAttribute("aria-label", `${t("delete")} ${name}`);
+    chip.addEventListener("click", () => {
+      among.splice(n, 1);
+      this.showFiles();
+    });
+    return chip;
   }
 }
 

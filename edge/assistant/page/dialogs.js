@@ -68,8 +68,10 @@ function piece({ text, original }) {
 }
 
 /** What was found, what stays, and whether a rule keeps it all here. */
-function factsOf({ found, left_out: stays, blocked }) {
+function factsOf({ found, turns, left_out: stays, blocked }) {
   const said = counted(found);
+  const pictures = turns.reduce((sum, turn) => sum + turn.num_pictures, 0);
+  if (pictures) said.push(t("consent_pictures", { n: pictures }));
   if (stays) said.push(t("consent_stays", { n: stays }));
   if (blocked) said.push(t("consent_blocked"));
   return said;

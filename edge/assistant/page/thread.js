@@ -1,8 +1,11 @@
 // The turns of a conversation, and the answer that is being written at its end.
 
+import { badge, better, copier } from "./answer_foot.js";
 import { attached } from "./attached.js";
 import { render } from "./markdown.js";
+import { drawn, fetched } from "./pictures.js";
 import { called, ofTurn } from "./tools.js";
+import { apart, make } from "./turn_parts.js";
 import { welcome } from "./welcome.js";
 import { t } from "./words.js";
 
@@ -21,26 +24,6 @@ export function settled(text) {
     if (!fence && !line.trim() && line.endsWith("\n")) end = place;
   }
   return end;
-}
-
-function make(tag, className, ...children) {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.append(...children);
-  return element;
-}
-
-const TAGS = { "<think>": "</think>", "[THINK]": "[/THINK]" };
-
-/** Return what a model thought before its answer, and the answer; `open` while it still thinks. */
-export function apart(text) {
-  const start = text.trimStart();
-  const tag = Object.keys(TAGS).find((each) => start.startsWith(each));
-  // Half a tag may yet become one.
-  if (!tag) return { thought: "", answer: Object.keys(TAGS).some((each) => each.startsWith(start)) ? "" : text, open: false };
-  const end = start.indexOf(TAGS[tag]);
-  const thought = start.slice(tag.length, end < 0 ? undefined : end).trim();
-  return { thought, answer: end < 0 ? "" : start.slice(end + TAGS[tag].length).trimStart(), open: end < 0 };
 }
 
 /** The thoughts before an answer, closed until they are asked for; `seconds` where somebody watched. */
@@ -99,12 +82,13 @@ class Writing {
 }
 
 export class Thread {
-  constructor(element, { retry, example, edit, version, resume }) {
+  constructor(element, { retry, example, manage, picture, edit, version, resume }) {
     this.element = element;
     this.version = version;
     this.resume = resume;
     this.retry = retry;
-    this.example = example;
+    this.picture = picture;
+    this.example = { ask: example, manage };
     this.edit = edit;
     this.status = null;
     element.addEventListener("scroll", () => this.scrolled());
@@ -181,7 +165,7 @@ export class Thread {
   }
 
   turn(turn, last) {
-    if (turn.role === "user") return this.question(turn.content);
+    if (turn.role === "user") return this.question(turn.content, turn.pictures.map(({ id }) => fetched(this.picture(id))));
     if (turn.role === "tool") return ofTurn(turn);
     const article = this.article();
     const parts = apart(turn.content);
@@ -191,9 +175,9 @@ export class Thread {
     return article;
   }
 
-  question(text) {
+  question(text, pictures = []) {
     const { files, question } = attached(text);
-    const article = make("article", "question", make("div", "bubble", ...files.map(file), question));
+    const article = make("article", "question", make("div", "bubble", ...pictures, ...files.map(file), question));
     article.setAttribute("aria-label", t("you"));
     const button = make("button", "small edit", t("edit"));
     button.addEventListener("click", () => article.turn && this.edit(article.turn));
@@ -220,10 +204,10 @@ export class Thread {
   }
 
   /** Begin an answer under a new question. */
-  begin(question) {
+  begin(question, pictures = []) {
     this.element.querySelector(".welcome")?.remove();
     for (const foot of this.element.querySelectorAll(".retry")) foot.remove();
-    this.element.append(this.question(question));
+    this.element.append(this.question(question, pictures.map(({ url }) => drawn(url))));
     const article = this.article();
     this.element.append(article);
     this.writing = this.begun(article, "");
@@ -346,44 +330,4 @@ export class Thread {
 /** A file with a question, closed until it is asked for. */
 function file({ name, content }) {
   return make("details", "file", make("summary", "", name), make("pre", "", content));
-}
-
-/** Who answered, opened to why: the reason, how sure, how quick, what was sent. */
-function badge(route, turn) {
-  const far = route.served_by === "cloud";
-  const summary = make("summary", "", make("span", far ? "badge far" : "badge near", far ? t("far") : t("near")));
-  const sent = leftBy(route, turn.finish.usage?.bytes_sent ?? 0);
-  if (sent) summary.append(make("span", "sent", sent));
-  const replaced = turn.finish.usage?.num_replaced;
-  if (replaced) summary.append(make("span", "sent", t("replaced", { n: replaced })));
-  if (route.model) summary.append(make("span", "model", route.model));
-  summary.append(make("span", "reason", turn.reason ?? ""));
-  summary.title = t("why");
-  return make("details", "route", summary, make("p", "", turn.why ?? ""));
-}
-
-/** What left for an answer, as far as it is known; nothing is said of one that only stayed near. */
-function leftBy(route, bytes) {
-  if (bytes) return t("sent", { n: bytes.toLocaleString() });
-  const failed = Boolean(route.failure);
-  if (!route.sent_is_known && (failed || route.sent_is_known === false)) return t("may_have_left");
-  if (route.served_by === "cloud") return t("not_counted");
-  return failed ? t("nothing_sent") : "";
-}
-
-/** The far answer that came when the cloud was back, closed until it is asked for. */
-function better(turn) {
-  const body = make("div", "body", ...render(apart(turn.content).answer));
-  const summary = make("summary", "", make("span", "badge far", t("better")));
-  return make("details", "better", summary, body, make("p", "remark", turn.why ?? ""));
-}
-
-function copier(text) {
-  const button = make("button", "small", t("copy"));
-  button.addEventListener("click", async () => {
-    await navigator.clipboard.writeText(text);
-    button.textContent = t("copied");
-    setTimeout(() => (button.textContent = t("copy")), 1500);
-  });
-  return button;
 }

@@ -18,12 +18,12 @@ export function size(parameters) {
   return `${n.toLocaleString(undefined, { maximumFractionDigits: 1 })} ${unit}`;
 }
 
-/** Return the empty page; `example` asks a question that the shipped model can answer. */
-export function welcome(status, example) {
+/** Return the empty page; `ask` asks a question that the shipped model can answer, `manage` opens a manager. */
+export function welcome(status, { ask: example, manage }) {
   const head = [make("h2", "", t("welcome"))];
   if (status) head.push(make("p", "", t(`welcome_${mood(status)}`)));
   const shown = make("div", "welcome", ...head);
-  if (status) shown.append(make("dl", "facts", ...who(status)));
+  if (status) shown.append(make("dl", "facts", ...who(status, manage)));
   if (!status || status.is_demonstration) shown.append(make("div", "examples", ...EXAMPLES.map((key) => ask(t(key), example))));
   shown.append(keys());
   return shown;
@@ -35,17 +35,23 @@ function mood(status) {
   return status.cloud === "away" ? "away" : status.asks ? "asks" : "far";
 }
 
-function who(status) {
+function who(status, manage) {
   const { model } = status;
   const near = t(status.is_demonstration ? "about_demonstration" : "about_model", { name: model.name, size: size(model.num_parameters) });
-  const rows = [[t("near"), near, status.is_demonstration ? "nearfar models pull qwen3:1.7b" : ""]];
-  if (status.is_offline) rows.push([t("far"), t("about_offline"), ""]);
-  else if (!status.has_cloud) rows.push([t("far"), t("about_no_cloud"), "nearfar link join"]);
-  else rows.push([t("far"), status.private ? t("private_on") : status.link, ""]);
-  return rows.flatMap(([name, words, command]) => [
+  const rows = [[t("near"), near, status.is_demonstration ? ["fetch_model", "near"] : null]];
+  if (status.is_offline) rows.push([t("far"), t("about_offline"), null]);
+  else if (!status.has_cloud) rows.push([t("far"), t("about_no_cloud"), ["add_cloud", "far"]]);
+  else rows.push([t("far"), status.private ? t("private_on") : status.link, null]);
+  return rows.flatMap(([name, words, next]) => [
     make("dt", "", name),
-    make("dd", "", words, ...(command ? [" ", make("code", "", command)] : [])),
+    make("dd", "", words, ...(next ? [" ", step(t(next[0]), () => manage(next[1]))] : [])),
   ]);
+}
+
+function step(words, taken) {
+  const button = make("button", "step", words);
+  button.addEventListener("click", taken);
+  return button;
 }
 
 function ask(words, example) {

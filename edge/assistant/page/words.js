@@ -1,10 +1,12 @@
 // What the page says, in English and Chinese.
 
+import { WORDS as models } from "./words_models.js";
+
 const WORDS = {
   en: {
     skip: "Skip to the question", conversations: "Conversations", thread: "Conversation", close: "Close",
     new: "New conversation", search: "Search", settings: "Settings", rename: "Rename", export: "Export",
-    delete: "Delete", private: "Private", ask: "Ask something", attach: "Attach documents", send: "Send",
+    delete: "Delete", private: "Private", ask: "Ask something", attach: "Attach documents or pictures", send: "Send",
     stop: "Stop", model: "Model", window: "Window", kv: "KV cache", language: "Language", done: "Done",
     window_hint: "How many of the newest tokens stay in memory when a conversation grows long.",
     kv_hint: "Fewer bits hold a longer conversation in the same memory.",
@@ -14,7 +16,7 @@ const WORDS = {
     consent_leaves: "The text that would leave", consent_earlier: "{n} earlier turns go with it", consent_edit: "Let me change it first",
     consent_stays: "{n} turns of this conversation stay here.", consent_blocked: "Your rules keep this text here, whatever you choose.",
     kind_count: "{kind}: {n} of {of} replaced.", kind_secret: "Secrets", kind_card: "Card numbers", kind_iban: "Bank accounts", kind_national_id: "National ids",
-    kind_email: "E-mail addresses", kind_phone: "Telephone numbers", kind_name: "Names", kind_address: "Postal addresses", kind_ip: "IP addresses", kind_path: "Paths",
+    kind_email: "E-mail addresses", kind_phone: "Telephone numbers", kind_name: "Names", kind_address: "Postal addresses", kind_ip: "IP addresses", kind_path: "Paths", kind_person: "Persons", kind_place: "Places",
     replaced: "{n} replaced", preset: "Preset", preset_edit: "Change", preset_new: "New", preset_none: "none", preset_any: "as it is", preset_name: "Name", preset_system: "System prompt",
     preset_temperature: "Temperature", preset_top_p: "Top-p", preset_length: "Longest answer, tokens", preset_private: "Nothing of it leaves", preset_save: "Save and use",
     preset_hint: "What is left empty stays as the settings and the model have it. A preset holds from the next conversation on.", theme: "Theme", theme_auto: "as the system", theme_light: "light", theme_dark: "dark",
@@ -32,8 +34,8 @@ const WORDS = {
     welcome_asks: "Answered on this device. Your far model is asked when that pays, and only if you allow it each time.",
     welcome_far: "Answered on this device. Your far model is asked when that pays.",
     welcome_away: "Answered on this device. Your far model is out of reach just now.",
-    about_demonstration: "{name} ({size} parameters), a demonstration: a little arithmetic, units, dates and facts, in English. For real questions fetch a model:",
-    about_model: "{name}, {size} parameters", about_no_cloud: "none is set up, and none is needed. To add one:",
+    about_demonstration: "{name} ({size} parameters), a demonstration: a little arithmetic, units, dates and facts, in English. For real questions:",
+    about_model: "{name}, {size} parameters", about_no_cloud: "none is set up, and none is needed.",
     about_offline: "closed for as long as nearfar runs offline",
     key_send: "send", key_line: "new line", key_stop: "stop", key_search: "search", key_new: "new conversation",
     edit: "Edit", latest: "To the newest words", writing: "thinking", reading: "reading {n} of {of} tokens", reading_far: "far: reading {n} of {of} tokens", thought: "What was thought first", thought_for: "Thought for {n} s", speed: "{n} tokens/s",
@@ -50,12 +52,13 @@ const WORDS = {
     you: "You", answering: "nearfar is answering", answered: "nearfar has answered", untitled: "New conversation",
     today: "Today", yesterday: "Yesterday", earlier: "Earlier",
     searched: "searched for each question", tool: "Tool", called: "Called {shown}", call_sure: "May the model call {shown} of “{server}”?", call_once: "This call", call_always: "This tool, in all of this conversation", call_no: "No, answer without it",
+    picture: "Picture", not_picture: "{name} cannot be read as a picture", too_many_pictures: "{n} pictures go with one question", consent_pictures: "{n} pictures go with it; nothing in a picture is replaced.",
     example_1: "What is 17 + 25?", example_2: "What is the capital of France?", example_3: "Sort these numbers: 55, 93, 4, 68",
   },
   zh: {
     skip: "跳到输入框", conversations: "对话列表", thread: "对话", close: "关闭",
     new: "新对话", search: "搜索", settings: "设置", rename: "重命名", export: "导出",
-    delete: "删除", private: "私密", ask: "请输入问题", attach: "附加文档", send: "发送",
+    delete: "删除", private: "私密", ask: "请输入问题", attach: "附加文档或图片", send: "发送",
     stop: "停止", model: "模型", window: "窗口", kv: "KV 缓存", language: "语言", done: "完成",
     window_hint: "对话变长时，内存中保留多少最新的词元。",
     kv_hint: "位数越少，同样的内存能容纳越长的对话。",
@@ -65,7 +68,7 @@ const WORDS = {
     consent_leaves: "将要离开的文本", consent_earlier: "同时发送之前的 {n} 轮", consent_edit: "让我先修改",
     consent_stays: "此对话有 {n} 轮留在本地。", consent_blocked: "无论如何选择，您的规则都会把此文本留在本地。",
     kind_count: "{kind}：{of} 处中替换了 {n} 处。", kind_secret: "密钥", kind_card: "银行卡号", kind_iban: "银行账户", kind_national_id: "身份证号",
-    kind_email: "电子邮件地址", kind_phone: "电话号码", kind_name: "姓名", kind_address: "邮寄地址", kind_ip: "IP 地址", kind_path: "路径",
+    kind_email: "电子邮件地址", kind_phone: "电话号码", kind_name: "姓名", kind_address: "邮寄地址", kind_ip: "IP 地址", kind_path: "路径", kind_person: "人名", kind_place: "地名",
     replaced: "已替换 {n} 处", preset: "预设", preset_edit: "修改", preset_new: "新建", preset_none: "无", preset_any: "不变", preset_name: "名称", preset_system: "系统提示词",
     preset_temperature: "温度", preset_top_p: "核采样概率", preset_length: "回答的最大长度（词元）", preset_private: "内容不离开本设备", preset_save: "保存并使用",
     preset_hint: "留空的项沿用设置和模型的值。预设从下一个对话起生效。", theme: "主题", theme_auto: "跟随系统", theme_light: "浅色", theme_dark: "深色",
@@ -83,8 +86,8 @@ const WORDS = {
     welcome_asks: "回答在本设备上生成。值得时才询问您的云端，而且每次都先征得您的同意。",
     welcome_far: "回答在本设备上生成。值得时才询问您的云端。",
     welcome_away: "回答在本设备上生成。您的云端现在无法连接。",
-    about_demonstration: "{name}（{size} 参数），演示模型：会一点英文的算术、单位、日期和常识。要回答真正的问题，请下载模型：",
-    about_model: "{name}，{size} 参数", about_no_cloud: "尚未设置，也并非必需。添加云端：",
+    about_demonstration: "{name}（{size} 参数），演示模型：会一点英文的算术、单位、日期和常识。要回答真正的问题：",
+    about_model: "{name}，{size} 参数", about_no_cloud: "尚未设置，也并非必需。",
     about_offline: "nearfar 以离线方式运行期间已关闭",
     key_send: "发送", key_line: "换行", key_stop: "停止", key_search: "搜索", key_new: "新对话",
     edit: "编辑", latest: "回到最新内容", writing: "思考中", reading: "已读取 {n} / {of} 个词元", reading_far: "云端：已读取 {n} / {of} 个词元", thought: "先前的思考", thought_for: "思考了 {n} 秒", speed: "{n} 词元/秒",
@@ -101,6 +104,7 @@ const WORDS = {
     you: "您", answering: "nearfar 正在回答", answered: "nearfar 已回答", untitled: "新对话",
     today: "今天", yesterday: "昨天", earlier: "更早",
     searched: "每个问题都会检索", tool: "工具", called: "已调用 {shown}", call_sure: "允许模型调用“{server}”的 {shown} 吗？", call_once: "允许这一次", call_always: "此对话中始终允许此工具", call_no: "不允许，直接回答",
+    picture: "图片", not_picture: "无法读取图片 {name}", too_many_pictures: "一个问题最多附 {n} 张图片", consent_pictures: "同时发送 {n} 张图片；图片中的内容不会被替换。",
     example_1: "What is 17 + 25?", example_2: "What is the capital of France?", example_3: "Sort these numbers: 55, 93, 4, 68",
   },
 };
@@ -118,7 +122,7 @@ export function choose(chosen) {
 
 /** Return the words for a key, with {name} filled in. */
 export function t(key, values = {}) {
-  return WORDS[language][key].replace(/\{(\w+)\}/g, (_, name) => values[name]);
+  return (WORDS[language][key] ?? models[language][key]).replace(/\{(\w+)\}/g, (_, name) => values[name]);
 }
 
 /** Put the words into every element that names a key. */

@@ -3,7 +3,8 @@
 
 const SHELL = "shell-7";
 const FILES = [
-  "api", "app", "attached", "composer", "dialogs", "documents", "highlight", "keys", "learn", "ledger", "list", "markdown", "place", "settings", "presets", "status", "theme", "thread", "tools", "welcome", "words",
+  "answer_foot", "api", "app", "attached", "clouds", "composer", "dialogs", "documents", "heading", "highlight", "keys", "learn", "ledger", "list", "markdown", "models", "pictures", "place", "settings", "presets", "status", "theme", "thread",
+  "tools", "transfers", "turn_parts", "welcome", "words", "words_models",
 ];
 const PATHS = [
   "/",

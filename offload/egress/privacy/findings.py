@@ -10,13 +10,27 @@ from typing import Literal, get_args
 from offload.errors import SettingsError
 
 Kind = Literal[
-    "secret", "card", "iban", "national_id", "email", "phone", "name", "address", "ip", "path"
+    "secret",
+    "card",
+    "iban",
+    "national_id",
+    "email",
+    "phone",
+    "name",
+    "address",
+    "ip",
+    "path",
+    "person",
+    "place",
 ]
 Action = Literal["block", "redact", "allow", "ask"]
 
 # The likelier reading first, where one stretch of text can be read in several ways.
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ACTIONS: tuple[Action, ...] = get_args(Action)
+# Kinds that share one rule: persons and places are found by one detector.
+RULES_OF: dict[Kind, str] = {kind: kind for kind in KINDS} | {"person": "entity", "place": "entity"}
+RULES: tuple[str, ...] = tuple(dict.fromkeys(RULES_OF.values()))
 
 
 @dataclass(frozen=True)
@@ -32,6 +46,8 @@ class Finding:
 class Rules:
     """Actions for each kind of finding; `names` and `countries` tell the detectors more.
 
+    `entity` is the rule for persons and places that stand on no list.
+
     `countries` are ISO codes; telephone numbers without a country code are read as theirs.
     """
 
@@ -45,14 +61,15 @@ class Rules:
     address: Action = "redact"
     ip: Action = "allow"
     path: Action = "allow"
+    entity: Action = "allow"
     names: tuple[str, ...] = ()
     countries: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for kind in KINDS:
-            if getattr(self, kind) not in ACTIONS:
+        for rule in RULES:
+            if getattr(self, rule) not in ACTIONS:
                 raise SettingsError(
-                    f"privacy.{kind} is {getattr(self, kind)!r}; "
+                    f"privacy.{rule} is {getattr(self, rule)!r}; "
                     f"it must be one of {', '.join(ACTIONS)}"
                 )
         for country in self.countries:
@@ -63,7 +80,7 @@ class Rules:
 
     def action(self, kind: Kind) -> Action:
         """Return what is done with findings of this kind."""
-        action: Action = getattr(self, kind)
+        action: Action = getattr(self, RULES_OF[kind])
         return action
 
     def watched(self) -> tuple[Kind, ...]:
@@ -71,7 +88,7 @@ class Rules:
         return tuple(kind for kind in KINDS if self.action(kind) != "allow")
 
 
-assert {field.name for field in fields(Rules)} >= set(KINDS), "there is a rule for every kind"
+assert {field.name for field in fields(Rules)} >= set(RULES), "there is a rule for every kind"
 
 
 def counted(kinds: Iterable[Kind], rules: Rules) -> dict[str, int]:

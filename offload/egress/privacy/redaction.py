@@ -28,6 +28,8 @@ LABELS: dict[Kind, str] = {
     "address": "ADDRESS",
     "ip": "IP",
     "path": "PATH",
+    "person": "PERSON",
+    "place": "PLACE",
 }
 # As far as the way back reads it: with a backslash of Markdown before its signs, in any case.
 _PLACEHOLDER = re.compile(
@@ -35,6 +37,7 @@ _PLACEHOLDER = re.compile(
 )
 _MIN_REPEATED = 5  # characters from which a value is looked for in places where none was detected
 _MAX_REPEATED = 500  # values
+_CAPITALISED = frozenset({"person", "place"})  # kinds whose values are words when written small
 _MAX_KEY = 40  # characters, the last of a key
 
 
@@ -184,6 +187,9 @@ def _with_repeats(
     for match in repeated.finditer(read.text):
         start, end = read.origin(*match.span())
         at = bisect_left(starts, end)  # the findings lie apart and in order
+        kind = values["".join(match[0].lower().split())]
+        if kind in _CAPITALISED and not match[0][0].isupper():
+            continue  # reading is not Reading
         if at == 0 or findings[at - 1].end <= start:
-            more.append(Finding(values["".join(match[0].lower().split())], start, end))
+            more.append(Finding(kind, start, end))
     return sorted([*findings, *more], key=lambda each: each.start)

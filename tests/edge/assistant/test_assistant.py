@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from offload.config.settings import Settings
 from offload.config.settings_sources import change_settings
 from offload.engine import Engine
 from offload.errors import CloudUnreachable, SettingsError
-from offload.messages import Finish, Message, Request
+from offload.messages import Finish, Message, ModelCard, Request
 from tests.edge.desks import TOKEN, Office, office, serving
 from tests.offload.scripted import ScriptedEngine
 
@@ -284,6 +285,31 @@ async def test_settings_are_kept_and_wrong_ones_change_nothing() -> None:
             answer = await http.patch("/api/settings", json=wrong)
             assert answer.status_code == 400 and answer.json()["error"]
         assert (await http.get("/api/status")).json()["window"] == 512
+
+
+async def test_a_page_that_looks_while_the_engine_is_exchanged_asks_no_closed_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened, made = office(), threading.Event()
+    make = opened.assistant._make
+
+    def waits() -> Engine:
+        made.wait(10)
+        return make()
+
+    def closed() -> ModelCard:
+        raise AssertionError("it is closed")
+
+    monkeypatch.setattr(opened.assistant, "_make", waits)
+    async with client(opened) as http:
+        before = shown_of(await http.get("/api/status"))
+        renewed = asyncio.create_task(opened.assistant.reload_clouds())
+        await asyncio.sleep(0)
+        monkeypatch.setattr(opened.assistant.engine, "card", closed)
+        assert shown_of(await http.get("/api/status")) == before
+        made.set()
+        await renewed
+        assert shown_of(await http.get("/api/status")) == before
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,8 @@ async def test_it_speaks_chinese_and_leaves_no_english() -> None:
 
 
 # What people write and what machines are called stays as it is.
-_NAMES = ("nearfar models pull qwen3:1.7b", "nearfar link join", "nearfar", "embedded", "scripted")
+_NAMES = ("nearfar link invite", "nearfar", "embedded", "scripted")
+_NAMES += ("tcp://", "https://", "OpenAI", "API", "Hub", "GGUF")
 
 
 async def english(tab: Any, but: Sequence[str] = ()) -> list[str]:

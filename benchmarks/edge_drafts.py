@@ -24,8 +24,11 @@ TASKS = {
         "One name in this file is wrong. Answer with the whole corrected file only.\n\n"
         f"```python\n{BROKEN}\n```"
     ),
-    "a summary": f"Summarize this text; quote its key sentences word by word.\n\n{PROSE}",
-    "a story": "Tell the story of a keeper of a lighthouse and a storm, with all that happened.",
+    "a summary": (
+        f"{PROSE}\n\nSummarize the text above paragraph by paragraph, quoting the key sentence of "
+        "each word by word."
+    ),
+    "a story": "Write a story of five hundred words about a lighthouse.",
 }
 
 
@@ -59,7 +62,8 @@ def _compared(
         for name in names:
             request = Request(
                 messages=(Message(role="user", content=TASKS[name]),),
-                sampling=Sampling(max_tokens=num_tokens),
+                # An answer of a few words, or a refusal, would be timed as a step or two.
+                sampling=Sampling(max_tokens=num_tokens, ignore_eos=True),
             )
             sides.our_answer(plain, request)  # both have read it, and step times are known
             sides.our_answer(ours, request)

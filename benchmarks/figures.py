@@ -83,6 +83,12 @@ BENCHMARKS = (
     Benchmark("policy_real.json", ("policy_real",), ("offload/policy",)),
     Benchmark("together.json", ("together",), ("offload/hybrid", "offload/policy")),
     Benchmark(
+        "hybrid_real.json",
+        ("hybrid_real",),
+        ("offload/hybrid", "offload/policy", "offload/link"),
+        needs=("by hand",),
+    ),
+    Benchmark(
         "policy_learn_pair.json",
         ("policy_learn_pair",),
         ("offload/policy/learning",),
@@ -140,6 +146,12 @@ BENCHMARKS = (
         ("quantize", "MODEL", "--json", "{result}"),
         ("quantize",),
         needs=("by hand",),
+    ),
+    Benchmark(
+        "quantize_sensitivity.json",
+        ("quantize_sensitivity", "{folder}", "--text", "{text}", "--every", "9"),
+        ("quantize/curvature.py",),
+        needs=("folder", "text"),
     ),
     Benchmark(
         "quantize_scale_gptqmodel.json",

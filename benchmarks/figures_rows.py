@@ -191,7 +191,7 @@ REAL = (
         lambda r: f"by the rule of the first day {_hybrid(r, 'rule of the first day')}",
     ),
     Row(
-        "first word of a stream by `auto` that stays near, at load 12",
+        "first word of a stream by `auto` that stays near",
         "together.json",
         lambda r: f"{r['seconds']['median_ratio']:.2f}x as late",
         lambda r: f"`auto-local`; held to its end {r['seconds']['median_ratio_if_held']:.1f}x",

@@ -8,7 +8,9 @@ MODEL is a trained Hugging Face folder. With --own-text the model itself writes 
 temperature 1: what it was trained on, where no such text is at hand. With --pair-text the texts
 are conversations for the embedded pair, and only answers are scored. Both sides of every
 comparison run here, on the same windows of text; packages that are not installed are left out
-and named. Quality only: figures of time need a machine that does nothing else, and are not taken.
+and named. With --gguf-only the folders of GPTQ and bitsandbytes are left out, and with --moved the
+model is first moved off the grid that its weights were decoded from (moved_weights.py). Quality
+only: of time, what the plan's measuring took of the processor.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import json
 import platform
 import statistics
 import tempfile
+import time
 from collections import Counter
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
@@ -26,6 +29,7 @@ from math import gcd
 from pathlib import Path
 from typing import Any
 
+from benchmarks.moved_weights import move
 from benchmarks.own_text import own_text
 from benchmarks.pair_text import ANSWERS, pair_text
 from quantize.bnb import quantize_bnb
@@ -35,7 +39,7 @@ from quantize.gptq import GptqOptions
 from quantize.gptq_folder import quantize_gptq
 from quantize.gptqmodel_solver import quantize_with_gptqmodel
 from quantize.measure_importance import measure_importance
-from quantize.plan import convert_by_plan, make_plan
+from quantize.plan import TypePlan, convert_by_plan, make_plan
 from quantize.report import QuantizationReport, ReportOptions, make_report
 from quantize.sensitivity import SensitivityOptions, measure_sensitivity
 from quantize.weights import read_config
@@ -71,6 +75,8 @@ def main() -> None:
         "reference_perplexity": runs[0]["perplexity"],
         "gptq_group_sizes": _group_sizes(options.model),
         "planned_types": runs[0]["types"],
+        "plan_cpu_s": round(statistics.mean(run["plan_cpu_s"] for run in runs), 1),
+        "moved": options.moved,
         "left_out": [p for p in ("gptqmodel", "bitsandbytes") if find_spec(p) is None],
         "hardware": {"processor": processor(), "system": platform.system()},
         "versions": _versions(),
@@ -110,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--own-texts", type=int, default=1, help="how many times 64 are scored")
     parser.add_argument("--note", default="")
     parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--gguf-only", action="store_true")
+    parser.add_argument("--moved", action="store_true")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--windows", type=int, default=32)
     parser.add_argument("--window", type=int, default=256)
@@ -131,20 +139,28 @@ def _run(options: argparse.Namespace, calibration: str, text: str, seed: int) ->
         answers_between=ANSWERS if options.pair_text else None,
     )
     with tempfile.TemporaryDirectory(prefix="nearfar-bench-") as folder:
-        made, types = _make_all(options.model, Path(folder), calibration, drawn)
-        report = make_report(list(made.values()), options.model, text, options=scored)
+        model = options.model
+        if options.moved:
+            model = move(model, Path(folder, "moved"), seed)
+        made, plan, plan_s = _make_ggufs(model, Path(folder), calibration, drawn)
+        if not options.gguf_only:
+            made |= _make_folders(model, Path(folder), calibration, drawn)
+        report = make_report(list(made.values()), model, text, options=scored)
+    types = dict(Counter(plan.types.values()))
     return {
         "seed": seed,
         "rows": _rows(made, report),
         "types": types,
+        "plan_cpu_s": plan_s,
         "positions": report.num_positions,
         "perplexity": report.reference_perplexity,
     }
 
 
-def _make_all(
+def _make_ggufs(
     model: Path, out: Path, text: str, drawn: CalibrationOptions
-) -> tuple[dict[str, Path], dict[str, int]]:
+) -> tuple[dict[str, Path], TypePlan, float]:
+    """Return the files by name, the plan at Q4_K_M's size, and the seconds it took to measure."""
     importance = measure_importance(model, text, options=drawn).values
     made = {
         "q8_0": convert(model, out / "q8_0.gguf", kind="q8_0").path,
@@ -162,11 +178,24 @@ def _make_all(
     }
     # Other windows of the same text than the importance saw.
     part = replace(drawn, num_windows=8, seed=drawn.seed + 1000)
+    began = time.process_time()
     found = measure_sensitivity(
         model, text, importance=importance, options=SensitivityOptions(text=part)
     )
+    took_s = time.process_time() - began
     plan = make_plan(found, made["q4_k_m importance"].stat().st_size)
     made["plan"] = convert_by_plan(model, out / "plan.gguf", plan, importance=importance).path
+    if find_spec("bitsandbytes") is not None:
+        same = make_plan(found, quantize_bnb(model, out / "nf4", kind="nf4").size_bytes)
+        made["plan at nf4"] = convert_by_plan(
+            model, out / "plan-nf4.gguf", same, importance=importance
+        ).path
+    return made, plan, took_s
+
+
+def _make_folders(model: Path, out: Path, text: str, drawn: CalibrationOptions) -> dict[str, Path]:
+    """Return the folders by name: GPTQ of both solvers, and bitsandbytes'."""
+    made: dict[str, Path] = {}
     coarse, fine = _group_sizes(model)
     names = {coarse: "gptq coarse", fine: "gptq fine"}
     for size in (coarse, fine):
@@ -187,13 +216,8 @@ def _make_all(
             calibration=drawn,
         )
     if find_spec("bitsandbytes") is not None:
-        nf4 = quantize_bnb(model, out / "nf4", kind="nf4")
-        made["nf4"] = nf4.path
-        same = make_plan(found, nf4.size_bytes)
-        made["plan at nf4"] = convert_by_plan(
-            model, out / "plan-nf4.gguf", same, importance=importance
-        ).path
-    return made, dict(Counter(plan.types.values()))
+        made["nf4"] = out / "nf4"
+    return made
 
 
 def _group_sizes(model: Path) -> tuple[int, int]:
@@ -214,7 +238,7 @@ def _rows(made: dict[str, Path], report: QuantizationReport) -> dict[str, dict[s
 def _ratios(runs: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
     for name, (ours, theirs) in COMPARISONS.items():
-        if theirs not in runs[0]["rows"]:
+        if not {ours, theirs} <= runs[0]["rows"].keys():
             continue
         values = [run["rows"][ours]["mean_kld"] / run["rows"][theirs]["mean_kld"] for run in runs]
         found[name] = {"mean": statistics.mean(values), "min": min(values), "max": max(values)}

@@ -52,7 +52,7 @@ def plan(
     ] = None,
     sample: Sample,
     state: Annotated[
-        Path | None, typer.Option("--state", help="Keep measurements here, to go on or to reuse.")
+        Path | None, typer.Option("--state", help="Keep measurements here, to reuse them.")
     ] = None,
     threads: Threads = 0,
     force: Force = False,

@@ -1,17 +1,17 @@
-"""Sensitivity of each matrix to each type, measured by swapping it in.
+"""Sensitivity of each matrix to each type: the KL divergence that its rounding is worth.
 
-llama.cpp quantizes the whole model once per type; then one matrix at a time is swapped for its
-quantized self in our own network, and the KL divergence of the predictions is taken (swap_probe).
+llama.cpp quantizes the whole model once per type, and the curvature of the predictions tells what
+each matrix's error is worth (curvature.py): one pass over the text, where swapping every matrix in
+takes one for each matrix and type.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,11 @@ from backbone.files import parse_json as parse_json
 from quantize.architectures import architecture_of, as_in_checkpoint, gguf_name
 from quantize.calibration import CalibrationOptions
 from quantize.calibration_text import default_text
+from quantize.curvature import CurvatureProbe
 from quantize.gguf import convert
 from quantize.gguf_reader import inspect
+from quantize.gguf_writer import open_checkpoint
 from quantize.llama_quantizer import PLAIN_KINDS, exact_overrides
-from quantize.swap_probe import SwapProbe
 from quantize.weights import read_config
 
 Progress = Callable[[int, int], None]  # (measurements done, measurements in all)
@@ -46,18 +47,20 @@ class Sensitivity:
     num_weights: Mapping[str, int]
     overhead_bytes: int  # of the file: vectors, vocabulary, settings
 
-    def save(self, path: Path) -> None:
-        """Write it as JSON."""
-        atomic_write(path, json.dumps(asdict(self)).encode(), mode=SHARED)
+    def save(self, path: Path, task: str) -> None:
+        """Write it as JSON; `task` says what was measured."""
+        document = json.dumps({"task": task, "found": asdict(self)})
+        atomic_write(path, document.encode(), mode=SHARED)
 
     @classmethod
-    def load(cls, path: Path) -> Sensitivity:
-        """Read what `save` wrote. Raises NearfarError for anything else."""
+    def load(cls, path: Path, task: str) -> Sensitivity | None:
+        """Read what `save` wrote; None for another task. Raises NearfarError for anything else."""
         try:
-            return cls(**parse_json(read_text(path, MAX_TEXT_BYTES)))
-        except (OSError, ValueError, TypeError) as error:
+            kept = parse_json(read_text(path, MAX_TEXT_BYTES))
+            return cls(**kept["found"]) if kept["task"] == task else None
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise NearfarError(
-                f"{path} is no saved sensitivity ({cause(error)}); measure it again"
+                f"{path} holds no measurements ({cause(error)}); delete it, or name another --state"
             ) from None
 
 
@@ -80,30 +83,49 @@ def measure_sensitivity(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Sensitivity:
-    """Measure every matrix of an HF folder in every type; one block is in memory at a time.
+    """Measure what every matrix of an HF folder loses in every type; holds one block at a time.
 
-    With `cache`, a JSON file, finished measurements are kept and an interrupted run goes on.
+    What was measured is kept in `cache`, a JSON file, and taken from there where it is the same.
     Raises CheckpointError for a folder that cannot be run, NearfarError for too short a text.
     """
     options = options or SensitivityOptions()
+    text = default_text() if text is None else text
+    task = repr((fingerprint(source), text, options, sorted(importance or ())))
+    task = hashlib.sha256(task.encode()).hexdigest()
+    if cache is not None and cache.is_file() and (kept := Sensitivity.load(cache, task)):
+        return kept
+    found = _measured(source, text, importance, options, progress or (lambda done, total: None))
+    if cache is not None:
+        found.save(cache, task)
+    return found
+
+
+def _measured(
+    source: Path,
+    text: str,
+    importance: Mapping[str, NDArray[np.float32]] | None,
+    options: SensitivityOptions,
+    progress: Progress,
+) -> Sensitivity:
     config = read_config(source)
-    probe = SwapProbe(source, default_text() if text is None else text, options.text)
-    known = _Cache(cache, repr((fingerprint(source), text, options, sorted(importance or ()))))
-    found = _Collected()
     architecture = architecture_of(config)
+    probe = CurvatureProbe(source, text, options.text)
     shapes = probe.shapes()
     names = {gguf_name(architecture, _in_folder(n)) or n: n for n in shapes}
     columns = {gguf: shapes[name][1] for gguf, name in names.items()}
-    for done, kind in enumerate(options.types):
-        with scratch_folder("plan") as folder:
-            file = _all_in(source, folder / "m.gguf", kind, columns, importance)
+    curvatures, found = probe.curvatures(), _Collected()
+    with scratch_folder("plan") as folder:
+        native = open_checkpoint(source).native_kind
+        plain = convert(source, folder / "plain.gguf", kind=native).path
+        for done, kind in enumerate(options.types):
+            file = _all_in(plain, folder / "m.gguf", kind, columns, importance)
             found.note_file(file, kind, set(names))
-            for number, (name, values) in enumerate(_matrices(file, kind)):
-                original = as_in_checkpoint(architecture, config, name, values)
-                measure = partial(probe.kld_with, names[name], original)
-                found.kld.setdefault(name, {})[kind] = known.get(f"{name} {kind}", measure)
-                if progress:
-                    progress(done * len(names) + number + 1, len(names) * len(options.types))
+            for number, (name, values) in enumerate(_matrices(file, kind), 1):
+                rounded = as_in_checkpoint(architecture, config, name, values)
+                error = probe.error(names[name], rounded)
+                worth = sum(each.divergence(error) for each in curvatures[names[name]])
+                found.kld.setdefault(name, {})[kind] = worth
+                progress(done * len(names) + number, len(names) * len(options.types))
     return found.result()
 
 
@@ -163,31 +185,3 @@ class _Collected:
             num_weights={name: self._num_weights[name] for name in self.kld},
             overhead_bytes=self._overhead,
         )
-
-
-def _kept(path: Path, task: str) -> dict[str, Any]:
-    try:
-        raw = parse_json(read_text(path, MAX_TEXT_BYTES))
-        return dict(raw["found"]) if raw.get("task") == task else {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise NearfarError(
-            f"{path} holds no measurements ({cause(error)}); delete it, or name another --state"
-        ) from None
-
-
-class _Cache:
-    """Finished measurements in a JSON file, if there is one."""
-
-    def __init__(self, path: Path | None, task: str) -> None:
-        self._path, self._task = path, task
-        self._found: dict[str, Any] = {}
-        if path is not None and path.is_file():
-            self._found = _kept(path, task)
-
-    def get(self, key: str, measure: Callable[[], float]) -> float:
-        if key not in self._found:
-            self._found[key] = measure()
-            if self._path is not None:
-                document = json.dumps({"task": self._task, "found": self._found})
-                atomic_write(self._path, document.encode(), mode=SHARED)
-        return float(self._found[key])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from backbone.errors import NearfarError
 from quantize.architectures import architecture_of, as_in_checkpoint, as_stored
 from quantize.calibration import CalibrationOptions
+from quantize.calibration_text import default_text
+from quantize.curvature import CurvatureProbe
 from quantize.gguf import convert
 from quantize.knapsack import Option, choose
 from quantize.measure_importance import measure_importance
@@ -25,7 +28,6 @@ from quantize.plan import (
     parse_bytes,
 )
 from quantize.sensitivity import Sensitivity, SensitivityOptions, measure_sensitivity
-from quantize.swap_probe import SwapProbe
 
 Make = Callable[..., Path]
 FEW = SensitivityOptions(
@@ -140,28 +142,42 @@ def test_importance_is_measured_and_used_by_the_plan(make_checkpoint: Make, tmp_
     assert with_it.path.read_bytes() != without.path.read_bytes()
 
 
-def test_an_interrupted_measurement_goes_on(
+def test_what_was_measured_is_kept_for_the_same_question_only(
     make_checkpoint: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_checkpoint("llama", **SHAPE)
     cache = tmp_path / "cache.json"
-    measured: list[str] = []
-    real = SwapProbe.kld_with
-
-    def counting(self: Any, name: str, values: Any) -> float:
-        measured.append(name)
-        if len(measured) == 5:
-            raise KeyboardInterrupt
-        return real(self, name, values)
-
-    monkeypatch.setattr(SwapProbe, "kld_with", counting)
-    with pytest.raises(KeyboardInterrupt):
-        measure_sensitivity(source, options=FEW, cache=cache)
     found = measure_sensitivity(source, options=FEW, cache=cache)
-    assert len(measured) == 9 * 3 + 1, "only the interrupted one is measured twice"
-    assert found == measure_sensitivity(source, options=FEW)
-    found.save(tmp_path / "s.json")
-    assert Sensitivity.load(tmp_path / "s.json") == found
+
+    def no_run(*_: object) -> Any:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(CurvatureProbe, "curvatures", no_run)
+    assert measure_sensitivity(source, options=FEW, cache=cache) == found
+    fewer = replace(FEW, types=("q4_k",))
+    with pytest.raises(AssertionError, match="measured again"):
+        measure_sensitivity(source, options=fewer, cache=cache)
+    cache.write_text("[]")
+    with pytest.raises(NearfarError, match="holds no measurements"):
+        measure_sensitivity(source, options=FEW, cache=cache)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+def test_a_small_error_costs_what_the_curvature_says(make_checkpoint: Make, kind: str) -> None:
+    source = make_checkpoint(kind, **SHAPE)
+    text = CalibrationOptions(num_windows=16, window_len=32)
+    probe, random = CurvatureProbe(source, default_text(), text), np.random.default_rng(0)
+    curvatures = probe.curvatures()
+    assert set(curvatures) == set(probe.shapes())
+    for name, found in curvatures.items():
+        shape = probe.shapes()[name]
+        original = -probe.error(name, np.zeros(shape, dtype=np.float32)).numpy()
+        noise = random.standard_normal(shape).astype(np.float32) * 0.02 * np.abs(original).mean()
+        error = probe.error(name, original + noise)
+        predicted = sum(each.divergence(error) for each in found)
+        measured = probe.kld_with(name, original + noise)
+        floor = 1e-8  # float32 tells no smaller divergence
+        assert measured / 1.5 - floor < predicted < measured * 1.5 + floor, name
 
 
 def test_rows_that_no_block_divides_keep_types_that_fit(make_checkpoint: Make) -> None:

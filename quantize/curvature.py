@@ -155,7 +155,10 @@ class CurvatureProbe:
                     sums[name][1] += square.sum(0)
                     matrix.grad = None
         count = self._windows.numel()
-        return {f"layers.{layer}.{n}": (Curvature.of(*both, count),) for n, both in sums.items()}
+        return {
+            f"layers.{layer}.{name}": (Curvature.of(rows, columns, count),)
+            for name, (rows, columns) in sums.items()
+        }
 
     def _look(self) -> None:
         """Run the whole model once, and keep what each block is fed and what is predicted."""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from backbone.errors import cause
 from offload.documents.document import Document, Passage
 from offload.documents.passages import passages
-from offload.documents.words import words_of
+from offload.documents.words import asked_words, words_of
 from offload.errors import SettingsError
 
 OVERLAP = 150  # characters of a passage that stand in the one before, too
@@ -163,7 +163,7 @@ class DocumentIndex:
 
     def by_words(self, question: str, limit: int) -> list[int]:
         """Return the ids of the passages by BM25, the best first."""
-        words = list(dict.fromkeys(words_of(question)))[:_MAX_WORDS]
+        words = asked_words(question)[:_MAX_WORDS]
         if not words:
             return []
         asked = " OR ".join(f'"{word}"' for word in words)

@@ -12,6 +12,20 @@ from collections.abc import Iterator
 _WORD = re.compile(r"[^\W_]+")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 
+# Words of which questions are made: rare in a text, they would outweigh what is asked about.
+_OF_QUESTIONS = (
+    "a about an and any are at be by can could did do does for from get had has have how i in is "
+    "it its many me much my near no not of on or own s say tell that the their them there they "
+    "this to was were what when where which who whom whose why will with would you your"
+)
+_ASKING = frozenset(_OF_QUESTIONS.split())
+
+
+def asked_words(question: str) -> list[str]:
+    """Return the different words of a question that say what it is about; all where none does."""
+    words = list(dict.fromkeys(words_of(question)))
+    return [word for word in words if word not in _ASKING] or words
+
 
 def words_of(text: str) -> Iterator[str]:
     """Yield the words of a text in its order."""

@@ -8,7 +8,7 @@ import pytest
 
 from offload.documents.document import Document, Page
 from offload.documents.index import DocumentIndex, joined
-from offload.documents.words import words_of
+from offload.documents.words import asked_words, words_of
 from offload.errors import SettingsError
 
 TEXTS = {
@@ -87,3 +87,8 @@ def test_a_file_that_is_no_index_is_told(tmp_path: Path) -> None:
 
 def test_words_are_cut_where_the_script_changes() -> None:
     assert list(words_of("Q4_K_M 鲸鱼GPU x")) == ["q4", "k", "m", "鲸鱼", "gpu", "x"]
+
+
+def test_words_that_only_ask_do_not_outweigh_what_is_asked_about() -> None:
+    assert asked_words("How much does a berth in Brinwick cost?") == ["berth", "brinwick", "cost"]
+    assert asked_words("Who is who?") == ["who", "is"]

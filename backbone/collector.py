@@ -6,6 +6,7 @@ thousands, which all live as long as the process, and nobody is answered meanwhi
 
 from __future__ import annotations
 
+import atexit
 import gc
 
 
@@ -13,3 +14,4 @@ def leave_out_what_is_loaded() -> None:
     """Collect once, and let no later collection look at what is there now; call it when loaded."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # else what ends with the process is taken for leaked

@@ -60,8 +60,7 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Say where, as one JSON line.")] = False,
 ) -> None:
     """Answer OpenAI clients over HTTP: near, and far when that pays."""
-    import asyncio
-
+    from backbone.event_loop import run_server
     from edge.chat.ask_options import AskOptions
     from serve.cli import options_from
 
@@ -79,7 +78,7 @@ def serve(
     if page:
         _serve_page(wish, settings, options, as_json=as_json)
     else:
-        asyncio.run(_serve(wish, settings, options, link=link, as_json=as_json))
+        run_server(_serve(wish, settings, options, link=link, as_json=as_json))
 
 
 def _say_rule(wish: AskOptions, settings: Settings) -> None:

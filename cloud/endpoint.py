@@ -20,6 +20,7 @@ from contextlib import (
 )
 
 from backbone.collector import leave_out_what_is_loaded
+from backbone.event_loop import run_server
 from backbone.process_limits import raise_open_files
 from backbone.stop_signals import on_signals
 from backbone.terminal_text import echo, echo_json, readable_bytes
@@ -46,7 +47,7 @@ END_WITHIN_S = 25.0  # for the process to end well; systemd's unit gives it 30
 def serve(options: EndpointOptions, *, open_http: OpenHttp | None = None) -> None:
     """Load the model, bind the addresses and serve. Raises NearfarError, also of what breaks."""
     raise_open_files()  # each device and each client of HTTP holds one
-    asyncio.run(_serve(open_engine(options), options, open_http))
+    run_server(_serve(open_engine(options), options, open_http))
 
 
 async def _serve(engine: Engine, options: EndpointOptions, open_http: OpenHttp | None) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from backbone.collector import leave_out_what_is_loaded
 from backbone.errors import NearfarError
+from backbone.event_loop import run_server
 from offload.engine import Breakable, Engine
 from offload.link.running_requests import AnswerLimits
 from offload.link.server import LinkServer
@@ -77,7 +78,7 @@ def main() -> None:
         os.sched_setaffinity(0, map(int, cores.split(",")))
     module, _, function = engine.partition(":")
     made = getattr(importlib.import_module(module), function)(**json.loads(arguments))
-    asyncio.run(serve(made, endpoint))
+    run_server(serve(made, endpoint))
 
 
 if __name__ == "__main__":

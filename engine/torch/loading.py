@@ -219,7 +219,6 @@ def _scheduler(config: NetworkConfig, cache: KVCache, options: EngineOptions) ->
         short_first_s=options.short_first_s,
         target_step_s=options.target_step_s,
         batch_tokens_beside_readers=options.batch_tokens_beside_readers,
-        batch_step_s=options.batch_step_s,
     )
 
 

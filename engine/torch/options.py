@@ -47,8 +47,6 @@ class EngineOptions:
     short_first_s: Seconds = 0.0  # how long a waiting prompt may be overtaken by shorter ones
     target_step_s: Seconds = 0.0  # seconds a step should take at most; 0 is no matter
     batch_tokens_beside_readers: AtLeast0 = 0  # of batch work, in a step while anybody reads
-    # Seconds a step of batch work alone may take, since a reader who comes waits for its end.
-    batch_step_s: Seconds = 0.1
     # None is as measured here (engine/torch/auto_choice.py); where nothing was, off, on and on.
     async_scheduling: bool | None = None  # plan a step while the one before it runs
     fuse_operators: bool | None = None

@@ -33,15 +33,13 @@ class Scheduler:
         short_first_s: float = 0.0,
         target_step_s: float = 0.0,
         batch_tokens_beside_readers: int = 0,
-        batch_step_s: float = 0.0,
         mixed_prefill_tokens: int = 0,
         max_drafting: int = MAX_DRAFTING,
     ) -> None:
         """Drafts are made while at most `max_drafting` answers are in a step.
 
         `mixed_prefill_tokens` are read of prompts in a step in which others write, 0 is no bound.
-        `batch_tokens_beside_readers` is what a step may compute of batch work while anybody reads,
-        `batch_step_s` how long one of batch work alone may take, since a reader may come; 0: any.
+        `batch_tokens_beside_readers` is what a step may compute of batch work while anybody reads.
         """
         self.store = store
         self.waiting = WaitingQueue(short_first_s=short_first_s)
@@ -52,7 +50,7 @@ class Scheduler:
         self.max_drafting = max_drafting
         self._refused: list[tuple[Sequence, ContextLengthError]] = []
         self.budget = max_num_batched_tokens  # tokens of one step
-        self._batch_beside, self._batch_step_s = batch_tokens_beside_readers, batch_step_s
+        self._batch_beside = batch_tokens_beside_readers
         self.num_preemptions = 0
         self.num_prefix_queries = self.num_prefix_hits = 0  # tokens of prompts, in the prefix cache
 
@@ -82,10 +80,7 @@ class Scheduler:
         slices: list[Slice] = []
         self._admit_newcomers()
         roomy = self.num_preemptions == preempted_before
-        if self._has_readers():
-            batch_budget = self._batch_beside
-        else:
-            batch_budget = self.token_budget.limit(budget, self._batch_step_s)
+        batch_budget = self._batch_beside if self._has_readers() else budget
         for sequence in self._by_priority():
             if sequence.num_pending > 1:
                 budget = self._beside(slices, budget)

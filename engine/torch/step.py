@@ -172,9 +172,8 @@ class TokenBudget:
         known = self._token_s or token_s
         self._token_s = known + _NEW_SHARE * (token_s - known)
 
-    def limit(self, max_tokens: int, target_s: float | None = None) -> int:
-        """Return the tokens of the next step, at most `max_tokens`; or for another target."""
-        target_s = self._target_s if target_s is None else target_s
-        if not target_s or not self._token_s:
+    def limit(self, max_tokens: int) -> int:
+        """Return the tokens of the next step, at most `max_tokens`."""
+        if not self._target_s or not self._token_s:
             return max_tokens
-        return min(max_tokens, max(_FEWEST, int(target_s / self._token_s)))
+        return min(max_tokens, max(_FEWEST, int(self._target_s / self._token_s)))

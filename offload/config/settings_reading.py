@@ -27,7 +27,7 @@ _log = logging.getLogger(__name__)
 PREFIX = "NEARFAR_"
 MAX_FILE_BYTES = 1 << 20  # of a file that a person writes
 # Where things are kept, whole traces of faults, and one of the project's own scripts.
-OTHER_VARIABLES = ("NEARFAR_HOME", "NEARFAR_TRACE", "NEARFAR_CLIENTS_VENV")
+OTHER_VARIABLES = ("NEARFAR_HOME", "NEARFAR_TRACE", "NEARFAR_EVENT_LOOP", "NEARFAR_CLIENTS_VENV")
 # Kubernetes sets these in every pod beside a Service whose name begins with nearfar.
 _KUBERNETES = re.compile(r"_(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)$")
 

@@ -158,17 +158,3 @@ async def test_answers_are_the_same_and_no_step_of_a_reader_has_batch_work(
     assert done == alone and all(finish.error is None for _, finish in read)
     mixed = [lanes for lanes in planned if len({lane.is_batch for lane in lanes}) > 1]
     assert not mixed and any(lanes and lanes[0].is_batch for lanes in planned)
-
-
-def test_a_step_of_batch_work_alone_takes_no_longer_than_a_reader_may_wait() -> None:
-    planner = Scheduler(
-        PagedStore(BlockPool(256), Span(block_size=BLOCK)),
-        max_num_seqs=8,
-        max_num_batched_tokens=256,
-        batch_step_s=0.1,
-    )
-    planner.token_budget.observe(100, 0.5)  # 5 ms a token
-    planner.add(sequence(200, lane=BATCH))
-    assert [s.num_tokens for s in planner.schedule()] == [20]
-    planner.add(sequence(200, first=500, lane=READER))
-    assert [s.num_tokens for s in planner.schedule()] == [200], "readers are not cut short"

@@ -131,6 +131,8 @@ BENCHMARKS = (
     ),
     Benchmark("fair.json", ("fair",), ("engine/torch", "offload/link")),
     Benchmark("load.json", ("load", "--json", "{result}"), ("cloud", "serve")),
+    Benchmark("face_cpu.json", ("face_cpu",), ("serve", "backbone/event_loop.py")),
+    Benchmark("soak.json", ("soak",), ("cloud", "serve"), needs=("by hand",)),
     Benchmark("aborts.json", ("aborts",), ("serve",)),
     Benchmark("link.json", ("link", "--write"), ("offload/link",)),
     Benchmark("link_chaos.json", ("link_chaos", "--full"), ("offload/link",)),

@@ -83,6 +83,25 @@ BENCHMARKS = (
     Benchmark("policy_real.json", ("policy_real",), ("offload/policy",)),
     Benchmark("together.json", ("together",), ("offload/hybrid", "offload/policy")),
     Benchmark(
+        "together_lend.json",
+        ("together_lend",),
+        ("offload/hybrid", "offload/policy/serving"),
+        needs=("by hand",),
+    ),
+    Benchmark("entities.json", ("entities",), ("offload/egress/privacy",), needs=("by hand",)),
+    Benchmark(
+        "documents.json",
+        ("documents", "--text", "{text}"),
+        ("offload/documents",),
+        needs=("text",),
+    ),
+    Benchmark(
+        "kv_keep.json",
+        ("kv_keep", "{folder}", "{text}"),
+        ("engine/torch/kv",),
+        needs=("folder", "text"),
+    ),
+    Benchmark(
         "hybrid_real.json",
         ("hybrid_real",),
         ("offload/hybrid", "offload/policy", "offload/link"),

@@ -80,6 +80,12 @@ def _pattern(module: str, *uses: tuple[str, str]) -> Reader:
     return read
 
 
+def _entities(text: str) -> object:
+    from offload.egress.privacy.entities import find_entities
+
+    return list(find_entities(text))
+
+
 def _words(text: str) -> object:
     from offload.documents.words import words_of
 
@@ -223,7 +229,13 @@ READERS: dict[str, Reader] = {
         "quantize.architectures", ("_COMPUTED", "search"), ("_PREFIX", "sub"), ("_SIGHT", "match")
     ),
     "quantize.gguf_writer": lambda text: re.sub(r"(?i)phi-?3", "phi 3", text),
-    "quantize.swap_probe": _pattern("quantize.swap_probe", ("_IN_BLOCK", "fullmatch")),
+    "quantize.curvature": _pattern("quantize.curvature", ("_IN_BLOCK", "fullmatch")),
+    "offload.egress.privacy.entity_features": _entities,
+    "offload.hybrid.lending": _pattern(
+        "offload.hybrid.lending", ("_WHOLE_WORDS", "match"), ("_NUMBER", "fullmatch")
+    ),
+    "offload.pictures": _pattern("offload.pictures", ("_DATA_URL", "match")),
+    "edge.chat.divided_answer": _pattern("edge.chat.divided_answer", ("_CITED", "findall")),
     "offload.tool_calls.pythonic": _calls,
     "offload.tool_calls.scanner": _calls,
     "offload.tool_calls.call_reader": _calls,
@@ -246,7 +258,9 @@ OWN_TEXT = {
     "edge.llama.prompt": "alternatives of fixed words, those that the text was found to hold",
     "offload.egress.preview": "alternatives of fixed words, the placeholders of the text itself",
     "offload.config.settings_reading": "the names of this process's variables",
+    "quantize.llama_quantizer": "what llama.cpp says of its own work",
     "quantize.plan": "a flag that its person typed",
+    "serve.openapi": "the paths of this server's own routes",
     "serve.options": "a setting that its person wrote",
 }
 

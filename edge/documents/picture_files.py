@@ -31,4 +31,4 @@ def read_picture(path: Path) -> Picture:
             f"{path} cannot be attached ({cause(error)}); make the picture smaller"
         ) from None
     except RequestError as error:
-        raise RequestError(f"{path}: {error}") from None
+        raise RequestError(f"{path} cannot be attached: {error}") from None

@@ -14,6 +14,7 @@ from offload.egress.door import Door, EgressEngine
 from offload.engine import AnswerStream, settling
 from offload.errors import CloudFailed, Unsupported
 from offload.hybrid.hybrid import Hybrid, HybridOptions
+from offload.hybrid.settled import settled
 from offload.messages import (
     Budget,
     Confidence,
@@ -26,7 +27,6 @@ from offload.messages import (
     Usage,
 )
 from offload.policy.serving.dispatch import Prices
-from serve.answer_streams import settled
 from tests.offload.hybrid.pairs import SURE, UNSURE, Told, ask
 from tests.offload.scripted import CARD
 

@@ -8,7 +8,7 @@ a rule fitted to other models and other sets. Live, the near model answers in th
 far one in another, behind the link with CURVE and a proxy that delays what passes: near alone, far
 alone and `auto`, question by question in turn, then `auto` with the far side gone. Both models
 share the cores of one machine, so a far GPU would be quicker than what is shown. Writes
-hybrid_real.json and hybrid_real.svg.
+hybrid_real.json, and docs/pictures/hybrid-real.svg.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ from tests.offload.chaos import Chaos
 
 HERE = Path(__file__)
 TABLES = HERE.with_name("policy_real")
+PICTURE = HERE.parents[1] / "docs" / "pictures" / "hybrid-real.svg"
 NEAR, FAR = "Qwen2.5-Coder-0.5B", "Qwen2.5-Coder-1.5B"
 ROUND_TRIPS_MS = (5, 40, 150)
 SHARES = np.linspace(0.0, 1.0, 21)
@@ -254,7 +255,7 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores shared by both models",
         }
     result.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw(found, result.with_suffix(".svg"))
+    draw(found, PICTURE)
     print(json.dumps(found, indent=1))
 
 

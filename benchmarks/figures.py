@@ -169,6 +169,12 @@ BENCHMARKS = (
         needs=("by hand",),
     ),
     Benchmark(
+        "quantize_smollm2.json",
+        ("quantize", "MODEL", "--gguf-only", "--seeds", "1", "--json", "{result}"),
+        ("quantize",),
+        needs=("by hand",),
+    ),
+    Benchmark(
         "quantize_sensitivity.json",
         ("quantize_sensitivity", "{folder}", "--text", "{text}", "--every", "9"),
         ("quantize/curvature.py",),

@@ -45,6 +45,11 @@ def _signal(result: Json, name: str) -> str:
     return f"{signals[name]['value']:.2f}"
 
 
+def _kept(found: Json, name: str) -> str:
+    row = found["models"][name]
+    return f"{row['mean_kld']:.4f}, {row['perplexity_change']:+.1%}"
+
+
 def _by_share(found: Json, who: str) -> str:
     replay = found["replay"]
     at = [replay["shares"].index(share) for share in (0.2, 0.3, 0.5)]
@@ -195,6 +200,15 @@ REAL = (
         "together.json",
         lambda r: _hybrid(r, "check (rule and far mean, five folds)"),
         lambda r: f"by the rule of the first day {_hybrid(r, 'rule of the first day')}",
+    ),
+    Row(
+        "SmolLM2-135M at Q4_K_M's size: mean KL divergence, perplexity",
+        "quantize_smollm2.json",
+        lambda r: f"planned mix {_kept(r, 'plan')}",
+        lambda r: (
+            f"Q4_K_M with importance {_kept(r, 'q4_k_m importance')}, without "
+            f"{_kept(r, 'q4_k_m')}, `q4_0` {_kept(r, 'q4_0')}"
+        ),
     ),
     Row(
         "0.5B near, 1.5B far, 311 questions, model and sets unseen: right with 20%, 30% and 50% "

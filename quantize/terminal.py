@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,7 @@ def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     A log gets a line for each twentieth of the work, at most one in five seconds: short work none.
     """
     if not sys.stderr.isatty():
-        log = sys.stderr
-        yield ProgressLines(
-            what,
-            write=lambda line: print(line, file=log, flush=True),
-            clock=time.monotonic,
-        )
+        yield ProgressLines(what, write=partial(echo, err=True), clock=time.monotonic)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

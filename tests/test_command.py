@@ -48,7 +48,7 @@ def test_why_goes_to_stderr_and_the_answer_alone_to_stdout(run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("typed", "found"),
-    [("nearfar con", {"config", "conversations"}), ("nearfar models s", {"show"})],
+    [("nearfar con", {"config", "conversations"}), ("nearfar models s", {"search", "show"})],
 )
 def test_the_shell_completes_commands(typed: str, found: set[str]) -> None:
     done = subprocess.run(

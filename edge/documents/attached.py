@@ -103,6 +103,12 @@ class AttachedDocuments:
 
     def _attach_folder(self, folder: Path) -> Attached:
         index, done = self.search.of_folder(folder)
+        if not done.num_files:
+            index.close()
+            raise RequestError(
+                f"{folder} holds no text, Markdown, code or PDF that can be read; "
+                "attach another folder"
+            )
         self._keep(Searched(path=folder, name=folder.name, index=index))
         unread = f", {len(done.unread)} could not be read" if done.unread else ""
         return Attached(folder.name, f"{done.num_files} files{unread}", stays=True)

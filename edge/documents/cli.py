@@ -120,7 +120,7 @@ def _indexed() -> dict[str, int]:
 
 
 @documents_app.command()
-def forget(folder: Folder) -> None:
+def forget(folder: Folder, as_json: Json = False) -> None:
     """Delete the index of a folder; its files stay as they are."""
     from backbone.errors import WrongUsage
     from edge.documents.folder import index_file
@@ -131,19 +131,24 @@ def forget(folder: Folder) -> None:
         raise WrongUsage(f"{folder} is not indexed; `nearfar documents list` shows what is")
     for each in (path, *path.parent.glob(f"{path.name}-*")):
         each.unlink(missing_ok=True)
-    echo(f"the index of {folder} is deleted")
+    if as_json:
+        echo_json(json.dumps({"folder": folder, "deleted": True}))
+    else:
+        echo(f"the index of {folder} is deleted")
 
 
 @embed_app.command(rich_help_panel="Ask")
 def embed(
     texts: Annotated[list[str], typer.Argument(help="The texts.")],
     model: Model = None,
+    as_json: Json = False,
 ) -> None:
     """Print the vector of each text, as a JSON line, by the near model or another GGUF file."""
     import asyncio
 
-    for vector in asyncio.run(_vectors(texts, model)):
-        echo_json(json.dumps(vector))
+    vectors = list(asyncio.run(_vectors(texts, model)))
+    for each in [vectors] if as_json else vectors:
+        echo_json(json.dumps(each))
 
 
 async def _vectors(texts: list[str], model: str | None) -> list[list[float]]:

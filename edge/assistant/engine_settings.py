@@ -236,14 +236,14 @@ class AssistantEngine:
         return msgspec.structs.replace(change, model=model or None)
 
     async def _renew(self) -> None:
-        with contextlib.suppress(NearfarError):  # of a damaged file of presets
-            self._before = self.status()  # a page that looks meanwhile asks no closed engine
-        try:
-            await self.engine.aclose()
-            # Loading a model takes seconds, in which other requests are not to wait.
-            self.engine = await asyncio.to_thread(self._make)
-        finally:
-            self._before = None
+        # A page that looks meanwhile, or after a model that was none, asks no closed engine.
+        if self._before is None:
+            with contextlib.suppress(NearfarError):  # of a damaged file of presets
+                self._before = self.status()
+        await self.engine.aclose()
+        # Loading a model takes seconds, in which other requests are not to wait.
+        self.engine = await asyncio.to_thread(self._make)
+        self._before = None
 
     def _keep(self, change: SettingsChange) -> None:
         said = {name: value for name, value in _edge_values(change).items() if value is not None}

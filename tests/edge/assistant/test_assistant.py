@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from backbone.errors import CheckpointError
 from backbone.files import SecretDamaged, atomic_write, make_private
 from edge.assistant import engine_settings
 from edge.assistant.access import MAX_BODY_BYTES, kept_token
@@ -310,6 +311,37 @@ async def test_a_page_that_looks_while_the_engine_is_exchanged_asks_no_closed_on
         made.set()
         await renewed
         assert shown_of(await http.get("/api/status")) == before
+
+
+async def test_after_a_file_that_is_no_model_the_engine_is_opened_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (file := tmp_path / "notes.gguf").write_text("no model")
+    opened = office()
+    make = opened.assistant._make
+
+    def refuses() -> Engine:
+        if opened.assistant.settings.edge.model == str(file):
+            raise CheckpointError(f"{file} is not a GGUF file")
+        return make()
+
+    def closed() -> ModelCard:
+        raise AssertionError("it is closed")
+
+    monkeypatch.setattr(opened.assistant, "_make", refuses)
+    async with client(opened) as http:
+        before, first = shown_of(await http.get("/api/status")), opened.assistant.engine
+        close = first.aclose
+
+        async def ends() -> None:
+            await close()
+            monkeypatch.setattr(first, "card", closed)
+
+        monkeypatch.setattr(first, "aclose", ends)
+        said = await http.patch("/api/settings", json={"model": str(file)})
+        assert said.status_code == 400 and "is not a GGUF file" in said.text
+        assert opened.assistant.engine is not first
+        assert shown_of(await http.get("/api/status"))["model"] == before["model"]
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ _IDS = (
     "' OR 1=1 --",
 )
 NUM_ABORTS = 40
+NUM_BYTES = 1_000_001  # of a file that hangs up: no other file here has so many
 NUM_BATCHES = 200
 
 
@@ -136,7 +137,7 @@ def _batches(url: str, model: str) -> str:
 
 
 def _aborts(url: str) -> str:
-    where, body = httpx.URL(url), form(b"x" * 1_000_000)
+    where, body = httpx.URL(url), form(b"x" * NUM_BYTES)
     head = f"POST /v1/files HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {_FORM}\r\n"
     for number in range(NUM_ABORTS):
         with socket.create_connection((where.host, where.port or 0)) as line:
@@ -144,7 +145,7 @@ def _aborts(url: str) -> str:
             line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode())
             line.sendall(body[: number * 20_000])
     listed = httpx.get(f"{url}/v1/files", timeout=MOST_ANSWER_S).json()["data"]
-    half = [each for each in listed if each["bytes"] == 1_000_000]
+    half = [each for each in listed if each["bytes"] == NUM_BYTES]
     return f"{len(half)} half files are kept" if half else ""
 
 

@@ -175,6 +175,12 @@ BENCHMARKS = (
         needs=("by hand",),
     ),
     Benchmark(
+        "quantize_smollm2_moved.json",
+        ("quantize", "MODEL", "--gguf-only", "--moved", "--seeds", "1", "--json", "{result}"),
+        ("quantize",),
+        needs=("by hand",),
+    ),
+    Benchmark(
         "quantize_sensitivity.json",
         ("quantize_sensitivity", "{folder}", "--text", "{text}", "--every", "9"),
         ("quantize/curvature.py",),

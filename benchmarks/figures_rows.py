@@ -211,6 +211,15 @@ REAL = (
         ),
     ),
     Row(
+        "the same weights moved off the grid that they were decoded from",
+        "quantize_smollm2_moved.json",
+        lambda r: f"planned mix {_kept(r, 'plan')}",
+        lambda r: (
+            f"Q4_K_M with importance {_kept(r, 'q4_k_m importance')}, without "
+            f"{_kept(r, 'q4_k_m')}, `q4_0` {_kept(r, 'q4_0')}"
+        ),
+    ),
+    Row(
         "0.5B near, 1.5B far, 311 questions, model and sets unseen: right with 20%, 30% and 50% "
         "asked far",
         "hybrid_real.json",

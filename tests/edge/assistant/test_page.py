@@ -239,8 +239,8 @@ async def test_it_speaks_chinese_and_leaves_no_english() -> None:
 
 
 # What people write and what machines are called stays as it is.
-_NAMES = ("nearfar link invite", "nearfar", "embedded", "scripted")
-_NAMES += ("tcp://", "https://", "OpenAI", "API", "Hub", "GGUF")
+_NAMES = ("nearfar link invite", "nearfar policy forget", "nearfar", "embedded", "scripted")
+_NAMES += ("tcp://", "https://", "HTTP", "OpenAI", "API", "Hub", "GGUF")
 
 
 async def english(tab: Any, but: Sequence[str] = ()) -> list[str]:

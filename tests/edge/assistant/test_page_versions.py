@@ -131,4 +131,4 @@ async def test_a_file_is_a_chip_and_the_question_the_title() -> None:
         await tab.locator(".conversation", has_text="What does it say?").wait_for()
         await tab.locator(".file summary").click()
         assert await tab.locator(".file pre").inner_text() == "a\nlong\ntext"
-        assert "long" in opened.near.requests[0].messages[0].content
+        assert "long" in opened.near.requests[0].messages[-1].content

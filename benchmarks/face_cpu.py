@@ -11,17 +11,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import importlib.util
 import json
 import os
 import platform
 import statistics
-import subprocess
-import sys
-import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +26,7 @@ import httpx
 import psutil
 
 from backbone.event_loop import SWITCH
+from benchmarks.load import endpoint
 from cloud.bench.load import run
 from cloud.bench.load_options import LoadOptions
 from cloud.bench.report import summarize
@@ -37,22 +34,6 @@ from cloud.bench.report import summarize
 ROOT = Path(__file__).resolve().parents[1]
 NUM, AT_ONCE, ROUNDS = 200, 50, 2
 SIDES = ("asyncio", "uvloop")
-
-
-@contextlib.contextmanager
-def endpoint(**environment: str) -> Iterator[tuple[str, psutil.Process]]:
-    """Serve while the block lasts; yield the base URL and the process."""
-    command = [sys.executable, "-m", "nearfar", "cloud", "serve", "--json"]
-    command += ["--bind", "tcp://127.0.0.1:*", "--http", "127.0.0.1:0"]
-    with tempfile.TemporaryDirectory() as home:
-        own = {**os.environ, "NEARFAR_HOME": home, "OMP_NUM_THREADS": "1", **environment}
-        process = subprocess.Popen(command, cwd=ROOT, env=own, stdout=subprocess.PIPE, text=True)
-        assert process.stdout is not None
-        try:
-            yield json.loads(process.stdout.readline())["url"], psutil.Process(process.pid)
-        finally:
-            process.terminate()
-            process.wait(60)
 
 
 def _options(url: str, num: int, at_once: int) -> LoadOptions:
